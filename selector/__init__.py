@@ -1,0 +1,51 @@
+"""Which pretrained model should I start from, and how should I transfer it?
+
+The public names are imported on first use, so that ``import selector`` is fast (no torch), prints
+nothing, installs no handler and touches no network.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "rank": "selector.scan",
+    "confirm": "selector.scan",
+    "score": "selector.proxies",
+    "load_target": "selector.targets",
+    "load_zoo": "selector.zoo",
+    "load_model": "selector.deploy",
+    "load_ranking": "selector.results",
+    "ModelSpec": "selector.zoo",
+    "Ranking": "selector.results",
+    "Score": "selector.contracts",
+    "SelectorError": "selector.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from selector.contracts import Score as Score
+    from selector.deploy import load_model as load_model
+    from selector.errors import SelectorError as SelectorError
+    from selector.proxies import score as score
+    from selector.results import Ranking as Ranking
+    from selector.results import load_ranking as load_ranking
+    from selector.scan import confirm as confirm
+    from selector.scan import rank as rank
+    from selector.targets import load_target as load_target
+    from selector.zoo import ModelSpec as ModelSpec
+    from selector.zoo import load_zoo as load_zoo
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'selector' has no attribute '{name}'")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,319 @@
+"""What the rooms agree on: Encoder, Target, Task, Score, and the kinds that they are told apart by.
+
+The five rooms in the middle (sources, targets, tasks, proxies, strategies) do not import each
+other; they meet in these types. Nothing here imports torch at run time, so the command line and
+a scan that is answered from the store stay light.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropMode = Literal["center", "squash", "border"]
+
+SPLITS = ("train", "val", "test")
+
+
+class LabelKind(StrEnum):
+    """What the labels of a row are; proxies and tasks declare which of them they accept."""
+
+    CLASSES = "classes"  # int (N,)
+    MULTILABEL = "multilabel"  # 0/1 (N, L)
+    REAL = "real"  # float (N,) or (N, T)
+
+
+class Modality(StrEnum):
+    """What an item of a target is."""
+
+    IMAGE = "image"
+    TEXT = "text"
+    ROWS = "rows"  # ready features: nothing to extract
+
+
+# ---------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class Score:
+    """The value of one proxy on one feature set; higher is always better.
+
+    Attributes:
+        value: the score.
+        low, high: 90 % interval, or None when it was not asked for.
+        per_row: contributions (N,) whose mean is ``value``, for scores that are means over rows.
+        details: further figures by name (accuracy beside a log-likelihood, the strength chosen).
+        seconds: time that the value took; ``interval_seconds`` what the interval took on top.
+        blocks: leave-one-block-out values that the interval came from, for paired differences.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    per_row: np.ndarray | None = field(default=None, repr=False, compare=False)
+    details: Mapping[str, float] = field(default_factory=dict, compare=False)
+    seconds: float = field(default=0.0, compare=False)
+    interval_seconds: float = field(default=0.0, compare=False)
+    blocks: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+# ---------------------------------------------------------------------------- encoders
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a decoded image to the tensor that an encoder reads.
+
+    Attributes:
+        input_size: (channels, height, width).
+        mean, std: per channel, applied to values in 0..1.
+        interpolation: how the image is resized.
+        crop_pct: share of the resized image's side that the crop keeps (timm's convention).
+        crop_mode: ``center`` (resize the short side, cut the middle), ``squash`` (resize to the
+            size without keeping the aspect), ``border`` (resize the long side, pad).
+    """
+
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: CropMode = "center"
+
+    def pixels_key(self) -> str:
+        """The part that decides the uint8 pixels: encoders with an equal key share them."""
+        _, height, width = self.input_size
+        return f"{height}x{width}-{self.interpolation}-{self.crop_mode}-{self.crop_pct:g}"
+
+    def overridden(self, changes: Mapping[str, Any]) -> Preprocess:
+        """A copy with the given fields changed (lists, as YAML gives them, become tuples)."""
+        return replace(self, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; ``from_dict`` reads it back."""
+        return {
+            "input_size": list(self.input_size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
+        """The inverse of ``to_dict``."""
+        return cls().overridden(data)
+
+
+class Encoder(ABC):
+    """A pretrained network as a source hands it over: images in, features out.
+
+    Attributes:
+        name: the model's name in the zoo.
+        module: the torch module, on the CPU, in eval mode; None when the network is not torch
+            (ONNX): such an encoder gives frozen features only.
+        preprocess: how its images are prepared.
+        identity: what addresses its features in the store, as plain JSON: source, model id,
+            weights hash, pooling, layer (preprocessing, backend and precision are added later).
+        num_features: D, read from a real forward pass.
+        num_parameters: of the network without its source head.
+        blocks: dotted names of the submodules in forward order, from the stem to the last block;
+            what partial fine-tuning frees from the end, and what ``layer`` may name.
+        source_head: (weight (C_s, D), bias (C_s,)) of the linear head of the source task when the
+            encoder still has it, so that source logits are ``features @ weight.T + bias``.
+    """
+
+    name: str
+    module: nn.Module | None
+    preprocess: Preprocess
+    identity: dict[str, Any]
+    num_features: int
+    num_parameters: int
+    blocks: tuple[str, ...] = ()
+    source_head: tuple[np.ndarray, np.ndarray] | None = None
+
+    @abstractmethod
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) of a normalised batch (B, C, H, W); differentiable for torch networks."""
+
+    def feature_map(self, batch: torch.Tensor) -> torch.Tensor:
+        """Spatial features (B, D, h, w), for encoders that have them."""
+        raise NotImplementedError(f"{self.name} gives no spatial features")
+
+    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
+        """A fresh torch module, images -> (B, num_outputs), with this encoder's weights.
+
+        The last layer is linear on the features of ``encode`` and reached through
+        ``get_classifier()`` of the returned module. ``input_size`` (height, width) asks for
+        another resolution than the native one, where the architecture allows it.
+
+        Raises:
+            SourceError: the network cannot be trained (ONNX) or not at that size.
+        """
+        raise NotImplementedError
+
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """How to build the module of ``with_head`` again without weights: plain JSON, read by
+        ``build`` of the same source and written into the saved model's ``config.json``."""
+        raise NotImplementedError
+
+
+class Source(Protocol):
+    """Where models come from: one module in ``sources/``, registered under its name."""
+
+    def expand(self, pattern: str) -> list[str]:
+        """Model ids that match a wildcard, in natural order; the pattern itself if it has none."""
+        ...
+
+    def identify(self, spec: Any) -> dict[str, Any]:
+        """What decides the features of ``spec``, without importing torch or building the network.
+
+        Plain JSON: source, model id, kwargs, content hash of the weights, pooling, layer,
+        overrides, and the versions of the libraries whose code the features depend on.
+
+        Raises:
+            WeightsMissing: the weights are not on this machine and cannot be fetched.
+        """
+        ...
+
+    def load(self, spec: Any) -> Encoder:
+        """Build the network and load its weights.
+
+        Raises:
+            WeightsMissing: as for ``identify``.
+            SourceError: anything else that makes this one model unusable.
+        """
+        ...
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """The module that ``Encoder.recipe`` describes, without weights."""
+        ...
+
+
+# ---------------------------------------------------------------------------- targets
+
+RawImage: TypeAlias = "bytes | np.ndarray"
+"""An undecoded item: the bytes of an image file, or uint8 (H, W), (H, W, 1|3|4)."""
+
+
+class Items(Protocol):
+    """The items of a target, read one at a time and only when needed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> RawImage: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """A labelled data set.
+
+    Attributes:
+        name: short, for people; not an identity.
+        modality: what an item is.
+        label_kind: what a label is.
+        items: the items, lazily; for ``Modality.ROWS`` empty, and ``features`` (N, D) is set.
+        names: a readable name an item (relative path, row number), for messages and reports.
+        labels: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
+        class_names: C names, in label order; empty for regression.
+        splits: (N,) of ``train``, ``val``, ``test``. Proxies score train + val, val chooses, test
+            is read once, for the final figure.
+        split_origin: ``given`` (by the data set) or ``drawn`` (by us, with ``seed``).
+        hashes: content hash of each item; addresses its row in the store. Labels are not in it.
+        fingerprint: of the whole: hashes, labels and splits; survives moving the folder.
+        origin: what ``load_target`` needs to load it again (plain JSON), or None when it was
+            built from objects in memory.
+        notes: what a person should know (grey images converted, items skipped, splits drawn).
+    """
+
+    name: str
+    modality: Modality
+    label_kind: LabelKind
+    items: Items
+    names: Sequence[str]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    splits: np.ndarray
+    split_origin: Literal["given", "drawn"]
+    hashes: tuple[str, ...]
+    fingerprint: str
+    origin: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    features: np.ndarray | None = None
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def indices(self, *splits: str) -> np.ndarray:
+        """Positions of the items of the named splits, in order."""
+        return np.flatnonzero(np.isin(self.splits, splits))
+
+    def counts(self) -> dict[str, int]:
+        """Items a split.
+
+        The keys are always train, val and test.
+        """
+        return {split: int((self.splits == split).sum()) for split in SPLITS}
+
+
+# ---------------------------------------------------------------------------- tasks
+
+
+class Task(Protocol):
+    """What is being learned: turns annotations into rows and knows head, loss and metric."""
+
+    name: str
+    label_kind: LabelKind
+    default_metric: str
+
+    def num_outputs(self, target: Target) -> int:
+        """Width of the head."""
+        ...
+
+    def loss(self, target: Target, train_labels: np.ndarray, label_smoothing: float = 0.0) -> Callable[..., Any]:
+        """(logits (B, K), labels (B,)) -> scalar loss, class weights inside where imbalance asks for them."""
+        ...
+
+    def metrics(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Every metric by name, higher is better except where the name says loss or error."""
+        ...
+
+
+# ---------------------------------------------------------------------------- progress
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a long job, for whoever draws it; the library itself prints nothing.
+
+    ``done`` of ``total`` in ``unit``; ``stage`` is one of decode, load, extract, score, train.
+    """
+
+    stage: str
+    done: int
+    total: int
+    unit: str = "images"
+    model: str = ""
+    note: str = ""
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+def no_progress(_: Progress) -> None:
+    """The default listener."""

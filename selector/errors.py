@@ -1,0 +1,71 @@
+"""Every error that the selector raises on purpose.
+
+A message says where, what was expected, what was found and what to do. The classes only decide
+what a caller does with it: a usage error ends the command with exit code 2, a failing model
+becomes a row of the ranking, a proxy that does not apply becomes an empty cell with a reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SelectorError(Exception):
+    """Base of all errors that are meant to be read by a person."""
+
+
+class ConfigError(SelectorError):
+    """A setting, an argument or a file written by the user is wrong (exit code 2)."""
+
+
+class ZooError(ConfigError):
+    """A zoo file or a selection of models from it is wrong."""
+
+
+class TargetError(ConfigError):
+    """The target data set cannot be used as it is."""
+
+
+class BadImagesError(TargetError):
+    """Some images cannot be decoded; ``bad`` lists (item name, reason) for all of them."""
+
+    def __init__(self, message: str, bad: list[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.bad = bad
+
+
+class SourceError(SelectorError):
+    """One model cannot be loaded or run. In a scan it is a row with a status, not the end."""
+
+
+class WeightsMissing(SourceError):
+    """The weights of a model are not on this machine and may not or cannot be fetched."""
+
+
+class ProxyError(SelectorError):
+    """A proxy cannot give a value for these rows and labels."""
+
+
+class NotApplicable(ProxyError):
+    """The proxy is not defined here (label kind, missing source logits, too few rows)."""
+
+
+class StoreError(SelectorError):
+    """The feature store cannot be read or written (full disk, permissions)."""
+
+
+class TrainingError(SelectorError):
+    """Fine-tuning a model failed; the reason becomes the row's status."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing when no known word is near.
+
+    >>> did_you_mean("sorce", ["source", "weights"])
+    "; did you mean 'source'?"
+    >>> did_you_mean("zzz", ["source"])
+    ''
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

