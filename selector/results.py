@@ -218,11 +218,15 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that 'selector scan' named.") from None
+        raise ConfigError(
+            f"{folder} is not a run: it has no {RUN_FILE}; give the folder that 'selector scan' named."
+        ) from None
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}; run the scan again, its features are kept.") from None
     if data.pop("format", None) != FORMAT:
-        raise ConfigError(f"{file} has another format than this version of selector reads ({FORMAT}); run the scan again, its features are kept.")
+        raise ConfigError(
+            f"{file} has another format than this version of selector reads ({FORMAT}); run the scan again, its features are kept."
+        )
     data["models"] = tuple(_model(entry) for entry in data["models"])
     data["warnings"] = tuple(data["warnings"])
     data["path"] = file.parent
@@ -237,8 +241,8 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files private; results are meant to be shared
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)  # mkstemp makes files private; results are meant to be shared
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -246,7 +250,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def _model(entry: dict[str, Any]) -> ModelResult:
     scores = {name: ScoreCell(**cell) for name, cell in entry.pop("scores").items()}
-    measurements = tuple(Measurement(**{**m, "resolution": m["resolution"] and tuple(m["resolution"])}) for m in entry.pop("measurements"))
+    measurements = tuple(
+        Measurement(**{**m, "resolution": m["resolution"] and tuple(m["resolution"])})
+        for m in entry.pop("measurements")
+    )
     return ModelResult(**entry, scores=scores, measurements=measurements)
 
 

@@ -16,9 +16,13 @@ def _parse(text: str | float, units: dict[str, float] | dict[str, int], what: st
         value, unit = float(text), ""
     else:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-        key = match and (match[2] if match[2] in units else match[2].lower() if match[2].lower() in units else match[2].upper())
+        key = match and (
+            match[2] if match[2] in units else match[2].lower() if match[2].lower() in units else match[2].upper()
+        )
         if not match or key not in units:
-            raise ConfigError(f"{what} must be a number with a unit out of {', '.join(u for u in units if u)}, such as {example}. Got {text!r}.")
+            raise ConfigError(
+                f"{what} must be a number with a unit out of {', '.join(u for u in units if u)}, such as {example}. Got {text!r}."
+            )
         value, unit = float(match[1]), str(key)
     if value < 0:
         raise ConfigError(f"{what} must not be negative. Got {text!r}.")

