@@ -60,7 +60,7 @@ class LocalEngine:
                 outcome = Outcome(item, result=job(item))
             except fatal:
                 raise
-            except Exception as error:  # one model's failure must not end the scan
+            except Exception as error:  # noqa: BLE001  one model's failure must not end the scan
                 outcome = Outcome(item, failure=failure_of(error))
                 log.info("%s failed: %s", item, outcome.failure.reason if outcome.failure else "")
             yield outcome

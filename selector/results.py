@@ -71,20 +71,22 @@ class Measurement:
     @property
     def val_value(self) -> float:
         """The deciding metric on the validation split (NaN when it failed)."""
-        return self.val.get(self.metric, math.nan)
+        return _number(self.val.get(self.metric))
 
     @property
     def test_value(self) -> float:
         """The deciding metric on the test split (NaN when it was not read)."""
-        return self.test.get(self.metric, math.nan)
+        return _number(self.test.get(self.metric))
 
 
 @dataclass(frozen=True)
 class ModelResult:
     """Everything that a run knows of one model.
 
-    ``spec`` is the frozen zoo entry, ``evidence`` the combined score that ranks unmeasured models,
-    ``rank`` starts at 1 and is None for a failed model.
+    ``spec`` is the frozen zoo entry, ``rank`` starts at 1 and is None for a failed model.
+    ``evidence`` is the combined score that ranks unmeasured models, with its 90 % interval, the
+    probabilities of being the best and among the best k, and ``tied`` for models that the rows
+    cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
     """
 
     name: str
@@ -94,6 +96,11 @@ class ModelResult:
     traceback: str = ""
     rank: int | None = None
     evidence: float | None = None
+    evidence_low: float | None = None
+    evidence_high: float | None = None
+    p_best: float | None = None
+    p_top_k: float | None = None
+    tied: bool = False
     scores: Mapping[str, ScoreCell] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
     num_features: int | None = None
@@ -265,6 +272,11 @@ def _flat(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "status": model.status,
         "reason": model.reason,
         "evidence": model.evidence,
+        "evidence_low": model.evidence_low,
+        "evidence_high": model.evidence_high,
+        "p_best": model.p_best,
+        "p_top_k": model.p_top_k,
+        "tied": model.tied,
     }
     for proxy in proxies:
         cell = model.scores.get(proxy, ScoreCell(None))
@@ -286,6 +298,10 @@ def _flat(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "tags": ",".join(model.spec.get("tags", ())),
     }
     return row
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value  # JSON has no NaN
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,198 @@
+"""Many proxies -> one score a model, with intervals, P(best) and the set that cannot be told apart.
+
+Every member is put on one scale that depends on the target alone, never on the other models, so
+that adding a model reorders nothing: *skill*, 0 for a model that knows nothing about the labels
+and 1 for one that knows them all. The evidence is the mean skill of the members, equal weights,
+one member a family. Intervals come from the same deleted blocks of rows for every model, so that
+errors which all models share cancel in the differences.
+
+They describe sampling noise: how the order could change with other images of the same kind. How
+well proxies predict fine-tuned accuracy at all is another question (docs/evidence.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from selector.contracts import LabelKind, Score
+
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The combined score of one model.
+
+    Attributes:
+        value: mean skill of the members; 0 is chance, 1 is perfect.
+        low, high: 90 % interval; equal to ``value`` when the members came without blocks.
+        p_best, p_top_k: probability of being the first, or among the first k, of this pool.
+        tied: not distinguishable from the first model (90 % interval of the paired difference
+            includes zero).
+        members: skill by proxy.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_best: float
+    p_top_k: float
+    tied: bool
+    members: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What the skill scale needs to know of the labels: it makes "chance" a number."""
+
+    kind: LabelKind
+    chance: float  # expected vote share of a label drawn from the priors
+    entropy: float  # of the class priors, nats
+    null_logme: float  # log evidence a row of a model that knows the class priors only
+
+    @classmethod
+    def of(cls, labels: np.ndarray, kind: LabelKind) -> LabelFacts:
+        """From labels (N,), (N, L) or (N, T)."""
+        if kind is LabelKind.CLASSES:
+            shares = np.bincount(labels.astype(int)) / len(labels)
+            shares = shares[shares > 0]
+            variances = shares * (1 - shares)
+            entropy = float(-(shares * np.log(shares)).sum())
+            chance = float((shares**2).sum())
+        else:
+            columns = labels.reshape(len(labels), -1).astype(float)
+            variances = columns.var(axis=0)
+            variances = variances[variances > 0]
+            rates = columns.mean(axis=0) if kind is LabelKind.MULTILABEL else np.array([0.5])
+            entropy = float(np.mean([_binary_entropy(rate) for rate in rates]))
+            chance = 0.0
+        null = (
+            float(np.mean(-0.5 * np.log(2 * math.pi * np.maximum(variances, 1e-12)) - 0.5)) if len(variances) else 0.0
+        )
+        return cls(kind, chance, entropy, null)
+
+
+def _binary_entropy(rate: float) -> float:
+    if rate <= 0 or rate >= 1:
+        return 0.0
+    return -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
+
+
+def _above_chance(share: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    return (share - facts.chance) / (1 - facts.chance)
+
+
+def _entropy_explained(log_likelihood: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    # below chance it falls without end; one badly calibrated model must not drown the other members
+    return np.maximum(1 + log_likelihood / max(facts.entropy, 1e-12), -1.0)
+
+
+def _variance_explained(evidence: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    """For Gaussian columns a gain of g nats a row is the R² that 1 - exp(-2g) gives."""
+    return 1 - np.exp(-2 * (evidence - facts.null_logme))
+
+
+def _as_it_is(value: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    return value
+
+
+_Skill = Callable[[np.ndarray, LabelFacts], np.ndarray]
+
+MEMBERS: Mapping[LabelKind, Mapping[str, _Skill]] = {
+    LabelKind.CLASSES: {"knn": _above_chance, "probe": _entropy_explained, "logme": _variance_explained},
+    LabelKind.MULTILABEL: {"knn": _as_it_is, "logme": _variance_explained},
+    LabelKind.REAL: {"knn": _as_it_is, "logme": _variance_explained},
+}
+"""One member a family. The H-score is shown but is no member: its value on permuted labels moves
+with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
+
+
+def combine(
+    scores: Mapping[str, Mapping[str, Score]], facts: LabelFacts, *, top_k: int = 3, seed: int = 0
+) -> dict[str, Evidence]:
+    """Evidence of every model that has at least one member's score.
+
+    Args:
+        scores: model -> proxy -> score. Members that some model lacks are left out for all, since
+            means over different members cannot be compared.
+        facts: of the labels that the scores were computed with.
+        top_k: for ``p_top_k``.
+        seed: of the draws behind the probabilities.
+    Returns:
+        model -> evidence; empty when no proxy of ``scores`` is a member for this label kind.
+    Cost: O(models² + draws · models).
+    """
+    scales = MEMBERS[facts.kind]
+    members = [name for name in scales if scores and all(name in by_proxy for by_proxy in scores.values())]
+    if not members:
+        return {}
+    names = list(scores)
+    skills = {m: {p: float(scales[p](np.asarray(scores[m][p].value), facts)) for p in members} for m in names}
+    values = np.array([np.mean(list(skills[m].values())) for m in names])
+    deviations = _deviations([[scores[m][p] for p in members] for m in names], [scales[p] for p in members], facts)
+    p_best, p_top = _probabilities(values, deviations, top_k, seed)
+    first = int(np.argmax(values))
+    quantile = _t90(deviations.shape[1])
+    errors = np.sqrt((deviations**2).sum(axis=1))
+    to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1))
+    return {
+        name: Evidence(
+            value=float(values[i]),
+            low=float(values[i] - quantile * errors[i]),
+            high=float(values[i] + quantile * errors[i]),
+            p_best=float(p_best[i]),
+            p_top_k=float(p_top[i]),
+            tied=bool(values[first] - values[i] <= quantile * to_first[i]),
+            members=skills[name],
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def out_of_reach(evidence: Mapping[str, Evidence], top_k: int) -> list[str]:
+    """Models that cannot plausibly be among the first ``top_k``: their upper end lies below the
+    lower ends of ``top_k`` others."""
+    lows = sorted((e.low for e in evidence.values()), reverse=True)
+    if len(lows) <= top_k:
+        return []
+    return [name for name, e in evidence.items() if e.high < lows[top_k - 1]]
+
+
+def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], facts: LabelFacts) -> np.ndarray:
+    """(models, blocks) jackknife deviations of the mean skill: their squares sum to its variance.
+
+    A score without blocks counts as exact; all blocks of a pool come from the same rows.
+    """
+    counts = {len(s.blocks) for row in scores for s in row if s.blocks is not None}
+    if len(counts) != 1:
+        return np.zeros((len(scores), 1))
+    (count,) = counts
+    result = np.zeros((len(scores), count))
+    for i, row in enumerate(scores):
+        for score, scale in zip(row, scales, strict=True):
+            if score.blocks is not None:
+                left_out = scale(np.asarray(score.blocks, dtype=float), facts)
+                result[i] += (left_out - left_out.mean()) * math.sqrt((count - 1) / count) / len(row)
+    return result
+
+
+def _probabilities(values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    blocks = deviations.shape[1]
+    draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
+    if blocks > 1:  # t with blocks - 1 degrees of freedom, as the intervals
+        draws /= np.sqrt(rng.chisquare(blocks - 1, (DRAWS, 1)) / (blocks - 1))
+    order = np.argsort(-(values + draws), axis=1, kind="stable")
+    best = np.bincount(order[:, 0], minlength=len(values)) / DRAWS
+    top = np.bincount(order[:, :top_k].ravel(), minlength=len(values)) / DRAWS
+    return best, top
+
+
+def _t90(blocks: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.95, blocks - 1)) if blocks > 1 else 0.0
