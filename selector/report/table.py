@@ -1,0 +1,123 @@
+"""The ranking as a table: text for a terminal, HTML for a notebook."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from html import escape
+from typing import TYPE_CHECKING
+
+from selector.report.view import Column, TableView, table_view
+from selector.results import Ranking
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_COLOURS = {"model": "bold", "measured": "green", "predicted": "cyan", "facts": "dim"}
+
+
+def render_text(ranking: Ranking, *, width: int | None = None, limit: int | None = None) -> str:
+    """The table as plain text, without colour codes.
+
+    Args:
+        ranking: what to show.
+        width: characters a line; by default those of the terminal, or 160 without one. Columns
+            that do not fit are left out, facts first, and named below the table.
+        limit: at most so many models; the failed ones are named below anyway.
+    """
+    from rich.console import Console
+
+    out = io.StringIO()
+    width = width or shutil.get_terminal_size((160, 40)).columns
+    console = Console(file=out, width=width, color_system=None, force_terminal=False, highlight=False, emoji=False)
+    console.print(renderable(ranking, width=width, limit=limit))
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
+
+
+def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> RenderableType:
+    """The same as an object that rich draws, with colours where the console has them."""
+    from rich.console import Group
+    from rich.text import Text
+
+    view = table_view(ranking)
+    columns, dropped = _fit(view, width)
+    notes = list(view.notes)
+    if dropped:
+        notes.insert(0, f"Not shown for want of space: {', '.join(column.title for column in dropped)}.")
+    if limit is not None and len(view.rows) > limit:
+        notes.insert(0, f"… and {len(view.rows) - limit} more; the report and run.json hold all of them.")
+    return Group(_table(view, columns, limit), *(Text(note) for note in notes))
+
+
+def render_html(ranking: Ranking) -> str:
+    """The table as an HTML fragment; every value is escaped."""
+    view = table_view(ranking)
+    groups = ("", "measured", "predicted", "")
+    spans = [sum(column.group == group for column in view.columns) for group in ("measured", "predicted")]
+    lead = next((i for i, column in enumerate(view.columns) if column.group != "model"), len(view.columns))
+    widths = (lead, *spans, len(view.columns) - lead - sum(spans))
+    head = "".join(
+        f'<th colspan="{span}" scope="colgroup" style="text-align:center">{name}</th>'
+        for name, span in zip(groups, widths, strict=True)
+        if span
+    )
+    titles = "".join(
+        f'<th scope="col" title="{escape(column.help)}" style="text-align:{_align(column)}">{escape(column.title)}</th>'
+        for column in view.columns
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td title="{escape(cell.title)}" style="text-align:{_align(column)}">{escape(cell.text)}</td>'
+            for column, cell in zip(view.columns, row.cells, strict=True)
+        )
+        + "</tr>"
+        for row in view.rows
+    )
+    notes = "".join(f"<p>{escape(note)}</p>" for note in view.notes)
+    return (
+        f'<table class="selector-ranking"><caption>{escape(view.title)}</caption>'
+        f"<thead><tr>{head}</tr><tr>{titles}</tr></thead><tbody>{body}</tbody></table>{notes}"
+    )
+
+
+def _align(column: Column) -> str:
+    return "right" if column.numeric else "left"
+
+
+def _fit(view: TableView, width: int) -> tuple[list[Column], list[Column]]:
+    """Columns that fit, and those left out: the highest ``drop`` goes first."""
+    needed = {
+        column.key: max([len(column.title), *(len(row.cells[i].text) for row in view.rows)]) + 2
+        for i, column in enumerate(view.columns)
+    }
+    shown, dropped = list(view.columns), []
+    while sum(needed[column.key] for column in shown) > width and any(column.drop for column in shown):
+        # of several with the same order the rightmost goes: the first proxies are the likeliest to be known
+        worst = max(enumerate(shown), key=lambda pair: (pair[1].drop, pair[0]))[1]
+        shown.remove(worst)
+        dropped.append(worst)
+    return shown, dropped
+
+
+def _table(view: TableView, columns: list[Column], limit: int | None) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(view.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column in columns:
+        stays = column.key in ("rank", "model") or column.numeric
+        table.add_column(
+            Text(column.title),
+            justify="right" if column.numeric else "left",
+            style=_COLOURS[column.group],
+            no_wrap=stays and column.key != "model",
+            overflow="fold",
+        )
+    positions = [view.columns.index(column) for column in columns]
+    for row in view.rows[:limit]:
+        # Text, not str: a model name with brackets is not markup
+        table.add_row(*(Text(row.cells[i].text) for i in positions))
+    return table

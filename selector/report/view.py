@@ -1,0 +1,231 @@
+"""What the ranking table holds, apart from how it is drawn.
+
+One place decides the columns, so that the terminal, the notebook and the report agree, and so
+that predicted and measured figures are never in the same column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from selector.results import Measurement, ModelResult, Ranking, ScoreCell
+from selector.units import format_count, format_duration
+
+Group = Literal["model", "measured", "predicted", "facts"]
+
+REDUCED = "°"
+"""Marks a figure measured at a smaller image size than the model's own."""
+
+TIED = "≈"
+"""Marks evidence that cannot be told apart from the highest."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: ``drop`` orders what goes first when a terminal is narrow (0 always stays)."""
+
+    key: str
+    title: str
+    group: Group
+    help: str = ""
+    numeric: bool = True
+    drop: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, what it sorts by (None sorts last) and what explains it."""
+
+    text: str
+    sort: float | str | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: its cells in column order."""
+
+    model: ModelResult
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class TableView:
+    """The whole table; ``notes`` explain marks, failures and warnings, one line each."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def table_view(ranking: Ranking) -> TableView:
+    """Gather the table of a ranking: models in rank order, failed ones last."""
+    columns = tuple(_columns(ranking))
+    rows = tuple(Row(model, tuple(_cell(model, column) for column in columns)) for model in ranking.models)
+    return TableView(title(ranking), columns, rows, tuple(_notes(ranking)))
+
+
+def title(ranking: Ranking) -> str:
+    """One line: the target and how large it is."""
+    target = ranking.target
+    parts = [str(target.get("name") or "target")]
+    if target.get("items"):
+        splits = " / ".join(f"{count} {split}" for split, count in (target.get("splits") or {}).items() if count)
+        parts.append(f"{target['items']} items" + (f" ({splits})" if splits else ""))
+    if target.get("classes"):
+        parts.append(f"{target['classes']} classes")
+    return ", ".join(parts)
+
+
+def final_measurements(model: ModelResult) -> dict[str, Measurement]:
+    """The measurement that counts, by strategy: of the last rung, the best on validation."""
+    chosen: dict[str, Measurement] = {}
+    for m in model.measurements:
+        old = chosen.get(m.strategy)
+        if old is None or _order(m) > _order(old):
+            chosen[m.strategy] = m
+    return chosen
+
+
+def _order(m: Measurement) -> tuple[bool, int, float]:
+    value = m.val_value
+    return m.status == "ok", m.rung, -math.inf if math.isnan(value) else value
+
+
+def strategies(ranking: Ranking) -> list[str]:
+    """Strategies that were measured, in order of appearance."""
+    return list(dict.fromkeys(m.strategy for model in ranking.models for m in model.measurements))
+
+
+def _columns(ranking: Ranking) -> Iterator[Column]:
+    yield Column("rank", "#", "model", "Rank: measured models first, by what was measured")
+    yield Column("model", "model", "model", "Name in the zoo", numeric=False)
+    finals = [final_measurements(model) for model in ranking.models]
+    metric = next((m.metric for by in finals for m in by.values()), "")
+    for strategy in strategies(ranking):
+        told = f"Measured by fine-tuning ({strategy}): {metric} on"
+        yield Column(f"{strategy}:val", f"{strategy} val", "measured", f"{told} the validation split")
+        if any(not math.isnan(by[strategy].test_value) for by in finals if strategy in by):
+            yield Column(f"{strategy}:test", f"{strategy} test", "measured", f"{told} the test split, read once")
+    if any(model.evidence is not None for model in ranking.models):
+        yield Column(
+            "evidence", "evidence", "predicted", "Mean skill of the proxies: 0 is chance, 1 is perfect; predicted"
+        )
+    if any(model.evidence_low is not None for model in ranking.models):
+        told = "90 % interval of the evidence: how far other images of the same kind could move it"
+        yield Column("interval", "90 %", "predicted", told, drop=1)
+    if any(model.p_best is not None for model in ranking.models):
+        yield Column("p_best", "P(best)", "predicted", "Probability of having the highest evidence of all", drop=1)
+        k = ranking.settings.get("top_k", "k")
+        yield Column("p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k}", drop=2)
+    proxies = ranking.proxies or list(dict.fromkeys(name for model in ranking.models for name in model.scores))
+    for proxy in proxies:
+        yield Column(f"proxy:{proxy}", proxy, "predicted", f"Proxy {proxy}; predicted, higher is better", drop=2)
+    if any(model.num_parameters is not None for model in ranking.models):
+        yield Column("parameters", "params", "facts", "Parameters of the network without its source head", drop=3)
+    if any(model.num_features is not None for model in ranking.models):
+        yield Column("features", "width", "facts", "Width of the features", drop=5)
+    if any(model.spec.get("licence") for model in ranking.models):
+        yield Column("licence", "licence", "facts", "Licence of the weights", numeric=False, drop=6)
+    yield Column("seconds", "extract", "facts", "Time that extraction took; 'store' when nothing was missing", drop=4)
+    if any(model.status != "ok" for model in ranking.models):
+        yield Column("status", "status", "model", "Whether the model finished", numeric=False)
+
+
+def _cell(model: ModelResult, column: Column) -> Cell:
+    kind, _, name = column.key.partition(":")
+    match kind:
+        case "rank":
+            return Cell("–", None) if model.rank is None else Cell(str(model.rank), model.rank)
+        case "model":
+            return Cell(model.name, model.name, str(model.spec.get("source", "")))
+        case "evidence":
+            cell = _number(model.evidence)
+            return Cell(cell.text + TIED, cell.sort, "cannot be told apart from the first") if model.tied else cell
+        case "interval":
+            low, high = model.evidence_low, model.evidence_high
+            return Cell("–") if low is None or high is None else Cell(f"{_figures(low)}–{_figures(high)}", low)
+        case "p_best":
+            return _share(model.p_best)
+        case "p_top_k":
+            return _share(model.p_top_k)
+        case "proxy":
+            return _score(model.scores.get(name))
+        case "parameters":
+            count = model.num_parameters
+            return Cell("–") if count is None else Cell(format_count(count), count, f"{count:,}")
+        case "features":
+            return Cell("–") if model.num_features is None else Cell(str(model.num_features), model.num_features)
+        case "licence":
+            return Cell(str(model.spec.get("licence") or "–"), str(model.spec.get("licence") or ""))
+        case "seconds":
+            if model.status == "failed" and not model.extract_seconds:
+                return Cell("–")
+            shown = "store" if model.cached else format_duration(model.extract_seconds)
+            return Cell(shown, 0.0 if model.cached else model.extract_seconds)
+        case "status":
+            return Cell(model.status, model.status, model.reason)
+        case _:
+            return _measured(final_measurements(model).get(kind), name)
+
+
+def _score(cell: ScoreCell | None) -> Cell:
+    if cell is None:
+        return Cell("–")
+    if cell.value is None or not math.isfinite(cell.value):
+        return Cell("–", None, cell.reason or "")
+    details = [f"{name} {value:.4g}" for name, value in cell.details.items() if isinstance(value, int | float)]
+    if cell.low is not None and cell.high is not None:
+        details.insert(0, f"90 % interval {cell.low:.4g} to {cell.high:.4g}")
+    return Cell(_figures(cell.value), cell.value, ", ".join(details))
+
+
+def _measured(m: Measurement | None, split: str) -> Cell:
+    if m is None:
+        return Cell("–")
+    value = m.val_value if split == "val" else m.test_value
+    if m.status != "ok":
+        return Cell(m.status if split == "val" else "–", None, m.note)
+    if math.isnan(value):
+        return Cell("–")
+    told = [f"{name} {number:.4g}" for name, number in (m.val if split == "val" else m.test).items()]
+    told.append(f"{m.steps} steps")
+    if m.resolution:
+        told.append(f"{m.resolution[0]} × {m.resolution[1]} pixels")
+    if m.note:
+        told.append(m.note)
+    return Cell(_figures(value) + (REDUCED if m.reduced else ""), value, ", ".join(told))
+
+
+def _number(value: float | None) -> Cell:
+    return Cell("–") if value is None or not math.isfinite(value) else Cell(_figures(value), value)
+
+
+def _share(value: float | None) -> Cell:
+    return Cell("–") if value is None or not math.isfinite(value) else Cell(f"{100 * value:.0f} %", value)
+
+
+def _figures(value: float) -> str:
+    """Three decimals where they matter; no ``-0.000``."""
+    if abs(value) >= 10_000:
+        return f"{value:.4g}"
+    digits = 3 if abs(value) < 100 else 1
+    return f"{value + 0.0 if round(value, digits) else 0.0:.{digits}f}"
+
+
+def _notes(ranking: Ranking) -> Iterator[str]:
+    finals = [m for model in ranking.models for m in final_measurements(model).values()]
+    if any(model.tied for model in ranking.models):
+        yield f"{TIED} cannot be told apart from the highest evidence on these rows."
+    if any(m.reduced for m in finals):
+        sizes = sorted({m.resolution for m in finals if m.reduced and m.resolution})
+        at = " or ".join(f"{height} × {width}" for height, width in sizes)
+        yield f"{REDUCED} trained at reduced size{f' ({at} pixels)' if at else ''}: compare such figures only with each other."
+    for warning in ranking.warnings:
+        yield f"Warning: {warning}"
+    for model in ranking.failures:
+        yield f"Failed: {model.name}: {model.reason or 'no reason was recorded'}"
