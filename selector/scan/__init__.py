@@ -1,0 +1,13 @@
+"""The pipeline: target and zoo in, ranking out; then the leading models confirmed by fine-tuning.
+
+Three stages, each resumable because its results are in the store before the next begins:
+features (once a model, in rounds of rows), scores (once a model and target), measurements.
+"""
+
+from __future__ import annotations
+
+from selector.scan.choose import choose_models
+from selector.scan.pipeline import confirm, default_run_folder, rank
+from selector.scan.planning import Plan, plan
+
+__all__ = ["Plan", "choose_models", "confirm", "default_run_folder", "plan", "rank"]

@@ -1,0 +1,58 @@
+"""A model on its way through the rounds of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from selector.contracts import Score
+from selector.engine import Failure
+from selector.evidence import Evidence
+from selector.results import ModelResult, ScoreCell
+from selector.store import Entry
+from selector.zoo import ModelSpec
+
+
+@dataclass
+class Candidate:
+    """What is known of a model so far; ``result`` turns it into a row of the ranking."""
+
+    spec: ModelSpec
+    entry: Entry | None = None
+    failure: Failure | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    evidence: Evidence | None = None
+    seconds: float = 0.0
+    rows: int = 0
+    cached: bool = True
+    stopped: str = ""
+
+    def result(self) -> ModelResult:
+        cells = {
+            name: ScoreCell(s.value, s.low, s.high, dict(s.details), s.seconds + s.interval_seconds)
+            for name, s in self.scores.items()
+        }
+        cells |= {name: ScoreCell(None, reason=reason) for name, reason in self.reasons.items()}
+        facts = self.entry.meta if self.entry is not None else {}
+        e = self.evidence
+        return ModelResult(
+            name=self.spec.name,
+            spec=self.spec.model_dump(mode="json", exclude_defaults=True),
+            status="failed" if self.failure else "stopped" if self.stopped else "ok",
+            reason=self.failure.reason if self.failure else self.stopped,
+            traceback=self.failure.traceback if self.failure else "",
+            evidence=e and e.value,
+            evidence_low=e and e.low,
+            evidence_high=e and e.high,
+            p_best=e and e.p_best,
+            p_top_k=e and e.p_top_k,
+            tied=bool(e and e.tied),
+            scores=cells,
+            num_features=self.entry.num_features if self.entry is not None else None,
+            num_parameters=facts.get("num_parameters"),
+            rows=self.rows,
+            backend=str(facts.get("backend", "")),
+            precision=str(facts.get("precision", "")),
+            extract_seconds=self.seconds,
+            cached=self.cached,
+        )

@@ -1,0 +1,39 @@
+"""Which models a run looks at: selection from the zoo, wildcards expanded and frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from selector import sources
+from selector.errors import ZooError
+from selector.zoo import ModelSpec, Zoo, load_zoo, select
+
+
+def choose_models(
+    zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None,
+    models: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
+    *,
+    trust_zoo: bool = False,
+) -> tuple[list[ModelSpec], bool]:
+    """The frozen specs (wildcards expanded by their sources) and whether ``python:`` may run code.
+
+    Raises:
+        ZooError: nothing matches, or a wildcard names no model.
+    """
+    loaded = load_zoo(zoo, trust=trust_zoo)
+    specs: list[ModelSpec] = []
+    for spec in select(loaded, models, tags):
+        if not spec.is_wildcard:
+            specs.append(spec)
+            continue
+        ids = sources.registry.get(spec.source_name).expand(spec.model_id)
+        if not ids:
+            raise ZooError(f"the wildcard '{spec.source}' matches no model of {spec.source_name}; loosen it.")
+        specs += [
+            spec.model_copy(update={"source": f"{spec.source_name}:{i}", "name": f"{spec.source_name}:{i}"})
+            for i in ids
+        ]
+    unique = {spec.name: spec for spec in reversed(specs)}  # a name listed by hand wins over a wildcard's
+    return [spec for spec in specs if unique.get(spec.name) is spec], loaded.trusted or trust_zoo

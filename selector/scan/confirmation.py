@@ -1,0 +1,77 @@
+"""Fine-tunes the leading models of a ranking, re-orders it by what was measured, saves the best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selector import tasks
+from selector.contracts import LabelKind
+from selector.results import Ranking
+from selector.scan.extraction import Extraction
+from selector.scan.summary import ordered
+from selector.zoo import ModelSpec
+
+_TASKS = {LabelKind.CLASSES: "classification", LabelKind.MULTILABEL: "multilabel", LabelKind.REAL: "regression"}
+
+
+@dataclass(frozen=True)
+class ConfirmSettings:
+    """What decides a confirmation, beside the models: one record for ``rank`` and ``confirm``."""
+
+    top_k: int
+    budget_seconds: float | None
+    strategies: tuple[str, ...]
+    resolution: int | None
+    metric: str | None
+    max_steps: int | None
+    seed: int
+
+
+def confirm_leading(
+    ranking: Ranking, folder: Path, extraction: Extraction, specs: Sequence[ModelSpec], settings: ConfirmSettings
+) -> Ranking:
+    """The ranking with measurements of its first ``top_k`` models; ``folder/best`` holds the best."""
+    from selector.deploy import save_model
+    from selector.tournament import Contestant, run_tournament
+
+    started = time.perf_counter()
+    by_name = {spec.name: spec for spec in specs}
+    leading = [m.name for m in ranking if m.status == "ok" and m.name in by_name][: settings.top_k]
+    if not leading:
+        return ranking
+    result = run_tournament(
+        [_contestant(Contestant, by_name[name], extraction) for name in leading],
+        extraction.target,
+        tasks.registry.get(_TASKS[extraction.target.label_kind]),
+        extraction.pixels,
+        strategies=settings.strategies,
+        budget_seconds=settings.budget_seconds,
+        max_steps=settings.max_steps,
+        metric=settings.metric,
+        resolution=settings.resolution,
+        device=extraction.settings["device"],
+        seed=settings.seed,
+        features_for=lambda name, indices: extraction.features(by_name[name], indices),
+        cache=extraction.store,
+        checkpoint_folder=folder / "checkpoints",
+        progress=extraction.notify,
+    )
+    confirmed = replace(
+        ranking,
+        models=ordered([replace(m, measurements=result.measurements.get(m.name, m.measurements)) for m in ranking]),
+        warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes))),
+        seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
+        settings={**ranking.settings, "confirm": asdict(settings)},
+    )
+    if result.best is not None:
+        best = confirmed[result.best.name]
+        save_model(folder / "best", result.best, confirmed.target, best.measurements, best.spec)
+    return confirmed.save(folder)
+
+
+def _contestant(cls: Any, spec: ModelSpec, extraction: Extraction) -> Any:
+    return cls(spec.name, load=lambda: extraction.load(spec), identity=spec.feature_settings())

@@ -1,0 +1,152 @@
+"""Brings a model's rows into the store, loading the network only when rows are missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from selector import sources, targets
+from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target
+from selector.errors import SourceError
+from selector.scan.candidate import Candidate
+from selector.scan.items import hashes_of, stratified
+from selector.store import Entry, FeatureStore
+from selector.zoo import ModelSpec
+
+if TYPE_CHECKING:
+    from selector.extract.pixels import Pixels
+
+EXTRACTOR_VERSION = 1  # raised when the same encoder and image would give other features
+
+
+class Extraction:
+    """Brings a model's rows into the store, loading the network only when rows are missing."""
+
+    def __init__(
+        self,
+        target: Target,
+        store: FeatureStore,
+        device: str,
+        precision: str,
+        backend: str,
+        on_bad: Literal["fail", "skip"],
+        trusted: bool,
+        notify: ProgressCallback,
+    ) -> None:
+        self.target = target
+        self.store = store
+        self.settings = {"device": device, "precision": precision, "backend": backend}
+        self.on_bad = on_bad
+        self.trusted = trusted
+        self.notify = notify
+        self.seconds: dict[str, float] = {"decode": 0.0, "extract": 0.0}
+        self._pixels: dict[str, Pixels] = {}
+
+    def rows(self, share: float = 1.0) -> np.ndarray:
+        """Items that the proxies see in a round: the first ``share`` of train + val, in an order
+        that is stratified by class and drawn from the content, so that every round is a fair
+        sample and the next one only adds to it."""
+        order = stratified(self.target, self.target.indices("train", "val"))
+        return np.sort(order[: max(2, round(share * len(order)))])
+
+    def run(self, candidate: Candidate, share: float) -> None:
+        spec = candidate.spec
+        self._check_trust(spec)
+        identity = sources.registry.get(spec.source_name).identify(spec)
+        wanted = {"spec": identity, **self.settings}
+        candidate.entry = entry = self.store.resolve(wanted)
+        if entry is not None and not len(entry.missing(hashes_of(self.target, self.rows(share)))):
+            return
+        candidate.cached = False
+        started = time.perf_counter()
+        candidate.entry = self._extract(spec, wanted, lambda: self.rows(share))
+        candidate.seconds += time.perf_counter() - started
+        self.seconds["extract"] += time.perf_counter() - started
+
+    def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
+        """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
+        wanted = {"spec": sources.registry.get(spec.source_name).identify(spec), **self.settings}
+        entry = self.store.resolve(wanted)
+        if entry is None or len(entry.missing(hashes_of(self.target, indices))):
+            entry = self._extract(spec, wanted, lambda: indices)
+        return entry.rows(hashes_of(self.target, indices))
+
+    def load(self, spec: ModelSpec) -> Encoder:
+        """The encoder of a spec."""
+        self._check_trust(spec)
+        self.notify(Progress("load", 0, 1, "models", spec.name))
+        return sources.registry.get(spec.source_name).load(spec)
+
+    def pixels(self, preprocess: Preprocess) -> Pixels:
+        """Every item of the target, decoded and resized once for all models that share the size."""
+        from selector.extract.pixels import open_pixels
+
+        key = preprocess.pixels_key()
+        if key not in self._pixels:
+            started = time.perf_counter()
+            pixels, bad = open_pixels(
+                self.target.items,
+                self.target.hashes,
+                self.target.names,
+                preprocess,
+                folder=self.store.pixels_folder,
+                on_bad=self.on_bad,
+                progress=self.notify,
+            )
+            self.seconds["decode"] += time.perf_counter() - started
+            if bad:
+                self.store.add_bad_images({self.target.hashes[i]: reason for i, reason in bad.items()})
+                self.target = targets.without(self.target, bad)
+                self._pixels.clear()
+                return self.pixels(preprocess)
+            self._pixels[key] = pixels
+        return self._pixels[key]
+
+    def _check_trust(self, spec: ModelSpec) -> None:
+        if spec.source_name == "python" and not self.trusted:
+            raise SourceError(
+                f"'{spec.source}' runs code; the zoo file is not trusted. Pass --trust-zoo (trust_zoo=True) if you trust it."
+            )
+
+    def _extract(self, spec: ModelSpec, wanted: dict[str, Any], indices: Callable[[], np.ndarray]) -> Entry:
+        from selector.extract.encode import extract_rows, open_runner
+
+        encoder = self.load(spec)
+        pixels = self.pixels(encoder.preprocess)  # may take bad images out of the target
+        rows = indices()
+        known = self.store.resolve(wanted)
+        runner = open_runner(
+            encoder,
+            **self.settings,
+            sample=pixels.batch(rows[:128]),
+            rows_expected=len(rows),
+            decided=dict(known.meta) if known is not None else None,
+        )
+        identity = {
+            **encoder.identity,
+            "preprocess": encoder.preprocess.to_dict(),
+            "extractor": EXTRACTOR_VERSION,
+            **runner.identity,
+        }
+        facts = {
+            "num_features": encoder.num_features,
+            "num_parameters": encoder.num_parameters,
+            "preprocess": encoder.preprocess.to_dict(),
+            **runner.identity,
+        }
+        entry = self.store.remember(wanted, identity, facts)
+        if encoder.source_head is not None:
+            entry.set_head(*encoder.source_head)
+        started = time.perf_counter()
+        with self.store.lock(f"extract-{entry.key}"):
+            missing = rows[entry.missing(hashes_of(self.target, rows))]
+            extract_rows(runner, entry, pixels, self.target.hashes, missing, self.notify, model=spec.name)
+        if len(missing):
+            rate = len(missing) / max(time.perf_counter() - started, 1e-6)
+            self.store.put(
+                "rate", {"source": spec.source}, {"rows_per_second": rate, "num_features": encoder.num_features}
+            )
+        return entry

@@ -1,0 +1,259 @@
+"""The public functions: ``rank`` and ``confirm``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from selector import targets
+from selector.contracts import Modality, ProgressCallback, Target, no_progress
+from selector.errors import ConfigError, TargetError
+from selector.proxies import DEFAULT_PROXIES
+from selector.results import Ranking, load_ranking
+from selector.scan import items
+from selector.scan.choose import choose_models
+from selector.scan.confirmation import ConfirmSettings, confirm_leading
+from selector.scan.extraction import Extraction
+from selector.scan.items import offline_hub
+from selector.scan.ready import rank_rows
+from selector.scan.rounds import run_rounds
+from selector.scan.scoring import ProxyLike, Scoring, proxy_name
+from selector.scan.summary import caveats, ordered, summarise
+from selector.store import FeatureStore
+from selector.system import versions
+from selector.units import parse_duration
+from selector.zoo import ModelSpec, Zoo
+
+
+def rank(
+    target: Any,
+    *,
+    zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None = None,
+    models: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
+    proxies: Sequence[ProxyLike] | None = None,
+    max_samples: int | None = None,
+    confirm: bool = False,
+    top_k: int = 3,
+    budget: str | float | None = None,
+    store: str | os.PathLike[str] | FeatureStore | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+    offline: bool = False,
+    trust_zoo: bool = False,
+    strategies: Sequence[str] = ("frozen", "full"),
+    resolution: int | None = None,
+    metric: str | None = None,
+    max_steps: int | None = None,
+    intervals: bool = True,
+    drop: Literal["auto", "off", "force"] = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    trust: Literal["stat", "content"] = "stat",
+    progress: ProgressCallback | None = None,
+) -> Ranking:
+    """Rank pretrained models for a labelled target.
+
+    Args:
+        target: what ``load_target`` takes (image folder, parquet, manifest, arrays, ...), or a
+            ``Target``.
+        zoo: a zoo file, a ``Zoo``, or specs; None for the shipped zoo.
+        models, tags: which of its models, by glob and by tag.
+        proxies: names or callables ``(FeatureSet) -> Score | float``; None for the default set.
+        max_samples: score on a stratified subsample of at most so many items.
+        confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
+            by what was measured, and save the best model. The library does so only when asked.
+        top_k: how many models to confirm, and the k of P(in top k).
+        budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for no limit but the
+            strategies' own steps.
+        store: folder or URL of the feature store; None for the user's cache folder.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        out: folder of the run; None saves nothing unless ``confirm``.
+        on_bad_image: ``fail`` lists every image that cannot be decoded in one error, ``skip``
+            leaves them out with a warning.
+        offline: never touch the network; models whose weights are missing become failed rows.
+        trust_zoo: let ``python:`` entries of a zoo file run code.
+        strategies, resolution, metric, max_steps: for the confirmation; see ``confirm``.
+        intervals: compute 90 % intervals and the probabilities that rest on them.
+        drop: stop models early that can no longer reach the top k (``auto``: from 8 models on).
+        precision, backend: of the extraction; decided once a model and kept in its entry.
+        trust: ``content`` hashes every file again, ``stat`` believes size and time stamps.
+        progress: called with every step; None for silence.
+    Returns:
+        The ranking; models that failed are rows with a status and a reason.
+    Raises:
+        ConfigError: a wrong setting, zoo or target (``TargetError``, ``ZooError``).
+        StoreError: the store cannot be written; nothing is lost.
+    Cost: one forward pass an image and model the first time, none afterwards.
+    """
+    notify = progress or no_progress
+    started = time.perf_counter()
+    settings = _confirm_settings(top_k, budget, strategies, resolution, metric, max_steps, seed)
+    wanted = list(proxies or DEFAULT_PROXIES)
+    names = [proxy_name(p) for p in wanted]
+    with offline_hub(offline):
+        features_store = _store(store)
+        data = items.load(target, max_samples, seed, trust)
+        if data.modality is Modality.ROWS:
+            ranking = rank_rows(data, wanted, names, seed, intervals)
+            return ranking if out is None else ranking.save(out)
+        specs, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        if confirm and top_k > len(specs):
+            raise ConfigError(
+                f"top_k is {top_k}, but only {len(specs)} model(s) are selected; "
+                f"lower it to at most {len(specs)} or select more models."
+            )
+        data = items.without_known_bad(data, features_store, on_bad_image)
+        extraction = Extraction(data, features_store, device, precision, backend, on_bad_image, trusted, notify)
+        scoring = Scoring(features_store, wanted, seed, intervals, notify)
+        candidates = run_rounds(specs, extraction, scoring, top_k=top_k, drop=drop, seed=seed)
+        data = extraction.target  # without the images that turned out to be bad
+        ranking = Ranking(
+            target=summarise(data),
+            settings={
+                "proxies": names,
+                "max_samples": max_samples,
+                "top_k": top_k,
+                "seed": seed,
+                "device": device,
+                "precision": precision,
+                "backend": backend,
+                "drop": drop,
+                "intervals": intervals,
+                "on_bad_image": on_bad_image,
+                "offline": offline,
+                "trusted": trusted,
+                "store": str(features_store.root),
+            },
+            versions=versions(),
+            models=ordered([candidate.result() for candidate in candidates]),
+            warnings=(*data.notes, *caveats(candidates)),
+            seconds={**extraction.seconds, **scoring.seconds, "total": time.perf_counter() - started},
+            loaded_target=data,
+        )
+        if not confirm:
+            return ranking if out is None else ranking.save(out)
+        # saved before the confirmation, so that a kill in it loses no table
+        ranking = ranking.save(out or default_run_folder(data))
+        return confirm_leading(ranking, _folder(ranking), extraction, specs, settings)
+
+
+def confirm(
+    ranking: Ranking | str | os.PathLike[str],
+    *,
+    top_k: int = 3,
+    budget: str | float | None = None,
+    strategies: Sequence[str] = ("frozen", "full"),
+    resolution: int | None = None,
+    metric: str | None = None,
+    max_steps: int | None = None,
+    device: str = "auto",
+    store: str | os.PathLike[str] | FeatureStore | None = None,
+    out: str | os.PathLike[str] | None = None,
+    target: Any = None,
+    offline: bool = False,
+    trust_zoo: bool = False,
+    seed: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Ranking:
+    """Fine-tune the leading models of a ranking and re-order it by what was measured.
+
+    Args:
+        ranking: a ranking or the folder of a saved run.
+        top_k: how many of its models to fine-tune.
+        budget: time for all of it, e.g. ``"10m"``.
+        strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
+        resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
+        metric: the metric that decides; None for the task's own (accuracy).
+        max_steps: optimiser steps a contestant at most.
+        target: the data, when the ranking was made from objects in memory and then saved.
+        out: the run's folder; None for the ranking's own.
+    Returns:
+        The ranking with measurements, saved; ``<folder>/best`` holds the best model.
+    Raises:
+        ConfigError: no such run, ``top_k`` larger than the models that finished, or the target
+            has changed since.
+    """
+    if not isinstance(ranking, Ranking):
+        ranking = load_ranking(ranking)
+    finished = [m for m in ranking if m.status == "ok"]
+    if not 1 <= top_k <= len(finished):
+        raise ConfigError(
+            f"top_k must be an int in the range [1, {len(finished)}], the number of models that finished. Got {top_k}."
+        )
+    made = ranking.settings
+    seed = int(made.get("seed", 0)) if seed is None else seed
+    settings = _confirm_settings(top_k, budget, strategies, resolution, metric, max_steps, seed)
+    with offline_hub(offline or bool(made.get("offline"))):
+        features_store = _store(store or made.get("store"))
+        data = _target_of(ranking, target, features_store)
+        if out is not None or ranking.path is None:
+            ranking = ranking.save(out or default_run_folder(data))
+        extraction = Extraction(
+            data,
+            features_store,
+            device,
+            made.get("precision", "auto"),
+            made.get("backend", "auto"),
+            "skip",
+            trust_zoo or bool(made.get("trusted")),
+            progress or no_progress,
+        )
+        specs = [ModelSpec.model_validate(dict(m.spec)) for m in finished]
+        return confirm_leading(ranking, _folder(ranking), extraction, specs, settings)
+
+
+def default_run_folder(target: Target) -> Path:
+    """``runs/<name>-<fingerprint>``: the same target goes on in the same folder."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in target.name).strip("-") or "target"
+    return Path("runs") / f"{safe}-{target.fingerprint[:8]}"
+
+
+def _target_of(ranking: Ranking, target: Any, store: FeatureStore) -> Target:
+    """The target that a ranking was made from, checked to be unchanged."""
+    made = ranking.settings
+    data = ranking.loaded_target
+    if target is not None or data is None:
+        origin = ranking.target.get("origin")
+        if target is None and origin is None:
+            raise ConfigError(
+                "this run was made from objects in memory; pass the data again: confirm(run, target=...)."
+            )
+        loaded = items.load(target, None) if target is not None else targets.load_origin(origin)
+        data = items.load(loaded, made.get("max_samples"), int(made.get("seed", 0)))
+        data = items.without_known_bad(data, store, str(made.get("on_bad_image", "fail")))
+    if data.fingerprint != ranking.target["fingerprint"]:
+        raise TargetError(
+            f"the target has changed since this run: its fingerprint is {data.fingerprint[:12]}, the run's is "
+            f"{str(ranking.target['fingerprint'])[:12]}; scan it again (unchanged images are not extracted again)."
+        )
+    return data
+
+
+def _confirm_settings(
+    top_k: int,
+    budget: str | float | None,
+    strategies: Sequence[str],
+    resolution: int | None,
+    metric: str | None,
+    max_steps: int | None,
+    seed: int,
+) -> ConfirmSettings:
+    if top_k < 1:
+        raise ConfigError(f"top_k must be an int in the range [1, inf). Got {top_k}.")
+    seconds = None if budget is None else parse_duration(budget)
+    return ConfirmSettings(top_k, seconds, tuple(strategies), resolution, metric, max_steps, seed)
+
+
+def _store(store: str | os.PathLike[str] | FeatureStore | None) -> FeatureStore:
+    return store if isinstance(store, FeatureStore) else FeatureStore(None if store is None else str(store))
+
+
+def _folder(ranking: Ranking) -> Path:
+    assert ranking.path is not None
+    return ranking.path

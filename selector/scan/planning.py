@@ -1,0 +1,85 @@
+"""What a scan would do and cost, before it does it (``--dry-run``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from selector import sources
+from selector.errors import WeightsMissing
+from selector.scan.choose import choose_models
+from selector.scan.items import hashes_of, load, offline_hub
+from selector.store import FeatureStore
+from selector.zoo import ModelSpec, Zoo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scan would do; nothing was extracted to find out.
+
+    ``models``: one mapping a model with name, source, params, cached and missing (rows). ``seconds``
+    is None when no rate has been measured on this machine.
+    """
+
+    models: tuple[Mapping[str, Any], ...]
+    images: int
+    disk_bytes: int
+    seconds: float | None
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    target: Any,
+    *,
+    zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None = None,
+    models: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
+    max_samples: int | None = None,
+    store: str | os.PathLike[str] | FeatureStore | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    trust_zoo: bool = False,
+    trust: Literal["stat", "content"] = "stat",
+) -> Plan:
+    """Which models ``rank`` would look at, what is cached, and what the rest costs."""
+    with offline_hub(offline):
+        features_store = store if isinstance(store, FeatureStore) else FeatureStore(store)
+        data = load(target, max_samples, seed, trust)
+        specs, _ = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        hashes = hashes_of(data, data.indices("train", "val"))
+        rows: list[dict[str, Any]] = []
+        seconds: list[float] = []
+        unknown = 0
+        disk = 0
+        for spec in specs:
+            row: dict[str, Any] = {
+                "name": spec.name,
+                "source": spec.source,
+                "params": spec.params,
+                "cached": 0,
+                "missing": len(hashes),
+                "note": "",
+            }
+            try:
+                entry = features_store.resolve(sources.registry.get(spec.source_name).identify(spec))
+            except (WeightsMissing, OSError) as error:
+                entry, row["note"] = None, str(error)
+            facts = features_store.get("rate", {"source": spec.source}) or {}
+            if entry is not None:
+                row["missing"] = len(entry.missing(hashes))
+                row["cached"] = len(hashes) - row["missing"]
+            width = facts.get("num_features") or (entry.num_features if entry is not None else None) or 1024
+            disk += int(row["missing"] * width * 4)
+            if row["missing"] and "rows_per_second" in facts:
+                seconds.append(row["missing"] / facts["rows_per_second"])
+            elif row["missing"]:
+                unknown += 1
+            rows.append(row)
+        notes = (
+            [f"{unknown} model(s) have never run on this machine; their time is not in the estimate."]
+            if unknown and seconds
+            else []
+        )
+        return Plan(tuple(rows), len(hashes), disk, sum(seconds) if seconds or not unknown else None, tuple(notes))

@@ -1,0 +1,47 @@
+"""A target of ready features: nothing to extract, one "model", the features themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selector.contracts import Score, Target
+from selector.evidence import LabelFacts, combine
+from selector.features import FeatureSet
+from selector.results import ModelResult, Ranking, ScoreCell
+from selector.scan.items import hashes_of
+from selector.scan.scoring import ProxyLike, evaluate, score_of
+from selector.scan.summary import summarise
+from selector.system import versions
+
+
+def rank_rows(data: Target, proxies: Sequence[ProxyLike], names: list[str], seed: int, intervals: bool) -> Ranking:
+    """Ready features: there is one "model", the features themselves."""
+    assert data.features is not None
+    rows = data.indices("train", "val")
+    features = FeatureSet(
+        data.features[rows], data.labels[rows], label_kind=data.label_kind, keys=hashes_of(data, rows), seed=seed
+    )
+    cells: dict[str, ScoreCell] = {}
+    scores: dict[str, Score] = {}
+    for name, proxy in zip(names, proxies, strict=True):
+        stored = evaluate(features, proxy, intervals, seed)
+        if "reason" in stored:
+            cells[name] = ScoreCell(None, reason=stored["reason"])
+            continue
+        scores[name] = score = score_of(stored)
+        cells[name] = ScoreCell(score.value, score.low, score.high, dict(score.details), score.seconds)
+    evidence = combine({data.name: scores}, LabelFacts.of(data.labels[rows], data.label_kind), seed=seed).get(data.name)
+    model = ModelResult(
+        name=data.name,
+        spec={"source": "features"},
+        rank=1,
+        scores=cells,
+        num_features=data.features.shape[1],
+        rows=len(rows),
+        evidence=evidence and evidence.value,
+        evidence_low=evidence and evidence.low,
+        evidence_high=evidence and evidence.high,
+    )
+    return Ranking(
+        summarise(data), {"proxies": names, "seed": seed}, versions(), (model,), data.notes, loaded_target=data
+    )

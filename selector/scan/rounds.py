@@ -1,0 +1,48 @@
+"""Rounds of rows: extract, score, stop the models that can no longer reach the top k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selector.engine import LocalEngine
+from selector.errors import ConfigError, StoreError
+from selector.evidence import LabelFacts, combine, out_of_reach
+from selector.scan.candidate import Candidate
+from selector.scan.extraction import Extraction
+from selector.scan.scoring import Scoring
+from selector.zoo import ModelSpec
+
+DROP_FROM = 8  # models: below, a pool is too small for early stopping to pay
+ROUNDS = (0.25, 0.5, 1.0)
+
+
+def run_rounds(
+    specs: Sequence[ModelSpec], extraction: Extraction, scoring: Scoring, *, top_k: int, drop: str, seed: int
+) -> list[Candidate]:
+    """Rounds of rows: extract, score, stop the models that can no longer reach the top k."""
+    candidates = [Candidate(spec) for spec in specs]
+    dropping = drop == "force" or (drop == "auto" and len(specs) >= max(DROP_FROM, top_k + 1))
+    engine = LocalEngine()
+    for share in ROUNDS if dropping else (1.0,):
+        running = [c for c in candidates if not c.failure and not c.stopped]
+        # features of every model first: an image found to be bad on the way leaves the target for all
+        jobs = engine.map(lambda c, share=share: extraction.run(c, share), running, fatal=(StoreError, ConfigError))
+        for outcome in jobs:
+            outcome.item.failure = outcome.failure
+        running = [c for c in running if not c.failure]
+        rows = extraction.rows(share)
+        for outcome in engine.map(
+            lambda c, rows=rows: scoring.run(c, extraction.target, rows), running, fatal=(StoreError,)
+        ):
+            outcome.item.failure = outcome.failure
+        running = [c for c in running if not c.failure]
+        labels = LabelFacts.of(extraction.target.labels[rows], extraction.target.label_kind)
+        evidence = combine({c.spec.name: c.scores for c in running}, labels, top_k=top_k, seed=seed)
+        for c in running:
+            c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
+        if share < 1:
+            lost = set(out_of_reach(evidence, top_k))
+            for c in running:
+                if c.spec.name in lost:
+                    c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"
+    return candidates
