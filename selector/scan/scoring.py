@@ -13,8 +13,8 @@ from selector import targets
 from selector.contracts import Progress, ProgressCallback, Score, Target
 from selector.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
-from selector.scan.items import hashes_of
 from selector.scan.candidate import Candidate
+from selector.scan.items import hashes_of
 from selector.store import Entry, FeatureStore
 
 ProxyLike = str | Callable[[FeatureSet], Score | float]

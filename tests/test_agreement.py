@@ -1,0 +1,76 @@
+"""Agreement measures against scipy and brute force."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from selector.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at, weighted_tau
+from selector.errors import ConfigError
+
+RNG = np.random.default_rng(0)
+
+
+def test_weighted_tau_is_scipys_default_and_the_other_convention_by_name():
+    x, y = RNG.standard_normal(9), RNG.standard_normal(9)
+    assert weighted_tau(x, y) == pytest.approx(stats.weightedtau(x, y).statistic)
+    other = weighted_tau(x, y, convention="accuracy")
+    assert other == pytest.approx(stats.weightedtau(y, x, rank=None).statistic)
+    assert other != pytest.approx(weighted_tau(x, y))
+
+
+@pytest.mark.parametrize("name", ["weighted_tau", "kendall", "spearman", "pearson"])
+def test_constants_are_nan_and_perfect_agreement_is_one(name):
+    measure = MEASURES[name]
+    assert math.isnan(measure([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]))
+    assert measure([1.0, 2.0, 4.0], [2.0, 4.0, 8.0]) == pytest.approx(1)
+    assert measure([4.0, 2.0, 1.0], [1.0, 2.0, 4.0]) < 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_ties_at_the_border_are_the_mean_over_all_orders(k):
+    scores = np.array([3.0, 2.0, 2.0, 2.0, 1.0])
+    accuracies = np.array([50.0, 90.0, 60.0, 70.0, 95.0])
+    regrets, rels = [], []
+    for order in itertools.permutations(range(5)):
+        order = sorted(order, key=lambda i: -scores[i])  # stable: keeps the permutation among ties
+        best = max(accuracies[i] for i in order[:k])
+        regrets.append(95 - best)
+        rels.append(best / 95)
+    assert regret_at(k)(scores, accuracies) == pytest.approx(np.mean(regrets))
+    assert rel_at(k)(scores, accuracies) == pytest.approx(np.mean(rels))
+
+
+def test_mean_agreement_counts_undefined_sets_and_brackets_the_value():
+    accuracies = [RNG.standard_normal(12) for _ in range(5)]
+    scores = [a + RNG.standard_normal(12) for a in accuracies]
+    scores[2] = np.ones(12)
+    result = mean_agreement(scores, accuracies, draws=200)
+    defined = [weighted_tau(s, a) for i, (s, a) in enumerate(zip(scores, accuracies, strict=True)) if i != 2]
+    assert result.undefined == 1
+    assert result.value == pytest.approx(np.mean(defined))
+    assert result.low < result.value < result.high
+
+
+def test_paired_difference_of_a_score_with_itself_is_exactly_zero():
+    accuracies = [RNG.standard_normal(8) for _ in range(4)]
+    scores = [a + RNG.standard_normal(8) for a in accuracies]
+    same = paired_difference(scores, scores, accuracies, draws=50)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    better = paired_difference(accuracies, scores, accuracies, draws=50)
+    assert better.low > 0
+
+
+@pytest.mark.parametrize(
+    ("scores", "accuracies", "text"),
+    [
+        ([1.0, 2.0], [1.0], r"Got shapes \(2,\) and \(1,\)"),
+        ([1.0, math.nan], [1.0, 2.0], "must be finite"),
+        ([1.0], [1.0], "equal length M >= 2"),
+    ],
+)
+def test_wrong_input_is_named(scores, accuracies, text):
+    with pytest.raises(ConfigError, match=text):
+        weighted_tau(scores, accuracies)

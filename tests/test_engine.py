@@ -1,0 +1,41 @@
+"""The engine: failures are outcomes, interrupts and fatal errors are not."""
+
+import pytest
+
+from selector.engine import LocalEngine
+from selector.errors import SourceError, StoreError
+
+
+def test_a_failing_item_is_an_outcome_and_the_others_go_on():
+    def job(item: int) -> int:
+        if item == 1:
+            raise SourceError("no weights\nsecond line")
+        if item == 2:
+            return 10 // 0
+        return item * 2
+
+    outcomes = list(LocalEngine().map(job, range(4)))
+    assert [o.result for o in outcomes] == [0, None, None, 6]
+    assert outcomes[1].failure.reason == "no weights"
+    assert outcomes[2].failure.reason.startswith("ZeroDivisionError: ")
+    assert "10 // 0" in outcomes[2].failure.traceback
+
+
+@pytest.mark.parametrize("error", [StoreError("disk full"), KeyboardInterrupt()])
+def test_fatal_errors_and_interrupts_end_the_run(error):
+    def job(item: int) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        list(LocalEngine().map(job, [1], fatal=(StoreError,)))
+
+
+def test_items_are_taken_one_at_a_time_so_that_results_can_steer_what_follows():
+    seen: list[int] = []
+
+    def items():
+        yield 1
+        if seen == [1]:
+            yield 2
+
+    assert [o.item for o in LocalEngine().map(seen.append, items())] == [1, 2]

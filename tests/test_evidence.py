@@ -1,0 +1,101 @@
+"""Evidence: a pool-independent scale, honest probabilities, a set that cannot be told apart."""
+
+import math
+
+import numpy as np
+import pytest
+
+from selector.contracts import LabelKind, Score
+from selector.evidence import LabelFacts, combine, out_of_reach
+
+LABELS = np.repeat(np.arange(4), 50)
+FACTS = LabelFacts.of(LABELS, LabelKind.CLASSES)
+
+
+def model(quality: float, rng: np.random.Generator, shared: np.ndarray, own: float = 0.01) -> dict[str, Score]:
+    def score(value: float, scale: float) -> Score:
+        return Score(value, blocks=value + scale * (shared + own * rng.standard_normal(len(shared))))
+
+    share = FACTS.chance + quality * (1 - FACTS.chance)
+    return {
+        "knn": score(share, 0.1),
+        "probe": score(-FACTS.entropy * (1 - quality), 0.1),
+        "logme": score(FACTS.null_logme - 0.5 * math.log(1 - quality**2), 0.1),
+    }
+
+
+@pytest.fixture
+def pool():
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal(10)
+    return {name: model(q, rng, shared) for name, q in {"good": 0.8, "fair": 0.5, "poor": 0.1}.items()}
+
+
+def test_the_scale_is_zero_at_chance_and_one_at_perfection():
+    nothing = {"knn": Score(FACTS.chance), "probe": Score(-FACTS.entropy), "logme": Score(FACTS.null_logme)}
+    everything = {"knn": Score(1.0), "probe": Score(0.0), "logme": Score(FACTS.null_logme + 20)}
+    evidence = combine({"nothing": nothing, "everything": everything}, FACTS)
+    assert evidence["nothing"].value == pytest.approx(0, abs=1e-12)
+    assert evidence["everything"].value == pytest.approx(1)
+
+
+def test_null_logme_is_the_gaussian_log_likelihood_of_the_class_priors():
+    onehot = np.eye(4)[LABELS]
+    from scipy.stats import norm
+
+    expected = np.mean([norm.logpdf(c, c.mean(), c.std()).mean() for c in onehot.T])
+    assert FACTS.null_logme == pytest.approx(expected)
+
+
+def test_adding_a_model_changes_no_value_and_no_order(pool):
+    before = combine({k: pool[k] for k in ("good", "fair")}, FACTS)
+    after = combine(pool, FACTS)
+    for name, evidence in before.items():
+        assert after[name].value == evidence.value
+        assert after[name].low == pytest.approx(evidence.low)
+
+
+def test_errors_that_all_models_share_cancel_in_the_probabilities(pool):
+    evidence = combine(pool, FACTS, top_k=2)
+    good, fair, poor = evidence["good"], evidence["fair"], evidence["poor"]
+    assert good.high - good.low > 0.1  # each alone is uncertain
+    assert good.p_best > 0.99  # their difference is not
+    assert (good.tied, fair.tied, poor.tied) == (True, False, False)
+    assert fair.p_top_k > 0.99
+    assert sum(e.p_best for e in evidence.values()) == pytest.approx(1)
+    assert sum(e.p_top_k for e in evidence.values()) == pytest.approx(2)
+
+
+def test_independent_errors_of_the_same_size_do_not():
+    rng = np.random.default_rng(1)
+    pool = {name: model(q, rng, np.zeros(10), own=1.0) for name, q in {"a": 0.50, "b": 0.49, "c": 0.48}.items()}
+    evidence = combine(pool, FACTS)
+    assert all(e.tied for e in evidence.values())
+    assert evidence["a"].p_best < 0.7
+
+
+def test_a_member_that_one_model_lacks_is_left_out_for_all(pool):
+    del pool["poor"]["probe"]
+    assert all(set(e.members) == {"knn", "logme"} for e in combine(pool, FACTS).values())
+    assert combine({"only": {"hscore": Score(3.0)}}, FACTS) == {}
+
+
+def test_out_of_reach_needs_k_models_above(pool):
+    rng = np.random.default_rng(2)
+    tight = {n: model(q, rng, np.zeros(10)) for n, q in {"a": 0.9, "b": 0.8, "c": 0.2}.items()}
+    evidence = combine(tight, FACTS, top_k=2)
+    assert out_of_reach(evidence, 2) == ["c"]
+    assert out_of_reach(evidence, 3) == []
+
+
+def test_jackknife_interval_of_a_mean_matches_the_textbook():
+    """Delete-a-block values of a plain mean: the interval must be the t interval of block means."""
+    from scipy.stats import t
+
+    rng = np.random.default_rng(3)
+    blocks = rng.normal(0.6, 0.1, 10)  # block means of a vote share
+    left_out = (blocks.sum() - blocks) / 9
+    facts = LabelFacts(LabelKind.CLASSES, chance=0.0, entropy=1.0, null_logme=0.0)
+    evidence = combine({"m": {"knn": Score(float(blocks.mean()), blocks=left_out)}}, facts)["m"]
+    half = t.ppf(0.95, 9) * blocks.std(ddof=1) / math.sqrt(10)
+    assert evidence.high - evidence.value == pytest.approx(half)
