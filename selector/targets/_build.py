@@ -1,0 +1,473 @@
+"""From what a loader found (items, labels, perhaps splits) to a checked ``Target``.
+
+Every kind of input ends here, so that classes, splits, notes and the fingerprint mean the same for
+all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import numpy as np
+import xxhash
+
+from selector.contracts import SPLITS, Items, LabelKind, Modality, RawImage, Target
+from selector.errors import ConfigError, TargetError, did_you_mean
+
+SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+
+TASKS = {
+    "classification": LabelKind.CLASSES,
+    "multilabel": LabelKind.MULTILABEL,
+    "regression": LabelKind.REAL,
+}
+
+
+@dataclass
+class Draft:
+    """What a loader found, before it is checked.
+
+    Attributes:
+        where: the input, as messages name it.
+        items, names, hashes: N each; see ``Target``.
+        labels: N raw labels: class names, ints, 0/1 rows or floats.
+        splits: N of train, val, test, or empty strings where the input does not say.
+        class_names: when the input fixes them; ``labels`` are then positions in this list.
+        origin: what loads it again, or None.
+        features: ready features (N, D) instead of items.
+    """
+
+    where: str
+    name: str
+    items: Items
+    names: Sequence[str]
+    labels: Sequence[Any] | np.ndarray
+    hashes: Sequence[str]
+    splits: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
+    notes: list[str] | None = None
+    origin: dict[str, Any] | None = None
+    features: np.ndarray | None = None
+    modality: Modality = Modality.IMAGE
+
+
+class ListItems:
+    """Items that lie in memory already (a list of bytes or arrays, or one array over all)."""
+
+    def __init__(self, items: Sequence[RawImage] | np.ndarray) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int, /) -> RawImage:
+        return cast("RawImage", self._items[index])
+
+
+class SubsetItems:
+    """Some items of another sequence, still read lazily."""
+
+    def __init__(self, items: Items, indices: np.ndarray) -> None:
+        self.items, self.indices = items, indices
+        if isinstance(items, SubsetItems):  # a subset of a subset stays one step from the items
+            self.items, self.indices = items.items, items.indices[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> RawImage:
+        return self.items[int(self.indices[index])]
+
+
+class ConcatItems:
+    """Several sequences of items, one after another."""
+
+    def __init__(self, parts: Sequence[Items]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._parts) else 0
+
+    def __getitem__(self, index: int, /) -> RawImage:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+
+
+# ---------------------------------------------------------------------------- assembling
+
+
+def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
+    """Check a draft, encode its labels, draw the splits that are missing.
+
+    Raises:
+        TargetError: nothing there, one class, labels of another length, class names that differ
+            by case only, a class too small for its splits; the message names class and counts.
+    """
+    where = draft.where
+    count = len(draft.hashes)
+    if count == 0:
+        raise TargetError(f"{where}: no items found; give a data set with labelled images.")
+    if len(draft.labels) != count:
+        raise TargetError(f"{where}: {count} items but {len(draft.labels)} labels; give one label an item.")
+    notes = list(draft.notes or [])
+    kind = _label_kind(draft.labels, task, where, fixed_names=draft.class_names is not None)
+    labels, class_names = _encode(draft, kind, notes)
+    splits, split_origin = _split(draft, kind, labels, class_names, seed, notes)
+    if kind is LabelKind.CLASSES:
+        _check_classes(where, labels, class_names, splits, notes)
+    elif kind is LabelKind.REAL and not np.ptp(labels, axis=0).any():
+        raise TargetError(f"{where}: all labels are equal; there is nothing to learn.")
+    notes += _duplicate_notes(draft.hashes, draft.names, labels, splits)
+    target = Target(
+        name=draft.name,
+        modality=draft.modality,
+        label_kind=kind,
+        items=draft.items,
+        names=draft.names,
+        labels=labels,
+        class_names=class_names,
+        splits=splits,
+        split_origin=split_origin,
+        hashes=tuple(draft.hashes),
+        fingerprint="",
+        origin=draft.origin,
+        notes=tuple(notes),
+        features=draft.features,
+        seed=seed,
+    )
+    return replace(target, fingerprint=fingerprint(target))
+
+
+def fingerprint(target: Target) -> str:
+    """Of the ordered content hashes, labels, class names and splits; in it are no paths and no times."""
+    digest = xxhash.xxh3_128(f"target/1 {target.modality} {target.label_kind} {target.labels.shape}\n".encode())
+    digest.update("\n".join(target.hashes).encode())
+    digest.update(b"\n")
+    digest.update(np.ascontiguousarray(target.labels, dtype="<f8" if target.labels.dtype.kind == "f" else "<i8").data)
+    digest.update("\0".join(target.class_names).encode())
+    digest.update(b"\n")
+    digest.update(" ".join(target.splits.tolist()).encode())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------- choosing items
+
+
+def take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str, Any]) -> Target:
+    """The items at ``keep`` (sorted positions); ``step`` is what ``load_origin`` repeats."""
+    origin = target.origin
+    if origin is not None:
+        origin = {**origin, "steps": [*origin.get("steps", []), step]}
+    smaller = replace(
+        target,
+        items=SubsetItems(target.items, keep),
+        names=[target.names[i] for i in keep.tolist()],
+        labels=target.labels[keep],
+        splits=target.splits[keep],
+        hashes=tuple(target.hashes[i] for i in keep.tolist()),
+        features=None if target.features is None else target.features[keep],
+        notes=(*target.notes, *notes),
+        origin=origin,
+    )
+    return replace(smaller, fingerprint=fingerprint(smaller))
+
+
+def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
+    """At most ``max_samples`` items, with the shares of splits and classes kept.
+
+    Which items stay is decided by a hash of content and seed, so the order of the items does not
+    matter, and a larger sample mostly contains a smaller one (features are reused).
+
+    Raises:
+        ConfigError: ``max_samples`` is not positive.
+        TargetError: fewer than one item a class and split.
+    """
+    if max_samples < 1:
+        raise ConfigError(
+            f"The 'max_samples' parameter must be an int in the range [1, inf). Got {max_samples} instead."
+        )
+    if max_samples >= len(target):
+        return target
+    cells: dict[tuple[str, int], list[int]] = defaultdict(list)
+    by_class = target.label_kind is LabelKind.CLASSES
+    for index, split in enumerate(target.splits.tolist()):
+        cells[split, int(target.labels[index]) if by_class else 0].append(index)
+    if max_samples < len(cells):
+        raise TargetError(
+            f"{target.name}: max_samples = {max_samples} is too small: {len(target.class_names) or 1} classes in "
+            f"{len({split for split, _ in cells})} splits need at least {len(cells)}, one each."
+        )
+    sizes = _allocate({key: len(members) for key, members in cells.items()}, max_samples)
+    ranks = draw_order(target.hashes, seed)
+    keep = [i for key, members in cells.items() for i in sorted(members, key=lambda i: (ranks[i], i))[: sizes[key]]]
+    note = f"{max_samples} of {len(target)} items were drawn, by split and class, with seed {seed}"
+    step = {"subsample": {"max_samples": max_samples, "seed": seed}}
+    return take(target, np.array(sorted(keep)), [note], step)
+
+
+def without(target: Target, bad_indices: Sequence[int] | np.ndarray, reasons: Sequence[str] = ()) -> Target:
+    """The target without items that cannot be used; fingerprint and notes are renewed.
+
+    Args:
+        bad_indices: positions of the items to drop.
+        reasons: why, one an item, for the note.
+
+    Raises:
+        TargetError: a class would lose its last item in a split, or nothing would be left.
+    """
+    bad = np.unique(np.asarray(bad_indices, dtype=np.int64))
+    if len(bad) == 0:
+        return target
+    keep = np.setdiff1d(np.arange(len(target)), bad)
+    if target.label_kind is LabelKind.CLASSES:
+        before, after = (
+            _cell_counts(target.labels, target.splits),
+            _cell_counts(target.labels[keep], target.splits[keep]),
+        )
+        for (label, split), number in sorted(before.items()):
+            if not after[label, split]:
+                raise TargetError(
+                    f"{target.name}: none of the {number} images of class '{target.class_names[label]}' in {split} can "
+                    f"be used, so the class would disappear there; replace the files or remove the class."
+                )
+    for split in SPLITS:
+        if (target.splits == split).any() and not (target.splits[keep] == split).any():
+            raise TargetError(f"{target.name}: no item of {split} can be used; replace the files.")
+    by_index = dict(zip(np.asarray(bad_indices).tolist(), reasons, strict=False))
+    first = ", ".join(f"{target.names[i]}" + (f" ({by_index[i]})" if i in by_index else "") for i in bad[:3].tolist())
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    note = f"{len(bad)} of {len(target)} items were skipped: {first}{more}"
+    step = {"without": [[target.hashes[i], by_index.get(i, "")] for i in bad.tolist()]}
+    return take(target, keep, [note], step)
+
+
+def draw_order(hashes: Sequence[str], seed: int) -> list[int]:
+    """A number an item that orders draws: from content and seed, not from the position."""
+    return [xxhash.xxh3_64_intdigest(f"{seed}:{value}".encode()) for value in hashes]
+
+
+# ---------------------------------------------------------------------------- labels
+
+
+def _label_kind(labels: Sequence[Any] | np.ndarray, task: str | None, where: str, *, fixed_names: bool) -> LabelKind:
+    if task is not None:
+        if task not in TASKS:
+            raise ConfigError(f"unknown task '{task}'{did_you_mean(task, TASKS)} Known: {', '.join(TASKS)}.")
+        return TASKS[task]
+    if fixed_names:
+        return LabelKind.CLASSES
+    array = labels if isinstance(labels, np.ndarray) else _as_array(labels, where)
+    if array.ndim == 2:
+        binary = array.dtype.kind in "biu" and bool(np.isin(array, (0, 1)).all())
+        return LabelKind.MULTILABEL if binary else LabelKind.REAL
+    return LabelKind.REAL if array.dtype.kind == "f" else LabelKind.CLASSES
+
+
+def _as_array(labels: Sequence[Any] | np.ndarray, where: str) -> np.ndarray:
+    try:
+        return np.asarray(labels)
+    except ValueError:
+        raise TargetError(f"{where}: the labels are lists of different lengths; give (N,) or (N, L).") from None
+
+
+def _encode(draft: Draft, kind: LabelKind, notes: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    where = draft.where
+    if kind is not LabelKind.CLASSES:
+        return _encode_numbers(draft, kind)
+    raw = draft.labels.tolist() if isinstance(draft.labels, np.ndarray) else list(draft.labels)
+    for name, label in zip(draft.names, raw, strict=True):
+        if label is None or label == "" or (isinstance(label, float) and not math.isfinite(label)):
+            raise TargetError(f"{where}: {name} has no label; give it one or remove it.")
+        if isinstance(label, list):
+            raise TargetError(f"{where}: labels have the shape {np.shape(raw)}; expected (N,) class labels.")
+    if draft.class_names is not None:
+        positions = [_position(label, draft, name) for name, label in zip(draft.names, raw, strict=True)]
+        names: list[str] = list(draft.class_names)
+        used = sorted(set(positions))
+        if len(used) < len(names):
+            notes.append(f"{len(names) - len(used)} of {len(names)} classes have no image and were left out")
+    else:
+        # whole floats (a CSV column of numbers with gaps) are the integers they mean
+        raw = [int(label) if isinstance(label, float) and label.is_integer() else label for label in raw]
+        values = sorted(set(raw), key=lambda v: (isinstance(v, str), v))
+        names = [str(value) for value in values]
+        lookup = {value: index for index, value in enumerate(values)}
+        positions = [lookup[label] for label in raw]
+        used = list(range(len(names)))
+    new = {old: index for index, old in enumerate(used)}
+    class_names = tuple(names[old] for old in used)
+    by_case: dict[str, str] = {}
+    for name in class_names:
+        other = by_case.setdefault(name.strip().casefold(), name)
+        if other != name or class_names.count(name) > 1:
+            raise TargetError(
+                f"{where}: class names '{other}' and '{name}' differ by case or spaces only; merge or rename one of them."
+            )
+    if len(class_names) < 2:
+        raise TargetError(
+            f"{where}: found one class only ('{class_names[0]}', {len(raw)} images); a ranking needs at least two."
+        )
+    return np.array([new[p] for p in positions], dtype=np.int64), class_names
+
+
+def _position(label: Any, draft: Draft, name: str) -> int:
+    names = draft.class_names or ()
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(names):
+        raise TargetError(
+            f"{draft.where}: {name} has the label {label!r}; expected an int in 0..{len(names) - 1} "
+            f"(the position of a class name); label it or leave the unlabelled part out."
+        )
+    return label
+
+
+def _encode_numbers(draft: Draft, kind: LabelKind) -> tuple[np.ndarray, tuple[str, ...]]:
+    where = draft.where
+    array = _as_array(draft.labels, where)
+    if kind is LabelKind.MULTILABEL:
+        if array.ndim != 2 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+            raise TargetError(
+                f"{where}: multilabel labels must be 0 or 1 in the shape (N, L); got {array.dtype} {array.shape}."
+            )
+        names = tuple(draft.class_names or (str(i) for i in range(array.shape[1])))
+        return array.astype(np.int64), names
+    try:
+        values = array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TargetError(
+            f"{where}: regression labels must be numbers; got {array.dtype} such as {array.flat[0]!r}."
+        ) from None
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+        raise TargetError(f"{where}: {draft.names[row]} has no finite label; give it one or remove it.")
+    return values, ()
+
+
+# ---------------------------------------------------------------------------- splits
+
+
+def _split(
+    draft: Draft, kind: LabelKind, labels: np.ndarray, class_names: tuple[str, ...], seed: int, notes: list[str]
+) -> tuple[np.ndarray, Literal["given", "drawn"]]:
+    splits = np.array(draft.splits if draft.splits is not None else [""] * len(labels), dtype="<U5")
+    given = set(splits.tolist()) - {""}
+    if given == set(SPLITS) and "" not in splits:
+        return splits, "given"
+    if len(given) <= 1 and (not given or "" not in splits):
+        if given:
+            notes.append(f"only a split '{next(iter(given))}' was found, so it was divided again")
+        pool, text = np.ones(len(labels), bool), "train, val and test were drawn (70/15/15)"
+        parts: tuple[str, ...] = ("val", "test")
+    else:
+        if "" in splits:
+            row = int(np.flatnonzero(splits == "")[0])
+            raise TargetError(
+                f"{draft.where}: {draft.names[row]} has no split while others have; give all of them one, or none."
+            )
+        if "train" not in given:
+            raise TargetError(f"{draft.where}: splits {' and '.join(sorted(given))} were found but no train; add one.")
+        pool, parts = splits == "train", tuple(part for part in ("val", "test") if part not in given)
+        text = f"{parts[0]} was drawn from train (15/85); {' and '.join(s for s in SPLITS if s in given)} were given"
+    # with one part missing, the ratio train : part stays that of 70/15/15 as far as one can know it
+    share = SHARES["val"] if len(parts) == 2 else SHARES["val"] / (1 - SHARES["test"])
+    splits[pool] = "train"
+    groups = labels if kind is LabelKind.CLASSES else np.zeros(len(labels), dtype=np.int64)
+    _draw(splits, pool, groups, parts, share, draft, class_names if kind is LabelKind.CLASSES else ("",), seed)
+    notes.append(f"{text}, stratified, with seed {seed}" if kind is LabelKind.CLASSES else f"{text}, with seed {seed}")
+    return splits, "drawn"
+
+
+def _draw(
+    splits: np.ndarray, pool: np.ndarray, groups: np.ndarray, parts: tuple[str, ...], share: float, draft: Draft,
+    class_names: tuple[str, ...], seed: int,
+) -> None:  # fmt: skip
+    """Move a share of each class from train to each of ``parts``; copies of an image stay together."""
+    members: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index in np.flatnonzero(pool).tolist():
+        members[int(groups[index])][draft.hashes[index]].append(index)
+    for group in range(len(class_names)):
+        contents = members[group]
+        number = sum(len(copies) for copies in contents.values())
+        need = len(parts) + 1
+        if len(contents) < need:
+            copies = f", {len(contents)} of them different" if len(contents) < number else ""
+            who = f"class '{class_names[group]}' has" if class_names[group] else "there are"
+            raise TargetError(
+                f"{draft.where}: {who} {number} {'item' if number == 1 else 'items'}{copies}; {need} are needed, at least "
+                f"one for each of {', '.join(('train', *parts[:-1]))} and {parts[-1]}; add images or remove the class."
+            )
+        ranks = dict(zip(contents, draw_order(list(contents), seed), strict=True))
+        order = sorted(contents, key=lambda value: (ranks[value], value))
+        for place, part in enumerate(parts):
+            wanted, taken = max(1, round(share * number)), 0
+            still_needed = len(parts) - place  # distinct images for the later parts and for train
+            while taken < wanted and len(order) > still_needed:
+                copies_of = contents[order.pop(0)]
+                splits[copies_of] = part
+                taken += len(copies_of)
+
+
+def _cell_counts(labels: np.ndarray, splits: np.ndarray) -> Counter[tuple[int, str]]:
+    return Counter(zip(labels.tolist(), splits.tolist(), strict=True))
+
+
+def _check_classes(
+    where: str, labels: np.ndarray, class_names: tuple[str, ...], splits: np.ndarray, notes: list[str]
+) -> None:
+    counts = _cell_counts(labels, splits)
+    for split in SPLITS:
+        missing = [label for label in range(len(class_names)) if not counts[label, split]]
+        if missing:
+            label = missing[0]
+            numbers = ", ".join(f"{part} {counts[label, part]}" for part in SPLITS)
+            more = f" (and {len(missing) - 1} more classes)" if len(missing) > 1 else ""
+            raise TargetError(
+                f"{where}: class '{class_names[label]}'{more} has no image in {split} ({numbers}); every class needs at "
+                f"least one in each split: move images, remove the class, or give the images without splits."
+            )
+
+
+def _duplicate_notes(hashes: Sequence[str], names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> list[str]:
+    first: dict[str, int] = {}
+    across: list[tuple[int, int]] = []
+    conflicts: list[tuple[int, int]] = []
+    for index, value in enumerate(hashes):
+        other = first.setdefault(value, index)
+        if other != index:
+            if splits[other] != splits[index]:
+                across.append((other, index))
+            if not np.array_equal(labels[other], labels[index]):
+                conflicts.append((other, index))
+    notes = []
+    if across:
+        a, b = across[0]
+        notes.append(
+            f"{len(across)} items have the same content as one in another split, such as {names[a]} ({splits[a]}) and "
+            f"{names[b]} ({splits[b]}); figures on held-out items are flattered"
+        )
+    if conflicts:
+        a, b = conflicts[0]
+        notes.append(
+            f"{len(conflicts)} items have the same content as one with another label, such as {names[a]} and {names[b]}"
+        )
+    return notes
+
+
+def _allocate(sizes: dict[tuple[str, int], int], total: int) -> dict[tuple[str, int], int]:
+    """Shares of ``total`` in proportion to ``sizes``, at least 1 each (largest remainders)."""
+    whole = sum(sizes.values())
+    exact = {key: total * size / whole for key, size in sizes.items()}
+    given = {key: min(sizes[key], max(1, math.floor(value))) for key, value in exact.items()}
+    keys = sorted(sizes)
+    while (left := total - sum(given.values())) != 0:
+        step = 1 if left > 0 else -1
+        able = [key for key in keys if (given[key] < sizes[key] if step > 0 else given[key] > 1)]
+        key = max(able, key=lambda k: (step * (exact[k] - given[k]), k))
+        given[key] += step
+    return given

@@ -1,0 +1,45 @@
+"""Ready features: ``(features, labels)`` with float features (N, D); there is nothing to extract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from selector.contracts import Modality
+from selector.errors import TargetError
+from selector.images import content_hash
+from selector.targets._build import Draft, ListItems
+from selector.targets._kinds import KINDS, Kind, Options
+
+
+def _accepts(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], np.ndarray) and x[0].ndim <= 2
+
+
+def _read(x: tuple[np.ndarray, Sequence[Any] | np.ndarray], options: Options) -> Draft:
+    features, labels = x
+    where = options.name or "features"
+    if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
+        raise TargetError(f"{where}: features are {features.dtype} {features.shape}; expected floats (N, D).")
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise TargetError(
+            f"{where}: features hold NaN or inf in {len(bad)} of {len(rows)} rows (first: row {bad[0]}); "
+            f"remove these rows or repair what made them."
+        )
+    return Draft(
+        where=where,
+        name=options.name or "features",
+        items=ListItems([]),
+        names=[f"row {i}" for i in range(len(rows))],
+        labels=labels,
+        hashes=[content_hash(row) for row in rows],
+        features=rows,
+        modality=Modality.ROWS,
+    )
+
+
+KINDS.register("features")(Kind("a tuple (float features (N, D), labels)", _accepts, _read))

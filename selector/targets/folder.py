@@ -1,0 +1,103 @@
+"""A folder with one folder of images for each class, with or without train/, val/ and test/ above them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from selector.contracts import RawImage
+from selector.errors import TargetError
+from selector.images import IMAGE_SUFFIXES
+from selector.targets._build import Draft
+from selector.targets._hashing import hash_files, walk_files
+from selector.targets._kinds import KINDS, Kind, Options
+
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+class FileItems:
+    """Files below a folder, read when asked for."""
+
+    def __init__(self, root: str, relative: list[str]) -> None:
+        self._root, self._relative = root, relative
+
+    def __len__(self) -> int:
+        return len(self._relative)
+
+    def __getitem__(self, index: int, /) -> RawImage:
+        with open(os.path.join(self._root, self._relative[index]), "rb") as file:  # noqa: PTH118, PTH123
+            return file.read()
+
+
+def _accepts(x: Any) -> bool:
+    if not isinstance(x, str | os.PathLike) or not Path(x).is_dir():
+        return False
+    return not holds_parquet(Path(x))
+
+
+def holds_parquet(folder: Path) -> bool:
+    """Whether a folder is a data set in parquet files: directly in it, or in its ``data`` folder."""
+    try:
+        return any(next(place.glob("*.parquet"), None) for place in (folder, folder / "data") if place.is_dir())
+    except OSError:
+        return False  # unreadable: reading it as an image folder says so
+
+
+def _read(x: str | os.PathLike[str], options: Options) -> Draft:
+    root = Path(x).absolute()
+    skipped: list[str] = []
+    found = sorted(walk_files(str(root), _is_image, skipped.append), key=lambda entry: entry[0])
+    parts = [path.split("/") for path, _ in found]
+    split_of = _split_folders(parts)
+    depth = 1 if split_of else 0
+    rows = [i for i, part in enumerate(parts) if len(part) > depth + 1 and (not split_of or part[0] in split_of)]
+    if not rows:
+        raise TargetError(
+            f"{root}: found {len(found)} images but no class folders with images in them; expected one folder a class, "
+            f"such as {root.name}/cat/1.jpg, or {root.name}/train/cat/1.jpg."
+        )
+    notes = []
+    if len(rows) < len(found):
+        strays = sorted(set(range(len(found))) - set(rows))
+        notes.append(f"{len(strays)} images outside class folders were left out, such as {found[strays[0]][0]}")
+    if skipped:
+        notes.append(f"{len(skipped)} files that are not images were left out, such as {min(skipped)}")
+    relative = [found[i][0] for i in rows]
+    hashes = hash_files(str(root), relative, [found[i][1] for i in rows], options.trust)
+    return Draft(
+        where=str(root),
+        name=options.name or root.name,
+        items=FileItems(str(root), relative),
+        names=relative,
+        labels=[parts[i][depth] for i in rows],
+        hashes=hashes,
+        splits=[split_of[parts[i][0]] for i in rows] if split_of else None,
+        notes=notes,
+        origin={"path": str(root)},
+    )
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+
+
+def _split_folders(parts: list[list[str]]) -> dict[str, str]:
+    """Top folders that are splits; empty when they are classes.
+
+    They are splits when one of them is called train and holds class folders, and either another
+    split stands beside it or nothing else does: a class may be called ``train``, too.
+    """
+    tops = {part[0] for part in parts if len(part) > 1}
+    nested = {part[0] for part in parts if len(part) > 2}
+    named = {top: SPLIT_FOLDERS[top.lower()] for top in sorted(tops & nested) if top.lower() in SPLIT_FOLDERS}
+    if "train" not in named.values() or (len(named) == 1 and tops != set(named)):
+        return {}
+    return named
+
+
+KINDS.register("folder")(Kind("a folder with one folder of images a class", _accepts, _read))
