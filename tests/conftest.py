@@ -1,0 +1,53 @@
+"""Every test has caches of its own, never the user's, and no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points the user's cache folders into the test's own directory."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SELECTOR_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("SELECTOR_STORE", str(folder / "store"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def draw(label: int, seed: int, size: int = 48) -> Image.Image:
+    """A noisy picture whose stripes turn with the class: easy for a good encoder, not trivial."""
+    rng = np.random.default_rng(1000 * label + seed)
+    y, x = np.mgrid[:size, :size] / size
+    angle = np.pi * (label + rng.uniform(-0.15, 0.15)) / 3
+    wave = np.sin(2 * np.pi * 5 * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
+    picture = 128 + 60 * wave[..., None] + rng.normal(0, 25, (size, size, 3))
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+
+
+def image_folder(root: Path, per_class: int = 20, classes: tuple[str, ...] = ("across", "leaning", "upright")) -> Path:
+    """A class folder of PNG files under ``root``; ``leaning/003.png`` and so on."""
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            draw(label, i).save(root / name / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures in three classes; read only, copy it before changing anything."""
+    return image_folder(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real models and data sets that ``SELECTOR_ASSETS`` names."""
+    value = os.environ.get("SELECTOR_ASSETS")
+    if not value or not Path(value).is_dir():
+        pytest.skip("SELECTOR_ASSETS is not set to a folder of real models and data sets")
+    return Path(value)
