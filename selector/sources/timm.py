@@ -1,0 +1,304 @@
+"""Models of timm: ``timm:resnet50.a1_in1k``, ``timm:hf-hub:org/name``, or an architecture with a weights file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selector.contracts import Encoder, Preprocess
+from selector.errors import SourceError, did_you_mean
+from selector.sources import _hub, _index, _weights, source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from selector.zoo import ModelSpec
+
+_LIST = """
+import json, timm
+models = {}
+for name in timm.list_models(pretrained=True):
+    cfg = timm.get_pretrained_cfg(name)
+    models[name] = [cfg.hf_hub_id, cfg.hf_hub_filename, cfg.url if isinstance(cfg.url, str) else None]
+defaults = {}
+for name in timm.list_models():
+    cfg = timm.get_pretrained_cfg(name)
+    defaults[name] = cfg.tag if cfg is not None and cfg.has_weights else None
+print(json.dumps({"models": models, "defaults": defaults}))
+"""
+
+_HUB = "hf-hub:"
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+# settings of timm's factory that choose the weights, or that make another thing than a classifier
+_RESERVED = frozenset(
+    "pretrained pretrained_cfg pretrained_cfg_overlay pretrained_strict pretrained_filter_fn checkpoint_path "
+    "cache_dir scriptable exportable no_jit features_only out_indices feature_cfg pretrained_model_args "
+    "device dtype norm_layer act_layer".split()
+)
+
+_INTERPOLATION = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos"}
+
+
+@source("timm")
+class TimmSource:
+    """The ``timm:`` source."""
+
+    def expand(self, pattern: str) -> list[str]:
+        """Pretrained names (``arch.tag``) that match, in natural order; see ``contracts.Source``."""
+        if not any(char in pattern for char in "*?["):
+            return [pattern]
+        if pattern.startswith(_HUB):
+            raise SourceError(f"timm:{pattern}: a wildcard cannot list the hub; name the repository in full.")
+        return _index.matching(pattern, _known()["models"], "timm")
+
+    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+        """See ``contracts.Source``; asks the hub for a hash when the weights are not cached."""
+        _weights.refuse_kwargs(spec, _RESERVED)
+        identity: dict[str, Any] = {"source": "timm", "model": spec.model_id, **_weights.settings_identity(spec)}
+        if spec.model_id.startswith(_HUB):
+            config = _config_file(spec)
+            identity["config"] = config.content
+        if spec.weights == "none":
+            identity["weights"] = _weights.RANDOM_START
+        elif spec.weights is not None:
+            identity["weights"] = _weights.content_hash(spec.weights.path())
+        elif spec.model_id.startswith(_HUB):
+            identity["weights"] = _hub_file(spec).content
+        else:
+            identity["model"] = name = _full_name(spec)
+            repo, _, url = _known()["models"][name]
+            identity["weights"] = _hub_file(spec).content if repo else _hub.url_identity(url, spec.name)
+        return identity | {"versions": _weights.versions("timm", "torch")}
+
+    def load(self, spec: ModelSpec) -> Encoder:
+        """See ``contracts.Source``."""
+        from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
+
+        identity = self.identify(spec)
+        config = None
+        if spec.model_id.startswith(_HUB):
+            model, config, arguments = _hub_config(_hub.fetch(_config_file(spec), spec.name))
+        else:
+            model, arguments = identity["model"], {}
+        network = _timm_network(model, {**arguments, **spec.kwargs}, config)
+        if spec.weights == "none":
+            module = run_quietly(lambda: network.create(None), spec, f"timm cannot build '{model}'")
+        elif spec.weights is not None:
+            module, network = _from_file(spec, network)
+        else:
+            module = run_quietly(lambda: _pretrained(spec, network), spec, f"timm cannot load '{model}'")
+        module, network, preprocess = _preprocess(spec, module, network)
+        own_pooling = getattr(module, "global_pool", None)
+        default = FeaturePath("head", pooling="cls" if own_pooling == "token" else "avg")
+        return make_encoder(spec, network, module, preprocess, identity, default)
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """See ``contracts.Source``."""
+        from selector.sources._encoder import build_headed
+
+        return build_headed(_timm_network(recipe["model"], recipe["kwargs"], recipe.get("config")), recipe)
+
+
+# ---------------------------------------------------------------------------- names
+
+
+def _known() -> dict[str, Any]:
+    return _index.index("timm", _LIST)
+
+
+def _full_name(spec: ModelSpec) -> str:
+    """``arch.tag`` of a pretrained model; the default tag where none is given."""
+    known = _known()
+    name = spec.model_id
+    if name in known["models"]:
+        return name
+    version = _weights.versions("timm")["timm"]
+    architecture, _, tag = name.partition(".")
+    if architecture not in known["defaults"]:
+        near = did_you_mean(name, [*known["defaults"], *known["models"]])
+        raise SourceError(f"{spec.name}: timm {version} has no model '{name}'{near or '; see timm.list_models()'}")
+    if tag:
+        tags = [n.partition(".")[2] for n in _index.natural(known["models"]) if n.partition(".")[0] == architecture]
+        raise SourceError(
+            f"{spec.name}: timm {version} has no weights '{tag}' for {architecture}{did_you_mean(tag, tags)} "
+            f"Known: {', '.join(tags) or 'none'}."
+        )
+    default = known["defaults"][name]
+    if not default and name not in known["models"]:
+        raise SourceError(
+            f"{spec.name}: timm {version} has no pretrained weights for {name}; give a file, or 'weights: none'."
+        )
+    return f"{name}.{default}" if default else name
+
+
+def _config_file(spec: ModelSpec) -> _hub.HubFile:
+    repo, revision = _hub.split_revision(spec.model_id.removeprefix(_HUB))
+    return _hub.find(repo, ["config.json"], revision, spec.name)
+
+
+def _hub_file(spec: ModelSpec) -> _hub.HubFile:
+    if spec.model_id.startswith(_HUB):
+        repo, revision = _hub.split_revision(spec.model_id.removeprefix(_HUB))
+        return _hub.find(repo, [*_FILES, *_OPEN_CLIP_FILES], revision, spec.name)
+    repo, filename, _ = _known()["models"][_full_name(spec)]
+    if filename is None:
+        names = list(_FILES)
+    else:  # as timm does: the safe format of the same file first
+        names = [str(Path(filename).with_suffix(".safetensors")), filename]
+        if filename == _OPEN_CLIP_FILES[1]:
+            names.insert(0, _OPEN_CLIP_FILES[0])
+    repo, revision = _hub.split_revision(repo)
+    return _hub.find(repo, names, revision, spec.name)
+
+
+def _hub_config(file: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(architecture, pretrained configuration, arguments) of a model that was pushed to the hub."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        architecture = data["architecture"]
+        config = dict(data.get("pretrained_cfg") or data)
+    except (ValueError, KeyError, TypeError):
+        raise SourceError(
+            f"{file}: not the configuration of a timm model (no 'architecture'); models of other libraries are not read."
+        ) from None
+    from timm.models import PretrainedCfg  # type: ignore[attr-defined]
+
+    if "num_classes" in data:
+        config["num_classes"] = data["num_classes"]
+    known = set(PretrainedCfg.__dataclass_fields__) - {"url", "file", "state_dict", "hf_hub_id", "source", "label_names"}
+    return architecture, {k: v for k, v in config.items() if k in known}, dict(data.get("model_args") or {})
+
+
+# ---------------------------------------------------------------------------- building and loading
+
+
+def _timm_network(model: str, kwargs: Mapping[str, Any], config: Mapping[str, Any] | None) -> Any:
+    import timm
+    from torch import nn
+
+    from selector.sources._blocks import blocks_from_groups
+    from selector.sources._encoder import Network, linear_name
+
+    @dataclass(frozen=True)
+    class TimmNetwork(Network):
+        config: Mapping[str, Any] | None = None
+        source = "timm"
+
+        def create(self, num_classes: int | None, **more: Any) -> nn.Module:
+            settings = {**self.kwargs, **({} if num_classes is None else {"num_classes": num_classes}), **more}
+            if self.config is not None:
+                settings.setdefault("pretrained_cfg", dict(self.config))
+            module: nn.Module = timm.create_model(self.model, **settings)
+            return module
+
+        def classifier(self, module: nn.Module) -> str:
+            get = getattr(module, "get_classifier", None)
+            return linear_name(module, get()) if callable(get) else ""
+
+        def block_names(self, module: nn.Module) -> list[str]:
+            group_matcher = getattr(module, "group_matcher", None)
+            if callable(group_matcher):
+                groups = timm.models.group_parameters(module, group_matcher(coarse=False))
+                head = self.classifier(module)
+                found = [b for b in blocks_from_groups(groups.values()) if not head or not head.startswith(f"{b}")]
+                if found:
+                    return found
+            return super().block_names(module)
+
+        def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Network]:
+            import copy
+
+            if not _fixed(module) or not hasattr(module, "set_input_size"):
+                return module, self
+            changed: Any = copy.deepcopy(module)
+            changed.set_input_size(img_size=size)
+            return changed, replace(self, kwargs={**self.kwargs, "img_size": list(size)})
+
+        def describe(self) -> dict[str, Any]:
+            return super().describe() | ({"config": dict(self.config)} if self.config is not None else {})
+
+    return TimmNetwork(model, {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}, config)
+
+
+def _fixed(module: Any) -> bool:
+    """Whether the network only takes the size that it was built for."""
+    patches = getattr(module, "patch_embed", None)
+    if getattr(module, "dynamic_img_size", False) or getattr(patches, "strict_img_size", True) is False:
+        return False
+    return hasattr(module, "set_input_size")
+
+
+def _pretrained(spec: ModelSpec, network: Any) -> nn.Module:
+    file = _pretrained_file(spec)
+    # timm reads safetensors itself; of other formats it gets tensors that were read without running code
+    overlay: dict[str, Any] = (
+        {"file": str(file)} if file.suffix == ".safetensors" else {"state_dict": _weights.read_state_dict(file)}
+    )
+    module: Any = network.create(None, pretrained=True, pretrained_cfg_overlay=overlay)
+    for key in overlay:
+        module.pretrained_cfg.pop(key, None)
+    return module  # type: ignore[no-any-return]
+
+
+def _pretrained_file(spec: ModelSpec) -> Path:
+    if not spec.model_id.startswith(_HUB):
+        repo, _, url = _known()["models"][_full_name(spec)]
+        if not repo:
+            return _hub.fetch_url(url, spec.name)
+    return _hub.fetch(_hub_file(spec), spec.name)
+
+
+def _from_file(spec: ModelSpec, network: Any) -> tuple[nn.Module, Any]:
+    """A network with the weights of a local file; the number of classes is taken from the file."""
+    from selector.sources._encoder import run_quietly
+
+    assert spec.weights is not None
+    assert spec.weights != "none"
+    path = spec.weights.path()
+    what = f"timm cannot build '{network.model}'"
+    module = run_quietly(lambda: network.create(None), spec, what)
+    state = _weights.read_state_dict(path)
+    head = network.classifier(module)
+    if spec.weights.mapping == "by_name" and "num_classes" not in spec.kwargs and f"{head}.weight" in state:
+        classes = len(state[f"{head}.weight"])
+        if classes != module.get_submodule(head).weight.shape[0]:
+            network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
+            module = run_quietly(lambda: network.create(None), spec, what)
+    with_head = _weights.load_into(module, state, spec.weights.mapping, f"{spec.name}: {path}", head)
+    if head and not with_head:  # a head without weights is noise: take it off
+        network = replace(network, kwargs={**network.kwargs, "num_classes": 0})
+        bare = run_quietly(lambda: network.create(None), spec, what)
+        bare.load_state_dict({k: v for k, v in module.state_dict().items() if not k.startswith(f"{head}.")})
+        module = bare
+    return module, network
+
+
+def _preprocess(spec: ModelSpec, module: Any, network: Any) -> tuple[nn.Module, Any, Preprocess]:
+    """The model's own data configuration with the zoo's overrides; a fixed-size network follows the size."""
+    from timm.data import resolve_model_data_config
+
+    own = resolve_model_data_config(module)
+    size = network.kwargs.get("img_size")
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        own["input_size"] = (own["input_size"][0], height, width)
+    preprocess = Preprocess(
+        input_size=tuple(own["input_size"]),
+        mean=tuple(own["mean"]),
+        std=tuple(own["std"]),
+        interpolation=_INTERPOLATION.get(own["interpolation"], "bicubic"),  # type: ignore[arg-type]
+        crop_pct=float(own["crop_pct"]),
+        crop_mode=own["crop_mode"],
+    )
+    wanted = preprocess.overridden(spec.preprocess.changes())
+    if wanted.input_size[1:] != preprocess.input_size[1:]:
+        try:
+            module, network = network.resized(module, wanted.input_size[1:])
+        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+            raise SourceError(f"{spec.name}: preprocess.input_size {list(wanted.input_size)} does not fit: {error}") from error
+    return module, network, wanted
