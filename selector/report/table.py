@@ -7,7 +7,7 @@ import shutil
 from html import escape
 from typing import TYPE_CHECKING
 
-from selector.report.view import Column, TableView, table_view
+from selector.report.view import Column, TableView, groups, table_view
 from selector.results import Ranking
 
 if TYPE_CHECKING:
@@ -53,14 +53,9 @@ def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> Ren
 def render_html(ranking: Ranking) -> str:
     """The table as an HTML fragment; every value is escaped."""
     view = table_view(ranking)
-    groups = ("", "measured", "predicted", "")
-    spans = [sum(column.group == group for column in view.columns) for group in ("measured", "predicted")]
-    lead = next((i for i, column in enumerate(view.columns) if column.group != "model"), len(view.columns))
-    widths = (lead, *spans, len(view.columns) - lead - sum(spans))
     head = "".join(
-        f'<th colspan="{span}" scope="colgroup" style="text-align:center">{name}</th>'
-        for name, span in zip(groups, widths, strict=True)
-        if span
+        f'<th colspan="{span}" scope="colgroup" style="text-align:center">{heading}</th>'
+        for heading, span in groups(view)
     )
     titles = "".join(
         f'<th scope="col" title="{escape(column.help)}" style="text-align:{_align(column)}">{escape(column.title)}</th>'
@@ -89,7 +84,7 @@ def _align(column: Column) -> str:
 def _fit(view: TableView, width: int) -> tuple[list[Column], list[Column]]:
     """Columns that fit, and those left out: the highest ``drop`` goes first."""
     needed = {
-        column.key: max([len(column.title), *(len(row.cells[i].text) for row in view.rows)]) + 2
+        column.key: max([len(column.title), *(len(row.cells[i].text) for row in view.rows)]) + 3
         for i, column in enumerate(view.columns)
     }
     shown, dropped = list(view.columns), []

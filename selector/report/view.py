@@ -6,6 +6,7 @@ that predicted and measured figures are never in the same column.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,14 @@ def table_view(ranking: Ranking) -> TableView:
     return TableView(title(ranking), columns, rows, tuple(_notes(ranking)))
 
 
+def groups(view: TableView) -> list[tuple[str, int]]:
+    """The first header line: a heading and how many columns it spans; facts have no heading."""
+    spans = [
+        (group, sum(1 for _ in columns)) for group, columns in itertools.groupby(view.columns, key=lambda c: c.group)
+    ]
+    return [(group if group in ("measured", "predicted") else "", span) for group, span in spans]
+
+
 def title(ranking: Ranking) -> str:
     """One line: the target and how large it is."""
     target = ranking.target
@@ -104,6 +113,8 @@ def strategies(ranking: Ranking) -> list[str]:
 def _columns(ranking: Ranking) -> Iterator[Column]:
     yield Column("rank", "#", "model", "Rank: measured models first, by what was measured")
     yield Column("model", "model", "model", "Name in the zoo", numeric=False)
+    if any(model.status != "ok" for model in ranking.models):
+        yield Column("status", "status", "model", "Whether the model finished", numeric=False)
     finals = [final_measurements(model) for model in ranking.models]
     metric = next((m.metric for by in finals for m in by.values()), "")
     for strategy in strategies(ranking):
@@ -132,8 +143,6 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
     if any(model.spec.get("licence") for model in ranking.models):
         yield Column("licence", "licence", "facts", "Licence of the weights", numeric=False, drop=6)
     yield Column("seconds", "extract", "facts", "Time that extraction took; 'store' when nothing was missing", drop=4)
-    if any(model.status != "ok" for model in ranking.models):
-        yield Column("status", "status", "model", "Whether the model finished", numeric=False)
 
 
 def _cell(model: ModelResult, column: Column) -> Cell:

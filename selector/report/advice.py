@@ -1,0 +1,139 @@
+"""What to do, how sure that is, and what it costs: the first screen of the report."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from selector.results import Measurement, ModelResult, Ranking
+from selector.units import format_count, format_duration
+
+Z90 = 1.6449
+
+HOW = {
+    "frozen": "train a new head on its frozen features",
+    "partial": "fine-tune its last blocks",
+    "full": "fine-tune all of it",
+    "lora": "fine-tune it through low-rank adapters",
+}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """``headline`` is an instruction; ``sure`` and ``cost`` are sentences; ``commands`` come next."""
+
+    headline: str
+    sure: tuple[str, ...]
+    cost: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+def advice(ranking: Ranking) -> Advice:
+    """Read the recommendation off a ranking."""
+    best = next((model for model in ranking if model.status == "ok"), None)
+    if best is None:
+        return Advice("No model finished; the reasons are below under failures.", (), (), ())
+    measured = best.best_measurement()
+    if measured is None:
+        return Advice(
+            f"Confirm before you choose: {best.name} is in front, but nothing has been measured yet.",
+            tuple(_sure_of_evidence(ranking, best)),
+            tuple(_cost(best, None)),
+            (f"selector confirm {_run(ranking)}",),
+        )
+    how = HOW.get(measured.strategy, f"adapt it by the strategy {measured.strategy}")
+    return Advice(
+        f"Start from {best.name} and {how}.",
+        tuple(_sure_of_measurement(ranking, best, measured)),
+        tuple(_cost(best, measured)),
+        (f"selector predict {_run(ranking)} IMAGES…",),
+    )
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """90 % interval of a share of ``count`` independent items (Wilson's score interval).
+
+    >>> low, high = wilson(0.9, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.839, 0.939)
+    """
+    centre = (share + Z90**2 / (2 * count)) / (1 + Z90**2 / count)
+    half = Z90 / (1 + Z90**2 / count) * math.sqrt(share * (1 - share) / count + Z90**2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
+    counts = ranking.target.get("splits") or {}
+    value, split = (measured.val_value, "val") if math.isnan(measured.test_value) else (measured.test_value, "test")
+    items = int(counts.get(split) or 0)
+    what = "test split, which was read once" if split == "test" else "validation split, which also chose it"
+    line = f"Measured: {measured.metric} {value:.3f} on the {what}"
+    if measured.metric == "accuracy" and items:
+        low, high = wilson(value, items)
+        line += f" ({items} items; 90 % interval {low:.3f} to {high:.3f})"
+    yield line + "."
+    others = [(m.best_measurement(), m) for m in ranking if m is not best]
+    rivals = sorted(
+        ((m, model) for m, model in others if m is not None and m.metric == measured.metric),
+        key=lambda pair: -pair[0].val_value,
+    )
+    if rivals:
+        second, model = rivals[0]
+        gap = measured.val_value - second.val_value
+        yield (
+            f"The second, {model.name}, is {100 * gap:.1f} points behind on validation"
+            + _settled(measured, second, int(counts.get("val") or 0))
+            + "."
+        )
+    else:
+        yield "It is the only model that was measured; how the others would do is predicted only."
+    if measured.reduced and measured.resolution:
+        height, width = measured.resolution
+        yield (
+            f"It was trained at {height} × {width} pixels, below its own size, for {measured.steps} steps: "
+            "train longer at full size before judging what it can reach."
+        )
+
+
+def _settled(first: Measurement, second: Measurement, items: int) -> str:
+    """Whether the gap exceeds what ``items`` validation items can tell (unpaired, so on the careful side)."""
+    if first.metric != "accuracy" or not items:
+        return ""
+    error = math.sqrt(sum(m.val_value * (1 - m.val_value) / items for m in (first, second)))
+    if first.val_value - second.val_value > Z90 * error:
+        return f"; more than chance would do on {items} items"
+    return f"; {items} items cannot tell the two apart"
+
+
+def _sure_of_evidence(ranking: Ranking, best: ModelResult) -> Iterator[str]:
+    if best.evidence is not None:
+        line = f"Predicted: evidence {best.evidence:.3f} on a scale where 0 is chance and 1 is perfect"
+        if best.evidence_low is not None and best.evidence_high is not None:
+            line += f" (90 % interval {best.evidence_low:.3f} to {best.evidence_high:.3f})"
+        yield line + "."
+    if best.p_best is not None:
+        yield f"The chance that it has the highest evidence of all is {100 * best.p_best:.0f} %."
+    tied = [model.name for model in ranking if model.tied and model is not best]
+    if tied:
+        more = f" and {len(tied) - 5} more" if len(tied) > 5 else ""
+        yield f"These rows cannot tell it apart from {', '.join(tied[:5])}{more}."
+    yield "Evidence predicts an order, not an accuracy; fine-tuning a few models is what settles it."
+
+
+def _cost(best: ModelResult, measured: Measurement | None) -> Iterator[str]:
+    if best.num_parameters is not None:
+        licence = best.spec.get("licence")
+        yield f"{format_count(best.num_parameters)} parameters" + (f", licence {licence}." if licence else ".")
+    if measured is not None and measured.seconds:
+        moved = (
+            f", moving {format_count(measured.trained_parameters)} parameters" if measured.trained_parameters else ""
+        )
+        yield f"Training took {format_duration(measured.seconds)} ({measured.steps} steps{moved})."
+    if best.extract_seconds and best.rows:
+        yield f"Extraction: {best.rows / best.extract_seconds:.3g} items a second on this machine."
+
+
+def _run(ranking: Ranking) -> str:
+    return "RUN" if ranking.path is None else shlex.quote(str(ranking.path))

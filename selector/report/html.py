@@ -1,0 +1,151 @@
+"""The report: one HTML file that stands alone.
+
+Nothing is fetched: style, script and figures are inside, and a content security policy with the
+hashes of the only style and the only script lets a browser refuse everything else. Every value
+goes through jinja's escaping.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from selector.errors import ConfigError
+from selector.report.advice import advice
+from selector.report.figures import figures
+from selector.report.outcome import outcome
+from selector.report.rerun import command
+from selector.report.view import REDUCED, groups, table_view
+from selector.results import Measurement, Ranking, write_atomic
+from selector.units import format_duration
+
+REPORT_FILE = "report.html"
+
+
+def write_report(ranking: Ranking, path: Path | None = None) -> Path:
+    """Write the report and return where it lies.
+
+    Args:
+        ranking: what to report.
+        path: the file; ``report.html`` in the run's folder when not given.
+
+    Raises:
+        ConfigError: no path, and the ranking has no folder because it was never saved.
+    """
+    if path is None:
+        if ranking.path is None:
+            raise ConfigError("this ranking has no folder yet; call ranking.save(folder) first or give a path.")
+        path = ranking.path / REPORT_FILE
+    write_atomic(path, render_report(ranking).encode())
+    return path
+
+
+def render_report(ranking: Ranking) -> str:
+    """The whole file as text."""
+    environment = Environment(
+        loader=PackageLoader("selector.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = _part("report.css"), _part("report.js")
+    view = table_view(ranking)
+    return environment.get_template("report.html.j2").render(
+        advice=advice(ranking),
+        columns=view.columns,
+        command=command(ranking),
+        facts=list(_target_facts(ranking.target)),
+        failures=ranking.failures,
+        figures=figures(ranking),
+        groups=groups(view),
+        measurements=list(_measurements(ranking)),
+        outcome=outcome(ranking),
+        policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'",
+        reduced=REDUCED,
+        rows=view.rows,
+        script=Markup(script),
+        seconds=[(stage, format_duration(value)) for stage, value in ranking.seconds.items()],
+        settings=[(key, _shown(value)) for key, value in ranking.settings.items()],
+        style=Markup(style),
+        target=ranking.target,
+        title=view.title,
+        versions=[(key, _shown(value)) for key, value in ranking.versions.items()],
+        warnings=ranking.warnings,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _part(name: str) -> str:
+    return (files("selector.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One training for the table of measurements."""
+
+    model: str
+    measurement: Measurement
+    figures: str
+    test: str
+    learning_rate: str
+    size: str
+    seconds: str
+
+
+def _measurements(ranking: Ranking) -> Iterator[_Trial]:
+    for model in ranking:
+        for m in model.measurements:
+            yield _Trial(
+                model.name,
+                m,
+                _metrics(m.val),
+                _metrics(m.test),
+                "–" if m.learning_rate is None else f"{m.learning_rate:.3g}",
+                f"{m.resolution[0]} × {m.resolution[1]}{REDUCED if m.reduced else ''}" if m.resolution else "–",
+                format_duration(m.seconds),
+            )
+
+
+def _metrics(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None) or "–"
+
+
+def _target_facts(target: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    names = {"label_kind": "labels", "split_origin": "splits were", "items": "items", "fingerprint": "fingerprint"}
+    for key, title in names.items():
+        if target.get(key):
+            yield title, str(target[key])
+    if target.get("splits"):
+        yield "splits", ", ".join(f"{split} {count}" for split, count in target["splits"].items())
+    if target.get("class_counts"):
+        counts = list(target["class_counts"].items())
+        told = ", ".join(f"{name} {count}" for name, count in counts[:30])
+        yield "classes", told + (f" and {len(counts) - 30} more" if len(counts) > 30 else "")
+    if target.get("origin"):
+        yield "origin", _shown(target["origin"])
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(part, str | int | float) for part in value):
+        return ", ".join(str(part) for part in value)
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,63 @@
+"""The command that makes a run again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from selector.results import Ranking
+
+# settings that are an option of the same meaning, in the order in which they are written
+_OPTIONS = {
+    "zoo": "--zoo",
+    "models": "--models",
+    "tags": "--tags",
+    "proxies": "--proxies",
+    "max_samples": "--max-samples",
+    "on_bad_image": "--on-bad-image",
+    "top_k": "--top-k",
+    "budget": "--budget",
+    "strategies": "--strategies",
+    "resolution": "--resolution",
+    "metric": "--metric",
+    "max_steps": "--max-steps",
+    "device": "--device",
+    "precision": "--precision",
+    "backend": "--backend",
+    "seed": "--seed",
+}
+_DEFAULTS: Mapping[str, Any] = {
+    "on_bad_image": "skip",
+    "top_k": 3,
+    "strategies": "frozen,full",
+    "device": "auto",
+    "precision": "auto",
+    "backend": "auto",
+    "seed": 0,
+}
+
+
+def command(ranking: Ranking) -> str | None:
+    """``selector scan ...`` with the settings of the run; None when its target was in memory only."""
+    place = _place(ranking.target.get("origin"))
+    if place is None:
+        return None
+    words = ["selector", "scan", place]
+    for key, option in _OPTIONS.items():
+        value = ranking.settings.get(key)
+        if isinstance(value, list | tuple):
+            value = ",".join(str(part) for part in value)
+        if value is not None and value != "" and value != _DEFAULTS.get(key):
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    if ranking.settings.get("offline"):
+        words.append("--offline")
+    if not any(model.measurements for model in ranking):
+        words.append("--no-confirm")
+    if ranking.path is not None:
+        words += ["--out", str(ranking.path)]
+    return shlex.join(words)
+
+
+def _place(origin: Any) -> str | None:
+    return str(origin["path"]) if isinstance(origin, Mapping) and origin.get("path") else None

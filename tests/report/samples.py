@@ -1,0 +1,132 @@
+"""Rankings to draw: ordinary, unmeasured, hostile, large."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from selector.results import Measurement, ModelResult, Ranking, ScoreCell
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">&'[red]"
+
+
+def measurement(value: float, **changes: Any) -> Measurement:
+    """A training that reached ``value`` on validation and a little less on test."""
+    base = Measurement(
+        "full",
+        "accuracy",
+        val={"accuracy": value, "loss": 1 - value},
+        test={"accuracy": value - 0.01},
+        steps=150,
+        learning_rate=1e-3,
+        seconds=42.0,
+        resolution=(128, 128),
+        reduced=True,
+        trained_parameters=3_400_000,
+    )
+    return replace(base, **changes)
+
+
+def model(index: int, **changes: Any) -> ModelResult:
+    """The ``index``-th best of an ordinary pool."""
+    evidence = 0.8 * 0.93**index
+    base = ModelResult(
+        name=f"timm:network_{index}.in1k",
+        spec={"source": f"timm:network_{index}.in1k", "licence": "apache-2.0", "tags": ["cnn"]},
+        rank=index + 1,
+        evidence=evidence,
+        evidence_low=evidence - 0.04,
+        evidence_high=evidence + 0.04,
+        p_best=0.6 * 0.4**index,
+        p_top_k=max(0.0, 1 - 0.1 * index),
+        tied=index < 2,
+        scores={
+            "logme": ScoreCell(-0.4 - 0.05 * index, -0.5 - 0.05 * index, -0.3 - 0.05 * index),
+            "knn": ScoreCell(0.7 - 0.02 * index, details={"accuracy_5": 0.72}),
+        },
+        num_features=1280,
+        num_parameters=3_400_000 + 900_000 * index,
+        rows=1700,
+        extract_seconds=12.0 + index,
+    )
+    return replace(base, **changes)
+
+
+def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ranking:
+    """A confirmed run of five models: two measured, one without a proxy, one failed."""
+    if models is None:
+        models = (
+            model(0, measurements=(measurement(0.90, strategy="frozen", rung=0), measurement(0.93))),
+            model(1, measurements=(measurement(0.91, reduced=False, resolution=(224, 224)),)),
+            model(2, cached=True),
+            model(3, scores={"logme": ScoreCell(None, reason="N < D"), "knn": ScoreCell(math.nan)}),
+            model(
+                4,
+                rank=None,
+                status="failed",
+                reason="weights are missing",
+                traceback="Traceback (most recent call last):\nWeightsMissing: weights are missing",
+                evidence=None,
+                evidence_low=None,
+                evidence_high=None,
+                p_best=None,
+                p_top_k=None,
+                tied=False,
+                scores={},
+                num_features=None,
+                num_parameters=None,
+                rows=0,
+                extract_seconds=0.0,
+            ),
+        )
+    base = Ranking(
+        target={
+            "name": "photos",
+            "items": 2000,
+            "classes": 3,
+            "class_names": ["good", "hole", "stain"],
+            "class_counts": {"good": 1000, "hole": 500, "stain": 500},
+            "splits": {"train": 1400, "val": 300, "test": 300},
+            "split_origin": "drawn",
+            "label_kind": "classes",
+            "fingerprint": "0123456789abcdef",
+            "origin": {"kind": "folder", "path": "my photos"},
+        },
+        settings={"proxies": ["logme", "knn"], "top_k": 2, "seed": 0, "device": "cpu", "budget": "10m"},
+        versions={"selector": "0.1.0", "python": "3.11.0"},
+        models=models,
+        warnings=("2 models cannot be told apart on these rows.",),
+        seconds={"extract": 61.0, "total": 190.5},
+    )
+    return replace(base, **changes)
+
+
+def unmeasured() -> Ranking:
+    """The same pool before the confirmation."""
+    return ranking(tuple(replace(m, measurements=()) for m in ranking().models))
+
+
+def hostile() -> Ranking:
+    """Names, reasons, classes and paths that are HTML, markup and attribute breakers."""
+    bad = f"</script><script>document.title='owned'</script>{HOSTILE}"
+    first, second, *rest = ranking().models
+    extra = {
+        "confusion": [[90, 5, 5], [1, 40, 9], [0, 2, 48]],
+        "split": "test",
+        "mistakes": [{"name": f"{bad}.jpg", "label": bad, "predicted": "good", "probability": 0.97, "thumbnail": ""}],
+    }
+    models = (
+        replace(first, name=bad, spec={"source": bad, "licence": bad}, measurements=(measurement(0.93, extra=extra),)),
+        replace(second, measurements=(measurement(0.9, note=bad),)),
+        *rest[:-1],
+        replace(rest[-1], name=HOSTILE, reason=bad, traceback=bad),
+    )
+    base = ranking(models, warnings=(bad,))
+    target = {**base.target, "name": bad, "class_names": [bad, "hole", "stain"], "origin": {"path": bad}}
+    return replace(base, target=target, settings={**base.settings, "models": bad})
+
+
+def large(count: int = 500) -> Ranking:
+    """As many models as a large zoo has."""
+    return ranking(tuple(model(i, evidence=0.9 - i / 1000) for i in range(count)))
