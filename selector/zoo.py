@@ -18,10 +18,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from selector.errors import WeightsMissing, ZooError, did_you_mean
+from selector.errors import SourceError, WeightsMissing, ZooError, did_you_mean
 from selector.registry import Registry
 
-__all__ = ["ModelSpec", "PreprocessOverrides", "WeightsFile", "Zoo", "load_zoo", "select"]
+__all__ = ["ModelSpec", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
 
 _SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
 
@@ -224,6 +224,23 @@ def load_zoo(
         return _unique(Zoo(models=models, trusted=True), {}, "zoo")
     except ValidationError as error:
         raise ZooError(_explain(error, {}, "zoo", ())) from None
+
+
+def check_trusted(spec: ModelSpec, trusted: bool) -> None:
+    """Refuse a model that runs code (``python:``) unless its zoo is trusted; call before any source sees it.
+
+    Args:
+        spec: one entry.
+        trusted: ``Zoo.trusted``: the shipped zoo, a zoo from a library call, or ``--trust-zoo``.
+
+    Raises:
+        SourceError: the entry would run code from a zoo that is not trusted.
+    """
+    if spec.source_name == "python" and not trusted:
+        raise SourceError(
+            f"{spec.name}: '{spec.source}' runs code, and this zoo file is not trusted; "
+            "read the code, then pass --trust-zoo."
+        )
 
 
 def select(

@@ -6,7 +6,8 @@ output, pooled to (B, D). Optional attributes of the module: ``preprocess`` (a m
 of ``contracts.Preprocess``), ``get_classifier()`` and ``reset_classifier(n)`` (a linear head),
 ``num_prefix_tokens``.
 
-Importing the factory runs code, so a zoo file has to be trusted first: ``check_trusted``.
+Importing the factory runs code, so a zoo file has to be trusted first:
+``selector.zoo.check_trusted``.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from selector.contracts import Encoder, Preprocess
-from selector.errors import SourceError, did_you_mean
+from selector.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _weights, source
+from selector.sources._network import Network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +39,8 @@ class PythonSource:
 
     def expand(self, pattern: str) -> list[str]:
         """The reference itself; code cannot be listed by a wildcard."""
-        _split(pattern, f"python:{pattern}")
+        if not _REFERENCE.fullmatch(pattern):
+            raise ZooError(f"python:{pattern}: expected package.module:factory, in full and without a wildcard.")
         return [pattern]
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
@@ -63,7 +66,7 @@ class PythonSource:
         from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
 
         identity = self.identify(spec)
-        network = _python_network(spec.model_id, spec.kwargs, spec.name)
+        network = PythonNetwork(spec.model_id, spec.kwargs)
         module = run_quietly(lambda: network.create(None), spec, f"{spec.model_id} failed")
         if spec.weights is not None and spec.weights != "none":
             path = spec.weights.path()
@@ -76,15 +79,13 @@ class PythonSource:
             raise SourceError(f"{spec.name}: attribute 'preprocess' of the module is wrong: {error}") from None
         timm_like = hasattr(module, "forward_features") and hasattr(module, "forward_head")
         default = FeaturePath("head" if timm_like else "forward")
-        return make_encoder(
-            spec, network, module, preprocess.overridden(spec.preprocess.changes()), identity, default
-        )
+        return make_encoder(spec, network, module, preprocess.overridden(spec.preprocess.changes()), identity, default)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``. Imports the factory: only for recipes from a trusted place."""
         from selector.sources._encoder import build_headed
 
-        return build_headed(_python_network(recipe["model"], recipe["kwargs"], recipe["model"]), recipe)
+        return build_headed(PythonNetwork(recipe["model"], recipe["kwargs"]), recipe)
 
 
 def _split(reference: str, name: str) -> tuple[str, str]:
@@ -122,30 +123,22 @@ def _factory(reference: str, name: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]
 
 
-def _python_network(reference: str, kwargs: Mapping[str, Any], name: str) -> Any:
-    from torch import nn
+@dataclass(frozen=True)
+class PythonNetwork(Network):
+    """What a factory makes."""
 
-    from selector.sources._encoder import Network, linear_name
+    source: ClassVar[str] = "python"
 
-    factory = _factory(reference, name)
+    def create(self, num_classes: int | None) -> nn.Module:
+        """Call the factory; another width of the head through ``reset_classifier``."""
+        from torch.nn import Module
 
-    @dataclass(frozen=True)
-    class PythonNetwork(Network):
-        source = "python"
-
-        def create(self, num_classes: int | None) -> nn.Module:
-            module = factory(**self.kwargs)
-            if not isinstance(module, nn.Module):
-                raise SourceError(f"{name}: expected a torch module from {reference}, got {type(module).__name__}.")
-            if num_classes is not None:
-                reset: Any = getattr(module, "reset_classifier", None)
-                if reset is None:
-                    raise SourceError(f"{name}: the module has no reset_classifier")
-                reset(num_classes)
-            return module
-
-        def classifier(self, module: nn.Module) -> str:
-            get = getattr(module, "get_classifier", None)
-            return linear_name(module, get()) if callable(get) else ""
-
-    return PythonNetwork(reference, dict(kwargs))
+        module = _factory(self.model, f"python:{self.model}")(**self.kwargs)
+        if not isinstance(module, Module):
+            raise SourceError(f"python:{self.model}: expected a torch module, got {type(module).__name__}.")
+        if num_classes is not None:
+            reset: Any = getattr(module, "reset_classifier", None)
+            if reset is None:
+                raise SourceError(f"python:{self.model}: the module has no reset_classifier")
+            reset(num_classes)
+        return module

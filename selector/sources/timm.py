@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from selector.contracts import Encoder, Preprocess
-from selector.errors import SourceError, did_you_mean
+from selector.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _hub, _index, _weights, source
+from selector.sources._network import Network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,9 +38,11 @@ _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 
 # settings of timm's factory that choose the weights, or that make another thing than a classifier
 _RESERVED = frozenset(
-    "pretrained pretrained_cfg pretrained_cfg_overlay pretrained_strict pretrained_filter_fn checkpoint_path "
-    "cache_dir scriptable exportable no_jit features_only out_indices feature_cfg pretrained_model_args "
-    "device dtype norm_layer act_layer".split()
+    {
+        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn"),
+        *("pretrained_model_args", "checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit"),
+        *("features_only", "out_indices", "feature_cfg", "device", "dtype"),
+    }
 )
 
 _INTERPOLATION = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos"}
@@ -53,7 +57,7 @@ class TimmSource:
         if not any(char in pattern for char in "*?["):
             return [pattern]
         if pattern.startswith(_HUB):
-            raise SourceError(f"timm:{pattern}: a wildcard cannot list the hub; name the repository in full.")
+            raise ZooError(f"timm:{pattern}: a wildcard cannot list the hub; name the repository in full.")
         return _index.matching(pattern, _known()["models"], "timm")
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class TimmSource:
             model, config, arguments = _hub_config(_hub.fetch(_config_file(spec), spec.name))
         else:
             model, arguments = identity["model"], {}
-        network = _timm_network(model, {**arguments, **spec.kwargs}, config)
+        network = TimmNetwork(model, {**arguments, **spec.kwargs}, config)
         if spec.weights == "none":
             module = run_quietly(lambda: network.create(None), spec, f"timm cannot build '{model}'")
         elif spec.weights is not None:
@@ -101,7 +105,7 @@ class TimmSource:
         """See ``contracts.Source``."""
         from selector.sources._encoder import build_headed
 
-        return build_headed(_timm_network(recipe["model"], recipe["kwargs"], recipe.get("config")), recipe)
+        return build_headed(TimmNetwork(recipe["model"], recipe["kwargs"], recipe.get("config")), recipe)
 
 
 # ---------------------------------------------------------------------------- names
@@ -166,63 +170,68 @@ def _hub_config(file: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
         raise SourceError(
             f"{file}: not the configuration of a timm model (no 'architecture'); models of other libraries are not read."
         ) from None
-    from timm.models import PretrainedCfg  # type: ignore[attr-defined]
+    from timm.models import PretrainedCfg
 
     if "num_classes" in data:
         config["num_classes"] = data["num_classes"]
-    known = set(PretrainedCfg.__dataclass_fields__) - {"url", "file", "state_dict", "hf_hub_id", "source", "label_names"}
+    known = set(PretrainedCfg.__dataclass_fields__) - {
+        "url",
+        "file",
+        "state_dict",
+        "hf_hub_id",
+        "source",
+        "label_names",
+    }
     return architecture, {k: v for k, v in config.items() if k in known}, dict(data.get("model_args") or {})
 
 
 # ---------------------------------------------------------------------------- building and loading
 
 
-def _timm_network(model: str, kwargs: Mapping[str, Any], config: Mapping[str, Any] | None) -> Any:
-    import timm
-    from torch import nn
+@dataclass(frozen=True)
+class TimmNetwork(Network):
+    """An architecture of timm; ``config`` is the pretrained configuration that came with it from the hub."""
 
-    from selector.sources._blocks import blocks_from_groups
-    from selector.sources._encoder import Network, linear_name
+    config: Mapping[str, Any] | None = None
+    source: ClassVar[str] = "timm"
 
-    @dataclass(frozen=True)
-    class TimmNetwork(Network):
-        config: Mapping[str, Any] | None = None
-        source = "timm"
+    def create(self, num_classes: int | None, **more: Any) -> nn.Module:
+        """``timm.create_model``."""
+        import timm
 
-        def create(self, num_classes: int | None, **more: Any) -> nn.Module:
-            settings = {**self.kwargs, **({} if num_classes is None else {"num_classes": num_classes}), **more}
-            if self.config is not None:
-                settings.setdefault("pretrained_cfg", dict(self.config))
-            module: nn.Module = timm.create_model(self.model, **settings)
-            return module
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.kwargs.items()} | more
+        if num_classes is not None:
+            settings["num_classes"] = num_classes
+        if self.config is not None:
+            settings["pretrained_cfg"] = dict(self.config)
+        return timm.create_model(self.model, **settings)
 
-        def classifier(self, module: nn.Module) -> str:
-            get = getattr(module, "get_classifier", None)
-            return linear_name(module, get()) if callable(get) else ""
+    def block_names(self, module: nn.Module) -> list[str]:
+        """By timm's own grouping of parameters by depth, where the architecture has one."""
+        from timm.models import group_parameters
 
-        def block_names(self, module: nn.Module) -> list[str]:
-            group_matcher = getattr(module, "group_matcher", None)
-            if callable(group_matcher):
-                groups = timm.models.group_parameters(module, group_matcher(coarse=False))
-                head = self.classifier(module)
-                found = [b for b in blocks_from_groups(groups.values()) if not head or not head.startswith(f"{b}")]
-                if found:
-                    return found
-            return super().block_names(module)
+        from selector.sources._blocks import blocks_from_groups
 
-        def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Network]:
-            import copy
+        group_matcher = getattr(module, "group_matcher", None)
+        if callable(group_matcher):
+            head = f"{self.classifier(module)}."
+            groups = group_parameters(module, group_matcher(coarse=False))
+            found = [name for name in blocks_from_groups(groups.values()) if not head.startswith(f"{name}.")]
+            if found:
+                return found
+        return super().block_names(module)
 
-            if not _fixed(module) or not hasattr(module, "set_input_size"):
-                return module, self
-            changed: Any = copy.deepcopy(module)
-            changed.set_input_size(img_size=size)
-            return changed, replace(self, kwargs={**self.kwargs, "img_size": list(size)})
+    def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Network]:
+        """With position embeddings and windows resampled, where the architecture can."""
+        if not _fixed(module):
+            return module, self
+        changed: Any = copy.deepcopy(module)
+        changed.set_input_size(img_size=size)
+        return changed, replace(self, kwargs={**self.kwargs, "img_size": list(size)})
 
-        def describe(self) -> dict[str, Any]:
-            return super().describe() | ({"config": dict(self.config)} if self.config is not None else {})
-
-    return TimmNetwork(model, {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}, config)
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return super().describe() | ({"config": dict(self.config)} if self.config is not None else {})
 
 
 def _fixed(module: Any) -> bool:
@@ -266,7 +275,7 @@ def _from_file(spec: ModelSpec, network: Any) -> tuple[nn.Module, Any]:
     head = network.classifier(module)
     if spec.weights.mapping == "by_name" and "num_classes" not in spec.kwargs and f"{head}.weight" in state:
         classes = len(state[f"{head}.weight"])
-        if classes != module.get_submodule(head).weight.shape[0]:
+        if classes != len(module.state_dict()[f"{head}.weight"]):
             network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
             module = run_quietly(lambda: network.create(None), spec, what)
     with_head = _weights.load_into(module, state, spec.weights.mapping, f"{spec.name}: {path}", head)
@@ -280,9 +289,9 @@ def _from_file(spec: ModelSpec, network: Any) -> tuple[nn.Module, Any]:
 
 def _preprocess(spec: ModelSpec, module: Any, network: Any) -> tuple[nn.Module, Any, Preprocess]:
     """The model's own data configuration with the zoo's overrides; a fixed-size network follows the size."""
-    from timm.data import resolve_model_data_config
+    import timm.data
 
-    own = resolve_model_data_config(module)
+    own: dict[str, Any] = timm.data.resolve_model_data_config(module)  # type: ignore[attr-defined, no-untyped-call]
     size = network.kwargs.get("img_size")
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
@@ -300,5 +309,7 @@ def _preprocess(spec: ModelSpec, module: Any, network: Any) -> tuple[nn.Module, 
         try:
             module, network = network.resized(module, wanted.input_size[1:])
         except (ValueError, RuntimeError, AssertionError, TypeError) as error:
-            raise SourceError(f"{spec.name}: preprocess.input_size {list(wanted.input_size)} does not fit: {error}") from error
+            raise SourceError(
+                f"{spec.name}: preprocess.input_size {list(wanted.input_size)} does not fit: {error}"
+            ) from error
     return module, network, wanted

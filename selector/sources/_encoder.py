@@ -1,0 +1,459 @@
+"""What the torch sources share: features of a module, its linear head, its random start.
+
+A source says how its architectures are built (``Network``); everything that follows from a built
+module (width, blocks, heads, other resolutions) is worked out here from real forward passes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selector.contracts import Encoder, Preprocess
+from selector.errors import SourceError, did_you_mean
+from selector.sources._blocks import blocks_by_structure, in_forward_order
+from selector.sources._network import Network
+from selector.zoo import ModelSpec
+
+log = logging.getLogger(__name__)
+
+Layout = Literal["rows", "nchw", "nhwc", "tokens"]
+
+_BUILD_ERRORS = (SourceError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError)
+"""What a network that does not support a setting answers with."""
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Networks built inside start from the same weights every time; the caller's generators are untouched."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which also moves the GPUs' generators
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+# ---------------------------------------------------------------------------- from a module to features
+
+
+@dataclass(frozen=True)
+class FeaturePath:
+    """How features (B, D) are read off a module.
+
+    Attributes:
+        kind: ``head`` is timm's interface (``forward_head(forward_features(x), pre_logits=True)``),
+            ``features`` pools ``forward_features(x)``, ``forward`` takes the module's own output,
+            ``layer`` the output of the submodule ``layer``.
+        pooling: how what is not yet (B, D) is pooled.
+        layout: what the tensor to be pooled is.
+        prefix_tokens: tokens before the patches (class and register tokens).
+    """
+
+    kind: Literal["head", "features", "forward", "layer"]
+    layer: str = ""
+    pooling: Literal["avg", "max", "cls"] = "avg"
+    layout: Layout = "rows"
+    prefix_tokens: int = 0
+
+    def __call__(self, module: nn.Module, batch: Tensor) -> Tensor:
+        """Features (B, D)."""
+        return self.pooled(self.raw(module, batch))
+
+    def raw(self, module: Any, batch: Tensor) -> Tensor:
+        """What the network gives before pooling."""
+        if self.kind == "head":
+            return cast(Tensor, module.forward_head(module.forward_features(batch), pre_logits=True))
+        if self.kind == "features":
+            return cast(Tensor, module.forward_features(batch))
+        if self.kind == "forward":
+            return _tensor(_own_forward(module, batch))
+        outputs: list[Any] = []
+        handle = module.get_submodule(self.layer).register_forward_hook(lambda _m, _i, out: outputs.append(out))
+        try:
+            module.forward_features(batch) if hasattr(module, "forward_features") else _own_forward(module, batch)
+        finally:
+            handle.remove()
+        if not outputs:
+            raise SourceError(f"layer '{self.layer}' is never reached when features are computed; name another one.")
+        return _tensor(outputs[-1])
+
+    def pooled(self, out: Tensor) -> Tensor:
+        """(B, D) from ``layout``."""
+        if self.layout == "rows":
+            return out
+        if self.layout == "tokens":
+            if self.pooling == "cls":
+                return out[:, 0]
+            axes: tuple[int, ...] = (1,)
+            out = out[:, self.prefix_tokens :]
+        else:
+            axes = (2, 3) if self.layout == "nchw" else (1, 2)
+        return out.amax(axes) if self.pooling == "max" else out.mean(axes)
+
+
+def _own_forward(module: Any, batch: Tensor) -> Any:
+    return getattr(type(module), "selector_base", type(module)).forward(module, batch)
+
+
+def _tensor(out: Any) -> Tensor:
+    while isinstance(out, list | tuple) and out:
+        out = out[0]
+    if not isinstance(out, Tensor):
+        raise SourceError(f"expected a tensor as the network's output, found {type(out).__name__}.")
+    return out
+
+
+def layout_of(out: Tensor, declared: str | None) -> Layout:
+    """What a tensor from a square image is: with equal sides the axes tell themselves apart.
+
+    Args:
+        out: (B, ...) of any of the layouts.
+        declared: the network's own word (timm's ``output_fmt``), for a cube.
+    """
+    if out.ndim == 2:
+        return "rows"
+    if out.ndim == 3:
+        return "tokens"
+    if out.ndim != 4:
+        raise SourceError(f"cannot pool an output of shape {tuple(out.shape)}; expected (B, D), (B, N, D) or a map.")
+    _, a, b, c = out.shape
+    if a == b != c:
+        return "nhwc"
+    return "nhwc" if a == b == c and str(declared) == "NHWC" else "nchw"
+
+
+# ---------------------------------------------------------------------------- heads
+
+
+class _Headed(nn.Module):
+    """Mixed into a network's own class, so that its submodules keep their names."""
+
+    selector_base: type[nn.Module]
+    selector_path: FeaturePath
+    selector_head: nn.Linear
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return cast(Tensor, self.selector_head(self.selector_path(self, batch)))
+
+    def get_classifier(self) -> nn.Linear:
+        return self.selector_head
+
+
+class _Named(nn.Module):
+    """Gives a network ``get_classifier`` that has its linear head under another name."""
+
+    selector_classifier: str
+
+    def get_classifier(self) -> nn.Module:
+        return self.get_submodule(self.selector_classifier)
+
+
+def _mixed(module: nn.Module, mixin: type[nn.Module]) -> nn.Module:
+    base = type(module)
+    module.__class__ = type(base.__name__, (mixin, base), {"selector_base": base, "__module__": base.__module__})
+    return module
+
+
+def add_linear(module: nn.Module, path: FeaturePath, num_features: int, num_outputs: int) -> nn.Module:
+    """The network with a new linear layer on its features as ``forward`` and ``get_classifier()``."""
+    headed = cast(_Headed, _mixed(module, _Headed))
+    headed.selector_path = path
+    headed.selector_head = nn.Linear(num_features, num_outputs)
+    return headed
+
+
+# ---------------------------------------------------------------------------- the contract
+
+
+def build_headed(network: Network, recipe: Mapping[str, Any]) -> nn.Module:
+    """The module that a recipe describes, in eval mode, from the seeded random start."""
+    with seeded():
+        if recipe["head"] == "native":
+            module = network.create(int(recipe["outputs"]))
+            if not callable(getattr(module, "get_classifier", None)):
+                module = _mixed(module, _Named)
+                cast(_Named, module).selector_classifier = network.classifier(module)
+        else:
+            module = network.create(recipe["backbone_classes"])
+            module = add_linear(module, FeaturePath(**recipe["path"]), int(recipe["features"]), int(recipe["outputs"]))
+    return module.eval()
+
+
+class TorchEncoder(Encoder):
+    """An encoder around a torch module; made by ``make_encoder``."""
+
+    module: nn.Module
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: Network,
+        module: nn.Module,
+        preprocess: Preprocess,
+        identity: dict[str, Any],
+        path: FeaturePath,
+        classifier: str,
+    ) -> None:
+        self.name = spec.name
+        self.network = network
+        self.module = module
+        self.preprocess = preprocess
+        self.identity = identity
+        self.path = path
+        self.classifier = classifier
+        head = module.get_submodule(classifier).parameters() if classifier else ()
+        self.num_parameters = sum(p.numel() for p in module.parameters()) - sum(p.numel() for p in head)
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """Features (B, D)."""
+        return self.path(self.module, batch)
+
+    def feature_map(self, batch: Tensor) -> Tensor:
+        """Spatial features (B, D, h, w): of the named layer, else of the last one.
+
+        Raises:
+            NotImplementedError: the network gives none, or its tokens are no square.
+        """
+        path = self.path
+        if path.kind == "head":
+            path = replace(path, kind="features")
+        out = path.raw(self.module, batch)
+        layout = layout_of(out, getattr(self.module, "output_fmt", None))
+        if layout == "rows":
+            return super().feature_map(batch)
+        if layout == "nhwc":
+            return out.permute(0, 3, 1, 2)
+        if layout == "tokens":
+            out = out[:, _prefix_tokens(self.module) :]
+            rows = round((out.shape[1] * batch.shape[2] / batch.shape[3]) ** 0.5)
+            if rows == 0 or out.shape[1] % rows:
+                return super().feature_map(batch)
+            out = out.transpose(1, 2).reshape(out.shape[0], out.shape[2], rows, -1)
+        return out
+
+    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
+        """A fresh module (B, C, H, W) -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""
+        module, network = self._sized(input_size)
+        headed = build_headed(network, self._recipe(network, *self._plan, num_outputs))
+        _copy_backbone(module, headed, network, self.classifier)
+        return headed
+
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Plain JSON for ``build`` of the same source."""
+        _, network = self._sized(input_size)
+        return self._recipe(network, *self._plan, num_outputs)
+
+    def _recipe(self, network: Network, head: str, backbone_classes: int | None, num_outputs: int) -> dict[str, Any]:
+        recipe = {**network.describe(), "head": head, "outputs": num_outputs, "features": self.num_features}
+        if head == "added":
+            recipe |= {"backbone_classes": backbone_classes, "path": asdict(self.path)}
+        plain: dict[str, Any] = json.loads(json.dumps(recipe))
+        return plain
+
+    @cached_property
+    def _plan(self) -> tuple[str, int | None]:
+        """(head, classes of the backbone): the first way to a head that gives the features of ``encode``.
+
+        The network's own head is preferred, because then the trained weights load into the plain
+        architecture; else a linear layer is added to the network without its head, or, where
+        taking the head off changes the features, to the network as it is.
+        """
+        if self.source_head is not None and self.path.kind in ("head", "forward"):
+            return "native", None
+        ways: list[tuple[str, int | None]] = [("added", 0), ("added", None)]
+        if self.path.kind in ("head", "forward"):
+            ways.insert(0, ("native", None))
+        for way in ways:
+            try:
+                headed = build_headed(self.network, self._recipe(self.network, *way, 2))
+                _copy_backbone(self.module, headed, self.network, self.classifier)
+                if self._agrees(headed):
+                    return way
+            except _BUILD_ERRORS as error:
+                log.debug("%s: no head by way of %s: %s", self.name, way, error)
+        raise SourceError(f"{self.name}: no trainable linear head can be put on this network.")
+
+    def _agrees(self, headed: Any) -> bool:
+        head = headed.get_classifier()
+        if not isinstance(head, nn.Linear) or head.in_features != self.num_features:
+            return False
+        batch = probe_batch(self.preprocess.input_size)
+        with torch.no_grad():
+            return _close(headed(batch), head(self.encode(batch)))
+
+    def _sized(self, input_size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
+        channels, *native = self.preprocess.input_size
+        if input_size is None or tuple(input_size) == tuple(native):
+            return self.module, self.network
+        height, width = input_size
+        at = f"{height}x{width}"
+        try:
+            module, network = self.network.resized(self.module, (height, width))
+            with torch.no_grad():
+                features = self.path(module, probe_batch((channels, height, width)))
+        except Exception as error:
+            raise SourceError(
+                f"{self.name}: the network does not work at {at} ({_short(error)}); "
+                f"leave it at its native {native[0]}x{native[1]}."
+            ) from error
+        if features.shape != (1, self.num_features):
+            raise SourceError(
+                f"{self.name}: at {at} the network gives features {tuple(features.shape)}, expected "
+                f"(1, {self.num_features}); leave it at its native {native[0]}x{native[1]}."
+            )
+        return module, network
+
+
+def make_encoder(
+    spec: ModelSpec,
+    network: Network,
+    module: nn.Module,
+    preprocess: Preprocess,
+    identity: dict[str, Any],
+    default: FeaturePath,
+    source_head: tuple[np.ndarray, np.ndarray] | None = None,
+) -> TorchEncoder:
+    """Look at a loaded network once and wrap it.
+
+    Args:
+        spec: its entry in the zoo; ``pooling`` and ``layer`` decide what is read off.
+        network: how it was built.
+        module: with its weights.
+        preprocess: final, overrides applied.
+        identity: as ``Source.identify`` gives it.
+        default: how features are read when the spec names no layer and no pooling.
+        source_head: known beforehand; otherwise it is taken from the classifier, when that is
+            linear on the features.
+    Raises:
+        SourceError: the layer does not exist, the pooling does not fit, the network does not run
+            at its input size, or its features are not finite.
+    """
+    module.eval()
+    path = _path(spec, module, default)
+    classifier = network.classifier(module)
+    batch = probe_batch(preprocess.input_size)
+    names = network.block_names(module)
+    try:
+        raw, blocks = in_forward_order(module, names, lambda: path.raw(module, batch))
+        if not blocks:
+            raw, blocks = in_forward_order(
+                module, blocks_by_structure(module, classifier), lambda: path.raw(module, batch)
+            )
+    except SourceError:
+        raise
+    except Exception as error:
+        size = "x".join(map(str, preprocess.input_size))
+        raise SourceError(f"{spec.name}: the network does not run on an input of {size}: {_short(error)}") from error
+    path = _with_layout(spec, module, path, raw)
+    features = path.pooled(raw)
+    if features.ndim != 2 or not bool(torch.isfinite(features).all()):
+        raise SourceError(
+            f"{spec.name}: features of a test image have shape {tuple(features.shape)} and are "
+            f"{'finite' if bool(torch.isfinite(features).all()) else 'not finite'}; expected finite (1, D)."
+        )
+    encoder = TorchEncoder(spec, network, module, preprocess, identity, path, classifier)
+    encoder.num_features = int(features.shape[1])
+    encoder.blocks = tuple(blocks)
+    encoder.source_head = source_head
+    if source_head is None and classifier and path.kind == "head":
+        encoder.source_head = _linear_head(module, classifier, batch, features)
+    return encoder
+
+
+def probe_batch(input_size: tuple[int, ...]) -> Tensor:
+    """One image of seeded noise (1, C, H, W)."""
+    return torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
+
+
+def run_quietly(build: Callable[[], nn.Module], spec: ModelSpec, what: str) -> nn.Module:
+    """Build from the seeded start; whatever goes wrong is this model's ``SourceError``."""
+    try:
+        with seeded():
+            return build()
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{spec.name}: {what}: {_short(error)}") from error
+
+
+def _path(spec: ModelSpec, module: nn.Module, default: FeaturePath) -> FeaturePath:
+    pooling = spec.pooling or default.pooling
+    if spec.layer is not None:
+        known = [name for name, _ in module.named_modules() if name]
+        if spec.layer not in known:
+            raise SourceError(
+                f"{spec.name}: the network has no layer '{spec.layer}'{did_you_mean(spec.layer, known)} "
+                "'layer' is the dotted name of a submodule, such as one of its blocks."
+            )
+        return FeaturePath("layer", layer=spec.layer, pooling=pooling)
+    if spec.pooling is not None and default.kind == "head":
+        return FeaturePath("features", pooling=pooling)
+    return replace(default, pooling=pooling)
+
+
+def _with_layout(spec: ModelSpec, module: nn.Module, path: FeaturePath, raw: Tensor) -> FeaturePath:
+    layout = layout_of(raw, getattr(module, "output_fmt", None))
+    prefix = _prefix_tokens(module) if layout == "tokens" else 0
+    if spec.pooling is not None and layout == "rows":
+        raise SourceError(
+            f"{spec.name}: pooling '{spec.pooling}' needs a map or tokens, but "
+            f"{path.layer or 'the network'} gives {tuple(raw.shape)}; leave 'pooling' out or name an earlier 'layer'."
+        )
+    if path.pooling == "cls" and (layout != "tokens" or not prefix):
+        if spec.pooling == "cls":
+            raise SourceError(f"{spec.name}: pooling 'cls' needs a class token, which this network does not have.")
+        path = replace(path, pooling="avg")
+    return replace(path, layout=layout, prefix_tokens=prefix)
+
+
+def _prefix_tokens(module: nn.Module) -> int:
+    return int(getattr(module, "num_prefix_tokens", 0) or 0)
+
+
+def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+    layer = module.get_submodule(classifier)
+    if layer.in_features != features.shape[1]:
+        return None
+    with torch.no_grad():
+        logits = module(batch)
+        if not isinstance(logits, Tensor) or not _close(logits, layer(features)):
+            return None
+        weight = layer.weight.detach().float().numpy().copy()
+        bias = (
+            layer.bias.detach().float().numpy().copy() if layer.bias is not None else np.zeros(len(weight), np.float32)
+        )
+    return weight, bias
+
+
+def _copy_backbone(module: nn.Module, headed: nn.Module, network: Network, classifier: str) -> None:
+    """All weights but those of the two heads; names and shapes must agree."""
+    heads = tuple(f"{name}." for name in (classifier, network.classifier(headed), "selector_head") if name)
+    state = {key: value for key, value in module.state_dict().items() if not key.startswith(heads)}
+    own = {key: value for key, value in headed.state_dict().items() if not key.startswith(heads)}
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
+        raise SourceError("the network with the new head has other weights than the one that was loaded.")
+    headed.load_state_dict(state, strict=False)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-6))
+
+
+def _short(error: BaseException) -> str:
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {text[:200]}"

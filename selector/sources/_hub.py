@@ -1,0 +1,169 @@
+"""Files of the Hugging Face hub and of plain addresses: found in the local caches, fetched if allowed.
+
+A file is named by the hash of its content wherever it lies, so features computed on one machine
+are found again on another. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selector.errors import SourceError, WeightsMissing
+from selector.sources._weights import content_hash, offline
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a hub repository.
+
+    Attributes:
+        repo, filename, revision: where it is.
+        content: hash of its bytes as the hub states it.
+        path: where it lies on this machine, None when it has to be fetched.
+    """
+
+    repo: str
+    filename: str
+    revision: str | None
+    content: str
+    path: Path | None
+
+
+def split_revision(repo: str) -> tuple[str, str | None]:
+    """``org/name@revision`` in two.
+
+    >>> split_revision("org/name@v2"), split_revision("org/name")
+    (('org/name', 'v2'), ('org/name', None))
+    """
+    name, _, revision = repo.partition("@")
+    return name, revision or None
+
+
+def find(repo: str, filenames: Sequence[str], revision: str | None, model: str) -> HubFile:
+    """The first of ``filenames`` that the cache holds, else the first that the hub has.
+
+    Args:
+        repo: ``org/name``.
+        filenames: in order of preference.
+        revision: branch, tag or commit; None for the main one.
+        model: the zoo's name, for messages.
+    Raises:
+        WeightsMissing: not cached, and the hub may not or cannot be asked, or does not have it.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        for filename in filenames:
+            cached = try_to_load_from_cache(repo, filename, revision=revision)
+            if isinstance(cached, str):
+                return HubFile(repo, filename, revision, _blob_hash(Path(cached)), Path(cached))
+    except HFValidationError as error:
+        raise SourceError(f"{model}: '{repo}' is no name of a hub repository (expected org/name): {error}") from None
+    if offline():
+        raise WeightsMissing(
+            f"{model}: the weights of hub repository {repo} are not on this machine and fetching is off; "
+            f"run once without --offline (and without HF_HUB_OFFLINE), or: hf download {repo}"
+        )
+    for filename in filenames:
+        try:
+            facts = get_hf_file_metadata(hf_hub_url(repo, filename, revision=revision))
+        except GatedRepoError:
+            raise WeightsMissing(
+                f"{model}: hub repository {repo} asks for agreement to its terms; accept them on its page, "
+                "then run: hf auth login"
+            ) from None
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            at = f" at revision '{revision}'" if revision else ""
+            raise WeightsMissing(
+                f"{model}: the hub has no public repository {repo}{at}; check the name, or run: hf auth login"
+            ) from None
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, OSError) as error:
+            raise _unreachable(model, repo, error) from None
+        except Exception as error:
+            # which library's errors a lost connection raises depends on the version of huggingface_hub
+            raise _unreachable(model, repo, error) from error
+        return HubFile(repo, filename, revision, f"hub:{facts.etag}", None)
+    raise WeightsMissing(f"{model}: hub repository {repo} has none of {', '.join(filenames)}.")
+
+
+def fetch(file: HubFile, model: str) -> Path:
+    """The file on this machine, downloaded when it is not cached yet.
+
+    Raises:
+        WeightsMissing: the download failed.
+    """
+    if file.path is not None:
+        return file.path
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(file.repo, file.filename, revision=file.revision))
+    except Exception as error:
+        raise _unreachable(model, file.repo, error) from error
+
+
+def url_file(url: str) -> Path:
+    """Where torch keeps a file that was fetched from an address, whether or not it is there."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints" / url.rpartition("/")[2]
+
+
+def url_identity(url: str, model: str) -> str:
+    """Name of the content behind an address: torchvision and timm write a hash into the file name.
+
+    Raises:
+        WeightsMissing: not on this machine and fetching is off.
+    """
+    file = url_file(url)
+    if not file.is_file() and offline():
+        raise WeightsMissing(
+            f"{model}: weights {url} are not on this machine ({file}) and fetching is off; "
+            "run once without --offline (and without HF_HUB_OFFLINE), or copy the file there."
+        )
+    return f"url:{file.name}"
+
+
+def fetch_url(url: str, model: str) -> Path:
+    """The file behind an address, downloaded (and its hash checked) when it is not there yet."""
+    file = url_file(url)
+    if file.is_file():
+        return file
+    url_identity(url, model)
+    import torch
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    prefix = torch.hub.HASH_REGEX.search(file.name)
+    try:
+        torch.hub.download_url_to_file(url, str(file), prefix[1] if prefix else None, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise WeightsMissing(
+            f"{model}: fetching {url} failed ({error}); check the connection, or copy the file to {file}."
+        ) from None
+    return file
+
+
+def _blob_hash(path: Path) -> str:
+    # the cache's snapshot is a link to a blob named by the hub's own content hash
+    blob = path.resolve()
+    return f"hub:{blob.name}" if blob.parent.name == "blobs" else content_hash(path)
+
+
+def _unreachable(model: str, repo: str, error: BaseException) -> WeightsMissing:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return WeightsMissing(
+        f"{model}: the weights of hub repository {repo} are not on this machine and the hub did not answer "
+        f"({reason}); check the connection and HF_ENDPOINT, or use the models tagged 'offline'."
+    )

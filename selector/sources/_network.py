@@ -1,0 +1,54 @@
+"""How one source builds one architecture: what the torch sources fill in, and nothing else. No torch here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Network(ABC):
+    """An architecture without weights.
+
+    Attributes:
+        model: the source's name for it.
+        kwargs: settings of the factory, plain JSON.
+    """
+
+    model: str
+    kwargs: Mapping[str, Any]
+
+    source: ClassVar[str]
+
+    @abstractmethod
+    def create(self, num_classes: int | None) -> nn.Module:
+        """Build it, with a head of that width, or as in ``kwargs`` for None."""
+
+    def classifier(self, module: nn.Module) -> str:
+        """Dotted name of the final linear layer; empty when there is none."""
+        from torch.nn import Linear
+
+        get = getattr(module, "get_classifier", None)
+        layer = get() if callable(get) else None
+        if not isinstance(layer, Linear):
+            return ""
+        return next((name for name, candidate in module.named_modules() if candidate is layer), "")
+
+    def block_names(self, module: nn.Module) -> list[str]:
+        """Candidates for ``Encoder.blocks``, in any order."""
+        from selector.sources._blocks import blocks_by_structure
+
+        return blocks_by_structure(module, self.classifier(module))
+
+    def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Network]:
+        """The network for inputs of (height, width), weights carried over; ``module`` itself stays as it is."""
+        return module, self
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON that ``build`` of the source understands."""
+        return {"source": self.source, "model": self.model, "kwargs": dict(self.kwargs)}

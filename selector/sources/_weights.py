@@ -1,0 +1,210 @@
+"""Weights as data: what they are called by (content), and how a file becomes a state dict.
+
+Nothing here imports torch before a file is read, so a scan that is answered from the store can
+ask for identities cheaply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import re
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+import xxhash
+
+from selector.errors import SourceError, WeightsMissing
+from selector.results import write_atomic
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from selector.zoo import ModelSpec
+
+RANDOM_START = "random:0"
+"""Identity of ``weights: none``: the seed is part of it, so it never changes."""
+
+_SETTLED_NS = 2 * 10**9  # a file changed within its time stamp's resolution could change again unseen
+
+
+def offline() -> bool:
+    """Whether fetching is switched off (``HF_HUB_OFFLINE``, which ``--offline`` sets too)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def cache_folder() -> Path:
+    """Where small remembered facts live (file hashes, lists of model names)."""
+    return Path(platformdirs.user_cache_path("selector"))
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Public versions of installed distributions: ``2.13.0`` for ``2.13.0+cpu``.
+
+    The build after the plus sign says which device was compiled in, not what is computed.
+    """
+    return {name: importlib.metadata.version(name).partition("+")[0] for name in distributions}
+
+
+def read_memory(file: Path) -> dict[str, Any]:
+    """A remembered JSON object; empty when there is none or it is damaged (it is only a memory)."""
+    try:
+        memory = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return memory if isinstance(memory, dict) else {}
+
+
+def write_memory(file: Path, memory: Mapping[str, Any]) -> None:
+    """Remember a JSON object; a folder that cannot be written only costs time later."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(memory).encode())
+
+
+def content_hash(path: Path) -> str:
+    """``xxh128:`` and the hash of the file's bytes, remembered by (path, size, mtime, inode)."""
+    stat = path.stat()
+    place = str(path.resolve())
+    facts = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    file = cache_folder() / "weights-hashes.json"
+    known = read_memory(file).get(place)
+    if isinstance(known, dict) and known.get("facts") == facts:
+        return str(known["hash"])
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            hasher.update(chunk)
+    digest = f"xxh128:{hasher.hexdigest()}"
+    if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+        write_memory(file, {**read_memory(file), place: {"facts": facts, "hash": digest}})
+    return digest
+
+
+def settings_identity(spec: ModelSpec) -> dict[str, Any]:
+    """The part of an identity that every source writes alike: kwargs, pooling, layer, overrides."""
+    settings: dict[str, Any] = {
+        "kwargs": spec.kwargs,
+        "pooling": spec.pooling,
+        "layer": spec.layer,
+        "preprocess": spec.preprocess.model_dump(mode="json", exclude_none=True),
+    }
+    if spec.weights is not None and spec.weights != "none":
+        settings["mapping"] = spec.weights.mapping
+    return {key: value for key, value in settings.items() if value not in (None, {})}
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by key, from safetensors or a torch file read with ``weights_only=True``.
+
+    Checkpoints that keep their weights one level down (``state_dict``, ``model``, and the
+    exponential averages beside them) are unwrapped, and the prefix ``module.`` is dropped.
+
+    Raises:
+        SourceError: the file is damaged, holds more than tensors, or holds no weights.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        loaded: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise SourceError(
+            f"weights file {path} is not plain tensors, and running code from a weights file is refused; "
+            f"save it as safetensors, or as torch.save(model.state_dict()). ({_first_line(error)})"
+        ) from None
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise SourceError(
+            f"weights file {path} cannot be read, it is damaged or in another format: {_first_line(error)}"
+        ) from None
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+            break
+    state = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, dict) else {}
+    if not state:
+        raise SourceError(f"weights file {path} holds no tensors by name; expected a state dict.")
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], mapping: str, where: str, optional: str) -> bool:
+    """Copy a state dict into a network, strictly.
+
+    Args:
+        module: changed in place.
+        state: tensors by key.
+        mapping: ``by_name``, or ``by_position`` for files whose keys have other names in the
+            same order; shapes must fit in both.
+        where: the file, for messages.
+        optional: dotted name of the classifier, whose keys may be absent; empty for none.
+    Returns:
+        Whether the classifier's weights were in the file.
+    Raises:
+        SourceError: keys or shapes that do not fit, named.
+    """
+    own = module.state_dict()
+    head = {key for key in own if optional and key.startswith(f"{optional}.")}
+    if mapping == "by_position":
+        wanted = list(own) if len(state) == len(own) else [key for key in own if key not in head]
+        if len(state) != len(wanted):
+            raise SourceError(
+                f"{where}: holds {len(state)} tensors, the network has {len(own)}; "
+                "by position they must be equally many. Is it the right architecture?"
+            )
+        state = dict(zip(wanted, state.values(), strict=True))
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from older files, never read here
+    missing = [key for key in own if key not in state and key not in head | counters]
+    unexpected = [key for key in state if key not in own]
+    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or unexpected or wrong:
+        found = [
+            f"{len(keys)} {word} ({_some(keys)})"
+            for word, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+            if keys
+        ]
+        first = f"; {wrong[0]}: expected {tuple(own[wrong[0]].shape)}, found {tuple(state[wrong[0]].shape)}"
+        raise SourceError(
+            f"{where}: the weights do not fit the network: {', '.join(found)}{first if wrong else ''}. "
+            "Check the architecture and its kwargs, or say 'mapping: by_position' if only the names differ."
+        )
+    module.load_state_dict(dict(state), strict=False)
+    return head <= set(state)
+
+
+def refuse_kwargs(spec: ModelSpec, reserved: Collection[str]) -> None:
+    """Settings that would fetch or run something behind the zoo's back are not passed on."""
+    for key in spec.kwargs:
+        if key in reserved or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
+            raise SourceError(
+                f"{spec.name}: kwargs.{key} is not passed on; say with 'weights' where the weights come from."
+            )
+
+
+def file_of(spec: ModelSpec) -> Path:
+    """The weights file of a spec that names one."""
+    if spec.weights is None or spec.weights == "none":
+        raise WeightsMissing(f"{spec.name}: no weights file is given")
+    return spec.weights.path()
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
