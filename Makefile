@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo test test-slow lint bench clean
 
 venv: $(STAMP)
 
@@ -25,6 +25,10 @@ lint: venv
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Minutes rather than seconds; SELECTOR_ASSETS names the folder of further weights and data sets.
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
 
 bench: venv
 	$(BIN)/python -m benchmarks.bench_proxies
