@@ -1,0 +1,55 @@
+"""Networks for tests of the ``python:`` source: one that sees, one that is blind, some that fail."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Orientation(nn.Module):
+    """Gradient energy in x, in y and along the diagonals: tells stripes of different angle apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kernels = torch.tensor([[[0, 0], [-1, 1]], [[0, -1], [0, 1]], [[-1, 0], [0, 1]], [[0, -1], [1, 0]]])
+        self.conv = nn.Conv2d(1, 4, 2, bias=False)
+        self.conv.weight.data = kernels[:, None].float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        smooth = nn.functional.avg_pool2d(x.mean(1, keepdim=True), 3, 1)
+        return self.conv(smooth).square().mean((2, 3))
+
+
+class Blind(nn.Module):
+    """Features that depend on the picture but say nothing about its stripes: a hash-like noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        corners = x[:, :, :2, :2].flatten(1)
+        return self.weight * torch.sin(1e3 * corners)
+
+
+class GivesNaN(Blind):
+    """A network whose features are not finite, as a broken checkpoint gives them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * float("nan")
+
+
+def orientation() -> nn.Module:
+    return Orientation()
+
+
+def blind() -> nn.Module:
+    return Blind()
+
+
+def gives_nan() -> nn.Module:
+    return GivesNaN()
+
+
+def explodes() -> nn.Module:
+    raise RuntimeError("the factory exploded")

@@ -1,0 +1,287 @@
+"""The whole path on small pictures with real (untrained, tiny) networks: rank, resume, confirm."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import selector
+from selector import scan
+from selector.contracts import Score
+from selector.errors import BadImagesError, ConfigError, TargetError
+from selector.results import Ranking
+from selector.store import FeatureStore
+from selector.zoo import ModelSpec
+from tests.conftest import image_folder
+
+TINY = [
+    ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
+    ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none"),
+]
+FAST = {"zoo": TINY, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager"}
+
+
+def table(ranking: Ranking) -> str:
+    """Everything but times, paths and what came from the store."""
+    data = ranking.to_dict()
+    for key in ("seconds", "path", "settings"):
+        data.pop(key)
+    for model in data["models"]:
+        for key in ("extract_seconds", "cached", "traceback"):
+            model.pop(key)
+        for cell in model["scores"].values():
+            cell.pop("seconds")
+        for measurement in model["measurements"]:
+            measurement.pop("seconds")
+    return json.dumps(data, sort_keys=True)
+
+
+def test_rank_gives_a_row_a_model_with_scores_intervals_and_probabilities(photos, tmp_path):
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store")
+    assert {m.name for m in ranking} == {"tiny-resnet", "tiny-vit"}
+    assert [m.rank for m in ranking] == [1, 2]
+    for model in ranking:
+        assert model.status == "ok"
+        assert model.rows == 51  # train + val of 60
+        assert model.backend == "eager"
+        assert model.precision == "float32"
+        cell = model.scores["knn"]
+        assert cell.low is not None
+        assert cell.low <= cell.value <= cell.high
+        assert model.evidence_low <= model.evidence <= model.evidence_high
+    assert sum(m.p_best for m in ranking) == pytest.approx(1)
+    assert ranking.target["classes"] == 3
+    assert ranking.path is None
+    assert not list(tmp_path.glob("runs"))
+
+
+def test_a_second_scan_answers_from_the_store_without_torch(photos, tmp_path):
+    first = selector.rank(photos, **FAST, store=tmp_path / "store")
+    code = f"""
+import sys, json, selector
+from selector.zoo import ModelSpec
+zoo = [ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
+       ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none")]
+ranking = selector.rank({str(photos)!r}, zoo=zoo, proxies=["knn", "logme"], precision="float32", backend="eager",
+                        store={str(tmp_path / "store")!r})
+assert all(m.cached for m in ranking)
+assert "torch" not in sys.modules, "torch was imported"
+print(ranking.to_json())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "run.json").write_text(done.stdout)
+    assert table(selector.load_ranking(tmp_path)) == table(first)
+
+
+def test_failing_models_are_rows_with_a_reason_and_the_run_goes_on(photos, tmp_path):
+    zoo = [
+        TINY[0],
+        ModelSpec(name="no-such", source="timm:resnet_nope", weights="none"),
+        ModelSpec(name="not-here", source="timm:resnet18.a1_in1k"),
+        ModelSpec(name="crashes", source="python:tests.networks:explodes"),
+        ModelSpec(name="nan", source="python:tests.networks:gives_nan"),
+    ]
+    ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store", offline=True)
+    assert ranking.best.name == "tiny-resnet"
+    reasons = {m.name: m.reason for m in ranking.failures}
+    assert "resnet_nope" in reasons["no-such"]
+    assert "offline" in reasons["not-here"].lower()
+    assert "the factory exploded" in reasons["crashes"]
+    assert "finite" in reasons["nan"].lower()
+    assert all(m.rank is None and m.traceback for m in ranking.failures)
+    assert any("failed and are not ranked" in w for w in ranking.warnings)
+
+
+def test_python_entries_of_an_untrusted_file_do_not_run(photos, tmp_path):
+    file = tmp_path / "zoo.yaml"
+    file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:tests.networks:explodes'}\n")
+    ranking = selector.rank(photos, **{**FAST, "zoo": file}, store=tmp_path / "store")
+    assert "not trusted" in ranking.failures[0].reason
+
+
+def test_bad_images_fail_with_the_full_list_or_are_left_out(tmp_path):
+    root = image_folder(tmp_path / "photos", per_class=12)
+    (root / "across" / "003.png").write_bytes(b"")
+    whole = (root / "upright" / "005.png").read_bytes()
+    (root / "upright" / "005.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadImagesError) as caught:
+        selector.rank(root, **FAST, store=tmp_path / "store")
+    assert sorted(name for name, _ in caught.value.bad) == ["across/003.png", "upright/005.png"]
+    ranking = selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="skip")
+    assert ranking.target["items"] == 34
+    assert any("005.png" in w or "2 image" in w for w in ranking.warnings)
+    again = selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="skip")
+    assert table(again) == table(ranking)
+
+
+def test_one_changed_image_is_the_only_one_extracted_again(tmp_path):
+    root = image_folder(tmp_path / "photos", per_class=12)
+    store = FeatureStore(tmp_path / "store")
+    before = selector.rank(root, **FAST, store=store)
+    root = root.rename(tmp_path / "elsewhere")  # moving the folder changes nothing
+    moved = selector.rank(root, **FAST, store=store)
+    assert moved.target["fingerprint"] == before.target["fingerprint"]
+    assert all(m.cached for m in moved)
+    Image.new("RGB", (40, 40), "red").save(root / "across" / "003.png")
+    rows: list[int] = []
+    selector.rank(root, **FAST, store=store, progress=lambda p: rows.append(p.total) if p.stage == "extract" else None)
+    assert set(rows) <= {1, 2}  # the image itself, and at most one that the new split brings from test
+    assert rows
+
+
+def test_dropping_stops_hopeless_models_and_says_so(tmp_path):
+    root = image_folder(tmp_path / "photos", per_class=60)
+    zoo = [
+        ModelSpec(name="sees", source="python:tests.networks:orientation"),
+        ModelSpec(name="blind", source="python:tests.networks:blind"),
+    ]
+    ranking = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", drop="force", top_k=1)
+    assert [m.name for m in ranking] == ["sees", "blind"]
+    assert ranking["blind"].status == "stopped"
+    assert "can no longer reach the top 1" in ranking["blind"].reason
+    assert ranking["blind"].rows < ranking["sees"].rows == 153
+    off = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", drop="off", top_k=1)
+    assert off["blind"].status == "ok"
+
+
+def test_a_callable_is_a_proxy(photos, tmp_path):
+    def width(features) -> Score:
+        return Score(float(features.rows.shape[1]))
+
+    ranking = selector.rank(photos, **{**FAST, "proxies": ["knn", width]}, store=tmp_path / "store")
+    assert ranking.proxies == ["knn", "width"]
+    assert all(m.scores["width"].value == m.num_features for m in ranking)
+
+
+def test_ready_features_are_a_table_of_one(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    features = rng.standard_normal((90, 8)).astype(np.float32) + labels[:, None]
+    ranking = selector.rank((features, labels), proxies=["knn", "logme"])
+    assert len(ranking) == 1
+    assert ranking.best.scores["knn"].value > 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"confirm": True, "top_k": 3}, r"top_k is 3, but only 2 model\(s\) are selected"),
+        ({"top_k": 0}, r"top_k must be an int in the range \[1, inf\). Got 0"),
+        ({"proxies": ["knnn"]}, "unknown proxy 'knnn'; did you mean 'knn'"),
+        ({"models": "tiny-resnit"}, "no model of the zoo matches 'tiny-resnit'; did you mean 'tiny-resnet'"),
+        ({"budget": "ten"}, "A duration must be a number with a unit"),
+    ],
+)
+def test_wrong_arguments_are_named_before_any_work(photos, tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=text):
+        selector.rank(photos, **{**FAST, **changes}, store=tmp_path / "store")
+    assert not list((tmp_path / "store").rglob("*.npy")) if (tmp_path / "store").exists() else True
+
+
+def test_confirm_measures_reorders_and_saves_a_model_that_predicts(photos, tmp_path):
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=tmp_path / "run")
+    confirmed = selector.confirm(ranking, top_k=2, max_steps=6, budget="60s")
+    assert {m.strategy for m in confirmed.best.measurements} >= {"frozen"}
+    first, second = (m.best_measurement().val_value for m in confirmed.models[:2])
+    assert first >= second
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+    model = selector.load_model(tmp_path / "run" / "best")
+    predictions = model.predict([photos / "across" / "000.png", photos / "upright" / "001.png"])
+    assert len(predictions) == 2
+    loaded = selector.load_ranking(tmp_path / "run")
+    assert table(loaded) == table(confirmed)
+    again = selector.confirm(loaded, top_k=2, max_steps=6, budget="60s")  # from the saved run, from disk
+    assert table(again) == table(confirmed)
+
+
+def test_confirming_a_changed_target_is_refused(tmp_path):
+    root = image_folder(tmp_path / "photos", per_class=10)
+    selector.rank(root, **FAST, store=tmp_path / "store", out=tmp_path / "run")
+    Image.new("RGB", (40, 40), "red").save(root / "across" / "003.png")
+    with pytest.raises(TargetError, match="has changed since this run"):
+        selector.confirm(tmp_path / "run", top_k=1, max_steps=2)
+
+
+def test_plan_touches_nothing(photos, tmp_path):
+    plan = scan.plan(photos, zoo=TINY, store=tmp_path / "store")
+    assert [m["missing"] for m in plan.models] == [51, 51]
+    assert plan.images == 51
+    assert plan.seconds is None
+    selector.rank(photos, **FAST, store=tmp_path / "store")
+    assert not [m for m in scan.plan(photos, zoo=TINY, store=tmp_path / "store", **{}).models if "error" in m]
+
+
+# ---------------------------------------------------------------------------- kills and company
+
+SCAN = """
+import selector, sys
+from selector.zoo import ModelSpec
+zoo = [ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
+       ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none")]
+print("ready", flush=True)
+selector.rank(sys.argv[1], zoo=zoo, proxies=["knn", "logme"], precision="float32", backend="eager", store=sys.argv[2], out=sys.argv[3])
+"""
+
+
+def run_scan(photos: Path, store: Path, out: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCAN, str(photos), str(store), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def check_kills(photos: Path, tmp_path: Path, kills: int) -> None:
+    """A scan killed again and again and resumed gives the table of an undisturbed one."""
+    undisturbed = run_scan(photos, tmp_path / "calm", tmp_path / "calm-run")
+    started = time.perf_counter()
+    assert undisturbed.wait(timeout=200) == 0, undisturbed.stderr.read()
+    whole = time.perf_counter() - started
+    expected = table(selector.load_ranking(tmp_path / "calm-run"))
+    rng = random.Random(0)
+    store = tmp_path / "stormy store é"
+    for attempt in range(kills):
+        process = run_scan(photos, store, tmp_path / "stormy-run")
+        try:
+            process.wait(timeout=rng.uniform(0.3, 1.0) * whole)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if attempt % 5 == 4:  # start over, so that later kills also hit early work
+            store = tmp_path / f"stormy store {attempt}"
+    process = run_scan(photos, store, tmp_path / "stormy-run")
+    assert process.wait(timeout=200) == 0, process.stderr.read()
+    assert table(selector.load_ranking(tmp_path / "stormy-run")) == expected
+
+
+def test_ten_kills_change_nothing(photos, tmp_path):
+    check_kills(photos, tmp_path, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_hundred_kills_change_nothing(photos, tmp_path):
+    check_kills(photos, tmp_path, 200)
+
+
+def test_two_scans_into_one_store_at_once(photos, tmp_path):
+    processes = [run_scan(photos, tmp_path / "store", tmp_path / f"run{i}") for i in range(2)]
+    for process in processes:
+        assert process.wait(timeout=200) == 0, process.stderr.read()
+    first, second = (table(selector.load_ranking(tmp_path / f"run{i}")) for i in range(2))
+    assert first == second
+    assert FeatureStore(tmp_path / "store").verify() == []
