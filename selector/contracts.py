@@ -96,7 +96,16 @@ class Preprocess:
     def pixels_key(self) -> str:
         """The part that decides the uint8 pixels: encoders with an equal key share them."""
         _, height, width = self.input_size
-        return f"{height}x{width}-{self.interpolation}-{self.crop_mode}-{self.crop_pct:g}"
+        padding = "-" + "-".join(str(value) for value in self.fill()) if self.crop_mode == "border" else ""
+        return f"{height}x{width}-{self.interpolation}-{self.crop_mode}-{self.crop_pct:g}{padding}"
+
+    def fill(self) -> tuple[int, int, int]:
+        """RGB of the pixels beyond the image: the mean when a border is padded, as in timm, else black."""
+        if self.crop_mode != "border":
+            return 0, 0, 0
+        values = [round(255 * value) for value in self.mean]
+        red, green, blue = values if len(values) == 3 else values[:1] * 3
+        return red, green, blue
 
     def overridden(self, changes: Mapping[str, Any]) -> Preprocess:
         """A copy with the given fields changed (lists, as YAML gives them, become tuples)."""

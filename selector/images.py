@@ -35,6 +35,7 @@ __all__ = [
     "UnreadableImage",
     "content_hash",
     "decode_rgb",
+    "image_size",
     "pil_to_array",
     "read_image",
 ]
@@ -139,6 +140,15 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
         reason = "is truncated" if "truncated" in text.lower() else "is damaged"
         raise UnreadableImage(f"{reason} ({text.splitlines()[0][:120]})") from None
     return _upright(pixels, orientation)
+
+
+def image_size(raw: bytes) -> tuple[int, int]:
+    """(height, width) from the header; (0, 0) when it cannot be read, which decoding will explain."""
+    try:
+        with Image.open(io.BytesIO(raw), formats=_formats()) as image:
+            return image.size[1], image.size[0]
+    except (*_DAMAGE, Image.DecompressionBombError):
+        return 0, 0
 
 
 def pil_to_array(image: Image.Image) -> NDArray[np.uint8]:

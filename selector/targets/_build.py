@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -212,16 +212,21 @@ def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
     return take(target, np.array(sorted(keep)), [note], step)
 
 
-def without(target: Target, bad_indices: Sequence[int] | np.ndarray, reasons: Sequence[str] = ()) -> Target:
+def without(
+    target: Target, bad_indices: Sequence[int] | np.ndarray | Mapping[int, str], reasons: Sequence[str] = ()
+) -> Target:
     """The target without items that cannot be used; fingerprint and notes are renewed.
 
     Args:
-        bad_indices: positions of the items to drop.
+        bad_indices: positions of the items to drop, or reasons by position.
         reasons: why, one an item, for the note.
 
     Raises:
         TargetError: a class would lose its last item in a split, or nothing would be left.
     """
+    if isinstance(bad_indices, Mapping):
+        reasons = list(bad_indices.values())
+        bad_indices = list(bad_indices)
     bad = np.unique(np.asarray(bad_indices, dtype=np.int64))
     if len(bad) == 0:
         return target
