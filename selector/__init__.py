@@ -25,13 +25,14 @@ _PUBLIC = {
     "SelectorError": "selector.errors",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "plot", *_PUBLIC]
 
 if TYPE_CHECKING:
     from selector.contracts import Score as Score
     from selector.deploy import load_model as load_model
     from selector.errors import SelectorError as SelectorError
     from selector.proxies import score as score
+    from selector.report import plot as plot
     from selector.results import Ranking as Ranking
     from selector.results import load_ranking as load_ranking
     from selector.scan import confirm as confirm
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return importlib.import_module("selector.report.plot")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'selector' has no attribute '{name}'")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

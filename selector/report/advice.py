@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from selector.results import Measurement, ModelResult, Ranking
 from selector.units import format_count, format_duration
 
-Z90 = 1.6449
+Z90 = 1.6448536269514722
 
 HOW = {
     "frozen": "train a new head on its frozen features",
@@ -57,7 +57,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
     >>> low, high = wilson(0.9, 100)
     >>> round(low, 3), round(high, 3)
-    (0.839, 0.939)
+    (0.84, 0.939)
     """
     centre = (share + Z90**2 / (2 * count)) / (1 + Z90**2 / count)
     half = Z90 / (1 + Z90**2 / count) * math.sqrt(share * (1 - share) / count + Z90**2 / (4 * count**2))

@@ -12,7 +12,11 @@ from typing import Any
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 
-MISSING = "" if CHROMIUM and DRIVER else "no chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)"
+MISSING = (
+    ""
+    if CHROMIUM and DRIVER
+    else "no chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)"
+)
 
 
 @contextmanager

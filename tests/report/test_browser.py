@@ -63,7 +63,9 @@ def test_sorting_by_a_click_and_by_the_keyboard(driver: Any, tmp_path: Path) -> 
 
 
 def test_numbers_sort_as_numbers(driver: Any, tmp_path: Path) -> None:
-    models = tuple(samples.model(i, num_parameters=count) for i, count in enumerate((9_000_000, 100_000_000, 25_000_000)))
+    models = tuple(
+        samples.model(i, num_parameters=count) for i, count in enumerate((9_000_000, 100_000_000, 25_000_000))
+    )
     show(driver, samples.ranking(models), tmp_path)
     click(driver, "params")
     assert names(driver) == ["timm:network_1.in1k", "timm:network_2.in1k", "timm:network_0.in1k"]

@@ -1,0 +1,46 @@
+"""The commands by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selector.cli import demo, doctor, models, proxies, results, runs, store
+
+app = typer.Typer(
+    help="Which pretrained model should I start from, and how should I transfer it?",
+    epilog="Exit codes: 0 well, 1 failed, 2 usage or configuration, 3 finished with failed models, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # errors are printed by guard.py; a traceback comes with --debug
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from selector import __version__
+
+        typer.echo(f"selector {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("scan")(runs.scan)
+app.command("confirm")(runs.confirm)
+app.command("report")(results.report)
+app.command("predict")(results.predict)
+app.command("export")(results.export)
+app.command("proxies")(proxies.proxies)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+app.add_typer(models.app, name="zoo")
+app.add_typer(store.app, name="store")

@@ -1,0 +1,45 @@
+"""``selector demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selector.cli import options as o
+from selector.cli.guard import guarded
+from selector.cli.output import document, exit_code, print_ranking, print_rows, say
+from selector.cli.progress import ProgressView
+
+
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    store: o.Store = None,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> int:
+    """Show the whole path on published photos with real weights, offline: minutes once, then seconds."""
+    import time
+
+    from selector import demo as show
+    from selector.units import format_duration
+
+    started = time.perf_counter()
+    with ProgressView() as progress:
+        made = show.run(out, store=store, device=device, seed=seed, progress=progress)
+    rows = [
+        (p.path.name, p.truth, *(f"{name} {100 * share:.0f} %" for name, share in p.classes)) for p in made.predictions
+    ]
+    if json:
+        document({**made.ranking.to_dict(), "finding": made.finding, "predictions": rows})
+    else:
+        print_ranking(made.ranking)
+        print_rows(["image", "is", "predicted", "then", "then"], rows)
+    say(f"report: {made.report}")
+    say(f"model:  {out / 'best'} (selector predict {out} IMAGES…)")
+    say(f"took:   {format_duration(time.perf_counter() - started)}")
+    return exit_code(made.ranking)

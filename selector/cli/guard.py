@@ -1,0 +1,66 @@
+"""From an error to a message and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from selector.errors import ConfigError, SelectorError
+
+P = ParamSpec("P")
+
+FAILED, USAGE, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+
+_INTERRUPTED = "interrupted; the same command goes on where it stopped."
+
+
+def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Run a command; print what went wrong on stderr and end with the exit code for it.
+
+    The command returns its own exit code, or None for 0. Its keyword ``debug`` asks for the
+    traceback and debug messages; with ``json`` an error is the one document on stdout as well.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        debug, as_json = bool(kwargs.get("debug")), bool(kwargs.get("json"))
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=logging.WARNING,
+            format="%(levelname)s %(name)s: %(message)s" if debug else "%(message)s",
+        )
+        if debug:
+            logging.getLogger("selector").setLevel(logging.DEBUG)
+        try:
+            code = command(*args, **kwargs) or 0
+        except SelectorError as error:
+            _tell(str(error), error, debug=debug, as_json=as_json)
+            code = USAGE if isinstance(error, ConfigError) else FAILED
+        except KeyboardInterrupt as error:
+            _tell(_INTERRUPTED, error, debug=False, as_json=as_json)
+            code = INTERRUPTED
+        except BrokenPipeError:  # the reader of the output (head, less) is satisfied
+            sys.stderr.close()
+            code = FAILED
+        except Exception as error:  # noqa: BLE001 - the last line of defence: nothing is hidden, only worded
+            hint = "" if debug else "; --debug shows where"
+            _tell(f"unexpected {type(error).__name__}: {error}{hint}", error, debug=debug, as_json=as_json)
+            code = FAILED
+        raise typer.Exit(code)
+
+    return run
+
+
+def _tell(message: str, error: BaseException, *, debug: bool, as_json: bool) -> None:
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    typer.echo(f"error: {message}", err=True)
+    if as_json:
+        typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))

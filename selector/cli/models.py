@@ -1,0 +1,70 @@
+"""``selector zoo``: which models there are, and whether they can be used here."""
+
+from __future__ import annotations
+
+import typer
+
+from selector.cli import options as o
+from selector.cli.guard import SOME_FAILED, guarded
+from selector.cli.output import document, print_rows
+
+app = typer.Typer(help="The models that a scan looks at.", no_args_is_help=True)
+
+
+@app.command("list")
+@guarded
+def list_models(
+    zoo: o.ZooFile = None,
+    models: o.Models = None,
+    tags: o.Tags = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """List the entries of a zoo with their facts."""
+    from selector.units import format_count
+    from selector.zoo import load_zoo, select
+
+    specs = select(load_zoo(zoo), models, tags)
+    if json:
+        document([spec.model_dump(mode="json", exclude_none=True) for spec in specs])
+        return
+    rows = [
+        (
+            spec.name,
+            spec.source if spec.source != spec.name else "",
+            spec.params and format_count(spec.params),
+            spec.upstream_accuracy,
+            spec.pretraining,
+            spec.licence,
+            ", ".join(spec.tags),
+        )
+        for spec in specs
+    ]
+    print_rows(["name", "source", "params", "IN-1k", "pretraining", "licence", "tags"], rows, numeric=(2, 3))
+
+
+@app.command("check")
+@guarded
+def check(
+    zoo: o.ZooFile = None,
+    models: o.Models = None,
+    tags: o.Tags = None,
+    trust_zoo: o.TrustZoo = False,
+    plugin: o.Plugin = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> int:
+    """Validate a zoo and say which of its models have their weights on this machine or can fetch them."""
+    o.go_offline(offline)
+    o.load_plugins(plugin)
+    from dataclasses import asdict
+
+    from selector.check import check_zoo
+
+    findings = check_zoo(zoo, models=models, tags=tags, trust_zoo=trust_zoo)
+    if json:
+        document([asdict(finding) for finding in findings])
+    else:
+        print_rows(["model", "usable", "why not"], [(f.name, "yes" if f.usable else "no", f.reason) for f in findings])
+    return 0 if all(finding.usable for finding in findings) else SOME_FAILED

@@ -1,0 +1,66 @@
+"""Results on stdout, messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from selector.cli.guard import FAILED, SOME_FAILED
+
+if TYPE_CHECKING:
+    from selector.results import Ranking
+
+
+def document(data: Any) -> None:
+    """The one JSON document of ``--json``."""
+    typer.echo(json.dumps(data, indent=1, ensure_ascii=False, default=str))
+
+
+def say(message: str) -> None:
+    """A line for the person, on stderr."""
+    typer.echo(message, err=True)
+
+
+def console_width() -> int:
+    """Characters a line: the terminal's, or plenty when the output goes into a file."""
+    return shutil.get_terminal_size((160, 40)).columns
+
+
+def print_ranking(ranking: Ranking, limit: int | None = 40) -> None:
+    """The table on stdout, in colour on a terminal."""
+    from rich.console import Console
+
+    from selector.report.table import render_text, renderable
+
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        console.print(renderable(ranking, width=console.width, limit=limit))
+    else:
+        typer.echo(render_text(ranking, width=console_width(), limit=limit))
+
+
+def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], numeric: Sequence[int] = ()) -> None:
+    """A plain table on stdout; ``numeric`` columns are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("–" if value is None else str(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else console_width(), highlight=False).print(table)
+
+
+def exit_code(ranking: Ranking) -> int:
+    """0, or 3 when some models failed, or 1 when all did."""
+    if not ranking.failures:
+        return 0
+    return SOME_FAILED if any(model.status != "failed" for model in ranking) else FAILED

@@ -1,0 +1,184 @@
+"""``selector scan`` and ``selector confirm``: the commands that make a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from selector.cli import options as o
+from selector.cli.guard import guarded
+from selector.cli.output import document, exit_code, print_ranking, print_rows, say
+from selector.cli.progress import ProgressView
+
+if TYPE_CHECKING:
+    from selector.results import Ranking
+    from selector.scan import Plan
+
+STRATEGIES = "frozen,full"
+
+
+@guarded
+def scan(
+    target: Annotated[
+        str, typer.Argument(help="Image folder (class folders), CSV manifest, parquet file or folder, .npz.")
+    ],
+    zoo: o.ZooFile = None,
+    models: o.Models = None,
+    tags: o.Tags = None,
+    proxies: o.Proxies = None,
+    trust_zoo: o.TrustZoo = False,
+    plugin: o.Plugin = None,
+    max_samples: Annotated[
+        int | None, typer.Option("--max-samples", min=2, help="Score a stratified subsample of so many items.")
+    ] = None,
+    on_bad_image: Annotated[
+        Literal["skip", "fail"], typer.Option("--on-bad-image", help="What to do about images that cannot be decoded.")
+    ] = "skip",
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm/--no-confirm", help="Fine-tune the leading models.", rich_help_panel="Confirmation"),
+    ] = True,
+    top_k: o.TopK = 3,
+    budget: o.Budget = None,
+    strategies: o.Strategies = STRATEGIES,
+    resolution: o.Resolution = None,
+    metric: o.Metric = None,
+    max_steps: o.MaxSteps = None,
+    device: o.Device = "auto",
+    store: o.Store = None,
+    out: o.Out = None,
+    offline: o.Offline = False,
+    seed: o.Seed = 0,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="Compute 90 % intervals and probabilities.")
+    ] = True,
+    drop: Annotated[
+        Literal["auto", "off", "force"], typer.Option(help="Stop models early that cannot reach the top k.")
+    ] = "auto",
+    precision: o.Precision = "auto",
+    backend: o.Backend = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show models, disk and estimated time; do nothing.")
+    ] = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> int:
+    """Rank the models of a zoo for a target, fine-tune the best few, save the winner."""
+    o.go_offline(offline)
+    o.load_plugins(plugin)
+    from selector import scan as pipeline
+
+    what: dict[str, Any] = {
+        "zoo": zoo,
+        "models": models,
+        "tags": tags,
+        "trust_zoo": trust_zoo,
+        "max_samples": max_samples,
+        "store": store,
+        "offline": offline,
+        "seed": seed,
+    }
+    if dry_run:
+        _show_plan(pipeline.plan(target, **what), as_json=json)
+        return 0
+    with ProgressView() as progress:
+        ranking = pipeline.rank(
+            target,
+            **what,
+            proxies=o.words(proxies),
+            on_bad_image=on_bad_image,
+            confirm=confirm,
+            top_k=top_k,
+            budget=budget,
+            strategies=tuple(o.words(strategies) or ()),
+            resolution=resolution,
+            metric=metric,
+            max_steps=max_steps,
+            device=device,
+            intervals=intervals,
+            drop=drop,
+            precision=precision,
+            backend=backend,
+            out=out,
+            progress=progress,
+        )
+    if ranking.path is None and ranking.loaded_target is not None:  # the library saves only when asked
+        ranking = ranking.save(pipeline.default_run_folder(ranking.loaded_target))
+    return _finish(ranking, as_json=json)
+
+
+@guarded
+def confirm(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.")],
+    top_k: o.TopK = 3,
+    budget: o.Budget = None,
+    strategies: o.Strategies = STRATEGIES,
+    resolution: o.Resolution = None,
+    metric: o.Metric = None,
+    max_steps: o.MaxSteps = None,
+    plugin: o.Plugin = None,
+    device: o.Device = "auto",
+    store: o.Store = None,
+    out: o.Out = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> int:
+    """Fine-tune the leading models of a run and re-order its table by what was measured."""
+    o.go_offline(offline)
+    o.load_plugins(plugin)
+    from selector import scan as pipeline
+
+    with ProgressView() as progress:
+        ranking = pipeline.confirm(
+            run,
+            top_k=top_k,
+            budget=budget,
+            strategies=tuple(o.words(strategies) or ()),
+            resolution=resolution,
+            metric=metric,
+            max_steps=max_steps,
+            device=device,
+            store=store,
+            out=out,
+            offline=offline,
+            progress=progress,
+        )
+    return _finish(ranking, as_json=json)
+
+
+def _finish(ranking: Ranking, *, as_json: bool) -> int:
+    """Print the result and where things lie."""
+    if as_json:
+        document(ranking.to_dict())
+    else:
+        print_ranking(ranking)
+    if ranking.path is not None:
+        from selector.report.html import write_report
+
+        say(f"report: {write_report(ranking)}")
+        best = ranking.path / "best"
+        if best.is_dir():
+            say(f"model:  {best} (selector predict {ranking.path} IMAGES…)")
+    return exit_code(ranking)
+
+
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from selector.units import format_count, format_duration, format_size
+
+    if as_json:
+        document(asdict(plan))
+        return
+    rows = [
+        (m["name"], m["params"] and format_count(m["params"]), m["cached"], m["missing"], m.get("note", ""))
+        for m in plan.models
+    ]
+    print_rows(["model", "params", "rows in store", "rows to extract", ""], rows, numeric=(1, 2, 3))
+    time = "unknown until the first model has run" if plan.seconds is None else f"about {format_duration(plan.seconds)}"
+    typer.echo(f"{len(plan.models)} models, {plan.images} images; disk: {format_size(plan.disk_bytes)}; time: {time}")
+    for note in plan.notes:
+        typer.echo(note)

@@ -1,0 +1,161 @@
+"""``selector store``: where features are kept, and its upkeep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selector.cli import options as o
+from selector.cli.guard import FAILED, guarded
+from selector.cli.output import document, print_rows, say
+from selector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from selector.store import EntryInfo
+
+app = typer.Typer(help="The feature store: what scans keep so that nothing is computed twice.", no_args_is_help=True)
+
+
+@app.command("path")
+@guarded
+def path(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> None:
+    """Print where the store lies."""
+    from selector.store import FeatureStore
+
+    root = FeatureStore(store).root
+    if json:
+        document({"path": root})
+    else:
+        typer.echo(root)
+
+
+@app.command("list")
+@guarded
+def list_entries(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> None:
+    """List the entries, the least recently used first."""
+    from dataclasses import asdict
+
+    from selector.store import FeatureStore
+    from selector.units import format_size
+
+    entries = FeatureStore(store).list_entries()
+    if json:
+        document([asdict(entry) for entry in entries])
+        return
+    rows = [
+        (e.key[:12], _model(e), e.rows, format_size(e.size), e.meta.get("precision"), _day(e.used)) for e in entries
+    ]
+    print_rows(["key", "model", "rows", "size", "precision", "last used"], rows, numeric=(2, 3))
+
+
+@app.command("size")
+@guarded
+def size(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> None:
+    """Print how much space the store takes, decoded pixels included."""
+    from selector.store import FeatureStore
+    from selector.units import format_size
+
+    taken = FeatureStore(store).size()
+    if json:
+        document({"bytes": taken})
+    else:
+        typer.echo(format_size(taken))
+
+
+@app.command("verify")
+@guarded
+def verify(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> int:
+    """Check every checksum; damaged files are set aside and computed again when needed."""
+    from dataclasses import asdict
+
+    from selector.store import FeatureStore
+    from selector.units import format_size
+
+    found = FeatureStore(store).verify()
+    if json:
+        document(asdict(found))
+    else:
+        typer.echo(f"{found.files} files, {format_size(found.bytes)}: {len(found.damaged)} damaged")
+        for name in found.damaged:
+            typer.echo(f"set aside: {name}")
+    return FAILED if found.damaged else 0
+
+
+@app.command("prune")
+@guarded
+def prune(
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", help="Remove the least recently used beyond this size: 20GB.")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", help="Remove what was not used for this long: 30d.")
+    ] = None,
+    store: o.Store = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Remove old or excess features; decoded pixels go first."""
+    from dataclasses import asdict
+
+    from selector.store import FeatureStore
+    from selector.units import format_size, parse_duration, parse_size
+
+    if max_size is None and older_than is None:
+        raise ConfigError("nothing says what to remove; give --max-size 20GB, --older-than 30d or both.")
+    pruned = FeatureStore(store).prune(
+        None if max_size is None else parse_size(max_size), None if older_than is None else parse_duration(older_than)
+    )
+    if json:
+        document(asdict(pruned))
+    else:
+        typer.echo(f"removed {len(pruned.entries)} entries, {format_size(pruned.bytes)}")
+
+
+@app.command("export")
+@guarded
+def export(
+    file: Annotated[Path, typer.Argument(help="Tar file to write; .tar.gz compresses it.")],
+    store: o.Store = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Pack the features and scores, for another machine."""
+    from selector.store import FeatureStore
+
+    _report({"file": str(file), "files": FeatureStore(store).export(file)}, "packed", as_json=json)
+
+
+@app.command("import")
+@guarded
+def import_(
+    file: Annotated[Path, typer.Argument(help="Tar file made by 'selector store export'.")],
+    store: o.Store = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Take over what another store exported, after checking it."""
+    from selector.store import FeatureStore
+
+    _report({"file": str(file), "files": FeatureStore(store).import_(file)}, "took over", as_json=json)
+
+
+def _report(facts: dict[str, object], verb: str, *, as_json: bool) -> None:
+    if as_json:
+        document(facts)
+    else:
+        say(f"{verb} {facts['files']} files ({facts['file']})")
+
+
+def _model(entry: EntryInfo) -> str:
+    identity = entry.identity
+    return str(
+        identity.get("name") or identity.get("model") or f"{identity.get('source', '?')}:{identity.get('id', '?')}"
+    )
+
+
+def _day(stamp: float) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(stamp).strftime("%Y-%m-%d %H:%M") if stamp else "–"

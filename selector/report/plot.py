@@ -1,0 +1,116 @@
+"""Figures from a ranking, as matplotlib figures: ``selector.plot.intervals(ranking)``.
+
+Needs the extra ``plot``. Figures are made without pyplot, so nothing is shown or kept; in a
+notebook the returned figure displays itself, elsewhere ``figure.savefig(path)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selector.errors import ConfigError
+from selector.report.series import Plane, agreement_plane, cost_plane, courses, interval_rows, steps
+from selector.results import Ranking
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = {"predicted": "#2458a6", "measured": "#14713f"}
+
+
+def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
+    """Evidence of the ``most`` leading models with its 90 % interval; filled dots are tied with the first.
+
+    Raises:
+        ConfigError: matplotlib is missing, or no model has evidence.
+    """
+    rows = interval_rows(ranking)[:most]
+    if not rows:
+        raise ConfigError("no model of this ranking has evidence; there is nothing to plot.")
+    figure, axes = _new(7.0, 1.2 + 0.28 * len(rows))
+    for y, row in enumerate(rows):
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [y, y], color=_COLOURS["predicted"], linewidth=2)
+        face = _COLOURS["predicted"] if row.tied else "white"
+        axes.plot([row.value], [y], "o", color=_COLOURS["predicted"], markerfacecolor=face)
+    axes.set_yticks(range(len(rows)), [_literal(row.name) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("evidence (predicted; 0 is chance, 1 is perfect)")
+    return figure
+
+
+def agreement(ranking: Ranking) -> Figure:
+    """Evidence against the best measured value.
+
+    Raises:
+        ConfigError: matplotlib is missing, or fewer than two models were measured.
+    """
+    plane = agreement_plane(ranking)
+    if plane is None:
+        raise ConfigError("fewer than two models were measured; selector.confirm(ranking, top_k=2) measures two.")
+    return _plane(plane)
+
+
+def cost(ranking: Ranking) -> Figure:
+    """Parameters against what is known of the models, with the front of best trade-offs.
+
+    Raises:
+        ConfigError: matplotlib is missing, or fewer than three models can be compared.
+    """
+    plane = cost_plane(ranking)
+    if plane is None:
+        raise ConfigError("fewer than three models of this ranking have parameters and evidence.")
+    return _plane(plane, log=True)
+
+
+def history(ranking: Ranking) -> Figure:
+    """Validation value by rung of the confirmation, one line a contestant.
+
+    Raises:
+        ConfigError: matplotlib is missing, or the confirmation had one rung only.
+    """
+    lines = courses(ranking)
+    if not lines:
+        raise ConfigError("the confirmation of this ranking had no second rung; there is no history to plot.")
+    figure, axes = _new(7.0, 4.2)
+    for line in lines:
+        label = _literal(f"{line.name} {line.strategy}")
+        axes.plot([rung + 1 for rung, _ in line.points], [value for _, value in line.points], "o-", label=label)
+    axes.set_xticks(sorted({rung + 1 for line in lines for rung, _ in line.points}))
+    axes.set_xlabel("rung")
+    axes.set_ylabel("value on validation (measured)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _plane(plane: Plane, *, log: bool = False) -> Figure:
+    figure, axes = _new(6.4, 4.4)
+    axes.plot([p.x for p in plane.points], [p.y for p in plane.points], "o", color=_COLOURS[plane.kind])
+    if log:
+        axes.set_xscale("log")
+    if plane.front:
+        corners = steps(plane.front, max(p.x for p in plane.points))
+        axes.plot([a for a, _ in corners], [b for _, b in corners], "--", color="#5b6670", linewidth=1)
+    for p in plane.points if len(plane.points) <= 12 else ():
+        axes.annotate(_literal(p.name), (p.x, p.y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(plane.x_title)
+    axes.set_ylabel(plane.y_title)
+    return figure
+
+
+def _new(width: float, height: float) -> tuple[Figure, Axes]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("figures need matplotlib; run: pip install 'zoo-selector[plot]'") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _literal(name: str) -> str:
+    """A name between two dollar signs would be read as mathematics."""
+    return name.replace("$", r"\$")

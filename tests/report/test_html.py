@@ -1,0 +1,166 @@
+"""The report's text: escaping, policy, advice, the command to run it again, figures."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from scipy.stats import binomtest
+
+import selector
+from selector.cli.app import app
+from selector.errors import ConfigError
+from selector.report.advice import advice, wilson
+from selector.report.figures import figures
+from selector.report.html import render_report, write_report
+from selector.report.outcome import outcome
+from selector.report.rerun import command
+from selector.report.svg import Axis
+from selector.results import load_ranking
+from tests.report import samples
+
+
+def test_the_file_stands_alone() -> None:
+    html = render_report(samples.ranking())
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!#|data:)[^"'\s>]""", html)
+    assert "@import" not in html
+    assert "url(" not in html
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
+    assert policy.startswith("default-src &#39;none&#39;")
+    for part in ("style", "script"):
+        (text,) = re.findall(rf"<{part}>(.*?)</{part}>", html, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{part}-src &#39;sha256-{digest}&#39;" in policy
+
+
+def test_hostile_values_are_escaped() -> None:
+    html = render_report(samples.hostile())
+    assert html.count("<script>") == 1
+    assert "<img" not in html
+    assert "&lt;/script&gt;&lt;script&gt;" in html
+    assert 'onerror="' not in html
+
+
+def test_write_report_goes_into_the_runs_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"this ranking has no folder yet; call ranking\.save"):
+        write_report(samples.ranking())
+    saved = samples.ranking().save(tmp_path / "run")
+    path = write_report(load_ranking(saved.path or ""))
+    assert path == tmp_path / "run" / "report.html"
+    assert "Start from timm:network_0.in1k" in path.read_text()
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_advice_of_a_measured_run() -> None:
+    told = advice(samples.ranking())
+    assert told.headline == "Start from timm:network_0.in1k and fine-tune all of it."
+    low, _high = wilson(0.92, 300)
+    assert f"accuracy 0.920 on the test split, which was read once (300 items; 90 % interval {low:.3f}" in told.sure[0]
+    assert told.sure[1].endswith("is 2.0 points behind on validation; 300 items cannot tell the two apart.")
+    assert "trained at 128 × 128 pixels, below its own size, for 150 steps" in told.sure[2]
+    assert told.cost[0] == "3.4M parameters, licence apache-2.0."
+
+
+def test_advice_says_when_the_gap_is_real() -> None:
+    first, second = (
+        samples.model(0, measurements=(samples.measurement(0.95),)),
+        samples.model(1, measurements=(samples.measurement(0.80),)),
+    )
+    assert "more than chance would do on 300 items" in advice(samples.ranking((first, second))).sure[1]
+    alone = advice(samples.ranking((first, samples.model(1)))).sure[1]
+    assert alone == "It is the only model that was measured; how the others would do is predicted only."
+
+
+def test_advice_of_an_unmeasured_run_promises_nothing() -> None:
+    told = advice(samples.unmeasured())
+    assert told.headline.startswith("Confirm before you choose: timm:network_0.in1k is in front")
+    assert "The chance that it has the highest evidence of all is 60 %." in told.sure
+    assert "These rows cannot tell it apart from timm:network_1.in1k." in told.sure
+    assert told.commands == ("selector confirm RUN",)
+
+
+def test_advice_when_everything_failed() -> None:
+    failed = samples.ranking((samples.ranking().models[-1],))
+    assert advice(failed).headline == "No model finished; the reasons are below under failures."
+    assert "No model finished" in render_report(failed)
+
+
+@pytest.mark.parametrize(("right", "count"), [(45, 50), (10, 10), (0, 10), (276, 300)])
+def test_wilson_against_scipy(right: int, count: int) -> None:
+    reference = binomtest(right, count).proportion_ci(0.9, method="wilson")
+    assert wilson(right / count, count) == pytest.approx((reference.low, reference.high), abs=1e-9)
+
+
+def test_the_command_to_run_again_parses() -> None:
+    line = command(samples.ranking(path=Path("runs/my run")))
+    assert line is not None
+    words = shlex.split(line)
+    assert words[:3] == ["selector", "scan", "my photos"]
+    assert words[3:] == [
+        *("--proxies", "logme,knn", "--top-k", "2", "--budget", "10m", "--device", "cpu"),
+        *("--out", "runs/my run"),
+    ]
+    assert "--no-confirm" in shlex.split(command(samples.unmeasured()) or "")
+    assert command(samples.ranking(target={"name": "arrays", "origin": None})) is None
+
+
+def test_the_options_of_the_command_exist() -> None:
+    import typer.main
+
+    from selector.report import rerun
+
+    scan = typer.main.get_command(app).commands["scan"]  # type: ignore[attr-defined]
+    known = {option for parameter in scan.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert set(rerun._OPTIONS.values()) | {"--offline", "--no-confirm", "--out"} <= known
+
+
+def test_figures_are_well_formed_and_only_drawn_with_data() -> None:
+    assert [f.key for f in figures(samples.ranking())] == ["intervals", "agreement", "cost"]
+    assert [f.key for f in figures(samples.unmeasured())] == ["intervals", "cost"]
+    assert figures(samples.ranking(())) == []
+    rungs = tuple(samples.measurement(0.8 + 0.05 * rung, rung=rung) for rung in (0, 1))
+    drawn = {f.key: f for f in figures(samples.ranking((samples.model(0, measurements=rungs),)))}
+    assert set(drawn) == {"history"}
+    for ranking in (samples.ranking(), samples.hostile(), samples.large(100)):
+        for figure in figures(ranking):
+            ElementTree.fromstring(figure.svg)
+
+
+def test_axis_ends_and_ticks() -> None:
+    axis = Axis.over([2.0], 0, 100)
+    assert axis.low < 2.0 < axis.high
+    log = Axis.over([1e6, 3e8], 0, 100, log=True)
+    assert log(1e6) == pytest.approx(100 * 0.2624 / (0.2624 * 2 + 5.7038), rel=1e-3)
+    assert log.ticks() == [1e6, 1e7, 1e8] or len(log.ticks()) >= 3
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks())
+
+
+def test_outcome_counts_recall_and_precision() -> None:
+    found = outcome(samples.hostile())
+    assert found is not None
+    first, second, third = found.lines
+    assert (first.items, first.recall, first.precision) == (100, pytest.approx(0.90), pytest.approx(90 / 91))
+    assert (second.recall, third.precision) == (pytest.approx(0.8), pytest.approx(48 / 62))
+    assert found.most == 9
+    assert outcome(samples.ranking()) is None
+
+
+def test_matplotlib_figures() -> None:
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    plot = selector.plot
+    intervals = plot.intervals(samples.ranking())
+    assert next(tick.get_text() for tick in intervals.axes[0].get_yticklabels()) == "timm:network_0.in1k"
+    assert plot.agreement(samples.ranking()).axes[0].get_ylabel() == "accuracy on validation (measured)"
+    assert plot.cost(samples.ranking()).axes[0].get_xscale() == "log"
+    with pytest.raises(ConfigError, match=r"fewer than two models were measured; selector\.confirm"):
+        plot.agreement(samples.unmeasured())
+    with pytest.raises(ConfigError, match="had no second rung"):
+        plot.history(samples.ranking())
+    dollars = replace(samples.model(0), name="a$b$c")
+    plot.intervals(samples.ranking((dollars, samples.model(1)))).canvas.draw()

@@ -1,0 +1,127 @@
+"""The table: what it holds, and that predicted and measured never share a column."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from selector.report.table import render_html, render_text
+from selector.report.view import Cell, final_measurements, table_view
+from selector.results import Ranking, ScoreCell
+from tests.report import samples
+
+
+def cells(ranking: Ranking, key: str) -> list[Cell]:
+    view = table_view(ranking)
+    position = [column.key for column in view.columns].index(key)
+    return [row.cells[position] for row in view.rows]
+
+
+def test_columns_are_either_predicted_or_measured() -> None:
+    view = table_view(samples.ranking())
+    groups = {column.key: column.group for column in view.columns}
+    assert {key for key, group in groups.items() if group == "measured"} == {
+        "frozen:val",
+        "frozen:test",
+        "full:val",
+        "full:test",
+    }
+    assert {key for key, group in groups.items() if group == "predicted"} == {
+        "evidence",
+        "interval",
+        "p_best",
+        "p_top_k",
+        "proxy:logme",
+        "proxy:knn",
+    }
+    assert not any(column.group == "measured" for column in table_view(samples.unmeasured()).columns)
+
+
+def test_values_marks_and_gaps() -> None:
+    ranking = samples.ranking()
+    assert [cell.text for cell in cells(ranking, "full:val")] == ["0.930°", "0.910", "–", "–", "–"]
+    assert [cell.text for cell in cells(ranking, "evidence")] == ["0.800≈", "0.744≈", "0.692", "0.643", "–"]
+    assert [cell.text for cell in cells(ranking, "proxy:knn")] == ["0.700", "0.680", "0.660", "–", "–"]
+    assert cells(ranking, "proxy:logme")[3] == Cell("–", None, "N < D")
+    assert [cell.text for cell in cells(ranking, "rank")] == ["1", "2", "3", "4", "–"]
+    assert cells(ranking, "seconds")[2].text == "store"
+    assert "90 % interval -0.5 to -0.3" in cells(ranking, "proxy:logme")[0].title
+
+
+def test_notes_explain_marks_warnings_and_failures() -> None:
+    notes = table_view(samples.ranking()).notes
+    assert any(note.startswith("≈ cannot be told apart") for note in notes)
+    assert any(note.startswith("° trained at reduced size (128 × 128 pixels)") for note in notes)
+    assert "Warning: 2 models cannot be told apart on these rows." in notes
+    assert "Failed: timm:network_4.in1k: weights are missing" in notes
+    assert not any("°" in note for note in table_view(samples.unmeasured()).notes)
+
+
+def test_the_last_rung_counts_and_failed_trainings_do_not() -> None:
+    early, late = samples.measurement(0.95, rung=0), samples.measurement(0.93, rung=1)
+    broken = samples.measurement(0.99, rung=2, status="diverged", note="loss is not finite")
+    assert final_measurements(samples.model(0, measurements=(early, late, broken)))["full"] is late
+    only = samples.ranking((samples.model(0, measurements=(broken,)),))
+    assert cells(only, "full:val") == [Cell("diverged", None, "loss is not finite")]
+
+
+def test_text_has_every_model_and_no_markup() -> None:
+    text = render_text(samples.hostile(), width=200)
+    assert samples.HOSTILE in text  # brackets are not read as rich markup
+    assert "\x1b" not in text
+    assert text.splitlines()[0].rstrip() != ""
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160, 250])
+def test_text_keeps_to_its_width(width: int) -> None:
+    text = render_text(samples.ranking(), width=width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for needed in ("full val", "evidence", "0.930°", "timm:network_3.in1k"):
+        assert needed in (text if width >= 120 else text.replace("\n", "")) or width < 120
+
+
+def test_narrow_text_leaves_out_facts_before_figures() -> None:
+    text = render_text(samples.ranking(), width=120)
+    assert re.search(r"Not shown for want of space: licence, width, extract, params", text)
+    assert "evidence" in text.splitlines()[2]
+    assert "Not shown" not in render_text(samples.ranking(), width=250)
+
+
+def test_limit_names_the_rest() -> None:
+    text = render_text(samples.large(50), width=160, limit=10)
+    assert "network_9.in1k" in text
+    assert "network_10.in1k" not in text
+    assert "… and 40 more" in text
+
+
+def test_html_fragment_is_escaped_and_complete() -> None:
+    html = render_html(samples.hostile())
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "&lt;/script&gt;" in html
+    assert html.count("<tr>") == 2 + 5
+    assert "<caption>" in html
+    assert samples.ranking()._repr_html_() == render_html(samples.ranking())
+    assert str(samples.ranking()) == render_text(samples.ranking())
+
+
+def test_header_spans_cover_all_columns() -> None:
+    html = render_html(samples.ranking())
+    spans = [int(n) for n in re.findall(r'colspan="(\d+)"', html)]
+    assert sum(spans) == len(table_view(samples.ranking()).columns)
+    assert re.search(r'colspan="4"[^>]*>measured<', html)
+    assert re.search(r'colspan="6"[^>]*>predicted<', html)
+
+
+def test_a_negative_zero_is_written_as_zero() -> None:
+    scores = {"logme": ScoreCell(-0.00001)}
+    ranking = samples.ranking((samples.model(0, scores=scores),), settings={"proxies": ["logme"]})
+    assert cells(ranking, "proxy:logme")[0].text == "0.000"
+
+
+def test_a_ranking_without_anything_still_prints() -> None:
+    bare = Ranking({}, {}, {}, ())
+    assert "target" in render_text(bare)
+    assert "<table" in render_html(replace(bare, target={"name": "x"}))
