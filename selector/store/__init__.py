@@ -1,0 +1,278 @@
+"""The feature store: content-addressed, atomic, resumable; shared by scans, processes and machines.
+
+An entry belongs to an encoder; its rows are addressed by the content of the images. Beside the
+entries lie aliases (what a source says of a model without building it -> its entry), small results
+such as scores, and the list of images that cannot be decoded. Nothing here imports torch.
+
+    store/entries/<key>/meta.json, 00000001-<random>.rows, head.arrays, used.json
+    store/aliases/<key>.json   store/results/<kind>/<xx>/<key>.json   store/bad/<key>.json
+    store/pixels/              store/locks/                           store/quarantine/
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from selector.errors import ConfigError, StoreError
+from selector.store.documents import digest, read_json, write_json
+from selector.store.entry import Entry, RowsMissing
+from selector.store.files import Layered, LocalFiles, RemoteFiles, copies_folder, is_url
+from selector.store.upkeep import EntryInfo, Pruned, Upkeep, Verified
+from selector.units import parse_size
+
+__all__ = [
+    "Entry",
+    "EntryInfo",
+    "FeatureStore",
+    "Pruned",
+    "RowsMissing",
+    "Verified",
+    "default_store",
+    "default_store_path",
+]
+
+logger = logging.getLogger(__name__)
+
+_KIND = re.compile(r"[a-z][a-z0-9_-]*")
+_CAP = "SELECTOR_STORE_MAX_SIZE"
+
+
+def default_store() -> str:
+    """Where the store lies when none is named: ``SELECTOR_STORE``, or the user's cache folder."""
+    return os.environ.get("SELECTOR_STORE") or str(_cache() / "store")
+
+
+def default_store_path() -> Path:
+    """The local folder of the default store (of its copies, when it is a URL)."""
+    place = default_store()
+    return copies_folder(place, _cache()) if is_url(place) else Path(place.removeprefix("file://"))
+
+
+class FeatureStore:
+    """Features of encoders on disk, addressed by content.
+
+    Args:
+        root: folder or fsspec URL (``s3://bucket/store``); None for ``default_store()``.
+        max_bytes: least recently used entries are removed beyond this; None for the environment's
+            ``SELECTOR_STORE_MAX_SIZE`` (such as ``20GB``), or no limit.
+        read_only: True never writes there. What a read-only place refuses goes, after one warning,
+            to a temporary folder of this process.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str] | None = None, *, max_bytes: int | None = None, read_only: bool | None = None
+    ) -> None:
+        place = default_store() if root is None else os.fspath(root)
+        base: LocalFiles | RemoteFiles
+        if is_url(place):
+            self._local_root = copies_folder(place, _cache())
+            base = RemoteFiles(place, self._local_root)
+        else:
+            self._local_root = Path(place.removeprefix("file://")).expanduser().absolute()
+            if self._local_root.exists() and not self._local_root.is_dir():
+                raise ConfigError(f"the store {place} is a file; give a folder with --store.")
+            base = LocalFiles(self._local_root)
+        if max_bytes is None and os.environ.get(_CAP):
+            max_bytes = parse_size(os.environ[_CAP])
+        self.root = place
+        self.max_bytes = max_bytes
+        self._files = Layered(base, read_only=read_only)
+        self._upkeep = Upkeep(self._files)
+        self._entries: dict[str, Entry] = {}
+        self._size: int | None = None
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({self.root!r})"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writing was switched off, or was refused so far."""
+        return self._files.read_only
+
+    # ------------------------------------------------------------------ entries
+
+    def entry(self, identity: Mapping[str, Any]) -> Entry:
+        """The entry of an identity, which may still be empty.
+
+        Args:
+            identity: everything that decides the features, as plain JSON. Its digest is the key.
+        """
+        key = digest(identity)
+        if key not in self._entries:
+            meta = read_json(self._files, f"entries/{key}/meta.json") or {}
+            self._entries[key] = Entry(self._files, key, identity, meta.get("facts", {}), self._wrote)
+            if meta and not self._files.is_remote:
+                self._upkeep.mark_used(key)
+        return self._entries[key]
+
+    def resolve(self, spec_identity: Mapping[str, Any]) -> Entry | None:
+        """The entry that was remembered for what a source says of a model, or None."""
+        known = read_json(self._files, _alias(spec_identity))
+        if known is None:
+            return None
+        entry = self.entry(known["entry"])
+        entry.meta = {**known["facts"], **entry.meta}
+        return entry
+
+    def remember(
+        self, spec_identity: Mapping[str, Any], entry_identity: Mapping[str, Any], facts: Mapping[str, Any]
+    ) -> Entry:
+        """File an entry under its identity and under a cheap one, with facts, before its first row.
+
+        Args:
+            spec_identity: what can be said without building the network.
+            entry_identity: the full identity; see ``entry``.
+            facts: plain JSON, kept as ``Entry.meta`` (num_features, num_parameters, backend, ...).
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        entry = self.entry(entry_identity)
+        entry.meta = {**entry.meta, **facts}
+        write_json(
+            self._files,
+            f"entries/{entry.key}/meta.json",
+            {"format": 1, "identity": dict(entry_identity), "facts": entry.meta, "created": time.time()},
+        )
+        write_json(
+            self._files,
+            _alias(spec_identity),
+            {"spec": dict(spec_identity), "entry": dict(entry_identity), "facts": entry.meta, "key": entry.key},
+        )
+        self._upkeep.mark_used(entry.key)
+        return entry
+
+    # ------------------------------------------------------------------ small results
+
+    def get(self, kind: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A result that was ``put``, or None; a damaged one counts as absent, with a warning."""
+        found = read_json(self._files, _result(kind, key))
+        return None if found is None else found["value"]
+
+    def put(self, kind: str, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+        """Keep a small result (``score``, ``measurement``, ...) under its key, replacing an older one.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        self._wrote(write_json(self._files, _result(kind, key), {"key": dict(key), "value": dict(value)}))
+
+    def bad_images(self) -> dict[str, str]:
+        """Content hash -> reason, of images that an earlier scan could not decode."""
+        bad: dict[str, str] = {}
+        for name in self._files.names("bad"):
+            bad |= read_json(self._files, f"bad/{name}") or {}
+        return bad
+
+    def add_bad_images(self, bad: Mapping[str, str]) -> None:
+        """Remember images that cannot be decoded."""
+        new = {h: reason for h, reason in bad.items() if h not in self.bad_images()}
+        if new:
+            write_json(self._files, f"bad/{digest(new)}.json", new)
+
+    # ------------------------------------------------------------------ local helpers
+
+    @property
+    def pixels_folder(self) -> Path:
+        """Where decoded pixels are kept; on this machine also when the store is not."""
+        return (self._files.spare_root() if self.read_only else self._local_root) / "pixels"
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock among the processes of this machine; it avoids double work and nothing else.
+
+        Where the folder cannot lock, the work goes on without.
+        """
+        import filelock
+
+        folder = (self._files.spare_root() if self.read_only else self._local_root) / "locks"
+        lock: filelock.BaseFileLock | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / f"{digest({'lock': name})}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                logger.info("waiting for another process that does the same (%s)", name)
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            logger.info("no lock in %s (%s); another process may do the same work", folder, error)
+            lock = None
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
+
+    # ------------------------------------------------------------------ upkeep
+
+    def list_entries(self) -> list[EntryInfo]:
+        """All entries, the least recently used first."""
+        return self._upkeep.entries()
+
+    def size(self) -> int:
+        """Bytes of everything in the store, pixels included."""
+        return self._upkeep.size(self._local_root)
+
+    def verify(self) -> Verified:
+        """Check every checksum; damaged files go into quarantine and count as missing."""
+        result = self._upkeep.verify()
+        self._entries.clear()
+        return result
+
+    def prune(self, max_bytes: int | None = None, older_than: float | None = None) -> Pruned:
+        """Remove what was not used for ``older_than`` seconds, then the least recently used beyond ``max_bytes``.
+
+        Decoded pixels go before features; quarantine and leftovers of killed processes always go.
+        """
+        result = self._upkeep.prune(self._local_root, max_bytes, older_than)
+        self._entries.clear()
+        self._size = None
+        return result
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Pack entries, aliases and results into a tar file; returns the number of files."""
+        return self._upkeep.export(Path(path))
+
+    def import_(self, path: str | os.PathLike[str]) -> int:
+        """Take over what another store exported, after checking it; returns the number of new files."""
+        count = self._upkeep.import_(Path(path))
+        self._entries.clear()
+        return count
+
+    def _wrote(self, size: int) -> None:
+        if self.max_bytes is None or self.read_only:
+            return
+        self._size = size + (self.size() if self._size is None else self._size)
+        if self._size > self.max_bytes:
+            pruned = self._upkeep.prune(self._local_root, self.max_bytes, None, keep=set(self._entries))
+            self._size -= pruned.bytes
+            if self._size > self.max_bytes:
+                logger.warning(
+                    "the store %s holds more than its limit, and everything in it is in use by this run", self.root
+                )
+                self.max_bytes = None  # say it once
+
+
+def _cache() -> Path:
+    return Path(platformdirs.user_cache_dir("selector"))
+
+
+def _alias(spec_identity: Mapping[str, Any]) -> str:
+    return f"aliases/{digest(spec_identity)}.json"
+
+
+def _result(kind: str, key: Mapping[str, Any]) -> str:
+    if not _KIND.fullmatch(kind):
+        raise StoreError(f"a kind of result is a lower-case word. Got {kind!r}.")
+    name = digest(key)
+    return f"results/{kind}/{name[:2]}/{name}.json"

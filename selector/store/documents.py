@@ -1,0 +1,86 @@
+"""Small JSON files with a checksum, and what is done with a file that is damaged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from selector.store.container import Damaged
+from selector.store.files import Layered
+
+logger = logging.getLogger(__name__)
+
+QUARANTINE = "quarantine"
+
+
+def canonical(value: Any) -> bytes:
+    """One text for one meaning: sorted keys, no spaces, UTF-8; what keys are digests of.
+
+    >>> canonical({"b": 1, "a": (2, 3)})
+    b'{"a":[2,3],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain).encode()
+
+
+def digest(value: Any) -> str:
+    """xxh3_128 of the canonical JSON, 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(canonical(value))
+
+
+def write_json(files: Layered, name: str, value: Mapping[str, Any]) -> int:
+    """Write a document; returns its size in bytes."""
+    body = canonical(value)
+    content = b'{"checksum":"' + xxhash.xxh3_64_hexdigest(body).encode() + b'","value":' + body + b"}\n"
+    return files.write(name, lambda: [content])
+
+
+def read_json(files: Layered, name: str) -> dict[str, Any] | None:
+    """A document, or None if there is none or it was damaged (it is set aside, with a warning)."""
+    try:
+        return parse_json(files.read(name))
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        set_aside(files, name, error)
+        return None
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """The value of a document.
+
+    Raises:
+        Damaged: it is not JSON, or its checksum does not match.
+    """
+    try:
+        document = json.loads(content)
+        checksum, value = document["checksum"], document["value"]
+    except (ValueError, KeyError, TypeError):
+        raise Damaged("the file is not a document of the store") from None
+    if not isinstance(value, dict) or xxhash.xxh3_64_hexdigest(canonical(value)) != checksum:
+        raise Damaged("the checksum does not match")
+    return value
+
+
+def set_aside(files: Layered, name: str, reason: Exception) -> None:
+    """Move a damaged file into quarantine, so that what it held counts as missing again."""
+    logger.warning("%s in the store %s is damaged (%s); it is set aside and made again", name, files.where, reason)
+    try:
+        content = files.path(name).read_bytes()
+    except FileNotFoundError:
+        return  # another process has set it aside
+    files.write(f"{QUARANTINE}/{name.replace('/', '_')}.{uuid.uuid4().hex[:8]}", lambda: [content])
+    files.remove(name)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not plain JSON; identities and results hold numbers, texts and lists")

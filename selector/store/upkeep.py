@@ -1,0 +1,267 @@
+"""What keeps a store in order: listing, checking, removing by age and size, moving between machines."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selector.errors import ConfigError, StoreError
+from selector.store.container import Container, Damaged
+from selector.store.documents import QUARANTINE, parse_json, read_json, set_aside, write_json
+from selector.store.entry import CHUNK_SUFFIX
+from selector.store.files import TEMPORARY, Layered
+
+logger = logging.getLogger(__name__)
+
+_EXPORTED = ("entries", "aliases", "results", "bad")
+_NAME = re.compile(r"(?:entries|aliases|results|bad)(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+\.(?:json|rows|arrays)")
+_LEFTOVER_AGE = 86_400.0  # seconds after which a temporary file cannot belong to a living writer
+_PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class EntryInfo:
+    """One entry as ``selector store list`` shows it; ``used`` is a time stamp, ``size`` is in bytes."""
+
+    key: str
+    identity: dict[str, Any]
+    meta: dict[str, Any]
+    rows: int
+    size: int
+    used: float
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What ``verify`` looked at, and the names of the files that it set aside."""
+
+    files: int
+    bytes: int
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What ``prune`` removed: keys of entries, and bytes in all."""
+
+    entries: tuple[str, ...]
+    bytes: int
+
+
+class Upkeep:
+    """The housekeeping of one store."""
+
+    def __init__(self, files: Layered) -> None:
+        self._files = files
+
+    def mark_used(self, key: str) -> None:
+        """Record that an entry is in use now.
+
+        The stamps never run backwards, also when the clock does, so the order of use stays right.
+        """
+        try:
+            last = (read_json(self._files, "clock.json") or {}).get("time", 0.0)
+            stamp = {"time": max(time.time(), last + 1e-3)}
+            write_json(self._files, "clock.json", stamp)
+            write_json(self._files, f"entries/{key}/used.json", stamp)
+        except StoreError as error:
+            logger.debug("the time of use of %s was not recorded: %s", key, error)  # a full store can still be read
+
+    def entries(self) -> list[EntryInfo]:
+        """All entries, the least recently used first."""
+        found = []
+        for key in self._files.folders("entries"):
+            folder = f"entries/{key}"
+            names = self._files.names(folder)
+            meta = read_json(self._files, f"{folder}/meta.json") or {}
+            used = read_json(self._files, f"{folder}/used.json") or {}
+            rows = 0
+            for name in names:
+                if name.endswith(CHUNK_SUFFIX):
+                    with contextlib.suppress(Damaged, FileNotFoundError):  # ``verify`` reports these
+                        rows += Container(self._files.path(f"{folder}/{name}")).shape("keys")[0]
+            found.append(
+                EntryInfo(
+                    key,
+                    meta.get("identity", {}),
+                    meta.get("facts", {}),
+                    rows,
+                    sum(names.values()),
+                    float(used.get("time", 0.0)),
+                )
+            )
+        return sorted(found, key=lambda e: (e.used, e.key))
+
+    def size(self, root: Path) -> int:
+        """Bytes of everything, decoded pixels included."""
+        return sum(size for _, size in self._walk("")) + _tree_size(root / "pixels")
+
+    def verify(self) -> Verified:
+        """Check every file; set the damaged ones aside."""
+        files = size = 0
+        damaged = []
+        for folder in _EXPORTED:
+            for name, nbytes in self._walk(folder):
+                files, size = files + 1, size + nbytes
+                try:
+                    check(self._files.path(name))
+                except FileNotFoundError:
+                    continue
+                except Damaged as error:
+                    set_aside(self._files, name, error)
+                    damaged.append(name)
+        return Verified(files, size, tuple(damaged))
+
+    def prune(
+        self, root: Path, max_bytes: int | None, older_than: float | None, keep: set[str] | None = None
+    ) -> Pruned:
+        """See ``FeatureStore.prune``; entries in ``keep`` stay."""
+        before = self.size(root)
+        self._files.remove(QUARANTINE)
+        _remove_leftovers(root)
+        entries = [e for e in self.entries() if e.key not in (keep or set())]
+        gone: list[str] = []
+        if older_than is not None:
+            limit = time.time() - older_than
+            gone += [e.key for e in entries if e.used < limit]
+            for key in gone:
+                self._files.remove(f"entries/{key}")
+            _remove_old(root / "pixels", limit)
+            _remove_old(root / "results", limit)
+        if max_bytes is not None:
+            size = self.size(root)
+            for folder in sorted((root / "pixels").glob("*"), key=_last_write) if not keep else []:
+                if size > max_bytes:
+                    size -= _tree_size(folder)
+                    shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else folder.unlink(missing_ok=True)
+            for entry in entries:
+                if size > max_bytes and entry.key not in gone:
+                    self._files.remove(f"entries/{entry.key}")
+                    gone.append(entry.key)
+                    size -= entry.size
+        self._forget_aliases(set(gone))
+        return Pruned(tuple(gone), max(0, before - self.size(root)))
+
+    def export(self, path: Path) -> int:
+        """Write a tar file (compressed if its name ends in gz, bz2 or xz)."""
+        count = 0
+        suffix = path.suffix.lstrip(".")
+        mode: Any = f"w:{suffix}" if suffix in ("gz", "bz2", "xz") else "w"
+        temporary = path.with_name(f"{TEMPORARY}{path.name}")
+        try:
+            with tarfile.open(temporary, mode) as tar:
+                for folder in _EXPORTED:
+                    for name, _ in self._walk(folder):
+                        with contextlib.suppress(FileNotFoundError):  # merged or pruned meanwhile
+                            tar.add(self._files.path(name), name)
+                            count += 1
+            temporary.replace(path)
+        except OSError as error:
+            raise StoreError(f"the store cannot be exported to {path}: {error}.") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return count
+
+    def import_(self, path: Path) -> int:
+        """Take over the files of a tar that are sound and not here yet."""
+        count = 0
+        try:
+            with tarfile.open(path) as tar, tempfile.TemporaryDirectory() as scratch:
+                for member in tar:
+                    if not (member.isfile() and _NAME.fullmatch(member.name)):
+                        raise StoreError(
+                            f"{path} holds '{member.name}', which no store exports; nothing of it is used."
+                        )
+                    if member.name.rpartition("/")[2] in self._files.names(member.name.rpartition("/")[0]):
+                        continue
+                    copy = Path(scratch) / ("x" + Path(member.name).suffix)
+                    source = tar.extractfile(member)
+                    assert source is not None
+                    with source, copy.open("wb") as out:
+                        shutil.copyfileobj(source, out, _PIECE)
+                    try:
+                        check(copy)
+                    except Damaged as error:
+                        logger.warning("%s in %s is damaged (%s) and left out", member.name, path, error)
+                        continue
+                    self._files.write(member.name, lambda copy=copy: _pieces(copy))  # type: ignore[misc]
+                    count += 1
+        except (OSError, tarfile.TarError) as error:
+            raise ConfigError(
+                f"{path} cannot be imported: {error}. Give a file made by 'selector store export'."
+            ) from None
+        return count
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, int]]:
+        prefix = f"{folder}/" if folder else ""
+        for name, size in self._files.names(folder).items():
+            yield prefix + name, size
+        for name in self._files.folders(folder):
+            if prefix + name not in ("pixels", "locks"):
+                yield from self._walk(prefix + name)
+
+    def _forget_aliases(self, keys: set[str]) -> None:
+        for name in self._files.names("aliases") if keys else ():
+            known = read_json(self._files, f"aliases/{name}")
+            if known is not None and known["key"] in keys:
+                self._files.remove(f"aliases/{name}")
+
+
+def check(path: Path) -> None:
+    """Verify the checksums of one file.
+
+    Raises:
+        Damaged: something does not match.
+    """
+    if path.suffix == ".json":
+        parse_json(path.read_bytes())
+        return
+    container = Container(path)
+    for name in container.names():
+        container.array(name)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _tree_size(folder: Path) -> int:
+    return sum(_stat_size(p) for p in folder.rglob("*")) if folder.is_dir() else _stat_size(folder)
+
+
+def _stat_size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
+def _last_write(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _remove_old(folder: Path, limit: float) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and _last_write(path) < limit:
+            path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(root: Path) -> None:
+    limit = time.time() - _LEFTOVER_AGE
+    for path in root.rglob(f"{TEMPORARY}*"):
+        if _last_write(path) < limit:
+            path.unlink(missing_ok=True)
