@@ -452,7 +452,9 @@ def _resized_size(height: int, width: int, preprocess: Preprocess) -> tuple[int,
 def _resample(image: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
     if size == image.shape[:2]:
         return image
-    if interpolation in ("bilinear", "bicubic"):
+    # with one side enlarged and the other reduced the kernels differ, by up to 11 grey levels in 0.3 % of the values
+    mixed = (size[0] > image.shape[0]) != (size[1] > image.shape[1])
+    if interpolation in ("bilinear", "bicubic") and not mixed:
         import torch
         from torch.nn import functional
 
@@ -462,8 +464,8 @@ def _resample(image: NDArray[np.uint8], size: tuple[int, int], interpolation: st
         with torch.inference_mode():
             out = functional.interpolate(batch, size, mode=interpolation, align_corners=False, antialias=True)
         return cast("NDArray[np.uint8]", out[0].permute(1, 2, 0).numpy())
-    filters = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), filters[interpolation]))
+    method = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), method))
 
 
 def _center(image: NDArray[np.uint8], height: int, width: int, fill: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -5,15 +5,14 @@ One file a kind of input; ``load_target`` asks each whether an object is its own
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from selector.contracts import Target
-from selector.errors import TargetError, did_you_mean
+from selector.errors import TargetError
 from selector.targets._build import assemble, fingerprint, subsample, without
 from selector.targets._hashing import Trust
-from selector.targets._kinds import KINDS, Kind, Options
+from selector.targets._kinds import KINDS, Kind, Options, kind_of
 
 __all__ = ["KINDS", "Kind", "Options", "fingerprint", "load_origin", "load_target", "subsample", "without"]
 
@@ -35,8 +34,9 @@ def load_target(
         x: a folder with one folder of images a class (below train/, val/, test/ or not); a parquet
             file or folder in the Hugging Face image convention; a CSV file with path, label and
             perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or
-            DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); or a tuple of ready
-            features (float (N, D), labels). A ``Target`` is handed back.
+            DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); a tuple of ready
+            features (float (N, D), labels); or a dict of split name and one of these. A ``Target``
+            is handed back.
         name: for people; taken from the path otherwise.
         image_column, label_column: of a table, where the usual names do not fit.
         max_samples: at most that many items, by split and class.
@@ -53,7 +53,7 @@ def load_target(
     """
     if isinstance(x, Target):
         return x if max_samples is None else subsample(x, max_samples, seed)
-    kind_name, kind = _kind_of(x)
+    kind_name, kind = kind_of(x)
     draft = kind.read(x, Options(name=name, image_column=image_column, label_column=label_column, trust=trust))
     if draft.origin is not None:
         options = {"name": name, "image_column": image_column, "label_column": label_column, "seed": seed, "task": task}
@@ -79,28 +79,3 @@ def load_origin(origin: Mapping[str, Any] | None, *, trust: Trust = "stat") -> T
             bad = [i for i, value in enumerate(target.hashes) if value in reasons]
             target = without(target, bad, [reasons[target.hashes[i]] for i in bad])
     return target
-
-
-def _kind_of(x: Any) -> tuple[str, Kind]:
-    for name in KINDS.names():
-        kind = KINDS.get(name)
-        if kind.accepts(x):
-            return name, kind
-    if isinstance(x, str | os.PathLike):
-        path = os.fspath(x)
-        if not os.path.exists(path):  # noqa: PTH110 - a path of any kind
-            folder = os.path.dirname(path) or "."  # noqa: PTH120
-            near = did_you_mean(os.path.basename(path), _listing(folder))  # noqa: PTH119
-            raise TargetError(f"target {path} does not exist{near or '; give a folder, a parquet file or a CSV file.'}")
-        raise TargetError(
-            f"target {path} is no folder, parquet file or CSV file; these are the files that can be read."
-        )
-    known = "; ".join(f"{KINDS.get(name).description}" for name in KINDS.names())
-    raise TargetError(f"an object of type {type(x).__name__} is not a target. Expected one of: {known}.")
-
-
-def _listing(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208
-    except OSError:
-        return []

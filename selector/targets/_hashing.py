@@ -44,12 +44,19 @@ def signature(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def hash_files(root: str, relative: Sequence[str], statuses: Sequence[os.stat_result], trust: Trust) -> list[str]:
+def hash_files(
+    root: str,
+    relative: Sequence[str],
+    statuses: Sequence[os.stat_result],
+    trust: Trust,
+    *,
+    folder: str | None = None,
+) -> list[str]:
     """Content hash of each file, in order.
 
     Args:
-        root: absolute folder that the cache file belongs to.
-        relative: paths below it.
+        root: absolute path of the data set that is remembered.
+        relative: paths below ``folder``, which is ``root`` when not given.
         statuses: of the same files, as a directory scan gave them.
         trust: ``stat`` believes what is remembered of an unchanged file, ``content`` reads all.
 
@@ -61,7 +68,7 @@ def hash_files(root: str, relative: Sequence[str], statuses: Sequence[os.stat_re
         missing = [index for index, known in enumerate(hashes) if known is None]
 
         def read(index: int) -> str:
-            path = os.path.join(root, relative[index])  # noqa: PTH118 - 100,000 Path objects take a second
+            path = os.path.join(folder or root, relative[index])  # noqa: PTH118 - 100,000 Path objects take a second
             try:
                 with open(path, "rb") as file:  # noqa: PTH123
                     return content_hash(file.read())

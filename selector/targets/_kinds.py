@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selector.errors import TargetError, did_you_mean
 from selector.registry import Registry
 from selector.targets._build import Draft
 from selector.targets._hashing import Trust
@@ -35,3 +37,66 @@ class Kind:
 
 
 KINDS: Registry[Kind] = Registry("selector.targets", "kind of target")
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What folders, files, columns and dicts call the splits, in lower case."""
+
+
+def kind_of(x: Any) -> tuple[str, Kind]:
+    """Name and kind of an input.
+
+    Raises:
+        TargetError: no kind takes it.
+    """
+    for name in KINDS.names():
+        kind = KINDS.get(name)
+        if kind.accepts(x):
+            return name, kind
+    known = "; ".join(KINDS.get(name).description for name in KINDS.names())
+    if not isinstance(x, str | os.PathLike):
+        raise TargetError(f"an object of type {type(x).__name__} is not a target. Expected one of: {known}.")
+    path = os.fspath(x)
+    if os.path.lexists(path):
+        raise TargetError(
+            f"target {path} is no folder, parquet file or CSV file that can be read; these are the files that can be."
+        )
+    near = did_you_mean(os.path.basename(path), _listing(os.path.dirname(path) or "."))  # noqa: PTH119, PTH120
+    raise TargetError(f"target {path} does not exist{near or '; give a folder, a parquet file or a CSV file.'}")
+
+
+def find_column(
+    where: str, role: str, wanted: str | None, columns: Sequence[str], usual: Sequence[str], typed: Sequence[str] = ()
+) -> str:
+    """The column that plays a role: the one asked for, one declared so, or one with a usual name.
+
+    Args:
+        typed: columns whose declared type says that they play the role.
+
+    Raises:
+        TargetError: there is none.
+    """
+    option = "label_column" if role == "label" else "image_column"
+    if wanted is not None:
+        if wanted in columns:
+            return wanted
+        raise TargetError(
+            f"{where}: no column '{wanted}'{did_you_mean(wanted, columns)} Columns: {', '.join(columns) or 'none'}."
+        )
+    for name in (*typed, *usual):
+        if name in columns:
+            return name
+    raise TargetError(
+        f"{where}: no {role} column among {', '.join(columns) or 'none'}; expected '{usual[0]}', or name it with "
+        f"{option} (--{option.replace('_', '-')})."
+    )
+
+
+def _listing(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return []

@@ -11,13 +11,8 @@ from selector.errors import TargetError
 from selector.images import IMAGE_SUFFIXES
 from selector.targets._build import Draft
 from selector.targets._hashing import hash_files, walk_files
-from selector.targets._kinds import KINDS, Kind, Options
-
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options
+from selector.targets.parquet import holds_parquet
 
 
 class FileItems:
@@ -38,14 +33,6 @@ def _accepts(x: Any) -> bool:
     if not isinstance(x, str | os.PathLike) or not Path(x).is_dir():
         return False
     return not holds_parquet(Path(x))
-
-
-def holds_parquet(folder: Path) -> bool:
-    """Whether a folder is a data set in parquet files: directly in it, or in its ``data`` folder."""
-    try:
-        return any(next(place.glob("*.parquet"), None) for place in (folder, folder / "data") if place.is_dir())
-    except OSError:
-        return False  # unreadable: reading it as an image folder says so
 
 
 def _read(x: str | os.PathLike[str], options: Options) -> Draft:
@@ -94,7 +81,7 @@ def _split_folders(parts: list[list[str]]) -> dict[str, str]:
     """
     tops = {part[0] for part in parts if len(part) > 1}
     nested = {part[0] for part in parts if len(part) > 2}
-    named = {top: SPLIT_FOLDERS[top.lower()] for top in sorted(tops & nested) if top.lower() in SPLIT_FOLDERS}
+    named = {top: SPLIT_NAMES[top.lower()] for top in sorted(tops & nested) if top.lower() in SPLIT_NAMES}
     if "train" not in named.values() or (len(named) == 1 and tops != set(named)):
         return {}
     return named

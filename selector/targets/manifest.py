@@ -1,0 +1,122 @@
+"""A CSV file with a row an image: ``path``, ``label`` and perhaps ``split``.
+
+Paths are relative to the file's folder and may not leave it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from selector.errors import TargetError, did_you_mean
+from selector.targets._build import Draft
+from selector.targets._hashing import hash_files
+from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column
+from selector.targets.folder import FileItems
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
+LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "labels")
+SPLIT_COLUMNS = ("split", "subset", "set", "partition", "fold")
+
+
+def _accepts(x: Any) -> bool:
+    return isinstance(x, str | os.PathLike) and Path(x).suffix.lower() in (".csv", ".tsv") and Path(x).is_file()
+
+
+def _read(x: str | os.PathLike[str], options: Options) -> Draft:
+    path = Path(x).absolute()
+    header, rows = _table(path)
+    path_column = find_column(str(path), "path", options.image_column, header, PATH_COLUMNS)
+    label_column = find_column(str(path), "label", options.label_column, header, LABEL_COLUMNS)
+    split_column = next((name for name in SPLIT_COLUMNS if name in header and name != label_column), None)
+    folder = path.parent
+    real_folder = folder.resolve()
+    relative: list[str] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    missing: list[tuple[int, str]] = []
+    statuses: list[os.stat_result] = []
+    for line, row in rows:
+        relative.append(_confined(row[path_column], folder, real_folder, f"{path}:{line}"))
+        labels.append(row[label_column].strip())
+        if split_column is not None:
+            splits.append(_split(row[split_column], f"{path}:{line}", split_column))
+        try:
+            statuses.append((folder / relative[-1]).stat())
+        except OSError:
+            missing.append((line, relative[-1]))
+    if missing:
+        line, name = missing[0]
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise TargetError(
+            f"{path}:{line}: image '{name}' does not exist in {folder}{more}; correct the path or add the file."
+        )
+    return Draft(
+        where=str(path),
+        name=options.name or path.stem,
+        items=FileItems(str(folder), relative),
+        names=relative,
+        labels=_numbers(labels),
+        hashes=hash_files(str(path), relative, statuses, options.trust, folder=str(folder)),
+        splits=splits if any(splits) else None,
+        origin={"path": str(path)},
+    )
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(f"{path} cannot be read ({error}); expected a CSV file in UTF-8.") from None
+    first = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    header = [name.strip() for name in next(reader, [])]
+    if len(set(header)) < len(header):
+        raise TargetError(f"{path}:1: a column name occurs twice ({', '.join(header)}); rename one.")
+    rows = []
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise TargetError(
+                f"{path}:{reader.line_num}: found {len(cells)} values; expected {len(header)} ({', '.join(header)})."
+            )
+        rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+    return header, rows
+
+
+def _confined(value: str, folder: Path, real_folder: Path, where: str) -> str:
+    inside = os.path.normpath(folder / value.strip())
+    if not value.strip():
+        raise TargetError(f"{where}: the path is empty; name an image file.")
+    if not Path(inside).is_relative_to(folder) or not Path(inside).resolve().is_relative_to(real_folder):
+        raise TargetError(
+            f"{where}: the path '{value.strip()}' leads outside {folder}; move the image below it, or the CSV file up."
+        )
+    return Path(inside).relative_to(folder).as_posix()
+
+
+def _split(value: str, where: str, column: str) -> str:
+    word = value.strip().lower()
+    if word and word not in SPLIT_NAMES:
+        raise TargetError(
+            f"{where}: unknown {column} '{value.strip()}'{did_you_mean(word, SPLIT_NAMES)} Expected train, val or test."
+        )
+    return SPLIT_NAMES.get(word, "")
+
+
+def _numbers(labels: list[str]) -> list[Any]:
+    """Ints when all labels are written as ints (classes 2 before 10), floats when all are numbers."""
+    for convert in (int, float):
+        try:
+            return [convert(label) for label in labels]
+        except ValueError:
+            continue
+    return list(labels)
+
+
+KINDS.register("manifest")(Kind("a CSV file with the columns path, label and perhaps split", _accepts, _read))
