@@ -1,0 +1,41 @@
+"""Checkpoints: written under another name and renamed; a damaged one is set aside, not trusted."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Save tensors and plain values; a full disk is a warning, since training can go on without."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+        try:
+            torch.save(state, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as RuntimeError
+        log.warning("checkpoint %s could not be written (%s); training goes on without it", path, error)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state, or None when there is none or it is damaged; weights only, no code is run."""
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        log.warning("checkpoint %s is damaged (%s); this training starts again", path, str(error).splitlines()[0])
+        path.unlink(missing_ok=True)
+        return None
+    return state

@@ -1,0 +1,59 @@
+"""Which strategy to take, in one sentence a model, from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from selector.contracts import Task
+from selector.tournament.compare import sign, standings
+
+
+def advise(
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    strategies: Mapping[str, Sequence[str]],
+    logits: Mapping[str, Sequence[np.ndarray]],
+    labels: np.ndarray,
+    task: Task,
+    metric: str,
+    epsilon: float,
+    seed: int = 0,
+) -> list[str]:
+    """Sentences about the models of which more than the frozen strategy was measured.
+
+    Args:
+        curves: by model, (training images, figure) of the frozen strategy.
+        strategies: by model, the trained strategies.
+        logits: by ``model strategy``, validation outputs (N, K), one array a seed.
+    """
+    sentences = []
+    for model, trained in strategies.items():
+        if not trained:
+            continue
+        frozen = f"{model} frozen"
+        table = standings(
+            {label: logits[label] for label in [frozen, *(f"{model} {s}" for s in trained)]}, labels, task, metric, seed
+        )
+        best = max(table, key=lambda label: sign(metric) * table[label].value)
+        gain, low, high = (100 * x for x in (table[frozen].difference, table[frozen].low, table[frozen].high))
+        interval = f"90 % interval {low:+.1f} to {high:+.1f}"
+        if best == frozen or low <= 0:
+            what = f"{gain:.1f} points ({interval})" if best != frozen else "nothing"
+            sentence = f"{model}: take frozen; training gained {what} over the solved head, which noise explains."
+        else:
+            strategy = best.rpartition(" ")[2]
+            small = " (little, if the cost matters)" if gain < 100 * epsilon else ""
+            sentence = f"{model}: take {strategy}; it gained {gain:.1f} points over frozen ({interval}){small}."
+        sentences.append(sentence + _curve(curves.get(model, ())))
+    return sentences
+
+
+def _curve(curve: Sequence[tuple[int, float]]) -> str:
+    if len(curve) < 2:
+        return ""
+    (fewer, before), (all_of_them, now) = curve[-2], curve[-1]
+    gain = 100 * (now - before)
+    if gain < 1:
+        return ""
+    return f" From {fewer} to {all_of_them} training images the solved head gained {gain:.1f} points: more would help."

@@ -1,0 +1,158 @@
+"""How a budget becomes rungs: pure arithmetic, no torch.
+
+A lane is a (model, strategy) pair. In the first rung every lane is tried at several learning
+rates; from rung to rung half of the lanes go on, each at its best rate, for more steps. Every rung
+is a full cosine cycle that goes on from the weights of the one before, so that what a rung
+measures is a finished model, and stopping after any rung leaves one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+RATES = (3, 2, 1)  # learning rates a lane in the first rung, while the budget lasts
+FINAL_LANES = 2
+SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
+MIN_EPOCHS = 0.5  # of the first rung; less shows nothing of a rate
+MIN_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What a (model, strategy) pair costs, measured.
+
+    ``step``, ``evaluate`` (one pass over the validation images) and ``start`` (building, loading
+    and saving once) in seconds.
+    """
+
+    step: float
+    evaluate: float
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rung:
+    """``lanes`` go through it at ``rates`` learning rates each, for ``steps`` steps."""
+
+    steps: int
+    lanes: int
+    rates: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rungs, and the seconds that they are expected to take."""
+
+    rungs: tuple[Rung, ...]
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Steps of a lane that goes through all rungs."""
+        return sum(rung.steps for rung in self.rungs)
+
+
+def shares(lanes: int) -> tuple[float, ...]:
+    """Each rung's share of the winner's steps.
+
+    >>> shares(1), shares(2), shares(8)
+    ((0.25, 0.75), (0.25, 0.75), (0.125, 0.125, 0.25, 0.5))
+    """
+    if lanes <= 2:
+        return (0.25, 0.75)
+    if lanes <= 4:
+        return (0.25, 0.25, 0.5)
+    return (0.125, 0.125, 0.25, 0.5)
+
+
+def rungs_of(total: int, lanes: int, rates: int, final_lanes: int = FINAL_LANES) -> tuple[Rung, ...]:
+    """The rungs for a winner that takes ``total`` steps.
+
+    >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=8, rates=3)]
+    [(10, 8, 3), (10, 4, 1), (20, 2, 1), (40, 2, 1)]
+    >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=1, rates=3)]
+    [(20, 1, 3), (60, 1, 1)]
+    """
+    rungs = []
+    cuts = [round(total * sum(shares(lanes)[: i + 1])) for i in range(len(shares(lanes)))]
+    alive = lanes
+    for i, (before, after) in enumerate(zip([0, *cuts[:-1]], cuts, strict=True)):
+        if i:
+            last = i == len(cuts) - 1
+            alive = min(alive, max(final_lanes, math.ceil(alive / 2)), final_lanes if last else alive)
+        rungs.append(Rung(max(1, after - before), alive, rates if i == 0 else 1))
+    return tuple(rungs)
+
+
+def seconds_of(rungs: Sequence[Rung], lanes: Sequence[Lane]) -> float:
+    """What the rungs cost if the most expensive lanes go on."""
+    total = 0.0
+    for rung in rungs:
+        costs = sorted((lane.start + lane.evaluate + lane.step * rung.steps for lane in lanes), reverse=True)
+        total += rung.rates * sum(costs[: rung.lanes])
+    return total
+
+
+def make_plan(
+    lanes: Sequence[Lane],
+    *,
+    budget: float | None,
+    max_steps: int,
+    steps_an_epoch: int,
+    min_rates: int = 1,
+) -> Plan | None:
+    """The plan with the most learning rates, then the most steps, that the budget allows.
+
+    Args:
+        budget: seconds left; None for no limit.
+        max_steps: steps of a lane that goes through all rungs, at most.
+        steps_an_epoch: decides how short a first rung may be.
+        min_rates: fewest learning rates a lane.
+    Returns:
+        None when not even the shortest first rung fits.
+    """
+    least = min(max(MIN_STEPS, math.ceil(MIN_EPOCHS * steps_an_epoch)), max_steps)
+    for rates in RATES:
+        for final_lanes in (FINAL_LANES, 1):
+            if rates < min_rates:
+                continue
+            longest = rungs_of(max_steps, len(lanes), rates, final_lanes)
+            if budget is None or seconds_of(longest, lanes) <= SHARE_OF_BUDGET * budget:
+                return Plan(longest, seconds_of(longest, lanes))
+            total = _most_steps(lanes, rates, final_lanes, SHARE_OF_BUDGET * budget, max_steps)
+            if total and rungs_of(total, len(lanes), rates, final_lanes)[0].steps >= least:
+                rungs = rungs_of(total, len(lanes), rates, final_lanes)
+                return Plan(rungs, seconds_of(rungs, lanes))
+    return None
+
+
+def fit_rest(rungs: Sequence[Rung], lanes: Sequence[Lane], budget: float) -> tuple[Rung, ...]:
+    """The rungs that are left, cut to what is left of the budget; empty when nothing useful fits."""
+    if seconds_of(rungs, lanes) <= budget:
+        return tuple(rungs)
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        if seconds_of(_scaled(rungs, middle), lanes) <= budget:
+            low = middle
+        else:
+            high = middle
+    cut = _scaled(rungs, low)
+    return cut if cut and seconds_of(cut, lanes) <= budget and cut[-1].steps >= MIN_STEPS else ()
+
+
+def _scaled(rungs: Sequence[Rung], share: float) -> tuple[Rung, ...]:
+    return tuple(Rung(max(1, int(rung.steps * share)), rung.lanes, rung.rates) for rung in rungs)
+
+
+def _most_steps(lanes: Sequence[Lane], rates: int, final_lanes: int, budget: float, max_steps: int) -> int:
+    low, high = 0, max_steps
+    while low < high:
+        middle = (low + high + 1) // 2
+        if seconds_of(rungs_of(middle, len(lanes), rates, final_lanes), lanes) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,475 @@
+"""One candidate at a time: build it, solve its head, train it for a rung, measure it, keep the record."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from selector import strategies
+from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, Task
+from selector.engine import LocalEngine
+from selector.errors import SourceError, StoreError, TrainingError
+from selector.extract.pixels import normalise
+from selector.strategies._head import head_inputs, set_head, solved_head
+from selector.strategies._loop import (
+    Normalise,
+    Optimiser,
+    PixelBatches,
+    Settings,
+    bf16_helps,
+    is_classic,
+    predict,
+    train,
+)
+from selector.strategies._parts import parts_of
+from selector.tournament.journal import Journal, Record
+from selector.tournament.types import Contestant
+
+log = logging.getLogger(__name__)
+
+RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.01, 0.03, 0.003), "adamw": (3e-4, 1e-4, 1e-3)}
+"""By preference: with a small budget only the first is tried. Their evidence is in docs/confirm.md."""
+
+START_ROWS = 5000  # for solving a head at a reduced resolution
+CURVE = (0.25, 0.5)  # shares of the training images, besides all of them
+
+
+@dataclass
+class Loaded:
+    """A contestant whose encoder is in memory."""
+
+    contestant: Contestant
+    encoder: Encoder
+    preprocess: Preprocess  # as trained
+    reduced: bool = False
+    optimiser: Optimiser = "adamw"
+    frozen: Record | None = None
+    native_head: tuple[np.ndarray, np.ndarray] | None = None
+    head: tuple[np.ndarray, np.ndarray] | None = None  # at the training resolution
+    forward_seconds: float = math.nan  # an image, at the training resolution
+    build_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.contestant.name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.preprocess.input_size[1], self.preprocess.input_size[2]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A lane (model, strategy) at one learning rate with one seed."""
+
+    model: str
+    strategy: str
+    rate: float
+    seed: int
+
+
+@dataclass
+class Workbench:
+    """What all candidates share.
+
+    ``indices`` and ``labels`` by split; ``batch_size`` is the same for every contestant.
+    """
+
+    target: Target
+    task: Task
+    pixels_for: Callable[[Preprocess], PixelBatches]
+    journal: Journal
+    device: str
+    batch_size: int
+    augment: bool
+    features_for: Callable[[str, np.ndarray], np.ndarray] | None = None
+    notify: ProgressCallback = lambda _: None
+    indices: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bf16 = bf16_helps(self.device)
+        self.outputs = self.task.num_outputs(self.target)
+        for split in ("train", "val", "test"):
+            self.indices[split] = self.target.indices(split)
+            self.labels[split] = self.target.labels[self.indices[split]].astype(np.int64)
+        self.loss = self.task.loss(self.target, self.labels["train"])
+
+    # -------------------------------------------------------------------- loading
+
+    def load(self, contestant: Contestant) -> Loaded:
+        """The contestant's encoder."""
+        self.notify(Progress("load", 0, 1, "models", contestant.name))
+        encoder = contestant.load()
+        loaded = Loaded(contestant, encoder, encoder.preprocess)
+        if encoder.module is not None:
+            loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
+        return loaded
+
+    def reduce(self, loaded: Loaded, size: tuple[int, int]) -> bool:
+        """Train this contestant at ``size``; False when its architecture does not allow it."""
+        if size == loaded.size:
+            return True
+        native = loaded.encoder.preprocess
+        try:
+            loaded.encoder.with_head(2, size)
+        except SourceError as error:
+            log.info("%s keeps its resolution: %s", loaded.name, error)
+            return False
+        loaded.preprocess = native.overridden({"input_size": (native.input_size[0], *size)})
+        loaded.reduced = size[0] * size[1] < native.input_size[1] * native.input_size[2]
+        loaded.head = None
+        return True
+
+    # -------------------------------------------------------------------- frozen
+
+    def solve(self, loaded: Loaded, deadline: float) -> Record:
+        """The frozen strategy: features at the native resolution, the head solved, val chooses its strength."""
+        key = self.journal.key({**self._facts(loaded, loaded.encoder.preprocess), "strategy": "frozen"})
+        begun = time.perf_counter()
+        record = self.journal.read(key)
+        rows = (
+            None if record is not None and record.status == "ok" else self._features(loaded, ("train", "val"), deadline)
+        )
+        if record is None or record.status != "ok":
+            if rows is None:
+                raise TrainingError("the budget ended before the features were computed; give more time.")
+            weight, bias, strength = solved_head(
+                rows["train"], self.labels["train"], rows["val"], self.labels["val"], self.outputs
+            )
+            logits = (rows["val"] @ weight.T + bias).astype(np.float32)
+            facts = {
+                "status": "ok",
+                "strength": strength,
+                "weight": weight.tolist(),
+                "bias": bias.tolist(),
+                "curve": self._curve(rows, logits),
+                "trained_parameters": int(weight.size + bias.size),
+                "seconds": time.perf_counter() - begun,
+            }
+            record = Record(facts, logits)
+            self.journal.write(key, record)
+        loaded.frozen = record
+        loaded.native_head = (
+            np.asarray(record.facts["weight"], dtype=np.float32),
+            np.asarray(record.facts["bias"], dtype=np.float32),
+        )
+        return record
+
+    def frozen_test(self, loaded: Loaded) -> np.ndarray:
+        """Outputs of the frozen strategy on the test split."""
+        assert loaded.native_head is not None
+        rows = self._features(loaded, ("test",), math.inf)
+        assert rows is not None
+        weight, bias = loaded.native_head
+        result: np.ndarray = (rows["test"] @ weight.T + bias).astype(np.float32)
+        return result
+
+    def frozen_module(self, loaded: Loaded) -> nn.Module:
+        """The encoder with its solved head as one module."""
+        assert loaded.native_head is not None
+        module = loaded.encoder.with_head(self.outputs)
+        set_head(module, *loaded.native_head)
+        return module.eval()
+
+    def _features(self, loaded: Loaded, splits: tuple[str, ...], deadline: float) -> dict[str, np.ndarray] | None:
+        if self.features_for is not None:
+            return {split: np.asarray(self.features_for(loaded.name, self.indices[split])) for split in splits}
+        preprocess = loaded.encoder.preprocess
+        module = loaded.encoder.with_head(self.outputs)
+        pixels = self.pixels_for(preprocess)
+        found = {}
+        for split in splits:
+            rows, _ = head_inputs(
+                module,
+                pixels,
+                self.indices[split],
+                self._normalise(preprocess),
+                device=self.device,
+                bf16=self.bf16,
+                deadline=deadline,
+            )
+            if rows is None:
+                return None
+            found[split] = rows
+        return found
+
+    def _curve(self, rows: Mapping[str, np.ndarray], logits: np.ndarray) -> list[tuple[int, float]]:
+        """(training images, validation figure) of the solved head at N/4, N/2 and N."""
+        metric = self.task.default_metric
+        order = np.random.default_rng(0).permutation(len(rows["train"]))
+        curve = []
+        for share in CURVE:
+            some = order[: int(share * len(order))]
+            if len(np.unique(self.labels["train"][some])) < 2:
+                continue
+            weight, bias, _ = solved_head(
+                rows["train"][some], self.labels["train"][some], rows["val"], self.labels["val"], self.outputs
+            )
+            value = self.task.metrics(rows["val"] @ weight.T + bias, self.labels["val"])[metric]
+            curve.append((len(some), value))
+        curve.append((len(order), self.task.metrics(logits, self.labels["val"])[metric]))
+        return curve
+
+    # -------------------------------------------------------------------- training
+
+    def prepare_start(self, loaded: Loaded, deadline: float = math.inf) -> None:
+        """Solve the head that every strategy starts from, at the resolution of the training."""
+        if loaded.head is not None:
+            return
+        if not loaded.reduced:
+            loaded.head = loaded.native_head
+            return
+        key = self.journal.key({**self._facts(loaded, loaded.preprocess), "strategy": "start"})
+        record = self.journal.read(key)
+        if record is None:
+            module = loaded.encoder.with_head(self.outputs, loaded.size)
+            pixels = self.pixels_for(loaded.preprocess)
+            some = np.random.default_rng(0).permutation(len(self.indices["train"]))[:START_ROWS]
+            rows = {}
+            for split, which in (("train", self.indices["train"][some]), ("val", self.indices["val"])):
+                found, seconds = head_inputs(
+                    module,
+                    pixels,
+                    which,
+                    self._normalise(loaded.preprocess),
+                    device=self.device,
+                    bf16=self.bf16,
+                    deadline=deadline,
+                )
+                if found is None:
+                    raise TrainingError("the budget ended before the first step; give more time.")
+                rows[split] = found
+                loaded.forward_seconds = seconds / len(which)
+            weight, bias, _ = solved_head(
+                rows["train"], self.labels["train"][some], rows["val"], self.labels["val"], self.outputs
+            )
+            record = Record({"status": "ok", "weight": weight.tolist(), "bias": bias.tolist()})
+            self.journal.write(key, record)
+        loaded.head = (np.asarray(record.facts["weight"], np.float32), np.asarray(record.facts["bias"], np.float32))
+
+    def fresh(self, loaded: Loaded) -> nn.Module:
+        """The contestant with the solved head, as every training starts."""
+        assert loaded.head is not None
+        begun = time.perf_counter()
+        module = loaded.encoder.with_head(self.outputs, loaded.size if loaded.reduced else None)
+        set_head(module, *loaded.head)
+        loaded.build_seconds = time.perf_counter() - begun
+        return module
+
+    def measure_step(self, loaded: Loaded, strategy: str) -> float:
+        """Seconds of one step, from two after a first; the module is thrown away."""
+        times: list[float] = []
+        plan = strategies.registry.get(strategy)
+        module = plan.wrap(self.fresh(loaded))
+        train(
+            module,
+            plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.optimiser == "adamw"),
+            self.pixels_for(loaded.preprocess),
+            self.indices["train"],
+            self.labels["train"],
+            self._normalise(loaded.preprocess),
+            self.loss,
+            self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), 3, 0),
+            on_step=lambda _: times.append(time.perf_counter()),
+        )
+        return (times[-1] - times[0]) / max(len(times) - 1, 1) if len(times) > 1 else math.inf
+
+    def run(
+        self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...], deadline: float = math.inf
+    ) -> Record | None:
+        """Train through the last rung of ``lineage`` (steps a rung) and measure on val.
+
+        Returns:
+            The record, from the journal when it was trained before; None when the deadline came
+            first. A diverged training and one that failed are records with that status.
+        Raises:
+            StoreError: the disk is full.
+        """
+        key = self.key(loaded, candidate, lineage)
+        record = self.journal.read(key)
+        if record is not None:
+            return record
+        before = len(lineage) > 1 and self._weights(loaded, candidate, lineage[:-1], deadline)
+        if before is None:
+            return None
+        job = functools.partial(self._train, loaded, candidate, lineage, key, before or {})
+        outcome = next(LocalEngine().map(job, [deadline], fatal=(StoreError,)))
+        if outcome.result is None:
+            reason = outcome.failure.reason if outcome.failure else "no reason given"
+            return Record({"status": "failed", "notes": [reason], "seconds": 0.0, "steps": 0})
+        record, module = outcome.result
+        if record is None:
+            return None
+        if record.status == "ok":
+            self._save_weights(key, module)
+        self.journal.write(key, record)
+        self.journal.checkpoint(key).unlink(missing_ok=True)
+        return record
+
+    def key(self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...]) -> str:
+        """The address of a training."""
+        return self.journal.key(
+            {
+                **self._facts(loaded, loaded.preprocess),
+                "strategy": candidate.strategy,
+                "rate": candidate.rate,
+                "seed": candidate.seed,
+                "steps": list(lineage),
+                "batch_size": self.batch_size,
+                "augment": self.augment,
+                "optimiser": loaded.optimiser,
+            }
+        )
+
+    def module_of(self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...]) -> nn.Module:
+        """The trained module; trained again when its weights were not kept."""
+        state = self._weights(loaded, candidate, lineage, math.inf)
+        assert state is not None
+        module = self.fresh(loaded)
+        module.load_state_dict(state)
+        return module.eval()
+
+    def outputs_of(
+        self, loaded: Loaded, module: nn.Module, split: str, deadline: float = math.inf
+    ) -> np.ndarray | None:
+        """Outputs (N, K) on a split at the training resolution."""
+        return predict(
+            module,
+            self.pixels_for(loaded.preprocess),
+            self.indices[split],
+            self._normalise(loaded.preprocess),
+            device=self.device,
+            bf16=self.bf16,
+            deadline=deadline,
+        )
+
+    def _train(
+        self,
+        loaded: Loaded,
+        candidate: Candidate,
+        lineage: tuple[int, ...],
+        key: str,
+        before: Mapping[str, torch.Tensor],
+        deadline: float,
+    ) -> tuple[Record | None, nn.Module]:
+        strategy = strategies.registry.get(candidate.strategy)
+        module = self.fresh(loaded)
+        if before:
+            module.load_state_dict(dict(before))
+        module = strategy.wrap(module)
+        groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.optimiser == "adamw")
+        settings = self._settings(loaded, candidate, lineage[-1], len(lineage) - 1)
+        fit = train(
+            module,
+            groups,
+            self.pixels_for(loaded.preprocess),
+            self.indices["train"],
+            self.labels["train"],
+            self._normalise(loaded.preprocess),
+            self.loss,
+            settings,
+            checkpoint=self.journal.checkpoint(key),
+            deadline=deadline,
+            on_step=lambda step: self.notify(
+                Progress(
+                    "train", step, lineage[-1], "steps", loaded.name, f"{candidate.strategy}, rate {candidate.rate:g}"
+                )
+            ),
+        )
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        module = strategy.unwrap(module)
+        if fit.status == "stopped":
+            return None, module
+        begun = time.perf_counter()
+        logits = self.outputs_of(loaded, module, "val") if fit.status == "ok" else None
+        status = fit.status
+        if logits is not None and not np.isfinite(logits).all():
+            status, logits = "diverged", None
+            fit.notes.append("outputs on the validation images are not finite")
+        facts = {
+            "status": status,
+            "steps": fit.steps,
+            "loss": fit.losses[-1] if fit.losses and math.isfinite(fit.losses[-1]) else None,
+            "seconds": fit.seconds,
+            "evaluate_seconds": time.perf_counter() - begun,
+            "notes": fit.notes,
+            "trained_parameters": trained,
+        }
+        return Record(facts, logits), module
+
+    def _settings(self, loaded: Loaded, candidate: Candidate, steps: int, rung: int) -> Settings:
+        return Settings(
+            steps=steps,
+            batch_size=self.batch_size,
+            rate=candidate.rate,
+            optimiser=loaded.optimiser,
+            seed=1000 * candidate.seed + rung,
+            augment=self.augment,
+            bf16=self.bf16,
+            device=self.device,
+            weight_decay=1e-4 if loaded.optimiser == "sgd" else 0.05,
+        )
+
+    def _weights(
+        self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...], deadline: float
+    ) -> dict[str, torch.Tensor] | None:
+        key = self.key(loaded, candidate, lineage)
+        path = self.journal.weights(key)
+        if path.is_file():
+            try:
+                return load_file(path)
+            except (OSError, SafetensorError) as error:
+                log.warning("weights %s are damaged (%s); they are trained again", path, error)
+        (self.journal.folder / f"{key}.npz").unlink(missing_ok=True)
+        record = self.run(loaded, candidate, lineage, deadline)
+        if record is None or record.status != "ok":
+            return None
+        return load_file(path)
+
+    def _save_weights(self, key: str, module: nn.Module) -> None:
+        state = {name: value.detach().to("cpu").contiguous().clone() for name, value in module.state_dict().items()}
+        save_weights(self.journal.weights(key), state)
+
+    def _normalise(self, preprocess: Preprocess) -> Normalise:
+        return lambda images: normalise(images, preprocess, self.device)
+
+    def _facts(self, loaded: Loaded, preprocess: Preprocess) -> dict[str, Any]:
+        return {
+            "target": self.target.fingerprint,
+            "task": self.task.name,
+            "encoder": {**loaded.encoder.identity, **loaded.contestant.identity},
+            "preprocess": preprocess.to_dict(),
+            "device": torch.device(self.device).type,
+            "bf16": self.bf16,
+        }
+
+
+def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """safetensors under a temporary name, then renamed.
+
+    Raises:
+        StoreError: the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(state, temporary, metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"weights cannot be written to {path} ({error}); free some space and run the same command again: "
+            "finished trainings are kept."
+        ) from error
