@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -56,7 +57,12 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], numeric
         table.add_column(header, justify="right" if index in numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text("–" if value is None else str(value)) for value in row))
-    Console(width=None if sys.stdout.isatty() else console_width(), highlight=False).print(table)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    out = io.StringIO()
+    Console(file=out, width=console_width(), color_system=None, highlight=False).print(table)
+    typer.echo("\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n"))
 
 
 def exit_code(ranking: Ranking) -> int:

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selector.cli import options as o
 from selector.cli.guard import guarded
+from selector.cli.output import document, print_rows
+
+if TYPE_CHECKING:
+    from selector.proxies import Proxy
 
 
 @guarded
 def proxies(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Explain this one.", metavar="NAME")] = None,
     plugin: o.Plugin = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
     """List the proxies, or explain one: what it measures, its range, cost and source."""
     o.load_plugins(plugin)
-    raise NotImplementedError
+    from selector.proxies import DEFAULT_PROXIES, registry
+
+    if name is not None:
+        proxy = registry.get(name)
+        if json:
+            document(_card(proxy))
+        else:
+            typer.echo(proxy.explanation)
+        return
+    known = [registry.get(each) for each in registry.names()]
+    if json:
+        document([_card(proxy) | {"default": proxy.name in DEFAULT_PROXIES} for proxy in known])
+        return
+    rows = [
+        (p.name, "default" if p.name in DEFAULT_PROXIES else "", ", ".join(sorted(p.label_kinds)), p.summary)
+        for p in known
+    ]
+    print_rows(["name", "", "labels", "what it measures"], rows)
+    typer.echo("'selector proxies NAME' explains one.")
+
+
+def _card(proxy: Proxy) -> dict[str, Any]:
+    return {
+        "name": proxy.name,
+        "summary": proxy.summary,
+        "labels": sorted(proxy.label_kinds),
+        "needs_source_logits": proxy.needs_source_logits,
+        "bounds": [None if abs(bound) == float("inf") else bound for bound in proxy.bounds],
+        "cost": proxy.cost,
+        "source": proxy.source,
+        "version": proxy.version,
+        "explanation": proxy.explanation,
+    }

@@ -44,6 +44,9 @@ def list_entries(store: o.Store = None, json: o.Json = False, debug: o.Debug = F
     if json:
         document([asdict(entry) for entry in entries])
         return
+    if not entries:
+        say("the store is empty; a scan fills it.")
+        return
     rows = [
         (e.key[:12], _model(e), e.rows, format_size(e.size), e.meta.get("precision"), _day(e.used)) for e in entries
     ]

@@ -25,8 +25,12 @@ _OPTIONS = {
     "device": "--device",
     "precision": "--precision",
     "backend": "--backend",
+    "drop": "--drop",
     "seed": "--seed",
 }
+IN_MEMORY = "in memory"
+"""What a run records as its zoo when it was given specs and no file."""
+
 _DEFAULTS: Mapping[str, Any] = {
     "on_bad_image": "skip",
     "top_k": 3,
@@ -34,29 +38,42 @@ _DEFAULTS: Mapping[str, Any] = {
     "device": "auto",
     "precision": "auto",
     "backend": "auto",
+    "drop": "auto",
     "seed": 0,
 }
 
 
 def command(ranking: Ranking) -> str | None:
-    """``selector scan ...`` with the settings of the run; None when its target was in memory only."""
+    """``selector scan ...`` with the settings of the run; None when its target or zoo was in memory only."""
     place = _place(ranking.target.get("origin"))
-    if place is None:
+    settings = _flat(ranking.settings)
+    if place is None or settings.get("zoo") == IN_MEMORY:
         return None
     words = ["selector", "scan", place]
     for key, option in _OPTIONS.items():
-        value = ranking.settings.get(key)
+        value = settings.get(key)
         if isinstance(value, list | tuple):
             value = ",".join(str(part) for part in value)
         if value is not None and value != "" and value != _DEFAULTS.get(key):
-            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
-    if ranking.settings.get("offline"):
+            words += [option, str(value)]
+    if settings.get("offline"):
         words.append("--offline")
+    if settings.get("intervals") is False:
+        words.append("--no-intervals")
     if not any(model.measurements for model in ranking):
         words.append("--no-confirm")
     if ranking.path is not None:
         words += ["--out", str(ranking.path)]
     return shlex.join(words)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the confirmation beside those of the scan, the budget as the option takes it."""
+    confirm = settings.get("confirm") or {}
+    flat = {**settings, **confirm}
+    if flat.get("budget_seconds") is not None:
+        flat["budget"] = f"{flat['budget_seconds']:g}s"
+    return flat
 
 
 def _place(origin: Any) -> str | None:

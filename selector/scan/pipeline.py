@@ -116,6 +116,9 @@ def rank(
         ranking = Ranking(
             target=summarise(data),
             settings={
+                "zoo": _zoo_name(zoo),
+                "models": models,
+                "tags": tags,
                 "proxies": names,
                 "max_samples": max_samples,
                 "top_k": top_k,
@@ -212,6 +215,13 @@ def default_run_folder(target: Target) -> Path:
     """``runs/<name>-<fingerprint>``: the same target goes on in the same folder."""
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in target.name).strip("-") or "target"
     return Path("runs") / f"{safe}-{target.fingerprint[:8]}"
+
+
+def _zoo_name(zoo: Any) -> str | None:
+    """The zoo for the record: None for the shipped one; specs in memory have no name to give."""
+    if zoo is None or isinstance(zoo, str | os.PathLike):
+        return None if zoo is None else str(zoo)
+    return "in memory"
 
 
 def _target_of(ranking: Ranking, target: Any, store: FeatureStore) -> Target:

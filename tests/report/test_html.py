@@ -103,11 +103,12 @@ def test_the_command_to_run_again_parses() -> None:
     words = shlex.split(line)
     assert words[:3] == ["selector", "scan", "my photos"]
     assert words[3:] == [
-        *("--proxies", "logme,knn", "--top-k", "2", "--budget", "10m", "--device", "cpu"),
+        *("--models", "network*", "--proxies", "logme,knn", "--top-k", "2", "--budget", "600s", "--device", "cpu"),
         *("--out", "runs/my run"),
     ]
     assert "--no-confirm" in shlex.split(command(samples.unmeasured()) or "")
     assert command(samples.ranking(target={"name": "arrays", "origin": None})) is None
+    assert command(samples.ranking(settings={"zoo": "in memory"})) is None
 
 
 def test_the_options_of_the_command_exist() -> None:
