@@ -1,0 +1,88 @@
+"""The examples of CONTRIBUTING.md work as they are printed."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import selector
+from selector import proxies, sources, tasks
+from selector.zoo import ModelSpec
+
+PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+Install = Callable[[ModuleType, str, str], str]
+
+
+def example(name: str) -> str:
+    found = re.search(rf"<!-- run: {name} -->\n```python\n(.*?)```", PAGE, re.S)
+    assert found, f"CONTRIBUTING.md has no example '{name}'"
+    return found[1]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Puts an example into a room as a file, the way a contributor would, and takes it out again."""
+    added: list[tuple[ModuleType, str]] = []
+
+    def put(room: ModuleType, name: str, code: str) -> str:
+        file = tmp_path / f"{name.replace('-', '_')}.py"
+        file.write_text(code)
+        monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
+        importlib.invalidate_caches()
+        added.append((room, name))
+        return name
+
+    yield put
+    for room, name in added:
+        room.registry._objects.pop(name, None)
+
+
+def test_examples_are_about_ten_lines() -> None:
+    for name in ("proxy", "source", "task"):
+        lines = [line for line in example(name).splitlines() if line.strip()]
+        assert len(lines) <= 13, name
+
+
+def test_proxy(install: Install) -> None:
+    name = install(proxies, "between-share", example("proxy"))
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 40)
+    features = rng.normal(size=(120, 8)) + labels[:, None]
+    value = float(selector.score(features, labels, name))
+    total = ((features - features.mean(0)) ** 2).sum()
+    within = sum(((features[labels == c] - features[labels == c].mean(0)) ** 2).sum() for c in range(3))
+    assert value == pytest.approx(1 - within / total, abs=1e-5)
+    assert "Share of the variance" in proxies.registry.get(name).explanation
+
+
+def test_source(install: Install) -> None:
+    import torch
+
+    install(sources, "lab", example("source"))
+    weights = {"package": "ccexam", "file": "weights/mnist.pth", "mapping": "by_position"}
+    changes = {"input_size": [3, 28, 28]}
+    spec = ModelSpec.model_validate(
+        {"name": "digits", "source": "lab:mnist_cnn", "weights": weights, "preprocess": changes}
+    )
+    source = sources.registry.get("lab")
+    assert source.expand("mnist_cnn") == ["mnist_cnn"]
+    encoder = source.load(spec)
+    features = encoder.encode(torch.zeros(2, *encoder.preprocess.input_size))
+    assert features.shape == (2, encoder.num_features)
+    assert source.identify(spec)["source"] == "python"
+
+
+def test_task(install: Install) -> None:
+    install(tasks, "rare-classes", example("task"))
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    logits = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1]], dtype=float)
+    metrics = tasks.registry.get("rare-classes").metrics(logits, labels)
+    assert metrics["worst_recall"] == pytest.approx(2 / 3)
+    assert metrics["accuracy"] == pytest.approx(5 / 6)
