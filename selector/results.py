@@ -191,7 +191,7 @@ class Ranking:
         data = {"format": FORMAT, **asdict(replace(self, loaded_target=None))}
         data.pop("loaded_target")
         data["path"] = None if self.path is None else str(self.path)
-        return _plain(data)
+        return plain(data)
 
     def to_json(self) -> str:
         """One JSON document."""
@@ -308,12 +308,12 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value  # JSON has no NaN
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no numpy: both become what a strict reader accepts."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

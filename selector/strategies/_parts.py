@@ -47,7 +47,7 @@ def head_name(module: nn.Module) -> str:
     head = _classifier(module)
     for name, child in module.named_modules():
         if child is head:
-            return name
+            return str(name)
     raise TrainingError("get_classifier() returns a layer that is not part of the network; its source must fix that.")
 
 

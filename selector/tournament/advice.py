@@ -11,7 +11,7 @@ from selector.tournament.compare import sign, standings
 
 
 def advise(
-    curves: Mapping[str, Sequence[tuple[int, float]]],
+    curves: Mapping[str, Sequence[Sequence[float]]],
     strategies: Mapping[str, Sequence[str]],
     logits: Mapping[str, Sequence[np.ndarray]],
     labels: np.ndarray,
@@ -49,11 +49,11 @@ def advise(
     return sentences
 
 
-def _curve(curve: Sequence[tuple[int, float]]) -> str:
+def _curve(curve: Sequence[Sequence[float]]) -> str:
     if len(curve) < 2:
         return ""
     (fewer, before), (all_of_them, now) = curve[-2], curve[-1]
     gain = 100 * (now - before)
     if gain < 1:
         return ""
-    return f" From {fewer} to {all_of_them} training images the solved head gained {gain:.1f} points: more would help."
+    return f" From {fewer:.0f} to {all_of_them:.0f} training images the solved head gained {gain:.1f} points: more would help."

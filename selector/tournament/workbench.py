@@ -206,7 +206,7 @@ class Workbench:
             found[split] = rows
         return found
 
-    def _curve(self, rows: Mapping[str, np.ndarray], logits: np.ndarray) -> list[tuple[int, float]]:
+    def _curve(self, rows: Mapping[str, np.ndarray], logits: np.ndarray) -> list[list[float]]:
         """(training images, validation figure) of the solved head at N/4, N/2 and N."""
         metric = self.task.default_metric
         order = np.random.default_rng(0).permutation(len(rows["train"]))
@@ -219,8 +219,8 @@ class Workbench:
                 rows["train"][some], self.labels["train"][some], rows["val"], self.labels["val"], self.outputs
             )
             value = self.task.metrics(rows["val"] @ weight.T + bias, self.labels["val"])[metric]
-            curve.append((len(some), value))
-        curve.append((len(order), self.task.metrics(logits, self.labels["val"])[metric]))
+            curve.append([len(some), value])
+        curve.append([len(order), self.task.metrics(logits, self.labels["val"])[metric]])
         return curve
 
     # -------------------------------------------------------------------- training

@@ -1,0 +1,24 @@
+"""The model that a run hands over: saved, loaded, used, exported."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Prediction", "Predictions", "SavedModel", "export_onnx", "load_model", "save_model"]
+
+if TYPE_CHECKING:
+    from selector.deploy.export import export_onnx as export_onnx
+    from selector.deploy.load import Prediction as Prediction
+    from selector.deploy.load import Predictions as Predictions
+    from selector.deploy.load import SavedModel as SavedModel
+    from selector.deploy.load import load_model as load_model
+    from selector.deploy.save import save_model as save_model
+
+_PLACES = {"save_model": "selector.deploy.save", "export_onnx": "selector.deploy.export"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'selector.deploy' has no attribute '{name}'")
+    return getattr(importlib.import_module(_PLACES.get(name, "selector.deploy.load")), name)

@@ -1,0 +1,186 @@
+"""The model card: what the model is, what was measured on what, and how to load it without this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import selector
+from selector.results import Measurement
+
+if TYPE_CHECKING:
+    from selector.tournament import Trained
+
+
+def model_card(
+    trained: Trained,
+    target: Mapping[str, Any],
+    figures: Sequence[Measurement],
+    spec: Mapping[str, Any],
+    *,
+    program: bool,
+) -> str:
+    """Markdown with a YAML head, in the hub's convention.
+
+    Args:
+        program: whether ``model.pt2`` lies beside the card.
+    """
+    licence = spec.get("licence") or "unknown: look at where the weights come from"
+    height, width = trained.preprocess.input_size[1:]
+    rows = [
+        f"| {m.strategy} | {_figure(m.val_value)} | {_figure(m.test_value)} | {m.steps} | "
+        f"{m.learning_rate if m.learning_rate is not None else '–'} | {m.seconds:.0f} s | {m.trained_parameters:,} | "
+        f"{_size(m)} | {_cell(m.note or m.status)} |"
+        for m in figures
+    ]
+    chosen = next((m for m in figures if m.strategy == trained.strategy and m.status == "ok"), None)
+    metric = chosen.metric if chosen else "metric"
+    more = (
+        "\n".join(
+            f"| {_cell(name)} | {_figure(chosen.val.get(name))} | {_figure(chosen.test.get(name))} |"
+            for name in chosen.val
+        )
+        if chosen
+        else ""
+    )
+    splits = target.get("splits") or {}
+    counts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    classes = ", ".join(_cell(name) for name in trained.class_names[:50])
+    if len(trained.class_names) > 50:
+        classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
+    return f"""---
+library_name: {"timm" if trained.source == "timm" else "pytorch"}
+pipeline_tag: image-classification
+tags: [image-classification, zoo-selector]
+---
+# {_cell(trained.name)}, adapted to {_cell(target.get("name"))}
+
+Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("source"))}`; their licence: {_cell(licence)}.
+
+| | |
+|---|---|
+| task | {trained.task}, {len(trained.class_names)} classes |
+| classes | {classes} |
+| input | {height} × {width} RGB, values / 255, mean {list(trained.preprocess.mean)}, std {list(trained.preprocess.std)} |
+| resize | {trained.preprocess.interpolation}, crop {trained.preprocess.crop_pct:g} ({trained.preprocess.crop_mode}) |
+| probabilities | softmax(logits / {trained.temperature:.4g}); the temperature was fitted on the validation images |
+| target | {_cell(target.get("name"))}, {target.get("items", "?")} images ({counts}) |
+| data fingerprint | `{_cell(target.get("fingerprint"))}` |
+| made with | zoo-selector {selector.__version__} |
+
+## Measured
+The validation images chose rate, strategy and model, so their figures are optimistic; the test
+images were read once, at the end. Figures are {metric}; test log-loss and calibration error are
+of the calibrated probabilities.
+
+| strategy | val | test | steps | rate | time | trained parameters | resolution | note |
+|---|---|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+The saved model (**{trained.strategy}**) in other metrics:
+
+| metric | val | test |
+|---|---|---|
+{more}
+
+## Use
+With this package: `selector.load_model("this folder").predict(["a.jpg"])`. Without it:
+
+```python
+{snippet(trained, program=program)}
+```
+
+The input is a float tensor (B, {trained.preprocess.input_size[0]}, {height}, {width}), prepared as in the table above.
+"""
+
+
+def snippet(trained: Trained, *, program: bool) -> str:
+    """Python lines that load ``model`` from the current folder in plain timm or plain torch."""
+    recipe = trained.recipe
+    arguments = {**recipe.get("kwargs", {})}
+    if trained.source == "timm" and not recipe.get("config"):
+        return _library_snippet(
+            recipe, f"import timm\nmodel = timm.create_model({recipe['model']!r}", arguments, "num_classes"
+        )
+    if trained.source == "torchvision":
+        return _library_snippet(
+            recipe,
+            f"import torchvision\nmodel = torchvision.models.get_model({recipe['model']!r}",
+            arguments,
+            "num_classes",
+        )
+    if program:
+        return "import torch\nmodel = torch.export.load('model.pt2').module()"
+    return (
+        "import json, selector.sources  # this network's code is not in a public library\n"
+        "from safetensors.torch import load_file\n"
+        "config = json.load(open('config.json'))\n"
+        "model = selector.sources.registry.get(config['source']).build(config['recipe'])\n"
+        "model.load_state_dict(load_file('model.safetensors'))"
+    )
+
+
+def _library_snippet(recipe: Mapping[str, Any], call: str, arguments: dict[str, Any], classes: str) -> str:
+    native = recipe.get("head") == "native"
+    if native:
+        arguments[classes] = recipe["outputs"]
+    elif recipe.get("backbone_classes") is not None:
+        arguments[classes] = recipe["backbone_classes"]
+    call += "".join(f", {key}={value!r}" for key, value in arguments.items()) + ")"
+    lines = ["from safetensors.torch import load_file", call, "state = load_file('model.safetensors')"]
+    if native:
+        return "\n".join([*lines, "model.load_state_dict(state)", "model.eval()"])
+    return "\n".join(
+        [
+            "import torch",
+            *lines,
+            f"head = torch.nn.Linear({recipe['features']}, {recipe['outputs']})",
+            "head.load_state_dict({k: state.pop(f'selector_head.{k}') for k in ('weight', 'bias')})",
+            "model.load_state_dict(state)",
+            *_features(recipe["path"]),
+        ]
+    )
+
+
+def _features(path: Mapping[str, Any]) -> list[str]:
+    """Lines that turn ``model`` (a backbone) and ``head`` into one callable ``model``."""
+    out = {
+        "head": "backbone.forward_head(backbone.forward_features(x), pre_logits=True)",
+        "features": "backbone.forward_features(x)",
+        "forward": "backbone(x)",
+    }.get(path["kind"])
+    lines = ["backbone = model.eval()"]
+    if out is None:
+        lines += [
+            "caught = []",
+            f"backbone.get_submodule({path['layer']!r}).register_forward_hook(lambda _, i, out: caught.append(out))",
+            "run = lambda x: (backbone(x), caught.pop())[1]",
+        ]
+        out = "run(x)"
+    pooled = out
+    if path["layout"] != "rows":
+        axes = {"nchw": (2, 3), "nhwc": (1, 2), "tokens": (1,)}[path["layout"]]
+        if path["layout"] == "tokens" and path["pooling"] == "cls":
+            pooled = f"{out}[:, 0]"
+        else:
+            skip = f"[:, {path['prefix_tokens']}:]" if path["layout"] == "tokens" and path["prefix_tokens"] else ""
+            pooled = f"{out}{skip}.{'amax' if path['pooling'] == 'max' else 'mean'}({axes})"
+    return [*lines, f"model = lambda x: head({pooled})"]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.4f}"
+
+
+def _size(m: Measurement) -> str:
+    if m.resolution is None:
+        return "–"
+    return f"{m.resolution[0]} × {m.resolution[1]}{' (reduced)' if m.reduced else ''}"
+
+
+def _cell(text: Any) -> str:
+    """Names come from zoo files and folders: nothing in them may be read as Markdown or HTML."""
+    shown = str(text if text is not None else "–").replace("\n", " ").replace("\r", " ")
+    for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
+        shown = shown.replace(sign, escaped)
+    return shown

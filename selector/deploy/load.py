@@ -1,0 +1,294 @@
+"""Load a saved model and use it on images."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from selector.contracts import Preprocess
+from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
+from selector.errors import BadImagesError, ConfigError, SourceError
+from selector.images import IMAGE_SUFFIXES, UnreadableImage
+
+if TYPE_CHECKING:
+    import pandas
+    from torch import nn
+
+Images = Any
+"""A path, a glob, a folder, bytes, a uint8 array or a Pillow image, or a sequence of them."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: its label and calibrated probability, the leading classes, or why there are none."""
+
+    image: str
+    label: str | None = None
+    probability: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+class Predictions(Sequence[Prediction]):
+    """Predictions in the order of the images.
+
+    Attributes:
+        class_names: C, in label order.
+        probabilities: float (N, C), calibrated; NaN for an image that could not be read.
+    """
+
+    def __init__(self, rows: Sequence[Prediction], probabilities: np.ndarray, class_names: Sequence[str]) -> None:
+        self._rows = list(rows)
+        self.probabilities = probabilities
+        self.class_names = tuple(class_names)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self._rows)
+
+    @property
+    def labels(self) -> list[str | None]:
+        """One class name an image; None for one that could not be read."""
+        return [row.label for row in self._rows]
+
+    @property
+    def errors(self) -> list[Prediction]:
+        """The images that could not be read."""
+        return [row for row in self._rows if row.error is not None]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Plain JSON types."""
+        return [{**asdict(row), "top": [{"label": n, "probability": p} for n, p in row.top]} for row in self._rows]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Columns image, label, probability, error, then label_2, probability_2, ... of the leading classes."""
+        import pandas as pd
+
+        rows = []
+        for row in self._rows:
+            cells: dict[str, Any] = {"image": row.image, "label": row.label, "probability": row.probability}
+            for place, (name, probability) in enumerate(row.top[1:], start=2):
+                cells |= {f"label_{place}": name, f"probability_{place}": probability}
+            rows.append(cells | {"error": row.error})
+        return pd.DataFrame(rows)
+
+    def to_csv(self) -> str:
+        """``to_dataframe`` as CSV text."""
+        return self.to_dataframe().to_csv(index=False)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{row.image}: {row.error}" if row.error else f"{row.image}: {row.label} ({row.probability:.2f})"
+            for row in self._rows
+        )
+
+
+class SavedModel:
+    """A trained model with everything that it needs to read images.
+
+    Attributes:
+        config: ``config.json``.
+        path: its folder.
+        preprocess, class_names, temperature: as trained.
+        module: the network (B, C, H, W) -> logits (B, K), built on first use.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], trust: bool) -> None:
+        self.path = path
+        self.config = config
+        self.preprocess = Preprocess.from_dict(config["preprocess"])
+        self.class_names: tuple[str, ...] = tuple(config["class_names"])
+        self.temperature = float(config["temperature"])
+        self._trust = trust
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network with its weights, in eval mode on the CPU.
+
+        Raises:
+            SourceError: it runs code that is not trusted, its library is missing, or the weights
+                are damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from selector.sources import registry
+
+        recipe = self.config["recipe"]
+        factory = str(recipe.get("model", ""))
+        if self.config["source"] == "python" and not (self._trust or factory.partition(":")[0].startswith("selector.")):
+            raise SourceError(
+                f"{self.path}: this model is built by the python code '{factory}', which is not trusted; "
+                "pass trust=True if you trust it."
+            )
+        module = registry.get(self.config["source"]).build(recipe)
+        weights = self.path / WEIGHTS
+        try:
+            module.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise SourceError(
+                f"weights {weights} cannot be loaded ({str(error).splitlines()[0]}); save the model again with 'selector confirm'."
+            ) from None
+        return module.eval()
+
+    def predict(
+        self,
+        images: Images,
+        top: int | None = None,
+        batch_size: int = 32,
+        *,
+        on_bad: Literal["report", "fail"] = "report",
+        device: str = "cpu",
+    ) -> Predictions:
+        """Labels and calibrated probabilities.
+
+        Args:
+            images: files, folders (searched for images), globs, arrays, Pillow images, or a
+                sequence of these.
+            top: how many leading classes to name an image; None for one.
+            batch_size: images at a time.
+            on_bad: an image that cannot be read becomes a row with an error, or ends the call
+                with all of them listed.
+        Raises:
+            ConfigError: a path that does not exist, a glob or folder without images, a bad number.
+            BadImagesError: images that cannot be read, with ``on_bad="fail"``.
+        """
+        for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
+        named = list(_expand(images))
+        rows: list[Prediction] = []
+        blocks: list[np.ndarray] = []
+        for start in range(0, len(named), batch_size):
+            part, probabilities = self._batch(
+                named[start : start + batch_size], min(top or 1, len(self.class_names)), device
+            )
+            rows += part
+            blocks.append(probabilities)
+        bad = [(row.image, row.error) for row in rows if row.error is not None]
+        if bad and on_bad == "fail":
+            listed = "; ".join(f"{name} {reason}" for name, reason in bad[:10])
+            raise BadImagesError(f"{len(bad)} of {len(rows)} image(s) cannot be read: {listed}.", bad)
+        return Predictions(rows, np.concatenate(blocks), self.class_names)
+
+    def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
+        """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""
+        import torch
+
+        from selector.extract.pixels import normalise
+
+        with torch.inference_mode():
+            result: np.ndarray = self.module.to(device)(normalise(batch, self.preprocess, device)).float().cpu().numpy()
+        return result
+
+    def _batch(self, named: Sequence[tuple[str, Any]], top: int, device: str) -> tuple[list[Prediction], np.ndarray]:
+        from selector.tasks import registry as tasks
+
+        pixels: list[np.ndarray | str] = []
+        with ThreadPoolExecutor(min(len(named), os.cpu_count() or 1)) as pool:
+            pixels = list(pool.map(self._read, (image for _, image in named)))
+        good = [i for i, found in enumerate(pixels) if not isinstance(found, str)]
+        probabilities = np.full((len(named), len(self.class_names)), np.nan)
+        if good:
+            task: Any = tasks.get(self.config["task"])
+            probabilities[good] = task.probabilities(
+                self.logits(np.stack([pixels[i] for i in good]), device), self.temperature
+            )
+        rows = []
+        for (name, _), found, row in zip(named, pixels, probabilities, strict=True):
+            if isinstance(found, str):
+                rows.append(Prediction(name, error=found))
+                continue
+            leading = np.argsort(-row, kind="stable")[:top]
+            named_top = tuple((self.class_names[i], float(row[i])) for i in leading)
+            rows.append(Prediction(name, named_top[0][0], named_top[0][1], named_top))
+        return rows, probabilities
+
+    def _read(self, image: Any) -> np.ndarray | str:
+        from selector.extract.pixels import prepare
+
+        try:
+            pixels: np.ndarray = prepare([image], self.preprocess)[0]
+            return pixels
+        except UnreadableImage as error:
+            text = str(error)
+            prefix = f"image {os.fspath(image)} " if isinstance(image, str | os.PathLike) else "\0"
+            return text.removeprefix(prefix)
+
+
+def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedModel:
+    """Read a saved model; its network is built when it is first used.
+
+    Args:
+        path: its folder (``RUN/best``), or the run's folder.
+        trust: let a model run the python code that its ``config.json`` names. Factories of this
+            package are always trusted.
+    Raises:
+        ConfigError: there is no saved model, or it was written by a newer version.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file() and (folder / "best" / CONFIG).is_file():
+        folder = folder / "best"
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"{folder} holds no saved model (no {CONFIG}); give the folder 'best' of a run that was confirmed."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / CONFIG} cannot be read: {error}; run 'selector confirm' again.") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else config
+        raise ConfigError(f"{folder / CONFIG} has format {found!r}, expected {FORMAT}; use the version that wrote it.")
+    return SavedModel(folder, config, trust)
+
+
+def _expand(images: Images) -> Iterator[tuple[str, Any]]:
+    """(name, image) of everything that ``images`` stands for."""
+    if isinstance(images, str | os.PathLike):
+        yield from _files(os.fspath(images))
+        return
+    if isinstance(images, bytes | np.ndarray) or hasattr(images, "convert"):
+        several = isinstance(images, np.ndarray) and images.ndim == 4
+        for i, image in enumerate(images if several else [images]):
+            yield f"image {i}", image
+        return
+    found = False
+    for i, image in enumerate(images):
+        found = True
+        if isinstance(image, str | os.PathLike):
+            yield from _files(os.fspath(image))
+        else:
+            yield f"image {i}", image
+    if not found:
+        raise ConfigError("there are no images to predict; give files, folders, globs or arrays.")
+
+
+def _files(text: str) -> Iterator[tuple[str, str]]:
+    path = Path(text)
+    if path.is_file():
+        yield text, text
+        return
+    if path.is_dir():
+        found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not found:
+            raise ConfigError(f"folder {text} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    else:
+        found = sorted(p for p in glob.glob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - may be absolute
+        if not found:
+            raise ConfigError(f"no image matches '{text}'; give an existing file, a folder or a glob.")
+    yield from ((name, name) for name in found)
