@@ -22,7 +22,8 @@ from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, 
 from selector.engine import LocalEngine
 from selector.errors import SourceError, StoreError, TrainingError
 from selector.extract.pixels import normalise
-from selector.strategies._head import head_inputs, set_head, solved_head
+from selector.linear import LinearHead, solve_head
+from selector.strategies._head import head_inputs, set_head
 from selector.strategies._loop import (
     Normalise,
     Optimiser,
@@ -146,17 +147,15 @@ class Workbench:
         if record is None or record.status != "ok":
             if rows is None:
                 raise TrainingError("the budget ended before the features were computed; give more time.")
-            weight, bias, strength = solved_head(
-                rows["train"], self.labels["train"], rows["val"], self.labels["val"], self.outputs
-            )
-            logits = (rows["val"] @ weight.T + bias).astype(np.float32)
+            head = self._solve(rows["train"], self.labels["train"], rows["val"])
+            logits = _apply(head.weight, head.bias, rows["val"])
             facts = {
                 "status": "ok",
-                "strength": strength,
-                "weight": weight.tolist(),
-                "bias": bias.tolist(),
+                "strength": head.strength,
+                "weight": head.weight.tolist(),
+                "bias": head.bias.tolist(),
                 "curve": self._curve(rows, logits),
-                "trained_parameters": int(weight.size + bias.size),
+                "trained_parameters": int(head.weight.size + head.bias.size),
                 "seconds": time.perf_counter() - begun,
             }
             record = Record(facts, logits)
@@ -173,9 +172,7 @@ class Workbench:
         assert loaded.native_head is not None
         rows = self._features(loaded, ("test",), math.inf)
         assert rows is not None
-        weight, bias = loaded.native_head
-        result: np.ndarray = (rows["test"] @ weight.T + bias).astype(np.float32)
-        return result
+        return _apply(*loaded.native_head, rows["test"])
 
     def frozen_module(self, loaded: Loaded) -> nn.Module:
         """The encoder with its solved head as one module."""
@@ -215,13 +212,14 @@ class Workbench:
             some = order[: int(share * len(order))]
             if len(np.unique(self.labels["train"][some])) < 2:
                 continue
-            weight, bias, _ = solved_head(
-                rows["train"][some], self.labels["train"][some], rows["val"], self.labels["val"], self.outputs
-            )
-            value = self.task.metrics(rows["val"] @ weight.T + bias, self.labels["val"])[metric]
+            head = self._solve(rows["train"][some], self.labels["train"][some], rows["val"])
+            value = self.task.metrics(_apply(head.weight, head.bias, rows["val"]), self.labels["val"])[metric]
             curve.append([len(some), value])
         curve.append([len(order), self.task.metrics(logits, self.labels["val"])[metric]])
         return curve
+
+    def _solve(self, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> LinearHead:
+        return solve_head(rows, labels, held_out, self.labels["val"], self.outputs, label_kind=self.task.label_kind)
 
     # -------------------------------------------------------------------- training
 
@@ -253,10 +251,8 @@ class Workbench:
                     raise TrainingError("the budget ended before the first step; give more time.")
                 rows[split] = found
                 loaded.forward_seconds = seconds / len(which)
-            weight, bias, _ = solved_head(
-                rows["train"], self.labels["train"][some], rows["val"], self.labels["val"], self.outputs
-            )
-            record = Record({"status": "ok", "weight": weight.tolist(), "bias": bias.tolist()})
+            head = self._solve(rows["train"], self.labels["train"][some], rows["val"])
+            record = Record({"status": "ok", "weight": head.weight.tolist(), "bias": head.bias.tolist()})
             self.journal.write(key, record)
         loaded.head = (np.asarray(record.facts["weight"], np.float32), np.asarray(record.facts["bias"], np.float32))
 
@@ -455,6 +451,11 @@ class Workbench:
             "device": torch.device(self.device).type,
             "bf16": self.bf16,
         }
+
+
+def _apply(weight: np.ndarray, bias: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    outputs: np.ndarray = (rows @ weight.T + bias).astype(np.float32)
+    return outputs
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
