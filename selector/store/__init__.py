@@ -186,6 +186,11 @@ class FeatureStore:
         """Where decoded pixels are kept; on this machine also when the store is not."""
         return (self._files.spare_root() if self.read_only else self._local_root) / "pixels"
 
+    @property
+    def compiled_folder(self) -> Path:
+        """Where backends keep compiled networks; on this machine also when the store is not."""
+        return (self._files.spare_root() if self.read_only else self._local_root) / "compiled"
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold a lock among the processes of this machine; it avoids double work and nothing else.
@@ -264,7 +269,7 @@ class FeatureStore:
 
 
 def _cache() -> Path:
-    return Path(platformdirs.user_cache_dir("selector"))
+    return Path(os.environ.get("SELECTOR_CACHE") or platformdirs.user_cache_dir("selector"))
 
 
 def _alias(spec_identity: Mapping[str, Any]) -> str:

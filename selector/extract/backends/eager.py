@@ -1,0 +1,73 @@
+"""Torch as it is: inference mode, channels last, weights and activations in one precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from selector.contracts import Encoder
+from selector.extract.pixels import normalise
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class EagerBackend:
+    """A copy of the network on the device; the encoder that was handed in stays as it is."""
+
+    name = "eager"
+
+    def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int) -> None:
+        self.precision = precision
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.dtype = DTYPES[precision]
+        self.encoder = placed(encoder, self.device, self.dtype)
+
+    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Features (B, D); on a GPU the work is queued and the result waits for it."""
+        with torch.inference_mode():
+            batch = normalise(staged(pixels, self.device), self.encoder.preprocess, self.device, self.dtype)
+            features = self.forward(batch)
+        return lambda: _to_numpy(features)
+
+    def resized(self, batch_size: int) -> EagerBackend | None:
+        """The same network: eager torch takes any size."""
+        same = copy.copy(self)
+        same.batch_size = batch_size
+        return same
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Features of a normalised batch; what other torch backends replace."""
+        return self.encoder.encode(batch)
+
+
+def _to_numpy(features: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = features.float().cpu().numpy()
+    return array
+
+
+def placed(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """A shallow copy of the encoder around a copy of its network, on the device, ready for inference."""
+    assert encoder.module is not None
+    moved = copy.copy(encoder)
+    module = copy.deepcopy(encoder.module).eval().requires_grad_(False).to(device=device, dtype=dtype)
+    moved.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def staged(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Pixels as a tensor; page-locked for a GPU, so that the copy runs beside the computation."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the hardware multiplies in bfloat16; emulation is slower than float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,34 @@
+"""Networks that are not torch (ONNX): whatever their encoder runs them with, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from selector.contracts import Encoder
+from selector.extract.pixels import normalise
+
+
+class FrozenBackend:
+    """Features through ``Encoder.encode`` on the CPU."""
+
+    name = "eager"
+    precision = "float32"
+
+    def __init__(self, encoder: Encoder, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._encoder = encoder
+
+    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Features (B, D)."""
+        with torch.inference_mode():
+            batch = normalise(pixels, self._encoder.preprocess).contiguous()
+            features: NDArray[np.float32] = self._encoder.encode(batch).float().numpy()
+        return lambda: features
+
+    def resized(self, batch_size: int) -> FrozenBackend:
+        """Any batch size will do."""
+        return FrozenBackend(self._encoder, batch_size)

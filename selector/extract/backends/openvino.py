@@ -1,0 +1,170 @@
+"""OpenVINO on the CPU: converted straight from the torch module, normalisation inside the graph.
+
+The compiled model is kept on disk, by weights, shape, precision and versions, so that conversion is
+paid once a machine. OpenVINO reports its use to its makers unless told otherwise: its telemetry
+package is hidden from it before it is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import platform
+import sys
+import uuid
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from selector.contracts import Encoder
+from selector.errors import SourceError
+
+logger = logging.getLogger(__name__)
+
+_TELEMETRY = "openvino_telemetry"
+_CHECKSUM_BYTES = 16
+
+
+def why_not(device: str) -> str:
+    """Why OpenVINO cannot run here; empty when it can."""
+    if device != "cpu":
+        return f"OpenVINO is used on the CPU, not on {device}"
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino is not installed (pip install 'zoo-selector[openvino]')"
+    return ""
+
+
+@functools.cache
+def quiet_openvino() -> Any:
+    """The package, imported without its telemetry: no thread, no file, no connection."""
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == _TELEMETRY}
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # its own stand-in is used then
+    try:
+        import openvino
+        import openvino.tools.ovc.convert_impl  # what converts, and would import telemetry when first used
+    finally:
+        del sys.modules[_TELEMETRY]
+        sys.modules.update(hidden)
+    return openvino
+
+
+class OpenVinoBackend:
+    """A network compiled for one batch shape and precision.
+
+    Raises:
+        SourceError: the network cannot be converted.
+    """
+
+    name = "openvino"
+
+    def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int, cache: Path | None) -> None:
+        self.precision = precision
+        self.batch_size = batch_size
+        ov = quiet_openvino()
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",  # one stream with all the cores: a batch is large already
+        }
+        kept = cache / "openvino" / f"{_key(encoder, precision, batch_size)}.blob" if cache is not None else None
+        core = ov.Core()
+        compiled = _load(core, kept, settings) if kept is not None else None
+        if compiled is None:
+            compiled = core.compile_model(_converted(ov, encoder, batch_size), "CPU", settings)
+            if kept is not None:
+                _keep(compiled, kept)
+        self._request = compiled.create_infer_request()
+
+    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Features (B, D)."""
+        outputs = self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        features: NDArray[np.float32] = np.array(outputs[0], dtype=np.float32)
+        return lambda: features
+
+    def resized(self, batch_size: int) -> None:
+        """Another shape is converted anew."""
+        return
+
+
+def _converted(ov: Any, encoder: Encoder, batch_size: int) -> Any:
+    """An OpenVINO model from uint8 (B, H, W, 3) to features."""
+    import torch
+
+    from selector.extract.backends.compiled import Features
+    from selector.extract.pixels import normalise
+
+    preprocess = encoder.preprocess
+    _, height, width = preprocess.input_size
+
+    class WithPixels(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = Features(encoder)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.features(normalise(pixels, preprocess).contiguous())
+            return features
+
+    example = torch.zeros((batch_size, height, width, 3), dtype=torch.uint8)
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            # tracing keeps shapes, means and the like as constants, and says so: here they are constants
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            model = ov.convert_model(WithPixels().eval(), example_input=example, input=[example.shape], verbose=False)
+    except Exception as error:  # a converter raises whatever the traced network and its own rules raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SourceError(f"{encoder.name} cannot be converted to OpenVINO: {reason}") from error
+    return model
+
+
+def _key(encoder: Encoder, precision: str, batch_size: int) -> str:
+    from selector.store.documents import digest
+    from selector.system import cpu_model
+
+    return digest(
+        {
+            "encoder": encoder.identity,
+            "preprocess": encoder.preprocess.to_dict(),
+            "precision": precision,
+            "batch": batch_size,
+            "versions": [metadata.version(name) for name in ("openvino", "torch")],
+            "machine": [cpu_model(), platform.machine()],
+        }
+    )
+
+
+def _keep(compiled: Any, path: Path) -> None:
+    """Write the compiled model; a failure costs a conversion next time, nothing else."""
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blob = compiled.export_model().getvalue()
+        with temporary.open("wb") as file:
+            file.write(xxhash.xxh3_128_digest(blob))
+            file.write(blob)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        logger.warning("the compiled model could not be kept in %s: %s", path.parent, error)
+        temporary.unlink(missing_ok=True)
+
+
+def _load(core: Any, path: Path, settings: dict[str, str]) -> Any:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    blob = content[_CHECKSUM_BYTES:]
+    if xxhash.xxh3_128_digest(blob) != content[:_CHECKSUM_BYTES]:
+        logger.warning("the compiled model %s is damaged; it is made again", path)
+        return None
+    try:
+        return core.import_model(blob, "CPU", settings)
+    except RuntimeError as error:
+        logger.info("the compiled model %s is not taken (%s); it is made again", path, error)
+        return None

@@ -1,0 +1,283 @@
+"""Runs an encoder over decoded images and brings the rows into its entry.
+
+Every batch has one fixed shape (the last one is padded), so a row does not depend on which images
+were missing: a resumed extraction gives the rows of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selector.contracts import Encoder, Progress, ProgressCallback, no_progress
+from selector.errors import ConfigError, SourceError
+from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
+from selector.extract.decide import JUDGED_ON, Decision, decide
+from selector.store import Entry, FeatureStore
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["CHUNK_ROWS", "Runner", "extract_rows", "open_runner", "resolve_device"]
+
+CHUNK_ROWS = 256  # rows written at once: what a kill can lose
+_CPU_BATCH = 32
+_GPU_BATCH = 128
+_JUDGE_AGAIN = 4 * JUDGED_ON  # rows from which a decision made on too few images is made anew
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+class _Batches(Protocol):
+    def batch(self, indices: Sequence[int] | np.ndarray) -> NDArray[np.uint8]: ...
+
+
+class Runner:
+    """An encoder made ready on a device.
+
+    Attributes:
+        identity: backend and precision; part of the entry's identity.
+        facts: what else was decided (batch size) and on what grounds; in no key.
+        batch_size: halved when memory runs out.
+    """
+
+    def __init__(
+        self, encoder: Encoder, device: str, decision: Decision, backend: Backend, cache: Path | None = None
+    ) -> None:
+        self.encoder = encoder
+        self.device = device
+        self.identity = {"backend": decision.backend, "precision": decision.precision}
+        self.facts: dict[str, Any] = {"batch_size": decision.batch_size, "device": device, **decision.facts}
+        self._backend = backend
+        self._cache = cache
+
+    @property
+    def batch_size(self) -> int:
+        """Images a forward pass."""
+        return self._backend.batch_size
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features float32 (B, D) of decoded images uint8 (B, H, W, 3), for any B."""
+        parts = list(self.stream(_split(pixels, self.batch_size)))
+        return np.concatenate(parts) if parts else np.empty((0, self.encoder.num_features), np.float32)
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Features of each batch, in order; on a GPU the next batch is under way meanwhile."""
+        ahead = 0 if self.device == "cpu" else 1
+        waiting: deque[tuple[NDArray[np.uint8], Callable[[], NDArray[np.float32]] | None]] = deque()
+        for pixels in batches:
+            waiting.append((pixels, self._start(pixels)))
+            if len(waiting) > ahead:
+                yield self._finish(*waiting.popleft())
+        while waiting:
+            yield self._finish(*waiting.popleft())
+
+    def _start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]] | None:
+        """Begin a batch; None where memory ran out."""
+        if len(pixels) > self.batch_size:
+            return None  # the batch size was halved since: ``_finish`` cuts it
+        try:
+            return self._backend.start(_padded(pixels, self.batch_size))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _finish(
+        self, pixels: NDArray[np.uint8], pending: Callable[[], NDArray[np.float32]] | None
+    ) -> NDArray[np.float32]:
+        if pending is not None:
+            try:
+                return pending()[: len(pixels)]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        # outside the except block: the traceback would keep the tensors of the failed pass alive
+        del pending
+        if len(pixels) <= self.batch_size:
+            self._halve()
+        parts = [self._finish(part, self._start(part)) for part in _split(pixels, self.batch_size)]
+        return np.concatenate(parts)
+
+    def _halve(self) -> None:
+        size = self.batch_size // 2
+        if size < 1:
+            raise SourceError(
+                f"{self.encoder.name}: memory of {self.device} is too small for a single image of "
+                f"{self.encoder.preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
+            )
+        logger.warning("%s: out of memory on %s; going on with batches of %d", self.encoder.name, self.device, size)
+        _release_memory(self.device)
+        self._backend = self._backend.resized(size) or open_backend(
+            self.identity["backend"], self.encoder, self.device, self.identity["precision"], size, self._cache
+        )
+        self.facts["batch_size"] = size
+
+
+def open_runner(
+    encoder: Encoder,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    sample: NDArray[np.uint8],
+    rows_expected: int,
+    decided: Mapping[str, Any] | None = None,
+    store: FeatureStore | None = None,
+) -> Runner:
+    """Make an encoder ready to run, deciding backend, precision and batch size where that is open.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16``. ``auto`` takes bfloat16 where the hardware has
+            it and the features of the first 128 images agree with float32.
+        backend: ``auto``, ``eager``, ``compile``, ``openvino``.
+        sample: uint8 (n, H, W, 3), the first images that will be read; 128 are enough.
+        rows_expected: images to be read with it.
+        decided: facts of the entry, when rows were extracted before: the same is done again.
+        store: remembers what backends cost and gave on this machine, and keeps compiled models.
+
+    Raises:
+        ConfigError: an unknown or absent device, an unknown precision or backend.
+        SourceError: the network does not run that way.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    check_choice("backend", backend, BACKENDS)
+    device = resolve_device(device)
+    cache = store.compiled_folder if store is not None else None
+    batch_size = _CPU_BATCH if device == "cpu" else _GPU_BATCH
+    known = _still_valid(encoder, decided, device, precision, rows_expected)
+    if known is not None:
+        opened = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
+        return Runner(encoder, device, known, opened, cache)
+
+    def run(candidate: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        plain = Decision(candidate.name, candidate.precision, candidate.batch_size)
+        return Runner(encoder, device, plain, candidate, cache).encode(pixels)
+
+    decision, ready = decide(encoder, device, precision, backend, batch_size, sample, rows_expected, cache, store, run)
+    return Runner(encoder, device, decision, ready, cache)
+
+
+def extract_rows(
+    runner: Runner,
+    entry: Entry,
+    pixels: _Batches,
+    hashes: Sequence[str],
+    indices: NDArray[np.int64],
+    progress: ProgressCallback = no_progress,
+    *,
+    model: str = "",
+) -> None:
+    """Encode some items and append their rows to the entry, chunk by chunk.
+
+    Args:
+        pixels: decoded images of the whole target, read by position.
+        hashes: content hash of each item of the target.
+        indices: positions of the items to encode; those already stored should not be among them.
+
+    Raises:
+        SourceError: features that are not finite.
+        StoreError: the disk is full; the chunks written before stay.
+    """
+    total, done = len(indices), 0
+    rows_a_chunk = max(CHUNK_ROWS, runner.batch_size)
+    chunk: list[NDArray[np.float32]] = []
+    written = 0
+    progress(Progress("extract", 0, total, model=model))
+    for rows in runner.stream(_prefetched(pixels, indices, runner.batch_size)):
+        if not np.isfinite(rows).all():
+            raise SourceError(
+                f"{runner.encoder.name}: features are not finite (NaN or infinity) in {runner.identity['precision']}; "
+                "the weights may be damaged, or try precision 'float32'."
+            )
+        chunk.append(rows)
+        done += len(rows)
+        if done - written >= rows_a_chunk or done == total:
+            entry.append([hashes[i] for i in indices[written:done]], np.concatenate(chunk))
+            chunk, written = [], done
+        progress(Progress("extract", done, total, model=model))
+
+
+def resolve_device(device: str) -> str:
+    """The device that ``auto`` means here, or the one named, checked to exist.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind)
+    if count is None or (number and not number.isdigit()):
+        raise ConfigError(f"unknown device '{device}'; expected auto, cpu, cuda, cuda:N or mps.")
+    if count <= int(number or 0):
+        raise ConfigError(f"device '{device}' is not here ({count} of this kind found); use --device auto or cpu.")
+    return "cpu" if kind == "cpu" else device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or of a backend says that memory ran out, on the CPU or a GPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
+
+
+def _still_valid(
+    encoder: Encoder, decided: Mapping[str, Any] | None, device: str, precision: str, rows_expected: int
+) -> Decision | None:
+    """An earlier decision, unless it was made on too few images or its backend is not here."""
+    if not decided or "backend" not in decided or "precision" not in decided:
+        return None
+    facts = {k: decided[k] for k in ("judged_on", "agreement_cosine", "agreement_neighbours") if k in decided}
+    if precision == "auto" and facts.get("judged_on", JUDGED_ON) < JUDGED_ON and rows_expected >= _JUDGE_AGAIN:
+        return None
+    reason = why_not(decided["backend"], device)
+    if reason:
+        logger.warning(
+            "%s was extracted with %s, which cannot run here (%s); its rows are extracted anew",
+            encoder.name, decided["backend"], reason,
+        )  # fmt: skip
+        return None
+    size = decided.get("batch_size", _CPU_BATCH) if decided.get("device") == device else None
+    return Decision(
+        decided["backend"], decided["precision"], size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH), facts
+    )
+
+
+def _prefetched(pixels: _Batches, indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.uint8]]:
+    """Batches of pixels; the next one is read while the caller works on this one."""
+    parts = [indices[begin : begin + size] for begin in range(0, len(indices), size)]
+    with ThreadPoolExecutor(1, thread_name_prefix="selector-pixels") as pool:
+        following = deque(pool.submit(pixels.batch, part) for part in parts[:2])
+        for part in parts[2:]:
+            ready = following.popleft().result()
+            following.append(pool.submit(pixels.batch, part))
+            yield ready
+        while following:
+            yield following.popleft().result()
+
+
+def _split(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+    for begin in range(0, len(pixels), size):
+        yield pixels[begin : begin + size]
+
+
+def _padded(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The batch with its first image repeated up to the fixed size."""
+    lacking = size - len(pixels)
+    return np.concatenate([pixels, np.repeat(pixels[:1], lacking, axis=0)]) if lacking else pixels
+
+
+def _release_memory(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
