@@ -1,0 +1,1 @@
+"""Ground truth by our own fine-tuning: every encoder on every image set."""

@@ -1,0 +1,112 @@
+"""The image sets of the suite: decoded once, with fixed stratified splits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.model_selection import train_test_split
+
+NAMES = ("flowers", "dtd10", "cifar10", "textile", "brainmri", "pneumoniamnist", "digits", "mnist")
+MIRRORED = frozenset({"flowers", "dtd10", "cifar10", "textile"})  # a mirrored digit or chest is another thing
+SPLIT_SEED = 0  # splits are one and the same in every run; --seed moves batches and augmentation only
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled RGB images with splits ``train``, ``val`` and ``test`` (N,)."""
+
+    name: str
+    images: list[Image.Image]
+    labels: np.ndarray
+    splits: np.ndarray
+    _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    @property
+    def mirrored(self) -> bool:
+        return self.name in MIRRORED
+
+    def rows(self, *splits: str) -> np.ndarray:
+        return np.flatnonzero(np.isin(self.splits, splits))
+
+    def pixels(self, size: int, interpolation: str) -> torch.Tensor:
+        """uint8 (N, 3, size, size); the whole image is squashed to the square, nothing is cropped."""
+        key = (size, interpolation)
+        if key not in self._pixels:
+            how = RESAMPLING[interpolation]
+            arrays = [np.asarray(image.resize((size, size), how)) for image in self.images]
+            self._pixels[key] = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        return self._pixels[key]
+
+
+def load(name: str, data: Path, max_train_val: int, max_test: int) -> ImageSet:
+    """One set, at most so many images, drawn evenly by class.
+
+    The set's own train and test are kept where it has them, and 15 % of train become val; the
+    others are split 70/15/15.
+    """
+    if (data / name / "train.parquet").is_file():
+        images, labels = _parquet(data / name / "train.parquet")
+        test_images, test_labels = _parquet(data / name / "test.parquet")
+        own = np.array(["rest"] * len(images) + ["test"] * len(test_images))
+        images, labels, val_share = images + test_images, np.concatenate([labels, test_labels]), 0.15
+    else:
+        images, labels = WITHOUT_SPLIT[name]()
+        _, test = train_test_split(np.arange(len(labels)), test_size=0.15, stratify=labels, random_state=SPLIT_SEED)
+        own, val_share = np.where(np.isin(np.arange(len(labels)), test), "test", "rest"), 0.15 / 0.85
+    rest = _at_most(max_train_val, np.flatnonzero(own == "rest"), labels)
+    test = _at_most(max_test, np.flatnonzero(own == "test"), labels)
+    train, val = train_test_split(rest, test_size=val_share, stratify=labels[rest], random_state=SPLIT_SEED)
+    rows = np.concatenate([np.sort(train), np.sort(val), np.sort(test)])
+    splits = np.repeat(["train", "val", "test"], [len(train), len(val), len(test)])
+    decoded = [_decode(images[i]) for i in rows]
+    return ImageSet(name, decoded, labels[rows], splits)
+
+
+def _at_most(count: int, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    if len(rows) <= count:
+        return rows
+    kept, _ = train_test_split(rows, train_size=count, stratify=labels[rows], random_state=SPLIT_SEED)
+    return kept
+
+
+def _decode(raw: bytes | np.ndarray) -> Image.Image:
+    image = Image.open(io.BytesIO(raw)) if isinstance(raw, bytes) else Image.fromarray(raw)
+    return image.convert("RGB")
+
+
+def _parquet(path: Path) -> tuple[list[bytes], np.ndarray]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return [row["bytes"] for row in table["image"].to_pylist()], np.asarray(table["label"].to_pylist())
+
+
+def _textile() -> tuple[list[bytes], np.ndarray]:
+    """Simulated textile photos: nominal, local defect, global defect (package conformal-clip-data)."""
+    import conformal_clip_data
+
+    folders = (conformal_clip_data.nominal_dir(), conformal_clip_data.local_dir(), conformal_clip_data.global_dir())
+    files = [(path, label) for label, folder in enumerate(folders) for path in sorted(folder.glob("*.jpg"))]
+    return [path.read_bytes() for path, _ in files], np.array([label for _, label in files])
+
+
+def _digits() -> tuple[list[np.ndarray], np.ndarray]:
+    """scikit-learn's 8 x 8 digits; 0..16 is stretched to 0..255."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return list((bunch.images * 255 / 16).round().astype(np.uint8)), bunch.target
+
+
+WITHOUT_SPLIT: dict[str, Callable[[], tuple[list, np.ndarray]]] = {"textile": _textile, "digits": _digits}

@@ -1,0 +1,42 @@
+"""The ground-truth table: a CSV that only grows, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    "set", "encoder", "strategy", "seed", "size", "n_train", "n_val", "n_test", "classes", "steps", "rates_tried",
+    "rate", "val_accuracy", "test_accuracy", "test_log_loss", "diverged", "seconds", "precision", "torch", "timm",
+    "cpu", "status", "reason",
+)  # fmt: skip
+Key = tuple[str, str, str, int]
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add one row and force it to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> dict[Key, dict[str, str]]:
+    """The last row of each cell: a cell that failed once and worked later counts as done."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"]]  # a torn last line has none
+    return {(row["set"], row["encoder"], row["strategy"], int(row["seed"])): row for row in rows}
+
+
+def done(rows: dict[Key, dict[str, str]]) -> set[Key]:
+    """Cells that need no second try; failed ones do."""
+    return {key for key, row in rows.items() if row["status"] == "ok"}
