@@ -10,7 +10,7 @@ from typing import Any
 
 from selector import tasks
 from selector.contracts import LabelKind
-from selector.results import Ranking
+from selector.results import Ranking, plain
 from selector.scan.extraction import Extraction
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
@@ -66,6 +66,15 @@ def confirm_leading(
         warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes))),
         seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
         settings={**ranking.settings, "confirm": asdict(settings)},
+        confirmation=plain(
+            {
+                "history": result.history,
+                "epsilon_best": [asdict(member) for member in result.epsilon_best],
+                "advice": result.advice,
+                "p_best": result.p_best,
+                "settled": result.settled,
+            }
+        ),
     )
     if result.best is not None:
         best = confirmed[result.best.name]

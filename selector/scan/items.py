@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
+import xxhash
 
 from selector import targets
 from selector.contracts import LabelKind, Target
@@ -35,6 +36,16 @@ def without_known_bad(target: Target, store: FeatureStore, on_bad: str) -> Targe
 def hashes_of(target: Target, indices: np.ndarray) -> list[str]:
     """Content hashes of some items: what addresses their rows in the store."""
     return [target.hashes[i] for i in indices]
+
+
+def rows_digest(target: Target, indices: np.ndarray) -> str:
+    """What addresses the scores of some rows: their content and labels, in any order."""
+    label = {i: np.ascontiguousarray(target.labels[i]).tobytes() for i in indices}
+    digest = xxhash.xxh3_128(str(target.label_kind).encode())
+    for content, i in sorted((target.hashes[i], i) for i in indices):
+        digest.update(content.encode())
+        digest.update(label[i])
+    return digest.hexdigest()
 
 
 def stratified(target: Target, indices: np.ndarray) -> np.ndarray:

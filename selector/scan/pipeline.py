@@ -227,6 +227,7 @@ def _zoo_name(zoo: Any) -> str | None:
 def _target_of(ranking: Ranking, target: Any, store: FeatureStore) -> Target:
     """The target that a ranking was made from, checked to be unchanged."""
     made = ranking.settings
+    seed = int(made.get("seed", 0))
     data = ranking.loaded_target
     if target is not None or data is None:
         origin = ranking.target.get("origin")
@@ -234,8 +235,8 @@ def _target_of(ranking: Ranking, target: Any, store: FeatureStore) -> Target:
             raise ConfigError(
                 "this run was made from objects in memory; pass the data again: confirm(run, target=...)."
             )
-        loaded = items.load(target, None) if target is not None else targets.load_origin(origin)
-        data = items.load(loaded, made.get("max_samples"), int(made.get("seed", 0)))
+        loaded = items.load(target, None, seed) if target is not None else targets.load_origin(origin)
+        data = items.load(loaded, made.get("max_samples"), seed)
         data = items.without_known_bad(data, store, str(made.get("on_bad_image", "fail")))
     if data.fingerprint != ranking.target["fingerprint"]:
         raise TargetError(

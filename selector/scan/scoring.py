@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from selector import proxies as proxy_room
-from selector import targets
 from selector.contracts import Progress, ProgressCallback, Score, Target
 from selector.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
 from selector.scan.candidate import Candidate
-from selector.scan.items import hashes_of
+from selector.scan.items import hashes_of, rows_digest
 from selector.store import Entry, FeatureStore
 
 ProxyLike = str | Callable[[FeatureSet], Score | float]
@@ -60,7 +59,7 @@ class Scoring:
             return None  # a callable has no version: it is computed every time
         return {
             "entry": entry.key,
-            "rows": targets.rows_digest(target, rows),
+            "rows": rows_digest(target, rows),
             "proxy": name,
             "version": proxy_room.registry.get(name).version,
             "seed": self.seed,
