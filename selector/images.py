@@ -123,12 +123,12 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableImage(f"is too large ({width} × {height} pixels, more than {MAX_PIXELS:,})")
-            orientation = _orientation(image)
             pixels = None
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
                 pixels = _decode_jpeg(raw)
             if pixels is None:
                 pixels = np.asarray(_to_rgb(image))
+            orientation = _orientation(image)  # asked after decoding: Pillow turns TIFF files itself
     except UnidentifiedImageError:
         raise UnreadableImage("is not an image of a known format") from None
     except Image.DecompressionBombError:

@@ -346,7 +346,7 @@ def _encode_numbers(draft: Draft, kind: LabelKind) -> tuple[np.ndarray, tuple[st
         values = array.astype(np.float64)
     except (TypeError, ValueError):
         raise TargetError(
-            f"{where}: regression labels must be numbers; got {array.dtype} such as {array.flat[0]!r}."
+            f"{where}: regression labels must be numbers; got {array.dtype} such as {array.ravel().tolist()[0]!r}."
         ) from None
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
@@ -367,7 +367,7 @@ def _split(
     if len(given) <= 1 and (not given or "" not in splits):
         if given:
             notes.append(f"only a split '{next(iter(given))}' was found, so it was divided again")
-        pool, text = np.ones(len(labels), bool), "train, val and test were drawn (70/15/15)"
+        pool, text = np.ones(len(labels), bool), "train, val and test were drawn (70/15/15, {how})"
         parts: tuple[str, ...] = ("val", "test")
     else:
         if "" in splits:
@@ -378,13 +378,14 @@ def _split(
         if "train" not in given:
             raise TargetError(f"{draft.where}: splits {' and '.join(sorted(given))} were found but no train; add one.")
         pool, parts = splits == "train", tuple(part for part in ("val", "test") if part not in given)
-        text = f"{parts[0]} was drawn from train (15/85); {' and '.join(s for s in SPLITS if s in given)} were given"
+        rest = " and ".join(split for split in SPLITS if split in given)
+        text = f"{parts[0]} was drawn from train (15/85, {{how}}); {rest} were given"
     # with one part missing, the ratio train : part stays that of 70/15/15 as far as one can know it
     share = SHARES["val"] if len(parts) == 2 else SHARES["val"] / (1 - SHARES["test"])
     splits[pool] = "train"
     groups = labels if kind is LabelKind.CLASSES else np.zeros(len(labels), dtype=np.int64)
     _draw(splits, pool, groups, parts, share, draft, class_names if kind is LabelKind.CLASSES else ("",), seed)
-    notes.append(f"{text}, stratified, with seed {seed}" if kind is LabelKind.CLASSES else f"{text}, with seed {seed}")
+    notes.append(text.format(how=f"by class, seed {seed}" if kind is LabelKind.CLASSES else f"seed {seed}"))
     return splits, "drawn"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selector.contracts import SPLITS
 from selector.errors import TargetError, did_you_mean
 from selector.registry import Registry
 from selector.targets._build import Draft
@@ -44,6 +45,11 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 """What folders, files, columns and dicts call the splits, in lower case."""
+
+
+def split_rank(split: str) -> int:
+    """Position in the order train, val, test, unknown; so that the order of items is not the alphabet's."""
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
 def kind_of(x: Any) -> tuple[str, Kind]:

@@ -70,7 +70,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+    return "." + name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def _split_folders(parts: list[list[str]]) -> dict[str, str]:

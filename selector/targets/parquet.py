@@ -21,7 +21,7 @@ from selector.errors import TargetError
 from selector.images import content_hash
 from selector.targets._build import Draft
 from selector.targets._hashing import FileMemory
-from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column
+from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column, split_rank
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,6 +106,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
 
     root = Path(x).absolute()
     files = _parquet_files(root) if root.is_dir() else [root]
+    files.sort(key=lambda path: (split_rank(_split_of(path)), path.name))
     try:
         schema = pq.read_schema(files[0])
         image_column = find_column(

@@ -9,7 +9,7 @@ import numpy as np
 
 from selector.errors import TargetError, did_you_mean
 from selector.targets._build import ConcatItems, Draft
-from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, kind_of
+from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, kind_of, split_rank
 
 
 def _accepts(x: Any) -> bool:
@@ -28,6 +28,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
                 f"{where}: unknown split '{key}'{did_you_mean(str(key).lower(), SPLIT_NAMES)} Expected train, val or test."
             )
         parts.append((split, kind_of(value)[1].read(value, options)))
+    parts.sort(key=lambda part: split_rank(part[0]))
     first = parts[0][1]
     for split, part in parts[1:]:
         if part.class_names != first.class_names or part.modality != first.modality:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ class DatasetItems:
 
     def __init__(self, dataset: Any, where: str) -> None:
         self._dataset, self._where = dataset, where
+        self._lock = threading.Lock()  # a data set need not be made for threads
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -32,7 +34,8 @@ class DatasetItems:
         Raises:
             TargetError: the data set gives something else.
         """
-        entry = self._dataset[index]
+        with self._lock:
+            entry = self._dataset[index]
         if not isinstance(entry, tuple | list) or len(entry) != 2:
             raise TargetError(
                 f"{self._where}: item {index} is a {type(entry).__name__}; expected a pair (image, label)."

@@ -1,0 +1,240 @@
+"""Labels, splits, fingerprints, subsamples: what is common to every kind of input."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selector.contracts import LabelKind, Modality, Target
+from selector.errors import ConfigError, TargetError
+from selector.targets import load_target, subsample, without
+from selector.targets._build import SHARES
+
+
+def rows(sizes: list[int], seed: int = 0, task: str | None = None) -> Target:
+    """A target of ready features with the given class sizes."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    return load_target((np.random.default_rng(seed).normal(size=(len(labels), 3)), labels), task=task)
+
+
+def cells(target: Target) -> Counter[tuple[int, str]]:
+    return Counter(zip(target.labels.tolist(), target.splits.tolist(), strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(3, 60), min_size=2, max_size=8))
+def test_every_class_is_in_every_part_and_the_shares_hold(sizes: list[int]) -> None:
+    target = rows(sizes)
+    counts = cells(target)
+    for label, size in enumerate(sizes):
+        for split, share in SHARES.items():
+            assert counts[label, split] >= 1
+            assert abs(counts[label, split] - share * size) <= 1.5
+    assert sum(target.counts().values()) == sum(sizes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(3, 60), min_size=2, max_size=6), st.data())
+def test_subsample_keeps_shares_and_at_least_one_each(sizes: list[int], data: st.DataObject) -> None:
+    target = rows(sizes)
+    number = data.draw(st.integers(3 * len(sizes), len(target)))
+    small = subsample(target, number, seed=1)
+    assert len(small) == number
+    before, after = cells(target), cells(small)
+    floor = len(before)  # so many places at most go to cells that would round to none
+    for key, size in before.items():
+        assert 1 <= after[key] <= size
+        assert after[key] >= size * number / len(target) - floor
+    assert small.names == [name for name in target.names if name in set(small.names)]  # order kept
+
+
+def test_subsample_does_not_depend_on_the_order() -> None:
+    features = np.random.default_rng(0).normal(size=(90, 3))
+    labels = np.arange(90) % 3
+    order = np.random.default_rng(1).permutation(90)
+    a = subsample(load_target((features, labels)), 30)
+    b = subsample(load_target((features[order], labels[order])), 30)
+    assert dict(zip(a.hashes, a.splits.tolist(), strict=True)) == dict(zip(b.hashes, b.splits.tolist(), strict=True))
+    assert a.fingerprint != b.fingerprint  # ordered
+
+
+def test_a_larger_subsample_contains_most_of_a_smaller_one() -> None:
+    target = rows([50, 70, 80])
+    small, large = set(subsample(target, 60).hashes), set(subsample(target, 120).hashes)
+    assert len(small - large) <= 2
+
+
+def test_subsample_that_is_large_enough_changes_nothing() -> None:
+    target = rows([5, 5])
+    assert subsample(target, 10) is target
+
+
+def test_subsample_notes_and_features() -> None:
+    target = subsample(rows([20, 20]), 12, seed=4)
+    assert target.notes[-1] == "12 of 40 items were drawn, by split and class, with seed 4"
+    assert target.features is not None
+    assert target.features.shape == (12, 3)
+
+
+def test_subsample_too_small() -> None:
+    with pytest.raises(
+        TargetError, match=r"max_samples = 5 is too small: 2 classes in 3 splits need at least 6, one each"
+    ):
+        subsample(rows([20, 20]), 5)
+    with pytest.raises(
+        ConfigError, match=r"'max_samples' parameter must be an int in the range \[1, inf\)\. Got 0 instead"
+    ):
+        subsample(rows([20, 20]), 0)
+
+
+def test_without_renews_fingerprint_and_notes() -> None:
+    target = rows([20, 20])
+    smaller = without(target, [3, 1], ["is truncated", "is empty (0 bytes)"])
+    assert len(smaller) == 38
+    assert smaller.hashes == (target.hashes[0], target.hashes[2], *target.hashes[4:])
+    assert smaller.fingerprint != target.fingerprint
+    assert smaller.notes[-1] == "2 of 40 items were skipped: row 1 (is empty (0 bytes)), row 3 (is truncated)"
+    assert without(target, {3: "is truncated", 1: "is empty (0 bytes)"}).fingerprint == smaller.fingerprint
+    assert without(target, []) is target
+
+
+def test_without_refuses_to_lose_a_class() -> None:
+    target = rows([20, 20])
+    bad = np.flatnonzero((target.labels == 1) & (target.splits == "val"))
+    with pytest.raises(
+        TargetError, match=r"none of the 3 images of class '1' in val can be used, so the class would disappear there"
+    ):
+        without(target, bad)
+
+
+def test_duplicates_stay_on_one_side_of_a_drawn_split() -> None:
+    features = np.repeat(np.random.default_rng(0).normal(size=(30, 3)), 2, axis=0)
+    target = load_target((features, np.repeat(np.arange(3), 20)))
+    assert not any("same content" in note for note in target.notes)
+    assert target.splits[::2].tolist() == target.splits[1::2].tolist()
+
+
+def test_duplicates_across_given_splits_are_noted() -> None:
+    features = np.random.default_rng(0).normal(size=(12, 3))
+    labels = [0, 1] * 6
+    target = load_target(
+        {"train": (features, labels), "val": (features[:2] + 1, labels[:2]), "test": (features[:2], labels[:2])}
+    )
+    assert (
+        "2 items have the same content as one in another split, such as train: row 0 (train) and test: row 0 (test); "
+        "figures on held-out items are flattered"
+    ) in target.notes
+
+
+def test_one_content_under_two_labels_is_noted() -> None:
+    features = np.random.default_rng(0).normal(size=(20, 3))
+    features[10] = features[0]
+    target = load_target((features, [0] * 10 + [1] * 10))
+    assert "1 items have the same content as one with another label, such as row 0 and row 10" in target.notes
+
+
+def test_fingerprint_depends_on_labels_names_and_splits() -> None:
+    features = np.random.default_rng(0).normal(size=(20, 3))
+    prints = [
+        load_target((features, labels), seed=seed).fingerprint
+        for labels, seed in (
+            ([0] * 10 + [1] * 10, 0),
+            ([0] * 11 + [1] * 9, 0),
+            (["x"] * 10 + ["y"] * 10, 0),
+            ([0] * 10 + [1] * 10, 1),
+        )
+    ]
+    assert len(set(prints)) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "names"),
+    [
+        ([10, 2, 2, 10, 10, 2], LabelKind.CLASSES, ("2", "10")),
+        (["b", "a", "b", "a", "b", "a"], LabelKind.CLASSES, ("a", "b")),
+        ([True, False] * 3, LabelKind.CLASSES, ("False", "True")),
+        ([0.5, 1, 2, 3, 4, 5], LabelKind.REAL, ()),
+        (np.eye(6, 4, dtype=int), LabelKind.MULTILABEL, ("0", "1", "2", "3")),
+        (np.eye(6, 4) / 3, LabelKind.REAL, ()),
+    ],
+)
+def test_label_kinds_are_told_from_the_labels(labels: object, kind: LabelKind, names: tuple[str, ...]) -> None:
+    target = load_target((np.random.default_rng(0).normal(size=(6, 2)), labels))
+    assert target.label_kind is kind
+    assert target.class_names == names
+    assert target.modality is Modality.ROWS
+
+
+def test_the_task_overrides_the_labels() -> None:
+    assert load_target((np.eye(9), np.arange(9) % 3.0), task="classification").class_names == ("0", "1", "2")
+    assert load_target((np.eye(9), np.arange(9)), task="regression").label_kind is LabelKind.REAL
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+def test_labels_of_another_length() -> None:
+    with pytest.raises(TargetError, match=r"features: 9 items but 8 labels; give one label an item"):
+        load_target((np.eye(9), [0, 1] * 4))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite(value: float) -> None:
+    features = np.ones((9, 3))
+    features[4, 1] = value
+    with pytest.raises(
+        TargetError, match=r"features hold NaN or inf in 1 of 9 rows \(first: row 4\); remove these rows"
+    ):
+        load_target((features, [0, 1, 2] * 3))
+
+
+def test_features_of_a_wrong_shape() -> None:
+    with pytest.raises(TargetError, match=r"features are float64 \(9,\); expected floats \(N, D\)"):
+        load_target((np.ones(9), [0, 1, 2] * 3))
+
+
+@pytest.mark.parametrize("label", [None, "", float("nan")])
+def test_a_missing_label(label: object) -> None:
+    with pytest.raises(TargetError, match=r"row 1 has no label; give it one or remove it"):
+        load_target((np.eye(3), ["a", label, "b"]), task="classification")
+
+
+def test_nothing_at_all() -> None:
+    with pytest.raises(TargetError, match=r"arrays: no items found"):
+        load_target((np.zeros((0, 4, 4), np.uint8), []))
+
+
+def test_regression_labels() -> None:
+    with pytest.raises(TargetError, match=r"row 2 has no finite label"):
+        load_target((np.eye(4), [1.0, 2.0, float("nan"), 3.0]))
+    with pytest.raises(TargetError, match=r"all labels are equal; there is nothing to learn"):
+        load_target((np.eye(4), [1.5] * 4))
+    with pytest.raises(TargetError, match=r"regression labels must be numbers; got <U1 such as 'a'"):
+        load_target((np.eye(4), list("abcd")), task="regression")
+    with pytest.raises(TargetError, match=r"there are 2 items; 3 are needed"):
+        load_target((np.eye(2), [1.5, 2.5]))
+
+
+def test_multilabel_labels() -> None:
+    with pytest.raises(
+        TargetError, match=r"multilabel labels must be 0 or 1 in the shape \(N, L\); got int64 \(4, 2\)"
+    ):
+        load_target((np.eye(4), np.full((4, 2), 3)), task="multilabel")
+    with pytest.raises(TargetError, match=r"the labels are lists of different lengths"):
+        load_target((np.eye(2), [[0, 1], [1]]))
+
+
+def test_unknown_task() -> None:
+    with pytest.raises(ConfigError, match=r"unknown task 'clasification'; did you mean 'classification'\?"):
+        load_target((np.eye(4), [0, 1, 0, 1]), task="clasification")
+
+
+def test_an_object_that_is_no_target() -> None:
+    with pytest.raises(
+        TargetError, match=r"an object of type int is not a target\. Expected one of: a tuple \(uint8 images"
+    ):
+        load_target(3)

@@ -1,0 +1,259 @@
+"""Image folders: splits, classes, what is left out, and bad input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selector.errors import TargetError
+from selector.targets import load_origin, load_target, without
+from tests.conftest import image_folder
+
+
+def picture(path: Path, seed: int) -> Path:
+    """A small image whose content is given by the seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def split_folder(root: Path, counts: dict[str, int], classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    seed = 0
+    for split, number in counts.items():
+        for name in classes:
+            for i in range(number):
+                seed += 1
+                picture(root / split / name / f"{i}.png", seed)
+    return root
+
+
+def test_class_folders_are_split_70_15_15_by_class(tmp_path: Path) -> None:
+    target = load_target(image_folder(tmp_path / "photos", 20))
+    assert target.name == "photos"
+    assert target.class_names == ("across", "leaning", "upright")
+    assert target.counts() == {"train": 42, "val": 9, "test": 9}
+    for label in range(3):
+        assert sorted(np.unique(target.splits[target.labels == label], return_counts=True)[1].tolist()) == [3, 3, 14]
+    assert target.split_origin == "drawn"
+    assert target.notes == ("train, val and test were drawn (70/15/15, by class, seed 0)",)
+    assert target.names[0] == "across/000.png"
+    assert target.items[0] == (tmp_path / "photos" / "across" / "000.png").read_bytes()
+
+
+def test_fingerprint_and_splits_survive_moving_and_touching(tmp_path: Path) -> None:
+    first = load_target(image_folder(tmp_path / "one", 8))
+    shutil.copytree(tmp_path / "one", tmp_path / "zwei é")
+    for path in (tmp_path / "zwei é").rglob("*.png"):
+        os.utime(path, (1, 1))
+    moved = load_target(tmp_path / "zwei é")
+    assert moved.fingerprint == first.fingerprint
+    assert moved.splits.tolist() == first.splits.tolist()
+    (tmp_path / "zwei é" / "across" / "000.png").write_bytes(picture(tmp_path / "other.png", 9).read_bytes())
+    changed = load_target(tmp_path / "zwei é")
+    assert changed.fingerprint != first.fingerprint
+    assert sum(a != b for a, b in zip(changed.hashes, first.hashes, strict=True)) == 1
+
+
+def test_splits_do_not_depend_on_file_names(tmp_path: Path) -> None:
+    first = load_target(image_folder(tmp_path / "one", 12))
+    for path in sorted((tmp_path / "one").rglob("*.png")):
+        path.rename(path.with_name(f"{99 - int(path.stem)}.png"))
+    renamed = load_target(tmp_path / "one")
+    assert renamed.names[0] != first.names[0]
+    assert dict(zip(renamed.hashes, renamed.splits.tolist(), strict=True)) == dict(
+        zip(first.hashes, first.splits.tolist(), strict=True)
+    )
+
+
+def test_another_seed_draws_other_splits(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "one", 12)
+    assert load_target(root, seed=1).splits.tolist() != load_target(root, seed=0).splits.tolist()
+
+
+def test_given_splits_are_respected(tmp_path: Path) -> None:
+    target = load_target(split_folder(tmp_path / "x", {"train": 4, "Validation": 2, "test": 3}))
+    assert target.counts() == {"train": 8, "val": 4, "test": 6}
+    assert target.split_origin == "given"
+    assert target.class_names == ("cat", "dog")
+    assert target.notes == ()
+
+
+def test_val_is_drawn_from_train_when_only_test_is_given(tmp_path: Path) -> None:
+    target = load_target(split_folder(tmp_path / "x", {"train": 20, "test": 3}))
+    assert target.counts() == {"train": 32, "val": 8, "test": 6}
+    assert target.split_origin == "drawn"
+    assert target.notes == ("val was drawn from train (15/85, by class, seed 0); train and test were given",)
+    assert all(name.startswith("train/") for name, s in zip(target.names, target.splits, strict=True) if s == "val")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / "x" / "train" / f"{i}.png", i)
+        picture(tmp_path / "x" / "bus" / "old" / f"{i}.png", 10 + i)
+    target = load_target(tmp_path / "x")
+    assert target.class_names == ("bus", "train")
+
+
+def test_strays_and_other_files_are_noted(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 4)
+    picture(root / "stray.png", 1)
+    (root / "across" / "notes.txt").write_text("x")
+    (root / "across" / ".hidden.png").write_bytes(b"")
+    notes = load_target(root).notes
+    assert "1 images outside class folders were left out, such as stray.png" in notes
+    assert "1 files that are not images were left out, such as across/notes.txt" in notes
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 4)
+    shutil.move(root / "across", tmp_path / "elsewhere")
+    (root / "across").symlink_to(tmp_path / "elsewhere")
+    (root / "leaning" / "loop").symlink_to(root)
+    assert len(load_target(root)) == 12
+
+
+def test_origin_loads_the_same_target_again(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 10)
+    target = load_target(root, max_samples=20, seed=3, name="mine")
+    smaller = without(target, {0: "is truncated"})
+    again = load_origin(smaller.origin)
+    assert again.fingerprint == smaller.fingerprint != target.fingerprint
+    assert again.name == "mine"
+    assert again.names == smaller.names
+    assert again.notes == smaller.notes
+
+
+def test_loading_does_not_import_torch(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 4)
+    code = (
+        "import sys; from selector.targets import load_target; load_target(sys.argv[1]); "
+        "sys.exit(' '.join(m for m in ('torch', 'datasets', 'pyarrow', 'pandas') if m in sys.modules) or 0)"
+    )
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, str(root)]) == 0
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(
+        TargetError, match=r"found 0 images but no class folders with images in them; expected one folder"
+    ):
+        load_target(tmp_path)
+
+
+def test_images_without_class_folders(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 1)
+    with pytest.raises(TargetError, match=r"found 1 images but no class folders"):
+        load_target(tmp_path)
+
+
+def test_one_class(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 5, classes=("cat",))
+    with pytest.raises(TargetError, match=r"found one class only \('cat', 5 images\); a ranking needs at least two"):
+        load_target(root)
+
+
+def test_a_class_with_one_image(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 5, classes=("cat", "dog"))
+    picture(root / "emu" / "1.png", 1)
+    with pytest.raises(
+        TargetError,
+        match=r"class 'emu' has 1 item; 3 are needed, at least one for each of train, val and test; add images or remove",
+    ):
+        load_target(root)
+
+
+def test_a_class_with_copies_of_one_image(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 5, classes=("cat", "dog"))
+    for i in range(4):
+        picture(root / "emu" / f"{i}.png", 1)
+    with pytest.raises(TargetError, match=r"class 'emu' has 4 items, 1 of them different; 3 are needed"):
+        load_target(root)
+
+
+def test_a_given_split_without_a_class(tmp_path: Path) -> None:
+    root = split_folder(tmp_path / "x", {"train": 3, "val": 2, "test": 2})
+    shutil.rmtree(root / "test" / "dog")
+    with pytest.raises(
+        TargetError, match=r"class 'dog' has no image in test \(train 3, val 2, test 0\); every class needs"
+    ):
+        load_target(root)
+
+
+def test_a_split_with_a_class_that_train_lacks(tmp_path: Path) -> None:
+    root = split_folder(tmp_path / "x", {"train": 5, "test": 2})
+    picture(root / "test" / "emu" / "0.png", 77)
+    with pytest.raises(
+        TargetError, match=r"class 'emu' has 0 items; 2 are needed, at least one for each of train and val"
+    ):
+        load_target(root)
+
+
+def test_splits_without_train(tmp_path: Path) -> None:
+    labels = ["a", "b"] * 4
+    images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
+    with pytest.raises(TargetError, match=r"splits test and val were found but no train; add one"):
+        load_target({"val": (images[:4], labels[:4]), "test": (images[4:], labels[4:])})
+
+
+def test_class_names_that_differ_by_case(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 4, classes=("Cat", "cat", "dog"))
+    with pytest.raises(
+        TargetError, match=r"class names 'Cat' and 'cat' differ by case or spaces only; merge or rename"
+    ):
+        load_target(root)
+
+
+def test_missing_path_names_the_nearest(tmp_path: Path) -> None:
+    image_folder(tmp_path / "photos", 4)
+    with pytest.raises(TargetError, match=r"photo does not exist; did you mean 'photos'\?"):
+        load_target(tmp_path / "photo")
+
+
+def test_a_file_that_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "x.docx").write_text("x")
+    with pytest.raises(TargetError, match=r"x\.docx is no folder, parquet file or CSV file"):
+        load_target(tmp_path / "x.docx")
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder outside pytest's private one, and no superuser's rights while the test runs."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    user = os.geteuid()
+    yield folder
+    os.seteuid(user)
+    shutil.rmtree(folder)
+
+
+def test_unreadable_directory(as_nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = image_folder(as_nobody / "x", 4)
+    monkeypatch.setenv("SELECTOR_CACHE", str(as_nobody / "cache"))
+    (root / "leaning").chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    with pytest.raises(
+        TargetError, match=r"leaning cannot be read \(Permission denied\); make it readable or remove it"
+    ):
+        load_target(root)
+
+
+def test_unreadable_file(as_nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = image_folder(as_nobody / "x", 4)
+    monkeypatch.setenv("SELECTOR_CACHE", str(as_nobody / "cache"))
+    (root / "leaning" / "000.png").chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    with pytest.raises(TargetError, match=r"leaning/000\.png cannot be read \(Permission denied\); make it readable"):
+        load_target(root)

@@ -1,0 +1,155 @@
+"""Arrays, torch data sets and dicts of splits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Subset
+
+from selector.contracts import Modality
+from selector.errors import TargetError
+from selector.targets import load_target
+
+IMAGES = np.random.default_rng(0).integers(0, 255, (18, 6, 5, 3), dtype=np.uint8)
+LABELS = [i % 3 for i in range(18)]
+
+
+class Pairs(Dataset[Any]):
+    """A data set over a list of pairs."""
+
+    def __init__(self, pairs: list[Any], classes: list[str] | None = None) -> None:
+        self.pairs = pairs
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.pairs[index]
+
+
+def test_arrays() -> None:
+    target = load_target((IMAGES, np.array(LABELS)), name="mine")
+    assert target.name == "mine"
+    assert target.modality is Modality.IMAGE
+    assert target.counts() == {"train": 12, "val": 3, "test": 3}
+    assert np.array_equal(target.items[4], IMAGES[4])
+    assert target.origin is None
+    assert load_target((list(IMAGES), LABELS)).fingerprint == target.fingerprint
+    assert load_target((IMAGES[..., 0], LABELS)).items[0].shape == (6, 5)
+
+
+def test_arrays_bad_input() -> None:
+    with pytest.raises(TargetError, match=r"images are float64 \(18, 6, 5, 3\); expected uint8 \(N, H, W\)"):
+        load_target((IMAGES / 255, LABELS))
+    with pytest.raises(TargetError, match=r"arrays: 18 items but 17 labels; give one label an item"):
+        load_target((IMAGES, LABELS[1:]))
+
+
+def test_a_target_is_handed_back() -> None:
+    target = load_target((IMAGES, LABELS))
+    assert load_target(target) is target
+    assert len(load_target(target, max_samples=9)) == 9
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        Image.fromarray,
+        lambda image: image,
+        lambda image: torch.from_numpy(image).permute(2, 0, 1),
+        lambda image: torch.from_numpy(image).permute(2, 0, 1) / 255,
+        lambda image: (image / 255).astype(np.float32),
+    ],
+    ids=["pillow", "array", "uint8 tensor", "float tensor", "float array"],
+)
+def test_torch_dataset_gives_the_same_items_whatever_the_image_is(convert: Any) -> None:
+    data = Pairs([(convert(image), label) for image, label in zip(IMAGES, LABELS, strict=True)], ["a", "b", "c"])
+    target = load_target(data)
+    arrays = load_target((IMAGES, LABELS))
+    assert target.hashes == arrays.hashes
+    assert target.class_names == ("a", "b", "c")
+    assert np.array_equal(target.items[7], IMAGES[7])
+    assert load_target(Subset(data, list(range(9)))).class_names == ("a", "b", "c")
+
+
+def test_torch_dataset_with_tensor_labels() -> None:
+    data = Pairs([(image, torch.tensor(label)) for image, label in zip(IMAGES, LABELS, strict=True)])
+    assert load_target(data).class_names == ("0", "1", "2")
+
+
+class Augmented(Pairs):
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.pairs[index]
+        return np.random.default_rng().integers(0, 255, image.shape, dtype=np.uint8), label
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Pairs([1, 2]), r"Pairs: item 0 is a int; expected a pair \(image, label\)"),
+        (Pairs([("x", 1)]), r"Pairs: item 0: the image is a str; expected a Pillow image, an array or a tensor"),
+        (
+            Pairs([(torch.randn(3, 4, 4) * 3, 1)]),
+            r"item 0: values from -[\d.]+ to [\d.]+; expected 0\.\.1\. Leave the norm",
+        ),
+        (Pairs([(torch.full((3, 4, 4), torch.nan), 1)]), r"item 0: values from nan to nan; expected 0\.\.1"),
+        (Pairs([(np.zeros((4, 4), np.int32), 1)]), r"item 0: the image has values of int32; expected uint8"),
+        (
+            Augmented(list(zip(IMAGES, LABELS, strict=True))),
+            r"item 0 is another image each time it is read; leave random",
+        ),
+        (Pairs([]), r"Pairs: no items found"),
+    ],
+)
+def test_torch_dataset_bad_input(data: Any, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        load_target(data)
+
+
+class Endless(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([(IMAGES[0], 0)])
+
+
+def test_torch_dataset_without_length() -> None:
+    with pytest.raises(TargetError, match=r"Endless has no length; expected a map-style Dataset"):
+        load_target(Endless())
+
+
+def test_dict_of_splits() -> None:
+    target = load_target({"test": (IMAGES[12:], LABELS[12:]), "train": (IMAGES[:12], LABELS[:12])})
+    assert target.counts() == {"train": 9, "val": 3, "test": 6}
+    assert target.names[0] == "train: row 0"
+    assert np.array_equal(target.items[13], IMAGES[13])
+    features = IMAGES.reshape(18, -1) / 255
+    rows = load_target({"train": (features[:12], LABELS[:12]), "test": (features[12:], LABELS[12:])})
+    assert rows.modality is Modality.ROWS
+    assert rows.features is not None
+    assert rows.features.shape == (18, 90)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, r"dict of splits: the dict is empty; expected train"),
+        ({"tran": (IMAGES, LABELS)}, r"unknown split 'tran'; did you mean 'train'\?"),
+        ({"train": (IMAGES, LABELS), "test": (IMAGES, LABELS[:3])}, r"test has 18 items but 3 labels"),
+        (
+            {"train": (IMAGES, LABELS), "test": (np.eye(3), [0, 1, 2])},
+            r"test has other classes or another kind of items",
+        ),
+        (
+            {"train": (np.eye(3), LABELS[:3]), "test": (np.eye(4), LABELS[:4])},
+            r"features of the splits differ in width \(3, 4\)",
+        ),
+    ],
+)
+def test_dict_of_splits_bad_input(data: Any, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        load_target(data)

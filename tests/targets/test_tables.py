@@ -1,0 +1,265 @@
+"""Parquet files, CSV manifests and Hugging Face data sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selector.contracts import LabelKind
+from selector.errors import TargetError
+from selector.images import content_hash, decode_rgb
+from selector.targets import load_origin, load_target
+from tests.conftest import draw, image_folder
+
+NAMES = ["across", "leaning", "upright"]
+
+
+def encoded(label: int, seed: int) -> bytes:
+    buffer = io.BytesIO()
+    draw(label, seed, 16).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(numbers: range, names: list[str] | None = NAMES, **columns: Any) -> pa.Table:
+    images = [{"bytes": encoded(i % 3, i), "path": f"{i}.png"} for i in numbers]
+    data = {"image": pa.array(images), "label": pa.array([i % 3 for i in numbers], pa.int64()), **columns}
+    made = pa.table(data)
+    if names is not None:
+        label = {"names": names, "_type": "ClassLabel"}
+        described = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
+        made = made.replace_schema_metadata({"huggingface": json.dumps(described)})
+    return made
+
+
+@pytest.fixture
+def parquet_folder(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    root.mkdir()
+    pq.write_table(table(range(30)), root / "train.parquet", row_group_size=7)
+    pq.write_table(table(range(30, 39)), root / "test.parquet", row_group_size=4)
+    return root
+
+
+def test_parquet_folder(parquet_folder: Path) -> None:
+    target = load_target(parquet_folder)
+    assert target.name == "set"
+    assert target.class_names == tuple(NAMES)
+    assert target.counts() == {"train": 24, "val": 6, "test": 9}
+    assert target.names[0] == "train.parquet:0"
+    assert target.names[30] == "test.parquet:0"
+    for i in (38, 0, 7, 29, 30, 6):  # over row groups and files, in any order
+        assert target.items[i] == encoded(i % 3, i)
+        assert target.hashes[i] == content_hash(encoded(i % 3, i))
+    with pytest.raises(IndexError):
+        target.items[39]
+    assert load_origin(target.origin).fingerprint == target.fingerprint
+
+
+def test_parquet_hashes_are_remembered(parquet_folder: Path) -> None:
+    for path in parquet_folder.iterdir():
+        os.utime(path, (1_000_000, 1_000_000))
+    first = load_target(parquet_folder)
+    status = (parquet_folder / "test.parquet").stat()
+    content = bytearray((parquet_folder / "test.parquet").read_bytes())
+    at = content.find(encoded(0, 30)[40:])
+    content[at + 10] ^= 255
+    (parquet_folder / "test.parquet").write_bytes(bytes(content))
+    os.utime(parquet_folder / "test.parquet", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert load_target(parquet_folder).fingerprint == first.fingerprint
+    assert load_target(parquet_folder, trust="content").fingerprint != first.fingerprint
+
+
+def test_single_parquet_file_and_sharded_data_folder(tmp_path: Path) -> None:
+    pq.write_table(table(range(30)), tmp_path / "photos.parquet")
+    single = load_target(tmp_path / "photos.parquet")
+    assert single.name == "photos"
+    assert single.counts() == {"train": 18, "val": 6, "test": 6}
+    data = tmp_path / "hub" / "data"
+    data.mkdir(parents=True)
+    pq.write_table(table(range(12)), data / "train-00000-of-00002.parquet")
+    pq.write_table(table(range(12, 24)), data / "train-00001-of-00002.parquet")
+    pq.write_table(table(range(24, 30)), data / "validation-00000-of-00001.parquet")
+    pq.write_table(table(range(30, 36)), data / "test-00000-of-00001.parquet")
+    sharded = load_target(tmp_path / "hub")
+    assert sharded.counts() == {"train": 24, "val": 6, "test": 6}
+    assert sharded.split_origin == "given"
+    assert sharded.names[24] == "data/validation-00000-of-00001.parquet:0"
+
+
+def test_parquet_columns_by_name(tmp_path: Path) -> None:
+    made = table(range(12), names=None, price=pa.array(np.arange(12) / 3), word=pa.array(list("abc") * 4))
+    made = made.rename_columns(["photo", "label", "price", "word"])
+    pq.write_table(made, tmp_path / "x.parquet")
+    with pytest.raises(
+        TargetError, match=r"no image column among photo, label, price, word; expected 'image', or name it"
+    ):
+        load_target(tmp_path / "x.parquet")
+    target = load_target(tmp_path / "x.parquet", image_column="photo", label_column="price")
+    assert target.label_kind is LabelKind.REAL
+    words = load_target(tmp_path / "x.parquet", image_column="photo", label_column="word")
+    assert words.class_names == ("a", "b", "c")
+    assert load_origin(words.origin).fingerprint == words.fingerprint
+    with pytest.raises(
+        TargetError, match=r"no column 'pric'; did you mean 'price'\? Columns: photo, label, price, word"
+    ):
+        load_target(tmp_path / "x.parquet", image_column="photo", label_column="pric")
+    with pytest.raises(TargetError, match=r"row 0: the image column holds string; expected a struct of bytes and path"):
+        load_target(tmp_path / "x.parquet", image_column="word", label_column="label")
+
+
+def test_parquet_bad_files(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(TargetError, match=r"x\.parquet: not a readable parquet file .*; write it again"):
+        load_target(tmp_path / "x.parquet")
+    made = table(range(6))
+    made = made.set_column(1, "label", pa.array([0, 1, -1, 0, 1, 2], pa.int64()))
+    pq.write_table(made, tmp_path / "y.parquet")
+    with pytest.raises(TargetError, match=r"y\.parquet:2 has the label -1; expected an int in 0\.\.2"):
+        load_target(tmp_path / "y.parquet")
+
+
+def test_parquet_paths_are_confined(tmp_path: Path) -> None:
+    image = pa.array(
+        [{"bytes": None, "path": "../../etc/passwd"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    pq.write_table(pa.table({"image": image, "label": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(TargetError, match=r"row 0: the path '\.\./\.\./etc/passwd' leads outside"):
+        load_target(tmp_path / "x.parquet")
+
+
+def test_parquet_files_of_another_shape(parquet_folder: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), parquet_folder / "test.parquet")
+    with pytest.raises(
+        TargetError, match=r"test\.parquet: columns a; expected 'image' and 'label' as in train\.parquet"
+    ):
+        load_target(parquet_folder)
+
+
+def test_classes_without_images_are_left_out(tmp_path: Path) -> None:
+    pq.write_table(table(range(12), names=[*NAMES, "zebra"]), tmp_path / "x.parquet")
+    target = load_target(tmp_path / "x.parquet")
+    assert target.class_names == tuple(NAMES)
+    assert "1 of 4 classes have no image and were left out" in target.notes
+
+
+# ---------------------------------------------------------------------------- CSV
+
+
+def manifest(root: Path, text: str, name: str = "labels.csv") -> Path:
+    (root / name).write_text(text, encoding="utf-8")
+    return root / name
+
+
+def listing(root: Path, header: str = "path,label") -> list[str]:
+    paths = sorted(root.rglob("*.png"))
+    return [header, *(f"{path.relative_to(root).as_posix()},{path.parent.name}" for path in paths)]
+
+
+def test_manifest_equals_the_folder(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 6)
+    csv = manifest(root, "\n".join(listing(root)) + "\n\n")
+    target, folder = load_target(csv), load_target(root)
+    assert target.fingerprint == folder.fingerprint
+    assert target.name == "labels"
+    assert target.items[3] == folder.items[3]
+    assert load_origin(target.origin).fingerprint == target.fingerprint
+
+
+def test_manifest_with_splits_semicolons_and_a_mark(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 6)
+    words = ["train", "train", "train", "Validation", "test", "test"]
+    lines = [f"{line.replace(',', ';')};{words[i % 6]}" for i, line in enumerate(listing(root)[1:])]
+    target = load_target(manifest(root, "\ufefffile_name;class;split\r\n" + "\r\n".join(lines)))
+    assert target.counts() == {"train": 9, "val": 3, "test": 6}
+    assert target.split_origin == "given"
+
+
+def test_manifest_with_numbers(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "x", 6)
+    paths = [line.split(",")[0] for line in listing(root)[1:]]
+    classes = load_target(
+        manifest(root, "path,label\n" + "\n".join(f"{p},{i % 2 * 8 + 2}" for i, p in enumerate(paths)))
+    )
+    assert classes.class_names == ("2", "10")
+    prices = load_target(
+        manifest(root, "path,price\n" + "\n".join(f"{p},{i / 4}" for i, p in enumerate(paths))), label_column="price"
+    )
+    assert prices.label_kind is LabelKind.REAL
+    assert prices.labels[3] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,klass\n", r"labels\.csv: no label column among path, klass; expected 'label', or name it with label_column"),
+        ("a,label\n", r"labels\.csv: no path column among a, label; expected 'path', or name it with image_column"),
+        ("", r"labels\.csv: no path column among none"),
+        ("path,label\n../out.png,a\n", r"labels\.csv:2: the path '\.\./out\.png' leads outside .*; move the image below it"),
+        ("path,label\n/etc/passwd,a\n", r"labels\.csv:2: the path '/etc/passwd' leads outside"),
+        ("path,label\nlink/000.png,a\n", r"labels\.csv:2: the path 'link/000\.png' leads outside"),
+        ("path,label\nno.png,a\nno2.png,b\n", r"labels\.csv:2: image 'no\.png' does not exist in .* \(and 1 more\)"),
+        ("path,label\n,a\n", r"labels\.csv:2: the path is empty"),
+        ("path,label\nacross/000.png\n", r"labels\.csv:2: found 1 values; expected 2 \(path, label\)"),
+        ("path,label,path\n", r"labels\.csv:1: a column name occurs twice"),
+        ("path,label\nacross/000.png,\nacross/001.png,b\n", r"across/000\.png has no label"),
+        ("path,label,split\nacross/000.png,a,tran\n", r"labels\.csv:2: unknown split 'tran'; did you mean 'train'\?"),
+        ("path,label,split\nacross/000.png,a,train\nacross/001.png,b,\n", r"across/001\.png has no split while others have"),
+        ("path,label\n", r"labels\.csv: no items found"),
+    ],
+)  # fmt: skip
+def test_manifest_bad_input(tmp_path: Path, text: str, message: str) -> None:
+    root = image_folder(tmp_path / "x", 4)
+    (tmp_path / "outside").mkdir()
+    draw(0, 0).save(tmp_path / "outside" / "000.png")
+    draw(0, 0).save(tmp_path / "out.png")
+    (root / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(TargetError, match=message):
+        load_target(manifest(root, text))
+
+
+def test_manifest_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TargetError, match=r"x\.csv cannot be read .*; expected a CSV file in UTF-8"):
+        load_target(tmp_path / "x.csv")
+
+
+# ---------------------------------------------------------------------------- Hugging Face
+
+
+def test_hugging_face_equals_parquet(parquet_folder: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = {split: str(parquet_folder / f"{split}.parquet") for split in ("train", "test")}
+    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "hf"))
+    target = load_target(loaded)
+    assert target.fingerprint == load_target(parquet_folder).fingerprint
+    assert target.names[0] == "train: row 0"
+    assert target.origin is None
+    assert np.array_equal(decode_rgb(target.items[31]), np.asarray(draw(31 % 3, 31, 16)))
+    single = load_target(loaded["train"], name="mine")
+    assert single.counts() == {"train": 18, "val": 6, "test": 6}
+    assert single.name == "mine"
+    with pytest.raises(TargetError, match=r"column 'label' is a ClassLabel; expected a datasets\.Image"):
+        load_target(loaded["train"], image_column="label")
+    with pytest.raises(
+        TargetError, match=r"the target was built from objects in memory; hand the same data over again"
+    ):
+        load_origin(target.origin)
+
+
+# ---------------------------------------------------------------------------- real data sets
+
+
+def test_real_sets(assets: Path) -> None:
+    target = load_target(assets / "data" / "brainmri")
+    assert target.class_names == ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
+    assert sum(target.counts().values()) == 836
+    assert target.counts()["test"] == 280
+    assert load_target(assets / "data" / "houses", label_column="log_price").label_kind is LabelKind.REAL

@@ -1,0 +1,249 @@
+"""Decoding one image: every file format and mode, orientations, and damage, each with its reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from selector.images import UnreadableImage, content_hash, decode_rgb, image_size, pil_to_array, read_image
+
+RNG = np.random.default_rng(0)
+PICTURE = np.kron(RNG.integers(0, 255, (6, 9, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # (24, 36, 3), flat patches
+
+
+def encode(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def expected(raw: bytes) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(raw))).convert("RGB"))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}])
+def test_jpeg_equals_pillow_to_the_bit(quality: int, options: dict[str, Any]) -> None:
+    noisy = Image.fromarray(RNG.integers(0, 255, (37, 53, 3), dtype=np.uint8))
+    for image in (noisy, noisy.convert("L"), Image.fromarray(PICTURE)):
+        raw = encode(image, "JPEG", quality=quality, **({} if image.mode == "L" else options))
+        assert np.array_equal(decode_rgb(raw), expected(raw))
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "TGA"])
+def test_other_formats_equal_pillow(form: str) -> None:
+    raw = encode(Image.fromarray(PICTURE), form)
+    assert np.array_equal(decode_rgb(raw), expected(raw))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1"])
+def test_png_modes_become_rgb(mode: str) -> None:
+    raw = encode(Image.fromarray(PICTURE).convert(mode), "PNG")
+    assert np.array_equal(decode_rgb(raw), expected(raw))
+
+
+def test_palette_with_transparency() -> None:
+    raw = encode(Image.fromarray(PICTURE).convert("P"), "PNG", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = decode_rgb(raw)
+    assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(raw)).convert("RGBA").convert("RGB")))
+
+
+def test_alpha_is_dropped_not_blended() -> None:
+    clear = np.dstack([PICTURE, np.zeros(PICTURE.shape[:2], np.uint8)])
+    assert np.array_equal(decode_rgb(encode(Image.fromarray(clear), "PNG")), PICTURE)
+    assert np.array_equal(decode_rgb(clear), PICTURE)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk(form: str) -> None:
+    raw = encode(Image.fromarray(PICTURE).convert("CMYK"), form)
+    assert Image.open(io.BytesIO(raw)).mode == "CMYK"
+    assert np.array_equal(decode_rgb(raw), expected(raw))
+    assert np.abs(decode_rgb(raw).astype(int) - PICTURE).mean() < 12  # and not its negative
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bits_keep_their_upper_8(form: str) -> None:
+    values = RNG.integers(0, 65536, (12, 15), dtype=np.uint16)
+    found = decode_rgb(encode(Image.fromarray(values), form))
+    assert np.array_equal(found, np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
+
+
+def test_16_bit_rgb_png() -> None:
+    values = RNG.integers(0, 65536, (5, 7, 3)).astype(">u2")
+    body = b"".join(b"\0" + row.tobytes() for row in values)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)
+    raw = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    assert np.array_equal(decode_rgb(raw), (values >> 8).astype(np.uint8))
+
+
+def test_float_tiff() -> None:
+    values = RNG.random((5, 6), dtype=np.float32)
+    assert np.array_equal(
+        decode_rgb(encode(Image.fromarray(values), "TIFF"))[..., 0],
+        np.round(values.astype(float) * 255).astype(np.uint8),
+    )
+    with pytest.raises(UnreadableImage, match=r"has floating-point values outside 0\.\.1; convert it to 8 or 16 bits"):
+        decode_rgb(encode(Image.fromarray(values * 90), "TIFF"))
+
+
+def test_32_bit_integers() -> None:
+    with pytest.raises(UnreadableImage, match=r"has 32-bit values \(0 to 9000000\); convert it to 8 or 16 bits"):
+        decode_rgb(encode(Image.fromarray(np.array([[0, 9_000_000]], np.int32)), "TIFF"))
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(form: str) -> None:
+    frames = [Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)) for i in range(1, 4)]
+    options = {"lossless": True} if form == "WEBP" else {}
+    raw = encode(frames[0], form, save_all=True, append_images=frames[1:], duration=50, **options)
+    assert getattr(Image.open(io.BytesIO(raw)), "n_frames", 1) == 3
+    assert np.array_equal(decode_rgb(raw), np.full((8, 8, 3), 40, np.uint8))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(PICTURE)
+    raw = encode(image, form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    assert np.array_equal(decode_rgb(raw), expected(raw))
+    assert decode_rgb(raw).shape == ((24, 36, 3) if orientation < 5 else (36, 24, 3))
+
+
+def test_pillow_images() -> None:
+    assert np.array_equal(pil_to_array(Image.fromarray(PICTURE)), PICTURE)
+    assert pil_to_array(Image.fromarray(PICTURE).convert("L")).shape == (24, 36)
+    assert np.array_equal(read_image(Image.fromarray(PICTURE).convert("RGBA")), PICTURE)
+
+
+def test_paths(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a b é.png")
+    assert np.array_equal(read_image(tmp_path / "a b é.png"), PICTURE)
+    assert np.array_equal(read_image(str(tmp_path / "a b é.png")), PICTURE)
+    with pytest.raises(
+        UnreadableImage, match=r"image .*no\.png cannot be read \(No such file or directory\); give an existing"
+    ):
+        read_image(tmp_path / "no.png")
+    (tmp_path / "e.png").write_bytes(b"")
+    with pytest.raises(UnreadableImage, match=r"image .*e\.png is empty \(0 bytes\)"):
+        read_image(tmp_path / "e.png")
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+def test_empty_and_unknown() -> None:
+    with pytest.raises(UnreadableImage, match=r"^is empty \(0 bytes\)$"):
+        decode_rgb(b"")
+    with pytest.raises(UnreadableImage, match=r"^is not an image of a known format$"):
+        decode_rgb(b"hello, this is no image")
+    with pytest.raises(UnreadableImage, match=r"^is not an image of a known format$"):
+        decode_rgb(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # never handed to Ghostscript
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+def test_truncated(form: str) -> None:
+    raw = encode(Image.fromarray(RNG.integers(0, 255, (64, 64, 3), dtype=np.uint8)), form)
+    with pytest.raises(UnreadableImage, match=r"^is (truncated|damaged) \(.+\)|^is not an image"):
+        decode_rgb(raw[: len(raw) // 2])
+
+
+def test_truncated_jpeg_says_so() -> None:
+    raw = encode(Image.fromarray(RNG.integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    with pytest.raises(UnreadableImage, match=r"^is truncated \(image file is truncated"):
+        decode_rgb(raw[: len(raw) // 2])
+
+
+def test_corrupt_png() -> None:
+    raw = bytearray(encode(Image.fromarray(PICTURE), "PNG"))
+    start = raw.index(b"IDAT") + 8
+    raw[start : start + 40] = b"\xff" * 40
+    with pytest.raises(UnreadableImage, match=r"^is damaged \(.+\)$"):
+        decode_rgb(bytes(raw))
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(None, r"30000 × 30000 pixels, more than 178,956,970"), (10**8, "bomb")])
+def test_decompression_bombs_are_refused_from_the_header(
+    limit: int | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a program around this one may have lifted Pillow's own limit
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    raw = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    with pytest.raises(UnreadableImage, match=rf"^is too large \(.*{reason}"):
+        decode_rgb(raw)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4,), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_images(array: np.ndarray) -> None:
+    with pytest.raises(UnreadableImage, match=r"is an array (of|without)"):
+        decode_rgb(array)
+
+
+SEEDS = [encode(Image.fromarray(PICTURE), form) for form in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+    st.integers(0, 40),
+)
+def test_damage_gives_pixels_or_a_reason_never_another_error(
+    raw: bytes, changes: list[tuple[int, int]], cut: int
+) -> None:
+    data = bytearray(raw)
+    for place, value in changes:
+        data[place % len(data)] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            shape = decode_rgb(bytes(data[: len(data) - cut])).shape
+        except UnreadableImage as error:
+            shape, reason = (1, 1, 3), str(error)
+        else:
+            reason = "is fine"
+    assert shape[2] == 3
+    assert reason.startswith(("is ", "has "))
+
+
+def test_size_from_the_header() -> None:
+    assert image_size(SEEDS[0]) == (24, 36)
+    assert image_size(b"x") == (0, 0)
+
+
+def test_content_hash_tells_arrays_apart() -> None:
+    a = np.arange(12, dtype=np.uint8)
+    assert content_hash(a.reshape(3, 4)) != content_hash(a.reshape(4, 3))
+    assert content_hash(a) != content_hash(a.view(np.int8))
+    assert content_hash(a.reshape(3, 4)) == content_hash(np.asfortranarray(a.reshape(3, 4)))
