@@ -1,0 +1,356 @@
+"""FeatureSet: rows, labels, and what proxies share about them, computed once and on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+
+from selector.contracts import LabelKind
+from selector.errors import NotApplicable, ProxyError
+from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, content_hashes
+from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names
+from selector.features.labels import check_labels
+from selector.features.moments import Moments, accumulate
+from selector.features.spectrum import Kernel, Spectrum, from_kernel, from_moments
+
+_T = TypeVar("_T")
+
+NUM_FOLDS = 5
+_PARTS_BYTES = 300 * 2**20  # moments of all folds are kept up to this size
+
+
+class FeatureSet:
+    """Features of one encoder on one target, as every proxy sees them.
+
+    Args:
+        rows: (N, D) features; numpy of any float type (memory-mapped, not contiguous), or a torch
+            tensor including bfloat16. Not copied when they are float32 or float64.
+        labels: (N,) classes, (N, L) of 0 and 1, or (N,) / (N, T) real values.
+        label_kind: what the labels are; inferred when not given (``check_labels``).
+        units: (N,) ids of what statistics resample (an image, when a row is a pixel or a box).
+        keys: (N,) names or content hashes of the items; the hash of a row's values when not given.
+            Folds, blocks and subsamples are drawn from them, never from the position.
+        source_logits: (N, C_s) of the encoder's source head, or ``source_head``: (weight (C_s, D),
+            bias (C_s,)), from which they are computed.
+        seed: of folds, blocks and subsamples.
+
+    Raises:
+        ProxyError: see ``as_rows`` and ``check_labels``.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        labels: Any,
+        *,
+        label_kind: LabelKind | str | None = None,
+        units: Any = None,
+        keys: Sequence[object] | np.ndarray | None = None,
+        source_logits: Any = None,
+        source_head: tuple[Any, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._rows: np.ndarray | None = as_rows(rows)
+        self._shape: tuple[int, int] = self._rows.shape
+        self.label_data = check_labels(labels, len(self), _kind(label_kind))
+        self.seed = seed
+        self.units = None if units is None else as_array(units, "units")
+        self._keys = keys
+        for what, given in (("units", self.units), ("keys", keys)):
+            if given is not None and len(given) != len(self):
+                raise ProxyError(f"{what} must have one entry a row. Got {len(given)} for {len(self)} rows.")
+        self._source_logits = None if source_logits is None else as_rows(source_logits, "source_logits")
+        if self._source_logits is not None and len(self._source_logits) != len(self):
+            raise ProxyError(
+                f"source_logits must have one row a feature row. Got {len(self._source_logits)} for {len(self)}."
+            )
+        self._source_head = source_head
+        self._part_of: tuple[FeatureSet, np.ndarray, np.ndarray] | None = None
+        self._left_out: int | None = None
+        self._without: dict[int, FeatureSet] = {}
+        self._shared: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ shape and labels
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._shape[1]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(N, D) as given; a part of another feature set gathers them on first use."""
+        if self._rows is None:
+            assert self._part_of is not None
+            whole, indices, _ = self._part_of
+            self._rows = whole.rows[indices]
+        return self._rows
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the labels are."""
+        return self.label_data.kind
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int (N,) positions in ``classes`` for class labels, else float64 (N, T)."""
+        return self.label_data.codes if self.label_data.columns is None else self.label_data.columns
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The class ids that occur, sorted; C of them."""
+        return self.label_data.classes
+
+    @cached_property
+    def class_counts(self) -> np.ndarray:
+        """(C,) rows a class."""
+        return np.bincount(self.label_data.codes, minlength=len(self.classes))
+
+    def chunks(self, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """(first index, float32 or float64 rows) in order."""
+        size = size or max(16, CHUNK_BYTES // (4 * self.width))
+        for start in range(0, len(self), size):
+            if self._rows is None and self._part_of is not None:  # without gathering all of them
+                whole, indices, _ = self._part_of
+                yield start, as_float(whole.rows[indices[start : start + size]])
+            else:
+                yield start, as_float(self.rows[start : start + size])
+
+    @property
+    def has_source_logits(self) -> bool:
+        """Whether the encoder still has its source head."""
+        if self._part_of is not None:
+            return self._part_of[0].has_source_logits
+        return self._source_logits is not None or self._source_head is not None
+
+    @cached_property
+    def source_logits(self) -> np.ndarray:
+        """float (N, C_s).
+
+        Raises:
+            NotApplicable: the encoder has no source head.
+        """
+        if self._part_of is not None:
+            whole, indices, _ = self._part_of
+            return np.asarray(whole.source_logits[indices])
+        if self._source_logits is not None:
+            return as_float(self._source_logits)
+        if self._source_head is None:
+            raise NotApplicable("needs source logits, and this encoder has no head of its source task")
+        weight, bias = (as_array(part, "source_head") for part in self._source_head)
+        if weight.ndim != 2 or weight.shape[1] != self.width or bias.shape != weight.shape[:1]:
+            raise ProxyError(
+                f"source_head must be (weight (C_s, {self.width}), bias (C_s,)). Got shapes {weight.shape}, {bias.shape}."
+            )
+        return np.concatenate([chunk @ weight.T.astype(chunk.dtype) + bias for _, chunk in self.chunks()])
+
+    # ------------------------------------------------------------------ blocks and folds
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """uint64 (N,) of the keys, or of the rows' values; what draws are made from."""
+        if self._part_of is not None:
+            whole, indices, _ = self._part_of
+            return np.asarray(whole.hashes[indices])
+        if self._keys is not None:
+            return hash_names(self._keys, 0)
+        return content_hashes(self.rows, 0)
+
+    @cached_property
+    def canonical(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row indices in the order of their hashes, and class codes in the order of first row.
+
+        Neither depends on the order of rows or the names of classes, so what is computed in single
+        precision along them is the same to the last bit.
+        """
+        if self.label_kind is not LabelKind.CLASSES:
+            return np.argsort(self.hashes, kind="stable"), np.empty(0, dtype=np.int64)
+        lowest = np.full(len(self.classes), np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(lowest, self.labels, self.hashes)
+        rank = np.empty(len(self.classes), dtype=np.int64)
+        rank[np.argsort(lowest, kind="stable")] = np.arange(len(self.classes))
+        codes = rank[self.labels]
+        return np.lexsort((codes, self.hashes)), codes
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """(N,) in 0..9: stratified, whole units, the same for every model of a target."""
+        if self._part_of is not None:
+            whole, indices, _ = self._part_of
+            return np.asarray(whole.blocks[indices])
+        return draw_blocks(self.label_data, self.hashes, self.seed, self.units)
+
+    @property
+    def folds(self) -> np.ndarray:
+        """(N,) in 0..4: two blocks make a fold."""
+        return self.blocks % NUM_FOLDS
+
+    def reseeded(self, seed: int) -> FeatureSet:
+        """The same rows with folds and blocks drawn from another seed."""
+        other = self.take(np.arange(len(self)))
+        other.seed = seed
+        other.blocks = draw_blocks(other.label_data, self.hashes, seed, self.units)
+        return other
+
+    def shared(self, key: str, make: Callable[[], _T]) -> _T:
+        """What ``make`` gives, made once: for what several proxies need (neighbours, logits)."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        found: _T = self._shared[key]
+        return found
+
+    # ------------------------------------------------------------------ parts
+
+    def take(self, rows: np.ndarray) -> FeatureSet:
+        """Some rows (indices or a mask) as a feature set of their own, in the blocks they had.
+
+        Raises:
+            ProxyError: fewer than two rows or classes are left.
+        """
+        indices = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if len(indices) < 2:
+            raise ProxyError(f"a part of a feature set must have at least two rows. Got {len(indices)}.")
+        part = FeatureSet.__new__(FeatureSet)
+        part.label_data, kept = self.label_data.select(indices)
+        part._rows = None
+        part._shape = (len(indices), self.width)
+        part.seed = self.seed
+        part.units = None if self.units is None else self.units[indices]
+        part._keys = part._source_logits = part._source_head = None
+        part._part_of = (self, indices, kept)
+        part._left_out = None
+        part._without = {}
+        part._shared = {}
+        return part
+
+    def without(self, block: int) -> FeatureSet:
+        """All rows but those of one block; its moments are ours minus the block's."""
+        if block in self._without:
+            return self._without[block]
+        part = self.take(self.blocks != block)
+        part._left_out = block
+        per_part = 8 * (min(self._shape) * (self.label_data.num_columns + 2))
+        if per_part * NUM_BLOCKS <= _PARTS_BYTES:
+            self._without[block] = part  # its spectrum then serves every proxy
+        return part
+
+    @cached_property
+    def block_ids(self) -> np.ndarray:
+        """The blocks that hold rows, ascending."""
+        return np.unique(self.blocks)
+
+    # ------------------------------------------------------------------ second order
+
+    @property
+    def uses_kernel(self) -> bool:
+        """Whether the N × N side is the smaller one; a part keeps its whole's side."""
+        if self._part_of is not None and self._left_out is not None:
+            return self._part_of[0].uses_kernel
+        return self._shape[0] < self._shape[1]
+
+    @cached_property
+    def _fold_moments(self) -> list[Moments] | None:
+        """Moments of every fold, unless they would take too much memory."""
+        size = 8 * self.width * (self.width + self.label_data.num_columns) * NUM_FOLDS
+        if size > _PARTS_BYTES or self._part_of is not None:
+            return None
+        return accumulate(self.rows, self.label_data, self.folds, NUM_FOLDS)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Sums over all rows. Cost: one pass, N·D² in float64."""
+        if self._left_out is not None and self._part_of is not None:
+            whole, _, kept = self._part_of
+            block = accumulate(
+                whole.rows, whole.label_data, whole.blocks, NUM_BLOCKS, self._left_out, whole.moments.shift
+            )
+            return (whole.moments - block[0]).columns(kept)
+        folds = self._fold_moments
+        if folds is None:
+            return accumulate(self.rows, self.label_data)[0]
+        total = folds[0]
+        for fold in folds[1:]:
+            total = total + fold
+        return total
+
+    def moments_of_fold(self, fold: int) -> Moments:
+        """Sums over the rows of one fold, about the same shift as ``moments``."""
+        folds = self._fold_moments
+        if folds is not None:
+            return folds[fold]
+        return accumulate(self.rows, self.label_data, self.folds, NUM_FOLDS, fold, self.moments.shift)[0]
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """(D,) of the rows, float64."""
+        if "moments" in self.__dict__:
+            return self.moments.mean
+        total = np.zeros(self.width)
+        for _, chunk in self.chunks():
+            total += chunk.sum(axis=0, dtype=np.float64)
+        return np.asarray(total / len(self))
+
+    @cached_property
+    def _kernel(self) -> Kernel:
+        if self._left_out is not None and self._part_of is not None:
+            whole, indices, _ = self._part_of
+            return whole._kernel.take(indices)
+        return Kernel.of(as_float(self.rows), self.mean)
+
+    @cached_property
+    def _kernel_spectrum(self) -> tuple[Spectrum, np.ndarray]:
+        return from_kernel(self._kernel, self.label_data, self.width, lambda: self.centred_rows())
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """The one eigendecomposition. Cost: min(N, D)³ and a min(N, D)²·T product."""
+        if self.uses_kernel:
+            return self._kernel_spectrum[0]
+        spectrum = from_moments(self.moments, keep_basis=self._left_out is None)
+        if self._left_out is not None:
+            del self.moments  # what is left to read is in the spectrum
+        return spectrum
+
+    @cached_property
+    def centred_norm4(self) -> float:
+        """Σ‖x - mean‖⁴, for Ledoit-Wolf."""
+        if self.uses_kernel:
+            return float((np.diagonal(self._kernel.centred()) ** 2).sum())
+        return self.moments.centred_norm4()
+
+    def centred_rows(self) -> np.ndarray:
+        """float64 (N, D), a copy: for small N."""
+        return np.subtract(as_float(self.rows), self.mean, dtype=np.float64)
+
+    def coordinates(self, limit: int | None = None) -> np.ndarray:
+        """(N, k) centred rows in the basis of their largest eigenvalues, largest first.
+
+        Args:
+            limit: how many at most; None for all with a positive eigenvalue. Distances between
+                all coordinates are those between rows, whatever D is.
+        Returns:
+            float64 on the N × N side, else of the rows' own precision.
+        """
+        values = self.spectrum.values
+        top = np.flatnonzero(values > 0)[::-1][:limit]
+        if self.uses_kernel:
+            return np.asarray(self._kernel_spectrum[1][:, top] * np.sqrt(values[top]))
+        basis = self.spectrum.basis[:, top]
+        out = [(chunk - self.mean.astype(chunk.dtype)) @ basis.astype(chunk.dtype) for _, chunk in self.chunks()]
+        return np.concatenate(out)
+
+
+def _kind(kind: LabelKind | str | None) -> LabelKind | None:
+    if kind is None or isinstance(kind, LabelKind):
+        return kind
+    try:
+        return LabelKind(kind)
+    except ValueError:
+        known = ", ".join(k.value for k in LabelKind)
+        raise ProxyError(f"label_kind must be one of {known}. Got {kind!r}.") from None

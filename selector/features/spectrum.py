@@ -1,0 +1,180 @@
+"""One eigendecomposition of the centred rows, from which every second-order score is read.
+
+The scores that have no intercept (LogME as published) see the uncentred Gram matrix, which is the
+centred one plus N·mean·meanᵀ: a rank-one term that is added exactly at every strength instead of
+decomposing again. Adding it is stable; large offsets then cost no digits, where a decomposition of
+the uncentred matrix drowns the small eigenvalues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from selector.features.labels import Labels
+from selector.features.moments import Moments
+from selector.features.threads import capped
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Centred rows Xc = U·√S·Vᵀ and what the scores need of them in this basis.
+
+    Attributes:
+        count: N; ``width``: D.
+        values: (k,) S, eigenvalues of XcᵀXc, ascending, k = min(N, D); those that are rounding
+            noise are exactly 0.
+        response: (k, T) VᵀXcᵀy; zero where S is.
+        offset: (k,) √N·Vᵀmean.
+        offset_outside: √N times the length of the part of the mean outside the span of V.
+        label_mean: (T,); ``label_square``: (T,) Σ(y - mean of y)².
+        label_counts: (T,) Σy; for classes the class counts.
+    """
+
+    count: int
+    width: int
+    values: np.ndarray
+    response: np.ndarray
+    offset: np.ndarray
+    offset_outside: float
+    label_mean: np.ndarray
+    label_square: np.ndarray
+    label_counts: np.ndarray
+    _basis: np.ndarray | None
+    _make_basis: Callable[[], np.ndarray]
+
+    @property
+    def trace(self) -> float:
+        """Σ‖x - mean‖²."""
+        return float(self.values.sum())
+
+    @cached_property
+    def energy(self) -> np.ndarray:
+        """(k, T) (uᵀy)²: the part of every label column along each direction."""
+        out = np.zeros_like(self.response)
+        np.divide(self.response**2, self.values[:, None], out=out, where=self.values[:, None] > 0)
+        return out
+
+    @cached_property
+    def residual(self) -> np.ndarray:
+        """(T,) the part of every centred label column outside the span of the rows."""
+        rest = self.label_square - self.energy.sum(axis=0)
+        # below the rounding of the two terms it is nothing
+        return np.where(rest > 1e-12 * self.label_square, rest, 0.0)
+
+    @property
+    def basis(self) -> np.ndarray:
+        """(D, k) V, orthonormal where the eigenvalue is positive."""
+        return self._basis if self._basis is not None else self._make_basis()
+
+
+def from_moments(moments: Moments, keep_basis: bool) -> Spectrum:
+    """The D × D side. Cost: one eigendecomposition, and one D × D × T product."""
+    width = len(moments.total)
+
+    def decompose() -> tuple[np.ndarray, np.ndarray]:
+        return _eigh(moments.centred_gram())
+
+    values, basis = decompose()
+    with capped(width):
+        response = basis.T @ moments.centred_cross().T
+    response[values == 0] = 0
+    offset = np.sqrt(moments.count) * (basis.T @ moments.mean)
+    return Spectrum(
+        count=moments.count,
+        width=width,
+        values=values,
+        response=response,
+        offset=offset,
+        offset_outside=0.0,
+        label_mean=moments.label_total / moments.count,
+        label_square=moments.label_square - moments.label_total**2 / moments.count,
+        label_counts=moments.label_total,
+        _basis=basis if keep_basis else None,
+        _make_basis=lambda: decompose()[1],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """The N × N side, for fewer rows than columns.
+
+    Attributes:
+        gram: (N, N) Zᵀ Z of z = x - shift.
+        along: (N,) z·shift.
+        shift_square: ‖shift‖².
+    """
+
+    gram: np.ndarray
+    along: np.ndarray
+    shift_square: float
+
+    @classmethod
+    def of(cls, rows: np.ndarray, shift: np.ndarray) -> Kernel:
+        """From rows (N, D); the float64 copy lives only inside."""
+        z = np.subtract(rows, shift, dtype=np.float64)
+        with capped(len(rows)):
+            return cls(z @ z.T, z @ shift, float(shift @ shift))
+
+    def take(self, rows: np.ndarray) -> Kernel:
+        """Rows and columns of some items."""
+        return Kernel(self.gram[np.ix_(rows, rows)], self.along[rows], self.shift_square)
+
+    def centred(self) -> np.ndarray:
+        """(N, N) inner products of centred rows."""
+        means = self.gram.mean(axis=0)
+        return np.asarray(self.gram - means - means[:, None] + means.mean())
+
+
+def from_kernel(
+    kernel: Kernel, labels: Labels, width: int, centred_rows: Callable[[], np.ndarray]
+) -> tuple[Spectrum, np.ndarray]:
+    """The N × N side: the spectrum and U (N, k). Cost: one eigendecomposition of N × N."""
+    n = len(labels)
+    values, u = _eigh(kernel.centred())
+    root = np.sqrt(values)
+    columns = labels.block(slice(None))
+    label_mean = columns.mean(axis=0)
+    centred = columns - label_mean
+    response = root[:, None] * (u.T @ centred)
+    # Xc·mean from inner products alone: mean = shift + delta
+    delta_along = kernel.gram.mean(axis=0)
+    with_mean = kernel.along + delta_along
+    with_mean = with_mean - with_mean.mean()
+    offset = np.zeros(n)
+    np.divide(np.sqrt(n) * (u.T @ with_mean), root, out=offset, where=root > 0)
+    square = n * (kernel.shift_square + 2 * kernel.along.mean() + delta_along.mean())
+
+    def make_basis() -> np.ndarray:
+        inverse = np.zeros(n)
+        np.divide(1.0, root, out=inverse, where=root > 0)
+        return np.asarray(centred_rows().T @ (u * inverse))
+
+    spectrum = Spectrum(
+        count=n,
+        width=width,
+        values=values,
+        response=response,
+        offset=offset,
+        offset_outside=float(np.sqrt(max(square - float(offset @ offset), 0.0))),
+        label_mean=label_mean,
+        label_square=np.einsum("it,it->t", centred, centred),
+        label_counts=columns.sum(axis=0),
+        _basis=None,
+        _make_basis=make_basis,
+    )
+    return spectrum, u
+
+
+def _eigh(lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (ascending, noise set to 0) and vectors; destroys ``lower``."""
+    from scipy.linalg import eigh
+
+    order = len(lower)
+    with capped(order):
+        values, vectors = eigh(lower, lower=True, driver="evd", overwrite_a=True, check_finite=False)
+    noise = max(values[-1], 0.0) * order * np.finfo(np.float64).eps
+    return np.where(values > noise, values, 0.0), vectors

@@ -1,0 +1,172 @@
+"""The registered object: a scoring function with what is known about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from selector.contracts import LabelKind, Score
+from selector.errors import ConfigError
+from selector.features import FeatureSet
+from selector.registry import Registry
+
+INVARIANCES = frozenset(
+    {
+        "row order",
+        "class renaming",
+        "absent classes",
+        "column permutation",
+        "rotation",
+        "zero padding",
+        "scale",
+        "offset",
+    }
+)
+"""What a proxy may declare; the conformance test holds it to 1e-9."""
+
+Function = Callable[..., "Score | float"]
+
+
+@dataclass(frozen=True, eq=False)
+class Proxy:
+    """A scoring function and its card.
+
+    Attributes:
+        name: in the registry.
+        function: ``(FeatureSet, **params) -> Score | float``.
+        summary: one line: what it measures.
+        good: what a good value is, for a person.
+        source: publication.
+        cost: in N rows, D features, C classes.
+        label_kinds: the label kinds that it accepts.
+        needs_source_logits: whether the encoder must have its source head.
+        bounds: (lowest, highest) possible value.
+        invariances: transformations of the rows that leave the value as it is (``INVARIANCES``).
+        seeded: whether the value depends on the seed (folds, subsamples, starting points).
+        formula: in words and symbols.
+        deviations: from the public code, and why.
+        domain: where it is valid, and where it is known to fail.
+        answers: question -> answer, for ``selector proxies NAME``.
+        version: raised whenever values change; part of the key of stored scores.
+    """
+
+    name: str
+    function: Function
+    summary: str
+    good: str
+    source: str
+    cost: str
+    label_kinds: frozenset[LabelKind]
+    needs_source_logits: bool = False
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    invariances: frozenset[str] = frozenset({"row order"})
+    seeded: bool = False
+    formula: str = ""
+    deviations: str = ""
+    domain: str = ""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        # the registry tells definitions apart by these
+        object.__setattr__(self, "__module__", self.function.__module__)
+        object.__setattr__(self, "__qualname__", self.function.__qualname__)
+
+    def __call__(self, features: FeatureSet, **params: Any) -> Score | float:
+        return self.function(features, **params)
+
+    @property
+    def explanation(self) -> str:
+        """A page for a person: what it is, its range, what good means, its limits."""
+        low, high = (("unbounded" if math.isinf(b) else f"{b:g}") for b in self.bounds)
+        parts = [
+            f"{self.name}: {self.summary}",
+            f"Range: {'unbounded' if low == high == 'unbounded' else f'lowest {low}, highest {high}'}; higher is better. {self.good}",
+            f"Labels: {', '.join(sorted(self.label_kinds))}."
+            + (" Needs the logits of the encoder's source head." if self.needs_source_logits else ""),
+            f"Cost: {self.cost}." + (" Depends on the seed." if self.seeded else ""),
+        ]
+        for title, text in (
+            ("Formula", self.formula),
+            ("Valid", self.domain),
+            ("Differs from public code", self.deviations),
+        ):
+            if text:
+                parts.append(f"{title}: {text}")
+        if self.invariances:
+            parts.append(f"Unchanged by: {', '.join(sorted(self.invariances))}.")
+        parts += [f"{question} {answer}" for question, answer in {**_COMMON_ANSWERS, **self.answers}.items()]
+        parts.append(f"Source: {self.source}.")
+        return "\n\n".join(parts)
+
+
+_COMMON_ANSWERS = {
+    "Which split?": "Training and validation rows of the target. The test split is for the final figure only; a score that "
+    "has seen it makes the figure too good.",
+}
+
+registry: Registry[Proxy] = Registry("selector.proxies", "proxy")
+
+
+def proxy(
+    name: str,
+    *,
+    summary: str,
+    label_kinds: Iterable[LabelKind | str] = (LabelKind.CLASSES,),
+    good: str = "Higher is better.",
+    source: str = "",
+    cost: str = "",
+    needs_source_logits: bool = False,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    invariances: Iterable[str] = ("row order",),
+    seeded: bool = False,
+    formula: str = "",
+    deviations: str = "",
+    domain: str = "",
+    answers: Mapping[str, str] | None = None,
+    version: int = 1,
+) -> Callable[[Function], Proxy]:
+    """Decorator that makes a function ``(FeatureSet, **params) -> Score | float`` a named proxy.
+
+    Example:
+        >>> from selector.proxies import proxy, registry
+        >>> @proxy("row-count", summary="The number of rows.")
+        ... def row_count(features):
+        ...     return float(len(features))
+        >>> registry.get("row-count").summary
+        'The number of rows.'
+        >>> _ = registry._objects.pop("row-count")
+
+    Raises:
+        ConfigError: the name is taken, or an invariance is not one of ``INVARIANCES``.
+    """
+    unknown = set(invariances) - INVARIANCES
+    if unknown:
+        raise ConfigError(
+            f"proxy '{name}': unknown invariance '{sorted(unknown)[0]}'. Known: {', '.join(sorted(INVARIANCES))}."
+        )
+
+    def decorate(function: Function) -> Proxy:
+        made = Proxy(
+            name=name,
+            function=function,
+            summary=summary,
+            good=good,
+            source=source,
+            cost=cost,
+            label_kinds=frozenset(LabelKind(kind) for kind in label_kinds),
+            needs_source_logits=needs_source_logits,
+            bounds=bounds,
+            invariances=frozenset(invariances),
+            seeded=seeded,
+            formula=formula,
+            deviations=deviations,
+            domain=domain,
+            answers=answers or {},
+            version=version,
+        )
+        return registry.register(name)(made)
+
+    return decorate

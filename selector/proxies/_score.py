@@ -1,0 +1,123 @@
+"""Running a proxy: on a FeatureSet, or on plain arrays; with or without an interval."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from selector.contracts import LabelKind, Score
+from selector.errors import NotApplicable, ProxyError
+from selector.features import FeatureSet
+from selector.proxies._intervals import with_interval
+from selector.proxies._proxy import Proxy, registry
+
+ProxyLike: TypeAlias = "str | Callable[..., Score | float]"
+
+
+def score(
+    features: Any,
+    labels: Any,
+    proxy: ProxyLike = "logme",
+    *,
+    intervals: bool = False,
+    seed: int = 0,
+    source_logits: Any = None,
+    label_kind: LabelKind | str | None = None,
+    units: Any = None,
+    keys: Sequence[object] | None = None,
+    **params: Any,
+) -> Score:
+    """Score features by how well they are expected to transfer to the labels.
+
+    Args:
+        features: (N, D); numpy of any float type, memory-mapped, a torch tensor, or lists.
+        labels: (N,) classes (ints, names), (N, L) of 0 and 1, or (N,) / (N, T) floats.
+        proxy: a name that ``selector proxies`` lists, or a callable ``(FeatureSet) -> Score | float``.
+        intervals: add a 90 % interval for the score of a fresh sample of the same size.
+        seed: of folds, blocks and subsamples.
+        source_logits: (N, C_s) of the encoder's source head, for the proxies that need them.
+        label_kind: ``classes``, ``multilabel`` or ``real``; inferred when not given.
+        units: (N,) ids of what an interval resamples; each row when not given.
+        keys: (N,) names of the rows, from which folds are drawn; their contents when not given.
+        params: passed on to the proxy.
+    Returns:
+        Score; ``float(score)`` is its value, higher is better.
+    Raises:
+        ProxyError: the arrays cannot be scored; ``NotApplicable`` when only this proxy cannot.
+        ConfigError: no proxy has this name.
+
+    >>> import numpy as np
+    >>> labels = np.arange(60) % 3
+    >>> features = np.eye(3)[labels] + 0.1 * np.random.default_rng(0).standard_normal((60, 3))
+    >>> float(score(features, labels, "knn"))
+    1.0
+    """
+    feature_set = FeatureSet(
+        features, labels, label_kind=label_kind, units=units, keys=keys, source_logits=source_logits, seed=seed
+    )
+    return evaluate(feature_set, proxy, intervals=intervals, **params)
+
+
+def evaluate(
+    features: FeatureSet, proxy: ProxyLike, *, intervals: bool = False, seed: int | None = None, **params: Any
+) -> Score:
+    """Run one proxy on a feature set; what several proxies need is computed once.
+
+    Args:
+        seed: other than the feature set's own, whose blocks and folds are then drawn again.
+
+    Raises:
+        NotApplicable: the proxy does not take this label kind, or the encoder lacks a source head.
+        ProxyError: it cannot give a finite value for these rows.
+        ConfigError: no proxy has this name.
+    """
+    chosen: Any = registry.get(proxy) if isinstance(proxy, str) else proxy
+    name = (
+        proxy if isinstance(proxy, str) else getattr(chosen, "name", getattr(chosen, "__name__", type(chosen).__name__))
+    )
+    if isinstance(chosen, Proxy):
+        check_applies(chosen, features)
+    if seed is not None and seed != features.seed:
+        features = features.reseeded(seed)
+
+    def run(part: FeatureSet) -> Score:
+        return _as_score(chosen(part, **params), name, len(part))
+
+    started = time.perf_counter()
+    result = run(features)
+    result = replace(result, seconds=time.perf_counter() - started)
+    if intervals:
+        started = time.perf_counter()
+        result = with_interval(result, features, run)
+        result = replace(result, interval_seconds=time.perf_counter() - started)
+    return result
+
+
+def check_applies(proxy: Proxy, features: FeatureSet) -> None:
+    """Raise ``NotApplicable`` where the proxy's declared needs are not met."""
+    if features.label_kind not in proxy.label_kinds:
+        takes = " or ".join(sorted(proxy.label_kinds))
+        raise NotApplicable(f"{proxy.name} takes {takes} labels; these are {features.label_kind}")
+    if proxy.needs_source_logits and not features.has_source_logits:
+        raise NotApplicable(f"{proxy.name} needs source logits, and this encoder has no head of its source task")
+
+
+def _as_score(result: Any, name: str, count: int) -> Score:
+    if not isinstance(result, Score):
+        try:
+            result = Score(float(result))
+        except (TypeError, ValueError):
+            raise ProxyError(f"proxy '{name}' must return a Score or a number. Got {type(result).__name__}.") from None
+    made: Score = result
+    if not math.isfinite(made.value):
+        raise ProxyError(f"proxy '{name}' gave {made.value} for these rows, which is no score.")
+    if made.per_row is not None and np.shape(made.per_row) != (count,):
+        raise ProxyError(
+            f"proxy '{name}': per_row must have one contribution a row, ({count},). Got {np.shape(made.per_row)}."
+        )
+    return made

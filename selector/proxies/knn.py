@@ -1,0 +1,216 @@
+"""Leave-one-out nearest neighbours: several k from one exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector.contracts import LabelKind, Score
+from selector.errors import NotApplicable
+from selector.features import FeatureSet
+from selector.proxies._proxy import proxy
+
+KS = (1, 5, 20)
+VALUE_K = 5
+TIE = 1e-6  # cosines nearer than single precision can tell
+_BLOCK_BYTES = 96 * 2**20
+
+
+@proxy(
+    "knn",
+    summary="How often the five nearest neighbours of an item have its label, the item itself left out.",
+    label_kinds=(LabelKind.CLASSES, LabelKind.MULTILABEL, LabelKind.REAL),
+    good="Classes: 1 is perfect, the sum of squared class shares is chance. Others: a correlation, 0 is chance.",
+    source="Caron et al., ICCV 2021, arXiv:2104.14294 (protocol); leave-one-out",
+    cost="O(N²·D) multiplications in float32",
+    bounds=(-1.0, 1.0),
+    invariances={
+        "row order",
+        "class renaming",
+        "absent classes",
+        "column permutation",
+        "rotation",
+        "zero padding",
+        "scale",
+    },
+    formula="Classes: mean over rows of the share of the k = 5 nearest rows by cosine that have the row's class. Real and "
+    "multi-label: Pearson's correlation of the neighbours' mean with the label, averaged over columns.",
+    deviations="The row itself is removed by index: among duplicates the first hit is another copy. A vote that is tied goes to "
+    "the nearest neighbour's class, not to the smallest label; neighbours at equal distance share the remaining votes "
+    "equally, so the order of rows cannot matter.",
+    domain="Everywhere that rows can be compared; duplicated images raise it. Saturates at 1 on easy targets.",
+    answers={
+        "Is it a probability?": "For classes it is the chance that a neighbour drawn from the five nearest has the same label.",
+        "Can it exceed 1?": "No.",
+        "Is 0.76 good?": "It means that about three of four neighbours agree. Compare it with chance, the sum of squared class "
+        "shares (0.1 for ten equal classes).",
+        "May widths differ?": "Yes, cosines do not depend on the number of features.",
+    },
+)
+def knn(features: FeatureSet) -> Score:
+    """Leave-one-out vote share of the nearest neighbours, by cosine.
+
+    Args:
+        features: any label kind.
+    Returns:
+        Classes: vote share at k = 5 in [0, 1], a contribution a row; ``details``: accuracy and share
+        at k = 1, 5 and 20. Otherwise Pearson's correlation at k = 5 in [-1, 1].
+    Raises:
+        NotApplicable: the neighbours' means are constant.
+    """
+    found = neighbours(features)
+    if features.label_kind is not LabelKind.CLASSES:
+        return _correlation(features, found)
+    details: dict[str, float] = {}
+    shares: np.ndarray | None = None
+    for k in KS:
+        share, correct = votes(features, found, k)
+        details[f"accuracy@{k}"] = float(correct.mean())
+        details[f"share@{k}"] = float(share.mean())
+        shares = share if k == VALUE_K else shares
+    assert shares is not None
+    return Score(float(shares.mean()), per_row=shares, details=details)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest rows of every row, itself left out.
+
+    Attributes:
+        similarity: float32 (N, m) cosines, descending.
+        index: int64 (N, m).
+        complete: whether all other rows are listed.
+    """
+
+    similarity: np.ndarray
+    index: np.ndarray
+    complete: bool
+
+
+def neighbours(features: FeatureSet) -> Neighbours:
+    """The search, shared by all k. Memory: two blocks of rows and (N, 22) results."""
+    return features.shared("neighbours", lambda: _search(features, max(KS) + 1))
+
+
+def votes(features: FeatureSet, found: Neighbours, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the k votes for the row's own class (N,), and whether the vote is right (N,).
+
+    Both are expectations over the order of neighbours that are equally far.
+    """
+    codes, count = features.labels, len(features)
+    share, correct = np.empty(count), np.empty(count)
+    for rows, similarity, index in _candidates(features, found, k):
+        classes = codes[index]
+        weight = vote_weights(similarity, k)
+        own = classes == codes[rows, None]
+        share[rows] = (weight * own).sum(axis=1)
+        correct[rows] = _vote(similarity, classes, weight, own)
+    return share, correct
+
+
+def vote_weights(similarity: np.ndarray, k: int) -> np.ndarray:
+    """Weights (n, m) that sum to one: 1/k a nearer neighbour, equal parts among ties at the k-th."""
+    k = min(k, similarity.shape[1])
+    last = similarity[:, k - 1 : k]
+    nearer = similarity > last + TIE
+    tied = (similarity >= last - TIE) & ~nearer
+    rest = (k - nearer.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True)
+    return np.asarray((nearer + tied * rest) / k)
+
+
+def _vote(similarity: np.ndarray, classes: np.ndarray, weight: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """(n,) 1 where the class with most votes is the row's own; ties go to the nearest."""
+    voting = weight > 0
+    used = int(voting.any(axis=0).sum())
+    similarity, classes, weight, own, voting = (a[:, :used] for a in (similarity, classes, weight, own, voting))
+    same = classes[:, :, None] == classes[:, None, :]
+    tally = np.einsum("nij,nj->ni", same, weight)
+    leading = voting & (tally >= tally.max(axis=1, keepdims=True) - 1e-9)
+    nearest = np.where(leading, similarity, -np.inf).max(axis=1, keepdims=True)
+    leading &= similarity >= nearest - TIE
+    # equally many votes and equally near: each of those classes with equal chance
+    first = leading & ~(np.tril(same & leading[:, None, :], -1).any(axis=2))
+    return np.asarray((first & own).sum(axis=1) / first.sum(axis=1))
+
+
+def _candidates(
+    features: FeatureSet, found: Neighbours, k: int, step: int = 2048
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rows, similarity, index) in chunks; rows whose ties run past the list get all other rows."""
+    similarity, index = found.similarity, found.index
+    last = similarity[:, min(k, similarity.shape[1]) - 1]
+    cut = np.zeros(len(features), dtype=bool) if found.complete else similarity[:, -1] >= last - TIE
+    whole = np.flatnonzero(~cut)
+    for start in range(0, len(whole), step):
+        rows = whole[start : start + step]
+        yield rows, similarity[rows, : k + 1 if k < 5 else None], index[rows, : k + 1 if k < 5 else None]
+    for row in np.flatnonzero(cut):
+        yield np.array([row]), *_all_others(features, int(row))
+
+
+def _all_others(features: FeatureSet, row: int) -> tuple[np.ndarray, np.ndarray]:
+    query = _unit(features.rows[row : row + 1])
+    similarity = np.concatenate([(_unit(chunk) @ query[0]) for _, chunk in features.chunks()])
+    order = np.argsort(-similarity, kind="stable")
+    order = order[order != row]
+    reach = int((similarity[order] >= similarity[order[min(max(KS), len(order)) - 1]] - 2 * TIE).sum())
+    return similarity[order[None, :reach]], order[None, :reach]
+
+
+def _search(features: FeatureSet, count: int) -> Neighbours:
+    import faiss
+
+    n = len(features)
+    wanted = min(count + 1, n)  # one for the row itself
+    block = max(1024, _BLOCK_BYTES // (4 * features.width))
+    similarity = np.empty((n, wanted), dtype=np.float32)
+    index = np.empty((n, wanted), dtype=np.int64)
+    for start, queries in features.chunks(block):
+        unit = _unit(queries)
+        best: tuple[np.ndarray, np.ndarray] | None = None
+        for other, rows in features.chunks(block):
+            base = unit if other == start else _unit(rows)
+            near, where = faiss.knn(unit, base, min(wanted, len(base)), metric=faiss.METRIC_INNER_PRODUCT)
+            best = _merge(best, near, where + other, wanted)
+        assert best is not None
+        similarity[start : start + len(unit)], index[start : start + len(unit)] = best
+    itself = index == np.arange(n)[:, None]
+    itself[~itself.any(axis=1), -1] = True  # crowded out by duplicates
+    keep = ~itself
+    return Neighbours(similarity[keep].reshape(n, wanted - 1), index[keep].reshape(n, wanted - 1), complete=wanted == n)
+
+
+def _merge(
+    best: tuple[np.ndarray, np.ndarray] | None, near: np.ndarray, where: np.ndarray, wanted: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if best is None:
+        return near, where
+    near, where = np.hstack([best[0], near]), np.hstack([best[1], where])
+    order = np.argsort(-near, axis=1, kind="stable")[:, :wanted]
+    return np.take_along_axis(near, order, axis=1), np.take_along_axis(where, order, axis=1)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32))
+    return np.asarray(rows / np.maximum(norms, np.float32(1e-30))[:, None])
+
+
+def _correlation(features: FeatureSet, found: Neighbours) -> Score:
+    labels = features.labels
+    details = {}
+    for k in KS:
+        means = np.empty_like(labels)
+        for rows, similarity, index in _candidates(features, found, k):
+            means[rows] = np.einsum("nm,nmt->nt", vote_weights(similarity, k), labels[index])
+        a, b = means - means.mean(axis=0), labels - labels.mean(axis=0)
+        product = (a**2).sum(axis=0) * (b**2).sum(axis=0)
+        used = product > 0
+        if not used.any():
+            raise NotApplicable(f"the means of {k} neighbours are the same for all rows")
+        correlation = np.zeros(len(product))
+        correlation[used] = (a * b).sum(axis=0)[used] / np.sqrt(product[used])
+        details[f"pearson@{k}"] = float(correlation[(b**2).sum(axis=0) > 0].mean())
+    return Score(details[f"pearson@{VALUE_K}"], details=details)
