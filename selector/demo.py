@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,12 +39,12 @@ MAX_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One image of the test split, what it is, and what the trained model says."""
+class Used:
+    """One image of the test split: what it is, and the leading classes that the trained model says."""
 
-    path: Path
+    image: Path
     truth: str
-    classes: Sequence[tuple[str, float]]
+    top: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Demo:
     ranking: Ranking
     report: Path
     finding: str
-    predictions: tuple[Prediction, ...]
+    used: tuple[Used, ...]
 
 
 def photos() -> Path:
@@ -142,7 +142,7 @@ def _five_nn(details: Mapping[str, float]) -> float | None:
     return details.get("accuracy_5")
 
 
-def use(ranking: Ranking, target: Target) -> tuple[Prediction, ...]:
+def use(ranking: Ranking, target: Target) -> tuple[Used, ...]:
     """Predict one image of each class of the test split with the saved model."""
     from selector.deploy import load_model
 
@@ -150,8 +150,8 @@ def use(ranking: Ranking, target: Target) -> tuple[Prediction, ...]:
     test = target.indices("test")
     chosen = [int(test[np.flatnonzero(target.labels[test] == label)[0]]) for label in range(len(target.class_names))]
     paths = [photos() / target.names[index] for index in chosen]
-    predicted: Any = load_model(ranking.path / "best").predict(paths, top=3)
+    predicted = load_model(ranking.path).predict(paths, top=len(target.class_names))
     return tuple(
-        Prediction(path, target.class_names[int(target.labels[index])], classes)
-        for path, index, classes in zip(paths, chosen, predicted, strict=True)
+        Used(path, target.class_names[int(target.labels[index])], said.top)
+        for path, index, said in zip(paths, chosen, predicted, strict=True)
     )

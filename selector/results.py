@@ -130,6 +130,8 @@ class Ranking:
         models: in rank order.
         warnings: what a reader should know before trusting the table.
         seconds: by stage.
+        confirmation: how the tournament went, as plain JSON: history (every training of every
+            rung), epsilon_best, advice, p_best, settled; empty before a confirmation.
         path: the run's folder once it is saved.
     """
 
@@ -139,6 +141,7 @@ class Ranking:
     models: tuple[ModelResult, ...]
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    confirmation: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     loaded_target: Target | None = field(default=None, repr=False, compare=False)
 

@@ -31,11 +31,9 @@ def demo(
     started = time.perf_counter()
     with ProgressView() as progress:
         made = show.run(out, store=store, device=device, seed=seed, progress=progress)
-    rows = [
-        (p.path.name, p.truth, *(f"{name} {100 * share:.0f} %" for name, share in p.classes)) for p in made.predictions
-    ]
+    rows = [(p.path.name, p.truth, *(f"{name} {100 * share:.0f} %" for name, share in p.classes)) for p in made.used]
     if json:
-        document({**made.ranking.to_dict(), "finding": made.finding, "predictions": rows})
+        document({**made.ranking.to_dict(), "finding": made.finding, "used": rows})
     else:
         print_ranking(made.ranking)
         print_rows(["image", "is", "predicted", "then", "then"], rows)

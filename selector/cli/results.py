@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selector.cli import options as o
-from selector.cli.guard import guarded
+from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, print_rows, say
-from selector.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.")]
+_RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")]
+_TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Let a model run the python code that its config.json names.")
+]
 
 
 @guarded
@@ -41,40 +43,54 @@ def report(
 @guarded
 def predict(
     run: _RunFolder,
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.", metavar="IMAGES…")],
     top: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 32,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    trust_code: _TrustCode = False,
     json: o.Json = False,
     debug: o.Debug = False,
-) -> None:
+) -> int:
     """Use a run's best model on images."""
     from selector.deploy import load_model
 
-    predictions: Sequence[object] = load_model(best_folder(run)).predict(images, top=top)
-    raise NotImplementedError(predictions)
+    found = load_model(run, trust=trust_code).predict(images, top=top, batch_size=batch_size, device=device)
+    if json:
+        document(found.to_dicts())
+    elif csv:
+        typer.echo(found.to_csv(), nl=False)
+    else:
+        places = range(min(top, len(found.class_names)))
+        rows = [
+            (row.image, *([f"{name} {100 * share:.0f} %" for name, share in row.top] or [row.error or ""]))
+            for row in found
+        ]
+        print_rows(
+            ["image", "predicted", *("then" for _ in places[1:])], [_padded(row, len(places) + 1) for row in rows]
+        )
+    for row in found.errors:
+        say(f"{row.image}: {row.error}")
+    return FAILED if len(found.errors) == len(found) else SOME_FAILED if found.errors else 0
 
 
-def best_folder(run: Path) -> Path:
-    """The saved model of a run (or the folder of a saved model itself).
-
-    Raises:
-        ConfigError: the run has none, because nothing was confirmed.
-    """
-    if (run / "config.json").is_file():
-        return run
-    if (run / "best").is_dir():
-        return run / "best"
-    raise ConfigError(
-        f"{run} has no trained model (no folder 'best'); 'selector confirm {run}' fine-tunes the leading models and saves one."
-    )
+def _padded(row: Sequence[object], width: int) -> list[object]:
+    return [*row, *[""] * (width - len(row))]
 
 
 @guarded
 def export(
     run: _RunFolder,
-    onnx: Annotated[Path | None, typer.Option("--onnx", help="Write an ONNX file here.")] = None,
+    onnx: Annotated[Path, typer.Option("--onnx", help="The ONNX file to write.")],
+    trust_code: _TrustCode = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
     """Export a run's best model for use without this package."""
-    say("")
-    raise NotImplementedError(print_rows)
+    from selector.deploy import export_onnx
+
+    path = export_onnx(run, onnx, trust=trust_code)
+    if json:
+        document({"onnx": str(path)})
+    else:
+        typer.echo(str(path))

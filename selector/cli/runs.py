@@ -22,7 +22,10 @@ STRATEGIES = "frozen,full"
 @guarded
 def scan(
     target: Annotated[
-        str, typer.Argument(help="Image folder (class folders), CSV manifest, parquet file or folder, .npz.")
+        str,
+        typer.Argument(
+            help="Image folder (class folders), CSV manifest, parquet file or folder, .npz.", metavar="TARGET"
+        ),
     ],
     zoo: o.ZooFile = None,
     models: o.Models = None,
@@ -111,7 +114,7 @@ def scan(
 
 @guarded
 def confirm(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")],
     top_k: o.TopK = 3,
     budget: o.Budget = None,
     strategies: o.Strategies = STRATEGIES,

@@ -119,7 +119,7 @@ def prune(
 @app.command("export")
 @guarded
 def export(
-    file: Annotated[Path, typer.Argument(help="Tar file to write; .tar.gz compresses it.")],
+    file: Annotated[Path, typer.Argument(help="Tar file to write; .tar.gz compresses it.", metavar="FILE")],
     store: o.Store = None,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -133,7 +133,7 @@ def export(
 @app.command("import")
 @guarded
 def import_(
-    file: Annotated[Path, typer.Argument(help="Tar file made by 'selector store export'.")],
+    file: Annotated[Path, typer.Argument(help="Tar file made by 'selector store export'.", metavar="FILE")],
     store: o.Store = None,
     json: o.Json = False,
     debug: o.Debug = False,
