@@ -34,16 +34,15 @@ FAST = {"zoo": TINY, "proxies": ["knn", "logme"], "precision": "float32", "backe
 def table(ranking: Ranking) -> str:
     """Everything but times, paths and what came from the store."""
     data = ranking.to_dict()
-    for key in ("seconds", "path", "settings"):
+    for key in ("path", "settings"):
         data.pop(key)
-    for model in data["models"]:
-        for key in ("extract_seconds", "cached", "traceback"):
-            model.pop(key)
-        for cell in model["scores"].values():
-            cell.pop("seconds")
-        for measurement in model["measurements"]:
-            measurement.pop("seconds")
-    return json.dumps(data, sort_keys=True)
+    return json.dumps(without(data, {"seconds", "extract_seconds", "cached", "traceback"}), sort_keys=True)
+
+
+def without(value, keys: set[str]):
+    if isinstance(value, dict):
+        return {k: without(v, keys) for k, v in value.items() if k not in keys}
+    return [without(v, keys) for v in value] if isinstance(value, list) else value
 
 
 def test_rank_gives_a_row_a_model_with_scores_intervals_and_probabilities(photos, tmp_path):
