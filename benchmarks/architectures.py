@@ -27,18 +27,18 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 __all__ = [
-    "mobilenet_v1",
-    "mobilenet_edgetpu_075",
     "cifar_resnet",
-    "resnet8",
-    "tiniest",
-    "open_nsfw",
     "dlib_face_resnet29",
-    "vgg16_features",
     "mnist_cnn",
-    "usps_cnn",
-    "svhn_cnn",
+    "mobilenet_edgetpu_075",
+    "mobilenet_v1",
+    "open_nsfw",
     "recalibrate_folded_bn",
+    "resnet8",
+    "svhn_cnn",
+    "tiniest",
+    "usps_cnn",
+    "vgg16_features",
 ]
 
 

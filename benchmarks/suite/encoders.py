@@ -35,8 +35,8 @@ CHEAP_FIRST = (
     "mnv1_100", UNTRAINED, "mn_edgetpu075", "mnv2_coral", "efflite0", "opennsfw", "mnv2_coral_birds",
     "mnv2_coral_insects", "efflite1", "efflite2", "tiniest", "imgfocus_vits14", "face_dlib",
 )  # fmt: skip
-SIZES = {"face_dlib": 112, "imgfocus_vits14": 98}  # dlib needs about 100 px; 98 is 7 patches of 14
-REDUCED = 96  # px, for networks made for more than 64 that take any size
+REDUCED = (96, 64)  # px, for networks made for more than 64 that take any size; on small images the second
+SIZES = {"face_dlib": (112, 112), "imgfocus_vits14": (98, 70)}  # dlib needs about 100; patches of 14
 
 
 @dataclass
@@ -84,8 +84,8 @@ def cards(models: Path) -> dict[str, dict[str, Any]]:
     return {name: known[name] for name in (*CHEAP_FIRST, *(n for n in known if n not in CHEAP_FIRST))}
 
 
-def load(name: str, card: dict[str, Any], models: Path) -> Encoder:
-    """Build the network and load its weights strictly; the control gets a fixed seed."""
+def load(name: str, card: dict[str, Any], models: Path, small: bool = False) -> Encoder:
+    """Build the network and load its weights strictly; the control gets a fixed seed. ``small``: for a set of small images."""
     kind, function = card["arch"].split(":")
     torch.manual_seed(0)
     build = getattr(architectures, function) if kind == "architectures" else None
@@ -100,5 +100,5 @@ def load(name: str, card: dict[str, Any], models: Path) -> Encoder:
         stored = torch.load(Path(spec.origin).parent / weights["path"], map_location="cpu", weights_only=True)
         module.load_state_dict(dict(zip(module.state_dict(), stored.values(), strict=True)), strict=True)
     native = card["input_size"][1]
-    reduced = REDUCED if card["any_input_size"] and native > 64 else native
-    return Encoder(name, module.eval(), card, SIZES.get(name, reduced))
+    sizes = SIZES.get(name, REDUCED if card["any_input_size"] and native > 64 else (native, native))
+    return Encoder(name, module.eval(), card, sizes[small])

@@ -35,11 +35,10 @@ class Budget:
 
     max_train_val: int = 1000
     max_test: int = 600
-    search_steps: int = 20
     steps: int = 150
 
 
-QUICK = Budget(max_train_val=120, max_test=60, search_steps=2, steps=4)
+QUICK = Budget(max_train_val=120, max_test=60, steps=4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +134,7 @@ class Cell:
         started = time.perf_counter()
         rate = None
         try:
-            encoder = encoders.load(self.encoder, card, models)
+            encoder = encoders.load(self.encoder, card, models, images.small)
             facts["size"] = encoder.size
             pixels = images.pixels(encoder.size, card["interpolation"])
             features, source_logits = encoder.features(pixels)
@@ -156,7 +155,7 @@ class Cell:
         facts["precision"] = training.precision(encoder, "full")
         self._measure(
             "full", facts, started,
-            lambda: training.full(encoder, images, head, search_steps=budget.search_steps, steps=budget.steps,
+            lambda: training.full(encoder, images, head, steps=budget.steps,
                                   seed=self.seed, rate=rate),
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from benchmarks.suite.encoders import Encoder
 from benchmarks.suite.image_sets import ImageSet
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C; smaller is a stronger penalty
-CNN_RATES = (0.0003, 0.003, 0.03)  # SGD, momentum 0.9; two of them are tried, the middle one first
+CNN_RATES = (0.0003, 0.003, 0.03)  # SGD, momentum 0.9
 TRANSFORMER_RATES = (6e-6, 3e-5, 1.5e-4)  # AdamW
+TRIES_EVERY_RATE = frozenset({"usps_cnn", "mnist_cnn", "mlc_resnet8", "cifar_resnet20", "svhn_cnn", "mnv1_025"})
 BATCH = 32
 CLIP = 1.0
 
@@ -89,45 +90,36 @@ def frozen(head: Head, features: np.ndarray, labels: np.ndarray, val: np.ndarray
     )
 
 
-def full(
-    encoder: Encoder,
-    images: ImageSet,
-    head: Head,
-    *,
-    search_steps: int,
-    steps: int,
-    seed: int,
-    rate: float | None = None,
-) -> Result:
-    """All weights, from the solved head: a short trial at two rates, then the better from the start.
+def full(encoder: Encoder, images: ImageSet, head: Head, *, steps: int, seed: int, rate: float | None = None) -> Result:
+    """All weights, from the solved head; the best of a few rates, each trained to the end.
 
-    The middle rate is tried first; when it falls below the frozen head on the validation split the
-    lower rate is second, else the higher one. The highest validation accuracy wins, log-loss breaks
-    ties. With ``rate`` given there is no trial. When both diverged, a tenth of the lower is taken.
+    Small encoders try every rate. The others take the middle one, and the lower one as well when
+    the middle one ends below the frozen head on the validation split. The highest validation
+    accuracy wins, log-loss breaks ties; the test split is read for the winner. With ``rate`` given
+    nothing else is tried.
     """
     encoder.set_head(head.weight, head.bias)
     start = copy.deepcopy(encoder.module.state_dict())
-    tried = []
-    if rate is None:
-        low, middle, high = TRANSFORMER_RATES if encoder.is_transformer else CNN_RATES
-        before = evaluate(encoder, images, "val")[0]
-        trials: dict[float, tuple[float, float]] = {}
-        candidate = middle
-        for _ in range(2):
-            encoder.module.load_state_dict(start)
-            finite = fit(encoder, images, candidate, search_steps, seed)
-            accuracy, loss = evaluate(encoder, images, "val")
-            tried.append(f"{candidate:g}@{search_steps}:{accuracy:.4f}/{loss:.4f}")
-            good = finite and not _diverged(accuracy, loss, images)
-            trials[candidate] = (accuracy, -loss) if good else (-math.inf, -math.inf)
-            candidate = high if good and accuracy >= before else low
-        rate = max(trials, key=lambda r: trials[r])
-        if math.isinf(trials[rate][0]):
-            rate = min(trials) / 10
-    encoder.module.load_state_dict(start)
-    finite = fit(encoder, images, rate, steps, seed)
-    val, test = evaluate(encoder, images, "val"), evaluate(encoder, images, "test")
-    return Result(*val, *test, not finite or _diverged(*val, images), steps, rate, ";".join(tried) or "reused")
+    before = evaluate(encoder, images, "val")[0]
+    low, middle, high = TRANSFORMER_RATES if encoder.is_transformer else CNN_RATES
+    waiting = [rate] if rate else [middle, low, high] if encoder.name in TRIES_EVERY_RATE else [middle]
+    tried: list[Result] = []
+    while waiting:
+        candidate = waiting.pop(0)
+        encoder.module.load_state_dict(start)
+        finite = fit(encoder, images, candidate, steps, seed)
+        val, test = evaluate(encoder, images, "val"), evaluate(encoder, images, "test")
+        tried.append(Result(*val, *test, not finite or _diverged(*val, images), steps, candidate))
+        if rate is None and candidate == middle and not waiting and not val[0] >= before:
+            waiting.append(low)
+    names = ";".join(f"{r.rate:g}@{steps}:{r.val_accuracy:.4f}/{r.val_log_loss:.4f}" for r in tried)
+    return replace(max(tried, key=_merit), tried="reused" if rate else names)
+
+
+def _merit(result: Result) -> tuple[bool, float, float]:
+    if math.isnan(result.val_accuracy):
+        return False, -math.inf, -math.inf
+    return not result.diverged, result.val_accuracy, -result.val_log_loss
 
 
 def fit(encoder: Encoder, images: ImageSet, rate: float, steps: int, seed: int) -> bool:
