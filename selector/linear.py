@@ -231,7 +231,7 @@ def standardise(rows: np.ndarray) -> Basis:
     scale[live] = 1 / deviation[live]
 
     def standard(start: int, stop: int) -> np.ndarray:
-        return (np.subtract(rows[start:stop], mean, dtype=np.float64) * scale).astype(np.float32)
+        return np.asarray((np.subtract(rows[start:stop], mean, dtype=np.float64) * scale).astype(np.float32))
 
     order = min(n, d)
     with capped(order):

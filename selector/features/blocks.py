@@ -53,6 +53,15 @@ def draw_blocks(labels: Labels, hashes: np.ndarray, seed: int, units: np.ndarray
     return np.asarray(of_unit[unit])
 
 
+def stratified_sample(labels: Labels, hashes: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Indices of about ``count`` rows, the same share of every stratum, chosen by hash."""
+    mixed = _mix(hashes, seed)
+    order = np.lexsort((mixed, _strata(labels, mixed)))
+    if count >= len(order):
+        return order
+    return np.asarray(order[np.arange(count) * len(order) // count])
+
+
 def _strata(labels: Labels, mixed: np.ndarray) -> np.ndarray:
     """A number a row that sorts the strata by hash, not by label id: renaming classes changes nothing."""
     if labels.kind is LabelKind.CLASSES:

@@ -11,7 +11,7 @@ import numpy as np
 from selector.contracts import LabelKind
 from selector.errors import NotApplicable, ProxyError
 from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, content_hashes
-from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names
+from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names, stratified_sample
 from selector.features.labels import check_labels
 from selector.features.moments import Moments, accumulate
 from selector.features.spectrum import Kernel, Spectrum, from_kernel, from_moments
@@ -229,6 +229,10 @@ class FeatureSet:
         part._shared = {}
         return part
 
+    def sample(self, count: int) -> np.ndarray:
+        """Indices of at most ``count`` rows, stratified, drawn from hashes and the seed; a fixed order."""
+        return stratified_sample(self.label_data, self.hashes, self.seed, count)
+
     def without(self, block: int) -> FeatureSet:
         """All rows but those of one block; its moments are ours minus the block's."""
         if block in self._without:
@@ -326,7 +330,7 @@ class FeatureSet:
 
     def centred_rows(self) -> np.ndarray:
         """float64 (N, D), a copy: for small N."""
-        return np.subtract(as_float(self.rows), self.mean, dtype=np.float64)
+        return np.asarray(np.subtract(as_float(self.rows), self.mean, dtype=np.float64))
 
     def coordinates(self, limit: int | None = None) -> np.ndarray:
         """(N, k) centred rows in the basis of their largest eigenvalues, largest first.

@@ -78,7 +78,7 @@ class Moments:
     @property
     def mean(self) -> np.ndarray:
         """(D,)."""
-        return self.shift + self.delta
+        return np.asarray(self.shift + self.delta)
 
     @property
     def norm2(self) -> float:
