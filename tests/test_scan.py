@@ -283,4 +283,4 @@ def test_two_scans_into_one_store_at_once(photos, tmp_path):
         assert process.wait(timeout=200) == 0, process.stderr.read()
     first, second = (table(selector.load_ranking(tmp_path / f"run{i}")) for i in range(2))
     assert first == second
-    assert FeatureStore(tmp_path / "store").verify() == []
+    assert FeatureStore(tmp_path / "store").verify().damaged == ()

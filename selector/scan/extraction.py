@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,11 +15,13 @@ from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, 
 from selector.errors import SourceError
 from selector.scan.candidate import Candidate
 from selector.scan.items import hashes_of, stratified
-from selector.store import Entry, FeatureStore
+from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec
 
 if TYPE_CHECKING:
     from selector.extract.pixels import Pixels
+
+log = logging.getLogger(__name__)
 
 EXTRACTOR_VERSION = 1  # raised when the same encoder and image would give other features
 
@@ -69,10 +73,14 @@ class Extraction:
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
         wanted = {"spec": sources.registry.get(spec.source_name).identify(spec), **self.settings}
+        hashes = hashes_of(self.target, indices)
         entry = self.store.resolve(wanted)
-        if entry is None or len(entry.missing(hashes_of(self.target, indices))):
-            entry = self._extract(spec, wanted, lambda: indices)
-        return entry.rows(hashes_of(self.target, indices))
+        if entry is not None and not len(entry.missing(hashes)):
+            try:
+                return entry.rows(hashes)
+            except RowsMissing as error:
+                log.info("%s: %s", spec.name, error)  # a damaged chunk was set aside: extracted again below
+        return self._extract(spec, wanted, lambda: indices).rows(hashes)
 
     def load(self, spec: ModelSpec) -> Encoder:
         """The encoder of a spec."""
@@ -112,18 +120,28 @@ class Extraction:
             )
 
     def _extract(self, spec: ModelSpec, wanted: dict[str, Any], indices: Callable[[], np.ndarray]) -> Entry:
+        """Load, decide and extract under one lock, so that processes beside this one wait and then find all done."""
+        with self.store.lock(json.dumps({"extract": wanted}, sort_keys=True)):
+            known = self.store.resolve(wanted)
+            if known is not None and not len(known.missing(hashes_of(self.target, indices()))):
+                return known
+            return self._extract_missing(spec, wanted, indices, known)
+
+    def _extract_missing(
+        self, spec: ModelSpec, wanted: dict[str, Any], indices: Callable[[], np.ndarray], known: Entry | None
+    ) -> Entry:
         from selector.extract.encode import extract_rows, open_runner
 
         encoder = self.load(spec)
         pixels = self.pixels(encoder.preprocess)  # may take bad images out of the target
         rows = indices()
-        known = self.store.resolve(wanted)
         runner = open_runner(
             encoder,
             **self.settings,
             sample=pixels.batch(rows[:128]),
             rows_expected=len(rows),
             decided=dict(known.meta) if known is not None else None,
+            store=self.store,
         )
         identity = {
             **encoder.identity,
@@ -135,15 +153,15 @@ class Extraction:
             "num_features": encoder.num_features,
             "num_parameters": encoder.num_parameters,
             "preprocess": encoder.preprocess.to_dict(),
+            **runner.facts,
             **runner.identity,
         }
         entry = self.store.remember(wanted, identity, facts)
         if encoder.source_head is not None:
             entry.set_head(*encoder.source_head)
         started = time.perf_counter()
-        with self.store.lock(f"extract-{entry.key}"):
-            missing = rows[entry.missing(hashes_of(self.target, rows))]
-            extract_rows(runner, entry, pixels, self.target.hashes, missing, self.notify, model=spec.name)
+        missing = rows[entry.missing(hashes_of(self.target, rows))]
+        extract_rows(runner, entry, pixels, self.target.hashes, missing, self.notify, model=spec.name)
         if len(missing):
             rate = len(missing) / max(time.perf_counter() - started, 1e-6)
             self.store.put(

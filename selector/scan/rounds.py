@@ -10,6 +10,7 @@ from selector.evidence import LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
 from selector.scan.scoring import Scoring
+from selector.store import RowsMissing
 from selector.zoo import ModelSpec
 
 DROP_FROM = 8  # models: below, a pool is too small for early stopping to pay
@@ -32,7 +33,7 @@ def run_rounds(
         running = [c for c in running if not c.failure]
         rows = extraction.rows(share)
         for outcome in engine.map(
-            lambda c, rows=rows: scoring.run(c, extraction.target, rows), running, fatal=(StoreError,)
+            lambda c, share=share: _score(c, share, extraction, scoring), running, fatal=(StoreError,)
         ):
             outcome.item.failure = outcome.failure
         running = [c for c in running if not c.failure]
@@ -46,3 +47,11 @@ def run_rounds(
                 if c.spec.name in lost:
                     c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"
     return candidates
+
+
+def _score(candidate: Candidate, share: float, extraction: Extraction, scoring: Scoring) -> None:
+    try:
+        scoring.run(candidate, extraction.target, extraction.rows(share))
+    except RowsMissing:  # a damaged chunk was just set aside (the store said so): its rows are extracted again
+        extraction.run(candidate, share)
+        scoring.run(candidate, extraction.target, extraction.rows(share))
