@@ -43,3 +43,20 @@ def set_head(module: nn.Module, weight: np.ndarray, bias: np.ndarray) -> None:
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(np.asarray(weight, dtype=np.float32)))
         head.bias.copy_(torch.from_numpy(np.asarray(bias, dtype=np.float32)))
+
+
+WEAK = 0.1  # of the root mean square deviation over the columns
+
+
+def steadied(rows: np.ndarray) -> np.ndarray:
+    """Features (N, D) in which columns that hardly vary are constant, so that a solved head ignores them.
+
+    Standardising blows such columns up: the head then leans on differences of a thousandth, which
+    the first step of fine-tuning, a crop or another precision changes by more than that. On photos
+    of textiles at 96 pixels this took the loss after the start from 65 to 4 and the validation
+    log-loss of the frozen head from 0.65 to 0.54 (docs/confirm.md).
+    """
+    deviation = rows.std(axis=0, dtype=np.float64)
+    weak = deviation < WEAK * np.sqrt((deviation**2).mean())
+    result: np.ndarray = np.where(weak, rows.mean(axis=0, dtype=np.float64).astype(rows.dtype), rows)
+    return result

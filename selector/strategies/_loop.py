@@ -54,6 +54,7 @@ class Settings:
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
     clip: float = 1.0
+    renew_norm: bool = False  # batch-norm statistics: the pretrained ones are kept, see docs/confirm.md
     augment: bool = True
     flip: bool = True
     bf16: bool = False
@@ -108,7 +109,7 @@ def train(
     average = {name: p.detach().clone() for _, named in moving for name, p in named} if settings.ema else {}
     batch_size = min(settings.batch_size, len(indices))
     targets = torch.from_numpy(np.ascontiguousarray(labels))
-    frozen_norm = batch_size < SMALL_BATCH or is_folded(module)
+    kept_norm = not settings.renew_norm or batch_size < SMALL_BATCH or is_folded(module)
     fit = Fit("ok")
     micro_batch = batch_size
     begun = time.perf_counter()
@@ -120,7 +121,7 @@ def train(
             torch.set_rng_state(state["rng"])
             fit.steps, fit.losses = int(state["step"]), list(state["losses"])
             fit.notes.append(f"went on from a checkpoint at step {fit.steps}")
-        train_mode(module, moving, frozen_norm)
+        train_mode(module, moving, kept_norm)
         saved = time.perf_counter()
         for step, rows in _batches(len(indices), batch_size, settings, start=fit.steps):
             if time.perf_counter() >= deadline:
@@ -207,7 +208,7 @@ def select_parameters(module: nn.Module, groups: Sequence[Group]) -> list[tuple[
 
 
 def train_mode(
-    module: nn.Module, moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]], frozen_norm: bool
+    module: nn.Module, moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]], kept_norm: bool
 ) -> None:
     """Train mode, except for batch-norm layers whose weights do not move or whose statistics are kept."""
     moved = {id(p) for _, named in moving for _, p in named}
@@ -215,7 +216,7 @@ def train_mode(
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             affine = [p for p in child.parameters(recurse=False) if id(p) in moved]
-            if frozen_norm or (child.affine and not affine):
+            if kept_norm or (child.affine and not affine):
                 child.eval()
 
 

@@ -170,6 +170,7 @@ class _Tournament:
         self.loaded: dict[str, Loaded] = {}
         self.failed: dict[str, str] = {}
         self.lanes: list[_Lane] = []
+        self.dead: list[_Lane] = []  # failed before their first rung
         self.history: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.settled = False
@@ -374,7 +375,7 @@ class _Tournament:
         self.history.append(
             {"model": lane.loaded.name, "strategy": lane.strategy, "status": "failed", "notes": lane.notes}
         )
-        self.dead = [*getattr(self, "dead", []), lane]
+        self.dead.append(lane)
 
     def _cost(self, lane: _Lane) -> Cost:
         forward = lane.loaded.forward_seconds
@@ -725,7 +726,7 @@ class _Tournament:
             label = f"{name} frozen"
             if loaded.frozen is not None and label in table:
                 found[name].append(self._frozen_measurement(loaded, table[label], tests.get(label, {})))
-        for lane in [*self.lanes, *getattr(self, "dead", [])]:
+        for lane in [*self.lanes, *self.dead]:
             found[lane.loaded.name].append(
                 self._lane_measurement(lane, table.get(lane.label), tests.get(lane.label, {}))
             )

@@ -23,7 +23,7 @@ from selector.engine import LocalEngine
 from selector.errors import SourceError, StoreError, TrainingError
 from selector.extract.pixels import normalise
 from selector.linear import LinearHead, solve_head
-from selector.strategies._head import head_inputs, set_head
+from selector.strategies._head import head_inputs, set_head, steadied
 from selector.strategies._loop import (
     Normalise,
     Optimiser,
@@ -219,7 +219,9 @@ class Workbench:
         return curve
 
     def _solve(self, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> LinearHead:
-        return solve_head(rows, labels, held_out, self.labels["val"], self.outputs, label_kind=self.task.label_kind)
+        return solve_head(
+            steadied(rows), labels, held_out, self.labels["val"], self.outputs, label_kind=self.task.label_kind
+        )
 
     # -------------------------------------------------------------------- training
 

@@ -1,0 +1,186 @@
+"""What every strategy has in common, over timm's tiny architectures, and what each one moves."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from selector import strategies
+from selector.contracts import Encoder
+from selector.errors import TrainingError
+from selector.extract.pixels import normalise
+from selector.linear import solve_head
+from selector.sources import registry as sources
+from selector.strategies._head import head_inputs, set_head, steadied
+from selector.strategies._loop import Settings, train
+from selector.strategies._parts import STEM_SHARE, Parts, decayed, head_layer, head_name, parts_of
+from selector.zoo import ModelSpec
+
+TINY = list(timm.list_models("test_*"))
+QUICK = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
+
+
+@cache
+def encoder_of(name: str) -> Encoder:
+    size = timm.get_pretrained_cfg(name).input_size if timm.get_pretrained_cfg(name) else (3, 160, 160)
+    spec = ModelSpec.model_validate(
+        {"source": f"timm:{name}", "weights": "none", "preprocess": {"input_size": list(size)}}
+    )
+    return sources.get("timm").load(spec)
+
+
+class Noise:
+    """Random images of one size."""
+
+    def __init__(self, size: tuple[int, ...], n: int = 8) -> None:
+        self.images = np.random.default_rng(0).integers(0, 255, (n, size[1], size[2], 3)).astype(np.uint8)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        return self.images[indices]
+
+
+def moved_by(name: str, encoder: Encoder, steps: int = 2) -> tuple[set[str], set[str], nn.Module]:
+    """(names that the strategy names, names of everything in the state that changed, the module)."""
+    plan = strategies.registry.get(name)
+    module = plan.wrap(encoder.with_head(2))
+    groups = plan.groups(parts_of(module, encoder.blocks), layer_decay=True)
+    named = {parameter for group in groups for parameter in group.names}
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    train(
+        module,
+        groups,
+        Noise(encoder.preprocess.input_size),
+        np.arange(8),
+        np.arange(8) % 2,
+        lambda images: normalise(images, encoder.preprocess),
+        nn.functional.cross_entropy,
+        Settings(steps, 8, 0.05, "sgd", augment=False, clip=1e6),
+    )
+    changed = {key for key, value in module.state_dict().items() if not torch.equal(before[key], value)}
+    return named, changed, module
+
+
+@pytest.mark.parametrize("architecture", QUICK)
+@pytest.mark.parametrize("name", strategies.registry.names())
+def test_only_the_named_parameters_move(name: str, architecture: str) -> None:
+    if name == "lora":
+        pytest.importorskip("peft")
+    named, changed, module = moved_by(name, encoder_of(architecture))
+    assert changed <= named
+    head = head_name(strategies.registry.get(name).unwrap(module))
+    assert any(key.endswith(f"{head}.weight") or f"{head}." in key for key in changed)
+
+
+def test_full_moves_everything() -> None:
+    named, _, module = moved_by("full", encoder_of("test_vit"), steps=1)
+    assert named == {name for name, _ in module.named_parameters()}
+
+
+def test_frozen_takes_no_steps() -> None:
+    assert not strategies.registry.get("frozen").trains
+    assert all(strategies.registry.get(name).trains for name in strategies.registry.names() if name != "frozen")
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_every_parameter_is_in_one_section_and_blocks_are_found(architecture: str) -> None:
+    encoder = encoder_of(architecture)
+    module = encoder.with_head(3)
+    parts = parts_of(module, encoder.blocks)
+    names = [name for section in parts.sections() for name in section]
+    assert sorted(names) == sorted(name for name, _ in module.named_parameters())
+    assert parts.head
+    assert len(parts.blocks) >= 2
+    assert all(parts.blocks)
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_partial_frees_an_end_of_the_network_in_every_family(architecture: str) -> None:
+    encoder = encoder_of(architecture)
+    module = encoder.with_head(3)
+    parts = parts_of(module, encoder.blocks)
+    freed = {n for group in strategies.registry.get("partial").groups(parts, layer_decay=False) for n in group.names}
+    assert set(parts.blocks[-1]) | set(parts.head) | set(parts.rest) <= freed
+    assert not freed & (set(parts.stem) | set(parts.blocks[0]))
+    sizes = {name: p.numel() for name, p in module.named_parameters()}
+    assert 0 < sum(sizes[name] for name in freed) < sum(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("resnet50", {"layer4.1", "layer4.2", "fc"}),
+        ("vit_tiny_patch16_224", {"blocks.10", "blocks.11", "norm", "head"}),
+        ("convnext_atto", {"stages.3.downsample", "stages.3.blocks.0", "stages.3.blocks.1", "head"}),
+    ],
+)
+def test_partial_frees_the_last_blocks_and_the_head_of_the_classics(architecture: str, expected: set[str]) -> None:
+    encoder = encoder_of(architecture)
+    parts = parts_of(encoder.with_head(3), encoder.blocks)
+    freed = {n for group in strategies.registry.get("partial").groups(parts, layer_decay=False) for n in group.names}
+    assert all(any(name == e or name.startswith(f"{e}.") for e in expected) for name in freed), sorted(freed)[:5]
+    assert all(any(name.startswith(f"{e}.") for name in freed) for e in expected)
+
+
+def test_partial_without_blocks_says_what_to_do() -> None:
+    with pytest.raises(
+        TrainingError, match="'partial' needs the network's blocks, and its source names none; use full or frozen"
+    ):
+        strategies.registry.get("partial").groups(Parts((), (), ("a",), ("head",)), layer_decay=False)
+
+
+def test_layer_decay_falls_geometrically_towards_the_stem() -> None:
+    groups = decayed([("stem",), ("b1",), ("b2",), (), ("head",)], layer_decay=True)
+    assert [group.names for group in groups] == [("stem",), ("b1",), ("b2",), ("head",)]
+    shares = [group.rate_share for group in groups]
+    assert shares[0] == pytest.approx(STEM_SHARE)
+    assert shares[-1] == 1
+    assert shares[1] / shares[0] == pytest.approx(shares[2] / shares[1])
+    assert {g.rate_share for g in decayed([("stem",), ("head",)], layer_decay=False)} == {1.0}
+
+
+@pytest.mark.parametrize("architecture", QUICK)
+def test_the_head_reads_the_features_of_encode(architecture: str) -> None:
+    encoder = encoder_of(architecture)
+    module = encoder.with_head(3)
+    pixels = Noise(encoder.preprocess.input_size)
+    found, seconds = head_inputs(module, pixels, np.arange(8), lambda images: normalise(images, encoder.preprocess))
+    assert found is not None
+    assert seconds > 0
+    with torch.inference_mode():
+        expected = encoder.encode(normalise(pixels.images, encoder.preprocess)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    weight, bias = np.ones((3, encoder.num_features), dtype=np.float32), np.arange(3, dtype=np.float32)
+    set_head(module, weight, bias)
+    with torch.inference_mode():
+        outputs = module(normalise(pixels.images, encoder.preprocess)).numpy()
+    np.testing.assert_allclose(outputs, found @ weight.T + bias, rtol=1e-3, atol=1e-3)
+
+
+def test_a_head_that_is_not_linear_is_refused() -> None:
+    class Odd(nn.Module):
+        def get_classifier(self) -> nn.Module:
+            return nn.Identity()
+
+    with pytest.raises(TrainingError, match=r"the head must be one linear layer\. Got Identity"):
+        head_layer(Odd())
+    with pytest.raises(TrainingError, match="a layer that is not part of the network"):
+        head_name(Odd())
+
+
+def test_columns_that_hardly_vary_do_not_carry_the_head() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=200)
+    rows = rng.normal(size=(200, 6)).astype(np.float32)
+    rows[:, 0] += 2 * labels
+    rows[:, 5] = 1e-4 * labels + 3  # says everything, in differences that no network keeps
+    steady = steadied(rows)
+    np.testing.assert_array_equal(steady[:, :5], rows[:, :5])
+    assert len(np.unique(steady[:, 5])) == 1
+    head = solve_head(steady, labels, rows, labels, 2)
+    assert (head.weight[:, 5] == 0).all()
+    assert np.abs(head.weight[:, 0]).max() > 0.1

@@ -1,0 +1,172 @@
+"""Metrics against scikit-learn and torchmetrics, calibration against a fine grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics.functional.classification as reference
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from selector.contracts import LabelKind, Modality, Target
+from selector.errors import ConfigError, TargetError
+from selector.tasks import registry
+from selector.tasks.classification import (
+    METRICS,
+    Classification,
+    auroc,
+    calibration_error,
+    class_weights,
+    confusion_matrix,
+    per_class_table,
+)
+
+task = Classification()
+
+
+def sample(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    logits = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
+    return logits.astype(np.float32), labels
+
+
+def target(labels: np.ndarray, classes: int) -> Target:
+    n = len(labels)
+    return Target(
+        "t",
+        Modality.IMAGE,
+        LabelKind.CLASSES,
+        [b""] * n,
+        [str(i) for i in range(n)],
+        labels,
+        tuple(f"c{i}" for i in range(classes)),
+        np.array(["train"] * n),
+        "given",
+        tuple(str(i) for i in range(n)),
+        "f",
+    )
+
+
+def test_is_registered_under_its_name() -> None:
+    assert registry.get("classification").name == "classification"
+    assert registry.get("classification").default_metric in METRICS
+
+
+@pytest.mark.parametrize(("n", "classes", "seed"), [(200, 2, 0), (300, 5, 1), (60, 7, 2), (1000, 30, 3)])
+def test_metrics_equal_scikit_learn(n: int, classes: int, seed: int) -> None:
+    logits, labels = sample(n, classes, seed)
+    found = task.metrics(logits, labels)
+    probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
+    guess = logits.argmax(axis=1)
+    assert set(found) == set(METRICS)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, guess))
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, guess))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(labels, guess, average="macro"))
+    assert found["log_loss"] == pytest.approx(sk.log_loss(labels, probabilities, labels=range(classes)))
+    one_hot = np.eye(classes)[labels]
+    present = one_hot.sum(axis=0) > 0
+    expected = np.mean([sk.roc_auc_score(one_hot[:, c], probabilities[:, c]) for c in np.flatnonzero(present)])
+    assert found["auroc"] == pytest.approx(expected)
+
+
+def test_calibration_error_equals_torchmetrics() -> None:
+    logits, labels = sample(500, 4)
+    probabilities = task.probabilities(logits)
+    expected = reference.multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=4, n_bins=15, norm="l1"
+    )
+    assert calibration_error(probabilities, labels) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_auroc_counts_ties_half_and_equals_torchmetrics() -> None:
+    logits, labels = sample(200, 3)
+    rounded = np.round(task.probabilities(logits), 1)
+    expected = reference.multiclass_auroc(torch.from_numpy(rounded), torch.from_numpy(labels), num_classes=3)
+    assert auroc(rounded, labels) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_class_absent_from_the_split_leaves_the_others_alone() -> None:
+    logits, labels = sample(200, 3)
+    wider = np.concatenate([logits, np.full((200, 1), -50.0, dtype=np.float32)], axis=1)
+    assert task.metrics(wider, labels) == pytest.approx(task.metrics(logits, labels), abs=1e-9)
+
+
+def test_an_undefined_metric_is_left_out() -> None:
+    logits, _ = sample(20, 3)
+    found = task.metrics(logits, np.zeros(20, dtype=int))
+    assert "auroc" not in found
+    assert found["balanced_accuracy"] == found["accuracy"]
+
+
+def test_confusion_matrix_and_per_class_table_equal_scikit_learn() -> None:
+    logits, labels = sample(300, 4, seed=5)
+    guess = logits.argmax(axis=1)
+    assert (confusion_matrix(logits, labels) == sk.confusion_matrix(labels, guess, labels=range(4))).all()
+    table = per_class_table(logits, labels, ["a", "b", "c", "d"])
+    precision, recall, f1, support = sk.precision_recall_fscore_support(labels, guess, labels=range(4))
+    for i, row in enumerate(table):
+        assert row == pytest.approx(
+            {"class": "abcd"[i], "images": support[i], "precision": precision[i], "recall": recall[i], "f1": f1[i]}
+        )
+    with pytest.raises(ConfigError, match=r"expected 4 class names, one an output\. Got 2"):
+        per_class_table(logits, labels, ["a", "b"])
+
+
+@given(st.floats(0.2, 5.0), st.integers(0, 50))
+def test_the_temperature_undoes_a_scale(scale: float, seed: int) -> None:
+    """Labels drawn from softmax(z): the temperature of scale·z is scale times that of z."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(400, 3)) * 2
+    labels = np.array([rng.choice(3, p=row) for row in task.probabilities(z)])
+    plain = task.temperature(z, labels)
+    assert task.temperature(scale * z, labels) == pytest.approx(scale * plain, rel=1e-3)
+
+
+def test_the_temperature_has_the_least_log_loss_of_a_fine_grid() -> None:
+    logits, labels = sample(300, 4)
+    grid = np.geomspace(0.3, 3, 200)
+    losses = [sk.log_loss(labels, task.probabilities(logits, t)) for t in grid]
+    assert task.temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=1.2e-2)
+
+
+def test_classes_of_similar_size_are_not_weighted() -> None:
+    assert class_weights(np.repeat([0, 1], [30, 12]), 2) is None
+
+
+def test_rare_classes_weigh_more_and_the_mean_over_rows_is_one() -> None:
+    labels = np.repeat([0, 1, 2], [900, 90, 10])
+    weights = class_weights(labels, 4)
+    assert weights is not None
+    assert weights[3] == 0
+    assert weights[1] / weights[0] == pytest.approx(10**0.5, rel=1e-5)
+    assert weights[labels].mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_the_loss_is_torchs_weighted_cross_entropy() -> None:
+    labels = np.repeat([0, 1], [95, 5])
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32))
+    weights = class_weights(labels, 2)
+    assert weights is not None
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), weight=torch.from_numpy(weights))
+    assert task.loss(target(labels, 2), labels)(logits, torch.from_numpy(labels)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (
+            np.zeros((3, 2)),
+            np.zeros(2, dtype=int),
+            r"expected logits \(N, C\) and labels \(N,\) with N > 0. Got \(3, 2\) and \(2,\)",
+        ),
+        (np.zeros((0, 2)), np.zeros(0, dtype=int), "with N > 0"),
+        (np.full((3, 2), np.nan), np.zeros(3, dtype=int), r"logits must be finite; 3 row\(s\) are not"),
+        (np.zeros((2, 2)), np.array([0, 2]), "labels must be ints in 0..1. Got values from 0 to 2"),
+    ],
+)
+def test_bad_input_is_named(logits: np.ndarray, labels: np.ndarray, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        task.metrics(logits, labels)
