@@ -110,7 +110,9 @@ class MobileNetV1(Backbone):
     PLAN = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)] + [(512, 1)] * 5 + [(1024, 2), (1024, 1)]
 
     def __init__(self, width=1.0, num_classes=1001):
-        ch = lambda c: max(8, int(c * width))
+        def ch(c):
+            return max(8, int(c * width))
+
         super().__init__(ch(1024), num_classes)
         self.stem = SameConv2d(3, ch(32), 3, 2)
         self.blocks, cin = nn.ModuleList(), ch(32)
@@ -172,7 +174,7 @@ class MobileNetEdgeTPU075(Backbone):
     """MobileNet-EdgeTPU (Google, 2019), width 0.75; ReLU, TF padding, folded normalisation."""
 
     # kind, out channels, expansion, kernel, stride of the first, how many, first one residual?
-    PLAN = [
+    PLAN = (
         (FusedBottleneck, 24, 8, 3, 2, 1, False),
         (FusedBottleneck, 24, 4, 3, 1, 3, True),
         (FusedBottleneck, 40, 8, 3, 2, 1, False),
@@ -184,7 +186,7 @@ class MobileNetEdgeTPU075(Backbone):
         (InvertedBottleneck, 120, 8, 5, 2, 1, False),
         (InvertedBottleneck, 120, 4, 5, 1, 3, True),
         (InvertedBottleneck, 144, 8, 3, 1, 1, False),
-    ]
+    )
 
     def __init__(self, num_classes=1001):
         super().__init__(1280, num_classes)
@@ -416,22 +418,12 @@ class DlibFaceResNet29(Backbone):
     (the 128-d metric projection of the original is left out). Affine layers are folded into the
     convolutions. Needs inputs of about 100 pixels or more; native 150."""
 
-    PLAN = [
-        (32, 0),
-        (32, 0),
-        (32, 0),
-        (64, 1),
-        (64, 0),
-        (64, 0),
-        (64, 0),
-        (128, 1),
-        (128, 0),
-        (128, 0),
-        (256, 1),
-        (256, 0),
-        (256, 0),
-        (256, 1),
-    ]
+    PLAN = (
+        ((32, 0),) * 3
+        + ((64, 1),)
+        + ((64, 0),) * 3
+        + ((128, 1), (128, 0), (128, 0), (256, 1), (256, 0), (256, 0), (256, 1))
+    )
 
     def __init__(self, num_classes=0):
         super().__init__(256, num_classes)

@@ -1,0 +1,192 @@
+"""How well do proxies, the combined evidence and static baselines agree with fine-tuned accuracy?
+
+    SELECTOR_ASSETS=... python -m benchmarks.suite.agreement_table [--strategy full|frozen] [--draws 1000]
+
+Reads the ground-truth table and the saved features; writes ``agreement_<strategy>.csv`` (figures
+with 90 % bootstrap intervals) and ``scores_<strategy>.csv`` (every single value) beside the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata
+
+from benchmarks.suite import encoders, scores, table
+from benchmarks.suite.ground_truth import OUT, features_folder
+from selector.agreement import mean_agreement
+
+MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
+SOURCE_IS_TARGET = {
+    "cifar10": ("cifar_resnet20", "cifar_resnet56", "tiniest", "mlc_resnet8"),
+    "mnist": ("mnist_cnn",),
+}
+FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
+Column = dict[str, float]  # encoder -> value, on one set
+Scope = Callable[[str, Column], Sequence[str]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score, compare, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.agreement_table", description=__doc__)
+    parser.add_argument("--truth", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="folder for the tables; beside the truth when left out")
+    parser.add_argument("--strategy", choices=("full", "frozen"), default="full")
+    parser.add_argument("--sets", nargs="+", help="complete columns when left out")
+    parser.add_argument("--partial", action="store_true", help="take columns that lack encoders as well")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of folds, subsamples and the bootstrap")
+    parser.add_argument("--quick", action="store_true", help="50 draws")
+    args = parser.parse_args(argv)
+    assets = os.environ.get("SELECTOR_ASSETS")
+    if not assets:
+        print("SELECTOR_ASSETS is not set: it names the folder with models/. Nothing was computed.", file=sys.stderr)
+        return 2
+    cards = encoders.cards(Path(assets) / "models")
+    truth = fine_tuned(args.truth, args.strategy)
+    chosen = [
+        name
+        for name, column in truth.items()
+        if (not args.sets or name in args.sets) and (args.partial or len(column) == len(cards))
+    ]
+    if not chosen:
+        have = ", ".join(f"{name} {len(column)} of {len(cards)}" for name, column in truth.items())
+        print(f"no complete column in {args.truth} ({have or 'empty'}); --partial takes the others.", file=sys.stderr)
+        return 1
+    truth = {name: truth[name] for name in chosen}
+    by_score = static_baselines(truth, {name: card["params"] for name, card in cards.items()})
+    missing = {}
+    for set_name, column in truth.items():
+        found, reasons = scores.of_set(features_folder() / set_name, column, args.seed)
+        for score, values in found.items():
+            by_score.setdefault(score, {})[set_name] = values
+        missing |= {(set_name, *key): reason for key, reason in reasons.items()}
+        print(f"scored {set_name}", file=sys.stderr)
+    rows = agreement(by_score, truth, 50 if args.quick else args.draws, args.seed)
+    folder = args.out or args.truth.parent
+    write_scores(folder / f"scores_{args.strategy}.csv", by_score, truth, missing)
+    write(folder / f"agreement_{args.strategy}.csv", rows)
+    show(rows, truth)
+    show_source_is_target(by_score, truth)
+    return 0
+
+
+def fine_tuned(path: Path, strategy: str) -> dict[str, Column]:
+    """Test accuracy in points by set and encoder, the mean over seeds; failed and diverged cells are left out."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for (set_name, encoder, how, _), row in table.read(path).items():
+        if how == strategy and row["status"] == "ok" and row["diverged"] == "0":
+            found.setdefault(set_name, {}).setdefault(encoder, []).append(100 * float(row["test_accuracy"]))
+    return {name: {e: float(np.mean(v)) for e, v in column.items()} for name, column in found.items()}
+
+
+def static_baselines(truth: Mapping[str, Column], parameters: Mapping[str, int]) -> dict[str, dict[str, Column]]:
+    """Scores that never look at the target: log parameters, and the mean rank on the other sets."""
+    size = {name: {e: math.log(parameters[e]) for e in column} for name, column in truth.items()}
+    if len(truth) < 2:
+        return {"log parameters": size}
+    ranks = {s: dict(zip(c, rankdata(list(c.values())) / len(c), strict=True)) for s, c in truth.items()}
+    others: dict[str, Column] = {}
+    for name, column in truth.items():
+        past = {e: [r[e] for s, r in ranks.items() if s != name and e in r] for e in column}
+        others[name] = {e: float(np.mean(values)) for e, values in past.items() if values}
+    return {"log parameters": size, "mean rank elsewhere": others}
+
+
+SCOPES: dict[str, Scope] = {
+    "all": lambda name, column: list(column),
+    "upper half": lambda name, column: [e for e in column if column[e] >= np.median(list(column.values()))],
+    "without source = target": lambda name, column: [e for e in column if e not in SOURCE_IS_TARGET.get(name, ())],
+}
+
+
+def agreement(
+    by_score: Mapping[str, Mapping[str, Column]], truth: Mapping[str, Column], draws: int, seed: int
+) -> list[dict[str, object]]:
+    """One row a scope and score: the mean of every measure over sets, with its interval.
+
+    A score that lacks some encoders is compared on those it has; ``encoders`` says how many on average.
+    """
+    rows = []
+    for scope, members in SCOPES.items():
+        for score, by_set in by_score.items():
+            pairs = []
+            for name, values in by_set.items():
+                shared = [e for e in members(name, truth[name]) if e in values]
+                if len(shared) >= FEWEST_ENCODERS:
+                    pairs.append(([values[e] for e in shared], [truth[name][e] for e in shared]))
+            if not pairs:
+                continue
+            row: dict[str, object] = {"scope": scope, "score": score, "sets": len(pairs)}
+            row["encoders"] = round(float(np.mean([len(x) for x, _ in pairs])), 1)
+            for measure in MEASURES:
+                found = mean_agreement([x for x, _ in pairs], [y for _, y in pairs], measure, draws=draws, seed=seed)
+                row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
+            rows.append(row)
+    return rows
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """The agreement table."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def write_scores(
+    path: Path,
+    by_score: Mapping[str, Mapping[str, Column]],
+    truth: Mapping[str, Column],
+    missing: Mapping[tuple[str, str, str], str],
+) -> None:
+    """Every value beside the accuracy it should predict; missing ones with their reason."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("set", "encoder", "score", "value", "test_accuracy_points", "status", "reason"))
+        for score, by_set in by_score.items():
+            for name, values in by_set.items():
+                for encoder, value in values.items():
+                    writer.writerow((name, encoder, score, f"{value:.6g}", f"{truth[name][encoder]:.2f}", "ok", ""))
+        for (name, score, encoder), reason in missing.items():
+            status, _, why = reason.partition(": ")
+            writer.writerow((name, encoder, score, "", f"{truth[name][encoder]:.2f}", status, why))
+
+
+def show(rows: Sequence[Mapping[str, object]], truth: Mapping[str, Column]) -> None:
+    """Print one block a scope, best weighted tau first."""
+    print(f"sets: {', '.join(truth)}; accuracies in points, 90 % bootstrap intervals over sets and encoders")
+    for scope in SCOPES:
+        print(f"\n{scope}\n{'score':24}{'sets':>5}{'enc.':>6}" + "".join(f"{m:>24}" for m in MEASURES))
+        chosen = [row for row in rows if row["scope"] == scope]
+        for row in sorted(chosen, key=lambda row: -float(str(row["weighted_tau"]))):
+            cells = (f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in MEASURES)
+            print(f"{row['score']:24}{row['sets']:>5}{row['encoders']:>6}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def show_source_is_target(by_score: Mapping[str, Mapping[str, Column]], truth: Mapping[str, Column]) -> None:
+    """Print where each score puts the encoders that were trained on the target itself."""
+    for name, members in SOURCE_IS_TARGET.items():
+        if name not in truth:
+            continue
+        print(f"\nsource = target on {name}: rank of {len(truth[name])} by accuracy, then by score")
+        for encoder in (e for e in members if e in truth[name]):
+            places = {"accuracy": place(truth[name], encoder)}
+            places |= {s: place(b[name], encoder) for s, b in by_score.items() if encoder in b.get(name, {})}
+            print(f"{encoder:20}" + "  ".join(f"{score} {rank}" for score, rank in places.items()))
+
+
+def place(column: Column, encoder: str) -> int:
+    """1 for the highest value."""
+    return 1 + sum(value > column[encoder] for value in column.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
