@@ -108,6 +108,7 @@ class ModelSpec(_Strict):
         layer: None for the penultimate layer, else the dotted name of a submodule.
         tags, licence, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts
             for people, selection and the prior; in no key of the store.
+        base: folder that a relative ``onnx:`` path starts at; set when a zoo file is read.
     """
 
     name: str = ""
@@ -122,6 +123,7 @@ class ModelSpec(_Strict):
     upstream_accuracy: float | None = Field(default=None, ge=0, le=100)
     params: int | None = Field(default=None, gt=0)
     pretraining: str | None = None
+    base: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="before")
     @classmethod
@@ -341,6 +343,8 @@ def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> Any:
     weights = merged.get("weights")
     if isinstance(weights, dict) and not weights.get("package") and not weights.get("env"):
         merged["weights"] = {**weights, "base": str(folder.resolve())}
+    if str(merged.get("source", "")).startswith("onnx:") or "onnx" in merged:
+        merged["base"] = str(folder.resolve())
     return merged
 
 

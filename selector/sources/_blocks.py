@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,59 +12,83 @@ from torch import Tensor, nn
 _LISTS = (nn.Sequential, nn.ModuleList)
 
 
-def blocks_from_groups(groups: Iterable[list[str]]) -> list[str]:
-    """Blocks out of parameter names that an architecture's author grouped by depth.
+def blocks_by_matcher(module: nn.Module, matcher: Any, classifier: str) -> list[str]:
+    """Blocks by an architecture's own patterns over parameter names (timm's ``group_matcher``).
 
-    A group is a block when its names share the path of one numbered module: the parameters of
-    ``layer1.0.*`` do, those of a stem (``conv1``, ``bn1``) or a final norm do not.
+    A pattern such as ``^layer(\\d+)\\.(\\d+)`` spells the path of the block that a parameter is
+    in. Where an architecture only tells its stages, their members are taken.
 
-    >>> blocks_from_groups([["conv1.weight", "bn1.bias"], ["layer1.0.conv1.weight", "layer1.0.bn1.bias"]])
-    ['layer1.0']
+    Args:
+        module: the network.
+        matcher: ``stem`` and ``blocks``: a pattern, or pairs (pattern, suffix) of which those with
+            a suffix belong to their neighbour (downsampling, a final norm).
+        classifier: dotted name of the head.
     """
-    names: list[str] = []
-    for group in groups:
-        paths = [name.rpartition(".")[0] for name in group]
-        columns = zip(*(path.split(".") for path in paths), strict=False)
-        shared = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
-        numbered = [i for i, part in enumerate(shared) if part.isdigit()]
-        if numbered:
-            shared = shared[: numbered[-1] + 1]
-        elif len(shared) < 2 and len(group) < 3:  # a lone layer such as norm1
+    if not isinstance(matcher, Mapping) or not matcher.get("blocks"):
+        return []
+    spelled: Any = matcher["blocks"]
+    patterns: list[tuple[str, Any]] = [(spelled, None)] if isinstance(spelled, str) else list(spelled)
+    stem = re.compile(matcher["stem"]) if isinstance(matcher.get("stem"), str) else None
+    names: dict[str, int] = {}
+    for parameter, _ in module.named_parameters():
+        for pattern, suffix in patterns:
+            match = re.match(pattern, parameter)
+            if match:
+                if suffix is None and not (stem and stem.match(parameter)):
+                    names[match[0].rstrip(".")] = len(match.groups())
+                break
+    modules = dict(module.named_modules())
+    blocks: list[str] = []
+    for name, numbers in names.items():
+        if name not in modules or not _mixes(modules[name]) or f"{classifier}.".startswith(f"{name}."):
             continue
-        name = ".".join(shared)
-        if re.search(r"\d", name) and not name.startswith(("stem", "patch_embed")) and name not in names:
-            names.append(name)
-    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+        members = _members(modules[name]) if numbers == 1 else []
+        blocks += [f"{name}.{member}" for member in members] or [name]
+    return blocks
+
+
+def _members(stage: nn.Module) -> list[str]:
+    """The blocks of a stage: the members of its only list, if they are composite and of one kind."""
+    holders = [("", stage)] if isinstance(stage, _LISTS) else [(f"{n}.", c) for n, c in stage.named_children()]
+    lists = [(prefix, child) for prefix, child in holders if isinstance(child, _LISTS) and _mixes(child)]
+    if len(lists) != 1:
+        return []
+    prefix, members = lists[0]
+    kinds = {type(member) for member in members.children()}
+    composite = all(any(True for _ in member.children()) for member in members.children())
+    return [f"{prefix}{name}" for name, _ in members.named_children()] if composite and len(kinds) == 1 else []
 
 
 def blocks_by_structure(module: nn.Module, classifier: str) -> list[str]:
     """Blocks of a network of unknown make: the members of its lists, or else its children.
 
-    Lists inside lists are stages; a list of bare layers inside another list is one block.
+    Lists inside lists, and members that hold one list of blocks, are stages; a list of bare
+    layers inside another list is one block.
     """
-    names = list(_listed(module, "", inside=False)) or [n for n, c in module.named_children() if _trains(c)]
+    names = list(_listed(module, "", inside=False)) or [n for n, c in module.named_children() if _mixes(c)]
     return [name for name in names if not classifier or not f"{name}.".startswith(f"{classifier}.")]
 
 
-def _listed(module: nn.Module, prefix: str, inside: bool) -> Iterable[str]:
+def _listed(module: nn.Module, prefix: str, inside: bool) -> Iterator[str]:
     for name, child in module.named_children():
         path = f"{prefix}{name}"
-        if not _trains(child):
+        if not _mixes(child):
             continue
         if isinstance(child, _LISTS):
-            bare = all(not any(True for _ in c.children()) for c in child.children())
+            bare = not any(any(True for _ in member.children()) for member in child.children())
             if bare and inside:
                 yield path
             else:
                 yield from _listed(child, f"{path}.", inside=True)
         elif inside:
-            yield path
+            yield from [f"{path}.{member}" for member in _members(child)] or [path]
         else:
             yield from _listed(child, f"{path}.", inside=False)
 
 
-def _trains(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+def _mixes(module: nn.Module) -> bool:
+    """Whether it holds a weight of two or more dimensions: a norm or a scale alone is no block."""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def in_forward_order(module: nn.Module, names: list[str], run: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:

@@ -216,6 +216,7 @@ class TorchEncoder(Encoder):
         self.identity = identity
         self.path = path
         self.classifier = classifier
+        self._resized: tuple[tuple[int, int], nn.Module, Network] | None = None  # the last size asked for
         head = module.get_submodule(classifier).parameters() if classifier else ()
         self.num_parameters = sum(p.numel() for p in module.parameters()) - sum(p.numel() for p in head)
 
@@ -300,6 +301,8 @@ class TorchEncoder(Encoder):
         channels, *native = self.preprocess.input_size
         if input_size is None or tuple(input_size) == tuple(native):
             return self.module, self.network
+        if self._resized is not None and self._resized[0] == tuple(input_size):
+            return self._resized[1:]
         height, width = input_size
         at = f"{height}x{width}"
         try:
@@ -316,6 +319,7 @@ class TorchEncoder(Encoder):
                 f"{self.name}: at {at} the network gives features {tuple(features.shape)}, expected "
                 f"(1, {self.num_features}); leave it at its native {native[0]}x{native[1]}."
             )
+        self._resized = ((height, width), module, network)
         return module, network
 
 
@@ -443,8 +447,10 @@ def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) 
 def _copy_backbone(module: nn.Module, headed: nn.Module, network: Network, classifier: str) -> None:
     """All weights but those of the two heads; names and shapes must agree."""
     heads = tuple(f"{name}." for name in (classifier, network.classifier(headed), "selector_head") if name)
-    state = {key: value for key, value in module.state_dict().items() if not key.startswith(heads)}
-    own = {key: value for key, value in headed.state_dict().items() if not key.startswith(heads)}
+    state, own = module.state_dict(), headed.state_dict()
+    for tensors in (state, own):
+        for key in [key for key in tensors if key.startswith(heads)]:
+            del tensors[key]  # in place: a copy would lose the versions that are kept beside the tensors
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
         raise SourceError("the network with the new head has other weights than the one that was loaded.")
     headed.load_state_dict(state, strict=False)

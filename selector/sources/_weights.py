@@ -182,8 +182,10 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], mapping: str
             f"{where}: the weights do not fit the network: {', '.join(found)}{first if wrong else ''}. "
             "Check the architecture and its kwargs, or say 'mapping: by_position' if only the names differ."
         )
-    module.load_state_dict(dict(state), strict=False)
-    return head <= set(state)
+    with_head = head <= set(state)
+    own.update(state)  # into the network's own: it keeps the versions that some layers ask for
+    module.load_state_dict(own)
+    return with_head
 
 
 def refuse_kwargs(spec: ModelSpec, reserved: Collection[str]) -> None:

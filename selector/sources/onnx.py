@@ -1,0 +1,210 @@
+"""Networks as ONNX files: ``onnx:path/to/model.onnx``, run by onnxruntime on the CPU; frozen features only.
+
+A relative path starts at the zoo file's folder. The features are the first output, or the one
+that ``layer`` names, pooled to (B, D).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selector.contracts import Encoder, Preprocess
+from selector.errors import SourceError, WeightsMissing, ZooError, did_you_mean
+from selector.sources import _weights, source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from selector.zoo import ModelSpec
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+@source("onnx")
+class OnnxSource:
+    """The ``onnx:`` source."""
+
+    def expand(self, pattern: str) -> list[str]:
+        """The path itself; files are not listed by a wildcard."""
+        if any(char in pattern for char in "*?["):
+            raise ZooError(f"onnx:{pattern}: name the file in full; a wildcard does not list files.")
+        return [pattern]
+
+    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+        """See ``contracts.Source``. The hash covers the file and the weights that it keeps beside it."""
+        path = _file(spec)
+        return {
+            "source": "onnx",
+            "model": path.name,
+            "weights": "+".join(_weights.content_hash(part) for part in [path, *_external(spec, path)]),
+            **_weights.settings_identity(spec),
+            "versions": _weights.versions("onnxruntime"),
+        }
+
+    def load(self, spec: ModelSpec) -> Encoder:
+        """See ``contracts.Source``."""
+        return OnnxEncoder(spec, self.identify(spec))
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """Always an error: there is no recipe for a network that cannot be trained."""
+        raise SourceError(f"an ONNX network cannot be trained, so there is none to build ({dict(recipe)}).")
+
+
+class OnnxEncoder(Encoder):
+    """Features of an ONNX network; not differentiable, and on the CPU."""
+
+    module = None
+
+    def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
+        import onnxruntime
+
+        path = _file(spec)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise SourceError(f"{spec.name}: onnxruntime cannot load {path}: {_first_line(error)}") from error
+        inputs, outputs = self._session.get_inputs(), [o.name for o in self._session.get_outputs()]
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
+            found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise SourceError(f"{spec.name}: expected one float input (B, C, H, W) or (B, H, W, C), found {found}.")
+        if spec.layer is not None and spec.layer not in outputs:
+            raise SourceError(
+                f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs)} "
+                f"Outputs: {', '.join(outputs)}."
+            )
+        if spec.kwargs:
+            raise SourceError(f"{spec.name}: an ONNX network takes no kwargs, got {', '.join(spec.kwargs)}.")
+        self.name = spec.name
+        self.identity = identity
+        self._input, self._type = inputs[0].name, _TYPES[inputs[0].type]
+        self._output = spec.layer or outputs[0]
+        shape = [axis if isinstance(axis, int) and axis > 0 else None for axis in inputs[0].shape]
+        self._rows = shape[0]
+        self._channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+        own = [shape[3], shape[1], shape[2]] if self._channels_last else shape[1:]
+        default = Preprocess()
+        self.preprocess = Preprocess(
+            input_size=tuple(a or b for a, b in zip(own, default.input_size, strict=True))  # type: ignore[arg-type]
+        ).overridden(spec.preprocess.changes())
+        self._pooling = spec.pooling
+        self.num_parameters = _count(path)
+        self.num_features = self._probe().shape[1]
+
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) on the CPU, without a gradient."""
+        import torch
+
+        rows = batch.detach().cpu().numpy().astype(self._type)
+        if self._channels_last:
+            rows = rows.transpose(0, 2, 3, 1)
+        return torch.from_numpy(self._pooled(self._run(np.ascontiguousarray(rows))).astype(np.float32))
+
+    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
+        """Always an error."""
+        raise SourceError(
+            f"{self.name}: an ONNX network gives frozen features only and cannot be fine-tuned; "
+            "take the model through timm:, torchvision: or python: for that."
+        )
+
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Always an error."""
+        self.with_head(num_outputs, input_size)
+        raise AssertionError("unreachable")
+
+    def _run(self, rows: np.ndarray) -> np.ndarray:
+        if self._rows is None:
+            return np.asarray(self._session.run([self._output], {self._input: rows})[0])
+        parts = []
+        for start in range(0, len(rows), self._rows):  # exported with a fixed batch: cut to it, fill the last
+            part = rows[start : start + self._rows]
+            filled = np.concatenate([part, np.zeros((self._rows - len(part), *part.shape[1:]), part.dtype)])
+            parts.append(np.asarray(self._session.run([self._output], {self._input: filled})[0])[: len(part)])
+        return np.concatenate(parts)
+
+    def _pooled(self, out: np.ndarray) -> np.ndarray:
+        if out.ndim == 2:
+            return out
+        if self._pooling == "cls":
+            if out.ndim != 3:
+                raise SourceError(f"{self.name}: pooling 'cls' needs tokens (B, N, D), found {out.shape}.")
+            return np.asarray(out[:, 0])
+        if out.ndim == 3:
+            axes: tuple[int, ...] = (1,)
+        elif out.ndim == 4:
+            axes = (1, 2) if out.shape[1] == out.shape[2] != out.shape[3] else (2, 3)
+        else:
+            raise SourceError(f"{self.name}: cannot pool an output of shape {out.shape}; name another with 'layer'.")
+        return np.asarray(out.max(axes) if self._pooling == "max" else out.mean(axes))
+
+    def _probe(self) -> torch.Tensor:
+        import torch
+
+        batch = torch.zeros((1, *self.preprocess.input_size))
+        try:
+            features = self.encode(batch)
+        except SourceError:
+            raise
+        except Exception as error:
+            size = "x".join(map(str, self.preprocess.input_size))
+            raise SourceError(
+                f"{self.name}: the network does not run on an input of {size}: {_first_line(error)}"
+            ) from error
+        if features.ndim != 2 or not bool(torch.isfinite(features).all()):
+            raise SourceError(f"{self.name}: features of a test image are not finite (1, D).")
+        return features
+
+
+def _file(spec: ModelSpec) -> Path:
+    for library in ("onnxruntime", "onnx"):
+        if importlib.util.find_spec(library) is None:
+            raise SourceError(f"{spec.name}: {library} is not installed; run: pip install 'zoo-selector[onnx]'")
+    if spec.weights is not None:
+        raise SourceError(f"{spec.name}: an ONNX file holds its own weights; leave 'weights' out.")
+    path = Path(spec.base or ".") / spec.model_id
+    if not path.is_file():
+        raise WeightsMissing(f"{spec.name}: ONNX file {path} does not exist; give a path from the zoo file's folder.")
+    return path
+
+
+def _external(spec: ModelSpec, path: Path) -> list[Path]:
+    """Files beside the model that hold its larger weights."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors, whose module moves between its versions
+        raise SourceError(f"{spec.name}: {path} is not an ONNX file, or it is damaged: {_first_line(error)}") from error
+    named = {
+        entry.value
+        for tensor in model.graph.initializer
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = [path.parent / name for name in sorted(named)]
+    for file in files:
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise SourceError(f"{spec.name}: {path} keeps weights outside its folder ({file}); they are not read.")
+        if not file.is_file():
+            raise WeightsMissing(f"{spec.name}: {path} keeps weights in {file.name}, which is not beside it.")
+    return files
+
+
+def _count(path: Path) -> int:
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return int(sum(np.prod(list(tensor.dims), dtype=np.int64) for tensor in graph.initializer))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

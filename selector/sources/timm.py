@@ -208,26 +208,36 @@ class TimmNetwork(Network):
 
     def block_names(self, module: nn.Module) -> list[str]:
         """By timm's own grouping of parameters by depth, where the architecture has one."""
-        from timm.models import group_parameters
-
-        from selector.sources._blocks import blocks_from_groups
+        from selector.sources._blocks import blocks_by_matcher
 
         group_matcher = getattr(module, "group_matcher", None)
-        if callable(group_matcher):
-            head = f"{self.classifier(module)}."
-            groups = group_parameters(module, group_matcher(coarse=False))
-            found = [name for name in blocks_from_groups(groups.values()) if not head.startswith(f"{name}.")]
-            if found:
-                return found
-        return super().block_names(module)
+        matcher = group_matcher(coarse=False) if callable(group_matcher) else None
+        return blocks_by_matcher(module, matcher, self.classifier(module)) or super().block_names(module)
 
     def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Network]:
         """With position embeddings and windows resampled, where the architecture can."""
+        from selector.sources._encoder import seeded
+
         if not _fixed(module):
             return module, self
-        changed: Any = copy.deepcopy(module)
-        changed.set_input_size(img_size=size)
-        return changed, replace(self, kwargs={**self.kwargs, "img_size": list(size)})
+        reasons = []
+        for setting in ({"img_size": list(size)}, {"strict_img_size": False}):
+            network = replace(self, kwargs={**self.kwargs, **setting})
+            try:
+                with seeded():
+                    changed: Any = network.create(None)
+                if "img_size" in setting:
+                    expected = {key: value.shape for key, value in changed.state_dict().items()}
+                    changed = copy.deepcopy(module)
+                    changed.set_input_size(img_size=size)
+                    if {key: value.shape for key, value in changed.state_dict().items()} != expected:
+                        raise SourceError("its windows would change")  # then the weights fit no plain architecture
+                else:
+                    changed.load_state_dict(module.state_dict())
+                return changed.eval(), network
+            except (SourceError, ValueError, RuntimeError, AssertionError, TypeError) as error:
+                reasons.append(str(error).partition("\n")[0])
+        raise SourceError("; ".join(reasons))
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON."""

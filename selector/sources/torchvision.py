@@ -1,0 +1,214 @@
+"""Models of torchvision: ``torchvision:resnet50`` (its default weights) or ``torchvision:resnet50.IMAGENET1K_V2``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from selector.contracts import Encoder, Preprocess
+from selector.errors import SourceError, did_you_mean
+from selector.sources import _hub, _index, _weights, source
+from selector.sources._network import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from selector.zoo import ModelSpec
+
+_LIST = """
+import json, torchvision.models as m
+names = {}
+for name in m.list_models(module=m):
+    weights = list(m.get_model_weights(name))
+    default = getattr(m.get_model_weights(name), "DEFAULT", None)
+    names[name] = {"default": default.name if default else None, "urls": {w.name: w.url for w in weights}}
+print(json.dumps(names))
+"""
+
+_RESERVED = frozenset({"weights", "weights_backbone", "progress", "pretrained", "norm_layer"})
+_WITH_AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+_SAMPLES = {"nearest", "bilinear", "bicubic", "lanczos"}
+
+
+@source("torchvision")
+class TorchvisionSource:
+    """The ``torchvision:`` source: image classifiers, without segmentation, detection and video."""
+
+    def expand(self, pattern: str) -> list[str]:
+        """``model.WEIGHTS`` that match, in natural order; see ``contracts.Source``."""
+        if not any(char in pattern for char in "*?["):
+            return [pattern]
+        names = [f"{model}.{weights}" for model, facts in _known().items() for weights in facts["urls"]]
+        return _index.matching(pattern, names, "torchvision")
+
+    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+        """See ``contracts.Source``."""
+        _weights.refuse_kwargs(spec, _RESERVED)
+        model, weights, url = _resolve(spec)
+        identity: dict[str, Any] = {"source": "torchvision", "model": model, **_weights.settings_identity(spec)}
+        if spec.weights == "none":
+            identity["weights"] = _weights.RANDOM_START
+        elif spec.weights is not None:
+            identity["weights"] = _weights.content_hash(spec.weights.path())
+        else:
+            identity |= {"model": f"{model}.{weights}", "weights": _hub.url_identity(url, spec.name)}
+        return identity | {"versions": _weights.versions("torchvision", "torch")}
+
+    def load(self, spec: ModelSpec) -> Encoder:
+        """See ``contracts.Source``."""
+        from torch import nn
+        from torchvision import models
+
+        from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
+
+        identity = self.identify(spec)
+        model, weights, url = _resolve(spec)
+        network = TorchvisionNetwork(model, dict(spec.kwargs))
+        module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
+        if spec.weights != "none":
+            path = _hub.fetch_url(url, spec.name) if spec.weights is None else spec.weights.path()
+            dropped = _WITH_AUXILIARY.get(model, ())  # their training-time side heads are never built
+            state = {k: v for k, v in _weights.read_state_dict(path).items() if not k.startswith(dropped)}
+            mapping = "by_name" if spec.weights is None else spec.weights.mapping
+            head = network.classifier(module)
+            if mapping == "by_name" and f"{head}.weight" in state and "num_classes" not in spec.kwargs:
+                classes = len(state[f"{head}.weight"])
+                network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
+                module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
+            _weights.load_into(module, state, mapping, f"{spec.name}: {path}", "")
+        enum = models.get_model_weights(model)
+        preset = _preset(enum[weights] if weights else getattr(enum, "DEFAULT", None))
+        preprocess = preset.overridden(spec.preprocess.changes())
+        if preprocess.input_size[1:] != preset.input_size[1:]:
+            module, network = network.resized(module, preprocess.input_size[1:])
+        head = network.classifier(module)
+        source_head = None
+        if head:
+            source_head = _taken_off(module, head)
+        default = FeaturePath("forward") if head else FeaturePath("layer", layer="features")
+        if isinstance(module, models.VisionTransformer):
+            module.num_prefix_tokens = 1  # the class token, for 'layer' and 'pooling'
+        if not head and not isinstance(getattr(module, "features", None), nn.Module):
+            raise SourceError(f"{spec.name}: torchvision's {model} has no features that this source knows how to read.")
+        encoder = make_encoder(spec, network, module, preprocess, identity, default, source_head)
+        if spec.layer is not None or spec.pooling is not None:
+            encoder.source_head = None
+        return encoder
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """See ``contracts.Source``."""
+        from selector.sources._encoder import build_headed
+
+        return build_headed(TorchvisionNetwork(recipe["model"], recipe["kwargs"]), recipe)
+
+
+@dataclass(frozen=True)
+class TorchvisionNetwork(Network):
+    """An architecture of ``torchvision.models``."""
+
+    source: ClassVar[str] = "torchvision"
+
+    def create(self, num_classes: int | None) -> nn.Module:
+        """``torchvision.models.get_model``; a width of 0 takes the final linear layer off."""
+        from torchvision import models
+
+        settings = dict(self.kwargs)
+        if self.model in _WITH_AUXILIARY:
+            settings |= {"aux_logits": False, "init_weights": False}
+        if num_classes:
+            settings["num_classes"] = num_classes
+        module: nn.Module = models.get_model(self.model, weights=None, **settings)
+        if num_classes == 0:
+            _taken_off(module, self.classifier(module))
+        return module
+
+    def classifier(self, module: nn.Module) -> str:
+        """The last linear layer of the head, under the names that torchvision's architectures use."""
+        from torch.nn import Linear, Sequential
+
+        for name in ("fc", "heads", "head", "classifier"):
+            layer = getattr(module, name, None)
+            if isinstance(layer, Sequential) and len(layer):
+                last = list(dict(layer.named_children()))[-1]
+                name, layer = f"{name}.{last}", layer[-1]
+            if isinstance(layer, Linear):
+                return name
+        return ""
+
+    def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, TorchvisionNetwork]:
+        """Vision transformers get their position embedding resampled; others take any size or none."""
+        from torchvision.models import VisionTransformer
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        from selector.sources._encoder import seeded
+
+        vit: Any = module
+        if not isinstance(vit, VisionTransformer):
+            return module, self
+        if size[0] != size[1]:
+            raise SourceError("torchvision's vision transformers take square images only")
+        network = replace(self, kwargs={**self.kwargs, "image_size": size[0]})
+        state = interpolate_embeddings(size[0], vit.patch_size, copy.copy(vit.state_dict()))
+        with seeded():
+            changed = network.create(None)
+        head = self.classifier(changed)
+        if head and not self.classifier(module):  # it was taken off
+            _taken_off(changed, head)
+        changed.load_state_dict(state)
+        return changed.eval(), network
+
+
+def _known() -> dict[str, Any]:
+    return _index.index("torchvision", _LIST)
+
+
+def _resolve(spec: ModelSpec) -> tuple[str, str | None, str]:
+    """(model, name of its weights, address)."""
+    model, _, name = spec.model_id.partition(".")
+    weights: str | None = name
+    known = _known()
+    version = _weights.versions("torchvision")["torchvision"]
+    if model not in known:
+        raise SourceError(f"{spec.name}: torchvision {version} has no model '{model}'{did_you_mean(model, known)}")
+    facts = known[model]
+    if weights in ("", "DEFAULT"):
+        weights = facts["default"]
+    elif weights not in facts["urls"]:
+        raise SourceError(
+            f"{spec.name}: torchvision {version} has no weights '{name}' for {model}"
+            f"{did_you_mean(name, facts['urls'])} Known: {', '.join(facts['urls'])}."
+        )
+    if weights is None and spec.weights is None:
+        raise SourceError(f"{spec.name}: torchvision {version} has no weights for {model}; give a file.")
+    return model, weights, facts["urls"].get(weights, "")
+
+
+def _preset(weights: Any) -> Preprocess:
+    """torchvision's evaluation transform: resize the short side, crop the middle."""
+    if weights is None:
+        return Preprocess()
+    transform = weights.transforms()
+    crop, resize = transform.crop_size[0], transform.resize_size[0]
+    interpolation = transform.interpolation.value
+    return Preprocess(
+        input_size=(3, crop, crop),
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        interpolation=interpolation if interpolation in _SAMPLES else "bilinear",
+        crop_pct=min(1.0, crop / resize),
+    )
+
+
+def _taken_off(module: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Replace the linear layer by an identity, so that the network gives its features; its weights."""
+    from torch.nn import Identity
+
+    layer: Any = module.get_submodule(name)
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent) if parent else module, child, Identity())
+    weight = layer.weight.detach().numpy().copy()
+    return weight, np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias.detach().numpy().copy()
