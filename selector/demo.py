@@ -139,7 +139,7 @@ def weak_models_come_last(ranking: Ranking) -> str:
 
 
 def _five_nn(details: Mapping[str, float]) -> float | None:
-    return details.get("accuracy_5")
+    return details.get("accuracy@5")
 
 
 def use(ranking: Ranking, target: Target) -> tuple[Used, ...]:

@@ -31,7 +31,7 @@ def demo(
     started = time.perf_counter()
     with ProgressView() as progress:
         made = show.run(out, store=store, device=device, seed=seed, progress=progress)
-    rows = [(p.path.name, p.truth, *(f"{name} {100 * share:.0f} %" for name, share in p.classes)) for p in made.used]
+    rows = [(u.image.name, u.truth, *(f"{name} {100 * share:.0f} %" for name, share in u.top)) for u in made.used]
     if json:
         document({**made.ranking.to_dict(), "finding": made.finding, "used": rows})
     else:
