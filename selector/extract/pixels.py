@@ -461,7 +461,8 @@ def _resample(image: NDArray[np.uint8], size: tuple[int, int], interpolation: st
 
         if not image.flags.writeable:  # torch warns about memory that it must not write to
             image = image.copy()
-        batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+        # in this order, the strides say channels last, and the result is channels last as well (half the time)
+        batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
         with torch.inference_mode():
             out = functional.interpolate(batch, size, mode=interpolation, align_corners=False, antialias=True)
         return cast("NDArray[np.uint8]", out[0].permute(1, 2, 0).numpy())
