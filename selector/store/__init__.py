@@ -250,14 +250,14 @@ class FeatureStore:
 
     def import_(self, path: str | os.PathLike[str]) -> int:
         """Take over what another store exported, after checking it; returns the number of new files."""
-        count = self._upkeep.import_(Path(path))
+        count = self._upkeep.import_(Path(path), lambda key, keys: Entry(self._files, key, {}, {}).holds(keys))
         self._entries.clear()
         return count
 
     def _wrote(self, size: int) -> None:
         if self.max_bytes is None or self.read_only:
             return
-        self._size = size + (self.size() if self._size is None else self._size)
+        self._size = self.size() if self._size is None else self._size + size
         if self._size > self.max_bytes:
             pruned = self._upkeep.prune(self._local_root, self.max_bytes, None, keep=set(self._entries))
             self._size -= pruned.bytes

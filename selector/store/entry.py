@@ -142,8 +142,13 @@ class Entry:
                     continue
                 return self._gather(found)
             except FileNotFoundError:
-                self._chunks.clear()  # merged or pruned by another process: list again
+                self._chunks, self._index = {}, _Index.of({})  # set aside, merged or pruned meanwhile: list again
         raise StoreError(f"entry {self.key} keeps changing under this process; run the same command again.")
+
+    def holds(self, keys: np.ndarray) -> bool:
+        """Whether the rows of all keys, as a chunk lists them, are stored."""
+        self._refresh()
+        return bool((self._index.find(keys) >= 0).all())
 
     def set_head(self, weight: np.ndarray, bias: np.ndarray) -> None:
         """Keep the linear head of the source task: weight (C_s, D), bias (C_s,)."""

@@ -9,10 +9,12 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from selector.errors import ConfigError, StoreError
 from selector.store.container import Container, Damaged
@@ -171,8 +173,11 @@ class Upkeep:
             temporary.unlink(missing_ok=True)
         return count
 
-    def import_(self, path: Path) -> int:
-        """Take over the files of a tar that are sound and not here yet."""
+    def import_(self, path: Path, holds: Callable[[str, np.ndarray], bool]) -> int:
+        """Take over the files of a tar that are sound and not here yet.
+
+        ``holds(key, keys)`` says whether an entry has all rows of a chunk, perhaps in other chunks.
+        """
         count = 0
         try:
             with tarfile.open(path) as tar, tempfile.TemporaryDirectory() as scratch:
@@ -192,6 +197,10 @@ class Upkeep:
                         check(copy)
                     except Damaged as error:
                         logger.warning("%s in %s is damaged (%s) and left out", member.name, path, error)
+                        continue
+                    if member.name.endswith(CHUNK_SUFFIX) and holds(
+                        member.name.split("/")[1], Container(copy).array("keys")
+                    ):
                         continue
                     self._files.write(member.name, lambda copy=copy: _pieces(copy))  # type: ignore[misc]
                     count += 1
