@@ -5,7 +5,7 @@ that an image means the same everywhere.
 
 JPEG files are decoded by torchvision (libjpeg-turbo) and everything else by Pillow. Both give the
 same bytes for RGB and grey JPEG files (checked on 300 photos, and by a test); torchvision takes
-about 0.6 of Pillow's time. What is unusual (CMYK, a damaged file) goes to Pillow, whose messages
+0.5 to 0.7 of Pillow's time. What is unusual (CMYK, a damaged file) goes to Pillow, whose messages
 say what is wrong.
 """
 

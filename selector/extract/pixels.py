@@ -2,8 +2,8 @@
 
 The pixels of an encoder are those of timm's own evaluation transform to within one grey level
 (tests compare them). Bilinear and bicubic resizing is torch's uint8 kernel, which does what Pillow
-does with vector instructions: on photos of 500 pixels, decoding and resizing takes a third of the
-time that Pillow takes (2700 to 880 images/s on one core), and 99.99 % of the values are equal
+does with vector instructions: decoding and resizing photos of 150 to 600 pixels to 224 is 1.2 to 2.7
+times as fast as with Pillow (CPU time of one core, same run), and 99.99 % of the values are equal
 within one grey level. Pillow's ``draft`` mode would be faster on large photos, but it changes the
 pixels by more than that. Nearest and Lanczos are left to Pillow.
 
@@ -199,24 +199,28 @@ def open_pixels_many(
         StoreError: the disk is full.
     """
     wanted = {preprocess.pixels_key(): preprocess for preprocess in preprocesses}
-    temporary: _Temporary | None = None
-    if folder is not None and not _writable(folder):
-        log.warning("%s cannot be written to; decoded images go to a temporary folder", folder)
-        folder = None
-    if folder is None:
-        temporary = _Temporary()
-        folder = temporary.path
     digests = {digest_of(value) for value in hashes}
-    places = {key: _index_of(folder, p, digests) for key, p in wanted.items()}
-    bad: dict[int, str] = {}
+    temporary: _Temporary | None = None
+    folders = [] if folder is None else [folder]
+
+    def look() -> dict[str, dict[bytes, Place]]:
+        return {key: {k: v for f in folders for k, v in _index_of(f, p, digests).items()} for key, p in wanted.items()}
+
+    places, bad = look(), dict[int, str]()
     if _missing(hashes, wanted, places):
-        with _locked(folder, sorted(wanted)):  # spares double work; correct without it
-            places = {key: _index_of(folder, p, digests) for key, p in wanted.items()}
+        if folder is not None and not _writable(folder):
+            log.warning("%s cannot be written to; newly decoded images go to a temporary folder", folder)
+        if folder is None or not _writable(folder):
+            temporary = _Temporary()
+            folders.append(temporary.path)
+        destination = folders[-1]
+        with _locked(destination, sorted(wanted)):  # spares double work; correct without it
+            places = look()
             missing = _missing(hashes, wanted, places)
             used = {place.path for key in wanted for place in places[key].values()}
-            room = _make_room(folder, missing, wanted, used, max_size)
-            bad = _fill(items, hashes, names, wanted, missing, folder, room, workers or _cores(), progress)
-            places = {key: _index_of(folder, p, digests) for key, p in wanted.items()}
+            room = _make_room(destination, missing, wanted, used, max_size)
+            bad = _fill(items, hashes, names, wanted, missing, destination, room, workers or _cores(), progress)
+            places = look()
     else:
         progress(Progress("decode", len(hashes), len(hashes), note="already decoded"))
     touch({place.path for key in wanted for place in places[key].values()})
@@ -383,7 +387,7 @@ def _writable(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
-    return os.access(folder, os.W_OK)
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -221,8 +224,6 @@ def test_only_what_is_new_is_decoded(tmp_path: Path) -> None:
 
 
 def test_a_temporary_place_goes_with_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tempfile
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     raw, hashes, names = items(5)
     opened, _ = open_pixels(raw, hashes, names, SMALL, folder=None)
@@ -322,8 +323,6 @@ def test_skipped_images_are_not_handed_out(tmp_path: Path) -> None:
 
 
 def test_a_file_that_vanished_is_a_bad_image(photos: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(photos, tmp_path / "x")
     target = load_target(tmp_path / "x")
     (tmp_path / "x" / target.names[3]).unlink()
@@ -486,13 +485,35 @@ def test_a_read_only_place_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     (tmp_path / "file").write_text("x")  # a folder cannot be made below a file, not even by root
     with caplog.at_level(logging.WARNING):
         opened, _ = open_pixels(raw, hashes, names, SMALL, folder=tmp_path / "file" / "pixels")
-    assert "cannot be written to; decoded images go to a temporary folder" in caplog.text
+    assert "cannot be written to; newly decoded images go to a temporary folder" in caplog.text
     assert np.array_equal(opened.batch(range(4)), prepare(raw, SMALL))
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    import resource
+def test_a_read_only_store_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    raw, hashes, names = items(6)
+    root = Path(tempfile.mkdtemp())  # pytest's own folder is closed to other users
+    user = os.geteuid()
+    try:
+        root.chmod(0o755)
+        open_pixels(raw[:4], hashes[:4], names[:4], SMALL, folder=root / "pixels")
+        (root / "pixels").chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        counting = Counting(raw)
+        opened, _ = open_pixels(counting, hashes[:4], names[:4], SMALL, folder=root / "pixels")
+        assert counting.reads == 0
+        assert caplog.text == ""
+        opened, _ = open_pixels(counting, hashes, names, SMALL, folder=root / "pixels")
+        assert counting.asked == [4, 5]
+        assert "newly decoded images go to a temporary folder" in caplog.text
+        assert np.array_equal(opened.batch(range(6)), prepare(raw, SMALL))
+    finally:
+        os.seteuid(user)
+        (root / "pixels").chmod(0o755)
+        shutil.rmtree(root)
 
+
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     raw, _, _ = items(30)
 
     def write() -> None:
