@@ -96,7 +96,7 @@ def in_forward_order(module: nn.Module, names: list[str], run: Callable[[], Tens
     called: dict[str, None] = {}
     handles = [
         module.get_submodule(name).register_forward_hook(lambda *_, name=name: called.setdefault(name))
-        for name in names
+        for name in _callable(module, names)
     ]
     try:
         with torch.no_grad():
@@ -105,3 +105,13 @@ def in_forward_order(module: nn.Module, names: list[str], run: Callable[[], Tens
         for handle in handles:
             handle.remove()
     return output, list(called)
+
+
+def _callable(module: nn.Module, names: list[str]) -> Iterator[str]:
+    """Containers that a network only reads from are never called themselves: their members stand for them."""
+    for name in names:
+        block = module.get_submodule(name)
+        if isinstance(block, nn.ModuleDict | nn.ModuleList):
+            yield from _callable(module, [f"{name}.{n}" for n, member in block.named_children() if _mixes(member)])
+        else:
+            yield name

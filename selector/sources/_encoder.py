@@ -217,8 +217,7 @@ class TorchEncoder(Encoder):
         self.path = path
         self.classifier = classifier
         self._resized: tuple[tuple[int, int], nn.Module, Network] | None = None  # the last size asked for
-        head = module.get_submodule(classifier).parameters() if classifier else ()
-        self.num_parameters = sum(p.numel() for p in module.parameters()) - sum(p.numel() for p in head)
+        self.num_parameters = sum(p.numel() for p in module.parameters()) - network.head_size(module)
 
     def encode(self, batch: Tensor) -> Tensor:
         """Features (B, D)."""
@@ -374,7 +373,9 @@ def make_encoder(
     encoder.num_features = int(features.shape[1])
     encoder.blocks = tuple(blocks)
     encoder.source_head = source_head
-    if source_head is None and classifier and path.kind == "head":
+    if spec.weights == "none":
+        encoder.source_head = None  # the head of a random start has no source task
+    elif source_head is None and classifier and path.kind == "head":
         encoder.source_head = _linear_head(module, classifier, batch, features)
     return encoder
 
@@ -437,6 +438,8 @@ def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) 
         logits = module(batch)
         if not isinstance(logits, Tensor) or not _close(logits, layer(features)):
             return None
+        if layer.bias is not None and not bool(layer.bias.any()):
+            return None  # a projection into a space shared with text (CLIP), not classes: nobody learned its bias
         weight = layer.weight.detach().float().numpy().copy()
         bias = (
             layer.bias.detach().float().numpy().copy() if layer.bias is not None else np.zeros(len(weight), np.float32)

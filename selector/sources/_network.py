@@ -39,6 +39,13 @@ class Network(ABC):
             return ""
         return next((name for name, candidate in module.named_modules() if candidate is layer), "")
 
+    def head_size(self, module: nn.Module) -> int:
+        """How many parameters the head has, linear or not."""
+        get = getattr(module, "get_classifier", None)
+        heads = get() if callable(get) else ()
+        heads = heads if isinstance(heads, list | tuple) else (heads,)
+        return sum(p.numel() for head in heads if hasattr(head, "parameters") for p in head.parameters())
+
     def block_names(self, module: nn.Module) -> list[str]:
         """Candidates for ``Encoder.blocks``, in any order."""
         from selector.sources._blocks import blocks_by_structure
