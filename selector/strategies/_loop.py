@@ -237,13 +237,17 @@ def is_folded(module: nn.Module) -> bool:
     return identity and trained
 
 
-def is_classic(module: nn.Module) -> bool:
-    """A convolutional network of the batch-norm era (or before): no layer norm, no attention."""
+def is_modern(module: nn.Module) -> bool:
+    """A transformer, or a network built like one (ConvNeXt): layer norm or attention somewhere."""
     kinds = {type(child).__name__ for child in module.modules()}
-    modern = any(
-        word in kind for kind in kinds for word in ("LayerNorm", "RmsNorm", "RMSNorm", "GroupNorm", "Attention")
-    )
-    return not modern and any(isinstance(child, nn.Conv2d) for child in module.modules())
+    return any(word in kind for kind in kinds for word in ("LayerNorm", "RmsNorm", "RMSNorm", "GroupNorm", "Attention"))
+
+
+def is_classic(module: nn.Module) -> bool:
+    """A plain convolutional network (ResNet, VGG, Inception): neither modern nor depthwise (EfficientNet)."""
+    convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+    depthwise = any(c.groups == c.in_channels > 1 for c in convolutions)
+    return bool(convolutions) and not depthwise and not is_modern(module)
 
 
 def bf16_helps(device: str) -> bool:
@@ -396,4 +400,4 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-__all__ = ["Fit", "PixelBatches", "Settings", "bf16_helps", "is_classic", "predict", "train"]
+__all__ = ["Fit", "PixelBatches", "Settings", "bf16_helps", "is_classic", "is_modern", "predict", "train"]

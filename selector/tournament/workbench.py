@@ -31,6 +31,7 @@ from selector.strategies._loop import (
     Settings,
     bf16_helps,
     is_classic,
+    is_modern,
     predict,
     train,
 )
@@ -40,7 +41,7 @@ from selector.tournament.types import Contestant
 
 log = logging.getLogger(__name__)
 
-RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.01, 0.03, 0.003), "adamw": (3e-4, 1e-4, 1e-3)}
+RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.01, 0.03, 0.003), "adamw": (1e-4, 3e-4, 1e-3)}
 """By preference: with a small budget only the first is tried. Their evidence is in docs/confirm.md."""
 
 START_ROWS = 5000  # for solving a head at a reduced resolution
@@ -56,6 +57,7 @@ class Loaded:
     preprocess: Preprocess  # as trained
     reduced: bool = False
     optimiser: Optimiser = "adamw"
+    layer_decay: bool = False
     frozen: Record | None = None
     native_head: tuple[np.ndarray, np.ndarray] | None = None
     head: tuple[np.ndarray, np.ndarray] | None = None  # at the training resolution
@@ -117,6 +119,7 @@ class Workbench:
         loaded = Loaded(contestant, encoder, encoder.preprocess)
         if encoder.module is not None:
             loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
+            loaded.layer_decay = is_modern(encoder.module)
         return loaded
 
     def reduce(self, loaded: Loaded, size: tuple[int, int]) -> bool:
@@ -183,7 +186,13 @@ class Workbench:
 
     def _features(self, loaded: Loaded, splits: tuple[str, ...], deadline: float) -> dict[str, np.ndarray] | None:
         if self.features_for is not None:
-            return {split: np.asarray(self.features_for(loaded.name, self.indices[split])) for split in splits}
+            cached = {split: np.asarray(self.features_for(loaded.name, self.indices[split])) for split in splits}
+            width = next(iter(cached.values())).shape[1]
+            if width != loaded.encoder.num_features:
+                raise TrainingError(
+                    f"cached features have {width} columns, but the encoder gives {loaded.encoder.num_features}; scan again."
+                )
+            return cached
         preprocess = loaded.encoder.preprocess
         module = loaded.encoder.with_head(self.outputs)
         pixels = self.pixels_for(preprocess)
@@ -274,7 +283,7 @@ class Workbench:
         module = plan.wrap(self.fresh(loaded))
         train(
             module,
-            plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.optimiser == "adamw"),
+            plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay),
             self.pixels_for(loaded.preprocess),
             self.indices["train"],
             self.labels["train"],
@@ -368,7 +377,7 @@ class Workbench:
         if before:
             module.load_state_dict(dict(before))
         module = strategy.wrap(module)
-        groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.optimiser == "adamw")
+        groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay)
         settings = self._settings(loaded, candidate, lineage[-1], len(lineage) - 1)
         fit = train(
             module,

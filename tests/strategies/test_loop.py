@@ -13,7 +13,7 @@ from torch import nn
 
 from selector.errors import TrainingError
 from selector.strategies import _loop
-from selector.strategies._loop import Settings, is_classic, is_folded, predict, train
+from selector.strategies._loop import Settings, is_classic, is_folded, is_modern, predict, train
 from selector.strategies._parts import Group
 
 
@@ -298,9 +298,15 @@ def test_classic_networks_are_told_from_modern_ones() -> None:
     import timm
 
     assert is_classic(timm.create_model("test_resnet"))
-    assert is_classic(timm.create_model("test_efficientnet"))
-    assert not is_classic(timm.create_model("test_vit"))
-    assert not is_classic(timm.create_model("test_convnext"))
+    assert is_classic(timm.create_model("vgg11_bn"))
+    for name, modern in (
+        ("test_efficientnet", False),
+        ("test_vit", True),
+        ("test_convnext", True),
+        ("test_resnet", False),
+    ):
+        assert is_modern(timm.create_model(name)) == modern
+        assert is_classic(timm.create_model(name)) == (name == "test_resnet")
 
 
 def test_an_average_of_the_weights_lies_between_start_and_end() -> None:

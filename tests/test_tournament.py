@@ -1,0 +1,642 @@
+"""The tournament on small real networks; its plan, its statistics and its journal on their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selector import tasks
+from selector.contracts import Encoder, Preprocess
+from selector.errors import ConfigError, SourceError, StoreError, TargetError
+from selector.strategies import _loop
+from selector.tournament import TournamentResult, run_tournament
+from selector.tournament.advice import advise
+from selector.tournament.compare import standings
+from selector.tournament.journal import Journal, Record
+from selector.tournament.plan import MIN_STEPS, Lane, Plan, Rung, fit_rest, make_plan, rungs_of, seconds_of
+from selector.tournament.workbench import RATES, Workbench
+from tests.tournament_samples import MNIST, SVHN, VIT, contestant, load, pixels_for, small_target, spec_of
+
+TASK = tasks.registry.get("classification")
+
+
+def tournament(folder: Path, contestants: Any = None, target: Any = None, **options: Any) -> TournamentResult:
+    target = target or small_target()
+    return run_tournament(
+        contestants or [contestant(SVHN), contestant(MNIST)],
+        target,
+        TASK,
+        options.pop("pixels", pixels_for(target)),
+        **{"max_steps": 8, "batch_size": 16, "repeats": 0, "device": "cpu", "checkpoint_folder": folder, **options},
+    )
+
+
+def table(result: TournamentResult) -> list[Any]:
+    """What must be equal between two runs: everything but times."""
+    return [
+        (n, m.strategy, dict(m.val), dict(m.test), m.steps, m.learning_rate)
+        for n, ms in result.measurements.items()
+        for m in ms
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TournamentResult:
+    return tournament(tmp_path_factory.mktemp("run"), max_steps=60)
+
+
+# ---------------------------------------------------------------------------- the whole
+
+
+def test_measures_every_strategy_and_names_the_best(finished: TournamentResult) -> None:
+    assert {name: [m.strategy for m in ms] for name, ms in finished.measurements.items()} == {
+        "svhn_cnn": ["frozen", "full"],
+        "mnist_cnn": ["frozen", "full"],
+    }
+    best = finished.best
+    assert best is not None
+    figures = [m for ms in finished.measurements.values() for m in ms]
+    assert max(m.val_value for m in figures) == next(
+        m.val_value for m in finished.measurements[best.name] if m.strategy == best.strategy
+    )
+    assert max(m.val_value for m in figures) > 0.6  # chance is 0.33
+    assert all(m.metric == "accuracy" and m.status == "ok" for m in figures)
+    assert finished.p_best is not None
+    assert 0 < finished.p_best <= 1
+
+
+def test_full_measurements_say_how_they_came_about(finished: TournamentResult) -> None:
+    full = finished.measurements["mnist_cnn"][1]
+    assert full.resolution == (28, 28)
+    assert not full.reduced
+    assert full.learning_rate in RATES["sgd"]
+    assert full.trained_parameters > 50_000
+    assert full.seconds > 0
+    assert full.extra["optimiser"] == "sgd"
+    frozen = finished.measurements["mnist_cnn"][0]
+    assert frozen.trained_parameters == 3 * 129
+    assert [n for n, _ in frozen.extra["learning_curve"]] == [16, 32, 64]
+
+
+def test_every_rate_is_tried_in_the_first_rung_and_one_goes_on(finished: TournamentResult) -> None:
+    first = [h for h in finished.history if h["rung"] == 1]
+    later = [h for h in finished.history if h["rung"] > 1]
+    assert {(h["model"], h["rate"]) for h in first} == {(m, r) for m in ("svhn_cnn", "mnist_cnn") for r in RATES["sgd"]}
+    assert len({h["steps"] for h in first}) == 1
+    assert {h["steps"] for h in later} == {60}
+    assert len({h["model"] for h in later}) == len(later)
+
+
+def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finished: TournamentResult) -> None:
+    assert finished.best is not None
+    members = [(m.name, m.strategy) for m in finished.epsilon_best]
+    assert (finished.best.name, finished.best.strategy) in members
+    assert [m.parameters for m in finished.epsilon_best] == sorted(m.parameters for m in finished.epsilon_best)
+    best = next(
+        m for m in finished.epsilon_best if (m.name, m.strategy) == (finished.best.name, finished.best.strategy)
+    )
+    assert (best.difference, best.low, best.high) == (0, 0, 0)
+    for name, measurements in finished.measurements.items():
+        for m in measurements:
+            assert m.extra["epsilon_best"] == ((name, m.strategy) in members)
+            assert m.extra["difference_low"] <= m.extra["difference"] <= m.extra["difference_high"]
+
+
+def test_known_latency_comes_before_parameters(tmp_path: Path) -> None:
+    slow, fast = contestant(MNIST, latency=0.2), contestant(SVHN, latency=0.1)
+    result = tournament(tmp_path, [slow, fast], strategies=("frozen",), epsilon=1.0)
+    assert [m.name for m in result.epsilon_best] == ["svhn_cnn", "mnist_cnn"]
+
+
+def test_the_same_seed_gives_the_same_table_and_another_seed_another(tmp_path: Path) -> None:
+    first, second = tournament(tmp_path / "a"), tournament(tmp_path / "b")
+    assert table(first) == table(second)
+    other = tournament(tmp_path / "c", seed=1)
+    assert [h["value"] for h in other.history] != [h["value"] for h in first.history]
+
+
+def test_test_images_are_read_by_the_final_figures_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = small_target()
+    read: set[int] = set()
+    test = set(target.indices("test").tolist())
+    seen: list[bool] = []
+    original = Workbench.run
+
+    def run(self: Workbench, *args: Any, **kwargs: Any) -> Any:
+        record = original(self, *args, **kwargs)
+        seen.append(bool(read & test))
+        return record
+
+    monkeypatch.setattr(Workbench, "run", run)
+    result = tournament(tmp_path, target=target, pixels=pixels_for(target, read))
+    assert len(seen) > 6
+    assert not any(seen)
+    assert test <= read
+    assert result.best is not None
+    assert next(m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy).test
+
+
+def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: TournamentResult) -> None:
+    best = finished.best
+    assert best is not None
+    target = small_target()
+    outputs = _loop.predict(
+        best.module,
+        pixels_for(target)(best.preprocess),
+        target.indices("test"),
+        lambda images: __import__("selector.extract.pixels", fromlist=["normalise"]).normalise(images, best.preprocess),
+        bf16=_loop.bf16_helps("cpu") and best.strategy != "frozen",
+    )
+    assert outputs is not None
+    figures = TASK.metrics(outputs / best.temperature, target.labels[target.indices("test")])
+    measured = next(m for m in finished.measurements[best.name] if m.strategy == best.strategy)
+    assert figures["accuracy"] == pytest.approx(measured.test_value, abs=0.022)
+    assert figures["log_loss"] == pytest.approx(measured.test["log_loss"], abs=0.02)
+
+
+def test_another_metric_decides(tmp_path: Path) -> None:
+    result = tournament(tmp_path, metric="log_loss", max_steps=8)
+    assert result.best is not None
+    figures = {(n, m.strategy): m.val["log_loss"] for n, ms in result.measurements.items() for m in ms}
+    assert figures[result.best.name, result.best.strategy] == min(figures.values())
+
+
+def test_cached_features_are_used_for_the_frozen_head(tmp_path: Path) -> None:
+    target = small_target()
+    asked: list[tuple[str, int]] = []
+
+    def features_for(name: str, indices: np.ndarray) -> np.ndarray:
+        asked.append((name, len(indices)))
+        rows = np.random.default_rng(0).normal(size=(len(indices), 128)).astype(np.float32)
+        rows[:, :126] += np.repeat(3 * np.eye(3, dtype=np.float32)[target.labels[indices]], 42, axis=1)
+        return rows
+
+    result = tournament(tmp_path, [contestant(MNIST)], target, strategies=("frozen",), features_for=features_for)
+    assert asked[:2] == [("mnist_cnn", 64), ("mnist_cnn", 32)]
+    assert result.measurements["mnist_cnn"][0].val_value == 1.0
+
+
+def test_a_reduced_resolution_is_marked(tmp_path: Path) -> None:
+    result = tournament(tmp_path, [contestant(VIT)], resolution=32, max_steps=4)
+    frozen, full = result.measurements["test_vit"]
+    assert (frozen.resolution, frozen.reduced) == ((64, 64), False)
+    assert (full.resolution, full.reduced) == ((32, 32), True)
+
+
+def test_a_network_of_fixed_size_keeps_it_and_the_notes_say_so(tmp_path: Path) -> None:
+    result = tournament(tmp_path, [contestant(MNIST)], resolution=16, max_steps=4)
+    assert result.measurements["mnist_cnn"][1].resolution == (28, 28)
+    assert any("mnist_cnn stays at 28 x 28: its architecture allows no other size" in note for note in result.notes)
+
+
+def test_repeats_with_other_seeds(tmp_path: Path) -> None:
+    twin = replace(contestant(MNIST), name="twin", identity={"twin": 1})  # equal models: nothing is settled
+    result = tournament(tmp_path, [contestant(MNIST), twin], repeats=2, epsilon=0.0)
+    assert {h["seed"] for h in result.history} == {0, 1, 2}
+    values = [m.extra["seed_values"] for ms in result.measurements.values() for m in ms if m.strategy == "full"]
+    assert [len(v) for v in values] == [3, 3]
+
+
+# ---------------------------------------------------------------------------- faults
+
+
+def test_a_failing_contestant_is_a_failed_measurement(tmp_path: Path) -> None:
+    broken = contestant(spec_of("timm:no_such_model"))
+    result = tournament(tmp_path, [broken, contestant(MNIST)], max_steps=4)
+    (failed,) = result.measurements["no_such_model"]
+    assert failed.status == "failed"
+    assert "no_such_model" in failed.note
+    assert result.best is not None
+    assert result.best.name == "mnist_cnn"
+
+
+def test_a_contestant_that_fails_while_training_keeps_its_frozen_figure(tmp_path: Path) -> None:
+    class Broken(Exception):
+        pass
+
+    def breaks(spec: Any) -> Encoder:
+        encoder = load(spec)
+        original = encoder.with_head
+
+        def with_head(outputs: int, size: Any = None) -> Any:
+            module = original(outputs, size)
+            module.register_forward_pre_hook(_raise_in_training)
+            return module
+
+        encoder.with_head = with_head  # type: ignore[method-assign]
+        return encoder
+
+    def _raise_in_training(module: Any, _: Any) -> None:
+        if module.training:
+            raise Broken("the GPU fell out")
+
+    result = tournament(tmp_path, [contestant(SVHN, breaks), contestant(MNIST)], max_steps=4)
+    frozen, full = result.measurements["svhn_cnn"]
+    assert frozen.status == "ok"
+    assert full.status == "failed"
+    assert full.note == "Broken: the GPU fell out"
+    assert {m.status for m in result.measurements["mnist_cnn"]} == {"ok"}
+
+
+def test_a_network_that_cannot_be_trained_has_a_frozen_figure_only(tmp_path: Path) -> None:
+    class Fixed(Encoder):
+        name, module, preprocess = "fixed", None, Preprocess(input_size=(3, 32, 32))
+        identity, num_features, num_parameters = {"source": "onnx"}, 4, 10
+
+        def encode(self, batch: Any) -> Any:
+            raise NotImplementedError
+
+        def with_head(self, num_outputs: int, input_size: Any = None) -> Any:
+            raise SourceError("fixed: an ONNX network cannot be trained")
+
+    features = np.random.default_rng(0).normal(size=(128, 4)).astype(np.float32)
+    target = small_target()
+    result = tournament(
+        tmp_path,
+        [contestant(spec_of("onnx:fixed.onnx"), lambda _: Fixed())],
+        target,
+        features_for=lambda _, indices: features[indices],
+    )
+    assert [m.strategy for m in result.measurements["fixed.onnx"]] == ["frozen"]
+    assert result.best is None
+    assert any("fixed.onnx cannot be trained" in note for note in result.notes)
+
+
+def test_rates_that_diverge_do_not_condemn_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RATES, "sgd", (1e30, 0.01, 1e29))  # type: ignore[index]
+    result = tournament(tmp_path, [contestant(SVHN)], max_steps=8)
+    full = result.measurements["svhn_cnn"][1]
+    assert full.status == "ok"
+    assert full.learning_rate == 0.01
+    assert "rate 1e+30 diverged" in full.note
+    assert {h["status"] for h in result.history} == {"ok", "diverged"}
+
+
+def test_a_model_that_diverges_at_every_rate_is_marked_and_the_frozen_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RATES, "sgd", (1e30, 1e29, 1e28))  # type: ignore[index]
+    result = tournament(tmp_path, [contestant(SVHN)], max_steps=8)
+    assert result.measurements["svhn_cnn"][1].status == "diverged"
+    assert [h["rate"] for h in result.history] == [1e30, 1e29, 1e28, pytest.approx(1e27)]
+    assert result.best is not None
+    assert result.best.strategy == "frozen"
+
+
+def test_classes_absent_from_a_split_are_noted(tmp_path: Path) -> None:
+    target = small_target()
+    splits = target.splits.copy()
+    splits[(target.labels == 2) & (splits == "val")] = "train"
+    result = tournament(tmp_path, [contestant(MNIST)], replace(target, splits=splits), max_steps=4)
+    assert "1 class(es) without images in val are in no val figure: blue." in result.notes
+    assert result.measurements["mnist_cnn"][1].status == "ok"
+
+
+def test_a_class_absent_from_training_cannot_be_learned(tmp_path: Path) -> None:
+    target = small_target()
+    splits = target.splits.copy()
+    splits[(target.labels == 2) & (splits == "train")] = "test"
+    result = tournament(tmp_path, [contestant(MNIST)], replace(target, splits=splits), max_steps=4)
+    assert "1 class(es) without images in train cannot be learned: blue." in result.notes
+    assert result.measurements["mnist_cnn"][1].status == "ok"
+
+
+def test_two_images_a_class_and_extreme_imbalance(tmp_path: Path) -> None:
+    tiny = tournament(tmp_path / "tiny", [contestant(MNIST)], small_target(train=6, val=6, test=6), max_steps=4)
+    assert tiny.measurements["mnist_cnn"][1].status == "ok"
+    target = small_target(train=192)
+    keep = np.flatnonzero((target.labels == 0) | (target.splits != "train") | (np.arange(len(target)) < 6))
+    skewed = replace(
+        target, labels=target.labels, splits=np.where(np.isin(np.arange(len(target)), keep), target.splits, "unused")
+    )
+    result = tournament(tmp_path / "skewed", [contestant(MNIST)], skewed, max_steps=4, metric="balanced_accuracy")
+    assert result.measurements["mnist_cnn"][1].status == "ok"
+
+
+def test_without_a_test_split_the_notes_say_so(tmp_path: Path) -> None:
+    target = small_target()
+    splits = np.where(target.splits == "test", "val", target.splits)
+    result = tournament(tmp_path, [contestant(MNIST)], replace(target, splits=splits), max_steps=4)
+    assert any("there is no test split" in note for note in result.notes)
+    assert result.best is not None
+
+
+def test_many_classes(tmp_path: Path) -> None:
+    target = small_target(train=300, val=300, test=300)
+    labels = np.arange(len(target)) % 300
+    many = replace(target, labels=labels, class_names=tuple(f"c{i}" for i in range(300)))
+    result = tournament(tmp_path, [contestant(MNIST)], many, max_steps=4)
+    assert result.measurements["mnist_cnn"][1].trained_parameters > 100_000 + 300 * 129
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategies": ("ful",)}, "unknown strategy 'ful'; did you mean 'full'"),
+        ({"strategies": ()}, "name at least one strategy out of frozen, full"),
+        ({"metric": "acuracy"}, "unknown metric 'acuracy'; did you mean 'accuracy'"),
+        ({"budget_seconds": -1.0}, r"budget must be a number in the range \[0, inf\). Got -1.0"),
+        ({"max_steps": 0}, r"max_steps must be a number in the range \[1, inf\). Got 0"),
+        ({"resolution": 4}, r"resolution must be a number in the range \[16, inf\). Got 4"),
+        ({"batch_size": 1}, r"batch_size must be a number in the range \[2, inf\). Got 1"),
+        ({"epsilon": float("nan")}, "epsilon must be a number"),
+        ({"device": "tpu9"}, "device must be auto, cpu, cuda or cuda:N. Got 'tpu9'"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tournament(tmp_path, **options)
+
+
+def test_wrong_contestants_and_targets_are_named(tmp_path: Path) -> None:
+    target = small_target()
+    with pytest.raises(ConfigError, match=r"at least one contestant\. Got none"):
+        run_tournament([], target, TASK, pixels_for(target), checkpoint_folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"must have different names\. Got mnist_cnn, mnist_cnn"):
+        tournament(tmp_path, [contestant(MNIST), contestant(MNIST)])
+    with pytest.raises(TargetError, match="'squares' has no images in val"):
+        tournament(tmp_path, target=replace(target, splits=np.full(len(target), "train")))
+    with pytest.raises(TargetError, match="are all of one class"):
+        tournament(tmp_path, target=replace(target, labels=np.zeros(len(target), dtype=int)))
+
+
+# ---------------------------------------------------------------------------- budget
+
+
+def test_a_budget_is_kept(tmp_path: Path) -> None:
+    tournament(tmp_path / "warm", max_steps=4)  # imports and first calls are not what is measured
+    begun = time.perf_counter()
+    result = tournament(tmp_path / "timed", max_steps=None, budget_seconds=12.0, repeats=2)
+    assert time.perf_counter() - begun <= 1.1 * 12 + 15
+    assert any(note.startswith("plan: ") for note in result.notes)
+    assert result.measurements["svhn_cnn"][1].steps > 0
+
+
+def test_a_budget_shorter_than_one_rung_compares_the_frozen_encoders(tmp_path: Path) -> None:
+    result = tournament(tmp_path, max_steps=None, budget_seconds=0.5)
+    assert any(
+        "is shorter than one rung" in n and "frozen encoders with solved heads are compared instead" in n
+        for n in result.notes
+    ) or all(
+        "ended before the features" in m.note for ms in result.measurements.values() for m in ms if m.status == "failed"
+    )
+    assert not result.history
+    if result.best is not None:
+        assert result.best.strategy == "frozen"
+
+
+def test_with_cached_features_a_budget_of_nothing_still_gives_a_model(tmp_path: Path) -> None:
+    target = small_target()
+    features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
+    features[np.arange(len(target)), target.labels] += 3
+    result = tournament(
+        tmp_path, [contestant(MNIST)], target, max_steps=None, budget_seconds=0.0, features_for=lambda _, i: features[i]
+    )
+    assert result.best is not None
+    assert result.best.strategy == "frozen"
+    assert any("the budget of 0.0 s is shorter than one rung" in note for note in result.notes)
+
+
+lanes = st.lists(st.builds(Lane, st.floats(0.001, 5), st.floats(0, 10), st.floats(0, 5)), min_size=1, max_size=9)
+
+
+@given(lanes, st.floats(0, 20_000), st.integers(1, 3000), st.integers(1, 300))
+def test_a_plan_fits_its_budget(costs: list[Lane], budget: float, max_steps: int, epoch: int) -> None:
+    plan = make_plan(costs, budget=budget, max_steps=max_steps, steps_an_epoch=epoch)
+    if plan is None:
+        return
+    assert plan.seconds <= 0.9 * budget + 1e-6
+    assert plan.steps <= max(max_steps, len(plan.rungs))
+    assert plan.rungs[0].lanes == len(costs)
+    alive = [rung.lanes for rung in plan.rungs]
+    assert alive == sorted(alive, reverse=True)
+    assert 1 <= alive[-1] <= 2
+
+
+@given(lanes, st.integers(50, 3000), st.floats(0, 10_000))
+def test_rungs_that_are_cut_fit_what_is_left(costs: list[Lane], total: int, budget: float) -> None:
+    rungs = rungs_of(total, len(costs), 3)
+    rest = fit_rest(rungs, costs, budget)
+    if rest:
+        assert seconds_of(rest, costs) <= budget
+        assert all(a.steps <= b.steps for a, b in zip(rest, rungs, strict=True))
+        assert rest[-1].steps >= min(MIN_STEPS, rungs[-1].steps)
+
+
+def test_a_larger_budget_buys_rates_before_steps() -> None:
+    costs = [Lane(0.1, 1.0, 0.5)] * 2
+    plans = [make_plan(costs, budget=b, max_steps=2000, steps_an_epoch=40) for b in (5, 30, 60, 120, 100_000)]
+    assert plans[0] is None
+    found = [p for p in plans if isinstance(p, Plan)]
+    assert [p.rungs[0].rates for p in found] == sorted(p.rungs[0].rates for p in found)
+    assert found[-1].steps == 2000
+    assert make_plan(costs, budget=None, max_steps=80, steps_an_epoch=40) == make_plan(
+        costs, budget=1e9, max_steps=80, steps_an_epoch=40
+    )
+
+
+def test_seconds_assume_that_the_most_expensive_lanes_go_on() -> None:
+    assert seconds_of([Rung(10, 2, 3), Rung(20, 1, 1)], [Lane(1.0, 2.0, 3.0), Lane(0.1, 0.2, 0.3)]) == pytest.approx(
+        3 * (10 + 2 + 3 + 1 + 0.2 + 0.3) + (20 + 2 + 3)
+    )
+
+
+# ---------------------------------------------------------------------------- going on
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+def test_a_killed_tournament_goes_on_and_gives_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tournament(tmp_path / "whole")
+    trained: list[str] = []
+    original = Workbench._train
+
+    def counting(self: Workbench, loaded: Any, candidate: Any, lineage: Any, *rest: Any) -> Any:
+        trained.append(f"{candidate} {lineage}")
+        return original(self, loaded, candidate, lineage, *rest)
+
+    monkeypatch.setattr(Workbench, "_train", counting)
+    for stop in (2, 100):
+
+        def progress(step: Any, stop: int = stop, start: int = len(trained)) -> None:
+            if step.stage == "train" and len(trained) - start == stop and step.done == 2:
+                raise Killed
+
+        try:
+            resumed = tournament(tmp_path / "parts", progress=progress)
+        except Killed:
+            continue
+    assert table(resumed) == table(whole)
+    assert [{k: v for k, v in h.items() if k not in ("seconds", "notes")} for h in resumed.history] == [
+        {k: v for k, v in h.items() if k not in ("seconds", "notes")} for h in whole.history
+    ]
+    assert len(trained) == len(set(trained)) + 1  # only what was under way ran twice
+
+
+def test_a_second_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tournament(tmp_path)
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Workbench, "_train", never)
+    monkeypatch.setattr(Workbench, "measure_step", never)
+    second = tournament(tmp_path)
+    assert second.measurements == first.measurements
+    assert second.best is not None
+
+
+def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = tournament(tmp_path, [contestant(MNIST)], max_steps=30)
+    weights = list(tmp_path.glob("*.safetensors"))
+    assert weights
+    for path in weights:
+        path.write_bytes(path.read_bytes()[:100])
+    records = sorted(tmp_path.glob("*.npz"))
+    records[0].write_bytes(b"PK not a record")
+    with caplog.at_level(logging.WARNING):
+        second = tournament(tmp_path, [contestant(MNIST)], max_steps=30)
+    assert "damaged" in caplog.text
+    for a, b in zip(first.measurements["mnist_cnn"], second.measurements["mnist_cnn"], strict=True):
+        assert (dict(a.val), dict(a.test), a.steps) == (dict(b.val), dict(b.test), b.steps)
+
+
+def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selector.tournament import workbench
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workbench, "save_file", full)
+        with pytest.raises(
+            StoreError, match=r"weights cannot be written to .*No space left.*finished trainings are kept"
+        ):
+            tournament(tmp_path)
+    assert not list(tmp_path.glob(".*partial"))
+    assert tournament(tmp_path).best is not None
+
+
+def test_records_survive_a_round_trip_and_name_what_decides_them(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    record = Record({"status": "ok", "value": 0.5, "notes": ["é"]}, np.arange(6, dtype=np.float32).reshape(2, 3))
+    key = journal.key({"a": 1, "b": [2, 3]})
+    assert key == journal.key({"b": [2, 3], "a": 1})
+    assert key != journal.key({"a": 1, "b": [3, 2]})
+    assert journal.read(key) is None
+    journal.write(key, record)
+    found = journal.read(key)
+    assert found is not None
+    assert dict(found.facts) == dict(record.facts)
+    assert found.logits is not None
+    np.testing.assert_array_equal(found.logits, record.logits)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match=r"the folder for checkpoints .* cannot be made"):
+        Journal(tmp_path / "file" / "deeper")
+
+
+def test_the_cache_keeps_the_plan_for_another_folder(tmp_path: Path) -> None:
+    class Dictionary:
+        def __init__(self) -> None:
+            self.kept: dict[str, Any] = {}
+
+        def get(self, kind: str, key: Any) -> Any:
+            return self.kept.get(kind + json.dumps(key, sort_keys=True))
+
+        def put(self, kind: str, key: Any, value: Any) -> None:
+            self.kept[kind + json.dumps(key, sort_keys=True)] = json.loads(json.dumps(value))
+
+    cache = Dictionary()
+    first = tournament(tmp_path / "a", max_steps=None, budget_seconds=15.0, cache=cache)
+    assert len(cache.kept) == 1
+    second = tournament(tmp_path / "b", max_steps=None, budget_seconds=15.0, cache=cache)
+    assert [m.steps for ms in second.measurements.values() for m in ms] == [
+        m.steps for ms in first.measurements.values() for m in ms
+    ]
+
+
+# ---------------------------------------------------------------------------- statistics
+
+
+def logits_that_are_right(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    guess = np.where(right, labels, (labels + 1) % 3)
+    return np.eye(3)[guess] * 5
+
+
+def test_paired_differences_have_the_standard_error_of_the_formula() -> None:
+    """SE of the difference of two accuracies on the same n images is √((d − δ²)/n)."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    labels = rng.integers(3, size=n)
+    a, b = rng.random(n) < 0.9, None
+    b = np.where(rng.random(n) < 0.15, ~a, a)
+    compared = standings(
+        {"a": [logits_that_are_right(a, labels)], "b": [logits_that_are_right(b, labels)]}, labels, TASK, "accuracy"
+    )
+    delta = a.mean() - b.mean()
+    error = np.sqrt(((a != b).mean() - delta**2) / n)
+    assert compared["b"].difference == pytest.approx(delta)
+    assert (compared["b"].high - compared["b"].low) / 2 == pytest.approx(1.645 * error, rel=0.08)
+    assert compared["a"].p_best > 0.99
+
+
+def test_equal_entrants_share_the_probability_of_being_best() -> None:
+    labels = np.arange(90) % 3
+    right = np.arange(90) % 4 > 0
+    compared = standings({n: [logits_that_are_right(right, labels)] for n in "abc"}, labels, TASK, "accuracy")
+    assert [s.p_best for s in compared.values()] == pytest.approx([1 / 3] * 3)
+    assert all((s.low, s.high) == (0, 0) for s in compared.values())
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "macro_f1"])
+def test_other_metrics_are_oriented(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=200)
+    good, bad = (rng.normal(size=(200, 3)) + k * np.eye(3)[labels] for k in (4, 1))
+    compared = standings({"bad": [bad], "good": [good]}, labels, TASK, metric)
+    assert compared["good"].p_best == 1
+    assert compared["bad"].low > 0
+    assert compared["good"].difference == 0
+
+
+def test_repeats_widen_the_interval_when_seeds_disagree() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=600)
+    steady = rng.random(600) < 0.8
+    lucky, unlucky = rng.random(600) < 0.95, rng.random(600) < 0.6
+    one = {"a": [logits_that_are_right(steady, labels)], "b": [logits_that_are_right(lucky, labels)]}
+    three = {**one, "b": [logits_that_are_right(r, labels) for r in (lucky, steady, unlucky)]}
+    assert standings(one, labels, TASK, "accuracy")["b"].p_best > 0.99
+    assert standings(three, labels, TASK, "accuracy")["b"].p_best < 0.8
+
+
+def test_advice_follows_from_the_figures() -> None:
+    labels = np.arange(300) % 3
+    weak, strong = np.arange(300) % 2 == 0, np.arange(300) % 10 > 0
+    logits = {
+        "m frozen": [logits_that_are_right(weak, labels)],
+        "m full": [logits_that_are_right(strong, labels)],
+        "n frozen": [logits_that_are_right(weak, labels)],
+        "n full": [logits_that_are_right(weak, labels)],
+    }
+    curves = {"m": [[75, 0.4], [150, 0.45], [300, 0.5]], "n": [[300, 0.5]]}
+    m, n = advise(curves, {"m": ["full"], "n": ["full"]}, logits, labels, TASK, "accuracy", 0.01)
+    assert m.startswith("m: take full; it gained 40.0 points over frozen (90 % interval +")
+    assert m.endswith("From 150 to 300 training images the solved head gained 5.0 points: more would help.")
+    assert n == "n: take frozen; training gained nothing over the solved head, which noise explains."
