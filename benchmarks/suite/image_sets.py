@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-NAMES = ("flowers", "dtd10", "cifar10", "pneumoniamnist", "textile", "digits", "brainmri", "mnist")
+NAMES = ("flowers", "cifar10", "pneumoniamnist", "digits", "dtd10", "textile", "mnist", "brainmri")
 MIRRORED = frozenset({"flowers", "dtd10", "cifar10", "textile"})  # a mirrored digit or chest is another thing
 SPLIT_SEED = 0  # splits are one and the same in every run; --seed moves batches and augmentation only
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}

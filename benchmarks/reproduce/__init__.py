@@ -1,0 +1,1 @@
+"""Published results recomputed from the published tables."""
