@@ -11,12 +11,13 @@ import fnmatch
 import importlib.resources
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from selector.errors import SourceError, WeightsMissing, ZooError, did_you_mean
 from selector.registry import Registry
@@ -35,7 +36,7 @@ class WeightsFile(_Strict):
     or next to the zoo file. ``file`` may not leave that folder."""
 
     file: str
-    package: str | None = None
+    package: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
     env: str | None = None
     mapping: Literal["by_name", "by_position"] = "by_name"
     base: str | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -82,12 +83,22 @@ class WeightsFile(_Strict):
 class PreprocessOverrides(_Strict):
     """Fields of ``contracts.Preprocess`` to change; what is absent stays the model's own."""
 
-    input_size: tuple[int, int, int] | None = None
+    input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     crop_pct: float | None = Field(default=None, gt=0, le=1)
     crop_mode: Literal["center", "squash", "border"] | None = None
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> PreprocessOverrides:
+        lengths = {name: len(v) for name in ("mean", "std") if (v := getattr(self, name)) is not None}
+        if self.input_size is not None:
+            lengths["input_size"] = self.input_size[0]
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"mean and std hold one value a channel, as many as input_size says; got {found}")
+        return self
 
     def changes(self) -> dict[str, Any]:
         """The fields that are set."""
@@ -130,9 +141,12 @@ class ModelSpec(_Strict):
     def _short_forms(cls, data: Any) -> Any:
         if isinstance(data, str):
             data = {"source": data}
-        if isinstance(data, dict) and "source" not in data:
+        if isinstance(data, dict):
             short = [key for key in data if isinstance(key, str) and key in _SOURCES]
-            if len(short) == 1:
+            if len(short) + ("source" in data) > 1:
+                named = ", ".join([*(["source"] if "source" in data else []), *short])
+                raise ValueError(f"an entry names one source, got {named}")
+            if short:
                 data = {**data, "source": f"{short[0]}:{data[short[0]]}"}
                 del data[short[0]]
         if isinstance(data, dict) and not data.get("name") and isinstance(data.get("source"), str):
@@ -310,15 +324,20 @@ def _read(path: Path, *, trusted: bool) -> Zoo:
         raise ZooError(
             f"zoo file {path} cannot be read ({error.strerror}); give an existing YAML file with --zoo."
         ) from None
+    except UnicodeDecodeError as error:
+        raise ZooError(f"{path}: not UTF-8 text (byte {error.start}); a zoo is a YAML file.") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ZooError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+        problem = str(getattr(error, "problem", error)).partition("\n")[0].rstrip(".")
+        raise ZooError(f"{where}: not valid YAML: {problem}.") from None
     lines: dict[_Path, int] = {}
-    _collect_lines(node, (), lines)
+    _collect_lines(node, (), lines, str(path), set())
+    if isinstance(data, dict):
+        _refuse_internal(data, lines, str(path))
     if not isinstance(data, dict) or not data.get("models"):
         raise ZooError(f"{path}:1: expected a mapping with a list 'models', such as 'models: [timm:resnet18]'.")
     defaults = data.get("defaults") or {}
@@ -331,14 +350,30 @@ def _read(path: Path, *, trusted: bool) -> Zoo:
     return _unique(zoo, lines, str(path))
 
 
+def _refuse_internal(data: dict[str, Any], lines: dict[_Path, int], where: str) -> None:
+    """Keys that frozen runs carry, but that a file may not decide about itself: trust, and folders."""
+    places: list[tuple[_Path, Any]] = [(("trusted",), data)]
+    for index, entry in enumerate(data["models"] if isinstance(data.get("models"), list) else []):
+        if isinstance(entry, dict):
+            places += [(("models", index, "base"), entry), (("models", index, "weights", "base"), entry.get("weights"))]
+    for location, holder in places:
+        key = str(location[-1])
+        if isinstance(holder, dict) and key in holder:
+            raise ZooError(
+                f"{where}:{lines[location]} {_dotted(location)}: unknown key '{key}'; known keys: "
+                f"{', '.join(_known_keys(location))}."
+            )
+
+
 def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> Any:
     entry = {"source": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict):
         return entry
     merged = {**{k: v for k, v in defaults.items() if k not in ("tags", "preprocess")}, **entry}
-    if defaults.get("tags") or entry.get("tags"):
-        merged["tags"] = [*(defaults.get("tags") or []), *(entry.get("tags") or [])]
-    if defaults.get("preprocess"):
+    own = entry.get("tags") or []
+    if isinstance(defaults.get("tags"), list) and isinstance(own, list):
+        merged["tags"] = [*defaults["tags"], *own]
+    if isinstance(defaults.get("preprocess"), dict) and isinstance(entry.get("preprocess") or {}, dict):
         merged["preprocess"] = {**defaults["preprocess"], **(entry.get("preprocess") or {})}
     weights = merged.get("weights")
     if isinstance(weights, dict) and not weights.get("package") and not weights.get("env"):
@@ -361,17 +396,29 @@ def _unique(zoo: Zoo, lines: dict[_Path, int], where: str) -> Zoo:
     return zoo
 
 
-def _collect_lines(node: yaml.Node | None, path: _Path, lines: dict[_Path, int]) -> None:
-    if node is None:
+def _collect_lines(node: yaml.Node | None, path: _Path, lines: dict[_Path, int], where: str, seen: set[int]) -> None:
+    """The line of every key and entry; a key that is written twice is an error (YAML would take the last)."""
+    if node is None or id(node) in seen:  # an alias, possibly of the node that holds it
         return
+    seen.add(id(node))
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            lines[(*path, key.value)] = key.start_mark.line + 1
-            _collect_lines(value, (*path, key.value), lines)
+            line = key.start_mark.line + 1
+            if (*path, key.value) in lines:
+                first = lines[(*path, key.value)]
+                raise ZooError(
+                    f"{where}:{line} {_dotted((*path, key.value))}: the key is written twice, first in line {first}."
+                )
+            lines[(*path, key.value)] = line
+            _collect_lines(value, (*path, key.value), lines, where, seen)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _collect_lines(value, (*path, index), lines)
+            _collect_lines(value, (*path, index), lines, where, seen)
+
+
+def _dotted(location: _Path) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
 def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models: Any) -> str:
@@ -383,14 +430,19 @@ def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models
     )
     line = next((lines[location[:n]] for n in range(len(location), -1, -1) if location[:n] in lines), None)
     place = f"{where}:{line}" if line else where
-    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    dotted = _dotted(location)
     if first["type"] == "extra_forbidden":
         key = str(location[-1])
         known = _known_keys(location)
-        return f"{place} {dotted}: unknown key '{key}'{did_you_mean(key, known) or f'; known keys: {chr(44).join(known)}.'}"
+        return f"{place} {dotted}: unknown key '{key}'{did_you_mean(key, known) or '; known keys: ' + ', '.join(known) + '.'}"
     if first["type"] == "missing":
         return f"{place} {dotted}: the key '{location[-1]}' is missing."
-    message = first["msg"].removeprefix("Value error, ")
+    message = re.sub(r"dictionary or instance of \w+", "mapping", first["msg"].removeprefix("Value error, "))
+    message = (
+        message.replace("valid dictionary", "mapping")
+        .replace("valid tuple", "list")
+        .replace("Input should", "it should")
+    )
     found = "" if first["type"] == "value_error" else f" Got {first['input']!r}."
     return f"{place} {dotted}: {message}.{found}"
 

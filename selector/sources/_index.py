@@ -12,12 +12,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from selector.errors import SourceError, ZooError, did_you_mean
 from selector.sources._weights import cache_folder, read_memory, versions, write_memory
 
 _FORMAT = 1
+_read: dict[str, dict[str, Any]] = {}  # what this process has read already
 
 
 def index(library: str, script: str) -> dict[str, Any]:
@@ -26,7 +28,13 @@ def index(library: str, script: str) -> dict[str, Any]:
     Raises:
         SourceError: the library is installed but cannot be imported.
     """
-    file = cache_folder() / f"index-{library}-{versions(library)[library]}-{_FORMAT}.json"
+    name = f"index-{library}-{versions(library)[library]}-{_FORMAT}.json"
+    if name not in _read:
+        _read[name] = _remembered(cache_folder() / name, library, script)
+    return _read[name]
+
+
+def _remembered(file: Path, library: str, script: str) -> dict[str, Any]:
     known = read_memory(file)
     if known:
         return known

@@ -40,8 +40,8 @@ def offline() -> bool:
 
 
 def cache_folder() -> Path:
-    """Where small remembered facts live (file hashes, lists of model names)."""
-    return Path(platformdirs.user_cache_path("selector"))
+    """Where small remembered facts live (file hashes, lists of model names): ``SELECTOR_CACHE``, or the user's."""
+    return Path(os.environ.get("SELECTOR_CACHE") or platformdirs.user_cache_path("selector"))
 
 
 def versions(*distributions: str) -> dict[str, str]:
