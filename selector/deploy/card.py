@@ -127,13 +127,14 @@ def _library_snippet(recipe: Mapping[str, Any], call: str, arguments: dict[str, 
     elif recipe.get("backbone_classes") is not None:
         arguments[classes] = recipe["backbone_classes"]
     call += "".join(f", {key}={value!r}" for key, value in arguments.items()) + ")"
-    lines = ["from safetensors.torch import load_file", call, "state = load_file('model.safetensors')"]
+    lines = ["from safetensors.torch import load_file", call]
     if native:
-        return "\n".join([*lines, "model.load_state_dict(state)", "model.eval()"])
+        return "\n".join([*lines, "model.load_state_dict(load_file('model.safetensors'))", "model = model.eval()"])
     return "\n".join(
         [
             "import torch",
             *lines,
+            "state = load_file('model.safetensors')",
             f"head = torch.nn.Linear({recipe['features']}, {recipe['outputs']})",
             "head.load_state_dict({k: state.pop(f'selector_head.{k}') for k in ('weight', 'bias')})",
             "model.load_state_dict(state)",
