@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.errors import ConfigError, StoreError
-from selector.store import Entry, FeatureStore, RowsMissing, default_store, default_store_path
+from selector.store import FeatureStore, RowsMissing, default_store, default_store_path
 from selector.store.documents import digest
 from tests.stored import IDENTITY, WIDTH, features, fill, hashes
 

@@ -7,6 +7,8 @@ chunks; of rows that are stored twice the earlier chunk's is used, everywhere an
 from __future__ import annotations
 
 import logging
+import random
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +27,8 @@ logger = logging.getLogger(__name__)
 CHUNK_SUFFIX = ".rows"
 _HEAD = "head.arrays"
 _MERGE_BLOCK = 4096  # rows in memory at once while chunks are merged
-_ATTEMPTS = 8  # another process may merge chunks between our listing and our reading
+_ATTEMPTS = 100  # other processes may merge chunks between our listing and our reading
+_PAUSE = 0.02  # seconds at most before the next attempt
 
 
 class RowsMissing(StoreError):
@@ -62,6 +65,7 @@ class Entry:
         self._files = files
         self._folder = f"entries/{key}"
         self._on_write = on_write
+        self._listed: list[str] = []
         self._chunks: dict[str, Container] = {}
         self._sound: set[str] = set()  # chunks whose rows' checksum was verified by this process
         self._index = _Index.of({})
@@ -142,7 +146,9 @@ class Entry:
                     continue
                 return self._gather(found)
             except FileNotFoundError:
-                self._chunks, self._index = {}, _Index.of({})  # set aside, merged or pruned meanwhile: list again
+                # set aside, merged or pruned meanwhile: look again
+                self._chunks, self._listed, self._index = {}, [], _Index.of({})
+                time.sleep(random.uniform(0, _PAUSE))
         raise StoreError(f"entry {self.key} keeps changing under this process; run the same command again.")
 
     def holds(self, keys: np.ndarray) -> bool:
@@ -161,7 +167,7 @@ class Entry:
         name = f"{self._folder}/{_HEAD}"
         try:
             container = self._open(name)
-            return (container.array("weight"), container.array("bias")) if container is not None else None
+            return container.array("weight"), container.array("bias")
         except FileNotFoundError:
             return None
         except Damaged as error:
@@ -171,27 +177,32 @@ class Entry:
     # ------------------------------------------------------------------ chunks
 
     def _refresh(self) -> None:
-        """See what other processes wrote, merged or removed; opens the headers of new chunks only."""
-        names = [n for n in self._files.names(self._folder) if n.endswith(CHUNK_SUFFIX)]
-        if names == list(self._chunks):
-            return
-        chunks: dict[str, Container] = {}
-        keys: dict[str, np.ndarray] = {}
-        for name in names:
-            full = f"{self._folder}/{name}"
-            try:
-                container = self._chunks.get(name) or self._open(full)
-                if container is not None:
+        """See what other processes wrote, merged or removed; opens the headers of new chunks only.
+
+        A listing that meets a merge may lack both the new file and an old one, so it is repeated
+        until it stays the same.
+        """
+        for _ in range(_ATTEMPTS):
+            names = [n for n in self._files.names(self._folder) if n.endswith(CHUNK_SUFFIX)]
+            if names == self._listed:
+                return
+            self._listed = names
+            chunks: dict[str, Container] = {}
+            keys: dict[str, np.ndarray] = {}
+            for name in names:
+                full = f"{self._folder}/{name}"
+                try:
+                    container = self._chunks.get(name) or self._open(full)
                     keys[name] = container.array("keys", check=name not in self._chunks)
                     chunks[name] = container
-            except FileNotFoundError:
-                continue  # removed since the listing
-            except Damaged as error:
-                set_aside(self._files, full, error)
-        self._chunks = chunks
-        self._index = _Index.of(keys)
+                except FileNotFoundError:
+                    continue  # removed since the listing
+                except Damaged as error:
+                    set_aside(self._files, full, error)
+            self._chunks = chunks
+            self._index = _Index.of(keys)
 
-    def _open(self, name: str) -> Container | None:
+    def _open(self, name: str) -> Container:
         try:
             return Container(self._files.path(name))
         except Damaged:
