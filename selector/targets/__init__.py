@@ -10,7 +10,8 @@ from typing import Any
 
 from selector.contracts import Target
 from selector.errors import TargetError
-from selector.targets._build import assemble, fingerprint, subsample, without
+from selector.targets._build import assemble, fingerprint
+from selector.targets._choose import subsample, without
 from selector.targets._hashing import Trust
 from selector.targets._kinds import KINDS, Kind, Options, kind_of
 

@@ -10,7 +10,8 @@ import numpy as np
 from selector.contracts import Modality
 from selector.errors import TargetError
 from selector.images import content_hash
-from selector.targets._build import Draft, ListItems
+from selector.targets._build import Draft
+from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from selector.errors import TargetError, did_you_mean
-from selector.targets._build import ConcatItems, Draft
+from selector.targets._build import Draft
+from selector.targets._items import ConcatItems
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, kind_of, split_rank
 
 
