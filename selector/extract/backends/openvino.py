@@ -116,6 +116,7 @@ def _converted(ov: Any, encoder: Encoder, batch_size: int) -> Any:
         with torch.inference_mode(), warnings.catch_warnings():
             # tracing keeps shapes, means and the like as constants, and says so: here they are constants
             warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces with torch.jit, as it does
             model = ov.convert_model(WithPixels().eval(), example_input=example, input=[example.shape], verbose=False)
     except Exception as error:  # a converter raises whatever the traced network and its own rules raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,603 @@
+"""Runners against plain torch, and what they do when memory, numbers or backends fail."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import nn
+
+from selector import sources
+from selector.contracts import Encoder, Preprocess, Progress
+from selector.errors import ConfigError, SourceError
+from selector.extract import decide as deciding
+from selector.extract.backends import why_not
+from selector.extract.backends.eager import has_bfloat16
+from selector.extract.decide import Agreement, agreement
+from selector.extract.encode import CHUNK_ROWS, Runner, extract_rows, open_runner, resolve_device
+from selector.store import Entry, FeatureStore
+from selector.store.documents import digest
+from selector.zoo import ModelSpec
+
+SIZE = 32
+PLAIN: dict[str, Any] = {"device": "cpu", "precision": "float32", "backend": "eager"}
+AUTO_IDENTITY = {"source": "test"}
+
+
+class Small(Encoder):
+    """An encoder around any module that takes (B, 3, 32, 32) and gives (B, D)."""
+
+    def __init__(self, module: nn.Module | None, num_features: int, name: str = "small") -> None:
+        self.name = name
+        self.module = module
+        self.preprocess = Preprocess(input_size=(3, SIZE, SIZE), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+        self.identity = {"source": "test", "name": name}
+        self.num_features = num_features
+        self.num_parameters = 0
+
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        assert self.module is not None
+        return self.module(batch)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small() -> Small:
+    return Small(network(), 96)
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    """Smooth colour fields, so that the features differ as those of photos do."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 4, 4)).astype(np.float32))
+    fine = nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear")
+    return fine.permute(0, 2, 3, 1).round().to(torch.uint8).contiguous().numpy()
+
+
+class Pictures:
+    """Stands where decoded pixels do."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+        self.hashes = [digest({"pixels": row.tobytes().hex()}) for row in rows]
+        self.read = 0
+
+    def batch(self, indices: Any) -> np.ndarray:
+        self.read += len(indices)
+        return self.rows[np.asarray(indices)]
+
+
+def reference(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:
+    """Plain torch, one image at a time, contiguous layout, normalised by hand."""
+    assert encoder.module is not None
+    mean, std = (np.array(v, np.float64) for v in (encoder.preprocess.mean, encoder.preprocess.std))
+    rows = []
+    for picture in pixels:
+        x = ((picture / 255.0 - mean) / std).transpose(2, 0, 1)[None]
+        with torch.no_grad():
+            rows.append(encoder.module(torch.from_numpy(x).float())[0].numpy())
+    return np.stack(rows)
+
+
+def tiny(architecture: str) -> Encoder:
+    spec = ModelSpec(name=architecture, source=f"timm:{architecture}", weights="none")
+    loaded: Encoder = sources.registry.get("timm").load(spec)
+    return loaded
+
+
+# ---------------------------------------------------------------------------- features
+
+
+def test_features_are_those_of_plain_torch(small: Small) -> None:
+    pixels = pictures(70)
+    runner = open_runner(small, **PLAIN, sample=pixels, rows_expected=70)
+    rows = runner.encode(pixels)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, reference(small, pixels), rtol=1e-4, atol=1e-5)
+    assert runner.identity == {"backend": "eager", "precision": "float32"}
+    assert runner.encode(pixels[:0]).shape == (0, 96)
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+def test_a_row_does_not_depend_on_its_batch(architecture: str) -> None:
+    encoder = tiny(architecture)
+    _, height, width = encoder.preprocess.input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (40, height, width, 3), dtype=np.uint8)
+    runner = open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40)
+    rows = runner.encode(pixels)
+    order = np.random.default_rng(1).permutation(40)
+    assert np.array_equal(runner.encode(pixels[order]), rows[order])  # to the last bit
+    assert np.array_equal(runner.encode(pixels[7:8]), rows[7:8])  # also alone
+
+
+def test_the_encoder_is_left_as_it_was(small: Small) -> None:
+    pixels = pictures(8)
+    before = {k: v.clone() for k, v in small.module.state_dict().items()}
+    open_runner(small, device="cpu", precision="bfloat16", backend="eager", sample=pixels, rows_expected=8).encode(
+        pixels
+    )
+    assert all(torch.equal(v, before[k]) for k, v in small.module.state_dict().items())
+    assert all(p.requires_grad for p in small.module.parameters())
+
+
+def test_an_encoder_without_a_torch_module_runs_as_it_is() -> None:
+    class Frozen(Small):
+        def encode(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch.mean((2, 3))
+
+    pixels = pictures(150)
+    encoder = Frozen(None, 3)
+    runner = open_runner(encoder, device="auto", precision="auto", backend="auto", sample=pixels, rows_expected=10_000)
+    assert runner.identity == {"backend": "eager", "precision": "float32"}
+    expected = ((pixels / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]).mean((1, 2))
+    np.testing.assert_allclose(runner.encode(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------- into the store
+
+
+def prepared(store: FeatureStore, encoder: Encoder, pixels: Pictures) -> tuple[Runner, Entry]:
+    runner = open_runner(encoder, **PLAIN, sample=pixels.rows[:128], rows_expected=len(pixels.rows))
+    entry = store.remember({"s": 1}, {**encoder.identity, **runner.identity}, {"num_features": encoder.num_features})
+    return runner, entry
+
+
+def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, tmp_path: Path) -> None:
+    pixels = Pictures(pictures(600))
+    runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
+    told: list[Progress] = []
+    extract_rows(runner, entry, pixels, pixels.hashes, np.arange(600), told.append, model="m")
+    assert len(list(tmp_path.rglob("*.rows"))) == 3
+    assert [told[0].done, told[-1].done, told[-1].total] == [0, 600, 600]
+    assert {(p.stage, p.unit, p.model) for p in told} == {("extract", "images", "m")}
+    np.testing.assert_allclose(entry.rows(pixels.hashes), reference(small, pixels.rows), rtol=1e-4, atol=1e-5)
+    extract_rows(runner, entry, pixels, pixels.hashes, np.arange(0))
+    assert pixels.read == 600
+
+
+def test_an_interrupted_extraction_resumes_to_the_same_bytes(small: Small, tmp_path: Path) -> None:
+    pixels = Pictures(pictures(700))
+    runner, calm = prepared(FeatureStore(tmp_path / "calm"), small, pixels)
+    extract_rows(runner, calm, pixels, pixels.hashes, np.arange(700))
+    runner, entry = prepared(FeatureStore(tmp_path / "torn"), small, pixels)
+
+    def stop(step: Progress) -> None:
+        if step.done >= 600:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_rows(runner, entry, pixels, pixels.hashes, np.arange(700), stop)
+    assert 0 < len(entry.missing(pixels.hashes)) <= 700 - 2 * CHUNK_ROWS
+    again = FeatureStore(tmp_path / "torn").resolve({"s": 1})
+    assert again is not None
+    missing = again.missing(pixels.hashes)[::-1]  # also when the images come in another order
+    extract_rows(runner, again, pixels, pixels.hashes, missing)
+    assert again.rows(pixels.hashes).tobytes() == calm.rows(pixels.hashes).tobytes()
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) / 0
+
+    pixels = Pictures(pictures(40))
+    runner, entry = prepared(FeatureStore(tmp_path), Small(Broken(), 3), pixels)
+    with pytest.raises(SourceError, match=r"small: features are not finite \(NaN or infinity\) in float32"):
+        extract_rows(runner, entry, pixels, pixels.hashes, np.arange(40))
+    assert len(entry) == 0
+
+
+def test_an_error_while_reading_pixels_is_passed_on(small: Small, tmp_path: Path) -> None:
+    class Gone(Pictures):
+        def batch(self, indices: Any) -> np.ndarray:
+            if 300 in indices:
+                raise OSError("the disk went away")
+            return super().batch(indices)
+
+    pixels = Gone(pictures(400))
+    runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
+    with pytest.raises(OSError, match="the disk went away"):
+        extract_rows(runner, entry, pixels, pixels.hashes, np.arange(400))
+    assert len(entry) == CHUNK_ROWS
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+class Greedy(nn.Module):
+    """Fails like an allocator on batches above ``most``."""
+
+    def __init__(self, most: int, error: type[Exception] = RuntimeError) -> None:
+        super().__init__()
+        self.most, self.error = most, error
+        self.sizes: list[int] = []
+
+    def __deepcopy__(self, memo: object) -> Greedy:
+        return self  # so that the test sees what the runner's copy was given
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.most:
+            raise self.error("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, torch.OutOfMemoryError])
+def test_the_batch_is_halved_when_memory_runs_out(
+    error: type[Exception], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = Greedy(10, error)
+    pixels = Pictures(pictures(100))
+    runner, entry = prepared(FeatureStore(tmp_path), Small(module, 3), pixels)
+    extract_rows(runner, entry, pixels, pixels.hashes, np.arange(100))
+    assert runner.batch_size == runner.facts["batch_size"] == 8
+    assert module.sizes[:3] == [32, 16, 8]
+    assert set(module.sizes[2:]) == {8}
+    np.testing.assert_allclose(
+        entry.rows(pixels.hashes), reference(Small(module, 3), pixels.rows), rtol=1e-4, atol=1e-5
+    )
+    assert "out of memory on cpu; going on with batches of 8" in caplog.text
+
+
+def test_memory_too_small_for_one_image_is_said() -> None:
+    runner = open_runner(Small(Greedy(0), 3), **PLAIN, sample=pictures(4), rows_expected=4)
+    with pytest.raises(SourceError, match=r"memory of cpu is too small for a single image of \(3, 32, 32\)"):
+        runner.encode(pictures(4))
+
+
+def test_other_errors_of_a_network_are_not_taken_for_memory() -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(2, 3) @ x
+
+    runner = open_runner(Small(Wrong(), 3), **PLAIN, sample=pictures(4), rows_expected=4)
+    with pytest.raises(RuntimeError, match=r"shape|size|dimension"):
+        runner.encode(pictures(4))
+    assert runner.batch_size == 32
+
+
+# ---------------------------------------------------------------------------- precision
+
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16 arithmetic")
+
+
+def test_agreement_is_what_it_says() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((50, 12)).astype(np.float32) + 5
+    b = a + 0.3 * rng.standard_normal((50, 12)).astype(np.float32)
+    found = agreement(a, b)
+    centred = [x - a.mean(0) for x in (a, b)]
+    cosines = [np.dot(x, y) / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(*centred, strict=True)]
+    assert found.cosine == pytest.approx(np.median(cosines), abs=1e-6)
+    nearest = [NearestNeighbors(n_neighbors=1, metric="cosine").fit(x).kneighbors()[1][:, 0] for x in centred]
+    assert found.neighbours == pytest.approx((nearest[0] == nearest[1]).mean())
+    assert 0.5 < found.neighbours < 1
+    assert not found.good()
+    assert Agreement(0.996, 0.96, 128).good()
+    assert not Agreement(0.994, 1.0, 128).good()
+    assert not Agreement(1.0, 0.94, 128).good()
+
+
+@needs_bfloat16
+def test_auto_takes_bfloat16_where_the_features_agree(small: Small) -> None:
+    pixels = pictures(128)
+    runner = open_runner(small, device="cpu", precision="auto", backend="auto", sample=pixels, rows_expected=128)
+    assert runner.identity == {"backend": "eager", "precision": "bfloat16"}
+    assert runner.facts["agreement_cosine"] >= 0.995
+    assert runner.facts["agreement_neighbours"] >= 0.95
+    assert runner.facts["judged_on"] == 128
+    assert agreement(reference(small, pixels), runner.encode(pixels)).good()
+
+
+def test_auto_keeps_float32_where_they_do_not() -> None:
+    class Fragile(nn.Module):
+        """A small difference of large numbers."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :, ::4, ::4].flatten(1) + 1000 - 1000
+
+    runner = open_runner(
+        Small(Fragile(), 192), device="cpu", precision="auto", backend="auto", sample=pictures(128), rows_expected=128
+    )
+    assert runner.identity["precision"] == "float32"
+
+
+def test_few_images_are_not_enough_to_lower_the_precision(small: Small) -> None:
+    few = open_runner(small, device="cpu", precision="auto", backend="auto", sample=pictures(127), rows_expected=127)
+    assert few.identity["precision"] == "float32"
+    assert few.facts["judged_on"] == 127
+    decided = {**few.identity, **few.facts}
+    same = open_runner(
+        small, device="cpu", precision="auto", backend="auto", sample=pictures(128), rows_expected=511, decided=decided
+    )
+    assert same.identity["precision"] == "float32"  # what was decided stays
+    if has_bfloat16("cpu"):
+        many = open_runner(
+            small, device="cpu", precision="auto", backend="eager", sample=pictures(128), rows_expected=512,
+            decided=decided,
+        )  # fmt: skip
+        assert many.identity["precision"] == "bfloat16"  # unless a much larger target makes it worth while
+
+
+def test_what_was_decided_is_done_again_without_measuring() -> None:
+    module = Greedy(1000)
+    decided = {"backend": "eager", "precision": "float32", "batch_size": 16, "device": "cpu", "judged_on": 128}
+    runner = open_runner(
+        Small(module, 3), device="cpu", precision="auto", backend="auto", sample=pictures(128), rows_expected=5000,
+        decided=decided,
+    )  # fmt: skip
+    assert module.sizes == []
+    assert runner.batch_size == 16
+    assert runner.facts == {"batch_size": 16, "device": "cpu", "judged_on": 128}
+    elsewhere = open_runner(
+        Small(module, 3), device="cpu", sample=pictures(4), rows_expected=4, decided={**decided, "device": "cuda"}
+    )
+    assert elsewhere.batch_size == 32  # another machine's batch size means nothing here
+
+
+# ---------------------------------------------------------------------------- choices
+
+
+@pytest.mark.parametrize(
+    ("choice", "text"),
+    [
+        (
+            {"precision": "bfloat"},
+            r"unknown precision 'bfloat'; did you mean 'bfloat16'\? Known: auto, float32, bfloat16",
+        ),
+        ({"backend": "tensorrt"}, r"unknown backend 'tensorrt' Known: auto, eager, compile, openvino"),
+        ({"device": "gpu"}, r"unknown device 'gpu'; expected auto, cpu, cuda, cuda:N or mps"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' is not here \(\d+ of this kind found\)"),
+    ],
+)
+def test_wrong_choices_are_named(small: Small, choice: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        open_runner(small, **{**PLAIN, **choice}, sample=pictures(4), rows_expected=4)
+
+
+def test_the_device_that_auto_means() -> None:
+    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == "cpu"
+
+
+def test_a_backend_that_is_gone_is_replaced_with_a_warning(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+    decided = {"backend": "openvino", "precision": "float32", "batch_size": 32, "device": "cpu", "judged_on": 128}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selector.extract.backends.openvino.importlib.util.find_spec", lambda name: None)
+        runner = open_runner(small, device="cpu", sample=pictures(8), rows_expected=8, decided=decided)
+        with pytest.raises(
+            SourceError, match=r"backend 'openvino' cannot run here: openvino is not installed \(pip install"
+        ):
+            open_runner(small, device="cpu", backend="openvino", sample=pictures(8), rows_expected=8)
+    assert runner.identity["backend"] == "eager"
+    assert "was extracted with openvino, which cannot run here" in caplog.text
+
+
+def measured(store: FeatureStore, backend: str, precision: str) -> list[dict[str, Any]]:
+    return deciding._measured(store, backend, precision, "cpu")
+
+
+def remember(store: FeatureStore, backend: str, precision: str, speedup: float, setup: float) -> None:
+    store.put(
+        "backend",
+        deciding._machine(backend, precision, "cpu"),
+        {"measured": [{"speedup": speedup, "setup": setup, "model": "other"}] * 2},
+    )
+
+
+first_choice = next((name for name in ("openvino", "compile") if not why_not(name, "cpu")), None)
+needs_another = pytest.mark.skipif(first_choice is None, reason="neither openvino nor a compiler is here")
+
+
+class Slow(nn.Module):
+    """A network whose time is known to be long: it waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        return self.network(x)
+
+
+@needs_another
+def test_another_backend_is_tried_when_what_was_measured_says_that_it_pays(tmp_path: Path) -> None:
+    assert first_choice is not None
+    store = FeatureStore(tmp_path)
+    for precision in ("float32", "bfloat16"):
+        remember(store, first_choice, precision, speedup=0.9, setup=0.0)
+    sample = pictures(128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deciding, "open_backend", _refuse_all_but_eager)
+        settings: dict[str, Any] = {"device": "cpu", "precision": "float32", "backend": "auto", "store": store}
+        encoder = Small(Slow(), 96)
+        open_runner(encoder, **settings, sample=sample, rows_expected=1_000_000)  # slower here: not tried
+        remember(store, first_choice, "float32", speedup=2.0, setup=10.0)
+        open_runner(encoder, **settings, sample=sample, rows_expected=1000)  # would not be paid back
+        runner = open_runner(encoder, **settings, sample=sample, rows_expected=128)
+        assert runner.identity["backend"] == "eager"
+        with pytest.raises(_Tried):
+            open_runner(encoder, **settings, sample=sample, rows_expected=1_000_000)
+
+
+class _Tried(Exception):
+    pass
+
+
+def _refuse_all_but_eager(backend: str, *args: Any) -> Any:
+    from selector.extract.backends import open_backend
+
+    if backend != "eager":
+        raise _Tried
+    return open_backend(backend, *args)
+
+
+@needs_another
+def test_a_faster_backend_is_taken_measured_and_remembered(tmp_path: Path) -> None:
+    """Traced or compiled, the wait of ``Slow`` is gone: the other backend is faster for certain."""
+    assert first_choice is not None
+    store = FeatureStore(tmp_path)
+    sample = pictures(128)
+    encoder = Small(Slow(), 96)
+    runner = open_runner(
+        encoder, device="cpu", precision="float32", backend="auto", sample=sample, rows_expected=1_000_000, store=store
+    )
+    if first_choice == "openvino":
+        assert runner.identity == {"backend": "openvino", "precision": "float32"}
+    (found,) = measured(store, first_choice, "float32")
+    assert found["speedup"] > 0
+    assert found["setup"] > 0
+    np.testing.assert_allclose(runner.encode(sample[:40]), reference(encoder, sample[:40]), rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------------------- openvino
+
+needs_openvino = pytest.mark.skipif(bool(why_not("openvino", "cpu")), reason=why_not("openvino", "cpu") or "it is here")
+
+
+@needs_openvino
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
+def test_openvino_gives_the_features_of_torch(architecture: str, tmp_path: Path) -> None:
+    encoder = tiny(architecture)
+    _, height, width = encoder.preprocess.input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (40, height, width, 3), dtype=np.uint8)
+    settings: dict[str, Any] = {"device": "cpu", "precision": "float32", "sample": pixels, "rows_expected": 40}
+    plain = open_runner(encoder, backend="eager", **settings).encode(pixels)
+    runner = open_runner(encoder, backend="openvino", **settings, store=FeatureStore(tmp_path))
+    assert runner.identity == {"backend": "openvino", "precision": "float32"}
+    rows = runner.encode(pixels)
+    np.testing.assert_allclose(rows, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())
+    order = np.random.default_rng(1).permutation(40)
+    assert np.array_equal(runner.encode(pixels[order]), rows[order])
+
+
+@needs_openvino
+def test_a_compiled_model_is_kept_and_made_again_when_damaged(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FeatureStore(tmp_path)
+    pixels = pictures(40)
+    decided = {"backend": "openvino", "precision": "float32", "batch_size": 32, "device": "cpu", "judged_on": 128}
+    settings: dict[str, Any] = {
+        "device": "cpu",
+        "sample": pixels,
+        "rows_expected": 40,
+        "decided": decided,
+        "store": store,
+    }
+    first = open_runner(small, **settings).encode(pixels)
+    (blob,) = tmp_path.rglob("*.blob")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selector.extract.backends.openvino._converted", None)  # would fail if it were called
+        second = open_runner(small, **settings).encode(pixels)
+    assert np.array_equal(first, second)
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+    assert np.array_equal(open_runner(small, **settings).encode(pixels), first)
+    assert "is damaged; it is made again" in caplog.text
+    other = Small(network(1), 96)
+    other.identity = {"source": "test", "name": "other weights"}
+    assert not np.allclose(open_runner(other, **settings).encode(pixels), first)
+    assert len(list(tmp_path.rglob("*.blob"))) == 2
+
+
+@needs_openvino
+def test_openvino_sends_nothing_home(tmp_path: Path) -> None:
+    code = """
+import os, sys, threading
+opened = []
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request"):
+        opened.append((event, args))
+        raise OSError("no network here")
+sys.addaudithook(watch)
+import numpy as np
+from tests.extract.test_encode import Small, network, pictures
+from selector.extract.encode import open_runner
+runner = open_runner(Small(network(), 96), device="cpu", precision="float32", backend="openvino",
+                     sample=pictures(8), rows_expected=8)
+assert runner.encode(pictures(8)).shape == (8, 96)
+assert "openvino" in sys.modules
+assert not opened, opened
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+assert not os.listdir(os.environ["HOME"]), os.listdir(os.environ["HOME"])
+"""
+    import os
+
+    environment = {**os.environ, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    top = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=top, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_conversion_that_changes_the_features_is_refused(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+    class Turned:
+        """A backend whose features are another network's."""
+
+        name, precision, batch_size = "openvino", "float32", 32
+
+        def start(self, pixels: np.ndarray) -> Any:
+            return lambda: np.random.default_rng(0).standard_normal((len(pixels), 96)).astype(np.float32)
+
+        def resized(self, batch_size: int) -> None:
+            return None
+
+    from selector.extract.backends import open_backend
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deciding, "why_not", lambda name, device: "")
+        patch.setattr(deciding, "open_backend", lambda b, *a: Turned() if b != "eager" else open_backend(b, *a))
+        with pytest.raises(SourceError, match=r"small: openvino gives other features than torch in float32"):
+            open_runner(small, **{**PLAIN, "backend": "openvino"}, sample=pictures(64), rows_expected=64)
+        with caplog.at_level(logging.INFO):
+            runner = open_runner(small, **{**PLAIN, "backend": "auto"}, sample=pictures(64), rows_expected=10**9)
+    assert runner.identity["backend"] == "eager"
+
+
+# ---------------------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not("compile", "cpu")), reason=why_not("compile", "cpu") or "it is here")
+def test_a_compiled_network_gives_the_features_of_eager_torch(small: Small) -> None:
+    pixels = pictures(40)
+    runner = open_runner(small, **{**PLAIN, "backend": "compile"}, sample=pixels, rows_expected=40)
+    assert runner.identity == {"backend": "compile", "precision": "float32"}
+    np.testing.assert_allclose(runner.encode(pixels), reference(small, pixels), rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_nothing_is_compiled(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert why_not("compile", "cpu") == "no C++ compiler is found"
+    with pytest.raises(SourceError, match=r"backend 'compile' cannot run here: no C\+\+ compiler is found"):
+        open_runner(small, **{**PLAIN, "backend": "compile"}, sample=pictures(4), rows_expected=4)
+
+
+# ---------------------------------------------------------------------------- GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_gives_the_features_of_the_cpu(small: Small, precision: str) -> None:
+    pixels = pictures(700)
+    runner = open_runner(small, device="cuda", precision=precision, backend="eager", sample=pixels, rows_expected=700)
+    assert agreement(reference(small, pixels), runner.encode(pixels)).cosine > 0.999
