@@ -717,6 +717,8 @@ def test_pruning_clears_leftovers_quarantine_and_pixels_first(store: FeatureStor
     root = Path(store.root)
     (root / "pixels" / "224").mkdir(parents=True)
     (root / "pixels" / "224" / "a.pixels").write_bytes(b"x" * 5000)
+    (store.compiled_folder / "openvino").mkdir(parents=True)
+    (store.compiled_folder / "openvino" / "a.blob").write_bytes(b"x" * 5000)
     (root / "quarantine").mkdir()
     (root / "quarantine" / "x").write_bytes(b"x")
     stale, young = root / "entries" / ".tmp-1-aa", root / "entries" / ".tmp-2-bb"
@@ -725,6 +727,9 @@ def test_pruning_clears_leftovers_quarantine_and_pixels_first(store: FeatureStor
     os.utime(stale, (1, 1))
     assert store.prune(max_bytes=store.size() - 4000).entries == ()
     assert not (root / "pixels" / "224").exists()
+    assert (root / "compiled" / "openvino" / "a.blob").exists()
+    assert store.prune(max_bytes=store.size() - 4000).entries == ()
+    assert not (root / "compiled" / "openvino" / "a.blob").exists()
     assert not (root / "quarantine").exists()
     assert not stale.exists()
     assert young.exists()  # its writer may be alive

@@ -6,7 +6,7 @@ such as scores, and the list of images that cannot be decoded. Nothing here impo
 
     store/entries/<key>/meta.json, 00000001-<random>.rows, head.arrays, used.json
     store/aliases/<key>.json   store/results/<kind>/<xx>/<key>.json   store/bad/<key>.json
-    store/pixels/              store/locks/                           store/quarantine/
+    store/pixels/   store/compiled/   store/locks/   store/quarantine/
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class FeatureStore:
         return self._upkeep.entries()
 
     def size(self) -> int:
-        """Bytes of everything in the store, pixels included."""
+        """Bytes of everything in the store, pixels and compiled models included."""
         return self._upkeep.size(self._local_root)
 
     def verify(self) -> Verified:
@@ -237,7 +237,7 @@ class FeatureStore:
     def prune(self, max_bytes: int | None = None, older_than: float | None = None) -> Pruned:
         """Remove what was not used for ``older_than`` seconds, then the least recently used beyond ``max_bytes``.
 
-        Decoded pixels go before features; quarantine and leftovers of killed processes always go.
+        Decoded pixels and compiled models go before features; quarantine and leftovers of killed processes always go.
         """
         result = self._upkeep.prune(self._local_root, max_bytes, older_than)
         self._entries.clear()

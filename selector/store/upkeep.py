@@ -24,6 +24,7 @@ from selector.store.files import TEMPORARY, Layered
 
 logger = logging.getLogger(__name__)
 
+_REMADE = ("pixels", "compiled")  # local, made again from what is at hand: the first to go
 _EXPORTED = ("entries", "aliases", "results", "bad")
 _NAME = re.compile(r"(?:entries|aliases|results|bad)(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+\.(?:json|rows|arrays)")
 _LEFTOVER_AGE = 86_400.0  # seconds after which a temporary file cannot belong to a living writer
@@ -104,8 +105,8 @@ class Upkeep:
         return sorted(found, key=lambda e: (e.used, e.key))
 
     def size(self, root: Path) -> int:
-        """Bytes of everything, decoded pixels included."""
-        return sum(size for _, size in self._walk("")) + _tree_size(root / "pixels")
+        """Bytes of everything, decoded pixels and compiled models included."""
+        return sum(size for _, size in self._walk("")) + sum(_tree_size(root / name) for name in _REMADE)
 
     def verify(self) -> Verified:
         """Check every file; set the damaged ones aside."""
@@ -137,14 +138,14 @@ class Upkeep:
             gone += [e.key for e in entries if e.used < limit]
             for key in gone:
                 self._files.remove(f"entries/{key}")
-            _remove_old(root / "pixels", limit)
-            _remove_old(root / "results", limit)
+            for name in (*_REMADE, "results"):
+                _remove_old(root / name, limit)
         if max_bytes is not None:
             size = self.size(root)
-            for folder in sorted((root / "pixels").glob("*"), key=_last_write) if not keep else []:
+            for path in [] if keep else _remade(root):
                 if size > max_bytes:
-                    size -= _tree_size(folder)
-                    shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else folder.unlink(missing_ok=True)
+                    size -= _tree_size(path)
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             for entry in entries:
                 if size > max_bytes and entry.key not in gone:
                     self._files.remove(f"entries/{entry.key}")
@@ -215,7 +216,7 @@ class Upkeep:
         for name, size in self._files.names(folder).items():
             yield prefix + name, size
         for name in self._files.folders(folder):
-            if prefix + name not in ("pixels", "locks"):
+            if prefix + name not in (*_REMADE, "locks"):
                 yield from self._walk(prefix + name)
 
     def _forget_aliases(self, keys: set[str]) -> None:
@@ -254,6 +255,12 @@ def _stat_size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     except FileNotFoundError:
         return 0
+
+
+def _remade(root: Path) -> list[Path]:
+    """Folders of decoded pixels, then compiled models, each the oldest first."""
+    pixels, compiled = (root / name for name in _REMADE)
+    return [*sorted(pixels.glob("*"), key=_last_write), *sorted(compiled.glob("*/*"), key=_last_write)]
 
 
 def _last_write(path: Path) -> float:
