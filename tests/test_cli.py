@@ -1,0 +1,487 @@
+"""The command line: output, exit codes, one document for --json, and a --help that does not make one wait."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import logging
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from selector.cli.app import app
+from selector.cli.progress import ProgressView, line
+from selector.contracts import Progress
+from selector.results import load_ranking
+
+HEAVY = ("torch", "torchvision", "timm", "pandas", "pydantic", "numpy", "scipy", "sklearn", "faiss", "jinja2", "yaml")
+ZOO = """\
+version: 1
+models:
+- {name: tiny-resnet, source: "timm:test_resnet", weights: none, licence: apache-2.0, tags: [tiny]}
+- {name: tiny-vit, source: "timm:test_vit", weights: none, tags: [tiny, vit]}
+"""
+FAST = ["--precision", "float32", "--backend", "eager", "--proxies", "knn,logme"]
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command configures the root logger; in this process it must not stay so."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = before, level
+    logging.getLogger("selector").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("zoo") / "zoo.yaml"
+    path.write_text(ZOO)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli") / "store"
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def ok(*words: object) -> Result:
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def fails(code: int, *words: object) -> str:
+    result = run(*words)
+    assert result.exit_code == code, result.output
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def confirmed(photos: Path, zoo: Path, store: Path) -> tuple[Path, Result]:
+    """A scan as a person runs it, on two tiny networks."""
+    out = store.parent / "run"
+    training = ["--top-k", 1, "--max-steps", 8, "--strategies", "frozen", "--resolution", 32]
+    result = ok("scan", photos, "--zoo", zoo, "--store", store, "--out", out, *training, *FAST)
+    return out, result
+
+
+# ---------------------------------------------------------------------------- help
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from selector.cli.app import app\n"
+        "try: app(['--help'], prog_name='selector')\n"
+        "except SystemExit: pass\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
+    )
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # the processor's time, not the clock's: other work on the machine must not decide a test
+        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+        assert done.stderr.strip() == "[]"
+        assert "Rank the models of a zoo" in done.stdout
+    assert min(spent) < 0.5, spent
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[[c] for c in ["scan", "confirm", "report", "predict", "export", "proxies", "doctor", "demo", "zoo", "store"]],
+        *[["zoo", c] for c in ("list", "check")],
+        *[["store", c] for c in ["path", "list", "size", "verify", "prune", "export", "import"]],
+    ],
+)
+def test_every_command_has_help(words: list[str]) -> None:
+    assert "Usage:" in ok(*words, "--help").stdout
+
+
+def test_version_and_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "selector", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"selector \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    assert "No such option" in fails(2, "scan", "x", "--frobnicate")
+    assert "Missing argument" in fails(2, "scan")
+
+
+# ---------------------------------------------------------------------------- scan and confirm
+
+
+def test_scan_prints_the_table_and_says_where_things_lie(confirmed: tuple[Path, Result]) -> None:
+    out, result = confirmed
+    assert "photos, 60 items" in result.stdout
+    assert re.search(r"1\s+tiny-", result.stdout)
+    assert "frozen val" in result.stdout
+    assert "knn" in result.stdout
+    assert "\x1b" not in result.output  # no colours and no bars without a terminal
+    assert f"report: {out / 'report.html'}" in result.stderr
+    assert f"model:  {out / 'best'}" in result.stderr
+    assert re.search(r"extract tiny-resnet, 51/51 images", result.stderr)
+    assert load_ranking(out).best.best_measurement() is not None
+    assert {"run.json", "report.html", "best"} <= {p.name for p in out.iterdir()}
+
+
+def test_scan_again_answers_from_the_store_as_one_document(
+    photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path
+) -> None:
+    result = ok("scan", photos, "--zoo", zoo, "--store", store, "--out", tmp_path, "--no-confirm", "--json", *FAST)
+    document = json.loads(result.stdout)
+    assert [m["cached"] for m in document["models"]] == [True, True]
+    assert "extract" not in result.stderr
+    assert all(not m["measurements"] for m in document["models"])
+
+
+def test_the_reports_command_repeats_the_run(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
+    import shlex
+
+    from selector.report.rerun import command
+
+    out, _ = confirmed
+    words = shlex.split(command(load_ranking(out)) or "")
+    result = ok(*words[1:-1], tmp_path / "again", "--store", out.parent / "store")
+    first, second = load_ranking(out), load_ranking(tmp_path / "again")
+    assert [m.name for m in second] == [m.name for m in first]
+    assert [m.evidence for m in second] == [m.evidence for m in first]
+    assert "frozen val" in result.stdout
+
+
+def test_a_scan_without_out_names_its_folder_by_the_target(
+    photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ok("scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", *FAST)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("photos-")
+    assert (folder / "report.html").is_file()
+
+
+def test_dry_run_does_nothing(photos: Path, zoo: Path, tmp_path: Path) -> None:
+    words = ["scan", photos, "--zoo", zoo, "--store", tmp_path / "store", "--out", tmp_path / "run", "--dry-run"]
+    shown = ok(*words).stdout
+    assert "tiny-resnet" in shown
+    assert "2 models, 51 images" in shown
+    plan = json.loads(ok(*words, "--json").stdout)
+    assert [(m["cached"], m["missing"]) for m in plan["models"]] == [(0, 51), (0, 51)]
+    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "store").glob("entries/*"))
+
+
+def test_dry_run_knows_what_is_cached(photos: Path, zoo: Path, store: Path, confirmed: Any) -> None:
+    words = ["scan", photos, "--zoo", zoo, "--store", store, "--dry-run", "--json"]
+    plan = json.loads(ok(*words).stdout)
+    assert plan["images"] == 51
+
+
+def test_top_k_larger_than_the_zoo(photos: Path, zoo: Path, tmp_path: Path) -> None:
+    told = fails(2, "scan", photos, "--zoo", zoo, "--store", tmp_path, "--top-k", 3)
+    assert "top_k is 3, but only 2 model(s) are selected; lower it to at most 2 or select more models." in told
+    assert "Invalid value for '--top-k'" in fails(2, "scan", photos, "--top-k", 0)
+
+
+def test_failed_models_are_exit_code_3_and_all_failed_is_1(photos: Path, store: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo.yaml"
+    zoo.write_text(ZOO + '- {name: absent, source: "timm:resnet18.a1_in1k"}\n')
+    words = ["scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", "--offline", "--out", tmp_path / "run"]
+    result = run(*words, *FAST)
+    assert result.exit_code == 3, result.output
+    assert "Failed: absent:" in result.stdout
+    assert "absent" in (tmp_path / "run" / "report.html").read_text()
+    assert run(*words, *FAST, "--models", "absent").exit_code == 1
+
+
+def test_errors_of_target_zoo_and_proxies_are_exit_code_2(photos: Path, zoo: Path, tmp_path: Path) -> None:
+    assert "nowhere" in fails(2, "scan", tmp_path / "nowhere")
+    assert "no model of the zoo matches 'tiny-vti'; did you mean 'tiny-vit'?" in fails(
+        2, "scan", photos, "--zoo", zoo, "--models", "tiny-vti"
+    )
+    assert "unknown tag 'tinny'; did you mean 'tiny'?" in fails(2, "scan", photos, "--zoo", zoo, "--tags", "tinny")
+    assert "unknown proxy 'lgme'; did you mean 'logme'?" in fails(
+        2, "scan", photos, "--zoo", zoo, "--proxies", "lgme", "--store", tmp_path
+    )
+    assert "A duration must be a number with a unit" in fails(2, "scan", photos, "--zoo", zoo, "--budget", "10 parsecs")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("version: 1\nmodels:\n- {sorce: 'timm:x'}\n")
+    assert "unknown key 'sorce'; did you mean 'source'?" in fails(2, "zoo", "list", "--zoo", wrong)
+
+
+def test_an_error_with_json_is_one_document_too(tmp_path: Path) -> None:
+    result = run("scan", tmp_path / "nowhere", "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["type"] == "TargetError"
+    assert error["message"] in result.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" not in fails(2, "report", tmp_path)
+    told = fails(2, "report", tmp_path, "--debug")
+    assert "Traceback" in told
+    assert f"error: {tmp_path} is not a run: it has no run.json" in told
+
+
+def test_bad_images_are_left_out_unless_they_may_not_be(photos: Path, zoo: Path, tmp_path: Path) -> None:
+    target = shutil.copytree(photos, tmp_path / "photos")
+    broken = target / "across" / "003.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    words = ["scan", target, "--zoo", zoo, "--models", "tiny-resnet", "--store", tmp_path / "store", "--no-confirm"]
+    told = fails(2, *words, "--on-bad-image", "fail", "--out", tmp_path / "a", *FAST)
+    assert "across/003.png" in told
+    result = ok(*words, "--out", tmp_path / "b", *FAST)
+    assert load_ranking(tmp_path / "b").target["items"] == 59
+    assert "Warning:" in result.stdout
+
+
+def test_a_plugin_brings_a_proxy(photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path) -> None:
+    plugin = tmp_path / "my_proxies.py"
+    plugin.write_text(
+        "from selector.proxies import proxy\n"
+        "@proxy('mean-size', summary='Mean absolute feature.')\n"
+        "def mean_size(features):\n"
+        "    return float(abs(features.rows).mean())\n"
+    )
+    words = ["scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", "--out", tmp_path / "run"]
+    try:
+        shown = ok(*words, "--plugin", plugin, *FAST[:4], "--proxies", "mean-size,knn").stdout
+        assert "mean-size" in shown
+    finally:
+        from selector.proxies import registry
+
+        registry._objects.pop("mean-size", None)
+    assert "there is no such file" in fails(2, "proxies", "--plugin", tmp_path / "none.py")
+    assert "--plugin no_such_module: no such module" in fails(2, "proxies", "--plugin", "no_such_module")
+
+
+def test_confirm_needs_a_run_and_enough_models(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
+    out, _ = confirmed
+    assert "is not a run: it has no run.json" in fails(2, "confirm", tmp_path)
+    assert "top_k must be an int in the range [1, 2]" in fails(2, "confirm", out, "--top-k", 9)
+
+
+def test_confirm_measures_more(photos: Path, confirmed: tuple[Path, Result], store: Path, tmp_path: Path) -> None:
+    out, _ = confirmed
+    words = ["--max-steps", 8, "--strategies", "frozen", "--resolution", 32]
+    result = ok("confirm", out, "--top-k", 2, *words, "--store", store, "--out", tmp_path / "more")
+    assert sum(bool(m.measurements) for m in load_ranking(tmp_path / "more")) == 2
+    assert "report:" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(photos: Path, zoo: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "selector", "scan", str(photos), "--zoo", str(zoo), "--store", str(tmp_path / "s")]
+    words += ["--no-confirm", "--models", "tiny-resnet", "--out", str(tmp_path / "run"), *FAST]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()  # the first finished step
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130, first + rest
+    assert "interrupted; the same command goes on where it stopped." in rest
+    assert "Traceback" not in rest
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+# ---------------------------------------------------------------------------- what is done with a run
+
+
+def test_report_is_written_again(confirmed: tuple[Path, Result]) -> None:
+    out, _ = confirmed
+    (out / "report.html").unlink()
+    assert ok("report", out).stdout.strip() == str(out / "report.html")
+    assert json.loads(ok("report", out, "--json").stdout) == {"report": str(out / "report.html")}
+    assert "tiny-" in (out / "report.html").read_text()
+
+
+def test_predict(confirmed: tuple[Path, Result], photos: Path, tmp_path: Path) -> None:
+    out, _ = confirmed
+    images = [photos / "across" / "000.png", photos / "upright" / "001.png"]
+    shown = ok("predict", out, *images).stdout
+    assert "000.png" in shown
+    assert "%" in shown
+    document = json.loads(ok("predict", out, *images, "--json", "--top", 2).stdout)
+    assert [len(row["top"]) for row in document] == [2, 2]
+    assert document[0]["label"] in {"across", "leaning", "upright"}
+    assert ok("predict", out, *images, "--csv").stdout.startswith("image,label,probability")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    result = run("predict", out, images[0], broken)
+    assert result.exit_code == 3
+    assert str(broken) in result.stderr
+    assert "no image matches" in fails(2, "predict", out, tmp_path / "none.png")
+    assert "holds no saved model" in fails(2, "predict", tmp_path, images[0])
+
+
+def test_export(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    out, _ = confirmed
+    path = tmp_path / "model.onnx"
+    assert ok("export", out, "--onnx", path).stdout.strip() == str(path)
+    assert path.stat().st_size > 1000
+    assert "Missing option '--onnx'" in fails(2, "export", out)
+
+
+# ---------------------------------------------------------------------------- zoo, proxies, store, doctor
+
+
+def test_zoo_list_and_check(zoo: Path, tmp_path: Path) -> None:
+    assert re.search(r"tiny-vit\s+timm:test_vit .* tiny, vit", ok("zoo", "list", "--zoo", zoo).stdout)
+    assert [m["name"] for m in json.loads(ok("zoo", "list", "--zoo", zoo, "--tags", "vit", "--json").stdout)] == [
+        "tiny-vit"
+    ]
+    checked = json.loads(ok("zoo", "check", "--zoo", zoo, "--json").stdout)
+    assert [(m["name"], m["usable"]) for m in checked] == [("tiny-resnet", True), ("tiny-vit", True)]
+    other = tmp_path / "other.yaml"
+    other.write_text(ZOO + '- {name: absent, source: "timm:resnet18.a1_in1k"}\n- {name: code, source: "python:a:b"}\n')
+    result = run("zoo", "check", "--zoo", other, "--offline")
+    assert result.exit_code == 3
+    assert re.search(r"absent\s+no\s+\S+", result.stdout)
+    assert re.search(r"code\s+no\s+it runs code, and this zoo file is not trusted", result.stdout)
+
+
+def test_the_shipped_zoo_lists_the_offline_models() -> None:
+    names = {m["name"] for m in json.loads(ok("zoo", "list", "--tags", "offline", "--json").stdout)}
+    assert {"efficientnet-lite0", "digits-mnist", "resnet18-untrained"} <= names
+
+
+def test_proxies() -> None:
+    shown = ok("proxies").stdout
+    for name in ("logme", "hscore", "knn", "probe"):
+        assert re.search(rf"^ *{name}\s+default", shown, re.M)
+    assert "Source: You et al." in ok("proxies", "logme").stdout
+    cards = json.loads(ok("proxies", "--json").stdout)
+    assert {"name", "summary", "cost", "bounds"} <= set(cards[0])
+    assert json.loads(ok("proxies", "knn", "--json").stdout)["name"] == "knn"
+    assert "unknown proxy 'lgme'; did you mean 'logme'?" in fails(2, "proxies", "lgme")
+
+
+def test_store_upkeep(store: Path, confirmed: Any, tmp_path: Path) -> None:
+    assert ok("store", "path", "--store", store).stdout.strip() == str(store)
+    entries = json.loads(ok("store", "list", "--store", store, "--json").stdout)
+    assert len(entries) == 2
+    assert all(entry["rows"] >= 51 for entry in entries)
+    assert re.search(r"test_vit\s+\d+", ok("store", "list", "--store", store).stdout)
+    assert json.loads(ok("store", "size", "--store", store, "--json").stdout)["bytes"] > 10_000
+    assert "0 damaged" in ok("store", "verify", "--store", store).stdout
+    tar, other = tmp_path / "features.tar.gz", tmp_path / "other"
+    ok("store", "export", tar, "--store", store)
+    assert "took over" in ok("store", "import", tar, "--store", other).stderr
+    assert len(json.loads(ok("store", "list", "--store", other, "--json").stdout)) == len(entries)
+    assert "nothing says what to remove" in fails(2, "store", "prune", "--store", other)
+    assert re.search(r"removed \d+ entries", ok("store", "prune", "--max-size", "0", "--store", other).stdout)
+    assert "the store is empty" in ok("store", "list", "--store", other).stderr
+
+
+def test_store_verify_finds_damage(store: Path, confirmed: Any, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy")
+    rows = next(copy.glob("entries/*/*.rows"))
+    data = bytearray(rows.read_bytes())
+    data[-5] ^= 0xFF
+    rows.write_bytes(data)
+    result = run("store", "verify", "--store", copy)
+    assert result.exit_code == 1
+    assert "1 damaged" in result.stdout
+    assert f"set aside: entries/{rows.parent.name}" in result.stdout
+
+
+def test_doctor_offline(tmp_path: Path) -> None:
+    findings = json.loads(ok("doctor", "--offline", "--json", "--store", tmp_path / "store").stdout)
+    by_name = {f["name"]: f for f in findings}
+    assert by_name["cpu"]["topic"] == "devices"
+    assert {"selector", "torch", "timm", "threads", "compiler", "memory"} <= set(by_name)
+    assert by_name["hub"]["value"] == "not asked (offline)"
+    assert str(tmp_path / "store") in by_name["store"]["value"]
+    assert "devices" in ok("doctor", "--offline").stdout
+
+
+def test_doctor_asks_the_hub_and_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            if self.path == "/slow":
+                time.sleep(5)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", place)
+        assert f"{place} answers" in ok("doctor").stdout
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"{place}/slow")
+        started = time.monotonic()
+        assert "does not answer" in ok("doctor", "--timeout", 0.3).stdout
+        assert time.monotonic() - started < 4.5
+        server.shutdown()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", place)
+    assert "say so with --offline" in ok("doctor").stdout
+
+
+# ---------------------------------------------------------------------------- progress
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with ProgressView(stream) as view:
+        for done in range(0, 101, 10):
+            view(Progress("extract", done, 100, "images", "net"))
+            now[0] += 3.0
+    assert stream.getvalue().splitlines() == [
+        "extract net, 40/100 images, 3.33 images/s, 18.0 s left",
+        "extract net, 80/100 images, 3.33 images/s, 6.0 s left",
+        "extract net, 100/100 images, 3.33 images/s, took 30.0 s",
+    ]
+
+
+def test_progress_counts_from_where_a_resumed_job_starts() -> None:
+    assert line(Progress("train", 60, 100, "steps", "net", "rung 2"), 10.0, first=40) == (
+        "train net, 60/100 steps, 2 steps/s, 20.0 s left, rung 2"
+    )
+
+
+def test_progress_on_a_terminal_draws_bars_and_leaves_lines() -> None:
+    stream = io.StringIO()
+    with ProgressView(stream, bars=True) as view:
+        view(Progress("extract", 1, 2, "images", "net[red]"))
+        view(Progress("extract", 2, 2, "images", "net[red]"))
+        view(Progress("score", 0, 4, "proxies", "net[red]"))
+    assert "extract net[red], 2/2 images" in stream.getvalue()
+
+
+def test_numbers_of_a_ranking_survive_json(confirmed: tuple[Path, Result]) -> None:
+    out, _ = confirmed
+    values = [m.evidence for m in load_ranking(out)]
+    assert all(value is not None and np.isfinite(value) for value in values)
