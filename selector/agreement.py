@@ -30,8 +30,8 @@ def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Conven
         accuracies: (M,) measured, same order.
         convention: ``scipy`` weighs hyperbolically by the mean over the rankings by either variable
             (``rank=True``, what most tables print). ``accuracy`` is ``weightedtau(accuracies,
-            scores, rank=None)``, whose weights follow the position in the given order: it depends
-            on how the models are listed, some papers print it, and the two are not comparable.
+            scores, rank=None)``, which weighs by the ranking by accuracy alone: some papers print
+            it, and the two are not comparable.
     Returns:
         tau; NaN where a variable is constant, never averaged silently.
     Raises:

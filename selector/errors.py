@@ -55,6 +55,10 @@ class StoreError(SelectorError):
     """The feature store cannot be read or written (full disk, permissions)."""
 
 
+class HistoryError(SelectorError):
+    """The history of past results cannot be read or written; a run goes on without it."""
+
+
 class TrainingError(SelectorError):
     """Fine-tuning a model failed; the reason becomes the row's status."""
 

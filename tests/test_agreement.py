@@ -74,3 +74,11 @@ def test_paired_difference_of_a_score_with_itself_is_exactly_zero():
 def test_wrong_input_is_named(scores, accuracies, text):
     with pytest.raises(ConfigError, match=text):
         weighted_tau(scores, accuracies)
+
+
+@pytest.mark.parametrize("convention", ["scipy", "accuracy"])
+def test_weighted_tau_does_not_depend_on_how_the_models_are_listed(convention):
+    x, y = RNG.standard_normal(9), RNG.standard_normal(9)
+    order = RNG.permutation(9)
+    listed = weighted_tau(x[order], y[order], convention=convention)
+    assert listed == pytest.approx(weighted_tau(x, y, convention=convention))

@@ -50,12 +50,12 @@ def point(table: AccuracyTable, score: np.ndarray, measure: str, **options: str)
     return float(np.nanmean(values))
 
 
-def random_taus(table: AccuracyTable, draws: int, seed: int) -> np.ndarray:
-    """(draws, sets): weighted tau of random orders."""
+def random_taus(accuracy: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """(draws, sets): weighted tau of random orders with accuracy (models, sets)."""
     rng = np.random.default_rng(seed)
-    models = len(table.models)
-    return np.array([[weighted_tau(rng.permutation(models), y) for y in table.accuracy.T] for _ in range(draws)])
+    return np.array([[weighted_tau(rng.permutation(len(y)), y) for y in accuracy.T] for _ in range(draws)])
 
 
 def _mean_elsewhere(values: np.ndarray) -> np.ndarray:
-    return (values.sum(axis=1, keepdims=True) - values) / (values.shape[1] - 1)
+    means = (values.sum(axis=1, keepdims=True) - values) / (values.shape[1] - 1)
+    return np.asarray(np.round(means, 9))  # equal means must tie, whatever the order of the additions

@@ -1,0 +1,199 @@
+"""The history file: adding, reading, moving, forgetting, two processes, damage."""
+
+import json
+import multiprocessing
+import sqlite3
+
+import pytest
+
+from selector.errors import ConfigError, HistoryError
+from selector.history import History, Result, default_path, dump, parse, snapshot
+
+WHEN = "2025-01-02T03:04:05+00:00"
+
+
+def result(model="a", target="t1", value=0.5, **changes):
+    return Result(**{"target": target, "model": model, "metric": "accuracy", "value": value, "when": WHEN, **changes})
+
+
+@pytest.fixture
+def history(tmp_path):
+    return History(tmp_path / "data" / "history.sqlite")
+
+
+def test_results_come_back_as_they_were_added(history):
+    rows = [
+        result("a", strategy="full", source="timm:a", target_name="flowers", facts={"parameters": 1e6}),
+        result("b", value=0.25, kind="predicted", metric="evidence", run="r1"),
+    ]
+    assert history.add(rows) == 2
+    assert History(history.path).results() == rows
+
+
+def test_nothing_is_made_by_reading(history):
+    assert history.results() == []
+    assert history.forget(everything=True) == 0
+    assert not history.path.parent.exists()
+
+
+def test_the_same_run_replaces_its_figure_and_another_run_adds_one(history):
+    history.add([result(value=0.5, run="r1")])
+    assert history.add([result(value=0.6, run="r1")]) == 0
+    assert history.add([result(value=0.7, run="r2")]) == 1
+    assert [row.value for row in history.results()] == [0.6, 0.7]
+
+
+def test_the_time_is_filled_in_and_kept(history):
+    history.add([result(when="")])
+    (row,) = history.results()
+    assert row.when.endswith("+00:00")
+    assert row.when > WHEN
+
+
+def test_lists_are_narrowed_by_every_named_value(history):
+    history.add([result("a", "t1"), result("b", "t1", kind="predicted"), result("a", "t2", run="r")])
+    assert [r.target for r in history.results(model="a")] == ["t1", "t2"]
+    assert [r.model for r in history.results(target="t1", kind="measured")] == ["a"]
+    assert [r.target for r in history.results(run="r")] == ["t2"]
+
+
+def test_forget_deletes_what_is_named_and_nothing_without_a_name(history):
+    history.add([result("a", "t1"), result("a", "t2"), result("b", "t2")])
+    with pytest.raises(ConfigError, match="forget needs a target, a model or a run"):
+        history.forget()
+    assert history.forget(target="t2", model="a") == 1
+    assert [(r.model, r.target) for r in history.results()] == [("a", "t1"), ("b", "t2")]
+    assert history.forget(everything=True) == 2
+    assert history.results() == []
+
+
+def test_a_value_with_quotes_is_data(history):
+    hostile = "'; DROP TABLE results; --"
+    history.add([result(hostile)])
+    assert [r.model for r in history.results(model=hostile)] == [hostile]
+    assert history.forget(model=hostile) == 1
+
+
+def test_an_export_is_imported_elsewhere_once(history, tmp_path):
+    history.add([result("ä"), result("b", facts={"flops": 2.0})])
+    file = tmp_path / "out.jsonl"
+    assert history.export(file) == 2
+    assert [json.loads(line)["model"] for line in file.read_text(encoding="utf-8").splitlines()] == ["b", "ä"]
+    other = History(tmp_path / "other.sqlite")
+    assert other.import_(file) == 2
+    assert other.results() == history.results()
+    assert other.import_(file) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("{", r"in\.jsonl:2: expected one JSON object a line"),
+        ("[1]", r"in\.jsonl:2: expected a JSON object\. Got list"),
+        ('{"target": "t", "model": "m", "metric": "accuracy"}', r"in\.jsonl:2: a result needs value"),
+        ('{"target": "t", "modle": "m"}', r"in\.jsonl:2: unknown key 'modle'; did you mean 'model'\?"),
+        ('{"target": "t", "model": "m", "metric": "a", "value": NaN}', r"in\.jsonl:2: .*finite number\. Got nan"),
+        ('{"target": "t", "model": 3, "metric": "a", "value": 1}', r"in\.jsonl:2: The 'model' .* must be text\. Got 3"),
+        (
+            '{"target": "t", "model": "m", "metric": "a", "value": 1, "kind": "guessed"}',
+            r"in\.jsonl:2: .*one of measured, predicted\. Got 'guessed'",
+        ),
+        (
+            '{"target": "t", "model": "m", "metric": "a", "value": 1, "facts": {"parameters": "many"}}',
+            r"in\.jsonl:2: The 'facts' .* finite numbers by name",
+        ),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_imported(history, tmp_path, line, text):
+    file = tmp_path / "in.jsonl"
+    file.write_text(f"{next(iter(dump([result()])))}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=text):
+        history.import_(file)
+    assert history.results() == []
+
+
+def test_a_missing_import_is_named(history, tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.jsonl cannot be read"):
+        history.import_(tmp_path / "nowhere.jsonl")
+
+
+def test_parse_is_the_inverse_of_dump():
+    rows = [result("a"), result("b", facts={"parameters": 3.0})]
+    assert parse([*dump(rows), ""], "here") == rows
+
+
+def test_a_snapshot_does_not_depend_on_the_order_and_notices_a_change():
+    rows = [result("a"), result("b")]
+    assert snapshot(rows) == snapshot(rows[::-1])
+    assert snapshot(rows)["rows"] == 2
+    assert snapshot(rows)["latest"] == WHEN
+    assert snapshot([result("a"), result("b", value=0.51)])["digest"] != snapshot(rows)["digest"]
+
+
+def _add_one_by_one(path, name, count):
+    for i in range(count):
+        History(path).add([result(f"{name}{i}")])
+
+
+def test_two_processes_lose_nothing(history):
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_add_one_by_one, args=(history.path, name, 25)) for name in ("a", "b")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert {r.model for r in history.results()} == {f"{name}{i}" for name in "ab" for i in range(25)}
+
+
+def test_all_results_of_a_call_or_none(history):
+    def broken():
+        yield result("a")
+        raise RuntimeError("the run died here")
+
+    with pytest.raises(RuntimeError, match="the run died"):
+        history.add(broken())
+    assert history.results() == []
+
+
+@pytest.mark.parametrize("damage", ["not a database", "page"])
+def test_a_damaged_file_is_set_aside_and_the_next_run_starts_a_new_one(history, damage):
+    history.add([result(f"model{i}", run="x" * 500) for i in range(50)])
+    content = history.path.read_bytes()
+    broken = (
+        b"no database at all" * 100 if damage == "not a database" else content[:4096] + b"\xff" * len(content[4096:])
+    )
+    history.path.write_bytes(broken)
+    with pytest.raises(
+        HistoryError, match=r"is damaged .* set aside as history\.sqlite\.damaged-.*history import"
+    ) as e:
+        history.results()
+    (aside,) = [p for p in history.path.parent.iterdir() if ".damaged-" in p.name]
+    assert aside.name in str(e.value)
+    assert aside.read_bytes() == broken
+    assert history.add([result()]) == 1
+    assert len(history.results()) == 1
+
+
+def test_a_file_of_a_newer_version_is_left_alone(history):
+    history.add([result()])
+    with sqlite3.connect(history.path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = history.path.read_bytes()
+    for call in (history.results, lambda: history.add([result("b")])):
+        with pytest.raises(HistoryError, match=r"has format 99, this version of selector reads 1; update selector"):
+            call()
+    assert history.path.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(HistoryError, match=r"cannot be used: .* name another file in SELECTOR_HISTORY"):
+        History(tmp_path / "file" / "history.sqlite").add([result()])
+
+
+def test_the_variable_names_the_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("SELECTOR_HISTORY", str(tmp_path / "mine.sqlite"))
+    assert default_path() == History().path == tmp_path / "mine.sqlite"
+    monkeypatch.delenv("SELECTOR_HISTORY")
+    assert default_path().name == "history.sqlite"

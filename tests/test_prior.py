@@ -1,0 +1,258 @@
+"""The prior: what enters, what it is made of, which way wins, how much it weighs."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata, spearmanr
+
+from selector.errors import ConfigError
+from selector.history import Result
+from selector.prior import LARGEST_WEIGHT, WEIGHT_WITHOUT_HISTORY, ModelFacts, pretraining_images, static_prior
+
+MODELS = [f"m{i}" for i in range(8)]
+NOTHING = dict.fromkeys(MODELS, ModelFacts())
+
+
+def row(model, target, value, **changes):
+    return Result(**{"target": target, "model": model, "metric": "accuracy", "value": float(value), **changes})
+
+
+def table(values, facts=None, **changes):
+    """Rows of a complete table: values (models, targets)."""
+    facts = facts or {}
+    return [
+        row(m, f"t{j}", values[i][j], facts=facts.get(m, {}), **changes)
+        for i, m in enumerate(MODELS[: len(values)])
+        for j in range(len(values[i]))
+    ]
+
+
+def quality(noise, targets=6, seed=0):
+    """(models, targets): every model has one quality, targets differ by noise and level."""
+    rng = np.random.default_rng(seed)
+    own, level = np.linspace(0, 1, len(MODELS)), rng.uniform(0, 50, targets)
+    return own[:, None] + noise * rng.standard_normal((len(MODELS), targets)) + level
+
+
+def values(prior):
+    return [score.value for score in prior.scores.values()]
+
+
+# ---------------------------------------------------------------------------- facts
+
+
+def test_without_a_history_facts_order_the_models():
+    facts = {
+        "tiny": ModelFacts(parameters=2e6, upstream_accuracy=66),
+        "mid": ModelFacts(parameters=25e6, upstream_accuracy=76),
+        "large": ModelFacts(parameters=60e6, upstream_accuracy=78),
+        "untrained": ModelFacts(parameters=25e6, pretraining_images=0),
+    }
+    prior = static_prior(facts)
+    assert prior.method == "facts"
+    assert prior.weight == pytest.approx(WEIGHT_WITHOUT_HISTORY)
+    assert prior.agreement == {}
+    by_name = {name: score.value for name, score in prior.scores.items()}
+    assert by_name["large"] > by_name["mid"] > by_name["tiny"]
+    assert by_name["untrained"] < by_name["mid"]
+    assert prior.scores["mid"].origin == "parameters, upstream accuracy"
+
+
+def test_an_absent_fact_counts_as_average_and_a_model_without_facts_is_exactly_that():
+    prior = static_prior(
+        {"unknown": ModelFacts(), "small": ModelFacts(parameters=1e6), "big": ModelFacts(parameters=1e9)}
+    )
+    assert prior.scores["unknown"].value == 0
+    assert prior.scores["unknown"].origin == "nothing known: counts as average"
+    assert prior.scores["small"].value < 0 < prior.scores["big"].value
+
+
+def test_absent_upstream_accuracy_is_what_the_parameters_suggest():
+    average = ModelFacts(parameters=10**7.7)
+    stated = ModelFacts(parameters=10**7.7, upstream_accuracy=75 + 5 * 0.57)
+    prior = static_prior({"absent": average, "stated": stated})
+    assert prior.scores["absent"].value == pytest.approx(prior.scores["stated"].value)
+
+
+def test_a_prior_that_knows_nothing_weighs_nothing():
+    prior = static_prior(NOTHING)
+    assert values(prior) == [0] * len(MODELS)
+    assert prior.weight == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"parameters": 0}, r"The 'parameters' of a model must be a number >= 1 or None\. Got 0"),
+        ({"upstream_accuracy": math.nan}, r"The 'upstream_accuracy' .* Got nan"),
+    ],
+)
+def test_impossible_facts_are_named(changes, text):
+    with pytest.raises(ConfigError, match=text):
+        ModelFacts(**changes)
+
+
+def test_no_model_is_an_error():
+    with pytest.raises(ConfigError, match="at least one model"):
+        static_prior({})
+
+
+@pytest.mark.parametrize(
+    ("tag", "images"),
+    [("a1_in1k", 1.28e6), ("augreg_in21k_ft_in1k", 1.42e7), ("lvd142m", 1.42e8), ("", None), ("notin1kreally", None)],
+)
+def test_pretraining_images_of_a_tag(tag, images):
+    assert pretraining_images(tag) == images
+
+
+# ---------------------------------------------------------------------------- what enters
+
+
+def test_rows_of_the_same_target_do_not_enter():
+    others = table(quality(0.05))
+    own = [row(m, "mine", -i, run="earlier") for i, m in enumerate(MODELS)]  # the opposite order
+    with_own = static_prior(NOTHING, [*others, *own], target="mine")
+    assert values(with_own) == values(static_prior(NOTHING, others, target="mine"))
+    assert with_own.left_out == {"same target": len(MODELS)}
+    assert values(static_prior(NOTHING, [*others, *own], target="another")) != values(with_own)
+
+
+def test_predicted_figures_do_not_enter():
+    measured = table(quality(0.05))
+    predicted = [row(m, "t9", -i, kind="predicted") for i, m in enumerate(MODELS)]
+    prior = static_prior(NOTHING, [*measured, *predicted])
+    assert values(prior) == values(static_prior(NOTHING, measured))
+    assert prior.left_out == {"predicted, not measured": len(MODELS)}
+    assert static_prior(NOTHING, predicted * 3).targets == 0
+
+
+def test_losses_do_not_enter():
+    measured = table(quality(0.05))
+    losses = [row(m, "t9", -i, metric="log_loss") for i, m in enumerate(MODELS)]
+    prior = static_prior(NOTHING, [*measured, *losses])
+    assert values(prior) == values(static_prior(NOTHING, measured))
+    assert prior.left_out == {"lower is better": len(MODELS)}
+
+
+def test_published_rows_of_a_data_set_of_the_same_name_do_not_enter():
+    published = table(quality(0.05), origin="published")
+    same = [row(m, "fact-table", -i, origin="published", target_name="CIFAR-10") for i, m in enumerate(MODELS)]
+    prior = static_prior(NOTHING, [*published, *same], target="f00", target_name="cifar10")
+    assert prior.left_out == {"same target": len(MODELS)}
+    local = [row(m, "an older copy", i, target_name="cifar10") for i, m in enumerate(MODELS)]
+    assert static_prior(NOTHING, local, target="f00", target_name="cifar10").left_out == {}
+
+
+def test_only_results_of_the_named_strategy_enter():
+    full = table(quality(0.05), strategy="full")
+    frozen = [row(m, f"t{j}", -i, strategy="frozen") for j in range(9) for i, m in enumerate(MODELS)]
+    prior = static_prior(NOTHING, [*full, *frozen], strategy="full")
+    assert values(prior) == values(static_prior(NOTHING, full))
+    assert prior.left_out == {"another strategy": len(frozen)}
+
+
+def test_a_namesake_from_another_source_is_another_model():
+    rows = table(quality(0.05), source="timm:x")
+    own = static_prior(NOTHING, rows, sources=dict.fromkeys(MODELS, "timm:x"))
+    other = static_prior(NOTHING, rows, sources=dict.fromkeys(MODELS, "onnx:y"))
+    assert own.scores["m7"].targets == 6
+    assert values(other) == [0] * len(MODELS)
+
+
+# ---------------------------------------------------------------------------- which way wins
+
+
+def test_a_complete_history_orders_by_mean_rank():
+    accuracy = quality(0.4, seed=3)
+    prior = static_prior(NOTHING, table(accuracy))
+    assert prior.method == "mean rank"
+    expected = rankdata(accuracy, axis=0).mean(axis=1)
+    assert spearmanr(values(prior), expected).statistic == pytest.approx(1)
+    assert prior.scores["m0"].origin == "mean rank on 6 earlier targets"
+
+
+def test_strong_models_measured_among_themselves_do_not_look_weak():
+    """m6 is the last of its own pool, yet better than everyone in the other."""
+    weak = [row(f"m{i}", t, i) for t in "abcdefghij" for i in (0, 1, 2, 7)]
+    strong = [row(f"m{i}", t, i) for t in "klmnopqrst" for i in (6, 7, 8)]
+    prior = static_prior({f"m{i}": ModelFacts() for i in range(9)}, [*weak, *strong])
+    assert prior.method == "mean rank"
+    assert prior.scores["m6"].value > prior.scores["m1"].value
+
+
+def test_ridge_wins_where_a_fact_explains_the_order_and_models_do_not_return():
+    rng = np.random.default_rng(0)
+    rows, known = [], {}
+    for t in range(8):
+        for i in range(6):
+            name = f"p{t}-{i}"  # every target has models of its own: their own ranks say nothing
+            known[name] = {"input_size": float(rng.integers(96, 448))}
+            rows.append(row(name, f"t{t}", -known[name]["input_size"], facts=known[name]))
+    pool = {"small": ModelFacts(input_size=96), "large": ModelFacts(input_size=448)}
+    prior = static_prior(pool, rows)
+    assert prior.method == "ridge"
+    assert prior.coefficients["input_size"] < 0
+    assert prior.scores["small"].value > prior.scores["large"].value
+
+
+def test_a_wrong_formula_loses_to_what_was_measured():
+    facts = {m: {"parameters": 10.0 ** (9 - i / 2)} for i, m in enumerate(MODELS)}  # larger is worse here
+    pool = {m: ModelFacts(**f) for m, f in facts.items()}
+    prior = static_prior(pool, table(quality(0.02), facts))
+    assert prior.agreement["facts"] < 0
+    assert prior.method != "facts"
+    assert prior.scores["m7"].value > prior.scores["m0"].value
+
+
+def test_one_earlier_target_cannot_be_tried_and_facts_remain():
+    prior = static_prior(NOTHING | {"m0": ModelFacts(parameters=1e9)}, table(quality(0.05, targets=1)))
+    assert (prior.method, prior.agreement) == ("facts", {})
+    assert prior.weight == pytest.approx(WEIGHT_WITHOUT_HISTORY)
+
+
+# ---------------------------------------------------------------------------- invariances
+
+
+def test_a_model_that_joins_the_pool_reorders_nothing():
+    facts = {m: {"parameters": 10.0 ** (6 + i / 3)} for i, m in enumerate(MODELS)}
+    rows = table(quality(0.5), facts)
+    pool = {m: ModelFacts(parameters=5e6 + i) for i, m in enumerate(MODELS[:4])}
+    before = static_prior(pool, rows)
+    joined = {**pool, "m6": ModelFacts(parameters=1e10), "new": ModelFacts(parameters=1e4)}
+    after = static_prior(joined, rows)
+    assert [after.scores[m].value for m in pool] == pytest.approx(values(before), abs=1e-12)
+    assert after.weight == before.weight
+    assert after.agreement == before.agreement
+
+
+def test_neither_the_level_nor_the_order_of_the_rows_matters():
+    accuracy = quality(0.3)
+    rows = table(accuracy)
+    moved = table(accuracy * 3 + 7)
+    assert values(static_prior(NOTHING, moved)) == pytest.approx(values(static_prior(NOTHING, rows)))
+    assert values(static_prior(NOTHING, rows[::-1])) == pytest.approx(values(static_prior(NOTHING, rows)))
+
+
+def test_constant_columns_and_single_models_say_nothing():
+    rows = [row(m, "same", 1.0) for m in MODELS] + [row("m0", "lonely", 1.0)]
+    prior = static_prior(NOTHING, rows)
+    assert values(prior) == [0] * len(MODELS)
+    assert prior.targets == 0
+
+
+# ---------------------------------------------------------------------------- weight
+
+
+def test_the_weight_grows_with_the_targets_that_confirm_the_prior():
+    weights = [static_prior(NOTHING, table(quality(0.1, targets=n))).weight for n in (2, 4, 8, 16)]
+    assert weights == sorted(weights)
+    assert WEIGHT_WITHOUT_HISTORY < weights[0] < LARGEST_WEIGHT
+    assert weights[-1] == LARGEST_WEIGHT
+
+
+def test_the_weight_falls_where_the_prior_fails():
+    noise = np.random.default_rng(1).standard_normal((len(MODELS), 20))
+    prior = static_prior(NOTHING, table(noise))
+    assert max(prior.agreement.values()) < 0.3
+    assert prior.weight < WEIGHT_WITHOUT_HISTORY
