@@ -57,7 +57,8 @@ def confirm_leading(
         seed=settings.seed,
         features_for=lambda name, indices: extraction.features(by_name[name], indices),
         cache=extraction.store,
-        checkpoint_folder=folder / "checkpoints",
+        # in the store, so that another run of the same target trains nothing again
+        checkpoint_folder=extraction.store.pixels_folder.parent / "trainings",
         progress=extraction.notify,
     )
     confirmed = replace(

@@ -24,6 +24,10 @@ class Strategy(Protocol):
     name: str
     trains: bool
     """Whether steps are taken at all: ``frozen`` takes none, its head is solved."""
+    optimiser: str | None
+    """``sgd`` or ``adamw`` where the strategy decides; None for what suits the network."""
+    rate_factor: float
+    """On the grid of learning rates."""
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module to train; most strategies return it as it is, lora adds its matrices."""

@@ -69,6 +69,7 @@ class Fit:
     status: Literal["ok", "diverged", "stopped"]
     steps: int = 0
     seconds: float = 0.0
+    memory_bytes: int = 0  # on a GPU the peak of its memory; on the CPU what the process held after a step
     losses: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -104,6 +105,8 @@ def train(
     """
     device = torch.device(settings.device)
     _place(module, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     moving = select_parameters(module, groups)
     optimiser = _optimiser(moving, settings)
     average = {name: p.detach().clone() for _, named in moving for name, p in named} if settings.ema else {}
@@ -146,6 +149,8 @@ def train(
             optimiser.step()
             fit.losses.append(loss)
             fit.steps = step + 1
+            if not fit.memory_bytes:
+                fit.memory_bytes = _memory(device)
             if settings.ema:
                 _follow(average, moving, settings.ema, fit.steps)
             if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
@@ -160,6 +165,8 @@ def train(
     if fit.status == "ok" and not _finite(moving):
         fit.status = "diverged"
         fit.notes.append("a weight is no longer a finite number")
+    if device.type == "cuda":
+        fit.memory_bytes = _memory(device)
     fit.seconds = time.perf_counter() - begun
     return fit
 
@@ -269,6 +276,14 @@ def augmented(images: torch.Tensor, *, flip: bool) -> torch.Tensor:
     mirror = RandomHorizontalFlip(0.5 if flip else 0.0)
     changed = torch.stack([mirror(crop(image)) for image in images.permute(0, 3, 1, 2)])
     return changed.permute(0, 2, 3, 1)
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _place(module: nn.Module, device: torch.device) -> None:

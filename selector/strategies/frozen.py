@@ -14,6 +14,8 @@ class Frozen:
 
     name = "frozen"
     trains = False
+    optimiser = None
+    rate_factor = 1.0
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself."""

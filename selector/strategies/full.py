@@ -14,6 +14,8 @@ class Full:
 
     name = "full"
     trains = True
+    optimiser = None
+    rate_factor = 1.0
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself."""

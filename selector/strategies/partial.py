@@ -17,6 +17,8 @@ class Partial:
 
     name = "partial"
     trains = True
+    optimiser = None
+    rate_factor = 1.0
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself."""

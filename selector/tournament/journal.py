@@ -24,6 +24,7 @@ from selector.results import write_atomic
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+MAX_WEIGHTS = 4 * 10**9  # bytes that the weights of finished tournaments may take
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,15 @@ class Journal:
         """Remove the weights and the checkpoint of a training; its record stays."""
         self.weights(key).unlink(missing_ok=True)
         self.checkpoint(key).unlink(missing_ok=True)
+
+    def tidy(self, max_bytes: int = MAX_WEIGHTS) -> None:
+        """Remove the oldest weights beyond ``max_bytes``; a tournament that needs them trains again."""
+        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        total = 0
+        for path in files:
+            total += path.stat().st_size
+            if total > max_bytes:
+                path.unlink(missing_ok=True)
 
     def _write(self, path: Path, content: bytes) -> None:
         try:

@@ -74,7 +74,11 @@ def rungs_of(total: int, lanes: int, rates: int, final_lanes: int = FINAL_LANES)
     [(10, 8, 3), (10, 4, 1), (20, 2, 1), (40, 2, 1)]
     >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=1, rates=3)]
     [(20, 1, 3), (60, 1, 1)]
+    >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=2, rates=1)]
+    [(80, 2, 1)]
     """
+    if rates == 1 and lanes <= final_lanes:
+        return (Rung(total, lanes, 1),)  # nothing to choose on the way
     rungs = []
     cuts = [round(total * sum(shares(lanes)[: i + 1])) for i in range(len(shares(lanes)))]
     alive = lanes
@@ -102,6 +106,7 @@ def make_plan(
     max_steps: int,
     steps_an_epoch: int,
     min_rates: int = 1,
+    min_total: int = 1,
 ) -> Plan | None:
     """The plan with the most learning rates, then the most steps, that the budget allows.
 
@@ -110,6 +115,7 @@ def make_plan(
         max_steps: steps of a lane that goes through all rungs, at most.
         steps_an_epoch: decides how short a first rung may be.
         min_rates: fewest learning rates a lane.
+        min_total: fewest steps of a lane that goes through all rungs.
     Returns:
         None when not even the shortest first rung fits.
     """
@@ -122,7 +128,10 @@ def make_plan(
             if budget is None or seconds_of(longest, lanes) <= SHARE_OF_BUDGET * budget:
                 return Plan(longest, seconds_of(longest, lanes))
             total = _most_steps(lanes, rates, final_lanes, SHARE_OF_BUDGET * budget, max_steps)
-            if total and rungs_of(total, len(lanes), rates, final_lanes)[0].steps >= least:
+            if (
+                total >= max(1, min(min_total, max_steps))
+                and rungs_of(total, len(lanes), rates, final_lanes)[0].steps >= least
+            ):
                 rungs = rungs_of(total, len(lanes), rates, final_lanes)
                 return Plan(rungs, seconds_of(rungs, lanes))
     return None

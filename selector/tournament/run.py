@@ -21,10 +21,10 @@ from selector.strategies._loop import PixelBatches
 from selector.tournament.advice import advise
 from selector.tournament.compare import Standing, sign, standings
 from selector.tournament.journal import Journal, Record
+from selector.tournament.plan import MIN_EPOCHS, MIN_STEPS, Plan, Rung, fit_rest, make_plan, seconds_of
 from selector.tournament.plan import Lane as Cost
-from selector.tournament.plan import Plan, Rung, fit_rest, make_plan, seconds_of
 from selector.tournament.types import Cache, Contestant, EpsilonMember, TournamentResult, Trained
-from selector.tournament.workbench import RATES, Candidate, Loaded, Workbench
+from selector.tournament.workbench import Candidate, Loaded, Workbench
 from selector.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ EPOCHS = 20  # of the winner, when neither budget nor steps are given
 STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
 FACTORS = (1.0, 0.72, 0.58, 0.43)  # of the native side: 224, 160, 128, 96
 SMALLEST_SIDE = 64
+GOOD_EPOCHS = 3  # of the winner: below it a smaller resolution is taken first
 RESERVE_SECONDS = 3.0
 DIVERGED_RATE_SHARE = 0.1
 
@@ -310,7 +311,8 @@ class _Tournament:
         self._set_factor(FACTORS[-1])
         self._prepare()  # measured where it is cheapest, and scaled by area
         areas = {lane.label: lane.loaded.size[0] * lane.loaded.size[1] for lane in self.lanes}
-        for least_rates in (2, 1):
+        # rather small images and a training worth its name than a few steps at full size
+        for epochs, least_rates in ((GOOD_EPOCHS, 2), (GOOD_EPOCHS, 1), (0, 2), (0, 1)):
             for factor in FACTORS:
                 costs = []
                 for lane in self.lanes:
@@ -321,7 +323,14 @@ class _Tournament:
                 left = max(0.0, self.left)
                 if factor != FACTORS[-1]:  # measuring again and solving the heads again take time as well
                     left -= sum(4 * cost.step for cost in costs) + self._start_seconds(factor, areas)
-                if make_plan(costs, budget=left, max_steps=wanted, steps_an_epoch=an_epoch, min_rates=least_rates):
+                if make_plan(
+                    costs,
+                    budget=left,
+                    max_steps=wanted,
+                    steps_an_epoch=an_epoch,
+                    min_rates=least_rates,
+                    min_total=epochs * an_epoch,
+                ):
                     if factor != FACTORS[-1]:
                         self._set_factor(factor)
                         self._prepare()
@@ -388,7 +397,7 @@ class _Tournament:
         return [self._cost(lane) for lane in self.lanes]
 
     def _least_seconds(self, an_epoch: int) -> float:
-        steps = 4 * max(10, math.ceil(0.5 * an_epoch))
+        steps = max(MIN_STEPS, math.ceil(MIN_EPOCHS * an_epoch))
         return min(seconds_of([Rung(steps, 1, 1)], [cost]) for cost in self._costs())
 
     # -------------------------------------------------------------------- rungs
@@ -432,7 +441,7 @@ class _Tournament:
         """Every lane that is alive goes through one rung; False when the deadline came first."""
         found: list[tuple[_Lane, list[_Run]]] = []
         for lane in self._alive():
-            rates = RATES[lane.loaded.optimiser][: rung.rates] if number == 0 else (lane.rate,)
+            rates = self.bench.rates(lane.loaded, lane.strategy)[: rung.rates] if number == 0 else (lane.rate,)
             runs = []
             for rate in rates:
                 run = self._train(lane, Candidate(lane.loaded.name, lane.strategy, rate, self.seed), number, rung.steps)
@@ -615,6 +624,7 @@ class _Tournament:
         if self.cache is not None and self.state["rungs"]:
             self.cache.put("tournament", dict(self.settings), {**self.state, "spent": self.spent})
         self._remember()
+        self._tidy(best_label)
         return TournamentResult(
             measurements=self._measurements(table, tests),
             best=best,
@@ -664,13 +674,26 @@ class _Tournament:
             else:
                 run = max([r for r in [lane.best, *lane.repeats] if r is not None], key=self._order)
                 temperature = self._temperature(run.record)
-                module = self.bench.module_of(loaded, run.candidate, run.lineage)
-                logits = self.bench.outputs_of(loaded, module, "test") if len(self.bench.indices["test"]) else None
                 if label == best_label:
-                    best = self._trained(loaded, run, module, temperature)
+                    best = self._trained(
+                        loaded, run, self.bench.module_of(loaded, run.candidate, run.lineage), temperature
+                    )
+                logits = (
+                    self.bench.test_outputs(loaded, run.candidate, run.lineage)
+                    if len(self.bench.indices["test"])
+                    else None
+                )
             if logits is not None:
                 tests[label] = self.bench.task.metrics(logits / temperature, self.bench.labels["test"])
         return tests, best
+
+    def _tidy(self, best_label: str) -> None:
+        """Keep the weights of the best model only; what was measured of the others is in their records."""
+        for lane in self.lanes:
+            for run in [lane.best, *lane.repeats]:
+                if run is not None and lane.label != best_label:
+                    self.bench.journal.forget_weights(self._key(lane, run))
+        self.bench.journal.tidy()
 
     def _trained(self, loaded: Loaded, run: _Run | None, module: Any, temperature: float) -> Trained:
         size = loaded.size if run is not None and loaded.reduced else None
@@ -779,7 +802,8 @@ class _Tournament:
                 **self._compared(standing),
                 "temperature": self._temperature(run.record),
                 "seed_values": [self._value(r.record) for r in [lane.best, *lane.repeats]],
-                "optimiser": lane.loaded.optimiser,
+                "optimiser": self.bench.optimiser(lane.loaded, lane.strategy),
+                "memory_bytes": run.record.facts["memory_bytes"],
                 "batch_size": self.bench.batch_size,
             },
         )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -337,7 +337,7 @@ class Workbench:
                 "steps": list(lineage),
                 "batch_size": self.batch_size,
                 "augment": self.augment,
-                "optimiser": loaded.optimiser,
+                "optimiser": self.optimiser(loaded, candidate.strategy),
             }
         )
 
@@ -348,6 +348,17 @@ class Workbench:
         module = self.fresh(loaded)
         module.load_state_dict(state)
         return module.eval()
+
+    def test_outputs(self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...]) -> np.ndarray:
+        """Outputs of a trained candidate on the test split; read from the images once, then from the journal."""
+        key = self.journal.key({"test of": self.key(loaded, candidate, lineage)})
+        record = self.journal.read(key)
+        if record is None or record.logits is None:
+            outputs = self.outputs_of(loaded, self.module_of(loaded, candidate, lineage), "test")
+            record = Record({"status": "ok"}, outputs)
+            self.journal.write(key, record)
+        assert record.logits is not None
+        return record.logits
 
     def outputs_of(
         self, loaded: Loaded, module: nn.Module, split: str, deadline: float = math.inf
@@ -414,20 +425,32 @@ class Workbench:
             "evaluate_seconds": time.perf_counter() - begun,
             "notes": fit.notes,
             "trained_parameters": trained,
+            "memory_bytes": fit.memory_bytes,
         }
         return Record(facts, logits), module
 
+    def optimiser(self, loaded: Loaded, strategy: str) -> Optimiser:
+        """Which one a lane trains with."""
+        own = strategies.registry.get(strategy).optimiser
+        return loaded.optimiser if own is None else cast(Optimiser, own)
+
+    def rates(self, loaded: Loaded, strategy: str) -> tuple[float, ...]:
+        """The learning rates to try, by preference."""
+        factor = strategies.registry.get(strategy).rate_factor
+        return tuple(rate * factor for rate in RATES[self.optimiser(loaded, strategy)])
+
     def _settings(self, loaded: Loaded, candidate: Candidate, steps: int, rung: int) -> Settings:
+        optimiser = self.optimiser(loaded, candidate.strategy)
         return Settings(
             steps=steps,
             batch_size=self.batch_size,
             rate=candidate.rate,
-            optimiser=loaded.optimiser,
+            optimiser=optimiser,
             seed=1000 * candidate.seed + rung,
             augment=self.augment,
             bf16=self.bf16,
             device=self.device,
-            weight_decay=1e-4 if loaded.optimiser == "sgd" else 0.05,
+            weight_decay=1e-4 if optimiser == "sgd" else 0.05,
         )
 
     def _weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from selector import strategies
 from selector.contracts import Encoder
-from selector.errors import TrainingError
+from selector.errors import ConfigError, TrainingError
 from selector.extract.pixels import normalise
 from selector.linear import solve_head
 from selector.sources import registry as sources
@@ -72,6 +73,8 @@ def test_only_the_named_parameters_move(name: str, architecture: str) -> None:
         pytest.importorskip("peft")
     named, changed, module = moved_by(name, encoder_of(architecture))
     assert changed <= named
+    if name == "lora":  # while it is wrapped, the head keeps its name and all others gain matrices
+        assert all(".lora_" in key or key.startswith(head_name(module)) for key in named)
     head = head_name(strategies.registry.get(name).unwrap(module))
     assert any(key.endswith(f"{head}.weight") or f"{head}." in key for key in changed)
 
@@ -184,3 +187,47 @@ def test_columns_that_hardly_vary_do_not_carry_the_head() -> None:
     head = solve_head(steady, labels, rows, labels, 2)
     assert (head.weight[:, 5] == 0).all()
     assert np.abs(head.weight[:, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_lora_moves_few_parameters_and_merges_into_the_plain_network(architecture: str) -> None:
+    pytest.importorskip("peft")
+    encoder = encoder_of(architecture)
+    plain = encoder.with_head(2)
+    named, changed, module = moved_by("lora", encoder, steps=3)
+    assert all(".lora_" in name or name.startswith(head_name(module)) for name in named)
+    assert any("lora_A" in name for name in changed)
+    assert any("lora_B" in name for name in changed)
+    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    assert len(frozen) == len(list(plain.parameters())) - 2
+    batch = torch.randn((2, *encoder.preprocess.input_size), generator=torch.Generator().manual_seed(0))
+    module.eval()
+    with torch.inference_mode():
+        adapted, untouched = module(batch), plain(batch)
+    merged = strategies.registry.get("lora").unwrap(module)
+    plain.load_state_dict(merged.state_dict())  # the names and shapes of the plain network again
+    with torch.inference_mode():
+        torch.testing.assert_close(merged(batch), adapted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(plain(batch), adapted, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(adapted, untouched, atol=1e-4)
+
+
+def test_lora_without_peft_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"strategy 'lora' needs peft .*pip install 'zoo-selector\[lora\]'"):
+        strategies.registry.get("lora").wrap(encoder_of("test_vit").with_head(2))
+
+
+def test_lora_refuses_a_network_without_fitting_layers() -> None:
+    pytest.importorskip("peft")
+
+    class HeadOnly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def get_classifier(self) -> nn.Module:
+            return self.fc
+
+    with pytest.raises(TrainingError, match="no layer that low-rank matrices fit; use partial or full"):
+        strategies.registry.get("lora").wrap(HeadOnly())
