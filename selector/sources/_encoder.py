@@ -207,7 +207,6 @@ class TorchEncoder(Encoder):
         preprocess: Preprocess,
         identity: dict[str, Any],
         path: FeaturePath,
-        classifier: str,
     ) -> None:
         self.name = spec.name
         self.network = network
@@ -215,9 +214,10 @@ class TorchEncoder(Encoder):
         self.preprocess = preprocess
         self.identity = identity
         self.path = path
-        self.classifier = classifier
         self._resized: tuple[tuple[int, int], nn.Module, Network] | None = None  # the last size asked for
-        self.num_parameters = sum(p.numel() for p in module.parameters()) - network.head_size(module)
+        self.head_names = network.head_names(module)
+        heads = tuple(f"{name}." for name in self.head_names)
+        self.num_parameters = sum(p.numel() for name, p in module.named_parameters() if not name.startswith(heads))
 
     def encode(self, batch: Tensor) -> Tensor:
         """Features (B, D)."""
@@ -250,7 +250,7 @@ class TorchEncoder(Encoder):
         """A fresh module (B, C, H, W) -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""
         module, network = self._sized(input_size)
         headed = build_headed(network, self._recipe(network, *self._plan, num_outputs))
-        _copy_backbone(module, headed, network, self.classifier)
+        _copy_backbone(module, headed, self.head_names)
         return headed
 
     def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -281,7 +281,7 @@ class TorchEncoder(Encoder):
         for way in ways:
             try:
                 headed = build_headed(self.network, self._recipe(self.network, *way, 2))
-                _copy_backbone(self.module, headed, self.network, self.classifier)
+                _copy_backbone(self.module, headed, self.head_names)
                 if self._agrees(headed):
                     return way
             except _BUILD_ERRORS as error:
@@ -294,6 +294,7 @@ class TorchEncoder(Encoder):
             return False
         batch = probe_batch(self.preprocess.input_size)
         with torch.no_grad():
+            head.bias.zero_()  # beside a bias, small features of a random start would not show
             return _close(headed(batch), head(self.encode(batch)))
 
     def _sized(self, input_size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
@@ -369,7 +370,7 @@ def make_encoder(
             f"{spec.name}: features of a test image have shape {tuple(features.shape)} and are "
             f"{'finite' if bool(torch.isfinite(features).all()) else 'not finite'}; expected finite (1, D)."
         )
-    encoder = TorchEncoder(spec, network, module, preprocess, identity, path, classifier)
+    encoder = TorchEncoder(spec, network, module, preprocess, identity, path)
     encoder.num_features = int(features.shape[1])
     encoder.blocks = tuple(blocks)
     encoder.source_head = source_head
@@ -436,7 +437,8 @@ def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) 
         return None
     with torch.no_grad():
         logits = module(batch)
-        if not isinstance(logits, Tensor) or not _close(logits, layer(features)):
+        bias = 0.0 if layer.bias is None else layer.bias
+        if not isinstance(logits, Tensor) or not _close(logits - bias, features @ layer.weight.T):
             return None
         if layer.bias is not None and not bool(layer.bias.any()):
             return None  # a projection into a space shared with text (CLIP), not classes: nobody learned its bias
@@ -447,9 +449,11 @@ def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) 
     return weight, bias
 
 
-def _copy_backbone(module: nn.Module, headed: nn.Module, network: Network, classifier: str) -> None:
-    """All weights but those of the two heads; names and shapes must agree."""
-    heads = tuple(f"{name}." for name in (classifier, network.classifier(headed), "selector_head") if name)
+def _copy_backbone(module: nn.Module, headed: Any, head_names: tuple[str, ...]) -> None:
+    """All weights but those of the heads (``head_names`` of ``module``); names and shapes must agree."""
+    new = headed.get_classifier()
+    names = (*head_names, *(name for name, candidate in headed.named_modules() if candidate is new))
+    heads = tuple(f"{name}." for name in names)
     state, own = module.state_dict(), headed.state_dict()
     for tensors in (state, own):
         for key in [key for key in tensors if key.startswith(heads)]:
@@ -460,7 +464,7 @@ def _copy_backbone(module: nn.Module, headed: nn.Module, network: Network, class
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-6))
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())))
 
 
 def _short(error: BaseException) -> str:

@@ -39,12 +39,12 @@ class Network(ABC):
             return ""
         return next((name for name, candidate in module.named_modules() if candidate is layer), "")
 
-    def head_size(self, module: nn.Module) -> int:
-        """How many parameters the head has, linear or not."""
+    def head_names(self, module: nn.Module) -> tuple[str, ...]:
+        """Dotted names of all that ``get_classifier`` gives: some networks have two heads, some no linear one."""
         get = getattr(module, "get_classifier", None)
-        heads = get() if callable(get) else ()
-        heads = heads if isinstance(heads, list | tuple) else (heads,)
-        return sum(p.numel() for head in heads if hasattr(head, "parameters") for p in head.parameters())
+        found = get() if callable(get) else ()
+        heads = {id(head) for head in (found if isinstance(found, list | tuple) else (found,))}
+        return tuple(name for name, candidate in module.named_modules() if id(candidate) in heads)
 
     def block_names(self, module: nn.Module) -> list[str]:
         """Candidates for ``Encoder.blocks``, in any order."""
