@@ -196,6 +196,33 @@ def test_ridge_wins_where_a_fact_explains_the_order_and_models_do_not_return():
     assert prior.scores["small"].value > prior.scores["large"].value
 
 
+def test_ridge_is_least_squares_with_a_level_a_target_around_the_fixed_weights():
+    """Against numpy's lstsq: one column a target for its level, the penalty as rows of its own."""
+    rng = np.random.default_rng(0)
+    rows, facts, levels, ranks = [], [], [], []
+    for t in range(8):
+        sizes = 10.0 ** rng.uniform(6 + t / 8, 7 + t / 8, 6)  # later targets saw larger models
+        for i, size in enumerate(sizes):
+            rows.append(row(f"p{t}-{i}", f"t{t}", -size, facts={"parameters": size}))
+            z = (math.log10(size) - 7.2) / 0.5
+            facts.append([z, 0.57 * z, 0, 0, 0])
+            levels.append(np.eye(8)[t])
+        ranks += list(rankdata(-sizes) / 7 - 0.5)
+    prior = static_prior({"x": ModelFacts(parameters=1e7)}, rows)
+    assert prior.method == "ridge"
+    penalty = math.sqrt(20) * np.eye(5)
+    design = np.block([[np.array(facts), np.array(levels)], [penalty, np.zeros((5, 8))]])
+    expected, *_ = np.linalg.lstsq(design, np.concatenate([ranks, penalty @ [0.1, 0.2, 0.1, 0, 0]]))
+    assert list(prior.coefficients.values()) == pytest.approx(expected[:5])
+
+
+def test_all_rows_of_a_target_are_left_out_together():
+    """One target measured twice, another in the opposite order: neither foretells the other."""
+    twice = [row(m, "t0", i, strategy=how) for how in ("full", "frozen") for i, m in enumerate(MODELS)]
+    opposite = [row(m, "t1", -i, strategy="full") for i, m in enumerate(MODELS)]
+    assert static_prior(NOTHING, [*twice, *opposite]).agreement["mean rank"] == pytest.approx(-1)
+
+
 def test_a_wrong_formula_loses_to_what_was_measured():
     facts = {m: {"parameters": 10.0 ** (9 - i / 2)} for i, m in enumerate(MODELS)}  # larger is worse here
     pool = {m: ModelFacts(**f) for m, f in facts.items()}
@@ -214,9 +241,10 @@ def test_one_earlier_target_cannot_be_tried_and_facts_remain():
 # ---------------------------------------------------------------------------- invariances
 
 
-def test_a_model_that_joins_the_pool_reorders_nothing():
+@pytest.mark.parametrize("written", [True, False])
+def test_a_model_that_joins_the_pool_reorders_nothing(written):
     facts = {m: {"parameters": 10.0 ** (6 + i / 3)} for i, m in enumerate(MODELS)}
-    rows = table(quality(0.5), facts)
+    rows = table(quality(0.5), facts if written else {})
     pool = {m: ModelFacts(parameters=5e6 + i) for i, m in enumerate(MODELS[:4])}
     before = static_prior(pool, rows)
     joined = {**pool, "m6": ModelFacts(parameters=1e10), "new": ModelFacts(parameters=1e4)}

@@ -1,10 +1,13 @@
 """Published tables: static baselines, and printed figures beside what their own tables give.
 
     python -m benchmarks.reproduce.published [--out FOLDER] [--draws 200] [--seed 0] [--quick]
+    python -m benchmarks.reproduce.published --history FILE
 
 Reads nothing but the fact tables of this folder. Writes ``published.md`` for people and three
 tables: ``baselines.csv`` (rankings that never look at the target), ``printed.csv`` (every printed
 figure with a verdict) and ``prior_weight.csv`` (what mixing such a ranking with a score gives).
+With ``--history`` it only writes the measured accuracies of torchvision's networks as results that
+``selector history import`` reads, so that the prior of these networks rests on published figures.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from benchmarks.reproduce import static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, Check, check_figure, copied_columns
 from benchmarks.reproduce.checks import impossible_hscores as impossible
 from selector.agreement import weighted_tau
-from selector.history import Result
+from selector.history import Result, dump
 from selector.prior import ModelFacts, static_prior
 
 OUT = Path(__file__).parents[1] / "results" / "reproduce"
@@ -47,7 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=200, help="of every resampling")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="20 draws")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="write published accuracies as results, no tables")
     args = parser.parse_args(argv)
+    if args.history:
+        rows = published_results()
+        args.history.write_text("".join(f"{line}\n" for line in dump(rows)), encoding="utf-8")
+        print(f"wrote {len(rows)} results to {args.history}", file=sys.stderr)
+        return 0
     draws = 20 if args.quick else args.draws
     args.out.mkdir(parents=True, exist_ok=True)
     found = {name: tables.accuracies(name) for name in tables.ACCURACY_TABLES}
@@ -86,10 +95,7 @@ def baseline_rows(table: tables.AccuracyTable, draws: int, seed: int) -> list[Ro
 
 def with_history(table: tables.AccuracyTable) -> np.ndarray:
     """The package's own prior, (models, sets): the table is the history, the target's rows are left out."""
-    known = {m: {} for m in table.models}  # type: dict[str, dict[str, float]]
-    for column, name in (("parameters", "parameters"), ("imagenet_top1", "upstream_accuracy")):
-        for model, value in tables.facts(table.name, column).items():
-            known[model][name] = value
+    known = _known(table.name, table.models)
     facts = {m: ModelFacts(**known[m]) for m in table.models}
     history = [
         Result(target=s, model=m, metric="accuracy", value=float(table.accuracy[i, j]), facts=known[m])
@@ -98,6 +104,41 @@ def with_history(table: tables.AccuracyTable) -> np.ndarray:
     ]
     scores = [static_prior(facts, history, target=s).scores for s in table.sets]
     return np.array([[by_model[m].value for by_model in scores] for m in table.models])
+
+
+def published_results() -> list[Result]:
+    """Fine-tuned and head-only accuracies of torchvision's networks, as results of a history."""
+    results = []
+    for name, strategy in (("sfda_cnn_11x11", "full"), ("rept_head_11x11", "frozen")):
+        table = tables.accuracies(name)
+        known = _known("sfda_cnn_11x11", table.models)
+        for i, model in enumerate(table.models):
+            full_name = f"torchvision:{model}.IMAGENET1K_V1"
+            for j, dataset in enumerate(table.sets):
+                results.append(
+                    Result(
+                        target=f"published:{dataset}",
+                        target_name=dataset,
+                        model=full_name,
+                        source=full_name,
+                        strategy=strategy,
+                        metric="mean_average_precision" if dataset == "voc2007" else "accuracy",
+                        value=float(table.accuracy[i, j]),
+                        origin="published",
+                        run=name,
+                        facts=known[model],
+                    )
+                )
+    return results
+
+
+def _known(table: str, models: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Facts by model, under the names of ``ModelFacts``."""
+    known: dict[str, dict[str, float]] = {model: {} for model in models}
+    for column, name in (("parameters", "parameters"), ("imagenet_top1", "upstream_accuracy")):
+        for model, value in tables.facts(table, column).items():
+            known[model][name] = value
+    return known
 
 
 def _random_row(table: tables.AccuracyTable, draws: int, seed: int) -> Row:

@@ -8,6 +8,8 @@ from scipy import stats
 
 from benchmarks.reproduce import published, static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, check_figure, copied_columns, impossible_hscores
+from selector.history import History
+from selector.prior import ModelFacts, static_prior
 
 
 @pytest.mark.parametrize("name", tables.ACCURACY_TABLES)
@@ -96,6 +98,21 @@ def test_model_spider_prints_the_other_convention():
 def test_the_means_of_printed_rows_are_means():
     for by_set in tables.printed_taus("sfda_tau").values():
         assert np.mean([v for s, v in by_set.items() if s != "mean"]) == pytest.approx(by_set["mean"], abs=6e-5)
+
+
+def test_published_accuracies_become_a_history_that_ranks_torchvision_networks(tmp_path):
+    file = tmp_path / "published.jsonl"
+    assert published.main(["--history", str(file)]) == 0
+    history = History(tmp_path / "history.sqlite")
+    assert history.import_(file) == 2 * 11 * 11
+    names = [f"torchvision:{m}.IMAGENET1K_V1" for m in tables.accuracies("sfda_cnn_11x11").models]
+    prior = static_prior(
+        dict.fromkeys(names, ModelFacts()), history.results(), target="f00", target_name="CIFAR-100", strategy="full"
+    )
+    assert prior.left_out == {"same target": 2 * 11, "another strategy": 10 * 11}
+    assert (prior.method, prior.targets) == ("mean rank", 10)
+    best = max(prior.scores, key=lambda m: prior.scores[m].value)
+    assert best == "torchvision:resnet152.IMAGENET1K_V1"
 
 
 @pytest.mark.slow
