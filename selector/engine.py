@@ -62,7 +62,8 @@ class LocalEngine:
                 raise
             except Exception as error:  # noqa: BLE001  one model's failure must not end the scan
                 outcome = Outcome(item, failure=failure_of(error))
-                log.info("%s failed: %s", item, outcome.failure.reason if outcome.failure else "")
+                name = getattr(item, "name", type(item).__name__)  # an item's repr may be megabytes of arrays
+                log.info("%s failed: %s", name, outcome.failure.reason if outcome.failure else "")
             yield outcome
 
 

@@ -254,7 +254,7 @@ def test_bad_images_are_left_out_unless_they_may_not_be(photos: Path, zoo: Path,
     assert "across/003.png" in told
     result = ok(*words, "--out", tmp_path / "b", *FAST)
     assert load_ranking(tmp_path / "b").target["items"] == 59
-    assert "Warning:" in result.stdout
+    assert "Note:" in result.stdout
 
 
 def test_a_plugin_brings_a_proxy(photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path) -> None:

@@ -31,7 +31,10 @@ def demo(
     started = time.perf_counter()
     with ProgressView() as progress:
         made = show.run(out, store=store, device=device, seed=seed, progress=progress)
-    rows = [(u.image.name, u.truth, *(f"{name} {100 * share:.0f} %" for name, share in u.top)) for u in made.used]
+    rows = [
+        (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{name} {100 * share:.0f} %" for name, share in u.top))
+        for u in made.used
+    ]
     if json:
         document({**made.ranking.to_dict(), "finding": made.finding, "used": rows})
     else:

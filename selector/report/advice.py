@@ -22,32 +22,34 @@ HOW = {
 
 @dataclass(frozen=True)
 class Advice:
-    """``headline`` is an instruction; ``sure`` and ``cost`` are sentences; ``commands`` come next."""
+    """``headline`` is an instruction, the rest are sentences; ``commands`` are what to type next."""
 
     headline: str
-    sure: tuple[str, ...]
-    cost: tuple[str, ...]
-    commands: tuple[str, ...]
+    sure: tuple[str, ...] = ()
+    cost: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 def advice(ranking: Ranking) -> Advice:
     """Read the recommendation off a ranking."""
     best = next((model for model in ranking if model.status == "ok"), None)
     if best is None:
-        return Advice("No model finished; the reasons are below under failures.", (), (), ())
+        return Advice("No model finished; the reasons are below under failures.")
     measured = best.best_measurement()
     if measured is None:
         return Advice(
             f"Confirm before you choose: {best.name} is in front, but nothing has been measured yet.",
             tuple(_sure_of_evidence(ranking, best)),
             tuple(_cost(best, None)),
-            (f"selector confirm {_run(ranking)}",),
+            commands=(f"selector confirm {_run(ranking)}",),
         )
     how = HOW.get(measured.strategy, f"adapt it by the strategy {measured.strategy}")
     return Advice(
         f"Start from {best.name} and {how}.",
         tuple(_sure_of_measurement(ranking, best, measured)),
         tuple(_cost(best, measured)),
+        tuple(_others(ranking, best, measured)),
         (f"selector predict {_run(ranking)} IMAGES…",),
     )
 
@@ -81,9 +83,9 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
     )
     if rivals:
         second, model = rivals[0]
-        gap = measured.val_value - second.val_value
+        gap = 100 * (measured.val_value - second.val_value)
         yield (
-            f"The second, {model.name}, is {100 * gap:.1f} points behind on validation"
+            f"The second, {model.name}, is {gap:.1f} points behind on validation"
             + _settled(measured, second, int(counts.get("val") or 0))
             + "."
         )
@@ -98,13 +100,37 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
 
 
 def _settled(first: Measurement, second: Measurement, items: int) -> str:
-    """Whether the gap exceeds what ``items`` validation items can tell (unpaired, so on the careful side)."""
+    """Whether the gap exceeds what the validation items can tell.
+
+    The tournament compares on the same items; without its paired interval the two are taken as
+    independent, which errs on the careful side.
+    """
+    low, high = second.extra.get("difference_low"), second.extra.get("difference_high")
+    if low is not None and high is not None:
+        told = f" (90 % interval of the paired difference {100 * low:.1f} to {100 * high:.1f})"
+        return told + ("" if low > 0 else "; these items cannot tell the two apart")
     if first.metric != "accuracy" or not items:
         return ""
     error = math.sqrt(sum(m.val_value * (1 - m.val_value) / items for m in (first, second)))
     if first.val_value - second.val_value > Z90 * error:
         return f"; more than chance would do on {items} items"
     return f"; {items} items cannot tell the two apart"
+
+
+def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
+    """Choices that may be as good, the cheapest first, and what was learned about strategies."""
+    members = [
+        m
+        for m in ranking.confirmation.get("epsilon_best", ())
+        if (m["name"], m["strategy"]) != (best.name, measured.strategy)
+    ]
+    for m in members[:3]:
+        yield (
+            f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) cannot be shown to be worse by "
+            f"more than a little: {100 * m['difference']:.1f} points behind, 90 % interval {100 * m['low']:.1f} to "
+            f"{100 * m['high']:.1f}."
+        )
+    yield from (str(sentence) for sentence in ranking.confirmation.get("advice", ()))
 
 
 def _sure_of_evidence(ranking: Ranking, best: ModelResult) -> Iterator[str]:

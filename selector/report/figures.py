@@ -86,7 +86,7 @@ def history(ranking: Ranking) -> Figure | None:
     y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
     parts = left_axis(y, 60, 390, "value on validation (measured)")
     for rung in rungs:
-        parts.append(element("text", f"rung {rung + 1}", x=x(rung), y=318, class_="tick", text_anchor="middle"))
+        parts.append(element("text", f"rung {rung}", x=x(rung), y=318, class_="tick", text_anchor="middle"))
     for line in lines:
         told = f"{line.name}, {line.strategy}: " + ", ".join(f"{value:.3f}" for _, value in line.points)
         path = " ".join(f"{x(rung):.1f},{y(value):.1f}" for rung, value in line.points)

@@ -76,8 +76,8 @@ def history(ranking: Ranking) -> Figure:
     figure, axes = _new(7.0, 4.2)
     for line in lines:
         label = _literal(f"{line.name} {line.strategy}")
-        axes.plot([rung + 1 for rung, _ in line.points], [value for _, value in line.points], "o-", label=label)
-    axes.set_xticks(sorted({rung + 1 for line in lines for rung, _ in line.points}))
+        axes.plot([rung for rung, _ in line.points], [value for _, value in line.points], "o-", label=label)
+    axes.set_xticks(sorted({rung for line in lines for rung, _ in line.points}))
     axes.set_xlabel("rung")
     axes.set_ylabel("value on validation (measured)")
     axes.legend(frameon=False)

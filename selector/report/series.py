@@ -45,7 +45,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Course:
-    """How one contestant did in each rung: (rung, value on validation), by rung."""
+    """How one contestant did in each rung: (rung from 1, value on validation), by rung."""
 
     name: str
     strategy: str
@@ -78,11 +78,11 @@ def agreement_plane(ranking: Ranking) -> Plane | None:
 def courses(ranking: Ranking) -> list[Course]:
     """The best value of each contestant in each rung; empty when there was one rung only."""
     best: dict[tuple[str, str], dict[int, float]] = {}
-    for model in ranking:
-        for m in model.measurements:
-            if m.status == "ok" and not math.isnan(m.val_value):
-                rungs = best.setdefault((model.name, m.strategy), {})
-                rungs[m.rung] = max(m.val_value, rungs.get(m.rung, -math.inf))
+    for entry in ranking.confirmation.get("history", ()):
+        value, rung = entry.get("value"), entry.get("rung")
+        if entry.get("status") == "ok" and value is not None and rung is not None:
+            rungs = best.setdefault((str(entry["model"]), str(entry["strategy"])), {})
+            rungs[int(rung)] = max(float(value), rungs.get(int(rung), -math.inf))
     if len({rung for rungs in best.values() for rung in rungs}) < 2:
         return []
     return [Course(name, strategy, tuple(sorted(rungs.items()))) for (name, strategy), rungs in best.items()]

@@ -66,7 +66,11 @@ class TableView:
 def table_view(ranking: Ranking) -> TableView:
     """Gather the table of a ranking: models in rank order, failed ones last."""
     columns = tuple(_columns(ranking))
-    rows = tuple(Row(model, tuple(_cell(model, column) for column in columns)) for model in ranking.models)
+    several = sum(model.tied for model in ranking.models) > 1  # the first is always tied with itself
+    rows = tuple(
+        Row(model, tuple(_cell(model, column, tied=several and model.tied) for column in columns))
+        for model in ranking.models
+    )
     return TableView(title(ranking), columns, rows, tuple(_notes(ranking)))
 
 
@@ -145,7 +149,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
     yield Column("seconds", "extract", "facts", "Time that extraction took; 'store' when nothing was missing", drop=4)
 
 
-def _cell(model: ModelResult, column: Column) -> Cell:
+def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
     kind, _, name = column.key.partition(":")
     match kind:
         case "rank":
@@ -154,7 +158,7 @@ def _cell(model: ModelResult, column: Column) -> Cell:
             return Cell(model.name, model.name, str(model.spec.get("source", "")))
         case "evidence":
             cell = _number(model.evidence)
-            return Cell(cell.text + TIED, cell.sort, "cannot be told apart from the first") if model.tied else cell
+            return Cell(cell.text + TIED, cell.sort, "cannot be told apart from the highest") if tied else cell
         case "interval":
             low, high = model.evidence_low, model.evidence_high
             return Cell("–") if low is None or high is None else Cell(f"{_figures(low)}–{_figures(high)}", low)
@@ -228,13 +232,13 @@ def _figures(value: float) -> str:
 
 def _notes(ranking: Ranking) -> Iterator[str]:
     finals = [m for model in ranking.models for m in final_measurements(model).values()]
-    if any(model.tied for model in ranking.models):
+    if sum(model.tied for model in ranking.models) > 1:
         yield f"{TIED} cannot be told apart from the highest evidence on these rows."
     if any(m.reduced for m in finals):
         sizes = sorted({m.resolution for m in finals if m.reduced and m.resolution})
         at = " or ".join(f"{height} × {width}" for height, width in sizes)
         yield f"{REDUCED} trained at reduced size{f' ({at} pixels)' if at else ''}: compare such figures only with each other."
     for warning in ranking.warnings:
-        yield f"Warning: {warning}"
+        yield f"Note: {warning}"
     for model in ranking.failures:
         yield f"Failed: {model.name}: {model.reason or 'no reason was recorded'}"

@@ -28,6 +28,28 @@ def measurement(value: float, **changes: Any) -> Measurement:
     return replace(base, **changes)
 
 
+def confirmation() -> dict[str, Any]:
+    """Two rungs in which the second model fell behind, as a tournament leaves them."""
+    base = {"strategy": "full", "rate": 1e-3, "seed": 0, "status": "ok", "seconds": 9.0, "notes": []}
+    first, second = "timm:network_0.in1k", "timm:network_1.in1k"
+    member = {"value": 0.93, "difference": 0.0, "low": 0.0, "high": 0.0, "parameters": 3_400_000, "latency": None}
+    return {
+        "history": [
+            {**base, "model": first, "rung": 1, "steps": 50, "value": 0.88},
+            {**base, "model": second, "rung": 1, "steps": 50, "value": 0.91},
+            {**base, "model": second, "rung": 1, "steps": 50, "value": None, "status": "diverged"},
+            {**base, "model": first, "rung": 2, "steps": 150, "value": 0.93},
+        ],
+        "epsilon_best": [
+            {**member, "name": first, "strategy": "frozen", "difference": 0.004, "low": -0.006, "high": 0.014},
+            {**member, "name": first, "strategy": "full"},
+        ],
+        "advice": [f"{first}: take full; it gained 3.0 points over frozen (90 % interval +1.0 to +5.0)."],
+        "p_best": 0.91,
+        "settled": False,
+    }
+
+
 def model(index: int, **changes: Any) -> ModelResult:
     """The ``index``-th best of an ordinary pool."""
     evidence = 0.8 * 0.93**index
@@ -108,6 +130,7 @@ def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ra
         versions={"selector": "0.1.0", "python": "3.11.0"},
         models=models,
         warnings=("2 models cannot be told apart on these rows.",),
+        confirmation=confirmation(),
         seconds={"extract": 61.0, "total": 190.5},
     )
     return replace(base, **changes)
@@ -115,7 +138,7 @@ def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ra
 
 def unmeasured() -> Ranking:
     """The same pool before the confirmation."""
-    return ranking(tuple(replace(m, measurements=()) for m in ranking().models))
+    return ranking(tuple(replace(m, measurements=()) for m in ranking().models), confirmation={})
 
 
 def hostile() -> Ranking:
@@ -133,7 +156,7 @@ def hostile() -> Ranking:
         *rest[:-1],
         replace(rest[-1], name=HOSTILE, reason=bad, traceback=bad),
     )
-    base = ranking(models, warnings=(bad,))
+    base = ranking(models, warnings=(bad,), confirmation={**confirmation(), "advice": [bad]})
     target = {**base.target, "name": bad, "class_names": [bad, "hole", "stain"], "origin": {"path": bad}}
     return replace(base, target=target, settings={**base.settings, "models": bad})
 

@@ -22,7 +22,7 @@ from selector.report.html import render_report, write_report
 from selector.report.outcome import outcome
 from selector.report.rerun import command
 from selector.report.svg import Axis
-from selector.results import load_ranking
+from selector.results import ModelResult, load_ranking
 from tests.report import samples
 
 
@@ -68,13 +68,26 @@ def test_advice_of_a_measured_run() -> None:
 
 
 def test_advice_says_when_the_gap_is_real() -> None:
-    first, second = (
-        samples.model(0, measurements=(samples.measurement(0.95),)),
-        samples.model(1, measurements=(samples.measurement(0.80),)),
-    )
-    assert "more than chance would do on 300 items" in advice(samples.ranking((first, second))).sure[1]
+    first = samples.model(0, measurements=(samples.measurement(0.95),))
+
+    def second(**extra: float) -> ModelResult:
+        return samples.model(1, measurements=(samples.measurement(0.80, extra=extra),))
+
+    assert "more than chance would do on 300 items" in advice(samples.ranking((first, second()))).sure[1]
+    paired = advice(samples.ranking((first, second(difference_low=0.12, difference_high=0.18)))).sure[1]
+    assert paired.endswith("15.0 points behind on validation (90 % interval of the paired difference 12.0 to 18.0).")
+    tied = advice(samples.ranking((first, second(difference_low=-0.01, difference_high=0.31)))).sure[1]
+    assert tied.endswith("-1.0 to 31.0); these items cannot tell the two apart.")
     alone = advice(samples.ranking((first, samples.model(1)))).sure[1]
     assert alone == "It is the only model that was measured; how the others would do is predicted only."
+
+
+def test_advice_names_what_may_be_as_good_and_the_strategy() -> None:
+    cheaper, strategy = advice(samples.ranking()).others
+    assert cheaper.startswith("timm:network_0.in1k (frozen, 3.4M parameters) cannot be shown to be worse")
+    assert "0.4 points behind, 90 % interval -0.6 to 1.4." in cheaper
+    assert strategy.startswith("timm:network_0.in1k: take full")
+    assert advice(samples.unmeasured()).others == ()
 
 
 def test_advice_of_an_unmeasured_run_promises_nothing() -> None:
@@ -122,12 +135,9 @@ def test_the_options_of_the_command_exist() -> None:
 
 
 def test_figures_are_well_formed_and_only_drawn_with_data() -> None:
-    assert [f.key for f in figures(samples.ranking())] == ["intervals", "agreement", "cost"]
+    assert [f.key for f in figures(samples.ranking())] == ["intervals", "agreement", "history", "cost"]
     assert [f.key for f in figures(samples.unmeasured())] == ["intervals", "cost"]
-    assert figures(samples.ranking(())) == []
-    rungs = tuple(samples.measurement(0.8 + 0.05 * rung, rung=rung) for rung in (0, 1))
-    drawn = {f.key: f for f in figures(samples.ranking((samples.model(0, measurements=rungs),)))}
-    assert set(drawn) == {"history"}
+    assert figures(samples.ranking((), confirmation={})) == []
     for ranking in (samples.ranking(), samples.hostile(), samples.large(100)):
         for figure in figures(ranking):
             ElementTree.fromstring(figure.svg)
@@ -162,6 +172,8 @@ def test_matplotlib_figures() -> None:
     with pytest.raises(ConfigError, match=r"fewer than two models were measured; selector\.confirm"):
         plot.agreement(samples.unmeasured())
     with pytest.raises(ConfigError, match="had no second rung"):
-        plot.history(samples.ranking())
+        plot.history(samples.unmeasured())
+    lines = plot.history(samples.ranking()).axes[0].get_lines()
+    assert [list(line.get_ydata()) for line in lines] == [[0.88, 0.93], [0.91]]
     dollars = replace(samples.model(0), name="a$b$c")
     plot.intervals(samples.ranking((dollars, samples.model(1)))).canvas.draw()

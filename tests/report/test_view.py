@@ -54,7 +54,7 @@ def test_notes_explain_marks_warnings_and_failures() -> None:
     notes = table_view(samples.ranking()).notes
     assert any(note.startswith("≈ cannot be told apart") for note in notes)
     assert any(note.startswith("° trained at reduced size (128 × 128 pixels)") for note in notes)
-    assert "Warning: 2 models cannot be told apart on these rows." in notes
+    assert "Note: 2 models cannot be told apart on these rows." in notes
     assert "Failed: timm:network_4.in1k: weights are missing" in notes
     assert not any("°" in note for note in table_view(samples.unmeasured()).notes)
 
