@@ -177,10 +177,11 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], mapping: str
             for word, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
             if keys
         ]
-        first = f"; {wrong[0]}: expected {tuple(own[wrong[0]].shape)}, found {tuple(state[wrong[0]].shape)}"
+        shapes = [f"; {k}: expected {tuple(own[k].shape)}, found {tuple(state[k].shape)}" for k in wrong[:1]]
         raise SourceError(
-            f"{where}: the weights do not fit the network: {', '.join(found)}{first if wrong else ''}. "
-            "Check the architecture and its kwargs, or say 'mapping: by_position' if only the names differ."
+            f"{where}: the weights do not fit the network: {', '.join(found)}{''.join(shapes)}. "
+            "Check the architecture and its kwargs"
+            + (", or say 'mapping: by_position' if only the names differ." if mapping == "by_name" else ".")
         )
     with_head = head <= set(state)
     own.update(state)  # into the network's own: it keeps the versions that some layers ask for

@@ -318,8 +318,8 @@ def _preprocess(spec: ModelSpec, module: Any, network: Any) -> tuple[nn.Module, 
     if wanted.input_size[1:] != preprocess.input_size[1:]:
         try:
             module, network = network.resized(module, wanted.input_size[1:])
-        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+        except SourceError as error:
             raise SourceError(
-                f"{spec.name}: preprocess.input_size {list(wanted.input_size)} does not fit: {error}"
+                f"{spec.name}: preprocess.input_size {list(wanted.input_size)} does not fit the network: {error}"
             ) from error
     return module, network, wanted
