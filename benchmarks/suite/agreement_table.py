@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"scored {set_name}", file=sys.stderr)
     rows = agreement(by_score, truth, 50 if args.quick else args.draws, args.seed)
     folder = args.out or args.truth.parent
+    folder.mkdir(parents=True, exist_ok=True)
     write_scores(folder / f"scores_{args.strategy}.csv", by_score, truth, missing)
     write(folder / f"agreement_{args.strategy}.csv", rows)
     show(rows, truth)
