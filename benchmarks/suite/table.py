@@ -19,7 +19,10 @@ def append(path: Path, row: dict[str, Any]) -> None:
     """Add one row and force it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
+    torn = not new and not path.read_bytes().endswith(b"\n")  # killed in the middle of a row
     with path.open("a", newline="", encoding="utf-8") as file:
+        if torn:
+            file.write("\r\n")
         writer = csv.DictWriter(file, COLUMNS, restval="")
         if new:
             writer.writeheader()
