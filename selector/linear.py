@@ -298,13 +298,27 @@ def logistic_path(
     )
     objective = _Objective(z, targets, weights.astype(np.float32), loss)
     share = sizes / len(z)
+    spread = rates * (1 - rates)
+    memory: list[_Pair] = []
+    last_ridge: np.ndarray | None = None
+    previous: np.ndarray | None = None
     for strength in strengths:
         # two classes are one logit for scikit-learn, whose penalty then counts once, not twice
         penalty = (2.0 if loss == "softmax" and outputs == 2 else 1.0) / strength
         ridge = np.full(z.shape[1], penalty, dtype=np.float32)
         ridge[-1] = 0
-        diagonal = curvature[:, None, None] * share[:, None] * (rates * (1 - rates)) + ridge[:, None, None]
-        solution, steps = _minimise(objective, solution, ridge, diagonal.astype(np.float32), tolerance * sizes)
+        if last_ridge is not None:
+            # the penalty is quadratic, so what was learned of the curvature holds at the new one
+            memory = [pair.at_ridge(ridge - last_ridge) for pair in memory]
+            spread = objective.spread(solution) / sizes[:, None]
+        diagonal = curvature[:, None, None] * share[:, None] * np.maximum(spread, 1e-6) + ridge[:, None, None]
+        # solutions move evenly along a path of even ratios: going on as before halves the steps
+        guess = solution if previous is None else 2 * solution - previous
+        previous = solution
+        solution, steps, memory = _minimise(
+            objective, guess, ridge, diagonal.astype(np.float32), tolerance * sizes, memory
+        )
+        last_ridge = ridge
         yield PathPoint(strength, solution, steps)
 
 
@@ -349,15 +363,22 @@ class _Objective:
     def __call__(self, solution: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Σ weight·loss (F',) in float64 and its gradient (k + 1, F', outputs), of some problems."""
         width, count, outputs = solution.shape
-        flat = np.ascontiguousarray(solution).reshape(width, -1)
-        gradient = np.zeros_like(flat)
+        gradient = np.zeros_like(solution)
         value = np.zeros(count)
         weights = self.weights if count == self.weights.shape[1] else self.weights[:, problems]
         step = max(64, _CHUNK_CELLS // (count * outputs))
+        flat: np.ndarray = np.empty(0)
+        live: np.ndarray = np.zeros(count, dtype=bool)
         for start in range(0, len(self.z), step):
             z = self.z[start : start + step]
-            w = weights[start : start + step]
-            logits = (z @ flat).reshape(len(z), count, outputs)
+            now = np.asarray(weights[start : start + step].any(axis=0))
+            if not now.any():
+                continue
+            if (now != live).any():  # rows sorted by fold spare the products of the problem that holds them out
+                live = now
+                flat = np.ascontiguousarray(solution[:, live]).reshape(width, -1)
+            w = weights[start : start + step, live]
+            logits = (z @ flat).reshape(len(z), -1, outputs)
             targets = self.targets[start : start + step]
             if self.loss == "softmax":
                 residual, likelihood = _softmax(logits, targets)
@@ -366,9 +387,24 @@ class _Objective:
                 residual, likelihood = _sigmoid(logits, targets, mean=False)
                 residual -= targets[:, None, :]
             residual *= w[:, :, None]
-            value -= (likelihood * w).sum(axis=0)
-            gradient += z.T @ residual.reshape(len(z), -1)
-        return value, gradient.reshape(solution.shape)
+            value[live] -= (likelihood * w).sum(axis=0)
+            gradient[:, live] += (z.T @ residual.reshape(len(z), -1)).reshape(width, -1, outputs)
+        return value, gradient
+
+    def spread(self, solution: np.ndarray) -> np.ndarray:
+        """(problems, outputs) Σ weight·p(1 - p): the scale of the curvature."""
+        width, count, outputs = solution.shape
+        flat = np.ascontiguousarray(solution).reshape(width, -1)
+        total = np.zeros((count, outputs))
+        # a tenth of the rows tells a scale well enough
+        rows = np.arange(0, len(self.z), 10) if len(self.z) >= 2000 else np.arange(len(self.z))
+        step = max(64, _CHUNK_CELLS // (count * outputs))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            logits = (self.z[some] @ flat).reshape(len(some), count, outputs)
+            p = (_softmax if self.loss == "softmax" else _sigmoid)(logits, self.targets[some])[0]
+            total += np.einsum("nfc,nf->fc", p - p * p, self.weights[some])
+        return total * (len(self.z) / len(rows))
 
 
 def _softmax(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -390,31 +426,54 @@ def _sigmoid(logits: np.ndarray, targets: np.ndarray, mean: bool = True) -> tupl
     return 1 / (1 + np.exp(-logits)), likelihood
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """What one step taught about the curvature: its change of the gradient."""
+
+    step: np.ndarray
+    change: np.ndarray
+    inverse: np.ndarray  # (problems,) 1 / their product, 0 where the pair is of no use
+
+    @classmethod
+    def of(cls, step: np.ndarray, change: np.ndarray) -> _Pair:
+        product = _dot(step, change)
+        curved = product > 1e-8 * np.sqrt(_dot(step, step) * _dot(change, change))
+        return cls(step, change, np.where(curved, 1 / np.where(curved, product, 1), 0).astype(np.float32))
+
+    def at_ridge(self, added: np.ndarray) -> _Pair:
+        """The same step under another penalty."""
+        return _Pair.of(self.step, self.change + added[:, None, None] * self.step)
+
+
 def _minimise(
-    objective: _Objective, solution: np.ndarray, ridge: np.ndarray, diagonal: np.ndarray, tolerance: np.ndarray
-) -> tuple[np.ndarray, int]:
+    objective: _Objective,
+    solution: np.ndarray,
+    ridge: np.ndarray,
+    diagonal: np.ndarray,
+    tolerance: np.ndarray,
+    memory: Sequence[_Pair] = (),
+) -> tuple[np.ndarray, int, list[_Pair]]:
     """Limited-memory BFGS of several problems in lockstep, each with its own step length.
 
     It starts from the inverse of ``diagonal`` instead of the identity. A problem stops when the
     decrease that its next step promises falls below its tolerance.
     """
-    solution = solution.copy()
     problems = np.arange(solution.shape[1])
     penalty = ridge[:, None, None]
+    history = list(memory)
 
     def at(point: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value, gradient = objective(point, which)
         return value + 0.5 * _dot(point, penalty * point), gradient + penalty * point
 
     value, gradient = at(solution, problems)
-    history: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # (step, gradient change, 1 / their product)
     active = problems
     for steps in range(1, _MAX_STEPS + 1):
         direction = _direction(gradient, diagonal, history)
         slope = _dot(direction, gradient)
-        active = problems[(-0.5 * slope > tolerance) & np.isin(problems, active)]
+        active = active[-0.5 * slope[active] > tolerance[active]]
         if not len(active):
-            return solution, steps
+            return solution, steps, history
         length = np.zeros(len(problems), dtype=np.float32)
         length[active] = 1
         new, new_value, new_gradient = solution.copy(), value.copy(), gradient.copy()
@@ -429,42 +488,34 @@ def _minimise(
                 break
             length[trying] /= 3
         if len(trying):  # no descent is left within the precision
-            new[:, trying], new_value[trying], new_gradient[:, trying] = (
-                solution[:, trying],
-                value[trying],
-                gradient[:, trying],
-            )
+            new[:, trying], new_gradient[:, trying] = solution[:, trying], gradient[:, trying]
+            new_value[trying] = value[trying]
             active = np.setdiff1d(active, trying)
-        step, change = new - solution, new_gradient - gradient
-        product = _dot(step, change)
-        curved = product > 1e-8 * np.sqrt(_dot(step, step) * _dot(change, change))
-        history.append((step, change, np.where(curved, 1 / np.where(curved, product, 1), 0).astype(np.float32)))
+        history.append(_Pair.of(new - solution, new_gradient - gradient))
         del history[:-_HISTORY]
         solution, value, gradient = new, new_value, new_gradient
-    return solution, _MAX_STEPS
+    return solution, _MAX_STEPS, history
 
 
-def _direction(
-    gradient: np.ndarray, diagonal: np.ndarray, history: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
-) -> np.ndarray:
+def _direction(gradient: np.ndarray, diagonal: np.ndarray, history: Sequence[_Pair]) -> np.ndarray:
     """The quasi-Newton step -Hg by the two-loop recursion."""
     q = gradient.copy()
     factors = []
-    for step, change, inverse in reversed(history):
-        factor = (inverse * _dot(step, q)).astype(np.float32)
-        q -= factor[:, None] * change
+    for pair in reversed(history):
+        factor = (pair.inverse * _dot(pair.step, q)).astype(np.float32)
+        q -= factor[:, None] * pair.change
         factors.append(factor)
-    q /= diagonal
+    scale = np.ones(q.shape[1])
     if history:
-        step, change, inverse = history[-1]
-        square = _dot(change, change / diagonal)
-        scale = np.where(
-            (inverse > 0) & (square > 0), 1 / np.where(inverse > 0, inverse, 1) / np.where(square > 0, square, 1), 1
-        )
-        q *= scale[:, None].astype(np.float32)
-    for (step, change, inverse), factor in zip(history, reversed(factors), strict=True):
-        back = (inverse * _dot(change, q)).astype(np.float32)
-        q += (factor - back)[:, None] * step
+        last = history[-1]
+        square = _dot(last.change, last.change / diagonal)
+        used = (last.inverse > 0) & (square > 0)
+        scale[used] = 1 / (last.inverse[used] * square[used])
+    q *= scale[:, None].astype(np.float32)
+    q /= diagonal
+    for pair, factor in zip(history, reversed(factors), strict=True):
+        back = (pair.inverse * _dot(pair.change, q)).astype(np.float32)
+        q += (factor - back)[:, None] * pair.step
     return -q
 
 
