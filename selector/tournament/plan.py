@@ -79,14 +79,17 @@ def rungs_of(total: int, lanes: int, rates: int, final_lanes: int = FINAL_LANES)
     """
     if rates == 1 and lanes <= final_lanes:
         return (Rung(total, lanes, 1),)  # nothing to choose on the way
-    rungs = []
-    cuts = [round(total * sum(shares(lanes)[: i + 1])) for i in range(len(shares(lanes)))]
-    alive = lanes
-    for i, (before, after) in enumerate(zip([0, *cuts[:-1]], cuts, strict=True)):
+    parts = shares(lanes) if total >= len(shares(lanes)) else (1 / total,) * total
+    rungs: list[Rung] = []
+    alive, done = lanes, 0
+    for i in range(len(parts)):
+        last = i == len(parts) - 1
         if i:
-            last = i == len(cuts) - 1
             alive = min(alive, max(final_lanes, math.ceil(alive / 2)), final_lanes if last else alive)
-        rungs.append(Rung(max(1, after - before), alive, rates if i == 0 else 1))
+        wanted = round(total * sum(parts[: i + 1])) - done
+        steps = total - done if last else min(max(1, wanted), total - done - (len(parts) - i - 1))
+        rungs.append(Rung(steps, alive, rates if i == 0 else 1))
+        done += steps
     return tuple(rungs)
 
 

@@ -214,7 +214,9 @@ class _Tournament:
             plan = self.cache.get("tournament", dict(self.settings))
             state = dict(plan) if plan else None  # the same plan as last time, so that the table is the same
             if state is not None:
-                state["spent"] = 0.0
+                state |= {"spent": 0.0, "done": 0}
+        if state is not None and state.get("finished"):
+            state["spent"] = 0.0  # everything is read again, nothing is trained
         return state or {"spent": 0.0, "rungs": [], "done": 0}
 
     def _remember(self) -> None:
@@ -267,9 +269,12 @@ class _Tournament:
             self._set_factor(float(self.state["factor"]))
             self._prepare()
             rungs = tuple(Rung(*rung) for rung in self.state["rungs"])
+            self.notes += self.state["notes"]
+            self.lanes = [lane for lane in self.lanes if lane.label in self.state["step_seconds"]]
             for lane in self.lanes:
-                lane.step_seconds = float(self.state["step_seconds"].get(lane.label, math.inf))
+                lane.step_seconds = float(self.state["step_seconds"][lane.label])
             return Plan(rungs, 0.0) if self.lanes else None
+        noted = len(self.notes)
         factor = self._choose_factor(wanted, an_epoch)
         plan = None
         while self.lanes:
@@ -292,10 +297,11 @@ class _Tournament:
         self.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in plan.rungs]
         self.state["factor"] = factor
         self.state["step_seconds"] = {lane.label: lane.step_seconds for lane in self.lanes}
-        self._remember()
         told = ", ".join(f"{r.lanes} lane(s) x {r.rates} rate(s) x {r.steps} steps" for r in plan.rungs)
         log.info("plan: %s; about %s", told, format_duration(plan.seconds))
         self.notes.append(f"plan: {told}; batch {batch}; about {format_duration(plan.seconds)}.")
+        self.state["notes"] = self.notes[noted:]
+        self._remember()
         return plan
 
     def _finite_left(self) -> float | None:
@@ -559,6 +565,7 @@ class _Tournament:
                     lane.repeats.append(run)
                 else:
                     lane.notes.append(f"seed {run.candidate.seed} {run.record.status}")
+        self.state.setdefault("repeats", allowed)
         self._remember()
 
     def _repeat(self, lane: _Lane, seed: int) -> _Run | None:
@@ -623,6 +630,7 @@ class _Tournament:
         )
         if self.cache is not None and self.state["rungs"]:
             self.cache.put("tournament", dict(self.settings), {**self.state, "spent": self.spent})
+        self.state["finished"] = True
         self._remember()
         self._tidy(best_label)
         return TournamentResult(
