@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from selector.errors import SourceError, WeightsMissing, ZooError
+from selector.sources import registry
+from selector.zoo import ModelSpec, load_zoo
+from tests.sources.samples import load, onnx_file
+
+
+def model(path: Path, **more: Any) -> ModelSpec:
+    return ModelSpec.model_validate({"source": f"onnx:{path}", **more})
+
+
+def reference(weights: dict[str, np.ndarray], batch: torch.Tensor) -> torch.Tensor:
+    return F.relu(F.conv2d(batch, torch.from_numpy(weights["weight"]), torch.from_numpy(weights["bias"]), stride=2))
+
+
+@pytest.mark.parametrize("batch_size", ["batch", 1, 4])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_features_are_the_pooled_first_output(tmp_path: Path, batch_size: int | str, channels_last: bool) -> None:
+    weights = onnx_file(tmp_path / "n.onnx", batch_size, channels_last)
+    batch = torch.randn(7, 3, 16, 16)
+    expected = reference(weights, batch)
+    for settings, wanted in (({}, expected.mean((2, 3))), ({"pooling": "max"}, expected.amax((2, 3)))):
+        encoder = load(model(tmp_path / "n.onnx", **settings))
+        torch.testing.assert_close(encoder.encode(batch), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(encoder.encode(batch[3:4]), wanted[3:4], rtol=1e-4, atol=1e-5)
+    named = load(model(tmp_path / "n.onnx", layer="pooled"))
+    torch.testing.assert_close(named.encode(batch), expected.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    assert named.num_features == 5
+    assert named.num_parameters == 5 * 27 + 5
+    assert named.preprocess.input_size == (3, 16, 16)
+    assert named.module is None
+
+
+def test_tokens(tmp_path: Path) -> None:
+    weights = onnx_file(tmp_path / "n.onnx", tokens=True)
+    batch = torch.randn(2, 3, 16, 16)
+    expected = reference(weights, batch).flatten(2).transpose(1, 2)
+    for pooling, wanted in {None: expected.mean(1), "cls": expected[:, 0], "max": expected.amax(1)}.items():
+        encoder = load(model(tmp_path / "n.onnx", pooling=pooling))
+        torch.testing.assert_close(encoder.encode(batch), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_it_cannot_be_trained(tmp_path: Path) -> None:
+    onnx_file(tmp_path / "n.onnx")
+    encoder = load(model(tmp_path / "n.onnx"))
+    with pytest.raises(
+        SourceError, match=r"gives frozen features only and cannot be fine-tuned; take the model through timm:"
+    ):
+        encoder.with_head(2)
+    with pytest.raises(SourceError, match="gives frozen features only"):
+        encoder.recipe(2)
+    with pytest.raises(SourceError, match="an ONNX network cannot be trained"):
+        registry.get("onnx").build({"source": "onnx"})
+
+
+def test_the_identity_covers_weights_kept_beside_the_file(tmp_path: Path) -> None:
+    import onnx
+
+    onnx_file(tmp_path / "n.onnx")
+    whole = onnx.load(str(tmp_path / "n.onnx"))
+    onnx.save(whole, str(tmp_path / "n.onnx"), save_as_external_data=True, location="n.data", size_threshold=0)
+    first = registry.get("onnx").identify(model(tmp_path / "n.onnx"))
+    assert first["weights"].count("xxh128:") == 2
+    assert str(tmp_path) not in str(first)
+    data = bytearray((tmp_path / "n.data").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "n.data").write_bytes(data)
+    assert registry.get("onnx").identify(model(tmp_path / "n.onnx"))["weights"] != first["weights"]
+    (tmp_path / "n.data").unlink()
+    with pytest.raises(WeightsMissing, match=r"keeps weights in n\.data, which is not beside it"):
+        registry.get("onnx").identify(model(tmp_path / "n.onnx"))
+
+
+def test_a_relative_path_starts_at_the_zoo_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_file(tmp_path / "n.onnx")
+    (tmp_path / "zoo.yaml").write_text("models: [{onnx: n.onnx, name: mine}]")
+    (spec,) = load_zoo(tmp_path / "zoo.yaml").models
+    monkeypatch.chdir("/")
+    assert load(spec).num_features == 5
+    assert load(ModelSpec.model_validate(spec.model_dump(mode="json"))).num_features == 5  # as a run freezes it
+
+
+def test_files_and_settings_that_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_file(tmp_path / "n.onnx")
+    with pytest.raises(
+        WeightsMissing, match=r"ONNX file .*none\.onnx does not exist; give a path from the zoo file's folder"
+    ):
+        load(model(tmp_path / "none.onnx"))
+    (tmp_path / "text.onnx").write_text("not a network")
+    with pytest.raises(SourceError, match=r"text\.onnx is not an ONNX file, or it is damaged"):
+        load(model(tmp_path / "text.onnx"))
+    with pytest.raises(SourceError, match=r"no output 'poold'; did you mean 'pooled'\? Outputs: map, pooled\."):
+        load(model(tmp_path / "n.onnx", layer="poold"))
+    with pytest.raises(SourceError, match="takes no kwargs, got a"):
+        load(model(tmp_path / "n.onnx", kwargs={"a": 1}))
+    with pytest.raises(SourceError, match="holds its own weights; leave 'weights' out"):
+        load(model(tmp_path / "n.onnx", weights="none"))
+    with pytest.raises(SourceError, match=r"does not run on an input of 3x20x20: .*INVALID_ARGUMENT"):
+        load(model(tmp_path / "n.onnx", preprocess={"input_size": [3, 20, 20]}))
+    with pytest.raises(SourceError, match=r"pooling 'cls' needs tokens \(B, N, D\), found \(1, 5, 7, 7\)"):
+        load(model(tmp_path / "n.onnx", pooling="cls"))
+    with pytest.raises(ZooError, match="name the file in full"):
+        registry.get("onnx").expand("*.onnx")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    with pytest.raises(SourceError, match=r"onnxruntime is not installed; run: pip install 'zoo-selector\[onnx\]'"):
+        registry.get("onnx").identify(model(tmp_path / "n.onnx"))
