@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 JUDGED_ON = 128  # images that decide whether a lower precision will do
 MIN_COSINE = 0.995  # median centred cosine with the float32 features
 MIN_NEIGHBOURS = 0.95  # share of images whose nearest neighbour stays the same
-WORTH_A_TRY = 20.0  # seconds that eager torch must need before a backend that was never measured here is tried
+WORTH_A_TRY = 5.0  # seconds that eager torch must need before a backend that was never measured here is tried
 REMEMBERED = 16  # measurements a backend that its median is taken of
 _SAME = 0.99  # centred cosine below which a converted network is not the same network
 

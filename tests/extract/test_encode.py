@@ -245,8 +245,8 @@ def test_the_batch_is_halved_when_memory_runs_out(
     runner, entry = prepared(FeatureStore(tmp_path), Small(module, 3), pixels)
     extract_rows(runner, entry, pixels, pixels.hashes, np.arange(100))
     assert runner.batch_size == runner.facts["batch_size"] == 8
-    assert module.sizes[:3] == [32, 16, 8]
-    assert set(module.sizes[2:]) == {8}
+    assert module.sizes[:2] == [16, 8]
+    assert set(module.sizes[1:]) == {8}
     np.testing.assert_allclose(
         entry.rows(pixels.hashes), reference(Small(module, 3), pixels.rows), rtol=1e-4, atol=1e-5
     )
@@ -267,7 +267,7 @@ def test_other_errors_of_a_network_are_not_taken_for_memory() -> None:
     runner = open_runner(Small(Wrong(), 3), **PLAIN, sample=pictures(4), rows_expected=4)
     with pytest.raises(RuntimeError, match=r"shape|size|dimension"):
         runner.encode(pictures(4))
-    assert runner.batch_size == 32
+    assert runner.batch_size == 16
 
 
 # ---------------------------------------------------------------------------- precision
@@ -335,18 +335,18 @@ def test_few_images_are_not_enough_to_lower_the_precision(small: Small) -> None:
 
 def test_what_was_decided_is_done_again_without_measuring() -> None:
     module = Greedy(1000)
-    decided = {"backend": "eager", "precision": "float32", "batch_size": 16, "device": "cpu", "judged_on": 128}
+    decided = {"backend": "eager", "precision": "float32", "batch_size": 4, "device": "cpu", "judged_on": 128}
     runner = open_runner(
         Small(module, 3), device="cpu", precision="auto", backend="auto", sample=pictures(128), rows_expected=5000,
         decided=decided,
     )  # fmt: skip
     assert module.sizes == []
-    assert runner.batch_size == 16
-    assert runner.facts == {"batch_size": 16, "device": "cpu", "judged_on": 128}
+    assert runner.batch_size == 4
+    assert runner.facts == {"batch_size": 4, "device": "cpu", "judged_on": 128}
     elsewhere = open_runner(
         Small(module, 3), device="cpu", sample=pictures(4), rows_expected=4, decided={**decided, "device": "cuda"}
     )
-    assert elsewhere.batch_size == 32  # another machine's batch size means nothing here
+    assert elsewhere.batch_size == 16  # another machine's batch size means nothing here
 
 
 # ---------------------------------------------------------------------------- choices
@@ -515,6 +515,25 @@ def test_a_compiled_model_is_kept_and_made_again_when_damaged(
     other.identity = {"source": "test", "name": "other weights"}
     assert not np.allclose(open_runner(other, **settings).encode(pixels), first)
     assert len(list(tmp_path.rglob("*.blob"))) == 2
+
+
+@needs_openvino
+def test_openvino_takes_grey_networks_and_those_that_keep_the_traced_batch() -> None:
+    class Fixed(nn.Module):
+        """Its trace holds the batch as a number."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(int(x.shape[0]), -1)[:, ::16] + torch.zeros(int(x.shape[0]), 1)
+
+    pixels = pictures(40)
+    runner = open_runner(Small(Fixed(), 192), **{**PLAIN, "backend": "openvino"}, sample=pixels, rows_expected=40)
+    np.testing.assert_allclose(runner.encode(pixels), reference(Small(Fixed(), 192), pixels), rtol=1e-4, atol=1e-4)
+    grey = Small(nn.Flatten(), SIZE * SIZE)
+    grey.preprocess = Preprocess(input_size=(1, SIZE, SIZE), mean=(0.13,), std=(0.31,))
+    settings: dict[str, Any] = {"sample": pixels, "rows_expected": 40}
+    plain = open_runner(grey, **PLAIN, **settings).encode(pixels)
+    rows = open_runner(grey, **{**PLAIN, "backend": "openvino"}, **settings).encode(pixels)
+    np.testing.assert_allclose(rows, plain, rtol=1e-4, atol=1e-4)
 
 
 @needs_openvino

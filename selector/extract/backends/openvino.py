@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _TELEMETRY = "openvino_telemetry"
 _CHECKSUM_BYTES = 16
+_TRACED_BATCH = 2  # not 1, which networks may treat as a special case
 
 
 def why_not(device: str) -> str:
@@ -93,35 +94,66 @@ class OpenVinoBackend:
 
 
 def _converted(ov: Any, encoder: Encoder, batch_size: int) -> Any:
-    """An OpenVINO model from uint8 (B, H, W, 3) to features."""
+    """An OpenVINO model from uint8 (B, H, W, 3) to features.
+
+    Tracing runs the network several times, so it is traced on two images and the batch is set
+    afterwards; a network that keeps the traced batch as a constant is traced on a whole batch.
+    """
+    try:
+        model = _traced(ov, encoder, _TRACED_BATCH)
+        model.reshape([batch_size, *_pixel_shape(encoder)])
+        if model.output(0).partial_shape.to_shape()[0] == batch_size:
+            return model
+    except (RuntimeError, SourceError) as error:
+        logger.info("%s keeps the batch that it is traced on: %s", encoder.name, str(error).splitlines()[:1])
+    model = _traced(ov, encoder, batch_size)
+    model.reshape([batch_size, *_pixel_shape(encoder)])
+    return model
+
+
+def _traced(ov: Any, encoder: Encoder, batch_size: int) -> Any:
     import torch
 
     from selector.extract.backends.compiled import Features
-    from selector.extract.pixels import normalise
-
-    preprocess = encoder.preprocess
-    _, height, width = preprocess.input_size
 
     class WithPixels(torch.nn.Module):
+        """The arithmetic of ``pixels.normalise``, written so that its trace holds for any batch."""
+
+        scale: torch.Tensor
+        shift: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.features = Features(encoder)
+            self.channels = encoder.preprocess.input_size[0]
+            mean, std = (torch.tensor(v[: self.channels]) for v in (encoder.preprocess.mean, encoder.preprocess.std))
+            self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1))
+            self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1))
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            features: torch.Tensor = self.features(normalise(pixels, preprocess).contiguous())
+            values = pixels.permute(0, 3, 1, 2).float()
+            if self.channels == 1:  # whole numbers below 2**24, so float32 is exact
+                weights = torch.tensor([19595.0, 38470.0, 7471.0]).view(1, 3, 1, 1)
+                values = torch.floor(((values * weights).sum(1, keepdim=True) + 0x8000) / 65536)
+            features: torch.Tensor = self.features(values * self.scale + self.shift)
             return features
 
-    example = torch.zeros((batch_size, height, width, 3), dtype=torch.uint8)
+    example = torch.zeros((batch_size, *_pixel_shape(encoder)), dtype=torch.uint8)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             # tracing keeps shapes, means and the like as constants, and says so: here they are constants
             warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
             warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces with torch.jit, as it does
-            model = ov.convert_model(WithPixels().eval(), example_input=example, input=[example.shape], verbose=False)
+            shape = ov.PartialShape([-1, *_pixel_shape(encoder)])
+            return ov.convert_model(WithPixels().eval(), example_input=example, input=[shape], verbose=False)
     except Exception as error:  # a converter raises whatever the traced network and its own rules raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SourceError(f"{encoder.name} cannot be converted to OpenVINO: {reason}") from error
-    return model
+
+
+def _pixel_shape(encoder: Encoder) -> tuple[int, int, int]:
+    _, height, width = encoder.preprocess.input_size
+    return height, width, 3
 
 
 def _key(encoder: Encoder, precision: str, batch_size: int) -> str:
