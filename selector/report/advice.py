@@ -156,7 +156,10 @@ def _cost(best: ModelResult, measured: Measurement | None) -> Iterator[str]:
         moved = (
             f", moving {format_count(measured.trained_parameters)} parameters" if measured.trained_parameters else ""
         )
-        yield f"Training took {format_duration(measured.seconds)} ({measured.steps} steps{moved})."
+        if measured.steps:
+            yield f"Training took {format_duration(measured.seconds)} ({measured.steps} steps{moved})."
+        else:
+            yield f"Solving the head took {format_duration(measured.seconds)}{moved}."
     if best.extract_seconds and best.rows:
         yield f"Extraction: {best.rows / best.extract_seconds:.3g} items a second on this machine."
 
