@@ -271,6 +271,7 @@ def logistic_path(
     strengths: Sequence[float],
     loss: str = "softmax",
     tolerance: float = 1e-6,
+    start: np.ndarray | None = None,
 ) -> Iterator[PathPoint]:
     """L2 logistic regressions along a path of strengths, several at once, each warm-started.
 
@@ -285,6 +286,8 @@ def logistic_path(
         strengths: C, ascending.
         loss: ``softmax`` or ``sigmoid``.
         tolerance: on the predicted decrease of the objective, nats a row.
+        start: (k + 1, F, outputs) to begin from; the class shares when not given. It must not have
+            seen rows that a problem holds out.
     Yields:
         One point a strength.
     """
@@ -292,13 +295,16 @@ def logistic_path(
     problems = len(weights)
     sizes = weights.sum(axis=1)
     rates = _rates(targets, weights, outputs, loss)
-    solution = np.zeros((z.shape[1], problems, outputs), dtype=np.float32)
-    solution[-1] = np.log(rates) - (
-        np.log1p(-rates) if loss == "sigmoid" else np.log(rates).mean(axis=1, keepdims=True)
-    )
+    solution: np.ndarray = np.zeros((z.shape[1], problems, outputs), dtype=np.float32)
+    if start is not None:
+        solution[:] = start
+    else:
+        solution[-1] = np.log(rates) - (
+            np.log1p(-rates) if loss == "sigmoid" else np.log(rates).mean(axis=1, keepdims=True)
+        )
     objective = _Objective(z, targets, weights.astype(np.float32), loss)
     share = sizes / len(z)
-    spread = rates * (1 - rates)
+    spread = rates * (1 - rates) if start is None else objective.spread(solution) / sizes[:, None]
     memory: list[_Pair] = []
     last_ridge: np.ndarray | None = None
     previous: np.ndarray | None = None

@@ -271,10 +271,7 @@ class FeatureSet:
         """Sums over all rows. Cost: one pass, N·D² in float64."""
         if self._left_out is not None and self._part_of is not None:
             whole, _, kept = self._part_of
-            block = accumulate(
-                whole.rows, whole.label_data, whole.blocks, NUM_BLOCKS, self._left_out, whole.moments.shift
-            )
-            return (whole.moments - block[0]).columns(kept)
+            return (whole.moments - self._block_moments).columns(kept)
         folds = self._fold_moments
         if folds is None:
             return accumulate(self.rows, self.label_data)[0]
@@ -283,8 +280,23 @@ class FeatureSet:
             total = total + fold
         return total
 
+    @property
+    def _block_moments(self) -> Moments:
+        """Of the block that this part leaves out, in the whole's label columns."""
+        assert self._part_of is not None
+        whole = self._part_of[0]
+        return accumulate(whole.rows, whole.label_data, whole.blocks, NUM_BLOCKS, self._left_out, whole.moments.shift)[
+            0
+        ]
+
     def moments_of_fold(self, fold: int) -> Moments:
         """Sums over the rows of one fold, about the same shift as ``moments``."""
+        if self._left_out is not None and self._part_of is not None:
+            whole, _, kept = self._part_of
+            moments = whole.moments_of_fold(fold)
+            if self._left_out % NUM_FOLDS == fold:
+                moments = moments - self._block_moments
+            return moments.columns(kept)
         folds = self._fold_moments
         if folds is not None:
             return folds[fold]
@@ -344,10 +356,14 @@ class FeatureSet:
         values = self.spectrum.values
         top = np.flatnonzero(values > 0)[::-1][:limit]
         if self.uses_kernel:
-            return np.asarray(self._kernel_spectrum[1][:, top] * np.sqrt(values[top]))
-        basis = self.spectrum.basis[:, top]
-        out = [(chunk - self.mean.astype(chunk.dtype)) @ basis.astype(chunk.dtype) for _, chunk in self.chunks()]
-        return np.concatenate(out)
+            z = self._kernel_spectrum[1][:, top] * np.sqrt(values[top])
+        else:
+            basis = self.spectrum.basis[:, top]
+            z = np.concatenate(
+                [(chunk - self.mean.astype(chunk.dtype)) @ basis.astype(chunk.dtype) for _, chunk in self.chunks()]
+            )
+        # an eigenvector's sign is arbitrary: the long tail points up, whatever the order of rows
+        return np.asarray(z * np.where(np.einsum("ij,ij,ij->j", z, z, z) < 0, -1, 1).astype(z.dtype))
 
 
 def _kind(kind: LabelKind | str | None) -> LabelKind | None:

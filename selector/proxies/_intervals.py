@@ -18,32 +18,44 @@ import numpy as np
 from selector.contracts import Score
 from selector.errors import ProxyError
 from selector.features import FeatureSet
+from selector.proxies._proxy import Blocks
 
 log = logging.getLogger(__name__)
 
 
-def with_interval(score: Score, features: FeatureSet, run: Callable[[FeatureSet], Score]) -> Score:
-    """``score`` with low, high and blocks; unchanged where a block cannot be left out."""
+UNBOUNDED = (-math.inf, math.inf)
+
+
+def with_interval(
+    score: Score,
+    features: FeatureSet,
+    run: Callable[[FeatureSet], Score],
+    how: Blocks = "auto",
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Score:
+    """``score`` with low, high and blocks; unchanged where a block cannot be left out.
+
+    The half-width is the t quantile times the delete-a-block jackknife's standard error,
+    √((B - 1)/B · Σ(left out - their mean)²); the ends stay within the score's own bounds.
+    """
     left_out = score.blocks
     if left_out is None:
         try:
-            left_out = _left_out(score, features, run)
+            if score.per_row is not None and how == "auto":
+                left_out = leave_out_rows(score.per_row, features)
+            else:
+                left_out = np.array([run(features.without(int(block))).value for block in features.block_ids])
         except ProxyError as error:
-            log.warning("no interval: %s", error)
+            log.warning("no interval, a block cannot be left out: %s", error)
             return score
     count = len(left_out)
     if count < 2:
         return score
     spread = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
     half = t_quantile(count - 1) * spread
-    return replace(score, low=score.value - half, high=score.value + half, blocks=left_out)
-
-
-def _left_out(score: Score, features: FeatureSet, run: Callable[[FeatureSet], Score]) -> np.ndarray:
-    ids = features.block_ids
-    if score.per_row is not None:
-        return leave_out_rows(score.per_row, features)
-    return np.array([run(features.without(int(block))).value for block in ids])
+    return replace(
+        score, low=max(score.value - half, bounds[0]), high=min(score.value + half, bounds[1]), blocks=left_out
+    )
 
 
 def leave_out_rows(per_row: np.ndarray, features: FeatureSet) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from selector.contracts import LabelKind, Score
 from selector.errors import ConfigError
@@ -26,6 +26,7 @@ INVARIANCES = frozenset(
 )
 """What a proxy may declare; the conformance test holds it to 1e-9."""
 
+Blocks = Literal["auto", "recompute", "own"]
 Function = Callable[..., "Score | float"]
 
 
@@ -49,6 +50,10 @@ class Proxy:
         deviations: from the public code, and why.
         domain: where it is valid, and where it is known to fail.
         answers: question -> answer, for ``selector proxies NAME``.
+        blocks: where an interval's leave-one-block-out values come from: ``auto`` (the contributions
+            of rows where the score has them, else computed again), ``recompute`` (always computed
+            again: contributions miss that fewer rows also teach less), ``own`` (the function takes
+            ``blocks=True`` and fills ``Score.blocks`` and ``Score.interval_seconds`` itself).
         version: raised whenever values change; part of the key of stored scores.
     """
 
@@ -67,6 +72,7 @@ class Proxy:
     deviations: str = ""
     domain: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
+    blocks: Blocks = "auto"
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -126,6 +132,7 @@ def proxy(
     deviations: str = "",
     domain: str = "",
     answers: Mapping[str, str] | None = None,
+    blocks: Blocks = "auto",
     version: int = 1,
 ) -> Callable[[Function], Proxy]:
     """Decorator that makes a function ``(FeatureSet, **params) -> Score | float`` a named proxy.
@@ -165,6 +172,7 @@ def proxy(
             deviations=deviations,
             domain=domain,
             answers=answers or {},
+            blocks=blocks,
             version=version,
         )
         return registry.register(name)(made)

@@ -13,7 +13,7 @@ import numpy as np
 from selector.contracts import LabelKind, Score
 from selector.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
-from selector.proxies._intervals import with_interval
+from selector.proxies._intervals import UNBOUNDED, with_interval
 from selector.proxies._proxy import Proxy, registry
 
 ProxyLike: TypeAlias = "str | Callable[..., Score | float]"
@@ -85,16 +85,21 @@ def evaluate(
     if seed is not None and seed != features.seed:
         features = features.reseeded(seed)
 
+    how = chosen.blocks if isinstance(chosen, Proxy) else "auto"
+
     def run(part: FeatureSet) -> Score:
         return _as_score(chosen(part, **params), name, len(part))
 
     started = time.perf_counter()
+    if intervals and how == "own":
+        params["blocks"] = True
     result = run(features)
-    result = replace(result, seconds=time.perf_counter() - started)
+    params.pop("blocks", None)
+    result = replace(result, seconds=time.perf_counter() - started - result.interval_seconds)
     if intervals:
         started = time.perf_counter()
-        result = with_interval(result, features, run)
-        result = replace(result, interval_seconds=time.perf_counter() - started)
+        result = with_interval(result, features, run, how, chosen.bounds if isinstance(chosen, Proxy) else UNBOUNDED)
+        result = replace(result, interval_seconds=result.interval_seconds + time.perf_counter() - started)
     return result
 
 

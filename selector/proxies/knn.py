@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ _BLOCK_BYTES = 96 * 2**20
     source="Caron et al., ICCV 2021, arXiv:2104.14294 (protocol); leave-one-out",
     cost="O(N²·D) multiplications in float32",
     bounds=(-1.0, 1.0),
+    blocks="own",
     invariances={
         "row order",
         "class renaming",
@@ -49,11 +51,12 @@ _BLOCK_BYTES = 96 * 2**20
         "May widths differ?": "Yes, cosines do not depend on the number of features.",
     },
 )
-def knn(features: FeatureSet) -> Score:
+def knn(features: FeatureSet, *, blocks: bool = False) -> Score:
     """Leave-one-out vote share of the nearest neighbours, by cosine.
 
     Args:
         features: any label kind.
+        blocks: add the values with each block left out, as rows and as neighbours.
     Returns:
         Classes: vote share at k = 5 in [0, 1], a contribution a row; ``details``: accuracy and share
         at k = 1, 5 and 20. Otherwise Pearson's correlation at k = 5 in [-1, 1].
@@ -62,7 +65,7 @@ def knn(features: FeatureSet) -> Score:
     """
     found = neighbours(features)
     if features.label_kind is not LabelKind.CLASSES:
-        return _correlation(features, found)
+        return _correlation(features, found, blocks)
     details: dict[str, float] = {}
     shares: np.ndarray | None = None
     for k in KS:
@@ -71,7 +74,39 @@ def knn(features: FeatureSet) -> Score:
         details[f"share@{k}"] = float(share.mean())
         shares = share if k == VALUE_K else shares
     assert shares is not None
-    return Score(float(shares.mean()), per_row=shares, details=details)
+    if not blocks:
+        return Score(float(shares.mean()), per_row=shares, details=details)
+    started = time.perf_counter()
+    left_out = np.array([_share_without(features, found, block, shares) for block in features.block_ids])
+    return Score(
+        float(shares.mean()),
+        per_row=shares,
+        details=details,
+        blocks=left_out,
+        interval_seconds=time.perf_counter() - started,
+    )
+
+
+def _share_without(features: FeatureSet, found: Neighbours, block: int, shares: np.ndarray) -> float:
+    """Mean share at k = 5 with a block gone.
+
+    Half way between leaving its rows out as queries only, which is too narrow (a row also serves as
+    a neighbour), and leaving them out as neighbours too, which is too wide (every deletion promotes
+    other neighbours at random); by simulation this is right (tests/proxies/test_intervals.py).
+    """
+    rows = np.flatnonzero(features.blocks != block)
+    similarity, index = _without(found, features.blocks, block, rows)
+    weight = vote_weights(similarity, VALUE_K)
+    both = (weight * (features.labels[index] == features.labels[rows, None])).sum(axis=1).mean()
+    return float(0.5 * (both + shares[rows].mean()))
+
+
+def _without(found: Neighbours, blocks: np.ndarray, block: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, m) neighbours of some rows, those in the block moved last at similarity -2."""
+    index = found.index[rows]
+    similarity = np.where(blocks[index] == block, np.float32(-2), found.similarity[rows])
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, : VALUE_K + 3]
+    return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(index, order, axis=1)
 
 
 @dataclass(frozen=True)
@@ -198,19 +233,34 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.maximum(norms, np.float32(1e-30))[:, None])
 
 
-def _correlation(features: FeatureSet, found: Neighbours) -> Score:
+def _correlation(features: FeatureSet, found: Neighbours, blocks: bool) -> Score:
     labels = features.labels
     details = {}
     for k in KS:
         means = np.empty_like(labels)
         for rows, similarity, index in _candidates(features, found, k):
             means[rows] = np.einsum("nm,nmt->nt", vote_weights(similarity, k), labels[index])
-        a, b = means - means.mean(axis=0), labels - labels.mean(axis=0)
-        product = (a**2).sum(axis=0) * (b**2).sum(axis=0)
-        used = product > 0
-        if not used.any():
-            raise NotApplicable(f"the means of {k} neighbours are the same for all rows")
-        correlation = np.zeros(len(product))
-        correlation[used] = (a * b).sum(axis=0)[used] / np.sqrt(product[used])
-        details[f"pearson@{k}"] = float(correlation[(b**2).sum(axis=0) > 0].mean())
-    return Score(details[f"pearson@{VALUE_K}"], details=details)
+        details[f"pearson@{k}"] = _pearson(means, labels, k)
+    value = details[f"pearson@{VALUE_K}"]
+    if not blocks:
+        return Score(value, details=details)
+    started = time.perf_counter()
+    left_out = []
+    for block in features.block_ids:
+        rows = np.flatnonzero(features.blocks != block)
+        similarity, index = _without(found, features.blocks, block, rows)
+        means = np.einsum("nm,nmt->nt", vote_weights(similarity, VALUE_K), labels[index])
+        left_out.append(_pearson(means, labels[rows], VALUE_K))
+    return Score(value, details=details, blocks=np.array(left_out), interval_seconds=time.perf_counter() - started)
+
+
+def _pearson(means: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Correlation averaged over the columns that vary; 0 for one whose predictions do not."""
+    a, b = means - means.mean(axis=0), labels - labels.mean(axis=0)
+    varying = (b**2).sum(axis=0) > 0
+    product = (a**2).sum(axis=0) * (b**2).sum(axis=0)
+    if not (product > 0).any():
+        raise NotApplicable(f"the means of {k} neighbours are the same for all rows")
+    correlation = np.zeros(len(product))
+    np.divide((a * b).sum(axis=0), np.sqrt(product), out=correlation, where=product > 0)
+    return float(np.clip(correlation[varying].mean(), -1, 1))

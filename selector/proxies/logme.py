@@ -28,7 +28,7 @@ _TILE = 64  # label columns worked on together, so that their arrays stay in the
     good="Compare it with other models on the same rows only; the absolute value says little.",
     source="You et al., ICML 2021, arXiv:2102.11005",
     cost="O(N·D·min(N, D)) multiplications in float64; one eigendecomposition",
-    invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation"},
+    invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "zero padding"},
     formula="For every label column y: D/2·log α + N/2·log β − ½·log det(αI + βXᵀX) − β/2·‖y − Xw‖² − α/2·‖w‖² − "
     "N/2·log 2π, at the α and β that maximise it (fixed point from α = β = 1, ε = 1e-5), divided by N; mean over columns.",
     deviations="The (D − k)·log α term of the determinant, k = min(N, D), is missing in widely copied code: for N < D its "

@@ -48,7 +48,6 @@ def nleep(features: FeatureSet) -> Score:
     order, _ = features.canonical
     z = features.coordinates(keep).astype(np.float64)[order]
     z /= np.sqrt(values[0] / len(features))  # the mixture's regularisation is in absolute units
-    z *= np.where(z[np.abs(z).argmax(axis=0), np.arange(z.shape[1])] < 0, -1, 1)  # signs of eigenvectors are arbitrary
     mixture = GaussianMixture(components, random_state=features.seed, reg_covar=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +29,7 @@ _LARGE = 5e8  # N·D·C from which the coarse tolerance applies
     bounds=(-float("inf"), 0.0),
     invariances={"row order", "class renaming", "absent classes"},
     seeded=True,
+    blocks="own",
     formula="Mean over rows of log p(label | row) under the fold's model that did not see it: standardised columns, five "
     "stratified folds, one inverse penalty C for all folds, the best of C·D ∈ {0.1, 1, 10, 100, 1000}.",
     deviations="Solved to a tolerance instead of trained for some epochs, so the optimiser has no say in it. Columns are "
@@ -43,13 +46,14 @@ _LARGE = 5e8  # N·D·C from which the coarse tolerance applies
         "May widths differ?": "Yes; the penalty is chosen by held-out rows for every model.",
     },
 )
-def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None) -> Score:
+def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blocks: bool = False) -> Score:
     """Cross-validated mean log-likelihood of a logistic regression, in nats.
 
     Args:
         features: class labels.
         strengths: inverse penalties C on standardised columns, as in scikit-learn;
             ``linear.STRENGTHS`` / D when not given.
+        blocks: add the values with each block left out, fitted again from the solutions found.
     Returns:
         Score ≤ 0 with a contribution a row; ``details``: accuracy, strength.
     Raises:
@@ -83,7 +87,15 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None) -> 
     value, strength, per_row, solution = best
     restored = np.empty_like(per_row)
     restored[order] = per_row
-    return Score(value, per_row=restored, details={"accuracy": problem.accuracy(solution), "strength": strength})
+    made = Score(value, per_row=restored, details={"accuracy": problem.accuracy(solution), "strength": strength})
+    if not blocks:
+        return made
+    started = time.perf_counter()
+    with capped(min(problem.z.shape)):
+        left_out = np.array(
+            [problem.without(features.blocks[order] == block, strength, solution) for block in features.block_ids]
+        )
+    return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
 
 
 class _Problem:
@@ -105,6 +117,13 @@ class _Problem:
             per_row[rows] = log_likelihood(self.z[rows], solution[:, f : f + 1], self.codes[rows])[0]
         per_row[self.rare] = self.guess
         return per_row
+
+    def without(self, gone: np.ndarray, strength: float, solution: np.ndarray) -> float:
+        """The value without some rows, at the strength found."""
+        path = logistic_path(
+            self.z, self.curvature, self.codes, self.weights * ~gone, [strength], tolerance=_COARSE, start=solution
+        )
+        return float(self.held_out(next(iter(path)).solution)[~gone].mean())
 
     def accuracy(self, solution: np.ndarray) -> float:
         """Share of rows that their fold's model gets right."""

@@ -86,12 +86,14 @@ def _leave_one_out(features: FeatureSet, penalties: np.ndarray) -> np.ndarray:
     spectrum, n = features.spectrum, len(features)
     z = features.coordinates()
     order = np.flatnonzero(spectrum.values > 0)[::-1]
-    values, response = spectrum.values[order], spectrum.response[order]
+    values = spectrum.values[order]
+    targets = features.label_data.block(slice(None))
     total = np.empty(len(penalties))
     for penalty in np.unique(penalties):
         columns = np.flatnonzero(penalties == penalty)
-        solution = response[:, columns] / (values + penalty)[:, None]
+        # coordinates may point the other way than the basis: both sides of the product from them
+        solution = (z.T @ targets[:, columns]) / (values + penalty)[:, None]
         leverage = 1 / n + (z.astype(np.float64) ** 2) @ (1 / (values + penalty))
-        residual = features.label_data.block(slice(None))[:, columns] - spectrum.label_mean[columns] - z @ solution
+        residual = targets[:, columns] - spectrum.label_mean[columns] - z @ solution
         total[columns] = ((residual / np.maximum(1 - leverage, 1e-12)[:, None]) ** 2).sum(axis=0)
     return total

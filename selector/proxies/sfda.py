@@ -18,6 +18,7 @@ from selector.proxies._proxy import proxy
     source="Shao et al., ECCV 2022, arXiv:2207.03036",
     cost="two Cholesky factorisations, one more pass of N·D·min(N, D) and a copy of the rows",
     bounds=(0.0, 1.0),
+    blocks="recompute",
     invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "offset"},
     formula="Discriminants with shrinkage s = exp(−5 λ_max(S_w)); their softmax, taken twice, gives p; x becomes p·x + (1 − p)·mean "
     "of the other classes; mean posterior of discriminants with the same s on the mixed rows.",

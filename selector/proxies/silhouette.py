@@ -31,6 +31,7 @@ MAX_ROWS = 4000
         "offset",
     },
     seeded=True,
+    blocks="recompute",
     formula="Mean of (b − a)/max(a, b): a the mean distance to the other rows of the class, b the smallest mean distance to "
     "another class; 0 for the only row of a class.",
     domain="A diagnostic: classes of several modes score low though a probe separates them. More than 4,000 rows are a stratified "

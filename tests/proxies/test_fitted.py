@@ -1,0 +1,101 @@
+"""probe, lda and ridge against scikit-learn, on the same folds."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegressionCV, Ridge
+from sklearn.model_selection import LeaveOneOut, PredefinedSplit, cross_val_predict
+from sklearn.preprocessing import StandardScaler
+
+import selector.proxies as proxies
+from selector.features import FeatureSet
+
+
+@pytest.mark.parametrize(("n", "d", "c"), [(150, 12, 4), (120, 20, 2), (60, 90, 3)])
+def test_probe_equals_scikit_learns_logistic_regression_cv(mixture, n, d, c):
+    x, labels = mixture(n, d, c, separation=0.5)
+    features = FeatureSet(x, labels)
+    strengths = np.array([0.1, 1, 10, 100]) / d
+    score = proxies.evaluate(features, "probe", strengths=strengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        reference = LogisticRegressionCV(
+            Cs=strengths, cv=PredefinedSplit(features.folds), scoring="neg_log_loss", tol=1e-7, max_iter=5000
+        ).fit(StandardScaler().fit_transform(x), labels)
+    scores = np.asarray(
+        next(iter(reference.scores_.values())) if isinstance(reference.scores_, dict) else reference.scores_
+    )
+    sizes = np.bincount(features.folds)
+    losses = (scores.reshape(5, -1) * sizes[:, None]).sum(0) / n
+    assert score.value == pytest.approx(losses.max(), abs=1e-3)
+    assert score.details["strength"] == pytest.approx(strengths[losses.argmax()])
+
+
+def test_probe_counts_a_class_of_one_row_as_a_guess(mixture):
+    x, labels = mixture(60, 8, 3)
+    labels[0] = 7
+    score = proxies.score(x, labels, "probe")
+    assert score.per_row[0] == pytest.approx(-np.log(4))
+
+
+@pytest.mark.parametrize(("n", "d"), [(120, 15), (50, 80)])
+@pytest.mark.parametrize("shrinkage", [0.1, 0.7])
+def test_lda_equals_scikit_learns_at_the_same_shrinkage_and_folds(mixture, n, d, shrinkage):
+    x, labels = mixture(n, d, 3)
+    features = FeatureSet(x, labels)
+    score = proxies.evaluate(features, "lda", shrinkage=shrinkage)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+    posterior = cross_val_predict(model, x, labels, cv=PredefinedSplit(features.folds), method="predict_log_proba")
+    expected = posterior[np.arange(n), labels]
+    np.testing.assert_allclose(score.per_row, expected, rtol=1e-6, atol=1e-9)
+    assert score.value == pytest.approx(expected.mean(), rel=1e-8)
+    assert score.details["accuracy"] == pytest.approx((posterior.argmax(1) == labels).mean())
+
+
+def test_lda_shrinks_by_ledoit_wolf_on_rows_centred_by_class(mixture):
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    for n, d in ((100, 12), (40, 60)):
+        x, labels = mixture(n, d, 3)
+        features = FeatureSet(x, labels)
+        expected = []
+        for fold in range(5):
+            train, own = x[features.folds != fold], labels[features.folds != fold]
+            centred = train - np.stack([train[own == c].mean(0) for c in range(3)])[own]
+            expected.append(ledoit_wolf_shrinkage(centred, assume_centered=True))
+        assert proxies.evaluate(features, "lda").details["shrinkage"] == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 10), (25, 40)])
+def test_ridge_leave_one_out_equals_refitting(mixture, n, d):
+    x, _ = mixture(n, d)
+    target = np.random.default_rng(0).standard_normal(n) + x[:, 0]
+    score = proxies.score(x, target, "ridge", method="loo")
+    unit = ((x - x.mean(0)) ** 2).sum() / n
+    predicted = cross_val_predict(Ridge(alpha=unit * score.details["strength"]), x, target, cv=LeaveOneOut())
+    means = cross_val_predict(Ridge(alpha=1e15), x, target, cv=LeaveOneOut())
+    # Ridge centres anew without each row; the hat matrix of the centred rows has the same residuals
+    expected = 1 - ((predicted - target) ** 2).sum() / ((means - target) ** 2).sum()
+    assert score.value == pytest.approx(expected, abs=1e-6)
+
+
+def test_ridge_gcv_equals_its_definition(mixture):
+    for n, d in ((60, 10), (25, 40)):
+        x, labels = mixture(n, d)
+        score = proxies.score(x, labels, "ridge")
+        centred, columns = x - x.mean(0), np.eye(4)[labels] - np.eye(4)[labels].mean(0)
+        unit = (centred**2).sum() / n
+        values = []
+        for exponent in range(-8, 9):
+            hat = centred @ np.linalg.solve(centred.T @ centred + unit * 10 ** (exponent / 2) * np.eye(d), centred.T)
+            residual = columns - hat @ columns
+            values.append(n * (residual**2).sum() / (n - 1 - np.trace(hat)) ** 2)
+        null = n * (columns**2).sum() / (n - 1) ** 2
+        assert score.value == pytest.approx(1 - min(values) / null, rel=1e-7)
+
+
+def test_ridge_refuses_an_unknown_method(mixture):
+    with pytest.raises(Exception, match=r"ridge: method must be 'gcv' or 'loo'. Got 'looo'"):
+        proxies.score(*mixture(), "ridge", method="looo")

@@ -1,0 +1,92 @@
+"""Nearest neighbours against brute force in float64, with ties and duplicates."""
+
+import numpy as np
+import pytest
+
+import selector.proxies as proxies
+from selector.proxies import knn as module
+
+
+def brute(x, labels, k):
+    """Expected share and accuracy over all orders of equally near rows, from the full matrix."""
+    x = np.asarray(x, dtype=np.float64)
+    norms = np.linalg.norm(x, axis=1)
+    unit = x / np.where(norms > 0, norms, 1)[:, None]
+    share, correct = [], []
+    for i in range(len(x)):
+        similarity = unit @ unit[i]
+        others = np.array([j for j in range(len(x)) if j != i])
+        similarity = similarity[others]
+        kk = min(k, len(others))
+        last = np.sort(similarity)[::-1][kk - 1]
+        nearer, tied = similarity > last + 1e-6, np.abs(similarity - last) <= 1e-6
+        weight = nearer + tied * (kk - nearer.sum()) / tied.sum()
+        tally = np.array([weight[labels[others] == c].sum() for c in range(labels.max() + 1)])
+        share.append(tally[labels[i]] / kk)
+        leading = np.flatnonzero(tally >= tally.max() - 1e-9)
+        nearest = [similarity[(labels[others] == c) & (weight > 0)].max() for c in leading]
+        first = leading[np.array(nearest) >= max(nearest) - 1e-6]
+        correct.append((labels[i] in first) / len(first))
+    return np.mean(share), np.mean(correct)
+
+
+def test_equals_the_stored_exact_values(reference_cases):
+    for row, features in reference_cases:
+        assert proxies.evaluate(features, "knn").details["accuracy@5"] == pytest.approx(
+            float(row["knn5_cosine_loo"]), abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("case", ["plain", "duplicates", "many duplicates", "few rows", "zero rows", "constant"])
+def test_equals_brute_force(mixture, case):
+    x, labels = mixture(90, 8, separation=0.4)
+    if case == "duplicates":
+        x[30:60] = x[:30]
+    elif case == "many duplicates":
+        x[20:70] = x[5]  # more than the list of neighbours holds
+    elif case == "few rows":
+        x, labels = x[:5], np.array([0, 1, 0, 1, 1])
+    elif case == "zero rows":
+        x[:30] = 0
+    elif case == "constant":
+        x[:] = x[0]
+    details = proxies.score(x.astype(np.float32), labels, "knn").details
+    for k in (1, 5, 20):
+        share, accuracy = brute(x.astype(np.float32), labels, k)
+        assert details[f"share@{k}"] == pytest.approx(share, abs=1e-9)
+        assert details[f"accuracy@{k}"] == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_blocks_of_rows_give_what_one_block_gives(mixture, monkeypatch):
+    x, labels = mixture(3000, 8)
+    whole = proxies.score(x, labels, "knn")
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 1)  # blocks of 1024 rows
+    parts = proxies.score(x, labels, "knn")
+    assert parts.details == pytest.approx(whole.details, abs=1e-9)
+
+
+def test_a_tied_vote_goes_to_the_nearest_not_to_the_smallest_label():
+    angle = np.radians([0, 10, 25, 40, 55])
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    labels = np.array([1, 1, 0, 1, 0])  # row 0 sees 1 at 10°, 0 at 25°, 1 at 40°, 0 at 55°: two votes each
+    found = module.knn.function
+    features = proxies._score.FeatureSet(x, labels)
+    _, correct = module.votes(features, module.neighbours(features), 5)
+    assert correct[0] == 1
+    assert found is not None
+
+
+def test_regression_is_the_correlation_of_the_neighbours_mean(mixture):
+    x, _ = mixture(100, 6)
+    target = x[:, 0] + 0.1 * x[:, 1]
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    similarity = unit @ unit.T - 2 * np.eye(100)
+    means = target[np.argsort(-similarity, axis=1)[:, :5]].mean(axis=1)
+    assert proxies.score(x, target, "knn").value == pytest.approx(np.corrcoef(means, target)[0, 1], abs=1e-6)
+
+
+def test_multilabel_is_averaged_over_labels(mixture):
+    x, labels = mixture(100, 6)
+    many = np.stack([labels == 0, labels < 2], axis=1).astype(int)
+    each = [proxies.score(x, many[:, [i]], "knn", label_kind="multilabel").value for i in range(2)]
+    assert proxies.score(x, many, "knn").value == pytest.approx(np.mean(each), abs=1e-9)
