@@ -1,0 +1,110 @@
+"""90 % intervals: what a deleted block is, that models share blocks, and coverage by simulation."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import selector.proxies as proxies
+from selector.contracts import Score
+from selector.features import FeatureSet
+from selector.proxies._intervals import t_quantile
+
+SECOND_ORDER = ["logme", "hscore", "ridge", "fisher", "cka", "transrate"]
+
+
+@pytest.mark.parametrize("name", [*SECOND_ORDER, "lda"])
+@pytest.mark.parametrize(("n", "d"), [(120, 15), (70, 100), (64, 60)])
+def test_moments_minus_a_block_give_what_the_remaining_rows_give(mixture, name, n, d):
+    x, labels = mixture(n, d, 3)
+    keys = np.arange(n)
+    features = FeatureSet(x, labels, keys=keys)
+    score = proxies.evaluate(features, name, intervals=True)
+    for block, value in zip(features.block_ids, score.blocks, strict=True):
+        rest = features.take(features.blocks != block)
+        assert proxies.evaluate(rest, name).value == pytest.approx(value, rel=1e-8, abs=1e-9)
+
+
+def test_probe_blocks_are_those_of_fits_from_the_start(mixture):
+    x, labels = mixture(100, 8, 3, separation=0.4)
+    features = FeatureSet(x, labels)
+    score = proxies.evaluate(features, "probe", intervals=True)
+    strength = [score.details["strength"]]
+    for block, value in zip(features.block_ids, score.blocks, strict=True):
+        rest = features.take(features.blocks != block)
+        # the columns are standardised anew: a difference far below the spread of the blocks
+        assert proxies.evaluate(rest, "probe", strengths=strength).value == pytest.approx(value, abs=0.02)
+
+
+def test_contributions_without_a_block(mixture):
+    x, labels = mixture(100, 8)
+    features = FeatureSet(x, labels)
+    score = proxies.evaluate(features, "nearest-class-mean", intervals=True)
+    expected = [score.per_row[features.blocks != b].mean() for b in range(10)]
+    np.testing.assert_allclose(score.blocks, expected, rtol=1e-12)
+    half = t_quantile(9) * np.sqrt(0.9 * ((score.blocks - score.blocks.mean()) ** 2).sum())
+    assert (score.low, score.high) == pytest.approx((score.value - half, min(score.value + half, 1)))
+    assert t_quantile(9) == pytest.approx(1.8331, abs=1e-4)
+
+
+def test_all_models_of_a_target_have_the_same_blocks(mixture):
+    x, labels = mixture(100, 8)
+    keys = [f"image-{i}" for i in range(100)]
+    order = np.random.default_rng(0).permutation(100)
+    first = FeatureSet(x, labels, keys=keys)
+    second = FeatureSet(np.exp(x[order, :3]), labels[order], keys=[keys[i] for i in order])
+    np.testing.assert_array_equal(first.blocks[order], second.blocks)
+    assert (FeatureSet(x, labels, keys=keys, seed=1).blocks != first.blocks).any()
+
+
+def test_a_lost_block_says_so_instead_of_an_interval(caplog):
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    with caplog.at_level(logging.WARNING):
+        score = proxies.score(x, np.array([0, 1, 1, 1]), "logme", intervals=True)
+    assert score.low is None
+    assert "no interval, a block cannot be left out" in caplog.text
+
+
+def test_time_of_the_interval_is_reported_beside_the_score(mixture):
+    for name in ("logme", "knn", "probe"):
+        score = proxies.score(*mixture(), name, intervals=True)
+        assert score.seconds > 0
+        assert score.interval_seconds > 0
+        assert proxies.score(*mixture(), name).interval_seconds == 0
+
+
+def test_a_plain_callable_is_computed_again_without_each_block(mixture):
+    x, labels = mixture(100, 5)
+    features = FeatureSet(x, labels)
+    score = proxies.evaluate(features, lambda part: float(np.mean(part.rows[:, 0])), intervals=True)
+    expected = [x[features.blocks != b, 0].mean() for b in range(10)]
+    np.testing.assert_allclose(score.blocks, expected, rtol=1e-12)
+
+
+def test_units_are_left_out_whole(mixture):
+    x, labels = mixture(200, 5)
+    units = np.arange(200) // 4
+    blocks = FeatureSet(x, labels, units=units).blocks
+    assert all(len(set(blocks[units == u])) == 1 for u in range(50))
+    assert np.bincount(blocks, minlength=10).min() >= 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["logme", "hscore", "knn", "probe", "lda", "ridge", "fisher", "silhouette", "nearest-class-mean"]
+)
+def test_intervals_cover_the_expected_score(name):
+    """Nominal 90 %; the estimand is the mean score of fresh samples of the same size."""
+    means = 0.4 * np.random.default_rng(5).standard_normal((4, 40))
+    spread = np.linspace(1.5, 0.3, 40)
+    values, ends = [], []
+    for repeat in range(600):
+        rng = np.random.default_rng(repeat)
+        labels = rng.integers(0, 4, 250)
+        score = proxies.score(means[labels] + rng.standard_normal((250, 40)) * spread, labels, name, intervals=True)
+        assert isinstance(score, Score)
+        values.append(score.value)
+        ends.append((score.low, score.high))
+    low, high = np.array(ends).T
+    covered = float(((low <= np.mean(values)) & (np.mean(values) <= high)).mean())
+    assert 0.84 <= covered <= 0.95, covered

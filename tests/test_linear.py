@@ -1,0 +1,108 @@
+"""Solved heads against scikit-learn, on raw features."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+
+from selector.contracts import LabelKind
+from selector.errors import ProxyError
+from selector.linear import solve_head
+
+
+def data(n=200, d=10, c=3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % c
+    x = rng.standard_normal((c, d))[labels] * 0.7 + rng.standard_normal((n, d))
+    return x * np.logspace(-2, 2, d) + 7, labels
+
+
+def softmax(logits):
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(("n", "d", "c"), [(200, 10, 3), (200, 10, 2), (60, 100, 4)])
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_a_head_equals_scikit_learns_on_standardised_features(n, d, c, strength):
+    x, labels = data(n, d, c)
+    train, val = slice(0, 2 * n // 3), slice(2 * n // 3, n)
+    head = solve_head(x[train], labels[train], x[val], labels[val], c, strengths=[strength])
+    scaler = StandardScaler().fit(x[train])
+    reference = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(scaler.transform(x[train]), labels[train])
+    expected = reference.predict_proba(scaler.transform(x[val]))
+    np.testing.assert_allclose(softmax(x[val] @ head.weight.T + head.bias), expected, atol=3e-3)
+    assert head.val_log_loss == pytest.approx(log_loss(labels[val], expected), abs=1e-3)
+
+
+def test_the_strength_is_the_one_that_the_validation_rows_prefer():
+    x, labels = data(150, 40, 3)
+    labels = np.where(np.random.default_rng(2).random(150) < 0.3, (labels + 1) % 3, labels)  # weak penalties overfit
+    grid = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    losses = [solve_head(x[:100], labels[:100], x[100:], labels[100:], 3, strengths=[s]).val_log_loss for s in grid]
+    head = solve_head(x[:100], labels[:100], x[100:], labels[100:], 3, strengths=grid)
+    assert head.strength == grid[int(np.argmin(losses))]
+    assert 0 < int(np.argmin(losses)) < 4  # inside the grid, so both ends were worth trying
+
+
+def test_absent_classes_are_finite_and_never_win():
+    x, labels = data(90, 6, 3)
+    head = solve_head(x, labels * 2, x, labels * 2, 6)
+    logits = x @ head.weight.T + head.bias
+    assert head.weight.shape == (6, 6)
+    assert np.isfinite(logits).all()
+    assert not np.isin(logits.argmax(1), [1, 3, 5]).any()
+    assert softmax(logits)[:, [1, 3, 5]].max() < 0.02
+
+
+def test_constant_columns_and_a_thousand_classes():
+    rng = np.random.default_rng(0)
+    labels = np.arange(3000) % 1000
+    x = np.hstack(
+        [rng.standard_normal((1000, 48))[labels] + 0.3 * rng.standard_normal((3000, 48)), np.full((3000, 2), 4.0)]
+    )
+    head = solve_head(x, labels, x[:1000], labels[:1000], 1000, strengths=[0.02, 0.2])
+    assert np.isfinite(head.weight).all()
+    assert not head.weight[:, 48:].any()
+    assert ((x @ head.weight.T + head.bias).argmax(1) == labels).mean() > 0.95
+
+
+def test_class_weights_move_the_decision():
+    rng = np.random.default_rng(1)
+    labels = (np.arange(300) % 10 == 0).astype(int)
+    x = rng.standard_normal((300, 4)) + labels[:, None] * 0.8
+    scaled = StandardScaler().fit_transform(x)
+    weights = [1.0, 9.0]
+    head = solve_head(x, labels, x, labels, 2, strengths=[0.1], class_weight=weights)
+    reference = LogisticRegression(C=0.1, tol=1e-8, class_weight=dict(enumerate(weights))).fit(scaled, labels)
+    np.testing.assert_allclose(softmax(x @ head.weight.T + head.bias), reference.predict_proba(scaled), atol=3e-3)
+
+
+def test_multilabel_heads_are_one_logistic_regression_a_label():
+    x, labels = data(200, 8, 3)
+    many = np.stack([labels == 0, labels > 0, labels == 2], axis=1).astype(int)
+    head = solve_head(x, many, x, many, 3, label_kind=LabelKind.MULTILABEL, strengths=[0.1])
+    scaled = StandardScaler().fit_transform(x)
+    for k in range(3):
+        reference = LogisticRegression(C=0.1, tol=1e-8).fit(scaled, many[:, k])
+        found = 1 / (1 + np.exp(-(x @ head.weight[k] + head.bias[k])))
+        np.testing.assert_allclose(found, reference.predict_proba(scaled)[:, 1], atol=3e-3)
+
+
+def test_real_labels_are_fitted_by_ridge():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((120, 6)) * [1, 10, 100, 1, 1, 1] + 3
+    y = x @ rng.standard_normal((6, 2)) + 50 + 0.01 * rng.standard_normal((120, 2))
+    head = solve_head(x[:80], y[:80], x[80:], y[80:], 2, label_kind=LabelKind.REAL, strengths=[1e-3, 10.0, 1e4])
+    np.testing.assert_allclose(x[80:] @ head.weight.T + head.bias, y[80:], atol=0.1)
+
+
+def test_wrong_arguments_are_refused():
+    x, labels = data(30, 4, 3)
+    with pytest.raises(ProxyError, match=r"class labels must lie in 0\.\.1\. Got 0\.\.2"):
+        solve_head(x, labels, x, labels, 2)
+    with pytest.raises(ProxyError, match="equal lengths. Got 30 rows and 29 labels"):
+        solve_head(x, labels[:-1], x, labels, 3)
+    with pytest.raises(ProxyError, match="every column has one value only"):
+        solve_head(np.ones((30, 4)), labels, x, labels, 3)
