@@ -419,7 +419,7 @@ def test_a_plan_fits_its_budget(costs: list[Lane], budget: float, max_steps: int
     assert plan.rungs[0].lanes == len(costs)
     alive = [rung.lanes for rung in plan.rungs]
     assert alive == sorted(alive, reverse=True)
-    assert 1 <= alive[-1] <= 2
+    assert 1 <= alive[-1] <= 2 or len(alive) == 1
 
 
 @given(lanes, st.integers(50, 3000), st.floats(0, 10_000))
@@ -543,6 +543,25 @@ def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
             tournament(tmp_path)
     assert not list(tmp_path.glob(".*partial"))
     assert tournament(tmp_path).best is not None
+
+
+def test_an_interrupt_while_weights_are_written_leaves_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selector.tournament import workbench
+
+    original = workbench.save_file
+
+    def interrupted(state: Any, path: Path, metadata: Any = None) -> None:
+        original(dict(list(state.items())[:1]), path, metadata)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workbench, "save_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tournament(tmp_path, [contestant(MNIST)])
+    assert not list(tmp_path.glob("*.safetensors*")) + list(tmp_path.glob(".*"))
+    assert tournament(tmp_path, [contestant(MNIST)]).best is not None
 
 
 def test_records_survive_a_round_trip_and_name_what_decides_them(tmp_path: Path) -> None:

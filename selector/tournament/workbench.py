@@ -41,7 +41,7 @@ from selector.tournament.types import Contestant
 
 log = logging.getLogger(__name__)
 
-RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.01, 0.03, 0.003), "adamw": (1e-4, 3e-4, 1e-3)}
+RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "adamw": (1e-4, 3e-4, 1e-3)}
 """By preference: with a small budget only the first is tried. Their evidence is in docs/confirm.md."""
 
 START_ROWS = 5000  # for solving a head at a reduced resolution
@@ -503,8 +503,9 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str,
         save_file(state, temporary, metadata)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
             f"weights cannot be written to {path} ({error}); free some space and run the same command again: "
             "finished trainings are kept."
         ) from error
+    finally:  # after an interrupt as well
+        temporary.unlink(missing_ok=True)
