@@ -56,7 +56,7 @@ def test_moments_are_the_sums_they_say():
 def test_moments_of_different_widths_do_not_mix():
     x, y = rows_and_labels()
     labels = check_labels(y, 60, None)
-    with pytest.raises(ProxyError, match="equal widths and label columns. Got 8 and 5 features, 3 and 3 columns"):
+    with pytest.raises(ProxyError, match=r"equal widths and label columns. Got 8 and 5 features, 3 and 3 columns"):
         accumulate(x, labels)[0] + accumulate(x[:, :5], labels)[0]
 
 
@@ -141,9 +141,9 @@ def test_wrong_labels_are_refused(labels, kind, text):
 
 def test_other_wrong_arguments_are_refused():
     x, y = rows_and_labels(20, 4)
-    with pytest.raises(ProxyError, match="keys must have one entry a row. Got 3 for 20 rows"):
+    with pytest.raises(ProxyError, match=r"keys must have one entry a row. Got 3 for 20 rows"):
         FeatureSet(x, y, keys=["a", "b", "c"])
-    with pytest.raises(ProxyError, match="features must hold real numbers. Got the type complex128"):
+    with pytest.raises(ProxyError, match=r"features must hold real numbers. Got the type complex128"):
         FeatureSet(x.astype(complex), y)
     with pytest.raises(ProxyError, match="too large to square"):
         FeatureSet(x * 1e30, y)

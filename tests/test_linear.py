@@ -102,7 +102,7 @@ def test_wrong_arguments_are_refused():
     x, labels = data(30, 4, 3)
     with pytest.raises(ProxyError, match=r"class labels must lie in 0\.\.1\. Got 0\.\.2"):
         solve_head(x, labels, x, labels, 2)
-    with pytest.raises(ProxyError, match="equal lengths. Got 30 rows and 29 labels"):
+    with pytest.raises(ProxyError, match=r"equal lengths. Got 30 rows and 29 labels"):
         solve_head(x, labels[:-1], x, labels, 3)
     with pytest.raises(ProxyError, match="every column has one value only"):
         solve_head(np.ones((30, 4)), labels, x, labels, 3)

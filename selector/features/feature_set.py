@@ -12,6 +12,7 @@ from selector.contracts import LabelKind
 from selector.errors import NotApplicable, ProxyError
 from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, content_hashes
 from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names, stratified_sample
+from selector.features.device import device_of
 from selector.features.labels import check_labels
 from selector.features.moments import Moments, accumulate
 from selector.features.spectrum import Kernel, Spectrum, from_kernel, from_moments
@@ -36,6 +37,8 @@ class FeatureSet:
         source_logits: (N, C_s) of the encoder's source head, or ``source_head``: (weight (C_s, D),
             bias (C_s,)), from which they are computed.
         seed: of folds, blocks and subsamples.
+        device: where torch does the large products (``cuda``); that of ``rows`` when they are a
+            tensor on a GPU, else numpy on the CPU.
 
     Raises:
         ProxyError: see ``as_rows`` and ``check_labels``.
@@ -52,7 +55,9 @@ class FeatureSet:
         source_logits: Any = None,
         source_head: tuple[Any, Any] | None = None,
         seed: int = 0,
+        device: str | None = None,
     ) -> None:
+        self.device = device or device_of(rows)
         self._rows: np.ndarray | None = as_rows(rows)
         self._shape: tuple[int, int] = self._rows.shape
         self.label_data = check_labels(labels, len(self), _kind(label_kind))
@@ -221,6 +226,7 @@ class FeatureSet:
         part._rows = None
         part._shape = (len(indices), self.width)
         part.seed = self.seed
+        part.device = self.device
         part.units = None if self.units is None else self.units[indices]
         part._keys = part._source_logits = part._source_head = None
         part._part_of = (self, indices, kept)
@@ -264,7 +270,7 @@ class FeatureSet:
         size = 8 * self.width * (self.width + self.label_data.num_columns) * NUM_FOLDS
         if size > _PARTS_BYTES or self._part_of is not None:
             return None
-        return accumulate(self.rows, self.label_data, self.folds, NUM_FOLDS)
+        return accumulate(self.rows, self.label_data, self.folds, NUM_FOLDS, device=self.device)
 
     @cached_property
     def moments(self) -> Moments:
@@ -274,7 +280,7 @@ class FeatureSet:
             return (whole.moments - self._block_moments).columns(kept)
         folds = self._fold_moments
         if folds is None:
-            return accumulate(self.rows, self.label_data)[0]
+            return accumulate(self.rows, self.label_data, device=self.device)[0]
         total = folds[0]
         for fold in folds[1:]:
             total = total + fold
@@ -285,9 +291,9 @@ class FeatureSet:
         """Of the block that this part leaves out, in the whole's label columns."""
         assert self._part_of is not None
         whole = self._part_of[0]
-        return accumulate(whole.rows, whole.label_data, whole.blocks, NUM_BLOCKS, self._left_out, whole.moments.shift)[
-            0
-        ]
+        return accumulate(
+            whole.rows, whole.label_data, whole.blocks, NUM_BLOCKS, self._left_out, whole.moments.shift, self.device
+        )[0]
 
     def moments_of_fold(self, fold: int) -> Moments:
         """Sums over the rows of one fold, about the same shift as ``moments``."""
@@ -321,14 +327,14 @@ class FeatureSet:
 
     @cached_property
     def _kernel_spectrum(self) -> tuple[Spectrum, np.ndarray]:
-        return from_kernel(self._kernel, self.label_data, self.width, lambda: self.centred_rows())
+        return from_kernel(self._kernel, self.label_data, self.width, lambda: self.centred_rows(), self.device)
 
     @cached_property
     def spectrum(self) -> Spectrum:
         """The one eigendecomposition. Cost: min(N, D)³ and a min(N, D)²·T product."""
         if self.uses_kernel:
             return self._kernel_spectrum[0]
-        spectrum = from_moments(self.moments, keep_basis=self._left_out is None)
+        spectrum = from_moments(self.moments, keep_basis=self._left_out is None, device=self.device)
         if self._left_out is not None:
             del self.moments  # what is left to read is in the spectrum
         return spectrum

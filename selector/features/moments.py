@@ -13,6 +13,7 @@ import numpy as np
 
 from selector.errors import ProxyError
 from selector.features.arrays import as_float, chunk_rows
+from selector.features.device import TorchSums
 from selector.features.labels import Labels
 from selector.features.threads import capped
 
@@ -146,6 +147,7 @@ def accumulate(
     num_parts: int = 1,
     only: int | None = None,
     shift: np.ndarray | None = None,
+    device: str | None = None,
 ) -> list[Moments]:
     """Moments of each part of the rows, in one pass over them.
 
@@ -156,6 +158,7 @@ def accumulate(
         num_parts: how many moments to return.
         only: accumulate this part alone.
         shift: (D,); the first chunk's mean when not given.
+        device: where torch accumulates; numpy on the CPU when not given.
     Cost: N·D² multiplications in float64; memory (num_parts + 1) D² · 8 bytes and a chunk.
     """
     width, columns = rows.shape[1], labels.num_columns
@@ -165,7 +168,11 @@ def accumulate(
     if shift is None:
         shift = as_float(rows[:size]).mean(axis=0, dtype=np.float64)
     wanted = list(range(num_parts)) if only is None else [only]
-    sums = {part: _Sums(width, columns) for part in wanted}
+    sums: dict[int, _Sums | TorchSums]
+    if device is None:
+        sums = {part: _Sums(width, columns) for part in wanted}
+    else:
+        sums = {part: TorchSums(width, columns, device) for part in wanted}
     with capped(width):
         for start in range(0, len(rows), size):
             chunk = as_float(rows[start : start + size])
@@ -177,8 +184,8 @@ def accumulate(
                     if not len(inside):
                         continue
                     z, index = chunk[inside], start + inside
-                sums[part].add(np.subtract(z, shift, dtype=np.float64), labels, index)
-    return [sums[part].done(shift) for part in wanted]
+                sums[part].add(z, shift, labels, index)
+    return [Moments(shift=shift, **sums[part].arrays()) for part in wanted]
 
 
 class _Sums:
@@ -194,9 +201,10 @@ class _Sums:
         self.norm4 = 0.0
         self.norm2_rows = np.zeros(width)
 
-    def add(self, z: np.ndarray, labels: Labels, index: slice | np.ndarray) -> None:
+    def add(self, rows: np.ndarray, shift: np.ndarray, labels: Labels, index: slice | np.ndarray) -> None:
         from scipy.linalg.blas import dsyrk
 
+        z = np.subtract(rows, shift, dtype=np.float64)
         self.count += len(z)
         self.total += z.sum(axis=0)
         # z.T is Fortran-ordered as it lies: no copy, and the result grows in place
@@ -213,18 +221,8 @@ class _Sums:
         self.norm4 += float(norms @ norms)
         self.norm2_rows += norms @ z
 
-    def done(self, shift: np.ndarray) -> Moments:
-        return Moments(
-            self.count,
-            shift,
-            self.total,
-            self.gram,
-            self.cross,
-            self.label_total,
-            self.label_square,
-            self.norm4,
-            self.norm2_rows,
-        )
+    def arrays(self) -> dict[str, Any]:
+        return dict(self.__dict__)
 
 
 def rank_one(lower: np.ndarray, vector: np.ndarray, factor: float) -> np.ndarray:

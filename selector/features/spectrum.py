@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from selector.features.device import eigh as on_device
 from selector.features.labels import Labels
 from selector.features.moments import Moments
 from selector.features.threads import capped
@@ -71,12 +72,12 @@ class Spectrum:
         return self._basis if self._basis is not None else self._make_basis()
 
 
-def from_moments(moments: Moments, keep_basis: bool) -> Spectrum:
+def from_moments(moments: Moments, keep_basis: bool, device: str | None = None) -> Spectrum:
     """The D × D side. Cost: one eigendecomposition, and one D × D × T product."""
     width = len(moments.total)
 
     def decompose() -> tuple[np.ndarray, np.ndarray]:
-        return _eigh(moments.centred_gram())
+        return _eigh(moments.centred_gram(), device)
 
     values, basis = decompose()
     with capped(width):
@@ -130,11 +131,15 @@ class Kernel:
 
 
 def from_kernel(
-    kernel: Kernel, labels: Labels, width: int, centred_rows: Callable[[], np.ndarray]
+    kernel: Kernel,
+    labels: Labels,
+    width: int,
+    centred_rows: Callable[[], np.ndarray],
+    device: str | None = None,
 ) -> tuple[Spectrum, np.ndarray]:
     """The N × N side: the spectrum and U (N, k). Cost: one eigendecomposition of N × N."""
     n = len(labels)
-    values, u = _eigh(kernel.centred())
+    values, u = _eigh(kernel.centred(), device)
     root = np.sqrt(values)
     columns = labels.block(slice(None))
     label_mean = columns.mean(axis=0)
@@ -169,12 +174,15 @@ def from_kernel(
     return spectrum, u
 
 
-def _eigh(lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _eigh(lower: np.ndarray, device: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues (ascending, noise set to 0) and vectors; destroys ``lower``."""
     from scipy.linalg import eigh
 
     order = len(lower)
-    with capped(order):
-        values, vectors = eigh(lower, lower=True, driver="evd", overwrite_a=True, check_finite=False)
+    if device is not None:
+        values, vectors = on_device(lower, device)
+    else:
+        with capped(order):
+            values, vectors = eigh(lower, lower=True, driver="evd", overwrite_a=True, check_finite=False)
     noise = max(values[-1], 0.0) * order * np.finfo(np.float64).eps
     return np.where(values > noise, values, 0.0), vectors

@@ -30,6 +30,7 @@ def score(
     label_kind: LabelKind | str | None = None,
     units: Any = None,
     keys: Sequence[object] | None = None,
+    device: str | None = None,
     **params: Any,
 ) -> Score:
     """Score features by how well they are expected to transfer to the labels.
@@ -44,6 +45,7 @@ def score(
         label_kind: ``classes``, ``multilabel`` or ``real``; inferred when not given.
         units: (N,) ids of what an interval resamples; each row when not given.
         keys: (N,) names of the rows, from which folds are drawn; their contents when not given.
+        device: where torch does the large products; a tensor's own GPU when not given, else the CPU.
         params: passed on to the proxy.
     Returns:
         Score; ``float(score)`` is its value, higher is better.
@@ -58,7 +60,14 @@ def score(
     1.0
     """
     feature_set = FeatureSet(
-        features, labels, label_kind=label_kind, units=units, keys=keys, source_logits=source_logits, seed=seed
+        features,
+        labels,
+        label_kind=label_kind,
+        units=units,
+        keys=keys,
+        source_logits=source_logits,
+        seed=seed,
+        device=device,
     )
     return evaluate(feature_set, proxy, intervals=intervals, **params)
 

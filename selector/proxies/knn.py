@@ -11,6 +11,7 @@ import numpy as np
 from selector.contracts import LabelKind, Score
 from selector.errors import NotApplicable
 from selector.features import FeatureSet
+from selector.features.device import nearest
 from selector.proxies._proxy import proxy
 
 KS = (1, 5, 20)
@@ -207,7 +208,11 @@ def _search(features: FeatureSet, count: int) -> Neighbours:
         best: tuple[np.ndarray, np.ndarray] | None = None
         for other, rows in features.chunks(block):
             base = unit if other == start else _unit(rows)
-            near, where = faiss.knn(unit, base, min(wanted, len(base)), metric=faiss.METRIC_INNER_PRODUCT)
+            few = min(wanted, len(base))
+            if features.device is not None:
+                near, where = nearest(unit, base, few, features.device)
+            else:
+                near, where = faiss.knn(unit, base, few, metric=faiss.METRIC_INNER_PRODUCT)
             best = _merge(best, near, where + other, wanted)
         assert best is not None
         similarity[start : start + len(unit)], index[start : start + len(unit)] = best

@@ -42,7 +42,7 @@ def test_a_name_is_taken_once(spread_proxy):
 def test_unknown_names_and_invariances_are_explained(mixture):
     with pytest.raises(ConfigError, match=r"unknown proxy 'logm'; did you mean 'logme'\?"):
         proxies.score(*mixture(), "logm")
-    with pytest.raises(ConfigError, match="proxy 'x': unknown invariance 'rows'. Known: absent classes"):
+    with pytest.raises(ConfigError, match=r"proxy 'x': unknown invariance 'rows'. Known: absent classes"):
         proxies.proxy("x", summary="", invariances={"rows"})
 
 
@@ -59,7 +59,7 @@ def test_a_callable_that_gives_no_score_is_refused(mixture):
     def broken(features):
         return "much"
 
-    with pytest.raises(ProxyError, match="proxy 'broken' must return a Score or a number. Got str"):
+    with pytest.raises(ProxyError, match=r"proxy 'broken' must return a Score or a number. Got str"):
         proxies.score(x, labels, broken)
     with pytest.raises(ProxyError, match="gave nan for these rows"):
         proxies.score(x, labels, lambda features: float("nan"))
