@@ -109,7 +109,8 @@ class Preprocess:
 
     def overridden(self, changes: Mapping[str, Any]) -> Preprocess:
         """A copy with the given fields changed (lists, as YAML gives them, become tuples)."""
-        return replace(self, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+        return replace(self, **fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` reads it back."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,17 @@ class Evidence:
     p_top_k: float
     tied: bool
     members: Mapping[str, float] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, Any]:
+        """As the fields of ``results.ModelResult`` are called."""
+        return {
+            "evidence": self.value,
+            "evidence_low": self.low,
+            "evidence_high": self.high,
+            "p_best": self.p_best,
+            "p_top_k": self.p_top_k,
+            "tied": self.tied,
+        }
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,8 @@ class Ranking:
         data = {"format": FORMAT, **asdict(replace(self, loaded_target=None))}
         data.pop("loaded_target")
         data["path"] = None if self.path is None else str(self.path)
-        return plain(data)
+        result: dict[str, Any] = plain(data)
+        return result
 
     def to_json(self) -> str:
         """One JSON document."""

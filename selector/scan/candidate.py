@@ -34,19 +34,12 @@ class Candidate:
         }
         cells |= {name: ScoreCell(None, reason=reason) for name, reason in self.reasons.items()}
         facts = self.entry.meta if self.entry is not None else {}
-        e = self.evidence
         return ModelResult(
             name=self.spec.name,
             spec=self.spec.model_dump(mode="json", exclude_defaults=True),
             status="failed" if self.failure else "stopped" if self.stopped else "ok",
             reason=self.failure.reason if self.failure else self.stopped,
             traceback=self.failure.traceback if self.failure else "",
-            evidence=e and e.value,
-            evidence_low=e and e.low,
-            evidence_high=e and e.high,
-            p_best=e and e.p_best,
-            p_top_k=e and e.p_top_k,
-            tied=bool(e and e.tied),
             scores=cells,
             num_features=self.entry.num_features if self.entry is not None else None,
             num_parameters=facts.get("num_parameters"),
@@ -55,4 +48,5 @@ class Candidate:
             precision=str(facts.get("precision", "")),
             extract_seconds=self.seconds,
             cached=self.cached,
+            **(self.evidence.fields() if self.evidence else {}),
         )

@@ -38,9 +38,7 @@ def rank_rows(data: Target, proxies: Sequence[ProxyLike], names: list[str], seed
         scores=cells,
         num_features=data.features.shape[1],
         rows=len(rows),
-        evidence=evidence and evidence.value,
-        evidence_low=evidence and evidence.low,
-        evidence_high=evidence and evidence.high,
+        **(evidence.fields() if evidence else {}),
     )
     return Ranking(
         summarise(data), {"proxies": names, "seed": seed}, versions(), (model,), data.notes, loaded_target=data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from selector.engine import LocalEngine
 from selector.errors import ConfigError, StoreError
@@ -27,14 +28,13 @@ def run_rounds(
     for share in ROUNDS if dropping else (1.0,):
         running = [c for c in candidates if not c.failure and not c.stopped]
         # features of every model first: an image found to be bad on the way leaves the target for all
-        jobs = engine.map(lambda c, share=share: extraction.run(c, share), running, fatal=(StoreError, ConfigError))
+        jobs = engine.map(partial(extraction.run, share=share), running, fatal=(StoreError, ConfigError))
         for outcome in jobs:
             outcome.item.failure = outcome.failure
         running = [c for c in running if not c.failure]
         rows = extraction.rows(share)
-        for outcome in engine.map(
-            lambda c, share=share: _score(c, share, extraction, scoring), running, fatal=(StoreError,)
-        ):
+        score = partial(_score, share=share, extraction=extraction, scoring=scoring)
+        for outcome in engine.map(score, running, fatal=(StoreError,)):
             outcome.item.failure = outcome.failure
         running = [c for c in running if not c.failure]
         labels = LabelFacts.of(extraction.target.labels[rows], extraction.target.label_kind)
