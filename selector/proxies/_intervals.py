@@ -45,6 +45,8 @@ def with_interval(
                 left_out = leave_out_rows(score.per_row, features)
             else:
                 left_out = np.array([run(features.without(int(block))).value for block in features.block_ids])
+                if how == "halfway" and score.per_row is not None:
+                    left_out = 0.5 * (left_out + leave_out_rows(score.per_row, features))
         except ProxyError as error:
             log.warning("no interval, a block cannot be left out: %s", error)
             return score

@@ -26,7 +26,7 @@ INVARIANCES = frozenset(
 )
 """What a proxy may declare; the conformance test holds it to 1e-9."""
 
-Blocks = Literal["auto", "recompute", "own"]
+Blocks = Literal["auto", "recompute", "halfway", "own"]
 Function = Callable[..., "Score | float"]
 
 
@@ -52,7 +52,8 @@ class Proxy:
         answers: question -> answer, for ``selector proxies NAME``.
         blocks: where an interval's leave-one-block-out values come from: ``auto`` (the contributions
             of rows where the score has them, else computed again), ``recompute`` (always computed
-            again: contributions miss that fewer rows also teach less), ``own`` (the function takes
+            again: contributions miss that fewer rows also teach less), ``halfway`` (the mean of the two,
+            where simulation finds contributions too narrow and fresh fits too wide), ``own`` (the function takes
             ``blocks=True`` and fills ``Score.blocks`` and ``Score.interval_seconds`` itself).
         version: raised whenever values change; part of the key of stored scores.
     """

@@ -23,7 +23,7 @@ from selector.proxies.probe import rows_without_training
     bounds=(-float("inf"), 0.0),
     invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "scale", "offset"},
     seeded=True,
-    blocks="recompute",
+    blocks="halfway",
     formula="Mean over rows of log p(label | row): class means and the pooled covariance within classes from the other four "
     "folds, shrunk to a multiple of the identity by Ledoit-Wolf on rows centred by class; priors are class shares.",
     deviations="Public codes score the rows they were fitted on, which is optimistic, most of all for wide models. "

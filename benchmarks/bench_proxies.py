@@ -1,0 +1,344 @@
+"""How near are the proxies to the arithmetic that they cannot do without, and how far are others?
+
+    python -m benchmarks.bench_proxies [--quick] [--out DIR] [--seed N] [--sizes S,M,L] [--threads 1,2]
+                                       [--repeats 5] [--cases logme,...] [--logme PATH/LogME.py] [--device cuda]
+
+Rows are memory-mapped float32 of the sizes S, M and L of ``tests/reference/features.py``. Every case
+runs in a process of its own, which alternates the subject and its baseline after a warm-up; a ratio
+is the median of the pairs. Baselines:
+
+- ``floor``: float64 Gram matrix, its eigendecomposition, one product D × D × C: what LogME needs.
+- ``faiss.knn`` on rows that are normalised already; scikit-learn's ``LogisticRegression(C=1)``,
+  ``LinearDiscriminantAnalysis`` at a fixed shrinkage.
+- transformer-ranker, where it can be imported, and any LogME.py whose path is given, against the floor.
+
+With one thread the ratio is of processor time, which other work on the machine disturbs little; with
+two it is of wall time. Memory is the anonymous memory (mapped rows do not count) that the subject
+alone adds at its peak, sampled from outside by another process. On a GPU (``--device cuda``) the
+floor is torch's, in float64 and float32, with the error that float32 makes in the value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+REFERENCE = HERE.parent / "tests" / "reference" / "features.py"
+FIELDS = (
+    "case", "size", "n", "d", "c", "threads", "subject_cpu_s", "subject_wall_s", "baseline", "baseline_cpu_s", "baseline_wall_s",
+    "ratio", "target", "extra_mib", "value", "baseline_value", "repeats", "status", "device", "commit", "versions",
+)  # fmt: skip
+ONE_PASS = ("logme", "hscore", "lda", "ridge", "fisher")
+# case -> (baseline, target ratio at L with one thread; probe: at M)
+CASES: dict[str, tuple[str, float | None]] = {
+    "logme": ("floor", 1.25),
+    "five": ("floor", 2.5),
+    "hscore": ("floor", None),
+    "knn": ("faiss", 1.1),
+    "probe": ("logistic", 5.0),
+    "lda": ("sklearn-lda", None),
+    "transformer-ranker-logme": ("floor", None),
+    "transformer-ranker-hscore": ("floor", None),
+    "logme-file": ("floor", None),
+}
+SLOW_AT_L = {"knn", "transformer-ranker-logme", "logme-file"}  # once; minutes each
+NOT_AT_L = {"probe", "lda"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the cases and write one CSV."""
+    arguments = _parser().parse_args(argv)
+    if arguments.child:
+        return _child(json.loads(arguments.child))
+    sizes = ["S"] if arguments.quick else arguments.sizes.split(",")
+    threads = [1] if arguments.quick else [int(t) for t in arguments.threads.split(",")]
+    repeats = 2 if arguments.quick else arguments.repeats
+    chosen = arguments.cases.split(",") if arguments.cases else list(CASES)
+    rows: list[dict[str, Any]] = []
+    out = Path(arguments.out) / f"bench_proxies{'_' + arguments.device if arguments.device else ''}.csv"
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            data = _make(size, Path(folder))
+            for count in threads:
+                for case in chosen:
+                    if size == "L" and case in NOT_AT_L:
+                        continue
+                    spec = {
+                        **data,
+                        "case": case,
+                        "threads": count,
+                        "logme_file": arguments.logme,
+                        "device": arguments.device,
+                    }
+                    spec["repeats"] = 1 if size == "L" and case in SLOW_AT_L else repeats
+                    rows.append(_run(spec, arguments.limit))
+                    print(
+                        {k: rows[-1][k] for k in ("case", "size", "threads", "ratio", "target", "extra_mib", "status")},
+                        flush=True,
+                    )
+                    _write(out, rows)
+    print(f"wrote {out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="size S, two repeats, one thread")
+    parser.add_argument("--out", default=str(HERE / "results"))
+    parser.add_argument("--seed", type=int, default=0, help="of the folds; the rows are fixed")
+    parser.add_argument("--sizes", default="S,M,L")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cases", default="")
+    parser.add_argument("--logme", help="path of another LogME.py with a class LogME(regression).fit(f, y)")
+    parser.add_argument("--device", help="cuda: the torch paths, against torch's floor")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds a case may take")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser
+
+
+def _make(size: str, folder: Path) -> dict[str, Any]:
+    import numpy as np
+
+    spec = importlib.util.spec_from_file_location("reference_features", REFERENCE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    features, labels = module.sized(size)
+    path = folder / f"{size}.f32"
+    features.tofile(path)
+    np.save(folder / f"{size}.npy", labels)
+    n, d = features.shape
+    return {
+        "size": size,
+        "n": n,
+        "d": d,
+        "c": int(labels.max()) + 1,
+        "rows": str(path),
+        "labels": str(folder / f"{size}.npy"),
+    }
+
+
+def _run(spec: dict[str, Any], limit: float) -> dict[str, Any]:
+    """Two processes: one for the memory of the subject alone, one for the times."""
+    row = dict.fromkeys(FIELDS, "")
+    row.update({k: spec[k] for k in ("case", "size", "n", "d", "c", "threads", "repeats")})
+    row["baseline"], row["target"] = CASES[spec["case"]]
+    row.update(device=spec["device"] or f"cpu: {_processor()}", commit=_commit(), versions=_versions(), status="ok")
+    slow = spec["size"] == "L" and spec["case"] in SLOW_AT_L
+    memory, failure = _spawn({**spec, "mode": "memory"}, limit)
+    if failure:
+        return row | {"status": failure}
+    row["extra_mib"] = round(memory["extra_mib"])
+    times, failure = _spawn({**spec, "mode": "times", "warm": not slow}, limit)
+    if failure:
+        return row | {"status": failure}
+    clock = "cpu" if spec["threads"] == 1 and not spec["device"] else "wall"
+    pairs = list(zip(times["subject"], times["baseline"], strict=True))
+    row["ratio"] = round(statistics.median(s[clock] / b[clock] for s, b in pairs), 3)
+    for who in ("subject", "baseline"):
+        for kind in ("cpu", "wall"):
+            row[f"{who}_{kind}_s"] = round(statistics.median(t[kind] for t in times[who]), 4)
+    return row | {"value": times["value"], "baseline_value": times["baseline_value"]}
+
+
+def _spawn(spec: dict[str, Any], limit: float) -> tuple[dict[str, Any], str]:
+    count = str(spec["threads"])
+    environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), count)}
+    command = [sys.executable, "-m", "benchmarks.bench_proxies", "--child", json.dumps(spec)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=HERE.parent
+    )
+    peak = {"before": 0.0, "most": 0.0}
+    watcher = threading.Thread(target=_watch, args=(process, Path(spec["rows"] + ".go"), peak), daemon=True)
+    watcher.start()
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return {}, f"stopped after {limit:.0f} s"
+    finally:
+        Path(spec["rows"] + ".go").unlink(missing_ok=True)
+    if process.returncode:
+        return {}, (err.strip().splitlines() or ["failed"])[-1][:200]
+    result = json.loads(out.strip().splitlines()[-1])
+    return {**result, "extra_mib": peak["most"] - peak["before"]}, ""
+
+
+def _watch(process: subprocess.Popen[str], go: Path, peak: dict[str, float]) -> None:
+    """Anonymous memory from the moment that the child says go."""
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            return
+        anonymous = next(
+            (int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0.0
+        )
+        if not go.exists():
+            peak["before"] = peak["most"] = anonymous
+        peak["most"] = max(peak["most"], anonymous)
+        time.sleep(0.004)
+
+
+# ---------------------------------------------------------------------------- inside the child
+
+
+def _child(spec: dict[str, Any]) -> int:
+    import numpy as np
+
+    rows = np.memmap(spec["rows"], dtype=np.float32, mode="r", shape=(spec["n"], spec["d"]))
+    labels = np.load(spec["labels"])
+    subject = _subject(spec, rows, labels)
+    subject_small = _subject(spec, rows[:600, :40], labels[:600] % 3)
+    subject_small()  # imports and thread pools
+    if spec["mode"] == "memory":
+        time.sleep(0.05)
+        Path(spec["rows"] + ".go").touch()
+        subject()
+        print(json.dumps({}))
+        return 0
+    baseline = _baseline(CASES[spec["case"]][0], spec, rows, labels)
+    if spec["warm"]:
+        subject()
+        baseline()
+    result: dict[str, Any] = {"subject": [], "baseline": []}
+    for _ in range(spec["repeats"]):
+        for name, function in (("baseline", baseline), ("subject", subject)):
+            wall, cpu = time.perf_counter(), time.process_time()
+            value = function()
+            result[name].append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
+            result["value" if name == "subject" else "baseline_value"] = value
+    print(json.dumps(result))
+    return 0
+
+
+def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float]:
+    from selector import proxies
+    from selector.features import FeatureSet
+
+    case = spec["case"]
+    if case in ("transformer-ranker-logme", "transformer-ranker-hscore"):
+        import torch
+        from transformer_ranker.estimators import HScore, LogME
+
+        kind = LogME if case.endswith("logme") else HScore
+        return lambda: float(kind().fit(torch.from_numpy(rows.copy()), torch.from_numpy(labels)))
+    if case == "logme-file":
+        if not spec["logme_file"]:
+            raise SystemExit("no --logme PATH given")
+        found = importlib.util.spec_from_file_location("other_logme", spec["logme_file"])
+        assert found and found.loader
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        return lambda: float(module.LogME(regression=False).fit(rows.copy(), labels))
+
+    def run() -> float:
+        features = FeatureSet(rows, labels, device=spec["device"])
+        names = ONE_PASS if case == "five" else (case,)
+        values = [proxies.evaluate(features, name).value for name in names]
+        return values[0]
+
+    return run
+
+
+def _baseline(name: str, spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float]:
+    import numpy as np
+
+    classes = spec["c"]
+    if name == "floor" and spec["device"]:
+        return _device_floor(rows, labels, classes, spec["device"])
+    if name == "floor":
+
+        def floor() -> float:
+            x = rows.astype(np.float64)
+            _, vectors = np.linalg.eigh(x.T @ x)
+            return float((vectors.T @ np.ones((x.shape[1], classes)))[0, 0])
+
+        return floor
+    if name == "faiss":
+        import faiss
+
+        unit = np.array(rows)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        return lambda: float(faiss.knn(unit, unit, 22, metric=faiss.METRIC_INNER_PRODUCT)[0][0, 1])
+    if name == "logistic":
+        from sklearn.linear_model import LogisticRegression
+
+        x = np.array(rows)
+        return lambda: float(LogisticRegression(C=1, tol=1e-4, max_iter=1000).fit(x, labels).n_iter_[0])
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    x = np.array(rows)
+    return lambda: float(
+        LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(x, labels).score(x[:100], labels[:100])
+    )
+
+
+def _device_floor(rows: Any, labels: Any, classes: int, device: str) -> Callable[[], float]:
+    import torch
+
+    def floor() -> float:
+        x = torch.as_tensor(rows.copy(), device=device).double()
+        _, vectors = torch.linalg.eigh(x.T @ x)
+        product = vectors.T @ torch.ones(x.shape[1], classes, dtype=x.dtype, device=device)
+        return float(product[0, 0])
+
+    return floor
+
+
+# ---------------------------------------------------------------------------- facts of the run
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=False
+    )
+    return found.stdout.strip()
+
+
+def _versions() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = []
+    for name in ("numpy", "scipy", "scikit-learn", "faiss-cpu", "torch", "transformer-ranker"):
+        try:
+            names.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return "; ".join([f"python {platform.python_version()}", *names])
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
