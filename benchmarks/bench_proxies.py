@@ -115,7 +115,8 @@ def _make(size: str, folder: Path) -> dict[str, Any]:
     import numpy as np
 
     spec = importlib.util.spec_from_file_location("reference_features", REFERENCE)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     features, labels = module.sized(size)
@@ -243,7 +244,8 @@ def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float
         if not spec["logme_file"]:
             raise SystemExit("no --logme PATH given")
         found = importlib.util.spec_from_file_location("other_logme", spec["logme_file"])
-        assert found and found.loader
+        assert found is not None
+        assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         found.loader.exec_module(module)
         return lambda: float(module.LogME(regression=False).fit(rows.copy(), labels))
