@@ -6,6 +6,9 @@ output, pooled to (B, D). Optional attributes of the module: ``preprocess`` (a m
 of ``contracts.Preprocess``), ``get_classifier()`` and ``reset_classifier(n)`` (a linear head),
 ``num_prefix_tokens``.
 
+The hash of the factory's own source file is in the identity of the features; a factory that
+imports its network from elsewhere, or fetches weights itself, should say which in ``kwargs``.
+
 Importing the factory runs code, so a zoo file has to be trusted first:
 ``selector.zoo.check_trusted``.
 """

@@ -255,11 +255,12 @@ def _fixed(module: Any) -> bool:
 def _pretrained(spec: ModelSpec, network: Any) -> nn.Module:
     file = _pretrained_file(spec)
     # timm reads safetensors itself; of other formats it gets tensors that were read without running code
-    overlay: dict[str, Any] = (
+    weights: dict[str, Any] = (
         {"file": str(file)} if file.suffix == ".safetensors" else {"state_dict": _weights.read_state_dict(file)}
     )
-    module: Any = network.create(None, pretrained=True, pretrained_cfg_overlay=overlay)
-    for key in overlay:
+    # custom_load describes the original file of another library, not the hub's copy
+    module: Any = network.create(None, pretrained=True, pretrained_cfg_overlay={**weights, "custom_load": False})
+    for key in weights:
         module.pretrained_cfg.pop(key, None)
     return module  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import subprocess
@@ -88,6 +89,8 @@ def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(encoder: 
     again.load_state_dict(headed.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(batch), logits)
+    with torch.no_grad():
+        torch.testing.assert_close(copy.deepcopy(headed)(batch), logits)
     names = dict(headed.named_modules())
     assert all(name in names for name in encoder.blocks)  # under the same names, for partial fine-tuning
 

@@ -372,6 +372,20 @@ def test_older_weights_are_read_without_running_code(home: Path) -> None:
     assert "state_dict" not in encoder.module.pretrained_cfg
 
 
+def test_weights_whose_original_was_in_another_librarys_format(home: Path) -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    assert timm.get_pretrained_cfg(name).custom_load
+    module = network(name, num_classes=21843)
+    cached(home, f"timm/{name}", {"model.safetensors": published(home, module)})
+    encoder = load(ModelSpec(source=f"timm:{name}"))
+    batch = images(encoder, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder.encode(batch), module.forward_head(module.forward_features(batch), pre_logits=True)
+        )
+    assert encoder.source_head[0].shape == (21843, 192)
+
+
 def test_a_model_that_someone_pushed_to_the_hub(home: Path) -> None:
     module = network("test_vit", num_classes=4, img_size=96)
     config = {
