@@ -1,4 +1,4 @@
-"""Linear discriminant analysis: cross-fitted log posterior of the true class."""
+"""Linear discriminant analysis: cross-fitted posterior of the true class."""
 
 from __future__ import annotations
 
@@ -16,29 +16,32 @@ from selector.proxies.probe import rows_without_training
 
 @proxy(
     "lda",
-    summary="Log posterior of held-out labels under Gaussian classes with one shared covariance.",
-    good="0 is perfect; minus the entropy of the class shares is a model that knows nothing.",
+    summary="Mean posterior of the held-out labels under Gaussian classes with one shared covariance.",
+    good="1 is perfect; the sum of the squared class shares is a model that knows nothing.",
     source="Fisher 1936; Ledoit and Wolf 2004; first stage of Shao et al., ECCV 2022, and of Gholami et al., ICCV 2023",
     cost="five Cholesky factorisations and a product N × D × C on top of logme's moments",
-    bounds=(-float("inf"), 0.0),
+    bounds=(0.0, 1.0),
     invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "scale", "offset"},
     seeded=True,
+    version=2,
     blocks="halfway",
-    formula="Mean over rows of log p(label | row): class means and the pooled covariance within classes from the other four "
+    formula="Mean over rows of p(label | row): class means and the pooled covariance within classes from the other four "
     "folds, shrunk to a multiple of the identity by Ledoit-Wolf on rows centred by class; priors are class shares.",
-    deviations="Public codes score the rows they were fitted on, which is optimistic, most of all for wide models. "
+    deviations="The mean of p, not of log p: Gaussian posteriors of wide models are far too sure of themselves, and "
+    "a few rows that they are wrong about would decide the mean logarithm (it is in the details). Public codes score the rows they were fitted on, which is optimistic, most of all for wide models. "
     "scikit-learn's shrinkage='auto' shrinks every class apart (C matrices of D × D) and gives other values; at the same "
     "number the two agree.",
     domain="Classes with spread within them. Rows of a class that lives in one fold count as a guess among all classes.",
 )
 def lda(features: FeatureSet, *, shrinkage: float | None = None) -> Score:
-    """Cross-fitted mean log posterior of the true class, in nats.
+    """Cross-fitted mean posterior of the true class.
 
     Args:
         features: class labels.
         shrinkage: in [0, 1], the same in all folds; Ledoit-Wolf's of each fold when not given.
     Returns:
-        Score ≤ 0 with a contribution a row; ``details``: accuracy, and the mean shrinkage.
+        Score in 0..1 with a contribution a row; ``details``: accuracy, the mean log posterior
+            (nats), and the mean shrinkage.
     Raises:
         NotApplicable: no spread within classes, fewer than two classes in two folds, or a singular
             covariance at the shrinkage given.
@@ -81,10 +84,15 @@ def lda(features: FeatureSet, *, shrinkage: float | None = None) -> Score:
                 per_row[start + rows] = posterior[np.arange(len(rows)), own]
                 right += int((posterior.argmax(axis=1) == own).sum())
     per_row[rare] = -np.log(len(features.classes))
+    posteriors = np.exp(per_row)
     return Score(
-        float(per_row.mean()),
-        per_row=per_row,
-        details={"accuracy": right / len(codes), "shrinkage": float(np.mean(used))},
+        float(posteriors.mean()),
+        per_row=posteriors,
+        details={
+            "accuracy": right / len(codes),
+            "log_likelihood": float(per_row.mean()),
+            "shrinkage": float(np.mean(used)),
+        },
     )
 
 

@@ -49,8 +49,9 @@ def test_lda_equals_scikit_learns_at_the_same_shrinkage_and_folds(mixture, n, d,
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
     posterior = cross_val_predict(model, x, labels, cv=PredefinedSplit(features.folds), method="predict_log_proba")
     expected = posterior[np.arange(n), labels]
-    np.testing.assert_allclose(score.per_row, expected, rtol=1e-6, atol=1e-9)
-    assert score.value == pytest.approx(expected.mean(), rel=1e-8)
+    np.testing.assert_allclose(np.log(score.per_row), expected, rtol=1e-6, atol=1e-9)
+    assert score.value == pytest.approx(np.exp(expected).mean(), rel=1e-8)
+    assert score.details["log_likelihood"] == pytest.approx(expected.mean(), rel=1e-8)
     assert score.details["accuracy"] == pytest.approx((posterior.argmax(1) == labels).mean())
 
 
