@@ -114,19 +114,12 @@ def decide(
         return trial.decision("eager", "float32"), trial.backend("eager", "float32")
     if backend != "auto":
         return _forced(trial, backend, precision)
-    chosen = "float32" if precision == "auto" else precision
-    if precision == "auto" and _may_lower(device, sample):
-        trial.measure("eager", "bfloat16")
-        if trial.agreement("eager", "bfloat16").good():
-            chosen = "bfloat16"
-    best = ("eager", chosen)
     for other in _others(device):
-        if _pays(trial, best, other, device, rows_expected, store) and _faster(
-            trial, best, other, chosen, device, store
-        ):
-            best = (other, chosen)
-            break
-    return trial.decision(*best), trial.backend(*best)
+        if _pays(trial, other, precision, rows_expected, store) and _faster(trial, other, store):
+            chosen = _lowered(trial, other, precision)
+            return trial.decision(other, chosen), trial.backend(other, chosen)
+    chosen = _lowered(trial, "eager", precision)
+    return trial.decision("eager", chosen), trial.backend("eager", chosen)
 
 
 class _Trial:
@@ -139,7 +132,7 @@ class _Trial:
         self.encoder, self.device, self.batch_size, self.sample, self.cache = encoder, device, batch_size, sample, cache
         self._run = run
         self._opened: dict[tuple[str, str], Backend] = {}
-        self._features: dict[tuple[str, str], NDArray[np.float32]] = {}
+        self._features: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
         self.rates: dict[tuple[str, str], float] = {}
         self.setup: dict[tuple[str, str], float] = {}
 
@@ -148,44 +141,52 @@ class _Trial:
         key = (name, precision)
         if key not in self._opened:
             started = time.perf_counter()
-            self._opened[key] = open_backend(name, self.encoder, self.device, precision, self.batch_size, self.cache)
+            # a converted network is not converted again for another precision
+            same = next((b for (n, _), b in self._opened.items() if n == name), None)
+            opened = same.in_precision(precision) if same is not None else None
+            self._opened[key] = opened or open_backend(
+                name, self.encoder, self.device, precision, self.batch_size, self.cache
+            )
             self.setup[key] = time.perf_counter() - started
         return self._opened[key]
 
-    def drop(self, name: str, precision: str) -> None:
+    def drop(self, name: str) -> None:
         """Free a backend that lost."""
-        self._opened.pop((name, precision), None)
+        for key in [key for key in self._opened if key[0] == name]:
+            del self._opened[key]
 
-    def measure(self, name: str, precision: str) -> NDArray[np.float32]:
-        """Features of the sample, and the rate: of the fastest batch, so that a busy moment counts less."""
+    def measure(self, name: str, precision: str, images: int | None = None) -> NDArray[np.float32]:
+        """Features of the first images of the sample, and the rate.
+
+        The rate is that of the fastest batch, so that a busy moment counts less; the first batch
+        warms up and counts as set-up. Images that were run before are not run again.
+        """
         key = (name, precision)
-        if key not in self._features:
-            backend = self.backend(name, precision)
-            parts, fastest = [], float("inf")
+        wanted = len(self.sample) if images is None else min(images, len(self.sample))
+        backend = self.backend(name, precision)
+        parts = self._features.setdefault(key, [])
+        done = sum(map(len, parts))
+        while done < wanted:
+            part = self.sample[done : done + self.batch_size]
             started = time.perf_counter()
-            for begin in range(0, len(self.sample), self.batch_size):
-                part = self.sample[begin : begin + self.batch_size]
-                before = time.perf_counter()
-                parts.append(self._run(backend, part))
-                fastest = min(fastest, (time.perf_counter() - before) / len(part))
-                if begin == 0:
-                    self.setup[key] += time.perf_counter() - started  # the first batch warms up
-                    if len(self.sample) > self.batch_size:
-                        fastest = float("inf")
-            self._features[key] = np.concatenate(parts)
-            self.rates[key] = 1 / fastest
-        return self._features[key]
+            parts.append(self._run(backend, part))
+            seconds = time.perf_counter() - started
+            if done == 0:
+                self.setup[key] += seconds
+            if done or len(self.sample) <= self.batch_size:
+                self.rates[key] = max(self.rates.get(key, 0.0), len(part) / seconds)
+            done += len(part)
+        return np.concatenate(parts)[:wanted]
 
-    def agreement(self, name: str, precision: str) -> Agreement:
-        """With eager torch in float32."""
-        return agreement(self.measure("eager", "float32"), self.measure(name, precision))
+    def agreement(self, name: str, precision: str, reference: str = "eager", images: int | None = None) -> Agreement:
+        """With the float32 features of ``reference``."""
+        return agreement(self.measure(reference, "float32", images), self.measure(name, precision, images))
 
     def decision(self, name: str, precision: str) -> Decision:
         backend = self.backend(name, precision)
         facts: dict[str, Any] = {"judged_on": len(self.sample)}
-        reference = ("eager", "float32")
-        if (name, precision) != reference and {(name, precision), reference} <= set(self._features):
-            near = self.agreement(name, precision)
+        if precision != "float32" and (name, "float32") in self._features:
+            near = self.agreement(name, precision, reference=name)
             facts |= {"agreement_cosine": near.cosine, "agreement_neighbours": near.neighbours}
         return Decision(backend.name, backend.precision, backend.batch_size, facts)
 
@@ -194,22 +195,34 @@ def _forced(trial: _Trial, backend: str, precision: str) -> tuple[Decision, Back
     reason = why_not(backend, trial.device)
     if reason:
         raise SourceError(f"backend '{backend}' cannot run here: {reason}.")
-    if precision == "auto":
-        precision = "float32"
-        if _may_lower(trial.device, trial.sample) and trial.agreement(backend, "bfloat16").good():
-            precision = "bfloat16"
     if backend != "eager":
-        _check_same(trial, backend, precision)
-    return trial.decision(backend, precision), trial.backend(backend, precision)
+        near = trial.agreement(backend, "float32", images=_compared(trial))
+        if not _same(near):
+            raise SourceError(
+                f"{trial.encoder.name}: {backend} gives other features than torch in float32 (median centred cosine "
+                f"{near.cosine:.3f}, expected at least {_SAME}); use backend 'eager'."
+            )
+    chosen = _lowered(trial, backend, precision)
+    return trial.decision(backend, chosen), trial.backend(backend, chosen)
 
 
-def _check_same(trial: _Trial, backend: str, precision: str) -> None:
-    near = trial.agreement(backend, precision)
-    if near.images > 2 and near.cosine < _SAME:
-        raise SourceError(
-            f"{trial.encoder.name}: {backend} gives other features than torch in {precision} (median centred cosine "
-            f"{near.cosine:.3f}, expected at least {_SAME}); use backend 'eager'."
-        )
+def _lowered(trial: _Trial, backend: str, precision: str) -> str:
+    """The precision asked for; for ``auto`` bfloat16 where it agrees with the backend's own float32."""
+    if precision != "auto":
+        return precision
+    if _may_lower(trial.device, trial.sample) and trial.agreement(backend, "bfloat16", reference=backend).good():
+        return "bfloat16"
+    return "float32"
+
+
+def _same(near: Agreement) -> bool:
+    """Whether a converted network is the same network."""
+    return near.images <= 2 or near.cosine >= _SAME
+
+
+def _compared(trial: _Trial) -> int:
+    """Images on which a converted network is compared with torch, and torch is timed: two batches."""
+    return 2 * trial.batch_size
 
 
 def _may_lower(device: str, sample: NDArray[np.uint8]) -> bool:
@@ -224,51 +237,49 @@ def _others(device: str) -> list[str]:
     return [name for name in names if not why_not(name, device)][:1]
 
 
-def _pays(
-    trial: _Trial, best: tuple[str, str], other: str, device: str, rows_expected: int, store: FeatureStore | None
-) -> bool:
+def _pays(trial: _Trial, other: str, precision: str, rows_expected: int, store: FeatureStore | None) -> bool:
+    """Whether another backend saves more time than it takes to set up, by what was measured on this machine."""
     if rows_expected <= len(trial.sample):
         return False
-    trial.measure(*best)
-    eager_seconds = rows_expected / trial.rates[best]
-    known = _measured(store, other, best[1], device)
+    trial.measure("eager", "float32", _compared(trial))
+    seconds = rows_expected / trial.rates["eager", "float32"]
+    if precision == "bfloat16" or (precision == "auto" and _may_lower(trial.device, trial.sample)):
+        seconds /= 2  # about what eager torch would take then; it has not run in bfloat16 yet
+    known = _measured(store, other, trial.device)
     if len(known) < 2:
-        return eager_seconds > WORTH_A_TRY
+        return seconds > WORTH_A_TRY
     speedup = statistics.median(m["speedup"] for m in known)
     setup = statistics.median(m["setup"] for m in known)
-    return bool(speedup > 1) and eager_seconds * (1 - 1 / speedup) > setup
+    return bool(speedup > 1) and seconds * (1 - 1 / speedup) > setup
 
 
-def _faster(
-    trial: _Trial, best: tuple[str, str], other: str, precision: str, device: str, store: FeatureStore | None
-) -> bool:
+def _faster(trial: _Trial, other: str, store: FeatureStore | None) -> bool:
+    """Whether another backend gives the same features sooner; what it took is remembered either way."""
     try:
-        near = trial.agreement(other, precision)
+        near = trial.agreement(other, "float32", images=_compared(trial))
     except SourceError as error:
         logger.info("%s runs in torch: %s", trial.encoder.name, error)
         return False
-    key = (other, precision)
-    speedup = trial.rates[key] / trial.rates[best]
+    speedup = trial.rates[other, "float32"] / trial.rates["eager", "float32"]
     if store is not None:
-        known = _measured(store, other, precision, device)
-        new = {"speedup": speedup, "setup": trial.setup[key], "model": trial.encoder.name}
-        store.put("backend", _machine(other, precision, device), {"measured": [*known, new][-REMEMBERED:]})
-    same = near.good() if precision != "float32" else near.cosine >= _SAME
-    if same and speedup > 1:
+        new = {"speedup": speedup, "setup": trial.setup[other, "float32"], "model": trial.encoder.name}
+        known = _measured(store, other, trial.device)
+        store.put("backend", _machine(other, trial.device), {"measured": [*known, new][-REMEMBERED:]})
+    if _same(near) and speedup > 1:
         return True
-    trial.drop(*key)
+    trial.drop(other)
     return False
 
 
-def _measured(store: FeatureStore | None, backend: str, precision: str, device: str) -> list[dict[str, Any]]:
-    found = store.get("backend", _machine(backend, precision, device)) if store is not None else None
+def _measured(store: FeatureStore | None, backend: str, device: str) -> list[dict[str, Any]]:
+    found = store.get("backend", _machine(backend, device)) if store is not None else None
     return list(found["measured"]) if found else []
 
 
-def _machine(backend: str, precision: str, device: str) -> dict[str, Any]:
+def _machine(backend: str, device: str) -> dict[str, Any]:
     from selector.system import cpu_model
 
-    return {"backend": backend, "precision": precision, "device": device, "cpu": cpu_model(), "cores": os.cpu_count()}
+    return {"backend": backend, "device": device, "cpu": cpu_model(), "cores": os.cpu_count()}
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -387,14 +387,10 @@ def test_a_backend_that_is_gone_is_replaced_with_a_warning(small: Small, caplog:
     assert "was extracted with openvino, which cannot run here" in caplog.text
 
 
-def measured(store: FeatureStore, backend: str, precision: str) -> list[dict[str, Any]]:
-    return deciding._measured(store, backend, precision, "cpu")
-
-
-def remember(store: FeatureStore, backend: str, precision: str, speedup: float, setup: float) -> None:
+def remember(store: FeatureStore, backend: str, speedup: float, setup: float) -> None:
     store.put(
         "backend",
-        deciding._machine(backend, precision, "cpu"),
+        deciding._machine(backend, "cpu"),
         {"measured": [{"speedup": speedup, "setup": setup, "model": "other"}] * 2},
     )
 
@@ -419,15 +415,14 @@ class Slow(nn.Module):
 def test_another_backend_is_tried_when_what_was_measured_says_that_it_pays(tmp_path: Path) -> None:
     assert first_choice is not None
     store = FeatureStore(tmp_path)
-    for precision in ("float32", "bfloat16"):
-        remember(store, first_choice, precision, speedup=0.9, setup=0.0)
+    remember(store, first_choice, speedup=0.9, setup=0.0)
     sample = pictures(128)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deciding, "open_backend", _refuse_all_but_eager)
         settings: dict[str, Any] = {"device": "cpu", "precision": "float32", "backend": "auto", "store": store}
         encoder = Small(Slow(), 96)
         open_runner(encoder, **settings, sample=sample, rows_expected=1_000_000)  # slower here: not tried
-        remember(store, first_choice, "float32", speedup=2.0, setup=10.0)
+        remember(store, first_choice, speedup=2.0, setup=10.0)
         open_runner(encoder, **settings, sample=sample, rows_expected=1000)  # would not be paid back
         runner = open_runner(encoder, **settings, sample=sample, rows_expected=128)
         assert runner.identity["backend"] == "eager"
@@ -459,7 +454,7 @@ def test_a_faster_backend_is_taken_measured_and_remembered(tmp_path: Path) -> No
     )
     if first_choice == "openvino":
         assert runner.identity == {"backend": "openvino", "precision": "float32"}
-    (found,) = measured(store, first_choice, "float32")
+    (found,) = deciding._measured(store, first_choice, "cpu")
     assert found["speedup"] > 0
     assert found["setup"] > 0
     np.testing.assert_allclose(runner.encode(sample[:40]), reference(encoder, sample[:40]), rtol=1e-3, atol=1e-3)
@@ -577,6 +572,9 @@ def test_a_conversion_that_changes_the_features_is_refused(small: Small, caplog:
             return lambda: np.random.default_rng(0).standard_normal((len(pixels), 96)).astype(np.float32)
 
         def resized(self, batch_size: int) -> None:
+            return None
+
+        def in_precision(self, precision: str) -> None:
             return None
 
     from selector.extract.backends import open_backend

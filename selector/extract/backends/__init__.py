@@ -40,6 +40,10 @@ class Backend(Protocol):
         """The same for another batch size; None where it has to be opened anew."""
         ...
 
+    def in_precision(self, precision: str) -> Backend | None:
+        """The same in another precision; None where it has to be opened anew."""
+        ...
+
 
 def why_not(backend: str, device: str) -> str:
     """Why a backend cannot run here; empty when it can. Imports neither torch nor OpenVINO."""

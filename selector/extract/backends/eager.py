@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from selector.contracts import Encoder
+from selector.extract.backends import Backend
 from selector.extract.pixels import normalise
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,6 +44,10 @@ class EagerBackend:
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Features of a normalised batch; what other torch backends replace."""
         return self.encoder.encode(batch)
+
+    def in_precision(self, precision: str) -> Backend | None:
+        """The weights are copied anew from the encoder: nothing is rounded twice."""
+        return None
 
 
 def _to_numpy(features: torch.Tensor) -> NDArray[np.float32]:

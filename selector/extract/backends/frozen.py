@@ -32,3 +32,7 @@ class FrozenBackend:
     def resized(self, batch_size: int) -> FrozenBackend:
         """Any batch size will do."""
         return FrozenBackend(self._encoder, batch_size)
+
+    def in_precision(self, precision: str) -> FrozenBackend:
+        """There is one precision only."""
+        return self

@@ -65,9 +65,12 @@ class OpenVinoBackend:
 
     name = "openvino"
 
-    def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int, cache: Path | None) -> None:
+    def __init__(
+        self, encoder: Encoder, device: str, precision: str, batch_size: int, cache: Path | None, model: Any = None
+    ) -> None:
         self.precision = precision
         self.batch_size = batch_size
+        self._encoder, self._device, self._cache = encoder, device, cache
         ov = quiet_openvino()
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
@@ -77,9 +80,11 @@ class OpenVinoBackend:
         core = ov.Core()
         compiled = _load(core, kept, settings) if kept is not None else None
         if compiled is None:
-            compiled = core.compile_model(_converted(ov, encoder, batch_size), "CPU", settings)
+            model = model if model is not None else _converted(ov, encoder, batch_size)
+            compiled = core.compile_model(model, "CPU", settings)
             if kept is not None:
                 _keep(compiled, kept)
+        self._model = model
         self._request = compiled.create_infer_request()
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
@@ -91,6 +96,10 @@ class OpenVinoBackend:
     def resized(self, batch_size: int) -> None:
         """Another shape is converted anew."""
         return
+
+    def in_precision(self, precision: str) -> OpenVinoBackend:
+        """The converted network, compiled for another precision."""
+        return OpenVinoBackend(self._encoder, self._device, precision, self.batch_size, self._cache, self._model)
 
 
 def _converted(ov: Any, encoder: Encoder, batch_size: int) -> Any:
