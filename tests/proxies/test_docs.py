@@ -1,0 +1,29 @@
+"""The page says what the cards say, and its example runs."""
+
+from pathlib import Path
+
+import pytest
+
+import selector.proxies as proxies
+from selector.proxies._page import END, START, catalogue
+
+PAGE = Path(__file__).parents[2] / "docs" / "proxies.md"
+
+
+def test_the_catalogue_is_up_to_date():
+    found = PAGE.read_text(encoding="utf-8").split(START)[1].split(END)[0].strip()
+    assert found == catalogue(), "run: python -m selector.proxies._page docs/proxies.md"
+
+
+def test_the_example_of_a_proxy_runs(mixture):
+    text = PAGE.read_text(encoding="utf-8").split("## A proxy of your own")[1]
+    code = text.split("```python")[1].split("```")[0]
+    try:
+        exec(compile(code, str(PAGE), "exec"), {})  # our own page
+        x, labels = mixture()
+        means = [x[labels == c].mean(0) for c in range(4)]
+        middle = sum(means) / 4
+        expected = sum(((m - middle) ** 2).sum() for m in means) / 4
+        assert proxies.score(x, labels, "class-spread").value == pytest.approx(expected, rel=1e-9)
+    finally:
+        proxies.registry._objects.pop("class-spread", None)
