@@ -18,6 +18,7 @@ from selector.tasks import task
 IMBALANCE = 3.0  # the largest class over the smallest: above it the loss is weighted
 MAX_WEIGHT = 10.0  # one rare image must not outweigh a batch
 CALIBRATION_BINS = 15
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "calibration_error")
 
 
 @task("classification")
@@ -27,6 +28,7 @@ class Classification:
     name = "classification"
     label_kind = LabelKind.CLASSES
     default_metric = "accuracy"
+    metric_names = METRICS
 
     def num_outputs(self, target: Target) -> int:
         """C, the number of class names."""
@@ -98,9 +100,6 @@ class Classification:
 
         best = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         return float(np.exp(best.x))
-
-
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "calibration_error")
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray | None:

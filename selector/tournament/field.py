@@ -1,0 +1,139 @@
+"""The field of a tournament: its contestants, its lanes, and what has been found so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from selector.tournament.clock import RESERVE_SECONDS, Clock
+from selector.tournament.compare import sign
+from selector.tournament.journal import Record
+from selector.tournament.plan import Lane as Cost
+from selector.tournament.workbench import Candidate, Loaded, Workbench
+
+
+@dataclass
+class Run:
+    """One finished training of a lane."""
+
+    candidate: Candidate
+    lineage: tuple[int, ...]
+    record: Record
+
+
+@dataclass
+class Lane:
+    """A (model, strategy) pair on its way through the rungs."""
+
+    loaded: Loaded
+    strategy: str
+    step_seconds: float = math.nan
+    lineage: tuple[int, ...] = ()
+    rate: float = math.nan
+    best: Run | None = None  # of all its rungs
+    repeats: list[Run] = field(default_factory=list)
+    rung: int = 0
+    alive: bool = True
+    status: str = "ok"
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def label(self) -> str:
+        return f"{self.loaded.name} {self.strategy}"
+
+
+@dataclass
+class Field:
+    """All that the parts of a tournament share.
+
+    Attributes:
+        bench: trains and measures one candidate at a time.
+        clock: the budget.
+        settings: of the call, plain JSON.
+        loaded, failed: contestants by name; the failed ones with their reason.
+        lanes: (model, strategy) pairs; ``dead`` those that failed before their first rung.
+        history: every candidate of every rung.
+        notes: for the reader.
+        settled: whether the leader was found before the last rung.
+    """
+
+    bench: Workbench
+    clock: Clock
+    settings: Mapping[str, Any]
+    loaded: dict[str, Loaded] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    lanes: list[Lane] = field(default_factory=list)
+    dead: list[Lane] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    settled: bool = False
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides."""
+        return str(self.settings["metric"])
+
+    @property
+    def seed(self) -> int:
+        """Of the first run of every lane."""
+        return int(self.settings["seed"])
+
+    @property
+    def epsilon(self) -> float:
+        """How much worse, in units of the metric, is as good."""
+        return float(self.settings["epsilon"])
+
+    def alive(self) -> list[Lane]:
+        """Lanes that are still in."""
+        return [lane for lane in self.lanes if lane.alive]
+
+    def key(self, lane: Lane, run: Run) -> str:
+        """The address of a run in the journal."""
+        return self.bench.key(lane.loaded, run.candidate, run.lineage)
+
+    def value(self, record: Record) -> float | None:
+        """The deciding metric on val."""
+        if record.logits is None:
+            return None
+        return self.bench.task.metrics(record.logits, self.bench.labels["val"]).get(self.metric)
+
+    def order(self, run: Run) -> tuple[float, float]:
+        """The deciding metric, then the log-loss: accuracy ties are common on few images."""
+        assert run.record.logits is not None
+        figures = self.bench.task.metrics(run.record.logits, self.bench.labels["val"])
+        return sign(self.metric) * figures.get(self.metric, -math.inf), -figures.get("log_loss", 0.0)
+
+    def lane_order(self, lane: Lane) -> tuple[float, float]:
+        """``order`` of its best run; last for a lane without one."""
+        return self.order(lane.best) if lane.best else (-math.inf, 0.0)
+
+    def frozen_value(self, loaded: Loaded) -> float:
+        """The deciding metric of the frozen strategy, oriented so that more is better."""
+        value = self.value(loaded.frozen) if loaded.frozen else None
+        return -math.inf if value is None else sign(self.metric) * value
+
+    def cost(self, lane: Lane) -> Cost:
+        """What the lane costs, as far as it has been measured."""
+        forward = lane.loaded.forward_seconds
+        if math.isnan(forward):  # never measured: a step is about three forward passes
+            forward = lane.step_seconds / 3 / self.bench.batch_size
+        saving = 4 * lane.loaded.encoder.num_parameters / 200e6
+        return Cost(lane.step_seconds, forward * len(self.bench.indices["val"]), lane.loaded.build_seconds + saving)
+
+    def costs(self, lanes: Sequence[Lane]) -> list[Cost]:
+        """``cost`` of several lanes; renews the clock's reserve for the test figures of two of them."""
+        forward = [lane.loaded.forward_seconds for lane in lanes if not math.isnan(lane.loaded.forward_seconds)]
+        self.clock.reserve = RESERVE_SECONDS + 2 * max(forward, default=0.0) * len(self.bench.indices["test"])
+        return [self.cost(lane) for lane in lanes]
+
+
+def logits_of(run: Run | None) -> np.ndarray:
+    """Validation outputs (N, K) of a finished run."""
+    assert run is not None
+    assert run.record.logits is not None
+    return run.record.logits
