@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +205,17 @@ def test_repeats_with_other_seeds(tmp_path: Path) -> None:
     assert {h["seed"] for h in result.history} == {0, 1, 2}
     values = [m.extra["seed_values"] for ms in result.measurements.values() for m in ms if m.strategy == "full"]
     assert [len(v) for v in values] == [3, 3]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_on_a_gpu_the_model_comes_back_to_the_cpu(tmp_path: Path) -> None:
+    result = tournament(tmp_path, max_steps=60, device="cuda")
+    figures = [m for ms in result.measurements.values() for m in ms]
+    assert max(m.val_value for m in figures) > 0.6
+    assert result.best is not None
+    assert {p.device.type for p in result.best.module.parameters()} == {"cpu"}
+    assert all(m.extra["memory_bytes"] > 0 for m in figures if m.strategy == "full")
 
 
 # ---------------------------------------------------------------------------- faults
