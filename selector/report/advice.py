@@ -126,8 +126,8 @@ def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Itera
     ]
     for m in members[:3]:
         yield (
-            f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) cannot be shown to be worse by "
-            f"more than a little: {100 * m['difference']:.1f} points behind, 90 % interval {100 * m['low']:.1f} to "
+            f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) may be as good: "
+            f"{100 * m['difference']:.1f} points behind on validation, 90 % interval {100 * m['low']:.1f} to "
             f"{100 * m['high']:.1f}."
         )
     yield from (str(sentence) for sentence in ranking.confirmation.get("advice", ()))
