@@ -218,7 +218,16 @@ def test_plan_touches_nothing(photos, tmp_path):
     assert plan.images == 51
     assert plan.seconds is None
     selector.rank(photos, **FAST, store=tmp_path / "store")
-    assert not [m for m in scan.plan(photos, zoo=TINY, store=tmp_path / "store", **{}).models if "error" in m]
+    after = scan.plan(photos, zoo=TINY, store=tmp_path / "store", precision="float32", backend="eager")
+    assert [m["cached"] for m in after.models] == [51, 51]
+    assert (after.disk_bytes, after.seconds) == (0, 0)
+
+
+def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
+    zoo = [ModelSpec(name="not-here", source="timm:resnet18.a1_in1k")]
+    plan = scan.plan(photos, zoo=zoo, store=tmp_path / "store", offline=True)
+    assert plan.models[0]["missing"] == 51
+    assert "offline" in plan.models[0]["note"].lower()
 
 
 # ---------------------------------------------------------------------------- kills and company

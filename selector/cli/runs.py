@@ -82,6 +82,9 @@ def scan(
         "store": store,
         "offline": offline,
         "seed": seed,
+        "device": device,
+        "precision": precision,
+        "backend": backend,
     }
     if dry_run:
         _show_plan(pipeline.plan(target, **what), as_json=json)
@@ -99,11 +102,8 @@ def scan(
             resolution=resolution,
             metric=metric,
             max_steps=max_steps,
-            device=device,
             intervals=intervals,
             drop=drop,
-            precision=precision,
-            backend=backend,
             out=out,
             progress=progress,
         )

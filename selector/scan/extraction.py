@@ -26,6 +26,13 @@ log = logging.getLogger(__name__)
 EXTRACTOR_VERSION = 1  # raised when the same encoder and image would give other features
 
 
+def wanted_of(spec: ModelSpec, device: str, precision: str, backend: str) -> dict[str, Any]:
+    """What a scan asks the store for, known without loading the network; the store remembers which
+    entry it led to."""
+    identity = sources.registry.get(spec.source_name).identify(spec)
+    return {"spec": identity, "device": device, "precision": precision, "backend": backend}
+
+
 class Extraction:
     """Brings a model's rows into the store, loading the network only when rows are missing."""
 
@@ -59,8 +66,7 @@ class Extraction:
     def run(self, candidate: Candidate, share: float) -> None:
         spec = candidate.spec
         self._check_trust(spec)
-        identity = sources.registry.get(spec.source_name).identify(spec)
-        wanted = {"spec": identity, **self.settings}
+        wanted = self._wanted(spec)
         candidate.entry = entry = self.store.resolve(wanted)
         if entry is not None and not len(entry.missing(hashes_of(self.target, self.rows(share)))):
             return
@@ -72,7 +78,7 @@ class Extraction:
 
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
-        wanted = {"spec": sources.registry.get(spec.source_name).identify(spec), **self.settings}
+        wanted = self._wanted(spec)
         hashes = hashes_of(self.target, indices)
         entry = self.store.resolve(wanted)
         if entry is not None and not len(entry.missing(hashes)):
@@ -112,6 +118,9 @@ class Extraction:
                 return self.pixels(preprocess)
             self._pixels[key] = pixels
         return self._pixels[key]
+
+    def _wanted(self, spec: ModelSpec) -> dict[str, Any]:
+        return wanted_of(spec, **self.settings)
 
     def _check_trust(self, spec: ModelSpec) -> None:
         if spec.source_name == "python" and not self.trusted:

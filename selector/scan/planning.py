@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from selector import sources
-from selector.errors import WeightsMissing
+from selector.errors import SourceError
 from selector.scan.choose import choose_models
+from selector.scan.extraction import wanted_of
 from selector.scan.items import hashes_of, load, offline_hub
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo
@@ -38,6 +38,9 @@ def plan(
     tags: str | Sequence[str] | None = None,
     max_samples: int | None = None,
     store: str | os.PathLike[str] | FeatureStore | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
     seed: int = 0,
     offline: bool = False,
     trust_zoo: bool = False,
@@ -63,8 +66,8 @@ def plan(
                 "note": "",
             }
             try:
-                entry = features_store.resolve(sources.registry.get(spec.source_name).identify(spec))
-            except (WeightsMissing, OSError) as error:
+                entry = features_store.resolve(wanted_of(spec, device, precision, backend))
+            except (SourceError, OSError) as error:
                 entry, row["note"] = None, str(error)
             facts = features_store.get("rate", {"source": spec.source}) or {}
             if entry is not None:
