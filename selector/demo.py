@@ -32,8 +32,6 @@ TAG = "offline"
 WEAK = ("control", "digits")
 """Tags of the models that ought to come last: random weights, and networks that know digits only."""
 
-MAX_SAMPLES = 1000
-"""Half of the photos, drawn by class: what two cores manage in a few minutes."""
 TOP_K = 2
 BUDGET = 60.0
 RESOLUTION = 128
@@ -88,7 +86,7 @@ def run(
     Cost: minutes on two cores the first time, seconds afterwards (features, scores and trainings
         are in the store).
     """
-    target = replace(load_target(photos(), max_samples=MAX_SAMPLES, seed=seed), name="textile")
+    target = replace(load_target(photos(), seed=seed), name="textile")
     ranking = rank(
         target,
         tags=TAG,
