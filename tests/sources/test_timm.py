@@ -482,7 +482,7 @@ print(json.dumps([before, after, encoder.identity, fc, missing]))
 """
 
 
-def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_path: Path) -> None:
+def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_path: Path, known_names: None) -> None:
     module = network("test_resnet")
     Hub.content = published(tmp_path, module)
     Hub.log.clear()

@@ -26,7 +26,7 @@ def stored(folder: Path, name: str, seed: int = 3, **kwargs: Any) -> tuple[torch
 
 
 @pytest.mark.parametrize(
-    ("name", "node"), [("resnet18", "flatten"), ("mnasnet0_5", "mean"), ("alexnet", "classifier.5")]
+    ("name", "node"), [("resnet18", "flatten"), ("mnasnet0_5", "mean"), ("mobilenet_v3_small", "classifier.2")]
 )
 def test_features_are_what_feeds_the_last_linear_layer(tmp_path: Path, name: str, node: str) -> None:
     module, weights = stored(tmp_path, name, num_classes=5)
@@ -93,6 +93,7 @@ def test_side_heads_of_training_are_left_out(tmp_path: Path) -> None:
     assert isinstance(encoder.with_head(2).train()(batch), torch.Tensor)  # not a tuple with side outputs
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_at_another_size_and_its_class_token() -> None:
     encoder = load(spec("torchvision:vit_b_32", layer="encoder.layers.encoder_layer_0", pooling="cls", **SMALL))
     assert encoder.encode(images(encoder, 1)).shape == (1, 768)

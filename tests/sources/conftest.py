@@ -1,0 +1,17 @@
+"""Fixtures of the sources' tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from selector.sources import _index, registry
+from selector.sources._weights import cache_folder, write_memory
+
+
+@pytest.fixture
+def known_names(own_caches: None) -> None:
+    """The lists of model names in the test's own cache, so that its processes need not make them again."""
+    for source in ("timm", "torchvision"):
+        registry.get(source).expand("resnet18*")
+    for name, found in _index._read.items():
+        write_memory(cache_folder() / name, found)
