@@ -14,7 +14,7 @@ from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, c
 from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names, stratified_sample
 from selector.features.device import device_of
 from selector.features.labels import check_labels
-from selector.features.moments import Moments, accumulate
+from selector.features.moments import Moments, accumulate, merge
 from selector.features.spectrum import Kernel, Spectrum, from_kernel, from_moments
 
 _T = TypeVar("_T")
@@ -272,19 +272,25 @@ class FeatureSet:
             return None
         return accumulate(self.rows, self.label_data, self.folds, NUM_FOLDS, device=self.device)
 
-    @cached_property
+    @property
     def moments(self) -> Moments:
-        """Sums over all rows. Cost: one pass, N·D² in float64."""
+        """Sums over all rows. Cost: one pass, N·D² in float64; afterwards, an addition of the folds."""
+        folds = self._fold_moments
+        return self._own_moments if folds is None else merge(folds)
+
+    @cached_property
+    def _own_moments(self) -> Moments:
         if self._left_out is not None and self._part_of is not None:
             whole, _, kept = self._part_of
             return (whole.moments - self._block_moments).columns(kept)
+        return accumulate(self.rows, self.label_data, device=self.device)[0]
+
+    def training_moments(self, fold: int) -> Moments:
+        """Sums over the rows outside one fold, newly made."""
         folds = self._fold_moments
         if folds is None:
-            return accumulate(self.rows, self.label_data, device=self.device)[0]
-        total = folds[0]
-        for fold in folds[1:]:
-            total = total + fold
-        return total
+            return self.moments - self.moments_of_fold(fold)
+        return merge([moments for number, moments in enumerate(folds) if number != fold])
 
     @property
     def _block_moments(self) -> Moments:
@@ -311,8 +317,6 @@ class FeatureSet:
     @cached_property
     def mean(self) -> np.ndarray:
         """(D,) of the rows, float64."""
-        if "moments" in self.__dict__:
-            return self.moments.mean
         total = np.zeros(self.width)
         for _, chunk in self.chunks():
             total += chunk.sum(axis=0, dtype=np.float64)
@@ -334,9 +338,10 @@ class FeatureSet:
         """The one eigendecomposition. Cost: min(N, D)³ and a min(N, D)²·T product."""
         if self.uses_kernel:
             return self._kernel_spectrum[0]
+        _ = self.centred_norm4  # while the moments are at hand
         spectrum = from_moments(self.moments, keep_basis=self._left_out is None, device=self.device)
         if self._left_out is not None:
-            del self.moments  # what is left to read is in the spectrum
+            del self._own_moments  # what is left to read is in the spectrum
         return spectrum
 
     @cached_property

@@ -6,6 +6,7 @@ spread costs no digits. A float32 Gram matrix is wrong in the second digit for s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,6 +139,31 @@ class Moments:
         )
         rows = self.norm2_rows - self.norm2 * d - 2 * gram_d + 2 * along * d + square * self.total - n * square * d
         return norm4, rows
+
+
+def merge(parts: Sequence[Moments]) -> Moments:
+    """Moments of all parts together; parts of equal shift are added in place, without copies between."""
+    first = parts[0]
+    if any(not np.array_equal(part.shift, first.shift) for part in parts):
+        total = first
+        for part in parts[1:]:
+            total = total + part
+        return total
+    gram, cross = first.gram.copy(order="F"), first.cross.copy()
+    for part in parts[1:]:
+        gram += part.gram
+        cross += part.cross
+    return Moments(
+        count=sum(part.count for part in parts),
+        shift=first.shift,
+        total=np.sum([part.total for part in parts], axis=0),
+        gram=gram,
+        cross=cross,
+        label_total=np.sum([part.label_total for part in parts], axis=0),
+        label_square=np.sum([part.label_square for part in parts], axis=0),
+        norm4=sum(part.norm4 for part in parts),
+        norm2_rows=np.sum([part.norm2_rows for part in parts], axis=0),
+    )
 
 
 def accumulate(

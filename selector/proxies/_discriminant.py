@@ -11,6 +11,7 @@ from selector.errors import NotApplicable
 from selector.features import FeatureSet, Moments, accumulate
 from selector.features.arrays import as_float, chunk_rows
 from selector.features.feature_set import NUM_FOLDS
+from selector.features.moments import merge
 from selector.features.threads import capped
 
 _FLOAT64_WORK = 2e9  # N·D·C up to which the posterior is computed in float64
@@ -22,20 +23,29 @@ class Space:
 
     Attributes:
         rows: (N, k); ``width``: the D that a shrinkage target divides the trace by.
-        moments: of all rows; ``of_fold``: of one fold.
+        shift: (k,) that moments are about.
+        training: moments of the rows outside one fold, newly made.
+        whole: moments of all rows.
     """
 
     rows: np.ndarray
     width: int
-    moments: Moments
-    of_fold: Callable[[int], Moments]
+    shift: np.ndarray
+    training: Callable[[int], Moments]
+    whole: Callable[[], Moments]
 
     @classmethod
     def of(cls, features: FeatureSet) -> Space:
         """For N < D the coordinates, in which nothing is lost and every matrix is N × N."""
-        if not features.uses_kernel:
-            return cls(features.rows, features.width, features.moments, features.moments_of_fold)
-        return features.shared("discriminant space", lambda: cls._reduced(features))
+        if features.uses_kernel:
+            return features.shared("discriminant space", lambda: cls._reduced(features))
+        return cls(
+            features.rows,
+            features.width,
+            features.moments.shift,
+            features.training_moments,
+            lambda: features.moments,
+        )
 
     @classmethod
     def _reduced(cls, features: FeatureSet) -> Space:
@@ -43,14 +53,17 @@ class Space:
         if not rows.shape[1]:
             raise NotApplicable("the features are constant")
         parts = accumulate(rows, features.label_data, features.folds, NUM_FOLDS)
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return cls(rows, features.width, total, parts.__getitem__)
+        return cls(
+            rows,
+            features.width,
+            parts[0].shift,
+            lambda fold: merge([part for number, part in enumerate(parts) if number != fold]),
+            lambda: merge(parts),
+        )
 
     def chunks(self, precision: type = np.float64) -> Iterator[tuple[int, np.ndarray]]:
         """(first index, rows - shift)."""
-        shift: np.ndarray = self.moments.shift.astype(precision)
+        shift: np.ndarray = self.shift.astype(precision)
         size = chunk_rows(self.rows)
         for start in range(0, len(self.rows), size):
             yield start, np.subtract(as_float(self.rows[start : start + size]), shift, dtype=precision)
@@ -65,12 +78,12 @@ def class_means(moments: Moments) -> np.ndarray:
     return np.asarray(moments.cross / np.maximum(moments.label_total, 1)[:, None])
 
 
-def within_scatter(moments: Moments, means: np.ndarray) -> np.ndarray:
-    """(D, D) Σ(x - class mean)(x - class mean)ᵀ, lower triangle."""
+def within_scatter(moments: Moments, means: np.ndarray, *, overwrite: bool = False) -> np.ndarray:
+    """(D, D) Σ(x - class mean)(x - class mean)ᵀ, lower triangle; in place of ``moments.gram`` if asked."""
     from scipy.linalg.blas import dsyrk
 
     scaled = np.sqrt(moments.label_total)[:, None] * means
-    gram = moments.gram.copy(order="F")
+    gram = moments.gram if overwrite else moments.gram.copy(order="F")
     return np.asarray(dsyrk(-1.0, scaled.T, beta=1.0, c=gram, lower=1, overwrite_c=1))
 
 
@@ -93,13 +106,20 @@ class Discriminant:
 
     def log_posterior(self, rows: np.ndarray) -> np.ndarray:
         """(n, C) log p(class | row)."""
-        logits = rows @ self.weight.astype(rows.dtype) + self.bias.astype(rows.dtype)
+        logits = rows @ self.weight.astype(rows.dtype, copy=False) + self.bias.astype(rows.dtype)
         logits -= logits.max(axis=1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return np.asarray(logits)
 
 
-def fit(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray, shrinkage: float, width: int) -> Discriminant:
+def fit(
+    scatter: np.ndarray,
+    means: np.ndarray,
+    counts: np.ndarray,
+    shrinkage: float,
+    width: int,
+    precision: type = np.float64,
+) -> Discriminant:
     """A discriminant from the within-class scatter (lower triangle, destroyed) and class means.
 
     The covariance is (1 - shrinkage)·scatter/N + shrinkage·trace/(N·width)·I; priors are the class
@@ -129,7 +149,8 @@ def fit(scatter: np.ndarray, means: np.ndarray, counts: np.ndarray, shrinkage: f
     bias = np.full(len(counts), -np.inf)
     bias[present] = -0.5 * np.einsum("cd,dc->c", means[present], weight) + np.log(counts[present] / n)
     # a term common to all classes cancels in the posterior, but costs digits in single precision
-    full = np.zeros((len(means[0]), len(counts)))
-    full[:, present] = weight - weight.mean(axis=1, keepdims=True)
+    weight -= weight.mean(axis=1, keepdims=True)
     bias[present] -= bias[present].mean()
+    full: np.ndarray = np.zeros((len(means[0]), len(counts)), dtype=precision)
+    full[:, present] = weight
     return Discriminant(full, bias)

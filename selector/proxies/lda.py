@@ -51,26 +51,23 @@ def lda(features: FeatureSet, *, shrinkage: float | None = None) -> Score:
     if len(np.unique(codes[~rare])) < 2:
         raise NotApplicable("needs two classes with rows in two folds each")
     space = Space.of(features)
-    held = np.unique(folds)
-    train = {int(f): space.moments - space.of_fold(int(f)) for f in held} if shrinkage is None else {}
-    means = {f: class_means(m) for f, m in train.items()}
-    norm4 = _norm4(space, codes, folds, means) if shrinkage is None else {}
+    held = np.unique(folds).tolist()
+    norm4 = _norm4(space, codes, folds, held) if shrinkage is None else {}
     precision = space.precision(len(features.classes))
     models, used = {}, []
-    for fold in held.tolist():
-        moments = train.pop(fold) if fold in train else space.moments - space.of_fold(fold)
-        mean = means.pop(fold) if fold in means else class_means(moments)
+    for fold in held:
+        moments = space.training(fold)
+        mean, n = class_means(moments), moments.count
         with capped(len(mean[0])):
-            scatter = within_scatter(moments, mean)
-        n = moments.count
+            scatter = within_scatter(moments, mean, overwrite=True)
+        del moments
         a = shrinkage
         if a is None:
             trace, square = float(np.trace(scatter)) / n, frobenius_square(scatter) / n**2
             a = shrinkage_from(trace, square, norm4[fold], n, space.width)
-        del moments
-        models[fold] = fit(
-            scatter, mean, np.asarray(_counts(codes, folds, fold, len(features.classes))), a, space.width
-        )
+        counts = np.bincount(codes[folds != fold], minlength=len(features.classes)).astype(np.float64)
+        models[fold] = fit(scatter, mean, counts, a, space.width, precision)
+        del scatter
         used.append(a)
     per_row = np.empty(len(codes))
     right = 0
@@ -96,18 +93,14 @@ def lda(features: FeatureSet, *, shrinkage: float | None = None) -> Score:
     )
 
 
-def _counts(codes: np.ndarray, folds: np.ndarray, fold: int, classes: int) -> np.ndarray:
-    return np.bincount(codes[folds != fold], minlength=classes).astype(np.float64)
-
-
-def _norm4(space: Space, codes: np.ndarray, folds: np.ndarray, means: dict[int, np.ndarray]) -> dict[int, float]:
+def _norm4(space: Space, codes: np.ndarray, folds: np.ndarray, held: list[int]) -> dict[int, float]:
     """Σ‖x - class mean‖⁴ over the training rows of every fold: the one sum that needs the rows again."""
-    total = dict.fromkeys(means, 0.0)
+    total = dict.fromkeys(held, 0.0)
     precision = space.precision(1)
-    cast: dict[int, np.ndarray] = {fold: mean.astype(precision) for fold, mean in means.items()}
+    means: dict[int, np.ndarray] = {fold: class_means(space.training(fold)).astype(precision) for fold in held}
     for start, z in space.chunks(precision):
         inside = folds[start : start + len(z)]
-        for fold, mean in cast.items():
+        for fold, mean in means.items():
             rows = np.flatnonzero(inside != fold)
             apart = z[rows] - mean[codes[start + rows]]
             norms = np.einsum("ij,ij->i", apart, apart).astype(np.float64)

@@ -36,7 +36,7 @@ def sfda(features: FeatureSet) -> Score:
 
     space = Space.of(features)
     codes, counts = features.labels, features.class_counts.astype(np.float64)
-    n, total = len(codes), space.moments
+    n, total = len(codes), space.whole()
     means = class_means(total)
     scatter = within_scatter(total, means)
     order = len(scatter)
