@@ -94,6 +94,7 @@ def _train(field: Field, lane: Lane, candidate: Candidate, number: int, steps: i
             "status": record.status,
             "value": field.value(record),
             "seconds": record.facts["seconds"],
+            "processor_seconds": record.facts.get("processor_seconds", 0.0),
             "notes": list(record.facts["notes"]),
         }
     )
@@ -207,6 +208,7 @@ def _repeat(field: Field, lane: Lane, seed: int) -> Run | None:
             "status": run.record.status,
             "value": field.value(run.record),
             "seconds": run.record.facts["seconds"],
+            "processor_seconds": run.record.facts.get("processor_seconds", 0.0),
             "notes": list(run.record.facts["notes"]),
         }
     )

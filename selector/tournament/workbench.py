@@ -390,6 +390,7 @@ class Workbench:
         module = strategy.wrap(module)
         groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay)
         settings = self._settings(loaded, candidate, lineage[-1], len(lineage) - 1)
+        processor = time.process_time()
         fit = train(
             module,
             groups,
@@ -423,6 +424,7 @@ class Workbench:
             "loss": fit.losses[-1] if fit.losses and math.isfinite(fit.losses[-1]) else None,
             "seconds": fit.seconds,
             "evaluate_seconds": time.perf_counter() - begun,
+            "processor_seconds": time.process_time() - processor,  # other work on the machine does not count
             "notes": fit.notes,
             "trained_parameters": trained,
             "memory_bytes": fit.memory_bytes,
