@@ -52,7 +52,7 @@ class Spectrum:
         """Σ‖x - mean‖²."""
         return float(self.values.sum())
 
-    @cached_property
+    @property
     def energy(self) -> np.ndarray:
         """(k, T) (uᵀy)²: the part of every label column along each direction."""
         out = np.zeros_like(self.response)

@@ -145,7 +145,7 @@ def fit(
             raise NotApplicable(
                 f"the covariance within classes is singular at shrinkage {shrinkage:.3g}; give a larger one"
             ) from None
-        weight = cho_solve(factor, means[present].T, check_finite=False)
+        weight = cho_solve(factor, means[present].T, overwrite_b=True, check_finite=False)
     bias = np.full(len(counts), -np.inf)
     bias[present] = -0.5 * np.einsum("cd,dc->c", means[present], weight) + np.log(counts[present] / n)
     # a term common to all classes cancels in the posterior, but costs digits in single precision

@@ -13,6 +13,8 @@ from selector.proxies._proxy import proxy
 from selector.proxies.hscore import shrinkage_from
 from selector.proxies.probe import rows_without_training
 
+_FLOAT64_CELLS = 2e7  # N·D up to which distances to the class means are computed in float64
+
 
 @proxy(
     "lda",
@@ -96,13 +98,14 @@ def lda(features: FeatureSet, *, shrinkage: float | None = None) -> Score:
 def _norm4(space: Space, codes: np.ndarray, folds: np.ndarray, held: list[int]) -> dict[int, float]:
     """Σ‖x - class mean‖⁴ over the training rows of every fold: the one sum that needs the rows again."""
     total = dict.fromkeys(held, 0.0)
-    precision = space.precision(1)
+    precision = np.float64 if space.rows.size <= _FLOAT64_CELLS else np.float32
     means: dict[int, np.ndarray] = {fold: class_means(space.training(fold)).astype(precision) for fold in held}
     for start, z in space.chunks(precision):
         inside = folds[start : start + len(z)]
         for fold, mean in means.items():
             rows = np.flatnonzero(inside != fold)
-            apart = z[rows] - mean[codes[start + rows]]
+            apart = z[rows]
+            apart -= mean[codes[start + rows]]
             norms = np.einsum("ij,ij->i", apart, apart).astype(np.float64)
             total[fold] += float(norms @ norms)
     return total
