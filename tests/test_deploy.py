@@ -125,6 +125,7 @@ def test_the_configuration_says_what_the_model_is(vit: Path) -> None:
     assert config["target"]["fingerprint"] == "abc123"
     assert config["recipe"]["model"] == "test_vit"
     assert {"selector", "torch", "timm"} <= set(config["versions"])
+    assert {path.stat().st_mode & 0o777 for path in vit.iterdir()} == {0o644}
     assert sorted(path.name for path in vit.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 

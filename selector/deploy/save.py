@@ -142,6 +142,7 @@ def _whole(folder: Path) -> Iterator[Path]:
 def _to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+    path.chmod(0o644)  # safetensors makes files private; a model is meant to be shared
 
 
 def _write(path: Path, text: str) -> None:
