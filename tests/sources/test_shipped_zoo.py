@@ -11,7 +11,7 @@ import pytest
 from selector.zoo import load_zoo
 
 MODELS = load_zoo().models
-MEMORY_GB = 6.0
+MEMORY_GB = 4.0
 
 CHECK = """
 import json, resource, sys, torch
