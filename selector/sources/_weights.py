@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import xxhash
 
-from selector.errors import SourceError, WeightsMissing
+from selector.errors import SourceError
 from selector.results import write_atomic
 
 if TYPE_CHECKING:
@@ -196,13 +196,6 @@ def refuse_kwargs(spec: ModelSpec, reserved: Collection[str]) -> None:
             raise SourceError(
                 f"{spec.name}: kwargs.{key} is not passed on; say with 'weights' where the weights come from."
             )
-
-
-def file_of(spec: ModelSpec) -> Path:
-    """The weights file of a spec that names one."""
-    if spec.weights is None or spec.weights == "none":
-        raise WeightsMissing(f"{spec.name}: no weights file is given")
-    return spec.weights.path()
 
 
 def _some(keys: list[str]) -> str:
