@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from selector import sources
 from selector.errors import SourceError
 from selector.scan import choose_models
-from selector.zoo import Zoo
+from selector.zoo import Zoo, check_trusted
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,8 @@ def check_zoo(
     specs, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
     found = []
     for spec in specs:
-        if spec.source_name == "python" and not trusted:
-            reason = "it runs code, and this zoo file is not trusted; pass --trust-zoo if you trust it"
-            found.append(Usable(spec.name, spec.source, False, reason))
-            continue
         try:
+            check_trusted(spec, trusted)
             sources.registry.get(spec.source_name).identify(spec)
         except SourceError as error:
             found.append(Usable(spec.name, spec.source, False, str(error)))

@@ -223,6 +223,18 @@ def test_plan_touches_nothing(photos, tmp_path):
     assert (after.disk_bytes, after.seconds) == (0, 0)
 
 
+def test_a_plan_imports_nothing_of_an_untrusted_zoo(photos, tmp_path, monkeypatch):
+    package = tmp_path / "hostile"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('code of an untrusted zoo ran')")
+    (package / "nets.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "zoo.yaml"
+    file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:hostile.nets:make'}\n")
+    plan = scan.plan(photos, zoo=file, store=tmp_path / "store")
+    assert "not trusted" in plan.models[0]["note"]
+
+
 def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
     zoo = [ModelSpec(name="not-here", source="timm:resnet18.a1_in1k")]
     plan = scan.plan(photos, zoo=zoo, store=tmp_path / "store", offline=True)

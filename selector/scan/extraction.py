@@ -12,11 +12,10 @@ import numpy as np
 
 from selector import sources, targets
 from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target
-from selector.errors import SourceError
 from selector.scan.candidate import Candidate
 from selector.scan.items import hashes_of, stratified
 from selector.store import Entry, FeatureStore, RowsMissing
-from selector.zoo import ModelSpec
+from selector.zoo import ModelSpec, check_trusted
 
 if TYPE_CHECKING:
     from selector.extract.pixels import Pixels
@@ -65,7 +64,7 @@ class Extraction:
 
     def run(self, candidate: Candidate, share: float) -> None:
         spec = candidate.spec
-        self._check_trust(spec)
+        check_trusted(spec, self.trusted)
         wanted = self._wanted(spec)
         candidate.entry = entry = self.store.resolve(wanted)
         if entry is not None and not len(entry.missing(hashes_of(self.target, self.rows(share)))):
@@ -78,6 +77,7 @@ class Extraction:
 
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
+        check_trusted(spec, self.trusted)
         wanted = self._wanted(spec)
         hashes = hashes_of(self.target, indices)
         entry = self.store.resolve(wanted)
@@ -90,7 +90,7 @@ class Extraction:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """The encoder of a spec."""
-        self._check_trust(spec)
+        check_trusted(spec, self.trusted)
         self.notify(Progress("load", 0, 1, "models", spec.name))
         return sources.registry.get(spec.source_name).load(spec)
 
@@ -121,12 +121,6 @@ class Extraction:
 
     def _wanted(self, spec: ModelSpec) -> dict[str, Any]:
         return wanted_of(spec, **self.settings)
-
-    def _check_trust(self, spec: ModelSpec) -> None:
-        if spec.source_name == "python" and not self.trusted:
-            raise SourceError(
-                f"'{spec.source}' runs code; the zoo file is not trusted. Pass --trust-zoo (trust_zoo=True) if you trust it."
-            )
 
     def _extract(self, spec: ModelSpec, wanted: dict[str, Any], indices: Callable[[], np.ndarray]) -> Entry:
         """Load, decide and extract under one lock, so that processes beside this one wait and then find all done."""

@@ -12,7 +12,7 @@ from selector.scan.choose import choose_models
 from selector.scan.extraction import wanted_of
 from selector.scan.items import hashes_of, load, offline_hub
 from selector.store import FeatureStore
-from selector.zoo import ModelSpec, Zoo
+from selector.zoo import ModelSpec, Zoo, check_trusted
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def plan(
     with offline_hub(offline):
         features_store = store if isinstance(store, FeatureStore) else FeatureStore(store)
         data = load(target, max_samples, seed, trust)
-        specs, _ = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        specs, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
         hashes = hashes_of(data, data.indices("train", "val"))
         rows: list[dict[str, Any]] = []
         seconds: list[float] = []
@@ -66,6 +66,7 @@ def plan(
                 "note": "",
             }
             try:
+                check_trusted(spec, trusted)  # a source imports packages to say what such an entry is
                 entry = features_store.resolve(wanted_of(spec, device, precision, backend))
             except (SourceError, OSError) as error:
                 entry, row["note"] = None, str(error)
