@@ -360,7 +360,9 @@ def test_zoo_list_and_check(zoo: Path, tmp_path: Path) -> None:
     result = run("zoo", "check", "--zoo", other, "--offline")
     assert result.exit_code == 3
     assert re.search(r"absent\s+no\s+\S+", result.stdout)
-    assert re.search(r"code\s+no\s+it runs code, and this zoo file is not trusted", result.stdout)
+    assert re.search(
+        r"code\s+no\s+code: 'python:a:b' runs code, and this zoo file is not trusted; read the code", result.stdout
+    )
 
 
 def test_the_shipped_zoo_lists_the_offline_models() -> None:
