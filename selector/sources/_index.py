@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from selector.errors import SourceError, ZooError, did_you_mean
-from selector.sources._weights import cache_folder, read_memory, versions, write_memory
+from selector.folders import cache_folder
+from selector.sources._weights import read_memory, versions, write_memory
 
 _FORMAT = 1
 _read: dict[str, dict[str, Any]] = {}  # what this process has read already

@@ -16,10 +16,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
 import xxhash
 
 from selector.errors import SourceError
+from selector.folders import cache_folder
 from selector.results import write_atomic
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ _SETTLED_NS = 2 * 10**9  # a file changed within its time stamp's resolution cou
 def offline() -> bool:
     """Whether fetching is switched off (``HF_HUB_OFFLINE``, which ``--offline`` sets too)."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def cache_folder() -> Path:
-    """Where small remembered facts live (file hashes, lists of model names): ``SELECTOR_CACHE``, or the user's."""
-    return Path(os.environ.get("SELECTOR_CACHE") or platformdirs.user_cache_path("selector"))
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -20,9 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from selector.errors import ConfigError, StoreError
+from selector.folders import cache_folder
 from selector.store.documents import digest, read_json, write_json
 from selector.store.entry import Entry, RowsMissing
 from selector.store.files import Layered, LocalFiles, RemoteFiles, copies_folder, is_url
@@ -48,13 +47,13 @@ _CAP = "SELECTOR_STORE_MAX_SIZE"
 
 def default_store() -> str:
     """Where the store lies when none is named: ``SELECTOR_STORE``, or the user's cache folder."""
-    return os.environ.get("SELECTOR_STORE") or str(_cache() / "store")
+    return os.environ.get("SELECTOR_STORE") or str(cache_folder() / "store")
 
 
 def default_store_path() -> Path:
     """The local folder of the default store (of its copies, when it is a URL)."""
     place = default_store()
-    return copies_folder(place, _cache()) if is_url(place) else Path(place.removeprefix("file://"))
+    return copies_folder(place, cache_folder()) if is_url(place) else Path(place.removeprefix("file://"))
 
 
 class FeatureStore:
@@ -74,7 +73,7 @@ class FeatureStore:
         place = default_store() if root is None else os.fspath(root)
         base: LocalFiles | RemoteFiles
         if is_url(place):
-            self._local_root = copies_folder(place, _cache())
+            self._local_root = copies_folder(place, cache_folder())
             base = RemoteFiles(place, self._local_root)
         else:
             self._local_root = Path(place.removeprefix("file://")).expanduser().absolute()
@@ -184,12 +183,20 @@ class FeatureStore:
     @property
     def pixels_folder(self) -> Path:
         """Where decoded pixels are kept; on this machine also when the store is not."""
-        return (self._files.spare_root() if self.read_only else self._local_root) / "pixels"
+        return self._beside("pixels")
 
     @property
     def compiled_folder(self) -> Path:
         """Where backends keep compiled networks; on this machine also when the store is not."""
-        return (self._files.spare_root() if self.read_only else self._local_root) / "compiled"
+        return self._beside("compiled")
+
+    @property
+    def trainings_folder(self) -> Path:
+        """Where finished trainings are kept; on this machine also when the store is not."""
+        return self._beside("trainings")
+
+    def _beside(self, name: str) -> Path:
+        return (self._files.spare_root() if self.read_only else self._local_root) / name
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -266,10 +273,6 @@ class FeatureStore:
                     "the store %s holds more than its limit, and everything in it is in use by this run", self.root
                 )
                 self.max_bytes = None  # say it once
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("SELECTOR_CACHE") or platformdirs.user_cache_dir("selector"))
 
 
 def _alias(spec_identity: Mapping[str, Any]) -> str:

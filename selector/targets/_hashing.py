@@ -14,13 +14,12 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import platformdirs
 import xxhash
 
 from selector.errors import TargetError
+from selector.folders import cache_folder
 from selector.images import content_hash
 from selector.results import write_atomic
 
@@ -32,12 +31,6 @@ _FORMAT = 2
 # young files are hashed again next time
 _YOUNG_NS = 100_000_000
 _CHUNK = 64
-
-
-def cache_root() -> Path:
-    """``SELECTOR_CACHE``, or the user's cache folder."""
-    named = os.environ.get("SELECTOR_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("selector"))
 
 
 def signature(status: os.stat_result) -> str:
@@ -96,7 +89,7 @@ class FileMemory:
         if trust not in ("stat", "content"):
             raise TargetError(f"The 'trust' parameter must be 'stat' or 'content'. Got {trust!r} instead.")
         self._root, self._trust = root, trust
-        self._path = cache_root() / "hashes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.json"
+        self._path = cache_folder() / "hashes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.json"
         self._known: dict[str, list[Any]] = {}
         self._seen: dict[str, list[Any]] = {}
         self._changed = False

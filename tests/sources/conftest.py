@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from selector.folders import cache_folder
 from selector.sources import _index, registry
-from selector.sources._weights import cache_folder, write_memory
+from selector.sources._weights import write_memory
 
 
 @pytest.fixture

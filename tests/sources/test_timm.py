@@ -20,6 +20,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from selector.errors import SourceError, WeightsMissing
+from selector.folders import cache_folder
 from selector.sources import registry
 from selector.zoo import ModelSpec, WeightsFile
 from tests.sources.samples import images, load, spec
@@ -542,5 +543,5 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     file.write_bytes(b"other")
     os.utime(file, (2, 2))
     assert registry.get("timm").identify(model)["weights"] != first
-    (_weights.cache_folder() / "weights-hashes.json").write_text("{damaged")
+    (cache_folder() / "weights-hashes.json").write_text("{damaged")
     assert registry.get("timm").identify(model)["weights"] != first

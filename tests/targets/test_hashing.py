@@ -11,8 +11,8 @@ import pytest
 import xxhash
 
 from selector.errors import TargetError
+from selector.folders import cache_folder
 from selector.targets import load_target
-from selector.targets._hashing import cache_root
 
 
 def files(root: Path, number: int) -> Path:
@@ -63,7 +63,7 @@ def test_a_young_file_is_not_remembered(tmp_path: Path) -> None:
 def test_a_damaged_memory_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = files(tmp_path / "x", 8)
     first = load_target(root)
-    (memory,) = (cache_root() / "hashes").iterdir()
+    (memory,) = (cache_folder() / "hashes").iterdir()
     memory.write_bytes(b"{")
     with caplog.at_level(logging.WARNING):
         assert load_target(root).fingerprint == first.fingerprint
