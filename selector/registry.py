@@ -51,6 +51,15 @@ class Registry(Generic[T]):
 
         return decorate
 
+    def instance(self, name: str) -> Callable[[type], type]:
+        """Class decorator: files one instance of the class under ``name``."""
+
+        def decorate(cls: type) -> type:
+            self.register(name)(cls())
+            return cls
+
+        return decorate
+
     def names(self) -> list[str]:
         """All names, sorted, without importing anything but the room itself."""
         room = importlib.import_module(self.package)

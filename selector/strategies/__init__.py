@@ -7,7 +7,6 @@ solved probe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from selector.registry import Registry
@@ -48,13 +47,5 @@ class Strategy(Protocol):
 
 
 registry: Registry[Strategy] = Registry("selector.strategies", "strategy")
-
-
-def strategy(name: str) -> Callable[[type], type]:
-    """Class decorator: files one instance of the class under ``name``."""
-
-    def decorate(cls: type) -> type:
-        registry.register(name)(cls())
-        return cls
-
-    return decorate
+strategy = registry.instance
+"""Class decorator: ``@strategy("name")`` files one instance of the class."""
