@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from selector import tasks
 from selector.contracts import LabelKind
@@ -44,7 +44,10 @@ def confirm_leading(
     if not leading:
         return ranking
     result = run_tournament(
-        [_contestant(Contestant, by_name[name], extraction) for name in leading],
+        [
+            Contestant(name, load=partial(extraction.load, by_name[name]), identity=by_name[name].feature_settings())
+            for name in leading
+        ],
         extraction.target,
         tasks.registry.get(_TASKS[extraction.target.label_kind]),
         extraction.pixels,
@@ -58,7 +61,7 @@ def confirm_leading(
         features_for=lambda name, indices: extraction.features(by_name[name], indices),
         cache=extraction.store,
         # in the store, so that another run of the same target trains nothing again
-        checkpoint_folder=extraction.store.pixels_folder.parent / "trainings",
+        checkpoint_folder=extraction.store.trainings_folder,
         progress=extraction.notify,
     )
     confirmed = replace(
@@ -81,7 +84,3 @@ def confirm_leading(
         best = confirmed[result.best.name]
         save_model(folder / "best", result.best, confirmed.target, best.measurements, best.spec)
     return confirmed.save(folder)
-
-
-def _contestant(cls: Any, spec: ModelSpec, extraction: Extraction) -> Any:
-    return cls(spec.name, load=lambda: extraction.load(spec), identity=spec.feature_settings())

@@ -13,7 +13,7 @@ import numpy as np
 from selector import sources, targets
 from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target
 from selector.scan.candidate import Candidate
-from selector.scan.items import hashes_of, stratified
+from selector.scan.items import Rows, hashes_of, stratified
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 
@@ -54,24 +54,29 @@ class Extraction:
         self.notify = notify
         self.seconds: dict[str, float] = {"decode": 0.0, "extract": 0.0}
         self._pixels: dict[str, Pixels] = {}
+        self._rows: dict[float, Rows] = {}
 
-    def rows(self, share: float = 1.0) -> np.ndarray:
+    def rows(self, share: float = 1.0) -> Rows:
         """Items that the proxies see in a round: the first ``share`` of train + val, in an order
         that is stratified by class and drawn from the content, so that every round is a fair
         sample and the next one only adds to it."""
-        order = stratified(self.target, self.target.indices("train", "val"))
-        return np.sort(order[: max(2, round(share * len(order)))])
+        known = self._rows.get(share)
+        if known is None or known.target is not self.target:  # bad images may have left the target
+            order = stratified(self.target, self.target.indices("train", "val"))
+            known = self._rows[share] = Rows(self.target, np.sort(order[: max(2, round(share * len(order)))]))
+        return known
 
     def run(self, candidate: Candidate, share: float) -> None:
+        """Give a candidate the entry that holds its rows of a round."""
         spec = candidate.spec
         check_trusted(spec, self.trusted)
         wanted = self._wanted(spec)
         candidate.entry = entry = self.store.resolve(wanted)
-        if entry is not None and not len(entry.missing(hashes_of(self.target, self.rows(share)))):
+        if entry is not None and not len(entry.missing(self.rows(share).hashes)):
             return
         candidate.cached = False
         started = time.perf_counter()
-        candidate.entry = self._extract(spec, wanted, lambda: self.rows(share))
+        candidate.entry = self._extract(spec, wanted, lambda: self.rows(share).indices)
         candidate.seconds += time.perf_counter() - started
         self.seconds["extract"] += time.perf_counter() - started
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -38,14 +39,38 @@ def hashes_of(target: Target, indices: np.ndarray) -> list[str]:
     return [target.hashes[i] for i in indices]
 
 
-def rows_digest(target: Target, indices: np.ndarray) -> str:
-    """What addresses the scores of some rows: their content and labels, in any order."""
-    label = {i: np.ascontiguousarray(target.labels[i]).tobytes() for i in indices}
-    digest = xxhash.xxh3_128(str(target.label_kind).encode())
-    for content, i in sorted((target.hashes[i], i) for i in indices):
-        digest.update(content.encode())
-        digest.update(label[i])
-    return digest.hexdigest()
+class Rows:
+    """Some items of a target, as every model of a round sees them: worked out once, not once a model.
+
+    Attributes:
+        target: whose items.
+        indices: (n,) positions in it.
+        hashes: their content hashes.
+    """
+
+    def __init__(self, target: Target, indices: np.ndarray) -> None:
+        self.target = target
+        self.indices = indices
+        self.hashes = hashes_of(target, indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,), (n, L) or (n, T)."""
+        labels: np.ndarray = self.target.labels[self.indices]
+        return labels
+
+    @cached_property
+    def digest(self) -> str:
+        """What addresses the scores of these rows: their content and labels, in any order."""
+        label = {i: np.ascontiguousarray(self.target.labels[i]).tobytes() for i in self.indices}
+        digest = xxhash.xxh3_128(str(self.target.label_kind).encode())
+        for content, i in sorted(zip(self.hashes, self.indices, strict=True)):
+            digest.update(content.encode())
+            digest.update(label[i])
+        return digest.hexdigest()
 
 
 def stratified(target: Target, indices: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from selector.contracts import Score, Target
 from selector.evidence import LabelFacts, combine
 from selector.features import FeatureSet
 from selector.results import ModelResult, Ranking, ScoreCell
-from selector.scan.items import hashes_of
+from selector.scan.items import Rows
 from selector.scan.scoring import ProxyLike, evaluate, score_of
 from selector.scan.summary import summarise
 from selector.system import versions
@@ -17,9 +17,9 @@ from selector.system import versions
 def rank_rows(data: Target, proxies: Sequence[ProxyLike], names: list[str], seed: int, intervals: bool) -> Ranking:
     """Ready features: there is one "model", the features themselves."""
     assert data.features is not None
-    rows = data.indices("train", "val")
+    rows = Rows(data, data.indices("train", "val"))
     features = FeatureSet(
-        data.features[rows], data.labels[rows], label_kind=data.label_kind, keys=hashes_of(data, rows), seed=seed
+        data.features[rows.indices], rows.labels, label_kind=data.label_kind, keys=rows.hashes, seed=seed
     )
     cells: dict[str, ScoreCell] = {}
     scores: dict[str, Score] = {}
@@ -30,7 +30,7 @@ def rank_rows(data: Target, proxies: Sequence[ProxyLike], names: list[str], seed
             continue
         scores[name] = score = score_of(stored)
         cells[name] = ScoreCell(score.value, score.low, score.high, dict(score.details), score.seconds)
-    evidence = combine({data.name: scores}, LabelFacts.of(data.labels[rows], data.label_kind), seed=seed).get(data.name)
+    evidence = combine({data.name: scores}, LabelFacts.of(rows.labels, data.label_kind), seed=seed).get(data.name)
     model = ModelResult(
         name=data.name,
         spec={"source": "features"},

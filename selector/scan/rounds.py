@@ -37,7 +37,7 @@ def run_rounds(
         for outcome in engine.map(score, running, fatal=(StoreError,)):
             outcome.item.failure = outcome.failure
         running = [c for c in running if not c.failure]
-        labels = LabelFacts.of(extraction.target.labels[rows], extraction.target.label_kind)
+        labels = LabelFacts.of(rows.labels, rows.target.label_kind)
         evidence = combine({c.spec.name: c.scores for c in running}, labels, top_k=top_k, seed=seed)
         for c in running:
             c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
@@ -51,7 +51,7 @@ def run_rounds(
 
 def _score(candidate: Candidate, share: float, extraction: Extraction, scoring: Scoring) -> None:
     try:
-        scoring.run(candidate, extraction.target, extraction.rows(share))
+        scoring.run(candidate, extraction.rows(share))
     except RowsMissing:  # a damaged chunk was just set aside (the store said so): its rows are extracted again
         extraction.run(candidate, share)
-        scoring.run(candidate, extraction.target, extraction.rows(share))
+        scoring.run(candidate, extraction.rows(share))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from selector import proxies as proxy_room
-from selector.contracts import Progress, ProgressCallback, Score, Target
+from selector.contracts import Progress, ProgressCallback, Score
 from selector.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
 from selector.scan.candidate import Candidate
-from selector.scan.items import hashes_of, rows_digest
+from selector.scan.items import Rows
 from selector.store import Entry, FeatureStore
 
 ProxyLike = str | Callable[[FeatureSet], Score | float]
@@ -32,17 +32,18 @@ class Scoring:
         self.notify = notify
         self.seconds: dict[str, float] = {"score": 0.0}
 
-    def run(self, candidate: Candidate, target: Target, rows: np.ndarray) -> None:
+    def run(self, candidate: Candidate, rows: Rows) -> None:
+        """Give a candidate its scores on some rows, or the reason why a proxy has none."""
         assert candidate.entry is not None
         started = time.perf_counter()
         candidate.scores, candidate.reasons = {}, {}
         features: FeatureSet | None = None
         for done, (name, proxy) in enumerate(self.proxies):
             self.notify(Progress("score", done, len(self.proxies), "proxies", candidate.spec.name, name))
-            key = self._key(candidate.entry, target, rows, name, proxy)
+            key = self._key(candidate.entry, rows, name, proxy)
             stored = self.store.get("score", key) if key else None
             if stored is None:
-                features = features or _feature_set(candidate.entry, target, rows, self.seed)
+                features = features or _feature_set(candidate.entry, rows, self.seed)
                 stored = evaluate(features, proxy, self.intervals, self.seed)
                 if key:
                     self.store.put("score", key, stored)
@@ -52,14 +53,12 @@ class Scoring:
                 candidate.scores[name] = score_of(stored)
         self.seconds["score"] += time.perf_counter() - started
 
-    def _key(
-        self, entry: Entry, target: Target, rows: np.ndarray, name: str, proxy: ProxyLike
-    ) -> dict[str, Any] | None:
+    def _key(self, entry: Entry, rows: Rows, name: str, proxy: ProxyLike) -> dict[str, Any] | None:
         if not isinstance(proxy, str):
             return None  # a callable has no version: it is computed every time
         return {
             "entry": entry.key,
-            "rows": rows_digest(target, rows),
+            "rows": rows.digest,
             "proxy": name,
             "version": proxy_room.registry.get(name).version,
             "seed": self.seed,
@@ -67,19 +66,19 @@ class Scoring:
         }
 
 
-def _feature_set(entry: Entry, target: Target, rows: np.ndarray, seed: int) -> FeatureSet:
-    hashes = hashes_of(target, rows)
+def _feature_set(entry: Entry, rows: Rows, seed: int) -> FeatureSet:
     return FeatureSet(
-        entry.rows(hashes),
-        target.labels[rows],
-        label_kind=target.label_kind,
-        keys=hashes,
+        entry.rows(rows.hashes),
+        rows.labels,
+        label_kind=rows.target.label_kind,
+        keys=rows.hashes,
         source_head=entry.head(),
         seed=seed,
     )
 
 
 def evaluate(features: FeatureSet, proxy: ProxyLike, intervals: bool, seed: int) -> dict[str, Any]:
+    """A score as the plain JSON that the store keeps, or ``reason`` where the proxy gives none."""
     try:
         score = proxy_room.evaluate(features, proxy, intervals=intervals, seed=seed)
     except NotApplicable as error:
@@ -98,11 +97,17 @@ def evaluate(features: FeatureSet, proxy: ProxyLike, intervals: bool, seed: int)
 
 
 def score_of(stored: Mapping[str, Any]) -> Score:
+    """The score that ``evaluate`` wrote."""
     blocks = stored["blocks"]
     return Score(**{**stored, "blocks": None if blocks is None else np.asarray(blocks)})
 
 
 def proxy_name(proxy: ProxyLike) -> str:
+    """How a proxy is called in the table.
+
+    Raises:
+        ConfigError: no proxy is registered under that name.
+    """
     if isinstance(proxy, str):
         proxy_room.registry.get(proxy)  # an unknown name is an error before anything is loaded
         return proxy
