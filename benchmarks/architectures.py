@@ -1,8 +1,9 @@
 """Small image backbones that timm does not ship, in plain PyTorch.
 
 Written anew from the published architecture descriptions and the layer graphs of the weight files;
-no third-party source is copied. Tiniest and the digit CNNs have no paper: their layout was read
-from their MIT-licensed code (ThalesGroup/scio, ccexam) and written again here.
+no third-party source is copied. Tiniest has no paper: its layout was read from its MIT-licensed
+code (ThalesGroup/scio) and written again here. The digit networks are the package's own
+(``selector.networks``).
 Every model follows the small part of timm's interface that feature extraction and
 fine-tuning need:
 
@@ -26,6 +27,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from selector.networks import mnist_cnn, svhn_cnn, usps_cnn
+
 __all__ = [
     "cifar_resnet",
     "dlib_face_resnet29",
@@ -38,7 +41,6 @@ __all__ = [
     "svhn_cnn",
     "tiniest",
     "usps_cnn",
-    "vgg16_features",
 ]
 
 
@@ -441,104 +443,6 @@ class DlibFaceResNet29(Backbone):
 
 def dlib_face_resnet29(num_classes=0):
     return DlibFaceResNet29(num_classes)
-
-
-# --------------------------------------------------------------------------- VGG16 features
-class VGG16Features(Backbone):
-    """VGG16 configuration D (Simonyan & Zisserman 2014), convolutional part + global average pool.
-    Keys ``features.N.weight|bias`` equal those of torchvision's vgg16."""
-
-    def __init__(self, num_classes=0):
-        super().__init__(512, num_classes)
-        layers, cin = [], 3
-        for c in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
-            if c:
-                layers += [nn.Conv2d(cin, c, 3, padding=1), nn.ReLU(inplace=True)]
-                cin = c
-            else:
-                layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)
-        self._finish()
-
-    def forward_features(self, x):
-        return self.features(x)
-
-
-def vgg16_features(num_classes=0):
-    return VGG16Features(num_classes)
-
-
-# --------------------------------------------------------------------------- digit CNNs
-class DigitCNN(Backbone):
-    """Two 3x3 convolutions (32, 64), each with 2x2 max pooling; 128 hidden units; 10 classes.
-    Fixed input size. RGB input is averaged to grey; one-channel input is taken as it is."""
-
-    def __init__(self, size, norm, dropout=0.0, num_classes=10):
-        super().__init__(128, num_classes)
-        self.size = size
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(32) if norm else nn.Identity()
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(64) if norm else nn.Identity()
-        self.fc = nn.Linear(64 * (size // 4) ** 2, 128)
-        self.drop = nn.Dropout(dropout)
-        self._finish()
-
-    def forward_features(self, x):
-        if x.shape[1] == 3:
-            x = x.mean(1, keepdim=True)
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
-        return F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
-
-    def pool(self, fmap):
-        return F.relu(self.fc(self.drop(fmap.flatten(1))))
-
-    def forward_head(self, fmap, pre_logits=False):
-        v = self.pool(fmap)
-        return v if pre_logits or not self.num_classes else self.head(self.drop(v))
-
-
-class SvhnStage(nn.Module):
-    def __init__(self, cin, cout):
-        super().__init__()
-        self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(cout)
-        self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(cout)
-
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
-
-
-class SvhnCNN(Backbone):
-    """Three stages of two 3x3 convolutions (32, 64, 128); 256 hidden units; 10 classes; 32x32 RGB."""
-
-    def __init__(self, num_classes=10, dropout=0.3):
-        super().__init__(256, num_classes)
-        self.size = 32
-        self.stages = nn.Sequential(SvhnStage(3, 32), SvhnStage(32, 64), SvhnStage(64, 128))
-        self.fc = nn.Linear(128 * 4 * 4, 256)
-        self.drop = nn.Dropout(dropout)
-        self._finish()
-
-    def forward_features(self, x):
-        return self.stages(x)
-
-    pool = DigitCNN.pool
-    forward_head = DigitCNN.forward_head
-
-
-def mnist_cnn(num_classes=10):
-    return DigitCNN(28, norm=False, num_classes=num_classes)
-
-
-def usps_cnn(num_classes=10):
-    return DigitCNN(16, norm=True, dropout=0.3, num_classes=num_classes)
-
-
-def svhn_cnn(num_classes=10):
-    return SvhnCNN(num_classes=num_classes)
 
 
 # --------------------------------------------------------------------------- fine-tuning folded checkpoints
