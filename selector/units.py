@@ -1,4 +1,4 @@
-"""Quantities as people write them: ``20m``, ``3h``, ``20GB``, ``30d``, ``30M``."""
+"""Quantities as people write them: ``20m``, ``3h``, ``20GB``, ``30d``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from selector.errors import ConfigError
 
 _DURATIONS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def _parse(text: str | float, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
@@ -45,15 +44,6 @@ def parse_size(text: str | float) -> int:
     20000000000
     """
     return int(_parse(text, _SIZES, "A size", "20GB"))
-
-
-def parse_count(text: str | float) -> int:
-    """A count such as a number of parameters.
-
-    >>> parse_count("30M")
-    30000000
-    """
-    return int(_parse(text, _COUNTS, "A count", "30M"))
 
 
 def format_duration(seconds: float) -> str:
