@@ -2,7 +2,7 @@
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.agreement_table [--strategy full|frozen] [--draws 1000]
 
-Reads the ground-truth table and the saved features; writes ``agreement_<strategy>.csv`` (figures
+Reads the ground-truth table and the scores that ``score_cells`` wrote beside it; writes ``agreement_<strategy>.csv`` (figures
 with 90 % bootstrap intervals) and ``scores_<strategy>.csv`` (every single value) beside the table.
 """
 
@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks.suite import encoders, scores, table
-from benchmarks.suite.ground_truth import OUT, features_folder
+from benchmarks.suite import encoders, score_cells, table
+from benchmarks.suite.ground_truth import OUT
 from selector.agreement import mean_agreement
+from selector.contracts import Score
+from selector.evidence import combine
 
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
 SOURCE_IS_TARGET = {
@@ -29,6 +31,7 @@ SOURCE_IS_TARGET = {
     "mnist": ("mnist_cnn",),
 }
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
+EVIDENCE = "evidence"
 Column = dict[str, float]  # encoder -> value, on one set
 Scope = Callable[[str, Column], Sequence[str]]
 
@@ -37,12 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Score, compare, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.agreement_table", description=__doc__)
     parser.add_argument("--truth", type=Path, default=OUT)
+    parser.add_argument("--scores", type=Path, default=score_cells.OUT)
     parser.add_argument("--out", type=Path, help="folder for the tables; beside the truth when left out")
     parser.add_argument("--strategy", choices=("full", "frozen"), default="full")
     parser.add_argument("--sets", nargs="+", help="complete columns when left out")
     parser.add_argument("--partial", action="store_true", help="take columns that lack encoders as well")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
-    parser.add_argument("--seed", type=int, default=0, help="of folds, subsamples and the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--quick", action="store_true", help="50 draws")
     args = parser.parse_args(argv)
     assets = os.environ.get("SELECTOR_ASSETS")
@@ -62,13 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     truth = {name: truth[name] for name in chosen}
     by_score = static_baselines(truth, {name: card["params"] for name, card in cards.items()})
-    missing = {}
-    for set_name, column in truth.items():
-        found, reasons = scores.of_set(features_folder() / set_name, column, args.seed)
-        for score, values in found.items():
-            by_score.setdefault(score, {})[set_name] = values
-        missing |= {(set_name, *key): reason for key, reason in reasons.items()}
-        print(f"scored {set_name}", file=sys.stderr)
+    scored = score_cells.read(args.scores)
+    by_score |= known(scored, truth)
+    missing = {key: reason for key, reason in scored.missing.items() if key[2] in truth.get(key[0], ())}
     rows = agreement(by_score, truth, 50 if args.quick else args.draws, args.seed)
     folder = args.out or args.truth.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +99,21 @@ def static_baselines(truth: Mapping[str, Column], parameters: Mapping[str, int])
         past = {e: [r[e] for s, r in ranks.items() if s != name and e in r] for e in column}
         others[name] = {e: float(np.mean(values)) for e, values in past.items() if values}
     return {"log parameters": size, "mean rank elsewhere": others}
+
+
+def known(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str, dict[str, Column]]:
+    """Scores of the cells that have a fine-tuned accuracy, and the combined evidence of them."""
+    found: dict[str, dict[str, Column]] = {}
+    for score, by_set in scored.values.items():
+        for name, values in by_set.items():
+            if column := {e: values[e] for e in truth.get(name, ()) if e in values}:
+                found.setdefault(score, {})[name] = column
+    for name in truth:
+        cells = {e: {s: Score(found[s][name][e]) for s in found if e in found[s].get(name, ())} for e in truth[name]}
+        combined = combine({e: by_proxy for e, by_proxy in cells.items() if by_proxy}, scored.labels[name])
+        if combined:
+            found.setdefault(EVIDENCE, {})[name] = {e: evidence.value for e, evidence in combined.items()}
+    return found
 
 
 SCOPES: dict[str, Scope] = {

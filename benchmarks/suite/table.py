@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ COLUMNS = (
 Key = tuple[str, str, str, int]
 
 
-def append(path: Path, row: dict[str, Any]) -> None:
+def append(path: Path, row: dict[str, Any], columns: Sequence[str] = COLUMNS) -> None:
     """Add one row and force it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
@@ -23,7 +24,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a", newline="", encoding="utf-8") as file:
         if torn:
             file.write("\r\n")
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         if new:
             writer.writeheader()
         writer.writerow(row)
@@ -33,11 +34,16 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 def read(path: Path) -> dict[Key, dict[str, str]]:
     """The last row of each cell: a cell that failed once and worked later counts as done."""
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["status"]]  # a torn last line has none
+    rows = whole_rows(path)
     return {(row["set"], row["encoder"], row["strategy"], int(row["seed"])): row for row in rows}
+
+
+def whole_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of any table that ``append`` wrote, oldest first; none when there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["status"]]  # a torn last line has none
 
 
 def done(rows: dict[Key, dict[str, str]]) -> set[Key]:

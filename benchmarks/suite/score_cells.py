@@ -1,0 +1,179 @@
+"""Score the saved features of every cell and keep the scores as a table.
+
+    python -m benchmarks.suite.score_cells [--sets ...] [--encoders ...] [--scores ...]
+    SELECTOR_ASSETS=... python -m benchmarks.suite.score_cells --extract    # features that are not saved as well
+
+Resumable: a score is computed once a version of its proxy. What is read later is the table alone, so
+that agreement figures can be made without the features, which are too large to commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.suite import encoders, image_sets, table
+from benchmarks.suite.ground_truth import OUT as TRUTH
+from benchmarks.suite.ground_truth import Budget, features_folder, save_features
+from selector.contracts import LabelKind
+from selector.errors import NotApplicable, SelectorError
+from selector.evidence import LabelFacts
+from selector.features import FeatureSet
+from selector.proxies import evaluate, registry
+
+OUT = TRUTH.with_name("scores.csv")
+LABELS = TRUTH.with_name("labels.csv")
+COLUMNS = (
+    "set", "encoder", "score", "value", "error", "seconds", "version", "rows", "width", "size", "status", "reason",
+)  # fmt: skip
+LABEL_COLUMNS = ("set", "rows", "classes", "chance", "entropy", "null_logme", "status")
+WITH_ERROR = ("knn", "probe", "logme", "lda")  # whose sampling error is wanted; for others it may cost minutes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score what is missing, set by set."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.score_cells", description=__doc__)
+    parser.add_argument("--sets", nargs="+", default=list(image_sets.NAMES), choices=image_sets.NAMES)
+    parser.add_argument("--encoders", nargs="+", help="all with saved features when left out")
+    parser.add_argument("--scores", nargs="+", default=registry.names(), choices=registry.names())
+    parser.add_argument("--extract", action="store_true", help="extract features that are not saved; no training")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--seed", type=int, default=0, help="of folds and subsamples")
+    args = parser.parse_args(argv)
+    for set_name in args.sets:
+        if args.extract and not extract(set_name, args.encoders):
+            return 2
+        folder = features_folder() / set_name
+        for file in sorted(folder.glob("*.npz")):
+            if not args.encoders or file.stem in args.encoders:
+                score_cell(set_name, file, args.scores, args.out, args.seed)
+    return 0
+
+
+def score_cell(set_name: str, file: Path, names: Sequence[str], out: Path, seed: int) -> None:
+    """Append the scores of one encoder on one set that the table lacks."""
+    known = {(row["set"], row["encoder"], row["score"], row["version"]) for row in table.whole_rows(out)}
+    missing = [n for n in names if (set_name, file.stem, n, str(registry.get(n).version)) not in known]
+    if not missing:
+        return
+    with np.load(file) as saved:
+        labels, size = saved["labels"], int(saved["size"])
+        features = FeatureSet(saved["features"], labels, source_logits=saved.get("source_logits"), seed=seed)
+    write_labels(out.with_name(LABELS.name), set_name, labels)
+    for name in missing:
+        row: dict[str, object] = {
+            "set": set_name, "encoder": file.stem, "score": name, "version": registry.get(name).version,
+            "rows": len(features), "width": features.width, "size": size,
+        }  # fmt: skip
+        try:
+            score = evaluate(features, name, intervals=name in WITH_ERROR)
+        except NotApplicable as error:
+            row |= {"status": "not applicable", "reason": str(error)}
+        except SelectorError as error:
+            row |= {"status": "failed", "reason": str(error)}
+        else:
+            row |= {"value": repr(score.value), "seconds": f"{score.seconds:.3f}", "status": "ok"}
+            if score.blocks is not None:  # jackknife standard error
+                left_out = np.asarray(score.blocks)
+                spread = math.sqrt((len(left_out) - 1) * float(left_out.var()))
+                row["error"] = f"{spread:.6g}"
+        table.append(out, row, COLUMNS)
+    print(f"scored {set_name} {file.stem}: {len(missing)}", flush=True)
+
+
+def write_labels(path: Path, set_name: str, labels: np.ndarray) -> None:
+    """What the skill scale needs to know of a set's labels, once."""
+    if any(row["set"] == set_name for row in table.whole_rows(path)):
+        return
+    facts = LabelFacts.of(labels, LabelKind.CLASSES)
+    row = {
+        "set": set_name, "rows": len(labels), "classes": len(np.unique(labels)), "chance": repr(facts.chance),
+        "entropy": repr(facts.entropy), "null_logme": repr(facts.null_logme), "status": "ok",
+    }  # fmt: skip
+    table.append(path, row, LABEL_COLUMNS)
+
+
+def extract(set_name: str, names: Sequence[str] | None) -> bool:
+    """Save the features of a set that are not saved yet; False without the assets."""
+    import torch
+
+    assets = os.environ.get("SELECTOR_ASSETS")
+    if not assets:
+        print("SELECTOR_ASSETS is not set: it names the folder with models/ and data/.", file=sys.stderr)
+        return False
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    models, folder = Path(assets) / "models", features_folder() / set_name
+    cards = encoders.cards(models)
+    missing = [n for n in cards if not (folder / f"{n}.npz").exists() and (not names or n in names)]
+    if not missing:
+        return True
+    images = image_sets.load(set_name, Path(assets) / "data", Budget().max_train_val, Budget().max_test)
+    for name in missing:
+        encoder = encoders.load(name, cards[name], models, images.small)
+        pixels = images.pixels(encoder.size, cards[name]["interpolation"])
+        save_features(images, name, encoder.size, *encoder.features(pixels))
+        print(f"extracted {set_name} {name}", flush=True)
+    return True
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The table as read back.
+
+    Attributes:
+        values: score -> set -> encoder -> value.
+        errors: the same, jackknife standard errors where they were computed.
+        seconds: score -> set -> encoder -> time.
+        missing: (set, score, encoder) -> why there is no value.
+        labels: set -> facts of its labels; ``classes`` and ``rows`` by set.
+    """
+
+    values: Mapping[str, Mapping[str, Mapping[str, float]]]
+    errors: Mapping[str, Mapping[str, Mapping[str, float]]]
+    seconds: Mapping[str, Mapping[str, Mapping[str, float]]]
+    missing: Mapping[tuple[str, str, str], str]
+    labels: Mapping[str, LabelFacts]
+    classes: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+
+def read(path: Path = OUT) -> Scored:
+    """The last row of every score and cell."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    errors: dict[str, dict[str, dict[str, float]]] = {}
+    seconds: dict[str, dict[str, dict[str, float]]] = {}
+    missing: dict[tuple[str, str, str], str] = {}
+    latest = {(row["set"], row["encoder"], row["score"]): row for row in table.whole_rows(path)}
+    for (set_name, encoder, score), row in latest.items():
+        if row["status"] != "ok":
+            missing[set_name, score, encoder] = f"{row['status']}: {row['reason']}"
+            continue
+        for store, column in ((values, "value"), (errors, "error"), (seconds, "seconds")):
+            if row[column]:
+                store.setdefault(score, {}).setdefault(set_name, {})[encoder] = float(row[column])
+    of_sets = table.whole_rows(path.with_name(LABELS.name))
+    return Scored(
+        values,
+        errors,
+        seconds,
+        missing,
+        {
+            row["set"]: LabelFacts(
+                LabelKind.CLASSES, float(row["chance"]), float(row["entropy"]), float(row["null_logme"])
+            )
+            for row in of_sets
+        },
+        {row["set"]: int(row["classes"]) for row in of_sets},
+        {row["set"]: int(row["rows"]) for row in of_sets},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

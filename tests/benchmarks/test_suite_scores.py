@@ -1,0 +1,80 @@
+"""The suite's scores as a table: what is appended, what is read back, what is done only once."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from benchmarks.suite import agreement_table, score_cells, table
+from selector.contracts import LabelKind
+from selector.evidence import LabelFacts
+from selector.features import FeatureSet
+from selector.proxies import evaluate, registry
+
+
+@pytest.fixture
+def cells(tmp_path, monkeypatch):
+    """Features of three encoders on one set, the first the best; where the suite looks for them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "selector-suite" / "digits"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    for noise, name in ((0.3, "mnv1_100"), (1.0, "mnist_cnn"), (3.0, "usps_cnn")):
+        rows = np.eye(3, 8)[labels] + noise * rng.standard_normal((120, 8))
+        np.savez(folder / f"{name}.npz", features=rows.astype(np.float32), labels=labels, splits=labels, size=28)
+    return folder
+
+
+def run(out, *names):
+    assert score_cells.main(["--sets", "digits", "--out", str(out), "--scores", *names]) == 0
+
+
+def test_scores_are_what_the_proxies_give_and_are_computed_once_a_version(cells, tmp_path, monkeypatch):
+    out = tmp_path / "scores.csv"
+    run(out, "logme", "leep")
+    scored = score_cells.read(out)
+    with np.load(cells / "mnist_cnn.npz") as saved:
+        features, labels = saved["features"], saved["labels"]
+    expected = evaluate(FeatureSet(features, labels, seed=0), "logme", intervals=True)
+    assert scored.values["logme"]["digits"]["mnist_cnn"] == expected.value
+    left_out = expected.blocks
+    error = np.sqrt((len(left_out) - 1) / len(left_out) * ((left_out - left_out.mean()) ** 2).sum())
+    assert scored.errors["logme"]["digits"]["mnist_cnn"] == pytest.approx(error, rel=1e-4)
+    assert "no head of its source task" in scored.missing["digits", "leep", "mnist_cnn"]
+    assert scored.labels["digits"] == LabelFacts.of(labels, LabelKind.CLASSES)
+    before = out.read_bytes()
+    run(out, "logme", "leep")
+    assert out.read_bytes() == before
+    monkeypatch.setattr(score_cells.registry, "get", lambda name, get=registry.get: _next_version(get(name)))
+    run(out, "logme")
+    assert len(table.whole_rows(out)) == 9
+
+
+def _next_version(proxy):
+    from dataclasses import replace
+
+    return replace(proxy, version=proxy.version + 1)
+
+
+def test_a_torn_last_row_is_left_out_and_the_next_one_starts_a_line(cells, tmp_path):
+    out = tmp_path / "scores.csv"
+    run(out, "logme")
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-20])
+    run(out, "logme")
+    assert score_cells.read(out).values["logme"]["digits"].keys() == {"mnv1_100", "mnist_cnn", "usps_cnn"}
+
+
+def test_agreement_comes_from_the_tables_alone(cells, tmp_path):
+    out = tmp_path / "scores.csv"
+    run(out, "knn", "probe", "logme")
+    for file in cells.iterdir():
+        file.unlink()
+    truth = {"digits": {"mnv1_100": 90.0, "mnist_cnn": 60.0, "usps_cnn": 40.0}}
+    found = agreement_table.known(score_cells.read(out), truth)
+    evidence = found[agreement_table.EVIDENCE]["digits"]
+    assert sorted(evidence, key=evidence.get) == ["usps_cnn", "mnist_cnn", "mnv1_100"]
+    path = tmp_path / "written.csv"
+    agreement_table.write_scores(path, found, truth, {})
+    assert len(list(csv.DictReader(path.open()))) == 12
