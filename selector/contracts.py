@@ -156,9 +156,34 @@ class Encoder(ABC):
     blocks: tuple[str, ...] = ()
     source_head: tuple[np.ndarray, np.ndarray] | None = None
 
+    outputs: tuple[Encoder, ...] = ()
+    """Set when ``encode`` reads the network at several places at once: an encoder a reading. Their
+    features lie side by side in the result, in this order, and go to entries of their own."""
+
     @abstractmethod
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
         """Features (B, D) of a normalised batch (B, C, H, W); differentiable for torch networks."""
+
+    def reading(self, spec: Any) -> Encoder:
+        """The same network, weights shared, read as another spec says (its ``layer`` and ``pooling``).
+
+        It equals what ``Source.load`` of that spec gives, identity included.
+
+        Raises:
+            SourceError: the network cannot be read there.
+            NotImplementedError: networks of this source are loaded anew for each reading.
+        """
+        raise NotImplementedError(f"{self.name} is read in one place only")
+
+    def encode_readings(self, batch: torch.Tensor, readings: Sequence[Encoder]) -> list[torch.Tensor]:
+        """Features of each of several readings of this network, (B, D) each, in one forward pass.
+
+        Args:
+            batch: as for ``encode``.
+            readings: what ``reading`` gave. Only the way in which they read is theirs; the network
+                that runs is this encoder's ``module``, which may have been moved or converted since.
+        """
+        raise NotImplementedError(f"{self.name} is read in one place only")
 
     def feature_map(self, batch: torch.Tensor) -> torch.Tensor:
         """Spatial features (B, D, h, w), for encoders that have them."""

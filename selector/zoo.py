@@ -22,9 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from selector.errors import SourceError, WeightsMissing, ZooError, did_you_mean
 from selector.registry import Registry
 
-__all__ = ["ModelSpec", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
+__all__ = ["ModelSpec", "Pooling", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
 
 _SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
+
+
+Pooling = Literal["avg", "max", "cls"]
 
 
 class _Strict(BaseModel):
@@ -127,7 +130,7 @@ class ModelSpec(_Strict):
     weights: WeightsFile | Literal["none"] | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     preprocess: PreprocessOverrides = PreprocessOverrides()
-    pooling: Literal["avg", "max", "cls"] | None = None
+    pooling: Pooling | None = None
     layer: str | None = None
     tags: tuple[str, ...] = ()
     licence: str | None = None
@@ -187,7 +190,7 @@ class ModelSpec(_Strict):
 
 
 class _Defaults(_Strict):
-    pooling: Literal["avg", "max", "cls"] | None = None
+    pooling: Pooling | None = None
     layer: str | None = None
     preprocess: PreprocessOverrides | None = None
     tags: tuple[str, ...] = ()

@@ -39,6 +39,23 @@ class GivesNaN(Blind):
         return super().forward(x) * float("nan")
 
 
+class OverflowsInside(nn.Module):
+    """An inner layer that is not finite on some pictures, under an output that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(3, 4, 3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.inner(torch.where(x.mean((1, 2, 3), keepdim=True) > 0.17, torch.inf, x))
+        return torch.nan_to_num(inner, posinf=1.0, neginf=-1.0).mean((2, 3))
+
+
+def overflows_inside() -> nn.Module:
+    torch.manual_seed(0)
+    return OverflowsInside()
+
+
 def orientation() -> nn.Module:
     return Orientation()
 

@@ -40,6 +40,20 @@ Tags = Annotated[
     str | None,
     typer.Option(help="Only models with one of these tags, comma-separated.", rich_help_panel=_SELECT),
 ]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers whose features are compared, comma-separated: 'last,blocks.8'. Each is a row of its own.",
+        rich_help_panel=_SELECT,
+    ),
+]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        help="Poolings that are compared, comma-separated: own, avg, max, cls. Each is a row of its own.",
+        rich_help_panel=_SELECT,
+    ),
+]
 Proxies = Annotated[
     str | None,
     typer.Option(help="Proxies, comma-separated; 'selector proxies' lists them.", rich_help_panel=_SELECT),

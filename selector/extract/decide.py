@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from selector.contracts import Encoder
 from selector.errors import SourceError
 from selector.extract.backends import Backend, open_backend, why_not
+from selector.extract.together import parts
 
 if TYPE_CHECKING:
     from selector.store import FeatureStore
@@ -179,8 +180,13 @@ class _Trial:
         return np.concatenate(parts)[:wanted]
 
     def agreement(self, name: str, precision: str, reference: str = "eager", images: int | None = None) -> Agreement:
-        """With the float32 features of ``reference``."""
-        return agreement(self.measure(reference, "float32", images), self.measure(name, precision, images))
+        """With the float32 features of ``reference``; of several readings the worst counts."""
+        expected, found = (
+            parts(self.encoder, rows)
+            for rows in (self.measure(reference, "float32", images), self.measure(name, precision, images))
+        )
+        each = [agreement(a, b) for a, b in zip(expected, found, strict=True)]
+        return Agreement(min(a.cosine for a in each), min(a.neighbours for a in each), each[0].images)
 
     def decision(self, name: str, precision: str) -> Decision:
         backend = self.backend(name, precision)

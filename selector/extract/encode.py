@@ -20,11 +20,12 @@ from selector.contracts import Encoder, Progress, ProgressCallback, no_progress
 from selector.errors import ConfigError, SourceError
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.decide import JUDGED_ON, Decision, decide
+from selector.extract.together import parts
 from selector.store import Entry, FeatureStore
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CHUNK_ROWS", "Runner", "extract_rows", "open_runner", "resolve_device"]
+__all__ = ["CHUNK_ROWS", "Runner", "extract_rows", "extract_together", "open_runner", "resolve_device"]
 
 CHUNK_ROWS = 256  # rows written at once: what a kill can lose
 _CPU_BATCH = 16  # larger ones leave the cache: up to a third slower in eager torch, no faster in OpenVINO
@@ -186,23 +187,90 @@ def extract_rows(
         SourceError: features that are not finite.
         StoreError: the disk is full; the chunks written before stay.
     """
+    (failure,) = extract_together(runner, [entry], pixels, hashes, indices, progress, model=model)
+    if failure is not None:
+        raise failure
+
+
+def extract_together(
+    runner: Runner,
+    entries: Sequence[Entry | None],
+    pixels: _Batches,
+    hashes: Sequence[str],
+    indices: NDArray[np.int64],
+    progress: ProgressCallback = no_progress,
+    *,
+    model: str = "",
+) -> list[SourceError | None]:
+    """Encode some items once and append the rows of each reading to its entry, chunk by chunk.
+
+    Args:
+        entries: one a reading of the runner's encoder (``Encoder.outputs``), or the one entry of an
+            encoder without readings; None for a reading whose rows are not wanted.
+        pixels, hashes, indices: as for ``extract_rows``. An entry that has some of the rows already
+            keeps those.
+
+    Returns:
+        Why a reading gave no rows, in the order of the entries: features that are not finite. The
+        others are not touched by it.
+
+    Raises:
+        StoreError: the disk is full; the chunks written before stay.
+    """
+    readings = runner.encoder.outputs or (runner.encoder,)
+    writers = [
+        None if entry is None else _Writer(reading.name, runner.identity["precision"], entry, hashes, indices)
+        for reading, entry in zip(readings, entries, strict=True)
+    ]
     total, done = len(indices), 0
     rows_a_chunk = max(CHUNK_ROWS, runner.batch_size)
-    chunk: list[NDArray[np.float32]] = []
     written = 0
     progress(Progress("extract", 0, total, model=model))
     for rows in runner.stream(_prefetched(pixels, indices, runner.batch_size)):
-        if not np.isfinite(rows).all():
-            raise SourceError(
-                f"{runner.encoder.name}: features are not finite (NaN or infinity) in {runner.identity['precision']}; "
-                "the weights may be damaged, or try precision 'float32'."
-            )
-        chunk.append(rows)
         done += len(rows)
-        if done - written >= rows_a_chunk or done == total:
-            entry.append([hashes[i] for i in indices[written:done]], np.concatenate(chunk))
-            chunk, written = [], done
+        write = done - written >= rows_a_chunk or done == total
+        for writer, part in zip(writers, parts(runner.encoder, rows), strict=True):
+            if writer is not None and writer.failure is None:
+                writer.add(part)
+                if write:
+                    writer.write(done)
+        if not any(writer is not None and writer.failure is None for writer in writers):
+            break
+        written = done if write else written
         progress(Progress("extract", done, total, model=model))
+    return [None if writer is None else writer.failure for writer in writers]
+
+
+class _Writer:
+    """Gathers the rows of one reading and appends them to its entry, those that it lacks."""
+
+    def __init__(
+        self, name: str, precision: str, entry: Entry, hashes: Sequence[str], indices: NDArray[np.int64]
+    ) -> None:
+        self.failure: SourceError | None = None
+        self._name, self._precision = name, precision
+        self._entry = entry
+        self._hashes = [hashes[i] for i in indices]
+        self._lacking = np.zeros(len(indices), bool)
+        self._lacking[entry.missing(self._hashes)] = True
+        self._chunk: list[NDArray[np.float32]] = []
+        self._written = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        if np.isfinite(rows).all():
+            self._chunk.append(rows)
+            return
+        self.failure = SourceError(
+            f"{self._name}: features are not finite (NaN or infinity) in {self._precision}; "
+            "the weights may be damaged, or try precision 'float32'."
+        )
+        self._chunk = []
+
+    def write(self, done: int) -> None:
+        lacking = self._lacking[self._written : done]
+        hashes = [h for h, lacks in zip(self._hashes[self._written : done], lacking, strict=True) if lacks]
+        self._entry.append(hashes, np.concatenate(self._chunk)[lacking])
+        self._chunk, self._written = [], done
 
 
 def resolve_device(device: str) -> str:

@@ -13,6 +13,8 @@ _OPTIONS = {
     "zoo": "--zoo",
     "models": "--models",
     "tags": "--tags",
+    "layers": "--layers",
+    "pooling": "--pooling",
     "proxies": "--proxies",
     "max_samples": "--max-samples",
     "on_bad_image": "--on-bad-image",

@@ -12,6 +12,7 @@ from selector import tasks
 from selector.contracts import LabelKind
 from selector.results import Ranking, plain
 from selector.scan.extraction import Extraction
+from selector.scan.readings import network_of
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
 
@@ -40,7 +41,11 @@ def confirm_leading(
 
     started = time.perf_counter()
     by_name = {spec.name: spec for spec in specs}
-    leading = [m.name for m in ranking if m.status == "ok" and m.name in by_name][: settings.top_k]
+    # a model is trained once, as its leading reading
+    readings = {
+        network_of(by_name[m.name]): m.name for m in reversed(ranking.models) if m.status == "ok" and m.name in by_name
+    }
+    leading = [m.name for m in ranking if m.name in readings.values()][: settings.top_k]
     if not leading:
         return ranking
     result = run_tournament(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from selector import sources, targets
 from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target
+from selector.engine import failure_of
+from selector.errors import SourceError
 from selector.scan.candidate import Candidate
 from selector.scan.items import Rows, hashes_of, stratified
+from selector.scan.readings import Place, SameNetwork, at_place, network_of, place_of
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 
 if TYPE_CHECKING:
+    from selector.extract.encode import Runner
     from selector.extract.pixels import Pixels
 
 log = logging.getLogger(__name__)
@@ -66,32 +71,45 @@ class Extraction:
             known = self._rows[share] = Rows(self.target, np.sort(order[: max(2, round(share * len(order)))]))
         return known
 
-    def run(self, candidate: Candidate, share: float) -> None:
-        """Give a candidate the entry that holds its rows of a round."""
-        spec = candidate.spec
-        check_trusted(spec, self.trusted)
-        wanted = self._wanted(spec)
-        candidate.entry = entry = self.store.resolve(wanted)
-        if entry is not None and not len(entry.missing(self.rows(share).hashes)):
+    def run(self, network: SameNetwork, share: float) -> None:
+        """Give the candidates of one network the entries that hold their rows of a round.
+
+        A reading that fails alone is marked; an error that concerns the network is raised.
+        """
+        pending: list[Candidate] = []
+        for candidate in network.members:
+            check_trusted(candidate.spec, self.trusted)
+            candidate.entry = entry = self.store.resolve(self._wanted(candidate.spec))
+            if entry is None or len(entry.missing(self.rows(share).hashes)):
+                pending.append(candidate)
+        if not pending:
             return
-        candidate.cached = False
         started = time.perf_counter()
-        candidate.entry = self._extract(spec, wanted, lambda: self.rows(share).indices)
-        candidate.seconds += time.perf_counter() - started
-        self.seconds["extract"] += time.perf_counter() - started
+        found = self._extract([candidate.spec for candidate in pending], lambda: self.rows(share).indices)
+        seconds = time.perf_counter() - started
+        self.seconds["extract"] += seconds
+        for candidate, result in zip(pending, found, strict=True):
+            candidate.cached = False
+            candidate.seconds += seconds / len(pending)  # one pass served them all
+            if isinstance(result, Entry):
+                candidate.entry = result
+            else:
+                candidate.failure = failure_of(result)
 
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
         check_trusted(spec, self.trusted)
-        wanted = self._wanted(spec)
         hashes = hashes_of(self.target, indices)
-        entry = self.store.resolve(wanted)
+        entry = self.store.resolve(self._wanted(spec))
         if entry is not None and not len(entry.missing(hashes)):
             try:
                 return entry.rows(hashes)
             except RowsMissing as error:
                 log.info("%s: %s", spec.name, error)  # a damaged chunk was set aside: extracted again below
-        return self._extract(spec, wanted, lambda: indices).rows(hashes)
+        (found,) = self._extract([spec], lambda: indices)
+        if not isinstance(found, Entry):
+            raise found
+        return found.rows(hashes)
 
     def load(self, spec: ModelSpec) -> Encoder:
         """The encoder of a spec."""
@@ -127,22 +145,93 @@ class Extraction:
     def _wanted(self, spec: ModelSpec) -> dict[str, Any]:
         return wanted_of(spec, **self.settings)
 
-    def _extract(self, spec: ModelSpec, wanted: dict[str, Any], indices: Callable[[], np.ndarray]) -> Entry:
-        """Load, decide and extract under one lock, so that processes beside this one wait and then find all done."""
-        with self.store.lock(json.dumps({"extract": wanted}, sort_keys=True)):
-            known = self.store.resolve(wanted)
-            if known is not None and not len(known.missing(hashes_of(self.target, indices()))):
-                return known
-            return self._extract_missing(spec, wanted, indices, known)
+    def _extract(self, specs: Sequence[ModelSpec], indices: Callable[[], np.ndarray]) -> list[Entry | SourceError]:
+        """Load, decide and extract under one lock, so that processes beside this one wait and then find all done.
 
-    def _extract_missing(
-        self, spec: ModelSpec, wanted: dict[str, Any], indices: Callable[[], np.ndarray], known: Entry | None
-    ) -> Entry:
-        from selector.extract.encode import extract_rows, open_runner
+        Args:
+            specs: readings of one network.
+            indices: positions of the items; asked for anew after images were found to be bad.
 
-        encoder = self.load(spec)
+        Returns:
+            For each spec its entry, or why it has none.
+        """
+        with self.store.lock(json.dumps({"extract": network_of(specs[0]), **self.settings}, sort_keys=True)):
+            hashes = hashes_of(self.target, indices())
+            found: dict[Place, Entry | SourceError] = {}
+            for spec in specs:
+                known = self.store.resolve(self._wanted(spec))
+                if known is not None and not len(known.missing(hashes)):
+                    found[place_of(spec)] = known
+            lacking = {place_of(spec): spec for spec in specs if place_of(spec) not in found}
+            for mates in self._passes(list(lacking.values())):
+                for encoder, members in self._encoders(mates, found):
+                    found |= self._extract_pass(encoder, members, lacking, indices)
+            return [found[place_of(spec)] for spec in specs]
+
+    def _passes(self, specs: Sequence[ModelSpec]) -> list[list[ModelSpec]]:
+        """Readings by the forward pass that gives them: new ones together, and those whose first rows
+        came from one pass with all that were in it, so that a resumed extraction runs the same network."""
+        fresh: list[ModelSpec] = []
+        begun: dict[str, list[ModelSpec]] = {}
+        for spec in specs:
+            known = self.store.resolve(self._wanted(spec))
+            if known is None:
+                fresh.append(spec)
+            else:
+                places = known.meta.get("together", [place_of(spec)])
+                begun[json.dumps(places)] = [at_place(spec, layer, pooling) for layer, pooling in places]
+        return [*([fresh] if fresh else []), *begun.values()]
+
+    def _encoders(
+        self, specs: Sequence[ModelSpec], found: dict[Place, Entry | SourceError]
+    ) -> Iterator[tuple[Encoder, list[ModelSpec]]]:
+        """The encoder of some readings: one for all of them where one pass gives what each gives alone.
+
+        Why a reading cannot be had is added to ``found``.
+        """
+        encoders: dict[Place, Encoder] = {}
+        first: Encoder | None = None
+        apart = False
+        for spec in specs:
+            try:
+                encoder = self._read(first, spec)
+                apart = apart or (first is not None and encoder.module is not first.module)
+                first = first or encoder
+                encoders[place_of(spec)] = encoder
+            except SourceError as error:  # its layer may be what is wrong: the others are tried
+                found[place_of(spec)] = error
+        members = [spec for spec in specs if place_of(spec) in encoders]
+        if len(members) > 1 and not apart:
+            from selector.extract.together import Together, agree
+
+            together = Together([encoders[place_of(spec)] for spec in members])
+            if agree(together):
+                yield together, members
+                return
+        for spec in members:
+            yield encoders.pop(place_of(spec)), [spec]
+
+    def _read(self, loaded: Encoder | None, spec: ModelSpec) -> Encoder:
+        """The encoder of a spec, from the network that is loaded already where its source can do that."""
+        if loaded is not None:
+            with contextlib.suppress(NotImplementedError):
+                return loaded.reading(spec)
+        return self.load(spec)
+
+    def _extract_pass(
+        self,
+        encoder: Encoder,
+        specs: Sequence[ModelSpec],
+        lacking: Mapping[Place, ModelSpec],
+        indices: Callable[[], np.ndarray],
+    ) -> dict[Place, Entry | SourceError]:
+        """Run an encoder over the items that its readings (``specs``) lack."""
+        from selector.extract.encode import extract_together, open_runner
+
         pixels = self.pixels(encoder.preprocess)  # may take bad images out of the target
         rows = indices()
+        hashes = hashes_of(self.target, rows)
+        known = next((entry for spec in specs if (entry := self.store.resolve(self._wanted(spec)))), None)
         runner = open_runner(
             encoder,
             **self.settings,
@@ -151,28 +240,44 @@ class Extraction:
             decided=dict(known.meta) if known is not None else None,
             store=self.store,
         )
-        identity = {
-            **encoder.identity,
-            "preprocess": encoder.preprocess.to_dict(),
-            "extractor": EXTRACTOR_VERSION,
-            **runner.identity,
-        }
-        facts = {
-            "num_features": encoder.num_features,
-            "num_parameters": encoder.num_parameters,
-            "preprocess": encoder.preprocess.to_dict(),
-            **runner.facts,
-            **runner.identity,
-        }
-        entry = self.store.remember(wanted, identity, facts)
-        if encoder.source_head is not None:
-            entry.set_head(*encoder.source_head)
+        entries: list[Entry | None] = []
+        missing = np.zeros(len(rows), bool)
+        for spec, reading in zip(specs, encoder.outputs or (encoder,), strict=True):
+            if place_of(spec) not in lacking:
+                entries.append(None)
+                continue
+            entry = self._begun(spec, reading, runner, [place_of(mate) for mate in specs])
+            missing[entry.missing(hashes)] = True
+            entries.append(entry)
         started = time.perf_counter()
-        missing = rows[entry.missing(hashes_of(self.target, rows))]
-        extract_rows(runner, entry, pixels, self.target.hashes, missing, self.notify, model=spec.name)
-        if len(missing):
-            rate = len(missing) / max(time.perf_counter() - started, 1e-6)
-            self.store.put(
-                "rate", {"source": spec.source}, {"rows_per_second": rate, "num_features": encoder.num_features}
-            )
+        failures = extract_together(
+            runner, entries, pixels, self.target.hashes, rows[missing], self.notify, model=specs[0].name
+        )
+        if missing.any():
+            rate = int(missing.sum()) / max(time.perf_counter() - started, 1e-6)
+            width = encoder.num_features // len(specs)
+            self.store.put("rate", {"source": specs[0].source}, {"rows_per_second": rate, "num_features": width})
+        return {
+            place_of(spec): failure or entry
+            for spec, entry, failure in zip(specs, entries, failures, strict=True)
+            if entry is not None
+        }
+
+    def _begun(self, spec: ModelSpec, reading: Encoder, runner: Runner, places: Sequence[Place]) -> Entry:
+        """The entry of a reading, with what was decided, before its first row."""
+        preprocess = reading.preprocess.to_dict()
+        entry = self.store.remember(
+            self._wanted(spec),
+            {**reading.identity, "preprocess": preprocess, "extractor": EXTRACTOR_VERSION, **runner.identity},
+            {
+                "num_features": reading.num_features,
+                "num_parameters": reading.num_parameters,
+                "preprocess": preprocess,
+                **runner.facts,
+                **runner.identity,
+                **({"together": [list(place) for place in places]} if len(places) > 1 else {}),
+            },
+        )
+        if reading.source_head is not None:
+            entry.set_head(*reading.source_head)
         return entry

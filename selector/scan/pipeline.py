@@ -18,6 +18,7 @@ from selector.scan.choose import choose_models
 from selector.scan.confirmation import ConfirmSettings, confirm_leading
 from selector.scan.extraction import Extraction
 from selector.scan.items import offline_hub
+from selector.scan.readings import expand, network_of
 from selector.scan.ready import rank_rows
 from selector.scan.rounds import run_rounds
 from selector.scan.scoring import ProxyLike, Scoring, proxy_name
@@ -34,6 +35,8 @@ def rank(
     zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None = None,
     models: str | Sequence[str] | None = None,
     tags: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    pooling: str | Sequence[str] | None = None,
     proxies: Sequence[ProxyLike] | None = None,
     max_samples: int | None = None,
     confirm: bool = False,
@@ -64,6 +67,9 @@ def rank(
             ``Target``.
         zoo: a zoo file, a ``Zoo``, or specs; None for the shipped zoo.
         models, tags: which of its models, by glob and by tag.
+        layers, pooling: where features are read: ``last`` and dotted names of submodules; ``own``,
+            ``avg``, ``max``, ``cls``. Each combination is a row of its own (``model@layer/pooling``);
+            one forward pass serves all of a model's.
         proxies: names or callables ``(FeatureSet) -> Score | float``; None for the default set.
         max_samples: score on a stratified subsample of at most so many items.
         confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
@@ -102,11 +108,13 @@ def rank(
         if data.modality is Modality.ROWS:
             ranking = rank_rows(data, wanted, names, seed, intervals)
             return ranking if out is None else ranking.save(out)
-        specs, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
-        if confirm and top_k > len(specs):
+        chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        specs = expand(chosen, layers, pooling)
+        networks = len({network_of(spec) for spec in specs})
+        if confirm and top_k > networks:
             raise ConfigError(
-                f"top_k is {top_k}, but only {len(specs)} model(s) are selected; "
-                f"lower it to at most {len(specs)} or select more models."
+                f"top_k is {top_k}, but only {networks} model(s) are selected; "
+                f"lower it to at most {networks} or select more models."
             )
         data = items.without_known_bad(data, features_store, on_bad_image)
         extraction = Extraction(data, features_store, device, precision, backend, on_bad_image, trusted, notify)
@@ -119,6 +127,8 @@ def rank(
                 "zoo": _zoo_name(zoo),
                 "models": models,
                 "tags": tags,
+                "layers": layers,
+                "pooling": pooling,
                 "proxies": names,
                 "max_samples": max_samples,
                 "top_k": top_k,
@@ -184,10 +194,11 @@ def confirm(
     """
     if not isinstance(ranking, Ranking):
         ranking = load_ranking(ranking)
-    finished = [m for m in ranking if m.status == "ok"]
-    if not 1 <= top_k <= len(finished):
+    specs = [ModelSpec.model_validate(dict(m.spec)) for m in ranking if m.status == "ok"]
+    networks = len({network_of(spec) for spec in specs})
+    if not 1 <= top_k <= networks:
         raise ConfigError(
-            f"top_k must be an int in the range [1, {len(finished)}], the number of models that finished. Got {top_k}."
+            f"top_k must be an int in the range [1, {networks}], the number of models that finished. Got {top_k}."
         )
     made = ranking.settings
     seed = int(made.get("seed", 0)) if seed is None else seed
@@ -207,7 +218,6 @@ def confirm(
             trust_zoo or bool(made.get("trusted")),
             progress or no_progress,
         )
-        specs = [ModelSpec.model_validate(dict(m.spec)) for m in finished]
         return confirm_leading(ranking, _folder(ranking), extraction, specs, settings)
 
 

@@ -11,6 +11,7 @@ from selector.errors import SourceError
 from selector.scan.choose import choose_models
 from selector.scan.extraction import wanted_of
 from selector.scan.items import hashes_of, load, offline_hub
+from selector.scan.readings import expand, network_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo, check_trusted
 
@@ -36,6 +37,8 @@ def plan(
     zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None = None,
     models: str | Sequence[str] | None = None,
     tags: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    pooling: str | Sequence[str] | None = None,
     max_samples: int | None = None,
     store: str | os.PathLike[str] | FeatureStore | None = None,
     device: str = "auto",
@@ -50,10 +53,11 @@ def plan(
     with offline_hub(offline):
         features_store = store if isinstance(store, FeatureStore) else FeatureStore(store)
         data = load(target, max_samples, seed, trust)
-        specs, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        specs = expand(chosen, layers, pooling)
         hashes = hashes_of(data, data.indices("train", "val"))
         rows: list[dict[str, Any]] = []
-        seconds: list[float] = []
+        seconds: dict[str, float] = {}  # by network: one pass serves all of its readings
         unknown = 0
         disk = 0
         for spec in specs:
@@ -77,7 +81,8 @@ def plan(
             width = facts.get("num_features") or (entry.num_features if entry is not None else None) or 1024
             disk += int(row["missing"] * width * 4)
             if row["missing"] and "rows_per_second" in facts:
-                seconds.append(row["missing"] / facts["rows_per_second"])
+                network = network_of(spec)
+                seconds[network] = max(seconds.get(network, 0.0), row["missing"] / facts["rows_per_second"])
             elif row["missing"]:
                 unknown += 1
             rows.append(row)
@@ -86,4 +91,6 @@ def plan(
             if unknown and seconds
             else []
         )
-        return Plan(tuple(rows), len(hashes), disk, sum(seconds) if seconds or not unknown else None, tuple(notes))
+        return Plan(
+            tuple(rows), len(hashes), disk, sum(seconds.values()) if seconds or not unknown else None, tuple(notes)
+        )

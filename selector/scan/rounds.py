@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from selector.engine import LocalEngine
 from selector.errors import ConfigError, StoreError
-from selector.evidence import LabelFacts, combine, out_of_reach
+from selector.evidence import Evidence, LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
+from selector.scan.readings import SameNetwork, by_network
 from selector.scan.scoring import Scoring
 from selector.store import RowsMissing
 from selector.zoo import ModelSpec
@@ -23,14 +25,15 @@ def run_rounds(
 ) -> list[Candidate]:
     """Rounds of rows: extract, score, stop the models that can no longer reach the top k."""
     candidates = [Candidate(spec) for spec in specs]
-    dropping = drop == "force" or (drop == "auto" and len(specs) >= max(DROP_FROM, top_k + 1))
+    dropping = drop == "force" or (drop == "auto" and len(by_network(candidates)) >= max(DROP_FROM, top_k + 1))
     engine = LocalEngine()
     for share in ROUNDS if dropping else (1.0,):
         running = [c for c in candidates if not c.failure and not c.stopped]
         # features of every model first: an image found to be bad on the way leaves the target for all
-        jobs = engine.map(partial(extraction.run, share=share), running, fatal=(StoreError, ConfigError))
-        for outcome in jobs:
-            outcome.item.failure = outcome.failure
+        jobs = engine.map(partial(extraction.run, share=share), by_network(running), fatal=(StoreError, ConfigError))
+        for extracted in jobs:
+            for candidate in extracted.item.members if extracted.failure else ():
+                candidate.failure = extracted.failure
         running = [c for c in running if not c.failure]
         rows = extraction.rows(share)
         score = partial(_score, share=share, extraction=extraction, scoring=scoring)
@@ -42,16 +45,26 @@ def run_rounds(
         for c in running:
             c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
         if share < 1:
-            lost = set(out_of_reach(evidence, top_k))
-            for c in running:
-                if c.spec.name in lost:
-                    c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"
+            for c in _lost([c for c in running if c.evidence], top_k):
+                c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"
     return candidates
+
+
+def _lost(running: Sequence[Candidate], top_k: int) -> list[Candidate]:
+    """Candidates whose network cannot reach the top k: its readings stop together, because one pass gives them all."""
+    networks = {network.name: network for network in by_network(running)}
+    reach: dict[str, Evidence] = {}
+    for name, network in networks.items():
+        evidence = [c.evidence for c in network.members if c.evidence]
+        reach[name] = replace(evidence[0], low=max(e.low for e in evidence), high=max(e.high for e in evidence))
+    return [c for name in out_of_reach(reach, top_k) for c in networks[name].members]
 
 
 def _score(candidate: Candidate, share: float, extraction: Extraction, scoring: Scoring) -> None:
     try:
         scoring.run(candidate, extraction.rows(share))
     except RowsMissing:  # a damaged chunk was just set aside (the store said so): its rows are extracted again
-        extraction.run(candidate, share)
+        extraction.run(SameNetwork((candidate,)), share)
+        if candidate.failure:
+            raise candidate.failure.error from None
         scoring.run(candidate, extraction.rows(share))

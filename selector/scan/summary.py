@@ -11,6 +11,7 @@ import numpy as np
 from selector.contracts import LabelKind, Target
 from selector.results import ModelResult
 from selector.scan.candidate import Candidate
+from selector.scan.readings import network_of
 
 
 def ordered(models: Sequence[ModelResult]) -> tuple[ModelResult, ...]:
@@ -33,6 +34,13 @@ def caveats(candidates: Sequence[Candidate]) -> Iterator[str]:
     tied = [c.spec.name for c in good if c.evidence and c.evidence.tied]
     if len(tied) > 1:
         yield f"{len(tied)} models cannot be told apart on these rows: {', '.join(tied[:6])}{' ...' if len(tied) > 6 else ''}."
+    networks = {network_of(c.spec) for c in good}
+    if len(networks) < len(good):
+        yield (
+            f"{len(good)} rows are readings of {len(networks)} model(s): the highest of several readings was chosen "
+            "on these rows, so its evidence is a little optimistic. A model is fine-tuned once, as its leading reading: "
+            "the network up to that layer, with its pooling."
+        )
     if good and max(c.evidence.value for c in good if c.evidence) < 0.05:
         yield "no model does clearly better than chance: the labels may be wrong, or nothing in this zoo fits the target."
     if failed := [c.spec.name for c in candidates if c.failure]:

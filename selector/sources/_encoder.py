@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from selector.contracts import Encoder, Preprocess
 from selector.errors import SourceError, did_you_mean
 from selector.sources._blocks import blocks_by_structure, in_forward_order
 from selector.sources._network import Network
-from selector.zoo import ModelSpec
+from selector.zoo import ModelSpec, Pooling
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class FeaturePath:
 
     kind: Literal["head", "features", "forward", "layer"]
     layer: str = ""
-    pooling: Literal["avg", "max", "cls"] = "avg"
+    pooling: Pooling = "avg"
     layout: Layout = "rows"
     prefix_tokens: int = 0
 
@@ -104,6 +104,34 @@ class FeaturePath:
         else:
             axes = (2, 3) if self.layout == "nchw" else (1, 2)
         return out.amax(axes) if self.pooling == "max" else out.mean(axes)
+
+
+def read_together(module: Any, batch: Tensor, paths: Sequence[FeaturePath]) -> list[Tensor]:
+    """What each path reads off a module, (B, D) each, in one forward pass.
+
+    An inner layer is pooled as soon as it is there, so that its map need not be kept.
+    """
+    pooled: dict[FeaturePath, Tensor] = {}
+
+    def keep(path: FeaturePath) -> Callable[[Any, Any, Any], None]:
+        return lambda _module, _input, out: pooled.update({path: path.pooled(_tensor(out))})
+
+    inner = [path for path in dict.fromkeys(paths) if path.kind == "layer"]
+    handles = [module.get_submodule(path.layer).register_forward_hook(keep(path)) for path in inner]
+    kinds = {path.kind for path in paths}
+    try:
+        # as in ``FeaturePath.raw``: layers are read while features are computed
+        whole = "forward" in kinds or not hasattr(module, "forward_features")
+        last = _own_forward(module, batch) if whole else module.forward_features(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path in dict.fromkeys(paths):
+        if path.kind == "head":
+            pooled[path] = path.pooled(module.forward_head(last, pre_logits=True))
+        elif path.kind != "layer":
+            pooled[path] = path.pooled(_tensor(last))
+    return [pooled[path] for path in paths]
 
 
 def _own_forward(module: Any, batch: Tensor) -> Any:
@@ -194,34 +222,57 @@ def build_headed(network: Network, recipe: Mapping[str, Any]) -> nn.Module:
     return module.eval()
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A network with its weights, as all its readings share it."""
+
+    network: Network
+    module: nn.Module
+    preprocess: Preprocess
+    default: FeaturePath
+    blocks: tuple[str, ...]
+    source_head: tuple[np.ndarray, np.ndarray] | None
+
+
 class TorchEncoder(Encoder):
     """An encoder around a torch module; made by ``make_encoder``."""
 
     module: nn.Module
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        network: Network,
-        module: nn.Module,
-        preprocess: Preprocess,
-        identity: dict[str, Any],
-        path: FeaturePath,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, loaded: _Loaded, identity: dict[str, Any], path: FeaturePath) -> None:
         self.name = spec.name
-        self.network = network
-        self.module = module
-        self.preprocess = preprocess
+        self.network = loaded.network
+        self.module = loaded.module
+        self.preprocess = loaded.preprocess
         self.identity = identity
         self.path = path
+        self._loaded = loaded
         self._resized: tuple[tuple[int, int], nn.Module, Network] | None = None  # the last size asked for
-        self.head_names = network.head_names(module)
+        self.blocks = loaded.blocks
+        if spec.layer in loaded.blocks:  # what lies behind the layer decides nothing
+            self.blocks = loaded.blocks[: loaded.blocks.index(spec.layer) + 1]
+        self.head_names = loaded.network.head_names(loaded.module)
         heads = tuple(f"{name}." for name in self.head_names)
-        self.num_parameters = sum(p.numel() for name, p in module.named_parameters() if not name.startswith(heads))
+        self.num_parameters = sum(p.numel() for name, p in self.module.named_parameters() if not name.startswith(heads))
 
     def encode(self, batch: Tensor) -> Tensor:
         """Features (B, D)."""
         return self.path(self.module, batch)
+
+    def reading(self, spec: ModelSpec) -> TorchEncoder:
+        """See ``contracts.Encoder``."""
+        loaded = self._loaded
+        place = {key: value for key, value in (("layer", spec.layer), ("pooling", spec.pooling)) if value is not None}
+        identity = {k: v for k, v in self.identity.items() if k not in ("layer", "pooling")} | place
+        path = _path(spec, loaded.module, loaded.default)
+        with _refusing(spec, self.preprocess), torch.no_grad():
+            raw = path.raw(loaded.module, probe_batch(self.preprocess.input_size))
+        return _read(spec, loaded, identity, path, raw)
+
+    def encode_readings(self, batch: Tensor, readings: Sequence[Encoder]) -> list[Tensor]:
+        """See ``contracts.Encoder``."""
+        paths = [cast(TorchEncoder, reading).path for reading in readings]
+        return read_together(self.module, batch, paths)
 
     def feature_map(self, batch: Tensor) -> Tensor:
         """Spatial features (B, D, h, w): of the named layer, else of the last one.
@@ -349,36 +400,49 @@ def make_encoder(
     """
     module.eval()
     path = _path(spec, module, default)
-    classifier = network.classifier(module)
-    batch = probe_batch(preprocess.input_size)
     names = network.block_names(module)
-    try:
+    batch = probe_batch(preprocess.input_size)
+    with _refusing(spec, preprocess):
         raw, blocks = in_forward_order(module, names, lambda: path.raw(module, batch))
         if not blocks:
-            raw, blocks = in_forward_order(
-                module, blocks_by_structure(module, classifier), lambda: path.raw(module, batch)
-            )
-    except SourceError:
-        raise
-    except Exception as error:
-        size = "x".join(map(str, preprocess.input_size))
-        raise SourceError(f"{spec.name}: the network does not run on an input of {size}: {_short(error)}") from error
-    path = _with_layout(spec, module, path, raw)
+            by_structure = blocks_by_structure(module, network.classifier(module))
+            raw, blocks = in_forward_order(module, by_structure, lambda: path.raw(module, batch))
+    loaded = _Loaded(network, module, preprocess, default, tuple(blocks), source_head)
+    return _read(spec, loaded, identity, path, raw)
+
+
+def _read(spec: ModelSpec, loaded: _Loaded, identity: dict[str, Any], path: FeaturePath, raw: Tensor) -> TorchEncoder:
+    """The encoder that reads a loaded network at ``path``; ``raw`` is what the network gave there."""
+    path = _with_layout(spec, loaded.module, path, raw)
     features = path.pooled(raw)
     if features.ndim != 2 or not bool(torch.isfinite(features).all()):
         raise SourceError(
             f"{spec.name}: features of a test image have shape {tuple(features.shape)} and are "
             f"{'finite' if bool(torch.isfinite(features).all()) else 'not finite'}; expected finite (1, D)."
         )
-    encoder = TorchEncoder(spec, network, module, preprocess, identity, path)
+    encoder = TorchEncoder(spec, loaded, identity, path)
     encoder.num_features = int(features.shape[1])
-    encoder.blocks = tuple(blocks)
-    encoder.source_head = source_head
-    if spec.weights == "none":
-        encoder.source_head = None  # the head of a random start has no source task
-    elif source_head is None and classifier and path.kind == "head":
-        encoder.source_head = _linear_head(module, classifier, batch, features)
+    classifier = loaded.network.classifier(loaded.module)
+    if spec.weights == "none" or spec.layer is not None or spec.pooling is not None:
+        pass  # the head of a random start has no source task; other readings are not what the head was trained on
+    elif loaded.source_head is not None:
+        encoder.source_head = loaded.source_head
+    elif classifier and path.kind == "head":
+        batch = probe_batch(loaded.preprocess.input_size)
+        encoder.source_head = _linear_head(loaded.module, classifier, batch, features)
     return encoder
+
+
+@contextmanager
+def _refusing(spec: ModelSpec, preprocess: Preprocess) -> Iterator[None]:
+    """Whatever goes wrong in a forward pass on a test image is this model's ``SourceError``."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        size = "x".join(map(str, preprocess.input_size))
+        raise SourceError(f"{spec.name}: the network does not run on an input of {size}: {_short(error)}") from error
 
 
 def probe_batch(input_size: tuple[int, ...]) -> Tensor:

@@ -94,10 +94,7 @@ class TorchvisionSource:
             module.num_prefix_tokens = 1  # the class token, for 'layer' and 'pooling'
         if not head and not isinstance(getattr(module, "features", None), nn.Module):
             raise SourceError(f"{spec.name}: torchvision's {model} has no features that this source knows how to read.")
-        encoder = make_encoder(spec, network, module, preprocess, identity, default, source_head)
-        if spec.layer is not None or spec.pooling is not None:
-            encoder.source_head = None
-        return encoder
+        return make_encoder(spec, network, module, preprocess, identity, default, source_head)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""

@@ -1,0 +1,99 @@
+"""Readings: the layers and poolings at which a model's features are taken, each a row of the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, get_args
+
+from selector.errors import ConfigError, did_you_mean
+from selector.scan.candidate import Candidate
+from selector.zoo import ModelSpec, Pooling
+
+LAST = "last"
+"""The layer whose features a model's own head reads."""
+
+OWN = "own"
+"""The pooling that a model's own head uses."""
+
+Place: TypeAlias = "tuple[str | None, str | None]"
+"""(layer, pooling) of a spec; None is the model's own."""
+
+
+@dataclass(frozen=True)
+class SameNetwork:
+    """Candidates that read one network: one forward pass serves them all."""
+
+    members: tuple[Candidate, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the first member; for messages."""
+        return self.members[0].spec.name
+
+
+def expand(
+    specs: Sequence[ModelSpec], layers: str | Sequence[str] | None, pooling: str | Sequence[str] | None
+) -> list[ModelSpec]:
+    """Each model once a layer and pooling, named ``model@layer/pooling``; the model's own keeps its name.
+
+    Args:
+        specs: frozen entries of a zoo. One that names a layer or a pooling keeps it, beside the others.
+        layers: ``last`` and dotted names of submodules; a comma separates them in a string.
+        pooling: ``own``, ``avg``, ``max``, ``cls``; likewise. None for each model's own.
+
+    Raises:
+        ConfigError: an unknown pooling.
+    """
+    places = _words(layers) or [LAST]
+    kinds = _words(pooling) or [OWN]
+    known = (OWN, *get_args(Pooling))
+    for kind in kinds:
+        if kind not in known:
+            raise ConfigError(f"unknown pooling '{kind}'{did_you_mean(kind, known)} Known: {', '.join(known)}.")
+    if layers is None and pooling is None:
+        return list(specs)
+    readings: dict[str, ModelSpec] = {}
+    for spec in specs:
+        for layer in places:
+            for kind in kinds:
+                named = spec.model_copy(update={"name": _name(spec.name, layer, kind)})
+                reading = at_place(named, spec.layer if layer == LAST else layer, spec.pooling if kind == OWN else kind)
+                readings.setdefault(reading.name, reading)
+    return list(readings.values())
+
+
+def network_of(spec: ModelSpec) -> str:
+    """What a spec says of the network and its input, apart from where its features are read."""
+    settings = {k: v for k, v in spec.feature_settings().items() if k not in ("layer", "pooling")}
+    return json.dumps(settings, sort_keys=True)
+
+
+def place_of(spec: ModelSpec) -> Place:
+    """Where its features are read."""
+    return spec.layer, spec.pooling
+
+
+def at_place(spec: ModelSpec, layer: str | None, pooling: str | None) -> ModelSpec:
+    """The same network read elsewhere."""
+    return spec.model_copy(update={"layer": layer, "pooling": pooling})
+
+
+def by_network(candidates: Iterable[Candidate]) -> list[SameNetwork]:
+    """Candidates of the same network together, in order of first appearance."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(network_of(candidate.spec), []).append(candidate)
+    return [SameNetwork(tuple(members)) for members in groups.values()]
+
+
+def _name(model: str, layer: str, pooling: str) -> str:
+    if layer == LAST and pooling == OWN:
+        return model
+    return f"{model}@{layer}" if pooling == OWN else f"{model}@{layer}/{pooling}"
+
+
+def _words(value: str | Sequence[str] | None) -> list[str]:
+    parts = [] if value is None else value.split(",") if isinstance(value, str) else list(value)
+    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
