@@ -106,11 +106,14 @@ class PriorScore:
             nothing is known.
         origin: how it was made, for a person.
         targets: earlier targets on which this model was measured.
+        weight: share that this value deserves in a combined score, 0..0.5. It depends on what the
+            value rests on, the model's own results or its facts, and on nothing of the pool.
     """
 
     value: float
     origin: str
     targets: int = 0
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,10 @@ class Prior:
     Attributes:
         scores: by model.
         method: the way that won.
-        weight: share that the prior deserves in a combined score, 0..0.5; one for all models.
+        weight: share that values by the winning method deserve in a combined score, 0..0.5.
+        facts_weight: the same for models that were never measured, when the mean rank won: facts are
+            all that is known of them. Published tables do not count for it, because the fixed
+            weights of the facts were fitted on them.
         agreement: mean weighted tau on left-out targets, by method; empty when there were too few
             targets to try.
         targets, rows: of the history that entered.
@@ -131,6 +137,7 @@ class Prior:
     scores: Mapping[str, PriorScore]
     method: Method
     weight: float
+    facts_weight: float = 0.0
     agreement: Mapping[str, float] = field(default_factory=dict)
     targets: int = 0
     rows: int = 0
@@ -145,6 +152,7 @@ class _Column:
     target: str
     models: tuple[str, ...]
     ranks: np.ndarray
+    published: bool = False
 
 
 def static_prior(
@@ -162,7 +170,7 @@ def static_prior(
         facts: of every model of the pool; ``ModelFacts()`` where nothing is known.
         history: results of earlier runs. Only measured ones enter, and none of the same target.
         target: fingerprint of the target that is about to be ranked.
-        target_name: its name; published results of a data set of that name are left out as well,
+        target_name: its name; published results of a data set that it may mean are left out as well,
             since a fact table has no fingerprint.
         strategy: when given, only results of this strategy enter: head-only and full fine-tuning
             order models differently.
@@ -183,15 +191,24 @@ def static_prior(
     values = _predict(method, facts, past, columns, list(facts))
     weights = {"facts": _FIXED, "ridge": _ridge(past, columns)}.get(method, ())
     counts = {m: len({c.target for c in columns if m in c.models}) for m in facts}
+    own = [c for c in columns if not c.published]
+    by_facts = _left_out_agreement(past, columns, judged=own)
+    facts_weight = _weight(by_facts.get("ridge" if method == "ridge" else "facts"), _tried(own))
+    weight = _weight(agreement.get(method), _tried(columns)) if method == "mean rank" else facts_weight
     scores = {
-        model: PriorScore(float(value / _RANK_DEVIATION), _origin(method, facts[model], counts[model]), counts[model])
+        model: PriorScore(
+            float(value / _RANK_DEVIATION),
+            _origin(method, facts[model], counts[model]),
+            counts[model],
+            0.0 if not value else weight if counts[model] else facts_weight,
+        )
         for model, value in zip(facts, values, strict=True)
     }
-    anything = any(score.value for score in scores.values())
     return Prior(
         scores=scores,
         method=method,
-        weight=_weight(agreement.get(method), _tried(columns)) if anything else 0.0,
+        weight=max(score.weight for score in scores.values()),
+        facts_weight=facts_weight,
         agreement=agreement,
         targets=len({c.target for c in columns}),
         rows=sum(len(c.models) for c in columns),
@@ -203,18 +220,26 @@ def static_prior(
 _PRETRAINING: Mapping[str, float] = {
     "in1k": 1.28e6, "in12k": 1.2e7, "in21k": 1.42e7, "in22k": 1.42e7, "openai": 4e8, "laion400m": 4e8,
     "laion2b": 2.3e9, "datacompxl": 1.4e9, "dfn2b": 2e9, "dfn5b": 5e9, "webli": 1e10, "lvd142m": 1.42e8,
-    "lvd1689m": 1.689e9, "merged2b": 2e9, "yfcc15m": 1.5e7, "cifar10": 5e4, "mnist": 6e4,
+    "lvd1689m": 1.689e9, "merged2b": 2e9, "yfcc15m": 1.5e7, "datacomp1b": 1.4e9, "wit400m": 4e8,
+    "jft300m": 3e8, "instagram1b": 9.4e8, "instagram3.6b": 3.6e9, "cifar10": 5e4, "mnist": 6e4, "svhn": 6e5,
+    "usps": 7e3, "none": 0.0,
 }  # fmt: skip
 
 
 def pretraining_images(tag: str) -> float | None:
-    """Images that a pretrained tag in timm's manner names, the largest of several; None when it names none.
+    """Images that a pretrained tag in timm's manner, or a zoo's words, name: the largest of several.
+
+    None when nothing known is named.
 
     >>> pretraining_images("augreg_in21k_ft_in1k"), pretraining_images("unheard")
     (14200000.0, None)
+    >>> pretraining_images("CLIP, LAION-2B, then ImageNet-12k and -1k"), pretraining_images("none, a control")
+    (2300000000.0, 0.0)
     """
-    named = [_PRETRAINING[token] for token in re.split(r"[._\-]", tag.lower()) if token in _PRETRAINING]
-    return max(named, default=None)
+    words = re.sub(r"imagenet-?(?=\d)", "in", tag.lower())
+    # "LAION-2B" is one name here and "laion2b_s34b" holds one; so both readings of a hyphen count
+    tokens = {*re.split(r"[._\-\s,;()]+", words), *re.split(r"[\s,;()]+", words.replace("-", ""))}
+    return max((_PRETRAINING[token] for token in tokens if token in _PRETRAINING), default=None)
 
 
 def _usable(
@@ -240,30 +265,39 @@ def _reason_against(row: Result, target: str, target_name: str, strategy: str) -
         return "lower is better"
     if target and row.target == target:
         return "same target"
-    if row.origin == "published" and _same_name(row.target_name or row.target, target_name):
+    if row.origin == "published" and _names(target_name, row.target_name or row.target):
         return "same target"
     if strategy and row.strategy != strategy:
         return "another strategy"
     return ""
 
 
-def _same_name(first: str, second: str) -> bool:
-    plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in (first, second)]
-    return plain[0] == plain[1] != ""
+def _names(target_name: str, data_set: str) -> bool:
+    """Whether a target's name may mean a published data set: ``Flowers-102 (train)`` means flowers.
+
+    One name too many costs a few rows of history; one too few would show the answer to the prior.
+    """
+    target, published = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (target_name, data_set))
+    more = r"(?!\d)" if published[-1:].isdigit() else ""  # CIFAR-10 is not CIFAR-100
+    return bool(published) and re.search(re.escape(published) + more, target) is not None
 
 
 def _columns(rows: Sequence[tuple[str, Result]]) -> list[_Column]:
     """Ranks by target, strategy and metric; columns that order nothing are left out."""
-    cells: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    cells: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
     for model, row in rows:
-        cells.setdefault((row.target, row.strategy, row.metric), {}).setdefault(model, []).append(row.value)
+        # two published tables of one data set were measured in different ways; runs of this machine in one
+        table = row.run if row.origin == "published" else ""
+        cells.setdefault((row.target, row.strategy, row.metric, table), {}).setdefault(model, []).append(row.value)
+    published = {row.target for _, row in rows if row.origin == "published"}
     columns = []
-    for (target, _, _), by_model in sorted(cells.items()):
+    for (target, _, _, _), by_model in sorted(cells.items()):
         models = tuple(sorted(by_model))
         values = np.array([np.mean(by_model[m]) for m in models])
         if len(set(values.tolist())) > 1:
             # expected places of n uniform draws: a small pool spreads less than a large one
-            columns.append(_Column(target, models, rankdata(values) / (len(values) + 1) - 0.5))
+            ranks = rankdata(values) / (len(values) + 1) - 0.5
+            columns.append(_Column(target, models, ranks, target in published))
     return columns
 
 
@@ -342,14 +376,20 @@ def _standardised(facts: Mapping[str, ModelFacts], models: Sequence[str]) -> np.
     return rows
 
 
-def _left_out_agreement(past: Mapping[str, ModelFacts], columns: Sequence[_Column]) -> dict[str, float]:
-    """Mean weighted tau of every method on targets that it has not seen; empty with too few of them."""
-    if _tried(columns) < _FEWEST_TARGETS:
+def _left_out_agreement(
+    past: Mapping[str, ModelFacts], columns: Sequence[_Column], judged: Sequence[_Column] | None = None
+) -> dict[str, float]:
+    """Mean weighted tau of every method on targets that it has not seen; empty with too few of them.
+
+    ``judged`` are the columns that count; all of them when left out.
+    """
+    judged = columns if judged is None else judged
+    if _tried(judged) < _FEWEST_TARGETS:
         return {}
     taus: dict[str, list[float]] = {method: [] for method in METHODS}
-    for target in sorted({c.target for c in columns}):
+    for target in sorted({c.target for c in judged}):
         rest = [c for c in columns if c.target != target]
-        for column in columns:
+        for column in judged:
             if column.target == target and len(column.models) >= _FEWEST_MODELS:
                 for method in METHODS:
                     tau = weighted_tau(_predict(method, past, past, rest, column.models), column.ranks)

@@ -12,10 +12,11 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points the user's cache folders into the test's own directory."""
+    """Points the user's cache folders and history into the test's own directory."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("SELECTOR_CACHE", str(folder / "cache"))
     monkeypatch.setenv("SELECTOR_STORE", str(folder / "store"))
+    monkeypatch.setenv("SELECTOR_HISTORY", str(folder / "history.sqlite"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

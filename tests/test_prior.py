@@ -100,7 +100,17 @@ def test_no_model_is_an_error():
 
 @pytest.mark.parametrize(
     ("tag", "images"),
-    [("a1_in1k", 1.28e6), ("augreg_in21k_ft_in1k", 1.42e7), ("lvd142m", 1.42e8), ("", None), ("notin1kreally", None)],
+    [
+        ("a1_in1k", 1.28e6),
+        ("augreg_in21k_ft_in1k", 1.42e7),
+        ("lvd142m", 1.42e8),
+        ("", None),
+        ("notin1kreally", None),
+        ("weakly supervised (SWAG), Instagram-3.6B; linear head on ImageNet-1k", 3.6e9),
+        ("supervised, ImageNet-22k and -1k", 1.42e7),
+        ("none, a control that every useful model should beat", 0.0),
+        ("noisy student, JFT-300M and ImageNet-1k", 3e8),
+    ],
 )
 def test_pretraining_images_of_a_tag(tag, images):
     assert pretraining_images(tag) == images
@@ -158,6 +168,27 @@ def test_a_namesake_from_another_source_is_another_model():
     other = static_prior(NOTHING, rows, sources=dict.fromkeys(MODELS, "onnx:y"))
     assert own.scores["m7"].targets == 6
     assert values(other) == [0] * len(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [("oxford_flowers-102", 8), ("flowers", 8), ("Flowers (train).parquet", 8), ("flow", 0), ("", 0), ("my photos", 0)],
+)
+def test_a_target_that_may_mean_a_published_data_set_does_not_see_it(name, left_out):
+    rows = [row(m, "published:flowers", i, origin="published", target_name="flowers") for i, m in enumerate(MODELS)]
+    assert static_prior(NOTHING, rows, target="f00", target_name=name).left_out.get("same target", 0) == left_out
+
+
+def test_two_published_tables_of_a_data_set_are_not_averaged():
+    """One in per cent, one as a fraction: the unit of a table must not matter."""
+    other = [row(m, "e", i, origin="published", run="a") for i, m in enumerate(MODELS)]
+
+    def tables(unit):
+        first = [row(m, "d", 50 + i, origin="published", run="a") for i, m in enumerate(MODELS[:5])]
+        second = [row(m, "d", unit * (40 + i), origin="published", run="b") for i, m in enumerate(MODELS[3:])]
+        return static_prior(NOTHING, [*first, *second, *other])
+
+    assert values(tables(0.01)) == pytest.approx(values(tables(1.0)))
 
 
 # ---------------------------------------------------------------------------- which way wins
@@ -250,7 +281,7 @@ def test_a_model_that_joins_the_pool_reorders_nothing(written):
     joined = {**pool, "m6": ModelFacts(parameters=1e10), "new": ModelFacts(parameters=1e4)}
     after = static_prior(joined, rows)
     assert [after.scores[m].value for m in pool] == pytest.approx(values(before), abs=1e-12)
-    assert after.weight == before.weight
+    assert [after.scores[m].weight for m in pool] == [score.weight for score in before.scores.values()]
     assert after.agreement == before.agreement
 
 
@@ -284,3 +315,16 @@ def test_the_weight_falls_where_the_prior_fails():
     prior = static_prior(NOTHING, table(noise))
     assert max(prior.agreement.values()) < 0.3
     assert prior.weight < WEIGHT_WITHOUT_HISTORY
+
+
+def test_published_tables_vouch_for_models_that_were_measured_not_for_facts():
+    """The fixed weights of the facts were fitted on them."""
+    facts = {m: {"parameters": 10.0 ** (6 + i / 3)} for i, m in enumerate(MODELS)}
+    pool = {"m7": ModelFacts(parameters=1e9), "new": ModelFacts(parameters=1e9), "blank": ModelFacts()}
+    published = static_prior(pool, table(quality(0.02, targets=12), facts, origin="published"))
+    assert published.scores["new"].weight == pytest.approx(WEIGHT_WITHOUT_HISTORY)
+    assert published.scores["blank"].weight == 0
+    measured = static_prior(pool, table(quality(0.02, targets=12)))  # of models whose facts nobody knows
+    assert measured.method == "mean rank"
+    assert measured.scores["m7"].weight == LARGEST_WEIGHT
+    assert 0 < measured.scores["new"].weight == measured.facts_weight < WEIGHT_WITHOUT_HISTORY

@@ -1,20 +1,22 @@
 """Published tables: static baselines, and printed figures beside what their own tables give.
 
     python -m benchmarks.reproduce.published [--out FOLDER] [--draws 200] [--seed 0] [--quick]
-    python -m benchmarks.reproduce.published --history FILE
+    python -m benchmarks.reproduce.published --pack
 
 Reads nothing but the fact tables of this folder. Writes ``published.md`` for people and three
 tables: ``baselines.csv`` (rankings that never look at the target), ``printed.csv`` (every printed
 figure with a verdict) and ``prior_weight.csv`` (what mixing such a ranking with a score gives).
-With ``--history`` it only writes the measured accuracies of torchvision's networks as results that
-``selector history import`` reads, so that the prior of these networks rests on published figures.
+With ``--pack`` it only writes the tables whose networks a zoo can name into the package
+(``selector/published.json``), so that the prior of these networks rests on published figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import platform
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +26,12 @@ import numpy as np
 import scipy
 from scipy.stats import rankdata
 
+import selector
 from benchmarks.reproduce import static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, Check, check_figure, copied_columns
 from benchmarks.reproduce.checks import impossible_hscores as impossible
 from selector.agreement import weighted_tau
-from selector.history import Result, dump
+from selector.history import Result
 from selector.prior import ModelFacts, static_prior
 
 OUT = Path(__file__).parents[1] / "results" / "reproduce"
@@ -38,6 +41,19 @@ WEIGHTS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 MIXED = ("logme", "hscore", "nce", "nleep", "pactran")
 LARGE = 50  # models; beyond it fewer draws, the intervals are narrow
 LOGME, SPIDER, SFDA = "LogME README", "Model Spider README", "SFDA README"
+PACKED = Path(selector.__file__).with_name("published.json")
+PACKED_TABLES = {
+    "sfda_cnn_11x11": ("full", "SFDA, ECCV 2022 (TencentARC/SFDA, tw_group1.py)"),
+    "rept_head_11x11": ("frozen", "arXiv 2504.20121 (alizkzm/pert_robust_platform, tw_group1.py)"),
+    "logme_10x8": ("full", "LogME, ICML 2021 (thuml/Transfer-Learning-Library, model_selection/README.md)"),
+    "tmlr_10x11": ("full", "arXiv 2405.20420 (VirtualSpaceman/tmlr-transferability-benchmark, transf_scores.csv)"),
+}
+ZOO_NAMES = {
+    "Inception V3": "inception_v3", "MobileNet V2": "mobilenet_v2", "MNasNet": "mnasnet1_0",
+    "mobilenetv2_050": "timm:mobilenetv2_050.lamb_in1k", "mobilenetv2_100": "timm:mobilenetv2_100.ra_in1k",
+    "vit_small_patch16_224": "timm:vit_small_patch16_224.augreg_in1k",
+}  # fmt: skip
+SAME_SET = {"oxfordiiitpets": "pets", "oxfordpets": "pets", "stanfordcars": "cars", "flowers102": "flowers"}
 Row = dict[str, object]
 
 
@@ -50,12 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=200, help="of every resampling")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="20 draws")
-    parser.add_argument("--history", type=Path, metavar="FILE", help="write published accuracies as results, no tables")
+    parser.add_argument("--pack", action="store_true", help="write the package's tables, nothing else")
     args = parser.parse_args(argv)
-    if args.history:
-        rows = published_results()
-        args.history.write_text("".join(f"{line}\n" for line in dump(rows)), encoding="utf-8")
-        print(f"wrote {len(rows)} results to {args.history}", file=sys.stderr)
+    if args.pack:
+        PACKED.write_text(packed(), encoding="utf-8")
+        print(f"wrote {PACKED}", file=sys.stderr)
         return 0
     draws = 20 if args.quick else args.draws
     args.out.mkdir(parents=True, exist_ok=True)
@@ -106,30 +121,34 @@ def with_history(table: tables.AccuracyTable) -> np.ndarray:
     return np.array([[by_model[m].value for by_model in scores] for m in table.models])
 
 
-def published_results() -> list[Result]:
-    """Fine-tuned and head-only accuracies of torchvision's networks, as results of a history."""
-    results = []
-    for name, strategy in (("sfda_cnn_11x11", "full"), ("rept_head_11x11", "frozen")):
+def packed() -> str:
+    """The tables that the package carries, as JSON: a line a network, facts by the names of ``ModelFacts``."""
+    found = []
+    for name, (strategy, source) in PACKED_TABLES.items():
         table = tables.accuracies(name)
-        known = _known("sfda_cnn_11x11", table.models)
-        for i, model in enumerate(table.models):
-            full_name = f"torchvision:{model}.IMAGENET1K_V1"
-            for j, dataset in enumerate(table.sets):
-                results.append(
-                    Result(
-                        target=f"published:{dataset}",
-                        target_name=dataset,
-                        model=full_name,
-                        source=full_name,
-                        strategy=strategy,
-                        metric="mean_average_precision" if dataset == "voc2007" else "accuracy",
-                        value=float(table.accuracy[i, j]),
-                        origin="published",
-                        run=name,
-                        facts=known[model],
-                    )
-                )
-    return results
+        known = _known("sfda_cnn_11x11" if name == "rept_head_11x11" else name, table.models)
+        named = {model: name_in_a_zoo(model) for model in table.models}
+        found.append(
+            {
+                "name": name,
+                "source": source,
+                "strategy": strategy,
+                "sets": [SAME_SET.get(s.lower(), s.lower()) for s in table.sets],
+                "models": {
+                    named[model]: {"facts": known[model], "accuracy": [round(float(v), 3) for v in row]}
+                    for model, row in zip(table.models, table.accuracy, strict=True)
+                },
+            }
+        )
+    text = json.dumps({"version": 1, "tables": found}, indent=1)
+    # arrays and the innermost objects on one line: a reader of a diff sees networks, not numbers
+    return re.sub(r"\[[^\[\]{}]*\]|\{[^{}\[\]]*\}", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
+
+
+def name_in_a_zoo(model: str) -> str:
+    """A network of a table as a zoo's source names it; told apart by the ImageNet accuracy beside it."""
+    name = ZOO_NAMES.get(model, model.lower())
+    return name if ":" in name else f"torchvision:{name}.IMAGENET1K_V1"
 
 
 def _known(table: str, models: Sequence[str]) -> dict[str, dict[str, float]]:

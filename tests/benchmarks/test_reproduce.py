@@ -8,8 +8,8 @@ from scipy import stats
 
 from benchmarks.reproduce import published, static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, check_figure, copied_columns, impossible_hscores
-from selector.history import History
 from selector.prior import ModelFacts, static_prior
+from selector.published import published_results
 
 
 @pytest.mark.parametrize("name", tables.ACCURACY_TABLES)
@@ -100,17 +100,21 @@ def test_the_means_of_printed_rows_are_means():
         assert np.mean([v for s, v in by_set.items() if s != "mean"]) == pytest.approx(by_set["mean"], abs=6e-5)
 
 
-def test_published_accuracies_become_a_history_that_ranks_torchvision_networks(tmp_path):
-    file = tmp_path / "published.jsonl"
-    assert published.main(["--history", str(file)]) == 0
-    history = History(tmp_path / "history.sqlite")
-    assert history.import_(file) == 2 * 11 * 11
+def test_the_package_carries_what_the_tables_say():
+    assert published.PACKED.read_text(encoding="utf-8") == published.packed(), "run published.py --pack"
+    rows = {(r.run, r.target_name, r.model): r.value for r in published_results()}
+    assert len(rows) == 11 * 11 + 11 * 11 + 10 * 8 + 10 * 11
+    assert rows["sfda_cnn_11x11", "pets", "torchvision:resnet34.IMAGENET1K_V1"] == 93.5
+    assert rows["logme_10x8", "pets", "torchvision:inception_v3.IMAGENET1K_V1"] == 93.5
+    assert rows["tmlr_10x11", "sun397", "torchvision:densenet121.IMAGENET1K_V1"] == 49.728
+
+
+def test_published_accuracies_rank_torchvision_networks():
     names = [f"torchvision:{m}.IMAGENET1K_V1" for m in tables.accuracies("sfda_cnn_11x11").models]
-    prior = static_prior(
-        dict.fromkeys(names, ModelFacts()), history.results(), target="f00", target_name="CIFAR-100", strategy="full"
-    )
-    assert prior.left_out == {"same target": 2 * 11, "another strategy": 10 * 11}
-    assert (prior.method, prior.targets) == ("mean rank", 10)
+    pool = dict.fromkeys(names, ModelFacts())
+    prior = static_prior(pool, published_results(), target="f00", target_name="CIFAR-100", strategy="full")
+    assert prior.left_out == {"same target": 11 + 11 + 10, "another strategy": 10 * 11}
+    assert prior.method == "mean rank"
     best = max(prior.scores, key=lambda m: prior.scores[m].value)
     assert best == "torchvision:resnet152.IMAGENET1K_V1"
 
