@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from selector.contracts import Score
 from selector.errors import BadImagesError, ConfigError, TargetError
 from selector.results import Ranking
 from selector.store import FeatureStore
-from selector.zoo import ModelSpec
+from selector.zoo import ModelSpec, PreprocessOverrides
 from tests.conftest import image_folder
 
 TINY = [
@@ -68,7 +69,7 @@ def test_a_second_scan_answers_from_the_store_without_torch(photos, tmp_path):
     first = selector.rank(photos, **FAST, store=tmp_path / "store")
     code = f"""
 import sys, json, selector
-from selector.zoo import ModelSpec
+from selector.zoo import ModelSpec, PreprocessOverrides
 zoo = [ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
        ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none")]
 ranking = selector.rank({str(photos)!r}, zoo=zoo, proxies=["knn", "logme"], precision="float32", backend="eager",
@@ -246,7 +247,7 @@ def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
 
 SCAN = """
 import selector, sys
-from selector.zoo import ModelSpec
+from selector.zoo import ModelSpec, PreprocessOverrides
 zoo = [ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
        ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none")]
 print("ready", flush=True)
@@ -305,3 +306,38 @@ def test_two_scans_into_one_store_at_once(photos, tmp_path):
     first, second = (table(selector.load_ranking(tmp_path / f"run{i}")) for i in range(2))
     assert first == second
     assert FeatureStore(tmp_path / "store").verify().damaged == ()
+
+
+# ---------------------------------------------------------------------------- ahead
+
+
+def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(photos, tmp_path, monkeypatch):
+    from selector.scan import ahead
+
+    threads: dict[str, str] = {}
+    load = ahead._Loading._run
+
+    def spied(self, loading) -> None:
+        threads[self.spec.name] = threading.current_thread().name
+        load(self, loading)
+
+    monkeypatch.setattr(ahead._Loading, "_run", spied)
+    zoo = [TINY[0], ModelSpec(name="crashes", source="python:tests.networks:explodes"), TINY[1]]
+    ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store")
+    assert threads["crashes"] == "selector-load"
+    assert "the factory exploded" in ranking["crashes"].reason
+    assert ranking["tiny-vit"].status == "ok"
+    calm = selector.rank(photos, **FAST, store=tmp_path / "calm")
+    assert {m.name: m.evidence for m in ranking if m.status == "ok"} == {m.name: m.evidence for m in calm}
+
+
+def test_images_are_decoded_once_for_all_sizes_that_are_known_beforehand(photos, tmp_path):
+    def sized(side: int) -> ModelSpec:
+        said = {"input_size": [3, side, side], "interpolation": "bilinear", "crop_pct": 1.0}
+        return TINY[0].model_copy(update={"name": f"at{side}", "preprocess": PreprocessOverrides(**said)})
+
+    decoded: list[int] = []
+    told = lambda p: decoded.append(p.done) if p.stage == "decode" and p.done == p.total else None  # noqa: E731
+    zoo = [sized(32), sized(64), sized(96)]
+    selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store", progress=told)
+    assert decoded == [60]

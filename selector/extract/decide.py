@@ -34,6 +34,10 @@ MIN_COSINE = 0.995  # median centred cosine with the float32 features
 MIN_NEIGHBOURS = 0.95  # share of images whose nearest neighbour stays the same
 WORTH_A_TRY = 5.0  # seconds that eager torch must need before a backend that was never measured here is tried
 REMEMBERED = 16  # measurements a backend that its median is taken of
+_WORTH_TUNING = 128  # batches to be read before the search for a batch size pays for itself
+_TIMED_BATCHES = 3
+_MIN_BATCH, _MAX_BATCH = 4, 1024
+_NOTABLY = 1.03  # a gain below is noise
 _SAME = 0.99  # centred cosine below which a converted network is not the same network
 
 
@@ -109,18 +113,25 @@ def decide(
         The decision, and the backend ready to run.
     """
     trial = _Trial(encoder, device, batch_size, sample[:JUDGED_ON], cache, run)
-    if encoder.module is None:
+    name, chosen = _chosen(trial, backend, precision, rows_expected, store)
+    ready = _tuned(trial, name, chosen, rows_expected, store)
+    return trial.decision(name, chosen, ready), ready
+
+
+def _chosen(
+    trial: _Trial, backend: str, precision: str, rows_expected: int, store: FeatureStore | None
+) -> tuple[str, str]:
+    """(backend, precision)."""
+    if trial.encoder.module is None:
         if backend not in ("auto", "eager") or precision not in ("auto", "float32"):
-            logger.info("%s is not a torch network: it runs as it is, in float32", encoder.name)
-        return trial.decision("eager", "float32"), trial.backend("eager", "float32")
+            logger.info("%s is not a torch network: it runs as it is, in float32", trial.encoder.name)
+        return "eager", "float32"
     if backend != "auto":
         return _forced(trial, backend, precision)
-    for other in _others(device):
+    for other in _others(trial.device):
         if _pays(trial, other, precision, rows_expected, store) and _faster(trial, other, store):
-            chosen = _lowered(trial, other, precision)
-            return trial.decision(other, chosen), trial.backend(other, chosen)
-    chosen = _lowered(trial, "eager", precision)
-    return trial.decision("eager", chosen), trial.backend("eager", chosen)
+            return other, _lowered(trial, other, precision)
+    return "eager", _lowered(trial, "eager", precision)
 
 
 class _Trial:
@@ -188,8 +199,17 @@ class _Trial:
         each = [agreement(a, b) for a, b in zip(expected, found, strict=True)]
         return Agreement(min(a.cosine for a in each), min(a.neighbours for a in each), each[0].images)
 
-    def decision(self, name: str, precision: str) -> Decision:
-        backend = self.backend(name, precision)
+    def rate_of(self, backend: Backend) -> float:
+        """Images a second, of the fastest of a few batches after a warm-up."""
+        pixels = np.resize(self.sample, (backend.batch_size, *self.sample.shape[1:]))
+        times = []
+        for _ in range(1 + _TIMED_BATCHES):
+            started = time.perf_counter()
+            self._run(backend, pixels)
+            times.append(time.perf_counter() - started)
+        return backend.batch_size / min(times[1:])
+
+    def decision(self, name: str, precision: str, backend: Backend) -> Decision:
         facts: dict[str, Any] = {"judged_on": len(self.sample)}
         if precision != "float32" and (name, "float32") in self._features:
             near = self.agreement(name, precision, reference=name)
@@ -197,7 +217,49 @@ class _Trial:
         return Decision(backend.name, backend.precision, backend.batch_size, facts)
 
 
-def _forced(trial: _Trial, backend: str, precision: str) -> tuple[Decision, Backend]:
+def batch_size_of(
+    store: FeatureStore | None, encoder: Encoder, backend: str, precision: str, device: str
+) -> int | None:
+    """The batch size that was found for a network on this machine, or None."""
+    found = store.get("batch", _network(encoder, backend, precision, device)) if store is not None else None
+    return int(found["batch_size"]) if found else None
+
+
+def remember_batch_size(
+    store: FeatureStore | None, encoder: Encoder, backend: str, precision: str, device: str, size: int
+) -> None:
+    """Keep the batch size of a network on this machine; it is in no key of features."""
+    if store is not None:
+        store.put("batch", _network(encoder, backend, precision, device), {"batch_size": size})
+
+
+def _tuned(trial: _Trial, name: str, precision: str, rows_expected: int, store: FeatureStore | None) -> Backend:
+    """The backend with the batch size that runs fastest here: twice or half as large as long as that helps.
+
+    Networks compiled for one shape keep theirs: compiling again costs more than the few per cent
+    that the size makes there (benchmarks/bench_extract.py).
+    """
+    best = trial.backend(name, precision)
+    known = batch_size_of(store, trial.encoder, name, precision, trial.device)
+    if known is not None:
+        return (best.resized(known) if known != best.batch_size else best) or best
+    if rows_expected < _WORTH_TUNING * best.batch_size or best.resized(2 * best.batch_size) is None:
+        return best
+    rate = trial.rate_of(best)
+    for larger in (False, True):
+        start = best
+        while _MIN_BATCH <= (size := 2 * best.batch_size if larger else best.batch_size // 2) <= _MAX_BATCH:
+            other = best.resized(size)
+            if other is None or (reached := trial.rate_of(other)) < _NOTABLY * rate:
+                break
+            best, rate = other, reached
+        if best is not start:
+            break
+    remember_batch_size(store, trial.encoder, name, precision, trial.device, best.batch_size)
+    return best
+
+
+def _forced(trial: _Trial, backend: str, precision: str) -> tuple[str, str]:
     reason = why_not(backend, trial.device)
     if reason:
         raise SourceError(f"backend '{backend}' cannot run here: {reason}.")
@@ -208,8 +270,7 @@ def _forced(trial: _Trial, backend: str, precision: str) -> tuple[Decision, Back
                 f"{trial.encoder.name}: {backend} gives other features than torch in float32 (median centred cosine "
                 f"{near.cosine:.3f}, expected at least {_SAME}); use backend 'eager'."
             )
-    chosen = _lowered(trial, backend, precision)
-    return trial.decision(backend, chosen), trial.backend(backend, chosen)
+    return backend, _lowered(trial, backend, precision)
 
 
 def _lowered(trial: _Trial, backend: str, precision: str) -> str:
@@ -286,6 +347,10 @@ def _machine(backend: str, device: str) -> dict[str, Any]:
     from selector.system import cpu_model
 
     return {"backend": backend, "device": device, "cpu": cpu_model(), "cores": os.cpu_count()}
+
+
+def _network(encoder: Encoder, backend: str, precision: str, device: str) -> dict[str, Any]:
+    return {"encoder": encoder.identity, "precision": precision, **_machine(backend, device)}
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from selector.contracts import Encoder, Progress, ProgressCallback, no_progress
 from selector.errors import ConfigError, SourceError
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
-from selector.extract.decide import JUDGED_ON, Decision, decide
+from selector.extract.decide import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.together import parts
 from selector.store import Entry, FeatureStore
 
@@ -49,14 +49,14 @@ class Runner:
     """
 
     def __init__(
-        self, encoder: Encoder, device: str, decision: Decision, backend: Backend, cache: Path | None = None
+        self, encoder: Encoder, device: str, decision: Decision, backend: Backend, store: FeatureStore | None = None
     ) -> None:
         self.encoder = encoder
         self.device = device
         self.identity = {"backend": decision.backend, "precision": decision.precision}
         self.facts: dict[str, Any] = {"batch_size": decision.batch_size, "device": device, **decision.facts}
         self._backend = backend
-        self._cache = cache
+        self._store = store
 
     @property
     def batch_size(self) -> int:
@@ -115,10 +115,13 @@ class Runner:
             )
         logger.warning("%s: out of memory on %s; going on with batches of %d", self.encoder.name, self.device, size)
         _release_memory(self.device)
+        backend, precision = self.identity["backend"], self.identity["precision"]
+        cache = self._store.compiled_folder if self._store is not None else None
         self._backend = self._backend.resized(size) or open_backend(
-            self.identity["backend"], self.encoder, self.device, self.identity["precision"], size, self._cache
+            backend, self.encoder, self.device, precision, size, cache
         )
         self.facts["batch_size"] = size
+        remember_batch_size(self._store, self.encoder, backend, precision, self.device, size)
 
 
 def open_runner(
@@ -155,15 +158,17 @@ def open_runner(
     batch_size = _CPU_BATCH if device == "cpu" else _GPU_BATCH
     known = _still_valid(encoder, decided, device, precision, rows_expected)
     if known is not None:
+        size = batch_size_of(store, encoder, known.backend, known.precision, device)
+        known = known if size is None else replace(known, batch_size=size)
         opened = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
-        return Runner(encoder, device, known, opened, cache)
+        return Runner(encoder, device, known, opened, store)
 
     def run(candidate: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         plain = Decision(candidate.name, candidate.precision, candidate.batch_size)
-        return Runner(encoder, device, plain, candidate, cache).encode(pixels)
+        return Runner(encoder, device, plain, candidate).encode(pixels)
 
     decision, ready = decide(encoder, device, precision, backend, batch_size, sample, rows_expected, cache, store, run)
-    return Runner(encoder, device, decision, ready, cache)
+    return Runner(encoder, device, decision, ready, store)
 
 
 def extract_rows(

@@ -15,6 +15,7 @@ from selector import sources, targets
 from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target
 from selector.engine import failure_of
 from selector.errors import SourceError
+from selector.scan.ahead import LoadAhead
 from selector.scan.candidate import Candidate
 from selector.scan.items import Rows, hashes_of, stratified
 from selector.scan.readings import Place, SameNetwork, at_place, network_of, place_of
@@ -59,6 +60,9 @@ class Extraction:
         self.notify = notify
         self.seconds: dict[str, float] = {"decode": 0.0, "extract": 0.0}
         self._pixels: dict[str, Pixels] = {}
+        self._ahead = LoadAhead(self._load)
+        self._upcoming: list[ModelSpec] = []
+        self._asked: dict[str, dict[str, Any]] = {}
         self._rows: dict[float, Rows] = {}
 
     def rows(self, share: float = 1.0) -> Rows:
@@ -70,6 +74,18 @@ class Extraction:
             order = stratified(self.target, self.target.indices("train", "val"))
             known = self._rows[share] = Rows(self.target, np.sort(order[: max(2, round(share * len(order)))]))
         return known
+
+    def expect(self, networks: Sequence[SameNetwork], share: float) -> None:
+        """Say what ``run`` will be asked for next, so that images are decoded once for all of it and
+        the weights of the next network are loaded while one runs."""
+        self._upcoming = []
+        for network in networks:
+            try:
+                lacking = [c.spec for c in network.members if self._lacks(c.spec, self.rows(share).hashes)]
+            except Exception as error:  # noqa: BLE001  raised again, and reported, when it is this network's turn
+                log.debug("%s: %s", network.name, error)
+            else:
+                self._upcoming += lacking[:1]
 
     def run(self, network: SameNetwork, share: float) -> None:
         """Give the candidates of one network the entries that hold their rows of a round.
@@ -84,6 +100,7 @@ class Extraction:
                 pending.append(candidate)
         if not pending:
             return
+        self._upcoming = [spec for spec in self._upcoming if network_of(spec) != network_of(pending[0].spec)]
         started = time.perf_counter()
         found = self._extract([candidate.spec for candidate in pending], lambda: self.rows(share).indices)
         seconds = time.perf_counter() - started
@@ -113,22 +130,24 @@ class Extraction:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """The encoder of a spec."""
-        check_trusted(spec, self.trusted)
         self.notify(Progress("load", 0, 1, "models", spec.name))
-        return sources.registry.get(spec.source_name).load(spec)
+        return self._ahead.take(spec)
 
     def pixels(self, preprocess: Preprocess) -> Pixels:
-        """Every item of the target, decoded and resized once for all models that share the size."""
-        from selector.extract.pixels import open_pixels
+        """Every item of the target, decoded and resized once for all models that share the size.
+
+        Sizes of the models to come are made in the same go, where they are known beforehand.
+        """
+        from selector.extract.pixels import open_pixels_many
 
         key = preprocess.pixels_key()
         if key not in self._pixels:
             started = time.perf_counter()
-            pixels, bad = open_pixels(
+            opened, bad = open_pixels_many(
                 self.target.items,
                 self.target.hashes,
                 self.target.names,
-                preprocess,
+                [preprocess, *self._sizes_to_come(preprocess)],
                 folder=self.store.pixels_folder,
                 on_bad=self.on_bad,
                 progress=self.notify,
@@ -139,11 +158,49 @@ class Extraction:
                 self.target = targets.without(self.target, bad)
                 self._pixels.clear()
                 return self.pixels(preprocess)
-            self._pixels[key] = pixels
+            self._pixels |= opened
         return self._pixels[key]
 
+    def _sizes_to_come(self, preprocess: Preprocess) -> list[Preprocess]:
+        """What the upcoming models will ask for, as the zoo or an earlier scan says, as far as there is room.
+
+        A wrong guess costs some decoding: pixels are addressed by what a model really asks for.
+        """
+        from selector.extract.pixels import DEFAULT_MAX_SIZE
+
+        known: dict[str, Preprocess] = {}
+        room = DEFAULT_MAX_SIZE / 4
+        for spec in self._upcoming:
+            expected = self._expected(spec)
+            if expected is None or expected.pixels_key() in {preprocess.pixels_key(), *self._pixels, *known}:
+                continue
+            room -= len(self.target) * 3 * expected.input_size[1] * expected.input_size[2]
+            if room < 0:
+                break
+            known[expected.pixels_key()] = expected
+        return list(known.values())
+
+    def _expected(self, spec: ModelSpec) -> Preprocess | None:
+        remembered = self.store.get("preprocess", {"network": network_of(spec)})
+        if remembered is not None:
+            return Preprocess.from_dict(remembered)
+        said = spec.preprocess.changes()
+        return Preprocess().overridden(said) if {"input_size", "interpolation", "crop_pct"} <= set(said) else None
+
+    def _load(self, spec: ModelSpec) -> Encoder:
+        check_trusted(spec, self.trusted)
+        return sources.registry.get(spec.source_name).load(spec)
+
+    def _lacks(self, spec: ModelSpec, hashes: Sequence[str]) -> bool:
+        check_trusted(spec, self.trusted)
+        entry = self.store.resolve(self._wanted(spec))
+        return entry is None or len(entry.missing(hashes)) > 0
+
     def _wanted(self, spec: ModelSpec) -> dict[str, Any]:
-        return wanted_of(spec, **self.settings)
+        key = json.dumps([spec.feature_settings(), spec.base], sort_keys=True)
+        if key not in self._asked:  # a source may ask the hub
+            self._asked[key] = wanted_of(spec, **self.settings)
+        return self._asked[key]
 
     def _extract(self, specs: Sequence[ModelSpec], indices: Callable[[], np.ndarray]) -> list[Entry | SourceError]:
         """Load, decide and extract under one lock, so that processes beside this one wait and then find all done.
@@ -228,6 +285,8 @@ class Extraction:
         """Run an encoder over the items that its readings (``specs``) lack."""
         from selector.extract.encode import extract_together, open_runner
 
+        if self._expected(specs[0]) != encoder.preprocess:
+            self.store.put("preprocess", {"network": network_of(specs[0])}, encoder.preprocess.to_dict())
         pixels = self.pixels(encoder.preprocess)  # may take bad images out of the target
         rows = indices()
         hashes = hashes_of(self.target, rows)
@@ -249,6 +308,8 @@ class Extraction:
             entry = self._begun(spec, reading, runner, [place_of(mate) for mate in specs])
             missing[entry.missing(hashes)] = True
             entries.append(entry)
+        if self._upcoming:
+            self._ahead.start(self._upcoming[0])
         started = time.perf_counter()
         failures = extract_together(
             runner, entries, pixels, self.target.hashes, rows[missing], self.notify, model=specs[0].name

@@ -30,7 +30,9 @@ def run_rounds(
     for share in ROUNDS if dropping else (1.0,):
         running = [c for c in candidates if not c.failure and not c.stopped]
         # features of every model first: an image found to be bad on the way leaves the target for all
-        jobs = engine.map(partial(extraction.run, share=share), by_network(running), fatal=(StoreError, ConfigError))
+        networks = by_network(running)
+        extraction.expect(networks, share)
+        jobs = engine.map(partial(extraction.run, share=share), networks, fatal=(StoreError, ConfigError))
         for extracted in jobs:
             for candidate in extracted.item.members if extracted.failure else ():
                 candidate.failure = extracted.failure

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -618,3 +619,53 @@ def test_a_gpu_gives_the_features_of_the_cpu(small: Small, precision: str) -> No
     pixels = pictures(700)
     runner = open_runner(small, device="cuda", precision=precision, backend="eager", sample=pixels, rows_expected=700)
     assert agreement(reference(small, pixels), runner.encode(pixels)).cosine > 0.999
+
+
+# ---------------------------------------------------------------------------- batch size
+
+
+class Sleepy(nn.Module):
+    """Takes a fixed time an image, and more in batches that are not of its favourite size."""
+
+    def __init__(self, favourite: int) -> None:
+        super().__init__()
+        self.favourite = favourite
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        away = abs(np.log2(len(x) / self.favourite))
+        time.sleep(len(x) * 1e-3 * (1 + away))
+        return self.weight * x.mean((2, 3))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine would be what is measured."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("favourite", [4, 32])
+def test_the_batch_size_is_searched_once_and_remembered(favourite: int, tmp_path: Path, one_thread: None) -> None:
+    encoder, pixels, store = Small(Sleepy(favourite), 3), pictures(128), FeatureStore(tmp_path)
+    asked = {**PLAIN, "sample": pixels, "rows_expected": 5000, "store": store}
+    runner = open_runner(encoder, **asked)
+    assert runner.batch_size == runner.facts["batch_size"] == favourite
+    encoder.module.favourite = 16  # what is remembered is not measured again
+    assert open_runner(encoder, **asked).batch_size == favourite
+    facts = {**runner.facts, **runner.identity, "batch_size": 16}
+    assert open_runner(encoder, **asked, decided=facts).batch_size == favourite
+
+
+def test_few_images_are_not_worth_a_search(tmp_path: Path) -> None:
+    encoder = Small(Sleepy(4), 3)
+    runner = open_runner(encoder, **PLAIN, sample=pictures(128), rows_expected=500, store=FeatureStore(tmp_path))
+    assert runner.batch_size == 16
+
+
+def test_a_batch_size_that_memory_forced_is_remembered(tmp_path: Path) -> None:
+    encoder, pixels, store = Small(Greedy(10), 3), pictures(40), FeatureStore(tmp_path)
+    open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40, store=store).encode(pixels)
+    assert open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40, store=store).batch_size == 8
