@@ -3,8 +3,9 @@
 Every member is put on one scale that depends on the target alone, never on the other models, so
 that adding a model reorders nothing: *skill*, 0 for a model that knows nothing about the labels
 and 1 for one that knows them all. The evidence is the mean skill of the members, equal weights,
-one member a family. Intervals come from the same deleted blocks of rows for every model, so that
-errors which all models share cancel in the differences.
+one member a family, moved by what was known of the model beforehand (``selector.prior``). Intervals
+come from the same deleted blocks of rows for every model, so that errors which all models share
+cancel in the differences.
 
 They describe sampling noise: how the order could change with other images of the same kind. How
 well proxies predict fine-tuned accuracy at all is another question (docs/evidence.md).
@@ -14,14 +15,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from selector.contracts import LabelKind, Score
+from selector.prior import Prior, PriorScore
+from selector.results import PriorCell
 
 DRAWS = 4000
+SKILL_PER_DEVIATION = 0.15
+"""How far models of a pool lie apart in skill per standard deviation of their rank: what puts the prior,
+which is in deviations of rank, on the scale of the members. Frozen, so that the pool cannot move it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,14 @@ class Evidence:
     """The combined score of one model.
 
     Attributes:
-        value: mean skill of the members; 0 is chance, 1 is perfect.
+        value: ``skill`` moved by ``prior``: what orders the models.
         low, high: 90 % interval; equal to ``value`` when the members came without blocks.
         p_best, p_top_k: probability of being the first, or among the first k, of this pool.
         tied: not distinguishable from the first model (90 % interval of the paired difference
             includes zero).
+        skill: mean skill of the members; 0 is chance, 1 is perfect.
+        prior: what was known of the model beforehand moves ``value`` by this much.
+        known: the prior itself; None without one.
         members: skill by proxy.
     """
 
@@ -43,6 +52,9 @@ class Evidence:
     p_best: float
     p_top_k: float
     tied: bool
+    skill: float
+    prior: float = 0.0
+    known: PriorScore | None = None
     members: Mapping[str, float] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
@@ -54,6 +66,9 @@ class Evidence:
             "p_best": self.p_best,
             "p_top_k": self.p_top_k,
             "tied": self.tied,
+            "skill": self.skill,
+            "members": dict(self.members),
+            "prior": None if self.known is None else PriorCell(self.prior, **asdict(self.known)),
         }
 
 
@@ -124,7 +139,12 @@ with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
 
 
 def combine(
-    scores: Mapping[str, Mapping[str, Score]], facts: LabelFacts, *, top_k: int = 3, seed: int = 0
+    scores: Mapping[str, Mapping[str, Score]],
+    facts: LabelFacts,
+    *,
+    prior: Prior | None = None,
+    top_k: int = 3,
+    seed: int = 0,
 ) -> dict[str, Evidence]:
     """Evidence of every model that has at least one member's score.
 
@@ -132,6 +152,7 @@ def combine(
         scores: model -> proxy -> score. Members that some model lacks are left out for all, since
             means over different members cannot be compared.
         facts: of the labels that the scores were computed with.
+        prior: what was known of the models; those that it lacks count as average.
         top_k: for ``p_top_k``.
         seed: of the draws behind the probabilities.
     Returns:
@@ -144,7 +165,10 @@ def combine(
         return {}
     names = list(scores)
     skills = {m: {p: float(scales[p](np.asarray(scores[m][p].value), facts)) for p in members} for m in names}
-    values = np.array([np.mean(list(skills[m].values())) for m in names])
+    means = np.array([np.mean(list(skills[m].values())) for m in names])
+    known = {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
+    shifts = np.array([shift(known[m]) if m in known else 0.0 for m in names])
+    values = means + shifts
     deviations = _deviations([[scores[m][p] for p in members] for m in names], [scales[p] for p in members], facts)
     p_best, p_top = _probabilities(values, deviations, top_k, seed)
     first = int(np.argmax(values))
@@ -159,10 +183,22 @@ def combine(
             p_best=float(p_best[i]),
             p_top_k=float(p_top[i]),
             tied=bool(values[first] - values[i] <= quantile * to_first[i]),
+            skill=float(means[i]),
+            prior=float(shifts[i]),
+            known=known.get(name),
             members=skills[name],
         )
         for i, name in enumerate(names)
     }
+
+
+def shift(known: PriorScore) -> float:
+    """What a prior of weight w adds to a skill.
+
+    (1 - w) · skill + w · ``SKILL_PER_DEVIATION`` · prior, divided by 1 - w: the same order, and a
+    model of which nothing is known keeps its skill.
+    """
+    return known.weight / (1 - known.weight) * SKILL_PER_DEVIATION * known.value
 
 
 def out_of_reach(evidence: Mapping[str, Evidence], top_k: int) -> list[str]:

@@ -43,6 +43,53 @@ class ScoreCell:
 
 
 @dataclass(frozen=True)
+class PriorCell:
+    """What was known of a model before its target was looked at.
+
+    Attributes:
+        shift: what it adds to the model's skill in the evidence.
+        value: standard deviations of rank above the average model.
+        origin: what that rests on, for a person.
+        targets: earlier targets on which the model was measured.
+        weight: share of this member in the evidence, 0..0.5.
+    """
+
+    shift: float
+    value: float
+    origin: str
+    targets: int = 0
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class PredictedValue:
+    """A measured metric as it is expected, calibrated on confirmed pairs; never shown among measured figures.
+
+    Attributes:
+        value, low, high: with its 90 % interval, from the residuals of the pairs.
+        metric, strategy: what is predicted.
+        pairs, targets: how many confirmed models on how many targets it was calibrated on.
+    """
+
+    value: float
+    low: float
+    high: float
+    metric: str
+    strategy: str
+    pairs: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """Something a reader should know before trusting the table: a code for programs, a sentence, the numbers in it."""
+
+    code: str
+    text: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One fine-tuned model, measured.
 
@@ -89,6 +136,8 @@ class ModelResult:
     ``evidence`` is the combined score that ranks unmeasured models, with its 90 % interval, the
     probabilities of being the best and among the best k, and ``tied`` for models that the rows
     cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
+    It is ``skill`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
+    known of the model without the target, by the names of ``prior.ModelFacts``.
     """
 
     name: str
@@ -103,6 +152,11 @@ class ModelResult:
     p_best: float | None = None
     p_top_k: float | None = None
     tied: bool = False
+    skill: float | None = None
+    members: Mapping[str, float] = field(default_factory=dict)
+    prior: PriorCell | None = None
+    predicted: PredictedValue | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, ScoreCell] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
     num_features: int | None = None
@@ -128,7 +182,10 @@ class Ranking:
         settings: what the run was asked for; enough to run it again.
         versions: of the libraries and the machine.
         models: in rank order.
-        warnings: what a reader should know before trusting the table.
+        warnings: what a reader should know before trusting the table, in words.
+        caveats: those of the warnings that come with a code and numbers.
+        prior: how the prior was made and what of the history entered, as plain JSON: method, weight,
+            agreement on left-out targets, history (a snapshot), published; empty without a prior.
         seconds: by stage.
         confirmation: how the tournament went, as plain JSON: history (every training of every
             rung), epsilon_best, advice, p_best, settled; empty before a confirmation.
@@ -142,6 +199,8 @@ class Ranking:
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     confirmation: Mapping[str, Any] = field(default_factory=dict)
+    caveats: tuple[Caveat, ...] = ()
+    prior: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     loaded_target: Target | None = field(default=None, repr=False, compare=False)
 
@@ -182,8 +241,8 @@ class Ranking:
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a model, in rank order; scores and measured figures in columns of their own.
 
-        Columns: rank, model, source, status, reason, evidence, one a proxy with ``_low`` and
-        ``_high`` where intervals were computed, then ``measured_<strategy>_val|test``.
+        Columns: rank, model, source, status, reason, evidence, skill, prior, one a proxy with
+        ``_low`` and ``_high`` where intervals were computed, then ``measured_<strategy>_val|test``.
         """
         import pandas as pd
 
@@ -238,6 +297,7 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
         )
     data["models"] = tuple(_model(entry) for entry in data["models"])
     data["warnings"] = tuple(data["warnings"])
+    data["caveats"] = tuple(Caveat(**entry) for entry in data.get("caveats", ()))
     data["path"] = file.parent
     return Ranking(**data)
 
@@ -269,7 +329,14 @@ def _model(entry: dict[str, Any]) -> ModelResult:
         Measurement(**{**m, "resolution": m["resolution"] and tuple(m["resolution"])})
         for m in entry.pop("measurements")
     )
-    return ModelResult(**entry, scores=scores, measurements=measurements)
+    prior, predicted = entry.pop("prior", None), entry.pop("predicted", None)
+    return ModelResult(
+        **entry,
+        scores=scores,
+        measurements=measurements,
+        prior=None if prior is None else PriorCell(**prior),
+        predicted=None if predicted is None else PredictedValue(**predicted),
+    )
 
 
 def _flat(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
@@ -285,7 +352,13 @@ def _flat(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "p_best": model.p_best,
         "p_top_k": model.p_top_k,
         "tied": model.tied,
+        "skill": model.skill,
     }
+    if model.prior is not None:
+        row |= {"prior": model.prior.shift, "prior_weight": model.prior.weight, "prior_origin": model.prior.origin}
+    if model.predicted is not None:
+        told = f"predicted_{model.predicted.strategy}_{model.predicted.metric}"
+        row |= {told: model.predicted.value, f"{told}_low": model.predicted.low, f"{told}_high": model.predicted.high}
     for proxy in proxies:
         cell = model.scores.get(proxy, ScoreCell(None))
         row[proxy] = cell.value

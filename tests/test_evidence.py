@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from selector.contracts import LabelKind, Score
-from selector.evidence import LabelFacts, combine, out_of_reach
+from selector.evidence import SKILL_PER_DEVIATION, LabelFacts, combine, out_of_reach
+from selector.history import Result
+from selector.prior import ModelFacts, Prior, PriorScore, static_prior
 
 LABELS = np.repeat(np.arange(4), 50)
 FACTS = LabelFacts.of(LABELS, LabelKind.CLASSES)
@@ -99,3 +101,38 @@ def test_jackknife_interval_of_a_mean_matches_the_textbook():
     evidence = combine({"m": {"knn": Score(float(blocks.mean()), blocks=left_out)}}, facts)["m"]
     half = t.ppf(0.95, 9) * blocks.std(ddof=1) / math.sqrt(10)
     assert evidence.high - evidence.value == pytest.approx(half)
+
+
+# ---------------------------------------------------------------------------- the prior
+
+
+def test_the_prior_is_a_member_of_its_weight(pool):
+    """The order is that of (1 - w) skill + w s prior; a model of which nothing is known keeps its skill."""
+    prior = Prior({"good": PriorScore(0.0, "nothing", 0, 0.4), "fair": PriorScore(2.0, "facts", 0, 0.4)}, "facts", 0.4)
+    plain, with_prior = combine(pool, FACTS), combine(pool, FACTS, prior=prior)
+    for name in ("good", "poor"):
+        assert with_prior[name].value == with_prior[name].skill == plain[name].value
+    fair = with_prior["fair"]
+    mixed = 0.6 * plain["fair"].value + 0.4 * SKILL_PER_DEVIATION * 2.0
+    assert fair.value == pytest.approx(mixed / 0.6)
+    assert fair.value == pytest.approx(fair.skill + fair.prior)
+    assert fair.high - fair.low == pytest.approx(
+        plain["fair"].high - plain["fair"].low
+    )  # rows only: no error of its own
+    assert fair.fields()["prior"].weight == 0.4
+
+
+def test_a_model_that_joins_reorders_nothing_with_a_prior_either(pool):
+    facts = {"good": ModelFacts(parameters=1e6), "fair": ModelFacts(parameters=3e8), "poor": ModelFacts()}
+    history = [
+        Result(f"t{t}", m, "accuracy", float(i + t % 2), facts={"parameters": 10.0 ** (6 + i)})
+        for t in range(6)
+        for i, m in enumerate(("fair", "other", "good"))
+    ]
+    few = {n: pool[n] for n in ("good", "fair")}
+    before = combine(few, FACTS, prior=static_prior({n: facts[n] for n in few}, history))
+    after = combine(pool, FACTS, prior=static_prior(facts, history))
+    assert before["fair"].prior != 0
+    for name in few:
+        assert after[name].value == pytest.approx(before[name].value, abs=1e-12)
+        assert after[name].low == pytest.approx(before[name].low, abs=1e-12)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from selector.cli import demo, doctor, models, proxies, results, runs, store
+from selector.cli import demo, doctor, history, models, proxies, results, runs, store
 
 app = typer.Typer(
     help="Which pretrained model should I start from, and how should I transfer it?",
@@ -44,3 +44,4 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="zoo")
 app.add_typer(store.app, name="store")
+app.add_typer(history.app, name="history")

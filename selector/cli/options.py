@@ -79,6 +79,14 @@ Offline = Annotated[
     bool,
     typer.Option("--offline", help="Use no network: only weights that are on this machine.", rich_help_panel=_MACHINE),
 ]
+History = Annotated[
+    bool,
+    typer.Option(
+        "--history/--no-history",
+        help="Use what was measured before ('selector history list') and add to it.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of splits, subsamples and training.", rich_help_panel=_MACHINE)]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many models to fine-tune.", rich_help_panel=_CONFIRM)]
 Budget = Annotated[

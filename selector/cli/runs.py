@@ -55,6 +55,7 @@ def scan(
     store: o.Store = None,
     out: o.Out = None,
     offline: o.Offline = False,
+    history: o.History = True,
     seed: o.Seed = 0,
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="Compute 90 % intervals and probabilities.")
@@ -109,6 +110,7 @@ def scan(
             intervals=intervals,
             drop=drop,
             out=out,
+            history=history,
             progress=progress,
         )
     if ranking.path is None and ranking.loaded_target is not None:  # the library saves only when asked
@@ -130,6 +132,7 @@ def confirm(
     store: o.Store = None,
     out: o.Out = None,
     offline: o.Offline = False,
+    history: o.History = True,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> int:
@@ -151,6 +154,7 @@ def confirm(
             store=store,
             out=out,
             offline=offline,
+            history=history,
             progress=progress,
         )
     return _finish(ranking, as_json=json)

@@ -62,6 +62,8 @@ def command(ranking: Ranking) -> str | None:
         words.append("--offline")
     if settings.get("intervals") is False:
         words.append("--no-intervals")
+    if settings.get("history") is False:
+        words.append("--no-history")
     if not any(model.measurements for model in ranking):
         words.append("--no-confirm")
     if ranking.path is not None:

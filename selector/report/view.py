@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from selector.results import Measurement, ModelResult, Ranking, ScoreCell
+from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell
 from selector.units import format_count, format_duration
 
 Group = Literal["model", "measured", "predicted", "facts"]
@@ -128,7 +128,10 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
             yield Column(f"{strategy}:test", f"{strategy} test", "measured", f"{told} the test split, read once")
     if any(model.evidence is not None for model in ranking.models):
         yield Column(
-            "evidence", "evidence", "predicted", "Mean skill of the proxies: 0 is chance, 1 is perfect; predicted"
+            "evidence",
+            "evidence",
+            "predicted",
+            "Mean skill of the proxies (0 is chance, 1 is perfect) moved by the prior; predicted",
         )
     if any(model.evidence_low is not None for model in ranking.models):
         told = "90 % interval of the evidence: how far other images of the same kind could move it"
@@ -137,6 +140,9 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         yield Column("p_best", "P(best)", "predicted", "Probability of having the highest evidence of all", drop=1)
         k = ranking.settings.get("top_k", "k")
         yield Column("p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k}", drop=2)
+    if any(model.prior is not None and model.prior.weight for model in ranking.models):
+        told = "What was known of the model beforehand moves its evidence by this much (docs/evidence.md)"
+        yield Column("prior", "prior", "predicted", told, drop=2)
     proxies = ranking.proxies or list(dict.fromkeys(name for model in ranking.models for name in model.scores))
     for proxy in proxies:
         yield Column(f"proxy:{proxy}", proxy, "predicted", f"Proxy {proxy}; predicted, higher is better", drop=2)
@@ -166,6 +172,8 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return _share(model.p_best)
         case "p_top_k":
             return _share(model.p_top_k)
+        case "prior":
+            return _prior(model.prior)
         case "proxy":
             return _score(model.scores.get(name))
         case "parameters":
@@ -184,6 +192,13 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return Cell(model.status, model.status, model.reason)
         case _:
             return _measured(final_measurements(model).get(kind), name)
+
+
+def _prior(prior: PriorCell | None) -> Cell:
+    if prior is None:
+        return Cell("–")
+    told = f"{prior.origin}; {prior.value:+.2f} deviations of rank, weight {100 * prior.weight:.0f} %"
+    return Cell(f"{prior.shift:+.3f}" if round(prior.shift, 3) else "0.000", prior.shift, told)
 
 
 def _score(cell: ScoreCell | None) -> Cell:
@@ -234,6 +249,8 @@ def _notes(ranking: Ranking) -> Iterator[str]:
     finals = [m for model in ranking.models for m in final_measurements(model).values()]
     if sum(model.tied for model in ranking.models) > 1:
         yield f"{TIED} cannot be told apart from the highest evidence on these rows."
+    if any(model.prior is not None and model.prior.weight for model in ranking.models):
+        yield _prior_note(ranking)
     if any(m.reduced for m in finals):
         sizes = sorted({m.resolution for m in finals if m.reduced and m.resolution})
         at = " or ".join(f"{height} × {width}" for height, width in sizes)
@@ -242,3 +259,15 @@ def _notes(ranking: Ranking) -> Iterator[str]:
         yield f"Note: {warning}"
     for model in ranking.failures:
         yield f"Failed: {model.name}: {model.reason or 'no reason was recorded'}"
+
+
+def _prior_note(ranking: Ranking) -> str:
+    """One line on what was known beforehand and how much it counts."""
+    made = ranking.prior
+    weights = sorted({round(100 * m.prior.weight) for m in ranking if m.prior is not None and m.prior.weight})
+    share = f"{weights[0]} %" if len(weights) == 1 else f"{weights[0]} to {weights[-1]} %"
+    measured = sum(m.prior.targets > 0 for m in ranking if m.prior is not None)
+    own = (made.get("history") or {}).get("rows", 0)
+    rests = f"{measured} of {len(ranking)} models were measured on other targets" if measured else "facts of the models"
+    past = f"; {own} past results of this machine entered" if own else ""
+    return f"The prior ({rests}{past}) is {share} of the evidence: docs/evidence.md."

@@ -14,7 +14,10 @@ from selector.zoo import ModelSpec
 
 @dataclass
 class Candidate:
-    """What is known of a model so far; ``result`` turns it into a row of the ranking."""
+    """What is known of a model so far; ``result`` turns it into a row of the ranking.
+
+    ``known`` are facts that no target is needed for, by the names of ``prior.ModelFacts``.
+    """
 
     spec: ModelSpec
     entry: Entry | None = None
@@ -26,6 +29,7 @@ class Candidate:
     rows: int = 0
     cached: bool = True
     stopped: str = ""
+    known: dict[str, float] = field(default_factory=dict)
 
     def result(self) -> ModelResult:
         cells = {
@@ -48,5 +52,6 @@ class Candidate:
             precision=str(facts.get("precision", "")),
             extract_seconds=self.seconds,
             cached=self.cached,
+            facts=self.known,
             **(self.evidence.fields() if self.evidence else {}),
         )

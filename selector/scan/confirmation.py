@@ -10,8 +10,11 @@ from pathlib import Path
 
 from selector import tasks
 from selector.contracts import LabelKind
+from selector.errors import HistoryError
+from selector.history import History
 from selector.results import Ranking, plain
 from selector.scan.extraction import Extraction
+from selector.scan.knowledge import confirmed_results
 from selector.scan.readings import network_of
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
@@ -33,7 +36,12 @@ class ConfirmSettings:
 
 
 def confirm_leading(
-    ranking: Ranking, folder: Path, extraction: Extraction, specs: Sequence[ModelSpec], settings: ConfirmSettings
+    ranking: Ranking,
+    folder: Path,
+    extraction: Extraction,
+    specs: Sequence[ModelSpec],
+    settings: ConfirmSettings,
+    history: History | None,
 ) -> Ranking:
     """The ranking with measurements of its first ``top_k`` models; ``folder/best`` holds the best."""
     from selector.deploy import save_model
@@ -88,4 +96,15 @@ def confirm_leading(
     if result.best is not None:
         best = confirmed[result.best.name]
         save_model(folder / "best", result.best, confirmed.target, best.measurements, best.spec)
-    return confirmed.save(folder)
+    return remembered(confirmed, history).save(folder)
+
+
+def remembered(confirmed: Ranking, history: History | None) -> Ranking:
+    """Adds what was measured to the history; a history that cannot be written is a warning, not the end."""
+    if history is None:
+        return confirmed
+    try:
+        history.add(confirmed_results(confirmed))
+    except HistoryError as error:
+        return replace(confirmed, warnings=(*confirmed.warnings, f"nothing was added to the history: {error}"))
+    return confirmed

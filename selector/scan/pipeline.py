@@ -12,12 +12,13 @@ from selector import targets
 from selector.contracts import Modality, ProgressCallback, Target, no_progress
 from selector.errors import ConfigError, TargetError
 from selector.proxies import DEFAULT_PROXIES
-from selector.results import Ranking, load_ranking
+from selector.results import Ranking, load_ranking, plain
 from selector.scan import items
 from selector.scan.choose import choose_models
 from selector.scan.confirmation import ConfirmSettings, confirm_leading
 from selector.scan.extraction import Extraction
 from selector.scan.items import offline_hub
+from selector.scan.knowledge import HistoryLike, Knowledge, open_history
 from selector.scan.readings import expand, network_of
 from selector.scan.ready import rank_rows
 from selector.scan.rounds import run_rounds
@@ -58,6 +59,7 @@ def rank(
     precision: str = "auto",
     backend: str = "auto",
     trust: Literal["stat", "content"] = "stat",
+    history: HistoryLike = True,
     progress: ProgressCallback | None = None,
 ) -> Ranking:
     """Rank pretrained models for a labelled target.
@@ -89,6 +91,8 @@ def rank(
         drop: stop models early that can no longer reach the top k (``auto``: from 8 models on).
         precision, backend: of the extraction; decided once a model and kept in its entry.
         trust: ``content`` hashes every file again, ``stat`` believes size and time stamps.
+        history: past results that the prior rests on and that a confirmation adds to: True for the
+            user's own, False for none (published tables do not enter either), or a file.
         progress: called with every step; None for silence.
     Returns:
         The ranking; models that failed are rows with a status and a reason.
@@ -119,7 +123,9 @@ def rank(
         data = items.without_known_bad(data, features_store, on_bad_image)
         extraction = Extraction(data, features_store, device, precision, backend, on_bad_image, trusted, notify)
         scoring = Scoring(features_store, wanted, seed, intervals, notify)
-        candidates = run_rounds(specs, extraction, scoring, top_k=top_k, drop=drop, seed=seed)
+        past = open_history(history)
+        knowledge = Knowledge(past, data)
+        candidates = run_rounds(specs, extraction, scoring, knowledge, top_k=top_k, drop=drop, seed=seed)
         data = extraction.target  # without the images that turned out to be bad
         ranking = Ranking(
             target=summarise(data),
@@ -142,10 +148,12 @@ def rank(
                 "offline": offline,
                 "trusted": trusted,
                 "store": str(features_store.root),
+                "history": past is not None,
             },
             versions=versions(),
             models=ordered([candidate.result() for candidate in candidates]),
-            warnings=(*data.notes, *caveats(candidates)),
+            warnings=(*data.notes, *knowledge.notes, *caveats(candidates)),
+            prior=plain(knowledge.record()),
             seconds={**extraction.seconds, **scoring.seconds, "total": time.perf_counter() - started},
             loaded_target=data,
         )
@@ -153,7 +161,7 @@ def rank(
             return ranking if out is None else ranking.save(out)
         # saved before the confirmation, so that a kill in it loses no table
         ranking = ranking.save(out or default_run_folder(data))
-        return confirm_leading(ranking, _folder(ranking), extraction, specs, settings)
+        return confirm_leading(ranking, _folder(ranking), extraction, specs, settings, past)
 
 
 def confirm(
@@ -172,6 +180,7 @@ def confirm(
     offline: bool = False,
     trust_zoo: bool = False,
     seed: int | None = None,
+    history: HistoryLike = True,
     progress: ProgressCallback | None = None,
 ) -> Ranking:
     """Fine-tune the leading models of a ranking and re-order it by what was measured.
@@ -186,6 +195,8 @@ def confirm(
         max_steps: optimiser steps a contestant at most.
         target: the data, when the ranking was made from objects in memory and then saved.
         out: the run's folder; None for the ranking's own.
+        history: where the measured figures are added: True for the user's own, False for nowhere,
+            or a file.
     Returns:
         The ranking with measurements, saved; ``<folder>/best`` holds the best model.
     Raises:
@@ -218,7 +229,7 @@ def confirm(
             trust_zoo or bool(made.get("trusted")),
             progress or no_progress,
         )
-        return confirm_leading(ranking, _folder(ranking), extraction, specs, settings)
+        return confirm_leading(ranking, _folder(ranking), extraction, specs, settings, open_history(history))
 
 
 def default_run_folder(target: Target) -> Path:

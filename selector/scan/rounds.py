@@ -11,6 +11,7 @@ from selector.errors import ConfigError, StoreError
 from selector.evidence import Evidence, LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
+from selector.scan.knowledge import Knowledge, facts_of, known_facts
 from selector.scan.readings import SameNetwork, by_network
 from selector.scan.scoring import Scoring
 from selector.store import RowsMissing
@@ -21,7 +22,14 @@ ROUNDS = (0.25, 0.5, 1.0)
 
 
 def run_rounds(
-    specs: Sequence[ModelSpec], extraction: Extraction, scoring: Scoring, *, top_k: int, drop: str, seed: int
+    specs: Sequence[ModelSpec],
+    extraction: Extraction,
+    scoring: Scoring,
+    knowledge: Knowledge,
+    *,
+    top_k: int,
+    drop: str,
+    seed: int,
 ) -> list[Candidate]:
     """Rounds of rows: extract, score, stop the models that can no longer reach the top k."""
     candidates = [Candidate(spec) for spec in specs]
@@ -43,9 +51,12 @@ def run_rounds(
             outcome.item.failure = outcome.failure
         running = [c for c in running if not c.failure]
         labels = LabelFacts.of(rows.labels, rows.target.label_kind)
-        evidence = combine({c.spec.name: c.scores for c in running}, labels, top_k=top_k, seed=seed)
+        scores = {c.spec.name: c.scores for c in running}
+        prior = knowledge.prior(running) if running else None
+        evidence = combine(scores, labels, prior=prior, top_k=top_k, seed=seed)
         for c in running:
             c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
+            c.known = known_facts(facts_of(c.spec, c.entry.meta if c.entry else {}))
         if share < 1:
             for c in _lost([c for c in running if c.evidence], top_k):
                 c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"

@@ -1,0 +1,162 @@
+"""The history around a scan: what enters its prior, what a confirmation adds, what is left out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import selector
+from selector.history import History, Result, default_path
+from selector.prior import ModelFacts
+from selector.scan.candidate import Candidate
+from selector.scan.knowledge import Knowledge, facts_of, identity_of
+from selector.zoo import ModelSpec, WeightsFile
+from tests.test_scan import FAST, TINY
+
+
+def results_for(target, order, **changes):
+    """One earlier target on which the models, by their identity, came out in this order."""
+    return [
+        Result(target, spec.name, "accuracy", 0.5 + i / 10, source=identity_of(spec), **changes)
+        for i, spec in enumerate(order)
+    ]
+
+
+@pytest.fixture
+def past():
+    """The second of the tiny networks was better on eight targets."""
+    history = History()
+    for t in range(8):
+        history.add(results_for(f"t{t}", TINY, run="r"))
+    return history
+
+
+def test_past_results_move_the_evidence_and_the_run_says_so(photos, tmp_path, past):
+    alone = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=tmp_path / "run")
+    assert ranking["tiny-vit"].prior.shift > 0 > ranking["tiny-resnet"].prior.shift
+    for model in ranking:
+        assert model.skill == alone[model.name].skill
+        assert model.evidence == pytest.approx(model.skill + model.prior.shift)
+        assert model.prior.origin == "mean rank on 8 earlier targets"
+    assert (ranking.prior["method"], ranking.prior["history"]["rows"]) == ("mean rank", 16)
+    assert ranking.prior["published"] > 400
+    assert selector.load_ranking(tmp_path / "run").prior == ranking.prior
+    assert selector.load_ranking(tmp_path / "run")["tiny-vit"].prior == ranking["tiny-vit"].prior
+    assert "measured on other targets; 16 past results of this machine entered" in str(ranking)
+    frame = ranking.to_dataframe()
+    assert list(frame["prior"]) == [m.prior.shift for m in ranking]
+
+
+def test_no_history_means_facts_only_and_nothing_published(photos, tmp_path, past):
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
+    assert ranking.prior["method"] == "facts"
+    assert (ranking.prior["history"], ranking.prior["published"]) == (None, 0)
+    assert all("earlier target" not in m.prior.origin for m in ranking)
+
+
+def test_results_of_the_same_target_do_not_enter(photos, tmp_path, past):
+    plain = selector.rank(photos, **FAST, store=tmp_path / "store")
+    past.add(results_for(plain.target["fingerprint"], TINY[::-1], run="earlier"))
+    again = selector.rank(photos, **FAST, store=tmp_path / "store")
+    assert again.prior["left_out"]["same target"] == 2
+    assert again.prior["history"] == plain.prior["history"]
+    assert [m.evidence for m in again] == [m.evidence for m in plain]
+
+
+def test_a_confirmation_adds_what_was_measured_once(photos, tmp_path):
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store")
+    assert not default_path().exists()  # a scan without a confirmation measures nothing
+    confirm = {"top_k": 2, "strategies": ["frozen"], "store": tmp_path / "store", "out": tmp_path / "run"}
+    done = selector.confirm(ranking, **confirm)
+    kept = History().results()
+    measured = {r.model: r.value for r in kept if r.kind == "measured"}
+    assert measured == {m.name: m.best_measurement().val_value for m in done}
+    assert {(r.strategy, r.metric, r.target_name) for r in kept if r.kind == "measured"} == {
+        ("frozen", "accuracy", "photos")
+    }
+    predicted = {r.model: (r.metric, r.value) for r in kept if r.kind == "predicted"}
+    assert predicted == {m.name: ("skill:knn+logme", m.skill) for m in done}
+    assert kept[0].facts["pretraining_images"] == 0
+    selector.confirm(ranking, **confirm)
+    assert len(History().results()) == len(kept)
+
+
+def test_without_history_a_confirmation_adds_nothing(photos, tmp_path):
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
+    selector.confirm(
+        ranking, top_k=1, strategies=["frozen"], store=tmp_path / "store", out=tmp_path / "run", history=False
+    )
+    assert not default_path().exists()
+
+
+def test_a_damaged_history_is_set_aside_and_the_scan_goes_on(photos, tmp_path):
+    default_path().write_bytes(b"this is no database" * 100)
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store")
+    assert any("no past results were used" in w and "set aside" in w for w in ranking.warnings)
+    assert len(ranking.failures) == 0
+
+
+def test_models_are_known_by_what_they_are_not_by_their_name():
+    plain = ModelSpec(name="mine", source="timm:resnet50.tv_in1k")
+    assert identity_of(plain) == identity_of(ModelSpec(source="torchvision:resnet50.IMAGENET1K_V1"))
+    file = WeightsFile(package="pack", file="w.pth")
+    others = [
+        {"weights": "none"}, {"weights": file}, {"kwargs": {"depth": 2}}, {"layer": "blocks.3"},
+    ]  # fmt: skip
+    assert len({identity_of(plain), *(identity_of(plain.model_copy(update=o)) for o in others)}) == 5
+    assert identity_of(plain.model_copy(update={"pooling": "max"})) == identity_of(plain)
+
+
+def test_published_results_rank_networks_of_any_name(photos):
+    specs = [
+        ModelSpec(name="weak", source="timm:resnet18.tv_in1k"),
+        ModelSpec(name="strong", source="torchvision:resnet152.IMAGENET1K_V1"),
+        ModelSpec(name="mine", source="onnx:own.onnx"),
+    ]
+    prior = Knowledge(History(), selector.load_target(photos)).prior([Candidate(spec) for spec in specs])
+    assert prior.scores["strong"].value > 0.5 > prior.scores["weak"].value
+    assert prior.scores["strong"].weight > 0.25
+    assert prior.scores["weak"].targets == 11
+    assert prior.scores["mine"].value == 0
+
+
+def test_facts_come_from_the_zoo_then_from_what_was_extracted():
+    spec = ModelSpec(source="timm:vit_small.augreg_in21k", upstream_accuracy=80.0)
+    meta = {"num_parameters": 22_000_000, "preprocess": {"input_size": [3, 224, 224]}}
+    assert facts_of(spec, meta) == ModelFacts(2.2e7, 80.0, 1.42e7, None, 224.0)
+    assert facts_of(spec.model_copy(update={"params": 5}), meta).parameters == 5
+    assert facts_of(spec.model_copy(update={"weights": "none"}), {}).pretraining_images == 0
+    stated = spec.model_copy(update={"pretraining": "CLIP, LAION-2B"})
+    assert facts_of(stated, {}).pretraining_images == 2.3e9
+
+
+def test_the_shipped_zoo_says_how_many_images_every_model_saw():
+    from selector.zoo import load_zoo
+
+    unknown = [s.name for s in load_zoo().models if facts_of(s, {}).pretraining_images is None]
+    assert unknown == []
+
+
+def test_history_on_the_command_line(tmp_path, past):
+    from typer.testing import CliRunner
+
+    from selector.cli import app
+
+    def run(*words):
+        return CliRunner().invoke(app, ["history", *words])
+
+    listed = json.loads(run("list", "--json", "--model", "tiny-vit").stdout)
+    assert {r["model"] for r in listed} == {"tiny-vit"}
+    assert len(listed) == 8
+    assert run("list", "--target", "t3").stdout.count("tiny-") == 2
+    assert run("export", str(tmp_path / "h.jsonl")).exit_code == 0
+    refused = run("forget")
+    assert refused.exit_code == 2
+    assert "forget needs a target, a model or a run" in refused.output
+    assert json.loads(run("forget", "--target", "t0", "--json").stdout)["results"] == 2
+    assert json.loads(run("forget", "--all", "--json").stdout)["results"] == 14
+    assert "no results in" in run("list").output
+    assert json.loads(run("import", str(tmp_path / "h.jsonl"), "--json").stdout)["results"] == 16
+    assert json.loads(run("list", "--json", "--file", str(tmp_path / "other.sqlite")).stdout) == []
