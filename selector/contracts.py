@@ -7,6 +7,7 @@ a scan that is answered from the store stay light.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
+import xxhash
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +41,11 @@ class Modality(StrEnum):
     IMAGE = "image"
     TEXT = "text"
     ROWS = "rows"  # ready features: nothing to extract
+
+    @property
+    def noun(self) -> str:
+        """One item, in messages."""
+        return {"image": "image", "text": "text", "rows": "row"}[self.value]
 
 
 # ---------------------------------------------------------------------------- scores
@@ -129,14 +136,63 @@ class Preprocess:
         return cls().overridden(data)
 
 
+LongTexts = Literal["truncate", "window"]
+
+
+@dataclass(frozen=True)
+class TextPreprocess:
+    """From a text to the token ids that an encoder reads.
+
+    Attributes:
+        tokenizer: the tokenizer in the JSON form of the ``tokenizers`` library: all that is needed
+            to tokenise again, on any machine.
+        max_length: tokens a row at most, special ones included.
+        prefix: put before every text (``"query: "``); of a pair before the first one.
+        long_texts: what does not fit is cut off, or read in overlapping windows whose features are
+            averaged.
+        pad_id: fills rows up; the network never looks at it.
+        token_types: whether the network is told which text of a pair a token belongs to.
+    """
+
+    tokenizer: str = field(repr=False)
+    max_length: int
+    prefix: str = ""
+    long_texts: LongTexts = "truncate"
+    pad_id: int = 0
+    token_types: bool = False
+
+    def tokens_key(self) -> str:
+        """What decides the tokens: encoders with an equal key share them."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; of the tokenizer only the hash, its JSON is kept apart."""
+        return {
+            "tokenizer": xxhash.xxh3_128_hexdigest(self.tokenizer.encode()),
+            "max_length": self.max_length,
+            "prefix": self.prefix,
+            "long_texts": self.long_texts,
+            "pad_id": self.pad_id,
+            "token_types": self.token_types,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], tokenizer: str) -> TextPreprocess:
+        """The inverse of ``to_dict``."""
+        return cls(**{**data, "tokenizer": tokenizer})
+
+
+AnyPreprocess: TypeAlias = "Preprocess | TextPreprocess"
+
+
 class Encoder(ABC):
-    """A pretrained network as a source hands it over: images in, features out.
+    """A pretrained network as a source hands it over: images or texts in, features out.
 
     Attributes:
         name: the model's name in the zoo.
         module: the torch module, on the CPU, in eval mode; None when the network is not torch
             (ONNX): such an encoder gives frozen features only.
-        preprocess: how its images are prepared.
+        preprocess: how its items are prepared; its class says which modality the encoder reads.
         identity: what addresses its features in the store, as plain JSON: source, model id,
             weights hash, pooling, layer (preprocessing, backend and precision are added later).
         num_features: D, read from a real forward pass.
@@ -149,7 +205,7 @@ class Encoder(ABC):
 
     name: str
     module: nn.Module | None
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     identity: dict[str, Any]
     num_features: int
     num_parameters: int
@@ -160,9 +216,27 @@ class Encoder(ABC):
     """Set when ``encode`` reads the network at several places at once: an encoder a reading. Their
     features lie side by side in the result, in this order, and go to entries of their own."""
 
+    @property
+    def modality(self) -> Modality:
+        """What it reads."""
+        return Modality.TEXT if isinstance(self.preprocess, TextPreprocess) else Modality.IMAGE
+
+    @property
+    def image_preprocess(self) -> Preprocess:
+        """``preprocess`` of an encoder that reads images."""
+        assert isinstance(self.preprocess, Preprocess)
+        return self.preprocess
+
     @abstractmethod
-    def encode(self, batch: torch.Tensor) -> torch.Tensor:
-        """Features (B, D) of a normalised batch (B, C, H, W); differentiable for torch networks."""
+    def encode(self, batch: Any) -> torch.Tensor:
+        """Features (B, D) of a normalised batch (B, C, H, W), or of ``texts.Tokens``; differentiable
+        for torch networks."""
+
+    def probe(self) -> Any:
+        """Two test items, always the same, as ``encode`` takes them."""
+        import torch
+
+        return torch.randn((2, *self.image_preprocess.input_size), generator=torch.Generator().manual_seed(0))
 
     def reading(self, spec: Any) -> Encoder:
         """The same network, weights shared, read as another spec says (its ``layer`` and ``pooling``).
@@ -175,7 +249,7 @@ class Encoder(ABC):
         """
         raise NotImplementedError(f"{self.name} is read in one place only")
 
-    def encode_readings(self, batch: torch.Tensor, readings: Sequence[Encoder]) -> list[torch.Tensor]:
+    def encode_readings(self, batch: Any, readings: Sequence[Encoder]) -> list[torch.Tensor]:
         """Features of each of several readings of this network, (B, D) each, in one forward pass.
 
         Args:
@@ -190,7 +264,7 @@ class Encoder(ABC):
         raise NotImplementedError(f"{self.name} gives no spatial features")
 
     def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """A fresh torch module, images -> (B, num_outputs), with this encoder's weights.
+        """A fresh torch module, batch -> (B, num_outputs), with this encoder's weights.
 
         The last layer is linear on the features of ``encode`` and reached through
         ``get_classifier()`` of the returned module. ``input_size`` (height, width) asks for
@@ -242,7 +316,10 @@ class Source(Protocol):
 # ---------------------------------------------------------------------------- targets
 
 RawImage: TypeAlias = "bytes | np.ndarray"
-"""An undecoded item: the bytes of an image file, or uint8 (H, W), (H, W, 1|3|4)."""
+"""An undecoded image: the bytes of an image file, or uint8 (H, W), (H, W, 1|3|4)."""
+
+RawText: TypeAlias = "str | tuple[str, str]"
+"""A text, or a pair of texts that are read together."""
 
 
 class Items(Protocol):
@@ -250,7 +327,9 @@ class Items(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> RawImage: ...
+    def __getitem__(self, index: int, /) -> Any:
+        """A ``RawImage`` or a ``RawText``, as the target's modality says."""
+        ...
 
 
 @dataclass(frozen=True)

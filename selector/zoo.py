@@ -19,15 +19,19 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from selector.contracts import Modality
 from selector.errors import SourceError, WeightsMissing, ZooError, did_you_mean
 from selector.registry import Registry
 
 __all__ = ["ModelSpec", "Pooling", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
 
+_TEXT_SOURCES = ("transformers",)  # sources whose models read texts
+_FILE_SOURCES = ("onnx", "transformers")  # sources whose models may be named by a path
+
 _SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
 
 
-Pooling = Literal["avg", "max", "cls"]
+Pooling = Literal["avg", "max", "cls", "mean", "last", "weighted"]
 
 
 class _Strict(BaseModel):
@@ -39,7 +43,7 @@ class WeightsFile(_Strict):
     or next to the zoo file. ``file`` may not leave that folder."""
 
     file: str
-    package: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
+    package: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w-]*$")
     env: str | None = None
     mapping: Literal["by_name", "by_position"] = "by_name"
     base: str | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -83,6 +87,20 @@ class WeightsFile(_Strict):
         return path
 
 
+class TextSettings(_Strict):
+    """How a model reads texts: fields of ``contracts.TextPreprocess`` to change, and for a network
+    that brings none (ONNX) the ``tokenizer.json`` to use."""
+
+    max_length: int | None = Field(default=None, ge=4)
+    prefix: str | None = None
+    long_texts: Literal["truncate", "window"] | None = None
+    tokenizer: WeightsFile | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of ``TextPreprocess`` that are set."""
+        return self.model_dump(exclude_none=True, exclude={"tokenizer"})
+
+
 class PreprocessOverrides(_Strict):
     """Fields of ``contracts.Preprocess`` to change; what is absent stays the model's own."""
 
@@ -117,12 +135,16 @@ class ModelSpec(_Strict):
         weights: None for the source's own pretrained weights, ``"none"`` for a seeded random
             start (a control), or a file.
         kwargs: passed on to the factory of the network.
-        preprocess: changes to the model's own preprocessing.
-        pooling: None for the model's own; ``avg``, ``max`` or ``cls`` otherwise.
-        layer: None for the penultimate layer, else the dotted name of a submodule.
+        preprocess: changes to the model's own preprocessing of images.
+        text: likewise for texts.
+        modality: what the model reads; told from the source when not given.
+        pooling: None for the model's own; of images ``avg``, ``max`` or ``cls``, of texts ``mean``,
+            ``cls``, ``last``, ``weighted`` (by position) or ``max``.
+        layer: None for the penultimate layer, else the dotted name of a submodule; of texts ``mean``
+            (over all layers), ``last`` or a number from 1.
         tags, licence, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts
             for people, selection and the prior; in no key of the store.
-        base: folder that a relative ``onnx:`` path starts at; set when a zoo file is read.
+        base: folder that a relative path of ``onnx:`` or ``transformers:`` starts at; set when a zoo file is read.
     """
 
     name: str = ""
@@ -130,6 +152,8 @@ class ModelSpec(_Strict):
     weights: WeightsFile | Literal["none"] | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     preprocess: PreprocessOverrides = PreprocessOverrides()
+    text: TextSettings | None = None
+    modality: Literal["image", "text"] | None = None
     pooling: Pooling | None = None
     layer: str | None = None
     tags: tuple[str, ...] = ()
@@ -167,6 +191,21 @@ class ModelSpec(_Strict):
             raise ValueError(f"unknown source '{source}'{did_you_mean(source, known)} Known: {', '.join(known)}")
         return value
 
+    @model_validator(mode="after")
+    def _one_modality(self) -> ModelSpec:
+        if self.reads is Modality.TEXT and self.preprocess.changes():
+            raise ValueError("'preprocess' is for images, and this model reads texts; its settings stand under 'text'")
+        if self.reads is Modality.IMAGE and self.text is not None:
+            raise ValueError("'text' is for models that read texts; say 'modality: text' if this one does")
+        return self
+
+    @property
+    def reads(self) -> Modality:
+        """What the model reads: as given, or as its source says."""
+        if self.modality is not None:
+            return Modality(self.modality)
+        return Modality.TEXT if self.source_name in _TEXT_SOURCES else Modality.IMAGE
+
     @property
     def source_name(self) -> str:
         """The part before the colon."""
@@ -185,7 +224,9 @@ class ModelSpec(_Strict):
     def feature_settings(self) -> dict[str, Any]:
         """What decides the features: everything but the facts, as plain JSON."""
         return self.model_dump(
-            mode="json", include={"source", "weights", "kwargs", "preprocess", "pooling", "layer"}, exclude_none=True
+            mode="json",
+            include={"source", "weights", "kwargs", "preprocess", "text", "pooling", "layer"},
+            exclude_none=True,
         )
 
 
@@ -358,7 +399,15 @@ def _refuse_internal(data: dict[str, Any], lines: dict[_Path, int], where: str) 
     places: list[tuple[_Path, Any]] = [(("trusted",), data)]
     for index, entry in enumerate(data["models"] if isinstance(data.get("models"), list) else []):
         if isinstance(entry, dict):
-            places += [(("models", index, "base"), entry), (("models", index, "weights", "base"), entry.get("weights"))]
+            text = entry.get("text")
+            places += [
+                (("models", index, "base"), entry),
+                (("models", index, "weights", "base"), entry.get("weights")),
+                (
+                    ("models", index, "text", "tokenizer", "base"),
+                    text.get("tokenizer") if isinstance(text, dict) else None,
+                ),
+            ]
     for location, holder in places:
         key = str(location[-1])
         if isinstance(holder, dict) and key in holder:
@@ -378,12 +427,22 @@ def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> Any:
         merged["tags"] = [*defaults["tags"], *own]
     if isinstance(defaults.get("preprocess"), dict) and isinstance(entry.get("preprocess") or {}, dict):
         merged["preprocess"] = {**defaults["preprocess"], **(entry.get("preprocess") or {})}
-    weights = merged.get("weights")
-    if isinstance(weights, dict) and not weights.get("package") and not weights.get("env"):
-        merged["weights"] = {**weights, "base": str(folder.resolve())}
-    if str(merged.get("source", "")).startswith("onnx:") or "onnx" in merged:
-        merged["base"] = str(folder.resolve())
+    base = str(folder.resolve())
+    if "weights" in merged:
+        merged["weights"] = _based(merged["weights"], base)
+    text = merged.get("text")
+    if isinstance(text, dict) and "tokenizer" in text:
+        merged["text"] = {**text, "tokenizer": _based(text["tokenizer"], base)}
+    if any(str(merged.get("source", "")).startswith(f"{source}:") or source in merged for source in _FILE_SOURCES):
+        merged["base"] = base
     return merged
+
+
+def _based(file: Any, base: str) -> Any:
+    """A file that no package and no variable holds lies beside the zoo file."""
+    if isinstance(file, dict) and not file.get("package") and not file.get("env"):
+        return {**file, "base": base}
+    return file
 
 
 def _unique(zoo: Zoo, lines: dict[_Path, int], where: str) -> Zoo:
@@ -455,7 +514,8 @@ def _known_keys(location: _Path) -> list[str]:
     if len(location) >= 2 and location[0] == "models":
         model = ModelSpec
         if len(location) > 3:
-            model = PreprocessOverrides if location[2] == "preprocess" else WeightsFile
+            holders: dict[Any, type[BaseModel]] = {"preprocess": PreprocessOverrides, "text": TextSettings}
+            model = holders.get(location[2], WeightsFile) if len(location) == 4 else WeightsFile
     elif location and location[0] == "defaults" and len(location) > 1:
         model = _Defaults
     known = [name for name, info in model.model_fields.items() if not info.exclude and name != "base"]

@@ -167,5 +167,5 @@ def test_names_of_readings_and_wrong_poolings():
     assert expand(zoo, None, None) == zoo
     assert [s.name for s in expand(zoo, "last,blocks.0", None)] == ["vit", "vit@blocks.0"]
     assert [s.name for s in expand(zoo, None, "own, cls")] == ["vit", "vit@last/cls"]
-    with pytest.raises(ConfigError, match=r"unknown pooling 'mean'.*Known: own, avg, max, cls"):
-        expand(zoo, None, "mean")
+    with pytest.raises(ConfigError, match=r"unknown pooling 'average'.*Known: own, avg, max, cls"):
+        expand(zoo, None, "average")

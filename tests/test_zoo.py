@@ -73,7 +73,7 @@ WRONG = {
     ),
     "an unknown source": (
         "models:\n  - source: tim:a",
-        ":2 models[0].source: unknown source 'tim'; did you mean 'timm'? Known: onnx, python, timm, torchvision.",
+        ":2 models[0].source: unknown source 'tim'; did you mean 'timm'? Known: onnx, python, timm, torchvision, transformers.",
     ),
     "a source without a model": (
         "models: ['timm:']",
@@ -102,8 +102,8 @@ WRONG = {
         ":1 trusted: unknown key 'trusted'; known keys: version, defaults, models.",
     ),
     "an unknown pooling": (
-        "models:\n  - source: timm:a\n    pooling: mean",
-        ":3 models[0].pooling: it should be 'avg', 'max' or 'cls'. Got 'mean'.",
+        "models:\n  - source: timm:a\n    pooling: average",
+        ":3 models[0].pooling: it should be 'avg', 'max', 'cls', 'mean', 'last' or 'weighted'. Got 'average'.",
     ),
     "an impossible size": (
         "models:\n  - source: timm:a\n    preprocess: {input_size: [3, 0, 8]}",

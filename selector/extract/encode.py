@@ -111,7 +111,7 @@ class Runner:
         if size < 1:
             raise SourceError(
                 f"{self.encoder.name}: memory of {self.device} is too small for a single image of "
-                f"{self.encoder.preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
+                f"{self.encoder.image_preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
             )
         logger.warning("%s: out of memory on %s; going on with batches of %d", self.encoder.name, self.device, size)
         _release_memory(self.device)

@@ -340,7 +340,7 @@ def _in_order(
 def _checked_item(items: Items, index: int, hashes: Sequence[str], names: Sequence[str]) -> RawImage:
     """The item, if it still is what its hash says: rows must never be filed under another image."""
     try:
-        raw = items[index]
+        raw: RawImage = items[index]
     except OSError as error:
         raise UnreadableImage(f"cannot be read ({error.strerror or error})") from None
     expected = hashes[index]

@@ -48,7 +48,11 @@ class Together(Encoder):
         self._base = copy.copy(self._base)
         self._base.module = module
 
-    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+    def probe(self) -> Any:
+        """See ``contracts.Encoder``."""
+        return self._base.probe()
+
+    def encode(self, batch: Any) -> torch.Tensor:
         """Features (B, sum of D), the readings side by side."""
         import torch
 
@@ -64,13 +68,13 @@ def parts(encoder: Encoder, rows: NDArray[np.float32]) -> list[NDArray[np.float3
 
 
 def agree(together: Together) -> bool:
-    """Whether one pass gives what each reading gives alone, on a test image.
+    """Whether one pass gives what each reading gives alone, on test items.
 
     It does not for networks that change a layer's output in place afterwards.
     """
     import torch
 
-    batch = torch.randn((2, *together.preprocess.input_size), generator=torch.Generator().manual_seed(0))
+    batch = together.probe()
     with torch.inference_mode():
         whole = together.encode(batch).numpy()
         for reading, part in zip(together.outputs, parts(together, whole), strict=True):

@@ -287,7 +287,7 @@ class Extraction:
 
         if self._expected(specs[0]) != encoder.preprocess:
             self.store.put("preprocess", {"network": network_of(specs[0])}, encoder.preprocess.to_dict())
-        pixels = self.pixels(encoder.preprocess)  # may take bad images out of the target
+        pixels = self.pixels(encoder.image_preprocess)  # may take bad images out of the target
         rows = indices()
         hashes = hashes_of(self.target, rows)
         known = next((entry for spec in specs if (entry := self.store.resolve(self._wanted(spec)))), None)

@@ -238,6 +238,7 @@ class TorchEncoder(Encoder):
     """An encoder around a torch module; made by ``make_encoder``."""
 
     module: nn.Module
+    preprocess: Preprocess
 
     def __init__(self, spec: ModelSpec, loaded: _Loaded, identity: dict[str, Any], path: FeaturePath) -> None:
         self.name = spec.name
@@ -463,6 +464,8 @@ def run_quietly(build: Callable[[], nn.Module], spec: ModelSpec, what: str) -> n
 
 def _path(spec: ModelSpec, module: nn.Module, default: FeaturePath) -> FeaturePath:
     pooling = spec.pooling or default.pooling
+    if pooling not in ("avg", "max", "cls"):
+        raise SourceError(f"{spec.name}: pooling '{pooling}' is for texts; images take avg, max or cls.")
     if spec.layer is not None:
         known = [name for name, _ in module.named_modules() if name]
         if spec.layer not in known:

@@ -115,6 +115,39 @@ def fetch(file: HubFile, model: str) -> Path:
         raise _unreachable(model, file.repo, error) from error
 
 
+def snapshot(repo: str, patterns: Sequence[str], revision: str | None, model: str) -> Path:
+    """The folder of a repository's small files, in the cache; those that are missing are fetched if allowed.
+
+    Args:
+        patterns: names of the files wanted; which of them a repository has is its own affair.
+    Raises:
+        WeightsMissing: not cached and fetching is off, or the hub does not have the repository.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    # asked offline first: what is cached is used as it is, without a request
+    for local in (True,) if offline() else (True, False):
+        try:
+            folder = Path(
+                snapshot_download(repo, revision=revision, allow_patterns=[*patterns], local_files_only=local)
+            )
+        except LocalEntryNotFoundError:
+            continue
+        except HFValidationError as error:
+            raise SourceError(f"{model}: '{repo}' is no folder here and no name of a hub repository: {error}") from None
+        except Exception as error:
+            raise _unreachable(model, repo, error) from error
+        if (folder / patterns[0]).is_file():
+            return folder
+    if not offline():
+        raise WeightsMissing(f"{model}: hub repository {repo} has no {patterns[0]}.")
+    raise WeightsMissing(
+        f"{model}: hub repository {repo} is not on this machine and fetching is off; "
+        f"run once without --offline (and without HF_HUB_OFFLINE), or: hf download {repo}"
+    )
+
+
 def url_file(url: str) -> Path:
     """Where torch keeps a file that was fetched from an address, whether or not it is there."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"

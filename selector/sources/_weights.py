@@ -84,10 +84,12 @@ def content_hash(path: Path) -> str:
 
 def settings_identity(spec: ModelSpec) -> dict[str, Any]:
     """The part of an identity that every source writes alike: kwargs, pooling, layer, overrides."""
+    text = None if spec.text is None else spec.text.model_dump(mode="json", exclude_none=True, exclude={"tokenizer"})
     settings: dict[str, Any] = {
         "kwargs": spec.kwargs,
         "pooling": spec.pooling,
         "layer": spec.layer,
+        "text": text or None,
         "preprocess": spec.preprocess.model_dump(mode="json", exclude_none=True),
     }
     if spec.weights is not None and spec.weights != "none":

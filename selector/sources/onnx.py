@@ -60,6 +60,7 @@ class OnnxEncoder(Encoder):
     """Features of an ONNX network; not differentiable, and on the CPU."""
 
     module = None
+    preprocess: Preprocess
 
     def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
         import onnxruntime

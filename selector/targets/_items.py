@@ -35,7 +35,7 @@ class SubsetItems:
         return len(self.indices)
 
     def __getitem__(self, index: int, /) -> RawImage:
-        return self.items[int(self.indices[index])]
+        return cast("RawImage", self.items[int(self.indices[index])])
 
 
 class ConcatItems:
@@ -52,4 +52,4 @@ class ConcatItems:
         if not 0 <= index < len(self):
             raise IndexError(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
-        return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+        return cast("RawImage", self._parts[part][index - (int(self._ends[part - 1]) if part else 0)])

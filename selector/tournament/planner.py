@@ -129,7 +129,7 @@ def _start_seconds(field: Field, factor: float, areas: Mapping[str, int]) -> flo
 def _set_factor(field: Field, factor: float) -> None:
     resolution = field.settings["resolution"]
     for loaded in {lane.loaded.name: lane.loaded for lane in field.lanes}.values():
-        native = loaded.encoder.preprocess.input_size[1:]
+        native = loaded.encoder.image_preprocess.input_size[1:]
         size = _side(loaded, factor)
         if resolution is not None:
             size = (resolution, resolution) if resolution < min(native) else (native[0], native[1])
@@ -175,7 +175,7 @@ def _least_seconds(field: Field, an_epoch: int) -> float:
 
 def _side(loaded: Loaded, factor: float) -> tuple[int, int]:
     """The native (height, width) times ``factor``, in multiples of 32, never below 64."""
-    _, height, width = loaded.encoder.preprocess.input_size
+    _, height, width = loaded.encoder.image_preprocess.input_size
     if factor == 1.0 or min(height, width) <= SMALLEST_SIDE:
         return height, width
     return max(SMALLEST_SIDE, round(height * factor / 32) * 32), max(SMALLEST_SIDE, round(width * factor / 32) * 32)

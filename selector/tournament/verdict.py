@@ -128,7 +128,7 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, tempera
         module=(module if module is not None else field.bench.frozen_module(loaded)).cpu().eval(),
         source=str(recipe["source"]),
         recipe=recipe,
-        preprocess=loaded.preprocess if run else loaded.encoder.preprocess,
+        preprocess=loaded.preprocess if run else loaded.encoder.image_preprocess,
         class_names=tuple(field.bench.target.class_names),
         temperature=temperature,
         task=field.bench.task.name,
@@ -185,7 +185,7 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
     record = loaded.frozen
     assert record is not None
     assert record.logits is not None
-    native = loaded.encoder.preprocess.input_size
+    native = loaded.encoder.image_preprocess.input_size
     return Measurement(
         "frozen",
         field.metric,

@@ -116,7 +116,7 @@ class Workbench:
         """The contestant's encoder."""
         self.notify(Progress("load", 0, 1, "models", contestant.name))
         encoder = contestant.load()
-        loaded = Loaded(contestant, encoder, encoder.preprocess)
+        loaded = Loaded(contestant, encoder, encoder.image_preprocess)
         if encoder.module is not None:
             loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
             loaded.layer_decay = is_modern(encoder.module)
@@ -126,7 +126,7 @@ class Workbench:
         """Train this contestant at ``size``; False when its architecture does not allow it."""
         if size == loaded.size:
             return True
-        native = loaded.encoder.preprocess
+        native = loaded.encoder.image_preprocess
         try:
             loaded.encoder.with_head(2, size)
         except SourceError as error:
@@ -141,7 +141,7 @@ class Workbench:
 
     def solve(self, loaded: Loaded, deadline: float) -> Record:
         """The frozen strategy: features at the native resolution, the head solved, val chooses its strength."""
-        key = self.journal.key({**self._facts(loaded, loaded.encoder.preprocess), "strategy": "frozen"})
+        key = self.journal.key({**self._facts(loaded, loaded.encoder.image_preprocess), "strategy": "frozen"})
         begun = time.perf_counter()
         record = self.journal.read(key)
         rows = (
@@ -193,7 +193,7 @@ class Workbench:
                     f"cached features have {width} columns, but the encoder gives {loaded.encoder.num_features}; scan again."
                 )
             return cached
-        preprocess = loaded.encoder.preprocess
+        preprocess = loaded.encoder.image_preprocess
         module = loaded.encoder.with_head(self.outputs)
         pixels = self.pixels_for(preprocess)
         found = {}

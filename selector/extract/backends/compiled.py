@@ -55,7 +55,7 @@ class CompiledBackend(EagerBackend):
         if cache is not None:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
         self._compiled = torch.compile(Features(self.encoder), dynamic=False, options={"freezing": True})
-        _, height, width = encoder.preprocess.input_size
+        _, height, width = encoder.image_preprocess.input_size
         try:
             self.start(np.zeros((batch_size, height, width, 3), np.uint8))()
         except _REFUSALS as error:

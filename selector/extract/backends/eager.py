@@ -31,7 +31,7 @@ class EagerBackend:
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D); on a GPU the work is queued and the result waits for it."""
         with torch.inference_mode():
-            batch = normalise(staged(pixels, self.device), self.encoder.preprocess, self.device, self.dtype)
+            batch = normalise(staged(pixels, self.device), self.encoder.image_preprocess, self.device, self.dtype)
             features = self.forward(batch)
         return lambda: _to_numpy(features)
 

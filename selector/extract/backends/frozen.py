@@ -25,7 +25,7 @@ class FrozenBackend:
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D)."""
         with torch.inference_mode():
-            batch = normalise(pixels, self._encoder.preprocess).contiguous()
+            batch = normalise(pixels, self._encoder.image_preprocess).contiguous()
             features: NDArray[np.float32] = self._encoder.encode(batch).float().numpy()
         return lambda: features
 

@@ -134,8 +134,10 @@ def _traced(ov: Any, encoder: Encoder, batch_size: int) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.features = Features(encoder)
-            self.channels = encoder.preprocess.input_size[0]
-            mean, std = (torch.tensor(v[: self.channels]) for v in (encoder.preprocess.mean, encoder.preprocess.std))
+            self.channels = encoder.image_preprocess.input_size[0]
+            mean, std = (
+                torch.tensor(v[: self.channels]) for v in (encoder.image_preprocess.mean, encoder.image_preprocess.std)
+            )
             self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1))
             self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1))
 
@@ -161,7 +163,7 @@ def _traced(ov: Any, encoder: Encoder, batch_size: int) -> Any:
 
 
 def _pixel_shape(encoder: Encoder) -> tuple[int, int, int]:
-    _, height, width = encoder.preprocess.input_size
+    _, height, width = encoder.image_preprocess.input_size
     return height, width, 3
 
 

@@ -1,0 +1,367 @@
+"""Text models of transformers: ``transformers:org/name`` (hub) or ``transformers:path/to/folder``.
+
+Encoders (BERT and its kin), decoders (GPT-2, Llama and their kin) and sentence-transformers folders.
+Features are, unless the zoo says otherwise, the mean over all layers of the mean over tokens
+(docs/text.md says on what evidence), of decoders weighted by position; a sentence-transformers
+folder is read as its ``1_Pooling`` says, from its last layer, because that is what it was trained for.
+
+Only safetensors are read, ``trust_remote_code`` is always off, and the network is always built in
+float32: in which precision it runs is decided by the extraction.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from selector.contracts import Encoder, TextPreprocess
+from selector.errors import SourceError, ZooError
+from selector.sources import _weights, source
+from selector.sources._text_files import TOKENIZERS, ModelFiles, find_files
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from selector.sources._text import TextNetwork, TextPath
+    from selector.texts import Tokens
+    from selector.zoo import ModelSpec
+
+MAX_LENGTH = 512
+"""Tokens read of a text when neither the zoo nor the model says less: attention costs the square of it."""
+
+_PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
+
+_RESERVED = frozenset(
+    {
+        *("trust_remote_code", "dtype", "torch_dtype", "auto_map", "attn_implementation", "output_hidden_states"),
+        *("return_dict", "use_cache", "quantization_config", "device_map"),
+    }
+)
+
+_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_weightedmean_tokens": "weighted",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+@source("transformers")
+class TransformersSource:
+    """The ``transformers:`` source."""
+
+    def expand(self, pattern: str) -> list[str]:
+        """The reference itself; neither the hub nor folders are listed by a wildcard."""
+        if any(char in pattern for char in "*?["):
+            raise ZooError(f"transformers:{pattern}: name the model in full; a wildcard cannot list the hub.")
+        return [pattern]
+
+    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+        """See ``contracts.Source``. The tokenizer is in it by content, as are pooling and maximum length."""
+        _weights.refuse_kwargs(spec, _RESERVED)
+        files = find_files(spec)
+        identity = {"source": "transformers", **files.identity(), **_weights.settings_identity(spec)}
+        if spec.text is not None and spec.text.tokenizer is not None:
+            identity["tokenizer"] = _weights.content_hash(spec.text.tokenizer.path())
+        return identity | {"versions": _weights.versions("transformers", "tokenizers", "torch")}
+
+    def load(self, spec: ModelSpec) -> Encoder:
+        """See ``contracts.Source``."""
+        identity = self.identify(spec)
+        files = find_files(spec)
+        backbone = _backbone(spec, files)
+        return TextEncoder(spec, files, backbone, identity)
+
+    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """See ``contracts.Source``."""
+        from selector.sources._encoder import seeded
+        from selector.sources._text import build_headed
+
+        return build_headed(recipe, seeded)
+
+
+class TextEncoder(Encoder):
+    """A transformer that reads texts.
+
+    Raises:
+        SourceError: no tokenizer, one that does not belong to the network, a layer that does not
+            exist, a length that the network cannot read, features that are not finite.
+    """
+
+    module: TextNetwork
+    preprocess: TextPreprocess
+    path: TextPath
+
+    def __init__(self, spec: ModelSpec, files: ModelFiles, backbone: nn.Module, identity: dict[str, Any]) -> None:
+        import torch
+
+        from selector.sources._text import TextNetwork, is_causal
+        from selector.texts import Tokeniser, Tokens
+
+        config = cast(Any, backbone).config
+        token_types = int(getattr(config, "type_vocab_size", 0) or 0) > 1
+        self.name = spec.name
+        self.identity = identity
+        self.preprocess = _preprocess(spec, files, backbone, token_types)
+        self._probe = Tokens.of(Tokeniser(self.preprocess)(_PROBE), self.preprocess.pad_id)
+        self._sentence_pooling = _own_pooling(files)
+        self.module = TextNetwork(backbone, token_types).eval()
+        try:
+            self._pooling = "weighted" if is_causal(self.module, self._probe) else "mean"
+            self.path = self._path_of(spec)
+            with torch.no_grad():
+                features = self.encode(self._probe)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            raise SourceError(f"{spec.name}: the network does not run on a text: {error}") from error
+        if features.ndim != 2 or not bool(torch.isfinite(features).all()):
+            raise SourceError(
+                f"{spec.name}: features of a test text are not finite (2, D); the weights may be damaged."
+            )
+        self.num_features = int(features.shape[1])
+        self.num_parameters = sum(p.numel() for p in backbone.parameters())
+        self.blocks = tuple(f"backbone.{name}" for name in self.module.blocks)
+
+    def encode(self, batch: Tokens) -> Tensor:
+        """Features (B, D)."""
+        return self.module.read(batch, [self.path])[0]
+
+    def _path_of(self, spec: ModelSpec) -> TextPath:
+        """Where the features of a spec are read.
+
+        Raises:
+            SourceError: no such layer or pooling.
+        """
+        from selector.sources._text import LAST, MEAN, TextPath
+
+        own = self._sentence_pooling
+        if own is not None and spec.pooling is None and spec.layer is None:
+            return TextPath(LAST, cast(Any, own), specials=True)
+        layer, pooling = spec.layer or MEAN, spec.pooling or own or self._pooling
+        if pooling not in _POOLINGS.values():
+            known = ", ".join(sorted(_POOLINGS.values()))
+            raise SourceError(f"{spec.name}: pooling '{pooling}' is for images; texts take {known}.")
+        layers = int(cast(Any, self.module.backbone).config.num_hidden_layers)
+        if layer not in (MEAN, LAST, *(str(i) for i in range(1, layers + 1))):
+            raise SourceError(
+                f"{spec.name}: there is no layer '{layer}'; expected 'mean', 'last' or a number in 1..{layers}."
+            )
+        return TextPath(layer, cast(Any, pooling))
+
+    def probe(self) -> Tokens:
+        """See ``contracts.Encoder``."""
+        return self._probe
+
+    def reading(self, spec: ModelSpec) -> TextEncoder:
+        """See ``contracts.Encoder``."""
+        place = {key: value for key, value in (("layer", spec.layer), ("pooling", spec.pooling)) if value is not None}
+        other = copy.copy(self)
+        other.name = spec.name
+        other.identity = {k: v for k, v in self.identity.items() if k not in ("layer", "pooling")} | place
+        other.path = self._path_of(spec)
+        return other
+
+    def encode_readings(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
+        """See ``contracts.Encoder``."""
+        return self.module.read(batch, [cast(TextEncoder, reading).path for reading in readings])
+
+    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
+        """A fresh module Tokens -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""
+        from selector.sources._encoder import seeded
+        from selector.sources._text import build_headed
+
+        if input_size is not None:
+            raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
+        headed = build_headed(self.recipe(num_outputs), seeded)
+        headed.backbone.load_state_dict(self.module.backbone.state_dict())
+        return headed
+
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Plain JSON for ``build`` of the same source."""
+        from selector.sources._text import describe
+
+        plain: dict[str, Any] = json.loads(json.dumps(describe(self.module, self.path, self.num_features, num_outputs)))
+        return plain
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
+    """The network with its weights, or from the seeded random start."""
+    try:
+        import transformers  # noqa: F401 - one clear error, wherever it is missing
+    except ImportError as error:
+        raise SourceError(f"{spec.name}: {error}; run: pip install 'zoo-selector[text]'") from None
+    from selector.sources._encoder import seeded
+    from selector.sources._text import create_backbone
+
+    if not files.weights:
+        config = {**files.read("config.json"), **spec.kwargs}
+        with seeded():
+            return create_backbone(config)
+    files.fetched(spec.name)
+    return _pretrained(spec, files)
+
+
+def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    from selector.sources._encoder import seeded
+    from selector.sources._text import first_line, stripped
+
+    folder = str(files.folder)
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports unused heads, which are meant to be unused
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with seeded():
+            config = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, **dict(spec.kwargs)
+            )
+            model, found = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        raise SourceError(f"{spec.name}: the weights in {folder} are damaged ({error}); fetch them again.") from None
+    except Exception as error:
+        # whatever a model's files make transformers raise is this model's failure
+        raise SourceError(f"{spec.name}: transformers cannot load {folder}: {first_line(error)}") from error
+    finally:
+        logging.set_verbosity(shown)
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    backbone = stripped(model)
+    own = set(backbone.state_dict())
+    missing = sorted(set(found["missing_keys"]) & own)
+    if missing or found.get("mismatched_keys"):
+        what = missing or sorted(str(key) for key in found["mismatched_keys"])
+        raise SourceError(
+            f"{spec.name}: the weights in {folder} do not fit their config.json: {len(what)} missing or of another "
+            f"shape, such as {what[0]}."
+        )
+    return backbone
+
+
+# ---------------------------------------------------------------------------- tokens
+
+
+def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_types: bool) -> TextPreprocess:
+    config = cast(Any, backbone).config
+    tokenizer, own_length, own_pad = _tokenizer(spec, files)
+    positions = _positions(backbone)
+    longest = [n for n in (_sentence_length(files), own_length, positions, MAX_LENGTH) if n]
+    pad = config.pad_token_id if config.pad_token_id is not None else own_pad
+    known = int(config.vocab_size)
+    if (largest := _largest_id(tokenizer)) >= known:
+        raise SourceError(
+            f"{spec.name}: its tokenizer has the token {largest}, but the network knows {known} (0..{known - 1}): they do "
+            "not belong together."
+        )
+    preprocess = TextPreprocess(
+        tokenizer=tokenizer, max_length=min(longest), pad_id=_pad_id(pad, config), token_types=token_types
+    )
+    if spec.text is not None:
+        preprocess = replace(preprocess, **spec.text.changes())
+    if positions and preprocess.max_length > positions:
+        raise SourceError(
+            f"{spec.name}: text.max_length {preprocess.max_length} is more than the {positions} tokens that the network "
+            "has positions for; lower it, or say 'long_texts: window'."
+        )
+    return preprocess
+
+
+def _largest_id(tokenizer: str) -> int:
+    from tokenizers import Tokenizer
+
+    return max(Tokenizer.from_str(tokenizer).get_vocab(with_added_tokens=True).values(), default=0)
+
+
+def _pad_id(pad: int | None, config: Any) -> int:
+    """A tokenizer without a token for filling up (decoders) fills up with any: the network is told not to look."""
+    vocabulary = int(config.vocab_size)
+    return pad if pad is not None and 0 <= pad < vocabulary else 0
+
+
+def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int | None]:
+    """The tokenizer as JSON, its maximum length and its pad id, where it says so."""
+    from selector.sources._text import first_line
+
+    if spec.text is not None and spec.text.tokenizer is not None:
+        return read_tokenizer(spec), None, None
+    if files.folder is None or not any((files.folder / name).is_file() for name in TOKENIZERS):
+        raise SourceError(
+            f"{spec.name}: {files.folder or 'the zoo entry'} has no tokenizer (one of {', '.join(TOKENIZERS)}); add its "
+            "files, or name a tokenizer.json with 'text: {tokenizer: {file: ...}}'."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(str(files.folder), trust_remote_code=False, local_files_only=True)
+        backend = found.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        text = str(backend.to_str())
+    except Exception as error:
+        # as for the weights; slow tokenizers have no backend at all
+        raise SourceError(
+            f"{spec.name}: the tokenizer in {files.folder} cannot be used: {first_line(error)}"
+        ) from error
+    length = found.model_max_length
+    return text, int(length) if length and length < 10**6 else None, found.pad_token_id
+
+
+def read_tokenizer(spec: ModelSpec) -> str:
+    """The ``tokenizer.json`` that a zoo entry names.
+
+    Raises:
+        SourceError: it is not there or not readable.
+    """
+    assert spec.text is not None
+    assert spec.text.tokenizer is not None
+    from tokenizers import Tokenizer
+
+    path = spec.text.tokenizer.path()
+    try:
+        text = path.read_text(encoding="utf-8")
+        backend = Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
+        raise SourceError(f"{spec.name}: tokenizer {path} cannot be read: {error}") from None
+    backend.no_padding()
+    backend.no_truncation()
+    return str(backend.to_str())
+
+
+def _positions(backbone: nn.Module) -> int | None:
+    """Tokens that the network has position embeddings for; None when positions are computed (rotary, relative)."""
+    for name, child in backbone.named_modules():
+        if name.rpartition(".")[2] in ("position_embeddings", "wpe") and hasattr(child, "num_embeddings"):
+            table = cast(Any, child)
+            # RoBERTa and its kin count positions from behind the one that is for padding
+            return int(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+    return None
+
+
+def _sentence_length(files: ModelFiles) -> int | None:
+    length = files.read("sentence_bert_config.json").get("max_seq_length")
+    return int(length) if length else None
+
+
+# ---------------------------------------------------------------------------- pooling
+
+
+def _own_pooling(files: ModelFiles) -> str | None:
+    """How a sentence-transformers folder pools; None for other folders."""
+    chosen = [name for key, name in _POOLINGS.items() if files.read("1_Pooling/config.json").get(key)]
+    return chosen[0] if len(chosen) == 1 and files.read("modules.json") else None

@@ -1,0 +1,351 @@
+"""The ``transformers:`` source on tiny models of every family, against transformers itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selector.errors import SourceError, WeightsMissing, ZooError
+from selector.sources import registry
+from selector.texts import Tokeniser, Tokens
+from selector.zoo import ModelSpec, load_zoo
+from tests.text.models import DECODERS, FAMILIES, sentence_model, text_model
+
+TEXTS = ["how is the film", "a", "the quick brown fox jumps over the lazy dog . what a great text !", "good"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {family: text_model(root / family, family) for family in FAMILIES}
+
+
+def load(source: str | Path, **more: Any) -> Any:
+    return registry.get("transformers").load(ModelSpec.model_validate({"source": f"transformers:{source}", **more}))
+
+
+def tokens(encoder: Any, texts: list[Any] = TEXTS) -> Tokens:
+    return Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+
+
+def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
+    count = encoder.module.backbone.config.num_hidden_layers
+    readings = [
+        encoder.reading(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i + 1)}))
+        for i in range(count)
+    ]
+    found: list[torch.Tensor] = encoder.encode_readings(batch, readings)
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layer_is_what_transformers_gives(folders: dict[str, Path], family: str) -> None:
+    from transformers import AutoModel
+
+    encoder = load(folders[family])
+    reference = AutoModel.from_pretrained(folders[family], dtype=torch.float32).eval()
+    batch = tokens(encoder)
+    with torch.no_grad():
+        layers = per_layer(encoder, batch)
+        hidden = reference(batch.ids, attention_mask=batch.mask, output_hidden_states=True).hidden_states[1:]
+        features = encoder.encode(batch)
+    assert len(layers) == 3
+    assert encoder.path.pooling == ("weighted" if family in DECODERS else "mean")
+    own = batch.content.double()
+    weights = own * own.cumsum(1) if family in DECODERS else own
+    for mine, states in zip(layers, hidden, strict=True):
+        expected = (states.double() * weights[:, :, None]).sum(1) / weights.sum(1)[:, None]
+        torch.testing.assert_close(mine.double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features, torch.stack(layers).mean(0))
+    assert features.shape == (len(TEXTS), encoder.num_features) == (4, 32)
+    assert encoder.module.backbone.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_does_not_depend_on_its_batch(folders: dict[str, Path], family: str) -> None:
+    encoder = load(folders[family])
+    with torch.no_grad():
+        together = encoder.encode(tokens(encoder))
+        alone = torch.cat([encoder.encode(tokens(encoder, [text])) for text in TEXTS])
+        sliced = torch.cat([encoder.encode(tokens(encoder)[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sliced, alone, rtol=1e-4, atol=1e-5)
+    assert (together[0] - together[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(folders: dict[str, Path], family: str) -> None:
+    encoder = load(folders[family])
+    headed = encoder.with_head(5)
+    batch = tokens(encoder)
+    with torch.no_grad():
+        logits = headed(batch)
+        torch.testing.assert_close(logits, headed.get_classifier()(encoder.encode(batch)))
+    again = registry.get("transformers").build(json.loads(json.dumps(encoder.recipe(5))))
+    again.load_state_dict(headed.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again(batch), logits)
+    names = dict(headed.named_modules())
+    assert len(encoder.blocks) == (0 if family == "albert" else 3)
+    assert all(name in names for name in encoder.blocks)
+    headed(batch).sum().backward()
+    assert headed.backbone.get_input_embeddings().weight.grad.abs().sum() > 0
+    head = sum(p.numel() for p in headed.get_classifier().parameters())
+    assert encoder.num_parameters == sum(p.numel() for p in headed.parameters()) - head
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last", "weighted", "max"])
+def test_poolings(folders: dict[str, Path], pooling: str) -> None:
+    encoder = load(folders["bert"], pooling=pooling, layer="last")
+    batch = tokens(encoder)
+    with torch.no_grad():
+        states = encoder.module.backbone(batch.ids, attention_mask=batch.mask).last_hidden_state
+        found = encoder.encode(batch)
+    for i, row in enumerate(states):
+        length = int(batch.mask[i].sum())
+        own = row[1 : length - 1]  # without [CLS] and [SEP]
+        place = torch.arange(2, length)[:, None]  # [CLS] does not count in the mean, so positions may start anywhere
+        place = place - 1
+        expected = {
+            "mean": own.mean(0),
+            "cls": row[0],
+            "last": row[length - 1],
+            "weighted": (own * place).sum(0) / place.sum(),
+            "max": own.amax(0),
+        }[pooling]
+        torch.testing.assert_close(found[i], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sentence_folder_is_read_as_it_was_trained(tmp_path: Path) -> None:
+    folder = sentence_model(tmp_path / "sentences")
+    encoder = load(folder)
+    assert (encoder.path.layer, encoder.path.pooling, encoder.path.specials) == (
+        "last",
+        "cls",
+        True,
+    )
+    assert encoder.preprocess.max_length == 32
+    batch = tokens(encoder)
+    with torch.no_grad():
+        states = encoder.module.backbone(batch.ids, attention_mask=batch.mask).last_hidden_state
+        torch.testing.assert_close(encoder.encode(batch), states[:, 0])
+    over_all = load(folder, layer="mean", pooling="mean")
+    assert (over_all.path.layer, over_all.path.specials) == ("mean", False)
+
+
+def test_prefix_length_and_windows(folders: dict[str, Path]) -> None:
+    plain = load(folders["bert"])
+    prefixed = load(folders["bert"], text={"prefix": "query: "})
+    with torch.no_grad():
+        expected = plain.encode(tokens(plain, [f"query: {text}" for text in TEXTS]))
+        torch.testing.assert_close(prefixed.encode(tokens(prefixed)), expected)
+    long = " ".join(["the quick brown fox"] * 10)
+    short = load(folders["bert"], text={"max_length": 12})
+    [cut] = Tokeniser(short.preprocess)([long])
+    assert [len(row) for row in cut.ids] == [12]
+    assert cut.cut == 40 - 10
+    windows = load(folders["bert"], text={"max_length": 12, "long_texts": "window"})
+    [parts] = Tokeniser(windows.preprocess)([long])
+    assert parts.cut == 0
+    assert len(parts.ids) > 4
+    with torch.no_grad():
+        batch = tokens(windows, ["a film", long, "a"])
+        assert len(batch) == 3
+        rows = windows.encode(batch)
+        each = [Tokens.of([type(parts)((i,), (f,))], 0) for i, f in zip(parts.ids, parts.flags, strict=True)]
+        torch.testing.assert_close(rows[1], torch.cat([windows.encode(e) for e in each]).mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rows[2:], windows.encode(tokens(windows, ["a"])), rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_carry_token_types(folders: dict[str, Path]) -> None:
+    encoder = load(folders["bert"])
+    batch = tokens(encoder, [("how is the film", "good"), ("a", "bad plot")])
+    assert batch.types[0].tolist() == [0] * 6 + [1] * 2
+    with torch.no_grad():
+        states = encoder.module.backbone(batch.ids, attention_mask=batch.mask, token_type_ids=batch.types)
+        layer = load(folders["bert"], layer="last").encode(batch)
+    torch.testing.assert_close(layer[0], states.last_hidden_state[0][[1, 2, 3, 4, 6]].mean(0))
+
+
+def test_a_reading_is_what_loading_it_gives(folders: dict[str, Path]) -> None:
+    encoder = load(folders["gpt2"])
+    spec = {"source": f"transformers:{folders['gpt2']}", "layer": "2", "pooling": "last"}
+    reading = encoder.reading(ModelSpec.model_validate(spec))
+    loaded = load(folders["gpt2"], layer="2", pooling="last")
+    assert reading.identity == loaded.identity
+    batch = encoder.probe()
+    with torch.no_grad():
+        mean, second = encoder.encode_readings(batch, [encoder, reading])
+        torch.testing.assert_close(mean, encoder.encode(batch))
+        torch.testing.assert_close(second, loaded.encode(batch))
+
+
+def test_identities_follow_what_decides_the_features(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["bert"], tmp_path / "bert")
+    base = {"source": f"transformers:{folder}"}
+
+    def identity(**more: Any) -> str:
+        return json.dumps(
+            registry.get("transformers").identify(ModelSpec.model_validate({**base, **more})), sort_keys=True
+        )
+
+    first = identity()
+    seen = {
+        first,
+        identity(pooling="cls"),
+        identity(layer="2"),
+        identity(text={"max_length": 16}),
+        identity(text={"prefix": "query: "}),
+        identity(text={"long_texts": "window"}),
+        identity(kwargs={"num_hidden_layers": 2}),
+    }
+    assert len(seen) == 7
+    assert identity(name="other", tags=["x"]) == first
+    moved = registry.get("transformers").identify(ModelSpec(source=f"transformers:{folders['bert']}"))
+    assert json.dumps(moved, sort_keys=True) == first  # content, not place
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"film"', '"movie"'))
+    assert identity() not in seen
+    assert {"transformers", "tokenizers", "torch"} == json.loads(first)["versions"].keys()
+
+
+def test_identifying_imports_neither_torch_nor_transformers(folders: dict[str, Path]) -> None:
+    code = f"""
+import sys
+from selector import sources, zoo
+sources.registry.get("transformers").identify(zoo.ModelSpec(source={f"transformers:{folders['bert']}"!r}))
+assert not {{"torch", "transformers", "tokenizers"}} & set(sys.modules), sorted(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_fewer_layers_of_the_same_weights(folders: dict[str, Path]) -> None:
+    whole, cut = load(folders["bert"]), load(folders["bert"], kwargs={"num_hidden_layers": 2})
+    with torch.no_grad():
+        for mine, all_of_it in zip(per_layer(cut, tokens(cut)), per_layer(whole, tokens(whole)), strict=False):
+            torch.testing.assert_close(mine, all_of_it)
+    assert len(cut.blocks) == 2
+    assert cut.num_parameters < whole.num_parameters
+
+
+def test_an_untrained_control_needs_no_files_but_a_tokenizer(folders: dict[str, Path]) -> None:
+    entry = {
+        **{"source": "transformers:control", "weights": "none"},
+        "kwargs": {"model_type": "bert", "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2},
+        "text": {"tokenizer": {"file": "tokenizer.json", "base": str(folders["bert"])}, "max_length": 64},
+    }
+    entry["kwargs"] |= {"num_attention_heads": 2, "intermediate_size": 32}
+    first, second = (registry.get("transformers").load(ModelSpec.model_validate(entry)) for _ in range(2))
+    with torch.no_grad():
+        torch.testing.assert_close(first.encode(tokens(first)), second.encode(tokens(second)), rtol=0, atol=0)
+    assert first.identity["weights"] == "random:0"
+
+
+def test_the_hub_cache_is_read_without_a_network(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "models--org--tiny"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folders["bert"], cache / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = load("org/tiny")
+    assert encoder.num_features == 32
+    assert encoder.identity == load(folders["bert"]).identity
+    with pytest.raises(WeightsMissing, match=r"org/other is not on this machine and fetching is off; run once without"):
+        load("org/other")
+
+
+def test_what_is_wrong_with_a_model_is_its_own_error(folders: dict[str, Path], tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        return shutil.copytree(folders["bert"], tmp_path / name)
+
+    with pytest.raises(WeightsMissing, match=r"there is no folder .*nowhere; give one with config.json"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"folder .*empty has no config.json; expected a model in the Hugging Face"):
+        load(tmp_path / "empty")
+    bare = text_model(tmp_path / "bare", tokenizer=False)
+    with pytest.raises(SourceError, match=r"bare has no tokenizer \(one of tokenizer.json, vocab.txt"):
+        load(bare)
+    broken = copy("broken")
+    content = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SourceError, match=r"the weights in .*broken are damaged \(.*\); fetch them again"):
+        load(broken)
+    pickled = copy("pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(
+        WeightsMissing, match=r"has no model.safetensors; pytorch_model.bin is a pickle, which is not read"
+    ):
+        load(pickled)
+    other = copy("other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
+    with pytest.raises(
+        SourceError, match=r"do not fit their config.json: \d+ missing or of another shape, such as enc"
+    ):
+        load(other)
+    remote = copy("remote")
+    (remote / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
+    with pytest.raises(SourceError, match=r"transformers cannot load .*remote: "):
+        load(remote)
+    damaged = copy("damaged")
+    (damaged / "tokenizer.json").write_text("{")
+    with pytest.raises(SourceError, match=r"the tokenizer in .*damaged cannot be used"):
+        load(damaged)
+
+
+def test_settings_that_do_not_fit(folders: dict[str, Path]) -> None:
+    with pytest.raises(SourceError, match=r"there is no layer '4'; expected 'mean', 'last' or a number in 1\.\.3"):
+        load(folders["bert"], layer="4")
+    with pytest.raises(SourceError, match=r"pooling 'avg' is for images; texts take cls, last, max, mean, weighted"):
+        load(folders["bert"], pooling="avg")
+    with pytest.raises(
+        SourceError, match=r"text.max_length 600 is more than the 512 tokens that the network has posit"
+    ):
+        load(folders["bert"], text={"max_length": 600})
+    assert (
+        load(folders["roberta"], text={"max_length": 128}).preprocess.max_length == 128
+    )  # 130 positions, 2 not for text
+    with pytest.raises(SourceError, match=r"kwargs.trust_remote_code is not passed on"):
+        load(folders["bert"], kwargs={"trust_remote_code": True})
+    with pytest.raises(ZooError, match="name the model in full; a wildcard cannot list the hub"):
+        registry.get("transformers").expand("org/*")
+    with pytest.raises(SourceError, match="pooling 'mean' is for texts; images take avg, max or cls"):
+        registry.get("timm").load(ModelSpec(source="timm:test_resnet", weights="none", pooling="mean"))
+
+
+def test_a_tokenizer_that_belongs_to_another_network(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["bert"], tmp_path / "bert")
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["model"]["vocab"]["beyond"] = 1000
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(SourceError, match=r"its tokenizer has the token 1000, but the network knows 300"):
+        load(folder)
+
+
+def test_the_zoo_says_what_a_model_reads(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.yaml"
+    file.write_text("models:\n - transformers: org/x\n - timm: resnet18\n - {onnx: a.onnx, modality: text}\n")
+    assert [str(m.reads) for m in load_zoo(file).models] == ["text", "image", "text"]
+    file.write_text("models:\n - {transformers: org/x, preprocess: {crop_pct: 0.9}}\n")
+    with pytest.raises(
+        ZooError, match=r"zoo.yaml:2 models\[0\].*'preprocess' is for images, and this model reads texts"
+    ):
+        load_zoo(file)
+    file.write_text("models:\n - {timm: resnet18, text: {prefix: a}}\n")
+    with pytest.raises(ZooError, match=r"'text' is for models that read texts; say 'modality: text' if this one does"):
+        load_zoo(file)
+    file.write_text("models:\n - {transformers: org/x, text: {max_lenght: 9}}\n")
+    with pytest.raises(
+        ZooError, match=r"models\[0\].text.max_lenght: unknown key 'max_lenght'; did you mean 'max_length'"
+    ):
+        load_zoo(file)
