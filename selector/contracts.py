@@ -201,6 +201,7 @@ class Encoder(ABC):
             what partial fine-tuning frees from the end, and what ``layer`` may name.
         source_head: (weight (C_s, D), bias (C_s,)) of the linear head of the source task when the
             encoder still has it, so that source logits are ``features @ weight.T + bias``.
+        weights_bytes: of the weights' files, for a network that is not torch.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Encoder(ABC):
     num_parameters: int
     blocks: tuple[str, ...] = ()
     source_head: tuple[np.ndarray, np.ndarray] | None = None
+    weights_bytes: int | None = None
 
     outputs: tuple[Encoder, ...] = ()
     """Set when ``encode`` reads the network at several places at once: an encoder a reading. Their
@@ -282,7 +284,11 @@ class Encoder(ABC):
 
 
 class Source(Protocol):
-    """Where models come from: one module in ``sources/``, registered under its name."""
+    """Where models come from: one module in ``sources/``, registered under its name.
+
+    A source that knows the licences of its weights also has ``licence(spec) -> str | None``; it is
+    asked, without torch, for models whose zoo entry names none.
+    """
 
     def expand(self, pattern: str) -> list[str]:
         """Model ids that match a wildcard, in natural order; the pattern itself if it has none."""

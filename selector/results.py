@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from selector.costs import Cost
 from selector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 RUN_FILE = "run.json"
 
-Status = Literal["ok", "failed", "stopped"]
+Status = Literal["ok", "failed", "stopped", "excluded"]
+"""``stopped`` models could no longer reach the top k, ``excluded`` ones exceed a limit that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,13 @@ class Measurement:
 class ModelResult:
     """Everything that a run knows of one model.
 
-    ``spec`` is the frozen zoo entry, ``rank`` starts at 1 and is None for a failed model.
+    ``spec`` is the frozen zoo entry, ``rank`` starts at 1 and is None for a failed or excluded model.
     ``evidence`` is the combined score that ranks unmeasured models, with its 90 % interval, the
     probabilities of being the best and among the best k, and ``tied`` for models that the rows
     cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
     It is ``skill`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
     known of the model without the target, by the names of ``prior.ModelFacts``.
+    ``cost`` is what was measured on this machine, None where nothing was.
     """
 
     name: str
@@ -166,6 +169,7 @@ class ModelResult:
     precision: str = ""
     extract_seconds: float = 0.0
     cached: bool = False
+    cost: Cost | None = None
 
     def best_measurement(self) -> Measurement | None:
         """The measurement with the highest validation value, among those that did not fail."""
@@ -225,7 +229,11 @@ class Ranking:
         """
         first = next((m for m in self.models if m.status == "ok"), None)
         if first is None:
-            raise ConfigError("no model of this run finished; ranking.failures says why.")
+            excluded = sum(m.status == "excluded" for m in self.models)
+            raise ConfigError(
+                "no model of this run finished; ranking.failures says why"
+                + (f", and {excluded} model(s) were excluded by the limits." if excluded else ".")
+            )
         return first
 
     @property
@@ -330,12 +338,14 @@ def _model(entry: dict[str, Any]) -> ModelResult:
         for m in entry.pop("measurements")
     )
     prior, predicted = entry.pop("prior", None), entry.pop("predicted", None)
+    cost = entry.pop("cost", None)
     return ModelResult(
         **entry,
         scores=scores,
         measurements=measurements,
         prior=None if prior is None else PriorCell(**prior),
         predicted=None if predicted is None else PredictedValue(**predicted),
+        cost=None if cost is None else Cost.from_dict(cost),
     )
 
 

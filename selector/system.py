@@ -32,3 +32,21 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def graphics_cards() -> list[str]:
+    """Names of NVIDIA cards as their driver gives them, asked without torch; empty where there is no such driver."""
+    found = []
+    for facts in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("Model:"):
+                found.append(line.partition(":")[2].strip())
+    return found
+
+
+def thread_setting() -> str:
+    """What decides how many threads a network gets on the processor: the environment, or the cores of this process."""
+    asked = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")
+    if asked:
+        return asked
+    return str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

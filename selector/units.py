@@ -1,4 +1,4 @@
-"""Quantities as people write them: ``20m``, ``3h``, ``20GB``, ``30d``."""
+"""Quantities as people write them: ``20m``, ``3h``, ``20ms``, ``20GB``, ``30d``, ``30M``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 
 from selector.errors import ConfigError
 
-_DURATIONS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATIONS = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def _parse(text: str | float, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
@@ -28,13 +29,26 @@ def _parse(text: str | float, units: dict[str, float] | dict[str, int], what: st
     return value * units[unit]
 
 
-def parse_duration(text: str | float) -> float:
-    """Seconds.
+def parse_duration(text: str | float, *, needs_unit: bool = False) -> float:
+    """Seconds; ``needs_unit`` refuses a text of digits alone, where seconds would hardly be meant.
 
     >>> parse_duration("20m"), parse_duration("1.5h"), parse_duration(90)
     (1200.0, 5400.0, 90.0)
+    >>> parse_duration("20ms", needs_unit=True)
+    0.02
     """
-    return _parse(text, _DURATIONS, "A duration", "20m")
+    if needs_unit and isinstance(text, str) and text.strip().replace(".", "", 1).isdigit():
+        raise ConfigError(f"A duration needs a unit here: {text.strip()}ms or {text.strip()}s? Got {text!r}.")
+    return _parse(text, _DURATIONS, "A duration", "20ms" if needs_unit else "20m")
+
+
+def parse_count(text: str | float) -> int:
+    """A number of things, in powers of ten.
+
+    >>> parse_count("30M"), parse_count("1.5b"), parse_count(1000)
+    (30000000, 1500000000, 1000)
+    """
+    return round(_parse(text, _COUNTS, "A count", "30M"))
 
 
 def parse_size(text: str | float) -> int:
@@ -57,6 +71,18 @@ def format_duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def format_latency(seconds: float) -> str:
+    """A short time for a person.
+
+    >>> format_latency(0.000312), format_latency(0.0123), format_latency(0.152), format_latency(2.5)
+    ('0.31 ms', '12.3 ms', '152 ms', '2.50 s')
+    """
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    ms = 1000 * seconds
+    return f"{ms:.2f} ms" if ms < 1 else f"{ms:.1f} ms" if ms < 20 else f"{ms:.0f} ms"
 
 
 def format_size(size: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def table(ranking: Ranking) -> str:
     data = ranking.to_dict()
     for key in ("path", "settings"):
         data.pop(key)
-    return json.dumps(without(data, {"seconds", "extract_seconds", "cached", "traceback"}), sort_keys=True)
+    return json.dumps(without(data, {"seconds", "extract_seconds", "cached", "traceback", "cost"}), sort_keys=True)
 
 
 def without(value, keys: set[str]):
@@ -341,3 +342,110 @@ def test_images_are_decoded_once_for_all_sizes_that_are_known_beforehand(photos,
     zoo = [sized(32), sized(64), sized(96)]
     selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store", progress=told)
     assert decoded == [60]
+
+
+# ---------------------------------------------------------------------------- what models cost
+
+
+def test_costs_are_measured_once_and_remembered(photos, tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    first = selector.rank(photos, **FAST, store=store)
+    for model in first:
+        cost = model.cost
+        assert cost.flops > 1e6
+        assert 0 < cost.image_seconds <= cost.latency
+        assert cost.memory > cost.disk > 4 * model.num_parameters
+    assert first.seconds["cost"] > 0
+    again = selector.rank(photos, **FAST, store=store)
+    assert [m.cost for m in again] == [m.cost for m in first]  # a time measured anew would differ
+    anew = selector.rank(photos, **FAST, store=store, cost="again")
+    assert all(a.cost.latency != b.cost.latency for a, b in zip(anew, first, strict=True))
+    assert all(m.cached for m in anew)  # its rows were not extracted again
+    off = selector.rank(photos, **FAST, store=tmp_path / "other", cost="off")
+    assert all(m.cost is None for m in off)
+    late = selector.rank(photos, **FAST, store=tmp_path / "other", max_latency="1h")
+    assert all(m.cost is not None for m in late)  # asked for by the limit, although all rows are stored
+    # features and scores are what they are, whatever was measured beside them
+    assert table(off) == table(first)
+
+
+def test_limits_exclude_with_a_reason_before_anything_is_run(photos, tmp_path):
+    zoo = [
+        TINY[0].model_copy(update={"licence": "apache-2.0"}),
+        TINY[1].model_copy(update={"licence": "cc-by-nc-4.0"}),
+        ModelSpec(name="unknown", source="timm:test_byobnet", weights="none"),
+        ModelSpec(name="large", source="timm:vit_large_patch16_224", weights="none", params=303_000_000, licence="mit"),
+        ModelSpec(name="sees", source="python:tests.networks:orientation", licence="MIT"),
+    ]
+    loaded = set()
+    ranking = selector.rank(
+        photos,
+        **{**FAST, "zoo": zoo},
+        store=tmp_path / "store",
+        max_params="1M",
+        licence="permissive",
+        progress=lambda p: loaded.add(p.model) if p.stage == "load" else None,
+    )
+    assert loaded == {"tiny-resnet", "sees"}
+    reasons = {m.name: m.reason for m in ranking if m.status == "excluded"}
+    assert reasons["tiny-vit"] == "its licence is cc-by-nc-4.0, not permissive."
+    assert reasons["unknown"].startswith("its licence is not known, so it cannot be shown to be permissive")
+    assert reasons["large"] == "303.0M parameters, more than 1.0M."
+    assert [(m.name, m.rank) for m in ranking][2:] == [(name, None) for name in ("tiny-vit", "unknown", "large")]
+    assert ranking["large"].num_parameters == 303_000_000
+    assert not ranking.failures
+    assert any("3 model(s) are excluded by the limits" in w for w in ranking.warnings)
+    assert ranking.settings["max_params"] == "1M"
+    plan = scan.plan(photos, zoo=zoo, store=tmp_path / "store", licence="permissive", max_params="1M")
+    assert plan.models[3]["note"] == "excluded: 303.0M parameters, more than 1.0M."
+    assert plan.models[3]["missing"] == 0
+
+
+def test_what_was_measured_excludes_too_before_the_rows_are_extracted(photos, tmp_path):
+    counted = selector.rank(photos, **FAST, store=tmp_path / "store")
+    memory = sorted(m.cost.memory for m in counted)
+    extracted = set()
+    ranking = selector.rank(
+        photos,
+        **FAST,
+        store=tmp_path / "other",
+        max_memory=sum(memory) / 2,
+        progress=lambda p: extracted.add(p.model) if p.stage == "extract" else None,
+    )
+    ok, out = ranking.models
+    assert (ok.status, out.status) == ("ok", "excluded")
+    assert "of memory at its peak, more than" in out.reason
+    assert extracted == {ok.name}
+    assert out.cost.memory == memory[1]  # the row says what it would take
+    again = selector.rank(photos, **FAST, store=tmp_path / "other", max_memory=sum(memory) / 2)
+    assert table(again) == table(ranking)
+    none = selector.rank(
+        photos, **FAST, store=tmp_path / "other", max_latency="1us", confirm=True, top_k=1, out=tmp_path
+    )
+    assert {m.status for m in none} == {"excluded"}
+    assert re.match(r"an image takes \d.* \(.* in \d+ passes\), more than 0\.00 ms\.", none.models[0].reason)
+    with pytest.raises(ConfigError, match=r"no model of this run finished.*2 model\(s\) were excluded by the limits"):
+        _ = none.best
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"max_params": "30X"}, r"A count must be a number with a unit out of K, M, B, such as 30M. Got '30X'"),
+        ({"max_params": "0"}, r"max_params must be more than 0, or every model is excluded. Got '0'"),
+        ({"max_latency": "20"}, r"A duration needs a unit here: 20ms or 20s\? Got '20'"),
+        ({"max_memory": "4 apples"}, r"A size must be a number with a unit .* such as 20GB. Got '4 apples'"),
+        (
+            {"max_memory": "4GB", "cost": "off"},
+            r"need models to be measured; cost must be 'auto' or 'again'. Got 'off'",
+        ),
+        (
+            {"licence": "permisive"},
+            r"licence 'permisive' is no class \(permissive, copyleft\).*did you mean 'permissive'",
+        ),
+        ({"licence": " ,"}, r"licence names none; give 'permissive'"),
+    ],
+)
+def test_wrong_limits_are_named(photos, tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=text):
+        selector.rank(photos, **{**FAST, **changes}, store=tmp_path / "store")

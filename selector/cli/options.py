@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -86,6 +86,28 @@ History = Annotated[
         help="Use what was measured before ('selector history list') and add to it.",
         rich_help_panel=_MACHINE,
     ),
+]
+_LIMITS = "What a model may cost"
+MaxParams = Annotated[
+    str | None, typer.Option("--max-params", help="Parameters at most: 30M.", rich_help_panel=_LIMITS)
+]
+MaxLatency = Annotated[
+    str | None,
+    typer.Option(
+        "--max-latency", help="Time for a single image on this device at most: 20ms.", rich_help_panel=_LIMITS
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option("--max-memory", help="Memory at its peak for a single image at most: 4GB.", rich_help_panel=_LIMITS),
+]
+Licence = Annotated[
+    str | None,
+    typer.Option(help="'permissive', or licences by name or glob: 'mit,apache-2.0,bsd-*'.", rich_help_panel=_LIMITS),
+]
+Cost = Annotated[
+    Literal["auto", "again", "off"],
+    typer.Option(help="Measure what models cost: when not known yet, again, not at all.", rich_help_panel=_LIMITS),
 ]
 Seed = Annotated[int, typer.Option(help="Of splits, subsamples and training.", rich_help_panel=_MACHINE)]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many models to fine-tune.", rich_help_panel=_CONFIRM)]

@@ -35,6 +35,11 @@ def scan(
     proxies: o.Proxies = None,
     trust_zoo: o.TrustZoo = False,
     plugin: o.Plugin = None,
+    max_params: o.MaxParams = None,
+    max_latency: o.MaxLatency = None,
+    max_memory: o.MaxMemory = None,
+    licence: o.Licence = None,
+    cost: o.Cost = "auto",
     max_samples: Annotated[
         int | None, typer.Option("--max-samples", min=2, help="Score a stratified subsample of so many items.")
     ] = None,
@@ -90,6 +95,11 @@ def scan(
         "device": device,
         "precision": precision,
         "backend": backend,
+        "max_params": max_params,
+        "max_latency": max_latency,
+        "max_memory": max_memory,
+        "licence": licence,
+        "cost": cost,
     }
     if dry_run:
         _show_plan(pipeline.plan(target, **what), as_json=json)

@@ -63,6 +63,10 @@ class Runner:
         """Images a forward pass."""
         return self._backend.batch_size
 
+    def resized(self, batch_size: int) -> Backend | None:
+        """What runs batches of another size; None where it would have to be converted anew for that."""
+        return self._backend if batch_size == self.batch_size else self._backend.resized(batch_size)
+
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features float32 (B, D) of decoded images uint8 (B, H, W, 3), for any B."""
         parts = list(self.stream(_split(pixels, self.batch_size)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from selector.contracts import Score
+from selector.costs import Cost
 from selector.engine import Failure
 from selector.evidence import Evidence
-from selector.results import ModelResult, ScoreCell
+from selector.results import ModelResult, ScoreCell, Status
 from selector.store import Entry
 from selector.zoo import ModelSpec
 
@@ -30,6 +31,13 @@ class Candidate:
     cached: bool = True
     stopped: str = ""
     known: dict[str, float] = field(default_factory=dict)
+    excluded: str = ""
+    cost: Cost | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still in: neither failed nor stopped nor excluded."""
+        return not (self.failure or self.stopped or self.excluded)
 
     def result(self) -> ModelResult:
         cells = {
@@ -41,17 +49,23 @@ class Candidate:
         return ModelResult(
             name=self.spec.name,
             spec=self.spec.model_dump(mode="json", exclude_defaults=True),
-            status="failed" if self.failure else "stopped" if self.stopped else "ok",
-            reason=self.failure.reason if self.failure else self.stopped,
+            status=self._status(),
+            reason=self.failure.reason if self.failure else self.excluded or self.stopped,
             traceback=self.failure.traceback if self.failure else "",
             scores=cells,
             num_features=self.entry.num_features if self.entry is not None else None,
-            num_parameters=facts.get("num_parameters"),
+            num_parameters=facts.get("num_parameters") or (self.spec.params if self.excluded else None),
             rows=self.rows,
             backend=str(facts.get("backend", "")),
             precision=str(facts.get("precision", "")),
             extract_seconds=self.seconds,
             cached=self.cached,
             facts=self.known,
+            cost=self.cost,
             **(self.evidence.fields() if self.evidence else {}),
         )
+
+    def _status(self) -> Status:
+        if self.failure:
+            return "failed"
+        return "excluded" if self.excluded else "stopped" if self.stopped else "ok"

@@ -12,7 +12,7 @@ from selector import tasks
 from selector.contracts import LabelKind
 from selector.errors import HistoryError
 from selector.history import History
-from selector.results import Ranking, plain
+from selector.results import ModelResult, Ranking, plain
 from selector.scan.extraction import Extraction
 from selector.scan.knowledge import confirmed_results
 from selector.scan.readings import network_of
@@ -58,7 +58,12 @@ def confirm_leading(
         return ranking
     result = run_tournament(
         [
-            Contestant(name, load=partial(extraction.load, by_name[name]), identity=by_name[name].feature_settings())
+            Contestant(
+                name,
+                load=partial(extraction.load, by_name[name]),
+                identity=by_name[name].feature_settings(),
+                latency=_latency(ranking[name]),
+            )
             for name in leading
         ],
         extraction.target,
@@ -108,3 +113,8 @@ def remembered(confirmed: Ranking, history: History | None) -> Ranking:
     except HistoryError as error:
         return replace(confirmed, warnings=(*confirmed.warnings, f"nothing was added to the history: {error}"))
     return confirmed
+
+
+def _latency(model: ModelResult) -> float | None:
+    """Seconds for a single image, where this machine has measured it."""
+    return None if model.cost is None else model.cost.latency

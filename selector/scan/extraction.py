@@ -17,7 +17,9 @@ from selector.engine import failure_of
 from selector.errors import SourceError
 from selector.scan.ahead import LoadAhead
 from selector.scan.candidate import Candidate
+from selector.scan.costs import CostMode, Costs
 from selector.scan.items import Rows, hashes_of, stratified
+from selector.scan.limits import Limits, OverLimit
 from selector.scan.readings import Place, SameNetwork, at_place, network_of, place_of
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NO_LIMITS = Limits()
 EXTRACTOR_VERSION = 1  # raised when the same encoder and image would give other features
 
 
@@ -51,6 +54,8 @@ class Extraction:
         on_bad: Literal["fail", "skip"],
         trusted: bool,
         notify: ProgressCallback,
+        limits: Limits = NO_LIMITS,
+        cost: CostMode = "off",
     ) -> None:
         self.target = target
         self.store = store
@@ -58,7 +63,9 @@ class Extraction:
         self.on_bad = on_bad
         self.trusted = trusted
         self.notify = notify
-        self.seconds: dict[str, float] = {"decode": 0.0, "extract": 0.0}
+        self.limits = limits
+        self.costs = Costs(store, device, cost)
+        self.seconds: dict[str, float] = {"decode": 0.0, "extract": 0.0, "cost": 0.0}
         self._pixels: dict[str, Pixels] = {}
         self._ahead = LoadAhead(self._load)
         self._upcoming: list[ModelSpec] = []
@@ -88,30 +95,93 @@ class Extraction:
                 self._upcoming += lacking[:1]
 
     def run(self, network: SameNetwork, share: float) -> None:
-        """Give the candidates of one network the entries that hold their rows of a round.
+        """Give the candidates of one network the entries that hold their rows of a round, or why they are excluded.
 
         A reading that fails alone is marked; an error that concerns the network is raised.
         """
         pending: list[Candidate] = []
         for candidate in network.members:
-            check_trusted(candidate.spec, self.trusted)
-            candidate.entry = entry = self.store.resolve(self._wanted(candidate.spec))
-            if entry is None or len(entry.missing(self.rows(share).hashes)):
-                pending.append(candidate)
+            try:
+                if self._lacks_rows(candidate, share):
+                    pending.append(candidate)
+            except OverLimit as error:
+                candidate.excluded = str(error)
         if not pending:
             return
         self._upcoming = [spec for spec in self._upcoming if network_of(spec) != network_of(pending[0].spec)]
-        started = time.perf_counter()
-        found = self._extract([candidate.spec for candidate in pending], lambda: self.rows(share).indices)
-        seconds = time.perf_counter() - started
+        started, costing = time.perf_counter(), self.seconds["cost"]
+        try:
+            found = self._extract([candidate.spec for candidate in pending], lambda: self.rows(share).indices)
+        except OverLimit as error:
+            for candidate in pending:
+                self._exclude(candidate, str(error))
+            return
+        seconds = time.perf_counter() - started - (self.seconds["cost"] - costing)
         self.seconds["extract"] += seconds
         for candidate, result in zip(pending, found, strict=True):
             candidate.cached = False
             candidate.seconds += seconds / len(pending)  # one pass served them all
             if isinstance(result, Entry):
-                candidate.entry = result
+                candidate.entry, candidate.cost = result, self.costs.known(result)
             else:
                 candidate.failure = failure_of(result)
+
+    def _lacks_rows(self, candidate: Candidate, share: float) -> bool:
+        """Look up what the store has of a candidate; whether rows of a round have to be extracted.
+
+        Raises:
+            OverLimit: what is known of it exceeds a limit.
+        """
+        spec = candidate.spec
+        self.limits.check_facts(spec)
+        check_trusted(spec, self.trusted)
+        candidate.entry = entry = self.store.resolve(self._wanted(spec))
+        if entry is None:
+            return True
+        self.limits.check_facts(spec, entry.meta.get("num_parameters"))
+        candidate.cost = self.costs.known(entry)
+        if candidate.cost is not None and not self.costs.wanted(entry):
+            self.limits.check_cost(candidate.cost)
+        if len(entry.missing(self.rows(share).hashes)):
+            return True
+        if self.costs.wanted(entry) or (self.limits.measured and candidate.cost is None):
+            self._cost_alone(candidate, entry)
+        return False
+
+    def _exclude(self, candidate: Candidate, reason: str) -> None:
+        """Leave a candidate out; its row shows what was counted and measured before it was."""
+        candidate.excluded = reason
+        candidate.entry = self.store.resolve(self._wanted(candidate.spec))
+        candidate.cost = None if candidate.entry is None else self.costs.known(candidate.entry)
+
+    def _cost_alone(self, candidate: Candidate, entry: Entry) -> None:
+        """Measure a model whose rows are all stored, because this run asks for its figures."""
+        from selector.extract.encode import open_runner
+
+        encoder = self.load(candidate.spec)
+        sample = self.pixels(encoder.preprocess).batch(self.rows(1.0).indices[:1])
+        runner = open_runner(
+            encoder, **self.settings, sample=sample, rows_expected=1, decided=dict(entry.meta), store=self.store
+        )
+        try:
+            self._cost(candidate.spec, encoder, runner, [entry], sample)
+        finally:
+            candidate.cost = self.costs.known(entry)
+
+    def _cost(
+        self, spec: ModelSpec, encoder: Encoder, runner: Runner, entries: Sequence[Entry], pixels: np.ndarray
+    ) -> None:
+        """Find out what a loaded network costs and hold it against the limits.
+
+        Raises:
+            OverLimit: it exceeds one.
+        """
+        started = time.perf_counter()
+        try:
+            self.limits.check_facts(spec, encoder.num_parameters)
+            self.limits.check_cost(self.costs.measure(entries, encoder, runner, pixels))
+        finally:
+            self.seconds["cost"] += time.perf_counter() - started
 
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
@@ -192,6 +262,7 @@ class Extraction:
         return sources.registry.get(spec.source_name).load(spec)
 
     def _lacks(self, spec: ModelSpec, hashes: Sequence[str]) -> bool:
+        self.limits.check_facts(spec)
         check_trusted(spec, self.trusted)
         entry = self.store.resolve(self._wanted(spec))
         return entry is None or len(entry.missing(hashes)) > 0
@@ -308,6 +379,8 @@ class Extraction:
             entry = self._begun(spec, reading, runner, [place_of(mate) for mate in specs])
             missing[entry.missing(hashes)] = True
             entries.append(entry)
+        # before the next network loads beside it
+        self._cost(specs[0], encoder, runner, [entry for entry in entries if entry is not None], pixels.batch(rows[:1]))
         if self._upcoming:
             self._ahead.start(self._upcoming[0])
         started = time.perf_counter()

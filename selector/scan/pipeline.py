@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from selector import targets
+from selector import licences, targets
 from selector.contracts import Modality, ProgressCallback, Target, no_progress
 from selector.errors import ConfigError, TargetError
 from selector.proxies import DEFAULT_PROXIES
@@ -16,9 +16,11 @@ from selector.results import Ranking, load_ranking, plain
 from selector.scan import items
 from selector.scan.choose import choose_models
 from selector.scan.confirmation import ConfirmSettings, confirm_leading
+from selector.scan.costs import CostMode
 from selector.scan.extraction import Extraction
 from selector.scan.items import offline_hub
 from selector.scan.knowledge import HistoryLike, Knowledge, open_history
+from selector.scan.limits import Limits
 from selector.scan.readings import expand, network_of
 from selector.scan.ready import rank_rows
 from selector.scan.rounds import run_rounds
@@ -58,6 +60,11 @@ def rank(
     drop: Literal["auto", "off", "force"] = "auto",
     precision: str = "auto",
     backend: str = "auto",
+    max_params: str | float | None = None,
+    max_latency: str | float | None = None,
+    max_memory: str | float | None = None,
+    licence: str | Sequence[str] | None = None,
+    cost: CostMode = "auto",
     trust: Literal["stat", "content"] = "stat",
     history: HistoryLike = True,
     progress: ProgressCallback | None = None,
@@ -90,6 +97,12 @@ def rank(
         intervals: compute 90 % intervals and the probabilities that rest on them.
         drop: stop models early that can no longer reach the top k (``auto``: from 8 models on).
         precision, backend: of the extraction; decided once a model and kept in its entry.
+        max_params, max_latency, max_memory, licence: what a model may cost at most, e.g. ``"30M"``,
+            ``"20ms"`` (a single image, on this device), ``"4GB"`` (at its peak, for a single image)
+            and ``"permissive"``; see ``selector.scan.limits``. Models beyond are rows with the status
+            ``excluded`` and a reason.
+        cost: ``auto`` measures what a model costs when its network is loaded and the figures are not
+            known yet (about a second a model), ``again`` measures every model anew, ``off`` none.
         trust: ``content`` hashes every file again, ``stat`` believes size and time stamps.
         history: past results that the prior rests on and that a confirmation adds to: True for the
             user's own, False for none (published tables do not enter either), or a file.
@@ -104,15 +117,19 @@ def rank(
     notify = progress or no_progress
     started = time.perf_counter()
     settings = _confirm_settings(top_k, budget, strategies, resolution, metric, max_steps, seed)
+    limits = _limits(max_params, max_latency, max_memory, licence, cost)
     wanted = list(proxies or DEFAULT_PROXIES)
     names = [proxy_name(p) for p in wanted]
     with offline_hub(offline):
         features_store = _store(store)
         data = items.load(target, max_samples, seed, trust)
         if data.modality is Modality.ROWS:
+            if limits:
+                raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
             ranking = rank_rows(data, wanted, names, seed, intervals)
             return ranking if out is None else ranking.save(out)
         chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
         specs = expand(chosen, layers, pooling)
         networks = len({network_of(spec) for spec in specs})
         if confirm and top_k > networks:
@@ -121,7 +138,9 @@ def rank(
                 f"lower it to at most {networks} or select more models."
             )
         data = items.without_known_bad(data, features_store, on_bad_image)
-        extraction = Extraction(data, features_store, device, precision, backend, on_bad_image, trusted, notify)
+        extraction = Extraction(
+            data, features_store, device, precision, backend, on_bad_image, trusted, notify, limits, cost
+        )
         scoring = Scoring(features_store, wanted, seed, intervals, notify)
         past = open_history(history)
         knowledge = Knowledge(past, data)
@@ -142,6 +161,11 @@ def rank(
                 "device": device,
                 "precision": precision,
                 "backend": backend,
+                "max_params": max_params,
+                "max_latency": max_latency,
+                "max_memory": max_memory,
+                "licence": licence,
+                "cost": cost,
                 "drop": drop,
                 "intervals": intervals,
                 "on_bad_image": on_bad_image,
@@ -280,6 +304,21 @@ def _confirm_settings(
         raise ConfigError(f"top_k must be an int in the range [1, inf). Got {top_k}.")
     seconds = None if budget is None else parse_duration(budget)
     return ConfirmSettings(top_k, seconds, tuple(strategies), resolution, metric, max_steps, seed)
+
+
+def _limits(
+    max_params: str | float | None,
+    max_latency: str | float | None,
+    max_memory: str | float | None,
+    licence: str | Sequence[str] | None,
+    cost: CostMode,
+) -> Limits:
+    limits = Limits.of(max_params, max_latency, max_memory, licence)
+    if limits.measured and cost == "off":
+        raise ConfigError(
+            "max_latency and max_memory need models to be measured; cost must be 'auto' or 'again'. Got 'off'."
+        )
+    return limits
 
 
 def _store(store: str | os.PathLike[str] | FeatureStore | None) -> FeatureStore:

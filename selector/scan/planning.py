@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from selector import licences
 from selector.errors import SourceError
 from selector.scan.choose import choose_models
+from selector.scan.costs import CostMode, Costs
 from selector.scan.extraction import wanted_of
 from selector.scan.items import hashes_of, load, offline_hub
+from selector.scan.limits import Limits, OverLimit
 from selector.scan.readings import expand, network_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo, check_trusted
@@ -47,14 +50,22 @@ def plan(
     seed: int = 0,
     offline: bool = False,
     trust_zoo: bool = False,
+    max_params: str | float | None = None,
+    max_latency: str | float | None = None,
+    max_memory: str | float | None = None,
+    licence: str | Sequence[str] | None = None,
+    cost: CostMode = "auto",
     trust: Literal["stat", "content"] = "stat",
 ) -> Plan:
-    """Which models ``rank`` would look at, what is cached, and what the rest costs."""
+    """Which models ``rank`` would look at, what is cached, and what the rest costs; arguments as for ``rank``."""
+    limits = Limits.of(max_params, max_latency, max_memory, licence)
     with offline_hub(offline):
         features_store = store if isinstance(store, FeatureStore) else FeatureStore(store)
         data = load(target, max_samples, seed, trust)
         chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
         specs = expand(chosen, layers, pooling)
+        costs = Costs(features_store, device, cost)
         hashes = hashes_of(data, data.indices("train", "val"))
         rows: list[dict[str, Any]] = []
         seconds: dict[str, float] = {}  # by network: one pass serves all of its readings
@@ -70,8 +81,17 @@ def plan(
                 "note": "",
             }
             try:
+                limits.check_facts(spec)
                 check_trusted(spec, trusted)  # a source imports packages to say what such an entry is
                 entry = features_store.resolve(wanted_of(spec, device, precision, backend))
+                if entry is not None:
+                    limits.check_facts(spec, entry.meta.get("num_parameters"))
+                    if (known := costs.known(entry)) is not None:
+                        limits.check_cost(known)
+            except OverLimit as error:
+                row |= {"missing": 0, "note": f"excluded: {error}"}
+                rows.append(row)
+                continue
             except (SourceError, OSError) as error:
                 entry, row["note"] = None, str(error)
             facts = features_store.get("rate", {"source": spec.source}) or {}

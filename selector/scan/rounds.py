@@ -36,7 +36,7 @@ def run_rounds(
     dropping = drop == "force" or (drop == "auto" and len(by_network(candidates)) >= max(DROP_FROM, top_k + 1))
     engine = LocalEngine()
     for share in ROUNDS if dropping else (1.0,):
-        running = [c for c in candidates if not c.failure and not c.stopped]
+        running = [c for c in candidates if c.running]
         # features of every model first: an image found to be bad on the way leaves the target for all
         networks = by_network(running)
         extraction.expect(networks, share)
@@ -44,12 +44,12 @@ def run_rounds(
         for extracted in jobs:
             for candidate in extracted.item.members if extracted.failure else ():
                 candidate.failure = extracted.failure
-        running = [c for c in running if not c.failure]
+        running = [c for c in running if c.running]
         rows = extraction.rows(share)
         score = partial(_score, share=share, extraction=extraction, scoring=scoring)
         for outcome in engine.map(score, running, fatal=(StoreError,)):
             outcome.item.failure = outcome.failure
-        running = [c for c in running if not c.failure]
+        running = [c for c in running if c.running]
         labels = LabelFacts.of(rows.labels, rows.target.label_kind)
         scores = {c.spec.name: c.scores for c in running}
         prior = knowledge.prior(running) if running else None

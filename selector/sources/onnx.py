@@ -97,6 +97,7 @@ class OnnxEncoder(Encoder):
         ).overridden(spec.preprocess.changes())
         self._pooling = spec.pooling
         self.num_parameters = _count(path)
+        self.weights_bytes = sum(part.stat().st_size for part in [path, *_external(spec, path)])
         self.num_features = self._probe().shape[1]
 
     def encode(self, batch: torch.Tensor) -> torch.Tensor:

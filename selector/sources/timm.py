@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 _LIST = """
 import json, timm
-models = {}
+models, licences = {}, {}
 for name in timm.list_models(pretrained=True):
     cfg = timm.get_pretrained_cfg(name)
     models[name] = [cfg.hf_hub_id, cfg.hf_hub_filename, cfg.url if isinstance(cfg.url, str) else None]
+    if cfg.license and cfg.license != "unknown":
+        licences[name] = cfg.license
 defaults = {}
 for name in timm.list_models():
     cfg = timm.get_pretrained_cfg(name)
     defaults[name] = cfg.tag if cfg is not None and cfg.has_weights else None
-print(json.dumps({"models": models, "defaults": defaults}))
+print(json.dumps({"models": models, "defaults": defaults, "licences": licences}))
 """
 
 _HUB = "hf-hub:"
@@ -59,6 +61,17 @@ class TimmSource:
         if pattern.startswith(_HUB):
             raise ZooError(f"timm:{pattern}: a wildcard cannot list the hub; name the repository in full.")
         return _index.matching(pattern, _known()["models"], "timm")
+
+    def licence(self, spec: ModelSpec) -> str | None:
+        """The licence of the pretrained weights as timm states it; None where it states none."""
+        if spec.weights is not None or spec.model_id.startswith(_HUB):
+            return None
+        known = _known()
+        name = spec.model_id
+        if name not in known["models"] and known["defaults"].get(name):
+            name = f"{name}.{known['defaults'][name]}"
+        found: str | None = known["licences"].get(name)
+        return found
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``; asks the hub for a hash when the weights are not cached."""

@@ -1,0 +1,188 @@
+"""Measures what a network costs on this device: operations, latency, throughput, memory, weights.
+
+Made to take about a second a model beside an extraction, so the passes are few: medians with the
+quickest and the slowest pass beside them say how far a busy machine can be trusted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from selector.contracts import Encoder
+from selector.costs import Cost
+from selector.extract.backends import Backend, open_backend
+from selector.extract.encode import Runner, is_out_of_memory
+
+SECONDS = 0.8  # for the passes of a model; a network that is slower than that runs three times
+_FEWEST, _MOST = 3, 15  # passes of one image
+_BATCH_PASSES = 3
+
+
+def measure_cost(encoder: Encoder, runner: Runner, pixels: NDArray[np.uint8], *, seconds: float = SECONDS) -> Cost:
+    """Measure a network that is ready to run.
+
+    Args:
+        encoder: the network.
+        runner: the same network made ready for extraction; its device, backend, precision and batch
+            size are what the figures are about. A single image runs in torch whatever the backend,
+            since that is how the saved model predicts and what compares between models.
+        pixels: uint8 (n, H, W, 3), n >= 1, decoded for this network; repeated where a batch needs more.
+        seconds: about how long the passes may take.
+    Raises:
+        RuntimeError: the network does not run; out of memory leaves figures out instead.
+    Cost: 5 to 20 forward passes of an image, and some batches where they fit into ``seconds``.
+    """
+    device, precision = runner.device, runner.identity["precision"]
+    single = runner.resized(1) if runner.identity["backend"] == "eager" else None
+    if single is None:
+        single = open_backend("eager", encoder, device, precision, 1, None)
+    flops, memory = _counted(single, device, encoder)
+    started = time.perf_counter()
+    times = _timed(single, pixels[:1], seconds / 2, _FEWEST, _MOST)
+    latency = statistics.median(times)
+    best, size, backend = latency, 1, single.name
+    for batch in sorted({max(2, runner.batch_size // 4), runner.batch_size}):
+        left = seconds - (time.perf_counter() - started)
+        candidate = runner.resized(batch)
+        if candidate is None or 2 * latency * batch > left:
+            continue  # two passes of this size would take too long
+        try:
+            passes = _timed(candidate, _enough(pixels, batch), left / 2, 1, _BATCH_PASSES)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        if statistics.median(passes) / batch < best:
+            best, size, backend = statistics.median(passes) / batch, batch, candidate.name
+    return Cost(
+        flops=flops,
+        latency=latency,
+        latency_low=min(times),
+        latency_high=max(times),
+        runs=len(times),
+        image_seconds=best,
+        batch_size=size,
+        backend=backend,
+        memory=memory,
+        disk=weights_bytes(encoder),
+        device=_device_name(device),
+        precision=precision,
+        threads=torch.get_num_threads() if device == "cpu" else None,
+    )
+
+
+def weights_bytes(encoder: Encoder) -> int | None:
+    """Bytes of all parameters and buffers, which is what their file takes; of the file for a network that is not torch."""
+    if encoder.module is None:
+        return encoder.weights_bytes
+    tensors = {id(t): t for t in (*encoder.module.parameters(), *encoder.module.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _timed(backend: Backend, pixels: NDArray[np.uint8], seconds: float, fewest: int, most: int) -> list[float]:
+    """Seconds of each of some passes, after one that warms up."""
+    times: list[float] = []
+    started = time.perf_counter()
+    backend.start(pixels)()
+    while len(times) < most and (len(times) < fewest or time.perf_counter() - started < seconds):
+        begun = time.perf_counter()
+        backend.start(pixels)()
+        times.append(time.perf_counter() - begun)
+    return times
+
+
+def _counted(backend: Backend, device: str, encoder: Encoder) -> tuple[int | None, int | None]:
+    """(multiply-adds, bytes at the peak) of a forward pass of one image; None for networks that are not torch."""
+    placed: Encoder | None = getattr(backend, "encoder", None)
+    if placed is None or placed.module is None:
+        return None, None
+    weights = next(placed.module.parameters(), None)
+    dtype = torch.float32 if weights is None else weights.dtype
+    batch = torch.zeros((1, *encoder.preprocess.input_size), device=device, dtype=dtype)
+    batch = batch.to(memory_format=torch.channels_last)
+    counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
+    with torch.no_grad(), counter, _peak(placed.module, device) as peak:
+        placed.encode(batch)
+    return counter.get_total_flops() // 2, peak()
+
+
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Of the CPU's fused attention, which torch's own table leaves out; takes shapes (B, heads, N, D)."""
+    batch, heads, rows, width = query
+    columns = key[-2]
+    return int(2 * batch * heads * rows * columns * (width + value[-1]))
+
+
+@contextmanager
+def _peak(module: torch.nn.Module, device: str) -> Iterator[Callable[[], int]]:
+    """What the block takes at its peak on top of the weights, plus the weights."""
+    weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: weights + torch.cuda.max_memory_allocated(device) - before
+        return
+    live = _Live(module)
+    with live:
+        yield lambda: weights + live.peak
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the bytes of the tensors that are alive, beside a module's own.
+
+    The process's memory would not do: what was freed earlier hides what is taken now, and other
+    threads work beside this one.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage._cdata, storage.nbytes()
+        if address in self._known:
+            return  # a view, or written in place
+        self._known.add(address)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, address, size)
+
+    def _freed(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.now -= size
+
+
+def _enough(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return np.resize(pixels, (size, *pixels.shape[1:])) if len(pixels) < size else pixels[:size]
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    from selector.system import cpu_model
+
+    return cpu_model() if device == "cpu" else device

@@ -1,0 +1,124 @@
+"""What a model may cost at most: ``--max-params 30M --max-latency 20ms --max-memory 4GB --licence permissive``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selector import licences
+from selector.costs import Cost
+from selector.errors import ConfigError
+from selector.units import format_count, format_latency, format_size, parse_count, parse_duration, parse_size
+from selector.zoo import ModelSpec
+
+
+class OverLimit(Exception):
+    """A model exceeds a limit, or cannot be shown to keep it; the message says which and by how much."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on the models of a scan; None or empty where there is none.
+
+    A model that exceeds one is a row with the status ``excluded`` and a reason, and so is a model of
+    which the figure cannot be found out: nothing is guessed.
+
+    Attributes:
+        max_params: of the network without its source head.
+        max_latency: seconds for a single image on this device.
+        max_memory: bytes at the peak of a forward pass of one image on this device.
+        licence: classes, names or globs; see ``selector.licences``.
+    """
+
+    max_params: int | None = None
+    max_latency: float | None = None
+    max_memory: int | None = None
+    licence: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        max_params: str | float | None = None,
+        max_latency: str | float | None = None,
+        max_memory: str | float | None = None,
+        licence: str | Sequence[str] | None = None,
+    ) -> Limits:
+        """From quantities as people write them.
+
+        Raises:
+            ConfigError: a quantity that cannot be read or excludes everything.
+        """
+        words = licence.split(",") if isinstance(licence, str) else list(licence or ())
+        limits = cls(
+            None if max_params is None else parse_count(max_params),
+            None if max_latency is None else parse_duration(max_latency, needs_unit=True),
+            None if max_memory is None else parse_size(max_memory),
+            tuple(word.strip() for word in words if word.strip()),
+        )
+        for name, value in (("max_params", max_params), ("max_latency", max_latency), ("max_memory", max_memory)):
+            if getattr(limits, name) == 0:
+                raise ConfigError(f"{name} must be more than 0, or every model is excluded. Got {value!r}.")
+        if licence is not None and not limits.licence:
+            raise ConfigError(
+                f"licence names none; give 'permissive' or names such as 'mit,apache-2.0'. Got {licence!r}."
+            )
+        return limits
+
+    def __bool__(self) -> bool:
+        return self != Limits()
+
+    @property
+    def measured(self) -> bool:
+        """Whether a limit is on something that has to be measured on this machine."""
+        return self.max_latency is not None or self.max_memory is not None
+
+    def check_facts(self, spec: ModelSpec, parameters: int | None = None) -> None:
+        """What is known without running the network.
+
+        Args:
+            parameters: counted, where the network was built before; what the zoo says is used otherwise.
+        Raises:
+            OverLimit: it exceeds a limit, or its licence is not known.
+        """
+        if self.licence:
+            wanted = " or ".join(self.licence)
+            if not spec.licence:
+                raise OverLimit(f"its licence is not known, so it cannot be shown to be {wanted}; name it in the zoo.")
+            if not licences.allows(self.licence, spec.licence):
+                raise OverLimit(f"its licence is {spec.licence}, not {wanted}.")
+        count = spec.params if parameters is None else parameters
+        if self.max_params is not None and count is not None and count > self.max_params:
+            raise OverLimit(f"{format_count(count)} parameters, more than {format_count(self.max_params)}.")
+
+    def check_cost(self, cost: Cost | None) -> None:
+        """What was measured.
+
+        Raises:
+            OverLimit: it exceeds a limit, or it could not be measured.
+        """
+        if self.max_latency is not None:
+            latency = cost.latency if cost is not None else None
+            if cost is None or latency is None:
+                raise OverLimit("its latency could not be measured, so it cannot be shown to keep the limit.")
+            if latency > self.max_latency:
+                raise OverLimit(f"{describe_latency(cost)}, more than {format_latency(self.max_latency)}.")
+        if self.max_memory is not None:
+            memory = cost.memory if cost is not None else None
+            if memory is None:
+                raise OverLimit("its memory could not be measured, so it cannot be shown to keep the limit.")
+            if memory > self.max_memory:
+                raise OverLimit(
+                    f"{format_size(memory)} of memory at its peak, more than {format_size(self.max_memory)}."
+                )
+
+
+def describe_latency(cost: Cost) -> str:
+    """The figure with how far its passes lay apart.
+
+    >>> describe_latency(Cost(latency=0.02, latency_low=0.018, latency_high=0.05, runs=9))
+    'an image takes 20 ms (18.0 ms to 50 ms in 9 passes)'
+    """
+    told = f"an image takes {format_latency(cost.latency or 0)}"
+    if cost.latency_low is None or cost.latency_high is None:
+        return told
+    return f"{told} ({format_latency(cost.latency_low)} to {format_latency(cost.latency_high)} in {cost.runs} passes)"
