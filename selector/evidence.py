@@ -20,14 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from selector.calibration import calibration
 from selector.contracts import LabelKind, Score
 from selector.prior import Prior, PriorScore
 from selector.results import PriorCell
 
 DRAWS = 4000
-SKILL_PER_DEVIATION = 0.15
-"""How far models of a pool lie apart in skill per standard deviation of their rank: what puts the prior,
-which is in deviations of rank, on the scale of the members. Frozen, so that the pool cannot move it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class Evidence:
         p_best, p_top_k: probability of being the first, or among the first k, of this pool.
         tied: not distinguishable from the first model (90 % interval of the paired difference
             includes zero).
+        half_to_first: half-width of that interval; 0 when the members came without blocks.
         skill: mean skill of the members; 0 is chance, 1 is perfect.
         prior: what was known of the model beforehand moves ``value`` by this much.
         known: the prior itself; None without one.
@@ -53,6 +52,7 @@ class Evidence:
     p_top_k: float
     tied: bool
     skill: float
+    half_to_first: float = 0.0
     prior: float = 0.0
     known: PriorScore | None = None
     members: Mapping[str, float] = field(default_factory=dict)
@@ -184,6 +184,7 @@ def combine(
             p_top_k=float(p_top[i]),
             tied=bool(values[first] - values[i] <= quantile * to_first[i]),
             skill=float(means[i]),
+            half_to_first=float(quantile * to_first[i]),
             prior=float(shifts[i]),
             known=known.get(name),
             members=skills[name],
@@ -195,10 +196,11 @@ def combine(
 def shift(known: PriorScore) -> float:
     """What a prior of weight w adds to a skill.
 
-    (1 - w) · skill + w · ``SKILL_PER_DEVIATION`` · prior, divided by 1 - w: the same order, and a
-    model of which nothing is known keeps its skill.
+    (1 - w) · skill + w · s · prior, divided by 1 - w: the same order, and a model of which nothing is
+    known keeps its skill. The prior is in deviations of rank; s puts it on the scale of the members:
+    how far models lie apart in skill per deviation of rank, frozen, so that the pool cannot move it.
     """
-    return known.weight / (1 - known.weight) * SKILL_PER_DEVIATION * known.value
+    return known.weight / (1 - known.weight) * calibration().skill_per_deviation * known.value
 
 
 def out_of_reach(evidence: Mapping[str, Evidence], top_k: int) -> list[str]:

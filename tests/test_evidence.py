@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from selector.calibration import calibration
 from selector.contracts import LabelKind, Score
-from selector.evidence import SKILL_PER_DEVIATION, LabelFacts, combine, out_of_reach
+from selector.evidence import LabelFacts, combine, out_of_reach
 from selector.history import Result
 from selector.prior import ModelFacts, Prior, PriorScore, static_prior
 
@@ -113,7 +114,7 @@ def test_the_prior_is_a_member_of_its_weight(pool):
     for name in ("good", "poor"):
         assert with_prior[name].value == with_prior[name].skill == plain[name].value
     fair = with_prior["fair"]
-    mixed = 0.6 * plain["fair"].value + 0.4 * SKILL_PER_DEVIATION * 2.0
+    mixed = 0.6 * plain["fair"].value + 0.4 * calibration().skill_per_deviation * 2.0
     assert fair.value == pytest.approx(mixed / 0.6)
     assert fair.value == pytest.approx(fair.skill + fair.prior)
     assert fair.high - fair.low == pytest.approx(

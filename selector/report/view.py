@@ -140,6 +140,12 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         yield Column("p_best", "P(best)", "predicted", "Probability of having the highest evidence of all", drop=1)
         k = ranking.settings.get("top_k", "k")
         yield Column("p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k}", drop=2)
+    if expected := next((model.predicted for model in ranking.models if model.predicted is not None), None):
+        told = (
+            f"{expected.metric} that fine-tuning ({expected.strategy}) should reach, with its 90 % interval; predicted "
+            f"from {expected.pairs} confirmed models on {expected.targets} target(s), for models not measured"
+        )
+        yield Column("expected", f"{expected.strategy} {expected.metric}, predicted", "predicted", told, drop=2)
     if any(model.prior is not None and model.prior.weight for model in ranking.models):
         told = "What was known of the model beforehand moves its evidence by this much (docs/evidence.md)"
         yield Column("prior", "prior", "predicted", told, drop=2)
@@ -174,6 +180,11 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return _share(model.p_top_k)
         case "prior":
             return _prior(model.prior)
+        case "expected":
+            p = model.predicted
+            return (
+                Cell("–") if p is None else Cell(f"{_figures(p.value)} ({_figures(p.low)}–{_figures(p.high)})", p.value)
+            )
         case "proxy":
             return _score(model.scores.get(name))
         case "parameters":

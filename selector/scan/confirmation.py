@@ -14,7 +14,7 @@ from selector.errors import HistoryError
 from selector.history import History
 from selector.results import ModelResult, Ranking, plain
 from selector.scan.extraction import Extraction
-from selector.scan.knowledge import confirmed_results
+from selector.scan.knowledge import confirmed_results, predicted
 from selector.scan.readings import network_of
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
@@ -105,14 +105,20 @@ def confirm_leading(
 
 
 def remembered(confirmed: Ranking, history: History | None) -> Ranking:
-    """Adds what was measured to the history; a history that cannot be written is a warning, not the end."""
-    if history is None:
-        return confirmed
-    try:
-        history.add(confirmed_results(confirmed))
-    except HistoryError as error:
-        return replace(confirmed, warnings=(*confirmed.warnings, f"nothing was added to the history: {error}"))
-    return confirmed
+    """Adds what was measured to the history, and predicts the models that were not measured where enough was.
+
+    A history that cannot be written is a warning, not the end.
+    """
+    results = confirmed_results(confirmed)
+    warnings = confirmed.warnings
+    if history is not None:
+        try:
+            history.add(results)
+            results = history.results()
+        except HistoryError as error:
+            warnings = (*warnings, f"nothing was added to the history: {error}")
+    fingerprint = str(confirmed.target["fingerprint"])
+    return replace(confirmed, models=predicted(confirmed.models, fingerprint, results), warnings=warnings)
 
 
 def _latency(model: ModelResult) -> float | None:

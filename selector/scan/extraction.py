@@ -72,6 +72,11 @@ class Extraction:
         self._asked: dict[str, dict[str, Any]] = {}
         self._rows: dict[float, Rows] = {}
 
+    @property
+    def opened_pixels(self) -> Pixels | None:
+        """Of the target's pictures as this run decoded them the smallest; None when it decoded none."""
+        return min(self._pixels.values(), key=lambda pixels: pixels.shape, default=None)
+
     def rows(self, share: float = 1.0) -> Rows:
         """Items that the proxies see in a round: the first ``share`` of train + val, in an order
         that is stratified by class and drawn from the content, so that every round is a fair

@@ -14,7 +14,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from selector.contracts import Target
+from selector.costs import Cost
 from selector.errors import HistoryError
+from selector.forecast import best_line, confirmed_pairs
 from selector.history import History, Result, snapshot
 from selector.prior import ModelFacts, Prior, pretraining_images, static_prior
 from selector.published import published_results
@@ -65,7 +67,7 @@ class Knowledge:
         names = tuple(c.spec.name for c in candidates)
         if self._prior is None or not set(names) <= set(self._models):
             identities = {c.spec.name: identity_of(c.spec) for c in candidates}
-            facts = {identities[c.spec.name]: facts_of(c.spec, c.entry.meta if c.entry else {}) for c in candidates}
+            facts = {identities[c.spec.name]: facts_of_candidate(c) for c in candidates}
             made = static_prior(facts, self._entering(), target=self.target.fingerprint, target_name=self.target.name)
             scores = {name: made.scores[identity] for name, identity in identities.items()}
             self._prior, self._models = replace(made, scores=scores), names
@@ -110,12 +112,13 @@ def identity_of(spec: ModelSpec) -> str:
     return f"{source} {json.dumps(other, sort_keys=True, default=str)}" if other else source
 
 
-def facts_of(spec: ModelSpec, meta: Mapping[str, Any]) -> ModelFacts:
+def facts_of(spec: ModelSpec, meta: Mapping[str, Any], cost: Cost | None = None) -> ModelFacts:
     """Static facts of a model.
 
     Args:
         spec: the zoo's entry; what it states wins.
         meta: of the model's entry in the store: parameters and input size as they were found.
+        cost: as it was measured, for the FLOPs.
     """
     size = spec.preprocess.input_size or (meta.get("preprocess") or {}).get("input_size")
     parameters = spec.params or meta.get("num_parameters")
@@ -124,9 +127,14 @@ def facts_of(spec: ModelSpec, meta: Mapping[str, Any]) -> ModelFacts:
         parameters=float(parameters) if parameters else None,
         upstream_accuracy=spec.upstream_accuracy,
         pretraining_images=0.0 if spec.weights == "none" else pretraining_images(tag),
-        flops=float(meta["flops"]) if meta.get("flops") else None,
+        flops=float(cost.flops) if cost is not None and cost.flops else None,
         input_size=float(size[-1]) if size else None,
     )
+
+
+def facts_of_candidate(candidate: Candidate) -> ModelFacts:
+    """As far as a scan has come with it."""
+    return facts_of(candidate.spec, candidate.entry.meta if candidate.entry else {}, candidate.cost)
 
 
 def known_facts(facts: ModelFacts) -> dict[str, float]:
@@ -144,6 +152,26 @@ def confirmed_results(ranking: Ranking) -> list[Result]:
     asked = json.dumps([target["fingerprint"], confirm], sort_keys=True, default=str)
     run = hashlib.sha256(asked.encode()).hexdigest()[:16]
     return [row for model in ranking for row in _rows_of(model, target, run)]
+
+
+def predicted(models: Sequence[ModelResult], fingerprint: str, results: Sequence[Result]) -> tuple[ModelResult, ...]:
+    """The models with what their skill lets expect, where confirmed pairs calibrate it.
+
+    A model that was measured in that way needs no prediction and gets none.
+    """
+    metric = next((skill_metric(m) for m in models if m.skill is not None), None)
+    line = None if metric is None else best_line(confirmed_pairs(results, metric), fingerprint)
+    if line is None:
+        return tuple(replace(m, predicted=None) for m in models)
+    return tuple(
+        replace(
+            m,
+            predicted=None
+            if m.status != "ok" or m.skill is None or line.strategy in final_measurements(m)
+            else line.at(m.skill),
+        )
+        for m in models
+    )
 
 
 def _rows_of(model: ModelResult, target: Mapping[str, Any], run: str) -> Iterable[Result]:

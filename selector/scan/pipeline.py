@@ -14,18 +14,20 @@ from selector.errors import ConfigError, TargetError
 from selector.proxies import DEFAULT_PROXIES
 from selector.results import Ranking, load_ranking, plain
 from selector.scan import items
+from selector.scan.caveats import caveats
 from selector.scan.choose import choose_models
 from selector.scan.confirmation import ConfirmSettings, confirm_leading
 from selector.scan.costs import CostMode
 from selector.scan.extraction import Extraction
 from selector.scan.items import offline_hub
-from selector.scan.knowledge import HistoryLike, Knowledge, open_history
+from selector.scan.knowledge import HistoryLike, Knowledge, open_history, predicted
 from selector.scan.limits import Limits
+from selector.scan.near_duplicates import leak_caveat
 from selector.scan.readings import expand, network_of
 from selector.scan.ready import rank_rows
 from selector.scan.rounds import run_rounds
 from selector.scan.scoring import ProxyLike, Scoring, proxy_name
-from selector.scan.summary import caveats, ordered, summarise
+from selector.scan.summary import ordered, summarise
 from selector.store import FeatureStore
 from selector.system import versions
 from selector.units import parse_duration
@@ -146,6 +148,9 @@ def rank(
         knowledge = Knowledge(past, data)
         candidates = run_rounds(specs, extraction, scoring, knowledge, top_k=top_k, drop=drop, seed=seed)
         data = extraction.target  # without the images that turned out to be bad
+        found = list(caveats(candidates, data, len(extraction.rows())))
+        if leak := leak_caveat(data, extraction.opened_pixels, features_store):
+            found.insert(0, leak)
         ranking = Ranking(
             target=summarise(data),
             settings={
@@ -175,8 +180,11 @@ def rank(
                 "history": past is not None,
             },
             versions=versions(),
-            models=ordered([candidate.result() for candidate in candidates]),
-            warnings=(*data.notes, *knowledge.notes, *caveats(candidates)),
+            models=predicted(
+                ordered([candidate.result() for candidate in candidates]), data.fingerprint, knowledge.results
+            ),
+            warnings=(*data.notes, *knowledge.notes, *(caveat.text for caveat in found)),
+            caveats=tuple(found),
             prior=plain(knowledge.record()),
             seconds={**extraction.seconds, **scoring.seconds, "total": time.perf_counter() - started},
             loaded_target=data,

@@ -11,7 +11,7 @@ from selector.errors import ConfigError, StoreError
 from selector.evidence import Evidence, LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
-from selector.scan.knowledge import Knowledge, facts_of, known_facts
+from selector.scan.knowledge import Knowledge, facts_of_candidate, known_facts
 from selector.scan.readings import SameNetwork, by_network
 from selector.scan.scoring import Scoring
 from selector.store import RowsMissing
@@ -56,7 +56,7 @@ def run_rounds(
         evidence = combine(scores, labels, prior=prior, top_k=top_k, seed=seed)
         for c in running:
             c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
-            c.known = known_facts(facts_of(c.spec, c.entry.meta if c.entry else {}))
+            c.known = known_facts(facts_of_candidate(c))
         if share < 1:
             for c in _lost([c for c in running if c.evidence], top_k):
                 c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"

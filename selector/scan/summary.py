@@ -1,8 +1,8 @@
-"""The order of the table, what a reader should know before trusting it, and the target in words."""
+"""The order of the table, and the target in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,6 @@ import numpy as np
 
 from selector.contracts import LabelKind, Target
 from selector.results import ModelResult
-from selector.scan.candidate import Candidate
-from selector.scan.readings import network_of
 
 
 def ordered(models: Sequence[ModelResult]) -> tuple[ModelResult, ...]:
@@ -26,27 +24,6 @@ def ordered(models: Sequence[ModelResult]) -> tuple[ModelResult, ...]:
 
     in_order = sorted(models, key=key)
     return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))
-
-
-def caveats(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """Sentences that a reader of the table should see first."""
-    good = [c for c in candidates if c.evidence is not None and c.running]
-    tied = [c.spec.name for c in good if c.evidence and c.evidence.tied]
-    if len(tied) > 1:
-        yield f"{len(tied)} models cannot be told apart on these rows: {', '.join(tied[:6])}{' ...' if len(tied) > 6 else ''}."
-    networks = {network_of(c.spec) for c in good}
-    if len(networks) < len(good):
-        yield (
-            f"{len(good)} rows are readings of {len(networks)} model(s): the highest of several readings was chosen "
-            "on these rows, so its evidence is a little optimistic. A model is fine-tuned once, as its leading reading: "
-            "the network up to that layer, with its pooling."
-        )
-    if good and max(c.evidence.value for c in good if c.evidence) < 0.05:
-        yield "no model does clearly better than chance: the labels may be wrong, or nothing in this zoo fits the target."
-    if excluded := [c for c in candidates if c.excluded]:
-        yield f"{len(excluded)} model(s) are excluded by the limits and not ranked; their rows say why."
-    if failed := [c.spec.name for c in candidates if c.failure]:
-        yield f"{len(failed)} model(s) failed and are not ranked: {', '.join(failed[:6])}{' ...' if len(failed) > 6 else ''}."
 
 
 def summarise(target: Target) -> dict[str, Any]:

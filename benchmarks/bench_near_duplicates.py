@@ -1,0 +1,108 @@
+"""What does the warning about near-duplicates find, and what does it take for one by mistake?
+
+    SELECTOR_ASSETS=... python -m benchmarks.bench_near_duplicates [--out FILE] [--quick]
+
+On every set of the suite: how alike the nearest pictures of different splits are (``other pictures``),
+and how alike a picture is to itself saved as JPEG, halved, relit or cropped. Writes one row a set and
+change: the share at or above the threshold, and the smallest, median and largest similarity.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from benchmarks.suite import image_sets
+from selector.scan.near_duplicates import SAME, SIDE, likeness, nearest
+
+OUT = Path(__file__).parent / "results" / "near_duplicates.csv"
+STORED = 96  # side at which larger pictures are stored here, as a network's preprocessing would
+CHANGED = 100  # pictures a set
+
+
+def _jpeg(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=75)
+    return Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+
+
+def _cropped(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    return image.crop((int(0.02 * width), int(0.02 * height), int(np.ceil(0.98 * width)), int(np.ceil(0.98 * height))))
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG, quality 75": _jpeg,
+    "half the side": lambda image: image.resize(
+        tuple(max(8, side // 2) for side in image.size), Image.Resampling.BICUBIC
+    ),
+    "15 % brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+    "15 % less contrast": lambda image: ImageEnhance.Contrast(image).enhance(0.85),
+    "2 % cropped on every side": _cropped,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_near_duplicates", description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--seed", type=int, default=0, help="of the pictures that are changed")
+    parser.add_argument("--quick", action="store_true", help="one set")
+    args = parser.parse_args(argv)
+    assets = os.environ.get("SELECTOR_ASSETS")
+    if not assets:
+        print("SELECTOR_ASSETS is not set: it names the folder with data/. Nothing was measured.", file=sys.stderr)
+        return 2
+    rows = []
+    for name in image_sets.NAMES[: 1 if args.quick else None]:
+        rows += of_set(image_sets.load(name, Path(assets) / "data", 1000, 600), args.seed)
+        print("\n".join(str(row) for row in rows[-len(CHANGES) - 1 :]), flush=True)
+    with args.out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return 0
+
+
+def of_set(images: image_sets.ImageSet, seed: int) -> list[dict[str, object]]:
+    """One row a change, and one for other pictures."""
+    side = min(STORED, max(max(image.size) for image in images.images))
+    thumbs = np.stack([thumb(image, side) for image in images.images])
+    test, rest = images.rows("test"), images.rows("train", "val")
+    found = {"other pictures": likeness(thumbs[test], thumbs[nearest(thumbs, test, rest)])}
+    some = np.random.default_rng(seed).choice(len(thumbs), min(CHANGED, len(thumbs)), replace=False)
+    for what, change in CHANGES.items():
+        changed = np.stack([thumb(change(images.images[i]), side) for i in some])
+        found[what] = likeness(changed, thumbs[some])
+    return [
+        {
+            "set": images.name,
+            "pictures": len(thumbs),
+            "side": side,
+            "change": what,
+            "compared": len(values),
+            "called the same": round(float((values >= SAME).mean()), 4),
+            "smallest": round(float(values.min()), 4),
+            "median": round(float(np.median(values)), 4),
+            "largest": round(float(values.max()), 4),
+        }
+        for what, values in found.items()
+    ]
+
+
+def thumb(image: Image.Image, side: int) -> np.ndarray:
+    """As the scan makes it of a stored picture."""
+    stored = image.resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(stored.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

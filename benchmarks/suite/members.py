@@ -1,0 +1,265 @@
+"""Which members should the combined score have, with which weights? Decided on the suite, a set left out in turn.
+
+    SELECTOR_ASSETS=... python -m benchmarks.suite.members [--partial] [--strategy full|frozen] [--draws 1000]
+    python -m benchmarks.suite.members --freeze
+
+Reads the ground truth and the scores beside it; writes ``members_<strategy>.csv``: agreement of every
+candidate with the fine-tuned accuracy, and its paired difference to the package's default. Whatever is
+learned (weights, means and deviations) comes from the other sets. ``--freeze`` writes what the package
+carries of the suite (``selector/calibration.json``); it needs scores but no ground truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+from scipy.stats import rankdata
+
+import selector
+from benchmarks.suite import encoders, score_cells
+from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
+from benchmarks.suite.ground_truth import OUT as TRUTH
+from selector.agreement import mean_agreement, paired_difference
+from selector.calibration import calibration
+from selector.contracts import LabelKind
+from selector.evidence import MEMBERS, LabelFacts
+from selector.prior import ModelFacts, pretraining_images, static_prior
+
+FROZEN = Path(selector.__file__).with_name("calibration.json")
+MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3")
+DEFAULT = "skill: knn+probe+logme"
+SKILLS = {**MEMBERS[LabelKind.CLASSES], "lda": MEMBERS[LabelKind.CLASSES]["knn"]}  # its chance is that of knn
+OTHERS = ("ncti", "pactran", "hscore", "gbc")  # of other families; they have no fixed zero, so z-scores only
+WHOLE = 15  # encoders that a set must have to say how far encoders lie apart
+_RIDGE = 1.0  # equal weights count as much as this many deviations of rank
+Column = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Members of one set: (encoders, members) beside the names, and the accuracies in points (NaN where unknown)."""
+
+    names: tuple[str, ...]
+    skills: dict[str, np.ndarray]
+    raw: dict[str, np.ndarray]
+    prior: np.ndarray
+    accuracy: np.ndarray
+
+
+Candidate = Callable[[Cells, Sequence[Cells]], np.ndarray]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare, print, write; or freeze."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.members", description=__doc__)
+    parser.add_argument("--truth", type=Path, default=TRUTH)
+    parser.add_argument("--scores", type=Path, default=score_cells.OUT)
+    parser.add_argument("--out", type=Path, help="folder of the table; beside the truth when left out")
+    parser.add_argument("--strategy", choices=("full", "frozen"), default="full")
+    parser.add_argument("--partial", action="store_true", help="take columns that lack encoders as well")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--freeze", action="store_true", help="write the package's calibration, nothing else")
+    args = parser.parse_args(argv)
+    scored = score_cells.read(args.scores)
+    if args.freeze:
+        FROZEN.write_text(frozen(scored), encoding="utf-8")
+        print(f"wrote {FROZEN}", file=sys.stderr)
+        return 0
+    assets = os.environ.get("SELECTOR_ASSETS")
+    if not assets:
+        print("SELECTOR_ASSETS is not set: it names the folder with models/. Nothing was computed.", file=sys.stderr)
+        return 2
+    cards = encoders.cards(Path(assets) / "models")
+    truth = fine_tuned(args.truth, args.strategy)
+    fewest = FEWEST_ENCODERS if args.partial else len(cards)
+    cells = {name: gather(scored, name, column, cards) for name, column in truth.items() if name in scored.labels}
+    cells = {name: found for name, found in cells.items() if len(found.names) >= fewest}
+    if not cells:
+        print("no set has both scores and accuracies of all encoders; --partial takes the others.", file=sys.stderr)
+        return 1
+    rows = compare(cells, args.draws, args.seed)
+    folder = args.out or args.truth.parent
+    with (folder / f"members_{args.strategy}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    show(rows, cells)
+    return 0
+
+
+def gather(scored: score_cells.Scored, name: str, column: Column, cards: Mapping[str, Mapping[str, Any]]) -> Cells:
+    """The encoders of a set that have an accuracy and every member."""
+    wanted = [*SKILLS, *OTHERS]
+    names = tuple(e for e in column if all(e in scored.values.get(m, {}).get(name, {}) for m in wanted))
+    raw = {m: np.array([scored.values[m][name][e] for e in names]) for m in wanted}
+    skills = {m: np.asarray(scale(raw[m], scored.labels[name])) for m, scale in SKILLS.items()}
+    facts = {e: facts_of(cards[e]) for e in names}
+    prior = static_prior(facts).scores if facts else {}
+    return Cells(names, skills, raw, np.array([prior[e].value for e in names]), np.array([column[e] for e in names]))
+
+
+def facts_of(card: Mapping[str, Any]) -> ModelFacts:
+    """What a card says of a network."""
+    size = float(card["input_size"][1])
+    images = pretraining_images(str(card.get("source_dataset") or ""))
+    return ModelFacts(parameters=float(card["params"]), pretraining_images=images, input_size=size)
+
+
+# ---------------------------------------------------------------------------- candidates
+
+
+def on_skill(*members: str, weight: float = 0.0) -> Candidate:
+    """Mean skill, and a share of the prior as the package mixes it."""
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        mean = np.mean([cells.skills[m] for m in members], axis=0)
+        return np.asarray((1 - weight) * mean + weight * calibration().skill_per_deviation * cells.prior)
+
+    return score
+
+
+def on_z(*members: str) -> Candidate:
+    """Mean of z-scores with means and deviations of the other sets."""
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        parts = []
+        for m in members:
+            seen = np.concatenate([c.raw[m] for c in others]) if others else cells.raw[m]
+            parts.append((cells.raw[m] - seen.mean()) / max(seen.std(), 1e-12))
+        return np.mean(parts, axis=0)
+
+    return score
+
+
+def learned(*members: str, prior: bool = False) -> Candidate:
+    """Non-negative least squares of the accuracy's rank on skills, drawn towards equal weights."""
+
+    def columns(cells: Cells) -> np.ndarray:
+        parts = [cells.skills[m] for m in members]
+        return np.stack([*parts, calibration().skill_per_deviation * cells.prior] if prior else parts, axis=1)
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        width = len(members) + prior
+        x, y = [np.sqrt(_RIDGE) * np.eye(width)], [np.sqrt(_RIDGE) * np.ones(width)]
+        for c in others:
+            rows = columns(c)
+            x.append(rows - rows.mean(axis=0))  # every set has its own level
+            y.append((rankdata(c.accuracy) / (len(c.accuracy) + 1) - 0.5) * np.sqrt(12))
+        return np.asarray(columns(cells) @ nnls(np.concatenate(x), np.concatenate(y))[0])
+
+    return score
+
+
+CANDIDATES: dict[str, Candidate] = {
+    DEFAULT: on_skill("knn", "probe", "logme"),
+    **{f"skill: {m}": on_skill(m) for m in SKILLS},
+    "skill: knn+probe": on_skill("knn", "probe"),
+    "skill: knn+logme": on_skill("knn", "logme"),
+    "skill: probe+logme": on_skill("probe", "logme"),
+    "skill: knn+probe+logme+lda": on_skill("knn", "probe", "logme", "lda"),
+    "skill: probe+logme+lda": on_skill("probe", "logme", "lda"),
+    **{
+        f"skill: knn+probe+logme, prior {100 * w:.0f} %": on_skill("knn", "probe", "logme", weight=w)
+        for w in (0.1, 0.25, 0.5)
+    },
+    "skill: knn+probe+logme+lda, prior 25 %": on_skill("knn", "probe", "logme", "lda", weight=0.25),
+    "prior alone (facts)": lambda cells, others: cells.prior,
+    "z: knn+probe+logme": on_z("knn", "probe", "logme"),
+    "z: knn+probe+logme+lda": on_z("knn", "probe", "logme", "lda"),
+    **{f"z: knn+probe+logme+{m}": on_z("knn", "probe", "logme", m) for m in OTHERS},
+    "learned: knn+probe+logme": learned("knn", "probe", "logme"),
+    "learned: knn+probe+logme+lda": learned("knn", "probe", "logme", "lda"),
+    "learned: knn+probe+logme+lda, prior": learned("knn", "probe", "logme", "lda", prior=True),
+}
+
+
+def compare(cells: Mapping[str, Cells], draws: int, seed: int) -> list[dict[str, object]]:
+    """One row a scope and candidate."""
+    scores = {
+        label: {name: make(c, [o for other, o in cells.items() if other != name]) for name, c in cells.items()}
+        for label, make in CANDIDATES.items()
+    }
+    rows = []
+    for scope in ("all", "upper half"):
+        keep = {n: c.accuracy >= (np.median(c.accuracy) if scope != "all" else -np.inf) for n, c in cells.items()}
+        truth = [c.accuracy[keep[n]] for n, c in cells.items()]
+        default = [scores[DEFAULT][n][keep[n]] for n in cells]
+        for label, by_set in scores.items():
+            here = [by_set[n][keep[n]] for n in cells]
+            row: dict[str, object] = {
+                "scope": scope,
+                "score": label,
+                "sets": len(cells),
+                "encoders": sum(map(len, truth)),
+            }
+            for measure in MEASURES:
+                found = mean_agreement(here, truth, measure, draws=draws, seed=seed)
+                row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
+            gain = paired_difference(here, default, truth, "weighted_tau", draws=draws, seed=seed)
+            row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+            rows.append(row)
+    return rows
+
+
+def show(rows: Sequence[Mapping[str, object]], cells: Mapping[str, Cells]) -> None:
+    """Print one block a scope, best weighted tau first."""
+    print(f"sets: {', '.join(f'{n} ({len(c.names)})' for n, c in cells.items())}; gain: of weighted tau over {DEFAULT}")
+    for scope in dict.fromkeys(row["scope"] for row in rows):
+        print(f"\n{scope}")
+        for row in sorted((r for r in rows if r["scope"] == scope), key=lambda r: -float(str(r["weighted_tau"]))):
+            figures = "  ".join(f"{m} {row[m]:.3f} [{row[f'{m}_low']:.2f}, {row[f'{m}_high']:.2f}]" for m in MEASURES)
+            print(
+                f"{row['score']:44}{figures}  gain {row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
+            )
+
+
+# ---------------------------------------------------------------------------- what the package carries
+
+
+def frozen(scored: score_cells.Scored) -> str:
+    """``selector/calibration.json``: sizes and skills of every set, and how far encoders lie apart."""
+    sets, slopes = {}, []
+    for name, facts in scored.labels.items():
+        skill = mean_skill(scored, name, facts)
+        if len(skill) < WHOLE:
+            continue
+        deviations = (rankdata(skill) / (len(skill) + 1) - 0.5) * np.sqrt(12)
+        slopes.append(float(np.polyfit(deviations, skill, 1)[0]))
+        sets[name] = {
+            "rows": scored.rows[name],
+            "classes": scored.classes[name],
+            "encoders": len(skill),
+            "best_skill": round(float(skill.max()), 4),
+            "median_skill": round(float(np.median(skill)), 4),
+        }
+    made = {"skill_per_deviation": round(float(np.mean(slopes)), 3), "sets": sets}
+    before = json.loads(FROZEN.read_text(encoding="utf-8"))
+    same = made == {k: v for k, v in before.items() if k != "version"}
+    return json.dumps({"version": before["version"] + (not same), **made}, indent=1) + "\n"
+
+
+def mean_skill(scored: score_cells.Scored, name: str, facts: LabelFacts) -> np.ndarray:
+    """Of the default members, for the encoders that have all of them."""
+    members = MEMBERS[LabelKind.CLASSES]
+    by_member = [scored.values.get(m, {}).get(name, {}) for m in members]
+    shared = [e for e in by_member[0] if all(e in values for values in by_member)]
+    columns = [
+        scale(np.array([values[e] for e in shared]), facts)
+        for scale, values in zip(members.values(), by_member, strict=True)
+    ]
+    return np.asarray(np.mean(columns, axis=0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

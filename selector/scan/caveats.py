@@ -1,0 +1,204 @@
+"""What a reader should know before trusting a table: each a code, a sentence and the numbers in it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from selector.agreement import weighted_tau
+from selector.calibration import calibration
+from selector.contracts import LabelKind, Modality, Target
+from selector.evidence import Evidence
+from selector.results import Caveat
+from selector.scan.candidate import Candidate
+from selector.scan.readings import network_of
+
+SHOWN = 6
+FEWEST_MODELS = 5  # fewer are in any order by chance
+DISAGREE, LEADERS_DISAGREE = (
+    0.6,
+    0.3,
+)  # mean Spearman of members; on the suite 0.93 or more, of the upper half 0.5 or more
+EXPLAINS = 0.9  # weighted tau of what was known beforehand with the skills
+_HOPELESS = 100  # times as many items: then the models are as good as equal
+
+
+def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Iterator[Caveat]:
+    """The caveats of a scan, most important first.
+
+    Args:
+        candidates: with their evidence.
+        target: what they were ranked for.
+        rows: of train and val that finished models were scored on.
+    """
+    good = [c for c in candidates if c.evidence is not None and c.running]
+    evidence = {c.spec.name: c.evidence for c in good if c.evidence is not None}
+    yield from (
+        caveat
+        for caveat in (
+            no_signal(evidence),
+            too_small(evidence, rows),
+            proxies_disagree(evidence),
+            static_explains(evidence),
+            unlike_calibration(evidence, target, rows),
+            _readings(good),
+            _excluded(candidates),
+            _failed(candidates),
+        )
+        if caveat is not None
+    )
+
+
+def no_signal(evidence: dict[str, Evidence]) -> Caveat | None:
+    """Every model is at chance."""
+    best = max((e.skill for e in evidence.values()), default=1.0)
+    if best >= 0.05:
+        return None
+    return Caveat(
+        "no-signal",
+        "no model does clearly better than chance: the labels may be wrong, or nothing in this zoo fits the target.",
+        {"best_skill": best},
+    )
+
+
+def too_small(evidence: dict[str, Evidence], rows: int) -> Caveat | None:
+    """Several models cannot be told apart, and how many items would settle which of the first two is better.
+
+    The half-width of the paired interval shrinks with the root of the number of items.
+    """
+    tied = [name for name, e in evidence.items() if e.tied]
+    if len(tied) < 2:
+        return None
+    first, second = sorted(evidence.values(), key=lambda e: -e.value)[:2]
+    gap, half = first.value - second.value, second.half_to_first
+    times = (half / gap) ** 2 if gap > 0 else math.inf
+    numbers = {"models": len(tied), "items": rows, "gap": gap, "half_width": half}
+    text = f"{len(tied)} models cannot be told apart on these {rows} rows: {_listed(tied)}."
+    if half == 0:  # no intervals were computed
+        return Caveat("too-small", text, numbers)
+    if times > _HOPELESS:
+        text += f" Even {_HOPELESS} times as many would not settle the first two: take the cheaper one, or confirm."
+        return Caveat("too-small", text, {**numbers, "items_needed": None})
+    needed = max(rows + 1, math.ceil(rows * times))
+    if times <= 1:  # the first two differ; it is the others that are tied through their own noise
+        return Caveat("too-small", text, numbers)
+    rounded = float(f"{needed:.2g}")
+    return Caveat(
+        "too-small",
+        f"{text} About {rounded:,.0f} labelled items would settle which of the first two has the higher evidence.",
+        {**numbers, "items_needed": needed},
+    )
+
+
+def proxies_disagree(evidence: dict[str, Evidence]) -> Caveat | None:
+    """Members order the models differently: all of them, or the leading half."""
+    if len(evidence) < FEWEST_MODELS:
+        return None
+    leading = sorted(evidence.values(), key=lambda e: -e.value)
+    half = leading[: max(FEWEST_MODELS, len(leading) // 2)]
+    everyone, leaders = _mean_correlation(leading), _mean_correlation(half)
+    if math.isnan(everyone) or (everyone >= DISAGREE and not leaders < LEADERS_DISAGREE):
+        return None
+    whom, value = ("the models", everyone) if everyone < DISAGREE else (f"the {len(half)} leading models", leaders)
+    firsts = {p: max(evidence, key=lambda m: evidence[m].members[p]) for p in leading[0].members}
+    told = ", ".join(f"{proxy} {model}" for proxy, model in firsts.items())
+    return Caveat(
+        "proxies-disagree",
+        f"the proxies order {whom} differently (mean rank correlation {value:.2f}; first by {told}): "
+        "the evidence is an average of views that do not agree, so confirm more models.",
+        {"mean_spearman": everyone, "mean_spearman_leaders": leaders, "models": len(leading), "first": firsts},
+    )
+
+
+def static_explains(evidence: dict[str, Evidence]) -> Caveat | None:
+    """What was known beforehand gives the same order as the rows do."""
+    known = [e for e in evidence.values() if e.known is not None]
+    if len(known) < FEWEST_MODELS:
+        return None
+    priors = [e.known.value for e in known if e.known is not None]
+    tau = weighted_tau(priors, [e.skill for e in known])
+    if math.isnan(tau) or tau < EXPLAINS:
+        return None
+    return Caveat(
+        "static-explains",
+        f"an order that never looked at the target (size, upstream accuracy, past results) agrees with the proxies "
+        f"(weighted tau {tau:.2f}): these items add little to what was known beforehand.",
+        {"weighted_tau": tau, "models": len(known)},
+    )
+
+
+def unlike_calibration(evidence: dict[str, Evidence], target: Target, rows: int) -> Caveat | None:
+    """The target lies outside of everything that the default score was tried on."""
+    frozen = calibration()
+    if target.modality is not Modality.IMAGE or target.label_kind is not LabelKind.CLASSES:
+        what = f"{target.modality} with {target.label_kind} labels"
+        return Caveat(
+            "unlike-calibration",
+            f"the default score was tried on pictures in classes only, never on {what}: take its order as a guess.",
+            {"calibration": frozen.version, "modality": str(target.modality), "label_kind": str(target.label_kind)},
+        )
+    if not evidence or not frozen.sets:
+        return None
+    outside = []
+    seen = {
+        "classes": ([s.classes for s in frozen.sets.values()], float(len(target.class_names)), 2.0),
+        "items": ([s.rows for s in frozen.sets.values()], float(rows), 4.0),
+    }
+    for name, (values, here, slack) in seen.items():
+        if not min(values) / slack <= here <= max(values) * slack:
+            outside.append(f"{here:.0f} {name} (tried: {min(values)} to {max(values)})")
+    best, lowest = max(e.skill for e in evidence.values()), min(s.best_skill for s in frozen.sets.values())
+    if best < lowest:
+        outside.append(f"a best skill of {best:.2f} (tried: {lowest:.2f} and more)")
+    if not outside:
+        return None
+    return Caveat(
+        "unlike-calibration",
+        f"the target is unlike the {len(frozen.sets)} image sets that the default score was tried on: "
+        f"{', '.join(outside)}. How well its order agrees with fine-tuning is not known there.",
+        {"calibration": frozen.version, "classes": len(target.class_names), "items": rows, "best_skill": best},
+    )
+
+
+def _readings(good: Sequence[Candidate]) -> Caveat | None:
+    networks = {network_of(c.spec) for c in good}
+    if len(networks) == len(good):
+        return None
+    return Caveat(
+        "readings",
+        f"{len(good)} rows are readings of {len(networks)} model(s): the highest of several readings was chosen "
+        "on these rows, so its evidence is a little optimistic. A model is fine-tuned once, as its leading reading: "
+        "the network up to that layer, with its pooling.",
+        {"rows": len(good), "models": len(networks)},
+    )
+
+
+def _excluded(candidates: Sequence[Candidate]) -> Caveat | None:
+    excluded = [c.spec.name for c in candidates if c.excluded]
+    if not excluded:
+        return None
+    text = f"{len(excluded)} model(s) are excluded by the limits and not ranked; their rows say why."
+    return Caveat("excluded", text, {"models": excluded})
+
+
+def _failed(candidates: Sequence[Candidate]) -> Caveat | None:
+    failed = [c.spec.name for c in candidates if c.failure]
+    if not failed:
+        return None
+    return Caveat("failed", f"{len(failed)} model(s) failed and are not ranked: {_listed(failed)}.", {"models": failed})
+
+
+def _mean_correlation(models: Sequence[Evidence]) -> float:
+    """Mean Spearman over pairs of members; NaN with one member or constant ones."""
+    columns = [np.array([e.members[proxy] for e in models]) for proxy in models[0].members]
+    varied = [column for column in columns if np.ptp(column) > 0]
+    found = [float(spearmanr(a, b).statistic) for a, b in itertools.combinations(varied, 2)]
+    return float(np.mean(found)) if found else math.nan
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"

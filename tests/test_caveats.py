@@ -1,0 +1,182 @@
+"""What a table warns of: every caveat with its code and numbers, and none where nothing is wrong."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+import selector
+from selector import calibration as frozen
+from selector.calibration import Calibration, CalibrationSet
+from selector.contracts import LabelKind, Modality
+from selector.evidence import Evidence
+from selector.prior import PriorScore
+from selector.results import load_ranking
+from selector.scan import caveats
+from selector.scan.near_duplicates import SIDE, near_duplicates
+from tests.conftest import draw, image_folder
+from tests.test_scan import FAST
+
+BASE = Evidence(0.5, 0.4, 0.6, 0.2, 0.5, False, 0.5)
+
+
+def pool(*columns, known=None, **changes):
+    """Models whose members have these skills; their value is the mean."""
+    rows = np.array(columns, dtype=float).T
+    found = {}
+    for i, row in enumerate(rows):
+        members = {f"p{j}": float(v) for j, v in enumerate(row)}
+        prior = None if known is None else PriorScore(known[i], "facts", 0, 0.25)
+        value = float(row.mean())
+        found[f"m{i}"] = replace(BASE, value=value, skill=value, members=members, known=prior, **changes)
+    return found
+
+
+def test_no_signal_looks_at_the_skill_not_at_the_prior():
+    hopeless = {"m": replace(BASE, skill=0.01, value=0.4)}
+    assert caveats.no_signal(hopeless).code == "no-signal"
+    assert caveats.no_signal({"m": replace(BASE, skill=0.2, value=-0.1)}) is None
+
+
+def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
+    tied = {
+        "first": replace(BASE, value=0.60, tied=True),
+        "second": replace(BASE, value=0.58, tied=True, half_to_first=0.06),
+        "third": replace(BASE, value=0.2, tied=False, half_to_first=0.06),
+    }
+    found = caveats.too_small(tied, 500)
+    assert found.numbers["items_needed"] == 500 * 9
+    assert found.text == (
+        "2 models cannot be told apart on these 500 rows: first, second. "
+        "About 4,500 labelled items would settle which of the first two has the higher evidence."
+    )
+    equal = {**tied, "second": replace(tied["second"], value=0.5999)}
+    assert "Even 100 times as many would not settle" in caveats.too_small(equal, 500).text
+    assert caveats.too_small(equal, 500).numbers["items_needed"] is None
+    assert caveats.too_small({k: replace(e, tied=k == "first") for k, e in tied.items()}, 500) is None
+    without = {k: replace(e, half_to_first=0.0) for k, e in tied.items()}
+    assert "About" not in caveats.too_small(without, 500).text
+
+
+def test_proxies_that_order_the_models_differently_are_named():
+    up, noise = np.arange(8) / 10, np.array([3, 0, 7, 1, 6, 2, 5, 4]) / 10
+    assert caveats.proxies_disagree(pool(up, up + 0.1)) is None
+    found = caveats.proxies_disagree(pool(up, noise))
+    from scipy.stats import spearmanr
+
+    assert found.numbers["mean_spearman"] == pytest.approx(spearmanr(up, noise).statistic)
+    assert found.numbers["first"] == {"p0": "m7", "p1": "m2"}
+    assert "first by p0 m7, p1 m2" in found.text
+    assert caveats.proxies_disagree(pool(up[:4], noise[:4])) is None  # four models are in any order by chance
+    leaders = caveats.proxies_disagree(pool([0, 1, 2, 3, 4, 9, 8, 7, 6, 5], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]))
+    assert "the 5 leading models" in leaders.text
+    assert leaders.numbers["mean_spearman"] > 0.6
+
+
+def test_a_static_order_that_agrees_is_told():
+    up = np.arange(6) / 10
+    found = caveats.static_explains(pool(up, known=up))
+    assert (found.code, found.numbers["weighted_tau"]) == ("static-explains", pytest.approx(1))
+    assert caveats.static_explains(pool(up, known=up[::-1])) is None
+    assert caveats.static_explains(pool(up)) is None
+    assert caveats.static_explains(pool(up, known=np.zeros(6))) is None
+
+
+@pytest.fixture
+def calibrated(monkeypatch):
+    sets = {"a": CalibrationSet(800, 2, 20, 0.6, 0.3), "b": CalibrationSet(1000, 10, 20, 0.9, 0.5)}
+    made = Calibration(3, 0.15, sets)
+    monkeypatch.setattr(caveats, "calibration", lambda: made)
+
+
+def target(classes=5, **changes):
+    base = {"modality": Modality.IMAGE, "label_kind": LabelKind.CLASSES, "class_names": ["c"] * classes}
+    return SimpleNamespace(**{**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "skill", "text"),
+    [
+        ({}, 900, 0.7, None),
+        ({"classes": 20}, 900, 0.7, None),
+        ({"classes": 21}, 900, 0.7, "21 classes (tried: 2 to 10)"),
+        ({}, 4001, 0.7, "4001 items (tried: 800 to 1000)"),
+        ({}, 199, 0.7, "199 items (tried: 800 to 1000)"),
+        ({}, 900, 0.55, "a best skill of 0.55 (tried: 0.60 and more)"),
+        ({"label_kind": LabelKind.REAL}, 900, 0.7, "image with real labels"),
+        ({"modality": Modality.TEXT}, 900, 0.7, "text with classes labels"),
+    ],
+)
+def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, skill, text):
+    found = caveats.unlike_calibration({"m": replace(BASE, skill=skill)}, target(**changes), rows)
+    assert (found is None) == (text is None)
+    assert text is None or (text in found.text and found.numbers["calibration"] == 3)
+
+
+def test_the_package_carries_a_calibration():
+    made = frozen.calibration()
+    assert made.skill_per_deviation > 0
+
+
+# ---------------------------------------------------------------------------- pictures that leak
+
+
+def thumb(image):
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def saved(image, quality=75):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+
+
+def test_near_duplicates_across_splits_are_found_and_other_pictures_are_not():
+    pictures = [draw(label, seed, size=128) for label in range(3) for seed in range(20)]
+    copies = [
+        saved(pictures[3]),
+        pictures[25].resize((96, 96)),
+        ImageEnhance.Brightness(pictures[41]).enhance(0.85),
+        ImageEnhance.Contrast(pictures[7]).enhance(0.85),
+    ]
+    thumbs = np.stack([thumb(p) for p in (*pictures, *copies, saved(pictures[50]))])
+    splits = np.array(["train"] * 60 + ["val", "test", "test", "val", "train"])
+    pairs, checked = near_duplicates(thumbs, splits, [str(i) for i in range(65)])
+    assert {(p.held_out, p.other) for p in pairs} == {(60, 3), (61, 25), (62, 41), (63, 7)}  # 64 is in train as well
+    assert checked == 4
+    same_content = [str(i) for i in range(60)] + ["3", "61", "62", "63", "64"]
+    assert len(near_duplicates(thumbs, splits, same_content)[0]) == 3
+
+
+def test_blank_pictures_are_not_duplicates():
+    blank = np.full((4, SIDE, SIDE), 255, np.uint8)
+    splits = np.array(["train", "train", "val", "test"])
+    assert near_duplicates(blank, splits, list("abcd")) == ([], 0)
+
+
+def test_a_scan_lists_pictures_that_leak_and_remembers_them(tmp_path):
+    root = tmp_path / "photos"
+    for split in ("train", "val", "test"):
+        image_folder(root / split, per_class=8 if split == "train" else 3)
+    for split, shift in (("val", 40), ("test", 80)):  # other pictures than those of train
+        for label, name in enumerate(("across", "leaning", "upright")):
+            for i in range(3):
+                draw(label, shift + i, size=96).save(root / split / name / f"{i:03d}.png")
+    source = draw(0, 500, size=96)
+    source.save(root / "train" / "across" / "first.png")
+    saved(source, 90).save(root / "test" / "across" / "again.png")
+    ranking = selector.rank(root, **FAST, store=tmp_path / "store", out=tmp_path / "run")
+    (leak,) = [c for c in ranking.caveats if c.code == "near-duplicates"]
+    assert leak.numbers["pairs"] == 1
+    (listed,) = leak.numbers["listed"]
+    assert (listed["held_out"], listed["like"]) == ("test/across/again.png", "train/across/first.png")
+    assert leak.text in ranking.warnings
+    assert f"Note: {leak.text}" in str(ranking).replace("\n", " ")
+    assert load_ranking(tmp_path / "run").caveats == ranking.caveats
+    warm = selector.rank(root, **FAST, store=tmp_path / "store")  # decodes nothing
+    assert [c for c in warm.caveats if c.code == "near-duplicates"] == [leak]
