@@ -1,0 +1,82 @@
+"""Choosing members on the suite: nothing that is learned has seen the set it is judged on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.suite import members, score_cells
+from selector.calibration import Calibration, CalibrationSet
+from selector.contracts import LabelKind, Score
+from selector.evidence import LabelFacts, combine
+
+FACTS = LabelFacts.of(np.arange(300) % 3, LabelKind.CLASSES)
+NAMES = tuple(f"e{i}" for i in range(16))
+
+
+@pytest.fixture
+def cells():
+    """Three sets of 16 encoders; knn says much, the others little."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for name in "abc":
+        quality = rng.uniform(0.1, 0.9, len(NAMES))
+        raw = {m: rng.uniform(0, 1, len(NAMES)) for m in (*members.SKILLS, *members.OTHERS)}
+        raw["knn"] = quality
+        skills = {m: raw[m] for m in members.SKILLS}
+        found[name] = members.Cells(NAMES, skills, raw, rng.standard_normal(len(NAMES)), 100 * quality)
+    return found
+
+
+@pytest.mark.parametrize("label", [c for c in members.CANDIDATES if c.startswith(("learned", "z"))])
+def test_what_is_learned_comes_from_the_other_sets(cells, label):
+    others = [cells["b"], cells["c"]]
+    before = members.CANDIDATES[label](cells["a"], others)
+    reversed_truth = replace(cells["a"], accuracy=cells["a"].accuracy[::-1].copy())
+    assert members.CANDIDATES[label](reversed_truth, others) == pytest.approx(before)
+
+
+def test_learned_weights_find_the_member_that_says_something(cells):
+    rows = members.compare(cells, draws=20, seed=0)
+    taus = {row["score"]: row["weighted_tau"] for row in rows if row["scope"] == "all"}
+    assert taus["skill: knn"] == pytest.approx(1)
+    assert taus["learned: knn+probe+logme"] > taus[members.DEFAULT]
+    gains = {row["score"]: row["gain"] for row in rows if row["scope"] == "all"}
+    assert gains[members.DEFAULT] == 0
+    assert gains["skill: knn"] == pytest.approx(1 - taus[members.DEFAULT])
+    assert {row["encoders"] for row in rows if row["scope"] == "upper half"} == {3 * 8}
+
+
+def scored(count):
+    values = {m: {"a": {}} for m in ("knn", "probe", "logme")}
+    for i in range(count):
+        quality = (i + 1) / 20
+        values["knn"]["a"][f"e{i}"] = FACTS.chance + quality * (1 - FACTS.chance)
+        values["probe"]["a"][f"e{i}"] = -FACTS.entropy * (1 - quality)
+        values["logme"]["a"][f"e{i}"] = FACTS.null_logme - 0.5 * np.log(1 - quality**2)
+    return score_cells.Scored(values, {}, {}, {}, {"a": FACTS}, {"a": 3}, {"a": 300})
+
+
+def test_the_default_candidate_orders_as_the_package_does():
+    found = scored(16)
+    skill = members.mean_skill(found, "a", FACTS)
+    scores = {e: {m: Score(found.values[m]["a"][e]) for m in found.values} for e in found.values["knn"]["a"]}
+    assert skill == pytest.approx([e.skill for e in combine(scores, FACTS).values()])
+
+
+def test_what_is_frozen_is_what_the_package_reads(tmp_path, monkeypatch):
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps({"version": 4, "skill_per_deviation": 0.1, "sets": {}}))
+    monkeypatch.setattr(members, "FROZEN", file)
+    data = json.loads(members.frozen(scored(16)))
+    made = Calibration(
+        data["version"], data["skill_per_deviation"], {k: CalibrationSet(**v) for k, v in data["sets"].items()}
+    )
+    assert (made.version, made.sets["a"].encoders, made.sets["a"].classes) == (5, 16, 3)
+    skill = members.mean_skill(scored(16), "a", FACTS)
+    assert made.sets["a"].best_skill == pytest.approx(skill.max(), abs=1e-4)
+    uniform = (np.arange(1, 17) / 17 - 0.5) * np.sqrt(12)
+    assert made.skill_per_deviation == pytest.approx(np.cov(uniform, skill)[0, 1] / uniform.var(ddof=1), abs=1e-3)
+    file.write_text(json.dumps(data))
+    assert json.loads(members.frozen(scored(16)))["version"] == 5  # nothing changed
