@@ -36,6 +36,7 @@ class Evidence:
         value: ``skill`` moved by ``prior``: what orders the models.
         low, high: 90 % interval; equal to ``value`` when the members came without blocks.
         p_best, p_top_k: probability of being the first, or among the first k, of this pool.
+        mean_rank: expected rank in this pool, from 1.
         tied: not distinguishable from the first model (90 % interval of the paired difference
             includes zero).
         half_to_first: half-width of that interval; 0 when the members came without blocks.
@@ -53,6 +54,7 @@ class Evidence:
     tied: bool
     skill: float
     half_to_first: float = 0.0
+    mean_rank: float = math.nan
     prior: float = 0.0
     known: PriorScore | None = None
     members: Mapping[str, float] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Evidence:
             "evidence_high": self.high,
             "p_best": self.p_best,
             "p_top_k": self.p_top_k,
+            "mean_rank": self.mean_rank,
             "tied": self.tied,
             "skill": self.skill,
             "members": dict(self.members),
@@ -170,7 +173,7 @@ def combine(
     shifts = np.array([shift(known[m]) if m in known else 0.0 for m in names])
     values = means + shifts
     deviations = _deviations([[scores[m][p] for p in members] for m in names], [scales[p] for p in members], facts)
-    p_best, p_top = _probabilities(values, deviations, top_k, seed)
+    p_best, p_top, mean_rank = _probabilities(values, deviations, top_k, seed)
     first = int(np.argmax(values))
     quantile = _t90(deviations.shape[1])
     errors = np.sqrt((deviations**2).sum(axis=1))
@@ -184,6 +187,7 @@ def combine(
             p_top_k=float(p_top[i]),
             tied=bool(values[first] - values[i] <= quantile * to_first[i]),
             skill=float(means[i]),
+            mean_rank=float(mean_rank[i]),
             half_to_first=float(quantile * to_first[i]),
             prior=float(shifts[i]),
             known=known.get(name),
@@ -230,7 +234,10 @@ def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], fac
     return result
 
 
-def _probabilities(values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _probabilities(
+    values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """P(best), P(top k) and the mean rank of every model, over draws of the rows."""
     rng = np.random.default_rng(seed)
     blocks = deviations.shape[1]
     draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
@@ -239,7 +246,7 @@ def _probabilities(values: np.ndarray, deviations: np.ndarray, top_k: int, seed:
     order = np.argsort(-(values + draws), axis=1, kind="stable")
     best = np.bincount(order[:, 0], minlength=len(values)) / DRAWS
     top = np.bincount(order[:, :top_k].ravel(), minlength=len(values)) / DRAWS
-    return best, top
+    return best, top, 1 + np.argsort(order, axis=1).mean(axis=0)
 
 
 def _t90(blocks: int) -> float:

@@ -136,7 +136,7 @@ class ModelResult:
 
     ``spec`` is the frozen zoo entry, ``rank`` starts at 1 and is None for a failed or excluded model.
     ``evidence`` is the combined score that ranks unmeasured models, with its 90 % interval, the
-    probabilities of being the best and among the best k, and ``tied`` for models that the rows
+    probabilities of being the best and among the best k, the expected rank, and ``tied`` for models that the rows
     cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
     It is ``skill`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
     known of the model without the target, by the names of ``prior.ModelFacts``.
@@ -154,6 +154,7 @@ class ModelResult:
     evidence_high: float | None = None
     p_best: float | None = None
     p_top_k: float | None = None
+    mean_rank: float | None = None
     tied: bool = False
     skill: float | None = None
     members: Mapping[str, float] = field(default_factory=dict)
@@ -361,6 +362,7 @@ def _flat(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "evidence_high": model.evidence_high,
         "p_best": model.p_best,
         "p_top_k": model.p_top_k,
+        "mean_rank": model.mean_rank,
         "tied": model.tied,
         "skill": model.skill,
     }

@@ -67,6 +67,7 @@ def test_errors_that_all_models_share_cancel_in_the_probabilities(pool):
     assert fair.p_top_k > 0.99
     assert sum(e.p_best for e in evidence.values()) == pytest.approx(1)
     assert sum(e.p_top_k for e in evidence.values()) == pytest.approx(2)
+    assert [round(e.mean_rank, 1) for e in evidence.values()] == [1, 2, 3]
 
 
 def test_independent_errors_of_the_same_size_do_not():
@@ -75,6 +76,8 @@ def test_independent_errors_of_the_same_size_do_not():
     evidence = combine(pool, FACTS)
     assert all(e.tied for e in evidence.values())
     assert evidence["a"].p_best < 0.7
+    assert 1 < evidence["a"].mean_rank < evidence["b"].mean_rank < evidence["c"].mean_rank < 3
+    assert sum(e.mean_rank for e in evidence.values()) == pytest.approx(6)
 
 
 def test_a_member_that_one_model_lacks_is_left_out_for_all(pool):

@@ -139,6 +139,11 @@ def _sure_of_evidence(ranking: Ranking, best: ModelResult) -> Iterator[str]:
         if best.evidence_low is not None and best.evidence_high is not None:
             line += f" (90 % interval {best.evidence_low:.3f} to {best.evidence_high:.3f})"
         yield line + "."
+    if best.prior is not None and best.prior.weight:
+        yield (
+            f"What was known of it beforehand ({best.prior.origin}) moved that by {best.prior.shift:+.3f}, "
+            f"with a weight of {100 * best.prior.weight:.0f} %."
+        )
     if best.p_best is not None:
         yield f"The chance that it has the highest evidence of all is {100 * best.p_best:.0f} %."
     tied = [model.name for model in ranking if model.tied and model is not best]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell
@@ -175,7 +175,8 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             low, high = model.evidence_low, model.evidence_high
             return Cell("–") if low is None or high is None else Cell(f"{_figures(low)}–{_figures(high)}", low)
         case "p_best":
-            return _share(model.p_best)
+            told = "" if model.mean_rank is None else f"expected rank {model.mean_rank:.1f}"
+            return replace(_share(model.p_best), title=told)
         case "p_top_k":
             return _share(model.p_top_k)
         case "prior":
