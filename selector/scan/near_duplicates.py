@@ -97,8 +97,10 @@ def near_duplicates(thumbs: np.ndarray, splits: np.ndarray, hashes: Sequence[str
         checked += len(queries)
         others = nearest(thumbs, queries, base)
         pairs += [
-            Pair(int(i), int(j), float(value))
-            for i, j, value in zip(queries, others, likeness(thumbs[queries], thumbs[others]), strict=True)
+            Pair(i, j, float(value))
+            for i, j, value in zip(
+                queries.tolist(), others.tolist(), likeness(thumbs[queries], thumbs[others]), strict=True
+            )
             if value >= SAME and hashes[i] != hashes[j]
         ]
     return pairs, checked
