@@ -1,9 +1,8 @@
 """Pictures of one split that are nearly those of another: the same photo saved again, resized or relit.
 
 Two pictures count as the same when their thumbnails (luminance, 32 x 32, brightness and contrast
-taken out) correlate by 0.995 or more. On eight real image sets saving as JPEG at quality 75, resizing,
-15 % of brightness or contrast keep 0.995 where a picture has 64 pixels or more a side, and different
-pictures of a set reach at most 0.993 (two scans of one head). Crops and rotations are not found.
+taken out) correlate by 0.995 or more. ``benchmarks/bench_near_duplicates.py`` says what that finds and
+what it takes for a copy by mistake; crops and rotations are not found.
 """
 
 from __future__ import annotations
