@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from selector.contracts import LabelKind
 from selector.errors import ProxyError
-from selector.linear import solve_head
+from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, solve_head, standardise
 
 
 def data(n=200, d=10, c=3, seed=0):
@@ -106,3 +106,63 @@ def test_wrong_arguments_are_refused():
         solve_head(x, labels[:-1], x, labels, 3)
     with pytest.raises(ProxyError, match="every column has one value only"):
         solve_head(np.ones((30, 4)), labels, x, labels, 3)
+
+
+def folds_of(n=120, d=30, c=3):
+    """A cross-validation: coordinates, codes, and one weight a fold and row."""
+    x, labels = data(n, d, c)
+    basis = standardise(x)
+    folds = np.arange(n) // 7 % 5
+    return basis.coordinates(x), basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float), folds
+
+
+def test_held_out_labels_do_not_touch_the_fold_that_holds_them_out():
+    z, curvature, labels, weights, folds = folds_of()
+    changed = np.where(folds == 0, (labels + 1) % 3, labels)
+    for strength, tolerance in ((1e-3, 1e-3), (0.3, 1e-6)):
+        before = Logistic(z, curvature, labels, weights).solve(strength, tolerance).solution
+        after = Logistic(z, curvature, changed, weights).solve(strength, tolerance).solution
+        np.testing.assert_array_equal(after[:, 0], before[:, 0])
+        assert not np.allclose(after[:, 1], before[:, 1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_folds_solved_together_equal_each_one_alone(weighted):
+    z, curvature, labels, weights, folds = folds_of()
+    if weighted:
+        weights = weights * np.where(labels == 0, 2.5, 1)
+    together = Logistic(z, curvature, labels, weights).solve(0.1, 1e-8).solution
+    for fold in range(5):
+        kept = folds != fold
+        alone = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000).fit(
+            z[kept, :-1].astype(np.float64), labels[kept], sample_weight=weights[fold, kept]
+        )
+        found = z.astype(np.float64) @ together[:, fold]
+        np.testing.assert_allclose(softmax(found), alone.predict_proba(z[:, :-1]), atol=2e-3)
+
+
+def test_the_first_gradient_in_closed_form_equals_the_sum_over_rows():
+    z, curvature, labels, weights, _ = folds_of()
+    problem = Logistic(z, curvature, labels, weights)
+    start = problem.start()
+    value, gradient = problem._at_start(start)
+    expected_value, expected = problem.loss_and_gradient(start, np.arange(5))
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_labels_without_signal_are_not_predicted_better_than_by_their_shares():
+    """A solution that had seen held-out rows would beat chance, most of all with more columns than rows."""
+    rng = np.random.default_rng(3)
+    basis = standardise(rng.standard_normal((200, 300)))
+    z = basis.coordinates(rng.standard_normal((200, 300)))
+    labels, folds = rng.integers(0, 4, 200), np.arange(200) % 5
+    problem = Logistic(z, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
+
+    def value(solution):
+        return float(
+            np.mean([log_likelihood(z[folds == f], solution[:, f : f + 1], labels[folds == f]) for f in range(5)])
+        )
+
+    _, found = best_strength(problem, [s / 300 for s in STRENGTHS], value, 1e-5)
+    assert found < -np.log(4) + 0.01

@@ -7,7 +7,7 @@ import numpy as np
 from selector.contracts import Score
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
-from selector.linear import Basis, logistic_path
+from selector.linear import Basis, Logistic
 from selector.proxies._proxy import proxy
 
 
@@ -45,8 +45,8 @@ def pactran(features: FeatureSet, *, factor: float = 1.0, variance: float = 10.0
     prior = factor * n
     # mean CE + ‖W‖²/(2fN) is, times N, the sum with ‖W‖²/(2f): C = f; two classes keep both weight vectors
     strength = factor * (2.0 if classes == 2 else 1.0)
-    point = next(iter(logistic_path(z, basis.curvature, codes, np.ones((1, n)), [strength], tolerance=1e-7)))
-    solution = point.solution[:, 0].astype(np.float64)
+    solved = Logistic(z, basis.curvature, codes, np.ones((1, n))).solve(strength, tolerance=1e-7)
+    solution = solved.solution[:, 0].astype(np.float64)
     loss, curvature = 0.0, 0.0
     for start in range(0, n, 4096):
         part = slice(start, start + 4096)

@@ -1,0 +1,164 @@
+"""Heads on raw features, with the penalty that validation rows prefer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from selector.contracts import LabelKind
+from selector.errors import ProxyError
+from selector.features.arrays import as_rows
+from selector.linear.basis import Basis, standardise
+from selector.linear.logistic import Logistic, log_likelihood
+from selector.linear.search import STRENGTHS, best_strength
+
+_TOLERANCE = 1e-6  # predicted decrease of the loss, nats a row
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A solved head on raw features: outputs are ``features @ weight.T + bias``.
+
+    Attributes:
+        weight: (K, D) float32; ``bias``: (K,) float32.
+        strength: the inverse penalty C that the validation rows chose, in scikit-learn's sense on
+            standardised features (for real values: of ridge regression).
+        val_log_loss: of the validation rows, nats a row (multi-label: a label; real: half the mean
+            squared error).
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float
+    val_log_loss: float
+
+
+def solve_head(
+    train_rows: Any,
+    train_labels: Any,
+    val_rows: Any,
+    val_labels: Any,
+    num_outputs: int,
+    *,
+    label_kind: LabelKind = LabelKind.CLASSES,
+    class_weight: Sequence[float] | np.ndarray | None = None,
+    strengths: Sequence[float] | None = None,
+    seed: int = 0,
+) -> LinearHead:
+    """Fit a head on the training rows, with the penalty that the validation rows prefer.
+
+    Args:
+        train_rows: (N, D) raw features, any scale; constant columns are ignored.
+        train_labels: (N,) ints 0..K-1, (N, K) of 0 and 1, or (N,) / (N, K) floats.
+        val_rows, val_labels: likewise; they choose the strength and are not fitted.
+        num_outputs: K. Classes absent from the training rows get a very low, finite output.
+        class_weight: (K,) weights of the classes in the loss.
+        strengths: inverse penalties C to try; ``STRENGTHS`` / D when not given. Without validation rows the
+            smallest is taken.
+        seed: unused by the solver, which has no randomness; kept for strategies that pass theirs.
+    Raises:
+        ProxyError: features or labels are not usable.
+    Cost: O(N·D·min(N, D)) and some forty products N × D × K.
+    """
+    del seed
+    x, v = as_rows(train_rows, "train_rows"), as_rows(val_rows, "val_rows") if len(val_rows) > 1 else None
+    basis = standardise(x)
+    grid = [s / x.shape[1] for s in STRENGTHS] if strengths is None else sorted(strengths)
+    z = basis.coordinates(x)
+    zv = z[:0] if v is None else basis.coordinates(v)
+    if label_kind is LabelKind.REAL:
+        return _solve_ridge(basis, z, train_labels, zv, val_labels, num_outputs, grid)
+    labels = _Targets.of(train_labels, len(x), num_outputs, label_kind)
+    val_targets = labels.like(val_labels, len(zv))
+    weights = np.ones((1, len(x)))
+    if class_weight is not None:
+        weights = weights * labels.row_weights(np.asarray(class_weight, dtype=np.float64))
+    problem = Logistic(z, basis.curvature, labels.targets, weights, labels.loss)
+
+    def value(solution: np.ndarray) -> float:
+        return float(log_likelihood(zv, solution, val_targets, labels.loss)[0].mean())
+
+    if len(zv):
+        solved, found = best_strength(problem, grid, value, _TOLERANCE)
+    else:
+        solved, found = problem.solve(grid[0], _TOLERANCE), 0.0
+    loss, strength, solution = -found, solved.strength, solved.solution[:, 0]
+    weight, bias = basis.raw(solution)
+    weight, bias = labels.spread(weight, bias, x, num_outputs)
+    return LinearHead(weight.astype(np.float32), bias.astype(np.float32), strength, loss)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Training labels as the solver wants them, with classes that do not occur taken out."""
+
+    targets: np.ndarray  # codes (N,) or 0/1 (N, L)
+    present: np.ndarray  # output numbers that the solver sees
+    loss: str
+    outputs: int
+
+    @classmethod
+    def of(cls, labels: Any, count: int, outputs: int, kind: LabelKind) -> _Targets:
+        array = np.asarray(labels)
+        if len(array) != count:
+            raise ProxyError(f"features and labels must have equal lengths. Got {count} rows and {len(array)} labels.")
+        if kind is LabelKind.MULTILABEL:
+            if array.ndim != 2 or array.shape[1] != outputs:
+                raise ProxyError(f"multi-label labels must have the shape (N, {outputs}). Got {array.shape}.")
+            return cls(array.astype(np.float32), np.arange(outputs), "sigmoid", outputs)
+        array = array.astype(np.int64).reshape(count)
+        if count and not (array.min() >= 0 and array.max() < outputs):
+            raise ProxyError(f"class labels must lie in 0..{outputs - 1}. Got {array.min()}..{array.max()}.")
+        present, codes = np.unique(array, return_inverse=True)
+        return cls(codes, present, "softmax", outputs)
+
+    def like(self, labels: Any, count: int) -> np.ndarray:
+        """Validation labels in the solver's numbering; -1 for classes absent from training."""
+        array = np.asarray(labels)[:count]
+        if self.loss == "sigmoid":
+            return array.astype(np.float32).reshape(count, -1)
+        number = np.full(self.outputs, -1)
+        number[self.present] = np.arange(len(self.present))
+        return np.asarray(number[array.astype(np.int64).reshape(count)])
+
+    def row_weights(self, class_weight: np.ndarray) -> np.ndarray:
+        if self.loss == "sigmoid":
+            return np.ones(len(self.targets))
+        return np.asarray(class_weight[self.present][self.targets])
+
+    def spread(
+        self, weight: np.ndarray, bias: np.ndarray, rows: np.ndarray, outputs: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(K, D) and (K,) with a low output for absent classes."""
+        if len(self.present) == outputs:
+            return weight, bias
+        sample = rows[:: max(1, len(rows) // 2000)].astype(np.float64)
+        lowest = float((sample @ weight.T + bias).min())
+        full_weight, full_bias = np.zeros((outputs, weight.shape[1])), np.full(outputs, lowest - np.log(len(rows) + 1))
+        full_weight[self.present], full_bias[self.present] = weight, bias
+        return full_weight, full_bias
+
+
+def _solve_ridge(
+    basis: Basis, z: np.ndarray, labels: Any, zv: np.ndarray, val_labels: Any, outputs: int, grid: Sequence[float]
+) -> LinearHead:
+    y = np.asarray(labels, dtype=np.float64).reshape(len(z), -1)
+    yv = np.asarray(val_labels, dtype=np.float64)[: len(zv)].reshape(len(zv), -1)
+    if y.shape[1] != outputs:
+        raise ProxyError(f"real labels must have the shape (N, {outputs}). Got {np.shape(labels)}.")
+    mean, scale = y.mean(axis=0), np.maximum(y.std(axis=0), 1e-12)
+    wide = z[:, :-1].astype(np.float64)
+    gram, cross = wide.T @ wide, wide.T @ ((y - mean) / scale)
+    best: tuple[float, float, np.ndarray] | None = None
+    for strength in grid:
+        penalised = gram + np.eye(len(gram)) / strength
+        solution = np.vstack([np.linalg.solve(penalised, cross), np.zeros(outputs)])
+        loss = 0.5 * float(((zv @ solution - (yv - mean) / scale) ** 2).mean()) if len(zv) else 0.0
+        if best is None or loss < best[0]:
+            best = (loss, strength, solution)
+    assert best is not None
+    weight, bias = basis.raw(best[2] * scale)
+    return LinearHead(weight.astype(np.float32), (bias + mean).astype(np.float32), best[1], best[0])

@@ -1,0 +1,260 @@
+"""L2 logistic regressions on ``Basis`` coordinates, several at once.
+
+Minimised is Σ_i weight_i · loss_i + ‖W‖² / (2C), the intercept free. Problems differ in the weights
+of the rows: 0 holds a row out, so that the folds of a cross-validation share products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector.linear.quasi_newton import Minimum, Pair, Point, dot, minimise
+
+_CHUNK_CELLS = 2**19  # cells of the (rows, problems, outputs) arrays worked on together: they stay in the cache
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Solutions of all problems at one strength.
+
+    Attributes:
+        strength: C.
+        solution: (k + 1, problems, outputs) float32.
+        objective: mean over the problems, nats a row.
+        steps: of the solver.
+        memory: what they taught about the curvature at this penalty.
+    """
+
+    strength: float
+    solution: np.ndarray
+    objective: float = 0.0
+    steps: int = 0
+    memory: tuple[Pair, ...] = ()
+
+
+class Logistic:
+    """All problems of one set of rows.
+
+    Args:
+        z: float32 (N, k + 1) of ``Basis.coordinates``; the last column is ones.
+        curvature: (k + 1,) sums of squares of its columns.
+        targets: codes (N,) for softmax, 0/1 (N, L) for sigmoid.
+        weights: (F, N) row weights of each problem.
+        loss: ``softmax`` or ``sigmoid``.
+    """
+
+    def __init__(
+        self, z: np.ndarray, curvature: np.ndarray, targets: np.ndarray, weights: np.ndarray, loss: str = "softmax"
+    ) -> None:
+        self.z, self.curvature, self.targets, self.loss = z, curvature, targets, loss
+        self.outputs = int(targets.max()) + 1 if loss == "softmax" else targets.shape[1]
+        self.sizes = weights.sum(axis=1)
+        self._rates = _rates(targets, weights, self.outputs, loss)
+        self._groups = _groups(weights)
+
+    def start(self) -> np.ndarray:
+        """(k + 1, F, outputs) of solutions that know the shares of the classes only."""
+        solution: np.ndarray = np.zeros((self.z.shape[1], *self._rates.shape), dtype=np.float32)
+        log = np.log(self._rates)
+        solution[-1] = log - (np.log1p(-self._rates) if self.loss == "sigmoid" else log.mean(axis=1, keepdims=True))
+        return solution
+
+    def solve(
+        self, strength: float, tolerance: float, start: np.ndarray | None = None, near: Solved | None = None
+    ) -> Solved:
+        """The solutions at one strength.
+
+        Args:
+            strength: C.
+            tolerance: on the predicted decrease of the objective, nats a row.
+            start: (k + 1, F, outputs) to begin from; the class shares when not given. It must not
+                have seen rows that a problem holds out.
+            near: of these problems at another strength; its curvature is learned from.
+        """
+        ridge = self._ridge(strength)
+        penalty = ridge[:, None, None]
+        spread = self._rates * (1 - self._rates) if start is None else self.spread(start) / self.sizes[:, None]
+        share = self.sizes / len(self.z)
+        diagonal = self.curvature[:, None, None] * share[:, None] * np.maximum(spread, 1e-6) + penalty
+
+        def function(point: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, gradient = self.loss_and_gradient(point, problems)
+            return value + 0.5 * dot(point, penalty * point), gradient + penalty * point
+
+        begin, everyone = (self.start() if start is None else start), np.arange(len(self.sizes))
+        # nothing but intercepts: no penalty yet, and the gradient is a table of class sums
+        first = self._at_start(begin) if start is None else function(begin, everyone)
+        memory = [] if near is None else [pair.at_ridge(ridge - self._ridge(near.strength)) for pair in near.memory]
+        found: Minimum = minimise(
+            function,
+            Point(begin, *first),
+            diagonal.astype(np.float32),
+            tolerance * self.sizes,
+            memory,
+        )
+        objective = float((found.value / self.sizes).mean())
+        return Solved(strength, found.solution, objective, found.steps, tuple(found.memory))
+
+    def _ridge(self, strength: float) -> np.ndarray:
+        # two classes are one logit for scikit-learn, whose penalty then counts once, not twice
+        penalty = (2.0 if self.loss == "softmax" and self.outputs == 2 else 1.0) / strength
+        ridge = np.full(self.z.shape[1], penalty, dtype=np.float32)
+        ridge[-1] = 0
+        return ridge
+
+    def loss_and_gradient(self, solution: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Σ weight·loss (F',) in float64 and its gradient (k + 1, F', outputs), of some problems."""
+        width, count, outputs = solution.shape
+        gradient = np.zeros_like(solution)
+        value = np.zeros(count)
+        for group in self._groups:
+            live = np.flatnonzero(group.live[problems])
+            if not len(live):
+                continue
+            flat = np.ascontiguousarray(solution[:, live]).reshape(width, -1)
+            total = np.zeros_like(flat)
+            step = max(64, _CHUNK_CELLS // flat.shape[1])
+            for part in group.chunks(step):
+                z, targets = self.z[part], self.targets[part]
+                logits = (z @ flat).reshape(len(z), -1, outputs)
+                if self.loss == "softmax":
+                    residual, likelihood = _softmax(logits, targets)
+                    residual[np.arange(len(z)), :, targets] -= 1
+                else:
+                    residual, likelihood = _sigmoid(logits, targets, mean=False)
+                    residual -= targets[:, None, :]
+                weights = group.weights_of(problems[live], part)
+                if weights is None:
+                    value[live] -= likelihood.sum(axis=0)
+                else:
+                    residual *= weights[:, :, None]
+                    value[live] -= (likelihood * weights).sum(axis=0)
+                total += z.T @ residual.reshape(len(z), -1)
+            gradient[:, live] += total.reshape(width, -1, outputs)
+        return value, gradient
+
+    def _at_start(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``loss_and_gradient`` of solutions with intercepts only: one product for all problems."""
+        logits = solution[-1][None].copy()  # (1, F, outputs)
+        if self.loss == "sigmoid" or any(group.weights is not None for group in self._groups):
+            return self.loss_and_gradient(solution, np.arange(len(self.sizes)))
+        log_p = logits[0] - np.log(np.exp(logits[0]).sum(axis=1, keepdims=True))
+        gradient = np.zeros_like(solution)
+        value = np.zeros(len(self.sizes))
+        for group in self._groups:
+            sums: np.ndarray = np.zeros((self.z.shape[1], self.outputs), dtype=np.float32)
+            counts = np.bincount(self.targets[group.rows], minlength=self.outputs)
+            for part in group.chunks(4096):
+                z = self.z[part]
+                one_hot: np.ndarray = np.zeros((len(z), self.outputs), dtype=np.float32)
+                one_hot[np.arange(len(z)), self.targets[part]] = 1
+                sums += z.T @ one_hot
+            for problem in np.flatnonzero(group.live):
+                gradient[:, problem] += np.outer(sums.sum(axis=1), np.exp(log_p[problem])) - sums
+                value[problem] -= float(counts @ log_p[problem])
+        return value, gradient
+
+    def spread(self, solution: np.ndarray) -> np.ndarray:
+        """(problems, outputs) Σ weight·p(1 - p): the scale of the curvature."""
+        width, _, outputs = solution.shape
+        total = np.zeros(solution.shape[1:])
+        # a tenth of the rows tells a scale well enough
+        every = 10 if len(self.z) >= 2000 else 1
+        for group in self._groups:
+            live = np.flatnonzero(group.live)
+            rows = group.rows[::every]
+            if not len(rows):
+                continue
+            logits = (self.z[rows] @ solution[:, live].reshape(width, -1)).reshape(len(rows), -1, outputs)
+            p = (_softmax if self.loss == "softmax" else _sigmoid)(logits, self.targets[rows])[0]
+            p -= p * p
+            weights = group.weights_of(live, rows)
+            kept = p.sum(axis=0) if weights is None else np.einsum("nfc,nf->fc", p, weights)
+            total[live] += kept * (len(group.rows) / len(rows))
+        return total
+
+
+def log_likelihood(z: np.ndarray, solution: np.ndarray, targets: np.ndarray, loss: str = "softmax") -> np.ndarray:
+    """float64 (problems, N) of the rows under solutions (k + 1, problems, outputs).
+
+    Classes that the solution does not know (-1) count as half a row of training would.
+    """
+    problems, outputs = solution.shape[1:]
+    result = np.empty((problems, len(z)))
+    step = max(64, _CHUNK_CELLS // (problems * outputs))
+    flat = solution.reshape(len(solution), -1)
+    for start in range(0, len(z), step):
+        chunk = z[start : start + step]
+        logits = (chunk @ flat).reshape(len(chunk), problems, outputs)
+        _, values = (
+            _softmax(logits, targets[start : start + step])
+            if loss == "softmax"
+            else _sigmoid(logits, targets[start : start + step])
+        )
+        result[:, start : start + step] = values.T
+    return result
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that the same problems see: the others are spared their products."""
+
+    rows: np.ndarray  # ascending
+    live: np.ndarray  # (F,) which problems
+    weights: np.ndarray | None  # (F, N) float32; None where all of these rows weigh 1
+
+    def chunks(self, size: int) -> Iterator[slice | np.ndarray]:
+        first, last = self.rows[0], self.rows[-1]
+        dense = last - first + 1 == len(self.rows)
+        for start in range(0, len(self.rows), size):
+            stop = min(start + size, len(self.rows))
+            yield slice(first + start, first + stop) if dense else self.rows[start:stop]
+
+    def weights_of(self, problems: np.ndarray, rows: slice | np.ndarray) -> np.ndarray | None:
+        """(n, problems)."""
+        return None if self.weights is None else self.weights[problems][:, rows].T
+
+
+def _groups(weights: np.ndarray) -> list[_Group]:
+    patterns, member = np.unique(weights > 0, axis=1, return_inverse=True)
+    member = member.ravel()
+    single = weights.astype(np.float32)
+    groups = []
+    for number, live in enumerate(patterns.T):
+        rows = np.flatnonzero(member == number)
+        if live.any():
+            ones = bool((weights[np.ix_(live, rows)] == 1).all())
+            groups.append(_Group(rows, live, None if ones else single))
+    return groups
+
+
+def _rates(targets: np.ndarray, weights: np.ndarray, outputs: int, loss: str) -> np.ndarray:
+    """(problems, outputs) share of each output, kept away from 0 and 1."""
+    if loss == "softmax":
+        counts = np.stack([np.bincount(targets, weights=w, minlength=outputs) for w in weights])
+    else:
+        counts = weights @ targets
+    sizes = weights.sum(axis=1, keepdims=True)
+    return np.asarray((counts + 0.5) / (sizes + (0.5 * outputs if loss == "softmax" else 1.0)))
+
+
+def _softmax(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities, in place, and the log-likelihood float64 (n, problems) of the targets."""
+    logits -= logits.max(axis=2, keepdims=True)
+    own = logits[np.arange(len(logits)), :, targets].astype(np.float64)
+    np.exp(logits, out=logits)
+    total = logits.sum(axis=2, keepdims=True)
+    logits /= total
+    likelihood = own - np.log(total[:, :, 0].astype(np.float64))
+    return logits, likelihood
+
+
+def _sigmoid(logits: np.ndarray, targets: np.ndarray, mean: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and the log-likelihood (n, problems), a mean or a sum over the labels."""
+    signed = np.where(targets[:, None, :] > 0, logits, -logits)
+    losses = -np.logaddexp(0, -signed)
+    likelihood = losses.mean(axis=2, dtype=np.float64) if mean else losses.sum(axis=2, dtype=np.float64)
+    return 1 / (1 + np.exp(-logits)), likelihood
