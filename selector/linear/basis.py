@@ -92,4 +92,4 @@ def _standard(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarr
     precision = np.float64 if chunk.dtype == np.float64 else np.float32
     standard = np.subtract(chunk, mean.astype(precision), dtype=precision)
     standard *= scale.astype(precision)
-    return standard.astype(np.float32, copy=False)
+    return np.asarray(standard, dtype=np.float32)
