@@ -248,14 +248,15 @@ class Ranking:
         return list(self.settings.get("proxies", ()))
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a model, in rank order; scores and measured figures in columns of their own.
+        """Everything that the report says of a model, one row a model, in rank order.
 
         Columns: rank, model, source, status, reason, evidence, skill, prior, one a proxy with
-        ``_low`` and ``_high`` where intervals were computed, then ``measured_<strategy>_val|test``.
+        ``_low`` and ``_high`` where intervals were computed, ``measured_<strategy>_val|test`` with
+        the other metrics and settings of that training, what the model costs, and
+        ``front_<predicted|measured>_<parameters|latency|memory>`` for the best trade-offs.
         """
-        import pandas as pd
-
-        return pd.DataFrame([_flat(model, self.proxies) for model in self.models])
+        found: pandas.DataFrame = importlib.import_module("selector.report.frame").frame(self)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``load_ranking`` reads them back."""
@@ -348,49 +349,6 @@ def _model(entry: dict[str, Any]) -> ModelResult:
         predicted=None if predicted is None else PredictedValue(**predicted),
         cost=None if cost is None else Cost.from_dict(cost),
     )
-
-
-def _flat(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "rank": model.rank,
-        "model": model.name,
-        "source": model.spec.get("source"),
-        "status": model.status,
-        "reason": model.reason,
-        "evidence": model.evidence,
-        "evidence_low": model.evidence_low,
-        "evidence_high": model.evidence_high,
-        "p_best": model.p_best,
-        "p_top_k": model.p_top_k,
-        "mean_rank": model.mean_rank,
-        "tied": model.tied,
-        "skill": model.skill,
-    }
-    if model.prior is not None:
-        row |= {"prior": model.prior.shift, "prior_weight": model.prior.weight, "prior_origin": model.prior.origin}
-    if model.predicted is not None:
-        told = f"predicted_{model.predicted.strategy}_{model.predicted.metric}"
-        row |= {told: model.predicted.value, f"{told}_low": model.predicted.low, f"{told}_high": model.predicted.high}
-    for proxy in proxies:
-        cell = model.scores.get(proxy, ScoreCell(None))
-        row[proxy] = cell.value
-        if cell.low is not None:
-            row[f"{proxy}_low"], row[f"{proxy}_high"] = cell.low, cell.high
-        row.update({f"{proxy}_{name}": value for name, value in cell.details.items()})
-    for m in model.measurements:
-        row[f"measured_{m.strategy}_val"] = m.val_value
-        row[f"measured_{m.strategy}_test"] = m.test_value
-    row |= {
-        "features": model.num_features,
-        "parameters": model.num_parameters,
-        "backend": model.backend,
-        "precision": model.precision,
-        "extract_seconds": model.extract_seconds,
-        "cached": model.cached,
-        "licence": model.spec.get("licence"),
-        "tags": ",".join(model.spec.get("tags", ())),
-    }
-    return row
 
 
 def _number(value: float | None) -> float:

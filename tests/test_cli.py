@@ -111,7 +111,22 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        *[[c] for c in ["scan", "confirm", "report", "predict", "export", "proxies", "doctor", "demo", "zoo", "store"]],
+        *[
+            [c]
+            for c in [
+                "scan",
+                "confirm",
+                "report",
+                "compare",
+                "predict",
+                "export",
+                "proxies",
+                "doctor",
+                "demo",
+                "zoo",
+                "store",
+            ]
+        ],
         *[["zoo", c] for c in ("list", "check")],
         *[["store", c] for c in ["path", "list", "size", "verify", "prune", "export", "import"]],
     ],

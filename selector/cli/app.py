@@ -37,6 +37,7 @@ def _root(
 app.command("scan")(runs.scan)
 app.command("confirm")(runs.confirm)
 app.command("report")(results.report)
+app.command("compare")(results.compare)
 app.command("predict")(results.predict)
 app.command("export")(results.export)
 app.command("proxies")(proxies.proxies)

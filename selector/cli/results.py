@@ -1,4 +1,4 @@
-"""``selector report``, ``predict`` and ``export``: what is done with a finished run."""
+"""``selector report``, ``compare``, ``predict`` and ``export``: what is done with a finished run."""
 
 from __future__ import annotations
 
@@ -38,6 +38,34 @@ def report(
         typer.echo(str(path))
     if open_it:
         typer.launch(path.resolve().as_uri())
+
+
+@guarded
+def compare(
+    first: _RunFolder,
+    second: _RunFolder,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the comparison as an HTML file.")] = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Say which models moved from one run to another, and which settings differ."""
+    from selector.report import compare as comparing
+    from selector.results import load_ranking
+
+    found = comparing.compare(load_ranking(first), load_ranking(second))
+    if html is not None:
+        from selector.report.html import write_comparison
+
+        say(f"comparison: {write_comparison(found, html)}")
+    if json:
+        document(found.to_dict())
+        return
+    for line in found.summary():
+        typer.echo(line)
+    print_rows(comparing.HEADERS, comparing.table(found), numeric=range(1, len(comparing.HEADERS)))
+    for what, differences in (("setting", found.settings), ("version", found.versions)):
+        if differences:
+            print_rows([what, "first", "second"], differences)
 
 
 @guarded

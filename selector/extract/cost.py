@@ -110,7 +110,7 @@ def _counted(backend: Backend, device: str, encoder: Encoder) -> tuple[int | Non
         return None, None
     weights = next(placed.module.parameters(), None)
     dtype = torch.float32 if weights is None else weights.dtype
-    batch = torch.zeros((1, *encoder.preprocess.input_size), device=device, dtype=dtype)
+    batch = torch.zeros((1, *encoder.image_preprocess.input_size), device=device, dtype=dtype)
     batch = batch.to(memory_format=torch.channels_last)
     counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
     with torch.no_grad(), counter, _peak(placed.module, device) as peak:

@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from selector.costs import Cost
 from selector.results import Measurement, ModelResult, Ranking
-from selector.units import format_count, format_duration
+from selector.units import format_count, format_duration, format_latency, format_size
 
 Z90 = 1.6448536269514722
 
@@ -34,6 +35,8 @@ class Advice:
 def advice(ranking: Ranking) -> Advice:
     """Read the recommendation off a ranking."""
     best = next((model for model in ranking if model.status == "ok"), None)
+    if best is None and any(model.status == "excluded" for model in ranking) and not ranking.failures:
+        return Advice("No model keeps the limits that were set; the ranking says what each exceeds.")
     if best is None:
         return Advice("No model finished; the reasons are below under failures.")
     measured = best.best_measurement()
@@ -157,6 +160,8 @@ def _cost(best: ModelResult, measured: Measurement | None) -> Iterator[str]:
     if best.num_parameters is not None:
         licence = best.spec.get("licence")
         yield f"{format_count(best.num_parameters)} parameters" + (f", licence {licence}." if licence else ".")
+    if best.cost is not None:
+        yield from _running_cost(best.cost)
     if measured is not None and measured.seconds:
         moved = (
             f", moving {format_count(measured.trained_parameters)} parameters" if measured.trained_parameters else ""
@@ -167,6 +172,23 @@ def _cost(best: ModelResult, measured: Measurement | None) -> Iterator[str]:
             yield f"Solving the head took {format_duration(measured.seconds)}{moved}."
     if best.extract_seconds and best.rows:
         yield f"Extraction: {best.rows / best.extract_seconds:.3g} items a second on this machine."
+
+
+def _running_cost(cost: Cost) -> Iterator[str]:
+    """What using the model takes on the machine that measured it."""
+    if cost.latency is not None:
+        batch = ""
+        if cost.image_seconds and cost.batch_size > 1:
+            batch = f"; {1 / cost.image_seconds:.3g} images a second in batches of {cost.batch_size}"
+        busy = ", while the machine was busy" if cost.unsteady else ""
+        yield f"An image takes {format_latency(cost.latency)} on {cost.device} ({cost.precision}{busy}){batch}."
+    sizes = [
+        *([f"{format_size(cost.memory)} of memory at its peak for one image"] if cost.memory is not None else []),
+        *([f"{format_size(cost.disk)} on disk"] if cost.disk is not None else []),
+        *([f"{format_count(cost.flops)} multiply-adds"] if cost.flops is not None else []),
+    ]
+    if sizes:
+        yield f"It takes {', '.join(sizes)}."
 
 
 def _run(ranking: Ranking) -> str:

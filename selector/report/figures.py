@@ -10,13 +10,24 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from selector.report.series import Plane, agreement_plane, cost_plane, courses, interval_rows, steps
-from selector.report.svg import Axis, bottom_axis, element, left_axis, picture
+from selector.report.series import (
+    COST_AXES,
+    CostAxis,
+    Plane,
+    agreement_plane,
+    cost_planes,
+    courses,
+    interval_rows,
+    rank_table,
+    steps,
+)
+from selector.report.svg import Axis, bottom_axis, element, left_axis, picture, written
 from selector.results import Ranking
 
 WIDTH = 600.0
 MOST_ROWS = 40
 MOST_LABELS = 12
+PANEL = 366.0  # height of a scatter plot
 
 
 @dataclass(frozen=True)
@@ -103,27 +114,94 @@ def history(ranking: Ranking) -> Figure | None:
     )
 
 
-def cost_front(ranking: Ranking) -> Figure | None:
-    """Parameters against the best that is known of a model, with the front of best trade-offs."""
-    plane = cost_plane(ranking)
-    if plane is None:
+def proxies(ranking: Ranking) -> Figure | None:
+    """Where each proxy places the models, side by side."""
+    table = rank_table(ranking)
+    if table is None:
         return None
+    names, cell, left, top = table.names[:MOST_ROWS], 24.0, 236.0, 62.0
+    width = min(64.0, (WIDTH - left - 8) / len(table.columns))
+    parts = []
+    for j, column in enumerate(table.columns):
+        x = left + width * (j + 0.5)
+        label = _short(column, 14)
+        parts.append(
+            element("text", label, x=x, y=top - 8, class_="tick", transform=f"rotate(-28 {x:.0f} {top - 8:.0f})")
+        )
+    for i, (name, ranks) in enumerate(zip(names, table.ranks, strict=False)):
+        y = top + cell * i
+        parts.append(element("text", _short(name), x=left - 8, y=y + 16, class_="name", text_anchor="end"))
+        for j, (column, rank) in enumerate(zip(table.columns, ranks, strict=True)):
+            x = left + width * j
+            if rank is None:
+                parts.append(element("text", "–", x=x + width / 2, y=y + 16, class_="tick", text_anchor="middle"))
+                continue
+            share = 1 - (rank - 1) / max(1, len(table.names) - 1)
+            box: dict[str, str | float] = {
+                "x": x + 1,
+                "y": y + 1,
+                "width": width - 2,
+                "height": cell - 2,
+                "class_": "heat",
+            }
+            parts.append(
+                element("rect", element("title", f"{name}, {column}: {rank:g}"), fill_opacity=0.05 + 0.4 * share, **box)
+            )
+            parts.append(element("text", f"{rank:g}", x=x + width / 2, y=y + 16, class_="rank", text_anchor="middle"))
+    rest = f" The {len(table.names) - len(names)} models below are left out." if len(table.names) > len(names) else ""
     return Figure(
-        "cost",
-        "What a better model costs",
-        "The line joins the models that no smaller or equal one beats; those below it are larger without being better.",
-        _scatter(plane, log=True),
+        "proxies",
+        "Proxies side by side",
+        "The rank that each proxy alone would give a model. Rows of one shade: the proxies agree; a row of many shades "
+        f"is a model on which they do not.{rest}",
+        picture(WIDTH, top + cell * len(names) + 8, "Rank of each model by each proxy", *parts),
     )
 
 
-FIGURES: Sequence[Callable[[Ranking], Figure | None]] = (intervals, predicted_against_measured, history, cost_front)
+def _cost_front(axis: CostAxis) -> Callable[[Ranking], Figure | None]:
+    def make(ranking: Ranking) -> Figure | None:
+        planes = cost_planes(ranking, axis)
+        if not planes:
+            return None
+        parts = [part for i, plane in enumerate(planes) for part in _scatter_parts(plane, i * PANEL, log=True)]
+        return Figure(
+            f"cost-{axis.key}",
+            f"What a better model costs: {axis.title}",
+            "The line joins the models that none of equal or lower cost beats; those below it cost more without being "
+            "better. " + _measured_here(ranking, axis),
+            picture(
+                WIDTH, PANEL * len(planes), f"{' and '.join(p.y_title for p in planes)} against {axis.title}", *parts
+            ),
+        )
+
+    return make
 
 
-def _scatter(plane: Plane, *, log: bool = False) -> Markup:
+def _measured_here(ranking: Ranking, axis: CostAxis) -> str:
+    if axis.key == "parameters":
+        return "Without the head of the source task."
+    places = sorted({f"{m.cost.device} in {m.cost.precision}" for m in ranking if m.cost is not None})
+    return f"Measured on {' and '.join(places)}, in torch." if places else ""
+
+
+FIGURES: Sequence[Callable[[Ranking], Figure | None]] = (
+    intervals,
+    predicted_against_measured,
+    history,
+    proxies,
+    *(_cost_front(axis) for axis in COST_AXES),
+)
+
+
+def _scatter(plane: Plane) -> Markup:
+    return picture(WIDTH, PANEL, f"{plane.y_title} against {plane.x_title}", *_scatter_parts(plane))
+
+
+def _scatter_parts(plane: Plane, top: float = 0.0, *, log: bool = False) -> list[Markup]:
     points = plane.points
     x = Axis.over([p.x for p in points], 60, 420, log=log)
-    y = Axis.over([p.y for p in points], 320, 34)
-    parts = bottom_axis(x, 34, 320, plane.x_title, "count" if log else "g") + left_axis(y, 60, 420, plane.y_title)
+    y = Axis.over([p.y for p in points], top + 320, top + 34)
+    parts = bottom_axis(x, top + 34, top + 320, plane.x_title, plane.form) + left_axis(y, 60, 420, plane.y_title)
     if plane.front:
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in steps(plane.front, x.high))
         parts.append(element("polyline", points=path, class_="front"))
@@ -131,14 +209,16 @@ def _scatter(plane: Plane, *, log: bool = False) -> Markup:
     taken: list[tuple[float, float]] = []
     for p in sorted(points, key=lambda p: -p.y):
         at_x, at_y = x(p.x), y(p.y)
-        parts.append(_dot(at_x, at_y, plane.kind, f"{p.name}: {p.x:,.4g}, {p.y:.3f}"))
-        if few or (p.x, p.y) in plane.front:
+        on_front = p in plane.front
+        told = f"{p.name}: {written(p.x, plane.form)}, {p.y:.3f}" + (", on the front" if on_front else "")
+        parts.append(_dot(at_x, at_y, plane.kind + (" best" if on_front else " beaten" if plane.front else ""), told))
+        if few or (on_front and len(taken) < MOST_LABELS):
             label_y = at_y - 6
             while any(abs(label_y - other) < 13 and abs(at_x - there) < 160 for there, other in taken):
                 label_y += 13  # labels of neighbours would lie on each other
             taken.append((at_x, label_y))
-            parts.append(element("text", _short(p.name), x=at_x + 7, y=label_y, class_="name"))
-    return picture(WIDTH, 366, f"{plane.y_title} against {plane.x_title}", *parts)
+            parts.append(element("text", _short(p.name, 26), x=at_x + 7, y=label_y, class_="name"))
+    return parts
 
 
 def _dot(x: float, y: float, kind: str, told: str) -> Markup:

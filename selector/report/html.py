@@ -22,10 +22,11 @@ from markupsafe import Markup
 
 from selector.errors import ConfigError
 from selector.report.advice import advice
+from selector.report.compare import HEADERS, Comparison, table
 from selector.report.figures import figures
 from selector.report.outcome import outcome
 from selector.report.rerun import command
-from selector.report.view import REDUCED, groups, table_view
+from selector.report.view import REDUCED, front_notes, groups, table_view
 from selector.results import Measurement, Ranking, write_atomic
 from selector.units import format_duration
 
@@ -52,38 +53,67 @@ def write_report(ranking: Ranking, path: Path | None = None) -> Path:
 
 def render_report(ranking: Ranking) -> str:
     """The whole file as text."""
-    environment = Environment(
+    style, script = _part("report.css"), _part("report.js")
+    view = table_view(ranking)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            advice=advice(ranking),
+            columns=view.columns,
+            command=command(ranking),
+            facts=list(_target_facts(ranking.target)),
+            excluded=[model for model in ranking if model.status == "excluded"],
+            failures=ranking.failures,
+            figures=figures(ranking),
+            groups=groups(view),
+            measurements=list(_measurements(ranking)),
+            outcome=outcome(ranking),
+            policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+            "base-uri 'none'; form-action 'none'",
+            marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
+            reduced=REDUCED,
+            rows=view.rows,
+            script=Markup(script),
+            seconds=[(stage, format_duration(value)) for stage, value in ranking.seconds.items()],
+            settings=[(key, _shown(value)) for key, value in ranking.settings.items()],
+            style=Markup(style),
+            target=ranking.target,
+            title=view.title,
+            versions=[(key, _shown(value)) for key, value in ranking.versions.items()],
+            warnings=ranking.warnings,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Write a comparison as one HTML file that stands alone; returns its path."""
+    style = _part("report.css")
+    text = (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            comparison=comparison,
+            headers=HEADERS,
+            policy=f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
+            rows=table(comparison),
+            style=Markup(style),
+            summary=list(comparison.summary()),
+        )
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.encode())
+    return path
+
+
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("selector.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    style, script = _part("report.css"), _part("report.js")
-    view = table_view(ranking)
-    return environment.get_template("report.html.j2").render(
-        advice=advice(ranking),
-        columns=view.columns,
-        command=command(ranking),
-        facts=list(_target_facts(ranking.target)),
-        failures=ranking.failures,
-        figures=figures(ranking),
-        groups=groups(view),
-        measurements=list(_measurements(ranking)),
-        outcome=outcome(ranking),
-        policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'",
-        reduced=REDUCED,
-        rows=view.rows,
-        script=Markup(script),
-        seconds=[(stage, format_duration(value)) for stage, value in ranking.seconds.items()],
-        settings=[(key, _shown(value)) for key, value in ranking.settings.items()],
-        style=Markup(style),
-        target=ranking.target,
-        title=view.title,
-        versions=[(key, _shown(value)) for key, value in ranking.versions.items()],
-        warnings=ranking.warnings,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 

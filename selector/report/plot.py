@@ -6,10 +6,21 @@ notebook the returned figure displays itself, elsewhere ``figure.savefig(path)``
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Literal
 
-from selector.errors import ConfigError
-from selector.report.series import Plane, agreement_plane, cost_plane, courses, interval_rows, steps
+from selector.errors import ConfigError, did_you_mean
+from selector.report.series import (
+    COST_AXES,
+    Plane,
+    agreement_plane,
+    cost_planes,
+    courses,
+    interval_rows,
+    rank_table,
+    steps,
+)
+from selector.report.svg import written
 from selector.results import Ranking
 
 if TYPE_CHECKING:
@@ -52,16 +63,51 @@ def agreement(ranking: Ranking) -> Figure:
     return _plane(plane)
 
 
-def cost(ranking: Ranking) -> Figure:
-    """Parameters against what is known of the models, with the front of best trade-offs.
+def cost(
+    ranking: Ranking, against: str = "parameters", value: Literal["auto", "predicted", "measured"] = "auto"
+) -> Figure:
+    """What models cost against how good they are, with the front of best trade-offs.
+
+    Args:
+        ranking: what to plot.
+        against: ``parameters``, ``latency`` (a single image) or ``memory`` (at its peak).
+        value: ``predicted`` (evidence), ``measured``, or ``auto``: measured from two models on.
 
     Raises:
-        ConfigError: matplotlib is missing, or fewer than three models can be compared.
+        ConfigError: an unknown cost, matplotlib is missing, or too few models can be compared.
     """
-    plane = cost_plane(ranking)
-    if plane is None:
-        raise ConfigError("fewer than three models of this ranking have parameters and evidence.")
-    return _plane(plane, log=True)
+    axes = {axis.key: axis for axis in COST_AXES}
+    if against not in axes:
+        raise ConfigError(f"against must be one of {', '.join(axes)}{did_you_mean(against, axes)} Got {against!r}.")
+    planes = [p for p in cost_planes(ranking, axes[against]) if value in ("auto", p.kind)]
+    if not planes:
+        raise ConfigError(
+            f"too few models of this ranking have {against} and a {'' if value == 'auto' else value + ' '}value: three "
+            "predicted or two measured ones are needed; selector.rank(..., cost='again') measures what models cost."
+        )
+    return _plane(planes[0], log=True)
+
+
+def proxies(ranking: Ranking, *, most: int = 40) -> Figure:
+    """The rank that each proxy alone would give the ``most`` leading models, side by side.
+
+    Raises:
+        ConfigError: matplotlib is missing, or fewer than two models or proxies can be compared.
+    """
+    table = rank_table(ranking)
+    if table is None:
+        raise ConfigError("fewer than two models or two proxies have values; there is nothing to compare.")
+    names = table.names[:most]
+    figure, axes = _new(2.6 + 0.7 * len(table.columns), 1.2 + 0.3 * len(names))
+    ranks = [[math.nan if rank is None else rank for rank in row] for row in table.ranks[:most]]
+    axes.imshow(ranks, cmap="Blues_r", aspect="auto", vmin=1, vmax=2 * len(table.names))
+    for i, row in enumerate(ranks):
+        for j, rank in enumerate(row):
+            axes.text(j, i, "–" if math.isnan(rank) else f"{rank:g}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(table.columns)), [_literal(name) for name in table.columns], rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), [_literal(name) for name in names])
+    axes.grid(visible=False)
+    return figure
 
 
 def history(ranking: Ranking) -> Figure:
@@ -89,6 +135,8 @@ def _plane(plane: Plane, *, log: bool = False) -> Figure:
     axes.plot([p.x for p in plane.points], [p.y for p in plane.points], "o", color=_COLOURS[plane.kind])
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda x, _: written(x, plane.form))
+        axes.xaxis.set_minor_formatter("")
     if plane.front:
         corners = steps(plane.front, max(p.x for p in plane.points))
         axes.plot([a for a, _ in corners], [b for _, b in corners], "--", color="#5b6670", linewidth=1)

@@ -28,6 +28,11 @@ _OPTIONS = {
     "precision": "--precision",
     "backend": "--backend",
     "drop": "--drop",
+    "max_params": "--max-params",
+    "max_latency": "--max-latency",
+    "max_memory": "--max-memory",
+    "licence": "--licence",
+    "cost": "--cost",
     "seed": "--seed",
 }
 IN_MEMORY = "in memory"
@@ -41,6 +46,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "precision": "auto",
     "backend": "auto",
     "drop": "auto",
+    "cost": "auto",
     "seed": 0,
 }
 
@@ -56,6 +62,8 @@ def command(ranking: Ranking) -> str | None:
         value = settings.get(key)
         if isinstance(value, list | tuple):
             value = ",".join(str(part) for part in value)
+        if key == "max_latency" and isinstance(value, int | float):
+            value = f"{value:g}s"  # the option asks for a unit
         if value is not None and value != "" and value != _DEFAULTS.get(key):
             words += [option, str(value)]
     if settings.get("offline"):

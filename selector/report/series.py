@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from selector.results import Ranking
+from selector.costs import front
+from selector.results import ModelResult, Ranking
 
 Kind = Literal["measured", "predicted"]
 
@@ -34,13 +35,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Plane:
-    """Models in a plane; ``front`` are those of the points that no other one beats, if that has a meaning."""
+    """Models in a plane; ``front`` are those of the points that no other one beats, if that has a meaning,
+    by rising x. ``form`` says how x is written: ``g``, ``count``, ``time`` (seconds), ``size`` (bytes)."""
 
     x_title: str
     y_title: str
     kind: Kind
     points: tuple[Point, ...]
-    front: tuple[tuple[float, float], ...] = ()
+    front: tuple[Point, ...] = ()
+    form: str = "g"
 
 
 @dataclass(frozen=True)
@@ -88,45 +91,102 @@ def courses(ranking: Ranking) -> list[Course]:
     return [Course(name, strategy, tuple(sorted(rungs.items()))) for (name, strategy), rungs in best.items()]
 
 
-def cost_plane(ranking: Ranking) -> Plane | None:
-    """Parameters against what was measured, or predicted while fewer than three models are measured."""
-    sized = [m for m in ranking if m.num_parameters and m.status == "ok"]
-    measured = [
-        (Point(m.name, float(m.num_parameters or 0), best.val_value), best.metric)
-        for m in sized
-        if (best := m.best_measurement()) is not None
-    ]
-    if len(measured) >= 3:
-        points, title = [point for point, _ in measured], f"{measured[0][1]} on validation (measured)"
-        kind: Kind = "measured"
-    else:
-        points = [Point(m.name, float(m.num_parameters or 0), m.evidence) for m in sized if m.evidence is not None]
-        title, kind = "evidence (predicted)", "predicted"
-    if len(points) < 3:
-        return None
-    return Plane("parameters", title, kind, tuple(points), tuple(pareto([(p.x, p.y) for p in points])))
+@dataclass(frozen=True)
+class CostAxis:
+    """Something that a model costs: ``of`` reads it off a result, ``form`` says how it is written."""
+
+    key: str
+    title: str
+    of: Callable[[ModelResult], float | None]
+    form: str
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other point beats in both (smaller cost, higher value), by rising cost.
+COST_AXES = (
+    CostAxis("parameters", "parameters", lambda m: m.num_parameters, "count"),
+    CostAxis("latency", "time for one image", lambda m: None if m.cost is None else m.cost.latency, "time"),
+    CostAxis("memory", "memory at its peak, one image", lambda m: None if m.cost is None else m.cost.memory, "size"),
+)
+_FEWEST: Mapping[Kind, int] = {"predicted": 3, "measured": 2}
 
-    >>> pareto([(1, 0.5), (2, 0.4), (3, 0.9)])
-    [(1, 0.5), (3, 0.9)]
+
+def cost_plane(ranking: Ranking, axis: CostAxis, kind: Kind) -> Plane | None:
+    """What models cost against their evidence or the best measured value, with the front of best trade-offs.
+
+    None with fewer than three predicted or two measured models whose cost is known.
     """
-    front: list[tuple[float, float]] = []
-    for cost, value in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not front or value > front[-1][1]:
-            front.append((cost, value))
-    return front
+    points, metric = [], ""
+    for m in ranking:
+        cost, best = axis.of(m), m.best_measurement()
+        value = m.evidence if kind == "predicted" else None if best is None else best.val_value
+        if m.status == "ok" and cost and value is not None:
+            points.append(Point(m.name, float(cost), value))
+            metric = best.metric if best is not None and kind == "measured" else metric
+    if len(points) < _FEWEST[kind]:
+        return None
+    title = "evidence (predicted)" if kind == "predicted" else f"{metric} on validation (measured)"
+    return Plane(
+        axis.title, title, kind, tuple(points), tuple(points[i] for i in front([(p.x, p.y) for p in points])), axis.form
+    )
 
 
-def steps(front: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:
+def cost_planes(ranking: Ranking, axis: CostAxis) -> list[Plane]:
+    """Those of ``cost_plane`` that have enough points, what was measured first."""
+    kinds: tuple[Kind, ...] = ("measured", "predicted")
+    return [plane for kind in kinds if (plane := cost_plane(ranking, axis, kind)) is not None]
+
+
+def fronts(ranking: Ranking) -> dict[tuple[str, str], set[str]]:
+    """Names of the models that no other one beats, by (key of the cost, kind of the value)."""
+    return {
+        (axis.key, plane.kind): {point.name for point in plane.front}
+        for axis in COST_AXES
+        for plane in cost_planes(ranking, axis)
+    }
+
+
+@dataclass(frozen=True)
+class RankTable:
+    """Ranks of models (rows) by column; None where a model has no value. Equal values share a rank."""
+
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    ranks: tuple[tuple[float | None, ...], ...]
+
+
+def rank_table(ranking: Ranking) -> RankTable | None:
+    """Where each proxy, and the evidence, places the finished models; None with fewer than two of either."""
+    models = [m for m in ranking if m.status == "ok" and m.evidence is not None]
+    columns: list[tuple[str, list[float | None]]] = [("evidence", [m.evidence for m in models])]
+    for proxy in ranking.proxies:
+        values = [m.scores[proxy].value if proxy in m.scores else None for m in models]
+        if any(value is not None for value in values):
+            columns.append((proxy, [None if v is None or math.isnan(v) else v for v in values]))
+    if len(models) < 2 or len(columns) < 3:
+        return None
+    ranked = [_ranks(values) for _, values in columns]
+    order = sorted(range(len(models)), key=lambda i: ranked[0][i] or math.inf)
+    return RankTable(
+        tuple(models[i].name for i in order),
+        tuple(name for name, _ in columns),
+        tuple(tuple(column[i] for column in ranked) for i in order),
+    )
+
+
+def _ranks(values: Sequence[float | None]) -> list[float | None]:
+    known = [value for value in values if value is not None]
+    return [
+        None if v is None else sum(other > v for other in known) + (sum(other == v for other in known) + 1) / 2
+        for v in values
+    ]
+
+
+def steps(front: Sequence[Point], end: float) -> list[tuple[float, float]]:
     """The corners of a front as a staircase that goes on flat until ``end``.
 
-    >>> steps([(1, 0.5), (3, 0.9)], 5)
+    >>> steps([Point("a", 1, 0.5), Point("b", 3, 0.9)], 5)
     [(1, 0.5), (3, 0.5), (3, 0.9), (5, 0.9)]
     """
-    corners = list(front[:1])
-    for cost, value in front[1:]:
-        corners += [(cost, corners[-1][1]), (cost, value)]
+    corners = [(point.x, point.y) for point in front[:1]]
+    for point in front[1:]:
+        corners += [(point.x, corners[-1][1]), (point.x, point.y)]
     return [*corners, (end, corners[-1][1])] if corners else []

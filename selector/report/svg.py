@@ -6,10 +6,13 @@ Colours are CSS classes of the report, so that one figure serves both themes and
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
+
+from selector.units import format_count, format_latency, format_size
 
 
 def element(name: str, *children: str, **attributes: str | float) -> Markup:
@@ -109,9 +112,21 @@ def left_axis(axis: Axis, left: float, right: float, title: str, form: str = "g"
     return parts
 
 
-def _tick(value: float, form: str) -> str:
-    if form == "count":
-        from selector.units import format_count
+def written(value: float, form: str) -> str:
+    """A value as a person reads it: ``g``, ``count``, ``time`` (seconds) or ``size`` (bytes).
 
-        return format_count(value).replace(".0", "")
+    >>> written(3.4e6, "count"), written(0.02, "time"), written(5e7, "size"), written(0.25, "g")
+    ('3.4M', '20 ms', '50.0 MB', '0.25')
+    """
+    match form:
+        case "count":
+            return format_count(value)
+        case "time":
+            return format_latency(value)
+        case "size":
+            return format_size(value)
     return format(value, form)
+
+
+def _tick(value: float, form: str) -> str:
+    return re.sub(r"\.0+(?=\D|$)", "", written(value, form))

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from selector.costs import Cost
+from selector.report.series import fronts
 from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell
-from selector.units import format_count, format_duration
+from selector.units import format_count, format_duration, format_latency, format_size
 
 Group = Literal["model", "measured", "predicted", "facts"]
 
 REDUCED = "°"
 """Marks a figure measured at a smaller image size than the model's own."""
+
+FRONT_MEASURED, FRONT_PREDICTED = "◆", "◇"
+"""Mark costs at which no other model has a higher measured value, or higher evidence."""
+
+UNSTEADY = "~"
+"""Marks a latency whose passes lie far apart: the machine was busy."""
+
+MOST_EXCLUDED = 10  # named below the table
 
 TIED = "≈"
 """Marks evidence that cannot be told apart from the highest."""
@@ -67,8 +77,14 @@ def table_view(ranking: Ranking) -> TableView:
     """Gather the table of a ranking: models in rank order, failed ones last."""
     columns = tuple(_columns(ranking))
     several = sum(model.tied for model in ranking.models) > 1  # the first is always tied with itself
+    best = fronts(ranking)
     rows = tuple(
-        Row(model, tuple(_cell(model, column, tied=several and model.tied) for column in columns))
+        Row(
+            model,
+            tuple(
+                _marked(_cell(model, column, tied=several and model.tied), model, column, best) for column in columns
+            ),
+        )
         for model in ranking.models
     )
     return TableView(title(ranking), columns, rows, tuple(_notes(ranking)))
@@ -154,11 +170,57 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         yield Column(f"proxy:{proxy}", proxy, "predicted", f"Proxy {proxy}; predicted, higher is better", drop=2)
     if any(model.num_parameters is not None for model in ranking.models):
         yield Column("parameters", "params", "facts", "Parameters of the network without its source head", drop=3)
+    yield from _cost_columns(ranking)
     if any(model.num_features is not None for model in ranking.models):
         yield Column("features", "width", "facts", "Width of the features", drop=5)
     if any(model.spec.get("licence") for model in ranking.models):
         yield Column("licence", "licence", "facts", "Licence of the weights", numeric=False, drop=6)
     yield Column("seconds", "extract", "facts", "Time that extraction took; 'store' when nothing was missing", drop=4)
+
+
+def _cost_columns(ranking: Ranking) -> Iterator[Column]:
+    told = {
+        "flops": ("FLOPs", "Multiply-adds of one image at the model's own size", 5),
+        "latency": ("latency", "Median time for a single image on this device, in torch", 4),
+        "rate": ("images/s", "Images a second at the quickest of the batch sizes that were tried", 5),
+        "memory": ("memory", "Peak of a forward pass of one image: weights and activations", 4),
+        "disk": ("disk", "Size of the weights", 6),
+    }
+    for key, (name, help_, drop) in told.items():
+        field = "image_seconds" if key == "rate" else key
+        if any(model.cost is not None and getattr(model.cost, field) is not None for model in ranking.models):
+            yield Column(key, name, "facts", help_, drop=drop)
+
+
+def _cost_cell(cost: Cost | None, key: str) -> Cell:
+    if cost is None:
+        return Cell("–", None, "not measured on this machine (--cost again measures it)")
+    match key:
+        case "flops" if cost.flops is not None:
+            return Cell(format_count(cost.flops), cost.flops, f"{cost.flops:,}")
+        case "latency" if cost.latency is not None:
+            mark = UNSTEADY if cost.unsteady else ""
+            low, high = cost.latency_low or cost.latency, cost.latency_high or cost.latency
+            spread = f"{format_latency(low)} to {format_latency(high)} in {cost.runs} passes"
+            return Cell(mark + format_latency(cost.latency), cost.latency, f"{spread}; {cost.device}, {cost.precision}")
+        case "rate" if cost.image_seconds:
+            rate = 1 / cost.image_seconds
+            return Cell(f"{rate:.3g}", rate, f"in batches of {cost.batch_size}, {cost.backend}")
+        case "memory" if cost.memory is not None:
+            return Cell(format_size(cost.memory), cost.memory, "without what the libraries themselves take")
+        case "disk" if cost.disk is not None:
+            return Cell(format_size(cost.disk), cost.disk)
+    return Cell("–", None, "not known for this kind of network")
+
+
+def _marked(cell: Cell, model: ModelResult, column: Column, best: Mapping[tuple[str, str], set[str]]) -> Cell:
+    """A cost with the marks of the fronts that the model lies on."""
+    kinds = {"measured": FRONT_MEASURED, "predicted": FRONT_PREDICTED}
+    on = [kind for kind in kinds if model.name in best.get((column.key, kind), ())]
+    if not on:
+        return cell
+    told = f"no model of equal or lower {column.title} is better by what was {' and '.join(on)}"
+    return Cell(cell.text + "".join(kinds[kind] for kind in on), cell.sort, f"{told}; {cell.title}".rstrip("; "))
 
 
 def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
@@ -191,12 +253,14 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
         case "parameters":
             count = model.num_parameters
             return Cell("–") if count is None else Cell(format_count(count), count, f"{count:,}")
+        case "flops" | "latency" | "rate" | "memory" | "disk":
+            return _cost_cell(model.cost, kind)
         case "features":
             return Cell("–") if model.num_features is None else Cell(str(model.num_features), model.num_features)
         case "licence":
             return Cell(str(model.spec.get("licence") or "–"), str(model.spec.get("licence") or ""))
         case "seconds":
-            if model.status == "failed" and not model.extract_seconds:
+            if model.status in ("failed", "excluded") and not model.extract_seconds:
                 return Cell("–")
             shown = "store" if model.cached else format_duration(model.extract_seconds)
             return Cell(shown, 0.0 if model.cached else model.extract_seconds)
@@ -267,10 +331,32 @@ def _notes(ranking: Ranking) -> Iterator[str]:
         sizes = sorted({m.resolution for m in finals if m.reduced and m.resolution})
         at = " or ".join(f"{height} × {width}" for height, width in sizes)
         yield f"{REDUCED} trained at reduced size{f' ({at} pixels)' if at else ''}: compare such figures only with each other."
+    yield from front_notes(ranking)
     for warning in ranking.warnings:
         yield f"Note: {warning}"
+    excluded = [model for model in ranking.models if model.status == "excluded"]
+    for model in excluded[:MOST_EXCLUDED]:
+        yield f"Excluded: {model.name}: {model.reason}"
+    if len(excluded) > MOST_EXCLUDED:
+        yield f"… and {len(excluded) - MOST_EXCLUDED} more excluded models; their rows say why."
     for model in ranking.failures:
         yield f"Failed: {model.name}: {model.reason or 'no reason was recorded'}"
+
+
+def front_notes(ranking: Ranking) -> Iterator[str]:
+    """What the marks of costs mean, those that are there."""
+    kinds = {kind for _, kind in fronts(ranking)}
+    for kind, mark, value in (
+        ("measured", FRONT_MEASURED, "a higher measured value"),
+        ("predicted", FRONT_PREDICTED, "more evidence"),
+    ):
+        if kind in kinds:
+            yield f"{mark} no model of equal or lower cost has {value}."
+    if any(model.cost is not None and model.cost.unsteady for model in ranking.models):
+        yield (
+            f"{UNSTEADY} the machine was busy: passes of this model lie more than a factor of 2 apart; "
+            "scan again with --cost again when it is idle."
+        )
 
 
 def _prior_note(ranking: Ranking) -> str:

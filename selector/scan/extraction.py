@@ -164,7 +164,7 @@ class Extraction:
         from selector.extract.encode import open_runner
 
         encoder = self.load(candidate.spec)
-        sample = self.pixels(encoder.preprocess).batch(self.rows(1.0).indices[:1])
+        sample = self.pixels(encoder.image_preprocess).batch(self.rows(1.0).indices[:1])
         runner = open_runner(
             encoder, **self.settings, sample=sample, rows_expected=1, decided=dict(entry.meta), store=self.store
         )

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from selector.costs import Cost
 from selector.results import Measurement, ModelResult, Ranking, ScoreCell
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">&'[red]"
@@ -141,6 +142,41 @@ def unmeasured() -> Ranking:
     return ranking(tuple(replace(m, measurements=()) for m in ranking().models), confirmation={})
 
 
+def cost(index: int, **changes: Any) -> Cost:
+    """What the ``index``-th model costs: the larger, the slower, but for the third."""
+    latency = 0.009 if index == 2 else 0.012 + 0.004 * index
+    base = Cost(
+        flops=390_000_000 + 100_000_000 * index,
+        latency=latency,
+        latency_low=latency - 0.001,
+        latency_high=latency + 0.019,
+        runs=9,
+        image_seconds=0.004 + 0.002 * index,
+        batch_size=16,
+        backend="openvino",
+        memory=30_000_000 + 7_000_000 * index,
+        disk=18_000_000 + 4_000_000 * index,
+        device="AMD EPYC",
+        precision="float32",
+        threads=2,
+    )
+    return replace(base, **changes)
+
+
+def costed(base: Ranking | None = None) -> Ranking:
+    """A ranking whose models were measured, the failed ones apart; the last two exceed limits."""
+    base = ranking() if base is None else base
+    models = [m if m.status == "failed" else replace(m, cost=cost(i)) for i, m in enumerate(base)]
+    gone = {"rank": None, "status": "excluded"} | dict.fromkeys(
+        ("evidence", "evidence_low", "evidence_high", "p_best", "p_top_k"), None
+    )
+    more = (
+        model(5, **gone, scores={}, cost=cost(5), tied=False, reason="7.9M parameters, more than 6.0M."),
+        model(6, **gone, scores={}, tied=False, reason=f"its licence is {HOSTILE}, not permissive."),
+    )
+    return replace(base, models=(*models[:-1], *more, *models[-1:]))
+
+
 def hostile() -> Ranking:
     """Names, reasons, classes and paths that are HTML, markup and attribute breakers."""
     bad = f"</script><script>document.title='owned'</script>{HOSTILE}"
@@ -163,4 +199,4 @@ def hostile() -> Ranking:
 
 def large(count: int = 500) -> Ranking:
     """As many models as a large zoo has."""
-    return ranking(tuple(model(i, evidence=0.9 - i / 1000) for i in range(count)))
+    return ranking(tuple(model(i, evidence=0.9 - i / 1000, cost=cost(i)) for i in range(count)))

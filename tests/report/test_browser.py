@@ -87,7 +87,7 @@ def test_filter(driver: Any, tmp_path: Path) -> None:
     assert driver.switch_to.active_element.get_attribute("id") == "filter"
 
 
-@pytest.mark.parametrize("make", [samples.ranking, samples.unmeasured, samples.hostile])
+@pytest.mark.parametrize("make", [samples.ranking, samples.unmeasured, samples.hostile, samples.costed])
 def test_no_console_message_and_no_request(driver: Any, tmp_path: Path, make: Any) -> None:
     requests(driver)
     show(driver, make(), tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 import shlex
 from dataclasses import replace
@@ -21,6 +22,7 @@ from selector.report.figures import figures
 from selector.report.html import render_report, write_report
 from selector.report.outcome import outcome
 from selector.report.rerun import command
+from selector.report.series import fronts
 from selector.report.svg import Axis
 from selector.results import ModelResult, load_ranking
 from tests.report import samples
@@ -135,10 +137,13 @@ def test_the_options_of_the_command_exist() -> None:
 
 
 def test_figures_are_well_formed_and_only_drawn_with_data() -> None:
-    assert [f.key for f in figures(samples.ranking())] == ["intervals", "agreement", "history", "cost"]
-    assert [f.key for f in figures(samples.unmeasured())] == ["intervals", "cost"]
+    assert [f.key for f in figures(samples.ranking())] == [
+        *("intervals", "agreement", "history", "proxies", "cost-parameters")
+    ]
+    assert [f.key for f in figures(samples.unmeasured())] == ["intervals", "proxies", "cost-parameters"]
+    assert [f.key for f in figures(samples.costed())][-3:] == ["cost-parameters", "cost-latency", "cost-memory"]
     assert figures(samples.ranking((), confirmation={})) == []
-    for ranking in (samples.ranking(), samples.hostile(), samples.large(100)):
+    for ranking in (samples.costed(), samples.hostile(), samples.large(100)):
         for figure in figures(ranking):
             ElementTree.fromstring(figure.svg)
 
@@ -169,6 +174,20 @@ def test_matplotlib_figures() -> None:
     assert next(tick.get_text() for tick in intervals.axes[0].get_yticklabels()) == "timm:network_0.in1k"
     assert plot.agreement(samples.ranking()).axes[0].get_ylabel() == "accuracy on validation (measured)"
     assert plot.cost(samples.ranking()).axes[0].get_xscale() == "log"
+    latency = plot.cost(samples.costed(), "latency", "predicted")
+    assert latency.axes[0].get_ylabel() == "evidence (predicted)"
+    assert [list(line.get_xdata()) for line in latency.axes[0].get_lines()] == [
+        [0.012, 0.016, 0.009, 0.024],
+        [0.009, 0.012, 0.012, 0.024],
+    ]
+    latency.canvas.draw()
+    with pytest.raises(ConfigError, match=r"against must be one of parameters, latency, memory; did you mean 'memory'"):
+        plot.cost(samples.costed(), "memroy")
+    with pytest.raises(ConfigError, match=r"too few models of this ranking have latency and a measured value: three"):
+        plot.cost(samples.ranking(), "latency", "measured")
+    table = plot.proxies(samples.ranking()).axes[0]
+    assert [label.get_text() for label in table.get_xticklabels()] == ["evidence", "logme", "knn"]
+    assert [text.get_text() for text in table.texts] == ["1", "1", "1", "2", "2", "2", "3", "3", "3", "4", "–", "–"]
     with pytest.raises(ConfigError, match=r"fewer than two models were measured; selector\.confirm"):
         plot.agreement(samples.unmeasured())
     with pytest.raises(ConfigError, match="had no second rung"):
@@ -177,3 +196,44 @@ def test_matplotlib_figures() -> None:
     assert [list(line.get_ydata()) for line in lines] == [[0.88, 0.93], [0.91]]
     dollars = replace(samples.model(0), name="a$b$c")
     plot.intervals(samples.ranking((dollars, samples.model(1)))).canvas.draw()
+
+
+# ---------------------------------------------------------------------------- what models cost
+
+
+def test_the_first_screen_says_what_using_the_model_costs() -> None:
+    told = advice(samples.costed()).cost
+    assert told[1] == "An image takes 12.0 ms on AMD EPYC (float32); 250 images a second in batches of 16."
+    assert told[2] == "It takes 30.0 MB of memory at its peak for one image, 18.0 MB on disk, 390.0M multiply-adds."
+    busy = replace(samples.costed(), models=(samples.model(0, cost=samples.cost(0, latency=0.03)),))
+    assert "while the machine was busy" in advice(busy).cost[1]
+
+
+def test_excluded_models_are_listed_with_their_reasons() -> None:
+    html = render_report(samples.costed())
+    assert "Excluded by the limits" in html
+    assert "7.9M parameters, more than 6.0M." in html
+    assert "&lt;img src=x" in html
+    assert "<img" not in html
+    excluded = replace(samples.costed(), models=samples.costed().models[5:6])
+    assert advice(excluded).headline.startswith("No model keeps the limits that were set")
+
+
+def test_limits_are_in_the_command_to_run_again() -> None:
+    base = samples.ranking()
+    limits = {"max_params": "30M", "max_latency": 0.02, "licence": ["mit", "bsd-*"], "cost": "again"}
+    words = shlex.split(command(replace(base, settings={**base.settings, **limits})) or "")
+    asked = dict(itertools.pairwise(words))
+    assert asked["--max-params"] == "30M"
+    assert asked["--max-latency"] == "0.02s"
+    assert asked["--licence"] == "mit,bsd-*"
+    assert asked["--cost"] == "again"
+
+
+def test_fronts_hold_the_models_that_no_other_one_beats() -> None:
+    found = fronts(samples.costed())
+    names = [m.name for m in samples.costed()]
+    assert found["latency", "predicted"] == {names[2], names[0]}  # the third is the quickest, the first the best
+    assert found["parameters", "predicted"] == {names[0]}
+    assert found["memory", "measured"] == {names[0]}
+    assert ("latency", "predicted") not in fronts(samples.ranking())

@@ -125,3 +125,67 @@ def test_a_ranking_without_anything_still_prints() -> None:
     bare = Ranking({}, {}, {}, ())
     assert "target" in render_text(bare)
     assert "<table" in render_html(replace(bare, target={"name": "x"}))
+
+
+# ---------------------------------------------------------------------------- what models cost
+
+
+def test_costs_have_columns_and_marks_for_the_fronts() -> None:
+    ranking = samples.costed()
+    assert [cell.text for cell in cells(ranking, "latency")][:4] == ["12.0 ms◆◇", "16.0 ms", "9.0 ms◇", "24 ms"]
+    assert [cell.text for cell in cells(ranking, "memory")][:2] == ["30.0 MB◆◇", "37.0 MB"]
+    assert cells(ranking, "rate")[0] == Cell("250", 250.0, "in batches of 16, openvino")
+    assert cells(ranking, "flops")[1].text == "490.0M"
+    assert cells(ranking, "disk")[0].sort == 18_000_000
+    assert cells(ranking, "latency")[-1].text == "–"
+    assert "11.0 ms to 31 ms in 9 passes; AMD EPYC, float32" in cells(ranking, "latency")[0].title
+    notes = table_view(ranking).notes
+    assert "◆ no model of equal or lower cost has a higher measured value." in notes
+    assert "Excluded: timm:network_5.in1k: 7.9M parameters, more than 6.0M." in notes
+    assert not any("busy" in note for note in notes)
+    busy = samples.ranking((samples.model(0, cost=samples.cost(0, latency=0.023)),))
+    assert cells(busy, "latency")[0].text == "~23 ms"
+    assert any(note.startswith("~ the machine was busy") for note in table_view(busy).notes)
+
+
+def test_the_dataframe_has_every_column_of_the_table() -> None:
+    """By name where it has the same name, and by value in any case."""
+    ranking = samples.costed()
+    table = ranking.to_dataframe()
+    names = {
+        "rank": "rank", "model": "model", "status": "status", "evidence": "evidence", "interval": "evidence_low",
+        "p_best": "p_best", "p_top_k": "p_top_k", "parameters": "parameters", "features": "features",
+        "licence": "licence", "flops": "flops", "latency": "latency", "memory": "memory", "disk": "disk",
+    }  # fmt: skip
+    view = table_view(ranking)
+    for position, column in enumerate(view.columns):
+        kind, _, rest = column.key.partition(":")
+        if column.key == "rate":
+            values = 1 / table["image_seconds"]
+        elif column.key == "seconds":
+            values = table["extract_seconds"].where(~table["cached"], 0.0)
+        else:
+            name = rest if kind == "proxy" else f"measured_{kind}_{rest}" if rest else names[kind]
+            values = table[name]
+        for row, value in zip(view.rows, values, strict=True):
+            shown = row.cells[position].sort
+            if shown is None:
+                assert value is None or value != value or column.key == "seconds", column.key
+            else:
+                assert value == (pytest.approx(shown) if isinstance(shown, float) else shown), column.key
+
+
+def test_the_dataframe_has_the_trainings_the_fronts_and_the_reasons() -> None:
+    ranking = samples.costed()
+    table = ranking.to_dataframe().set_index("model")
+    first, failed = ranking.models[0].name, ranking.models[-1].name
+    assert table.loc[first, "measured_full_test"] == pytest.approx(0.92)
+    assert table.loc[first, "measured_full_val_loss"] == pytest.approx(0.07)
+    assert (table.loc[first, "measured_full_steps"], table.loc[first, "measured_full_height"]) == (150, 128)
+    assert table.loc[first, "measured_full_rate"] == 1e-3
+    assert table.loc[ranking.models[3].name, "logme_reason"] == "N < D"
+    assert "WeightsMissing" in table.loc[failed, "traceback"]
+    assert list(table["front_predicted_latency"][:4]) == [True, False, True, False]
+    assert list(table["front_measured_parameters"][:2]) == [True, False]
+    assert table.loc[first, "latency_high"] == 0.031
+    assert (table.loc[first, "device"], table.loc[first, "batch_backend"]) == ("AMD EPYC", "openvino")
