@@ -502,3 +502,24 @@ def test_numbers_of_a_ranking_survive_json(confirmed: tuple[Path, Result]) -> No
     out, _ = confirmed
     values = [m.evidence for m in load_ranking(out)]
     assert all(value is not None and np.isfinite(value) for value in values)
+
+
+# ---------------------------------------------------------------------------- limits and two runs
+
+
+def test_limits_leave_models_out_with_a_reason(photos: Path, zoo: Path, store: Path, tmp_path: Path) -> None:
+    where = ["--zoo", zoo, "--store", store, "--no-confirm", "--out", tmp_path / "limited"]
+    limits = ["--max-params", "100M", "--max-latency", "1h", "--max-memory", "4GB", "--licence", "permissive"]
+    shown = ok("scan", photos, *where, *limits, *FAST)
+    assert re.search(r"Excluded: tiny-vit: its licence is not known", shown.stdout)
+    model = load_ranking(tmp_path / "limited")["tiny-resnet"]
+    assert model.cost is not None
+    assert model.status == "ok"
+    dry = ok("scan", photos, *where, "--licence", "permissive", "--dry-run")
+    assert "excluded: its licence is not known" in re.sub(r"\s+", " ", dry.stdout)
+    assert "A count must be a number with a unit out of K, M, B" in fails(
+        2, "scan", photos, *where, "--max-params", "x"
+    )
+    assert "A duration needs a unit here: 20ms or 20s?" in fails(2, "scan", photos, *where, "--max-latency", "20")
+    compared = ok("compare", tmp_path / "limited", tmp_path / "limited")
+    assert "Both put tiny-resnet first." in compared.stdout

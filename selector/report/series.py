@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -173,11 +174,15 @@ def rank_table(ranking: Ranking) -> RankTable | None:
 
 
 def _ranks(values: Sequence[float | None]) -> list[float | None]:
-    known = [value for value in values if value is not None]
-    return [
-        None if v is None else sum(other > v for other in known) + (sum(other == v for other in known) + 1) / 2
-        for v in values
-    ]
+    known = sorted(value for value in values if value is not None)
+    ranks: list[float | None] = []
+    for value in values:
+        if value is None:
+            ranks.append(None)
+            continue
+        below, up_to = bisect_left(known, value), bisect_right(known, value)
+        ranks.append(len(known) - up_to + (up_to - below + 1) / 2)
+    return ranks
 
 
 def steps(front: Sequence[Point], end: float) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 
 import selector
 from selector.cli.app import app
@@ -22,9 +22,9 @@ from selector.report.figures import figures
 from selector.report.html import render_report, write_report
 from selector.report.outcome import outcome
 from selector.report.rerun import command
-from selector.report.series import fronts
+from selector.report.series import fronts, rank_table
 from selector.report.svg import Axis
-from selector.results import ModelResult, load_ranking
+from selector.results import ModelResult, ScoreCell, load_ranking
 from tests.report import samples
 
 
@@ -237,3 +237,21 @@ def test_fronts_hold_the_models_that_no_other_one_beats() -> None:
     assert found["parameters", "predicted"] == {names[0]}
     assert found["memory", "measured"] == {names[0]}
     assert ("latency", "predicted") not in fronts(samples.ranking())
+
+
+def test_ranks_of_the_proxies_against_scipy() -> None:
+    values = [0.3, 0.9, 0.3, None, 0.1, 0.9, 0.3]
+    models = tuple(
+        samples.model(
+            i, evidence=1.0 - i / 10, scores={"logme": ScoreCell(v, reason="none"), "knn": ScoreCell(float(i))}
+        )
+        for i, v in enumerate(values)
+    )
+    table = rank_table(samples.ranking(models))
+    assert table is not None
+    assert table.columns == ("evidence", "logme", "knn")
+    known = [v for v in values if v is not None]
+    expected = iter(rankdata([-v for v in known]))
+    assert [row[1] for row in table.ranks] == [None if v is None else next(expected) for v in values]
+    assert [row[2] for row in table.ranks] == [7, 6, 5, 4, 3, 2, 1]
+    assert rank_table(samples.ranking(models[:1])) is None

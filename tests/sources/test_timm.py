@@ -545,3 +545,16 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     assert registry.get("timm").identify(model)["weights"] != first
     (cache_folder() / "weights-hashes.json").write_text("{damaged")
     assert registry.get("timm").identify(model)["weights"] != first
+
+
+def test_licences_are_those_that_timm_states() -> None:
+    source = registry.get("timm")
+    stated = {
+        "convnextv2_atto.fcmae_ft_in1k": "cc-by-nc-4.0",
+        "resnet50.a1_in1k": "apache-2.0",
+        "resnet50": "apache-2.0",  # of its default weights
+        "hf-hub:org/name": None,
+        "no_such_network": None,
+    }
+    assert {name: source.licence(ModelSpec(source=f"timm:{name}")) for name in stated} == stated
+    assert source.licence(ModelSpec(source="timm:resnet50", weights="none")) is None
