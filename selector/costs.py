@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+BUSY_LOAD = 1.5  # processes a core; beyond it they take turns
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -24,6 +26,7 @@ class Cost:
             what the libraries themselves take.
         disk: bytes of the weights.
         device, precision, threads: what it was measured on and with.
+        load: processes that wanted to run, a core, over the last minute; about 1 is this one alone.
     """
 
     flops: int | None = None
@@ -39,11 +42,15 @@ class Cost:
     device: str = ""
     precision: str = ""
     threads: int | None = None
+    load: float | None = None
 
     @property
     def unsteady(self) -> bool:
-        """Whether the median is far from the quickest pass, which other work on the machine disturbs least."""
-        return self.latency is not None and self.latency > 2 * (self.latency_low or self.latency)
+        """Whether other work disturbed the latency: the median is far from the quickest pass, which suffers
+        least, or more wanted to run than there are cores."""
+        if self.latency is None:
+            return False
+        return self.latency > 2 * (self.latency_low or self.latency) or (self.load or 0.0) > BUSY_LOAD
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

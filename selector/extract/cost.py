@@ -6,6 +6,7 @@ quickest and the slowest pass beside them say how far a busy machine can be trus
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 import weakref
@@ -80,6 +81,7 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: NDArray[np.uint8], *,
         device=_device_name(device),
         precision=precision,
         threads=torch.get_num_threads() if device == "cpu" else None,
+        load=os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None,
     )
 
 

@@ -354,8 +354,7 @@ def front_notes(ranking: Ranking) -> Iterator[str]:
             yield f"{mark} no model of equal or lower cost has {value}."
     if any(model.cost is not None and model.cost.unsteady for model in ranking.models):
         yield (
-            f"{UNSTEADY} the machine was busy: passes of this model lie more than a factor of 2 apart; "
-            "scan again with --cost again when it is idle."
+            f"{UNSTEADY} the machine was busy while this was measured; scan again with --cost again when it is idle."
         )
 
 

@@ -146,6 +146,8 @@ def test_costs_have_columns_and_marks_for_the_fronts() -> None:
     busy = samples.ranking((samples.model(0, cost=samples.cost(0, latency=0.023)),))
     assert cells(busy, "latency")[0].text == "~23 ms"
     assert any(note.startswith("~ the machine was busy") for note in table_view(busy).notes)
+    loaded = [samples.cost(0, load=load).unsteady for load in (None, 1.0, 1.5, 3.0)]
+    assert loaded == [False, False, False, True]
 
 
 def test_the_dataframe_has_every_column_of_the_table() -> None:
