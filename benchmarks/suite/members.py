@@ -90,11 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     rows = compare(cells, args.draws, args.seed)
     folder = args.out or args.truth.parent
+    noise = stability(scored)
+    with (folder / "members_stability.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(noise[0]))
+        writer.writeheader()
+        writer.writerows(noise)
     with (folder / f"members_{args.strategy}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     show(rows, cells)
+    print("\nsampling error of a skill over how far encoders lie apart: ", noise)
     return 0
 
 
@@ -222,6 +228,28 @@ def show(rows: Sequence[Mapping[str, object]], cells: Mapping[str, Cells]) -> No
             print(
                 f"{row['score']:44}{figures}  gain {row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
             )
+
+
+def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
+    """By set and member: the median jackknife error of a skill over the deviation of skills between encoders.
+
+    Near 1 and above a member would order encoders by its own noise.
+    """
+    rows = []
+    for name, facts in scored.labels.items():
+        row: dict[str, object] = {"set": name}
+        for member, scale in SKILLS.items():
+            values, errors = (kind.get(member, {}).get(name, {}) for kind in (scored.values, scored.errors))
+            shared = [e for e in values if e in errors]
+            if len(shared) < FEWEST_ENCODERS:
+                continue
+            at, error = np.array([values[e] for e in shared]), np.array([errors[e] for e in shared])
+            skills = scale(at, facts)
+            moved = np.abs(scale(at + error, facts) - scale(at - error, facts)) / 2
+            row[member] = round(float(np.median(moved) / skills.std()), 3)
+        if len(row) == 1 + len(SKILLS):
+            rows.append(row)
+    return rows
 
 
 # ---------------------------------------------------------------------------- what the package carries
