@@ -414,6 +414,15 @@ class Task(Protocol):
         ...
 
 
+def metric_sign(metric: str) -> int:
+    """-1 for metrics of which less is better: those whose name says loss or error.
+
+    >>> metric_sign("accuracy"), metric_sign("log_loss"), metric_sign("calibration_error")
+    (1, -1, -1)
+    """
+    return -1 if "loss" in metric or "error" in metric else 1
+
+
 # ---------------------------------------------------------------------------- progress
 
 
@@ -421,7 +430,8 @@ class Task(Protocol):
 class Progress:
     """One step of a long job, for whoever draws it; the library itself prints nothing.
 
-    ``done`` of ``total`` in ``unit``; ``stage`` is one of decode, load, extract, score, train.
+    ``done`` of ``total`` in ``unit``; ``stage`` is one of decode, load, extract, score, plan, train.
+    With a total of 0 the note is all there is.
     """
 
     stage: str

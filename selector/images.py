@@ -11,6 +11,7 @@ say what is wrong.
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import os
@@ -38,6 +39,7 @@ __all__ = [
     "image_size",
     "pil_to_array",
     "read_image",
+    "thumbnail",
 ]
 
 MAX_PIXELS = 178_956_970
@@ -140,6 +142,19 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
         reason = "is truncated" if "truncated" in text.lower() else "is damaged"
         raise UnreadableImage(f"{reason} ({text.splitlines()[0][:120]})") from None
     return _upright(pixels, orientation)
+
+
+def thumbnail(raw: RawImage, side: int = 112) -> str:
+    """A small picture of an item as a ``data:`` URI (JPEG, the long side at most ``side`` pixels).
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
+    image = Image.fromarray(decode_rgb(raw))
+    image.thumbnail((side, side))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def image_size(raw: bytes) -> tuple[int, int]:

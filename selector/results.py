@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from selector.contracts import metric_sign
 from selector.costs import Cost
 from selector.errors import ConfigError
 
@@ -101,6 +102,8 @@ class Measurement:
             chose, ``test`` was read once at the end and is empty where it was not read.
         resolution: (height, width) it was trained at; ``reduced`` says that it is below native.
         status: ok, diverged or failed; ``note`` says why, or what was cut to fit the budget.
+        extra: further facts as plain JSON, those of ``docs/confirm.md``: the paired difference to the
+            best, figures by seed, memory, and for the model that was handed over its ``outcome``.
     """
 
     strategy: str
@@ -128,6 +131,13 @@ class Measurement:
     def test_value(self) -> float:
         """The deciding metric on the test split (NaN when it was not read)."""
         return _number(self.test.get(self.metric))
+
+    @property
+    def merit(self) -> float:
+        """What orders measurements: the deciding metric on val, the mean over seeds where it was
+        trained with several, negated where less is better; NaN when it failed."""
+        by_seed = [v for v in self.extra.get("seed_values", ()) if v is not None]
+        return metric_sign(self.metric) * (sum(by_seed) / len(by_seed) if by_seed else self.val_value)
 
 
 @dataclass(frozen=True)
@@ -173,9 +183,9 @@ class ModelResult:
     cost: Cost | None = None
 
     def best_measurement(self) -> Measurement | None:
-        """The measurement with the highest validation value, among those that did not fail."""
+        """The measurement that is best on validation, among those that did not fail."""
         good = [m for m in self.measurements if m.status == "ok" and not math.isnan(m.val_value)]
-        return max(good, key=lambda m: m.val_value, default=None)
+        return max(good, key=lambda m: m.merit, default=None)
 
 
 @dataclass(frozen=True)
@@ -192,8 +202,9 @@ class Ranking:
         prior: how the prior was made and what of the history entered, as plain JSON: method, weight,
             agreement on left-out targets, history (a snapshot), published; empty without a prior.
         seconds: by stage.
-        confirmation: how the tournament went, as plain JSON: history (every training of every
-            rung), epsilon_best, advice, p_best, settled; empty before a confirmation.
+        confirmation: how the tournament went, as plain JSON: metric, course (the plan and what became
+            of it), history (every training of every rung), epsilon_best, advice, p_best, settled;
+            empty before a confirmation.
         path: the run's folder once it is saved.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import random
@@ -202,8 +204,25 @@ def test_confirm_measures_reorders_and_saves_a_model_that_predicts(photos, tmp_p
     assert len(predictions) == 2
     loaded = selector.load_ranking(tmp_path / "run")
     assert table(loaded) == table(confirmed)
+    assert confirmed.confirmation["course"][0].startswith("Planned: ")
+    assert not any("lane" in warning for warning in confirmed.warnings)
+    (outcome,) = [m.extra["outcome"] for m in confirmed.best.measurements if "outcome" in m.extra]
+    for shown in outcome["samples"]:
+        picture = Image.open(io.BytesIO(base64.b64decode(shown["thumbnail"].removeprefix("data:image/jpeg;base64,"))))
+        assert max(picture.size) <= 112
+        assert (photos / shown["name"]).is_file()
     again = selector.confirm(loaded, top_k=2, max_steps=6, budget="60s")  # from the saved run, from disk
     assert table(again) == table(confirmed)
+
+
+def test_where_less_is_better_the_least_comes_first(photos, tmp_path):
+    confirmed = selector.rank(
+        photos, **FAST, store=tmp_path / "store", out=tmp_path / "run",
+        confirm=True, top_k=2, max_steps=6, metric="log_loss", strategies=("frozen",),
+    )  # fmt: skip
+    first, second = (m.best_measurement() for m in confirmed.models[:2])
+    assert first.val["log_loss"] < second.val["log_loss"]
+    assert selector.load_model(tmp_path / "run").config["name"] == confirmed.best.name
 
 
 def test_confirming_a_changed_target_is_refused(tmp_path):

@@ -85,7 +85,8 @@ class ProgressView:
 def line(event: Progress, seconds: float, first: int = 0) -> str:
     """One event as text; ``seconds`` since the event that had ``first`` done."""
     parts = [" ".join(part for part in (event.stage, event.model) if part)]
-    parts.append(f"{event.done}/{event.total} {event.unit}")
+    if event.total:
+        parts.append(f"{event.done}/{event.total} {event.unit}")
     rate = (event.done - first) / seconds if seconds > 0 else 0.0
     if rate > 0:
         parts.append(f"{rate:.3g} {event.unit}/s")

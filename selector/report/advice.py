@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from selector.costs import Cost
 from selector.results import Measurement, ModelResult, Ranking
-from selector.units import format_count, format_duration, format_latency, format_size
+from selector.units import format_count, format_duration, format_gap, format_latency, format_size, gap_number
 
 Z90 = 1.6448536269514722
 
@@ -82,13 +82,13 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
     others = [(m.best_measurement(), m) for m in ranking if m is not best]
     rivals = sorted(
         ((m, model) for m, model in others if m is not None and m.metric == measured.metric),
-        key=lambda pair: -pair[0].val_value,
+        key=lambda pair: -pair[0].merit,
     )
     if rivals:
         second, model = rivals[0]
-        gap = 100 * (measured.val_value - second.val_value)
+        gap = format_gap(measured.merit - second.merit, measured.metric)
         yield (
-            f"The second, {model.name}, is {gap:.1f} points behind on validation"
+            f"The second, {model.name}, is {gap} behind on validation"
             + _settled(measured, second, int(counts.get("val") or 0))
             + "."
         )
@@ -110,7 +110,8 @@ def _settled(first: Measurement, second: Measurement, items: int) -> str:
     """
     low, high = second.extra.get("difference_low"), second.extra.get("difference_high")
     if low is not None and high is not None:
-        told = f" (90 % interval of the paired difference {100 * low:.1f} to {100 * high:.1f})"
+        ends = f"{gap_number(low, first.metric)} to {gap_number(high, first.metric)}"
+        told = f" (90 % interval of the paired difference {ends})"
         return told + ("" if low > 0 else "; these items cannot tell the two apart")
     if first.metric != "accuracy" or not items:
         return ""
@@ -130,8 +131,8 @@ def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Itera
     for m in members[:3]:
         yield (
             f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) may be as good: "
-            f"{100 * m['difference']:.1f} points behind on validation, 90 % interval {100 * m['low']:.1f} to "
-            f"{100 * m['high']:.1f}."
+            f"{format_gap(m['difference'], measured.metric)} behind on validation, 90 % interval "
+            f"{gap_number(m['low'], measured.metric)} to {gap_number(m['high'], measured.metric)}."
         )
     yield from (str(sentence) for sentence in ranking.confirmation.get("advice", ()))
 

@@ -1,6 +1,6 @@
-"""What the best model gets right and wrong: per-class results, confusions, the worst mistakes.
+"""What the best model gets right and wrong: per-class results, confusions, telling samples.
 
-Reads what the confirmation left in ``Measurement.extra``; absent parts are left out.
+Reads the ``outcome`` that the confirmation left in ``Measurement.extra``; absent parts are left out.
 """
 
 from __future__ import annotations
@@ -9,59 +9,129 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selector.results import Ranking
+from selector.results import Measurement, Ranking
 
-MOST_CLASSES = 40
+MOST_LINES = 40  # classes that are shown, the ones that went worst where there are more
 
 
 @dataclass(frozen=True)
 class ClassLine:
-    """One class: how many items it has, how many of them were found, and what they were taken for."""
+    """One class: how many items it has, how many of them were found, and what they were taken for.
+
+    ``confusions`` has one count a class, or is empty where the matrix was too large to keep.
+    """
 
     name: str
     items: int
-    recall: float | None
-    precision: float | None
-    confusions: tuple[int, ...]
+    recall: float
+    precision: float
+    f1: float
+    confusions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item: what it is, what the model said, how sure it was; ``picture`` is a ``data:`` URI or empty."""
+
+    name: str
+    label: str
+    predicted: str
+    probability: float
+    picture: str
+
+    @property
+    def wrong(self) -> bool:
+        return self.label != self.predicted
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``split`` says which items it is about; ``most`` is the largest count off the diagonal."""
+    """``split`` says which items it is about.
+
+    Attributes:
+        lines: classes in label order with the matrix, else those with the lowest F1 first; ``hidden`` how
+            many more there are.
+        most: the largest count off the diagonal.
+        confused: (true class, predicted class, items), the most frequent first; where there is no matrix.
+        mistakes: wrong samples, the surest first; ``unsure`` right ones, the least sure first.
+    """
 
     model: str
     strategy: str
     split: str
     lines: tuple[ClassLine, ...]
+    hidden: int
     most: int
-    mistakes: tuple[Mapping[str, Any], ...]
+    confused: tuple[tuple[str, str, int], ...]
+    mistakes: tuple[Sample, ...]
+    unsure: tuple[Sample, ...]
+
+    @property
+    def matrix(self) -> bool:
+        """Whether the lines carry the confusion matrix."""
+        return bool(self.lines and self.lines[0].confusions)
 
 
 def outcome(ranking: Ranking) -> Outcome | None:
-    """The outcome of the best measured model; None when nothing was measured or kept."""
-    best = next((m for m in ranking if m.best_measurement() is not None), None)
-    measured = best.best_measurement() if best is not None else None
-    if best is None or measured is None:
+    """The outcome of the model that was handed over; None when none was kept."""
+    found = next(
+        ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("outcome")),
+        None,
+    )
+    if found is None:
         return None
-    kept = measured.extra
-    confusion = kept.get("confusion")
-    names = [str(name) for name in ranking.target.get("class_names") or ()]
-    mistakes = tuple(kept.get("mistakes") or ())
-    if not isinstance(confusion, Sequence) or len(confusion) != len(names) or len(names) > MOST_CLASSES:
-        confusion = None
-    if confusion is None and not mistakes:
-        return None
-    lines = () if confusion is None else tuple(_lines(names, [[int(n) for n in row] for row in confusion]))
+    name, measured = found
+    kept = measured.extra["outcome"]
+    lines = _lines(kept.get("classes") or (), kept.get("confusion") or ())
+    matrix = bool(lines and lines[0].confusions)
+    if not matrix:
+        lines = sorted((line for line in lines if line.items), key=lambda line: (line.f1, line.name))[:MOST_LINES]
     most = max((n for i, line in enumerate(lines) for j, n in enumerate(line.confusions) if i != j), default=0)
-    return Outcome(best.name, measured.strategy, str(kept.get("split") or "val"), lines, most, mistakes)
+    confused = [(str(c["label"]), str(c["predicted"]), int(c["images"])) for c in kept.get("confused") or ()]
+    samples = [_sample(s) for s in kept.get("samples") or ()]
+    return Outcome(
+        name,
+        measured.strategy,
+        str(kept.get("split") or "val"),
+        tuple(lines),
+        0 if matrix else max(0, _classes(ranking, measured) - len(lines)),
+        most,
+        () if matrix else tuple(confused),
+        tuple(s for s in samples if s.wrong),
+        tuple(s for s in samples if not s.wrong),
+    )
 
 
-def _lines(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[ClassLine]:
-    called = [sum(row[i] for row in confusion) for i in range(len(names))]
-    lines = []
-    for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
-        items = sum(row)
-        recall = row[i] / items if items else None
-        precision = row[i] / called[i] if called[i] else None
-        lines.append(ClassLine(name, items, recall, precision, tuple(row)))
-    return lines
+def _classes(ranking: Ranking, measured: Measurement) -> int:
+    return int(ranking.target.get("classes") or len(measured.extra["outcome"].get("classes") or ()))
+
+
+def _lines(classes: Sequence[Mapping[str, Any]], confusion: Sequence[Sequence[int]]) -> list[ClassLine]:
+    counts = confusion if len(confusion) == len(classes) else [()] * len(classes)
+    return [
+        ClassLine(
+            str(line["class"]),
+            int(line["images"]),
+            float(line["recall"]),
+            float(line["precision"]),
+            float(line["f1"]),
+            tuple(int(n) for n in row),
+        )
+        for line, row in zip(classes, counts, strict=True)
+    ]
+
+
+def _sample(sample: Mapping[str, Any]) -> Sample:
+    return Sample(
+        str(sample.get("name", "")),
+        str(sample["label"]),
+        str(sample["predicted"]),
+        float(sample["probability"]),
+        _picture(sample.get("thumbnail")),
+    )
+
+
+def _picture(uri: object) -> str:
+    """A picture inside the file; anything else would make the browser ask someone."""
+    text = str(uri or "")
+    return text if text.startswith("data:image/") else ""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from selector.contracts import metric_sign
 from selector.costs import front
 from selector.results import ModelResult, Ranking
 
@@ -81,12 +82,13 @@ def agreement_plane(ranking: Ranking) -> Plane | None:
 
 def courses(ranking: Ranking) -> list[Course]:
     """The best value of each contestant in each rung; empty when there was one rung only."""
+    better = max if metric_sign(str(ranking.confirmation.get("metric", ""))) > 0 else min
     best: dict[tuple[str, str], dict[int, float]] = {}
     for entry in ranking.confirmation.get("history", ()):
         value, rung = entry.get("value"), entry.get("rung")
         if entry.get("status") == "ok" and value is not None and rung is not None:
             rungs = best.setdefault((str(entry["model"]), str(entry["strategy"])), {})
-            rungs[int(rung)] = max(float(value), rungs.get(int(rung), -math.inf))
+            rungs[int(rung)] = better(float(value), rungs.get(int(rung), float(value)))
     if len({rung for rungs in best.values() for rung in rungs}) < 2:
         return []
     return [Course(name, strategy, tuple(sorted(rungs.items()))) for (name, strategy), rungs in best.items()]

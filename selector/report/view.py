@@ -121,8 +121,7 @@ def final_measurements(model: ModelResult) -> dict[str, Measurement]:
 
 
 def _order(m: Measurement) -> tuple[bool, int, float]:
-    value = m.val_value
-    return m.status == "ok", m.rung, -math.inf if math.isnan(value) else value
+    return m.status == "ok", m.rung, -math.inf if math.isnan(m.merit) else m.merit
 
 
 def strategies(ranking: Ranking) -> list[str]:

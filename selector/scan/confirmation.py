@@ -15,6 +15,7 @@ from selector.history import History
 from selector.results import ModelResult, Ranking, plain
 from selector.scan.extraction import Extraction
 from selector.scan.knowledge import confirmed_results, predicted
+from selector.scan.pictures import illustrated
 from selector.scan.readings import network_of
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
@@ -56,6 +57,8 @@ def confirm_leading(
     leading = [m.name for m in ranking if m.name in readings.values()][: settings.top_k]
     if not leading:
         return ranking
+    target = extraction.target
+    task = tasks.registry.get(_TASKS[target.label_kind])
     result = run_tournament(
         [
             Contestant(
@@ -66,8 +69,8 @@ def confirm_leading(
             )
             for name in leading
         ],
-        extraction.target,
-        tasks.registry.get(_TASKS[extraction.target.label_kind]),
+        target,
+        task,
         extraction.pixels,
         strategies=settings.strategies,
         budget_seconds=settings.budget_seconds,
@@ -84,12 +87,22 @@ def confirm_leading(
     )
     confirmed = replace(
         ranking,
-        models=ordered([replace(m, measurements=result.measurements.get(m.name, m.measurements)) for m in ranking]),
+        models=ordered(
+            [
+                replace(m, measurements=illustrated(result.measurements[m.name], target))
+                if m.name in result.measurements
+                else m
+                for m in ranking
+            ],
+            first=result.best.name if result.best else None,
+        ),
         warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes))),
         seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
         settings={**ranking.settings, "confirm": asdict(settings)},
         confirmation=plain(
             {
+                "metric": settings.metric or task.default_metric,
+                "course": result.course,
                 "history": result.history,
                 "epsilon_best": [asdict(member) for member in result.epsilon_best],
                 "advice": result.advice,

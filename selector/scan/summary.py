@@ -12,15 +12,19 @@ from selector.contracts import LabelKind, Target
 from selector.results import ModelResult
 
 
-def ordered(models: Sequence[ModelResult]) -> tuple[ModelResult, ...]:
-    """Measured models by what was measured, then finished ones by evidence, then stopped, excluded, failed."""
+def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[ModelResult, ...]:
+    """Measured models by what was measured, then finished ones by evidence, then stopped, excluded, failed.
+
+    ``first`` names the model that comes first among those that measured the same: the one that was handed over.
+    """
 
     def key(model: ModelResult) -> tuple[float, ...]:
         measured = model.best_measurement()
         evidence = -np.inf if model.evidence is None else model.evidence
         group = {"failed": 4.0, "excluded": 3.0, "stopped": 2.0, "ok": 1.0 if measured is None else 0.0}[model.status]
         # stopped models of different N are ordered by how far they came, never by score across N
-        return (group, -measured.val_value if measured else 0.0, -model.rows if group == 2.0 else 0.0, -evidence)
+        merit = -measured.merit if measured else 0.0
+        return (group, merit, model.name != first, -model.rows if group == 2.0 else 0.0, -evidence)
 
     in_order = sorted(models, key=key)
     return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))

@@ -14,6 +14,7 @@ import numpy as np
 from selector.contracts import LabelKind, Target
 from selector.errors import ConfigError, TargetError
 from selector.tasks import task
+from selector.tasks._outcome import outcome
 
 IMBALANCE = 3.0  # the largest class over the smallest: above it the loss is weighted
 MAX_WEIGHT = 10.0  # one rare image must not outweigh a batch
@@ -100,6 +101,18 @@ class Classification:
 
         best = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         return float(np.exp(best.x))
+
+    def outcome(
+        self, logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], temperature: float = 1.0
+    ) -> dict[str, Any]:
+        """Per-class figures, confusions and telling samples as small plain JSON; see ``tasks/_outcome.py``."""
+        return outcome(
+            self.probabilities(logits, temperature),
+            np.asarray(labels),
+            class_names,
+            confusion_matrix(logits, labels),
+            per_class_table(logits, labels, class_names),
+        )
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray | None:

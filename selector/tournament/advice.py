@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from selector.contracts import Task
-from selector.tournament.compare import sign, standings
+from selector.contracts import Task, metric_sign
+from selector.tournament.compare import standings
+from selector.units import format_gap, gap_number
 
 
 def advise(
@@ -35,16 +36,20 @@ def advise(
         table = standings(
             {label: logits[label] for label in [frozen, *(f"{model} {s}" for s in trained)]}, labels, task, metric, seed
         )
-        best = max(table, key=lambda label: sign(metric) * table[label].value)
-        gain, low, high = (100 * x for x in (table[frozen].difference, table[frozen].low, table[frozen].high))
-        interval = f"90 % interval {low:+.1f} to {high:+.1f}"
+        best = max(table, key=lambda label: metric_sign(metric) * table[label].value)
+        found = table[frozen]
+        gain, low = found.difference, found.low
+        ends = [gap_number(end, metric, sign="+") for end in (found.low, found.high)]
+        interval = f"90 % interval {ends[0]} to {ends[1]}"
         if best == frozen or low <= 0:
-            what = f"{gain:.1f} points ({interval})" if best != frozen else "nothing"
+            what = f"{format_gap(gain, metric)} ({interval})" if best != frozen else "nothing"
             sentence = f"{model}: take frozen; training gained {what} over the solved head, which noise explains."
         else:
             strategy = best.rpartition(" ")[2]
-            small = " (little, if the cost matters)" if gain < 100 * epsilon else ""
-            sentence = f"{model}: take {strategy}; it gained {gain:.1f} points over frozen ({interval}){small}."
+            small = " (little, if the cost matters)" if gain < epsilon else ""
+            sentence = (
+                f"{model}: take {strategy}; it gained {format_gap(gain, metric)} over frozen ({interval}){small}."
+            )
         sentences.append(sentence + _curve(curves.get(model, ())))
     return sentences
 

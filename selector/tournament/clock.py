@@ -18,7 +18,7 @@ class Clock:
 
     Attributes:
         budget: seconds, or None for no limit.
-        state: plain JSON, kept in the journal: seconds spent, rungs, resolution, costs, notes.
+        state: plain JSON, kept in the journal: seconds spent, rungs, resolution, costs, notes, course.
         reserve: seconds to keep for what comes after the last rung.
     """
 
@@ -47,6 +47,16 @@ class Clock:
         if self.budget is None:
             return math.inf
         return time.perf_counter() + max(0.0, 1.05 * self.budget - self.spent - self.reserve)
+
+    @property
+    def course(self) -> list[str]:
+        """What has happened so far, in sentences."""
+        return [str(line) for line in self.state.get("course", ())]
+
+    def tell(self, line: str) -> None:
+        """Add a sentence to the course; one that an interrupted call already said is not said again."""
+        if line not in self.course:
+            self.state["course"] = [*self.course, line]
 
     def remember(self) -> None:
         """Write the state down, so that the same call goes on from here."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.contracts import Task
+from selector.contracts import Task, metric_sign
 
 DRAWS = 2000
 DRAWS_OF_OTHER_METRICS = 200  # each draw computes the metric again
@@ -28,15 +28,6 @@ class Standing:
     p_best: float
 
 
-def sign(metric: str) -> int:
-    """-1 for metrics of which less is better.
-
-    >>> sign("accuracy"), sign("log_loss"), sign("calibration_error")
-    (1, -1, -1)
-    """
-    return -1 if "loss" in metric or "error" in metric else 1
-
-
 def standings(
     logits: Mapping[str, Sequence[np.ndarray]], labels: np.ndarray, task: Task, metric: str, seed: int = 0
 ) -> dict[str, Standing]:
@@ -51,8 +42,8 @@ def standings(
     """
     names = list(logits)
     values = np.array([_mean([task.metrics(run, labels).get(metric, np.nan) for run in logits[n]]) for n in names])
-    oriented = values * sign(metric)
-    draws = _draws(logits, labels, task, metric, seed) * sign(metric)
+    oriented = values * metric_sign(metric)
+    draws = _draws(logits, labels, task, metric, seed) * metric_sign(metric)
     best = int(np.nanargmax(oriented))
     firsts = draws == np.nanmax(draws, axis=1, keepdims=True)
     p_best = (firsts / firsts.sum(axis=1, keepdims=True)).mean(axis=0)

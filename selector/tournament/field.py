@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from selector.contracts import metric_sign
 from selector.tournament.clock import RESERVE_SECONDS, Clock
-from selector.tournament.compare import sign
 from selector.tournament.journal import Record
 from selector.tournament.plan import Lane as Cost
 from selector.tournament.workbench import Candidate, Loaded, Workbench
@@ -106,7 +106,7 @@ class Field:
         """The deciding metric, then the log-loss: accuracy ties are common on few images."""
         assert run.record.logits is not None
         figures = self.bench.task.metrics(run.record.logits, self.bench.labels["val"])
-        return sign(self.metric) * figures.get(self.metric, -math.inf), -figures.get("log_loss", 0.0)
+        return metric_sign(self.metric) * figures.get(self.metric, -math.inf), -figures.get("log_loss", 0.0)
 
     def lane_order(self, lane: Lane) -> tuple[float, float]:
         """``order`` of its best run; last for a lane without one."""
@@ -115,7 +115,7 @@ class Field:
     def frozen_value(self, loaded: Loaded) -> float:
         """The deciding metric of the frozen strategy, oriented so that more is better."""
         value = self.value(loaded.frozen) if loaded.frozen else None
-        return -math.inf if value is None else sign(self.metric) * value
+        return -math.inf if value is None else metric_sign(self.metric) * value
 
     def cost(self, lane: Lane) -> Cost:
         """What the lane costs, as far as it has been measured."""

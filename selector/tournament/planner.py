@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 
+from selector.contracts import Progress
 from selector.engine import LocalEngine
 from selector.errors import StoreError
 from selector.tournament.field import Field, Lane
@@ -13,8 +13,6 @@ from selector.tournament.plan import MIN_EPOCHS, MIN_STEPS, Plan, Rung, make_pla
 from selector.tournament.plan import Lane as Cost
 from selector.tournament.workbench import START_ROWS, Loaded
 from selector.units import format_duration
-
-log = logging.getLogger(__name__)
 
 EPOCHS = 20  # of the winner, when neither budget nor steps are given
 STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
@@ -66,12 +64,21 @@ def plan_rungs(field: Field) -> Plan | None:
     field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in plan.rungs]
     field.clock.state["factor"] = factor
     field.clock.state["step_seconds"] = {lane.label: lane.step_seconds for lane in field.lanes}
-    told = ", ".join(f"{r.lanes} lane(s) x {r.rates} rate(s) x {r.steps} steps" for r in plan.rungs)
-    log.info("plan: %s; about %s", told, format_duration(plan.seconds))
-    field.notes.append(f"plan: {told}; batch {batch}; about {format_duration(plan.seconds)}.")
+    told = (
+        ", then ".join(
+            f"{_several(r.lanes, 'lane')} x {_several(r.rates, 'rate')} x {r.steps} steps" for r in plan.rungs
+        )
+        + f"; batch {batch}; about {format_duration(plan.seconds)}"
+    )
+    field.bench.notify(Progress("plan", 0, 0, "rungs", note=told))
+    field.clock.tell(f"Planned: {told}.")
     field.clock.state["notes"] = field.notes[noted:]
     field.clock.remember()
     return plan
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _finite_left(field: Field) -> float | None:

@@ -23,10 +23,10 @@ def run_rungs(field: Field, plan: Plan) -> None:
             alive = field.costs(field.alive())
             rest = fit_rest(rungs[number:], alive, max(0.0, field.clock.left))
             if rest != tuple(rungs[number:]):
-                field.notes.append(
-                    f"rung {number + 1} and later were cut to fit the budget."
+                field.clock.tell(
+                    f"Rung {number + 1} and later were cut to fit the budget."
                     if rest
-                    else f"the budget ended after rung {number}."
+                    else f"The budget ended after rung {number}."
                 )
             rungs = rungs[:number] + list(rest)
             field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs]
@@ -37,7 +37,7 @@ def run_rungs(field: Field, plan: Plan) -> None:
         if number:
             _halve(field, rung.lanes)
         if not _rung(field, number, rung):
-            field.notes.append(f"the budget ended during rung {number + 1}; its figures are not used.")
+            field.clock.tell(f"The budget ended during rung {number + 1}; its figures are not used.")
             field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs[:number]]
             field.clock.remember()
             break
@@ -46,8 +46,11 @@ def run_rungs(field: Field, plan: Plan) -> None:
         field.clock.remember()
         if not field.alive():
             break
-        if number < len(rungs):
-            _stop_if_settled(field)
+        if number < len(rungs) and _stop_if_settled(field):
+            # nobody is left to compare with: one long cycle instead of several short ones
+            rungs = [*rungs[:number], Rung(sum(r.steps for r in rungs[number:]), 1, 1)]
+            field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs]
+            field.clock.remember()
 
 
 def _rung(field: Field, number: int, rung: Rung) -> bool:
@@ -55,8 +58,10 @@ def _rung(field: Field, number: int, rung: Rung) -> bool:
     found: list[tuple[Lane, list[Run]]] = []
     for lane in field.alive():
         rates = field.bench.rates(lane.loaded, lane.strategy)[: rung.rates] if number == 0 else (lane.rate,)
-        runs = []
+        runs: list[Run] = []
         for rate in rates:
+            if _beyond_the_worse(field, lane, runs, rate):
+                continue
             run = _train(field, lane, Candidate(lane.loaded.name, lane.strategy, rate, field.seed), number, rung.steps)
             if run is None:
                 return False
@@ -71,6 +76,25 @@ def _rung(field: Field, number: int, rung: Rung) -> bool:
     for lane, runs in found:
         _take(field, lane, runs, number)
     return True
+
+
+def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float) -> bool:
+    """Whether a further rate is not worth its time: figures fall towards it, from the better of two rates to the worse.
+
+    Only while the better one is not demonstrably worse than the frozen head it started from: where
+    every rate spoils the network, figures are noise and have no slope.
+    """
+    if len(runs) != 2 or any(run.record.status != "ok" for run in runs):
+        return False
+    worse, better = sorted(runs, key=field.order)
+    if (worse.candidate.rate - better.candidate.rate) * (rate - worse.candidate.rate) <= 0:
+        return False
+    start = lane.loaded.frozen
+    assert start is not None
+    assert start.logits is not None
+    entrants = {"start": [start.logits], "better": [logits_of(better)]}
+    table = standings(entrants, field.bench.labels["val"], field.bench.task, field.metric, field.seed)
+    return table["better"].low <= 0
 
 
 def _train(field: Field, lane: Lane, candidate: Candidate, number: int, steps: int) -> Run | None:
@@ -137,22 +161,25 @@ def _halve(field: Field, lanes: int) -> None:
         lane.alive = False
 
 
-def _stop_if_settled(field: Field) -> None:
+def _stop_if_settled(field: Field) -> bool:
     """Rivals stop when the leader is the best with 95 %, or none can plausibly gain ε on it."""
     alive = field.alive()
     if len(alive) < 2:
-        return
+        return False
     entrants = {lane.label: [logits_of(lane.best)] for lane in alive if lane.best}
     table = standings(entrants, field.bench.labels["val"], field.bench.task, field.metric, field.seed)
     leader = max(table, key=lambda label: table[label].p_best)
     most = max((-s.low for label, s in table.items() if label != leader), default=0.0)
-    if table[leader].p_best >= CONFIDENT or most < field.epsilon:
-        field.settled = True
-        field.notes.append(
-            f"{leader} was settled after rung {max(lane.rung for lane in alive)} (P(best) {table[leader].p_best:.2f}); its rivals stopped."
-        )
-        for lane in alive:
-            lane.alive = lane.label == leader
+    if table[leader].p_best < CONFIDENT and most >= field.epsilon:
+        return False
+    field.settled = True
+    field.clock.tell(
+        f"{leader} was settled after rung {max(lane.rung for lane in alive)} (P(best) {table[leader].p_best:.2f}); "
+        "its rivals stopped."
+    )
+    for lane in alive:
+        lane.alive = lane.label == leader
+    return True
 
 
 def repeat_leaders(field: Field) -> None:

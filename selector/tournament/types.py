@@ -93,7 +93,8 @@ class TournamentResult:
         best: the model with the best validation figure; None when nothing could be trained.
         epsilon_best: see ``EpsilonMember``; the cheapest first.
         history: every candidate of every rung, in order (plain JSON).
-        notes: what a reader should know.
+        notes: what a reader should know before trusting the figures.
+        course: the plan and what became of it, in sentences.
         advice: which strategy to take, in a sentence a model.
         p_best: probability that ``best`` is the best of those measured, over validation images.
         settled: whether the tournament ended because it was decided.
@@ -104,6 +105,7 @@ class TournamentResult:
     epsilon_best: tuple[EpsilonMember, ...] = ()
     history: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    course: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
     p_best: float | None = None
     settled: bool = False

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from selector.contracts import metric_sign
 from selector.results import Measurement
 from selector.tournament.advice import advise
-from selector.tournament.compare import Standing, sign, standings
+from selector.tournament.compare import Standing, standings
 from selector.tournament.field import Field, Lane, Run, logits_of
 from selector.tournament.journal import Record
 from selector.tournament.types import EpsilonMember, TournamentResult, Trained
@@ -31,7 +33,7 @@ def verdict(field: Field) -> TournamentResult:
         return TournamentResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
     table = standings(entrants, field.bench.labels["val"], field.bench.task, field.metric, field.seed)
     best_label = _best_label(field, table)
-    tests, best = _test(field, table, best_label, entered)
+    tests, best, outcome = _test(field, table, best_label, entered)
     epsilon_best = tuple(_epsilon_best(field, table))
     advice = advise(
         {name: loaded.frozen.facts["curve"] for name, loaded in field.loaded.items() if loaded.frozen},
@@ -46,11 +48,12 @@ def verdict(field: Field) -> TournamentResult:
     field.clock.finish()
     _tidy(field, best_label)
     return TournamentResult(
-        measurements=_measurements(field, table, tests),
+        measurements=_with_outcome(_measurements(field, table, tests), best_label, outcome),
         best=best,
         epsilon_best=epsilon_best,
         history=tuple(field.history),
         notes=tuple(dict.fromkeys(field.notes)),
+        course=tuple(field.clock.course),
         advice=tuple(advice),
         p_best=table[best_label].p_best,
         settled=field.settled,
@@ -62,26 +65,31 @@ def _best_label(field: Field, table: Mapping[str, Standing]) -> str:
     trainable = {f"{name} frozen" for name, loaded in field.loaded.items() if loaded.encoder.module is not None}
     trainable |= {lane.label for lane in field.lanes}
     labels = [label for label in table if label in trainable] or list(table)
-    return max(labels, key=lambda label: (sign(field.metric) * table[label].value, label.endswith(" frozen")))
+    return max(labels, key=lambda label: (metric_sign(field.metric) * table[label].value, label.endswith(" frozen")))
 
 
 def _test(
     field: Field, table: Mapping[str, Standing], best_label: str, entered: Sequence[Lane]
-) -> tuple[dict[str, dict[str, float]], Trained | None]:
-    """The test split is read here, once, for the finalists; the best model first."""
+) -> tuple[dict[str, dict[str, float]], Trained | None, dict[str, Any]]:
+    """The test split is read here, once, for the finalists; the best model first.
+
+    Returns:
+        Test figures by label, the best model, and its outcome (what it gets right and wrong).
+    """
+    outcome: dict[str, Any] = {}
     tests: dict[str, dict[str, float]] = {}
     if not len(field.bench.indices["test"]):
         field.notes.append("there is no test split: the validation figures chose the model and are optimistic.")
     finalists = [lane for lane in entered if lane.alive or lane.label == best_label]
     models = {lane.loaded.name for lane in finalists} | {best_label.rpartition(" ")[0]}
     if not entered:
-        ranked = sorted(table, key=lambda label: sign(field.metric) * table[label].value, reverse=True)
+        ranked = sorted(table, key=lambda label: metric_sign(field.metric) * table[label].value, reverse=True)
         models |= {label.rpartition(" ")[0] for label in ranked[:2]}
     best: Trained | None = None
     order = sorted(
         [(lane.label, lane) for lane in finalists]
         + [(f"{name} frozen", None) for name in field.loaded if name in models],
-        key=lambda pair: (pair[0] != best_label, -sign(field.metric) * table[pair[0]].value),
+        key=lambda pair: (pair[0] != best_label, -metric_sign(field.metric) * table[pair[0]].value),
     )
     for label, lane in order:
         if label != best_label and field.clock.budget is not None and field.clock.spent > 1.05 * field.clock.budget:
@@ -89,13 +97,15 @@ def _test(
             break
         loaded = field.loaded[label.rpartition(" ")[0]]
         if lane is None:
-            temperature = _temperature(field, loaded.frozen)
+            record = loaded.frozen
+            temperature = _temperature(field, record)
             logits = field.bench.frozen_test(loaded) if len(field.bench.indices["test"]) else None
             if label == best_label and loaded.encoder.module is not None:
                 best = _trained(field, loaded, None, None, temperature)
         else:
             run = max([r for r in [lane.best, *lane.repeats] if r is not None], key=field.order)
-            temperature = _temperature(field, run.record)
+            record = run.record
+            temperature = _temperature(field, record)
             if label == best_label:
                 best = _trained(
                     field, loaded, run, field.bench.module_of(loaded, run.candidate, run.lineage), temperature
@@ -107,7 +117,36 @@ def _test(
             )
         if logits is not None:
             tests[label] = field.bench.task.metrics(logits / temperature, field.bench.labels["test"])
-    return tests, best
+        if label == best_label:
+            outcome = _outcome(field, logits, record, temperature)
+    return tests, best, outcome
+
+
+def _outcome(field: Field, test: np.ndarray | None, record: Record | None, temperature: float) -> dict[str, Any]:
+    """What the best model gets right and wrong, on test where there is one; empty for tasks that do not say."""
+    tell = getattr(field.bench.task, "outcome", None)
+    split, logits = ("val", record.logits if record else None) if test is None else ("test", test)
+    if tell is None or logits is None:
+        return {}
+    target, rows = field.bench.target, field.bench.indices[split]
+    found: dict[str, Any] = tell(logits, field.bench.labels[split], target.class_names, temperature)
+    for sample in found.get("samples", ()):
+        sample["index"] = int(rows[sample.pop("row")])
+        sample["name"] = str(target.names[sample["index"]])
+    return {"split": split, **found}
+
+
+def _with_outcome(
+    measurements: dict[str, tuple[Measurement, ...]], best_label: str, outcome: Mapping[str, Any]
+) -> dict[str, tuple[Measurement, ...]]:
+    """The outcome goes into the record of the measurement that it belongs to."""
+    name, _, strategy = best_label.rpartition(" ")
+    if outcome:
+        measurements[name] = tuple(
+            replace(m, extra={**m.extra, "outcome": outcome}) if m.strategy == strategy else m
+            for m in measurements[name]
+        )
+    return measurements
 
 
 def _tidy(field: Field, best_label: str) -> None:

@@ -35,6 +35,8 @@ def confirmation() -> dict[str, Any]:
     first, second = "timm:network_0.in1k", "timm:network_1.in1k"
     member = {"value": 0.93, "difference": 0.0, "low": 0.0, "high": 0.0, "parameters": 3_400_000, "latency": None}
     return {
+        "metric": "accuracy",
+        "course": ["Planned: 2 lanes x 1 rate x 150 steps; batch 32; about 40.0 s."],
         "history": [
             {**base, "model": first, "rung": 1, "steps": 50, "value": 0.88},
             {**base, "model": second, "rung": 1, "steps": 50, "value": 0.91},
@@ -177,15 +179,50 @@ def costed(base: Ranking | None = None) -> Ranking:
     return replace(base, models=(*models[:-1], *more, *models[-1:]))
 
 
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A picture of one red pixel."""
+
+
+def outcome(classes: list[str], name: str = "a.jpg") -> dict[str, Any]:
+    """What a tournament keeps of the model that it hands over: three classes, two mistakes, one right item."""
+    first, second, third = classes
+    sample = {"index": 3, "name": name, "label": first, "predicted": second, "probability": 0.97, "thumbnail": PIXEL}
+    return {
+        "split": "test",
+        "classes": [
+            {"class": first, "images": 100, "precision": 0.989, "recall": 0.9, "f1": 0.9424},
+            {"class": second, "images": 50, "precision": 0.8511, "recall": 0.8, "f1": 0.8247},
+            {"class": third, "images": 50, "precision": 0.7742, "recall": 0.96, "f1": 0.8571},
+        ],
+        "confusion": [[90, 5, 5], [1, 40, 9], [0, 2, 48]],
+        "confused": [{"label": second, "predicted": third, "images": 9}],
+        "samples": [
+            sample,
+            {
+                **sample,
+                "index": 4,
+                "name": "b.jpg",
+                "label": third,
+                "probability": 0.61,
+                "thumbnail": "https://example.invalid/x.png",
+            },
+            {**sample, "index": 5, "name": "c.jpg", "label": third, "predicted": third, "probability": 0.35},
+        ],
+    }
+
+
+def examined() -> Ranking:
+    """A confirmed run whose best model was looked at: confusion matrix and samples."""
+    first, *rest = ranking().models
+    classes = ["good", "hole", "stain"]
+    return ranking((replace(first, measurements=(measurement(0.93, extra={"outcome": outcome(classes)}),)), *rest))
+
+
 def hostile() -> Ranking:
     """Names, reasons, classes and paths that are HTML, markup and attribute breakers."""
     bad = f"</script><script>document.title='owned'</script>{HOSTILE}"
     first, second, *rest = ranking().models
-    extra = {
-        "confusion": [[90, 5, 5], [1, 40, 9], [0, 2, 48]],
-        "split": "test",
-        "mistakes": [{"name": f"{bad}.jpg", "label": bad, "predicted": "good", "probability": 0.97, "thumbnail": ""}],
-    }
+    extra = {"outcome": outcome([bad, "hole", "stain"], f"{bad}.jpg")}
     models = (
         replace(first, name=bad, spec={"source": bad, "licence": bad}, measurements=(measurement(0.93, extra=extra),)),
         replace(second, measurements=(measurement(0.9, note=bad),)),

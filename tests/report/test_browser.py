@@ -87,7 +87,9 @@ def test_filter(driver: Any, tmp_path: Path) -> None:
     assert driver.switch_to.active_element.get_attribute("id") == "filter"
 
 
-@pytest.mark.parametrize("make", [samples.ranking, samples.unmeasured, samples.hostile, samples.costed])
+@pytest.mark.parametrize(
+    "make", [samples.ranking, samples.unmeasured, samples.examined, samples.hostile, samples.costed]
+)
 def test_no_console_message_and_no_request(driver: Any, tmp_path: Path, make: Any) -> None:
     requests(driver)
     show(driver, make(), tmp_path)
@@ -113,9 +115,32 @@ def test_hostile_names_are_text(driver: Any, tmp_path: Path) -> None:
     assert "owned'" in driver.title  # as text
     assert driver.title != "owned"
     assert names(driver)[0].startswith("</script><script>")
-    assert driver.execute_script("return document.querySelectorAll('img').length") == 0
+    pictures = driver.execute_script("return [...document.images].map(i => i.src)")
+    assert pictures
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
     assert driver.execute_script("return document.scripts.length") == 1
-    assert "</script>" in driver.find_element("css selector", ".mistakes span").text
+    assert "</script>" in driver.find_element("css selector", ".samples span").text
+
+
+def test_the_outcome_of_the_best_model(driver: Any, tmp_path: Path) -> None:
+    show(driver, samples.examined(), tmp_path)
+    script = (
+        "return [...document.querySelectorAll('.confusion tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert driver.execute_script(script) == [
+        ["good", "100", "0.900", "0.989", "0.942", "90", "5", "5"],
+        ["hole", "50", "0.800", "0.851", "0.825", "1", "40", "9"],
+        ["stain", "50", "0.960", "0.774", "0.857", "0", "2", "48"],
+    ]
+    wrong, unsure = driver.find_elements("css selector", ".samples")
+    assert [item.text.splitlines() for item in wrong.find_elements("tag name", "li")] == [
+        ["a.jpg", "is good", "taken for hole (97 %)"],
+        ["b.jpg", "is stain", "taken for hole (61 %)"],
+    ]
+    assert unsure.text.splitlines() == ["c.jpg", "is stain (35 %)"]
+    # drawn, although the policy lets nothing in from outside
+    assert driver.execute_script("return [...document.images].map(i => i.naturalWidth)") == [1, 1]
+    assert driver.execute_script("return document.images[0].alt") == "a.jpg"
 
 
 def test_failures_unfold(driver: Any, tmp_path: Path) -> None:

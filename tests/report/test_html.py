@@ -44,7 +44,7 @@ def test_the_file_stands_alone() -> None:
 def test_hostile_values_are_escaped() -> None:
     html = render_report(samples.hostile())
     assert html.count("<script>") == 1
-    assert "<img" not in html
+    assert html.count("<img") == html.count('<img src="data:image/png;base64,') > 0
     assert "&lt;/script&gt;&lt;script&gt;" in html
     assert 'onerror="' not in html
 
@@ -157,14 +157,45 @@ def test_axis_ends_and_ticks() -> None:
     assert all(axis.low <= tick <= axis.high for tick in axis.ticks())
 
 
-def test_outcome_counts_recall_and_precision() -> None:
-    found = outcome(samples.hostile())
+def test_outcome_with_a_matrix() -> None:
+    found = outcome(samples.examined())
     assert found is not None
-    first, second, third = found.lines
-    assert (first.items, first.recall, first.precision) == (100, pytest.approx(0.90), pytest.approx(90 / 91))
-    assert (second.recall, third.precision) == (pytest.approx(0.8), pytest.approx(48 / 62))
-    assert found.most == 9
+    assert found.matrix
+    assert [(line.name, line.items, line.recall) for line in found.lines] == [
+        ("good", 100, 0.9),
+        ("hole", 50, 0.8),
+        ("stain", 50, 0.96),
+    ]
+    assert (found.most, found.hidden, found.confused) == (9, 0, ())
+    assert [s.name for s in found.mistakes] == ["a.jpg", "b.jpg"]
+    assert [s.name for s in found.unsure] == ["c.jpg"]
+    assert found.mistakes[0].picture == samples.PIXEL
+    assert found.mistakes[1].picture == ""  # a picture outside the file is not asked for
     assert outcome(samples.ranking()) is None
+
+
+def test_outcome_of_many_classes_shows_the_worst_and_what_they_are_taken_for() -> None:
+    first, *rest = samples.ranking().models
+    kept = samples.outcome(["good", "hole", "stain"])
+    del kept["confusion"]
+    kept["classes"] = [
+        {"class": f"c{i}", "images": 5, "precision": 0.5, "recall": 0.5, "f1": i / 200} for i in range(100, -1, -1)
+    ]
+    base = samples.ranking((replace(first, measurements=(samples.measurement(0.9, extra={"outcome": kept}),)), *rest))
+    many = replace(base, target={**base.target, "classes": 1000})
+    found = outcome(many)
+    assert found is not None
+    assert not found.matrix
+    assert [line.name for line in found.lines[:3]] == ["c0", "c1", "c2"]
+    assert (len(found.lines), found.hidden) == (40, 960)
+    html = render_report(many)
+    assert "the 40 classes that went worst; 960 others are left out" in html
+    assert "hole taken for stain: 9" in html
+
+
+def test_the_course_of_the_confirmation_is_told_with_the_trainings() -> None:
+    html = render_report(samples.ranking())
+    assert "Planned: 2 lanes x 1 rate x 150 steps" in html.split('id="measurements"')[1].split("</section>")[0]
 
 
 def test_matplotlib_figures() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +172,56 @@ def test_the_loss_is_torchs_weighted_cross_entropy() -> None:
 def test_bad_input_is_named(logits: np.ndarray, labels: np.ndarray, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         task.metrics(logits, labels)
+
+
+# ---------------------------------------------------------------------------- what it gets right and wrong
+
+
+def test_the_outcome_equals_scikit_learn_and_orders_its_samples() -> None:
+    logits, labels = sample(300, 4, seed=5)
+    names = ["a", "b", "c", "d"]
+    found = task.outcome(logits, labels, names, temperature=2.0)
+    guess, probabilities = logits.argmax(axis=1), task.probabilities(logits, 2.0)
+    expected = sk.confusion_matrix(labels, guess, labels=range(4))
+    assert found["confusion"] == expected.tolist()
+    assert [line["recall"] for line in found["classes"]] == pytest.approx(
+        sk.recall_score(labels, guess, average=None), abs=1e-4
+    )
+    assert sum(pair["images"] for pair in found["confused"]) == (guess != labels).sum()
+    counts = [pair["images"] for pair in found["confused"]]
+    assert counts == sorted(counts, reverse=True)
+    for pair in found["confused"]:
+        assert expected[names.index(pair["label"]), names.index(pair["predicted"])] == pair["images"]
+    rows = [s["row"] for s in found["samples"]]
+    wrong = np.flatnonzero(guess != labels)
+    assert rows == wrong[np.argsort(-probabilities[wrong].max(axis=1))][:12].tolist()
+    first = found["samples"][0]
+    assert first["label"] == names[labels[rows[0]]] != first["predicted"] == names[guess[rows[0]]]
+    assert first["probability"] == pytest.approx(probabilities[rows[0]].max(), abs=1e-4)
+    assert first["of_label"] == pytest.approx(probabilities[rows[0], labels[rows[0]]], abs=1e-4)
+
+
+def test_without_enough_mistakes_the_least_sure_right_items_follow() -> None:
+    logits = np.eye(3)[np.arange(30) % 3] * np.linspace(1, 5, 30)[:, None]
+    labels = np.arange(30) % 3
+    labels[29] = 0  # the surest item is labelled wrongly
+    found = task.outcome(logits, labels, ["a", "b", "c"])
+    assert [s["row"] for s in found["samples"]] == [29, *range(11)]
+    assert found["samples"][0] | {"probability": 0, "of_label": 0} == {
+        "row": 29, "label": "a", "predicted": "c", "probability": 0, "of_label": 0,
+    }  # fmt: skip
+    assert found["confused"] == [{"label": "a", "predicted": "c", "images": 1}]
+
+
+def test_the_outcome_of_a_thousand_classes_stays_small() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(3000) % 999  # one class has no images
+    logits = rng.normal(size=(3000, 1000)).astype(np.float32) + 3 * np.eye(1000)[labels]
+    found = task.outcome(logits, labels, [f"class {i}" for i in range(1000)])
+    assert "confusion" not in found
+    assert len(found["classes"]) == 200
+    f1 = sk.f1_score(labels, logits.argmax(axis=1), average=None, labels=range(999))
+    assert [line["f1"] for line in found["classes"]] == pytest.approx(np.sort(f1)[:200], abs=1e-4)
+    assert len(found["confused"]) == 30
+    assert len(found["samples"]) == 12
+    assert len(json.dumps(found)) < 40_000

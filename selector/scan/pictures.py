@@ -1,0 +1,34 @@
+"""Small pictures for the samples of an outcome, so that the report needs the data no more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from selector.contracts import Modality, Target
+from selector.images import UnreadableImage, thumbnail
+from selector.results import Measurement
+
+log = logging.getLogger(__name__)
+
+
+def illustrated(measurements: Sequence[Measurement], target: Target) -> tuple[Measurement, ...]:
+    """The measurements with a thumbnail for each sample of an outcome; unchanged for items that are no images."""
+    if target.modality is not Modality.IMAGE:
+        return tuple(measurements)
+    return tuple(_illustrated(m, target) if "outcome" in m.extra else m for m in measurements)
+
+
+def _illustrated(measurement: Measurement, target: Target) -> Measurement:
+    outcome = measurement.extra["outcome"]
+    samples = [{**s, "thumbnail": _picture(target, s["index"])} for s in outcome.get("samples", ())]
+    return replace(measurement, extra={**measurement.extra, "outcome": {**outcome, "samples": samples}})
+
+
+def _picture(target: Target, index: int) -> str:
+    try:
+        return thumbnail(target.items[index])
+    except (OSError, UnreadableImage) as error:  # moved or deleted since: the report does without
+        log.warning("no thumbnail of %s: %s", target.names[index], error)
+        return ""
