@@ -33,7 +33,8 @@ class Pixels:
 def network(norm: bool = False, dropout: float = 0.0, seed: int = 0) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU()]
+        conv = nn.Conv2d(3, 8, 3, stride=2, bias=not norm)  # a bias before batch norm has no gradient but noise
+        layers = [conv, nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU()]
         return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * 9, 3))
 
 
