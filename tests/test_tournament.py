@@ -23,10 +23,14 @@ from selector.errors import ConfigError, SourceError, StoreError, TargetError
 from selector.strategies import _loop
 from selector.tournament import TournamentResult, run_tournament
 from selector.tournament.advice import advise
+from selector.tournament.clock import Clock
 from selector.tournament.compare import standings
+from selector.tournament.field import Field, Run
+from selector.tournament.field import Lane as RungLane
 from selector.tournament.journal import Journal, Record
 from selector.tournament.plan import MIN_STEPS, Lane, Plan, Rung, fit_rest, make_plan, rungs_of, seconds_of
-from selector.tournament.workbench import RATES, Workbench
+from selector.tournament.rungs import _beyond_the_worse
+from selector.tournament.workbench import RATES, Candidate, Workbench
 from tests.tournament_samples import MNIST, SVHN, VIT, contestant, load, pixels_for, small_target, spec_of
 
 TASK = tasks.registry.get("classification")
@@ -100,33 +104,55 @@ def test_rates_are_tried_in_the_first_rung_and_one_goes_on(finished: TournamentR
     assert len({h["model"] for h in later}) == len(later)
 
 
-def test_a_rate_beyond_the_worse_of_two_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless both of the two spoil the head that training starts from: then their order says nothing."""
-    monkeypatch.setitem(RATES, "sgd", (1e-3, 1e-2, 1e-5))  # type: ignore[index]
-    target = small_target(noise=100)
-    ordinary = tournament(tmp_path / "a", [contestant(MNIST)], target, max_steps=80)
-    tried = [h["rate"] for h in ordinary.history if h["rung"] == 1]
-    values = [h["value"] for h in ordinary.history if h["rung"] == 1]
-    assert tried == [1e-3, 1e-2], values  # the larger one is better: 1e-5 lies behind the worse one
-    monkeypatch.setitem(RATES, "sgd", (10.0, 30.0, 1e-3))  # type: ignore[index]
-    spoilt = tournament(tmp_path / "b", [contestant(MNIST)], target, max_steps=80)
-    assert [h["rate"] for h in spoilt.history if h["rung"] == 1] == [10.0, 30.0, 1e-3]
-    assert spoilt.measurements["mnist_cnn"][1].learning_rate == 1e-3
+def searching(folder: Path, start: float) -> tuple[Field, RungLane]:
+    """A field with one lane whose frozen head is right on the given share of the validation images."""
+    target = small_target(val=200)
+    bench = Workbench(target, TASK, pixels_for(target), Journal(folder), "cpu", 16, True)
+    settings = {"metric": "accuracy", "epsilon": 0.01, "seed": 0, "budget": None}
+    field = Field(bench, Clock(settings, bench.journal, None), settings)
+    loaded = bench.load(contestant(MNIST))
+    loaded.frozen = Record({"status": "ok"}, right_on(start, bench.labels["val"]))
+    return field, RungLane(loaded, "full")
+
+
+def right_on(share: float, labels: np.ndarray) -> np.ndarray:
+    return logits_that_are_right(np.arange(len(labels)) < share * len(labels), labels).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("start", "rates", "values", "third", "skipped"),
+    [
+        (0.5, (0.003, 0.03), (0.5, 0.7), 0.0003, True),  # figures fall towards the smaller rates
+        (0.5, (0.003, 0.03), (0.7, 0.5), 0.0003, False),
+        (0.5, (1e-4, 3e-4), (0.7, 0.5), 1e-3, True),
+        (0.5, (1e-4, 3e-4), (0.5, 0.7), 1e-3, False),
+        (0.9, (0.003, 0.03), (0.5, 0.7), 0.0003, False),  # both spoil the head: their order says nothing
+        (0.9, (0.003, 0.03), (0.5, 0.89), 0.0003, True),  # a little below it is noise
+    ],
+)
+def test_a_rate_beyond_the_worse_of_two_is_left_out(
+    tmp_path: Path, start: float, rates: tuple[float, ...], values: tuple[float, ...], third: float, skipped: bool
+) -> None:
+    field, lane = searching(tmp_path, start)
+    runs = [
+        Run(Candidate("m", "full", rate, 0), (8,), Record({"status": "ok"}, right_on(v, field.bench.labels["val"])))
+        for rate, v in zip(rates, values, strict=True)
+    ]
+    assert _beyond_the_worse(field, lane, runs, third) is skipped
+    assert not _beyond_the_worse(field, lane, runs[:1], third)
+    diverged = replace(runs[1], record=Record({"status": "diverged"}))
+    assert not _beyond_the_worse(field, lane, [runs[0], diverged], third)
 
 
 def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
-    target = small_target(train=128, val=128, noise=60)
-
-    def pixels(preprocess: Preprocess) -> Any:
-        found = pixels_for(target)(preprocess)
-        if preprocess.input_size[1] == 32:  # the rival sees noise
-            found.images = np.random.default_rng(0).integers(0, 255, found.images.shape).astype(np.uint8)
-        return found
-
-    result = tournament(tmp_path, [contestant(MNIST), contestant(SVHN)], target, pixels=pixels, max_steps=80)
+    rivals = [contestant(MNIST), contestant(SVHN), replace(contestant(MNIST), name="twin", identity={"twin": 1})]
+    result = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
     assert result.settled
-    assert any("mnist_cnn full was settled after rung 1" in line for line in result.course)
-    assert [(h["model"], h["steps"]) for h in result.history if h["rung"] > 1] == [("mnist_cnn", 80)]
+    assert any("was settled after rung 1" in line for line in result.course)
+    assert [h["steps"] for h in result.history if h["rung"] > 1] == [40]
+    again = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)
+    assert table(again) == table(result)
+    assert again.course == result.course
 
 
 def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finished: TournamentResult) -> None:
@@ -380,23 +406,18 @@ def test_two_images_a_class(tmp_path: Path) -> None:
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
 
-def test_extreme_imbalance_does_not_hide_the_rare_classes(tmp_path: Path) -> None:
-    """Two images each of two classes beside 396 of the third: weighted by the root of the frequency they are found."""
-    target = small_target(train=400, val=60, test=60, noise=60)
+def test_extreme_imbalance(tmp_path: Path) -> None:
+    target = small_target(train=400, val=60, test=60)
     labels = target.labels.copy()
-    labels[4:400] = 0
-    images = [np.asarray(item).copy() for item in target.items]  # type: ignore[call-overload]
-    for image, before, label in zip(images[:400], target.labels[:400], labels[:400], strict=True):
-        image[8:24, 8:24, before] -= 40
-        image[8:24, 8:24, label] += 40
-    labels[:4] = [1, 2, 1, 2]
-    for image, before, label in zip(images[:4], [0, 0, 0, 0], labels[:4], strict=True):
-        image[8:24, 8:24, before] -= 40
-        image[8:24, 8:24, label] += 40
-    skewed = replace(target, items=images, labels=labels, fingerprint="skewed")
-    result = tournament(tmp_path, [contestant(MNIST)], skewed, max_steps=60, metric="balanced_accuracy")
-    best = max(result.measurements["mnist_cnn"], key=lambda m: m.val_value)
-    assert best.val_value > 0.6  # all of the common class would be 0.33
+    labels[:400] = 0
+    labels[:4] = [1, 2, 1, 2]  # two images each of two classes beside 396 of the third
+    skewed = replace(target, labels=labels, fingerprint="skewed")
+    result = tournament(tmp_path, [contestant(MNIST)], skewed, max_steps=8, metric="balanced_accuracy")
+    frozen, full = result.measurements["mnist_cnn"]
+    assert (frozen.status, full.status) == ("ok", "ok")
+    assert full.val["balanced_accuracy"] >= 1 / 3
+    outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
+    assert [line["images"] for line in outcome["classes"]] == [20, 20, 20]
 
 
 def test_without_a_test_split_the_notes_say_so(tmp_path: Path) -> None:

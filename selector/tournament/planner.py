@@ -35,6 +35,8 @@ def plan_rungs(field: Field) -> Plan | None:
         _prepare(field)
         rungs = tuple(Rung(*rung) for rung in field.clock.state["rungs"])
         field.notes += field.clock.state["notes"]
+        for line in field.clock.course:
+            field.bench.notify(Progress("plan", 0, 0, "rungs", note=line))
         field.lanes = [lane for lane in field.lanes if lane.label in field.clock.state["step_seconds"]]
         for lane in field.lanes:
             lane.step_seconds = float(field.clock.state["step_seconds"][lane.label])
@@ -70,8 +72,9 @@ def plan_rungs(field: Field) -> Plan | None:
         )
         + f"; batch {batch}; about {format_duration(plan.seconds)}"
     )
-    field.bench.notify(Progress("plan", 0, 0, "rungs", note=told))
-    field.clock.tell(f"Planned: {told}.")
+    planned = f"Planned: {told}."
+    field.bench.notify(Progress("plan", 0, 0, "rungs", note=planned))
+    field.clock.tell(planned)
     field.clock.state["notes"] = field.notes[noted:]
     field.clock.remember()
     return plan
