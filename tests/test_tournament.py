@@ -29,7 +29,7 @@ from selector.tournament.field import Field, Run
 from selector.tournament.field import Lane as RungLane
 from selector.tournament.journal import Journal, Record
 from selector.tournament.plan import MIN_STEPS, Lane, Plan, Rung, fit_rest, make_plan, rungs_of, seconds_of
-from selector.tournament.rungs import _beyond_the_worse
+from selector.tournament.rungs import _beyond_the_worse, _take
 from selector.tournament.workbench import RATES, Candidate, Workbench
 from tests.tournament_samples import MNIST, SVHN, VIT, contestant, load, pixels_for, small_target, spec_of
 
@@ -115,8 +115,9 @@ def searching(folder: Path, start: float) -> tuple[Field, RungLane]:
     return field, RungLane(loaded, "full")
 
 
-def right_on(share: float, labels: np.ndarray) -> np.ndarray:
-    return logits_that_are_right(np.arange(len(labels)) < share * len(labels), labels).astype(np.float32)
+def right_on(share: float, labels: np.ndarray, shift: int = 0) -> np.ndarray:
+    right = np.roll(np.arange(len(labels)) < share * len(labels), shift)
+    return logits_that_are_right(right, labels).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,20 @@ def test_a_rate_beyond_the_worse_of_two_is_left_out(
     assert not _beyond_the_worse(field, lane, runs[:1], third)
     diverged = replace(runs[1], record=Record({"status": "diverged"}))
     assert not _beyond_the_worse(field, lane, [runs[0], diverged], third)
+
+
+@pytest.mark.parametrize(("later", "kept"), [(0.68, 1), (0.75, 1), (0.4, 0)])
+def test_the_longer_training_counts_unless_it_is_demonstrably_worse(tmp_path: Path, later: float, kept: int) -> None:
+    field, lane = searching(tmp_path, 0.5)
+    candidate = Candidate("m", "full", 0.003, 0)
+    facts = {"status": "ok", "notes": []}
+    runs = [
+        Run(candidate, lineage, Record(facts, right_on(value, field.bench.labels["val"], shift)))
+        for lineage, value, shift in (((8,), 0.7, 0), ((8, 16), later, 40))  # both are right where the other is not
+    ]
+    for number, run in enumerate(runs):
+        _take(field, lane, [run], number)
+    assert lane.best is runs[kept]
 
 
 def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
@@ -640,18 +655,24 @@ def test_the_plan_of_a_budget_survives_a_kill_and_another_load(tmp_path: Path, m
 
 
 def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first = tournament(tmp_path, [contestant(MNIST)], max_steps=30)
-    weights = list(tmp_path.glob("*.safetensors"))
-    assert weights
-    for path in weights:
-        path.write_bytes(path.read_bytes()[:100])
-    records = sorted(tmp_path.glob("*.npz"))
+    whole = tournament(tmp_path / "whole", [contestant(MNIST)], max_steps=30)
+
+    def progress(step: Any) -> None:
+        if step.stage == "train" and step.total > 15 and step.done == 2:  # in the second rung
+            raise Killed
+
+    parts = tmp_path / "parts"
+    with pytest.raises(Killed):
+        tournament(parts, [contestant(MNIST)], max_steps=30, progress=progress)
+    (weights,) = parts.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    records = [path for path in sorted(parts.glob("*.npz")) if path.stem != weights.stem]
     records[0].write_bytes(b"PK not a record")
     with caplog.at_level(logging.WARNING):
-        second = tournament(tmp_path, [contestant(MNIST)], max_steps=30)
-    assert "damaged" in caplog.text
-    for a, b in zip(first.measurements["mnist_cnn"], second.measurements["mnist_cnn"], strict=True):
-        assert (dict(a.val), dict(a.test), a.steps) == (dict(b.val), dict(b.test), b.steps)
+        resumed = tournament(parts, [contestant(MNIST)], max_steps=30)
+    assert f"weights {weights} are damaged" in caplog.text
+    assert f"record {records[0]} is damaged" in caplog.text
+    assert table(resumed) == table(whole)
 
 
 def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from selector.tournament.compare import standings
 from selector.tournament.field import Field, Lane, Run, logits_of
 from selector.tournament.plan import Plan, Rung, fit_rest, seconds_of
@@ -92,9 +94,14 @@ def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float
     start = lane.loaded.frozen
     assert start is not None
     assert start.logits is not None
-    entrants = {"start": [start.logits], "better": [logits_of(better)]}
+    return not _demonstrably_worse(field, logits_of(better), start.logits)
+
+
+def _demonstrably_worse(field: Field, outputs: np.ndarray, than: np.ndarray) -> bool:
+    """Whether the 90 % interval of the paired difference on val lies below zero."""
+    entrants = {"outputs": [outputs], "than": [than]}
     table = standings(entrants, field.bench.labels["val"], field.bench.task, field.metric, field.seed)
-    return table["better"].low <= 0
+    return table["outputs"].low > 0
 
 
 def _train(field: Field, lane: Lane, candidate: Candidate, number: int, steps: int) -> Run | None:
@@ -143,7 +150,8 @@ def _take(field: Field, lane: Lane, runs: Sequence[Run], number: int) -> None:
     chosen = max(good, key=field.order)
     lane.rate, lane.lineage, lane.rung = chosen.candidate.rate, chosen.lineage, number + 1
     keep = {field.key(lane, chosen)}
-    if lane.best is None or field.order(chosen) >= field.order(lane.best):
+    # the longer training counts: the best of several rungs on few images would be the luckiest one
+    if lane.best is None or not _demonstrably_worse(field, logits_of(chosen), logits_of(lane.best)):
         lane.best = chosen
     keep.add(field.key(lane, lane.best))
     for run in good:
