@@ -225,6 +225,19 @@ def test_where_less_is_better_the_least_comes_first(photos, tmp_path):
     assert selector.load_model(tmp_path / "run").config["name"] == confirmed.best.name
 
 
+def test_one_pixel_grey_and_rgba_images_are_trained_on(tmp_path):
+    root = image_folder(tmp_path / "photos", per_class=8)
+    for label, folder in enumerate(sorted(root.iterdir())):
+        Image.new("RGB", (1, 1), (80 * label, 0, 0)).save(folder / "pixel.png")
+        Image.new("L", (30, 20), 80 * label).save(folder / "grey.png")
+        Image.new("RGBA", (20, 30), (0, 80 * label, 0, 128)).save(folder / "rgba.png")
+    confirmed = selector.rank(
+        root, **FAST, store=tmp_path / "store", out=tmp_path / "run", confirm=True, top_k=1, max_steps=4
+    )
+    assert {(m.strategy, m.status) for m in confirmed.best.measurements} == {("frozen", "ok"), ("full", "ok")}
+    assert len(selector.load_model(tmp_path / "run").predict(root)) == 33
+
+
 def test_confirming_a_changed_target_is_refused(tmp_path):
     root = image_folder(tmp_path / "photos", per_class=10)
     selector.rank(root, **FAST, store=tmp_path / "store", out=tmp_path / "run")

@@ -344,7 +344,7 @@ def _optimiser(
                 groups.append(
                     {"params": chosen, "share": share, "weight_decay": settings.weight_decay if decays else 0.0}
                 )
-    # one pass over the weights instead of several: a fifth of the time on a CPU, where it is not the default
+    # one pass over the weights instead of several; on a CPU it is not the default
     fused = torch.device(settings.device).type in ("cpu", "cuda")
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=settings.rate, momentum=0.9, nesterov=True, fused=fused)
