@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder
+from selector.contracts import Encoder, Modality
 from selector.errors import SourceError
 from selector.extract.backends import Backend, open_backend, why_not
+from selector.extract.inputs import Batch
 from selector.extract.together import parts
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_TEXTS = 256  # a batch; far more than fit into its tokens, but for the shortest
 JUDGED_ON = 128  # images that decide whether a lower precision will do
 MIN_COSINE = 0.995  # median centred cosine with the float32 features
 MIN_NEIGHBOURS = 0.95  # share of images whose nearest neighbour stays the same
@@ -94,11 +96,11 @@ def decide(
     precision: str,
     backend: str,
     batch_size: int,
-    sample: NDArray[np.uint8],
+    sample: Batch,
     rows_expected: int,
     cache: Path | None,
     store: FeatureStore | None,
-    run: Callable[[Backend, NDArray[np.uint8]], NDArray[np.float32]],
+    run: Callable[[Backend, Batch], NDArray[np.float32]],
 ) -> tuple[Decision, Backend]:
     """Choose by measuring on ``sample``.
 
@@ -126,6 +128,10 @@ def _chosen(
         if backend not in ("auto", "eager") or precision not in ("auto", "float32"):
             logger.info("%s is not a torch network: it runs as it is, in float32", trial.encoder.name)
         return "eager", "float32"
+    if trial.encoder.modality is Modality.TEXT:  # every batch has another shape: nothing is compiled for one
+        if backend not in ("auto", "eager"):
+            raise SourceError(f"{trial.encoder.name}: backend '{backend}' is for images; texts run in eager torch.")
+        return "eager", _lowered(trial, "eager", precision)
     if backend != "auto":
         return _forced(trial, backend, precision)
     for other in _others(trial.device):
@@ -138,8 +144,8 @@ class _Trial:
     """Backends tried on the sample; each is opened and run once."""
 
     def __init__(
-        self, encoder: Encoder, device: str, batch_size: int, sample: NDArray[np.uint8], cache: Path | None,
-        run: Callable[[Backend, NDArray[np.uint8]], NDArray[np.float32]],
+        self, encoder: Encoder, device: str, batch_size: int, sample: Batch, cache: Path | None,
+        run: Callable[[Backend, Batch], NDArray[np.float32]],
     ) -> None:  # fmt: skip
         self.encoder, self.device, self.batch_size, self.sample, self.cache = encoder, device, batch_size, sample, cache
         self._run = run
@@ -201,6 +207,7 @@ class _Trial:
 
     def rate_of(self, backend: Backend) -> float:
         """Images a second, of the fastest of a few batches after a warm-up."""
+        assert isinstance(self.sample, np.ndarray)
         pixels = np.resize(self.sample, (backend.batch_size, *self.sample.shape[1:]))
         times = []
         for _ in range(1 + _TIMED_BATCHES):
@@ -240,6 +247,8 @@ def _tuned(trial: _Trial, name: str, precision: str, rows_expected: int, store: 
     that the size makes there (benchmarks/bench_extract.py).
     """
     best = trial.backend(name, precision)
+    if trial.encoder.modality is Modality.TEXT:  # a batch holds so many tokens, whatever the number of texts
+        return best.resized(MAX_TEXTS) or best
     known = batch_size_of(store, trial.encoder, name, precision, trial.device)
     if known is not None:
         return (best.resized(known) if known != best.batch_size else best) or best
@@ -292,7 +301,7 @@ def _compared(trial: _Trial) -> int:
     return 2 * trial.batch_size
 
 
-def _may_lower(device: str, sample: NDArray[np.uint8]) -> bool:
+def _may_lower(device: str, sample: Batch) -> bool:
     from selector.extract.backends.eager import has_bfloat16
 
     return len(sample) >= JUDGED_ON and has_bfloat16(device)

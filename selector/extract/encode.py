@@ -11,17 +11,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder, Progress, ProgressCallback, no_progress
+from selector.contracts import Encoder, Progress, ProgressCallback, TextPreprocess, no_progress
 from selector.errors import ConfigError, SourceError
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.decide import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
+from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.together import parts
 from selector.store import Entry, FeatureStore
+from selector.texts import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,6 @@ _GPU_BATCH = 128
 _JUDGE_AGAIN = 4 * JUDGED_ON  # rows from which a decision made on too few images is made anew
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-
-
-class _Batches(Protocol):
-    def batch(self, indices: Sequence[int] | np.ndarray) -> NDArray[np.uint8]: ...
 
 
 class Runner:
@@ -67,15 +65,15 @@ class Runner:
         """What runs batches of another size; None where it would have to be converted anew for that."""
         return self._backend if batch_size == self.batch_size else self._backend.resized(batch_size)
 
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(self, pixels: Batch) -> NDArray[np.float32]:
         """Features float32 (B, D) of decoded images uint8 (B, H, W, 3), for any B."""
         parts = list(self.stream(_split(pixels, self.batch_size)))
         return np.concatenate(parts) if parts else np.empty((0, self.encoder.num_features), np.float32)
 
-    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+    def stream(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
         """Features of each batch, in order; on a GPU the next batch is under way meanwhile."""
         ahead = 0 if self.device == "cpu" else 1
-        waiting: deque[tuple[NDArray[np.uint8], Callable[[], NDArray[np.float32]] | None]] = deque()
+        waiting: deque[tuple[Batch, Callable[[], NDArray[np.float32]] | None]] = deque()
         for pixels in batches:
             waiting.append((pixels, self._start(pixels)))
             if len(waiting) > ahead:
@@ -83,7 +81,7 @@ class Runner:
         while waiting:
             yield self._finish(*waiting.popleft())
 
-    def _start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]] | None:
+    def _start(self, pixels: Batch) -> Callable[[], NDArray[np.float32]] | None:
         """Begin a batch; None where memory ran out."""
         if len(pixels) > self.batch_size:
             return None  # the batch size was halved since: ``_finish`` cuts it
@@ -94,9 +92,7 @@ class Runner:
                 raise
         return None
 
-    def _finish(
-        self, pixels: NDArray[np.uint8], pending: Callable[[], NDArray[np.float32]] | None
-    ) -> NDArray[np.float32]:
+    def _finish(self, pixels: Batch, pending: Callable[[], NDArray[np.float32]] | None) -> NDArray[np.float32]:
         if pending is not None:
             try:
                 return pending()[: len(pixels)]
@@ -114,8 +110,7 @@ class Runner:
         size = self.batch_size // 2
         if size < 1:
             raise SourceError(
-                f"{self.encoder.name}: memory of {self.device} is too small for a single image of "
-                f"{self.encoder.image_preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
+                f"{self.encoder.name}: memory of {self.device} is too small for a single {_size_of(self.encoder)}"
             )
         logger.warning("%s: out of memory on %s; going on with batches of %d", self.encoder.name, self.device, size)
         _release_memory(self.device)
@@ -134,7 +129,7 @@ def open_runner(
     device: str = "auto",
     precision: str = "auto",
     backend: str = "auto",
-    sample: NDArray[np.uint8],
+    sample: Batch,
     rows_expected: int,
     decided: Mapping[str, Any] | None = None,
     store: FeatureStore | None = None,
@@ -146,7 +141,7 @@ def open_runner(
         precision: ``auto``, ``float32``, ``bfloat16``. ``auto`` takes bfloat16 where the hardware has
             it and the features of the first 128 images agree with float32.
         backend: ``auto``, ``eager``, ``compile``, ``openvino``.
-        sample: uint8 (n, H, W, 3), the first images that will be read; 128 are enough.
+        sample: the first items that will be read, as a batch; 128 are enough.
         rows_expected: images to be read with it.
         decided: facts of the entry, when rows were extracted before: the same is done again.
         store: remembers what backends cost and gave on this machine, and keeps compiled models.
@@ -167,7 +162,7 @@ def open_runner(
         opened = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
         return Runner(encoder, device, known, opened, store)
 
-    def run(candidate: Backend, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(candidate: Backend, pixels: Batch) -> NDArray[np.float32]:
         plain = Decision(candidate.name, candidate.precision, candidate.batch_size)
         return Runner(encoder, device, plain, candidate).encode(pixels)
 
@@ -178,7 +173,7 @@ def open_runner(
 def extract_rows(
     runner: Runner,
     entry: Entry,
-    pixels: _Batches,
+    pixels: Batches,
     hashes: Sequence[str],
     indices: NDArray[np.int64],
     progress: ProgressCallback = no_progress,
@@ -204,12 +199,13 @@ def extract_rows(
 def extract_together(
     runner: Runner,
     entries: Sequence[Entry | None],
-    pixels: _Batches,
+    pixels: Batches,
     hashes: Sequence[str],
     indices: NDArray[np.int64],
     progress: ProgressCallback = no_progress,
     *,
     model: str = "",
+    cut: Cut = in_order,
 ) -> list[SourceError | None]:
     """Encode some items once and append the rows of each reading to its entry, chunk by chunk.
 
@@ -218,6 +214,7 @@ def extract_together(
             encoder without readings; None for a reading whose rows are not wanted.
         pixels, hashes, indices: as for ``extract_rows``. An entry that has some of the rows already
             keeps those.
+        cut: how the items are put into batches.
 
     Returns:
         Why a reading gave no rows, in the order of the entries: features that are not finite. The
@@ -227,6 +224,8 @@ def extract_together(
         StoreError: the disk is full; the chunks written before stay.
     """
     readings = runner.encoder.outputs or (runner.encoder,)
+    batches = cut(indices, runner.batch_size)
+    indices = np.concatenate(batches) if batches else indices
     writers = [
         None if entry is None else _Writer(reading.name, runner.identity["precision"], entry, hashes, indices)
         for reading, entry in zip(readings, entries, strict=True)
@@ -234,8 +233,9 @@ def extract_together(
     total, done = len(indices), 0
     rows_a_chunk = max(CHUNK_ROWS, runner.batch_size)
     written = 0
-    progress(Progress("extract", 0, total, model=model))
-    for rows in runner.stream(_prefetched(pixels, indices, runner.batch_size)):
+    unit = f"{runner.encoder.modality.noun}s"
+    progress(Progress("extract", 0, total, unit, model))
+    for rows in runner.stream(_prefetched(pixels, batches)):
         done += len(rows)
         write = done - written >= rows_a_chunk or done == total
         for writer, part in zip(writers, parts(runner.encoder, rows), strict=True):
@@ -246,7 +246,7 @@ def extract_together(
         if not any(writer is not None and writer.failure is None for writer in writers):
             break
         written = done if write else written
-        progress(Progress("extract", done, total, model=model))
+        progress(Progress("extract", done, total, unit, model))
     return [None if writer is None else writer.failure for writer in writers]
 
 
@@ -329,9 +329,8 @@ def _still_valid(
     )
 
 
-def _prefetched(pixels: _Batches, indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.uint8]]:
-    """Batches of pixels; the next one is read while the caller works on this one."""
-    parts = [indices[begin : begin + size] for begin in range(0, len(indices), size)]
+def _prefetched(pixels: Batches, parts: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+    """Prepared batches; the next one is read while the caller works on this one."""
     with ThreadPoolExecutor(1, thread_name_prefix="selector-pixels") as pool:
         following = deque(pool.submit(pixels.batch, part) for part in parts[:2])
         for part in parts[2:]:
@@ -342,15 +341,23 @@ def _prefetched(pixels: _Batches, indices: NDArray[np.int64], size: int) -> Iter
             yield following.popleft().result()
 
 
-def _split(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+def _split(pixels: Batch, size: int) -> Iterator[Batch]:
     for begin in range(0, len(pixels), size):
         yield pixels[begin : begin + size]
 
 
-def _padded(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def _padded(pixels: Batch, size: int) -> Batch:
     """The batch with its first image repeated up to the fixed size."""
+    if isinstance(pixels, Tokens):
+        return pixels  # has no fixed size
     lacking = size - len(pixels)
     return np.concatenate([pixels, np.repeat(pixels[:1], lacking, axis=0)]) if lacking else pixels
+
+
+def _size_of(encoder: Encoder) -> str:
+    if isinstance(encoder.preprocess, TextPreprocess):
+        return f"text of {encoder.preprocess.max_length} tokens; free memory, or set a smaller text.max_length."
+    return f"image of {encoder.preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
 
 
 def _release_memory(device: str) -> None:

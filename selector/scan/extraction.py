@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selector import sources, targets
-from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target
+from selector.contracts import (
+    AnyPreprocess,
+    Encoder,
+    Modality,
+    Preprocess,
+    Progress,
+    ProgressCallback,
+    Target,
+    TextPreprocess,
+)
 from selector.engine import failure_of
 from selector.errors import SourceError
 from selector.scan.ahead import LoadAhead
@@ -27,6 +36,7 @@ from selector.zoo import ModelSpec, check_trusted
 if TYPE_CHECKING:
     from selector.extract.encode import Runner
     from selector.extract.pixels import Pixels
+    from selector.extract.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +77,7 @@ class Extraction:
         self.costs = Costs(store, device, cost)
         self.seconds: dict[str, float] = {"decode": 0.0, "extract": 0.0, "cost": 0.0}
         self._pixels: dict[str, Pixels] = {}
+        self._tokens: dict[str, TokenTable] = {}
         self._ahead = LoadAhead(self._load)
         self._upcoming: list[ModelSpec] = []
         self._asked: dict[str, dict[str, Any]] = {}
@@ -208,6 +219,50 @@ class Extraction:
         self.notify(Progress("load", 0, 1, "models", spec.name))
         return self._ahead.take(spec)
 
+    def inputs(self, preprocess: AnyPreprocess) -> Pixels | TokenTable:
+        """Every item of the target, prepared once for all models that prepare it alike."""
+        return self.pixels(preprocess) if isinstance(preprocess, Preprocess) else self.tokens(preprocess)
+
+    def tokens(self, preprocess: TextPreprocess) -> TokenTable:
+        """Every text of the target, tokenised once for all models that share the tokenizer and the length."""
+        from selector.extract.encode import resolve_device
+        from selector.extract.tokens import open_tokens
+
+        key = preprocess.tokens_key()
+        if key not in self._tokens:
+            started = time.perf_counter()
+            table, bad = open_tokens(
+                self.target.items,
+                self.target.hashes,
+                self.target.names,
+                preprocess,
+                device=resolve_device(self.settings["device"]),
+                on_bad=self.on_bad,
+                progress=self.notify,
+            )
+            self.seconds["tokenise"] = self.seconds.get("tokenise", 0.0) + time.perf_counter() - started
+            if bad:
+                self._leave_out(bad)
+                return self.tokens(preprocess)
+            cut = int((table.cut_off > 0).sum())
+            self.store.put("cut", self._cut_key(preprocess.to_dict()), {"texts": cut})
+            self._tokens[key] = table
+        return self._tokens[key]
+
+    def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
+        """How many texts of the target are longer than a model reads, as was found when they were tokenised."""
+        return int((self.store.get("cut", self._cut_key(preprocess)) or {"texts": 0})["texts"])
+
+    def _cut_key(self, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+        return {"target": self.target.fingerprint, "preprocess": dict(preprocess)}
+
+    def _leave_out(self, bad: Mapping[int, str]) -> None:
+        """Take items that cannot be used out of the target; what was prepared of it is prepared anew."""
+        self.store.add_bad_images({self.target.hashes[i]: reason for i, reason in bad.items()})
+        self.target = targets.without(self.target, bad)
+        self._pixels.clear()
+        self._tokens.clear()
+
     def pixels(self, preprocess: Preprocess) -> Pixels:
         """Every item of the target, decoded and resized once for all models that share the size.
 
@@ -229,9 +284,7 @@ class Extraction:
             )
             self.seconds["decode"] += time.perf_counter() - started
             if bad:
-                self.store.add_bad_images({self.target.hashes[i]: reason for i, reason in bad.items()})
-                self.target = targets.without(self.target, bad)
-                self._pixels.clear()
+                self._leave_out(bad)
                 return self.pixels(preprocess)
             self._pixels |= opened
         return self._pixels[key]
@@ -246,7 +299,7 @@ class Extraction:
         known: dict[str, Preprocess] = {}
         room = DEFAULT_MAX_SIZE / 4
         for spec in self._upcoming:
-            expected = self._expected(spec)
+            expected = self._expected(spec) if spec.reads is Modality.IMAGE else None
             if expected is None or expected.pixels_key() in {preprocess.pixels_key(), *self._pixels, *known}:
                 continue
             room -= len(self.target) * 3 * expected.input_size[1] * expected.input_size[2]
@@ -360,17 +413,19 @@ class Extraction:
     ) -> dict[Place, Entry | SourceError]:
         """Run an encoder over the items that its readings (``specs``) lack."""
         from selector.extract.encode import extract_together, open_runner
+        from selector.extract.inputs import in_order
+        from selector.extract.tokens import TokenTable
 
-        if self._expected(specs[0]) != encoder.preprocess:
+        if encoder.modality is Modality.IMAGE and self._expected(specs[0]) != encoder.preprocess:
             self.store.put("preprocess", {"network": network_of(specs[0])}, encoder.preprocess.to_dict())
-        pixels = self.pixels(encoder.image_preprocess)  # may take bad images out of the target
+        items = self.inputs(encoder.preprocess)  # may take bad items out of the target
         rows = indices()
         hashes = hashes_of(self.target, rows)
         known = next((entry for spec in specs if (entry := self.store.resolve(self._wanted(spec)))), None)
         runner = open_runner(
             encoder,
             **self.settings,
-            sample=pixels.batch(rows[:128]),
+            sample=items.sample(rows[:128]) if isinstance(items, TokenTable) else items.batch(rows[:128]),
             rows_expected=len(rows),
             decided=dict(known.meta) if known is not None else None,
             store=self.store,
@@ -390,8 +445,9 @@ class Extraction:
             self._ahead.start(self._upcoming[0])
         started = time.perf_counter()
         failures = extract_together(
-            runner, entries, pixels, self.target.hashes, rows[missing], self.notify, model=specs[0].name
-        )
+            runner, entries, items, self.target.hashes, rows[missing], self.notify, model=specs[0].name,
+            cut=items.cut if isinstance(items, TokenTable) else in_order,
+        )  # fmt: skip
         if missing.any():
             rate = int(missing.sum()) / max(time.perf_counter() - started, 1e-6)
             width = encoder.num_features // len(specs)

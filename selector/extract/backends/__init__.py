@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from selector.contracts import Encoder
 from selector.errors import ConfigError, did_you_mean
+from selector.extract.inputs import Batch
 
 BACKENDS = ("eager", "compile", "openvino")
 PRECISIONS = ("float32", "bfloat16")
@@ -32,8 +33,8 @@ class Backend(Protocol):
     precision: str
     batch_size: int
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
-        """Begin the features of uint8 (B, H, W, 3), B the batch size; the result waits for (B, D)."""
+    def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
+        """Begin the features of uint8 (B, H, W, 3), B the batch size, or of tokens; the result waits for (B, D)."""
         ...
 
     def resized(self, batch_size: int) -> Backend | None:

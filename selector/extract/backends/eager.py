@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from selector.contracts import Encoder
 from selector.extract.backends import Backend
-from selector.extract.pixels import normalise
+from selector.extract.inputs import Batch, ready
+from selector.texts import Tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -28,11 +30,11 @@ class EagerBackend:
         self.dtype = DTYPES[precision]
         self.encoder = placed(encoder, self.device, self.dtype)
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+    def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D); on a GPU the work is queued and the result waits for it."""
         with torch.inference_mode():
-            batch = normalise(staged(pixels, self.device), self.encoder.image_preprocess, self.device, self.dtype)
-            features = self.forward(batch)
+            moved = ready(staged(batch, self.device), self.encoder.preprocess, self.device, self.dtype)
+            features = self.forward(moved)
         return lambda: _to_numpy(features)
 
     def resized(self, batch_size: int) -> EagerBackend | None:
@@ -41,7 +43,7 @@ class EagerBackend:
         same.batch_size = batch_size
         return same
 
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch: Any) -> torch.Tensor:
         """Features of a normalised batch; what other torch backends replace."""
         return self.encoder.encode(batch)
 
@@ -64,9 +66,11 @@ def placed(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encode
     return moved
 
 
-def staged(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """Pixels as a tensor; page-locked for a GPU, so that the copy runs beside the computation."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+def staged(batch: Batch, device: torch.device) -> torch.Tensor | Tokens:
+    """Pixels as a tensor; page-locked for a GPU, so that the copy runs beside the computation. Tokens as they are."""
+    if isinstance(batch, Tokens):
+        return batch
+    tensor = torch.from_numpy(np.ascontiguousarray(batch))
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 

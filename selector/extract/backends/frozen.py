@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from selector.contracts import Encoder
-from selector.extract.pixels import normalise
+from selector.extract.inputs import Batch, ready
 
 
 class FrozenBackend:
@@ -22,11 +22,12 @@ class FrozenBackend:
         self.batch_size = batch_size
         self._encoder = encoder
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+    def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D)."""
         with torch.inference_mode():
-            batch = normalise(pixels, self._encoder.image_preprocess).contiguous()
-            features: NDArray[np.float32] = self._encoder.encode(batch).float().numpy()
+            prepared = ready(batch, self._encoder.preprocess)
+            prepared = prepared.contiguous() if isinstance(prepared, torch.Tensor) else prepared
+            features: NDArray[np.float32] = self._encoder.encode(prepared).float().numpy()
         return lambda: features
 
     def resized(self, batch_size: int) -> FrozenBackend:

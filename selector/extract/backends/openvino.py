@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from selector.contracts import Encoder
 from selector.errors import SourceError
+from selector.extract.inputs import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +88,10 @@ class OpenVinoBackend:
         self._model = model
         self._request = compiled.create_infer_request()
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+    def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D)."""
-        outputs = self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        assert isinstance(batch, np.ndarray)
+        outputs = self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)
         features: NDArray[np.float32] = np.array(outputs[0], dtype=np.float32)
         return lambda: features
 

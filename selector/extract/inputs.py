@@ -1,0 +1,46 @@
+"""What a network is fed with, whatever the modality: prepared batches, and the last step onto the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selector.contracts import AnyPreprocess, Preprocess
+from selector.texts import Tokens
+
+Batch: TypeAlias = "NDArray[np.uint8] | Tokens"
+"""Prepared items on the CPU: uint8 pixels (B, H, W, 3), or tokens of B texts. It has a length and slices."""
+
+Cut: TypeAlias = Callable[[NDArray[np.int64], int], list[NDArray[np.int64]]]
+"""Positions and a number of items -> the positions of each batch, in the order in which they are run."""
+
+
+class Batches(Protocol):
+    """The prepared items of a target, read by position."""
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """The items at ``indices``, in that order."""
+        ...
+
+
+def in_order(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Batches of ``size`` as they come; the last one may be smaller."""
+    return [indices[begin : begin + size] for begin in range(0, len(indices), size)]
+
+
+def ready(batch: Any, preprocess: AnyPreprocess, device: Any = "cpu", dtype: Any = None) -> Any:
+    """The batch as ``Encoder.encode`` takes it, on a device.
+
+    Args:
+        batch: pixels (an array or a tensor) or tokens.
+        dtype: of normalised images; tokens are whole numbers.
+    """
+    if isinstance(batch, Tokens):
+        return batch.to(device)
+    from selector.extract.transform import normalise
+
+    assert isinstance(preprocess, Preprocess)
+    return normalise(batch, preprocess, device, dtype)
