@@ -5,7 +5,7 @@ One file a kind of input; ``load_target`` asks each whether an object is its own
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selector.contracts import Target
@@ -23,6 +23,7 @@ def load_target(
     *,
     name: str | None = None,
     image_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     max_samples: int | None = None,
     seed: int = 0,
@@ -35,11 +36,14 @@ def load_target(
         x: a folder with one folder of images a class (below train/, val/, test/ or not); a parquet
             file or folder in the Hugging Face image convention; a CSV file with path, label and
             perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or
-            DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); a tuple of ready
-            features (float (N, D), labels); or a dict of split name and one of these. A ``Target``
+            DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); a table of texts (CSV,
+            TSV, JSONL, parquet, a ``datasets`` Dataset) or a tuple (texts, labels), where a text
+            may be a pair; a tuple of ready features (float (N, D), labels); or a dict of split name
+            and one of these. A ``Target``
             is handed back.
         name: for people; taken from the path otherwise.
         image_column, label_column: of a table, where the usual names do not fit.
+        text_column: likewise; two names make pairs.
         max_samples: at most that many items, by split and class.
         seed: of the drawn splits and samples.
         trust: ``stat`` believes the remembered hash of a file whose size, time and inode are
@@ -54,11 +58,24 @@ def load_target(
     """
     if isinstance(x, Target):
         return x if max_samples is None else subsample(x, max_samples, seed)
-    kind_name, kind = kind_of(x)
-    draft = kind.read(x, Options(name=name, image_column=image_column, label_column=label_column, trust=trust))
+    if text_column is not None and not isinstance(text_column, str):
+        text_column = list(text_column)
+    options = Options(
+        name=name, image_column=image_column, text_column=text_column, label_column=label_column, trust=trust
+    )
+    kind_name, kind = kind_of(x, options)
+    draft = kind.read(x, options)
     if draft.origin is not None:
-        options = {"name": name, "image_column": image_column, "label_column": label_column, "seed": seed, "task": task}
-        draft.origin = {"kind": kind_name, **draft.origin, "options": options, "steps": []}
+        said: dict[str, Any] = {
+            "name": name,
+            "image_column": image_column,
+            "label_column": label_column,
+            "seed": seed,
+            "task": task,
+        }
+        if text_column is not None:
+            said["text_column"] = text_column
+        draft.origin = {"kind": kind_name, **draft.origin, "options": said, "steps": []}
     target = assemble(draft, seed=seed, task=task)
     return target if max_samples is None else subsample(target, max_samples, seed)
 

@@ -68,7 +68,7 @@ def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
     where = draft.where
     count = len(draft.hashes)
     if count == 0:
-        raise TargetError(f"{where}: no items found; give a data set with labelled images.")
+        raise TargetError(f"{where}: no items found; give a data set with labelled {draft.modality.noun}s.")
     if len(draft.labels) != count:
         raise TargetError(f"{where}: {count} items but {len(draft.labels)} labels; give one label an item.")
     notes = list(draft.notes or [])
@@ -76,7 +76,7 @@ def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
     labels, class_names = _encode(draft, kind, notes)
     splits, split_origin = _split(draft, kind, labels, class_names, seed, notes)
     if kind is LabelKind.CLASSES:
-        _check_classes(where, labels, class_names, splits, notes)
+        _check_classes(where, labels, class_names, splits, draft.modality.noun)
     elif kind is LabelKind.REAL and not np.ptp(labels, axis=0).any():
         raise TargetError(f"{where}: all labels are equal; there is nothing to learn.")
     notes += _duplicate_notes(draft.hashes, draft.names, labels, splits)
@@ -156,7 +156,9 @@ def _encode(draft: Draft, kind: LabelKind, notes: list[str]) -> tuple[np.ndarray
         names: list[str] = list(draft.class_names)
         used = sorted(set(positions))
         if len(used) < len(names):
-            notes.append(f"{len(names) - len(used)} of {len(names)} classes have no image and were left out")
+            notes.append(
+                f"{len(names) - len(used)} of {len(names)} classes have no {draft.modality.noun} and were left out"
+            )
     else:
         # whole floats (a CSV column of numbers with gaps) are the integers they mean
         raw = [int(label) if isinstance(label, float) and label.is_integer() else label for label in raw]
@@ -176,7 +178,7 @@ def _encode(draft: Draft, kind: LabelKind, notes: list[str]) -> tuple[np.ndarray
             )
     if len(class_names) < 2:
         raise TargetError(
-            f"{where}: found one class only ('{class_names[0]}', {len(raw)} images); a ranking needs at least two."
+            f"{where}: found one class only ('{class_names[0]}', {len(raw)} {draft.modality.noun}s); a ranking needs at least two."
         )
     return np.array([new[p] for p in positions], dtype=np.int64), class_names
 
@@ -265,7 +267,7 @@ def _draw(
             who = f"class '{class_names[group]}' has" if class_names[group] else "there are"
             raise TargetError(
                 f"{draft.where}: {who} {number} {'item' if number == 1 else 'items'}{copies}; {need} are needed, at least "
-                f"one for each of {', '.join(('train', *parts[:-1]))} and {parts[-1]}; add images or remove the class."
+                f"one for each of {', '.join(('train', *parts[:-1]))} and {parts[-1]}; add {draft.modality.noun}s or remove the class."
             )
         ranks = dict(zip(contents, draw_order(list(contents), seed), strict=True))
         order = sorted(contents, key=lambda value: (ranks[value], value))
@@ -283,9 +285,7 @@ def cell_counts(labels: np.ndarray, splits: np.ndarray) -> Counter[tuple[int, st
     return Counter(zip(labels.tolist(), splits.tolist(), strict=True))
 
 
-def _check_classes(
-    where: str, labels: np.ndarray, class_names: tuple[str, ...], splits: np.ndarray, notes: list[str]
-) -> None:
+def _check_classes(where: str, labels: np.ndarray, class_names: tuple[str, ...], splits: np.ndarray, noun: str) -> None:
     counts = cell_counts(labels, splits)
     for split in SPLITS:
         missing = [label for label in range(len(class_names)) if not counts[label, split]]
@@ -294,8 +294,8 @@ def _check_classes(
             numbers = ", ".join(f"{part} {counts[label, part]}" for part in SPLITS)
             more = f" (and {len(missing) - 1} more classes)" if len(missing) > 1 else ""
             raise TargetError(
-                f"{where}: class '{class_names[label]}'{more} has no image in {split} ({numbers}); every class needs at "
-                f"least one in each split: move images, remove the class, or give the images without splits."
+                f"{where}: class '{class_names[label]}'{more} has no {noun} in {split} ({numbers}); every class needs at "
+                f"least one in each split: move {noun}s, remove the class, or give the {noun}s without splits."
             )
 
 

@@ -95,7 +95,7 @@ def without(
         for (label, split), number in sorted(before.items()):
             if not after[label, split]:
                 raise TargetError(
-                    f"{target.name}: none of the {number} images of class '{target.class_names[label]}' in {split} can "
+                    f"{target.name}: none of the {number} {target.modality.noun}s of class '{target.class_names[label]}' in {split} can "
                     f"be used, so the class would disappear there; replace the files or remove the class."
                 )
     for split in SPLITS:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import numpy as np
 
-from selector.contracts import Items, RawImage
+from selector.contracts import Items, RawImage, RawText
 
 
 class ListItems:
-    """Items that lie in memory already (a list of bytes or arrays, or one array over all)."""
+    """Items that lie in memory already (a list of bytes, arrays or texts, or one array over all)."""
 
-    def __init__(self, items: Sequence[RawImage] | np.ndarray) -> None:
+    def __init__(self, items: Sequence[RawImage] | Sequence[RawText] | np.ndarray) -> None:
         self._items = items
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int, /) -> RawImage:
-        return cast("RawImage", self._items[index])
+    def __getitem__(self, index: int, /) -> Any:
+        return self._items[index]
 
 
 class SubsetItems:
@@ -34,8 +34,8 @@ class SubsetItems:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int, /) -> RawImage:
-        return cast("RawImage", self.items[int(self.indices[index])])
+    def __getitem__(self, index: int, /) -> Any:
+        return self.items[int(self.indices[index])]
 
 
 class ConcatItems:
@@ -48,8 +48,8 @@ class ConcatItems:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._parts) else 0
 
-    def __getitem__(self, index: int, /) -> RawImage:
+    def __getitem__(self, index: int, /) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
-        return cast("RawImage", self._parts[part][index - (int(self._ends[part - 1]) if part else 0)])
+        return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]

@@ -16,24 +16,25 @@ from selector.targets._hashing import Trust
 
 @dataclass(frozen=True)
 class Options:
-    """How a target is read; ``image_column`` and ``label_column`` only concern tables."""
+    """How a target is read; the columns only concern tables."""
 
     name: str | None = None
     image_column: str | None = None
+    text_column: str | Sequence[str] | None = None
     label_column: str | None = None
     trust: Trust = "stat"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of input: does it take this object, and what does it find there?
+    """One kind of input: does it take this object, read with these options, and what does it find there?
 
     ``accepts`` of different kinds exclude each other, and neither of them may import a heavy
     library for an object that is not theirs.
     """
 
     description: str
-    accepts: Callable[[Any], bool]
+    accepts: Callable[[Any, Options], bool]
     read: Callable[[Any, Options], Draft]
 
 
@@ -52,7 +53,7 @@ def split_rank(split: str) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
-def kind_of(x: Any) -> tuple[str, Kind]:
+def kind_of(x: Any, options: Options) -> tuple[str, Kind]:
     """Name and kind of an input.
 
     Raises:
@@ -60,7 +61,7 @@ def kind_of(x: Any) -> tuple[str, Kind]:
     """
     for name in KINDS.names():
         kind = KINDS.get(name)
-        if kind.accepts(x):
+        if kind.accepts(x, options):
             return name, kind
     known = "; ".join(KINDS.get(name).description for name in KINDS.names())
     if not isinstance(x, str | os.PathLike):
@@ -68,7 +69,7 @@ def kind_of(x: Any) -> tuple[str, Kind]:
     path = os.fspath(x)
     if os.path.lexists(path):
         raise TargetError(
-            f"target {path} is no folder, parquet file or CSV file that can be read; these are the files that can be."
+            f"target {path} is no folder, parquet, CSV, TSV or JSONL file that can be read; these are the files that can be."
         )
     near = did_you_mean(os.path.basename(path), _listing(os.path.dirname(path) or "."))  # noqa: PTH119, PTH120
     raise TargetError(f"target {path} does not exist{near or '; give a folder, a parquet file or a CSV file.'}")

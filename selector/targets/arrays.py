@@ -20,7 +20,7 @@ def _is_images(x: Any) -> bool:
     return isinstance(x, list) and bool(x) and all(isinstance(image, np.ndarray) for image in x)
 
 
-def _accepts(x: Any) -> bool:
+def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, tuple) and len(x) == 2 and _is_images(x[0])
 
 

@@ -15,7 +15,7 @@ from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
 
 
-def _accepts(x: Any) -> bool:
+def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], np.ndarray) and x[0].ndim <= 2
 
 

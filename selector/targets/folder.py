@@ -29,7 +29,7 @@ class FileItems:
             return file.read()
 
 
-def _accepts(x: Any) -> bool:
+def _accepts(x: Any, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike) or not Path(x).is_dir():
         return False
     return not holds_parquet(Path(x))

@@ -9,8 +9,9 @@ from selector.contracts import RawImage
 from selector.errors import TargetError
 from selector.images import content_hash
 from selector.targets._build import Draft
+from selector.targets._columns import IMAGE_COLUMNS, reads_text
 from selector.targets._kinds import KINDS, Kind, Options, find_column
-from selector.targets.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
+from selector.targets.parquet import LABEL_COLUMNS
 
 
 class HuggingFaceItems:
@@ -31,9 +32,11 @@ class HuggingFaceItems:
         return Path(cell["path"]).read_bytes()
 
 
-def _accepts(x: Any) -> bool:
+def _accepts(x: Any, options: Options) -> bool:
     # by name: an object that is not theirs must not cost the import of datasets
-    return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
+    if not any(b.__module__ == "datasets.arrow_dataset" and b.__name__ == "Dataset" for b in type(x).__mro__):
+        return False
+    return not reads_text(list(x.features), options, [n for n, f in x.features.items() if type(f).__name__ == "Image"])
 
 
 def _read(x: Any, options: Options) -> Draft:

@@ -5,30 +5,31 @@ Paths are relative to the file's folder and may not leave it.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 from selector.errors import TargetError, did_you_mean
 from selector.targets._build import Draft
+from selector.targets._columns import PATH_COLUMNS, reads_text
+from selector.targets._csv import csv_header, read_csv
 from selector.targets._hashing import hash_files
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column
 from selector.targets.folder import FileItems
 
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
 LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "labels")
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "fold")
 
 
-def _accepts(x: Any) -> bool:
-    return isinstance(x, str | os.PathLike) and Path(x).suffix.lower() in (".csv", ".tsv") and Path(x).is_file()
+def _accepts(x: Any, options: Options) -> bool:
+    if not isinstance(x, str | os.PathLike) or Path(x).suffix.lower() not in (".csv", ".tsv") or not Path(x).is_file():
+        return False
+    return not reads_text(csv_header(Path(x)), options)
 
 
 def _read(x: str | os.PathLike[str], options: Options) -> Draft:
     path = Path(x).absolute()
-    header, rows = _table(path)
+    header, rows = read_csv(path)
     path_column = find_column(str(path), "path", options.image_column, header, PATH_COLUMNS)
     label_column = find_column(str(path), "label", options.label_column, header, LABEL_COLUMNS)
     split_column = next((name for name in SPLIT_COLUMNS if name in header and name != label_column), None)
@@ -43,7 +44,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         relative.append(_confined(row[path_column], folder, real_folder, f"{path}:{line}"))
         labels.append(row[label_column].strip())
         if split_column is not None:
-            splits.append(_split(row[split_column], f"{path}:{line}", split_column))
+            splits.append(split_word(row[split_column], f"{path}:{line}", split_column))
         try:
             statuses.append((folder / relative[-1]).stat())
         except OSError:
@@ -59,34 +60,11 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         name=options.name or path.stem,
         items=FileItems(str(folder), relative),
         names=relative,
-        labels=_numbers(labels),
+        labels=as_numbers(labels),
         hashes=hash_files(str(path), relative, statuses, options.trust, folder=str(folder)),
         splits=splits if any(splits) else None,
         origin={"path": str(path)},
     )
-
-
-def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path} cannot be read ({error}); expected a CSV file in UTF-8.") from None
-    first = text.partition("\n")[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = [name.strip() for name in next(reader, [])]
-    if len(set(header)) < len(header):
-        raise TargetError(f"{path}:1: a column name occurs twice ({', '.join(header)}); rename one.")
-    rows = []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            raise TargetError(
-                f"{path}:{reader.line_num}: found {len(cells)} values; expected {len(header)} ({', '.join(header)})."
-            )
-        rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
-    return header, rows
 
 
 def _confined(value: str, folder: Path, real_folder: Path, where: str) -> str:
@@ -100,7 +78,12 @@ def _confined(value: str, folder: Path, real_folder: Path, where: str) -> str:
     return Path(inside).relative_to(folder).as_posix()
 
 
-def _split(value: str, where: str, column: str) -> str:
+def split_word(value: str, where: str, column: str) -> str:
+    """What a cell of the split column means; empty where it says nothing.
+
+    Raises:
+        TargetError: an unknown word.
+    """
     word = value.strip().lower()
     if word and word not in SPLIT_NAMES:
         raise TargetError(
@@ -109,7 +92,7 @@ def _split(value: str, where: str, column: str) -> str:
     return SPLIT_NAMES.get(word, "")
 
 
-def _numbers(labels: list[str]) -> list[Any]:
+def as_numbers(labels: list[str]) -> list[Any]:
     """Ints when all labels are written as ints (classes 2 before 10), floats when all are numbers."""
     for convert in (int, float):
         try:

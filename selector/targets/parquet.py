@@ -20,13 +20,13 @@ from selector.contracts import RawImage
 from selector.errors import TargetError
 from selector.images import content_hash
 from selector.targets._build import Draft
+from selector.targets._columns import IMAGE_COLUMNS, reads_text
 from selector.targets._hashing import FileMemory
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column, split_rank
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label")
 _KEPT_GROUPS = 4
 
@@ -77,12 +77,32 @@ class ParquetItems:
         return column
 
 
+def files_of(path: Path) -> list[Path]:
+    """The parquet files that a path stands for: itself, or those of a folder; empty when there are none."""
+    if path.is_dir():
+        return parquet_files(path)
+    return [path] if path.suffix == ".parquet" and path.is_file() else []
+
+
+def is_text_file(path: Path, options: Options) -> bool:
+    """Whether a parquet file holds texts rather than images, by its columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError):
+        return False  # reading it says why
+    return reads_text(schema.names, options, declared(schema, "Image"))
+
+
 def holds_parquet(folder: Path) -> bool:
     """Whether a folder is a data set in parquet files: directly in it, or in its ``data`` folder."""
-    return bool(_parquet_files(folder))
+    return bool(parquet_files(folder))
 
 
-def _parquet_files(folder: Path) -> list[Path]:
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files of a data set: directly in a folder, or in its ``data`` folder."""
     try:
         for place in (folder, folder / "data"):
             found = sorted(path for path in place.glob("*.parquet") if not path.name.startswith("."))
@@ -93,11 +113,11 @@ def _parquet_files(folder: Path) -> list[Path]:
     return []
 
 
-def _accepts(x: Any) -> bool:
+def _accepts(x: Any, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
-    path = Path(x)
-    return (path.suffix == ".parquet" and path.is_file()) or (path.is_dir() and holds_parquet(path))
+    files = files_of(Path(x))
+    return bool(files) and not is_text_file(files[0], options)
 
 
 def _read(x: str | os.PathLike[str], options: Options) -> Draft:
@@ -105,15 +125,15 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
     import pyarrow.parquet as pq
 
     root = Path(x).absolute()
-    files = _parquet_files(root) if root.is_dir() else [root]
-    files.sort(key=lambda path: (split_rank(_split_of(path)), path.name))
+    files = parquet_files(root) if root.is_dir() else [root]
+    files.sort(key=lambda path: (split_rank(split_of(path)), path.name))
     try:
         schema = pq.read_schema(files[0])
         image_column = find_column(
-            str(files[0]), "image", options.image_column, schema.names, IMAGE_COLUMNS, _typed(schema, "Image")
+            str(files[0]), "image", options.image_column, schema.names, IMAGE_COLUMNS, declared(schema, "Image")
         )
         label_column = find_column(
-            str(files[0]), "label", options.label_column, schema.names, LABEL_COLUMNS, _typed(schema, "ClassLabel")
+            str(files[0]), "label", options.label_column, schema.names, LABEL_COLUMNS, declared(schema, "ClassLabel")
         )
         labels: list[Any] = []
         splits: list[str] = []
@@ -130,7 +150,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
                     )
                 found = pq.read_table(path, columns=[label_column])[label_column].to_pylist()
                 labels += found
-                splits += [_split_of(path)] * len(found)
+                splits += [split_of(path)] * len(found)
                 shown = path.relative_to(folder).as_posix()
                 names += [f"{shown}:{row}" for row in range(len(found))]
                 hashes += _hashes(path, shown, image_column, memory)
@@ -146,7 +166,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         labels=labels,
         hashes=hashes,
         splits=splits if any(splits) else None,
-        class_names=_class_names(schema, label_column),
+        class_names=class_names_of(schema, label_column),
         origin={"path": str(root)},
     )
 
@@ -201,14 +221,16 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def _typed(schema: pa.Schema, kind: str) -> list[str]:
+def declared(schema: pa.Schema, kind: str) -> list[str]:
+    """Columns whose declared type (``Image``, ``ClassLabel``) is the given one."""
     described = _features(schema)
     return [
         name for name in schema.names if isinstance(described.get(name), dict) and described[name].get("_type") == kind
     ]
 
 
-def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
+def class_names_of(schema: pa.Schema, column: str) -> list[str] | None:
+    """The class names that are declared for a column."""
     described = _features(schema).get(column)
     names = described.get("names") if isinstance(described, dict) else None
     if isinstance(names, dict):  # an older form: {"0": "cat", "1": "dog"}
@@ -216,7 +238,8 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
     return [str(name) for name in names] if names else None
 
 
-def _split_of(path: Path) -> str:
+def split_of(path: Path) -> str:
+    """The split that a file name begins with; empty where it does not."""
     match = re.match(r"[A-Za-z]+", path.stem)
     return SPLIT_NAMES.get(match[0].lower(), "") if match else ""
 

@@ -13,7 +13,7 @@ from selector.targets._items import ConcatItems
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, kind_of, split_rank
 
 
-def _accepts(x: Any) -> bool:
+def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, Mapping)
 
 
@@ -28,7 +28,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
             raise TargetError(
                 f"{where}: unknown split '{key}'{did_you_mean(str(key).lower(), SPLIT_NAMES)} Expected train, val or test."
             )
-        parts.append((split, kind_of(value)[1].read(value, options)))
+        parts.append((split, kind_of(value, options)[1].read(value, options)))
     parts.sort(key=lambda part: split_rank(part[0]))
     first = parts[0][1]
     for split, part in parts[1:]:

@@ -43,7 +43,7 @@ class DatasetItems:
         return _to_uint8(entry[0], f"{self._where}: item {index}"), _plain(entry[1])
 
 
-def _accepts(x: Any) -> bool:
+def _accepts(x: Any, options: Options) -> bool:
     # by name: a data set that is not torch's must not cost the import of torch
     return any(base.__module__.startswith("torch.utils.data") for base in type(x).__mro__)
 

@@ -1,0 +1,161 @@
+"""Targets of texts, from every form that they come in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selector.contracts import Modality
+from selector.errors import TargetError
+from selector.targets import load_origin, load_target
+
+TEXTS = [f"text {i} of {'sun' if i % 2 else 'rain'}" for i in range(40)]
+LABELS = ["sun" if i % 2 else "rain" for i in range(40)]
+
+
+def csv(path: Path, rows: list[str], header: str = "text,label") -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def parquet(path: Path, texts: list[str], labels: list[int], names: list[str] | None = None) -> Path:
+    table = pa.table({"text": texts, "label": labels})
+    if names:
+        info = {"info": {"features": {"text": {"_type": "Value"}, "label": {"_type": "ClassLabel", "names": names}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, path)
+    return path
+
+
+def json_lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
+    import datasets
+
+    rows = list(zip(TEXTS, LABELS, strict=True))
+    forms: list[Any] = [
+        csv(tmp_path / "a.csv", [f"{t},{label}" for t, label in rows]),
+        csv(tmp_path / "a.tsv", [f"{t}\t{label}" for t, label in rows], "text\tlabel"),
+        json_lines(tmp_path / "a.jsonl", [{"text": t, "label": label} for t, label in rows]),
+        (TEXTS, LABELS),
+        (np.array(TEXTS), LABELS),
+        datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS}),
+        parquet(tmp_path / "a.parquet", TEXTS, [int(label == "sun") for label in LABELS], ["rain", "sun"]),
+    ]
+    targets = [load_target(form) for form in forms]
+    for target in targets:
+        assert target.modality is Modality.TEXT
+        assert target.class_names == ("rain", "sun")
+        assert [target.items[i] for i in range(40)] == TEXTS
+        assert target.fingerprint == targets[0].fingerprint
+    assert targets[0].names[0] == "line 2"
+    again = load_origin(json.loads(json.dumps(targets[0].origin)))
+    assert again.fingerprint == targets[0].fingerprint
+
+
+def test_parquet_files_are_splits(tmp_path: Path) -> None:
+    for name, begin, end in (("train", 0, 20), ("validation", 20, 30), ("test", 30, 40)):
+        parquet(tmp_path / f"{name}.parquet", TEXTS[begin:end], [i % 2 for i in range(begin, end)], ["rain", "sun"])
+    target = load_target(tmp_path)
+    assert target.split_origin == "given"
+    assert target.counts() == {"train": 20, "val": 10, "test": 10}
+    assert [target.items[i] for i in range(40)] == TEXTS
+
+
+def test_pairs_and_named_columns(tmp_path: Path) -> None:
+    rows = [f"a {i},b {i},{i % 2}" for i in range(20)]
+    path = csv(tmp_path / "p.csv", rows, "premise,hypothesis,gold")
+    target = load_target(path, text_column=("premise", "hypothesis"), label_column="gold")
+    assert target.items[3] == ("a 3", "b 3")
+    assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
+    listed = load_target(([(f"a {i}", f"b {i}") for i in range(20)], [i % 2 for i in range(20)]))
+    assert listed.hashes == target.hashes
+    joined = load_target(([f"a {i} b {i}" for i in range(20)], [i % 2 for i in range(20)]))
+    assert not set(joined.hashes) & set(target.hashes)
+
+
+def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
+    two = csv(tmp_path / "two.csv", ["a,b,c"], "text,sentence,label")
+    with pytest.raises(TargetError, match=r"'text' and 'sentence' could each be the text column; name .* text_column"):
+        load_target(two)
+    labels = csv(tmp_path / "labels.csv", ["a,b,c"], "text,label,intent")
+    with pytest.raises(
+        TargetError, match=r"'label' and 'intent' could each be the label column; .* \(--label-column\)"
+    ):
+        load_target(labels)
+    near = csv(tmp_path / "near.csv", ["a,b"], "full_text,label")  # 'text' in a name means nothing
+    with pytest.raises(TargetError, match=r"no column.*Columns: full_text, label|column"):
+        load_target(near)
+    with pytest.raises(
+        TargetError, match=r"no column 'ful_text'; did you mean 'full_text'\? Columns: full_text, label"
+    ):
+        load_target(near, text_column="ful_text")
+    lines = json_lines(tmp_path / "l.jsonl", [{"body": "a", "label": 1}])
+    with pytest.raises(
+        TargetError, match=r"which column holds the text\? Columns: body, label. Name it with text_column"
+    ):
+        load_target(lines)
+    with pytest.raises(TargetError, match="text_column names 3 columns; give one, or two for pairs"):
+        load_target(two, text_column=["text", "sentence", "label"])
+
+
+def test_a_manifest_of_images_stays_one(tmp_path: Path) -> None:
+    path = csv(tmp_path / "images.csv", ["a.png,a caption,x"], "path,text,label")
+    with pytest.raises(TargetError, match=r"image 'a.png' does not exist"):
+        load_target(path)
+    assert load_target(csv(path, [f"a.png,{t},{i % 2}" for i, t in enumerate(TEXTS)], "path,text,label"),
+                       text_column="text").modality is Modality.TEXT  # fmt: skip
+
+
+def test_splits_of_a_column(tmp_path: Path) -> None:
+    rows = [
+        f"{t},{label},{('train', 'train', 'dev', 'test')[i // 10]}"
+        for i, (t, label) in enumerate(zip(TEXTS, LABELS, strict=True))
+    ]
+    target = load_target(csv(tmp_path / "s.csv", rows, "text,label,split"))
+    assert target.counts() == {"train": 20, "val": 10, "test": 10}
+    with pytest.raises(TargetError, match=r"line 2: unknown split 'tests'; did you mean 'test'"):
+        load_target(csv(tmp_path / "s.csv", ["a,b,tests"], "text,label,split"))
+
+
+def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_bytes("text,label\nschön,a\n".encode() + "schön,b\n".encode("latin-1"))
+    with pytest.raises(TargetError, match=r"mixed.csv:3: byte 0xf6 is not UTF-8; expected one encoding throughout"):
+        load_target(mixed)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a", "label": 1}\n{"text": \n')
+    with pytest.raises(TargetError, match=r"broken.jsonl:2: not JSON .*expected one object a line"):
+        load_target(broken)
+    missing = csv(tmp_path / "missing.csv", [*(f"{t},x" for t in TEXTS[:5]), "unlabelled,"])
+    with pytest.raises(TargetError, match=r"line 7 has no label; give it one or remove it"):
+        load_target(missing)
+    nothing = json_lines(tmp_path / "n.jsonl", [{"text": "a", "label": "x"}, {"text": "b"}])
+    with pytest.raises(TargetError, match=r"line 2 has no label"):
+        load_target(nothing)
+    number = json_lines(tmp_path / "t.jsonl", [{"text": 3, "label": "x"}])
+    with pytest.raises(TargetError, match=r"line 1: column 'text' holds int \(3\); expected text"):
+        load_target(number)
+    unseen = [
+        f"{t},{label},{split}"
+        for t, label, split in zip(TEXTS, LABELS, ["train"] * 20 + ["val"] * 10 + ["test"] * 10, strict=True)
+    ]
+    with pytest.raises(TargetError, match=r"class 'snow' has no text in train \(train 0, val 0, test 1\)"):
+        load_target(csv(tmp_path / "u.csv", [*unseen, "odd,snow,test"], "text,label,split"))
+
+
+def test_a_long_cell_with_quotes_and_breaks(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    rows = [f'"{long}",x', '"two\nlines, and a ""quote""",y', *(f"{t},{'xy'[i % 2]}" for i, t in enumerate(TEXTS))]
+    target = load_target(csv(tmp_path / "long.csv", rows))
+    assert target.items[0] == long
+    assert target.items[1] == 'two\nlines, and a "quote"'
