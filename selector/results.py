@@ -151,6 +151,7 @@ class ModelResult:
     It is ``skill`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
     known of the model without the target, by the names of ``prior.ModelFacts``.
     ``cost`` is what was measured on this machine, None where nothing was.
+    ``layers`` is the 5-nearest-neighbour accuracy of each layer, for networks that are read at all of them.
     """
 
     name: str
@@ -176,6 +177,7 @@ class ModelResult:
     num_features: int | None = None
     num_parameters: int | None = None
     rows: int = 0
+    layers: Mapping[str, float] = field(default_factory=dict)
     backend: str = ""
     precision: str = ""
     extract_seconds: float = 0.0

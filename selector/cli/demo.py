@@ -15,7 +15,8 @@ from selector.cli.progress import ProgressView
 
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/demo or runs/demo-text when not given.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Texts instead of photos; needs the extra 'demo-text'.")] = False,
     store: o.Store = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,
@@ -29,6 +30,9 @@ def demo(
     from selector.units import format_duration
 
     started = time.perf_counter()
+    if text:
+        return _texts(out or Path("runs/demo-text"), store, device, seed, as_json=json)
+    out = out or Path("runs/demo")
     with ProgressView() as progress:
         made = show.run(out, store=store, device=device, seed=seed, progress=progress)
     rows = [
@@ -43,4 +47,20 @@ def demo(
     say(f"report: {made.report}")
     say(f"model:  {out / 'best'} (selector predict {out} IMAGES…)")
     say(f"took:   {format_duration(time.perf_counter() - started)}")
+    return exit_code(made.ranking)
+
+
+def _texts(out: Path, store: str | None, device: str, seed: int, *, as_json: bool) -> int:
+    from selector import demo_text
+
+    with ProgressView() as progress:
+        made = demo_text.run(out, store=store, device=device, seed=seed, progress=progress)
+    rows = [(text, f"{label} {100 * share:.0f} %") for text, label, share in made.used]
+    if as_json:
+        document({**made.ranking.to_dict(), "used": rows})
+    else:
+        print_ranking(made.ranking)
+        print_rows(["text", "predicted"], rows)
+    say(f"report: {made.report}")
+    say(f"model:  {out / 'best'} (selector predict {out} TEXTS…)")
     return exit_code(made.ranking)

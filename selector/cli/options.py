@@ -54,6 +54,17 @@ Pooling = Annotated[
         rich_help_panel=_SELECT,
     ),
 ]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--text-column",
+        help="Column of a table that holds the text; two, comma-separated, make pairs.",
+        rich_help_panel=_SELECT,
+    ),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Column of a table that holds the label.", rich_help_panel=_SELECT)
+]
 Proxies = Annotated[
     str | None,
     typer.Option(help="Proxies, comma-separated; 'selector proxies' lists them.", rich_help_panel=_SELECT),

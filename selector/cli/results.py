@@ -71,7 +71,13 @@ def compare(
 @guarded
 def predict(
     run: _RunFolder,
-    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.", metavar="IMAGES…")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders or globs; for a text model texts, or .txt files with a text a line.",
+            metavar="ITEMS…",
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 32,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -80,7 +86,7 @@ def predict(
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> int:
-    """Use a run's best model on images."""
+    """Use a run's best model on images or texts."""
     from selector.deploy import load_model
 
     found = load_model(run, trust=trust_code).predict(images, top=top, batch_size=batch_size, device=device)
@@ -95,7 +101,7 @@ def predict(
             for row in found
         ]
         print_rows(
-            ["image", "predicted", *("then" for _ in places[1:])], [_padded(row, len(places) + 1) for row in rows]
+            ["item", "predicted", *("then" for _ in places[1:])], [_padded(row, len(places) + 1) for row in rows]
         )
     for row in found.errors:
         say(f"{row.image}: {row.error}")

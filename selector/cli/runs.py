@@ -24,9 +24,12 @@ def scan(
     target: Annotated[
         str,
         typer.Argument(
-            help="Image folder (class folders), CSV manifest, parquet file or folder, .npz.", metavar="TARGET"
+            help="Image folder (class folders), CSV manifest of images, table of texts (CSV, TSV, JSONL, parquet), .npz.",
+            metavar="TARGET",
         ),
     ],
+    text_column: o.TextColumn = None,
+    label_column: o.LabelColumn = None,
     zoo: o.ZooFile = None,
     models: o.Models = None,
     tags: o.Tags = None,
@@ -89,6 +92,8 @@ def scan(
         "pooling": pooling,
         "trust_zoo": trust_zoo,
         "max_samples": max_samples,
+        "text_column": _columns(text_column),
+        "label_column": label_column,
         "store": store,
         "offline": offline,
         "seed": seed,
@@ -168,6 +173,12 @@ def confirm(
             progress=progress,
         )
     return _finish(ranking, as_json=json)
+
+
+def _columns(text: str | None) -> str | list[str] | None:
+    """One column, or the two of pairs."""
+    named = o.words(text) or []
+    return named[0] if len(named) == 1 else named or None
 
 
 def _finish(ranking: Ranking, *, as_json: bool) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import selector
+from selector.contracts import AnyPreprocess, TextPreprocess
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def model_card(
     Args:
         program: whether ``model.pt2`` lies beside the card.
     """
+    noun = "text" if isinstance(trained.preprocess, TextPreprocess) else "image"
     licence = spec.get("licence") or "unknown: look at where the weights come from"
-    height, width = trained.preprocess.input_size[1:]
     rows = [
         f"| {m.strategy} | {_figure(m.val_value)} | {_figure(m.test_value)} | {m.steps} | "
         f"{m.learning_rate if m.learning_rate is not None else '–'} | {m.seconds:.0f} s | {m.trained_parameters:,} | "
@@ -50,8 +51,8 @@ def model_card(
         classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
     return f"""---
 library_name: {"timm" if trained.source == "timm" else "pytorch"}
-pipeline_tag: image-classification
-tags: [image-classification, zoo-selector]
+pipeline_tag: {noun}-classification
+tags: [{noun}-classification, zoo-selector]
 ---
 # {_cell(trained.name)}, adapted to {_cell(target.get("name"))}
 
@@ -61,16 +62,15 @@ Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("sou
 |---|---|
 | task | {trained.task}, {len(trained.class_names)} classes |
 | classes | {classes} |
-| input | {height} × {width} RGB, values / 255, mean {list(trained.preprocess.mean)}, std {list(trained.preprocess.std)} |
-| resize | {trained.preprocess.interpolation}, crop {trained.preprocess.crop_pct:g} ({trained.preprocess.crop_mode}) |
-| probabilities | softmax(logits / {trained.temperature:.4g}); the temperature was fitted on the validation images |
-| target | {_cell(target.get("name"))}, {target.get("items", "?")} images ({counts}) |
+{_input(trained.preprocess)}
+| probabilities | softmax(logits / {trained.temperature:.4g}); the temperature was fitted on the validation {noun}s |
+| target | {_cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
 | data fingerprint | `{_cell(target.get("fingerprint"))}` |
 | made with | zoo-selector {selector.__version__} |
 
 ## Measured
-The validation images chose rate, strategy and model, so their figures are optimistic; the test
-images were read once, at the end. Figures are {metric}; test log-loss and calibration error are
+The validation {noun}s chose rate, strategy and model, so their figures are optimistic; the test
+{noun}s were read once, at the end. Figures are {metric}; test log-loss and calibration error are
 of the calibrated probabilities.
 
 | strategy | val | test | steps | rate | time | trained parameters | resolution | note |
@@ -84,14 +84,34 @@ The saved model (**{trained.strategy}**) in other metrics:
 {more}
 
 ## Use
-With this package: `selector.load_model("this folder").predict(["a.jpg"])`. Without it:
+With this package: `selector.load_model("this folder").predict([{'"a text"' if noun == "text" else '"a.jpg"'}])`. {"In plain torch" if noun == "text" else "Without it"}:
 
 ```python
 {snippet(trained, program=program)}
 ```
 
-The input is a float tensor (B, {trained.preprocess.input_size[0]}, {height}, {width}), prepared as in the table above.
+{_tensor(trained.preprocess)}
 """
+
+
+def _input(preprocess: AnyPreprocess) -> str:
+    """Rows of the table of facts: how items are prepared."""
+    if isinstance(preprocess, TextPreprocess):
+        long = "read in overlapping windows" if preprocess.long_texts == "window" else "cut off"
+        prefix = f"; `{_cell(preprocess.prefix)}` is put before each" if preprocess.prefix else ""
+        return f"| input | texts, tokenised by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
+    height, width = preprocess.input_size[1:]
+    return (
+        f"| input | {height} × {width} RGB, values / 255, mean {list(preprocess.mean)}, std {list(preprocess.std)} |\n"
+        f"| resize | {preprocess.interpolation}, crop {preprocess.crop_pct:g} ({preprocess.crop_mode}) |"
+    )
+
+
+def _tensor(preprocess: AnyPreprocess) -> str:
+    if isinstance(preprocess, TextPreprocess):
+        return "The input is `selector.texts.Tokens` of a batch: token ids, attention mask and which tokens are the text's own."
+    height, width = preprocess.input_size[1:]
+    return f"The input is a float tensor (B, {preprocess.input_size[0]}, {height}, {width}), prepared as in the table above."
 
 
 def snippet(trained: Trained, *, program: bool) -> str:

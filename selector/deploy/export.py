@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from selector.contracts import Preprocess
 from selector.deploy.load import SavedModel, load_model
 from selector.errors import ConfigError, SelectorError
 
@@ -44,11 +45,17 @@ def export_onnx(
     import torch
 
     saved = model if isinstance(model, SavedModel) else load_model(model, trust=trust)
+    if not isinstance(saved.preprocess, Preprocess):
+        raise ConfigError(
+            f"{saved.config['name']} reads texts, and only networks for images are exported to ONNX; use "
+            "selector.load_model(...).predict, or the lines in its README.md."
+        )
+    preprocess = saved.preprocess
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     network = _calibrated(saved.module, saved.temperature)
     generator = torch.Generator().manual_seed(0)
-    sample = torch.randn((2, *saved.preprocess.input_size), generator=generator)
+    sample = torch.randn((2, *preprocess.input_size), generator=generator)
     temporary = out.with_name(f".{out.name}.partial")
     try:
         with warnings.catch_warnings():
@@ -72,13 +79,13 @@ def export_onnx(
         exported: Any = onnx.load(str(temporary))
         facts = {
             "class_names": json.dumps(list(saved.class_names)),
-            "preprocess": json.dumps(saved.preprocess.to_dict()),
+            "preprocess": json.dumps(preprocess.to_dict()),
             "name": saved.config["name"],
         }
         onnx.helper.set_model_props(exported, facts)
         onnx.save(exported, str(temporary))
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        for images in (sample, torch.randn((5, *saved.preprocess.input_size), generator=generator)):
+        for images in (sample, torch.randn((5, *preprocess.input_size), generator=generator)):
             with torch.inference_mode():
                 expected = network(images)[1].numpy()
             found = session.run(["probabilities"], {"images": images.numpy()})[0]

@@ -1,4 +1,4 @@
-"""Load a saved model and use it on images."""
+"""Load a saved model and use it on images or texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector.contracts import Preprocess
+from selector.contracts import AnyPreprocess, Preprocess, TextPreprocess
+from selector.deploy import texts
 from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
 from selector.errors import BadImagesError, ConfigError, SourceError
 from selector.images import IMAGE_SUFFIXES, UnreadableImage
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 Images = Any
-"""A path, a glob, a folder, bytes, a uint8 array or a Pillow image, or a sequence of them."""
+"""A path, a glob, a folder, bytes, a uint8 array or a Pillow image, or a sequence of them; or texts."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: its label and calibrated probability, the leading classes, or why there are none."""
+    """One image or text: its label and calibrated probability, the leading classes, or why there are none."""
 
     image: str
     label: str | None = None
@@ -104,13 +105,17 @@ class SavedModel:
         config: ``config.json``.
         path: its folder.
         preprocess, class_names, temperature: as trained.
-        module: the network (B, C, H, W) -> logits (B, K), built on first use.
+        module: the network (B, C, H, W), or tokens of B texts, -> logits (B, K), built on first use.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], trust: bool) -> None:
         self.path = path
         self.config = config
-        self.preprocess = Preprocess.from_dict(config["preprocess"])
+        self.preprocess: AnyPreprocess = (
+            texts.read_preprocess(path, config["preprocess"])
+            if config.get("modality") == "text"
+            else Preprocess.from_dict(config["preprocess"])
+        )
         self.class_names: tuple[str, ...] = tuple(config["class_names"])
         self.temperature = float(config["temperature"])
         self._trust = trust
@@ -158,7 +163,8 @@ class SavedModel:
 
         Args:
             images: files, folders (searched for images), globs, arrays, Pillow images, or a
-                sequence of these.
+                sequence of these; for a model that reads texts: texts, pairs of texts, or .txt
+                files with a text a line.
             top: how many leading classes to name an image; None for one.
             batch_size: images at a time.
             on_bad: an image that cannot be read becomes a row with an error, or ends the call
@@ -170,7 +176,7 @@ class SavedModel:
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
-        named = list(_expand(images))
+        named = list(_expand(images) if isinstance(self.preprocess, Preprocess) else texts.expand(images))
         rows: list[Prediction] = []
         blocks: list[np.ndarray] = []
         for start in range(0, len(named), batch_size):
@@ -182,7 +188,8 @@ class SavedModel:
         bad = [(row.image, row.error) for row in rows if row.error is not None]
         if bad and on_bad == "fail":
             listed = "; ".join(f"{name} {reason}" for name, reason in bad[:10])
-            raise BadImagesError(f"{len(bad)} of {len(rows)} image(s) cannot be read: {listed}.", bad)
+            noun = "image" if isinstance(self.preprocess, Preprocess) else "text"
+            raise BadImagesError(f"{len(bad)} of {len(rows)} {noun}(s) cannot be read: {listed}.", bad)
         return Predictions(rows, np.concatenate(blocks), self.class_names)
 
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
@@ -191,6 +198,7 @@ class SavedModel:
 
         from selector.extract.pixels import normalise
 
+        assert isinstance(self.preprocess, Preprocess)
         with torch.inference_mode():
             result: np.ndarray = self.module.to(device)(normalise(batch, self.preprocess, device)).float().cpu().numpy()
         return result
@@ -198,29 +206,36 @@ class SavedModel:
     def _batch(self, named: Sequence[tuple[str, Any]], top: int, device: str) -> tuple[list[Prediction], np.ndarray]:
         from selector.tasks import registry as tasks
 
-        pixels: list[np.ndarray | str] = []
-        with ThreadPoolExecutor(min(len(named), os.cpu_count() or 1)) as pool:
-            pixels = list(pool.map(self._read, (image for _, image in named)))
-        good = [i for i, found in enumerate(pixels) if not isinstance(found, str)]
+        outputs, good, reasons = self._outputs([item for _, item in named], device)
         probabilities = np.full((len(named), len(self.class_names)), np.nan)
-        if good:
+        if outputs is not None:
             task: Any = tasks.get(self.config["task"])
-            probabilities[good] = task.probabilities(
-                self.logits(np.stack([pixels[i] for i in good]), device), self.temperature
-            )
+            probabilities[good] = task.probabilities(outputs, self.temperature)
         rows = []
-        for (name, _), found, row in zip(named, pixels, probabilities, strict=True):
-            if isinstance(found, str):
-                rows.append(Prediction(name, error=found))
+        for (name, _), reason, row in zip(named, reasons, probabilities, strict=True):
+            if reason:
+                rows.append(Prediction(name, error=reason))
                 continue
             leading = np.argsort(-row, kind="stable")[:top]
             named_top = tuple((self.class_names[i], float(row[i])) for i in leading)
             rows.append(Prediction(name, named_top[0][0], named_top[0][1], named_top))
         return rows, probabilities
 
+    def _outputs(self, items: Sequence[Any], device: str) -> tuple[np.ndarray | None, list[int], list[str]]:
+        """Logits of the readable items, their positions, and a reason (or nothing) for each item."""
+        if isinstance(self.preprocess, TextPreprocess):
+            tokens, good, reasons = texts.tokenised(items, self.preprocess)
+            return None if tokens is None else texts.logits(self.module, tokens, device), good, reasons
+        with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+            pixels = list(pool.map(self._read, items))
+        good = [i for i, found in enumerate(pixels) if not isinstance(found, str)]
+        outputs = self.logits(np.stack([pixels[i] for i in good]), device) if good else None
+        return outputs, good, [found if isinstance(found, str) else "" for found in pixels]
+
     def _read(self, image: Any) -> np.ndarray | str:
         from selector.extract.pixels import prepare
 
+        assert isinstance(self.preprocess, Preprocess)
         try:
             pixels: np.ndarray = prepare([image], self.preprocess)[0]
             return pixels

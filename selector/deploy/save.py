@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selector.contracts import TextPreprocess
 from selector.deploy.card import model_card
+from selector.deploy.texts import TOKENIZER
 from selector.errors import StoreError
 from selector.results import Measurement, plain
 from selector.system import versions
@@ -71,6 +73,7 @@ def save_model(
         "task": trained.task,
         "source": trained.source,
         "recipe": dict(trained.recipe),
+        "modality": "text" if isinstance(trained.preprocess, TextPreprocess) else "image",
         "preprocess": trained.preprocess.to_dict(),
         "class_names": list(trained.class_names),
         "temperature": trained.temperature,
@@ -86,8 +89,11 @@ def save_model(
     }
     with _whole(folder) as partial:
         save_file(state, partial / WEIGHTS, {"format": "pt"})
-        needs_program = trained.source not in ("timm", "torchvision")
-        program = needs_program and _save_program(module, trained.preprocess.input_size, partial / PROGRAM)
+        program = False
+        if isinstance(trained.preprocess, TextPreprocess):
+            _write(partial / TOKENIZER, trained.preprocess.tokenizer)
+        elif trained.source not in ("timm", "torchvision"):
+            program = _save_program(module, trained.preprocess.input_size, partial / PROGRAM)
         _write(partial / CONFIG, json.dumps(plain(config), indent=1, ensure_ascii=False) + "\n")
         _write(partial / CARD, model_card(trained, target_summary, figures, spec, program=program))
     return folder

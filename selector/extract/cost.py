@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,13 +24,15 @@ from selector.contracts import Encoder
 from selector.costs import Cost
 from selector.extract.backends import Backend, open_backend
 from selector.extract.encode import Runner, is_out_of_memory
+from selector.extract.inputs import Batch, ready
+from selector.texts import Tokens
 
 SECONDS = 0.8  # for the passes of a model; a network that is slower than that runs three times
 _FEWEST, _MOST = 3, 15  # passes of one image
 _BATCH_PASSES = 3
 
 
-def measure_cost(encoder: Encoder, runner: Runner, pixels: NDArray[np.uint8], *, seconds: float = SECONDS) -> Cost:
+def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: float = SECONDS) -> Cost:
     """Measure a network that is ready to run.
 
     Args:
@@ -39,7 +40,8 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: NDArray[np.uint8], *,
         runner: the same network made ready for extraction; its device, backend, precision and batch
             size are what the figures are about. A single image runs in torch whatever the backend,
             since that is how the saved model predicts and what compares between models.
-        pixels: uint8 (n, H, W, 3), n >= 1, decoded for this network; repeated where a batch needs more.
+        pixels: n >= 1 items prepared for this network (uint8 (n, H, W, 3), or tokens); repeated where a
+            batch needs more.
         seconds: about how long the passes may take.
     Raises:
         RuntimeError: the network does not run; out of memory leaves figures out instead.
@@ -49,7 +51,7 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: NDArray[np.uint8], *,
     single = runner.resized(1) if runner.identity["backend"] == "eager" else None
     if single is None:
         single = open_backend("eager", encoder, device, precision, 1, None)
-    flops, memory = _counted(single, device, encoder)
+    flops, memory = _counted(single, device, pixels[:1])
     started = time.perf_counter()
     times = _timed(single, pixels[:1], seconds / 2, _FEWEST, _MOST)
     latency = statistics.median(times)
@@ -93,7 +95,7 @@ def weights_bytes(encoder: Encoder) -> int | None:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _timed(backend: Backend, pixels: NDArray[np.uint8], seconds: float, fewest: int, most: int) -> list[float]:
+def _timed(backend: Backend, pixels: Batch, seconds: float, fewest: int, most: int) -> list[float]:
     """Seconds of each of some passes, after one that warms up."""
     times: list[float] = []
     started = time.perf_counter()
@@ -105,15 +107,14 @@ def _timed(backend: Backend, pixels: NDArray[np.uint8], seconds: float, fewest: 
     return times
 
 
-def _counted(backend: Backend, device: str, encoder: Encoder) -> tuple[int | None, int | None]:
-    """(multiply-adds, bytes at the peak) of a forward pass of one image; None for networks that are not torch."""
+def _counted(backend: Backend, device: str, pixels: Batch) -> tuple[int | None, int | None]:
+    """(multiply-adds, bytes at the peak) of a forward pass of one item; None for networks that are not torch."""
     placed: Encoder | None = getattr(backend, "encoder", None)
     if placed is None or placed.module is None:
         return None, None
     weights = next(placed.module.parameters(), None)
     dtype = torch.float32 if weights is None else weights.dtype
-    batch = torch.zeros((1, *encoder.image_preprocess.input_size), device=device, dtype=dtype)
-    batch = batch.to(memory_format=torch.channels_last)
+    batch = ready(pixels, placed.preprocess, device, dtype)
     counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
     with torch.no_grad(), counter, _peak(placed.module, device) as peak:
         placed.encode(batch)
@@ -178,7 +179,9 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def _enough(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def _enough(pixels: Batch, size: int) -> Batch:
+    if isinstance(pixels, Tokens):
+        return pixels.repeated(size)
     return np.resize(pixels, (size, *pixels.shape[1:])) if len(pixels) < size else pixels[:size]
 
 

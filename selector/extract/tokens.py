@@ -18,6 +18,8 @@ __all__ = ["TokenTable", "open_tokens"]
 
 _CHUNK = 1000  # texts tokenised at once
 _CPU_TOKENS, _GPU_TOKENS = 2048, 65_536  # a forward pass, filled up; more leave the cache, fewer idle the cores
+_ALIKE = 0.85  # of the longest text of a batch: what is shorter begins another one, from so many texts on
+_FEWEST = 16
 _SHOWN = 10
 
 
@@ -62,8 +64,10 @@ class TokenTable:
         batches, begin, rows = [], 0, 0
         for end, index in enumerate(order):
             more = int(windows[index])
-            full = (rows + more) * self.lengths[order[begin]] > self._budget or end - begin >= size
-            if end > begin and full:
+            longest = self.lengths[order[begin]]
+            full = (rows + more) * longest > self._budget or end - begin >= size
+            short = self.lengths[index] < _ALIKE * longest and end - begin >= _FEWEST
+            if end > begin and (full or short):
                 batches.append(order[begin:end])
                 begin, rows = end, 0
             rows += more

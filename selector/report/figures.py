@@ -18,6 +18,7 @@ from selector.report.series import (
     cost_planes,
     courses,
     interval_rows,
+    layer_curves,
     rank_table,
     steps,
 )
@@ -158,6 +159,32 @@ def proxies(ranking: Ranking) -> Figure | None:
     )
 
 
+def layers(ranking: Ranking) -> Figure | None:
+    """How well each layer of a network tells the classes apart, one line a model."""
+    lines = layer_curves(ranking)
+    if not lines:
+        return None
+    x = Axis.over([0.0, 1.0], 60, 390)
+    y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
+    parts = left_axis(y, 60, 390, "accuracy of 5 nearest neighbours")
+    parts += bottom_axis(x, 30, 300, "depth (1 is the last layer)")
+    for line in lines:
+        path = " ".join(f"{x(depth):.1f},{y(value):.1f}" for depth, value in line.points)
+        parts.append(element("polyline", points=path, class_="path"))
+        for number, (depth, value) in enumerate(line.points, 1):
+            parts.append(_dot(x(depth), y(value), "predicted", f"{line.name}, layer {number}: {value:.3f}"))
+        best = max(range(len(line.points)), key=lambda i: line.points[i][1])
+        label = f"{_short(line.name, 22)}: {best + 1} of {len(line.points)}"
+        parts.append(element("text", label, x=x(line.points[-1][0]) + 10, y=y(line.points[-1][1]) + 4, class_="name"))
+    return Figure(
+        "layers",
+        "Which layer transfers best",
+        "Each dot is one layer of a network, read on its own; a line that falls at its end is a network whose last "
+        "layers serve its pretraining. The ranking reads what the zoo says: the mean over all layers, if nothing else.",
+        picture(WIDTH, 346, "Accuracy of 5 nearest neighbours by layer", *parts),
+    )
+
+
 def _cost_front(axis: CostAxis) -> Callable[[Ranking], Figure | None]:
     def make(ranking: Ranking) -> Figure | None:
         planes = cost_planes(ranking, axis)
@@ -188,6 +215,7 @@ FIGURES: Sequence[Callable[[Ranking], Figure | None]] = (
     intervals,
     predicted_against_measured,
     history,
+    layers,
     proxies,
     *(_cost_front(axis) for axis in COST_AXES),
 )

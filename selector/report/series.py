@@ -57,6 +57,14 @@ class Course:
     points: tuple[tuple[int, float], ...]
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A value by depth of a network: (share of its layers, value), from the first layer to the last (1)."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
 def interval_rows(ranking: Ranking) -> list[IntervalRow]:
     """Finished models with evidence, the highest first."""
     rows = [
@@ -92,6 +100,17 @@ def courses(ranking: Ranking) -> list[Course]:
     if len({rung for rungs in best.values() for rung in rungs}) < 2:
         return []
     return [Course(name, strategy, tuple(sorted(rungs.items()))) for (name, strategy), rungs in best.items()]
+
+
+def layer_curves(ranking: Ranking) -> list[Curve]:
+    """Models whose layers were read one by one, in rank order."""
+    found = []
+    for m in ranking:
+        if len(m.layers) > 1:
+            last = max(int(number) for number in m.layers)
+            points = sorted((int(number) / last, value) for number, value in m.layers.items())
+            found.append(Curve(m.name, tuple(points)))
+    return found
 
 
 @dataclass(frozen=True)

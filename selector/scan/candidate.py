@@ -28,6 +28,7 @@ class Candidate:
     evidence: Evidence | None = None
     seconds: float = 0.0
     rows: int = 0
+    layers: dict[str, float] = field(default_factory=dict)
     cached: bool = True
     stopped: str = ""
     known: dict[str, float] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Candidate:
             num_features=self.entry.num_features if self.entry is not None else None,
             num_parameters=facts.get("num_parameters") or (self.spec.params if self.excluded else None),
             rows=self.rows,
+            layers=dict(self.layers),
             backend=str(facts.get("backend", "")),
             precision=str(facts.get("precision", "")),
             extract_seconds=self.seconds,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from selector import sources
+from selector.contracts import Modality
 from selector.errors import ZooError
 from selector.zoo import ModelSpec, Zoo, load_zoo, select
 
@@ -16,15 +17,25 @@ def choose_models(
     tags: str | Sequence[str] | None = None,
     *,
     trust_zoo: bool = False,
+    modality: Modality | None = None,
 ) -> tuple[list[ModelSpec], bool]:
     """The frozen specs (wildcards expanded by their sources) and whether ``python:`` may run code.
 
+    Args:
+        modality: of the target; models that read something else are left out. None takes all.
     Raises:
         ZooError: nothing matches, or a wildcard names no model.
     """
     loaded = load_zoo(zoo, trust=trust_zoo)
     specs: list[ModelSpec] = []
-    for spec in select(loaded, models, tags):
+    selected = select(loaded, models, tags)
+    readers = [spec for spec in selected if modality is None or spec.reads is modality]
+    if not readers and modality is not None:
+        raise ZooError(
+            f"none of the {len(selected)} selected model(s) reads {modality.noun}s, and the target holds {modality.noun}s; "
+            f"select others ('selector zoo list' shows them)."
+        )
+    for spec in readers:
         if not spec.is_wildcard:
             specs.append(spec)
             continue

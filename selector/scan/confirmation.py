@@ -71,7 +71,7 @@ def confirm_leading(
         ],
         target,
         task,
-        extraction.pixels,
+        extraction.inputs,
         strategies=settings.strategies,
         budget_seconds=settings.budget_seconds,
         max_steps=settings.max_steps,

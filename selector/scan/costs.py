@@ -13,10 +13,9 @@ from selector.store import Entry, FeatureStore
 from selector.system import cpu_model, graphics_cards, thread_setting
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from selector.contracts import Encoder
     from selector.extract.encode import Runner
+    from selector.extract.inputs import Batch
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Costs:
         """Whether this run asks for a network to be loaded for its cost alone."""
         return self.mode == "again" and entry.key not in self._fresh
 
-    def measure(self, entries: Sequence[Entry], encoder: Encoder, runner: Runner, pixels: np.ndarray) -> Cost | None:
+    def measure(self, entries: Sequence[Entry], encoder: Encoder, runner: Runner, pixels: Batch) -> Cost | None:
         """Measure a loaded network unless its figures are there; None when it did not run for this.
 
         Args:

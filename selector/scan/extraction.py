@@ -30,11 +30,13 @@ from selector.scan.costs import CostMode, Costs
 from selector.scan.items import Rows, hashes_of, stratified
 from selector.scan.limits import Limits, OverLimit
 from selector.scan.readings import Place, SameNetwork, at_place, network_of, place_of
+from selector.scan.texts import layer_specs
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 
 if TYPE_CHECKING:
     from selector.extract.encode import Runner
+    from selector.extract.inputs import Batch
     from selector.extract.pixels import Pixels
     from selector.extract.tokens import TokenTable
 
@@ -127,7 +129,10 @@ class Extraction:
         self._upcoming = [spec for spec in self._upcoming if network_of(spec) != network_of(pending[0].spec)]
         started, costing = time.perf_counter(), self.seconds["cost"]
         try:
-            found = self._extract([candidate.spec for candidate in pending], lambda: self.rows(share).indices)
+            wanted = [candidate.spec for candidate in pending]
+            taken = {place_of(spec) for spec in wanted}
+            beside = [spec for spec in layer_specs(wanted[0]) if place_of(spec) not in taken]  # one pass gives them too
+            found = self._extract([*wanted, *beside], lambda: self.rows(share).indices)[: len(wanted)]
         except OverLimit as error:
             for candidate in pending:
                 self._exclude(candidate, str(error))
@@ -175,7 +180,7 @@ class Extraction:
         from selector.extract.encode import open_runner
 
         encoder = self.load(candidate.spec)
-        sample = self.pixels(encoder.image_preprocess).batch(self.rows(1.0).indices[:1])
+        sample = self.inputs(encoder.preprocess).batch(self.rows(1.0).indices[:1])
         runner = open_runner(
             encoder, **self.settings, sample=sample, rows_expected=1, decided=dict(entry.meta), store=self.store
         )
@@ -184,9 +189,7 @@ class Extraction:
         finally:
             candidate.cost = self.costs.known(entry)
 
-    def _cost(
-        self, spec: ModelSpec, encoder: Encoder, runner: Runner, entries: Sequence[Entry], pixels: np.ndarray
-    ) -> None:
+    def _cost(self, spec: ModelSpec, encoder: Encoder, runner: Runner, entries: Sequence[Entry], pixels: Batch) -> None:
         """Find out what a loaded network costs and hold it against the limits.
 
         Raises:
@@ -248,6 +251,10 @@ class Extraction:
             self.store.put("cut", self._cut_key(preprocess.to_dict()), {"texts": cut})
             self._tokens[key] = table
         return self._tokens[key]
+
+    def stored(self, spec: ModelSpec) -> Entry | None:
+        """The entry of a spec, if there is one."""
+        return self.store.resolve(self._wanted(spec))
 
     def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
         """How many texts of the target are longer than a model reads, as was found when they were tokenised."""
@@ -440,7 +447,7 @@ class Extraction:
             missing[entry.missing(hashes)] = True
             entries.append(entry)
         # before the next network loads beside it
-        self._cost(specs[0], encoder, runner, [entry for entry in entries if entry is not None], pixels.batch(rows[:1]))
+        self._cost(specs[0], encoder, runner, [entry for entry in entries if entry is not None], items.batch(rows[:1]))
         if self._upcoming:
             self._ahead.start(self._upcoming[0])
         started = time.perf_counter()

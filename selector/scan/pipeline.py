@@ -28,6 +28,7 @@ from selector.scan.ready import rank_rows
 from selector.scan.rounds import run_rounds
 from selector.scan.scoring import ProxyLike, Scoring, proxy_name
 from selector.scan.summary import ordered, summarise
+from selector.scan.texts import add_layer_curves, cut_notes
 from selector.store import FeatureStore
 from selector.system import versions
 from selector.units import parse_duration
@@ -44,6 +45,8 @@ def rank(
     pooling: str | Sequence[str] | None = None,
     proxies: Sequence[ProxyLike] | None = None,
     max_samples: int | None = None,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
     confirm: bool = False,
     top_k: int = 3,
     budget: str | float | None = None,
@@ -82,6 +85,8 @@ def rank(
             ``avg``, ``max``, ``cls``. Each combination is a row of its own (``model@layer/pooling``);
             one forward pass serves all of a model's.
         proxies: names or callables ``(FeatureSet) -> Score | float``; None for the default set.
+        text_column, label_column: of a table, where they have no usual name; a sequence of
+            two text columns makes pairs.
         max_samples: score on a stratified subsample of at most so many items.
         confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
             by what was measured, and save the best model. The library does so only when asked.
@@ -124,13 +129,13 @@ def rank(
     names = [proxy_name(p) for p in wanted]
     with offline_hub(offline):
         features_store = _store(store)
-        data = items.load(target, max_samples, seed, trust)
+        data = items.load(target, max_samples, seed, trust, text_column, label_column)
         if data.modality is Modality.ROWS:
             if limits:
                 raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
             ranking = rank_rows(data, wanted, names, seed, intervals)
             return ranking if out is None else ranking.save(out)
-        chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo, modality=data.modality)
         licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
         specs = expand(chosen, layers, pooling)
         networks = len({network_of(spec) for spec in specs})
@@ -147,7 +152,9 @@ def rank(
         past = open_history(history)
         knowledge = Knowledge(past, data)
         candidates = run_rounds(specs, extraction, scoring, knowledge, top_k=top_k, drop=drop, seed=seed)
-        data = extraction.target  # without the images that turned out to be bad
+        if data.modality is Modality.TEXT:
+            add_layer_curves(candidates, extraction)
+        data = extraction.target  # without the items that turned out to be bad
         found = list(caveats(candidates, data, len(extraction.rows())))
         if leak := leak_caveat(data, extraction.opened_pixels, features_store):
             found.insert(0, leak)
@@ -183,7 +190,12 @@ def rank(
             models=predicted(
                 ordered([candidate.result() for candidate in candidates]), data.fingerprint, knowledge.results
             ),
-            warnings=(*data.notes, *knowledge.notes, *(caveat.text for caveat in found)),
+            warnings=(
+                *data.notes,
+                *knowledge.notes,
+                *cut_notes(candidates, extraction),
+                *(caveat.text for caveat in found),
+            ),
             caveats=tuple(found),
             prior=plain(knowledge.record()),
             seconds={**extraction.seconds, **scoring.seconds, "total": time.perf_counter() - started},

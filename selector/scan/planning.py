@@ -43,6 +43,8 @@ def plan(
     layers: str | Sequence[str] | None = None,
     pooling: str | Sequence[str] | None = None,
     max_samples: int | None = None,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
     store: str | os.PathLike[str] | FeatureStore | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -61,8 +63,8 @@ def plan(
     limits = Limits.of(max_params, max_latency, max_memory, licence)
     with offline_hub(offline):
         features_store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-        data = load(target, max_samples, seed, trust)
-        chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo)
+        data = load(target, max_samples, seed, trust, text_column, label_column)
+        chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo, modality=data.modality)
         licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
         specs = expand(chosen, layers, pooling)
         costs = Costs(features_store, device, cost)

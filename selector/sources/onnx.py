@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.contracts import Encoder, Preprocess
+from selector.contracts import Encoder, Modality, Preprocess
 from selector.errors import SourceError, WeightsMissing, ZooError, did_you_mean
 from selector.sources import _weights, source
 
@@ -39,16 +39,25 @@ class OnnxSource:
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``. The hash covers the file and the weights that it keeps beside it."""
         path = _file(spec)
+        tokenizer = None if spec.text is None else spec.text.tokenizer
         return {
             "source": "onnx",
             "model": path.name,
             "weights": "+".join(_weights.content_hash(part) for part in [path, *_external(spec, path)]),
             **_weights.settings_identity(spec),
-            "versions": _weights.versions("onnxruntime"),
+            **({} if tokenizer is None else {"tokenizer": _weights.content_hash(tokenizer.path())}),
+            "versions": _weights.versions("onnxruntime", *(() if tokenizer is None else ("tokenizers",))),
         }
 
     def load(self, spec: ModelSpec) -> Encoder:
         """See ``contracts.Source``."""
+        if spec.reads is Modality.TEXT:
+            from selector.sources._onnx_text import OnnxTextEncoder
+
+            path = _file(spec)
+            encoder = OnnxTextEncoder(spec, path, _session(spec, path), self.identify(spec), _count(path))
+            encoder.weights_bytes = _bytes(spec, path)
+            return encoder
         return OnnxEncoder(spec, self.identify(spec))
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
@@ -63,15 +72,8 @@ class OnnxEncoder(Encoder):
     preprocess: Preprocess
 
     def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
-        import onnxruntime
-
         path = _file(spec)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise SourceError(f"{spec.name}: onnxruntime cannot load {path}: {_first_line(error)}") from error
+        self._session = _session(spec, path)
         inputs, outputs = self._session.get_inputs(), [o.name for o in self._session.get_outputs()]
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
@@ -97,7 +99,7 @@ class OnnxEncoder(Encoder):
         ).overridden(spec.preprocess.changes())
         self._pooling = spec.pooling
         self.num_parameters = _count(path)
-        self.weights_bytes = sum(part.stat().st_size for part in [path, *_external(spec, path)])
+        self.weights_bytes = _bytes(spec, path)
         self.num_features = self._probe().shape[1]
 
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
@@ -164,12 +166,29 @@ class OnnxEncoder(Encoder):
         return features
 
 
+def _session(spec: ModelSpec, path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions have no common base
+        raise SourceError(f"{spec.name}: onnxruntime cannot load {path}: {_first_line(error)}") from error
+
+
+def _bytes(spec: ModelSpec, path: Path) -> int:
+    return sum(part.stat().st_size for part in [path, *_external(spec, path)])
+
+
 def _file(spec: ModelSpec) -> Path:
     for library in ("onnxruntime", "onnx"):
         if importlib.util.find_spec(library) is None:
             raise SourceError(f"{spec.name}: {library} is not installed; run: pip install 'zoo-selector[onnx]'")
-    if spec.weights is not None:
+    if spec.weights == "none":
         raise SourceError(f"{spec.name}: an ONNX file holds its own weights; leave 'weights' out.")
+    if spec.weights is not None:
+        return spec.weights.path()  # the file itself, inside a package
     path = Path(spec.base or ".") / spec.model_id
     if not path.is_file():
         raise WeightsMissing(f"{spec.name}: ONNX file {path} does not exist; give a path from the zoo file's folder.")

@@ -60,6 +60,15 @@ class TransformersSource:
             raise ZooError(f"transformers:{pattern}: name the model in full; a wildcard cannot list the hub.")
         return [pattern]
 
+    def layers(self, spec: ModelSpec) -> list[str]:
+        """Numbers of the layers, from the configuration; empty where it cannot be read (loading will say why)."""
+        try:
+            config = {**find_files(spec).read("config.json"), **spec.kwargs}
+        except SourceError:
+            return []
+        count = next((config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config), 0)
+        return [str(i + 1) for i in range(int(count))]
+
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``. The tokenizer is in it by content, as are pooling and maximum length."""
         _weights.refuse_kwargs(spec, _RESERVED)

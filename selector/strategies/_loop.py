@@ -30,15 +30,15 @@ CHECKPOINT_SECONDS = 60.0
 
 Optimiser = Literal["sgd", "adamw"]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Normalise = Callable[[torch.Tensor], torch.Tensor]
-"""uint8 (B, H, W, C) on any device -> the tensor that the network reads, on the network's device."""
+Normalise = Callable[[Any], Any]
+"""A prepared batch (uint8 (B, H, W, C), or tokens) -> what the network reads, on the network's device."""
 
 
 class PixelBatches(Protocol):
-    """Where decoded images come from; ``selector.extract.pixels.Pixels`` is one."""
+    """Where prepared items come from; ``Pixels`` and ``TokenTable`` of ``selector.extract`` are two."""
 
-    def batch(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (B, H, W, C) of the items at ``indices``."""
+    def batch(self, indices: np.ndarray) -> Any:
+        """uint8 (B, H, W, C) of the items at ``indices``, or their tokens: with a length and slices."""
         ...
 
 
@@ -132,7 +132,7 @@ def train(
                 break
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate * group["share"] * _schedule(step, settings)
-            images = torch.from_numpy(pixels.batch(indices[rows]))
+            images = as_batch(pixels.batch(indices[rows]))
             if settings.augment:
                 images = augmented(images, flip=settings.flip)
             while True:
@@ -191,10 +191,15 @@ def predict(
         for start in range(0, len(indices), batch_size):
             if time.perf_counter() >= deadline:
                 return None
-            images = torch.from_numpy(pixels.batch(indices[start : start + batch_size]))
+            images = as_batch(pixels.batch(indices[start : start + batch_size]))
             with torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
                 found.append(module(normalise(images)).float().cpu().numpy())
     return np.concatenate(found)
+
+
+def as_batch(prepared: Any) -> Any:
+    """Pixels as a tensor, anything else as it is."""
+    return torch.from_numpy(prepared) if isinstance(prepared, np.ndarray) else prepared
 
 
 # ---------------------------------------------------------------------------- the module
@@ -296,7 +301,7 @@ def _place(module: nn.Module, device: torch.device) -> None:
 
 def _accumulate(
     module: nn.Module,
-    images: torch.Tensor,
+    images: Any,
     labels: torch.Tensor,
     micro_batch: int,
     normalise: Normalise,

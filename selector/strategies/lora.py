@@ -71,6 +71,8 @@ def lora_layers(module: nn.Module) -> list[str]:
         if name != head
         and (
             type(layer) is nn.Linear
+            or type(layer).__name__
+            == "Conv1D"  # the linear layers of GPT-2, which transformers lays the other way round
             or (type(layer) is nn.Conv2d and layer.groups == 1 and isinstance(layer.padding, tuple))
         )
     ]

@@ -16,7 +16,13 @@ from selector.targets._kinds import KINDS, Kind, Options
 
 
 def _accepts(x: Any, options: Options) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], np.ndarray) and x[0].ndim <= 2
+    return (
+        isinstance(x, tuple)
+        and len(x) == 2
+        and isinstance(x[0], np.ndarray)
+        and x[0].ndim <= 2
+        and x[0].dtype.kind not in "UO"
+    )
 
 
 def _read(x: tuple[np.ndarray, Sequence[Any] | np.ndarray], options: Options) -> Draft:

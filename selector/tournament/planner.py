@@ -139,6 +139,8 @@ def _start_seconds(field: Field, factor: float, areas: Mapping[str, int]) -> flo
 def _set_factor(field: Field, factor: float) -> None:
     resolution = field.settings["resolution"]
     for loaded in {lane.loaded.name: lane.loaded for lane in field.lanes}.values():
+        if loaded.resolution is None:
+            continue  # a text has no resolution
         native = loaded.encoder.image_preprocess.input_size[1:]
         size = _side(loaded, factor)
         if resolution is not None:
@@ -185,6 +187,8 @@ def _least_seconds(field: Field, an_epoch: int) -> float:
 
 def _side(loaded: Loaded, factor: float) -> tuple[int, int]:
     """The native (height, width) times ``factor``, in multiples of 32, never below 64."""
+    if loaded.resolution is None:
+        return loaded.size
     _, height, width = loaded.encoder.image_preprocess.input_size
     if factor == 1.0 or min(height, width) <= SMALLEST_SIDE:
         return height, width

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from selector import strategies as strategy_room
-from selector.contracts import LabelKind, Preprocess, ProgressCallback, Target, Task, no_progress
+from selector.contracts import AnyPreprocess, LabelKind, ProgressCallback, Target, Task, no_progress
 from selector.engine import LocalEngine
 from selector.errors import ConfigError, StoreError, TargetError, did_you_mean
 from selector.strategies._loop import PixelBatches
@@ -29,7 +29,7 @@ def run_tournament(
     contestants: Sequence[Contestant],
     target: Target,
     task: Task,
-    pixels_for: Callable[[Preprocess], PixelBatches],
+    pixels_for: Callable[[AnyPreprocess], PixelBatches],
     *,
     strategies: Sequence[str] = ("frozen", "full"),
     budget_seconds: float | None = None,
@@ -53,8 +53,8 @@ def run_tournament(
         contestants: the models.
         target: its train, val and test splits must not be empty.
         task: head, loss and metrics.
-        pixels_for: decoded images for a preprocessing; ``.batch(indices)`` gives uint8 (B, H, W, C)
-            for positions in the target.
+        pixels_for: prepared items for a preprocessing; ``.batch(indices)`` gives uint8 (B, H, W, C) or
+            tokens for positions in the target.
         strategies: ``frozen``, ``partial``, ``full``, ``lora``; ``frozen`` is always measured.
         budget_seconds: kept: at most 110 % and 15 s of it are used.
         max_steps: of the winner at most; None for 20 epochs, within 100..3000.
@@ -124,7 +124,9 @@ def _note_absent_classes(field: Field) -> None:
         if absent:
             shown = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
             effect = "cannot be learned" if split == "train" else f"are in no {split} figure"
-            field.notes.append(f"{len(absent)} class(es) without images in {split} {effect}: {shown}.")
+            field.notes.append(
+                f"{len(absent)} class(es) without {bench.target.modality.noun}s in {split} {effect}: {shown}."
+            )
 
 
 def _load(field: Field, contestants: Sequence[Contestant]) -> None:
@@ -200,6 +202,10 @@ def _check(
             raise ConfigError(f"{name} must be a number in the range [{least:g}, inf). Got {value}.")
     for split in ("train", "val"):
         if not len(target.indices(split)):
-            raise TargetError(f"target '{target.name}' has no images in {split}; fine-tuning needs train and val.")
+            raise TargetError(
+                f"target '{target.name}' has no {target.modality.noun}s in {split}; fine-tuning needs train and val."
+            )
     if target.label_kind is LabelKind.CLASSES and len(np.unique(target.labels[target.indices("train")])) < 2:
-        raise TargetError(f"the training images of '{target.name}' are all of one class; there is nothing to learn.")
+        raise TargetError(
+            f"the training {target.modality.noun}s of '{target.name}' are all of one class; there is nothing to learn."
+        )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from selector.contracts import Encoder, Preprocess
+from selector.contracts import AnyPreprocess, Encoder
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Trained:
 
     Attributes:
         name, strategy, learning_rate, seed, steps: how it came about.
-        module: images -> outputs, on the CPU, in eval mode.
+        module: batch -> outputs, on the CPU, in eval mode.
         source, recipe: how the module is built again without this object.
         preprocess: as trained, resolution included.
         class_names: in output order.
@@ -57,7 +57,7 @@ class Trained:
     module: nn.Module
     source: str
     recipe: Mapping[str, Any]
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     class_names: tuple[str, ...]
     temperature: float = 1.0
     task: str = "classification"

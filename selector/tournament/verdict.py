@@ -167,7 +167,7 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, tempera
         module=(module if module is not None else field.bench.frozen_module(loaded)).cpu().eval(),
         source=str(recipe["source"]),
         recipe=recipe,
-        preprocess=loaded.preprocess if run else loaded.encoder.image_preprocess,
+        preprocess=loaded.preprocess if run else loaded.encoder.preprocess,
         class_names=tuple(field.bench.target.class_names),
         temperature=temperature,
         task=field.bench.task.name,
@@ -224,7 +224,7 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
     record = loaded.frozen
     assert record is not None
     assert record.logits is not None
-    native = loaded.encoder.image_preprocess.input_size
+    native = None if loaded.resolution is None else loaded.encoder.image_preprocess.input_size[1:]
     return Measurement(
         "frozen",
         field.metric,
@@ -232,7 +232,7 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
         test=test,
         seed=field.seed,
         seconds=float(record.facts["seconds"]),
-        resolution=(native[1], native[2]),
+        resolution=native,
         trained_parameters=int(record.facts["trained_parameters"]),
         extra={
             **_compared(field, standing),
@@ -259,7 +259,7 @@ def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test:
         steps=sum(run.lineage),
         learning_rate=run.candidate.rate,
         seconds=lane.seconds,
-        resolution=lane.loaded.size,
+        resolution=lane.loaded.resolution,
         reduced=lane.loaded.reduced,
         trained_parameters=int(run.record.facts["trained_parameters"]),
         note="; ".join(lane.notes),

@@ -18,10 +18,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from selector import strategies
-from selector.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, Task
+from selector.contracts import (
+    AnyPreprocess,
+    Encoder,
+    Modality,
+    Progress,
+    ProgressCallback,
+    Target,
+    Task,
+    TextPreprocess,
+)
 from selector.engine import LocalEngine
 from selector.errors import SourceError, StoreError, TrainingError
-from selector.extract.pixels import normalise
+from selector.extract.inputs import ready
 from selector.linear import LinearHead, solve_head
 from selector.strategies._head import head_inputs, set_head, steadied
 from selector.strategies._loop import (
@@ -54,7 +63,7 @@ class Loaded:
 
     contestant: Contestant
     encoder: Encoder
-    preprocess: Preprocess  # as trained
+    preprocess: AnyPreprocess  # as trained
     reduced: bool = False
     optimiser: Optimiser = "adamw"
     layer_decay: bool = False
@@ -70,7 +79,15 @@ class Loaded:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(height, width) of the training; of a text network (tokens, 1), which is never reduced."""
+        if isinstance(self.preprocess, TextPreprocess):
+            return self.preprocess.max_length, 1
         return self.preprocess.input_size[1], self.preprocess.input_size[2]
+
+    @property
+    def resolution(self) -> tuple[int, int] | None:
+        """``size`` as it is reported: None for texts."""
+        return None if self.encoder.modality is Modality.TEXT else self.size
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ class Workbench:
 
     target: Target
     task: Task
-    pixels_for: Callable[[Preprocess], PixelBatches]
+    pixels_for: Callable[[AnyPreprocess], PixelBatches]
     journal: Journal
     device: str
     batch_size: int
@@ -116,7 +133,7 @@ class Workbench:
         """The contestant's encoder."""
         self.notify(Progress("load", 0, 1, "models", contestant.name))
         encoder = contestant.load()
-        loaded = Loaded(contestant, encoder, encoder.image_preprocess)
+        loaded = Loaded(contestant, encoder, encoder.preprocess)
         if encoder.module is not None:
             loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
             loaded.layer_decay = is_modern(encoder.module)
@@ -126,6 +143,8 @@ class Workbench:
         """Train this contestant at ``size``; False when its architecture does not allow it."""
         if size == loaded.size:
             return True
+        if loaded.encoder.modality is Modality.TEXT:
+            return False
         native = loaded.encoder.image_preprocess
         try:
             loaded.encoder.with_head(2, size)
@@ -141,7 +160,7 @@ class Workbench:
 
     def solve(self, loaded: Loaded, deadline: float) -> Record:
         """The frozen strategy: features at the native resolution, the head solved, val chooses its strength."""
-        key = self.journal.key({**self._facts(loaded, loaded.encoder.image_preprocess), "strategy": "frozen"})
+        key = self.journal.key({**self._facts(loaded, loaded.encoder.preprocess), "strategy": "frozen"})
         begun = time.perf_counter()
         record = self.journal.read(key)
         rows = (
@@ -193,7 +212,7 @@ class Workbench:
                     f"cached features have {width} columns, but the encoder gives {loaded.encoder.num_features}; scan again."
                 )
             return cached
-        preprocess = loaded.encoder.image_preprocess
+        preprocess = loaded.encoder.preprocess
         module = loaded.encoder.with_head(self.outputs)
         pixels = self.pixels_for(preprocess)
         found = {}
@@ -417,7 +436,7 @@ class Workbench:
         status = fit.status
         if logits is not None and not np.isfinite(logits).all():
             status, logits = "diverged", None
-            fit.notes.append("outputs on the validation images are not finite")
+            fit.notes.append("outputs on the validation items are not finite")
         facts = {
             "status": status,
             "steps": fit.steps,
@@ -449,7 +468,7 @@ class Workbench:
             rate=candidate.rate,
             optimiser=optimiser,
             seed=1000 * candidate.seed + rung,
-            augment=self.augment,
+            augment=self.augment and loaded.encoder.modality is Modality.IMAGE,
             bf16=self.bf16,
             device=self.device,
             weight_decay=1e-4 if optimiser == "sgd" else 0.05,
@@ -475,10 +494,10 @@ class Workbench:
         state = {name: value.detach().to("cpu").contiguous().clone() for name, value in module.state_dict().items()}
         save_weights(self.journal.weights(key), state)
 
-    def _normalise(self, preprocess: Preprocess) -> Normalise:
-        return lambda images: normalise(images, preprocess, self.device)
+    def _normalise(self, preprocess: AnyPreprocess) -> Normalise:
+        return lambda batch: ready(batch, preprocess, self.device)
 
-    def _facts(self, loaded: Loaded, preprocess: Preprocess) -> dict[str, Any]:
+    def _facts(self, loaded: Loaded, preprocess: AnyPreprocess) -> dict[str, Any]:
         return {
             "target": self.target.fingerprint,
             "task": self.task.name,

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
+from selector.contracts import Modality
 from selector.zoo import load_zoo
 
-MODELS = load_zoo().models
+MODELS = [model for model in load_zoo().models if model.reads is Modality.IMAGE]
 MEMORY_GB = 4.0
 
 CHECK = """

@@ -106,7 +106,7 @@ def test_without_refuses_to_lose_a_class() -> None:
     target = rows([20, 20])
     bad = np.flatnonzero((target.labels == 1) & (target.splits == "val"))
     with pytest.raises(
-        TargetError, match=r"none of the 3 images of class '1' in val can be used, so the class would disappear there"
+        TargetError, match=r"none of the 3 rows of class '1' in val can be used, so the class would disappear there"
     ):
         without(target, bad)
 

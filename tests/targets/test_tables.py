@@ -227,7 +227,7 @@ def test_manifest_bad_input(tmp_path: Path, text: str, message: str) -> None:
 
 def test_manifest_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TargetError, match=r"x\.csv cannot be read .*; expected a CSV file in UTF-8"):
+    with pytest.raises(TargetError, match=r"x\.csv:1: byte 0xff is not UTF-8; expected one encoding"):
         load_target(tmp_path / "x.csv")
 
 

@@ -1,0 +1,74 @@
+"""What a scan of texts tells beyond the ranking: which texts were cut, and which layer transfers best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from selector import proxies, sources
+from selector.errors import ProxyError
+from selector.features import FeatureSet
+from selector.store import Entry, RowsMissing
+
+if TYPE_CHECKING:
+    from selector.scan.candidate import Candidate
+    from selector.scan.extraction import Extraction
+    from selector.zoo import ModelSpec
+
+CURVE_PROXY, CURVE_DETAIL = "knn", "accuracy@5"  # scale-free, so that layers compare, and easily read
+CURVE_ROWS = 2000
+
+
+def layer_specs(spec: ModelSpec) -> list[ModelSpec]:
+    """A model read at each of its layers, where its source can tell them without building the network.
+
+    Empty for other models, and for one that its zoo entry reads at a single layer.
+    """
+    layers: Any = getattr(sources.registry.get(spec.source_name), "layers", None)
+    if layers is None or spec.layer not in (None, "mean"):
+        return []
+    return [spec.model_copy(update={"layer": layer, "name": f"{spec.name}@{layer}"}) for layer in layers(spec)]
+
+
+def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterator[str]:
+    """A sentence for each model that did not read all of every text."""
+    for candidate in candidates:
+        preprocess = {} if candidate.entry is None else candidate.entry.meta.get("preprocess", {})
+        longest = preprocess.get("max_length")
+        if longest and (count := extraction.texts_cut(preprocess)):
+            yield (
+                f"{candidate.spec.name}: {count} of {len(extraction.target)} texts have more than {longest} tokens and "
+                "were cut ('long_texts: window' in the zoo reads all of them)."
+            )
+
+
+def add_layer_curves(candidates: Sequence[Candidate], extraction: Extraction) -> None:
+    """Give each candidate the 5-nearest-neighbour accuracy of every layer whose rows are stored.
+
+    Cost: one neighbour search of at most 2,000 rows a layer; kept in the store.
+    """
+    share = min(1.0, CURVE_ROWS / max(1, len(extraction.rows(1.0))))
+    rows = extraction.rows(share)
+    for candidate in candidates:
+        if candidate.failure or candidate.stopped or candidate.excluded:
+            continue
+        for spec in layer_specs(candidate.spec):
+            entry = extraction.stored(spec)
+            if entry is None or len(entry.missing(rows.hashes)):
+                continue
+            key = {"entry": entry.key, "rows": rows.digest, "version": proxies.registry.get(CURVE_PROXY).version}
+            known = extraction.store.get("layer", key)
+            if known is None:
+                known = {"value": _accuracy(entry, rows)}
+                extraction.store.put("layer", key, known)
+            if known["value"] is not None:
+                candidate.layers[str(spec.layer)] = float(known["value"])
+
+
+def _accuracy(entry: Entry, rows: Any) -> float | None:
+    try:
+        features = FeatureSet(entry.rows(rows.hashes), rows.labels, label_kind=rows.target.label_kind, keys=rows.hashes)
+        value = proxies.evaluate(features, CURVE_PROXY, intervals=False, seed=0).details.get(CURVE_DETAIL)
+    except (ProxyError, RowsMissing):
+        return None  # no classes, or a damaged chunk: the curve has a gap
+    return None if value is None else float(value)

@@ -1,0 +1,188 @@
+"""From a file of texts to a confirmed ranking, a report and a model that predicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+import selector
+from selector.contracts import TextPreprocess
+from selector.errors import BadImagesError, ZooError
+from selector.extract.tokens import open_tokens
+from selector.report.html import render_report
+from selector.store import FeatureStore
+from selector.texts import Tokens
+from tests.text.models import WORDS, text_model, wordpiece
+
+SUBJECTS = {
+    "weather": ("sun", "rain", "storm", "cold", "warm"),
+    "sport": ("ball", "goal", "team", "match", "win"),
+    "money": ("bank", "card", "money", "loan", "pay"),
+}
+
+
+def sentences(count: int = 120, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Texts whose words tell the class, of different lengths."""
+    rng = np.random.default_rng(seed)
+    names = list(SUBJECTS)
+    texts, labels = [], []
+    for i in range(count):
+        label = names[i % 3]
+        own = rng.choice(SUBJECTS[label], size=int(rng.integers(1, 4)))
+        other = rng.choice(WORDS[:12], size=int(rng.integers(1, 12)))
+        words = [str(word) for word in (*own, *other)]
+        rng.shuffle(words)
+        texts.append(" ".join([*words, str(i)]))
+        labels.append(label)
+    return texts, labels
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    root = tmp_path_factory.mktemp("zoo")
+    return [
+        {"name": "small-bert", "source": f"transformers:{text_model(root / 'bert', 'bert')}", "licence": "mit"},
+        {"name": "small-gpt2", "source": f"transformers:{text_model(root / 'gpt2', 'gpt2')}"},
+        {"name": "an-image-model", "source": "timm:test_resnet", "weights": "none"},
+        {"name": "broken", "source": f"transformers:{root / 'nowhere'}"},
+    ]
+
+
+@pytest.fixture(scope="module")
+def scanned(zoo: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[selector.Ranking, Path, Path]:
+    root = tmp_path_factory.mktemp("scan")
+    texts, labels = sentences()
+    file = root / "texts.csv"
+    file.write_text("text,label\n" + "\n".join(f'"{t}",{label}' for t, label in zip(texts, labels, strict=True)))
+    ranking = selector.rank(
+        file, zoo=zoo, store=root / "store", out=root / "run", confirm=True, top_k=2, max_steps=10,
+        strategies=("frozen", "partial", "full", "lora"),
+    )  # fmt: skip
+    return ranking, root / "run", root / "store"
+
+
+def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+    ranking, run, _ = scanned
+    assert [m.name for m in ranking.failures] == ["broken"]
+    assert {m.name for m in ranking} == {"small-bert", "small-gpt2", "broken"}
+    for name in ("small-bert", "small-gpt2"):
+        measured = {m.strategy: m for m in ranking[name].measurements}
+        assert {"frozen", "partial", "full", "lora"} <= set(measured)
+        assert all(m.status == "ok" and m.resolution is None for m in measured.values())
+        assert measured["frozen"].val_value > 1 / 3
+    saved = selector.load_model(run)
+    found = saved.predict(["sun and rain and storm", "", "the goal of the team"], top=2)
+    assert next(row.label for row in found) in SUBJECTS
+    assert found[1].error == "is empty"
+    assert np.isnan(found.probabilities[1]).all()
+    np.testing.assert_allclose(found.probabilities[[0, 2]].sum(1), 1)
+    assert (run / "best" / "tokenizer.json").is_file()
+    assert "text-classification" in (run / "best" / "README.md").read_text()
+    again = selector.load_model(run / "best").predict("sun and rain and storm")
+    np.testing.assert_allclose(again.probabilities[0], found.probabilities[0], rtol=1e-5)
+
+
+def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+    ranking, run, _ = scanned
+    target = ranking.loaded_target
+    assert target is not None
+    test = target.indices("test")
+    predicted = selector.load_model(run).predict([target.items[i] for i in test])
+    right = [predicted[k].label == target.class_names[target.labels[i]] for k, i in enumerate(test)]
+    strategy = json.loads((run / "best" / "config.json").read_text())["strategy"]
+    best = ranking[selector.load_model(run).config["name"]]
+    figure = next(m for m in best.measurements if m.strategy == strategy)
+    assert np.mean(right) == pytest.approx(figure.test["accuracy"])
+
+
+def test_every_layer_is_in_the_store_and_in_the_report(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+    ranking, _, store = scanned
+    entries = [e for e in FeatureStore(store).list_entries() if e.rows]
+    assert len(entries) == 2 * 4  # the mean and three layers of both models
+    assert list(ranking["small-bert"].layers) == ["1", "2", "3"]
+    assert all(0 < value <= 1 for value in ranking["small-bert"].layers.values())
+    html = render_report(ranking)
+    assert "Which layer transfers best" in html
+    loaded = selector.load_ranking(ranking.path)
+    assert loaded["small-bert"].layers == ranking["small-bert"].layers
+
+
+def test_a_second_scan_reads_the_store(scanned: tuple[selector.Ranking, Path, Path], zoo: list[dict[str, Any]]) -> None:
+    ranking, run, store = scanned
+    again = selector.rank(run.parent / "texts.csv", zoo=zoo[:2], store=store)
+    assert all(m.cached for m in again)
+    for m in again:
+        assert {k: v.value for k, v in m.scores.items()} == {k: v.value for k, v in ranking[m.name].scores.items()}
+
+
+def test_only_the_named_parameters_move(zoo: list[dict[str, Any]]) -> None:
+    from selector import sources, strategies
+    from selector.strategies._parts import parts_of
+    from selector.zoo import ModelSpec
+
+    for entry in zoo[:2]:
+        encoder = sources.registry.get("transformers").load(ModelSpec.model_validate(entry))
+        module = encoder.with_head(3)
+        groups = strategies.registry.get("partial").groups(parts_of(module, encoder.blocks), layer_decay=True)
+        moving = {name for group in groups for name in group.names}
+        frozen = set(dict(module.named_parameters())) - moving
+        last = encoder.blocks[-1]
+        assert all(name.startswith((last, "selector_head", "backbone.ln_f")) for name in moving)
+        assert any("embed" in name or "wte" in name for name in frozen)
+
+
+def test_the_modality_of_the_target_selects_the_models(zoo: list[dict[str, Any]], photos: Path, tmp_path: Path) -> None:
+    ranking = selector.rank(photos, zoo=zoo, store=tmp_path)
+    assert [m.name for m in ranking] == ["an-image-model"]
+    with pytest.raises(ZooError, match=r"none of the 1 selected model\(s\) reads texts, and the target holds texts"):
+        selector.rank(sentences(), zoo=zoo, models="an-image-model", store=tmp_path)
+
+
+def test_texts_that_cannot_be_used(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+    texts, labels = sentences(60)
+    texts[3], texts[10] = " \t ", "half \ud83d of a smile"
+    with pytest.raises(
+        BadImagesError, match=r"2 text\(s\) cannot be used: row 3 is only whitespace; row 10 holds half of"
+    ):
+        selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path)
+    ranking = selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_bad_image="skip")
+    assert ranking.target["items"] == 58
+    assert any("2 of 60 items were skipped: row 3 (is only whitespace)" in w for w in ranking.warnings)
+
+
+def test_strange_texts_are_read_and_long_ones_counted(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+    texts, labels = sentences(60)
+    texts[:5] = ["word " * 20_000, "a\x00b\x07c\x1b[0m", "مرحبا بالعالم", "🙂👩‍👩‍👧‍👦🏳️‍🌈", "​"]
+    ranking = selector.rank((texts, labels), zoo=zoo[:2], store=tmp_path)
+    assert not ranking.failures
+    assert any("small-bert: 1 of 60 texts have more than 64 tokens and were cut" in w for w in ranking.warnings), (
+        ranking.warnings
+    )
+
+
+def test_batches_hold_texts_of_like_length() -> None:
+    texts, _ = sentences(200)
+    names = [str(i) for i in range(200)]
+    preprocess = TextPreprocess(wordpiece().to_str(), 64)
+    table, bad = open_tokens(texts, [selector.texts.text_hash(t) for t in texts], names, preprocess)
+    assert not bad
+    batches = table.cut(np.arange(200), 256)
+    assert sorted(np.concatenate(batches)) == list(range(200))
+    filled = sum(len(batch) * table.lengths[batch].max() for batch in batches)
+    assert filled <= 1.12 * table.lengths.sum()
+    assert all(len(batch) <= 16 for batch in table.cut(np.arange(200), 16))
+    tokens = table.batch([5, 9])
+    assert isinstance(tokens, Tokens)
+    assert len(tokens) == 2
+    assert len(tokens.repeated(5)) == 5
+
+
+def test_weights_of_the_saved_model_hold_no_second_head(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+    _, run, _ = scanned
+    state = load_file(run / "best" / "model.safetensors")
+    assert [name for name in state if "head" in name] == ["selector_head.bias", "selector_head.weight"]
