@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selector.contracts import Modality
 from selector.errors import SourceError, WeightsMissing, ZooError
 from selector.sources import registry
 from selector.zoo import ModelSpec, PreprocessOverrides, WeightsFile, check_trusted, load_zoo, select, shipped_zoo_path
@@ -250,7 +251,7 @@ def test_every_timm_model_of_the_shipped_zoo_is_in_the_installed_registry() -> N
 
 
 def test_the_shipped_zoo_is_diverse_and_described() -> None:
-    models = load_zoo().models
+    models = [m for m in load_zoo().models if m.reads is Modality.IMAGE]
     hub = [m for m in models if "offline" not in m.tags]
     assert 36 <= len(hub) <= 48
     assert all(m.licence and m.params and m.pretraining for m in models)
@@ -276,6 +277,22 @@ def test_the_shipped_zoo_is_diverse_and_described() -> None:
         *("efficientnet", "mobilenetv4", "regnet", "swin", "vit", "resnet", "vgg", "inception"),
     ):
         assert wanted in text, wanted
+
+
+def test_the_text_models_of_the_shipped_zoo() -> None:
+    models = [m for m in load_zoo().models if m.reads is Modality.TEXT]
+    assert models == select(load_zoo(), tags="text")
+    hub = [m for m in models if "offline-text" not in m.tags]
+    assert 20 <= len(hub) <= 30
+    assert all(m.licence and m.params and m.pretraining for m in models)
+    assert min(m.params or 0 for m in hub) < 5e6
+    assert max(m.params or 0 for m in hub) > 1e9
+    bounds = {"tiny": (0, 1e7), "small": (1e7, 4.5e7), "base": (4.5e7, 2e8), "large": (2e8, 1.1e9)}
+    for model in models:
+        (size,) = set(model.tags) & set(bounds)
+        assert bounds[size][0] <= (model.params or 0) < bounds[size][1], model.name
+    assert sum("decoder" in m.tags for m in hub) >= 5
+    assert {m.text.prefix for m in hub if m.text} == {"query: "}
 
 
 def test_the_offline_models_need_no_hub() -> None:
