@@ -104,7 +104,9 @@ def run(
     )
     assert ranking.path is not None
     said = load_model(ranking.path).predict(list(QUESTIONS))
-    used = tuple((text, str(row.label), float(row.probability or 0.0)) for text, row in zip(QUESTIONS, said, strict=True))
+    used = tuple(
+        (text, str(row.label), float(row.probability or 0.0)) for text, row in zip(QUESTIONS, said, strict=True)
+    )
     return TextDemo(ranking, write_report(ranking), used)
 
 

@@ -6,6 +6,9 @@ output, pooled to (B, D). Optional attributes of the module: ``preprocess`` (a m
 of ``contracts.Preprocess``), ``get_classifier()`` and ``reset_classifier(n)`` (a linear head),
 ``num_prefix_tokens``.
 
+With ``modality: text`` the module is called with token ids and mask (R, T) and gives states
+(R, T, D), or a list of them, one a layer: see ``_python_text.py``.
+
 The hash of the factory's own source file is in the identity of the features; a factory that
 imports its network from elsewhere, or fetches weights itself, should say which in ``kwargs``.
 
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selector.contracts import Encoder, Preprocess
+from selector.contracts import Encoder, Modality, Preprocess
 from selector.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _weights, source
 from selector.sources._network import Network
@@ -75,6 +78,10 @@ class PythonSource:
             path = spec.weights.path()
             state = _weights.read_state_dict(path)
             _weights.load_into(module, state, spec.weights.mapping, f"{spec.name}: {path}", "")
+        if spec.reads is Modality.TEXT:
+            from selector.sources._python_text import PythonTextEncoder
+
+            return PythonTextEncoder(spec, module, identity)
         own = getattr(module, "preprocess", None)
         try:
             preprocess = Preprocess().overridden(own if isinstance(own, Mapping) else {})
@@ -86,6 +93,10 @@ class PythonSource:
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``. Imports the factory: only for recipes from a trusted place."""
+        if recipe.get("reads") == "text":
+            from selector.sources._python_text import build_embedder
+
+            return build_embedder(recipe)
         from selector.sources._encoder import build_headed
 
         return build_headed(PythonNetwork(recipe["model"], recipe["kwargs"]), recipe)

