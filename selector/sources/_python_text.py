@@ -106,7 +106,12 @@ class PythonTextEncoder(Encoder):
         """See ``contracts.Encoder``."""
         if input_size is not None:
             raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
-        recipe = {"source": "python", "model": self._model, "kwargs": self._kwargs, "path": asdict(self.module.path)}
+        recipe: dict[str, Any] = {
+            "source": "python",
+            "model": self._model,
+            "kwargs": self._kwargs,
+            "path": asdict(self.module.path),
+        }
         recipe |= {"reads": "text", "features": self.num_features, "outputs": num_outputs}
         plain: dict[str, Any] = json.loads(json.dumps(recipe))
         return plain
