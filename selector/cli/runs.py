@@ -193,7 +193,8 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
         say(f"report: {write_report(ranking)}")
         best = ranking.path / "best"
         if best.is_dir():
-            say(f"model:  {best} (selector predict {ranking.path} IMAGES…)")
+            items = "TEXTS…" if ranking.target.get("modality") == "text" else "IMAGES…"
+            say(f"model:  {best} (selector predict {ranking.path} {items})")
     return exit_code(ranking)
 
 

@@ -53,7 +53,7 @@ def advice(ranking: Ranking) -> Advice:
         tuple(_sure_of_measurement(ranking, best, measured)),
         tuple(_cost(best, measured)),
         tuple(_others(ranking, best, measured)),
-        (f"selector predict {_run(ranking)} IMAGES…",),
+        (f"selector predict {_run(ranking)} {'TEXTS…' if ranking.target.get('modality') == 'text' else 'IMAGES…'}",),
     )
 
 
