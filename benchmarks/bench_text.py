@@ -67,7 +67,7 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 started = time.perf_counter()
 ranker = TransformerRanker(data, text_column="text", label_column="label")
-ranker.run(task["folders"], estimator="logme", layer_aggregator=task["aggregator"], device="cpu", gpu_estimation=False)
+ranker.run(task["folders"], estimator="logme", layer_aggregator=task["aggregator"], device="cpu")
 seconds = time.perf_counter() - started
 stop.set()
 print(json.dumps({"seconds": seconds, "extra_mib": (peak[0] - base) / 2**20}))
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true", help="200 texts, one repeat")
     parser.add_argument("--large", type=int, default=20_000, help="texts of the memory rows")
-    parser.add_argument("--data", default="banking77")
+    parser.add_argument("--data", default="trec")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", help="comma-separated cases")
     args = parser.parse_args(argv)
