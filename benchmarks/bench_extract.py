@@ -1,21 +1,26 @@
 """How fast a zoo's features are extracted, against the naive loop and against the bare networks.
 
-    python -m benchmarks.bench_extract [--quick] [--images 1000] [--models 'mn*,eff*'] [--out FILE]
+    SELECTOR_ASSETS=... python -m benchmarks.bench_extract [STAGE ...] [--quick] [--work DIR] [--models GLOBS]
 
-For each model, one after the other in the same run, on the same photos:
+Stages, in the order in which they build on each other (all of them when none is named); each writes
+its rows before the next begins, and ``--work`` keeps the store between calls:
 
-* ``naive``: what other tools do: a DataLoader that decodes with PIL and timm's own transform, and
-  the network in float32 in torch's default layout (on ``--naive-images`` of the photos, scaled up).
-* ``cold``: the selector with an empty store: decode once for all models, load, decide on backend
-  and precision by measuring, extract, write.
-* ``second``: other photos of the same number on the same machine: what was decided and compiled for
-  the first ones is used again.
-* ``forward``: the network alone, with the backend and in the precision that was decided, on batches
-  that are in memory already; ``second``'s extraction divided by it says what the rest costs.
-* ``known``: the extraction stage when all rows are stored.
+* ``cold``: ``selector.rank`` over the zoo with an empty store, on ``--cold-images`` photos: decode,
+  load, decide on backend and precision by measuring, convert, extract, write.
+* ``naive``: what other tools do, for each model: a DataLoader with two workers that decodes with PIL
+  and timm's own transform, and the network in float32 in torch's default layout. Measured on
+  ``--naive-images`` photos after loading, and scaled up to ``--images``.
+* ``second``: other photos (``--images``) on the same machine: what was decided and compiled is used again.
+* ``torch``: as ``cold``, with a store of its own, without OpenVINO, on ``--images`` photos.
+* ``alone``: for each model, extraction with pixels and network ready against the pure forward pass
+  of the same backend in the same precision on a batch in memory, one after the other.
+* ``known``: the extraction stage when every row is stored, and the whole process of a second
+  ``selector scan``.
 
-With ``SELECTOR_ASSETS`` set the zoo is ``assets-zoo.yaml`` and the photos are flowers, textures and
-textile images; without it, the offline models of the shipped zoo and the textile images.
+``results/bench_extract.csv`` holds a row a stage, ``bench_extract_models.csv`` a row a stage and
+model. ``probe_s`` is the time of a fixed piece of work, so that stages that were measured at
+different times can be compared. Without ``SELECTOR_ASSETS`` the offline models of the shipped zoo
+and the textile photos stand in.
 """
 
 from __future__ import annotations
@@ -25,14 +30,15 @@ import contextlib
 import csv
 import io
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,36 +47,369 @@ import psutil
 import torch
 from PIL import Image
 
+import selector
 from selector import sources
-from selector.contracts import Encoder
+from selector.contracts import Progress
 from selector.demo import photos as textile_folder
+from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_rows, open_runner
-from selector.extract.pixels import Pixels, open_pixels_many
-from selector.images import content_hash
+from selector.extract.pixels import Pixels, normalise, open_pixels
+from selector.scan.extraction import wanted_of
 from selector.store import FeatureStore
 from selector.system import versions
+from selector.targets import load_target
 from selector.zoo import ModelSpec, load_zoo, select
 
 HERE = Path(__file__).parent
-BATCH = 32
+RESULTS = HERE / "results"
+BATCH = 32  # of the naive loop
 SKIPPED_TAGS = frozenset({"control"})
-COLUMNS = (
-    "model", "input", "params_m", "images", "backend", "precision", "naive_s", "cold_s", "cold_decide_s", "second_s",
-    "second_open_s", "second_extract_s", "forward_s", "known_s", "naive/cold", "naive/second", "extract/forward", "status",
+STAGE_COLUMNS = (
+    "stage", "models", "images", "total_s", "decode_s", "setup_s", "extract_s", "seconds_1000", "peak_memory_mb",
+    "note", "probe_s", "load_average", "commit", "selector", "torch", "openvino", "cpu", "cores",
+)  # fmt: skip
+MODEL_COLUMNS = (
+    "stage", "model", "images", "seconds", "setup_s", "extract_s", "backend", "precision", "batch_size", "input", "params_m",
+    "status",
 )  # fmt: skip
 
 
-@dataclass
-class Photos:
-    """Undecoded images, with what addresses and names them."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write, print the ratios."""
+    stages: dict[str, Callable[[Bench], None]] = {
+        "cold": cold, "naive": naive, "second": second, "torch": without_openvino, "alone": alone, "known": known,
+    }  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", help=", ".join(stages))
+    parser.add_argument("--quick", action="store_true", help="few images and models: does it run?")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--cold-images", type=int, default=2000)
+    parser.add_argument("--naive-images", type=int, default=256)
+    parser.add_argument("--models", default=None, help="globs on names, separated by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--work", type=Path, default=None, help="folder for photos and stores; a temporary one if not given"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the two CSV files")
+    args = parser.parse_args(argv)
+    if unknown := [stage for stage in args.stages if stage not in stages]:
+        parser.error(f"unknown stage {unknown[0]}; known: {', '.join(stages)}")
+    if args.quick:
+        args.images, args.cold_images, args.naive_images = 96, 200, 32
+        args.models = args.models or "*lite0,*mn*"
+    with contextlib.ExitStack() as stack:
+        args.work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if len(args.stages) == 1:
+            bench = Bench(args, args.work)
+            stages[args.stages[0]](bench)
+            for line in bench.summary():
+                print(line)
+            return 0
+        for stage in args.stages or stages:  # each in a process of its own: its memory and libraries are its own
+            options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items()
+                       if name not in ("stages", "quick") and value is not None]  # fmt: skip
+            subprocess.run([sys.executable, "-m", "benchmarks.bench_extract", stage, *options], check=True)
+    return 0
 
-    items: list[bytes]
-    hashes: tuple[str, ...] = field(init=False)
-    names: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.hashes = tuple(content_hash(item) for item in self.items)
-        self.names = tuple(f"photo {i}" for i in range(len(self.items)))
+class Bench:
+    """What the stages share: models, photos on disk, stores, and the rows written so far."""
+
+    def __init__(self, args: argparse.Namespace, work: Path) -> None:
+        self.args = args
+        self.work = work
+        self.models = chosen_models(args.models)
+        self.store = work / "store"
+        self.first, self.second = lay_out(work / "photos", args.cold_images, args.images, args.seed)
+        args.out.mkdir(parents=True, exist_ok=True)
+        self._files = {"stage": args.out / "bench_extract.csv", "model": args.out / "bench_extract_models.csv"}
+        self.rows = {kind: _read(path) for kind, path in self._files.items()}
+
+    def add(self, stage: str, whole: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rows of a stage, replacing older ones."""
+        told = {**versions(), "commit": _commit(), "load_average": round(os.getloadavg()[0], 1)}
+        shared = {key: told.get(key, "") for key in STAGE_COLUMNS if key in told}
+        per_1000 = 1000 * whole["total_s"] / whole["images"] if whole.get("images") else ""
+        row = {
+            "stage": stage,
+            "models": len(self.models),
+            "seconds_1000": per_1000,
+            "probe_s": probe(),
+            **shared,
+            **whole,
+        }
+        self._write("stage", STAGE_COLUMNS, stage, [row])
+        self._write("model", MODEL_COLUMNS, stage, [{"stage": stage, **model} for model in models])
+        print({k: _short(v) for k, v in row.items() if v != ""}, file=sys.stderr, flush=True)
+
+    def stage(self, name: str) -> dict[str, str]:
+        """The row of a stage; empty when it was not run."""
+        return next((row for row in self.rows["stage"] if row["stage"] == name), {})
+
+    def seconds(self, stage: str) -> dict[str, float]:
+        """Seconds an image by model."""
+        mine = [row for row in self.rows["model"] if row["stage"] == stage and row["status"] == "ok"]
+        return {row["model"]: float(row["seconds"]) / float(row["images"]) for row in mine}
+
+    def summary(self) -> list[str]:
+        """The ratios that the stages allow, as Markdown."""
+        per_1000 = {name: float(self.stage(name)["seconds_1000"]) for name in ("naive", "cold", "second", "torch")
+                    if self.stage(name)}  # fmt: skip
+        lines = ["| stage | seconds for 1,000 photos by the zoo | naive loop / this |", "|---|---|---|"]
+        for name, value in per_1000.items():
+            ratio = f"{per_1000['naive'] / value:.1f}" if "naive" in per_1000 else ""
+            lines.append(f"| {name} | {value:.1f} | {ratio} |")
+        extract, forward = self.seconds("alone"), self.seconds("forward")
+        if shared := [name for name in extract if name in forward]:
+            each = sorted(extract[name] / forward[name] for name in shared)
+            whole = sum(extract[n] for n in shared) / sum(forward[n] for n in shared)
+            lines.append(
+                f"\nextraction / pure forward: {whole:.3f} over the zoo, {each[0]:.2f} to {each[-1]:.2f} a model"
+            )
+        if self.stage("known"):
+            lines.append(f"stored rows: {self.stage('known')['note']}")
+        return lines
+
+    def _write(self, kind: str, columns: Sequence[str], stage: str, new: list[dict[str, Any]]) -> None:
+        told = [{key: _short(value) for key, value in row.items()} for row in new]
+        kept = [row for row in self.rows[kind] if row["stage"] != stage]
+        self.rows[kind] = kept + told
+        with self._files[kind].open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows[kind])
+
+
+# ---------------------------------------------------------------------------- stages
+
+
+def cold(bench: Bench) -> None:
+    """An empty store."""
+    shutil.rmtree(bench.store, ignore_errors=True)
+    _scan(bench, "cold", bench.first, bench.store, bench.args.cold_images)
+
+
+def second(bench: Bench) -> None:
+    """Other photos, the same machine."""
+    _scan(bench, "second", bench.second, bench.store, bench.args.images)
+
+
+def without_openvino(bench: Bench) -> None:
+    """As if the extra were not installed."""
+    here = openvino.why_not
+    openvino.why_not = lambda device: "left out for this measurement"
+    store = bench.work / "torch-store"
+    shutil.rmtree(store, ignore_errors=True)
+    try:
+        _scan(bench, "torch", bench.second, store, bench.args.images)
+    finally:
+        openvino.why_not = here
+
+
+def naive(bench: Bench) -> None:
+    """The loop of other tools, a model at a time."""
+    rows = []
+    shots = sorted(bench.second.rglob("*.jpg"))[: bench.args.naive_images]
+    for spec in bench.models:
+        loading, running = naive_seconds(spec, shots)
+        seconds = loading + running * bench.args.images / len(shots)
+        rows.append({"model": spec.name, "images": bench.args.images, "seconds": seconds, "setup_s": loading,
+                     "extract_s": seconds - loading, "backend": "naive", "precision": "float32", "batch_size": BATCH,
+                     "status": "ok"})  # fmt: skip
+    total = sum(row["seconds"] for row in rows)
+    bench.add(
+        "naive", {"images": bench.args.images, "total_s": total, "note": f"measured on {len(shots)} photos"}, rows
+    )
+
+
+def alone(bench: Bench) -> None:
+    """Extraction with everything ready, and the pure forward pass, one after the other."""
+    target = load_target(bench.second)
+    store = FeatureStore(bench.store)
+    scratch = FeatureStore(bench.work / "scratch")
+    ours, bare = [], []
+    for spec in bench.models:
+        entry = store.resolve(wanted_of(spec, "auto", "auto", "auto"))
+        encoder = sources.registry.get(spec.source_name).load(spec)
+        pixels, _ = open_pixels(
+            target.items, target.hashes, target.names, encoder.preprocess, folder=store.pixels_folder
+        )
+        count = min(len(target), bench.args.images)
+        runner = open_runner(
+            encoder, sample=pixels.batch(np.arange(min(128, count))), rows_expected=count,
+            decided=entry.meta if entry is not None else None, store=store,
+        )  # fmt: skip
+        runner.encode(pixels.batch(np.arange(min(64, count))))  # warm
+        forward = forward_seconds(runner, pixels)
+        fresh = scratch.entry({"model": spec.name, "at": time.time_ns()})
+        started = time.perf_counter()
+        extract_rows(runner, fresh, pixels, target.hashes, np.arange(count))
+        taken = time.perf_counter() - started
+        forward = min(forward, forward_seconds(runner, pixels))
+        facts = {"images": count, **runner.identity, "batch_size": runner.batch_size,
+                 "input": encoder.preprocess.input_size[1], "params_m": encoder.num_parameters / 1e6, "status": "ok"}  # fmt: skip
+        ours.append({"model": spec.name, "seconds": taken, "extract_s": taken, **facts})
+        bare.append({"model": spec.name, "seconds": forward * count, **facts})
+    shutil.rmtree(bench.work / "scratch", ignore_errors=True)
+    bench.add("alone", {"images": bench.args.images, "total_s": sum(row["seconds"] for row in ours)}, ours)
+    bench.add("forward", {"images": bench.args.images, "total_s": sum(row["seconds"] for row in bare)}, bare)
+
+
+def known(bench: Bench) -> None:
+    """Everything is stored: the extraction stage in this process, and the whole command in its own."""
+    asked = bench.stage("second")
+    ranking = selector.rank(bench.second, zoo=bench.models, store=bench.store, drop="off")  # scores are stored too now
+    stage = min(_extraction_stage(bench) for _ in range(5))
+    assert all(model.status != "failed" for model in ranking)
+    command = [sys.executable, "-X", "importtime", "-m", "selector", "scan", str(bench.second), "--no-confirm", "--drop", "off",
+               "--store", str(bench.store), "--out", str(bench.work / "run")]  # fmt: skip
+    if os.environ.get("SELECTOR_ASSETS"):
+        command += ["--zoo", str(HERE / "assets-zoo.yaml"), "--trust-zoo"]
+    command += ["--models", ",".join(spec.name for spec in bench.models)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # once, to see what it imports
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([word for word in command if word not in ("-X", "importtime")], capture_output=True, check=True)
+        times.append(time.perf_counter() - started)
+    ratio = float(asked["extract_s"]) / stage if asked else float("nan")
+    process = statistics.median(times)
+    note = (
+        f"extraction stage {stage * 1000:.0f} ms ({ratio:.0f} x faster than the second target's first scan), "
+        f"whole selector scan process {process:.2f} s, torch {'imported' if 'torch' in imported else 'not imported'}"
+    )
+    bench.add("known", {"images": bench.args.images, "total_s": process, "extract_s": stage, "note": note}, [])
+
+
+def _extraction_stage(bench: Bench) -> float:
+    ranking = selector.rank(
+        bench.second, zoo=bench.models, store=bench.store, drop="off", proxies=["knn"], intervals=False
+    )
+    assert all(model.cached for model in ranking)
+    return float(ranking.seconds["extract"])
+
+
+# ---------------------------------------------------------------------------- measuring
+
+
+class Steps:
+    """Where the time of a scan goes, from what it tells of its progress."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, str], float] = defaultdict(float)
+        self._last = ("setup", "")
+        self._since = time.perf_counter()
+
+    def __call__(self, step: Progress) -> None:
+        now = time.perf_counter()
+        self.seconds[self._last] += now - self._since
+        self._since = now
+        if step.stage == "load":
+            self._last = ("setup", step.model)
+        elif step.stage == "decode" and step.done < step.total:
+            self._last = ("decode", self._last[1])
+        elif step.stage == "extract" and step.done < step.total:
+            self._last = ("extract", step.model)
+        else:  # what follows a finished step is the set-up of what comes next
+            self._last = ("setup", step.model or self._last[1])
+
+    def of(self, stage: str, model: str | None = None) -> float:
+        """Seconds of a stage, of one model or of all."""
+        return sum(s for (name, who), s in self.seconds.items() if name == stage and model in (None, who))
+
+
+def _scan(bench: Bench, stage: str, photos: Path, store: Path, images: int) -> None:
+    """The extraction of ``selector.rank``, with its peak memory."""
+    memory, steps = Memory(), Steps()
+    before = probe()
+    with memory.watched():
+        ranking = selector.rank(
+            photos, zoo=bench.models, store=store, drop="off", proxies=["knn"], intervals=False, progress=steps
+        )
+    rows = [
+        {
+            "model": model.name, "images": images, "seconds": model.extract_seconds, "setup_s": steps.of("setup", model.name),
+            "extract_s": steps.of("extract", model.name), "backend": model.backend, "precision": model.precision,
+            "params_m": (model.num_parameters or 0) / 1e6, "status": model.status if model.status == "ok" else model.reason,
+        }
+        for model in ranking
+    ]  # fmt: skip
+    total = float(ranking.seconds["extract"])
+    whole = {
+        "images": images, "total_s": total, "decode_s": float(ranking.seconds["decode"]), "extract_s": total,
+        "setup_s": total - steps.of("extract") - float(ranking.seconds["decode"]),
+        "peak_memory_mb": memory.peak // 10**6, "probe_s": before,
+    }  # fmt: skip
+    bench.add(stage, whole, rows)
+
+
+def naive_seconds(spec: ModelSpec, shots: Sequence[Path]) -> tuple[float, float]:
+    """Load the network; then PIL, timm's transform, float32, default layout. Seconds of each."""
+    from timm.data import create_transform
+
+    started = time.perf_counter()
+    encoder = sources.registry.get(spec.source_name).load(spec)
+    loading = time.perf_counter() - started
+    p = encoder.preprocess
+    transform = create_transform(
+        p.input_size, interpolation=p.interpolation, mean=p.mean, std=p.std, crop_pct=p.crop_pct, crop_mode=p.crop_mode
+    )
+
+    class Decoded(torch.utils.data.Dataset[torch.Tensor]):
+        def __len__(self) -> int:
+            return len(shots)
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            tensor: torch.Tensor = transform(Image.open(io.BytesIO(shots[index].read_bytes())).convert("RGB"))
+            return tensor
+
+    assert encoder.module is not None
+    assert not encoder.module.training
+    started = time.perf_counter()
+    loader = torch.utils.data.DataLoader(Decoded(), batch_size=BATCH, num_workers=2)
+    with torch.no_grad():
+        parts = [encoder.encode(batch).numpy() for batch in loader]
+    assert sum(map(len, parts)) == len(shots)
+    return loading, time.perf_counter() - started
+
+
+def forward_seconds(runner: Runner, pixels: Pixels) -> float:
+    """Seconds an image of the network alone, on one batch in memory: the median of at least 5 passes after a warm-up."""
+    backend: Any = runner._backend
+    batch = np.resize(pixels.batch(np.arange(min(runner.batch_size, len(pixels)))), (runner.batch_size, *pixels.shape))
+    if hasattr(backend, "forward"):
+        ready = normalise(batch, runner.encoder.preprocess, backend.device, backend.dtype)
+
+        def once() -> Any:
+            with torch.inference_mode():
+                return backend.forward(ready)
+    else:
+
+        def once() -> Any:
+            return backend.start(batch)()
+
+    once()
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < 0.7:
+        started = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times) / runner.batch_size
+
+
+def probe() -> float:
+    """Seconds of a fixed piece of work on all cores, the least of seven."""
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1)
+    pictures = torch.ones(8, 64, 56, 56)
+    times = []
+    with torch.inference_mode():
+        for _ in range(7):
+            started = time.perf_counter()
+            for _ in range(10):
+                layer(pictures)
+            times.append(time.perf_counter() - started)
+    return min(times)
 
 
 class Memory:
@@ -97,212 +436,7 @@ class Memory:
             thread.join()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a table and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="96 images and 3 models: does it run?")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--naive-images", type=int, default=256, help="photos that the naive loop reads, 0 for all")
-    parser.add_argument("--models", default=None, help="globs on names, separated by commas")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None, help="CSV to write")
-    args = parser.parse_args(argv)
-    if args.quick:
-        args.images, args.naive_images = 96, 32
-    specs = chosen_models(args.models)[: 3 if args.quick else None]
-    first, second = photos(args.images, args.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        rows, notes = measure(specs, first, second, Path(folder), args)
-    print_table(rows, notes)
-    if args.out is not None:
-        write(args.out, rows, notes)
-    return 0 if all(row["status"] == "ok" for row in rows) else 1
-
-
-def measure(
-    specs: Sequence[ModelSpec], first: Photos, second: Photos, folder: Path, args: argparse.Namespace
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One row a model and one for the whole zoo, and what the figures were measured with."""
-    store = FeatureStore(folder)
-    memory = Memory()
-    rows: list[dict[str, Any]] = []
-    decode: dict[str, float] = {}
-    encoders = {spec.name: sources.registry.get(spec.source_name).load(spec) for spec in specs}
-    resizes = [encoder.preprocess for encoder in encoders.values()]
-    del encoders
-    pixels: dict[str, dict[str, Pixels]] = {}
-    for name, shots in (("cold", first), ("second", second)):
-        started = time.perf_counter()
-        with memory.watched():
-            pixels[name], _ = open_pixels_many(
-                shots.items, shots.hashes, shots.names, resizes, folder=store.pixels_folder
-            )
-        decode[name] = time.perf_counter() - started
-    for spec in specs:
-        row: dict[str, Any] = {"model": spec.name, "images": args.images}
-        try:
-            row |= measure_one(spec, first, second, pixels, store, memory, args)
-            row["status"] = "ok"
-        except Exception as error:  # noqa: BLE001 - a failed row stays in the table, with its reason
-            row["status"] = f"failed: {type(error).__name__}: {error}"[:120]
-        rows.append(row)
-        print(*(f"{k}={_short(v)}" for k, v in row.items()), file=sys.stderr, flush=True)
-    good = [row for row in rows if row["status"] == "ok"]
-    total: dict[str, Any] = {"model": "whole zoo", "images": args.images, "status": "ok"}
-    for column in COLUMNS:
-        if column.endswith("_s"):
-            total[column] = sum(row[column] for row in good)
-    total["cold_s"] += decode["cold"]
-    total["second_s"] += decode["second"]
-    rows.append(_with_ratios(total))
-    notes = {
-        **versions(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "decode_cold_s": round(decode["cold"], 2),
-        "decode_second_s": round(decode["second"], 2),
-        "cold/known": round(total["cold_s"] / total["known_s"], 1) if good else None,
-        "peak_memory_mb": memory.peak // 10**6,
-        "naive_images": args.naive_images or args.images,
-    }
-    return rows, notes
-
-
-def measure_one(
-    spec: ModelSpec,
-    first: Photos,
-    second: Photos,
-    pixels: dict[str, dict[str, Pixels]],
-    store: FeatureStore,
-    memory: Memory,
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """All ways for one model, close together in time."""
-    source = sources.registry.get(spec.source_name)
-    spec_identity = {"spec": source.identify(spec)}
-    encoder: Encoder = source.load(spec)
-    key = encoder.preprocess.pixels_key()
-    naive = naive_seconds(spec, first, args)
-    with memory.watched():
-        cold = ours(spec, first, pixels["cold"][key], store, args)
-        again = ours(spec, second, pixels["second"][key], store, args)
-    forward = forward_seconds(again["runner"], pixels["second"][key], args.images)
-    started = time.perf_counter()
-    entry = FeatureStore(store.root).resolve(spec_identity)
-    assert entry is not None
-    assert not len(entry.missing(second.hashes))
-    known = time.perf_counter() - started
-    runner: Runner = again["runner"]
-    return _with_ratios(
-        {
-            "input": encoder.preprocess.input_size[1],
-            "params_m": round(encoder.num_parameters / 1e6, 1),
-            **runner.identity,
-            "naive_s": naive,
-            "cold_s": cold["total"],
-            "cold_decide_s": cold["open"],
-            "second_s": again["total"],
-            "second_open_s": again["open"],
-            "second_extract_s": again["extract"],
-            "forward_s": forward,
-            "known_s": known,
-        }
-    )
-
-
-def ours(
-    spec: ModelSpec, shots: Photos, pixels: Pixels, store: FeatureStore, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Seconds of what a scan does for one model, decoding aside."""
-    rows = np.arange(len(shots.items))
-    started = time.perf_counter()
-    source = sources.registry.get(spec.source_name)
-    spec_identity = {"spec": source.identify(spec)}
-    known = store.resolve(spec_identity)
-    encoder = source.load(spec)
-    loaded = time.perf_counter()
-    runner = open_runner(
-        encoder, device="cpu", precision=args.precision, backend=args.backend, sample=pixels.batch(rows[:128]),
-        rows_expected=len(rows), decided=known.meta if known is not None else None, store=store,
-    )  # fmt: skip
-    opened = time.perf_counter()
-    identity = {**encoder.identity, "preprocess": encoder.preprocess.to_dict(), **runner.identity}
-    entry = store.remember(
-        spec_identity, identity, {"num_features": encoder.num_features, **runner.facts, **runner.identity}
-    )
-    extract_rows(runner, entry, pixels, shots.hashes, rows[entry.missing(shots.hashes)])
-    ended = time.perf_counter()
-    return {
-        "runner": runner,
-        "load": loaded - started,
-        "open": opened - loaded,
-        "extract": ended - opened,
-        "total": ended - started,
-    }
-
-
-def naive_seconds(spec: ModelSpec, shots: Photos, args: argparse.Namespace) -> float:
-    """Load the network, then PIL, timm's transform, float32, default layout, scaled to all photos."""
-    from timm.data import create_transform
-
-    count = min(args.naive_images or args.images, args.images)
-    started = time.perf_counter()
-    encoder = sources.registry.get(spec.source_name).load(spec)
-    loading = time.perf_counter() - started
-    p = encoder.preprocess
-    transform = create_transform(
-        p.input_size, interpolation=p.interpolation, mean=p.mean, std=p.std, crop_pct=p.crop_pct, crop_mode=p.crop_mode
-    )
-
-    class Decoded(torch.utils.data.Dataset[torch.Tensor]):
-        def __len__(self) -> int:
-            return count
-
-        def __getitem__(self, index: int) -> torch.Tensor:
-            tensor: torch.Tensor = transform(Image.open(io.BytesIO(shots.items[index])).convert("RGB"))
-            return tensor
-
-    assert encoder.module is not None
-    module_in_eval_mode = encoder.module.eval()
-    assert not module_in_eval_mode.training
-    started = time.perf_counter()
-    with torch.no_grad():
-        parts = [encoder.encode(batch).numpy() for batch in torch.utils.data.DataLoader(Decoded(), batch_size=BATCH)]
-    assert sum(map(len, parts)) == count
-    return loading + (time.perf_counter() - started) * args.images / count
-
-
-def forward_seconds(runner: Runner, pixels: Pixels, images: int) -> float:
-    """The network alone on one batch in memory: the median of at least 5 passes after a warm-up, for all images."""
-    backend: Any = runner._backend
-    batch = pixels.batch(np.arange(min(runner.batch_size, len(pixels))))
-    if len(batch) < runner.batch_size:
-        batch = np.concatenate([batch, np.repeat(batch[:1], runner.batch_size - len(batch), axis=0)])
-    if hasattr(backend, "forward"):
-        from selector.extract.pixels import normalise
-
-        ready = normalise(batch, runner.encoder.preprocess, backend.device, backend.dtype)
-
-        def once() -> Any:
-            with torch.inference_mode():
-                return backend.forward(ready)
-    else:
-
-        def once() -> Any:
-            return backend.start(batch)()
-
-    once()
-    times = []
-    while len(times) < 5 or sum(times) < 1:
-        started = time.perf_counter()
-        once()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times) * images / runner.batch_size
+# ---------------------------------------------------------------------------- models and photos
 
 
 def chosen_models(globs: str | None) -> list[ModelSpec]:
@@ -314,56 +448,47 @@ def chosen_models(globs: str | None) -> list[ModelSpec]:
     return [spec for spec in specs if not SKIPPED_TAGS & set(spec.tags)]
 
 
-def photos(count: int, seed: int) -> tuple[Photos, Photos]:
-    """Two disjoint sets of ``count`` photos each, mixed from all kinds at hand."""
-    kinds: list[list[bytes]] = [[path.read_bytes() for path in sorted(textile_folder().rglob("*.jpg"))]]
-    assets = os.environ.get("SELECTOR_ASSETS")
-    if assets:
+def lay_out(folder: Path, first: int, second: int, seed: int) -> tuple[Path, Path]:
+    """Two disjoint sets of so many photos, mixed from all kinds at hand, as image folders with a class a kind."""
+    places = folder / f"first-{first}-{seed}", folder / f"second-{second}-{seed}"
+    if all(place.is_dir() for place in places):
+        return places
+    kinds = {"textile": [path.read_bytes() for path in sorted(textile_folder().rglob("*.jpg"))]}
+    if assets := os.environ.get("SELECTOR_ASSETS"):
         import pyarrow.parquet as pq
 
         for name in ("flowers", "dtd10"):
             for file in sorted((Path(assets) / "data" / name).glob("*.parquet")):
-                kinds.append([cell["bytes"] for cell in pq.read_table(file, columns=["image"])["image"].to_pylist()])
-    rng = np.random.default_rng(seed)
-    pool = list(dict.fromkeys(item for kind in reversed(kinds) for item in rng.permutation(np.array(kind, object))))
-    if len(pool) < 2 * count:
-        sys.exit(f"{2 * count} photos are needed, {len(pool)} are here; lower --images.")
-    mixed = [pool[i] for i in rng.permutation(2 * count)]
-    return Photos(mixed[:count]), Photos(mixed[count:])
+                cells = pq.read_table(file, columns=["image"])["image"].to_pylist()
+                kinds.setdefault(name, []).extend(cell["bytes"] for cell in cells)
+    pool = list({content: kind for kind, contents in kinds.items() for content in contents}.items())
+    if len(pool) < first + second:
+        sys.exit(f"{first + second} photos are needed, {len(pool)} are here; lower --images and --cold-images.")
+    order = np.random.default_rng(seed).permutation(len(pool))
+    for place, chosen in zip(places, (order[:first], order[first : first + second]), strict=True):
+        for rank, index in enumerate(chosen):
+            content, kind = pool[index]
+            split = "val" if rank % 7 == 0 else "train"
+            path = place / split / kind / f"{index:05d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return places
 
 
-def print_table(rows: Sequence[dict[str, Any]], notes: dict[str, Any]) -> None:
-    """As Markdown."""
-    print("|", " | ".join(COLUMNS), "|")
-    print("|", " | ".join("---" for _ in COLUMNS), "|")
-    for row in rows:
-        print("|", " | ".join(_short(row.get(column, "")) for column in COLUMNS), "|")
-    print()
-    for key, value in notes.items():
-        print(f"{key}: {value}")
+def _commit() -> str:
+    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return told.stdout.strip()
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]], notes: dict[str, Any]) -> None:
-    """As CSV; every row carries what it was measured with."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *notes], restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: _short(v) for k, v in {**row, **notes}.items()})
-
-
-def _with_ratios(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **row,
-        "naive/cold": row["naive_s"] / row["cold_s"],
-        "naive/second": row["naive_s"] / row["second_s"],
-        "extract/forward": row["second_extract_s"] / row["forward_s"],
-    }
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
