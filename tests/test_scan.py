@@ -153,8 +153,12 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path):
     assert [m.name for m in ranking] == ["sees", "blind"]
     assert ranking["blind"].status == "stopped"
     assert "can no longer reach the top 1" in ranking["blind"].reason
+    (told,) = [w for w in ranking.warnings if "stopped early" in w]
+    rows = ranking["blind"].rows
+    assert f"after {rows} rows blind. That saved {50 * (153 - rows) / 153:.0f} % of the forward passes, about" in told
     assert ranking["blind"].rows < ranking["sees"].rows == 153
     off = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", drop="off", top_k=1)
+    assert not [w for w in off.warnings if "stopped early" in w]
     assert off["blind"].status == "ok"
 
 
@@ -332,13 +336,43 @@ def test_two_hundred_kills_change_nothing(photos, tmp_path):
     check_kills(photos, tmp_path, 200)
 
 
-def test_two_scans_into_one_store_at_once(photos, tmp_path):
-    processes = [run_scan(photos, tmp_path / "store", tmp_path / f"run{i}") for i in range(2)]
+@pytest.mark.parametrize("count", [2, 4])
+def test_scans_into_one_store_at_once_extract_each_model_once(photos, tmp_path, count):
+    processes = [run_scan(photos, tmp_path / "store", tmp_path / f"run{i}") for i in range(count)]
     for process in processes:
-        assert process.wait(timeout=200) == 0, process.stderr.read()
-    first, second = (table(selector.load_ranking(tmp_path / f"run{i}")) for i in range(2))
-    assert first == second
-    assert FeatureStore(tmp_path / "store").verify().damaged == ()
+        assert process.wait(timeout=250) == 0, process.stderr.read()
+    rankings = [selector.load_ranking(tmp_path / f"run{i}") for i in range(count)]
+    assert len({table(ranking) for ranking in rankings}) == 1
+    store = FeatureStore(tmp_path / "store")
+    assert store.verify().damaged == ()
+    for entry in (tmp_path / "store" / "entries").iterdir():
+        assert sum(1 for _ in entry.glob("*.rows")) == 1  # nobody wrote the rows of another once more
+
+
+def test_a_scan_meets_a_full_disk_and_goes_on_when_there_is_room(photos, small_disk):
+    scan = [sys.executable, "-m", "selector", "scan", str(photos), "--no-confirm", "--store", str(small_disk / "store"),
+            "--zoo", str(small_disk / "zoo.yaml"), "--out", str(small_disk / "run"), "--proxies", "knn",
+            "--backend", "eager", "--precision", "float32"]  # fmt: skip
+    models = "".join(f"- {{name: {net}, source: 'timm:{net}', weights: none}}\n" for net in ("test_resnet", "test_vit"))
+    (small_disk / "zoo.yaml").write_text(f"version: 1\nmodels:\n{models}")
+    with (small_disk / "ballast").open("wb") as ballast:
+        while True:
+            try:
+                ballast.write(b"x" * 4096)
+                ballast.flush()
+            except OSError:
+                break
+    with (small_disk / "ballast").open("r+b") as ballast:
+        ballast.truncate((small_disk / "ballast").stat().st_size - 24_576)
+    done = subprocess.run(scan, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "is full (No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert FeatureStore(small_disk / "store").verify().damaged == ()
+    (small_disk / "ballast").unlink()
+    done = subprocess.run(scan, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "test_vit" in done.stdout
 
 
 # ---------------------------------------------------------------------------- ahead

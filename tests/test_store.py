@@ -525,27 +525,6 @@ def test_a_lock_goes_with_its_process(store: FeatureStore, tmp_path: Path) -> No
 # ---------------------------------------------------------------------------- full and read-only disks
 
 
-def mounted(folder: Path, size: str = "300k") -> Iterator[Path]:
-    """A small file system of its own, where this user may mount one."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    yield from mounted(tmp_path / "small disk")
-
-
 def test_a_full_disk_is_said_and_nothing_is_damaged(small_disk: Path) -> None:
     store = FeatureStore(small_disk / "store")
     entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})

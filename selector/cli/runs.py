@@ -73,6 +73,10 @@ def scan(
     ] = "auto",
     precision: o.Precision = "auto",
     backend: o.Backend = "auto",
+    trust: Annotated[
+        Literal["stat", "content"],
+        typer.Option(help="Whether files are known by size and time stamps, or read and hashed again."),
+    ] = "stat",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show models, disk and estimated time; do nothing.")
     ] = False,
@@ -100,6 +104,7 @@ def scan(
         "device": device,
         "precision": precision,
         "backend": backend,
+        "trust": trust,
         "max_params": max_params,
         "max_latency": max_latency,
         "max_memory": max_memory,

@@ -243,8 +243,7 @@ def remember_batch_size(
 def _tuned(trial: _Trial, name: str, precision: str, rows_expected: int, store: FeatureStore | None) -> Backend:
     """The backend with the batch size that runs fastest here: twice or half as large as long as that helps.
 
-    Networks compiled for one shape keep theirs: compiling again costs more than the few per cent
-    that the size makes there (benchmarks/bench_extract.py).
+    Networks compiled for one shape keep theirs: each size would have to be compiled anew.
     """
     best = trial.backend(name, precision)
     if trial.encoder.modality is Modality.TEXT:  # a batch holds so many tokens, whatever the number of texts

@@ -31,6 +31,7 @@ class Candidate:
     layers: dict[str, float] = field(default_factory=dict)
     cached: bool = True
     stopped: str = ""
+    spared: float | None = None  # seconds of forward passes that stopping saved, where the rate is known
     known: dict[str, float] = field(default_factory=dict)
     excluded: str = ""
     cost: Cost | None = None

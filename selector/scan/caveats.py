@@ -16,6 +16,7 @@ from selector.evidence import Evidence
 from selector.results import Caveat
 from selector.scan.candidate import Candidate
 from selector.scan.readings import network_of
+from selector.units import format_duration
 
 SHOWN = 6
 FEWEST_MODELS = 5  # fewer are in any order by chance
@@ -46,6 +47,7 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
             static_explains(evidence),
             unlike_calibration(evidence, target, rows),
             _readings(good),
+            _stopped(candidates, rows),
             _excluded(candidates),
             _failed(candidates),
         )
@@ -202,3 +204,23 @@ def _mean_correlation(models: Sequence[Evidence]) -> float:
 
 def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"
+
+
+def _stopped(candidates: Sequence[Candidate], rows: int) -> Caveat | None:
+    """Which models stopped when, and what that saved."""
+    stopped = [c for c in candidates if c.stopped]
+    if not stopped:
+        return None
+    rounds = sorted({c.rows for c in stopped})
+    when = "; ".join(f"after {n} rows {', '.join(c.spec.name for c in stopped if c.rows == n)}" for n in rounds)
+    left_out = {network_of(c.spec): c for c in stopped}.values()  # readings share their forward passes
+    networks = len({network_of(c.spec) for c in candidates if c.running or c.stopped})
+    share = sum(rows - c.rows for c in left_out) / (rows * networks)
+    spared = [c.spared for c in left_out if c.spared is not None]
+    time = f", about {format_duration(sum(spared))}" if spared else ""
+    return Caveat(
+        "stopped-early",
+        f"{len(stopped)} model(s) stopped early, because their intervals could no longer reach the top: {when}. "
+        f"That saved {100 * share:.0f} % of the forward passes{time}.",
+        {"models": len(stopped), "share": share, "seconds": sum(spared) if spared else None},
+    )

@@ -202,6 +202,11 @@ class Extraction:
         finally:
             self.seconds["cost"] += time.perf_counter() - started
 
+    def estimate(self, spec: ModelSpec, rows: int) -> float | None:
+        """Seconds that a network takes for so many rows, by what was measured here; None when nothing was."""
+        rate = self.store.get("rate", {"source": spec.source})
+        return rows / rate["rows_per_second"] if rate else None
+
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
         check_trusted(spec, self.trusted)

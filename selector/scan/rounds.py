@@ -58,8 +58,10 @@ def run_rounds(
             c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
             c.known = known_facts(facts_of_candidate(c))
         if share < 1:
+            left = len(extraction.rows()) - len(rows)
             for c in _lost([c for c in running if c.evidence], top_k):
                 c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"
+                c.spared = extraction.estimate(c.spec, left)
     return candidates
 
 
