@@ -34,7 +34,9 @@ MAX_TEXTS = 256  # a batch; far more than fit into its tokens, but for the short
 JUDGED_ON = 128  # images that decide whether a lower precision will do
 MIN_COSINE = 0.995  # median centred cosine with the float32 features
 MIN_NEIGHBOURS = 0.95  # share of images whose nearest neighbour stays the same
-WORTH_A_TRY = 5.0  # seconds that eager torch must need before a backend that was never measured here is tried
+# seconds that eager torch must need before a backend that was never measured here is tried: conversion takes
+# seconds, compilation most of a minute a network (benchmarks/results/bench_extract_models.csv)
+WORTH_A_TRY = {"openvino": 5.0, "compile": 120.0}
 REMEMBERED = 16  # measurements a backend that its median is taken of
 _WORTH_TUNING = 128  # batches to be read before the search for a batch size pays for itself
 _TIMED_BATCHES = 3
@@ -322,7 +324,7 @@ def _pays(trial: _Trial, other: str, precision: str, rows_expected: int, store: 
         seconds /= 2  # about what eager torch would take then; it has not run in bfloat16 yet
     known = _measured(store, other, trial.device)
     if len(known) < 2:
-        return seconds > WORTH_A_TRY
+        return seconds > WORTH_A_TRY[other]
     speedup = statistics.median(m["speedup"] for m in known)
     setup = statistics.median(m["setup"] for m in known)
     return bool(speedup > 1) and seconds * (1 - 1 / speedup) > setup
