@@ -103,7 +103,8 @@ class PriorScore:
 
     Attributes:
         value: standard deviations of rank above the average model; higher is better. 0 where
-            nothing is known.
+            nothing is known. In a mean rank the part that rests on facts is already discounted to
+            what facts weigh.
         origin: how it was made, for a person.
         targets: earlier targets on which this model was measured.
         weight: share that this value deserves in a combined score, 0..0.5. It depends on what the
@@ -195,6 +196,13 @@ def static_prior(
     by_facts = _left_out_agreement(past, columns, judged=own)
     facts_weight = _weight(by_facts.get("ridge" if method == "ridge" else "facts"), _tried(own))
     weight = _weight(agreement.get(method), _tried(columns)) if method == "mean rank" else facts_weight
+    if method == "mean rank" and weight > 0:
+        # a mean rank is linear in the facts that it is drawn towards and in the ranks; having been measured
+        # once vouches for no fact, so the part that rests on them counts as it does for other models
+        ranks = _predict(method, {}, {}, columns, list(facts))
+        discount = facts_weight * (1 - weight) / ((1 - facts_weight) * weight)
+        was_measured = np.array([counts[m] > 0 for m in facts])
+        values = np.where(was_measured, ranks + discount * (values - ranks), values)
     scores = {
         model: PriorScore(
             float(value / _RANK_DEVIATION),

@@ -328,3 +328,16 @@ def test_published_tables_vouch_for_models_that_were_measured_not_for_facts():
     assert measured.method == "mean rank"
     assert measured.scores["m7"].weight == LARGEST_WEIGHT
     assert 0 < measured.scores["new"].weight == measured.facts_weight < WEIGHT_WITHOUT_HISTORY
+
+
+def test_having_been_measured_once_does_not_make_the_facts_of_a_model_weigh_more():
+    """Twins, one of them measured beside its like: what they add to a skill is nearly the same."""
+    published = table(quality(0.02, targets=12), origin="published")  # facts unknown: the mean rank wins
+    small = {"parameters": 1e6}
+    own = [row(m, "own", i, facts=small) for i, m in enumerate(("seen", "beside it"))]
+    pool = dict.fromkeys(("seen", "beside it", "twin"), ModelFacts(**small))
+    prior = static_prior(pool, [*published, *own])
+    assert prior.method == "mean rank"
+    adds = {m: s.weight / (1 - s.weight) * s.value for m, s in prior.scores.items()}
+    assert adds["seen"] < adds["beside it"]  # as they were measured
+    assert (adds["seen"] + adds["beside it"]) / 2 == pytest.approx(adds["twin"])
