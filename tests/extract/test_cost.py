@@ -59,7 +59,11 @@ def test_attention_is_counted() -> None:
 
 def test_half_the_precision_is_half_the_memory() -> None:
     full, half = (
-        module._counted(module.open_backend("eager", encoder, "cpu", precision, 1, None), "cpu", encoder)
+        module._counted(
+            module.open_backend("eager", encoder, "cpu", precision, 1, None),
+            "cpu",
+            np.zeros((1, *encoder.preprocess.input_size[1:], 3), np.uint8),
+        )
         for encoder in [ready(ModelSpec(source="timm:test_resnet", weights="none"))[0]]
         for precision in ("float32", "bfloat16")
     )
