@@ -32,7 +32,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ NOT_AT_L = {"probe", "lda"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the cases and write one CSV."""
+    """Run the cases and write them into one CSV, over their earlier rows."""
     arguments = _parser().parse_args(argv)
     if arguments.child:
         return _child(json.loads(arguments.child))
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = [1] if arguments.quick else [int(t) for t in arguments.threads.split(",")]
     repeats = 2 if arguments.quick else arguments.repeats
     chosen = arguments.cases.split(",") if arguments.cases else list(CASES)
-    rows: list[dict[str, Any]] = []
     out = Path(arguments.out) / f"bench_proxies{'_' + arguments.device if arguments.device else ''}.csv"
+    rows = _read(out)
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             data = _make(size, Path(folder))
@@ -85,12 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "device": arguments.device,
                     }
                     spec["repeats"] = 1 if size == "L" and case in SLOW_AT_L else repeats
-                    rows.append(_run(spec, arguments.limit))
+                    row = _run(spec, arguments.limit)
+                    rows[case, size, str(count)] = row
                     print(
-                        {k: rows[-1][k] for k in ("case", "size", "threads", "ratio", "target", "extra_mib", "status")},
+                        {k: row[k] for k in ("case", "size", "threads", "ratio", "target", "extra_mib", "status")},
                         flush=True,
                     )
-                    _write(out, rows)
+                    _write(out, rows.values())
     print(f"wrote {out}")
     return 0
 
@@ -336,7 +337,15 @@ def _versions() -> str:
     return "; ".join([f"python {platform.python_version()}", *names])
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _read(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Rows of earlier runs; a run replaces the cells that it measures and keeps the others."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {(row["case"], row["size"], row["threads"]): row for row in csv.DictReader(file)}
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
