@@ -7,7 +7,7 @@ import shutil
 from html import escape
 from typing import TYPE_CHECKING
 
-from selector.report.view import Column, TableView, groups, table_view
+from selector.report.view import MARKS, Column, TableView, groups, table_view
 from selector.results import Ranking
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> Ren
 
     view = table_view(ranking)
     columns, dropped = _fit(view, width)
-    notes = list(view.notes)
+    notes = _of_what_is_shown(view, {column.key for column in columns})
     if dropped:
         notes.insert(0, f"Not shown for want of space: {', '.join(column.title for column in dropped)}.")
     if limit is not None and len(view.rows) > limit:
@@ -94,6 +94,17 @@ def _fit(view: TableView, width: int) -> tuple[list[Column], list[Column]]:
         shown.remove(worst)
         dropped.append(worst)
     return shown, dropped
+
+
+def _of_what_is_shown(view: TableView, keys: set[str]) -> list[str]:
+    """The notes without those that explain a mark of columns that were left out."""
+    texts = "".join(
+        cell.text
+        for row in view.rows
+        for column, cell in zip(view.columns, row.cells, strict=True)
+        if column.key in keys
+    )
+    return [note for note in view.notes if note[0] not in MARKS or note[0] in texts]
 
 
 def _table(view: TableView, columns: list[Column], limit: int | None) -> Table:

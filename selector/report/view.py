@@ -33,6 +33,9 @@ MOST_EXCLUDED = 10  # named below the table
 TIED = "≈"
 """Marks evidence that cannot be told apart from the highest."""
 
+MARKS = frozenset({REDUCED, UNSTEADY, TIED, FRONT_MEASURED, FRONT_PREDICTED})
+"""All of them; a note that begins with one explains it."""
+
 
 @dataclass(frozen=True)
 class Column:

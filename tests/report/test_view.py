@@ -89,6 +89,14 @@ def test_narrow_text_leaves_out_facts_before_figures() -> None:
     assert "Not shown" not in render_text(samples.ranking(), width=250)
 
 
+def test_a_mark_is_explained_only_where_it_is_seen() -> None:
+    wide, narrow = (render_text(samples.ranking(), width=width) for width in (400, 120))
+    shown = [line for line in wide.splitlines() if line.startswith("◇ no model")]
+    assert shown
+    assert not [line for line in narrow.splitlines() if line.startswith("◇ no model")]
+    assert "≈ cannot be told apart" in narrow
+
+
 def test_limit_names_the_rest() -> None:
     text = render_text(samples.large(50), width=160, limit=10)
     assert "network_9.in1k" in text
