@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from selector.targets._kinds import Options
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values")
 TEXT_COLUMNS = ("text", "sentence", "texts", "content", "document", "utterance", "query", "question", "review")
+
+
+def is_dataset(x: Any) -> bool:
+    """Whether this is a ``datasets.Dataset``; by name, since an object that is not theirs must not cost the import."""
+    return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
+
+
+def of_type(features: Mapping[str, Any], kind: str) -> list[str]:
+    """Columns of a dataset that are declared as one type of ``datasets``, such as ``Image`` or ``ClassLabel``."""
+    return [name for name, feature in features.items() if type(feature).__name__ == kind]
 
 
 def reads_text(columns: Sequence[str], options: Options, images: Sequence[str] = ()) -> bool:

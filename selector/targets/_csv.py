@@ -18,8 +18,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         TargetError: not UTF-8, a column name twice, a row of another length; with the line.
     """
     text = read_utf8(path)
-    first = text.partition("\n")[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    delimiter = _delimiter(path, text.partition("\n")[0])
     limit = csv.field_size_limit(_LONGEST)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -47,8 +46,11 @@ def csv_header(path: Path) -> list[str]:
             first = file.readline(1 << 20)
     except (OSError, UnicodeDecodeError):
         return []
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-    return [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    return [name.strip() for name in next(csv.reader([first], delimiter=_delimiter(path, first)), [])]
+
+
+def _delimiter(path: Path, first: str) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
 
 
 def read_utf8(path: Path) -> str:

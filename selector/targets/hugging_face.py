@@ -9,7 +9,7 @@ from selector.contracts import RawImage
 from selector.errors import TargetError
 from selector.images import content_hash
 from selector.targets._build import Draft
-from selector.targets._columns import IMAGE_COLUMNS, reads_text
+from selector.targets._columns import IMAGE_COLUMNS, is_dataset, of_type, reads_text
 from selector.targets._kinds import KINDS, Kind, Options, find_column
 from selector.targets.parquet import LABEL_COLUMNS
 
@@ -33,10 +33,7 @@ class HuggingFaceItems:
 
 
 def _accepts(x: Any, options: Options) -> bool:
-    # by name: an object that is not theirs must not cost the import of datasets
-    if not any(b.__module__ == "datasets.arrow_dataset" and b.__name__ == "Dataset" for b in type(x).__mro__):
-        return False
-    return not reads_text(list(x.features), options, [n for n, f in x.features.items() if type(f).__name__ == "Image"])
+    return is_dataset(x) and not reads_text(list(x.features), options, of_type(x.features, "Image"))
 
 
 def _read(x: Any, options: Options) -> Draft:

@@ -18,7 +18,7 @@ import numpy as np
 from selector.contracts import Modality, RawText
 from selector.errors import TargetError, did_you_mean
 from selector.targets._build import Draft
-from selector.targets._columns import TEXT_COLUMNS, reads_text
+from selector.targets._columns import TEXT_COLUMNS, is_dataset, of_type, reads_text
 from selector.targets._csv import csv_header, read_csv, read_utf8
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options, split_rank
@@ -52,9 +52,8 @@ class _Table:
 def _accepts(x: Any, options: Options) -> bool:
     if isinstance(x, tuple) and len(x) == 2:
         return _is_texts(x[0])
-    if _is_dataset(x):
-        images = [name for name, feature in x.features.items() if type(feature).__name__ == "Image"]
-        return reads_text(list(x.features), options, images)
+    if is_dataset(x):
+        return reads_text(list(x.features), options, of_type(x.features, "Image"))
     if not isinstance(x, str | os.PathLike):
         return False
     path = Path(x)
@@ -76,18 +75,13 @@ def _is_pair(x: Any) -> bool:
     return isinstance(x, tuple | list) and len(x) == 2 and all(isinstance(part, str) for part in x)
 
 
-def _is_dataset(x: Any) -> bool:
-    # by name: an object that is not theirs must not cost the import of datasets
-    return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
-
-
 # ---------------------------------------------------------------------------- reading
 
 
 def _read(x: Any, options: Options) -> Draft:
     if isinstance(x, tuple):
         return _of_lists(x, options)
-    if _is_dataset(x):
+    if is_dataset(x):
         return _draft(_of_dataset(x, options), options)
     path = Path(x).absolute()
     suffix = path.suffix.lower()
@@ -271,7 +265,7 @@ def _of_dataset(x: Any, options: Options) -> _Table:
         {name: list(x[name]) for name in features},
         [f"row {index}" for index in range(len(x))],
         None,
-        [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"],
+        of_type(features, "ClassLabel"),
         class_names,
     )
 
