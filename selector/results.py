@@ -190,6 +190,20 @@ class ModelResult:
         return max(good, key=lambda m: m.merit, default=None)
 
 
+def final_measurements(model: ModelResult) -> dict[str, Measurement]:
+    """The measurement that counts, by strategy: of the last rung, the best on validation."""
+    chosen: dict[str, Measurement] = {}
+    for m in model.measurements:
+        old = chosen.get(m.strategy)
+        if old is None or _finality(m) > _finality(old):
+            chosen[m.strategy] = m
+    return chosen
+
+
+def _finality(m: Measurement) -> tuple[bool, int, float]:
+    return m.status == "ok", m.rung, -math.inf if math.isnan(m.merit) else m.merit
+
+
 @dataclass(frozen=True)
 class Ranking:
     """The result of ``selector.rank``: models from the best to the worst, failed ones last.

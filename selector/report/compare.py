@@ -9,8 +9,8 @@ from typing import Any
 
 from selector.agreement import kendall
 from selector.errors import ConfigError
-from selector.report.view import final_measurements, title
-from selector.results import ModelResult, Ranking, plain
+from selector.report.view import title
+from selector.results import ModelResult, Ranking, final_measurements, plain
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from selector.report.series import COST_AXES, fronts
-from selector.report.view import final_measurements
-from selector.results import Measurement, ModelResult, Ranking, ScoreCell
+from selector.results import Measurement, ModelResult, Ranking, ScoreCell, final_measurements
 
 if TYPE_CHECKING:
     import pandas

@@ -14,7 +14,7 @@ from typing import Literal
 
 from selector.costs import Cost
 from selector.report.series import fronts
-from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell
+from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell, final_measurements
 from selector.units import format_count, format_duration, format_latency, format_size
 
 Group = Literal["model", "measured", "predicted", "facts"]
@@ -111,20 +111,6 @@ def title(ranking: Ranking) -> str:
     if target.get("classes"):
         parts.append(f"{target['classes']} classes")
     return ", ".join(parts)
-
-
-def final_measurements(model: ModelResult) -> dict[str, Measurement]:
-    """The measurement that counts, by strategy: of the last rung, the best on validation."""
-    chosen: dict[str, Measurement] = {}
-    for m in model.measurements:
-        old = chosen.get(m.strategy)
-        if old is None or _order(m) > _order(old):
-            chosen[m.strategy] = m
-    return chosen
-
-
-def _order(m: Measurement) -> tuple[bool, int, float]:
-    return m.status == "ok", m.rung, -math.inf if math.isnan(m.merit) else m.merit
 
 
 def strategies(ranking: Ranking) -> list[str]:

@@ -20,8 +20,7 @@ from selector.forecast import best_line, confirmed_pairs
 from selector.history import History, Result, snapshot
 from selector.prior import ModelFacts, Prior, pretraining_images, static_prior
 from selector.published import published_results
-from selector.report.view import final_measurements
-from selector.results import ModelResult, Ranking
+from selector.results import ModelResult, Ranking, final_measurements
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from selector.report.table import render_html, render_text
-from selector.report.view import Cell, final_measurements, table_view
-from selector.results import Ranking, ScoreCell
+from selector.report.view import Cell, table_view
+from selector.results import Ranking, ScoreCell, final_measurements
 from tests.report import samples
 
 
