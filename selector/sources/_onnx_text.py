@@ -10,6 +10,7 @@ import numpy as np
 
 from selector.contracts import Encoder, TextPreprocess
 from selector.errors import SourceError, did_you_mean
+from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from selector.zoo import ModelSpec
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_MAX_LENGTH = 512
-_PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
 
 
 class OnnxTextEncoder(Encoder):
@@ -37,8 +36,6 @@ class OnnxTextEncoder(Encoder):
 
     def __init__(self, spec: ModelSpec, path: Path, session: Any, identity: dict[str, Any], size: int) -> None:
         from selector.sources._text import TextPath
-        from selector.sources.transformers import read_tokenizer
-        from selector.texts import Tokeniser, Tokens
 
         names = [i.name for i in session.get_inputs()]
         if "input_ids" not in names or not set(names) <= set(_INPUTS):
@@ -53,7 +50,7 @@ class OnnxTextEncoder(Encoder):
                 f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs)} "
                 f"Outputs: {', '.join(outputs)}."
             )
-        changes = {"max_length": _MAX_LENGTH, **spec.text.changes()}
+        changes = {"max_length": MAX_LENGTH, **spec.text.changes()}
         self.name = spec.name
         self.identity = identity
         self.preprocess = TextPreprocess(tokenizer=read_tokenizer(spec), **changes)
@@ -62,7 +59,7 @@ class OnnxTextEncoder(Encoder):
         self._output = spec.layer or _best_output(spec, outputs)
         pooling: Any = spec.pooling or "mean"
         self._path = TextPath("last", pooling, specials=True)
-        self._probe_tokens = Tokens.of(Tokeniser(self.preprocess)(_PROBE), self.preprocess.pad_id)
+        self._probe_tokens = probe_tokens(self.preprocess)
         try:
             features = self.encode(self._probe_tokens)
         except SourceError:

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from selector.contracts import Encoder, TextPreprocess
 from selector.errors import SourceError
 from selector.sources._text import LAST, MEAN, TextPath, first_line
-from selector.texts import Tokeniser, Tokens
+from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer
+from selector.texts import Tokens
 
 if TYPE_CHECKING:
     from selector.zoo import ModelSpec
-
-_PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
-_MAX_LENGTH = 512
 
 
 class Embedder(nn.Module):
@@ -69,12 +67,12 @@ class PythonTextEncoder(Encoder):
         self.name = spec.name
         self.identity = identity
         tokenizer = _tokenizer(spec, module)
-        length = int(getattr(module, "max_length", _MAX_LENGTH))
+        length = int(getattr(module, "max_length", MAX_LENGTH))
         changes = {"max_length": length} | ({} if spec.text is None else spec.text.changes())
         self.preprocess = TextPreprocess(tokenizer=tokenizer, **changes)
         self._model, self._kwargs = spec.model_id, dict(spec.kwargs)
         self.module = Embedder(module, TextPath(spec.layer or MEAN, cast(Any, spec.pooling or "mean"))).eval()
-        self._probe = Tokens.of(Tokeniser(self.preprocess)(_PROBE), self.preprocess.pad_id)
+        self._probe = probe_tokens(self.preprocess)
         try:
             with torch.no_grad():
                 features = self.encode(self._probe)
@@ -129,8 +127,6 @@ def build_embedder(recipe: Mapping[str, Any]) -> Embedder:
 
 def _tokenizer(spec: ModelSpec, module: nn.Module) -> str:
     if spec.text is not None and spec.text.tokenizer is not None:
-        from selector.sources.transformers import read_tokenizer
-
         return read_tokenizer(spec)
     own: Sequence[Any] | None = getattr(module, "tokenizer", None)
     if isinstance(own, str):

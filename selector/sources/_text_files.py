@@ -1,4 +1,4 @@
-"""The files of a text model in the Hugging Face layout: where they lie and what they are called by. No torch."""
+"""The files of a text model: the Hugging Face layout, a tokenizer named in the zoo, and the texts it is tried on. No torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from selector.errors import SourceError, WeightsMissing
 from selector.sources import _hub, _weights
+from selector.texts import Tokeniser, Tokens
 
 if TYPE_CHECKING:
+    from selector.contracts import TextPreprocess
     from selector.zoo import ModelSpec
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 """Files of which a tokenizer has at least one."""
+
+MAX_LENGTH = 512
+"""Tokens read of a text when neither the zoo nor the model says less: attention costs the square of it."""
+
+_PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
 
 _SETTINGS = (
     CONFIG,
@@ -140,3 +147,29 @@ def _hub_files(spec: ModelSpec) -> ModelFiles:
         return ModelFiles(folder, (first,))
     names = _shards(spec, _hub.fetch(first, spec.name))
     return ModelFiles(folder, tuple(_hub.find(repo, [name], revision, spec.name) for name in names))
+
+
+def read_tokenizer(spec: ModelSpec) -> str:
+    """The ``tokenizer.json`` that a zoo entry names.
+
+    Raises:
+        SourceError: it is not there or not readable.
+    """
+    assert spec.text is not None
+    assert spec.text.tokenizer is not None
+    from tokenizers import Tokenizer
+
+    path = spec.text.tokenizer.path()
+    try:
+        text = path.read_text(encoding="utf-8")
+        backend = Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
+        raise SourceError(f"{spec.name}: tokenizer {path} cannot be read: {error}") from None
+    backend.no_padding()
+    backend.no_truncation()
+    return str(backend.to_str())
+
+
+def probe_tokens(preprocess: TextPreprocess) -> Tokens:
+    """Two texts that every network is tried on."""
+    return Tokens.of(Tokeniser(preprocess)(_PROBE), preprocess.pad_id)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from selector.contracts import Encoder, TextPreprocess
 from selector.errors import SourceError, ZooError
 from selector.sources import _weights, source
-from selector.sources._text_files import TOKENIZERS, ModelFiles, find_files
+from selector.sources._text_files import MAX_LENGTH, TOKENIZERS, ModelFiles, find_files, probe_tokens, read_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from selector.sources._text import TextNetwork, TextPath
     from selector.texts import Tokens
     from selector.zoo import ModelSpec
-
-MAX_LENGTH = 512
-"""Tokens read of a text when neither the zoo nor the model says less: attention costs the square of it."""
-
-_PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
 
 _RESERVED = frozenset(
     {
@@ -109,14 +104,13 @@ class TextEncoder(Encoder):
         import torch
 
         from selector.sources._text import TextNetwork, is_causal
-        from selector.texts import Tokeniser, Tokens
 
         config = cast(Any, backbone).config
         token_types = int(getattr(config, "type_vocab_size", 0) or 0) > 1
         self.name = spec.name
         self.identity = identity
         self.preprocess = _preprocess(spec, files, backbone, token_types)
-        self._probe = Tokens.of(Tokeniser(self.preprocess)(_PROBE), self.preprocess.pad_id)
+        self._probe = probe_tokens(self.preprocess)
         self._sentence_pooling = _own_pooling(files)
         self.module = TextNetwork(backbone, token_types).eval()
         try:
@@ -329,27 +323,6 @@ def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int
         ) from error
     length = found.model_max_length
     return text, int(length) if length and length < 10**6 else None, found.pad_token_id
-
-
-def read_tokenizer(spec: ModelSpec) -> str:
-    """The ``tokenizer.json`` that a zoo entry names.
-
-    Raises:
-        SourceError: it is not there or not readable.
-    """
-    assert spec.text is not None
-    assert spec.text.tokenizer is not None
-    from tokenizers import Tokenizer
-
-    path = spec.text.tokenizer.path()
-    try:
-        text = path.read_text(encoding="utf-8")
-        backend = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
-        raise SourceError(f"{spec.name}: tokenizer {path} cannot be read: {error}") from None
-    backend.no_padding()
-    backend.no_truncation()
-    return str(backend.to_str())
 
 
 def _positions(backbone: nn.Module) -> int | None:
