@@ -20,10 +20,7 @@ from selector.units import format_duration
 
 SHOWN = 6
 FEWEST_MODELS = 5  # fewer are in any order by chance
-DISAGREE, LEADERS_DISAGREE = (
-    0.6,
-    0.3,
-)  # mean Spearman of members; on the suite 0.93 or more, of the upper half 0.5 or more
+DISAGREE, LEADERS_DISAGREE = 0.6, 0.3  # mean Spearman of members; judgements, as is the next
 EXPLAINS = 0.9  # weighted tau of what was known beforehand with the skills
 _HOPELESS = 100  # times as many items: then the models are as good as equal
 
