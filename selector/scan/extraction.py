@@ -81,6 +81,7 @@ class Extraction:
         self._pixels: dict[str, Pixels] = {}
         self._tokens: dict[str, TokenTable] = {}
         self._ahead = LoadAhead(self._load)
+        self._announced: tuple[Sequence[SameNetwork], float] | None = None
         self._upcoming: list[ModelSpec] = []
         self._asked: dict[str, dict[str, Any]] = {}
         self._rows: dict[float, Rows] = {}
@@ -102,8 +103,17 @@ class Extraction:
 
     def expect(self, networks: Sequence[SameNetwork], share: float) -> None:
         """Say what ``run`` will be asked for next, so that images are decoded once for all of it and
-        the weights of the next network are loaded while one runs."""
-        self._upcoming = []
+        the weights of the next network are loaded while one runs.
+
+        The store is asked when the first of them lacks rows: a scan that it answers pays nothing.
+        """
+        self._announced, self._upcoming = (networks, share), []
+
+    def _look_ahead(self) -> None:
+        """Find out which of the announced networks lack rows, once."""
+        if self._announced is None:
+            return
+        (networks, share), self._announced = self._announced, None
         for network in networks:
             try:
                 lacking = [c.spec for c in network.members if self._lacks(c.spec, self.rows(share).hashes)]
@@ -126,6 +136,7 @@ class Extraction:
                 candidate.excluded = str(error)
         if not pending:
             return
+        self._look_ahead()
         self._upcoming = [spec for spec in self._upcoming if network_of(spec) != network_of(pending[0].spec)]
         started, costing = time.perf_counter(), self.seconds["cost"]
         try:
