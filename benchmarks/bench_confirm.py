@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.assets import assets_folder
 from selector import agreement, sources, tasks
 from selector.contracts import Preprocess, Target
 from selector.extract.pixels import Pixels, normalise, open_pixels
@@ -77,19 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", choices=("regret", "loop"), help="one of the questions")
     args = parser.parse_args(argv)
-    assets = os.environ.get("SELECTOR_ASSETS")
-    if args.only != "loop" and not assets:
-        print(
-            "SELECTOR_ASSETS is not set: it names the folder with models/ and data/. Nothing was run.", file=sys.stderr
-        )
+    assets = None if args.only == "loop" else assets_folder("models/ and data/")
+    if args.only != "loop" and assets is None:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    if args.only != "loop":
+    if assets is not None:
         names = list(ENCODERS)[:3] if args.quick else list(ENCODERS)
-        _regret(
-            Path(str(assets)), args.sets[:1] if args.quick else args.sets, names, 8 if args.quick else args.steps, args
-        )
+        _regret(assets, args.sets[:1] if args.quick else args.sets, names, 8 if args.quick else args.steps, args)
     if args.only != "regret":
         _loop(args)
     return 0

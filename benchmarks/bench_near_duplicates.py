@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from benchmarks.assets import assets_folder
 from benchmarks.suite import image_sets
 from selector.scan.near_duplicates import SAME, SIDE, likeness, nearest
 
@@ -57,13 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the pictures that are changed")
     parser.add_argument("--quick", action="store_true", help="one set")
     args = parser.parse_args(argv)
-    assets = os.environ.get("SELECTOR_ASSETS")
-    if not assets:
-        print("SELECTOR_ASSETS is not set: it names the folder with data/. Nothing was measured.", file=sys.stderr)
+    assets = assets_folder("data/")
+    if assets is None:
         return 2
     rows = []
     for name in image_sets.NAMES[: 1 if args.quick else None]:
-        rows += of_set(image_sets.load(name, Path(assets) / "data", 1000, 600), args.seed)
+        rows += of_set(image_sets.load(name, assets / "data", 1000, 600), args.seed)
         print("\n".join(str(row) for row in rows[-len(CHANGES) - 1 :]), flush=True)
     with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.assets import assets_folder
 from benchmarks.suite import encoders, score_cells, table
 from benchmarks.suite.ground_truth import OUT
 from selector.agreement import mean_agreement
@@ -49,11 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--quick", action="store_true", help="50 draws")
     args = parser.parse_args(argv)
-    assets = os.environ.get("SELECTOR_ASSETS")
-    if not assets:
-        print("SELECTOR_ASSETS is not set: it names the folder with models/. Nothing was computed.", file=sys.stderr)
+    assets = assets_folder("models/")
+    if assets is None:
         return 2
-    cards = encoders.cards(Path(assets) / "models")
+    cards = encoders.cards(assets / "models")
     truth = fine_tuned(args.truth, args.strategy)
     chosen = [
         name

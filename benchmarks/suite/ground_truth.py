@@ -23,6 +23,7 @@ import numpy as np
 import timm
 import torch
 
+from benchmarks.assets import assets_folder
 from benchmarks.suite import encoders, image_sets, table, training
 
 OUT = Path(__file__).parents[1] / "results" / "suite" / "ground_truth.csv"
@@ -51,20 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of batches and augmentation; splits never move")
     parser.add_argument("--part", type=part, default=(1, 1), help="i/n: this process runs every n-th encoder")
     args = parser.parse_args(argv)
-    assets = os.environ.get("SELECTOR_ASSETS")
-    if not assets:
-        print(
-            "SELECTOR_ASSETS is not set: it names the folder with models/ and data/. Nothing was run.", file=sys.stderr
-        )
+    assets = assets_folder("models/ and data/")
+    if assets is None:
         return 2
-    cards = encoders.cards(Path(assets) / "models")
+    cards = encoders.cards(assets / "models")
     unknown = set(args.encoders or ()) - set(cards)
     if unknown:
         parser.error(f"--encoders: unknown {sorted(unknown)}; known are {', '.join(cards)}")
     chosen = {name: card for name, card in cards.items() if not args.encoders or name in args.encoders}
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     budget = QUICK if args.quick else Budget()
-    models, data = Path(assets) / "models", Path(assets) / "data"
+    models, data = assets / "models", assets / "data"
     loaded: image_sets.ImageSet | None = None
     for cell, again in plan(args.sets, list(chosen), list(cards), args.seed, args.part, args.out):
         if loaded is None or loaded.name != cell.set_name:

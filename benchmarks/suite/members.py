@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 import selector
+from benchmarks.assets import assets_folder
 from benchmarks.suite import encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.ground_truth import OUT as TRUTH
@@ -76,11 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         FROZEN.write_text(frozen(scored), encoding="utf-8")
         print(f"wrote {FROZEN}", file=sys.stderr)
         return 0
-    assets = os.environ.get("SELECTOR_ASSETS")
-    if not assets:
-        print("SELECTOR_ASSETS is not set: it names the folder with models/. Nothing was computed.", file=sys.stderr)
+    assets = assets_folder("models/")
+    if assets is None:
         return 2
-    cards = encoders.cards(Path(assets) / "models")
+    cards = encoders.cards(assets / "models")
     truth = fine_tuned(args.truth, args.strategy)
     fewest = FEWEST_ENCODERS if args.partial else len(cards)
     cells = {name: gather(scored, name, column, cards) for name, column in truth.items() if name in scored.labels}

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.assets import assets_folder
 from benchmarks.suite import encoders, image_sets, table
 from benchmarks.suite.ground_truth import OUT as TRUTH
 from benchmarks.suite.ground_truth import Budget, features_folder, save_features
@@ -104,17 +105,16 @@ def extract(set_name: str, names: Sequence[str] | None) -> bool:
     """Save the features of a set that are not saved yet; False without the assets."""
     import torch
 
-    assets = os.environ.get("SELECTOR_ASSETS")
-    if not assets:
-        print("SELECTOR_ASSETS is not set: it names the folder with models/ and data/.", file=sys.stderr)
+    assets = assets_folder("models/ and data/")
+    if assets is None:
         return False
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    models, folder = Path(assets) / "models", features_folder() / set_name
+    models, folder = assets / "models", features_folder() / set_name
     cards = encoders.cards(models)
     missing = [n for n in cards if not (folder / f"{n}.npz").exists() and (not names or n in names)]
     if not missing:
         return True
-    images = image_sets.load(set_name, Path(assets) / "data", Budget().max_train_val, Budget().max_test)
+    images = image_sets.load(set_name, assets / "data", Budget().max_train_val, Budget().max_test)
     for name in missing:
         encoder = encoders.load(name, cards[name], models, images.small)
         pixels = images.pixels(encoder.size, cards[name]["interpolation"])

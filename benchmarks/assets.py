@@ -1,0 +1,20 @@
+"""Where the real models and data sets lie that benchmarks need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def assets_folder(holding: str) -> Path | None:
+    """The folder that ``SELECTOR_ASSETS`` names; None, with a word on stderr, when it names none.
+
+    Args:
+        holding: what is needed of it, for the message.
+    """
+    named = os.environ.get("SELECTOR_ASSETS")
+    if not named:
+        print(f"SELECTOR_ASSETS is not set: it names the folder with {holding}. Nothing was done.", file=sys.stderr)
+        return None
+    return Path(named)
