@@ -21,6 +21,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from selector.agreement import weighted_tau
+from selector.contracts import metric_sign
 from selector.errors import ConfigError
 from selector.history import Result
 
@@ -269,7 +270,7 @@ def _usable(
 def _reason_against(row: Result, target: str, target_name: str, strategy: str) -> str:
     if row.kind != "measured":
         return "predicted, not measured"
-    if "loss" in row.metric or "error" in row.metric:
+    if metric_sign(row.metric) < 0:
         return "lower is better"
     if target and row.target == target:
         return "same target"
