@@ -12,7 +12,7 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,11 @@ from scipy.stats import rankdata
 from benchmarks.assets import assets_folder
 from benchmarks.suite import encoders, score_cells, table
 from benchmarks.suite.ground_truth import OUT
+from selector.agreement import MEASURES as AGREEMENT
 from selector.agreement import mean_agreement
-from selector.contracts import Score
-from selector.evidence import combine
+from selector.contracts import LabelKind, Score
+from selector.evidence import MEMBERS, combine
+from selector.prior import ModelFacts, static_prior
 
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
 SOURCE_IS_TARGET = {
@@ -31,9 +33,12 @@ SOURCE_IS_TARGET = {
     "mnist": ("mnist_cnn",),
 }
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
-EVIDENCE = "evidence"
+SKILL, EVIDENCE = "skill", "evidence"
 Column = dict[str, float]  # encoder -> value, on one set
-Scope = Callable[[str, Column], Sequence[str]]
+ByScore = Mapping[str, Mapping[str, Column]]  # score -> set -> column
+Scope = Callable[[str, Column, ByScore], Sequence[str]]
+RANDOM = "random order"
+ORDERS = 200  # random ones, whose mean agreement is the row of that name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     truth = {name: truth[name] for name in chosen}
     by_score = static_baselines(truth, {name: card["params"] for name, card in cards.items()})
     scored = score_cells.read(args.scores)
-    by_score |= known(scored, truth)
+    by_score |= known(scored, truth, {name: encoders.facts_of(card) for name, card in cards.items()})
     missing = {key: reason for key, reason in scored.missing.items() if key[2] in truth.get(key[0], ())}
     rows = agreement(by_score, truth, 50 if args.quick else args.draws, args.seed)
     folder = args.out or args.truth.parent
@@ -100,8 +105,11 @@ def static_baselines(truth: Mapping[str, Column], parameters: Mapping[str, int])
     return {"log parameters": size, "mean rank elsewhere": others}
 
 
-def known(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str, dict[str, Column]]:
-    """Scores of the cells that have a fine-tuned accuracy, and the combined evidence of them."""
+def known(
+    scored: score_cells.Scored, truth: Mapping[str, Column], facts: Mapping[str, ModelFacts]
+) -> dict[str, dict[str, Column]]:
+    """Scores of the cells that have a fine-tuned accuracy, their combined skill, and the evidence: the
+    skill moved by the prior over the encoders' facts, as the package does it without a history."""
     found: dict[str, dict[str, Column]] = {}
     for score, by_set in scored.values.items():
         for name, values in by_set.items():
@@ -109,17 +117,27 @@ def known(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str, 
                 found.setdefault(score, {})[name] = column
     for name in truth:
         cells = {e: {s: Score(found[s][name][e]) for s in found if e in found[s].get(name, ())} for e in truth[name]}
-        combined = combine({e: by_proxy for e, by_proxy in cells.items() if by_proxy}, scored.labels[name])
-        if combined:
-            found.setdefault(EVIDENCE, {})[name] = {e: evidence.value for e, evidence in combined.items()}
+        whole = {e: by_proxy for e, by_proxy in cells.items() if set(MEMBERS[LabelKind.CLASSES]) <= set(by_proxy)}
+        if not whole:
+            continue
+        prior = static_prior({e: facts.get(e, ModelFacts()) for e in whole})
+        combined = combine(whole, scored.labels[name], prior=prior)
+        found.setdefault(SKILL, {})[name] = {e: evidence.skill for e, evidence in combined.items()}
+        found.setdefault(EVIDENCE, {})[name] = {e: evidence.value for e, evidence in combined.items()}
     return found
 
 
 SCOPES: dict[str, Scope] = {
-    "all": lambda name, column: list(column),
-    "upper half": lambda name, column: [e for e in column if column[e] >= np.median(list(column.values()))],
-    "without source = target": lambda name, column: [e for e in column if e not in SOURCE_IS_TARGET.get(name, ())],
+    "all": lambda name, column, scores: list(column),
+    "upper half": lambda name, column, scores: [e for e in column if column[e] >= np.median(list(column.values()))],
+    "without source = target": lambda name, column, scores: foreign(name, column),
+    "with a source head": lambda name, column, scores: [e for e in column if e in scores.get("leep", {}).get(name, ())],
 }
+
+
+def foreign(name: str, encoders: Iterable[str]) -> list[str]:
+    """Encoders that were not trained on the target itself."""
+    return [e for e in encoders if e not in SOURCE_IS_TARGET.get(name, ())]
 
 
 def agreement(
@@ -134,7 +152,7 @@ def agreement(
         for score, by_set in by_score.items():
             pairs = []
             for name, values in by_set.items():
-                shared = [e for e in members(name, truth[name]) if e in values]
+                shared = [e for e in members(name, truth[name], by_score) if e in values]
                 if len(shared) >= FEWEST_ENCODERS:
                     pairs.append(([values[e] for e in shared], [truth[name][e] for e in shared]))
             if not pairs:
@@ -145,7 +163,30 @@ def agreement(
                 found = mean_agreement([x for x, _ in pairs], [y for _, y in pairs], measure, draws=draws, seed=seed)
                 row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
             rows.append(row)
+        if truths := [
+            c for name in truth if len(c := kept(members(name, truth[name], by_score), truth[name])) >= FEWEST_ENCODERS
+        ]:
+            rows.append({"scope": scope, "score": RANDOM, "sets": len(truths), **by_chance(truths, seed)})
     return rows
+
+
+def kept(names: Iterable[str], column: Column) -> list[float]:
+    """Accuracies of some encoders."""
+    return [column[name] for name in names]
+
+
+def by_chance(truths: Sequence[Sequence[float]], seed: int) -> dict[str, object]:
+    """What random orders reach on average; the interval is that of the mean over sets of a single draw."""
+    rng = np.random.default_rng(seed)
+    row: dict[str, object] = {"encoders": round(float(np.mean([len(truth) for truth in truths])), 1)}
+    for measure in MEASURES:
+        means = [
+            float(np.mean([AGREEMENT[measure](rng.permutation(len(truth)), truth) for truth in truths]))
+            for _ in range(ORDERS)
+        ]
+        low, high = np.quantile(means, (0.05, 0.95))
+        row |= {measure: float(np.mean(means)), f"{measure}_low": float(low), f"{measure}_high": float(high)}
+    return row
 
 
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks import architectures
+from selector.prior import ModelFacts, pretraining_images
 
 UNTRAINED = "untrained_resnet18"
 UNTRAINED_CARD: dict[str, Any] = {
@@ -102,3 +104,10 @@ def load(name: str, card: dict[str, Any], models: Path, small: bool = False) -> 
     native = card["input_size"][1]
     sizes = SIZES.get(name, REDUCED if card["any_input_size"] and native > 64 else (native, native))
     return Encoder(name, module.eval(), card, sizes[small])
+
+
+def facts_of(card: Mapping[str, Any]) -> ModelFacts:
+    """What a card says of a network."""
+    size = float(card["input_size"][1])
+    images = pretraining_images(str(card.get("source_dataset") or ""))
+    return ModelFacts(parameters=float(card["params"]), pretraining_images=images, input_size=size)

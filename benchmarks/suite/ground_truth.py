@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a few images and steps: does it run?")
     parser.add_argument("--seed", type=int, default=0, help="of batches and augmentation; splits never move")
     parser.add_argument("--part", type=part, default=(1, 1), help="i/n: this process runs every n-th encoder")
+    parser.add_argument(
+        "--again", action="store_true", help="only second seeds, of the leaders among the encoders measured so far"
+    )
     args = parser.parse_args(argv)
     assets = assets_folder("models/ and data/")
     if assets is None:
@@ -64,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     budget = QUICK if args.quick else Budget()
     models, data = assets / "models", assets / "data"
     loaded: image_sets.ImageSet | None = None
-    for cell, again in plan(args.sets, list(chosen), list(cards), args.seed, args.part, args.out):
+    if args.again:
+        cells = second_seeds(args.sets, list(chosen), args.seed, args.part, args.out)
+    else:
+        cells = plan(args.sets, list(chosen), list(cards), args.seed, args.part, args.out)
+    for cell, again in cells:
         if loaded is None or loaded.name != cell.set_name:
             loaded = image_sets.load(cell.set_name, data, budget.max_train_val, budget.max_test)
         cell.run(loaded, cards[cell.encoder], models, budget, again)
@@ -87,6 +94,20 @@ def plan(
                 cell = Cell(earlier, name, seed + 1, out)
                 if name in names and cell.missing(("full",)):
                     yield cell, seed
+
+
+def second_seeds(
+    sets: Sequence[str], names: Sequence[str], seed: int, share: tuple[int, int], out: Path
+) -> Iterator[tuple[Cell, int | None]]:
+    """Second seeds that are missing, set by set; a column need not be complete."""
+    first, step = share[0] - 1, share[1]
+    for set_name in sets:
+        measured = [name for (found, name, how, made), _ in table.read(out).items()
+                    if (found, how, made) == (set_name, "full", seed)]  # fmt: skip
+        for name in leaders(out, set_name, seed, measured)[first::step]:
+            cell = Cell(set_name, name, seed + 1, out)
+            if name in names and cell.missing(("full",)):
+                yield cell, seed
 
 
 def leaders(out: Path, set_name: str, seed: int, cards: Iterable[str]) -> list[str]:

@@ -27,13 +27,13 @@ from scipy.stats import rankdata
 import selector
 from benchmarks.assets import assets_folder
 from benchmarks.suite import encoders, score_cells
-from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
+from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned, foreign
 from benchmarks.suite.ground_truth import OUT as TRUTH
 from selector.agreement import mean_agreement, paired_difference
 from selector.calibration import calibration
 from selector.contracts import LabelKind
 from selector.evidence import MEMBERS, LabelFacts
-from selector.prior import ModelFacts, pretraining_images, static_prior
+from selector.prior import static_prior
 
 FROZEN = Path(selector.__file__).with_name("calibration.json")
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3")
@@ -109,16 +109,9 @@ def gather(scored: score_cells.Scored, name: str, column: Column, cards: Mapping
     names = tuple(e for e in column if all(e in scored.values.get(m, {}).get(name, {}) for m in wanted))
     raw = {m: np.array([scored.values[m][name][e] for e in names]) for m in wanted}
     skills = {m: np.asarray(scale(raw[m], scored.labels[name])) for m, scale in SKILLS.items()}
-    facts = {e: facts_of(cards[e]) for e in names}
+    facts = {e: encoders.facts_of(cards[e]) for e in names}
     prior = static_prior(facts).scores if facts else {}
     return Cells(names, skills, raw, np.array([prior[e].value for e in names]), np.array([column[e] for e in names]))
-
-
-def facts_of(card: Mapping[str, Any]) -> ModelFacts:
-    """What a card says of a network."""
-    size = float(card["input_size"][1])
-    images = pretraining_images(str(card.get("source_dataset") or ""))
-    return ModelFacts(parameters=float(card["params"]), pretraining_images=images, input_size=size)
 
 
 # ---------------------------------------------------------------------------- candidates
@@ -189,6 +182,13 @@ CANDIDATES: dict[str, Candidate] = {
 }
 
 
+SCOPES: dict[str, Callable[[str, Cells], np.ndarray]] = {
+    "all": lambda name, cells: np.ones(len(cells.names), bool),
+    "upper half": lambda name, cells: cells.accuracy >= np.median(cells.accuracy),
+    "without source = target": lambda name, cells: np.isin(cells.names, foreign(name, cells.names)),
+}
+
+
 def compare(cells: Mapping[str, Cells], draws: int, seed: int) -> list[dict[str, object]]:
     """One row a scope and candidate."""
     scores = {
@@ -196,8 +196,8 @@ def compare(cells: Mapping[str, Cells], draws: int, seed: int) -> list[dict[str,
         for label, make in CANDIDATES.items()
     }
     rows = []
-    for scope in ("all", "upper half"):
-        keep = {n: c.accuracy >= (np.median(c.accuracy) if scope != "all" else -np.inf) for n, c in cells.items()}
+    for scope, kept in SCOPES.items():
+        keep = {n: kept(n, c) for n, c in cells.items()}
         truth = [c.accuracy[keep[n]] for n, c in cells.items()]
         default = [scores[DEFAULT][n][keep[n]] for n in cells]
         for label, by_set in scores.items():

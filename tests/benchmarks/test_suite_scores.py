@@ -9,6 +9,7 @@ from benchmarks.suite import agreement_table, score_cells, table
 from selector.contracts import LabelKind
 from selector.evidence import LabelFacts
 from selector.features import FeatureSet
+from selector.prior import ModelFacts
 from selector.proxies import evaluate, registry
 
 
@@ -72,9 +73,33 @@ def test_agreement_comes_from_the_tables_alone(cells, tmp_path):
     for file in cells.iterdir():
         file.unlink()
     truth = {"digits": {"mnv1_100": 90.0, "mnist_cnn": 60.0, "usps_cnn": 40.0}}
-    found = agreement_table.known(score_cells.read(out), truth)
+    found = agreement_table.known(score_cells.read(out), truth, {})
     evidence = found[agreement_table.EVIDENCE]["digits"]
     assert sorted(evidence, key=evidence.get) == ["usps_cnn", "mnist_cnn", "mnv1_100"]
+    assert evidence == pytest.approx(found[agreement_table.SKILL]["digits"])  # of nothing known no prior
+    facts = {"usps_cnn": ModelFacts(parameters=1e12), "mnist_cnn": ModelFacts(parameters=1e6)}
+    moved = agreement_table.known(score_cells.read(out), truth, facts)[agreement_table.EVIDENCE]["digits"]
+    assert moved["usps_cnn"] > evidence["usps_cnn"]
     path = tmp_path / "written.csv"
     agreement_table.write_scores(path, found, truth, {})
-    assert len(list(csv.DictReader(path.open()))) == 12
+    assert len(list(csv.DictReader(path.open()))) == 15
+
+
+def test_a_random_order_agrees_by_nothing_and_a_perfect_one_wholly():
+    rng = np.random.default_rng(1)
+    truth = {name: {f"e{i}": float(v) for i, v in enumerate(rng.uniform(50, 90, 12))} for name in "abcd"}
+    rows = agreement_table.agreement({"oracle": truth}, truth, draws=20, seed=0)
+    by_score = {row["score"]: row for row in rows if row["scope"] == "all"}
+    assert by_score["oracle"]["weighted_tau"] == pytest.approx(1)
+    chance = by_score[agreement_table.RANDOM]
+    assert abs(chance["weighted_tau"]) < 0.1
+    expected = np.mean([max(c.values()) - np.mean(list(c.values())) for c in truth.values()])
+    assert chance["regret@1"] == pytest.approx(expected, rel=0.1)
+
+
+def test_source_head_scores_are_compared_with_the_others_on_encoders_that_have_one():
+    truth = {"a": {f"e{i}": float(i) for i in range(8)}}
+    leep = {"a": {f"e{i}": float(i) for i in range(4)}}
+    rows = agreement_table.agreement({"knn": truth, "leep": leep}, truth, draws=5, seed=0)
+    counts = {row["score"]: row["encoders"] for row in rows if row["scope"] == "with a source head"}
+    assert counts == {"knn": 4, "leep": 4, agreement_table.RANDOM: 4}
