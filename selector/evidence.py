@@ -44,6 +44,8 @@ class Evidence:
         prior: what was known of the model beforehand moves ``value`` by this much.
         known: the prior itself; None without one.
         members: skill by proxy.
+        deviations: (blocks,) jackknife deviations of the skill, the same blocks for every model; their
+            squares sum to its variance, and those of a difference of two models to the variance of that.
     """
 
     value: float
@@ -58,6 +60,7 @@ class Evidence:
     prior: float = 0.0
     known: PriorScore | None = None
     members: Mapping[str, float] = field(default_factory=dict)
+    deviations: np.ndarray = field(default_factory=lambda: np.zeros(1), repr=False, compare=False)
 
     def fields(self) -> dict[str, Any]:
         """As the fields of ``results.ModelResult`` are called."""
@@ -192,6 +195,7 @@ def combine(
             prior=float(shifts[i]),
             known=known.get(name),
             members=skills[name],
+            deviations=deviations[i],
         )
         for i, name in enumerate(names)
     }
@@ -207,13 +211,28 @@ def shift(known: PriorScore) -> float:
     return known.weight / (1 - known.weight) * calibration().skill_per_deviation * known.value
 
 
-def out_of_reach(evidence: Mapping[str, Evidence], top_k: int) -> list[str]:
-    """Models that cannot plausibly be among the first ``top_k``: their upper end lies below the
-    lower ends of ``top_k`` others."""
-    lows = sorted((e.low for e in evidence.values()), reverse=True)
-    if len(lows) <= top_k:
-        return []
-    return [name for name, e in evidence.items() if e.high < lows[top_k - 1]]
+def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping[str, str] | None = None) -> list[str]:
+    """Models that cannot plausibly be among the first ``top_k``: the 90 % interval of the paired
+    difference lies above zero for ``top_k`` others.
+
+    Paired, because models that are looked at with the same rows share most of their error: what is
+    hopeless shows after fewer rows than by comparing the ends of two intervals.
+
+    Args:
+        networks: model -> network, where several models are readings of one: the best reading counts
+            for its network, and only whole networks are out.
+    """
+    network = {name: (networks or {}).get(name, name) for name in evidence}
+    names = list(evidence)
+    values = np.array([evidence[n].value for n in names])
+    deviations = np.stack([evidence[n].deviations for n in names]) if names else np.zeros((0, 1))
+    quantile = _t90(deviations.shape[1])
+    lost: dict[str, bool] = {}
+    for i, name in enumerate(names):
+        errors = np.sqrt(((deviations - deviations[i]) ** 2).sum(axis=1))
+        above = {network[names[j]] for j in np.flatnonzero(values - values[i] > quantile * errors)} - {network[name]}
+        lost[network[name]] = lost.get(network[name], True) and len(above) >= top_k
+    return [name for name in names if lost[network[name]]]
 
 
 def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], facts: LabelFacts) -> np.ndarray:

@@ -94,6 +94,24 @@ def test_out_of_reach_needs_k_models_above(pool):
     assert out_of_reach(evidence, 3) == []
 
 
+def test_out_of_reach_is_paired_shared_errors_cancel():
+    rng = np.random.default_rng(3)
+    shared = 0.3 * rng.standard_normal(10)  # the intervals overlap, the differences do not reach zero
+    pool = {n: model(q, rng, shared) for n, q in {"a": 0.60, "b": 0.59, "c": 0.50}.items()}
+    evidence = combine(pool, FACTS, top_k=2)
+    assert evidence["c"].high > evidence["b"].low
+    assert out_of_reach(evidence, 2) == ["c"]
+
+
+def test_a_network_is_out_only_with_all_its_readings_and_stands_in_the_way_once():
+    rng = np.random.default_rng(4)
+    skills = {"a@1": 0.9, "a@2": 0.88, "b": 0.8, "c@1": 0.2, "c@2": 0.7, "d": 0.1}
+    evidence = combine({n: model(q, rng, np.zeros(10)) for n, q in skills.items()}, FACTS)
+    networks = {name: name[0] for name in skills}
+    assert out_of_reach(evidence, 2, networks) == ["c@1", "c@2", "d"]
+    assert out_of_reach(evidence, 3, networks) == ["d"]  # above c stand two networks, not three
+
+
 def test_jackknife_interval_of_a_mean_matches_the_textbook():
     """Delete-a-block values of a plain mean: the interval must be the t interval of block means."""
     from scipy.stats import t

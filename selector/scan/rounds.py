@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from selector.engine import LocalEngine
 from selector.errors import ConfigError, StoreError
-from selector.evidence import Evidence, LabelFacts, combine, out_of_reach
+from selector.evidence import LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
 from selector.scan.knowledge import Knowledge, facts_of_candidate, known_facts
@@ -60,19 +59,17 @@ def run_rounds(
         if share < 1:
             left = len(extraction.rows()) - len(rows)
             for c in _lost([c for c in running if c.evidence], top_k):
-                c.stopped = f"stopped after {len(rows)} rows: its interval can no longer reach the top {top_k}"
+                c.stopped = f"stopped after {len(rows)} rows: {top_k} others are ahead by more than their paired interval"
                 c.spared = extraction.estimate(c.spec, left)
     return candidates
 
 
 def _lost(running: Sequence[Candidate], top_k: int) -> list[Candidate]:
     """Candidates whose network cannot reach the top k: its readings stop together, because one pass gives them all."""
-    networks = {network.name: network for network in by_network(running)}
-    reach: dict[str, Evidence] = {}
-    for name, network in networks.items():
-        evidence = [c.evidence for c in network.members if c.evidence]
-        reach[name] = replace(evidence[0], low=max(e.low for e in evidence), high=max(e.high for e in evidence))
-    return [c for name in out_of_reach(reach, top_k) for c in networks[name].members]
+    networks = {c.spec.name: network.name for network in by_network(running) for c in network.members}
+    evidence = {c.spec.name: c.evidence for c in running if c.evidence}
+    lost = set(out_of_reach(evidence, top_k, networks))
+    return [c for c in running if c.spec.name in lost]
 
 
 def _score(candidate: Candidate, share: float, extraction: Extraction, scoring: Scoring) -> None:
