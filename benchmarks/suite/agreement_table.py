@@ -1,9 +1,10 @@
 """How well do proxies, the combined evidence and static baselines agree with fine-tuned accuracy?
 
-    SELECTOR_ASSETS=... python -m benchmarks.suite.agreement_table [--strategy full|frozen] [--draws 1000]
+    SELECTOR_ASSETS=... python -m benchmarks.suite.agreement_table [--suite images|texts] [--strategy full|frozen] [--draws 1000]
 
 Reads the ground-truth table and the scores that ``score_cells`` wrote beside it; writes ``agreement_<strategy>.csv`` (figures
-with 90 % bootstrap intervals) and ``scores_<strategy>.csv`` (every single value) beside the table.
+with 90 % bootstrap intervals) and ``scores_<strategy>.csv`` (every single value) beside the table, of texts with
+``text_`` before their names.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks.assets import assets_folder
-from benchmarks.suite import encoders, score_cells, table
-from benchmarks.suite.ground_truth import OUT
+from benchmarks.suite import score_cells, suites, table
+from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
 from selector.agreement import MEASURES as AGREEMENT
 from selector.agreement import mean_agreement
 from selector.contracts import LabelKind, Score
@@ -28,15 +29,8 @@ from selector.evidence import MEMBERS, combine
 from selector.prior import ModelFacts, static_prior
 
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
-SOURCE_IS_TARGET = {
-    "cifar10": ("cifar_resnet20", "cifar_resnet56", "tiniest", "mlc_resnet8"),
-    "mnist": ("mnist_cnn",),
-}
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
 SKILL, EVIDENCE = "skill", "evidence"
-Column = dict[str, float]  # encoder -> value, on one set
-ByScore = Mapping[str, Mapping[str, Column]]  # score -> set -> column
-Scope = Callable[[str, Column, ByScore], Sequence[str]]
 RANDOM = "random order"
 ORDERS = 200  # random ones, whose mean agreement is the row of that name
 
@@ -44,42 +38,47 @@ ORDERS = 200  # random ones, whose mean agreement is the row of that name
 def main(argv: Sequence[str] | None = None) -> int:
     """Score, compare, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.agreement_table", description=__doc__)
-    parser.add_argument("--truth", type=Path, default=OUT)
-    parser.add_argument("--scores", type=Path, default=score_cells.OUT)
+    parser.add_argument("--suite", choices=suites.NAMES, default=suites.NAMES[0])
+    parser.add_argument("--truth", type=Path, help="the suite's own when left out")
+    parser.add_argument("--scores", type=Path, help="the suite's own when left out")
     parser.add_argument("--out", type=Path, help="folder for the tables; beside the truth when left out")
     parser.add_argument("--strategy", choices=("full", "frozen"), default="full")
     parser.add_argument("--sets", nargs="+", help="complete columns when left out")
     parser.add_argument("--partial", action="store_true", help="take columns that lack encoders as well")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--quick", action="store_true", help="50 draws")
+    parser.add_argument("--quick", action="store_true", help="the tables of a quick run, and 50 draws")
     args = parser.parse_args(argv)
-    assets = assets_folder("models/")
+    suite = suites.find(args.suite)
+    assets = assets_folder(suite.needs)
     if assets is None:
         return 2
-    cards = encoders.cards(assets / "models")
-    truth = fine_tuned(args.truth, args.strategy)
+    facts = suite.encoders(assets)
+    path = args.truth or suite.table("ground_truth", args.quick)
+    truth = fine_tuned(path, args.strategy)
     chosen = [
         name
         for name, column in truth.items()
-        if (not args.sets or name in args.sets) and (args.partial or len(column) == len(cards))
+        if (not args.sets or name in args.sets) and (args.partial or len(column) == len(facts))
     ]
     if not chosen:
-        have = ", ".join(f"{name} {len(column)} of {len(cards)}" for name, column in truth.items())
-        print(f"no complete column in {args.truth} ({have or 'empty'}); --partial takes the others.", file=sys.stderr)
+        have = ", ".join(f"{name} {len(column)} of {len(facts)}" for name, column in truth.items())
+        print(f"no complete column in {path} ({have or 'empty'}); --partial takes the others.", file=sys.stderr)
         return 1
     truth = {name: truth[name] for name in chosen}
-    by_score = static_baselines(truth, {name: card["params"] for name, card in cards.items()})
-    scored = score_cells.read(args.scores)
-    by_score |= known(scored, truth, {name: encoders.facts_of(card) for name, card in cards.items()})
+    by_score = static_baselines(truth, facts)
+    scored = score_cells.read(args.scores or suite.table("scores", args.quick))
+    by_score |= known(scored, truth, {name: known_of.model for name, known_of in facts.items()})
     missing = {key: reason for key, reason in scored.missing.items() if key[2] in truth.get(key[0], ())}
-    rows = agreement(by_score, truth, 50 if args.quick else args.draws, args.seed)
-    folder = args.out or args.truth.parent
+    rows = agreement(by_score, truth, suite.scopes, 50 if args.quick else args.draws, args.seed)
+    times = seconds(scored, truth)
+    rows = [row | {"seconds": times.get(str(row["score"]), "")} for row in rows]
+    folder = args.out or path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    write_scores(folder / f"scores_{args.strategy}.csv", by_score, truth, missing)
-    write(folder / f"agreement_{args.strategy}.csv", rows)
-    show(rows, truth)
-    show_source_is_target(by_score, truth)
+    write_scores(folder / f"{suite.prefix}scores_{args.strategy}.csv", by_score, truth, missing)
+    write(folder / f"{suite.prefix}agreement_{args.strategy}.csv", rows)
+    show(rows, suite.scopes, truth)
+    show_source_is_target(suite, by_score, truth)
     return 0
 
 
@@ -92,17 +91,21 @@ def fine_tuned(path: Path, strategy: str) -> dict[str, Column]:
     return {name: {e: float(np.mean(v)) for e, v in column.items()} for name, column in found.items()}
 
 
-def static_baselines(truth: Mapping[str, Column], parameters: Mapping[str, int]) -> dict[str, dict[str, Column]]:
-    """Scores that never look at the target: log parameters, and the mean rank on the other sets."""
-    size = {name: {e: math.log(parameters[e]) for e in column} for name, column in truth.items()}
+def static_baselines(truth: Mapping[str, Column], facts: Mapping[str, Facts]) -> dict[str, dict[str, Column]]:
+    """Scores that never look at the target: log parameters, depth, and the mean rank on the other sets."""
+    size = {name: {e: math.log(facts[e].model.parameters or 1) for e in column} for name, column in truth.items()}
+    depths = {e: float(known.depth) for e, known in facts.items() if known.depth is not None}
+    found = {"log parameters": size}
+    if depths:
+        found["depth"] = {name: {e: depths[e] for e in column if e in depths} for name, column in truth.items()}
     if len(truth) < 2:
-        return {"log parameters": size}
+        return found
     ranks = {s: dict(zip(c, rankdata(list(c.values())) / len(c), strict=True)) for s, c in truth.items()}
     others: dict[str, Column] = {}
     for name, column in truth.items():
         past = {e: [r[e] for s, r in ranks.items() if s != name and e in r] for e in column}
         others[name] = {e: float(np.mean(values)) for e, values in past.items() if values}
-    return {"log parameters": size, "mean rank elsewhere": others}
+    return found | {"mean rank elsewhere": others}
 
 
 def known(
@@ -127,28 +130,27 @@ def known(
     return found
 
 
-SCOPES: dict[str, Scope] = {
-    "all": lambda name, column, scores: list(column),
-    "upper half": lambda name, column, scores: [e for e in column if column[e] >= np.median(list(column.values()))],
-    "without source = target": lambda name, column, scores: foreign(name, column),
-    "with a source head": lambda name, column, scores: [e for e in column if e in scores.get("leep", {}).get(name, ())],
-}
-
-
-def foreign(name: str, encoders: Iterable[str]) -> list[str]:
-    """Encoders that were not trained on the target itself."""
-    return [e for e in encoders if e not in SOURCE_IS_TARGET.get(name, ())]
+def seconds(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str, float]:
+    """Median time of each score on a cell of the truth; of the combined ones that of their members."""
+    found = {}
+    for score, by_set in scored.seconds.items():
+        if cells := [
+            time for name, by_encoder in by_set.items() for e, time in by_encoder.items() if e in truth.get(name, ())
+        ]:
+            found[score] = float(np.median(cells))
+    members = [found[member] for member in MEMBERS[LabelKind.CLASSES] if member in found]
+    return found | {SKILL: sum(members), EVIDENCE: sum(members)}
 
 
 def agreement(
-    by_score: Mapping[str, Mapping[str, Column]], truth: Mapping[str, Column], draws: int, seed: int
+    by_score: ByScore, truth: Mapping[str, Column], scopes: Mapping[str, Scope], draws: int, seed: int
 ) -> list[dict[str, object]]:
     """One row a scope and score: the mean of every measure over sets, with its interval.
 
     A score that lacks some encoders is compared on those it has; ``encoders`` says how many on average.
     """
     rows = []
-    for scope, members in SCOPES.items():
+    for scope, members in scopes.items():
         for score, by_set in by_score.items():
             pairs = []
             for name, values in by_set.items():
@@ -216,10 +218,10 @@ def write_scores(
             writer.writerow((name, encoder, score, "", f"{truth[name][encoder]:.2f}", status, why))
 
 
-def show(rows: Sequence[Mapping[str, object]], truth: Mapping[str, Column]) -> None:
+def show(rows: Sequence[Mapping[str, object]], scopes: Iterable[str], truth: Mapping[str, Column]) -> None:
     """Print one block a scope, best weighted tau first."""
     print(f"sets: {', '.join(truth)}; accuracies in points, 90 % bootstrap intervals over sets and encoders")
-    for scope in SCOPES:
+    for scope in scopes:
         print(f"\n{scope}\n{'score':24}{'sets':>5}{'enc.':>6}" + "".join(f"{m:>24}" for m in MEASURES))
         chosen = [row for row in rows if row["scope"] == scope]
         for row in sorted(chosen, key=lambda row: -float(str(row["weighted_tau"]))):
@@ -227,9 +229,9 @@ def show(rows: Sequence[Mapping[str, object]], truth: Mapping[str, Column]) -> N
             print(f"{row['score']:24}{row['sets']:>5}{row['encoders']:>6}" + "".join(f"{cell:>24}" for cell in cells))
 
 
-def show_source_is_target(by_score: Mapping[str, Mapping[str, Column]], truth: Mapping[str, Column]) -> None:
+def show_source_is_target(suite: Suite, by_score: ByScore, truth: Mapping[str, Column]) -> None:
     """Print where each score puts the encoders that were trained on the target itself."""
-    for name, members in SOURCE_IS_TARGET.items():
+    for name, members in suite.source_is_target.items():
         if name not in truth:
             continue
         print(f"\nsource = target on {name}: rank of {len(truth[name])} by accuracy, then by score")

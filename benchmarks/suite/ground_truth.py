@@ -1,6 +1,6 @@
-"""Fine-tune every encoder on every image set and write down what came out.
+"""Fine-tune every encoder of a suite on every set and write down what came out.
 
-    SELECTOR_ASSETS=... python -m benchmarks.suite.ground_truth [--quick] [--sets ...] [--encoders ...]
+    SELECTOR_ASSETS=... python -m benchmarks.suite.ground_truth [--suite images|texts] [--quick] [--sets ...] [--encoders ...]
 
 Resumable: finished cells are skipped. README.md beside this file has the protocol.
 """
@@ -11,70 +11,57 @@ import argparse
 import os
 import platform
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import timm
 import torch
 
 from benchmarks.assets import assets_folder
-from benchmarks.suite import encoders, image_sets, table, training
+from benchmarks.suite import saved, suites, table, training
+from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.suites import Budget, Suite
 
-OUT = Path(__file__).parents[1] / "results" / "suite" / "ground_truth.csv"
 CONFIRMED = 3  # encoders of a set that get a second seed once its column is complete
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much is spent on a cell."""
-
-    max_train_val: int = 1000
-    max_test: int = 600
-    steps: int = 150
-
-
-QUICK = Budget(max_train_val=120, max_test=60, steps=4)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the missing cells, set by set, cheap encoders first."""
+    """Run the missing cells, set by set, in the suite's order of encoders."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.ground_truth", description=__doc__)
-    parser.add_argument("--sets", nargs="+", default=list(image_sets.NAMES), choices=image_sets.NAMES)
-    parser.add_argument("--encoders", nargs="+", help="names of cards; all when left out")
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--quick", action="store_true", help="a few images and steps: does it run?")
+    suites.add_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, help="the table; the suite's own when left out, with --quick one in the cache"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few items and steps: does it run?")
     parser.add_argument("--seed", type=int, default=0, help="of batches and augmentation; splits never move")
     parser.add_argument("--part", type=part, default=(1, 1), help="i/n: this process runs every n-th encoder")
     parser.add_argument(
         "--again", action="store_true", help="only second seeds, of the leaders among the encoders measured so far"
     )
     args = parser.parse_args(argv)
-    assets = assets_folder("models/ and data/")
+    suite = suites.find(args.suite)
+    assets = assets_folder(suite.needs)
     if assets is None:
         return 2
-    cards = encoders.cards(assets / "models")
-    unknown = set(args.encoders or ()) - set(cards)
-    if unknown:
-        parser.error(f"--encoders: unknown {sorted(unknown)}; known are {', '.join(cards)}")
-    chosen = {name: card for name, card in cards.items() if not args.encoders or name in args.encoders}
+    every = list(suite.encoders(assets))
+    sets = suites.chosen(parser, "sets", args.sets, suite.sets)
+    chosen = suites.chosen(parser, "encoders", args.encoders, every)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    budget = QUICK if args.quick else Budget()
-    models, data = assets / "models", assets / "data"
-    loaded: image_sets.ImageSet | None = None
+    job = Job(suite, assets, suite.quick if args.quick else suite.budget, saved.folder(args.quick))
+    out = args.out or suite.table("ground_truth", args.quick)
+    loaded: LabelledSet | None = None
     if args.again:
-        cells = second_seeds(args.sets, list(chosen), args.seed, args.part, args.out)
+        cells = second_seeds(sets, chosen, args.seed, args.part, out)
     else:
-        cells = plan(args.sets, list(chosen), list(cards), args.seed, args.part, args.out)
+        cells = plan(sets, chosen, every, args.seed, args.part, out)
     for cell, again in cells:
         if loaded is None or loaded.name != cell.set_name:
-            loaded = image_sets.load(cell.set_name, data, budget.max_train_val, budget.max_test)
-        cell.run(loaded, cards[cell.encoder], models, budget, again)
+            loaded = suite.load_set(cell.set_name, assets, job.budget)
+        cell.run(job, loaded, again)
     return 0
 
 
@@ -129,6 +116,16 @@ def part(text: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What all cells of a run share; ``features`` is the folder in which frozen features are kept."""
+
+    suite: Suite
+    assets: Path
+    budget: Budget
+    features: Path
+
+
+@dataclass(frozen=True)
 class Cell:
     """One encoder on one set with one seed: two rows, ``frozen`` and ``full``."""
 
@@ -141,57 +138,57 @@ class Cell:
         finished = table.done(table.read(self.out))
         return [s for s in strategies if (self.set_name, self.encoder, s, self.seed) not in finished]
 
-    def run(
-        self, images: image_sets.ImageSet, card: dict[str, Any], models: Path, budget: Budget, again: int | None = None
-    ) -> None:
+    def run(self, job: Job, data: LabelledSet, again: int | None = None) -> None:
         """Solve, train, append; with ``again`` only ``full``, at the rate that seed ``again`` chose."""
-        train, val, test = (images.rows(split) for split in ("train", "val", "test"))
+        train, val, test = (data.rows(split) for split in ("train", "val", "test"))
         facts = {
-            "n_train": len(train), "n_val": len(val), "n_test": len(test), "classes": images.classes,
-            "torch": torch.__version__, "timm": timm.__version__, "cpu": cpu_name(),
+            "n_train": len(train), "n_val": len(val), "n_test": len(test), "classes": data.classes,
+            "torch": torch.__version__, "cpu": cpu_name(),
+            job.suite.library: metadata.version(job.suite.library),
         }  # fmt: skip
         started = time.perf_counter()
         rate = None
         try:
-            encoder = encoders.load(self.encoder, card, models, images.small)
-            facts["size"] = encoder.size
-            pixels = images.pixels(encoder.size, card["interpolation"])
-            features, source_logits = encoder.features(pixels)
-            head = training.solve_head(features, images.labels, train, val, images.classes)
+            learner = job.suite.open(self.encoder, data, job.assets)
+            facts["size"] = learner.size
+            features, source_logits = learner.features()
+            head = training.solve_head(features, data.labels, train, val, data.classes)
             if again is None:
-                save_features(images, self.encoder, encoder.size, features, source_logits)
+                saved.save(
+                    job.features / data.name / f"{self.encoder}.npz", data, learner.size, features, source_logits
+                )
             else:
                 first = table.read(self.out)[self.set_name, self.encoder, "full", again]
                 rate = float(first["rate"])
         except Exception:  # noqa: BLE001  a cell that fails is a row, not the end of the run
             for strategy in ("frozen", "full") if again is None else ("full",):
-                self._write(strategy, facts, started, reason=traceback.format_exc(limit=-2))
+                self._write(job, strategy, facts, started, reason=traceback.format_exc(limit=-2))
             return
         if again is None:
-            facts["precision"] = training.precision(encoder, "frozen")
-            self._measure("frozen", facts, started, lambda: training.frozen(head, features, images.labels, val, test))
+            facts["precision"] = learner.features_precision
+            self._measure(job, "frozen", facts, started, lambda: training.frozen(head, features, data))
         started = time.perf_counter()
-        facts["precision"] = training.precision(encoder, "full")
+        facts["precision"] = learner.precision
         self._measure(
-            "full", facts, started,
-            lambda: training.full(encoder, images, head, steps=budget.steps,
-                                  seed=self.seed, rate=rate),
+            job, "full", facts, started,
+            lambda: training.full(learner, data, head, steps=job.budget.steps, seed=self.seed, rate=rate),
         )  # fmt: skip
 
     def _measure(
-        self, strategy: str, facts: dict[str, Any], started: float, job: Callable[[], training.Result]
+        self, job: Job, strategy: str, facts: dict[str, Any], started: float, work: Callable[[], training.Result]
     ) -> None:
         if strategy not in self.missing((strategy,)):
             return
         try:
-            result = job()
+            result = work()
         except Exception:  # noqa: BLE001  a cell that fails is a row, not the end of the run
-            self._write(strategy, facts, started, reason=traceback.format_exc(limit=-2))
+            self._write(job, strategy, facts, started, reason=traceback.format_exc(limit=-2))
         else:
-            self._write(strategy, facts, started, result)
+            self._write(job, strategy, facts, started, result)
 
     def _write(
         self,
+        job: Job,
         strategy: str,
         facts: dict[str, Any],
         started: float,
@@ -210,33 +207,9 @@ class Cell:
                 "val_accuracy": f"{result.val_accuracy:.6f}", "test_accuracy": f"{result.test_accuracy:.6f}",
                 "test_log_loss": f"{result.test_log_loss:.6f}",
             }  # fmt: skip
-        table.append(self.out, row)
+        table.append(self.out, row, table.columns(job.suite.library))
         print(*(row.get(c, "") for c in ("set", "encoder", "strategy", "seed", "rates_tried", "rate", "val_accuracy",
               "test_accuracy", "seconds", "status", "reason")), flush=True)  # fmt: skip
-
-
-def features_folder() -> Path:
-    """Where frozen features of train and val lie for the proxies."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "selector-suite"
-
-
-def save_features(
-    images: image_sets.ImageSet, encoder: str, size: int, features: np.ndarray, source_logits: np.ndarray | None
-) -> None:
-    """``<set>/<encoder>.npz``: features, labels, splits, rows used and, with a source head, source_logits.
-
-    The test split is left out: no proxy may see it.
-    """
-    path = features_folder() / images.name / f"{encoder}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = images.rows("train", "val")
-    arrays = {"features": features[rows], "labels": images.labels[rows], "splits": images.splits[rows], "size": size}
-    if source_logits is not None:
-        arrays["source_logits"] = source_logits[rows]
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, **arrays)
-    Path(file.name).replace(path)
 
 
 def cpu_name() -> str:

@@ -12,25 +12,19 @@ import torch
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
+from benchmarks.suite.sets import SPLIT_SEED, LabelledSet, draw
+
 NAMES = ("flowers", "cifar10", "pneumoniamnist", "digits", "dtd10", "textile", "mnist", "brainmri")
 MIRRORED = frozenset({"flowers", "dtd10", "cifar10", "textile"})  # a mirrored digit or chest is another thing
-SPLIT_SEED = 0  # splits are one and the same in every run; --seed moves batches and augmentation only
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """Labelled RGB images with splits ``train``, ``val`` and ``test`` (N,)."""
+class ImageSet(LabelledSet):
+    """Labelled RGB images."""
 
-    name: str
     images: list[Image.Image]
-    labels: np.ndarray
-    splits: np.ndarray
     _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)
-
-    @property
-    def classes(self) -> int:
-        return int(self.labels.max()) + 1
 
     @property
     def small(self) -> bool:
@@ -40,9 +34,6 @@ class ImageSet:
     @property
     def mirrored(self) -> bool:
         return self.name in MIRRORED
-
-    def rows(self, *splits: str) -> np.ndarray:
-        return np.flatnonzero(np.isin(self.splits, splits))
 
     def pixels(self, size: int, interpolation: str) -> torch.Tensor:
         """uint8 (N, 3, size, size); the whole image is squashed to the square, nothing is cropped."""
@@ -63,26 +54,14 @@ def load(name: str, data: Path, max_train_val: int, max_test: int) -> ImageSet:
     if (data / name / "train.parquet").is_file():
         images, labels = _parquet(data / name / "train.parquet")
         test_images, test_labels = _parquet(data / name / "test.parquet")
-        own = np.array(["rest"] * len(images) + ["test"] * len(test_images))
+        is_test = np.repeat([False, True], [len(images), len(test_images)])
         images, labels, val_share = images + test_images, np.concatenate([labels, test_labels]), 0.15
     else:
         images, labels = WITHOUT_SPLIT[name]()
         _, test = train_test_split(np.arange(len(labels)), test_size=0.15, stratify=labels, random_state=SPLIT_SEED)
-        own, val_share = np.where(np.isin(np.arange(len(labels)), test), "test", "rest"), 0.15 / 0.85
-    rest = _at_most(max_train_val, np.flatnonzero(own == "rest"), labels)
-    test = _at_most(max_test, np.flatnonzero(own == "test"), labels)
-    train, val = train_test_split(rest, test_size=val_share, stratify=labels[rest], random_state=SPLIT_SEED)
-    rows = np.concatenate([np.sort(train), np.sort(val), np.sort(test)])
-    splits = np.repeat(["train", "val", "test"], [len(train), len(val), len(test)])
-    decoded = [_decode(images[i]) for i in rows]
-    return ImageSet(name, decoded, labels[rows], splits)
-
-
-def _at_most(count: int, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    if len(rows) <= count:
-        return rows
-    kept, _ = train_test_split(rows, train_size=count, stratify=labels[rows], random_state=SPLIT_SEED)
-    return kept
+        is_test, val_share = np.isin(np.arange(len(labels)), test), 0.15 / 0.85
+    rows, splits = draw(labels, is_test, val_share, max_train_val, max_test)
+    return ImageSet(name, labels[rows], splits, [_decode(images[i]) for i in rows])
 
 
 def _decode(raw: bytes | np.ndarray) -> Image.Image:

@@ -27,8 +27,8 @@ from scipy.stats import rankdata
 import selector
 from benchmarks.assets import assets_folder
 from benchmarks.suite import encoders, score_cells
-from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned, foreign
-from benchmarks.suite.ground_truth import OUT as TRUTH
+from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
+from benchmarks.suite.image_suite import SUITE, foreign
 from selector.agreement import mean_agreement, paired_difference
 from selector.calibration import calibration
 from selector.contracts import LabelKind
@@ -62,8 +62,8 @@ Candidate = Callable[[Cells, Sequence[Cells]], np.ndarray]
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print, write; or freeze."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.members", description=__doc__)
-    parser.add_argument("--truth", type=Path, default=TRUTH)
-    parser.add_argument("--scores", type=Path, default=score_cells.OUT)
+    parser.add_argument("--truth", type=Path, default=SUITE.table("ground_truth"))
+    parser.add_argument("--scores", type=Path, default=SUITE.table("scores"))
     parser.add_argument("--out", type=Path, help="folder of the table; beside the truth when left out")
     parser.add_argument("--strategy", choices=("full", "frozen"), default="full")
     parser.add_argument("--partial", action="store_true", help="take columns that lack encoders as well")

@@ -1,6 +1,6 @@
 """Score the saved features of every cell and keep the scores as a table.
 
-    python -m benchmarks.suite.score_cells [--sets ...] [--encoders ...] [--scores ...]
+    python -m benchmarks.suite.score_cells [--suite images|texts] [--sets ...] [--encoders ...] [--scores ...]
     SELECTOR_ASSETS=... python -m benchmarks.suite.score_cells --extract    # features that are not saved as well
 
 Resumable: a score is computed once a version of its proxy. What is read later is the table alone, so
@@ -20,17 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.assets import assets_folder
-from benchmarks.suite import encoders, image_sets, table
-from benchmarks.suite.ground_truth import OUT as TRUTH
-from benchmarks.suite.ground_truth import Budget, features_folder, save_features
+from benchmarks.suite import saved, suites, table
+from benchmarks.suite.suites import Suite
 from selector.contracts import LabelKind
 from selector.errors import NotApplicable, SelectorError
 from selector.evidence import LabelFacts
 from selector.features import FeatureSet
 from selector.proxies import evaluate, registry
 
-OUT = TRUTH.with_name("scores.csv")
-LABELS = TRUTH.with_name("labels.csv")
 COLUMNS = (
     "set", "encoder", "score", "value", "error", "seconds", "version", "rows", "width", "size", "status", "reason",
 )  # fmt: skip
@@ -41,21 +38,30 @@ WITH_ERROR = ("knn", "probe", "logme", "lda")  # whose sampling error is wanted;
 def main(argv: Sequence[str] | None = None) -> int:
     """Score what is missing, set by set."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.score_cells", description=__doc__)
-    parser.add_argument("--sets", nargs="+", default=list(image_sets.NAMES), choices=image_sets.NAMES)
-    parser.add_argument("--encoders", nargs="+", help="all with saved features when left out")
+    suites.add_arguments(parser)
     parser.add_argument("--scores", nargs="+", default=registry.names(), choices=registry.names())
     parser.add_argument("--extract", action="store_true", help="extract features that are not saved; no training")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--out", type=Path, help="the table; the suite's own when left out, with --quick one in the cache"
+    )
+    parser.add_argument("--quick", action="store_true", help="the few features that a quick ground truth saved")
     parser.add_argument("--seed", type=int, default=0, help="of folds and subsamples")
     args = parser.parse_args(argv)
-    for set_name in args.sets:
-        if args.extract and not extract(set_name, args.encoders):
+    suite = suites.find(args.suite)
+    out = args.out or suite.table("scores", args.quick)
+    for set_name in suites.chosen(parser, "sets", args.sets, suite.sets):
+        folder = saved.folder(args.quick) / set_name
+        if args.extract and not extract(suite, set_name, args.encoders, folder, args.quick):
             return 2
-        folder = features_folder() / set_name
         for file in sorted(folder.glob("*.npz")):
             if not args.encoders or file.stem in args.encoders:
-                score_cell(set_name, file, args.scores, args.out, args.seed)
+                score_cell(set_name, file, args.scores, out, args.seed)
     return 0
+
+
+def labels_table(scores: Path) -> Path:
+    """The table of labels beside a table of scores."""
+    return scores.with_name(scores.name.replace("scores", "labels"))
 
 
 def score_cell(set_name: str, file: Path, names: Sequence[str], out: Path, seed: int) -> None:
@@ -64,10 +70,10 @@ def score_cell(set_name: str, file: Path, names: Sequence[str], out: Path, seed:
     missing = [n for n in names if (set_name, file.stem, n, str(registry.get(n).version)) not in known]
     if not missing:
         return
-    with np.load(file) as saved:
-        labels, size = saved["labels"], int(saved["size"])
-        features = FeatureSet(saved["features"], labels, source_logits=saved.get("source_logits"), seed=seed)
-    write_labels(out.with_name(LABELS.name), set_name, labels)
+    with np.load(file) as arrays:
+        labels, size = arrays["labels"], int(arrays["size"])
+        features = FeatureSet(arrays["features"], labels, source_logits=arrays.get("source_logits"), seed=seed)
+    write_labels(labels_table(out), set_name, labels)
     for name in missing:
         row: dict[str, object] = {
             "set": set_name, "encoder": file.stem, "score": name, "version": registry.get(name).version,
@@ -101,24 +107,21 @@ def write_labels(path: Path, set_name: str, labels: np.ndarray) -> None:
     table.append(path, row, LABEL_COLUMNS)
 
 
-def extract(set_name: str, names: Sequence[str] | None) -> bool:
+def extract(suite: Suite, set_name: str, names: Sequence[str] | None, folder: Path, quick: bool = False) -> bool:
     """Save the features of a set that are not saved yet; False without the assets."""
     import torch
 
-    assets = assets_folder("models/ and data/")
+    assets = assets_folder(suite.needs)
     if assets is None:
         return False
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    models, folder = assets / "models", features_folder() / set_name
-    cards = encoders.cards(models)
-    missing = [n for n in cards if not (folder / f"{n}.npz").exists() and (not names or n in names)]
+    missing = [n for n in suite.encoders(assets) if not (folder / f"{n}.npz").exists() and (not names or n in names)]
     if not missing:
         return True
-    images = image_sets.load(set_name, assets / "data", Budget().max_train_val, Budget().max_test)
+    data = suite.load_set(set_name, assets, suite.quick if quick else suite.budget)
     for name in missing:
-        encoder = encoders.load(name, cards[name], models, images.small)
-        pixels = images.pixels(encoder.size, cards[name]["interpolation"])
-        save_features(images, name, encoder.size, *encoder.features(pixels))
+        learner = suite.open(name, data, assets)
+        saved.save(folder / f"{name}.npz", data, learner.size, *learner.features())
         print(f"extracted {set_name} {name}", flush=True)
     return True
 
@@ -144,8 +147,8 @@ class Scored:
     rows: Mapping[str, int] = field(default_factory=dict)
 
 
-def read(path: Path = OUT) -> Scored:
-    """The last row of every score and cell."""
+def read(path: Path) -> Scored:
+    """The last row of every score and cell; the table of labels lies beside it."""
     values: dict[str, dict[str, dict[str, float]]] = {}
     errors: dict[str, dict[str, dict[str, float]]] = {}
     seconds: dict[str, dict[str, dict[str, float]]] = {}
@@ -158,7 +161,7 @@ def read(path: Path = OUT) -> Scored:
         for store, column in ((values, "value"), (errors, "error"), (seconds, "seconds")):
             if row[column]:
                 store.setdefault(score, {}).setdefault(set_name, {})[encoder] = float(row[column])
-    of_sets = table.whole_rows(path.with_name(LABELS.name))
+    of_sets = table.whole_rows(labels_table(path))
     return Scored(
         values,
         errors,

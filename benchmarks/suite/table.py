@@ -16,6 +16,11 @@ COLUMNS = (
 Key = tuple[str, str, str, int]
 
 
+def columns(library: str) -> tuple[str, ...]:
+    """Of the ground truth of a suite whose networks a library builds; its version is one of them."""
+    return tuple(library if name == "timm" else name for name in COLUMNS)
+
+
 def append(path: Path, row: dict[str, Any], columns: Sequence[str] = COLUMNS) -> None:
     """Add one row and force it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.suite import agreement_table, score_cells, table
+from benchmarks.suite.image_suite import SUITE
 from selector.contracts import LabelKind
 from selector.evidence import LabelFacts
 from selector.features import FeatureSet
@@ -88,7 +89,7 @@ def test_agreement_comes_from_the_tables_alone(cells, tmp_path):
 def test_a_random_order_agrees_by_nothing_and_a_perfect_one_wholly():
     rng = np.random.default_rng(1)
     truth = {name: {f"e{i}": float(v) for i, v in enumerate(rng.uniform(50, 90, 12))} for name in "abcd"}
-    rows = agreement_table.agreement({"oracle": truth}, truth, draws=20, seed=0)
+    rows = agreement_table.agreement({"oracle": truth}, truth, SUITE.scopes, draws=20, seed=0)
     by_score = {row["score"]: row for row in rows if row["scope"] == "all"}
     assert by_score["oracle"]["weighted_tau"] == pytest.approx(1)
     chance = by_score[agreement_table.RANDOM]
@@ -100,6 +101,6 @@ def test_a_random_order_agrees_by_nothing_and_a_perfect_one_wholly():
 def test_source_head_scores_are_compared_with_the_others_on_encoders_that_have_one():
     truth = {"a": {f"e{i}": float(i) for i in range(8)}}
     leep = {"a": {f"e{i}": float(i) for i in range(4)}}
-    rows = agreement_table.agreement({"knn": truth, "leep": leep}, truth, draws=5, seed=0)
+    rows = agreement_table.agreement({"knn": truth, "leep": leep}, truth, SUITE.scopes, draws=5, seed=0)
     counts = {row["score"]: row["encoders"] for row in rows if row["scope"] == "with a source head"}
     assert counts == {"knn": 4, "leep": 4, agreement_table.RANDOM: 4}
