@@ -23,7 +23,7 @@ from benchmarks.assets import assets_folder
 from benchmarks.suite import score_cells, suites, table
 from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
 from selector.agreement import MEASURES as AGREEMENT
-from selector.agreement import mean_agreement
+from selector.agreement import mean_agreement, paired_difference
 from selector.contracts import LabelKind, Score
 from selector.evidence import MEMBERS, combine
 from selector.prior import ModelFacts, static_prior
@@ -148,28 +148,45 @@ def agreement(
     """One row a scope and score: the mean of every measure over sets, with its interval.
 
     A score that lacks some encoders is compared on those it has; ``encoders`` says how many on average.
+    ``gain`` is its weighted tau minus that of the evidence, on the same encoders and resamples.
     """
     rows = []
     for scope, members in scopes.items():
         for score, by_set in by_score.items():
-            pairs = []
-            for name, values in by_set.items():
-                shared = [e for e in members(name, truth[name], by_score) if e in values]
-                if len(shared) >= FEWEST_ENCODERS:
-                    pairs.append(([values[e] for e in shared], [truth[name][e] for e in shared]))
-            if not pairs:
+            compared = {name: members(name, truth[name], by_score) for name in by_set}
+            scores, accuracies = columns([by_set], compared, truth)
+            if not accuracies:
                 continue
-            row: dict[str, object] = {"scope": scope, "score": score, "sets": len(pairs)}
-            row["encoders"] = round(float(np.mean([len(x) for x, _ in pairs])), 1)
+            row: dict[str, object] = {"scope": scope, "score": score, "sets": len(accuracies)}
+            row["encoders"] = round(float(np.mean([len(y) for y in accuracies])), 1)
             for measure in MEASURES:
-                found = mean_agreement([x for x, _ in pairs], [y for _, y in pairs], measure, draws=draws, seed=seed)
+                found = mean_agreement(scores[0], accuracies, measure, draws=draws, seed=seed)
                 row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
+            both, accuracies = columns([by_set, by_score.get(EVIDENCE, {})], compared, truth)
+            if accuracies:
+                gain = paired_difference(*both, accuracies, draws=draws, seed=seed)
+                row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
             rows.append(row)
         if truths := [
             c for name in truth if len(c := kept(members(name, truth[name], by_score), truth[name])) >= FEWEST_ENCODERS
         ]:
             rows.append({"scope": scope, "score": RANDOM, "sets": len(truths), **by_chance(truths, seed)})
     return rows
+
+
+def columns(
+    scores: Sequence[Mapping[str, Column]], compared: Mapping[str, Sequence[str]], truth: Mapping[str, Column]
+) -> tuple[list[list[list[float]]], list[list[float]]]:
+    """Values of each score, and accuracies, a list a set: of the encoders to be compared that all scores have."""
+    values: list[list[list[float]]] = [[] for _ in scores]
+    accuracies = []
+    for name, encoders in compared.items():
+        shared = [e for e in encoders if all(e in score.get(name, ()) for score in scores)]
+        if len(shared) >= FEWEST_ENCODERS:
+            accuracies.append([truth[name][e] for e in shared])
+            for found, score in zip(values, scores, strict=True):
+                found.append([score[name][e] for e in shared])
+    return values, accuracies
 
 
 def kept(names: Iterable[str], column: Column) -> list[float]:
@@ -194,7 +211,7 @@ def by_chance(truths: Sequence[Sequence[float]], seed: int) -> dict[str, object]
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """The agreement table."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)), restval="")
         writer.writeheader()
         writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 

@@ -1,7 +1,7 @@
 """The text encoders of the suite: what pip packages bring, fewer layers of it, and an untrained control.
 
-Several packages hold the very weights of all-MiniLM-L6-v2; one of them is enough. The network that a
-package brings as an ONNX file is read as such for features, and rebuilt in torch to be trained.
+The network that a package brings as an ONNX file is read as such for features, and rebuilt in torch
+to be trained.
 """
 
 from __future__ import annotations

@@ -104,3 +104,16 @@ def test_source_head_scores_are_compared_with_the_others_on_encoders_that_have_o
     rows = agreement_table.agreement({"knn": truth, "leep": leep}, truth, SUITE.scopes, draws=5, seed=0)
     counts = {row["score"]: row["encoders"] for row in rows if row["scope"] == "with a source head"}
     assert counts == {"knn": 4, "leep": 4, agreement_table.RANDOM: 4}
+
+
+def test_the_gain_is_over_the_evidence_on_the_encoders_that_both_have():
+    truth = {"a": {f"e{i}": float(i) for i in range(8)}}
+    evidence = {"a": {**truth["a"], "e7": -1.0}}  # the best encoder comes last
+    few = {"a": {f"e{i}": float(i) for i in range(7)}}
+    by_score = {agreement_table.EVIDENCE: evidence, "oracle": truth, "few": few}
+    rows = agreement_table.agreement(by_score, truth, SUITE.scopes, draws=20, seed=0)
+    found = {row["score"]: row for row in rows if row["scope"] == "all"}
+    assert found["oracle"]["gain"] == pytest.approx(1 - found[agreement_table.EVIDENCE]["weighted_tau"])
+    assert found["oracle"]["gain_low"] >= 0
+    assert found[agreement_table.EVIDENCE]["gain"] == found["few"]["gain"] == 0
+    assert "gain" not in found[agreement_table.RANDOM]

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from benchmarks.suite import agreement_table, ground_truth, score_cells, table, text_encoders, text_sets
 from benchmarks.suite.text_suite import SUITE
@@ -203,6 +204,16 @@ def test_a_network_rebuilt_otherwise_is_refused(paraphrase, monkeypatch):
         ValueError, match="paraphrase-minilm-l3-onnx: the rebuilt network differs from the ONNX file by"
     ):
         text_encoders.with_head(encoder, paraphrase, 3)
+
+
+def test_the_two_packages_hold_different_networks():
+    first, second = (text_encoders.specs()[name] for name in ("minilm-l6", "sre-minilm-l6"))
+    for spec in (first, second):
+        pytest.importorskip(spec.weights.package, reason="the extra 'demo-text' is not installed")
+    ours, theirs = load_file(first.weights.path()), load_file(second.weights.path())
+    shared = [name for name in ours if name in theirs and ours[name].is_floating_point()]
+    assert len(shared) > 100
+    assert not any(torch.equal(ours[name], theirs[name]) for name in shared if "pooler" not in name)
 
 
 def test_every_encoder_of_the_suite_is_known_with_its_size(assets):
