@@ -152,6 +152,8 @@ class TextPreprocess:
             averaged.
         pad_id: fills rows up; the network never looks at it.
         token_types: whether the network is told which text of a pair a token belongs to.
+        words: the texts are lists of words (``Words``) and a row of features is a word. Long ones are
+            always read in windows, so that every word has a row and all models have the same rows.
     """
 
     tokenizer: str = field(repr=False)
@@ -160,6 +162,7 @@ class TextPreprocess:
     long_texts: LongTexts = "truncate"
     pad_id: int = 0
     token_types: bool = False
+    words: bool = False
 
     def tokens_key(self) -> str:
         """What decides the tokens: encoders with an equal key share them."""
@@ -174,6 +177,7 @@ class TextPreprocess:
             "long_texts": self.long_texts,
             "pad_id": self.pad_id,
             "token_types": self.token_types,
+            **({"words": True} if self.words else {}),
         }
 
     @classmethod
@@ -231,8 +235,8 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, batch: Any) -> torch.Tensor:
-        """Features (B, D) of a normalised batch (B, C, H, W), or of ``texts.Tokens``; differentiable
-        for torch networks."""
+        """Features (B, D) of a normalised batch (B, C, H, W), or of ``texts.Tokens`` (a row a text, or a
+        word where ``preprocess.words``); differentiable for torch networks."""
 
     def probe(self) -> Any:
         """Two test items, always the same, as ``encode`` takes them."""
@@ -328,13 +332,24 @@ RawText: TypeAlias = "str | tuple[str, str]"
 """A text, or a pair of texts that are read together."""
 
 
+class Words(tuple[str, ...]):
+    """A text given as its words, each of which has a label of its own: an item of a tagging target."""
+
+    __slots__ = ()
+
+    @property
+    def text(self) -> str:
+        """The words with a blank between them: what the network reads."""
+        return " ".join(self)
+
+
 class Items(Protocol):
     """The items of a target, read one at a time and only when needed."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any:
-        """A ``RawImage`` or a ``RawText``, as the target's modality says."""
+        """A ``RawImage``, a ``RawText`` or ``Words``, as the target's modality says."""
         ...
 
 
@@ -342,13 +357,16 @@ class Items(Protocol):
 class Target:
     """A labelled data set.
 
+    An item is what splits, samples and statistics take as a whole. Mostly it has one label and gives
+    one row; of a tagging target it is a text with a label and a row a word (``row_starts``).
+
     Attributes:
         name: short, for people; not an identity.
         modality: what an item is.
         label_kind: what a label is.
         items: the items, lazily; for ``Modality.ROWS`` empty, and ``features`` (N, D) is set.
         names: a readable name an item (relative path, row number), for messages and reports.
-        labels: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
+        labels: of the rows: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
         class_names: C names, in label order; empty for regression.
         splits: (N,) of ``train``, ``val``, ``test``. Proxies score train + val, val chooses, test
             is read once, for the final figure.
@@ -358,6 +376,7 @@ class Target:
         origin: what ``load_target`` needs to load it again (plain JSON), or None when it was
             built from objects in memory.
         notes: what a person should know (grey images converted, items skipped, splits drawn).
+        row_starts: (items + 1,) where the rows of each item begin; None where an item is a row.
     """
 
     name: str
@@ -375,9 +394,45 @@ class Target:
     notes: tuple[str, ...] = ()
     features: np.ndarray | None = None
     seed: int = 0
+    row_starts: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        """Items."""
+        return len(self.splits)
+
+    @property
+    def row_noun(self) -> str:
+        """One row, in messages."""
+        return self.modality.noun if self.row_starts is None else "word"
+
+    def rows_of(self, indices: np.ndarray) -> np.ndarray:
+        """Positions in ``labels`` of the rows of some items, item after item."""
+        return indices if self.row_starts is None else spread(self.row_starts, indices)
+
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        """Labels of the rows of some items, item after item."""
+        labels: np.ndarray = self.labels[self.rows_of(indices)]
+        return labels
+
+    def row_hashes(self, indices: np.ndarray) -> list[str]:
+        """What addresses the rows of some items in the store, item after item.
+
+        The content hash of the item; of several rows an item each from that hash and its place.
+        """
+        if self.row_starts is None:
+            return [self.hashes[i] for i in indices]
+        counts = np.diff(self.row_starts)
+        return [
+            xxhash.xxh3_128_hexdigest(f"{self.hashes[i]} row {place}".encode())
+            for i in indices
+            for place in range(int(counts[i]))
+        ]
+
+    def units_of(self, indices: np.ndarray) -> np.ndarray | None:
+        """Which item each of ``rows_of`` belongs to, as its place in ``indices``; None where an item is a row."""
+        if self.row_starts is None:
+            return None
+        return np.repeat(np.arange(len(indices)), np.diff(self.row_starts)[indices])
 
     def indices(self, *splits: str) -> np.ndarray:
         """Positions of the items of the named splits, in order."""
@@ -395,7 +450,10 @@ class Target:
 
 
 class Task(Protocol):
-    """What is being learned: turns annotations into rows and knows head, loss and metric."""
+    """What is being learned: turns annotations into rows and knows head, loss and metric.
+
+    Where an item has several rows (``Target.row_starts``), ``units`` (N,) says which item a row belongs to.
+    """
 
     name: str
     label_kind: LabelKind
@@ -409,9 +467,24 @@ class Task(Protocol):
         """(logits (B, K), labels (B,)) -> scalar loss, class weights inside where imbalance asks for them."""
         ...
 
-    def metrics(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Every metric by name, higher is better except where the name says loss or error."""
+    def metrics(self, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None = None) -> dict[str, float]:
+        """Every metric by name, higher is better except where the name says loss or error.
+
+        A task may also have ``ratio(metric, logits, labels, units) -> (numerators, denominators)``, an entry
+        an item, for metrics that are a sum over another: they are resampled without computing them again.
+        """
         ...
+
+
+def spread(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Positions of the rows of some items, item after item; those of item i are ``starts[i]:starts[i + 1]``.
+
+    >>> spread(np.array([0, 2, 2, 5]), np.array([2, 0]))
+    array([2, 3, 4, 0, 1])
+    """
+    counts = starts[indices + 1] - starts[indices]
+    ends = np.cumsum(counts)
+    return np.asarray(np.arange(counts.sum()) + np.repeat(starts[indices] - (ends - counts), counts))
 
 
 def metric_sign(metric: str) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from selector.contracts import Words
 from selector.errors import ConfigError, TargetError
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ class UnreadableText(TargetError):
     """One text cannot be used; the message is the reason, without the text's name."""
 
 
-def text_hash(text: RawText) -> str:
-    """xxh3_128 of a text or a pair as 32 hex digits.
+def text_hash(text: RawText | Words) -> str:
+    """xxh3_128 of a text, a pair or a list of words as 32 hex digits.
 
-    >>> text_hash("ab") == text_hash(("a", "b"))
+    >>> text_hash("ab") == text_hash(("a", "b")) or text_hash(("a", "b")) == text_hash(Words(("a", "b")))
     False
     """
     parts = (text,) if isinstance(text, str) else text
-    digest = xxhash.xxh3_128(f"text {len(parts)}".encode())
+    kind = "words" if isinstance(text, Words) else "text"
+    digest = xxhash.xxh3_128(f"{kind} {len(parts)}".encode())
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")  # a lone surrogate is reported later, with all other bad texts
         digest.update(f"\n{len(encoded)}\n".encode())
@@ -46,20 +48,40 @@ def text_hash(text: RawText) -> str:
     return digest.hexdigest()
 
 
-def why_unusable(text: RawText) -> str:
+def why_unusable(text: RawText | Words) -> str:
     """The reason why a text has no content, to follow its name; empty when it has.
 
-    >>> why_unusable(" \\t"), why_unusable("a"), why_unusable(("a", ""))
-    ('is only whitespace', '', 'has an empty text in its pair')
+    >>> why_unusable(" \\t"), why_unusable("a"), why_unusable(("a", "")), why_unusable(Words(("a", " ")))
+    ('is only whitespace', '', 'has an empty text in its pair', 'has a word without content (word 2)')
     """
+    if isinstance(text, Words):
+        return _why_no_words(text)
     parts = (text,) if isinstance(text, str) else text
     for part in parts:
         if not part:
             return "is empty" if len(parts) == 1 else "has an empty text in its pair"
         if not part.strip():
             return "is only whitespace" if len(parts) == 1 else "has only whitespace in its pair"
-        if any("\ud800" <= char <= "\udfff" for char in part):
-            return "holds half of a character (a lone surrogate); write the file in UTF-8 again"
+        if _has_surrogate(part):
+            return _SURROGATE
+    return ""
+
+
+_SURROGATE = "holds half of a character (a lone surrogate); write the file in UTF-8 again"
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _why_no_words(words: Words) -> str:
+    if not words:
+        return "has no words"
+    for place, word in enumerate(words, 1):
+        if not word.strip():
+            return f"has a word without content (word {place})"
+        if _has_surrogate(word):
+            return _SURROGATE
     return ""
 
 
@@ -70,12 +92,15 @@ def why_unusable(text: RawText) -> str:
 class TokenisedText:
     """The rows of one text: one, or several when it is read in windows.
 
-    ``ids`` and ``flags`` a row; ``cut`` is the number of tokens that were cut off.
+    ``ids`` and ``flags`` a row; ``cut`` is the number of tokens that were cut off. Of a list of words
+    ``words`` says for each token which word it is of, -1 for none, and ``count`` how many words there are.
     """
 
     ids: tuple[NDArray[np.int32], ...]
     flags: tuple[NDArray[np.uint8], ...]
     cut: int = 0
+    words: tuple[NDArray[np.int32], ...] = ()
+    count: int = 0
 
     @property
     def length(self) -> int:
@@ -100,13 +125,15 @@ class Tokeniser:
         self._single.no_padding()
         self._pair = Tokenizer.from_str(preprocess.tokenizer)
         self._pair.no_padding()
-        window = preprocess.long_texts == "window"
+        window = preprocess.long_texts == "window" or preprocess.words
         self._single.enable_truncation(preprocess.max_length, stride=preprocess.max_length // _OVERLAP if window else 0)
         self._pair.enable_truncation(preprocess.max_length)
 
-    def __call__(self, texts: Sequence[RawText]) -> list[TokenisedText]:
+    def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
         """One entry a text, in order. Cost: some 10,000 short texts a second and core."""
         prefix = self.preprocess.prefix
+        if self.preprocess.words:
+            return self._of_words(texts)
         pairs = bool(texts) and not isinstance(texts[0], str)
         if any(isinstance(text, str) is pairs for text in texts):
             raise ConfigError("some of the items are texts and some are pairs of texts; give all of one kind.")
@@ -116,9 +143,40 @@ class Tokeniser:
             found = self._single.encode_batch([f"{prefix}{text}" for text in texts])
         return [self._rows(encoding, pairs) for encoding in found]
 
+    def _of_words(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
+        sentences = [text if isinstance(text, Words) else None for text in texts]
+        if any(words is None for words in sentences):
+            raise ConfigError("this tokeniser takes lists of words (Words); some of the items are something else.")
+        # read as one text, so that a word's tokens are those it has in running text, whatever the tokenizer
+        prefix = self.preprocess.prefix
+        found = self._single.encode_batch([prefix + words.text for words in sentences if words is not None])
+        return [
+            self._words_of(encoding, words)
+            for encoding, words in zip(found, sentences, strict=True)
+            if words is not None
+        ]
+
+    def _words_of(self, encoding: Any, words: Words) -> TokenisedText:
+        text = self._rows(encoding, pair=False)
+        lengths = np.array([len(word) for word in words], np.int64)
+        begins = len(self.preprocess.prefix) + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
+        windows = [_word_of_token(row, begins, begins + lengths) for row in (encoding, *encoding.overflowing)]
+        # the first token of a word decides in which window it is read: where most text is on both sides of it
+        best, owner = np.full(len(words), -1), np.full(len(words), -1)
+        for number, found in enumerate(windows):
+            seen, first = np.unique(found, return_index=True)
+            room = np.minimum(first, len(found) - 1 - first)
+            better = (seen >= 0) & (room > best[seen])
+            best[seen[better]], owner[seen[better]] = room[better], number
+        chosen = tuple(
+            np.where((found >= 0) & (owner[found] == number), found, -1).astype(np.int32)
+            for number, found in enumerate(windows)
+        )
+        return TokenisedText(text.ids, text.flags, words=chosen, count=len(words))
+
     def _rows(self, encoding: Any, pair: bool) -> TokenisedText:
         rest = encoding.overflowing
-        if self.preprocess.long_texts == "window" and not pair:
+        if (self.preprocess.long_texts == "window" or self.preprocess.words) and not pair:
             rows = [encoding, *rest]
             cut = 0
         else:
@@ -133,6 +191,18 @@ class Tokeniser:
         return TokenisedText(ids, flags, cut)
 
 
+def _word_of_token(encoding: Any, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which word each token is of, by the characters that they share; -1 for none."""
+    if not encoding.ids:
+        return np.array([-1])
+    spans = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+    word = np.searchsorted(ends, spans[:, 0], side="right")  # the first one that ends behind the token's begin
+    known = np.minimum(word, len(begins) - 1)
+    shares = (word < len(begins)) & (spans[:, 1] > begins[known]) & (spans[:, 1] > spans[:, 0])
+    own = np.asarray(encoding.special_tokens_mask) == 0
+    return np.where(shares & own, word, -1)
+
+
 class Tokens:
     """A batch of texts as the networks take it: rows of token ids, filled up on the right.
 
@@ -143,12 +213,23 @@ class Tokens:
         content: bool (R, T), tokens of the text itself, not those that the tokenizer adds.
         types: int64 (R, T), 1 for the second text of a pair.
         owner: int64 (R,), the text that a row is a window of; ascending.
+        words: int64 (R, T), the word of the batch that a token is of, -1 for none; None where features
+            are of whole texts. Words are numbered text after text.
+        counts: int64 (B,), words a text; None likewise.
     """
 
     def __init__(
-        self, ids: torch.Tensor, mask: torch.Tensor, content: torch.Tensor, types: torch.Tensor, owner: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        content: torch.Tensor,
+        types: torch.Tensor,
+        owner: torch.Tensor,
+        words: torch.Tensor | None = None,
+        counts: torch.Tensor | None = None,
     ) -> None:
         self.ids, self.mask, self.content, self.types, self.owner = ids, mask, content, types, owner
+        self.words, self.counts = words, counts
 
     @classmethod
     def of(cls, texts: Sequence[TokenisedText], pad_id: int) -> Tokens:
@@ -167,7 +248,13 @@ class Tokens:
         content = torch.from_numpy((marks & _SPECIAL) == 0)
         types = torch.from_numpy(((marks & _SECOND) // _SECOND).astype(np.int64))
         owner = torch.tensor([index for _, _, index in rows])
-        return cls(torch.from_numpy(ids), torch.from_numpy(mask), content, types, owner)
+        words, counts = _numbered(texts, ids.shape)
+        return cls(torch.from_numpy(ids), torch.from_numpy(mask), content, types, owner, words, counts)
+
+    @property
+    def num_features(self) -> int:
+        """Rows of features that the batch gives: one a text, or one a word."""
+        return len(self) if self.counts is None else int(self.counts.sum())
 
     def __len__(self) -> int:
         """Texts, not rows."""
@@ -175,11 +262,17 @@ class Tokens:
 
     def __getitem__(self, part: slice) -> Tokens:
         """Some neighbouring texts, filled up to the longest of them."""
+        import torch
+
         start, stop, _ = part.indices(len(self))
         rows = (self.owner >= start) & (self.owner < stop)
         width = int(self.mask[rows].sum(1).max()) if bool(rows.any()) else 0
         ids, mask, content, types = (tensor[rows, :width] for tensor in (self.ids, self.mask, self.content, self.types))
-        return Tokens(ids, mask, content, types, self.owner[rows] - start)
+        if self.words is None or self.counts is None:
+            return Tokens(ids, mask, content, types, self.owner[rows] - start)
+        words = self.words[rows, :width]
+        words = torch.where(words < 0, words, words - self.counts[:start].sum())
+        return Tokens(ids, mask, content, types, self.owner[rows] - start, words, self.counts[start:stop])
 
     def repeated(self, count: int) -> Tokens:
         """``count`` texts: these, over and over."""
@@ -188,7 +281,14 @@ class Tokens:
         places = [torch.nonzero(self.owner == i % len(self))[:, 0] for i in range(count)]
         rows = torch.cat(places)
         owner = torch.repeat_interleave(torch.arange(count), torch.tensor([len(place) for place in places]))
-        return Tokens(self.ids[rows], self.mask[rows], self.content[rows], self.types[rows], owner)
+        parts = self.ids[rows], self.mask[rows], self.content[rows], self.types[rows], owner
+        if self.words is None or self.counts is None:
+            return Tokens(*parts)
+        counts = self.counts[torch.arange(count) % len(self)]
+        before = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)])[self.owner[rows]]
+        shift = (counts.cumsum(0) - counts)[owner] - before
+        words = self.words[rows]
+        return Tokens(*parts, torch.where(words < 0, words, words + shift[:, None]), counts)
 
     @property
     def device(self) -> torch.device:
@@ -197,7 +297,9 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> Tokens:
         """A copy on another device."""
-        moved = (t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.content, self.types, self.owner))
+        moved = [t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.content, self.types, self.owner)]
+        if self.words is not None and self.counts is not None:
+            moved += [t.to(device, non_blocking=True) for t in (self.words, self.counts)]
         return Tokens(*moved)
 
     def per_text(self, rows: torch.Tensor) -> torch.Tensor:
@@ -207,3 +309,46 @@ class Tokens:
         total = rows.new_zeros(len(self), *rows.shape[1:]).index_add(0, self.owner, rows)
         counts = self.owner.bincount(minlength=len(self)).to(rows.dtype)
         return total / counts[:, None]
+
+    def per_word(self, hidden: torch.Tensor, *, first: bool) -> torch.Tensor:
+        """States of tokens (R, T, D) to float32 rows of the words (W, D).
+
+        Args:
+            first: the state of a word's first token, else the mean over its tokens. A word of which the
+                tokenizer leaves nothing (a control character) has the state at the begin of its text.
+        """
+        import torch
+
+        assert self.words is not None
+        assert self.counts is not None
+        flat, states = self.words.reshape(-1), hidden.reshape(-1, hidden.shape[-1])
+        places = torch.nonzero(flat >= 0)[:, 0]
+        word, total = flat[places], self.num_features
+        begins = torch.searchsorted(self.owner, torch.arange(len(self), device=flat.device)) * self.words.shape[1]
+        start = begins.repeat_interleave(self.counts)
+        beyond = torch.full_like(start, flat.numel()).scatter_reduce(0, word, places, "amin")
+        head = torch.where(beyond < flat.numel(), beyond, start)
+        if first:
+            return states[head].float()
+        counted = torch.bincount(word, minlength=total)
+        bare = torch.nonzero(counted == 0)[:, 0]
+        word, places = torch.cat([word, bare]), torch.cat([places, start[bare]])
+        rows = states.new_zeros(total, states.shape[1], dtype=torch.float32).index_add(0, word, states[places].float())
+        return rows / counted.clamp(min=1)[:, None]
+
+
+def _numbered(
+    texts: Sequence[TokenisedText], shape: tuple[int, ...]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """``Tokens.words`` and ``Tokens.counts`` of a batch."""
+    import torch
+
+    if not any(text.words for text in texts):
+        return None, None
+    counts = np.array([text.count for text in texts], np.int64)
+    before = np.cumsum(counts) - counts
+    words = np.full(shape, -1, np.int64)
+    rows = [(row, int(shift)) for text, shift in zip(texts, before, strict=True) for row in text.words]
+    for i, (row, shift) in enumerate(rows):
+        words[i, : len(row)] = np.where(row < 0, -1, row + shift)
+    return torch.from_numpy(words), torch.from_numpy(counts)

@@ -31,7 +31,7 @@ _FILE_SOURCES = ("onnx", "transformers")  # sources whose models may be named by
 _SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
 
 
-Pooling = Literal["avg", "max", "cls", "mean", "last", "weighted"]
+Pooling = Literal["avg", "max", "cls", "mean", "last", "weighted", "first"]
 
 
 class _Strict(BaseModel):
@@ -89,12 +89,13 @@ class WeightsFile(_Strict):
 
 class TextSettings(_Strict):
     """How a model reads texts: fields of ``contracts.TextPreprocess`` to change, and for a network
-    that brings none (ONNX) the ``tokenizer.json`` to use."""
+    that brings none (ONNX) the ``tokenizer.json`` to use. ``words`` is set by the scan of a tagging target."""
 
     max_length: int | None = Field(default=None, ge=4)
     prefix: str | None = None
     long_texts: Literal["truncate", "window"] | None = None
     tokenizer: WeightsFile | None = None
+    words: Literal[True] | None = None
 
     def changes(self) -> dict[str, Any]:
         """The fields of ``TextPreprocess`` that are set."""
@@ -139,7 +140,7 @@ class ModelSpec(_Strict):
         text: likewise for texts.
         modality: what the model reads; told from the source when not given.
         pooling: None for the model's own; of images ``avg``, ``max`` or ``cls``, of texts ``mean``,
-            ``cls``, ``last``, ``weighted`` (by position) or ``max``.
+            ``cls``, ``last``, ``weighted`` (by position) or ``max``, of words ``first`` or ``mean``.
         layer: None for the penultimate layer, else the dotted name of a submodule; of texts ``mean``
             (over all layers), ``last`` or a number from 1.
         tags, licence, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts

@@ -63,7 +63,12 @@ TextColumn = Annotated[
     ),
 ]
 LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Column of a table that holds the label.", rich_help_panel=_SELECT)
+    str | None,
+    typer.Option(
+        "--label-column",
+        help="Column of a table that holds the label; of a CoNLL file its number, -1 for the last.",
+        rich_help_panel=_SELECT,
+    ),
 ]
 Proxies = Annotated[
     str | None,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from selector.cli import options as o
 from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, print_rows, say
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")]
 _TrustCode = Annotated[
@@ -74,7 +71,8 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders or globs; for a text model texts, or .txt files with a text a line.",
+            help="Image files, folders or globs; for a text model texts, or .txt files with a text a line; for a "
+            "tagging model also .jsonl files with a list of words a line.",
             metavar="ITEMS…",
         ),
     ],
@@ -95,21 +93,10 @@ def predict(
     elif csv:
         typer.echo(found.to_csv(), nl=False)
     else:
-        places = range(min(top, len(found.class_names)))
-        rows = [
-            (row.image, *([f"{name} {100 * share:.0f} %" for name, share in row.top] or [row.error or ""]))
-            for row in found
-        ]
-        print_rows(
-            ["item", "predicted", *("then" for _ in places[1:])], [_padded(row, len(places) + 1) for row in rows]
-        )
+        print_rows(*found.table(top))
     for row in found.errors:
         say(f"{row.image}: {row.error}")
     return FAILED if len(found.errors) == len(found) else SOME_FAILED if found.errors else 0
-
-
-def _padded(row: Sequence[object], width: int) -> list[object]:
-    return [*row, *[""] * (width - len(row))]
 
 
 @guarded

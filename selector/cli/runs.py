@@ -24,7 +24,8 @@ def scan(
     target: Annotated[
         str,
         typer.Argument(
-            help="Image folder (class folders), CSV manifest of images, table of texts (CSV, TSV, JSONL, parquet), .npz.",
+            help="Image folder (class folders), CSV manifest of images, table of texts (CSV, TSV, JSONL, parquet), CoNLL "
+            "file of tagged words, .npz.",
             metavar="TARGET",
         ),
     ],

@@ -5,17 +5,35 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Prediction", "Predictions", "SavedModel", "export_onnx", "load_model", "save_model"]
+__all__ = [
+    "Prediction",
+    "Predictions",
+    "SavedModel",
+    "TaggedText",
+    "TaggedTexts",
+    "export_onnx",
+    "load_model",
+    "save_model",
+]
 
 if TYPE_CHECKING:
     from selector.deploy.export import export_onnx as export_onnx
-    from selector.deploy.load import Prediction as Prediction
-    from selector.deploy.load import Predictions as Predictions
     from selector.deploy.load import SavedModel as SavedModel
     from selector.deploy.load import load_model as load_model
+    from selector.deploy.predictions import Prediction as Prediction
+    from selector.deploy.predictions import Predictions as Predictions
     from selector.deploy.save import save_model as save_model
+    from selector.deploy.tagging import TaggedText as TaggedText
+    from selector.deploy.tagging import TaggedTexts as TaggedTexts
 
-_PLACES = {"save_model": "selector.deploy.save", "export_onnx": "selector.deploy.export"}
+_PLACES = {
+    "Prediction": "selector.deploy.predictions",
+    "Predictions": "selector.deploy.predictions",
+    "TaggedText": "selector.deploy.tagging",
+    "TaggedTexts": "selector.deploy.tagging",
+    "export_onnx": "selector.deploy.export",
+    "save_model": "selector.deploy.save",
+}
 
 
 def __getattr__(name: str) -> Any:

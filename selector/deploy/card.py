@@ -27,6 +27,8 @@ def model_card(
         program: whether ``model.pt2`` lies beside the card.
     """
     noun = "text" if isinstance(trained.preprocess, TextPreprocess) else "image"
+    words = isinstance(trained.preprocess, TextPreprocess) and trained.preprocess.words
+    pipeline = "token-classification" if words else f"{noun}-classification"
     licence = spec.get("licence") or "unknown: look at where the weights come from"
     rows = [
         f"| {m.strategy} | {_figure(m.val_value)} | {_figure(m.test_value)} | {m.steps} | "
@@ -51,8 +53,8 @@ def model_card(
         classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
     return f"""---
 library_name: {"timm" if trained.source == "timm" else "pytorch"}
-pipeline_tag: {noun}-classification
-tags: [{noun}-classification, zoo-selector]
+pipeline_tag: {pipeline}
+tags: [{pipeline}, zoo-selector]
 ---
 # {_cell(trained.name)}, adapted to {_cell(target.get("name"))}
 

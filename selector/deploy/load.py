@@ -7,95 +7,24 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector.contracts import AnyPreprocess, Preprocess, TextPreprocess
-from selector.deploy import texts
+from selector.contracts import AnyPreprocess, Preprocess, TextPreprocess, Words
+from selector.deploy import tagging, texts
+from selector.deploy.predictions import Prediction, Predictions
 from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
 from selector.errors import BadImagesError, ConfigError, SourceError
 from selector.images import IMAGE_SUFFIXES, UnreadableImage
 
 if TYPE_CHECKING:
-    import pandas
     from torch import nn
 
 Images = Any
 """A path, a glob, a folder, bytes, a uint8 array or a Pillow image, or a sequence of them; or texts."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image or text: its label and calibrated probability, the leading classes, or why there are none."""
-
-    image: str
-    label: str | None = None
-    probability: float | None = None
-    top: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
-
-
-class Predictions(Sequence[Prediction]):
-    """Predictions in the order of the images.
-
-    Attributes:
-        class_names: C, in label order.
-        probabilities: float (N, C), calibrated; NaN for an image that could not be read.
-    """
-
-    def __init__(self, rows: Sequence[Prediction], probabilities: np.ndarray, class_names: Sequence[str]) -> None:
-        self._rows = list(rows)
-        self.probabilities = probabilities
-        self.class_names = tuple(class_names)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows[index]
-
-    def __iter__(self) -> Iterator[Prediction]:
-        return iter(self._rows)
-
-    @property
-    def labels(self) -> list[str | None]:
-        """One class name an image; None for one that could not be read."""
-        return [row.label for row in self._rows]
-
-    @property
-    def errors(self) -> list[Prediction]:
-        """The images that could not be read."""
-        return [row for row in self._rows if row.error is not None]
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """Plain JSON types."""
-        return [{**asdict(row), "top": [{"label": n, "probability": p} for n, p in row.top]} for row in self._rows]
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """Columns image, label, probability, error, then label_2, probability_2, ... of the leading classes."""
-        import pandas as pd
-
-        rows = []
-        for row in self._rows:
-            cells: dict[str, Any] = {"image": row.image, "label": row.label, "probability": row.probability}
-            for place, (name, probability) in enumerate(row.top[1:], start=2):
-                cells |= {f"label_{place}": name, f"probability_{place}": probability}
-            rows.append(cells | {"error": row.error})
-        return pd.DataFrame(rows)
-
-    def to_csv(self) -> str:
-        """``to_dataframe`` as CSV text."""
-        return self.to_dataframe().to_csv(index=False)
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{row.image}: {row.error}" if row.error else f"{row.image}: {row.label} ({row.probability:.2f})"
-            for row in self._rows
-        )
 
 
 class SavedModel:
@@ -164,7 +93,7 @@ class SavedModel:
         Args:
             images: files, folders (searched for images), globs, arrays, Pillow images, or a
                 sequence of these; for a model that reads texts: texts, pairs of texts, or .txt
-                files with a text a line.
+                files with a text a line; for one that tags words see ``deploy.tagging.expand``.
             top: how many leading classes to name an image; None for one.
             batch_size: images at a time.
             on_bad: an image that cannot be read becomes a row with an error, or ends the call
@@ -176,6 +105,10 @@ class SavedModel:
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
+        if isinstance(self.preprocess, TextPreprocess) and self.preprocess.words:
+            tagged = self._tag(list(tagging.expand(images)), batch_size, device)
+            _raise_bad(tagged, "sentence", on_bad)
+            return tagged
         named = list(_expand(images) if isinstance(self.preprocess, Preprocess) else texts.expand(images))
         rows: list[Prediction] = []
         blocks: list[np.ndarray] = []
@@ -185,12 +118,19 @@ class SavedModel:
             )
             rows += part
             blocks.append(probabilities)
-        bad = [(row.image, row.error) for row in rows if row.error is not None]
-        if bad and on_bad == "fail":
-            listed = "; ".join(f"{name} {reason}" for name, reason in bad[:10])
-            noun = "image" if isinstance(self.preprocess, Preprocess) else "text"
-            raise BadImagesError(f"{len(bad)} of {len(rows)} {noun}(s) cannot be read: {listed}.", bad)
-        return Predictions(rows, np.concatenate(blocks), self.class_names)
+        found = Predictions(rows, np.concatenate(blocks), self.class_names)
+        _raise_bad(found, "image" if isinstance(self.preprocess, Preprocess) else "text", on_bad)
+        return found
+
+    def _tag(self, named: Sequence[tuple[str, Words]], batch_size: int, device: str) -> tagging.TaggedTexts:
+        from selector.tasks import registry as tasks
+
+        assert isinstance(self.preprocess, TextPreprocess)
+        task: Any = tasks.get(self.config["task"])
+        task = task.with_labels(self.class_names)
+        return tagging.predict(
+            self.module, task, self.class_names, self.temperature, self.preprocess, named, batch_size, device
+        )
 
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""
@@ -243,6 +183,13 @@ class SavedModel:
             text = str(error)
             prefix = f"image {os.fspath(image)} " if isinstance(image, str | os.PathLike) else "\0"
             return text.removeprefix(prefix)
+
+
+def _raise_bad(found: Predictions, noun: str, on_bad: str) -> None:
+    bad = [(row.image, row.error) for row in found if row.error is not None]
+    if bad and on_bad == "fail":
+        listed = "; ".join(f"{name} {reason}" for name, reason in bad[:10])
+        raise BadImagesError(f"{len(bad)} of {len(found)} {noun}(s) cannot be read: {listed}.", bad)
 
 
 def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedModel:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from selector.contracts import RawText, TextPreprocess
+from selector.contracts import RawText, TextPreprocess, Words
 from selector.errors import ConfigError
 from selector.texts import Tokeniser, Tokens, why_unusable
 
@@ -37,7 +37,9 @@ def read_preprocess(folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
     return preprocess
 
 
-def tokenised(texts: Sequence[RawText], preprocess: TextPreprocess) -> tuple[Tokens | None, list[int], list[str]]:
+def tokenised(
+    texts: Sequence[RawText | Words], preprocess: TextPreprocess
+) -> tuple[Tokens | None, list[int], list[str]]:
     """Tokens of the usable texts, their positions, and a reason (or nothing) for each text."""
     reasons = [why_unusable(text) for text in texts]
     good = [i for i, reason in enumerate(reasons) if not reason]
@@ -62,9 +64,9 @@ def expand(texts: Any) -> Iterator[tuple[str, RawText]]:
         if isinstance(item, os.PathLike) or (isinstance(item, str) and _is_file(item)):
             yield from _lines(Path(item))
         elif isinstance(item, str):
-            yield _short(item), item
+            yield shortened(item), item
         elif _is_pair(item):
-            yield " | ".join(_short(part) for part in item), cast("RawText", tuple(item))
+            yield " | ".join(shortened(part) for part in item), cast("RawText", tuple(item))
         else:
             raise ConfigError(f"expected a text, a pair of texts or a .txt file. Got {type(item).__name__}.")
 
@@ -86,7 +88,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         yield f"{path}:{number}", line
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """What names a text in a result: its begin, on one line."""
     one_line = " ".join(text.split())
     return one_line if len(one_line) <= _SHOWN else one_line[: _SHOWN - 1] + "…"
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from selector.contracts import Encoder, Modality
 from selector.errors import SourceError
 from selector.extract.backends import Backend, open_backend, why_not
-from selector.extract.inputs import Batch
+from selector.extract.inputs import Batch, rows_of
 from selector.extract.together import parts
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class _Trial:
         wanted = len(self.sample) if images is None else min(images, len(self.sample))
         backend = self.backend(name, precision)
         parts = self._features.setdefault(key, [])
-        done = sum(map(len, parts))
+        done = min(self.batch_size * len(parts), len(self.sample))
         while done < wanted:
             part = self.sample[done : done + self.batch_size]
             started = time.perf_counter()
@@ -196,7 +196,7 @@ class _Trial:
             if done or len(self.sample) <= self.batch_size:
                 self.rates[key] = max(self.rates.get(key, 0.0), len(part) / seconds)
             done += len(part)
-        return np.concatenate(parts)[:wanted]
+        return np.concatenate(parts)[: rows_of(self.sample[:wanted])]
 
     def agreement(self, name: str, precision: str, reference: str = "eager", images: int | None = None) -> Agreement:
         """With the float32 features of ``reference``; of several readings the worst counts."""

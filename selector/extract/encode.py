@@ -20,7 +20,7 @@ from selector.contracts import Encoder, Progress, ProgressCallback, TextPreproce
 from selector.errors import ConfigError, SourceError
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.decide import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
-from selector.extract.inputs import Batch, Batches, Cut, in_order
+from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, rows_of
 from selector.extract.together import parts
 from selector.store import Entry, FeatureStore
 from selector.texts import Tokens
@@ -95,7 +95,7 @@ class Runner:
     def _finish(self, pixels: Batch, pending: Callable[[], NDArray[np.float32]] | None) -> NDArray[np.float32]:
         if pending is not None:
             try:
-                return pending()[: len(pixels)]
+                return pending()[: rows_of(pixels)]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -206,6 +206,7 @@ def extract_together(
     *,
     model: str = "",
     cut: Cut = in_order,
+    keys: Keys | None = None,
 ) -> list[SourceError | None]:
     """Encode some items once and append the rows of each reading to its entry, chunk by chunk.
 
@@ -215,6 +216,7 @@ def extract_together(
         pixels, hashes, indices: as for ``extract_rows``. An entry that has some of the rows already
             keeps those.
         cut: how the items are put into batches.
+        keys: what addresses the rows of some items, where an item has several; ``hashes`` otherwise.
 
     Returns:
         Why a reading gave no rows, in the order of the entries: features that are not finite. The
@@ -226,14 +228,15 @@ def extract_together(
     readings = runner.encoder.outputs or (runner.encoder,)
     batches = cut(indices, runner.batch_size)
     indices = np.concatenate(batches) if batches else indices
+    wanted = [hashes[i] for i in indices] if keys is None else keys(indices)
     writers = [
-        None if entry is None else _Writer(reading.name, runner.identity["precision"], entry, hashes, indices)
+        None if entry is None else _Writer(reading.name, runner.identity["precision"], entry, wanted)
         for reading, entry in zip(readings, entries, strict=True)
     ]
-    total, done = len(indices), 0
+    total, done = len(wanted), 0
     rows_a_chunk = max(CHUNK_ROWS, runner.batch_size)
     written = 0
-    unit = f"{runner.encoder.modality.noun}s"
+    unit = f"{runner.encoder.modality.noun}s" if keys is None else "rows"
     progress(Progress("extract", 0, total, unit, model))
     for rows in runner.stream(_prefetched(pixels, batches)):
         done += len(rows)
@@ -253,14 +256,12 @@ def extract_together(
 class _Writer:
     """Gathers the rows of one reading and appends them to its entry, those that it lacks."""
 
-    def __init__(
-        self, name: str, precision: str, entry: Entry, hashes: Sequence[str], indices: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, name: str, precision: str, entry: Entry, hashes: list[str]) -> None:
         self.failure: SourceError | None = None
         self._name, self._precision = name, precision
         self._entry = entry
-        self._hashes = [hashes[i] for i in indices]
-        self._lacking = np.zeros(len(indices), bool)
+        self._hashes = hashes
+        self._lacking = np.zeros(len(hashes), bool)
         self._lacking[entry.missing(self._hashes)] = True
         self._chunk: list[NDArray[np.float32]] = []
         self._written = 0

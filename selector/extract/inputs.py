@@ -14,6 +14,9 @@ from selector.texts import Tokens
 Batch: TypeAlias = "NDArray[np.uint8] | Tokens"
 """Prepared items on the CPU: uint8 pixels (B, H, W, 3), or tokens of B texts. It has a length and slices."""
 
+Keys: TypeAlias = Callable[[NDArray[np.int64]], list[str]]
+"""Positions of items -> what addresses their rows in the store (``Target.row_hashes``)."""
+
 Cut: TypeAlias = Callable[[NDArray[np.int64], int], list[NDArray[np.int64]]]
 """Positions and a number of items -> the positions of each batch, in the order in which they are run."""
 
@@ -29,6 +32,11 @@ class Batches(Protocol):
 def in_order(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     """Batches of ``size`` as they come; the last one may be smaller."""
     return [indices[begin : begin + size] for begin in range(0, len(indices), size)]
+
+
+def rows_of(batch: Batch) -> int:
+    """Rows of features that a batch gives: one an item, or one a word."""
+    return batch.num_features if isinstance(batch, Tokens) else len(batch)
 
 
 def ready(batch: Any, preprocess: AnyPreprocess, device: Any = "cpu", dtype: Any = None) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from selector.contracts import Items, Progress, ProgressCallback, RawText, TextPreprocess, no_progress
+from selector.contracts import Items, Progress, ProgressCallback, RawText, TextPreprocess, Words, no_progress
 from selector.errors import BadImagesError, TargetError
 from selector.texts import TokenisedText, Tokeniser, Tokens, text_hash, why_unusable
 
@@ -41,6 +41,8 @@ class TokenTable:
         self._flags = np.concatenate([flags for _, flags in rows]) if rows else np.empty(0, np.uint8)
         self._starts = np.concatenate([[0], np.cumsum([len(row) for row, _ in rows], dtype=np.int64)])
         self._first = np.concatenate([[0], np.cumsum([len(t.ids) if t else 0 for t in texts], dtype=np.int64)])
+        self._words = np.concatenate([row for text in texts if text for row in text.words] or [np.empty(0, np.int32)])
+        self._counts = np.array([0 if text is None else text.count for text in texts], np.int64)
         self._budget = _CPU_TOKENS if device == "cpu" else _GPU_TOKENS
 
     def __len__(self) -> int:
@@ -78,7 +80,9 @@ class TokenTable:
             raise TargetError(f"text {index} cannot be used; leave it out before asking for it.")
         rows = range(self._first[index], self._first[index + 1])
         bounds = [(self._starts[row], self._starts[row + 1]) for row in rows]
-        return TokenisedText(tuple(self._ids[a:b] for a, b in bounds), tuple(self._flags[a:b] for a, b in bounds))
+        ids, flags = tuple(self._ids[a:b] for a, b in bounds), tuple(self._flags[a:b] for a, b in bounds)
+        words = tuple(self._words[a:b] for a, b in bounds) if self.preprocess.words else ()
+        return TokenisedText(ids, flags, words=words, count=int(self._counts[index]))
 
 
 def open_tokens(
@@ -119,7 +123,7 @@ def open_tokens(
     return TokenTable(preprocess, found, device), bad
 
 
-def _chunks(items: Items, hashes: Sequence[str], names: Sequence[str]) -> Iterator[list[RawText]]:
+def _chunks(items: Items, hashes: Sequence[str], names: Sequence[str]) -> Iterator[list[RawText | Words]]:
     for begin in range(0, len(items), _CHUNK):
         chunk = [items[i] for i in range(begin, min(begin + _CHUNK, len(items)))]
         for i, text in enumerate(chunk, begin):

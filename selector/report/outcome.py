@@ -30,14 +30,33 @@ class ClassLine:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word of a sentence: its label and what the model said."""
+
+    text: str
+    label: str
+    predicted: str
+
+    @property
+    def wrong(self) -> bool:
+        return self.label != self.predicted
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One item: what it is, what the model said, how sure it was; ``picture`` is a ``data:`` URI or empty."""
+    """One item: what it is, what the model said, how sure it was; ``picture`` is a ``data:`` URI or empty.
+
+    Of a sentence ``words``, of which ``cut`` says whether more come before them; label and predicted are
+    those of its words in one text.
+    """
 
     name: str
     label: str
     predicted: str
     probability: float
     picture: str
+    words: tuple[Word, ...] = ()
+    cut: bool = False
 
     @property
     def wrong(self) -> bool:
@@ -54,6 +73,7 @@ class Outcome:
         most: the largest count off the diagonal.
         confused: (true class, predicted class, items), the most frequent first; where there is no matrix.
         mistakes: wrong samples, the surest first; ``unsure`` right ones, the least sure first.
+        counted: what the lines count: items, or entities or words where words have labels.
     """
 
     model: str
@@ -65,6 +85,7 @@ class Outcome:
     confused: tuple[tuple[str, str, int], ...]
     mistakes: tuple[Sample, ...]
     unsure: tuple[Sample, ...]
+    counted: str = "items"
 
     @property
     def matrix(self) -> bool:
@@ -99,10 +120,13 @@ def outcome(ranking: Ranking) -> Outcome | None:
         () if matrix else tuple(confused),
         tuple(s for s in samples if s.wrong),
         tuple(s for s in samples if not s.wrong),
+        str(kept.get("counted") or "items"),
     )
 
 
 def _classes(ranking: Ranking, measured: Measurement) -> int:
+    if measured.extra["outcome"].get("counted") == "entities":  # types, not labels
+        return len(measured.extra["outcome"]["classes"])
     return int(ranking.target.get("classes") or len(measured.extra["outcome"].get("classes") or ()))
 
 
@@ -122,6 +146,18 @@ def _lines(classes: Sequence[Mapping[str, Any]], confusion: Sequence[Sequence[in
 
 
 def _sample(sample: Mapping[str, Any]) -> Sample:
+    if isinstance(sample["label"], list):
+        labels, predicted = ([str(tag) for tag in sample[key]] for key in ("label", "predicted"))
+        texts = [str(word) for word in sample.get("words") or [""] * len(labels)]
+        return Sample(
+            str(sample.get("name", "")),
+            " ".join(labels),
+            " ".join(predicted),
+            float(sample["probability"]),
+            "",
+            tuple(Word(*parts) for parts in zip(texts, labels, predicted, strict=True)),
+            bool(sample.get("begin")),
+        )
     return Sample(
         str(sample.get("name", "")),
         str(sample["label"]),

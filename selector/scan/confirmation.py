@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from selector import tasks
-from selector.contracts import LabelKind
 from selector.errors import HistoryError
 from selector.history import History
 from selector.results import ModelResult, Ranking, plain
@@ -19,8 +18,6 @@ from selector.scan.pictures import illustrated
 from selector.scan.readings import network_of
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
-
-_TASKS = {LabelKind.CLASSES: "classification", LabelKind.MULTILABEL: "multilabel", LabelKind.REAL: "regression"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def confirm_leading(
     if not leading:
         return ranking
     target = extraction.target
-    task = tasks.registry.get(_TASKS[target.label_kind])
+    task = tasks.task_of(target)
     result = run_tournament(
         [
             Contestant(

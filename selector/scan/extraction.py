@@ -27,7 +27,7 @@ from selector.errors import SourceError
 from selector.scan.ahead import LoadAhead
 from selector.scan.candidate import Candidate
 from selector.scan.costs import CostMode, Costs
-from selector.scan.items import Rows, hashes_of, stratified
+from selector.scan.items import Rows, stratified
 from selector.scan.limits import Limits, OverLimit
 from selector.scan.readings import Place, SameNetwork, at_place, network_of, place_of
 from selector.scan.texts import layer_specs
@@ -221,7 +221,7 @@ class Extraction:
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""
         check_trusted(spec, self.trusted)
-        hashes = hashes_of(self.target, indices)
+        hashes = self.target.row_hashes(indices)
         entry = self.store.resolve(self._wanted(spec))
         if entry is not None and not len(entry.missing(hashes)):
             try:
@@ -365,7 +365,7 @@ class Extraction:
             For each spec its entry, or why it has none.
         """
         with self.store.lock(json.dumps({"extract": network_of(specs[0]), **self.settings}, sort_keys=True)):
-            hashes = hashes_of(self.target, indices())
+            hashes = self.target.row_hashes(indices())
             found: dict[Place, Entry | SourceError] = {}
             for spec in specs:
                 known = self.store.resolve(self._wanted(spec))
@@ -443,7 +443,8 @@ class Extraction:
             self.store.put("preprocess", {"network": network_of(specs[0])}, encoder.preprocess.to_dict())
         items = self.inputs(encoder.preprocess)  # may take bad items out of the target
         rows = indices()
-        hashes = hashes_of(self.target, rows)
+        hashes = self.target.row_hashes(rows)
+        units = self.target.units_of(rows)
         known = next((entry for spec in specs if (entry := self.store.resolve(self._wanted(spec)))), None)
         runner = open_runner(
             encoder,
@@ -460,7 +461,8 @@ class Extraction:
                 entries.append(None)
                 continue
             entry = self._begun(spec, reading, runner, [place_of(mate) for mate in specs])
-            missing[entry.missing(hashes)] = True
+            lacking_rows = entry.missing(hashes)
+            missing[lacking_rows if units is None else units[lacking_rows]] = True
             entries.append(entry)
         # before the next network loads beside it
         self._cost(specs[0], encoder, runner, [entry for entry in entries if entry is not None], items.batch(rows[:1]))
@@ -470,6 +472,7 @@ class Extraction:
         failures = extract_together(
             runner, entries, items, self.target.hashes, rows[missing], self.notify, model=specs[0].name,
             cut=items.cut if isinstance(items, TokenTable) else in_order,
+            keys=None if units is None else self.target.row_hashes,
         )  # fmt: skip
         if missing.any():
             rate = int(missing.sum()) / max(time.perf_counter() - started, 1e-6)

@@ -48,49 +48,84 @@ def without_known_bad(target: Target, store: FeatureStore, on_bad: str) -> Targe
     return targets.without(target, bad) if bad else target
 
 
-def hashes_of(target: Target, indices: np.ndarray) -> list[str]:
-    """Content hashes of some items: what addresses their rows in the store."""
-    return [target.hashes[i] for i in indices]
+MOST_WORDS = 10_000
+"""Words that are scored: beyond, the most frequent label is thinned out first (``Rows``)."""
 
 
 class Rows:
-    """Some items of a target, as every model of a round sees them: worked out once, not once a model.
+    """The rows of some items of a target, as every model of a round sees them: worked out once, not once a model.
+
+    Of a tagging target with more than ``MOST_WORDS`` words only so many are scored, the same for every
+    model and chosen by content and seed. First those of the most frequent label are thinned out, which
+    mostly is O and tells little, as far as they outnumber all others; then all labels alike.
 
     Attributes:
         target: whose items.
-        indices: (n,) positions in it.
-        hashes: their content hashes.
+        indices: (n,) positions of the items in it.
+        hashes: what addresses the rows in the store.
+        labels: (rows,), (rows, L) or (rows, T).
+        units: (rows,) which item a row belongs to, by content; None where an item is a row.
     """
 
-    def __init__(self, target: Target, indices: np.ndarray) -> None:
+    def __init__(self, target: Target, indices: np.ndarray, most: int = MOST_WORDS) -> None:
         self.target = target
         self.indices = indices
-        self.hashes = hashes_of(target, indices)
+        self.hashes = target.row_hashes(indices)
+        self.labels: np.ndarray = target.labels_of(indices)
+        self.units: np.ndarray | None = None
+        if (places := target.units_of(indices)) is None:
+            return
+        # copies of a text are one unit, so that they never fall into different folds
+        self.units = np.unique([target.hashes[i] for i in indices], return_inverse=True)[1][places]
+        if len(self.labels) > most:
+            kept = thinned(self.labels, self.hashes, most, target.seed)
+            self.hashes = [self.hashes[i] for i in kept]
+            self.labels, self.units = self.labels[kept], self.units[kept]
 
     def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(n,), (n, L) or (n, T)."""
-        labels: np.ndarray = self.target.labels[self.indices]
-        return labels
+        return len(self.labels)
 
     @cached_property
     def digest(self) -> str:
         """What addresses the scores of these rows: their content and labels, in any order."""
-        label = {i: np.ascontiguousarray(self.target.labels[i]).tobytes() for i in self.indices}
         digest = xxhash.xxh3_128(str(self.target.label_kind).encode())
-        for content, i in sorted(zip(self.hashes, self.indices, strict=True)):
+        known = (
+            (content, np.ascontiguousarray(row).tobytes())
+            for content, row in zip(self.hashes, self.labels, strict=True)
+        )
+        for content, label in sorted(known):
             digest.update(content.encode())
-            digest.update(label[i])
+            digest.update(label)
         return digest.hexdigest()
+
+
+def thinned(labels: np.ndarray, hashes: Sequence[str], most: int, seed: int) -> np.ndarray:
+    """Positions, ascending, of ``most`` rows: see ``Rows``.
+
+    Args:
+        labels: int (N,), N > ``most``.
+        hashes: of the rows: decide, with the seed, which ones stay.
+    """
+    order = np.argsort(
+        np.array([xxhash.xxh3_64_intdigest(value.encode(), seed) for value in hashes], np.uint64), kind="stable"
+    )
+    counts = np.bincount(labels)
+    frequent = int(counts.argmax())
+    others = len(labels) - int(counts[frequent])
+    wanted = max(most - others, min(others, int(counts[frequent])))  # at least as many as all others together
+    ours = order[labels[order] == frequent][:wanted]
+    left = np.sort(np.concatenate([ours, np.flatnonzero(labels != frequent)]))
+    if len(left) <= most:
+        return left
+    shuffled = order[np.isin(order, left)]
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    return np.sort(by_label[np.arange(most) * len(by_label) // most])
 
 
 def stratified(target: Target, indices: np.ndarray) -> np.ndarray:
     """``indices`` so ordered that every prefix has the classes in proportion (by content, not position)."""
     by_content = indices[np.argsort([target.hashes[i] for i in indices], kind="stable")]
-    if target.label_kind is not LabelKind.CLASSES:
+    if target.label_kind is not LabelKind.CLASSES or target.row_starts is not None:
         return by_content
     labels = target.labels[by_content].astype(int)
     position = np.zeros(len(labels))

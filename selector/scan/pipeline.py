@@ -23,7 +23,7 @@ from selector.scan.items import offline_hub
 from selector.scan.knowledge import HistoryLike, Knowledge, open_history, predicted
 from selector.scan.limits import Limits
 from selector.scan.near_duplicates import leak_caveat
-from selector.scan.readings import expand, network_of
+from selector.scan.readings import expand, network_of, reading_rows_of
 from selector.scan.ready import rank_rows
 from selector.scan.rounds import run_rounds
 from selector.scan.scoring import ProxyLike, Scoring, proxy_name
@@ -137,7 +137,7 @@ def rank(
             return ranking if out is None else ranking.save(out)
         chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo, modality=data.modality)
         licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
-        specs = expand(chosen, layers, pooling)
+        specs = expand(reading_rows_of(chosen, data), layers, pooling)
         networks = len({network_of(spec) for spec in specs})
         if confirm and top_k > networks:
             raise ConfigError(
@@ -155,7 +155,7 @@ def rank(
         if data.modality is Modality.TEXT:
             add_layer_curves(candidates, extraction)
         data = extraction.target  # without the items that turned out to be bad
-        found = list(caveats(candidates, data, len(extraction.rows())))
+        found = list(caveats(candidates, data, len(extraction.rows().indices)))
         if leak := leak_caveat(data, extraction.opened_pixels, features_store):
             found.insert(0, leak)
         ranking = Ranking(

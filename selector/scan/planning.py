@@ -12,9 +12,9 @@ from selector.errors import SourceError
 from selector.scan.choose import choose_models
 from selector.scan.costs import CostMode, Costs
 from selector.scan.extraction import wanted_of
-from selector.scan.items import hashes_of, load, offline_hub
+from selector.scan.items import Rows, load, offline_hub
 from selector.scan.limits import Limits, OverLimit
-from selector.scan.readings import expand, network_of
+from selector.scan.readings import expand, network_of, reading_rows_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo, check_trusted
 
@@ -66,9 +66,9 @@ def plan(
         data = load(target, max_samples, seed, trust, text_column, label_column)
         chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo, modality=data.modality)
         licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
-        specs = expand(chosen, layers, pooling)
+        specs = expand(reading_rows_of(chosen, data), layers, pooling)
         costs = Costs(features_store, device, cost)
-        hashes = hashes_of(data, data.indices("train", "val"))
+        hashes = Rows(data, data.indices("train", "val")).hashes
         rows: list[dict[str, Any]] = []
         seconds: dict[str, float] = {}  # by network: one pass serves all of its readings
         unknown = 0

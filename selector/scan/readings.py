@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
+from selector.contracts import Target
 from selector.errors import ConfigError, did_you_mean
 from selector.scan.candidate import Candidate
-from selector.zoo import ModelSpec, Pooling
+from selector.zoo import ModelSpec, Pooling, TextSettings
 
 LAST = "last"
 """The layer whose features a model's own head reads."""
@@ -31,6 +32,23 @@ class SameNetwork:
     def name(self) -> str:
         """Of the first member; for messages."""
         return self.members[0].spec.name
+
+
+def reading_rows_of(specs: Sequence[ModelSpec], target: Target) -> list[ModelSpec]:
+    """The specs as they read what a row of the target is: a whole item, or each word of it.
+
+    A pooling that the zoo names is over whole texts, so it says nothing about words.
+    """
+    if target.row_starts is None:
+        return [
+            spec if spec.text is None or not spec.text.words else _with_words(spec, None) for spec in specs
+        ]  # a zoo written for tagging
+    return [_with_words(spec, True).model_copy(update={"pooling": None}) for spec in specs]
+
+
+def _with_words(spec: ModelSpec, words: Literal[True] | None) -> ModelSpec:
+    text = (spec.text or TextSettings()).model_copy(update={"words": words})
+    return spec.model_copy(update={"text": text})
 
 
 def expand(

@@ -43,7 +43,7 @@ class Scoring:
             key = self._key(candidate.entry, rows, name, proxy)
             stored = self.store.get("score", key) if key else None
             if stored is None:
-                features = features or _feature_set(candidate.entry, rows, self.seed)
+                features = features or feature_set(candidate.entry, rows, self.seed)
                 stored = evaluate(features, proxy, self.intervals, self.seed)
                 if key:
                     self.store.put("score", key, stored)
@@ -66,12 +66,18 @@ class Scoring:
         }
 
 
-def _feature_set(entry: Entry, rows: Rows, seed: int) -> FeatureSet:
+def feature_set(entry: Entry, rows: Rows, seed: int = 0) -> FeatureSet:
+    """Rows as the proxies see them.
+
+    Raises:
+        RowsMissing: some are not stored.
+    """
     return FeatureSet(
         entry.rows(rows.hashes),
         rows.labels,
         label_kind=rows.target.label_kind,
         keys=rows.hashes,
+        units=rows.units,
         source_head=entry.head(),
         seed=seed,
     )

@@ -42,6 +42,7 @@ def summarise(target: Target) -> dict[str, Any]:
         "modality": str(target.modality),
         "label_kind": str(target.label_kind),
         "items": len(target),
+        **({} if target.row_starts is None else {"words": len(target.labels)}),
         "classes": len(target.class_names),
         "class_names": list(target.class_names),
         "class_counts": counts,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from selector import proxies, sources
 from selector.errors import ProxyError
-from selector.features import FeatureSet
+from selector.scan.scoring import feature_set
 from selector.store import Entry, RowsMissing
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def add_layer_curves(candidates: Sequence[Candidate], extraction: Extraction) ->
 
 def _accuracy(entry: Entry, rows: Any) -> float | None:
     try:
-        features = FeatureSet(entry.rows(rows.hashes), rows.labels, label_kind=rows.target.label_kind, keys=rows.hashes)
+        features = feature_set(entry, rows)
         value = proxies.evaluate(features, CURVE_PROXY, intervals=False, seed=0).details.get(CURVE_DETAIL)
     except (ProxyError, RowsMissing):
         return None  # no classes, or a damaged chunk: the curve has a gap

@@ -10,7 +10,7 @@ import numpy as np
 
 from selector.contracts import Encoder, TextPreprocess
 from selector.errors import SourceError, did_you_mean
-from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer
+from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer, word_pooling
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +56,9 @@ class OnnxTextEncoder(Encoder):
         self.preprocess = TextPreprocess(tokenizer=read_tokenizer(spec), **changes)
         self.num_parameters = size
         self._session, self._names = session, names
-        self._output = spec.layer or _best_output(spec, outputs)
-        pooling: Any = spec.pooling or "mean"
+        words = self.preprocess.words
+        self._output = spec.layer or _best_output(spec, outputs, (3,) if words else (2, 3))
+        pooling: Any = word_pooling(spec, "first") if words else spec.pooling or "mean"
         self._path = TextPath("last", pooling, specials=True)
         self._probe_tokens = probe_tokens(self.preprocess)
         try:
@@ -82,20 +83,21 @@ class OnnxTextEncoder(Encoder):
         rows = torch.from_numpy(np.asarray(found, np.float32))
         if rows.ndim == 3:
             return self._path.pool(rows, batch)
-        if rows.ndim != 2 or len(rows) != len(batch.ids):
+        if batch.words is not None or rows.ndim != 2 or len(rows) != len(batch.ids):
             raise SourceError(
                 f"{self.name}: output '{self._output}' has the shape {tuple(rows.shape)}; name another with 'layer'."
             )
         return batch.per_text(rows)
 
 
-def _best_output(spec: ModelSpec, outputs: dict[str, Any]) -> str:
+def _best_output(spec: ModelSpec, outputs: dict[str, Any], kinds: Sequence[int]) -> str:
     floats = [o for o in outputs.values() if o.type in ("tensor(float)", "tensor(float16)", "tensor(double)")]
-    for axes in (2, 3):
+    for axes in kinds:
         for output in floats:
             shape: Sequence[Any] = output.shape
             if len(shape) == axes and isinstance(shape[-1], int):
                 return str(output.name)
     raise SourceError(
-        f"{spec.name}: none of the outputs {', '.join(outputs)} can be read as features; name one with 'layer'."
+        f"{spec.name}: none of the outputs {', '.join(outputs)} can be read as features"
+        f"{'' if 2 in kinds else ' of words (a row a token)'}; name one with 'layer'."
     )

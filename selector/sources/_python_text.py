@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from selector.contracts import Encoder, TextPreprocess
 from selector.errors import SourceError
 from selector.sources._text import LAST, MEAN, TextPath, first_line
-from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer
+from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer, word_pooling
 from selector.texts import Tokens
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class PythonTextEncoder(Encoder):
         changes = {"max_length": length} | ({} if spec.text is None else spec.text.changes())
         self.preprocess = TextPreprocess(tokenizer=tokenizer, **changes)
         self._model, self._kwargs = spec.model_id, dict(spec.kwargs)
-        self.module = Embedder(module, TextPath(spec.layer or MEAN, cast(Any, spec.pooling or "mean"))).eval()
+        # a factory's network may read from left to right: the mean is right for either
+        pooling = word_pooling(spec, "mean") if self.preprocess.words else spec.pooling or "mean"
+        self.module = Embedder(module, TextPath(spec.layer or MEAN, cast(Any, pooling))).eval()
         self._probe = probe_tokens(self.preprocess)
         try:
             with torch.no_grad():

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from selector.errors import SourceError
 from selector.texts import Tokens
 
-TextPooling = Literal["mean", "cls", "last", "weighted", "max"]
+TextPooling = Literal["mean", "cls", "last", "weighted", "max", "first"]
+WORD_POOLINGS = ("first", "mean")
 
 MEAN, LAST = "mean", "last"
 
@@ -28,7 +29,8 @@ class TextPath:
     Attributes:
         layer: ``mean`` over all layers without the embeddings, ``last``, or a number from 1.
         pooling: over the tokens of a text; ``weighted`` is the mean weighted by position, for
-            decoders, whose later tokens have seen more (Muennighoff, arXiv:2202.08904).
+            decoders, whose later tokens have seen more (Muennighoff, arXiv:2202.08904). Of texts that
+            are lists of words over the tokens of each word: ``first`` or ``mean``.
         specials: whether tokens that the tokenizer adds count in mean and max.
     """
 
@@ -37,7 +39,9 @@ class TextPath:
     specials: bool = False
 
     def pool(self, hidden: Tensor, tokens: Tokens) -> Tensor:
-        """(R, T, D) to (B, D) in float32; windows of one text are averaged."""
+        """(R, T, D) to (B, D) in float32; windows of one text are averaged. Of lists of words (W, D), a row a word."""
+        if tokens.words is not None:
+            return tokens.per_word(hidden, first=self.pooling == "first")
         if self.pooling == "cls":
             rows = hidden[:, 0].float()
         elif self.pooling == "last":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selector.contracts import Words
 from selector.errors import SourceError, WeightsMissing
 from selector.sources import _hub, _weights
 from selector.texts import Tokeniser, Tokens
@@ -172,4 +173,21 @@ def read_tokenizer(spec: ModelSpec) -> str:
 
 def probe_tokens(preprocess: TextPreprocess) -> Tokens:
     """Two texts that every network is tried on."""
-    return Tokens.of(Tokeniser(preprocess)(_PROBE), preprocess.pad_id)
+    texts = [Words(text.split()) for text in _PROBE] if preprocess.words else _PROBE
+    return Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
+
+
+def word_pooling(spec: ModelSpec, usual: str) -> str:
+    """How the tokens of a word become its row: what the spec says, or what is usual for the network.
+
+    Raises:
+        SourceError: a pooling over whole texts.
+    """
+    from selector.sources._text import WORD_POOLINGS
+
+    pooling = spec.pooling or usual
+    if pooling not in WORD_POOLINGS:
+        raise SourceError(
+            f"{spec.name}: pooling '{pooling}' is over whole texts; words take {' or '.join(WORD_POOLINGS)}."
+        )
+    return pooling

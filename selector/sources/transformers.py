@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any, cast
 from selector.contracts import Encoder, TextPreprocess
 from selector.errors import SourceError, ZooError
 from selector.sources import _weights, source
-from selector.sources._text_files import MAX_LENGTH, TOKENIZERS, ModelFiles, find_files, probe_tokens, read_tokenizer
+from selector.sources._text_files import (
+    MAX_LENGTH,
+    TOKENIZERS,
+    ModelFiles,
+    find_files,
+    probe_tokens,
+    read_tokenizer,
+    word_pooling,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,7 +122,12 @@ class TextEncoder(Encoder):
         self._sentence_pooling = _own_pooling(files)
         self.module = TextNetwork(backbone, token_types).eval()
         try:
-            self._pooling = "weighted" if is_causal(self.module, self._probe) else "mean"
+            causal = is_causal(self.module, self._probe)
+            if self.preprocess.words:
+                # the first token of a word sees the rest of it, except in a decoder
+                self._pooling = "mean" if causal else "first"
+            else:
+                self._pooling = "weighted" if causal else "mean"
             self.path = self._path_of(spec)
             with torch.no_grad():
                 features = self.encode(self._probe)
@@ -140,13 +153,15 @@ class TextEncoder(Encoder):
         """
         from selector.sources._text import LAST, MEAN, TextPath
 
-        own = self._sentence_pooling
+        own = None if self.preprocess.words else self._sentence_pooling
         if own is not None and spec.pooling is None and spec.layer is None:
             return TextPath(LAST, cast(Any, own), specials=True)
         layer, pooling = spec.layer or MEAN, spec.pooling or own or self._pooling
-        if pooling not in _POOLINGS.values():
+        if self.preprocess.words:
+            pooling = word_pooling(spec, self._pooling)
+        elif pooling not in _POOLINGS.values():
             known = ", ".join(sorted(_POOLINGS.values()))
-            raise SourceError(f"{spec.name}: pooling '{pooling}' is for images; texts take {known}.")
+            raise SourceError(f"{spec.name}: pooling '{pooling}' is for images or words; texts take {known}.")
         layers = int(cast(Any, self.module.backbone).config.num_hidden_layers)
         if layer not in (MEAN, LAST, *(str(i) for i in range(1, layers + 1))):
             raise SourceError(

@@ -30,6 +30,8 @@ CHECKPOINT_SECONDS = 60.0
 
 Optimiser = Literal["sgd", "adamw"]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Truth = Callable[[np.ndarray], np.ndarray]
+"""Places of training items -> the labels of their rows, item after item."""
 Normalise = Callable[[Any], Any]
 """A prepared batch (uint8 (B, H, W, C), or tokens) -> what the network reads, on the network's device."""
 
@@ -79,7 +81,7 @@ def train(
     groups: Sequence[Group],
     pixels: PixelBatches,
     indices: np.ndarray,
-    labels: np.ndarray,
+    labels: np.ndarray | Truth,
     normalise: Normalise,
     loss_function: LossFunction,
     settings: Settings,
@@ -93,7 +95,8 @@ def train(
     Args:
         module: images -> logits; is trained in place.
         groups: by parameter name, with their share of the rate.
-        pixels, indices, labels: the training items; ``labels`` runs along ``indices``.
+        pixels, indices, labels: the training items; ``labels`` runs along ``indices``, or gives the labels
+            of some of them, where an item has several rows.
         normalise: see ``Normalise``.
         checkpoint: file to go on from and to write every minute; removed by the caller.
         deadline: ``time.perf_counter()`` value after which no step begins.
@@ -111,7 +114,7 @@ def train(
     optimiser = _optimiser(moving, settings)
     average = {name: p.detach().clone() for _, named in moving for name, p in named} if settings.ema else {}
     batch_size = min(settings.batch_size, len(indices))
-    targets = torch.from_numpy(np.ascontiguousarray(labels))
+    truth = labels if callable(labels) else np.ascontiguousarray(labels).__getitem__
     kept_norm = not settings.renew_norm or batch_size < SMALL_BATCH or is_folded(module)
     fit = Fit("ok")
     micro_batch = batch_size
@@ -137,7 +140,7 @@ def train(
                 images = augmented(images, flip=settings.flip)
             while True:
                 try:
-                    loss = _accumulate(module, images, targets[rows], micro_batch, normalise, loss_function, settings)
+                    loss = _accumulate(module, images, rows, truth, micro_batch, normalise, loss_function, settings)
                     break
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     micro_batch = _smaller(micro_batch, error, fit)
@@ -302,21 +305,22 @@ def _place(module: nn.Module, device: torch.device) -> None:
 def _accumulate(
     module: nn.Module,
     images: Any,
-    labels: torch.Tensor,
+    items: np.ndarray,
+    truth: Truth,
     micro_batch: int,
     normalise: Normalise,
     loss_function: LossFunction,
     settings: Settings,
 ) -> float:
-    """Gradients of the mean loss of the batch, in pieces of ``micro_batch`` images."""
+    """Gradients of the mean loss over the rows of the batch, in pieces of ``micro_batch`` images."""
     module.zero_grad(set_to_none=True)
-    total = 0.0
+    total, whole = 0.0, len(truth(items))
     for start in range(0, len(images), micro_batch):
         piece = normalise(images[start : start + micro_batch])
-        truth = labels[start : start + micro_batch].to(piece.device)
+        labels = torch.from_numpy(truth(items[start : start + micro_batch])).to(piece.device)
         with torch.autocast(piece.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
             logits = module(piece)
-        loss = loss_function(logits, truth) * (len(piece) / len(images))
+        loss = loss_function(logits, labels) * (len(labels) / whole)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total

@@ -38,17 +38,18 @@ def load_target(
             perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or
             DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); a table of texts (CSV,
             TSV, JSONL, parquet, a ``datasets`` Dataset) or a tuple (texts, labels), where a text
-            may be a pair; a tuple of ready features (float (N, D), labels); or a dict of split name
+            may be a pair; texts as lists of words with lists of labels (CoNLL files, JSONL, parquet, a
+            ``datasets`` Dataset, a tuple (lists, lists)); a tuple of ready features (float (N, D), labels); or a dict of split name
             and one of these. A ``Target``
             is handed back.
         name: for people; taken from the path otherwise.
         image_column, label_column: of a table, where the usual names do not fit.
-        text_column: likewise; two names make pairs.
+        text_column: likewise; two names make pairs. Of CoNLL files these two may be numbers.
         max_samples: at most that many items, by split and class.
         seed: of the drawn splits and samples.
         trust: ``stat`` believes the remembered hash of a file whose size, time and inode are
             unchanged; ``content`` reads every file again.
-        task: classification, multilabel or regression; told from the labels when not given.
+        task: classification, multilabel, regression or tagging; told from the labels when not given.
 
     Returns:
         The target: items are read lazily, splits not given are drawn 70/15/15, by class.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ TASKS = {
     "classification": LabelKind.CLASSES,
     "multilabel": LabelKind.MULTILABEL,
     "regression": LabelKind.REAL,
+    "tagging": LabelKind.CLASSES,
 }
 
 
@@ -34,11 +35,12 @@ class Draft:
     Attributes:
         where: the input, as messages name it.
         items, names, hashes: N each; see ``Target``.
-        labels: N raw labels: class names, ints, 0/1 rows or floats.
+        labels: raw labels, one a row: class names, ints, 0/1 rows or floats.
         splits: N of train, val, test, or empty strings where the input does not say.
         class_names: when the input fixes them; ``labels`` are then positions in this list.
         origin: what loads it again, or None.
         features: ready features (N, D) instead of items.
+        counts: rows of each item, where they are several; their labels stand item after item.
     """
 
     where: str
@@ -53,6 +55,20 @@ class Draft:
     origin: dict[str, Any] | None = None
     features: np.ndarray | None = None
     modality: Modality = Modality.IMAGE
+    counts: Sequence[int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many labels there should be."""
+        return len(self.hashes) if self.counts is None else sum(self.counts)
+
+    def row_names(self) -> Iterator[str]:
+        """A readable name a row."""
+        if self.counts is None:
+            yield from self.names
+            return
+        for name, count in zip(self.names, self.counts, strict=True):
+            yield from (f"{name}, word {place}" for place in range(1, count + 1))
 
 
 # ---------------------------------------------------------------------------- assembling
@@ -69,17 +85,29 @@ def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
     count = len(draft.hashes)
     if count == 0:
         raise TargetError(f"{where}: no items found; give a data set with labelled {draft.modality.noun}s.")
-    if len(draft.labels) != count:
+    if len(draft.labels) != draft.rows:
         raise TargetError(f"{where}: {count} items but {len(draft.labels)} labels; give one label an item.")
+    if task is not None and (task == "tagging") != (draft.counts is not None):
+        found = "a label an item" if draft.counts is None else "a label a word, which is tagging"
+        raise ConfigError(f"{where}: task '{task}' was asked for, but the data have {found}.")
     notes = list(draft.notes or [])
-    kind = _label_kind(draft.labels, task, where, fixed_names=draft.class_names is not None)
+    of_words = draft.counts is not None  # their labels are always classes
+    kind = _label_kind(draft.labels, task, where, fixed_names=of_words or draft.class_names is not None)
     labels, class_names = _encode(draft, kind, notes)
     splits, split_origin = _split(draft, kind, labels, class_names, seed, notes)
-    if kind is LabelKind.CLASSES:
+    starts = None if draft.counts is None else np.concatenate([[0], np.cumsum(draft.counts, dtype=np.int64)])
+    if starts is not None:
+        notes += _unlearnable_notes(labels, np.repeat(splits, np.diff(starts)), class_names)
+    elif kind is LabelKind.CLASSES:
         _check_classes(where, labels, class_names, splits, draft.modality.noun)
     elif kind is LabelKind.REAL and not np.ptp(labels, axis=0).any():
         raise TargetError(f"{where}: all labels are equal; there is nothing to learn.")
-    notes += _duplicate_notes(draft.hashes, draft.names, labels, splits)
+    notes += _duplicate_notes(
+        draft.hashes,
+        draft.names,
+        labels.__getitem__ if starts is None else lambda i: labels[starts[i] : starts[i + 1]],
+        splits,
+    )
     target = Target(
         name=draft.name,
         modality=draft.modality,
@@ -96,6 +124,7 @@ def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
         notes=tuple(notes),
         features=draft.features,
         seed=seed,
+        row_starts=starts,
     )
     return replace(target, fingerprint=fingerprint(target))
 
@@ -109,6 +138,8 @@ def fingerprint(target: Target) -> str:
     digest.update("\0".join(target.class_names).encode())
     digest.update(b"\n")
     digest.update(" ".join(target.splits.tolist()).encode())
+    if target.row_starts is not None:
+        digest.update(np.ascontiguousarray(target.row_starts, dtype="<i8").data)
     return digest.hexdigest()
 
 
@@ -146,13 +177,13 @@ def _encode(draft: Draft, kind: LabelKind, notes: list[str]) -> tuple[np.ndarray
     if kind is not LabelKind.CLASSES:
         return _encode_numbers(draft, kind)
     raw = draft.labels.tolist() if isinstance(draft.labels, np.ndarray) else list(draft.labels)
-    for name, label in zip(draft.names, raw, strict=True):
+    for name, label in zip(draft.row_names(), raw, strict=True):
         if label is None or label == "" or (isinstance(label, float) and not math.isfinite(label)):
             raise TargetError(f"{where}: {name} has no label; give it one or remove it.")
         if isinstance(label, list):
             raise TargetError(f"{where}: labels have the shape {np.shape(raw)}; expected (N,) class labels.")
     if draft.class_names is not None:
-        positions = [_position(label, draft, name) for name, label in zip(draft.names, raw, strict=True)]
+        positions = [_position(label, draft, name) for name, label in zip(draft.row_names(), raw, strict=True)]
         names: list[str] = list(draft.class_names)
         used = sorted(set(positions))
         if len(used) < len(names):
@@ -221,14 +252,15 @@ def _encode_numbers(draft: Draft, kind: LabelKind) -> tuple[np.ndarray, tuple[st
 def _split(
     draft: Draft, kind: LabelKind, labels: np.ndarray, class_names: tuple[str, ...], seed: int, notes: list[str]
 ) -> tuple[np.ndarray, Literal["given", "drawn"]]:
-    splits = np.array(draft.splits if draft.splits is not None else [""] * len(labels), dtype="<U5")
+    splits = np.array(draft.splits if draft.splits is not None else [""] * len(draft.hashes), dtype="<U5")
+    by_class = kind is LabelKind.CLASSES and draft.counts is None  # an item with several labels is of no class
     given = set(splits.tolist()) - {""}
     if given == set(SPLITS) and "" not in splits:
         return splits, "given"
     if len(given) <= 1 and (not given or "" not in splits):
         if given:
             notes.append(f"only a split '{next(iter(given))}' was found, so it was divided again")
-        pool, text = np.ones(len(labels), bool), "train, val and test were drawn (70/15/15, {how})"
+        pool, text = np.ones(len(splits), bool), "train, val and test were drawn (70/15/15, {how})"
         parts: tuple[str, ...] = ("val", "test")
     else:
         if "" in splits:
@@ -244,9 +276,9 @@ def _split(
     # with one part missing, the ratio train : part stays that of 70/15/15 as far as one can know it
     share = SHARES["val"] if len(parts) == 2 else SHARES["val"] / (1 - SHARES["test"])
     splits[pool] = "train"
-    groups = labels if kind is LabelKind.CLASSES else np.zeros(len(labels), dtype=np.int64)
-    _draw(splits, pool, groups, parts, share, draft, class_names if kind is LabelKind.CLASSES else ("",), seed)
-    notes.append(text.format(how=f"by class, seed {seed}" if kind is LabelKind.CLASSES else f"seed {seed}"))
+    groups = labels if by_class else np.zeros(len(splits), dtype=np.int64)
+    _draw(splits, pool, groups, parts, share, draft, class_names if by_class else ("",), seed)
+    notes.append(text.format(how=f"by class, seed {seed}" if by_class else f"seed {seed}"))
     return splits, "drawn"
 
 
@@ -299,7 +331,20 @@ def _check_classes(where: str, labels: np.ndarray, class_names: tuple[str, ...],
             )
 
 
-def _duplicate_notes(hashes: Sequence[str], names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> list[str]:
+def _unlearnable_notes(labels: np.ndarray, splits: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
+    """Labels of words that training never shows: long tails of tags are usual, so that is no error."""
+    counts = cell_counts(labels, splits)
+    unseen = [label for label in range(len(class_names)) if not counts[label, "train"]]
+    if not unseen:
+        return []
+    told = ", ".join(f"{class_names[i]} (val {counts[i, 'val']}, test {counts[i, 'test']})" for i in unseen[:5])
+    more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+    return [f"{len(unseen)} labels have no word in train, so that every such word counts as a mistake: {told}{more}"]
+
+
+def _duplicate_notes(
+    hashes: Sequence[str], names: Sequence[str], labels_of: Callable[[int], Any], splits: np.ndarray
+) -> list[str]:
     first: dict[str, int] = {}
     across: list[tuple[int, int]] = []
     conflicts: list[tuple[int, int]] = []
@@ -308,7 +353,7 @@ def _duplicate_notes(hashes: Sequence[str], names: Sequence[str], labels: np.nda
         if other != index:
             if splits[other] != splits[index]:
                 across.append((other, index))
-            if not np.array_equal(labels[other], labels[index]):
+            if not np.array_equal(labels_of(other), labels_of(index)):
                 conflicts.append((other, index))
     notes = []
     if across:

@@ -19,24 +19,26 @@ from selector.targets._items import SubsetItems
 def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str, Any]) -> Target:
     """The items at ``keep`` (sorted positions); ``step`` is what ``load_origin`` repeats."""
     origin = target.origin
+    counts = None if target.row_starts is None else np.diff(target.row_starts)[keep]
     if origin is not None:
         origin = {**origin, "steps": [*origin.get("steps", []), step]}
     smaller = replace(
         target,
         items=SubsetItems(target.items, keep),
         names=[target.names[i] for i in keep.tolist()],
-        labels=target.labels[keep],
+        labels=target.labels_of(keep),
         splits=target.splits[keep],
         hashes=tuple(target.hashes[i] for i in keep.tolist()),
         features=None if target.features is None else target.features[keep],
         notes=(*target.notes, *notes),
         origin=origin,
+        row_starts=None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
     )
     return replace(smaller, fingerprint=fingerprint(smaller))
 
 
 def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
-    """At most ``max_samples`` items, with the shares of splits and classes kept.
+    """At most ``max_samples`` items, with the shares of splits and classes kept (of splits, where words have labels).
 
     Which items stay is decided by a hash of content and seed, so the order of the items does not
     matter, and a larger sample mostly contains a smaller one (features are reused).
@@ -52,18 +54,19 @@ def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
     if max_samples >= len(target):
         return target
     cells: dict[tuple[str, int], list[int]] = defaultdict(list)
-    by_class = target.label_kind is LabelKind.CLASSES
+    by_class = target.label_kind is LabelKind.CLASSES and target.row_starts is None
     for index, split in enumerate(target.splits.tolist()):
         cells[split, int(target.labels[index]) if by_class else 0].append(index)
     if max_samples < len(cells):
         raise TargetError(
-            f"{target.name}: max_samples = {max_samples} is too small: {len(target.class_names) or 1} classes in "
+            f"{target.name}: max_samples = {max_samples} is too small: {len({c for _, c in cells})} classes in "
             f"{len({split for split, _ in cells})} splits need at least {len(cells)}, one each."
         )
     sizes = _allocate({key: len(members) for key, members in cells.items()}, max_samples)
     ranks = draw_order(target.hashes, seed)
     keep = [i for key, members in cells.items() for i in sorted(members, key=lambda i: (ranks[i], i))[: sizes[key]]]
-    note = f"{max_samples} of {len(target)} items were drawn, by split and class, with seed {seed}"
+    how = "by split and class" if by_class else "by split"
+    note = f"{max_samples} of {len(target)} items were drawn, {how}, with seed {seed}"
     step = {"subsample": {"max_samples": max_samples, "seed": seed}}
     return _take(target, np.array(sorted(keep)), [note], step)
 
@@ -87,7 +90,7 @@ def without(
     if len(bad) == 0:
         return target
     keep = np.setdiff1d(np.arange(len(target)), bad)
-    if target.label_kind is LabelKind.CLASSES:
+    if target.label_kind is LabelKind.CLASSES and target.row_starts is None:
         before, after = (
             cell_counts(target.labels, target.splits),
             cell_counts(target.labels[keep], target.splits[keep]),

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from selector.contracts import Items, RawImage, RawText
+from selector.contracts import Items, RawImage, RawText, Words
 
 
 class ListItems:
     """Items that lie in memory already (a list of bytes, arrays or texts, or one array over all)."""
 
-    def __init__(self, items: Sequence[RawImage] | Sequence[RawText] | np.ndarray) -> None:
+    def __init__(self, items: Sequence[RawImage] | Sequence[RawText] | Sequence[Words] | np.ndarray) -> None:
         self._items = items
 
     def __len__(self) -> int:

@@ -10,9 +10,9 @@ from selector.contracts import RawImage
 from selector.errors import TargetError
 from selector.images import IMAGE_SUFFIXES
 from selector.targets._build import Draft
+from selector.targets._files import holds_conll, holds_parquet
 from selector.targets._hashing import hash_files, walk_files
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options
-from selector.targets.parquet import holds_parquet
 
 
 class FileItems:
@@ -32,7 +32,7 @@ class FileItems:
 def _accepts(x: Any, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike) or not Path(x).is_dir():
         return False
-    return not holds_parquet(Path(x))
+    return not holds_parquet(Path(x)) and not holds_conll(Path(x))
 
 
 def _read(x: str | os.PathLike[str], options: Options) -> Draft:

@@ -11,6 +11,7 @@ from selector.images import content_hash
 from selector.targets._build import Draft
 from selector.targets._columns import IMAGE_COLUMNS, is_dataset, of_type, reads_text
 from selector.targets._kinds import KINDS, Kind, Options, find_column
+from selector.targets._words import takes_words
 from selector.targets.parquet import LABEL_COLUMNS
 
 
@@ -33,7 +34,9 @@ class HuggingFaceItems:
 
 
 def _accepts(x: Any, options: Options) -> bool:
-    return is_dataset(x) and not reads_text(list(x.features), options, of_type(x.features, "Image"))
+    if not is_dataset(x) or takes_words(x, options):
+        return False
+    return not reads_text(list(x.features), options, of_type(x.features, "Image"))
 
 
 def _read(x: Any, options: Options) -> Draft:

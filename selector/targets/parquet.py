@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import json
 import os
-import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -21,8 +20,10 @@ from selector.errors import TargetError
 from selector.images import content_hash
 from selector.targets._build import Draft
 from selector.targets._columns import IMAGE_COLUMNS, reads_text
+from selector.targets._files import files_of, parquet_files, split_of
 from selector.targets._hashing import FileMemory
-from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column, split_rank
+from selector.targets._kinds import KINDS, Kind, Options, find_column, split_rank
+from selector.targets._words import takes_words
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,13 +78,6 @@ class ParquetItems:
         return column
 
 
-def files_of(path: Path) -> list[Path]:
-    """The parquet files that a path stands for: itself, or those of a folder; empty when there are none."""
-    if path.is_dir():
-        return parquet_files(path)
-    return [path] if path.suffix == ".parquet" and path.is_file() else []
-
-
 def is_text_file(path: Path, options: Options) -> bool:
     """Whether a parquet file holds texts rather than images, by its columns."""
     import pyarrow as pa
@@ -96,28 +90,11 @@ def is_text_file(path: Path, options: Options) -> bool:
     return reads_text(schema.names, options, declared(schema, "Image"))
 
 
-def holds_parquet(folder: Path) -> bool:
-    """Whether a folder is a data set in parquet files: directly in it, or in its ``data`` folder."""
-    return bool(parquet_files(folder))
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files of a data set: directly in a folder, or in its ``data`` folder."""
-    try:
-        for place in (folder, folder / "data"):
-            found = sorted(path for path in place.glob("*.parquet") if not path.name.startswith("."))
-            if found:
-                return found
-    except OSError:
-        return []  # unreadable: reading it as an image folder says so
-    return []
-
-
 def _accepts(x: Any, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
     files = files_of(Path(x))
-    return bool(files) and not is_text_file(files[0], options)
+    return bool(files) and not is_text_file(files[0], options) and not takes_words(x, options)
 
 
 def _read(x: str | os.PathLike[str], options: Options) -> Draft:
@@ -232,16 +209,12 @@ def declared(schema: pa.Schema, kind: str) -> list[str]:
 def class_names_of(schema: pa.Schema, column: str) -> list[str] | None:
     """The class names that are declared for a column."""
     described = _features(schema).get(column)
+    if isinstance(described, dict) and isinstance(described.get("feature"), dict):
+        described = described["feature"]  # of lists: what they hold
     names = described.get("names") if isinstance(described, dict) else None
     if isinstance(names, dict):  # an older form: {"0": "cat", "1": "dog"}
         names = [names[str(i)] for i in range(len(names))]
     return [str(name) for name in names] if names else None
-
-
-def split_of(path: Path) -> str:
-    """The split that a file name begins with; empty where it does not."""
-    match = re.match(r"[A-Za-z]+", path.stem)
-    return SPLIT_NAMES.get(match[0].lower(), "") if match else ""
 
 
 KINDS.register("parquet")(Kind("a parquet file or a folder of them", _accepts, _read))

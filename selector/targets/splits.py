@@ -32,7 +32,8 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
     parts.sort(key=lambda part: split_rank(part[0]))
     first = parts[0][1]
     for split, part in parts[1:]:
-        if part.class_names != first.class_names or part.modality != first.modality:
+        same = (part.class_names, part.modality, part.counts is None)
+        if same != (first.class_names, first.modality, first.counts is None):
             raise TargetError(f"{where}: {split} has other classes or another kind of items than {parts[0][0]}.")
     features = [part.features for _, part in parts if part.features is not None]
     if len({rows.shape[1] for rows in features}) > 1:
@@ -40,7 +41,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
             f"{where}: features of the splits differ in width ({', '.join(str(f.shape[1]) for f in features)})."
         )
     for split, part in parts:
-        if len(part.labels) != len(part.hashes):
+        if len(part.labels) != part.rows:
             raise TargetError(
                 f"{where}: {split} has {len(part.hashes)} items but {len(part.labels)} labels; give one label an item."
             )
@@ -56,6 +57,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
         notes=[note for _, part in parts for note in part.notes or ()],
         features=np.concatenate(features) if features else None,
         modality=first.modality,
+        counts=None if first.counts is None else [count for _, part in parts for count in part.counts or ()],
     )
 
 

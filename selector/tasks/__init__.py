@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from selector.contracts import Task
+from typing import cast
+
+from selector.contracts import LabelKind, Target, Task
 from selector.registry import Registry
 
 registry: Registry[Task] = Registry("selector.tasks", "task")
 task = registry.instance
 """Class decorator: ``@task("name")`` files one instance of the class."""
+
+_OF_ITEMS = {LabelKind.CLASSES: "classification", LabelKind.MULTILABEL: "multilabel", LabelKind.REAL: "regression"}
+
+
+def task_of(target: Target) -> Task:
+    """The task of a target, told from what its labels are of: whole items, or words.
+
+    Raises:
+        ConfigError: there is none for such labels yet.
+    """
+    found = registry.get(_OF_ITEMS[target.label_kind] if target.row_starts is None else "tagging")
+    bind = getattr(found, "of", None)  # a task that depends on the labels' names is made for the target
+    return found if bind is None else cast(Task, bind(target))

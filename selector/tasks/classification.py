@@ -49,8 +49,8 @@ class Classification:
 
         return cross_entropy
 
-    def metrics(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Every metric by name; one that is undefined for these labels is left out.
+    def metrics(self, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None = None) -> dict[str, float]:
+        """Every metric by name; one that is undefined for these labels is left out. An item is a row: no ``units``.
 
         Args:
             logits: float (N, C), finite.
@@ -60,22 +60,33 @@ class Classification:
             (one against the rest, mean over the classes present), log_loss (nats) and
             calibration_error (expected, 15 equal bins of confidence; lower is better for the last two).
         """
-        logits, labels = _checked(logits, labels)
+        logits, labels = checked(logits, labels)
         probabilities = self.probabilities(logits)
         table = confusion_matrix(logits, labels)
         per_class = _precision_recall(table)
         present = table.sum(axis=1) > 0
-        met = present | (table.sum(axis=0) > 0)
         chosen = probabilities[np.arange(len(labels)), labels]
         found = {
             "accuracy": float(np.trace(table) / len(labels)),
             "balanced_accuracy": float(per_class["recall"][present].mean()),
-            "macro_f1": float(per_class["f1"][met].mean()),
+            "macro_f1": macro_f1(table),
             "auroc": auroc(probabilities, labels),
             "log_loss": float(-np.log(np.maximum(chosen, 1e-15)).mean()),
             "calibration_error": calibration_error(probabilities, labels),
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    def ratio(
+        self, metric: str, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A metric as the sum of one array (N,) over that of another, an entry an item: what resampling draws.
+
+        Raises:
+            KeyError: the metric is no such ratio.
+        """
+        if metric != "accuracy":
+            raise KeyError(metric)
+        return (logits.argmax(axis=1) == labels).astype(float), np.ones(len(labels))
 
     def probabilities(self, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """softmax(logits / temperature), float64 (N, C)."""
@@ -91,7 +102,7 @@ class Classification:
         """
         from scipy.optimize import minimize_scalar
 
-        logits, labels = _checked(logits, labels)
+        logits, labels = checked(logits, labels)
 
         def log_loss(log_temperature: float) -> float:
             scaled = logits.astype(np.float64) / np.exp(log_temperature)
@@ -103,7 +114,12 @@ class Classification:
         return float(np.exp(best.x))
 
     def outcome(
-        self, logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], temperature: float = 1.0
+        self,
+        logits: np.ndarray,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        temperature: float = 1.0,
+        units: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Per-class figures, confusions and telling samples as small plain JSON; see ``tasks/_outcome.py``."""
         return outcome(
@@ -139,9 +155,15 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     array([[1, 0],
            [1, 1]])
     """
-    logits, labels = _checked(logits, labels)
+    logits, labels = checked(logits, labels)
     classes = logits.shape[1]
     return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes * classes).reshape(classes, classes)
+
+
+def macro_f1(table: np.ndarray) -> float:
+    """Mean F1 over the classes that occur or are predicted, of a confusion matrix (C, C)."""
+    met = (table.sum(axis=1) > 0) | (table.sum(axis=0) > 0)
+    return float(_precision_recall(table)["f1"][met].mean())
 
 
 def per_class_table(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -192,7 +214,12 @@ def _precision_recall(table: np.ndarray) -> Mapping[str, np.ndarray]:
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays, labels as int64.
+
+    Raises:
+        TargetError: other shapes, outputs that are not finite, labels that are no outputs.
+    """
     if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
         raise TargetError(
             f"expected logits (N, C) and labels (N,) with N > 0. Got {logits.shape} and {np.shape(labels)}."

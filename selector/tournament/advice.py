@@ -20,6 +20,7 @@ def advise(
     metric: str,
     epsilon: float,
     seed: int = 0,
+    units: np.ndarray | None = None,
 ) -> list[str]:
     """Sentences about the models of which more than the frozen strategy was measured.
 
@@ -27,6 +28,7 @@ def advise(
         curves: by model, (training images, figure) of the frozen strategy.
         strategies: by model, the trained strategies.
         logits: by ``model strategy``, validation outputs (N, K), one array a seed.
+        units: which item a row belongs to, where an item has several.
     """
     sentences = []
     for model, trained in strategies.items():
@@ -34,7 +36,12 @@ def advise(
             continue
         frozen = f"{model} frozen"
         table = standings(
-            {label: logits[label] for label in [frozen, *(f"{model} {s}" for s in trained)]}, labels, task, metric, seed
+            {label: logits[label] for label in [frozen, *(f"{model} {s}" for s in trained)]},
+            labels,
+            task,
+            metric,
+            seed,
+            units,
         )
         best = max(table, key=lambda label: metric_sign(metric) * table[label].value)
         found = table[frozen]

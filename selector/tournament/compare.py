@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.contracts import Task, metric_sign
+from selector.contracts import Task, metric_sign, spread
 
 DRAWS = 2000
 DRAWS_OF_OTHER_METRICS = 200  # each draw computes the metric again
@@ -29,21 +29,29 @@ class Standing:
 
 
 def standings(
-    logits: Mapping[str, Sequence[np.ndarray]], labels: np.ndarray, task: Task, metric: str, seed: int = 0
+    logits: Mapping[str, Sequence[np.ndarray]],
+    labels: np.ndarray,
+    task: Task,
+    metric: str,
+    seed: int = 0,
+    units: np.ndarray | None = None,
 ) -> dict[str, Standing]:
     """Compare entrants; several arrays of one entrant are repeats with other seeds, and averaged.
 
     Args:
         logits: by entrant, arrays (N, K) that all run along the same images.
         labels: of those images.
+        units: (N,) which item a row belongs to, ascending, where an item has several: items are drawn.
     Returns:
         by entrant; P(best) sums to 1 (ties are shared).
-    Cost: draws · N · entrants for accuracy; 200 metrics an entrant otherwise.
+    Cost: draws · items · entrants for metrics that are ratios of sums; 200 metrics an entrant otherwise.
     """
     names = list(logits)
-    values = np.array([_mean([task.metrics(run, labels).get(metric, np.nan) for run in logits[n]]) for n in names])
+    values = np.array(
+        [_mean([task.metrics(run, labels, units).get(metric, np.nan) for run in logits[n]]) for n in names]
+    )
     oriented = values * metric_sign(metric)
-    draws = _draws(logits, labels, task, metric, seed) * metric_sign(metric)
+    draws = _draws(logits, labels, task, metric, seed, units) * metric_sign(metric)
     best = int(np.nanargmax(oriented))
     firsts = draws == np.nanmax(draws, axis=1, keepdims=True)
     p_best = (firsts / firsts.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -58,28 +66,52 @@ def standings(
 
 
 def _draws(
-    logits: Mapping[str, Sequence[np.ndarray]], labels: np.ndarray, task: Task, metric: str, seed: int
+    logits: Mapping[str, Sequence[np.ndarray]],
+    labels: np.ndarray,
+    task: Task,
+    metric: str,
+    seed: int,
+    units: np.ndarray | None,
 ) -> np.ndarray:
     """(draws, entrants): the metric on resamples of the images, and of the repeats of each entrant."""
     rng = np.random.default_rng(seed)
-    count = len(labels)
-    if metric == "accuracy":
+    starts = np.arange(len(labels) + 1)
+    if units is not None:
+        starts = np.append(np.flatnonzero(np.diff(units, prepend=units[:1] - 1)), len(labels))
+    count = len(starts) - 1
+    ratios = _ratios(logits, labels, task, metric, units)
+    if ratios is not None:
         weights = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
         columns = []
-        for runs in logits.values():
-            right = np.stack([run.argmax(axis=1) == labels for run in runs]).astype(float)
-            by_run = weights @ right.T
+        for pairs in ratios:
+            parts, wholes = (weights @ np.stack(arrays).T.astype(float) for arrays in zip(*pairs, strict=True))
+            by_run = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes > 0)
             # a repeat drawn with the images: noise of training and of the sample together
-            picks = rng.integers(len(runs), size=(DRAWS, len(runs)))
+            picks = rng.integers(len(pairs), size=(DRAWS, len(pairs)))
             columns.append(np.take_along_axis(by_run, picks, axis=1).mean(axis=1))
         return np.stack(columns, axis=1)
     result = np.empty((DRAWS_OF_OTHER_METRICS, len(logits)))
     for draw in range(DRAWS_OF_OTHER_METRICS):
-        rows = rng.integers(count, size=count)
+        items = rng.integers(count, size=count)
+        rows = spread(starts, items)
+        drawn = None if units is None else np.repeat(np.arange(count), np.diff(starts)[items])
         for i, runs in enumerate(logits.values()):
             run = runs[int(rng.integers(len(runs)))]
-            result[draw, i] = task.metrics(run[rows], labels[rows]).get(metric, np.nan)
+            result[draw, i] = task.metrics(run[rows], labels[rows], drawn).get(metric, np.nan)
     return result
+
+
+def _ratios(
+    logits: Mapping[str, Sequence[np.ndarray]], labels: np.ndarray, task: Task, metric: str, units: np.ndarray | None
+) -> list[list[tuple[np.ndarray, np.ndarray]]] | None:
+    """Numerators and denominators of the metric, by entrant and run; None where it is no ratio of sums over items."""
+    ratio = getattr(task, "ratio", None)
+    if ratio is None:
+        return None
+    try:
+        return [[ratio(metric, run, labels, units) for run in runs] for runs in logits.values()]
+    except KeyError:
+        return None
 
 
 def _mean(values: Sequence[float]) -> float:

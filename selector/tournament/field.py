@@ -11,6 +11,7 @@ import numpy as np
 
 from selector.contracts import metric_sign
 from selector.tournament.clock import RESERVE_SECONDS, Clock
+from selector.tournament.compare import Standing, standings
 from selector.tournament.journal import Record
 from selector.tournament.plan import Lane as Cost
 from selector.tournament.workbench import Candidate, Loaded, Workbench
@@ -100,12 +101,17 @@ class Field:
         """The deciding metric on val."""
         if record.logits is None:
             return None
-        return self.bench.task.metrics(record.logits, self.bench.labels["val"]).get(self.metric)
+        return self.bench.metrics(record.logits, "val").get(self.metric)
+
+    def standings(self, entrants: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Standing]:
+        """Entrants compared on the validation items by the deciding metric; see ``compare.standings``."""
+        bench = self.bench
+        return standings(entrants, bench.labels["val"], bench.task, self.metric, self.seed, bench.units["val"])
 
     def order(self, run: Run) -> tuple[float, float]:
         """The deciding metric, then the log-loss: accuracy ties are common on few images."""
         assert run.record.logits is not None
-        figures = self.bench.task.metrics(run.record.logits, self.bench.labels["val"])
+        figures = self.bench.metrics(run.record.logits, "val")
         return metric_sign(self.metric) * figures.get(self.metric, -math.inf), -figures.get("log_loss", 0.0)
 
     def lane_order(self, lane: Lane) -> tuple[float, float]:

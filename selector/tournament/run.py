@@ -125,7 +125,7 @@ def _note_absent_classes(field: Field) -> None:
             shown = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
             effect = "cannot be learned" if split == "train" else f"are in no {split} figure"
             field.notes.append(
-                f"{len(absent)} class(es) without {bench.target.modality.noun}s in {split} {effect}: {shown}."
+                f"{len(absent)} class(es) without {bench.target.row_noun}s in {split} {effect}: {shown}."
             )
 
 
@@ -205,7 +205,7 @@ def _check(
             raise TargetError(
                 f"target '{target.name}' has no {target.modality.noun}s in {split}; fine-tuning needs train and val."
             )
-    if target.label_kind is LabelKind.CLASSES and len(np.unique(target.labels[target.indices("train")])) < 2:
+    if target.label_kind is LabelKind.CLASSES and len(np.unique(target.labels_of(target.indices("train")))) < 2:
         raise TargetError(
-            f"the training {target.modality.noun}s of '{target.name}' are all of one class; there is nothing to learn."
+            f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
         )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from selector.tournament.compare import standings
 from selector.tournament.field import Field, Lane, Run, logits_of
 from selector.tournament.plan import Plan, Rung, fit_rest, seconds_of
 from selector.tournament.workbench import Candidate
@@ -100,7 +99,7 @@ def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float
 def _demonstrably_worse(field: Field, outputs: np.ndarray, than: np.ndarray) -> bool:
     """Whether the 90 % interval of the paired difference on val lies below zero."""
     entrants = {"outputs": [outputs], "than": [than]}
-    table = standings(entrants, field.bench.labels["val"], field.bench.task, field.metric, field.seed)
+    table = field.standings(entrants)
     return table["outputs"].low > 0
 
 
@@ -175,7 +174,7 @@ def _stop_if_settled(field: Field) -> bool:
     if len(alive) < 2:
         return False
     entrants = {lane.label: [logits_of(lane.best)] for lane in alive if lane.best}
-    table = standings(entrants, field.bench.labels["val"], field.bench.task, field.metric, field.seed)
+    table = field.standings(entrants)
     leader = max(table, key=lambda label: table[label].p_best)
     most = max((-s.low for label, s in table.items() if label != leader), default=0.0)
     if table[leader].p_best < CONFIDENT and most >= field.epsilon:

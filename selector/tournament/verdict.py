@@ -12,7 +12,7 @@ import numpy as np
 from selector.contracts import metric_sign
 from selector.results import Measurement
 from selector.tournament.advice import advise
-from selector.tournament.compare import Standing, standings
+from selector.tournament.compare import Standing
 from selector.tournament.field import Field, Lane, Run, logits_of
 from selector.tournament.journal import Record
 from selector.tournament.types import EpsilonMember, TournamentResult, Trained
@@ -31,7 +31,7 @@ def verdict(field: Field) -> TournamentResult:
         entrants[lane.label] = [logits_of(run) for run in [lane.best, *lane.repeats] if run is not None]
     if not entrants:
         return TournamentResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
-    table = standings(entrants, field.bench.labels["val"], field.bench.task, field.metric, field.seed)
+    table = field.standings(entrants)
     best_label = _best_label(field, table)
     tests, best, outcome = _test(field, table, best_label, entered)
     epsilon_best = tuple(_epsilon_best(field, table))
@@ -44,6 +44,7 @@ def verdict(field: Field) -> TournamentResult:
         field.metric,
         field.epsilon,
         field.seed,
+        field.bench.units["val"],
     )
     field.clock.finish()
     _tidy(field, best_label)
@@ -116,7 +117,7 @@ def _test(
                 else None
             )
         if logits is not None:
-            tests[label] = field.bench.task.metrics(logits / temperature, field.bench.labels["test"])
+            tests[label] = field.bench.metrics(logits / temperature, "test")
         if label == best_label:
             outcome = _outcome(field, logits, record, temperature)
     return tests, best, outcome
@@ -129,7 +130,9 @@ def _outcome(field: Field, test: np.ndarray | None, record: Record | None, tempe
     if tell is None or logits is None:
         return {}
     target, rows = field.bench.target, field.bench.indices[split]
-    found: dict[str, Any] = tell(logits, field.bench.labels[split], target.class_names, temperature)
+    found: dict[str, Any] = tell(
+        logits, field.bench.labels[split], target.class_names, temperature, field.bench.units[split]
+    )
     for sample in found.get("samples", ()):
         sample["index"] = int(rows[sample.pop("row")])
         sample["name"] = str(target.names[sample["index"]])
@@ -228,7 +231,7 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
     return Measurement(
         "frozen",
         field.metric,
-        val=field.bench.task.metrics(record.logits, field.bench.labels["val"]),
+        val=field.bench.metrics(record.logits, "val"),
         test=test,
         seed=field.seed,
         seconds=float(record.facts["seconds"]),
@@ -253,7 +256,7 @@ def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test:
     return Measurement(
         lane.strategy,
         field.metric,
-        val=field.bench.task.metrics(run.record.logits, field.bench.labels["val"]),
+        val=field.bench.metrics(run.record.logits, "val"),
         test=test,
         seed=run.candidate.seed,
         steps=sum(run.lineage),

@@ -104,7 +104,8 @@ class Candidate:
 class Workbench:
     """What all candidates share.
 
-    ``indices`` and ``labels`` by split; ``batch_size`` is the same for every contestant.
+    By split ``indices`` of the items, ``labels`` of their rows, and ``units``, which item a row belongs to
+    (None where an item is a row). ``batch_size`` (items) is the same for every contestant.
     """
 
     target: Target
@@ -118,14 +119,20 @@ class Workbench:
     notify: ProgressCallback = lambda _: None
     indices: dict[str, np.ndarray] = field(default_factory=dict)
     labels: dict[str, np.ndarray] = field(default_factory=dict)
+    units: dict[str, np.ndarray | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bf16 = bf16_helps(self.device)
         self.outputs = self.task.num_outputs(self.target)
         for split in ("train", "val", "test"):
             self.indices[split] = self.target.indices(split)
-            self.labels[split] = self.target.labels[self.indices[split]].astype(np.int64)
+            self.labels[split] = self.target.labels_of(self.indices[split]).astype(np.int64)
+            self.units[split] = self.target.units_of(self.indices[split])
         self.loss = self.task.loss(self.target, self.labels["train"])
+
+    def metrics(self, logits: np.ndarray, split: str) -> dict[str, float]:
+        """What the task measures of outputs on a split."""
+        return self.task.metrics(logits, self.labels[split], self.units[split])
 
     # -------------------------------------------------------------------- loading
 
@@ -234,16 +241,18 @@ class Workbench:
     def _curve(self, rows: Mapping[str, np.ndarray], logits: np.ndarray) -> list[list[float]]:
         """(training images, validation figure) of the solved head at N/4, N/2 and N."""
         metric = self.task.default_metric
-        order = np.random.default_rng(0).permutation(len(rows["train"]))
+        order = np.random.default_rng(0).permutation(len(self.indices["train"]))
         curve = []
         for share in CURVE:
-            some = order[: int(share * len(order))]
+            items = order[: int(share * len(order))]
+            units = self.units["train"]
+            some = items if units is None else np.flatnonzero(np.isin(units, items))
             if len(np.unique(self.labels["train"][some])) < 2:
                 continue
             head = self._solve(rows["train"][some], self.labels["train"][some], rows["val"])
-            value = self.task.metrics(_apply(head.weight, head.bias, rows["val"]), self.labels["val"])[metric]
-            curve.append([len(some), value])
-        curve.append([len(order), self.task.metrics(logits, self.labels["val"])[metric]])
+            value = self.metrics(_apply(head.weight, head.bias, rows["val"]), "val")[metric]
+            curve.append([len(items), value])
+        curve.append([len(order), self.metrics(logits, "val")[metric]])
         return curve
 
     def _solve(self, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> LinearHead:
@@ -305,7 +314,7 @@ class Workbench:
             plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay),
             self.pixels_for(loaded.preprocess),
             self.indices["train"],
-            self.labels["train"],
+            self._truth,
             self._normalise(loaded.preprocess),
             self.loss,
             self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), 3, 0),
@@ -415,7 +424,7 @@ class Workbench:
             groups,
             self.pixels_for(loaded.preprocess),
             self.indices["train"],
-            self.labels["train"],
+            self._truth,
             self._normalise(loaded.preprocess),
             self.loss,
             settings,
@@ -473,6 +482,10 @@ class Workbench:
             device=self.device,
             weight_decay=1e-4 if optimiser == "sgd" else 0.05,
         )
+
+    def _truth(self, items: np.ndarray) -> np.ndarray:
+        """Labels of the rows of some training items, given as places in ``indices["train"]``."""
+        return self.target.labels_of(self.indices["train"][items]).astype(np.int64)
 
     def _weights(
         self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...], deadline: float

@@ -1,0 +1,151 @@
+"""Tables of texts as columns, whatever the file: JSONL, parquet, a ``datasets.Dataset``; and which column is meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selector.errors import TargetError, did_you_mean
+from selector.targets._columns import of_type
+from selector.targets._csv import read_utf8
+from selector.targets._files import files_of, split_of
+from selector.targets._kinds import Options, split_rank
+from selector.targets.manifest import SPLIT_COLUMNS, split_word
+from selector.targets.parquet import class_names_of, declared
+
+
+@dataclass
+class Table:
+    """Columns of a table; ``names`` say where a row stands, for messages."""
+
+    where: str
+    name: str
+    columns: Mapping[str, Sequence[Any]]
+    names: list[str]
+    splits: list[str] | None = None
+    declared_labels: Sequence[str] = ()
+    class_names: Callable[[str], list[str] | None] = lambda _: None
+    written: bool = False  # labels are words of a file, of which whole numbers are made
+    origin: dict[str, Any] | None = field(default=None)
+
+
+def usual_of(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The columns with one of the usual names, whatever their case."""
+    return [column for column in columns if column.lower() in names]
+
+
+def column_of(
+    where: str, role: str, wanted: str | None, columns: Sequence[str], candidates: Sequence[str], option: str
+) -> str:
+    """The column that plays a role: the one asked for, or the only candidate.
+
+    Raises:
+        TargetError: there is none, or more than one.
+    """
+    flag = f"{option} (--{option.replace('_', '-')})"
+    if wanted is not None:
+        if wanted not in columns:
+            raise TargetError(
+                f"{where}: no column '{wanted}'{did_you_mean(wanted, columns)} Columns: {', '.join(columns)}."
+            )
+        return wanted
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        named = " and ".join(f"'{name}'" for name in candidates)
+        raise TargetError(f"{where}: {named} could each be the {role} column; name the one that is meant with {flag}.")
+    raise TargetError(f"{where}: which column holds the {role}? Columns: {', '.join(columns)}. Name it with {flag}.")
+
+
+def splits_of(table: Table, others: Sequence[str]) -> list[str] | None:
+    """Splits that the files or a column give; None where neither says anything.
+
+    Args:
+        others: columns that play no other role.
+    """
+    splits = table.splits
+    if splits is None and (column := next((c for c in SPLIT_COLUMNS if c in others), None)):
+        cells = zip(table.columns[column], table.names, strict=True)
+        splits = [split_word(str(cell or ""), f"{table.where}: {name}", column) for cell, name in cells]
+    return splits if splits and any(splits) else None
+
+
+def of_json_lines(path: Path) -> Table:
+    """An object a line; a key that a row lacks is None there."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(read_utf8(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise TargetError(f"{path}:{number}: not JSON ({error}); expected one object a line.") from None
+        if not isinstance(row, dict):
+            raise TargetError(f"{path}:{number}: found a {type(row).__name__}; expected an object, such as "
+                              '{"text": "...", "label": "..."}.')  # fmt: skip
+        rows.append((number, row))
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    columns = {name: [row.get(name) for _, row in rows] for name in names}
+    return Table(str(path), path.stem, columns, [f"line {number}" for number, _ in rows])
+
+
+def of_parquet(root: Path) -> Table:
+    """A file, or a folder of files named by split."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = files_of(root)
+    files.sort(key=lambda path: (split_rank(split_of(path)), path.name))
+    columns: dict[str, list[Any]] = {}
+    names: list[str] = []
+    splits: list[str] = []
+    try:
+        schema = pq.read_schema(files[0])
+        for path in files:
+            table = pq.read_table(path)
+            if columns and set(table.column_names) != set(columns):
+                raise TargetError(
+                    f"{path}: columns {', '.join(table.column_names)}; expected {', '.join(columns)} as in "
+                    f"{files[0].name}. Keep the files of one data set in a folder."
+                )
+            for name in table.column_names:
+                columns.setdefault(name, []).extend(table[name].to_pylist())
+            names += [f"{path.name}:{row}" for row in range(table.num_rows)]
+            splits += [split_of(path)] * table.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise TargetError(
+            f"{root}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
+        ) from None
+    return Table(
+        str(root),
+        root.name if root.is_dir() else root.stem,
+        columns,
+        names,
+        splits if any(splits) else None,
+        declared(schema, "ClassLabel"),
+        lambda column: class_names_of(schema, column),
+    )
+
+
+def of_dataset(x: Any, options: Options) -> Table:
+    """A ``datasets.Dataset``."""
+    where = options.name or x.info.dataset_name or "dataset"
+    features = x.features
+
+    def class_names(column: str) -> list[str] | None:
+        feature = features[column]
+        feature = getattr(feature, "feature", feature)  # of lists: what they hold
+        return list(feature.names) if type(feature).__name__ == "ClassLabel" else None
+
+    return Table(
+        where,
+        where,
+        {name: list(x[name]) for name in features},
+        [f"row {index}" for index in range(len(x))],
+        None,
+        of_type(features, "ClassLabel"),
+        class_names,
+    )

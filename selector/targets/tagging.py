@@ -1,0 +1,136 @@
+"""Texts as lists of words with a label each: parquet, JSONL, a ``datasets.Dataset``, or lists in memory.
+
+Labels are strings, or numbers whose names the table declares. They are taken as they are: whether they
+are IOB tags, and of which kind, is the task's question.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selector.contracts import Modality, Words
+from selector.errors import TargetError
+from selector.targets._build import Draft
+from selector.targets._columns import is_dataset
+from selector.targets._files import JSON_LINES
+from selector.targets._items import ListItems
+from selector.targets._kinds import KINDS, Kind, Options
+from selector.targets._tables import Table, column_of, of_dataset, of_json_lines, of_parquet, splits_of, usual_of
+from selector.targets._words import takes_words
+from selector.texts import text_hash
+
+WORD_COLUMNS = ("tokens", "words")
+LABEL_COLUMNS = ("tags", "labels", "label", "ner_tags", "pos_tags", "chunk_tags", "slots")
+
+
+def tagged(
+    where: str,
+    name: str,
+    names: Sequence[str],
+    words: Sequence[Any],
+    labels: Sequence[Any],
+    *,
+    splits: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    origin: dict[str, Any] | None = None,
+) -> Draft:
+    """The draft of sentences, checked: each has words, and a label a word.
+
+    Args:
+        names: a readable name a sentence.
+        words, labels: a list a sentence.
+
+    Raises:
+        TargetError: the first sentence that is something else, by name.
+    """
+    if len(labels) != len(words):
+        raise TargetError(f"{where}: {len(words)} lists of words but {len(labels)} of labels; give one a sentence.")
+    items: list[Words] = []
+    flat: list[Any] = []
+    for said, own, tags in zip(names, words, labels, strict=True):
+        own = own.tolist() if isinstance(own, np.ndarray) else own
+        tags = tags.tolist() if isinstance(tags, np.ndarray) else tags
+        if not isinstance(own, list | tuple) or not all(isinstance(word, str) for word in own):
+            raise TargetError(f"{where}: {said}: expected a list of words. Got {_shown(own)}.")
+        if not own:
+            raise TargetError(f"{where}: {said} has no words; give it some or remove it.")
+        if tags is None:
+            raise TargetError(f"{where}: {said} has no labels; give it one a word or remove it.")
+        if not isinstance(tags, list | tuple):
+            raise TargetError(f"{where}: {said}: expected a list of labels. Got {_shown(tags)}.")
+        if len(own) != len(tags):
+            raise TargetError(f"{where}: {said} has {len(own)} words but {len(tags)} labels; give one label a word.")
+        items.append(Words(own))
+        flat += tags
+    return Draft(
+        where=where,
+        name=name,
+        items=ListItems(items),
+        names=names,
+        labels=flat,
+        hashes=[text_hash(item) for item in items],
+        splits=splits,
+        class_names=class_names,
+        origin=origin,
+        modality=Modality.TEXT,
+        counts=[len(item) for item in items],
+    )
+
+
+def _shown(cell: Any) -> str:
+    return f"{type(cell).__name__} ({str(cell)[:40]})"
+
+
+def _accepts(x: Any, options: Options) -> bool:
+    return takes_words(x, options)
+
+
+def _read(x: Any, options: Options) -> Draft:
+    if isinstance(x, tuple):
+        where = options.name or "sentences"
+        return tagged(where, where, [f"row {i}" for i in range(len(x[0]))], x[0], x[1])
+    if is_dataset(x):
+        return _draft(of_dataset(x, options), options)
+    path = Path(os.fspath(x)).absolute()
+    table = of_json_lines(path) if path.suffix.lower() in JSON_LINES else of_parquet(path)
+    table.origin = {"path": str(path)}
+    return _draft(table, options)
+
+
+def _draft(table: Table, options: Options) -> Draft:
+    where, known = table.where, list(table.columns)
+    lists = [name for name in known if any(isinstance(cell, list | np.ndarray) for cell in table.columns[name][:100])]
+    if options.text_column is not None and not isinstance(options.text_column, str):
+        raise TargetError(f"{where}: text_column names several columns; lists of words stand in one.")
+    usual = usual_of(lists, WORD_COLUMNS) or [
+        name for name in lists if all(isinstance(w, str) for cell in table.columns[name][:100] for w in _words(cell))
+    ]
+    words = column_of(where, "word", options.text_column, known, usual, "text_column")
+    others = [name for name in known if name != words]
+    candidates = usual_of([name for name in lists if name != words], LABEL_COLUMNS)
+    candidates = candidates or [name for name in lists if name != words]
+    label = column_of(where, "label", options.label_column, known, candidates, "label_column")
+    return tagged(
+        where,
+        options.name or table.name,
+        table.names,
+        table.columns[words],
+        table.columns[label],
+        splits=splits_of(table, [name for name in others if name != label]),
+        class_names=table.class_names(label),
+        origin=table.origin,
+    )
+
+
+def _words(cell: Any) -> list[Any]:
+    return list(cell) if isinstance(cell, list | np.ndarray) else []
+
+
+KINDS.register("tagging")(
+    Kind("a table of word lists and label lists (JSONL, parquet, datasets.Dataset), or both as lists", _accepts, _read)
+)
