@@ -388,7 +388,10 @@ def test_the_shipped_zoo_lists_the_offline_models() -> None:
 def test_proxies() -> None:
     shown = ok("proxies").stdout
     for name in ("logme", "hscore", "knn", "probe"):
-        assert re.search(rf"^ *{name}\s+default", shown, re.M)
+        assert re.search(rf"^ *{name} .*\n *\(default\)", shown, re.M)
+    assert "source head" in next(line for line in shown.splitlines() if line.strip().startswith("leep"))
+    assert "Good: Classes: 1 is perfect" in shown
+    assert "Cost: O(N²·D) multiplications in float32." in shown
     assert "Source: You et al." in ok("proxies", "logme").stdout
     cards = json.loads(ok("proxies", "--json").stdout)
     assert {"name", "summary", "cost", "bounds"} <= set(cards[0])

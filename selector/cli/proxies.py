@@ -21,7 +21,7 @@ def proxies(
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """List the proxies, or explain one: what it measures, its range, cost and source."""
+    """List the proxies with what they need, cost and mean, or explain one."""
     o.load_plugins(plugin)
     from selector.proxies import DEFAULT_PROXIES, registry
 
@@ -37,10 +37,15 @@ def proxies(
         document([_card(proxy) | {"default": proxy.name in DEFAULT_PROXIES} for proxy in known])
         return
     rows = [
-        (p.name, "default" if p.name in DEFAULT_PROXIES else "", ", ".join(sorted(p.label_kinds)), p.summary)
+        (
+            p.name + ("\n(default)" if p.name in DEFAULT_PROXIES else ""),
+            "\n".join(sorted(p.label_kinds)),
+            "source head" if p.needs_source_logits else "",
+            "\n".join(line for line in (p.summary, f"Good: {p.good}", f"Cost: {p.cost}." if p.cost else "") if line),
+        )
         for p in known
     ]
-    print_rows(["name", "", "labels", "what it measures"], rows)
+    print_rows(["name", "labels", "needs", "what it measures, what is good, what it costs"], rows)
     typer.echo("'selector proxies NAME' explains one.")
 
 
@@ -51,6 +56,7 @@ def _card(proxy: Proxy) -> dict[str, Any]:
         "labels": sorted(proxy.label_kinds),
         "needs_source_logits": proxy.needs_source_logits,
         "bounds": [None if abs(bound) == float("inf") else bound for bound in proxy.bounds],
+        "good": proxy.good,
         "cost": proxy.cost,
         "source": proxy.source,
         "version": proxy.version,

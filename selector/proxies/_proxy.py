@@ -93,8 +93,11 @@ class Proxy:
             f"Range: {'unbounded' if low == high == 'unbounded' else f'lowest {low}, highest {high}'}; higher is better. {self.good}",
             f"Labels: {', '.join(sorted(self.label_kinds))}."
             + (" Needs the logits of the encoder's source head." if self.needs_source_logits else ""),
-            f"Cost: {self.cost}." + (" Depends on the seed." if self.seeded else ""),
         ]
+        if cost := " ".join(
+            (f"Cost: {self.cost}." if self.cost else "", "Depends on the seed." if self.seeded else "")
+        ).strip():
+            parts.append(cost)
         for title, text in (
             ("Formula", self.formula),
             ("Valid", self.domain),
@@ -105,7 +108,8 @@ class Proxy:
         if self.invariances:
             parts.append(f"Unchanged by: {', '.join(sorted(self.invariances))}.")
         parts += [f"{question} {answer}" for question, answer in {**_COMMON_ANSWERS, **self.answers}.items()]
-        parts.append(f"Source: {self.source}.")
+        if self.source:
+            parts.append(f"Source: {self.source}.")
         return "\n\n".join(parts)
 
 

@@ -59,7 +59,9 @@ def run_rounds(
         if share < 1:
             left = len(extraction.rows()) - len(rows)
             for c in _lost([c for c in running if c.evidence], top_k):
-                c.stopped = f"stopped after {len(rows)} rows: {top_k} others are ahead by more than their paired interval"
+                c.stopped = (
+                    f"stopped after {len(rows)} rows: {top_k} others are ahead by more than their paired interval"
+                )
                 c.spared = extraction.estimate(c.spec, left)
     return candidates
 
