@@ -1,7 +1,7 @@
 """One text: its content hash, whether it can be used, and the way from a string to token ids.
 
 Shared by the targets (hashes), the extraction, the training loop and saved models that predict, so
-that a text means the same everywhere. Nothing here imports torch before tokens become a batch.
+that a text means the same everywhere. Nothing here imports torch; ``tokens.Tokens`` is the batch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import xxhash
 
 from selector.contracts import Words
 from selector.errors import ConfigError, TargetError
+from selector.tokens import SECOND, SPECIAL, Tokens
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from selector.contracts import RawText, TextPreprocess
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["TokenisedText", "Tokeniser", "Tokens", "UnreadableText", "text_hash", "why_unusable"]
 
 _OVERLAP = 8  # neighbouring windows share an eighth of their length
-_SPECIAL, _SECOND = 1, 2  # flags of a token: not part of the text; of the second text of a pair
 
 
 class UnreadableText(TargetError):
@@ -184,8 +183,8 @@ class Tokeniser:
             cut = sum(len(part.ids) - sum(part.special_tokens_mask) for part in rest)
         ids = tuple(np.asarray(row.ids or [self.preprocess.pad_id], np.int32) for row in rows)
         flags = tuple(
-            np.asarray(row.special_tokens_mask or [0], np.uint8) * _SPECIAL
-            + np.asarray(row.type_ids or [0], np.uint8) * _SECOND
+            np.asarray(row.special_tokens_mask or [0], np.uint8) * SPECIAL
+            + np.asarray(row.type_ids or [0], np.uint8) * SECOND
             for row in rows
         )
         return TokenisedText(ids, flags, cut)
@@ -201,154 +200,3 @@ def _word_of_token(encoding: Any, begins: NDArray[np.int64], ends: NDArray[np.in
     shares = (word < len(begins)) & (spans[:, 1] > begins[known]) & (spans[:, 1] > spans[:, 0])
     own = np.asarray(encoding.special_tokens_mask) == 0
     return np.where(shares & own, word, -1)
-
-
-class Tokens:
-    """A batch of texts as the networks take it: rows of token ids, filled up on the right.
-
-    It has what the loops ask of a batch: a length (texts), slices of texts, ``to`` and ``device``.
-
-    Attributes:
-        ids, mask: int64 (R, T); mask is 0 where a row is filled up.
-        content: bool (R, T), tokens of the text itself, not those that the tokenizer adds.
-        types: int64 (R, T), 1 for the second text of a pair.
-        owner: int64 (R,), the text that a row is a window of; ascending.
-        words: int64 (R, T), the word of the batch that a token is of, -1 for none; None where features
-            are of whole texts. Words are numbered text after text.
-        counts: int64 (B,), words a text; None likewise.
-    """
-
-    def __init__(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        content: torch.Tensor,
-        types: torch.Tensor,
-        owner: torch.Tensor,
-        words: torch.Tensor | None = None,
-        counts: torch.Tensor | None = None,
-    ) -> None:
-        self.ids, self.mask, self.content, self.types, self.owner = ids, mask, content, types, owner
-        self.words, self.counts = words, counts
-
-    @classmethod
-    def of(cls, texts: Sequence[TokenisedText], pad_id: int) -> Tokens:
-        """Filled up to the longest row."""
-        import torch
-
-        rows = [(row, flags, index) for index, t in enumerate(texts) for row, flags in zip(t.ids, t.flags, strict=True)]
-        width = max(len(row) for row, _, _ in rows)
-        ids = np.full((len(rows), width), pad_id, np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
-        marks = np.full((len(rows), width), _SPECIAL, np.uint8)
-        for i, (row, flags, _) in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-            marks[i, : len(row)] = flags
-        content = torch.from_numpy((marks & _SPECIAL) == 0)
-        types = torch.from_numpy(((marks & _SECOND) // _SECOND).astype(np.int64))
-        owner = torch.tensor([index for _, _, index in rows])
-        words, counts = _numbered(texts, ids.shape)
-        return cls(torch.from_numpy(ids), torch.from_numpy(mask), content, types, owner, words, counts)
-
-    @property
-    def num_features(self) -> int:
-        """Rows of features that the batch gives: one a text, or one a word."""
-        return len(self) if self.counts is None else int(self.counts.sum())
-
-    def __len__(self) -> int:
-        """Texts, not rows."""
-        return int(self.owner[-1]) + 1 if len(self.owner) else 0
-
-    def __getitem__(self, part: slice) -> Tokens:
-        """Some neighbouring texts, filled up to the longest of them."""
-        import torch
-
-        start, stop, _ = part.indices(len(self))
-        rows = (self.owner >= start) & (self.owner < stop)
-        width = int(self.mask[rows].sum(1).max()) if bool(rows.any()) else 0
-        ids, mask, content, types = (tensor[rows, :width] for tensor in (self.ids, self.mask, self.content, self.types))
-        if self.words is None or self.counts is None:
-            return Tokens(ids, mask, content, types, self.owner[rows] - start)
-        words = self.words[rows, :width]
-        words = torch.where(words < 0, words, words - self.counts[:start].sum())
-        return Tokens(ids, mask, content, types, self.owner[rows] - start, words, self.counts[start:stop])
-
-    def repeated(self, count: int) -> Tokens:
-        """``count`` texts: these, over and over."""
-        import torch
-
-        places = [torch.nonzero(self.owner == i % len(self))[:, 0] for i in range(count)]
-        rows = torch.cat(places)
-        owner = torch.repeat_interleave(torch.arange(count), torch.tensor([len(place) for place in places]))
-        parts = self.ids[rows], self.mask[rows], self.content[rows], self.types[rows], owner
-        if self.words is None or self.counts is None:
-            return Tokens(*parts)
-        counts = self.counts[torch.arange(count) % len(self)]
-        before = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)])[self.owner[rows]]
-        shift = (counts.cumsum(0) - counts)[owner] - before
-        words = self.words[rows]
-        return Tokens(*parts, torch.where(words < 0, words, words + shift[:, None]), counts)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors lie."""
-        return self.ids.device
-
-    def to(self, device: torch.device | str) -> Tokens:
-        """A copy on another device."""
-        moved = [t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.content, self.types, self.owner)]
-        if self.words is not None and self.counts is not None:
-            moved += [t.to(device, non_blocking=True) for t in (self.words, self.counts)]
-        return Tokens(*moved)
-
-    def per_text(self, rows: torch.Tensor) -> torch.Tensor:
-        """Means over the windows of each text: (R, D) to (B, D)."""
-        if len(rows) == len(self):
-            return rows
-        total = rows.new_zeros(len(self), *rows.shape[1:]).index_add(0, self.owner, rows)
-        counts = self.owner.bincount(minlength=len(self)).to(rows.dtype)
-        return total / counts[:, None]
-
-    def per_word(self, hidden: torch.Tensor, *, first: bool) -> torch.Tensor:
-        """States of tokens (R, T, D) to float32 rows of the words (W, D).
-
-        Args:
-            first: the state of a word's first token, else the mean over its tokens. A word of which the
-                tokenizer leaves nothing (a control character) has the state at the begin of its text.
-        """
-        import torch
-
-        assert self.words is not None
-        assert self.counts is not None
-        flat, states = self.words.reshape(-1), hidden.reshape(-1, hidden.shape[-1])
-        places = torch.nonzero(flat >= 0)[:, 0]
-        word, total = flat[places], self.num_features
-        begins = torch.searchsorted(self.owner, torch.arange(len(self), device=flat.device)) * self.words.shape[1]
-        start = begins.repeat_interleave(self.counts)
-        beyond = torch.full_like(start, flat.numel()).scatter_reduce(0, word, places, "amin")
-        head = torch.where(beyond < flat.numel(), beyond, start)
-        if first:
-            return states[head].float()
-        counted = torch.bincount(word, minlength=total)
-        bare = torch.nonzero(counted == 0)[:, 0]
-        word, places = torch.cat([word, bare]), torch.cat([places, start[bare]])
-        rows = states.new_zeros(total, states.shape[1], dtype=torch.float32).index_add(0, word, states[places].float())
-        return rows / counted.clamp(min=1)[:, None]
-
-
-def _numbered(
-    texts: Sequence[TokenisedText], shape: tuple[int, ...]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """``Tokens.words`` and ``Tokens.counts`` of a batch."""
-    import torch
-
-    if not any(text.words for text in texts):
-        return None, None
-    counts = np.array([text.count for text in texts], np.int64)
-    before = np.cumsum(counts) - counts
-    words = np.full(shape, -1, np.int64)
-    rows = [(row, int(shift)) for text, shift in zip(texts, before, strict=True) for row in text.words]
-    for i, (row, shift) in enumerate(rows):
-        words[i, : len(row)] = np.where(row < 0, -1, row + shift)
-    return torch.from_numpy(words), torch.from_numpy(counts)

@@ -16,6 +16,7 @@ from selector.proxies._proxy import proxy
 
 KS = (1, 5, 20)
 VALUE_K = 5
+_MOST_OF_A_UNIT = 200  # rows of a unit that are searched beside; a row that needs more is compared with all others
 TIE = 1e-6  # cosines nearer than single precision can tell
 _BLOCK_BYTES = 96 * 2**20
 
@@ -40,7 +41,8 @@ _BLOCK_BYTES = 96 * 2**20
     },
     formula="Classes: mean over rows of the share of the k = 5 nearest rows by cosine that have the row's class. Real and "
     "multi-label: Pearson's correlation of the neighbours' mean with the label, averaged over columns.",
-    deviations="The row itself is removed by index: among duplicates the first hit is another copy. A vote that is tied goes to "
+    deviations="The row itself is removed by index: among duplicates the first hit is another copy. Rows of one unit "
+    "(the words of a sentence) are no neighbours of each other. A vote that is tied goes to "
     "the nearest neighbour's class, not to the smallest label; neighbours at equal distance share the remaining votes "
     "equally, so the order of rows cannot matter.",
     domain="Everywhere that rows can be compared; duplicated images raise it. Saturates at 1 on easy targets.",
@@ -112,17 +114,19 @@ def _without(found: Neighbours, blocks: np.ndarray, block: int, rows: np.ndarray
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest rows of every row, itself left out.
+    """The nearest rows of every row, itself left out, and all others of its unit (the words of one sentence).
 
     Attributes:
         similarity: float32 (N, m) cosines, descending.
         index: int64 (N, m).
         complete: whether all other rows are listed.
+        reach: (N,) rows that are not listed are at most so similar.
     """
 
     similarity: np.ndarray
     index: np.ndarray
     complete: bool
+    reach: np.ndarray
 
 
 def neighbours(features: FeatureSet) -> Neighbours:
@@ -177,7 +181,7 @@ def _candidates(
     """(rows, similarity, index) in chunks; rows whose ties run past the list get all other rows."""
     similarity, index = found.similarity, found.index
     last = similarity[:, min(k, similarity.shape[1]) - 1]
-    cut = np.zeros(len(features), dtype=bool) if found.complete else similarity[:, -1] >= last - TIE
+    cut = np.zeros(len(features), dtype=bool) if found.complete else found.reach >= last - TIE
     whole = np.flatnonzero(~cut)
     for start in range(0, len(whole), step):
         rows = whole[start : start + step]
@@ -190,7 +194,7 @@ def _all_others(features: FeatureSet, row: int) -> tuple[np.ndarray, np.ndarray]
     query = _unit(features.rows[row : row + 1])
     similarity = np.concatenate([(_unit(chunk) @ query[0]) for _, chunk in features.chunks()])
     order = np.argsort(-similarity, kind="stable")
-    order = order[order != row]
+    order = order[order != row if features.units is None else features.units[order] != features.units[row]]
     reach = int((similarity[order] >= similarity[order[min(max(KS), len(order)) - 1]] - 2 * TIE).sum())
     return similarity[order[None, :reach]], order[None, :reach]
 
@@ -199,7 +203,9 @@ def _search(features: FeatureSet, count: int) -> Neighbours:
     import faiss
 
     n = len(features)
-    wanted = min(count + 1, n)  # one for the row itself
+    units = None if features.units is None else np.unique(features.units, return_inverse=True)[1].ravel()
+    own = 1 if units is None else min(int(np.bincount(units).max()), _MOST_OF_A_UNIT)
+    wanted = min(count + own, n)  # the row itself, and those of its unit, are dropped below
     block = max(1024, _BLOCK_BYTES // (4 * features.width))
     similarity = np.empty((n, wanted), dtype=np.float32)
     index = np.empty((n, wanted), dtype=np.int64)
@@ -216,10 +222,18 @@ def _search(features: FeatureSet, count: int) -> Neighbours:
             best = _merge(best, near, where + other, wanted)
         assert best is not None
         similarity[start : start + len(unit)], index[start : start + len(unit)] = best
+    if units is not None:
+        reach = similarity[:, -1].copy()
+        similarity[units[index] == units[:, None]] = -2
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+        return Neighbours(
+            np.take_along_axis(similarity, order, axis=1), np.take_along_axis(index, order, axis=1), wanted == n, reach
+        )
     itself = index == np.arange(n)[:, None]
     itself[~itself.any(axis=1), -1] = True  # crowded out by duplicates
     keep = ~itself
-    return Neighbours(similarity[keep].reshape(n, wanted - 1), index[keep].reshape(n, wanted - 1), complete=wanted == n)
+    similarity, index = similarity[keep].reshape(n, wanted - 1), index[keep].reshape(n, wanted - 1)
+    return Neighbours(similarity, index, wanted == n, similarity[:, -1])
 
 
 def _merge(

@@ -158,7 +158,13 @@ def _metrics(values: Mapping[str, float]) -> str:
 
 
 def _target_facts(target: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    names = {"label_kind": "labels", "split_origin": "splits were", "items": "items", "fingerprint": "fingerprint"}
+    names = {
+        "label_kind": "labels",
+        "split_origin": "splits were",
+        "items": "items",
+        "words": "words",
+        "fingerprint": "fingerprint",
+    }
     for key, title in names.items():
         if target.get(key):
             yield title, str(target[key])

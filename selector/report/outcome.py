@@ -126,7 +126,7 @@ def outcome(ranking: Ranking) -> Outcome | None:
 
 def _classes(ranking: Ranking, measured: Measurement) -> int:
     if measured.extra["outcome"].get("counted") == "entities":  # types, not labels
-        return len(measured.extra["outcome"]["classes"])
+        return sum(1 for line in measured.extra["outcome"]["classes"] if line["images"])
     return int(ranking.target.get("classes") or len(measured.extra["outcome"].get("classes") or ()))
 
 

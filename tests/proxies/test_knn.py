@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import selector.proxies as proxies
+from selector.features import FeatureSet
 from selector.proxies import knn as module
 
 
@@ -90,3 +91,26 @@ def test_multilabel_is_averaged_over_labels(mixture):
     many = np.stack([labels == 0, labels < 2], axis=1).astype(int)
     each = [proxies.score(x, many[:, [i]], "knn", label_kind="multilabel").value for i in range(2)]
     assert proxies.score(x, many, "knn").value == pytest.approx(np.mean(each), abs=1e-9)
+
+
+@pytest.mark.parametrize("largest", [3, 260])
+def test_rows_of_one_unit_are_no_neighbours_of_each_other(largest: int) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [largest, *rng.integers(1, 8, size=90)]
+    units = np.repeat(np.arange(len(sizes)), sizes)
+    centres = rng.normal(size=(len(sizes), 6))
+    rows = (centres[units] + 0.05 * rng.normal(size=(len(units), 6))).astype(np.float32)  # a unit's rows lie together
+    labels = rng.integers(3, size=len(units))
+    score = proxies.evaluate(FeatureSet(rows, labels, units=units), "knn", intervals=True, seed=0)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    similarity[units[:, None] == units[None, :]] = -9
+    for k in (1, 5, 20):
+        nearest = np.argsort(-similarity, axis=1)[:, :k]
+        share = (labels[nearest] == labels[:, None]).mean(axis=1)
+        assert score.details[f"share@{k}"] == pytest.approx(share.mean(), abs=1e-6)
+    assert score.low is not None
+    order = rng.permutation(len(units))
+    again = proxies.evaluate(FeatureSet(rows[order], labels[order], units=units[order]), "knn", intervals=True, seed=0)
+    assert again.value == pytest.approx(score.value, abs=1e-9)
+    assert again.low == pytest.approx(score.low, abs=1e-9)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import selector
+from selector.contracts import Words
 from selector.errors import SourceError
 from selector.sources import registry
 from selector.texts import Tokeniser, Tokens
@@ -25,7 +26,7 @@ def load(entry: dict[str, Any]) -> Any:
     return registry.get(spec.source_name).load(spec)
 
 
-def tokens(encoder: Any, texts: list[str]) -> Tokens:
+def tokens(encoder: Any, texts: list[Any]) -> Tokens:
     return Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
 
 
@@ -94,6 +95,33 @@ def test_an_onnx_network_reads_texts_with_the_tokenizer_that_the_zoo_names(tmp_p
         np.testing.assert_allclose(row, table[ids[mask == 1]].mean(0), rtol=1e-5)
     with pytest.raises(SourceError, match=r"no output .x."):
         load({**entry, "layer": "x", "text": {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}}})
+
+
+def test_words_are_read_from_an_onnx_network_that_has_a_row_a_token(tmp_path: Path) -> None:
+    table = onnx_file(tmp_path / "words.onnx")
+    wordpiece().save(str(tmp_path / "tokenizer.json"))
+    text = {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}, "words": True}
+    entry = {"source": f"onnx:{tmp_path / 'words.onnx'}", "modality": "text", "text": text}
+    encoder = load(entry)
+    sentences = [Words(("sun", "rains", "goal")), Words(("team",))]
+    batch = tokens(encoder, sentences)
+    spelled = [wordpiece().encode(word, add_special_tokens=False).ids for s in sentences for word in s]
+    np.testing.assert_allclose(encoder.encode(batch).numpy(), [table[ids[0]] for ids in spelled], rtol=1e-5)
+    mean = load({**entry, "pooling": "mean"})
+    np.testing.assert_allclose(mean.encode(batch).numpy(), [table[ids].mean(0) for ids in spelled], rtol=1e-5)
+    with pytest.raises(SourceError, match=r"output 'unused' has the shape"):
+        load({**entry, "layer": "unused"})
+
+
+def test_an_elmo_tags_words(tmp_path: Path) -> None:
+    words = [[("sun", "rain")[i % 2], "and", str(i)] for i in range(60)]
+    tags = [[("B-A", "B-B")[i % 2], "O", "O"] for i in range(60)]
+    ranking = selector.rank(
+        (words, tags), zoo=[ELMO], store=tmp_path / "s", out=tmp_path / "r", confirm=True, top_k=1, max_steps=5, history=False
+    )  # fmt: skip
+    assert ranking["elmo"].best_measurement().test["entity_f1"] > 0.9  # type: ignore[union-attr]
+    (said,) = selector.load_model(tmp_path / "r", trust=True).predict(["sun and rain"])
+    assert said.labels == ("B-A", "O", "B-B")
 
 
 def test_the_encoders_of_pip_packages_are_read_as_they_were_made() -> None:
