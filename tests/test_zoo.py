@@ -104,7 +104,7 @@ WRONG = {
     ),
     "an unknown pooling": (
         "models:\n  - source: timm:a\n    pooling: average",
-        ":3 models[0].pooling: it should be 'avg', 'max', 'cls', 'mean', 'last' or 'weighted'. Got 'average'.",
+        ":3 models[0].pooling: it should be 'avg', 'max', 'cls', 'mean', 'last', 'weighted' or 'first'. Got 'average'.",
     ),
     "an impossible size": (
         "models:\n  - source: timm:a\n    preprocess: {input_size: [3, 0, 8]}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from selector.contracts import Target
 from selector.errors import ConfigError, did_you_mean
@@ -37,18 +37,19 @@ class SameNetwork:
 def reading_rows_of(specs: Sequence[ModelSpec], target: Target) -> list[ModelSpec]:
     """The specs as they read what a row of the target is: a whole item, or each word of it.
 
-    A pooling that the zoo names is over whole texts, so it says nothing about words.
+    A pooling that the zoo names is over whole texts and says nothing about words; ``first`` is over
+    words and says nothing about whole texts.
     """
-    if target.row_starts is None:
-        return [
-            spec if spec.text is None or not spec.text.words else _with_words(spec, None) for spec in specs
-        ]  # a zoo written for tagging
-    return [_with_words(spec, True).model_copy(update={"pooling": None}) for spec in specs]
-
-
-def _with_words(spec: ModelSpec, words: Literal[True] | None) -> ModelSpec:
-    text = (spec.text or TextSettings()).model_copy(update={"words": words})
-    return spec.model_copy(update={"text": text})
+    words: Literal[True] | None = None if target.row_starts is None else True
+    found = []
+    for spec in specs:
+        changes: dict[str, Any] = {}
+        if (spec.text.words if spec.text else None) != words:
+            changes["text"] = (spec.text or TextSettings()).model_copy(update={"words": words})
+        if (spec.pooling == "first") != bool(words):
+            changes["pooling"] = None
+        found.append(spec.model_copy(update=changes))
+    return found
 
 
 def expand(

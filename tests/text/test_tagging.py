@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from seqeval.metrics import f1_score
 
 import selector
-from selector.contracts import Target
+from selector.contracts import Target, TextPreprocess
 from selector.errors import BadImagesError, ConfigError
 from selector.features import FeatureSet
 from selector.report.html import render_report
 from selector.scan.items import Rows, stratified
+from selector.scan.scoring import feature_set
 from selector.store import FeatureStore
 from selector.targets import load_target
+from selector.tasks import task_of
 from tests.text.models import WORDS, text_model
 
 PLACES, PEOPLE = ("city", "river", "bank"), ("actor", "team", "fox")
@@ -184,6 +187,27 @@ def test_one_pass_for_both_poolings_of_words(zoo: list[dict[str, Any]], tmp_path
     assert "pooling 'cls' is over whole texts; words take first or mean" in failed[0].reason
 
 
+def test_the_target_decides_what_a_row_is() -> None:
+    from selector.scan.readings import reading_rows_of
+    from selector.zoo import ModelSpec
+
+    entries = [{"pooling": "first", "text": {"words": True, "prefix": "q: "}}, {"pooling": "cls"}, {}]
+    specs = [ModelSpec.model_validate({"source": f"transformers:m{i}", **e}) for i, e in enumerate(entries)]
+    words, texts = (
+        load_target(tagged(20)),
+        load_target((["a b", "c d"] * 10 + list("efgh"), [i % 2 for i in range(24)])),
+    )
+    of_words = reading_rows_of(specs, words)
+    assert [(s.pooling, s.text.changes()) for s in of_words if s.text] == [
+        ("first", {"prefix": "q: ", "words": True}), (None, {"words": True}), (None, {"words": True}),
+    ]  # fmt: skip
+    of_texts = reading_rows_of(specs, texts)
+    assert [(s.pooling, s.text.changes() if s.text else None) for s in of_texts] == [
+        (None, {"prefix": "q: "}), ("cls", None), (None, None),
+    ]  # fmt: skip
+    assert of_texts[1].feature_settings() == specs[1].feature_settings()  # what was stored of texts stays known
+
+
 def unusual(count: int = 60) -> tuple[list[list[str]], list[list[str]]]:
     words, tags = tagged(count)
     words[0], tags[0] = ["word"] * 3000, ["O"] * 3000
@@ -212,14 +236,14 @@ def rows_of(target: Target, share: float = 1.0, most: int = 10_000) -> Rows:
     return Rows(target, np.sort(order[: round(share * len(order))]), most)
 
 
-def test_no_sentence_is_in_two_folds_and_copies_stay_together() -> None:
+def test_no_sentence_is_in_two_folds_and_copies_stay_together(tmp_path: Path) -> None:
     words, tags = tagged(80)
     words, tags = [*words, *words[:20]], [*tags, *tags[:20]]
     target = load_target({"train": (words, tags), "val": tagged(20, 1), "test": tagged(20, 2)})
     rows = rows_of(target)
-    features = FeatureSet(
-        np.random.default_rng(0).normal(size=(len(rows), 5)), rows.labels, keys=rows.hashes, units=rows.units
-    )
+    entry = FeatureStore(tmp_path).entry({"encoder": "a"})
+    entry.append(rows.hashes, np.random.default_rng(0).normal(size=(len(rows), 5)))
+    features = feature_set(entry, rows)
     assert rows.units is not None
     per_unit = {unit: set(features.blocks[rows.units == unit]) for unit in np.unique(rows.units)}
     assert all(len(blocks) == 1 for blocks in per_unit.values())
@@ -269,3 +293,66 @@ def test_frequent_labels_are_thinned_out_first() -> None:
     assert [by_hash[h] for h in few.hashes] == few.labels.tolist()
     assert few.units is not None
     assert len(few.units) == 60
+
+
+def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None:
+    """One step equals a step by hand on the mean over all words; pieces of a batch count by their words."""
+    from selector import sources
+    from selector.extract.inputs import ready
+    from selector.extract.tokens import open_tokens
+    from selector.strategies._loop import Settings, _accumulate
+    from selector.zoo import ModelSpec
+
+    target = load_target(tagged(12))
+    entry = {"name": "m", "source": f"transformers:{text_model(tmp_path)}", "text": {"words": True}}
+    encoder = sources.registry.get("transformers").load(ModelSpec.model_validate(entry))
+    assert isinstance(encoder.preprocess, TextPreprocess)
+    table, _ = open_tokens(target.items, target.hashes, target.names, encoder.preprocess)
+    items = np.array([7, 2, 9, 0, 5])
+    loss = task_of(target).loss(target, target.labels)
+    gradients, losses = [], []
+    for pieces in (5, 2, 1):
+        module: Any = encoder.with_head(len(target.class_names))
+        total = _accumulate(
+            module, table.batch(items), items, target.labels_of, pieces, lambda batch: ready(batch, encoder.preprocess),
+            loss, Settings(1, 5, 0.1, "sgd"),
+        )  # fmt: skip
+        gradients.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+        losses.append(total)
+    module = encoder.with_head(len(target.class_names))
+    whole = torch.cat([module(table.batch([i])) for i in items])
+    truth = torch.tensor(np.concatenate([target.labels_of(np.array([i])) for i in items]))
+    expected = torch.nn.functional.cross_entropy(whole, truth)
+    expected.backward()
+    assert losses == pytest.approx([float(expected.detach())] * 3, rel=1e-5)
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            for found in gradients:
+                torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_command_line_scans_a_conll_file(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from selector.cli.app import app
+
+    words, tags = tagged(60)
+    file = tmp_path / "train.conll"
+    blocks = ["\n".join(f"{w}\t{t}\tX" for w, t in zip(a, b, strict=True)) for a, b in zip(words, tags, strict=True)]
+    file.write_text("\n\n".join(blocks))
+    zoo = tmp_path / "zoo.yaml"
+    zoo.write_text(f"models:\n  - name: tiny\n    transformers: {text_model(tmp_path / 'm')}\n")
+    common = ["--zoo", str(zoo), "--store", str(tmp_path / "s"), "--no-history"]
+    scan = ["scan", str(file), "--label-column", "2", *common]
+    planned = CliRunner().invoke(app, [*scan, "--dry-run", "--json"])
+    assert planned.exit_code == 0, planned.output
+    result = CliRunner().invoke(
+        app, [*scan, "--no-confirm", "--out", str(tmp_path / "r"), "--max-samples", "40", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["target"]["items"] == 40
+    assert told["target"]["class_names"] == ["B-LOC", "B-PER", "I-LOC", "O"]
+    failed = CliRunner().invoke(app, ["scan", str(file), *common, "--no-confirm"])
+    assert failed.exit_code == 2
+    assert "found one class only ('X'" in failed.output
