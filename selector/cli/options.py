@@ -85,11 +85,9 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Run folder; runs/NAME when not given.", rich_help_panel=_MACHINE),
 ]
-Precision = Annotated[
-    str, typer.Option(help="Of the extraction: auto, float32, bfloat16, float16.", rich_help_panel=_MACHINE)
-]
+Precision = Annotated[str, typer.Option(help="Of the extraction: auto, float32, bfloat16.", rich_help_panel=_MACHINE)]
 Backend = Annotated[
-    str, typer.Option(help="Of the extraction: auto, torch, compile, openvino.", rich_help_panel=_MACHINE)
+    str, typer.Option(help="Of the extraction: auto, eager, compile, openvino.", rich_help_panel=_MACHINE)
 ]
 Offline = Annotated[
     bool,

@@ -41,7 +41,7 @@ class Runner:
     """An encoder made ready on a device.
 
     Attributes:
-        identity: backend and precision; part of the entry's identity.
+        identity: backend, precision and kind of arithmetic; part of the entry's identity.
         facts: what else was decided (batch size) and on what grounds; in no key.
         batch_size: halved when memory runs out.
     """
@@ -52,6 +52,8 @@ class Runner:
         self.encoder = encoder
         self.device = device
         self.identity = {"backend": decision.backend, "precision": decision.precision}
+        if backend.mixed:
+            self.identity["arithmetic"] = "mixed"
         self.facts: dict[str, Any] = {"batch_size": decision.batch_size, "device": device, **decision.facts}
         self._backend = backend
         self._store = store

@@ -293,11 +293,32 @@ def test_agreement_is_what_it_says() -> None:
     assert not Agreement(1.0, 0.94, 128).good()
 
 
+class Residual(nn.Module):
+    """A small branch on a large residual path, as in deep transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.branch = nn.Conv2d(3, 8, 5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_full((len(x), 8), 1000.0) + self.branch(x).mean((2, 3))
+
+
+@needs_bfloat16
+def test_residual_sums_of_pictures_on_a_cpu_are_not_rounded() -> None:
+    encoder, pixels = Small(Residual(), 8), pictures(64)
+    runner = open_runner(encoder, **{**PLAIN, "precision": "bfloat16"}, sample=pixels, rows_expected=64)
+    expected = reference(encoder, pixels)
+    assert np.unique(torch.from_numpy(expected).bfloat16().float()).size <= 2  # what rounding them would leave
+    assert agreement(expected, runner.encode(pixels)).cosine > 0.999
+
+
 @needs_bfloat16
 def test_auto_takes_bfloat16_where_the_features_agree(small: Small) -> None:
     pixels = pictures(128)
     runner = open_runner(small, device="cpu", precision="auto", backend="auto", sample=pixels, rows_expected=128)
-    assert runner.identity == {"backend": "eager", "precision": "bfloat16"}
+    assert runner.identity == {"backend": "eager", "precision": "bfloat16", "arithmetic": "mixed"}
     assert runner.facts["agreement_cosine"] >= 0.995
     assert runner.facts["agreement_neighbours"] >= 0.95
     assert runner.facts["judged_on"] == 128
@@ -306,10 +327,16 @@ def test_auto_takes_bfloat16_where_the_features_agree(small: Small) -> None:
 
 def test_auto_keeps_float32_where_they_do_not() -> None:
     class Fragile(nn.Module):
-        """A small difference of large numbers."""
+        """A small difference of large numbers, rounded where the convolution gives them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift = nn.Conv2d(3, 3, 1, 4)
+            nn.init.dirac_(self.lift.weight)
+            nn.init.constant_(self.lift.bias, 1000)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x[:, :, ::4, ::4].flatten(1) + 1000 - 1000
+            return self.lift(x).flatten(1) - 1000
 
     runner = open_runner(
         Small(Fragile(), 192), device="cpu", precision="auto", backend="auto", sample=pictures(128), rows_expected=128
@@ -567,7 +594,7 @@ def test_a_conversion_that_changes_the_features_is_refused(small: Small, caplog:
     class Turned:
         """A backend whose features are another network's."""
 
-        name, precision, batch_size = "openvino", "float32", 32
+        name, precision, batch_size, mixed = "openvino", "float32", 32, False
 
         def start(self, pixels: np.ndarray) -> Any:
             return lambda: np.random.default_rng(0).standard_normal((len(pixels), 96)).astype(np.float32)

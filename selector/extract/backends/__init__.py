@@ -27,11 +27,13 @@ class Backend(Protocol):
     Attributes:
         batch_size: images of a call; a caller pads the last batch, so that every call has the same
             shape. Eager torch takes other sizes too.
+        mixed: products are in ``precision``; weights, sums and norms stay in float32.
     """
 
     name: str
     precision: str
     batch_size: int
+    mixed: bool
 
     def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Begin the features of uint8 (B, H, W, 3), B the batch size, or of tokens; the result waits for (B, D)."""

@@ -49,6 +49,7 @@ class CompiledBackend(EagerBackend):
     """
 
     name = "compile"
+    mixes = False  # kernels are fused in one precision
 
     def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int, cache: Path | None) -> None:
         super().__init__(encoder, device, precision, batch_size)

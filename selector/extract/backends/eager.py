@@ -1,4 +1,11 @@
-"""Torch as it is: inference mode, channels last, weights and activations in one precision."""
+"""Torch as it is: inference mode and channels last.
+
+On a GPU, and for texts, weights and activations are in one precision. Pictures on a CPU run bfloat16
+as mixed precision: products in bfloat16, weights, sums along residual paths and norms in float32. That
+costs no time beside convolutions, and transformers keep the neighbours that they lose in pure bfloat16
+(a ViT-S: 0.984 instead of 0.961 unchanged). Batches of short texts would pay for the rounding of the
+weights on every call.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder
+from selector.contracts import Encoder, Modality
 from selector.extract.backends import Backend
 from selector.extract.inputs import Batch, ready
 from selector.texts import Tokens
@@ -22,19 +29,22 @@ class EagerBackend:
     """A copy of the network on the device; the encoder that was handed in stays as it is."""
 
     name = "eager"
+    mixes = True
 
     def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int) -> None:
         self.precision = precision
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self.dtype = DTYPES[precision]
+        self.mixed = self.mixes and self.device.type == "cpu" and precision == "bfloat16" and reads_pictures(encoder)
+        self.dtype = torch.float32 if self.mixed else DTYPES[precision]
         self.encoder = placed(encoder, self.device, self.dtype)
 
     def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D); on a GPU the work is queued and the result waits for it."""
         with torch.inference_mode():
             moved = ready(staged(batch, self.device), self.encoder.preprocess, self.device, self.dtype)
-            features = self.forward(moved)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+                features = self.forward(moved)
         return lambda: _to_numpy(features)
 
     def resized(self, batch_size: int) -> EagerBackend | None:
@@ -50,6 +60,11 @@ class EagerBackend:
     def in_precision(self, precision: str) -> Backend | None:
         """The weights are copied anew from the encoder: nothing is rounded twice."""
         return None
+
+
+def reads_pictures(encoder: Encoder) -> bool:
+    """Whether batches are pixels."""
+    return encoder.modality is Modality.IMAGE
 
 
 def _to_numpy(features: torch.Tensor) -> NDArray[np.float32]:

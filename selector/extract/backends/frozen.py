@@ -17,6 +17,7 @@ class FrozenBackend:
 
     name = "eager"
     precision = "float32"
+    mixed = False
 
     def __init__(self, encoder: Encoder, batch_size: int) -> None:
         self.batch_size = batch_size

@@ -65,6 +65,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
+    mixed = False
 
     def __init__(
         self, encoder: Encoder, device: str, precision: str, batch_size: int, cache: Path | None, model: Any = None
