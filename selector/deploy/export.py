@@ -6,32 +6,43 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.contracts import Preprocess
+from selector.contracts import Preprocess, TextPreprocess
 from selector.deploy.load import SavedModel, load_model
 from selector.errors import ConfigError, SelectorError
 
-TOLERANCE = 1e-3  # of the largest probability difference on seeded noise
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOLERANCE = 1e-3  # of the largest probability difference, on seeded noise or on sample texts
 
 
 def export_onnx(
     model: str | os.PathLike[str] | SavedModel, out: str | os.PathLike[str], *, trust: bool = False
 ) -> Path:
-    """Write an ONNX file: ``images`` float (B, C, H, W), normalised -> ``logits``, ``probabilities``.
+    """Write an ONNX file: -> ``logits``, ``probabilities``, both float (B, K).
 
-    The probabilities are calibrated. Class names, mean, std and resizing are in the file's
-    metadata. The file is run through onnxruntime and compared before it gets its name.
+    Its inputs are ``images`` float (B, C, H, W), normalised; or, of a network that reads texts,
+    ``input_ids``, ``attention_mask`` and where it is told which text of a pair a token belongs to
+    ``token_type_ids``, int64 (B, T) with any B and T, and ``tokenizer.json`` is written beside the
+    file. A text that is read in windows is one row a window: average the logits.
+
+    The probabilities are calibrated. Class names and the preprocessing are in the file's metadata.
+    The file is run through onnxruntime and compared before it gets its name.
 
     Args:
         model: a saved model or its folder.
         out: the file to write.
         trust: as for ``load_model``.
     Raises:
-        ConfigError: the extra ``onnx`` is not installed.
+        ConfigError: the extra ``onnx`` is not installed, or another model's tokenizer lies where
+            this one's goes.
         SelectorError: the network cannot be exported, or onnxruntime gives other values.
     """
     try:
@@ -42,59 +53,34 @@ def export_onnx(
         raise ConfigError(
             f"ONNX export needs the extra 'onnx' ({error}); run: pip install 'zoo-selector[onnx]'"
         ) from None
-    import torch
-
     saved = model if isinstance(model, SavedModel) else load_model(model, trust=trust)
-    if not isinstance(saved.preprocess, Preprocess):
-        raise ConfigError(
-            f"{saved.config['name']} reads texts, and only networks for images are exported to ONNX; use "
-            "selector.load_model(...).predict, or the lines in its README.md."
-        )
-    preprocess = saved.preprocess
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    network = _calibrated(saved.module, saved.temperature)
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn((2, *preprocess.input_size), generator=generator)
     temporary = out.with_name(f".{out.name}.partial")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns about its own internals
-            previous = logging.root.manager.disable
-            logging.disable(logging.WARNING)
-            try:
-                torch.onnx.export(
-                    network,
-                    (sample,),
-                    str(temporary),
-                    input_names=["images"],
-                    output_names=["logits", "probabilities"],
-                    dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                    external_data=False,
-                    dynamo=True,
-                    verbose=False,
-                )
-            finally:
-                logging.disable(previous)
+        form = _image_form(saved, saved.preprocess) if isinstance(saved.preprocess, Preprocess) else _text_form(saved)
+        _export(form, temporary)
         exported: Any = onnx.load(str(temporary))
         facts = {
             "class_names": json.dumps(list(saved.class_names)),
-            "preprocess": json.dumps(preprocess.to_dict()),
+            "preprocess": json.dumps(saved.preprocess.to_dict()),
             "name": saved.config["name"],
         }
         onnx.helper.set_model_props(exported, facts)
         onnx.save(exported, str(temporary))
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        for images in (sample, torch.randn((5, *preprocess.input_size), generator=generator)):
-            with torch.inference_mode():
-                expected = network(images)[1].numpy()
-            found = session.run(["probabilities"], {"images": images.numpy()})[0]
-            gap = float(np.abs(found - expected).max())
+        for inputs, expected in form.batches:
+            given = {name: value.numpy() for name, value in zip(form.names, inputs, strict=True)}
+            gap = float(np.abs(session.run(["probabilities"], given)[0] - expected.numpy()).max())
             if not gap <= TOLERANCE:
                 raise SelectorError(
                     f"the ONNX file of {saved.config['name']} gives other probabilities than torch (difference {gap:.2g}, "
                     f"at most {TOLERANCE:g} is allowed); it was not kept."
                 )
+        if isinstance(saved.preprocess, TextPreprocess):
+            from selector.deploy.onnx_text import write_tokenizer
+
+            write_tokenizer(saved.preprocess, out)
         temporary.replace(out)
     except SelectorError:
         raise
@@ -107,7 +93,73 @@ def export_onnx(
     return out
 
 
-def _calibrated(module: Any, temperature: float) -> Any:
+@dataclass(frozen=True)
+class _Form:
+    """What is exported.
+
+    Attributes:
+        network: tensors -> (logits, probabilities).
+        names: of its inputs.
+        batches: inputs, and the probabilities that the file must give; the first is what torch traces.
+        shapes: of each input the axes that may have any length.
+    """
+
+    network: nn.Module
+    names: tuple[str, ...]
+    batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
+    shapes: tuple[Mapping[int, Any], ...]
+
+
+def _image_form(saved: SavedModel, preprocess: Preprocess) -> _Form:
+    import torch
+
+    network = _calibrated(saved.module, saved.temperature)
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for count in (2, 5):
+        images = torch.randn((count, *preprocess.input_size), generator=generator)
+        with torch.inference_mode():
+            batches.append(((images,), network(images)[1]))
+    return _Form(network, ("images",), batches, ({0: torch.export.Dim("batch", min=1)},))
+
+
+def _text_form(saved: SavedModel) -> _Form:
+    import torch
+
+    from selector.deploy.onnx_text import ReadsIds, text_batches
+
+    preprocess = saved.preprocess
+    assert isinstance(preprocess, TextPreprocess)
+    names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
+    axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
+    network = ReadsIds(saved.module, preprocess, saved.temperature).eval()
+    return _Form(network, names, text_batches(saved), (axes,) * len(names))
+
+
+def _export(form: _Form, path: Path) -> None:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            torch.onnx.export(
+                form.network,
+                form.batches[0][0],
+                str(path),
+                input_names=list(form.names),
+                output_names=["logits", "probabilities"],
+                dynamic_shapes=form.shapes,
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+        finally:
+            logging.disable(previous)
+
+
+def _calibrated(module: nn.Module, temperature: float) -> nn.Module:
     from torch import nn
 
     class Calibrated(nn.Module):
@@ -115,7 +167,7 @@ def _calibrated(module: Any, temperature: float) -> Any:
             super().__init__()
             self.network = module
 
-        def forward(self, images: Any) -> Any:
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             logits = self.network(images)
             return logits, (logits / temperature).softmax(dim=1)
 

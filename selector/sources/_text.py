@@ -51,7 +51,7 @@ class TextPath:
             if not self.specials:
                 # a text of which the tokenizer leaves nothing still has its special tokens
                 own = tokens.content & counted
-                counted = torch.where(own.any(1, keepdim=True), own, counted)
+                counted = own | (counted & ~own.any(1, keepdim=True))
             if self.pooling == "max":
                 rows = hidden.masked_fill(~counted[:, :, None], float("-inf")).amax(1).float()
             else:
