@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import xxhash
 
 from selector.contracts import Words
 from selector.errors import ConfigError, TargetError
+from selector.text_pairs import pair_windows
 from selector.tokens import SECOND, SPECIAL, Tokens
 
 if TYPE_CHECKING:
@@ -124,9 +126,11 @@ class Tokeniser:
         self._single.no_padding()
         self._pair = Tokenizer.from_str(preprocess.tokenizer)
         self._pair.no_padding()
-        window = preprocess.long_texts == "window" or preprocess.words
-        self._single.enable_truncation(preprocess.max_length, stride=preprocess.max_length // _OVERLAP if window else 0)
-        self._pair.enable_truncation(preprocess.max_length)
+        self._windows = preprocess.long_texts == "window" or preprocess.words
+        self._stride = preprocess.max_length // _OVERLAP if self._windows else 0
+        self._single.enable_truncation(preprocess.max_length, stride=self._stride)
+        if not self._windows:
+            self._pair.enable_truncation(preprocess.max_length)
 
     def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
         """One entry a text, in order. Cost: some 10,000 short texts a second and core."""
@@ -137,10 +141,13 @@ class Tokeniser:
         if any(isinstance(text, str) is pairs for text in texts):
             raise ConfigError("some of the items are texts and some are pairs of texts; give all of one kind.")
         if pairs:
-            found = self._pair.encode_batch([(prefix + text[0], text[1]) for text in texts])
+            given = [(prefix + text[0], text[1]) for text in texts]
+            found = self._pair.encode_batch(given)
+            if self._windows:
+                return [self._pair_rows(pair, whole) for pair, whole in zip(given, found, strict=True)]
         else:
             found = self._single.encode_batch([f"{prefix}{text}" for text in texts])
-        return [self._rows(encoding, pairs) for encoding in found]
+        return [self._rows(encoding) for encoding in found]
 
     def _of_words(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
         sentences = [text if isinstance(text, Words) else None for text in texts]
@@ -156,7 +163,7 @@ class Tokeniser:
         ]
 
     def _words_of(self, encoding: Any, words: Words) -> TokenisedText:
-        text = self._rows(encoding, pair=False)
+        text = self._rows(encoding)
         lengths = np.array([len(word) for word in words], np.int64)
         begins = len(self.preprocess.prefix) + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
         windows = [_word_of_token(row, begins, begins + lengths) for row in (encoding, *encoding.overflowing)]
@@ -173,14 +180,23 @@ class Tokeniser:
         )
         return TokenisedText(text.ids, text.flags, words=chosen, count=len(words))
 
-    def _rows(self, encoding: Any, pair: bool) -> TokenisedText:
-        rest = encoding.overflowing
-        if (self.preprocess.long_texts == "window" or self.preprocess.words) and not pair:
-            rows = [encoding, *rest]
-            cut = 0
+    def _pair_rows(self, pair: tuple[str, str], whole: Any) -> TokenisedText:
+        longest = self.preprocess.max_length
+        if len(whole.ids) <= longest:
+            return self._rows(whole)
+        return self._rows(*pair_windows(self._windowed, pair, whole, longest, self._stride))
+
+    @cached_property
+    def _windowed(self) -> Any:
+        """A tokenizer of its own, whose truncation changes from pair to pair."""
+        return type(self._pair).from_str(self.preprocess.tokenizer)
+
+    def _rows(self, encoding: Any, cut: int = 0) -> TokenisedText:
+        rows = [encoding]
+        if self._windows:
+            rows += encoding.overflowing
         else:
-            rows = [encoding]
-            cut = sum(len(part.ids) - sum(part.special_tokens_mask) for part in rest)
+            cut = sum(len(part.ids) - sum(part.special_tokens_mask) for part in encoding.overflowing)
         ids = tuple(np.asarray(row.ids or [self.preprocess.pad_id], np.int32) for row in rows)
         flags = tuple(
             np.asarray(row.special_tokens_mask or [0], np.uint8) * SPECIAL

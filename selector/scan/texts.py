@@ -36,10 +36,14 @@ def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterat
         preprocess = {} if candidate.entry is None else candidate.entry.meta.get("preprocess", {})
         longest = preprocess.get("max_length")
         if longest and (count := extraction.texts_cut(preprocess)):
-            yield (
-                f"{candidate.spec.name}: {count} of {len(extraction.target)} texts have more than {longest} tokens and "
-                "were cut ('long_texts: window' in the zoo reads all of them)."
-            )
+            of = f"{candidate.spec.name}: {count} of {len(extraction.target)}"
+            if preprocess.get("long_texts") == "window":
+                yield f"{of} pairs hold two long texts: the shorter one was cut to half of {longest} tokens."
+            else:
+                yield (
+                    f"{of} texts have more than {longest} tokens and were cut ('long_texts: window' in the zoo reads "
+                    "all of them)."
+                )
 
 
 def add_layer_curves(candidates: Sequence[Candidate], extraction: Extraction) -> None:
