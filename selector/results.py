@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from selector.contracts import metric_sign
+from selector.contracts import Modality, metric_sign
 from selector.costs import Cost
 from selector.errors import ConfigError
 
@@ -268,6 +268,11 @@ class Ranking:
     def failures(self) -> tuple[ModelResult, ...]:
         """Models without a result, each with its reason."""
         return tuple(m for m in self.models if m.status == "failed")
+
+    @property
+    def noun(self) -> str:
+        """What an item of the target is called: image, text, row."""
+        return Modality(self.target.get("modality", Modality.IMAGE)).noun
 
     @property
     def proxies(self) -> list[str]:

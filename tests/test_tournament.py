@@ -865,5 +865,5 @@ def test_advice_follows_from_the_figures() -> None:
     curves = {"m": [[75, 0.4], [150, 0.45], [300, 0.5]], "n": [[300, 0.5]]}
     m, n = advise(curves, {"m": ["full"], "n": ["full"]}, logits, labels, TASK, "accuracy", 0.01)
     assert m.startswith("m: take full; it gained 40.0 points over frozen (90 % interval +")
-    assert m.endswith("From 150 to 300 training images the solved head gained 5.0 points: more would help.")
+    assert m.endswith("From 150 to 300 training items the solved head gained 5.0 points: more would help.")
     assert n == "n: take frozen; training gained nothing over the solved head, which noise explains."

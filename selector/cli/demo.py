@@ -31,7 +31,9 @@ def demo(
 
     started = time.perf_counter()
     if text:
-        return _texts(out or Path("runs/demo-text"), store, device, seed, as_json=json)
+        code = _texts(out or Path("runs/demo-text"), store, device, seed, as_json=json)
+        say(f"took:   {format_duration(time.perf_counter() - started)}")
+        return code
     out = out or Path("runs/demo")
     with ProgressView() as progress:
         made = show.run(out, store=store, device=device, seed=seed, progress=progress)

@@ -44,14 +44,14 @@ def advice(ranking: Ranking) -> Advice:
         return Advice(
             f"Confirm before you choose: {best.name} is in front, but nothing has been measured yet.",
             tuple(_sure_of_evidence(ranking, best)),
-            tuple(_cost(best, None)),
+            tuple(_cost(best, None, ranking.noun)),
             commands=(f"selector confirm {_run(ranking)}",),
         )
     how = HOW.get(measured.strategy, f"adapt it by the strategy {measured.strategy}")
     return Advice(
         f"Start from {best.name} and {how}.",
         tuple(_sure_of_measurement(ranking, best, measured)),
-        tuple(_cost(best, measured)),
+        tuple(_cost(best, measured, ranking.noun)),
         tuple(_others(ranking, best, measured)),
         (f"selector predict {_run(ranking)} {'TEXTS…' if ranking.target.get('modality') == 'text' else 'IMAGES…'}",),
     )
@@ -157,12 +157,12 @@ def _sure_of_evidence(ranking: Ranking, best: ModelResult) -> Iterator[str]:
     yield "Evidence predicts an order, not an accuracy; fine-tuning a few models is what settles it."
 
 
-def _cost(best: ModelResult, measured: Measurement | None) -> Iterator[str]:
+def _cost(best: ModelResult, measured: Measurement | None, noun: str) -> Iterator[str]:
     if best.num_parameters is not None:
         licence = best.spec.get("licence")
         yield f"{format_count(best.num_parameters)} parameters" + (f", licence {licence}." if licence else ".")
     if best.cost is not None:
-        yield from _running_cost(best.cost)
+        yield from _running_cost(best.cost, noun)
     if measured is not None and measured.seconds:
         moved = (
             f", moving {format_count(measured.trained_parameters)} parameters" if measured.trained_parameters else ""
@@ -175,16 +175,16 @@ def _cost(best: ModelResult, measured: Measurement | None) -> Iterator[str]:
         yield f"Extraction: {best.rows / best.extract_seconds:.3g} items a second on this machine."
 
 
-def _running_cost(cost: Cost) -> Iterator[str]:
+def _running_cost(cost: Cost, noun: str) -> Iterator[str]:
     """What using the model takes on the machine that measured it."""
     if cost.latency is not None:
         batch = ""
         if cost.image_seconds and cost.batch_size > 1:
-            batch = f"; {1 / cost.image_seconds:.3g} images a second in batches of {cost.batch_size}"
+            batch = f"; {1 / cost.image_seconds:.3g} {noun}s a second in batches of {cost.batch_size}"
         busy = ", while the machine was busy" if cost.unsteady else ""
-        yield f"An image takes {format_latency(cost.latency)} on {cost.device} ({cost.precision}{busy}){batch}."
+        yield f"{'An' if noun == 'image' else 'A'} {noun} takes {format_latency(cost.latency)} on {cost.device} ({cost.precision}{busy}){batch}."
     sizes = [
-        *([f"{format_size(cost.memory)} of memory at its peak for one image"] if cost.memory is not None else []),
+        *([f"{format_size(cost.memory)} of memory at its peak for one {noun}"] if cost.memory is not None else []),
         *([f"{format_size(cost.disk)} on disk"] if cost.disk is not None else []),
         *([f"{format_count(cost.flops)} multiply-adds"] if cost.flops is not None else []),
     ]

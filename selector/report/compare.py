@@ -73,7 +73,7 @@ class Comparison:
             yield f"Both runs are of the same target: {first}."
         else:
             yield (
-                f"The targets differ ({first}; {second if second != first else 'other images, labels or splits'}): ranks compare, but evidence and accuracy of one target say "
+                f"The targets differ ({first}; {second if second != first else 'other items, labels or splits'}): ranks compare, but evidence and accuracy of one target say "
                 "nothing of the other."
             )
         old, new = self.best

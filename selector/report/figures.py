@@ -69,7 +69,7 @@ def intervals(ranking: Ranking) -> Figure | None:
     return Figure(
         "intervals",
         "How sure the order is",
-        "Evidence of each model with its 90 % interval: how far other images of the same kind could move it, not how "
+        "Evidence of each model with its 90 % interval: how far other items of the same kind could move it, not how "
         f"well proxies predict fine-tuning. Filled dots cannot be told apart from the first.{rest}",
         picture(WIDTH, bottom + 46, "Evidence of each model with its 90 % interval", *parts),
     )

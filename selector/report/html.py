@@ -73,7 +73,7 @@ def render_report(ranking: Ranking) -> str:
             policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
             "base-uri 'none'; form-action 'none'",
             marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
-            reduced=REDUCED,
+            reduced=REDUCED if any(m.reduced for model in ranking for m in model.measurements) else "",
             rows=view.rows,
             script=Markup(script),
             seconds=[(stage, format_duration(value)) for stage, value in ranking.seconds.items()],

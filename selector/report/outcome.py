@@ -44,7 +44,8 @@ class Word:
 
 @dataclass(frozen=True)
 class Sample:
-    """One item: what it is, what the model said, how sure it was; ``picture`` is a ``data:`` URI or empty.
+    """One item: what it is, what the model said, how sure it was; ``picture`` is a ``data:`` URI or empty,
+    ``text`` the beginning of an item that is one.
 
     Of a sentence ``words``, of which ``cut`` says whether more come before them; label and predicted are
     those of its words in one text.
@@ -57,6 +58,7 @@ class Sample:
     picture: str
     words: tuple[Word, ...] = ()
     cut: bool = False
+    text: str = ""
 
     @property
     def wrong(self) -> bool:
@@ -164,6 +166,7 @@ def _sample(sample: Mapping[str, Any]) -> Sample:
         str(sample["predicted"]),
         float(sample["probability"]),
         _picture(sample.get("thumbnail")),
+        text=str(sample.get("text") or ""),
     )
 
 

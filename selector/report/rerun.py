@@ -57,7 +57,7 @@ def command(ranking: Ranking) -> str | None:
     settings = _flat(ranking.settings)
     if place is None or settings.get("zoo") == IN_MEMORY:
         return None
-    words = ["selector", "scan", place]
+    words = ["selector", "scan", place, *_columns(ranking.target["origin"])]
     for key, option in _OPTIONS.items():
         value = settings.get(key)
         if isinstance(value, list | tuple):
@@ -86,6 +86,15 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     if flat.get("budget_seconds") is not None:
         flat["budget"] = f"{flat['budget_seconds']:g}s"
     return flat
+
+
+def _columns(origin: Mapping[str, Any]) -> list[str]:
+    """Options that name the columns of a table, as the target was loaded with."""
+    named = origin.get("options") or {}
+    text = named.get("text_column")
+    columns = {"--text-column": ",".join(text) if isinstance(text, list) else text}
+    columns |= {"--label-column": named.get("label_column")}
+    return [word for option, column in columns.items() if column for word in (option, str(column))]
 
 
 def _place(origin: Any) -> str | None:

@@ -125,8 +125,8 @@ class CostAxis:
 
 COST_AXES = (
     CostAxis("parameters", "parameters", lambda m: m.num_parameters, "count"),
-    CostAxis("latency", "time for one image", lambda m: None if m.cost is None else m.cost.latency, "time"),
-    CostAxis("memory", "memory at its peak, one image", lambda m: None if m.cost is None else m.cost.memory, "size"),
+    CostAxis("latency", "time for one item", lambda m: None if m.cost is None else m.cost.latency, "time"),
+    CostAxis("memory", "memory at its peak, one item", lambda m: None if m.cost is None else m.cost.memory, "size"),
 )
 _FEWEST: Mapping[Kind, int] = {"predicted": 3, "measured": 2}
 

@@ -138,7 +138,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
             "Mean skill of the proxies (0 is chance, 1 is perfect) moved by the prior; predicted",
         )
     if any(model.evidence_low is not None for model in ranking.models):
-        told = "90 % interval of the evidence: how far other images of the same kind could move it"
+        told = "90 % interval of the evidence: how far other items of the same kind could move it"
         yield Column("interval", "90 %", "predicted", told, drop=1)
     if any(model.p_best is not None for model in ranking.models):
         yield Column("p_best", "P(best)", "predicted", "Probability of having the highest evidence of all", drop=1)
@@ -167,11 +167,13 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
 
 
 def _cost_columns(ranking: Ranking) -> Iterator[Column]:
+    noun = ranking.noun
+    size = " at the model's own size" if noun == "image" else ""
     told = {
-        "flops": ("FLOPs", "Multiply-adds of one image at the model's own size", 5),
-        "latency": ("latency", "Median time for a single image on this device, in torch", 4),
-        "rate": ("images/s", "Images a second at the quickest of the batch sizes that were tried", 5),
-        "memory": ("memory", "Peak of a forward pass of one image: weights and activations", 4),
+        "flops": ("FLOPs", f"Multiply-adds of one {noun}{size}", 5),
+        "latency": ("latency", f"Median time for a single {noun} on this device, in torch", 4),
+        "rate": (f"{noun}s/s", f"{noun.capitalize()}s a second at the quickest of the batch sizes that were tried", 5),
+        "memory": ("memory", f"Peak of a forward pass of one {noun}: weights and activations", 4),
         "disk": ("disk", "Size of the weights", 6),
     }
     for key, (name, help_, drop) in told.items():

@@ -1,4 +1,4 @@
-"""Small pictures, or words, for the samples of an outcome, so that the report needs the data no more."""
+"""Small pictures, texts or words for the samples of an outcome, so that the report needs the data no more."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from selector.contracts import Modality, Target
+from selector.contracts import Modality, RawText, Target
 from selector.images import UnreadableImage, thumbnail
 from selector.results import Measurement
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 200  # characters of a text
+
 
 def illustrated(measurements: Sequence[Measurement], target: Target) -> tuple[Measurement, ...]:
-    """The measurements with a thumbnail for each sample of an outcome, or the words that it is about."""
-    if target.modality is not Modality.IMAGE and target.row_starts is None:
+    """The measurements with a thumbnail for each sample of an outcome, or the text or words that it is about;
+    ready features have nothing to show."""
+    if target.modality is Modality.ROWS:
         return tuple(measurements)
     return tuple(_illustrated(m, target) if "outcome" in m.extra else m for m in measurements)
 
@@ -28,10 +31,19 @@ def _illustrated(measurement: Measurement, target: Target) -> Measurement:
 
 
 def _shown(target: Target, sample: Mapping[str, Any]) -> dict[str, Any]:
+    if target.row_starts is None and target.modality is Modality.TEXT:
+        return {"text": _beginning(target.items[sample["index"]])}
     if target.row_starts is None:
         return {"thumbnail": _picture(target, sample["index"])}
     begin = int(sample["begin"])
     return {"words": list(target.items[sample["index"]][begin : begin + len(sample["label"])])}
+
+
+def _beginning(text: RawText) -> str:
+    """The text on one line; of a pair both."""
+    parts = (text,) if isinstance(text, str) else text
+    lines = [" ".join(part.split()) for part in parts]
+    return " | ".join(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…" for line in lines)
 
 
 def _picture(target: Target, index: int) -> str:

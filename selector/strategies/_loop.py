@@ -333,12 +333,12 @@ def _smaller(micro_batch: int, error: Exception, fit: Fit) -> int:
         raise error
     if micro_batch == 1:
         raise TrainingError(
-            "out of memory with a single image; train at a smaller resolution, on another device, or use 'frozen'."
+            "out of memory with a single item; train at a smaller resolution, on another device, or use 'frozen'."
         ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = max(1, micro_batch // 2)
-    fit.notes.append(f"out of memory with {micro_batch} images: gradients are summed over pieces of {half}")
+    fit.notes.append(f"out of memory with {micro_batch} items: gradients are summed over pieces of {half}")
     return half
 
 

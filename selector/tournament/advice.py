@@ -25,7 +25,7 @@ def advise(
     """Sentences about the models of which more than the frozen strategy was measured.
 
     Args:
-        curves: by model, (training images, figure) of the frozen strategy.
+        curves: by model, (training items, figure) of the frozen strategy.
         strategies: by model, the trained strategies.
         logits: by ``model strategy``, validation outputs (N, K), one array a seed.
         units: which item a row belongs to, where an item has several.
@@ -68,4 +68,4 @@ def _curve(curve: Sequence[Sequence[float]]) -> str:
     gain = 100 * (now - before)
     if gain < 1:
         return ""
-    return f" From {fewer:.0f} to {all_of_them:.0f} training images the solved head gained {gain:.1f} points: more would help."
+    return f" From {fewer:.0f} to {all_of_them:.0f} training items the solved head gained {gain:.1f} points: more would help."

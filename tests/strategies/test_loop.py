@@ -233,8 +233,8 @@ def test_out_of_memory_halves_the_batch_and_gives_the_same_weights(error: Except
     fit(plain)
     assert result.status == "ok"
     assert result.notes == [
-        "out of memory with 20 images: gradients are summed over pieces of 10",
-        "out of memory with 10 images: gradients are summed over pieces of 5",
+        "out of memory with 20 items: gradients are summed over pieces of 10",
+        "out of memory with 10 items: gradients are summed over pieces of 5",
     ]
     for a, b in zip(hungry.state_dict().values(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -242,7 +242,7 @@ def test_out_of_memory_halves_the_batch_and_gives_the_same_weights(error: Except
 
 def test_out_of_memory_with_one_image_says_what_to_do() -> None:
     hungry = Hungry(network(), 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(TrainingError, match="out of memory with a single image; train at a smaller resolution"):
+    with pytest.raises(TrainingError, match="out of memory with a single item; train at a smaller resolution"):
         fit(hungry)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from selector.contracts import TextPreprocess
 from selector.errors import BadImagesError, ZooError
 from selector.extract.tokens import open_tokens
 from selector.report.html import render_report
+from selector.report.rerun import command
 from selector.store import FeatureStore
 from selector.texts import Tokens
 from tests.text.models import WORDS, text_model, wordpiece
@@ -97,9 +100,11 @@ def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Rankin
     strategy = json.loads((run / "best" / "config.json").read_text())["strategy"]
     best = ranking[selector.load_model(run).config["name"]]
     figure = next(m for m in best.measurements if m.strategy == strategy)
-    assert np.mean(right) == pytest.approx(
-        figure.test["accuracy"], abs=0.12
-    )  # measured in bfloat16 where that is faster
+    # measured in bfloat16 where the machine has it, predicted in float32: only a text between two classes may change
+    leading = np.sort(predicted.probabilities, axis=1)[:, -2:]
+    undecided = int((leading[:, 1] - leading[:, 0] < 0.02).sum())
+    assert undecided <= 2
+    assert abs(sum(right) - figure.test["accuracy"] * len(test)) <= undecided + 1e-6
 
 
 def test_every_layer_is_in_the_store_and_in_the_report(scanned: tuple[selector.Ranking, Path, Path]) -> None:
@@ -112,6 +117,38 @@ def test_every_layer_is_in_the_store_and_in_the_report(scanned: tuple[selector.R
     assert "Which layer transfers best" in html
     loaded = selector.load_ranking(ranking.path)
     assert loaded["small-bert"].layers == ranking["small-bert"].layers
+
+
+def test_the_report_speaks_of_texts_and_shows_them(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+    ranking, _, _ = scanned
+    target = ranking.loaded_target
+    assert target is not None
+    kept = [m.extra["outcome"]["samples"] for model in ranking for m in model.measurements if "outcome" in m.extra]
+    samples = [sample for outcome in kept for sample in outcome]
+    assert samples
+    assert all(sample["text"] == target.items[sample["index"]] for sample in samples)
+    html = render_report(ranking)
+    assert 'class="samples texts"' in html
+    assert f'<q dir="auto">{samples[0]["text"]}</q>' in html
+    assert "texts/s" in html
+    assert re.findall(r"(?i)(?:one|an|a single|other) images?\b|images/s|image size", html) == []
+
+
+def test_the_command_of_the_report_names_the_columns(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+    ranking, _, _ = scanned
+    options = {"text_column": ["premise", "hypothesis"], "label_column": "verdict"}
+    named = replace(
+        ranking,
+        target={**ranking.target, "origin": {"path": "pairs.csv", "options": options}},
+        settings={**ranking.settings, "zoo": "zoo.yaml"},
+    )
+    told = command(named)
+    assert told is not None
+    assert told.startswith(
+        "selector scan pairs.csv --text-column premise,hypothesis --label-column verdict --zoo zoo.yaml"
+    )
+    plain = replace(named, target={**ranking.target, "origin": {"path": "pairs.csv", "options": {}}})
+    assert "column" not in str(command(plain))
 
 
 def test_a_second_scan_reads_the_store(scanned: tuple[selector.Ranking, Path, Path], zoo: list[dict[str, Any]]) -> None:
