@@ -297,8 +297,11 @@ def _draw(
         if len(contents) < need:
             copies = f", {len(contents)} of them different" if len(contents) < number else ""
             who = f"class '{class_names[group]}' has" if class_names[group] else "there are"
+            elsewhere = Counter(splits[(groups == group) & ~pool].tolist())
+            counted = ", ".join(f"{split} {number_there}" for split, number_there in elsewhere.items())
+            where = f" in train ({counted})" if counted else ""
             raise TargetError(
-                f"{draft.where}: {who} {number} {'item' if number == 1 else 'items'}{copies}; {need} are needed, at least "
+                f"{draft.where}: {who} {number} {'item' if number == 1 else 'items'}{copies}{where}; {need} are needed, at least "
                 f"one for each of {', '.join(('train', *parts[:-1]))} and {parts[-1]}; add {draft.modality.noun}s or remove the class."
             )
         ranks = dict(zip(contents, draw_order(list(contents), seed), strict=True))

@@ -96,9 +96,14 @@ def find_column(
     for name in (*typed, *usual):
         if name in columns:
             return name
+    if not columns:
+        raise TargetError(f"{where}: the table is empty; expected the names of its columns, then a row an item.")
+    texts = (
+        "" if role == "label" else " Texts are read from a column 'text', or name it with text_column (--text-column)."
+    )
     raise TargetError(
-        f"{where}: no {role} column among {', '.join(columns) or 'none'}; expected '{usual[0]}', or name it with "
-        f"{option} (--{option.replace('_', '-')})."
+        f"{where}: no {role} column among {', '.join(columns)}; expected '{usual[0]}', or name it with "
+        f"{option} (--{option.replace('_', '-')}).{texts}"
     )
 
 

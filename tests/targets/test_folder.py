@@ -194,7 +194,8 @@ def test_a_split_with_a_class_that_train_lacks(tmp_path: Path) -> None:
     root = split_folder(tmp_path / "x", {"train": 5, "test": 2})
     picture(root / "test" / "emu" / "0.png", 77)
     with pytest.raises(
-        TargetError, match=r"class 'emu' has 0 items; 2 are needed, at least one for each of train and val"
+        TargetError,
+        match=r"class 'emu' has 0 items in train \(test 1\); 2 are needed, at least one for each of train and val",
     ):
         load_target(root)
 

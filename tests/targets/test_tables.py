@@ -200,8 +200,9 @@ def test_manifest_with_numbers(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("path,klass\n", r"labels\.csv: no label column among path, klass; expected 'label', or name it with label_column"),
-        ("a,label\n", r"labels\.csv: no path column among a, label; expected 'path', or name it with image_column"),
-        ("", r"labels\.csv: no path column among none"),
+        ("a,label\n", r"labels\.csv: no path column among a, label; expected 'path', or name it with image_column "
+         r"\(--image-column\)\. Texts are read from a column 'text', or name it with text_column"),
+        ("", r"labels\.csv: the table is empty; expected the names of its columns"),
         ("path,label\n../out.png,a\n", r"labels\.csv:2: the path '\.\./out\.png' leads outside .*; move the image below it"),
         ("path,label\n/etc/passwd,a\n", r"labels\.csv:2: the path '/etc/passwd' leads outside"),
         ("path,label\nlink/000.png,a\n", r"labels\.csv:2: the path 'link/000\.png' leads outside"),
