@@ -1,10 +1,25 @@
 """Texts against transformer-ranker and against a bare forward loop: time, memory, and the second run.
 
-Every row is measured in a process of its own, after its imports, and kept in the CSV file as soon as
-it is there: the same command goes on where it stopped. The peer runs in an environment of its own:
-``--peer`` is the Python of one with ``pip install transformer-ranker==0.2.0``.
+    SELECTOR_ASSETS=... python -m benchmarks.bench_text --peer PEER/bin/python [--only CASES] [--quick]
 
-    SELECTOR_ASSETS=... python -m benchmarks.bench_text --peer PEER/bin/python
+The peer runs in an environment of its own: ``--peer`` is the Python of one with
+``pip install transformer-ranker==0.2.0 psutil``. Every row is measured in a process of its own and
+kept as soon as it is there: the same command goes on where it stopped. Cases:
+
+* ``peer tuning``: the peer on a quarter of the texts with each batch size of ``PEER_BATCHES``, the
+  only setting that its documentation offers for a CPU. Its other rows take the fastest.
+* ``peer cold``, ``ours cold``: two encoders from local folders, an empty store, our default settings
+  (several scores, intervals, costs, every layer kept). ``ours cold logme``: LogME alone, which is all
+  that the peer computes; ``ours cold logme float32``: also in the peer's precision.
+* ``ours warm``: the same command again.
+* ``loops float32``, ``loops bfloat16``: our extraction and a bare forward loop, in one process.
+* ``peer layers``, ``ours layers``: memory above the loaded model on ``--large`` texts, all layers
+  kept, for a network of six layers and for its first three.
+
+``seconds`` is the whole process, imports and loading included, ``cpu_seconds`` its processor time;
+``run_seconds`` is the call alone; ``extract_seconds`` is the peer's ``Embedder.embed``, ours from
+texts to rows in the store. Every program gets ``--threads`` threads (one, so that other work on the
+machine disturbs least), and of the repeats, which take turns, the quickest counts.
 """
 
 from __future__ import annotations
@@ -13,239 +28,274 @@ import argparse
 import csv
 import json
 import os
+import platform
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import numpy as np
+
+from benchmarks.assets import assets_folder
+
+RESULTS = Path(__file__).parent / "results" / "bench_text.csv"
+PROGRAMS = Path(__file__).parent / "text_programs"
 MODELS = ("minilm-l6", "minilm-l6-3-layers")
-FIELDS = ("case", "texts", "models", "layers", "repeat", "seconds", "rows_per_second", "extra_mib", "status")
-
-OURS = """
-import json, resource, sys, threading, time
-import numpy as np, psutil, torch, transformers
-import selector
-from selector import sources
-from selector.zoo import load_zoo
-task = json.loads(sys.argv[1])
-texts, labels = json.load(open(task["data"]))
-zoo = {m.name: m for m in load_zoo().models}
-specs = [zoo[name] for name in task["models"]]
-encoders = [sources.registry.get(s.source_name).load(s) for s in specs[:1]]  # what a loaded model takes
-base, peak, stop = psutil.Process().memory_info().rss, [0], threading.Event()
-del encoders
-def watch():
-    while not stop.wait(0.02):
-        peak[0] = max(peak[0], psutil.Process().memory_info().rss)
-threading.Thread(target=watch, daemon=True).start()
-started = time.perf_counter()
-ranking = selector.rank((texts, labels), zoo=specs, proxies=["logme"], intervals=False, drop="off", cost="off",
-                        history=False, store=task["store"], precision=task.get("precision", "auto"))
-seconds = time.perf_counter() - started
-stop.set()
-assert not ranking.failures, ranking.failures
-print(json.dumps({"seconds": seconds, "extract": sum(m.extract_seconds for m in ranking),
-                  "extra_mib": (peak[0] - base) / 2**20}))
-"""
-
-PEER = """
-import json, sys, threading, time
-import datasets, psutil, torch, transformers
-from transformer_ranker import TransformerRanker
-task = json.loads(sys.argv[1])
-texts, labels = json.load(open(task["data"]))
-data = datasets.Dataset.from_dict({"text": texts, "label": labels})
-model = transformers.AutoModel.from_pretrained(task["folders"][0])
-base, peak, stop = psutil.Process().memory_info().rss, [0], threading.Event()
-del model
-def watch():
-    while not stop.wait(0.02):
-        peak[0] = max(peak[0], psutil.Process().memory_info().rss)
-threading.Thread(target=watch, daemon=True).start()
-started = time.perf_counter()
-ranker = TransformerRanker(data, text_column="text", label_column="label")
-ranker.run(task["folders"], estimator="logme", layer_aggregator=task["aggregator"], device="cpu")
-seconds = time.perf_counter() - started
-stop.set()
-print(json.dumps({"seconds": seconds, "extra_mib": (peak[0] - base) / 2**20}))
-"""
-
-BARE = """
-import json, sys, time
-import torch, transformers
-from selector import sources
-from selector.zoo import load_zoo
-task = json.loads(sys.argv[1])
-texts, _ = json.load(open(task["data"]))
-(spec,) = [m for m in load_zoo().models if m.name == task["models"][0]]
-encoder = sources.registry.get(spec.source_name).load(spec)
-tokenizer = transformers.AutoTokenizer.from_pretrained(task["folders"][0])
-network = encoder.module.backbone
-if task["ours"]:
-    from selector.extract.encode import Runner
-    from selector.extract.decide import MAX_TEXTS, Decision
-    from selector.extract.backends import open_backend
-    from selector.extract.tokens import open_tokens
-    from selector.texts import text_hash
-    import numpy as np
-    table, _ = open_tokens(texts, [text_hash(t) for t in texts], texts, encoder.preprocess)
-    runner = Runner(encoder, "cpu", Decision("eager", "float32", MAX_TEXTS),
-                    open_backend("eager", encoder, "cpu", "float32", MAX_TEXTS, None))
-    list(runner.stream(table.batch(part) for part in table.cut(np.arange(200), MAX_TEXTS)))
-    started = time.perf_counter()
-    for rows in runner.stream(table.batch(part) for part in table.cut(np.arange(len(texts)), MAX_TEXTS)):
-        pass
-else:
-    encoded = sorted(tokenizer(texts, truncation=True, max_length=256)["input_ids"], key=len, reverse=True)
-    batches = [tokenizer.pad({"input_ids": encoded[i : i + 32]}, return_tensors="pt") for i in range(0, len(encoded), 32)]
-    with torch.inference_mode():
-        for batch in batches[:6]:
-            network(**batch)
-        started = time.perf_counter()
-        for batch in batches:
-            out = network(**batch).last_hidden_state
-            mask = batch["attention_mask"][:, :, None]
-            (out * mask).sum(1) / mask.sum(1)
-seconds = time.perf_counter() - started
-print(json.dumps({"seconds": seconds, "rows_per_second": len(texts) / seconds}))
-"""
+PEER_BATCHES = (8, 16, 32, 64)
+TURNS = 5  # of each loop
+FIELDS = (
+    *("case", "data", "texts", "models", "setting", "repeat"),
+    *(
+        "seconds",
+        "cpu_seconds",
+        "run_seconds",
+        "extract_seconds",
+        "rows_per_second",
+        "bare_rows_per_second",
+        "extra_mib",
+        "threads",
+        "status",
+    ),
+    *("probe_s", "commit", "selector", "transformer_ranker", "torch", "transformers", "cpu", "cores"),
+)
+Row = dict[str, str]
 
 
-def data_of(name: str, count: int, folder: Path) -> Path:
-    """The first ``count`` texts of a set of SELECTOR_ASSETS, repeated with a number where it has fewer."""
-    import pyarrow.parquet as pq
+@dataclass(frozen=True)
+class Case:
+    """One row to be measured."""
 
-    path = folder / f"{name}-{count}.json"
-    table = pq.read_table(Path(os.environ["SELECTOR_ASSETS"]) / "text" / name / "train.parquet").to_pydict()
-    texts, labels = table["text"], table["label"]
-    order = [(i * 7919) % len(texts) for i in range(count)]
-    again = [i // len(texts) for i in range(count)]
-    found = [texts[k] + (f" ({n})" if n else "") for k, n in zip(order, again, strict=True)]
-    path.write_text(json.dumps([found, [labels[k] for k in order]]))
-    return path
+    name: str
+    texts: int
+    models: tuple[str, ...]
+    repeat: int
+    setting: str = ""
 
-
-def run(python: str, code: str, task: dict[str, Any]) -> dict[str, Any]:
-    """What a measuring process prints, or its error as ``status``."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-    done = subprocess.run(
-        [python, "-c", code, json.dumps(task)], capture_output=True, text=True, env=environment, check=False
-    )
-    if done.returncode:
-        return {"status": f"failed: {done.stderr.strip().splitlines()[-1:]}"}
-    return {**json.loads(done.stdout.strip().splitlines()[-1]), "status": "ok"}
+    def is_row(self, row: Row, data: str) -> bool:
+        """Whether a row of the file is this one."""
+        mine = (self.name, data, str(self.texts), " ".join(self.models), self.setting, str(self.repeat))
+        return mine == tuple(row[k] for k in ("case", "data", "texts", "models", "setting", "repeat"))
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="Python of the environment with transformer-ranker")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--quick", action="store_true", help="200 texts, one repeat")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="600 texts, one repeat")
     parser.add_argument("--large", type=int, default=20_000, help="texts of the memory rows")
-    parser.add_argument("--data", default="trec")
+    parser.add_argument("--data", default="trec", help="a set of SELECTOR_ASSETS/text")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="comma-separated cases")
     args = parser.parse_args(argv)
-    if not os.environ.get("SELECTOR_ASSETS"):
-        raise SystemExit("SELECTOR_ASSETS is not set to a folder of real texts; nothing was measured.")
-    from selector.system import cpu_model
-    from selector.zoo import load_zoo
-
-    zoo = {model.name: model for model in load_zoo().models}
-    out = args.out or RESULTS / f"text-torch{metadata.version('torch').partition('+')[0]}-cpu.csv"
-    rows = list(csv.DictReader(out.open())) if out.is_file() else []
+    assets = assets_folder("sets of texts")
+    if assets is None:
+        return 2
+    small, large, repeats = (600, 800, 1) if args.quick else (2000, args.large, args.repeats)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        short = folder / "three"  # the peer takes folders: the truncated network is written as one
-        _write_truncated(zoo["minilm-l6-3-layers"], short)
-        whole = zoo["minilm-l6"].weights.path().parent  # type: ignore[union-attr]
-        folders = {"minilm-l6": str(whole), "minilm-l6-3-layers": str(short)}
-        small = 200 if args.quick else 2000
-        plan: list[tuple[str, int, tuple[str, ...], str]] = []
-        for repeat in range(1 if args.quick else args.repeats):
-            for case in ("peer cold", "ours cold", "ours warm"):
-                plan.append((case, small, MODELS, str(repeat)))
-            for case in ("bare loop", "ours loop"):
-                plan.append((case, small, MODELS[:1], str(repeat)))
-        large = 400 if args.quick else args.large
-        for model in MODELS:  # six layers and three: memory should not tell them apart
-            plan += [("peer all layers", large, (model,), "0"), ("ours all layers", large, (model,), "0")]
-        done = {(r["case"], int(r["texts"]), r["models"], r["repeat"]) for r in rows}
-        for case, count, models, repeat in plan:
-            key = (case, count, " ".join(models), repeat)
-            if key in done or (args.only and case not in args.only.split(",")):
-                continue
-            store = folder / f"store-{repeat}-{count}-{len(models)}-{models[0]}"
-            task = {"data": str(data_of(args.data, count, folder)), "models": list(models), "store": str(store)}
-            task |= {
-                "folders": [folders[name] for name in models],
-                "aggregator": "layermean",
-                "ours": case == "ours loop",
-            }
-            if case.startswith("peer"):
-                if not args.peer:
-                    continue
-                task["aggregator"] = "bestlayer" if "layers" in case else "layermean"
-                found = run(args.peer, PEER, task)
-            elif case.endswith("loop"):
-                found = run(sys.executable, BARE, task)
-            else:
-                if case == "ours warm" and not store.is_dir():
-                    run(sys.executable, OURS, task)
-                found = run(sys.executable, OURS, task)
-            row = {"case": case, "texts": count, "models": " ".join(models), "repeat": repeat}
-            row |= {"layers": "6" if "minilm-l6" in models else "3"}
-            row |= {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in found.items() if k in FIELDS}
-            rows.append(row)
-            print(row, flush=True)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                writer.writeheader()
-                writer.writerows(rows)
-    print(f"{cpu_model()}, torch {metadata.version('torch')}, transformers {metadata.version('transformers')}")
-    for line in ratios(rows):
+        bench = Bench(args.out, assets, args.data, args.peer, Path(temporary), args.threads)
+        for case in plan(small, large, repeats):
+            if not args.only or case.name in args.only.split(","):
+                bench.add(case)
+    for line in ratios([row for row in bench.rows if row["data"] == args.data]):
         print(line)
+    return 0
 
 
-def _write_truncated(spec: Any, folder: Path) -> None:
-    import shutil
+def plan(small: int, large: int, repeats: int) -> list[Case]:
+    """All rows, in the order in which they are measured."""
+    cases = [Case("peer tuning", small // 4, MODELS, 0, f"batch {size}") for size in PEER_BATCHES]
+    for repeat in range(repeats):
+        for name in ("peer cold", "ours cold", "ours warm", "ours cold logme", "ours cold logme float32"):
+            cases.append(Case(name, small, MODELS, repeat))
+    cases += [Case(f"loops {precision}", small, MODELS[:1], 0) for precision in ("float32", "bfloat16")]
+    for model in MODELS:  # six layers and three: memory should not tell them apart
+        cases += [Case("peer layers", large, (model,), 0), Case("ours layers", large, (model,), 0)]
+    return cases
 
-    from selector import sources
 
-    encoder = sources.registry.get(spec.source_name).load(spec)
-    encoder.module.backbone.save_pretrained(folder)
-    source = spec.weights.path().parent
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copy(source / name, folder / name)
+class Bench:
+    """Measures rows that the file does not have yet and writes each at once.
+
+    Args:
+        out: the CSV file.
+        assets: folder of the sets of texts.
+        data: the set.
+        peer: Python of the peer's environment; None leaves its rows out.
+        folder: for texts, stores and the truncated network.
+        threads: of every program.
+    """
+
+    def __init__(self, out: Path, assets: Path, data: str, peer: str | None, folder: Path, threads: int) -> None:
+        self.out, self.data, self.peer = out, data, peer
+        self.rows: list[Row] = list(csv.DictReader(out.open())) if out.is_file() else []
+        self._assets, self._folder, self._threads = assets, folder, threads
+        self._folders: dict[str, str] = {}
+        self._facts: Row = {}
+
+    def add(self, case: Case) -> None:
+        """Measure a case, unless it is there or its program is not."""
+        peer = case.name.startswith("peer")
+        if (peer and not self.peer) or any(case.is_row(row, self.data) for row in self.rows):
+            return
+        found = self._measure(case, self.peer if peer and self.peer else sys.executable)
+        values = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in found.items()}
+        row = {"case": case.name, "data": self.data, "texts": str(case.texts), "models": " ".join(case.models)}
+        row |= {"setting": case.setting, "repeat": str(case.repeat), **values, **self._machine()}
+        self.rows.append({name: row.get(name, "") for name in FIELDS})
+        print({name: value for name, value in row.items() if name in FIELDS[:15]}, flush=True)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with self.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _measure(self, case: Case, python: str) -> dict[str, Any]:
+        texts = self._texts(case.texts)
+        task: dict[str, Any] = {"data": str(texts), "models": list(case.models), "memory": case.name.endswith("layers")}
+        task["threads"] = self._threads
+        task["folders"] = [self._model_folder(name) for name in case.models]
+        probe = probe_seconds()
+        if case.name.startswith("loops"):
+            found = run(python, "loops", task | {"precision": case.name.split()[1], "turns": TURNS})
+        elif case.name.startswith("peer"):
+            size = int(case.setting.split()[1]) if case.setting else self._peer_batch()
+            aggregator = "bestlayer" if case.name == "peer layers" else "layermean"
+            found = run(python, "peer", task | {"batch_size": size, "aggregator": aggregator})
+        else:
+            store = self._folder / f"store-{case.repeat}"
+            if case.name != "ours warm":
+                shutil.rmtree(store, ignore_errors=True)
+            precision = "float32" if case.name.endswith("float32") else "auto"
+            task |= {"store": str(store), "precision": precision, "logme_alone": "logme" in case.name}
+            if case.name == "ours warm" and not store.is_dir():
+                run(python, "ours", task)
+            found = run(python, "ours", task)
+        return {"probe_s": probe, "threads": self._threads, **found}
+
+    def _peer_batch(self) -> int:
+        """The batch size with which the peer was fastest; its default where that was not measured."""
+        tuned = [r for r in self.rows if (r["case"], r["data"], r["status"]) == ("peer tuning", self.data, "ok")]
+        return int(min(tuned, key=lambda r: float(r["run_seconds"]))["setting"].split()[1]) if tuned else 32
+
+    def _texts(self, count: int) -> Path:
+        """A file of the first ``count`` texts of the set and their labels, repeated with a number where it has fewer."""
+        import pyarrow.parquet as pq
+
+        path = self._folder / f"{self.data}-{count}.json"
+        if not path.is_file():
+            table = pq.read_table(self._assets / "text" / self.data / "train.parquet").to_pydict()
+            texts, labels = table["text"], table["label"]
+            order = np.random.default_rng(0).permutation(len(texts))
+            chosen = [(int(order[i % len(texts)]), i // len(texts)) for i in range(count)]
+            found = [texts[k] + (f" ({again})" if again else "") for k, again in chosen]
+            path.write_text(json.dumps([found, [labels[k] for k, _ in chosen]]), encoding="utf-8")
+        return path
+
+    def _model_folder(self, name: str) -> str:
+        """A model of the zoo as a Hugging Face folder; the truncated network is written as one."""
+        if name not in self._folders:
+            from selector import sources
+            from selector.zoo import load_zoo
+
+            (spec,) = [model for model in load_zoo().models if model.name == name]
+            whole = spec.weights.path().parent  # type: ignore[union-attr]
+            if spec.kwargs:
+                encoder: Any = sources.registry.get(spec.source_name).load(spec)
+                encoder.module.backbone.save_pretrained(self._folder / name)
+                for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+                    shutil.copy(whole / file, self._folder / name / file)
+                whole = self._folder / name
+            self._folders[name] = str(whole)
+        return self._folders[name]
+
+    def _machine(self) -> Row:
+        if not self._facts:
+            from selector import __version__
+            from selector.system import cpu_model
+
+            commit = subprocess.run(
+                ["git", "rev-parse", "--short", "HEAD"], cwd=PROGRAMS, capture_output=True, text=True, check=False
+            ).stdout.strip()
+            self._facts = {"commit": commit, "selector": __version__, "cpu": cpu_model() or platform.machine()}
+            self._facts |= {"cores": str(os.cpu_count()), "transformer_ranker": _peer_version(self.peer)}
+            self._facts |= {name: metadata.version(name) for name in ("torch", "transformers")}
+        return self._facts
 
 
-def ratios(rows: list[dict[str, Any]]) -> list[str]:
-    """The figures that the targets are about: medians over the repeats of one run."""
-    from statistics import median
+def run(python: str, program: str, task: dict[str, Any]) -> dict[str, Any]:
+    """What a measuring process prints with its time as a whole, or its error as ``status``."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    environment |= {name: str(task["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
+    command = (
+        [python, str(PROGRAMS / "peer.py")]
+        if program == "peer"
+        else [python, "-m", f"benchmarks.text_programs.{program}"]
+    )
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([*command, json.dumps(task)], capture_output=True, text=True, env=environment, check=False)
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    if done.returncode:
+        return {"status": f"failed: {' '.join(done.stderr.strip().splitlines()[-1:])}"}
+    return {
+        **json.loads(done.stdout.strip().splitlines()[-1]),
+        "seconds": seconds,
+        "cpu_seconds": spent,
+        "status": "ok",
+    }
 
-    def middle(case: str, column: str, models: str | None = None) -> float:
-        found = [
-            float(r[column]) for r in rows if r["case"] == case and r.get(column) and models in (None, r["models"])
-        ]
-        return median(found) if found else float("nan")
 
-    lines = [
-        f"cold: {middle('peer cold', 'seconds') / middle('ours cold', 'seconds'):.2f} x as fast as the peer (target 3)",
-        f"warm: {middle('peer cold', 'seconds') / middle('ours warm', 'seconds'):.0f} x as fast as the peer",
-        f"loop: {middle('ours loop', 'rows_per_second') / middle('bare loop', 'rows_per_second'):.2f} x the bare loop (target 0.9)",
-    ]
-    for model in MODELS:
-        peer, ours = (middle(f"{who} all layers", "extra_mib", model) for who in ("peer", "ours"))
-        lines.append(
-            f"memory, {model}: {ours:.0f} MiB above the loaded model, the peer {peer:.0f} ({ours / peer:.2f}; target 0.33)"
+def probe_seconds() -> float:
+    """Time of a fixed piece of work, which tells a busy machine."""
+    square = np.ones((800, 800), np.float32)
+    started = time.perf_counter()
+    for _ in range(20):
+        square @ square
+    return time.perf_counter() - started
+
+
+def ratios(rows: Sequence[Row]) -> list[str]:
+    """The figures that the aims are about: of the repeats the quickest."""
+
+    def least(case: str, column: str, models: str | None = None) -> float:
+        found = [float(r[column]) for r in rows if r["case"] == case and r[column] and models in (None, r["models"])]
+        return min(found, default=float("nan"))
+
+    def against(case: str) -> str:
+        whole, spent, call = (
+            least("peer cold", name) / least(case, name) for name in ("seconds", "cpu_seconds", "run_seconds")
         )
+        return f"{whole:.2f} x as fast ({spent:.2f} x in processor time, the call alone {call:.2f} x; aim 3)"
+
+    embed, warm = least("peer cold", "extract_seconds"), least("ours warm", "run_seconds")
+    lines = [f"peer cold: {least('peer cold', 'seconds'):.1f} s, of which {embed:.1f} s embedding"]
+    for case in ("ours cold", "ours cold logme", "ours cold logme float32"):
+        lines.append(f"{case}: {least(case, 'seconds'):.1f} s, {against(case)}")
+    lines.append(f"ours warm: the call takes {warm:.2f} s, the peer's embedding {embed / warm:.0f} x as long (aim 50)")
+    for precision in ("float32", "bfloat16"):
+        ours, bare = (least(f"loops {precision}", name) for name in ("rows_per_second", "bare_rows_per_second"))
+        lines.append(f"loop in {precision}: {ours:.0f} texts/s, {ours / bare:.2f} x the bare loop (aim 0.9)")
+    for model in MODELS:
+        theirs, own = (least(f"{who} layers", "extra_mib", model) for who in ("peer", "ours"))
+        lines.append(f"memory, {model}: {own:.0f} MiB, the peer {theirs:.0f} ({own / theirs:.2f}; aim 0.33)")
     return lines
 
 
+def _peer_version(python: str | None) -> str:
+    if python is None:
+        return ""
+    code = "from importlib.metadata import version; print(version('transformer-ranker'))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
