@@ -41,7 +41,7 @@ def export_onnx(
         out: the file to write.
         trust: as for ``load_model``.
     Raises:
-        ConfigError: the extra ``onnx`` is not installed, or another model's tokenizer lies where
+        ConfigError: the extra ``onnx`` is not installed, the network tags words, or another model's tokenizer lies where
             this one's goes.
         SelectorError: the network cannot be exported, or onnxruntime gives other values.
     """
@@ -130,6 +130,11 @@ def _text_form(saved: SavedModel) -> _Form:
 
     preprocess = saved.preprocess
     assert isinstance(preprocess, TextPreprocess)
+    if preprocess.words:
+        raise ConfigError(
+            f"{saved.config['name']} tags words, and only networks with one answer a text or image are exported to ONNX; "
+            "use selector.load_model(...).predict."
+        )
     names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
     network = ReadsIds(saved.module, preprocess, saved.temperature).eval()

@@ -93,3 +93,10 @@ def test_logits_of_windows_are_averaged(tmp_path: Path) -> None:
     (logits,) = session.run(["logits"], {name: value.numpy() for name, value in given.items()})
     with torch.inference_mode():
         np.testing.assert_allclose(logits.mean(0), model.module(tokens)[0], atol=1e-5)
+
+
+def test_networks_that_tag_are_refused(tmp_path: Path) -> None:
+    best = saved(tmp_path, "bert", words=True)
+    with pytest.raises(ConfigError, match=r"bert tags words, and only networks with one answer a text or image"):
+        export_onnx(best, tmp_path / "out" / "model.onnx")
+    assert list((tmp_path / "out").iterdir()) == []
