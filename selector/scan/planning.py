@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from selector import licences
 from selector.errors import SourceError
 from selector.scan.choose import choose_models
 from selector.scan.costs import CostMode, Costs
 from selector.scan.extraction import wanted_of
-from selector.scan.items import Rows, load, offline_hub
+from selector.scan.items import load, offline_hub
 from selector.scan.limits import Limits, OverLimit
 from selector.scan.readings import expand, network_of, reading_rows_of
 from selector.store import FeatureStore
@@ -68,7 +70,8 @@ def plan(
         licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
         specs = expand(reading_rows_of(chosen, data), layers, pooling)
         costs = Costs(features_store, device, cost)
-        hashes = Rows(data, data.indices("train", "val")).hashes
+        indices = data.indices("train", "val")
+        hashes, units = data.row_hashes(indices), data.units_of(indices)
         rows: list[dict[str, Any]] = []
         seconds: dict[str, float] = {}  # by network: one pass serves all of its readings
         unknown = 0
@@ -82,6 +85,7 @@ def plan(
                 "missing": len(hashes),
                 "note": "",
             }
+            items = len(indices)
             try:
                 limits.check_facts(spec)
                 check_trusted(spec, trusted)  # a source imports packages to say what such an entry is
@@ -98,13 +102,14 @@ def plan(
                 entry, row["note"] = None, str(error)
             facts = features_store.get("rate", {"source": spec.source}) or {}
             if entry is not None:
-                row["missing"] = len(entry.missing(hashes))
-                row["cached"] = len(hashes) - row["missing"]
+                lacking = entry.missing(hashes)
+                items = len(lacking) if units is None else len(np.unique(units[lacking]))
+                row |= {"missing": len(lacking), "cached": len(hashes) - len(lacking)}
             width = facts.get("num_features") or (entry.num_features if entry is not None else None) or 1024
             disk += int(row["missing"] * width * 4)
             if row["missing"] and "rows_per_second" in facts:
                 network = network_of(spec)
-                seconds[network] = max(seconds.get(network, 0.0), row["missing"] / facts["rows_per_second"])
+                seconds[network] = max(seconds.get(network, 0.0), items / facts["rows_per_second"])
             elif row["missing"]:
                 unknown += 1
             rows.append(row)

@@ -57,7 +57,7 @@ def run_rounds(
             c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
             c.known = known_facts(facts_of_candidate(c))
         if share < 1:
-            left = len(extraction.rows()) - len(rows)
+            left = len(extraction.rows().indices) - len(rows.indices)
             for c in _lost([c for c in running if c.evidence], top_k):
                 c.stopped = (
                     f"stopped after {len(rows)} rows: {top_k} others are ahead by more than their paired interval"

@@ -346,6 +346,9 @@ def test_the_command_line_scans_a_conll_file(tmp_path: Path) -> None:
     scan = ["scan", str(file), "--label-column", "2", *common]
     planned = CliRunner().invoke(app, [*scan, "--dry-run", "--json"])
     assert planned.exit_code == 0, planned.output
+    told = json.loads(planned.stdout)
+    words_to_read = told["models"][0]["missing"]
+    assert words_to_read == told["images"] < sum(map(len, words))
     result = CliRunner().invoke(
         app, [*scan, "--no-confirm", "--out", str(tmp_path / "r"), "--max-samples", "40", "--json"]
     )
@@ -353,6 +356,11 @@ def test_the_command_line_scans_a_conll_file(tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert told["target"]["items"] == 40
     assert told["target"]["class_names"] == ["B-LOC", "B-PER", "I-LOC", "O"]
+    again = json.loads(CliRunner().invoke(app, [*scan, "--dry-run", "--json"]).stdout)
+    row = again["models"][0]
+    assert row["cached"] > 0
+    assert row["cached"] + row["missing"] == words_to_read
+    assert again["seconds"] is not None
     failed = CliRunner().invoke(app, ["scan", str(file), *common, "--no-confirm"])
     assert failed.exit_code == 2
     assert "found one class only ('X'" in failed.output
