@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector import sources, targets
+from selector import sources
 from selector.contracts import (
     AnyPreprocess,
     Encoder,
@@ -20,15 +20,15 @@ from selector.contracts import (
     Progress,
     ProgressCallback,
     Target,
-    TextPreprocess,
 )
 from selector.engine import failure_of
 from selector.errors import SourceError
 from selector.scan.ahead import LoadAhead
 from selector.scan.candidate import Candidate
 from selector.scan.costs import CostMode, Costs
-from selector.scan.items import Rows, stratified
+from selector.scan.items import Rows
 from selector.scan.limits import Limits, OverLimit
+from selector.scan.prepared import Prepared
 from selector.scan.readings import Place, SameNetwork, at_place, network_of, place_of
 from selector.scan.texts import layer_specs
 from selector.store import Entry, FeatureStore, RowsMissing
@@ -69,37 +69,32 @@ class Extraction:
         limits: Limits = NO_LIMITS,
         cost: CostMode = "off",
     ) -> None:
-        self.target = target
+        self.prepared = Prepared(target, store, device, on_bad, notify)
         self.store = store
         self.settings = {"device": device, "precision": precision, "backend": backend}
-        self.on_bad = on_bad
         self.trusted = trusted
         self.notify = notify
         self.limits = limits
         self.costs = Costs(store, device, cost)
-        self.seconds: dict[str, float] = {"decode": 0.0, "extract": 0.0, "cost": 0.0}
-        self._pixels: dict[str, Pixels] = {}
-        self._tokens: dict[str, TokenTable] = {}
+        self._seconds: dict[str, float] = {"extract": 0.0, "cost": 0.0}
         self._ahead = LoadAhead(self._load)
         self._announced: tuple[Sequence[SameNetwork], float] | None = None
         self._upcoming: list[ModelSpec] = []
         self._asked: dict[str, dict[str, Any]] = {}
-        self._rows: dict[float, Rows] = {}
 
     @property
-    def opened_pixels(self) -> Pixels | None:
-        """Of the target's pictures as this run decoded them the smallest; None when it decoded none."""
-        return min(self._pixels.values(), key=lambda pixels: pixels.shape, default=None)
+    def target(self) -> Target:
+        """What is left of the target: items that turned out to be unusable have left it."""
+        return self.prepared.target
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time spent, by stage."""
+        return {**self.prepared.seconds, **self._seconds}
 
     def rows(self, share: float = 1.0) -> Rows:
-        """Items that the proxies see in a round: the first ``share`` of train + val, in an order
-        that is stratified by class and drawn from the content, so that every round is a fair
-        sample and the next one only adds to it."""
-        known = self._rows.get(share)
-        if known is None or known.target is not self.target:  # bad images may have left the target
-            order = stratified(self.target, self.target.indices("train", "val"))
-            known = self._rows[share] = Rows(self.target, np.sort(order[: max(2, round(share * len(order)))]))
-        return known
+        """The rows that the proxies see in a round."""
+        return self.prepared.rows(share)
 
     def expect(self, networks: Sequence[SameNetwork], share: float) -> None:
         """Say what ``run`` will be asked for next, so that images are decoded once for all of it and
@@ -138,7 +133,7 @@ class Extraction:
             return
         self._look_ahead()
         self._upcoming = [spec for spec in self._upcoming if network_of(spec) != network_of(pending[0].spec)]
-        started, costing = time.perf_counter(), self.seconds["cost"]
+        started, costing = time.perf_counter(), self._seconds["cost"]
         try:
             wanted = [candidate.spec for candidate in pending]
             taken = {place_of(spec) for spec in wanted}
@@ -148,8 +143,8 @@ class Extraction:
             for candidate in pending:
                 self._exclude(candidate, str(error))
             return
-        seconds = time.perf_counter() - started - (self.seconds["cost"] - costing)
-        self.seconds["extract"] += seconds
+        seconds = time.perf_counter() - started - (self._seconds["cost"] - costing)
+        self._seconds["extract"] += seconds
         for candidate, result in zip(pending, found, strict=True):
             candidate.cached = False
             candidate.seconds += seconds / len(pending)  # one pass served them all
@@ -211,7 +206,7 @@ class Extraction:
             self.limits.check_facts(spec, encoder.num_parameters)
             self.limits.check_cost(self.costs.measure(entries, encoder, runner, pixels))
         finally:
-            self.seconds["cost"] += time.perf_counter() - started
+            self._seconds["cost"] += time.perf_counter() - started
 
     def estimate(self, spec: ModelSpec, rows: int) -> float | None:
         """Seconds that a network takes for so many rows, by what was measured here; None when nothing was."""
@@ -240,96 +235,17 @@ class Extraction:
 
     def inputs(self, preprocess: AnyPreprocess) -> Pixels | TokenTable:
         """Every item of the target, prepared once for all models that prepare it alike."""
-        return self.pixels(preprocess) if isinstance(preprocess, Preprocess) else self.tokens(preprocess)
-
-    def tokens(self, preprocess: TextPreprocess) -> TokenTable:
-        """Every text of the target, tokenised once for all models that share the tokenizer and the length."""
-        from selector.extract.encode import resolve_device
-        from selector.extract.tokens import open_tokens
-
-        key = preprocess.tokens_key()
-        if key not in self._tokens:
-            started = time.perf_counter()
-            table, bad = open_tokens(
-                self.target.items,
-                self.target.hashes,
-                self.target.names,
-                preprocess,
-                device=resolve_device(self.settings["device"]),
-                on_bad=self.on_bad,
-                progress=self.notify,
-            )
-            self.seconds["tokenise"] = self.seconds.get("tokenise", 0.0) + time.perf_counter() - started
-            if bad:
-                self._leave_out(bad)
-                return self.tokens(preprocess)
-            cut = int((table.cut_off > 0).sum())
-            self.store.put("cut", self._cut_key(preprocess.to_dict()), {"texts": cut})
-            self._tokens[key] = table
-        return self._tokens[key]
+        return self.prepared.inputs(preprocess, self._to_come)
 
     def stored(self, spec: ModelSpec) -> Entry | None:
         """The entry of a spec, if there is one."""
         return self.store.resolve(self._wanted(spec))
 
-    def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
-        """How many texts of the target are longer than a model reads, as was found when they were tokenised."""
-        return int((self.store.get("cut", self._cut_key(preprocess)) or {"texts": 0})["texts"])
-
-    def _cut_key(self, preprocess: Mapping[str, Any]) -> dict[str, Any]:
-        return {"target": self.target.fingerprint, "preprocess": dict(preprocess)}
-
-    def _leave_out(self, bad: Mapping[int, str]) -> None:
-        """Take items that cannot be used out of the target; what was prepared of it is prepared anew."""
-        self.store.add_bad_images({self.target.hashes[i]: reason for i, reason in bad.items()})
-        self.target = targets.without(self.target, bad)
-        self._pixels.clear()
-        self._tokens.clear()
-
-    def pixels(self, preprocess: Preprocess) -> Pixels:
-        """Every item of the target, decoded and resized once for all models that share the size.
-
-        Sizes of the models to come are made in the same go, where they are known beforehand.
-        """
-        from selector.extract.pixels import open_pixels_many
-
-        key = preprocess.pixels_key()
-        if key not in self._pixels:
-            started = time.perf_counter()
-            opened, bad = open_pixels_many(
-                self.target.items,
-                self.target.hashes,
-                self.target.names,
-                [preprocess, *self._sizes_to_come(preprocess)],
-                folder=self.store.pixels_folder,
-                on_bad=self.on_bad,
-                progress=self.notify,
-            )
-            self.seconds["decode"] += time.perf_counter() - started
-            if bad:
-                self._leave_out(bad)
-                return self.pixels(preprocess)
-            self._pixels |= opened
-        return self._pixels[key]
-
-    def _sizes_to_come(self, preprocess: Preprocess) -> list[Preprocess]:
-        """What the upcoming models will ask for, as the zoo or an earlier scan says, as far as there is room.
-
-        A wrong guess costs some decoding: pixels are addressed by what a model really asks for.
-        """
-        from selector.extract.pixels import DEFAULT_MAX_SIZE
-
-        known: dict[str, Preprocess] = {}
-        room = DEFAULT_MAX_SIZE / 4
+    def _to_come(self) -> Iterator[Preprocess]:
+        """What the upcoming models will ask for, as the zoo or an earlier scan says."""
         for spec in self._upcoming:
-            expected = self._expected(spec) if spec.reads is Modality.IMAGE else None
-            if expected is None or expected.pixels_key() in {preprocess.pixels_key(), *self._pixels, *known}:
-                continue
-            room -= len(self.target) * 3 * expected.input_size[1] * expected.input_size[2]
-            if room < 0:
-                break
-            known[expected.pixels_key()] = expected
-        return list(known.values())
+            if spec.reads is Modality.IMAGE and (expected := self._expected(spec)) is not None:
+                yield expected
 
     def _expected(self, spec: ModelSpec) -> Preprocess | None:
         remembered = self.store.get("preprocess", {"network": network_of(spec)})

@@ -156,7 +156,7 @@ def rank(
             add_layer_curves(candidates, extraction)
         data = extraction.target  # without the items that turned out to be bad
         found = list(caveats(candidates, data, len(extraction.rows().indices)))
-        if leak := leak_caveat(data, extraction.opened_pixels, features_store):
+        if leak := leak_caveat(data, extraction.prepared.smallest_pixels, features_store):
             found.insert(0, leak)
         ranking = Ranking(
             target=summarise(data),

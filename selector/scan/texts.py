@@ -35,7 +35,7 @@ def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterat
     for candidate in candidates:
         preprocess = {} if candidate.entry is None else candidate.entry.meta.get("preprocess", {})
         longest = preprocess.get("max_length")
-        if longest and (count := extraction.texts_cut(preprocess)):
+        if longest and (count := extraction.prepared.texts_cut(preprocess)):
             of = f"{candidate.spec.name}: {count} of {len(extraction.target)}"
             if preprocess.get("long_texts") == "window":
                 yield f"{of} pairs hold two long texts: the shorter one was cut to half of {longest} tokens."
