@@ -204,3 +204,13 @@ def test_fewer_sentences_keep_their_words() -> None:
         h for i in range(20) for h in whole.row_hashes(np.array([whole.hashes.index(small.hashes[i])]))
     ]
     assert len(set(whole.row_hashes(np.arange(40)))) == len(whole.labels)
+
+
+def test_a_real_set(assets: Path) -> None:
+    target = load_target(assets / "text" / "atis_slots")
+    assert target.counts() == {"train": 3688, "val": 790, "test": 893}
+    assert len(target.class_names) == 126
+    assert target.items[0] == Words(["i", "want", "to", "fly", "from", "baltimore", "to", "dallas", "round", "trip"])
+    told = [target.class_names[k] for k in target.labels_of(np.array([0]))]
+    assert told == [*["O"] * 5, "B-fromloc.city_name", "O", "B-toloc.city_name", "B-round_trip", "I-round_trip"]
+    assert any("10 labels have no word in train" in note for note in target.notes)
