@@ -108,8 +108,8 @@ def target(classes=5, **changes):
         ({}, 4001, 0.7, "4001 items (tried: 800 to 1000)"),
         ({}, 199, 0.7, "199 items (tried: 800 to 1000)"),
         ({}, 900, 0.55, "a best skill of 0.55 (tried: 0.60 and more)"),
-        ({"label_kind": LabelKind.REAL}, 900, 0.7, "image with real labels"),
-        ({"modality": Modality.TEXT}, 900, 0.7, "text with classes labels"),
+        ({"label_kind": LabelKind.REAL}, 900, 0.7, "images with real labels"),
+        ({"modality": Modality.TEXT}, 900, 0.7, "never on texts:"),
     ],
 )
 def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, skill, text):
