@@ -21,6 +21,7 @@ def advise(
     epsilon: float,
     seed: int = 0,
     units: np.ndarray | None = None,
+    sizes: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Sentences about the models of which more than the frozen strategy was measured.
 
@@ -29,6 +30,7 @@ def advise(
         strategies: by model, the trained strategies.
         logits: by ``model strategy``, validation outputs (N, K), one array a seed.
         units: which item a row belongs to, where an item has several.
+        sizes: of models that were trained below their own size: a sentence that says so.
     """
     sentences = []
     for model, trained in strategies.items():
@@ -48,16 +50,21 @@ def advise(
         gain, low = found.difference, found.low
         ends = [gap_number(end, metric, sign="+") for end in (found.low, found.high)]
         interval = f"90 % interval {ends[0]} to {ends[1]}"
-        if best == frozen or low <= 0:
-            what = f"{format_gap(gain, metric)} ({interval})" if best != frozen else "nothing"
-            sentence = f"{model}: take frozen; training gained {what} over the solved head, which noise explains."
+        strategy = best.rpartition(" ")[2]
+        if best == frozen:
+            sentence = f"{model}: take frozen; training gained nothing over the solved head."
+        elif low <= 0:
+            sentence = (
+                f"{model}: {strategy} gained {format_gap(gain, metric)} over frozen ({interval}), which noise could "
+                "explain: take frozen where the cost of training matters."
+            )
         else:
-            strategy = best.rpartition(" ")[2]
             small = " (little, if the cost matters)" if gain < epsilon else ""
             sentence = (
                 f"{model}: take {strategy}; it gained {format_gap(gain, metric)} over frozen ({interval}){small}."
             )
-        sentences.append(sentence + _curve(curves.get(model, ())))
+        size = "" if sizes is None or model not in sizes else f" {sizes[model]}"
+        sentences.append(sentence + size + _curve(curves.get(model, ())))
     return sentences
 
 

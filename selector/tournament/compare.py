@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ def standings(
     metric: str,
     seed: int = 0,
     units: np.ndarray | None = None,
+    *,
+    unfinished: float = 0.0,
 ) -> dict[str, Standing]:
     """Compare entrants; several arrays of one entrant are repeats with other seeds, and averaged.
 
@@ -42,6 +45,8 @@ def standings(
         logits: by entrant, arrays (N, K) that all run along the same images.
         labels: of those images.
         units: (N,) which item a row belongs to, ascending, where an item has several: items are drawn.
+        unfinished: standard deviation, in units of the metric, of what further training would change in each
+            entrant; see ``spread_of_changes``.
     Returns:
         by entrant; P(best) sums to 1 (ties are shared).
     Cost: draws · items · entrants for metrics that are ratios of sums; 200 metrics an entrant otherwise.
@@ -52,6 +57,8 @@ def standings(
     )
     oriented = values * metric_sign(metric)
     draws = _draws(logits, labels, task, metric, seed, units) * metric_sign(metric)
+    if unfinished:
+        draws = draws + np.random.default_rng((seed, 1)).normal(0.0, unfinished, draws.shape)
     best = int(np.nanargmax(oriented))
     firsts = draws == np.nanmax(draws, axis=1, keepdims=True)
     p_best = (firsts / firsts.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -63,6 +70,46 @@ def standings(
         )
         for i, name in enumerate(names)
     }
+
+
+def spread_of_changes(
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    labels: np.ndarray,
+    task: Task,
+    metric: str,
+    seed: int = 0,
+    units: np.ndarray | None = None,
+) -> float:
+    """How differently a rung moved its entrants: what one more rung may do to their order.
+
+    A change that all share alters no order and does not count; nor does what the choice of images
+    alone makes of equal changes (the variance of the changes on resampled images is deducted).
+
+    Args:
+        before, after: by entrant, outputs (N, K) on the same images; before and after the rung.
+        labels: of those images.
+        units: as in ``standings``.
+    Returns:
+        A standard deviation, in units of the metric; 0 for fewer than two entrants.
+    """
+    count = len(before)
+    if count < 2:
+        return 0.0
+    entrants = {
+        f"{when} {i}": [run] for when, runs in (("before", before), ("after", after)) for i, run in enumerate(runs)
+    }
+    figures = np.array([[task.metrics(runs[0], labels, units).get(metric, np.nan) for runs in entrants.values()]])
+    draws = _draws(entrants, labels, task, metric, seed, units)
+    observed, resampled = (_apart(f[:, count:] - f[:, :count]) for f in (figures, draws))
+    variance = float((observed**2).sum() - resampled.var(axis=0).sum()) / (count - 1)
+    return math.sqrt(max(0.0, variance))
+
+
+def _apart(changes: np.ndarray) -> np.ndarray:
+    """Each entrant's change beyond the mean change."""
+    centred: np.ndarray = changes - changes.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _draws(

@@ -22,7 +22,7 @@ class Run:
     """One finished training of a lane."""
 
     candidate: Candidate
-    lineage: tuple[int, ...]
+    steps: int
     record: Record
 
 
@@ -33,9 +33,9 @@ class Lane:
     loaded: Loaded
     strategy: str
     step_seconds: float = math.nan
-    lineage: tuple[int, ...] = ()
     rate: float = math.nan
     best: Run | None = None  # of all its rungs
+    trail: list[np.ndarray] = field(default_factory=list)  # validation outputs at the start and after each rung
     repeats: list[Run] = field(default_factory=list)
     rung: int = 0
     alive: bool = True
@@ -95,7 +95,7 @@ class Field:
 
     def key(self, lane: Lane, run: Run) -> str:
         """The address of a run in the journal."""
-        return self.bench.key(lane.loaded, run.candidate, run.lineage)
+        return self.bench.key(lane.loaded, run.candidate, run.steps)
 
     def value(self, record: Record) -> float | None:
         """The deciding metric on val."""
@@ -103,20 +103,40 @@ class Field:
             return None
         return self.bench.metrics(record.logits, "val").get(self.metric)
 
-    def standings(self, entrants: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Standing]:
+    def standings(
+        self, entrants: Mapping[str, Sequence[np.ndarray]], *, unfinished: float = 0.0
+    ) -> dict[str, Standing]:
         """Entrants compared on the validation items by the deciding metric; see ``compare.standings``."""
         bench = self.bench
-        return standings(entrants, bench.labels["val"], bench.task, self.metric, self.seed, bench.units["val"])
+        labels, units = bench.labels["val"], bench.units["val"]
+        return standings(entrants, labels, bench.task, self.metric, self.seed, units, unfinished=unfinished)
 
     def order(self, run: Run) -> tuple[float, float]:
         """The deciding metric, then the log-loss: accuracy ties are common on few images."""
-        assert run.record.logits is not None
-        figures = self.bench.metrics(run.record.logits, "val")
-        return metric_sign(self.metric) * figures.get(self.metric, -math.inf), -figures.get("log_loss", 0.0)
+        return self._order(logits_of(run))
 
     def lane_order(self, lane: Lane) -> tuple[float, float]:
-        """``order`` of its best run; last for a lane without one."""
-        return self.order(lane.best) if lane.best else (-math.inf, 0.0)
+        """``order`` of where it stands; last for a lane without a run."""
+        return self._order(self.standing(lane)) if lane.best else (-math.inf, 0.0)
+
+    def standing(self, lane: Lane) -> np.ndarray:
+        """Validation outputs (N, K) by which a lane is compared on the way: those of its best run.
+
+        A lane that is demonstrably below the solved head that it started from stands where it
+        started: a rate that is too high for a short rung spoils the head before the encoder has
+        learned anything, which says little of a longer training.
+        """
+        assert lane.loaded.start is not None
+        outputs = logits_of(lane.best)
+        return lane.loaded.start if self.demonstrably_worse(outputs, lane.loaded.start) else outputs
+
+    def demonstrably_worse(self, outputs: np.ndarray, than: np.ndarray) -> bool:
+        """Whether the 90 % interval of the paired difference on val lies below zero."""
+        return self.standings({"outputs": [outputs], "than": [than]})["outputs"].low > 0
+
+    def _order(self, outputs: np.ndarray) -> tuple[float, float]:
+        figures = self.bench.metrics(outputs, "val")
+        return metric_sign(self.metric) * figures.get(self.metric, -math.inf), -figures.get("log_loss", 0.0)
 
     def frozen_value(self, loaded: Loaded) -> float:
         """The deciding metric of the frozen strategy, oriented so that more is better."""

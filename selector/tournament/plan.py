@@ -1,9 +1,11 @@
 """How a budget becomes rungs: pure arithmetic, no torch.
 
 A lane is a (model, strategy) pair. In the first rung every lane is tried at several learning
-rates; from rung to rung half of the lanes go on, each at its best rate, for more steps. Every rung
-is a full cosine cycle that goes on from the weights of the one before, so that what a rung
-measures is a finished model, and stopping after any rung leaves one.
+rates; from rung to rung half of the lanes go on, each at its best rate, for more steps. In every
+rung training starts anew from the solved head and takes one full cosine cycle, so that what a rung
+measures is a finished model, and stopping after any rung leaves one. Going on from the weights of
+the rung before would begin each cycle with steps at the full rate, and a short cycle has no time
+to mend what they spoil.
 """
 
 from __future__ import annotations
@@ -58,20 +60,16 @@ def shares(lanes: int) -> tuple[float, ...]:
     """Each rung's share of the winner's steps.
 
     >>> shares(1), shares(2), shares(8)
-    ((0.25, 0.75), (0.25, 0.75), (0.125, 0.125, 0.25, 0.5))
+    ((0.25, 0.75), (0.25, 0.75), (0.125, 0.25, 0.625))
     """
-    if lanes <= 2:
-        return (0.25, 0.75)
-    if lanes <= 4:
-        return (0.25, 0.25, 0.5)
-    return (0.125, 0.125, 0.25, 0.5)
+    return (0.25, 0.75) if lanes <= 4 else (0.125, 0.25, 0.625)
 
 
 def rungs_of(total: int, lanes: int, rates: int, final_lanes: int = FINAL_LANES) -> tuple[Rung, ...]:
     """The rungs for a winner that takes ``total`` steps.
 
     >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=8, rates=3)]
-    [(10, 8, 3), (10, 4, 1), (20, 2, 1), (40, 2, 1)]
+    [(10, 8, 3), (20, 4, 1), (50, 2, 1)]
     >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=1, rates=3)]
     [(20, 1, 3), (60, 1, 1)]
     >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=2, rates=1)]
@@ -140,8 +138,12 @@ def make_plan(
     return None
 
 
-def fit_rest(rungs: Sequence[Rung], lanes: Sequence[Lane], budget: float) -> tuple[Rung, ...]:
-    """The rungs that are left, cut to what is left of the budget; empty when nothing useful fits."""
+def fit_rest(rungs: Sequence[Rung], lanes: Sequence[Lane], budget: float, done: int = 0) -> tuple[Rung, ...]:
+    """The rungs that are left, cut to what is left of the budget; empty when nothing useful fits.
+
+    Args:
+        done: steps of the rung before; a rung that is not longer than it tells nothing new and is left out.
+    """
     if seconds_of(rungs, lanes) <= budget:
         return tuple(rungs)
     low, high = 0.0, 1.0
@@ -152,7 +154,9 @@ def fit_rest(rungs: Sequence[Rung], lanes: Sequence[Lane], budget: float) -> tup
         else:
             high = middle
     cut = _scaled(rungs, low)
-    return cut if cut and seconds_of(cut, lanes) <= budget and cut[-1].steps >= MIN_STEPS else ()
+    if cut and seconds_of(cut, lanes) <= budget and cut[0].steps >= max(MIN_STEPS, done + 1):
+        return cut
+    return fit_rest(rungs[1:], lanes, budget, done) if done and len(rungs) > 1 else ()
 
 
 def _scaled(rungs: Sequence[Rung], share: float) -> tuple[Rung, ...]:

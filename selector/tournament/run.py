@@ -17,7 +17,8 @@ from selector.tournament.clock import Clock
 from selector.tournament.field import Field, Lane
 from selector.tournament.journal import Journal
 from selector.tournament.planner import plan_rungs
-from selector.tournament.rungs import repeat_leaders, run_rungs
+from selector.tournament.repeats import repeat_leaders
+from selector.tournament.rungs import run_rungs
 from selector.tournament.types import Cache, Contestant, TournamentResult
 from selector.tournament.verdict import verdict
 from selector.tournament.workbench import Loaded, Workbench

@@ -45,6 +45,7 @@ def verdict(field: Field) -> TournamentResult:
         field.epsilon,
         field.seed,
         field.bench.units["val"],
+        {name: _sizes(loaded) for name, loaded in field.loaded.items() if loaded.reduced},
     )
     field.clock.finish()
     _tidy(field, best_label)
@@ -59,6 +60,12 @@ def verdict(field: Field) -> TournamentResult:
         p_best=table[best_label].p_best,
         settled=field.settled,
     )
+
+
+def _sizes(loaded: Loaded) -> str:
+    height, width = loaded.size
+    own_height, own_width = loaded.encoder.image_preprocess.input_size[1:]
+    return f"It was trained at {height} x {width} pixels; the frozen figure is of {own_height} x {own_width}."
 
 
 def _best_label(field: Field, table: Mapping[str, Standing]) -> str:
@@ -109,12 +116,10 @@ def _test(
             temperature = _temperature(field, record)
             if label == best_label:
                 best = _trained(
-                    field, loaded, run, field.bench.module_of(loaded, run.candidate, run.lineage), temperature
+                    field, loaded, run, field.bench.module_of(loaded, run.candidate, run.steps), temperature
                 )
             logits = (
-                field.bench.test_outputs(loaded, run.candidate, run.lineage)
-                if len(field.bench.indices["test"])
-                else None
+                field.bench.test_outputs(loaded, run.candidate, run.steps) if len(field.bench.indices["test"]) else None
             )
         if logits is not None:
             tests[label] = field.bench.metrics(logits / temperature, "test")
@@ -176,7 +181,7 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, tempera
         task=field.bench.task.name,
         learning_rate=run.candidate.rate if run else None,
         seed=run.candidate.seed if run else field.seed,
-        steps=sum(run.lineage) if run else 0,
+        steps=run.steps if run else 0,
     )
 
 
@@ -259,7 +264,7 @@ def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test:
         val=field.bench.metrics(run.record.logits, "val"),
         test=test,
         seed=run.candidate.seed,
-        steps=sum(run.lineage),
+        steps=run.steps,
         learning_rate=run.candidate.rate,
         seconds=lane.seconds,
         resolution=lane.loaded.resolution,

@@ -1,4 +1,4 @@
-"""One candidate at a time: build it, solve its head, train it for a rung, measure it, keep the record."""
+"""One candidate at a time: build it, solve its head, train it, measure it, keep the record."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ class Loaded:
     frozen: Record | None = None
     native_head: tuple[np.ndarray, np.ndarray] | None = None
     head: tuple[np.ndarray, np.ndarray] | None = None  # at the training resolution
+    start: np.ndarray | None = None  # validation outputs (N, K) of that head: every training begins there
     forward_seconds: float = math.nan  # an image, at the training resolution
     build_seconds: float = 0.0
 
@@ -267,11 +268,12 @@ class Workbench:
         if loaded.head is not None:
             return
         if not loaded.reduced:
-            loaded.head = loaded.native_head
+            assert loaded.frozen is not None
+            loaded.head, loaded.start = loaded.native_head, loaded.frozen.logits
             return
         key = self.journal.key({**self._facts(loaded, loaded.preprocess), "strategy": "start"})
         record = self.journal.read(key)
-        if record is None:
+        if record is None or record.logits is None:
             module = loaded.encoder.with_head(self.outputs, loaded.size)
             pixels = self.pixels_for(loaded.preprocess)
             some = np.random.default_rng(0).permutation(len(self.indices["train"]))[:START_ROWS]
@@ -291,8 +293,12 @@ class Workbench:
                 rows[split] = found
                 loaded.forward_seconds = seconds / len(which)
             head = self._solve(rows["train"], self.labels["train"][some], rows["val"])
-            record = Record({"status": "ok", "weight": head.weight.tolist(), "bias": head.bias.tolist()})
+            record = Record(
+                {"status": "ok", "weight": head.weight.tolist(), "bias": head.bias.tolist()},
+                _apply(head.weight, head.bias, rows["val"]),
+            )
             self.journal.write(key, record)
+        loaded.start = record.logits
         loaded.head = (np.asarray(record.facts["weight"], np.float32), np.asarray(record.facts["bias"], np.float32))
 
     def fresh(self, loaded: Loaded) -> nn.Module:
@@ -317,15 +323,13 @@ class Workbench:
             self._truth,
             self._normalise(loaded.preprocess),
             self.loss,
-            self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), 3, 0),
+            self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), 3),
             on_step=lambda _: times.append(time.perf_counter()),
         )
         return (times[-1] - times[0]) / max(len(times) - 1, 1) if len(times) > 1 else math.inf
 
-    def run(
-        self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...], deadline: float = math.inf
-    ) -> Record | None:
-        """Train through the last rung of ``lineage`` (steps a rung) and measure on val.
+    def run(self, loaded: Loaded, candidate: Candidate, steps: int, deadline: float = math.inf) -> Record | None:
+        """Train from the solved head for so many steps, in one cycle of the rate, and measure on val.
 
         Returns:
             The record, from the journal when it was trained before; None when the deadline came
@@ -333,14 +337,11 @@ class Workbench:
         Raises:
             StoreError: the disk is full.
         """
-        key = self.key(loaded, candidate, lineage)
+        key = self.key(loaded, candidate, steps)
         record = self.journal.read(key)
         if record is not None:
             return record
-        before = len(lineage) > 1 and self._weights(loaded, candidate, lineage[:-1], deadline)
-        if before is None:
-            return None
-        job = functools.partial(self._train, loaded, candidate, lineage, key, before or {})
+        job = functools.partial(self._train, loaded, candidate, steps, key)
         outcome = next(LocalEngine().map(job, [deadline], fatal=(StoreError,)))
         if outcome.result is None:
             reason = outcome.failure.reason if outcome.failure else "no reason given"
@@ -354,7 +355,7 @@ class Workbench:
         self.journal.checkpoint(key).unlink(missing_ok=True)
         return record
 
-    def key(self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...]) -> str:
+    def key(self, loaded: Loaded, candidate: Candidate, steps: int) -> str:
         """The address of a training."""
         return self.journal.key(
             {
@@ -362,27 +363,26 @@ class Workbench:
                 "strategy": candidate.strategy,
                 "rate": candidate.rate,
                 "seed": candidate.seed,
-                "steps": list(lineage),
+                "steps": steps,
                 "batch_size": self.batch_size,
                 "augment": self.augment,
                 "optimiser": self.optimiser(loaded, candidate.strategy),
             }
         )
 
-    def module_of(self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...]) -> nn.Module:
+    def module_of(self, loaded: Loaded, candidate: Candidate, steps: int) -> nn.Module:
         """The trained module; trained again when its weights were not kept."""
-        state = self._weights(loaded, candidate, lineage, math.inf)
-        assert state is not None
+        state = self._weights(loaded, candidate, steps)
         module = self.fresh(loaded)
         module.load_state_dict(state)
         return module.eval()
 
-    def test_outputs(self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...]) -> np.ndarray:
+    def test_outputs(self, loaded: Loaded, candidate: Candidate, steps: int) -> np.ndarray:
         """Outputs of a trained candidate on the test split; read from the images once, then from the journal."""
-        key = self.journal.key({"test of": self.key(loaded, candidate, lineage)})
+        key = self.journal.key({"test of": self.key(loaded, candidate, steps)})
         record = self.journal.read(key)
         if record is None or record.logits is None:
-            outputs = self.outputs_of(loaded, self.module_of(loaded, candidate, lineage), "test")
+            outputs = self.outputs_of(loaded, self.module_of(loaded, candidate, steps), "test")
             record = Record({"status": "ok"}, outputs)
             self.journal.write(key, record)
         assert record.logits is not None
@@ -406,18 +406,15 @@ class Workbench:
         self,
         loaded: Loaded,
         candidate: Candidate,
-        lineage: tuple[int, ...],
+        steps: int,
         key: str,
-        before: Mapping[str, torch.Tensor],
         deadline: float,
     ) -> tuple[Record | None, nn.Module]:
         strategy = strategies.registry.get(candidate.strategy)
         module = self.fresh(loaded)
-        if before:
-            module.load_state_dict(dict(before))
         module = strategy.wrap(module)
         groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay)
-        settings = self._settings(loaded, candidate, lineage[-1], len(lineage) - 1)
+        settings = self._settings(loaded, candidate, steps)
         processor = time.process_time()
         fit = train(
             module,
@@ -431,9 +428,7 @@ class Workbench:
             checkpoint=self.journal.checkpoint(key),
             deadline=deadline,
             on_step=lambda step: self.notify(
-                Progress(
-                    "train", step, lineage[-1], "steps", loaded.name, f"{candidate.strategy}, rate {candidate.rate:g}"
-                )
+                Progress("train", step, steps, "steps", loaded.name, f"{candidate.strategy}, rate {candidate.rate:g}")
             ),
         )
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -469,14 +464,14 @@ class Workbench:
         factor = strategies.registry.get(strategy).rate_factor
         return tuple(rate * factor for rate in RATES[self.optimiser(loaded, strategy)])
 
-    def _settings(self, loaded: Loaded, candidate: Candidate, steps: int, rung: int) -> Settings:
+    def _settings(self, loaded: Loaded, candidate: Candidate, steps: int) -> Settings:
         optimiser = self.optimiser(loaded, candidate.strategy)
         return Settings(
             steps=steps,
             batch_size=self.batch_size,
             rate=candidate.rate,
             optimiser=optimiser,
-            seed=1000 * candidate.seed + rung,
+            seed=candidate.seed,
             augment=self.augment and loaded.encoder.modality is Modality.IMAGE,
             bf16=self.bf16,
             device=self.device,
@@ -487,10 +482,9 @@ class Workbench:
         """Labels of the rows of some training items, given as places in ``indices["train"]``."""
         return self.target.labels_of(self.indices["train"][items]).astype(np.int64)
 
-    def _weights(
-        self, loaded: Loaded, candidate: Candidate, lineage: tuple[int, ...], deadline: float
-    ) -> dict[str, torch.Tensor] | None:
-        key = self.key(loaded, candidate, lineage)
+    def _weights(self, loaded: Loaded, candidate: Candidate, steps: int) -> dict[str, torch.Tensor]:
+        """Of a finished training; trained again when they were not kept or are damaged."""
+        key = self.key(loaded, candidate, steps)
         path = self.journal.weights(key)
         if path.is_file():
             try:
@@ -498,9 +492,9 @@ class Workbench:
             except (OSError, SafetensorError) as error:
                 log.warning("weights %s are damaged (%s); they are trained again", path, error)
         (self.journal.folder / f"{key}.npz").unlink(missing_ok=True)
-        record = self.run(loaded, candidate, lineage, deadline)
+        record = self.run(loaded, candidate, steps)
         if record is None or record.status != "ok":
-            return None
+            raise TrainingError(f"{loaded.name} {candidate.strategy} could not be trained again for its weights.")
         return load_file(path)
 
     def _save_weights(self, key: str, module: nn.Module) -> None:
