@@ -162,6 +162,17 @@ def test_scan_prints_the_table_and_says_where_things_lie(confirmed: tuple[Path, 
     assert {"run.json", "report.html", "best"} <= {p.name for p in out.iterdir()}
 
 
+def test_after_a_confirmation_the_terminal_says_what_to_take_and_why(confirmed: tuple[Path, Result]) -> None:
+    out, result = confirmed
+    ranking = load_ranking(out)
+    best = ranking.models[0].best_measurement()
+    assert best is not None
+    assert f"Start from {ranking.models[0].name} and " in result.stdout
+    assert f"Measured: accuracy {best.test_value:.3f} on the test split" in result.stdout
+    for sentence in [*ranking.confirmation["advice"], *ranking.confirmation["course"]]:
+        assert sentence in result.stdout
+
+
 def test_scan_again_answers_from_the_store_as_one_document(
     photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path
 ) -> None:

@@ -193,6 +193,8 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
         document(ranking.to_dict())
     else:
         print_ranking(ranking)
+        if ranking.confirmation:
+            _tell_what_to_do(ranking)
     if ranking.path is not None:
         from selector.report.html import write_report
 
@@ -202,6 +204,16 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
             items = "TEXTS…" if ranking.target.get("modality") == "text" else "IMAGES…"
             say(f"model:  {best} (selector predict {ranking.path} {items})")
     return exit_code(ranking)
+
+
+def _tell_what_to_do(ranking: Ranking) -> None:
+    """After a confirmation: the model to take, how sure that is, and how it was found; as on the report's first screen."""
+    from selector.report.advice import advice
+
+    found = advice(ranking)
+    course = [str(line) for line in ranking.confirmation.get("course", ())]
+    for line in ("", found.headline, *found.sure, *found.others, *course):
+        typer.echo(line)
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:
