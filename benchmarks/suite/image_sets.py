@@ -61,10 +61,11 @@ def load(name: str, data: Path, max_train_val: int, max_test: int) -> ImageSet:
         _, test = train_test_split(np.arange(len(labels)), test_size=0.15, stratify=labels, random_state=SPLIT_SEED)
         is_test, val_share = np.isin(np.arange(len(labels)), test), 0.15 / 0.85
     rows, splits = draw(labels, is_test, val_share, max_train_val, max_test)
-    return ImageSet(name, labels[rows], splits, [_decode(images[i]) for i in rows])
+    return ImageSet(name, labels[rows], splits, [decode(images[i]) for i in rows])
 
 
-def _decode(raw: bytes | np.ndarray) -> Image.Image:
+def decode(raw: bytes | np.ndarray) -> Image.Image:
+    """An RGB image from a file's bytes or from pixels."""
     image = Image.open(io.BytesIO(raw)) if isinstance(raw, bytes) else Image.fromarray(raw)
     return image.convert("RGB")
 

@@ -1,0 +1,80 @@
+"""Rows of the tables on confirmation: where they go, what stands in each, how they are summed up."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selector.system import versions
+
+OUT = Path(__file__).parent / "results"
+DRAWS = 10_000
+
+
+def one_thread_count() -> None:
+    """Let torch use as many threads as OMP_NUM_THREADS says (2 without it), and no more."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware of this run."""
+    found = versions()
+    return {
+        "selector": found["selector"],
+        "torch": found.get("torch"),
+        "timm": found.get("timm"),
+        "cpu": found["cpu"],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a table; none when there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table anew."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def put_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Put one row into the table in place of that of the same set and seed; other rows stay as they are.
+
+    A table with other columns is of another version of the benchmark and is begun anew.
+    """
+    cell = (row["set"], str(row["seed"]))
+    others = [r for r in read_rows(path) if list(r) == list(row) and (r["set"], r["seed"]) != cell]
+    write_rows(path, sorted([*others, row], key=lambda r: (str(r["set"]), int(r["seed"]))))
+
+
+def mean_over_sets(values: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
+    """Mean over sets of the mean over a set's seeds, with its 90 % interval.
+
+    The interval is a bootstrap in two steps: sets are drawn, then seeds within each.
+
+    Args:
+        values: by set, one a seed.
+    Returns:
+        mean, low, high.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [np.asarray(v, dtype=float) for v in values.values()]
+    draws = np.empty(DRAWS)
+    for i in range(DRAWS):
+        picked = [groups[j] for j in rng.integers(len(groups), size=len(groups))]
+        draws[i] = np.mean([g[rng.integers(len(g), size=len(g))].mean() for g in picked])
+    low, high = np.quantile(draws, [0.05, 0.95])
+    return float(np.mean([g.mean() for g in groups])), float(low), float(high)
