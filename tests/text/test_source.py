@@ -351,3 +351,20 @@ def test_the_zoo_says_what_a_model_reads(tmp_path: Path) -> None:
         ZooError, match=r"models\[0\].text.max_lenght: unknown key 'max_lenght'; did you mean 'max_length'"
     ):
         load_zoo(file)
+
+
+def test_extraction_holds_the_weights_once_and_leaves_the_encoder_as_it_is(folders: dict[str, Path]) -> None:
+    from selector.extract.backends.eager import EagerBackend
+
+    encoder = load(folders["bert"])
+    before = {name: (value.data_ptr(), value.clone()) for name, value in encoder.module.state_dict().items()}
+    for precision, once in (("float32", True), ("bfloat16", False)):
+        backend = EagerBackend(encoder, "cpu", precision, 4)
+        assert backend.encoder.module is not encoder.module
+        pairs = zip(backend.encoder.module.parameters(), encoder.module.parameters(), strict=True)
+        assert all((ours.data_ptr() == theirs.data_ptr()) is once for ours, theirs in pairs)
+        assert not any(p.requires_grad for p in backend.encoder.module.parameters())
+    assert all(p.requires_grad for p in encoder.module.parameters())
+    for name, value in encoder.module.state_dict().items():
+        assert value.data_ptr() == before[name][0]
+        assert torch.equal(value, before[name][1])

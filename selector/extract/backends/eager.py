@@ -73,10 +73,15 @@ def _to_numpy(features: torch.Tensor) -> NDArray[np.float32]:
 
 
 def placed(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """A shallow copy of the encoder around a copy of its network, on the device, ready for inference."""
+    """A shallow copy of the encoder around a copy of its network, on the device, ready for inference.
+
+    A weight that is already there in the precision wanted is not in memory twice: the copy's has its storage.
+    """
     assert encoder.module is not None
     moved = copy.copy(encoder)
-    module = copy.deepcopy(encoder.module).eval().requires_grad_(False).to(device=device, dtype=dtype)
+    plain = (p for p in encoder.module.parameters() if type(p) is torch.nn.Parameter)
+    shared: dict[int, Any] = {id(p): torch.nn.Parameter(p.data, requires_grad=False) for p in plain}
+    module = copy.deepcopy(encoder.module, shared).eval().requires_grad_(False).to(device=device, dtype=dtype)
     moved.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
 
