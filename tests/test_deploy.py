@@ -276,7 +276,9 @@ def test_code_of_others_runs_only_when_trusted(tmp_path: Path) -> None:
     for stranger in ("tests.networks:Orientation", "selectors.evil:factory"):
         config["recipe"]["model"] = stranger
         (folder / "config.json").write_text(json.dumps(config))
-        with pytest.raises(SourceError, match=f"python code '{stranger}', which is not trusted; pass trust=True"):
+        with pytest.raises(
+            SourceError, match=f"python code '{stranger}', which is not trusted; pass trust=True .--trust-code"
+        ):
             load_model(folder).predict(images(1))
     with pytest.raises(SourceError, match="selectors"):  # trusted now, but there is no such module
         load_model(folder, trust=True).predict(images(1))

@@ -201,8 +201,9 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
         say(f"report: {write_report(ranking)}")
         best = ranking.path / "best"
         if best.is_dir():
-            items = "TEXTS…" if ranking.target.get("modality") == "text" else "IMAGES…"
-            say(f"model:  {best} (selector predict {ranking.path} {items})")
+            from selector.report.advice import predict_command
+
+            say(f"model:  {best} ({predict_command(ranking, ranking.best)})")
     return exit_code(ranking)
 
 

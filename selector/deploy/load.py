@@ -67,7 +67,7 @@ class SavedModel:
         if self.config["source"] == "python" and not (self._trust or factory.partition(":")[0].startswith("selector.")):
             raise SourceError(
                 f"{self.path}: this model is built by the python code '{factory}', which is not trusted; "
-                "pass trust=True if you trust it."
+                "pass trust=True (--trust-code on the command line) if you trust it."
             )
         module = registry.get(self.config["source"]).build(recipe)
         weights = self.path / WEIGHTS

@@ -53,8 +53,16 @@ def advice(ranking: Ranking) -> Advice:
         tuple(_sure_of_measurement(ranking, best, measured)),
         tuple(_cost(best, measured, ranking.noun)),
         tuple(_others(ranking, best, measured)),
-        (f"selector predict {_run(ranking)} {'TEXTS…' if ranking.target.get('modality') == 'text' else 'IMAGES…'}",),
+        (predict_command(ranking, best),),
     )
+
+
+def predict_command(ranking: Ranking, best: ModelResult) -> str:
+    """What to type to use the model of a confirmed run."""
+    items = "TEXTS…" if ranking.target.get("modality") == "text" else "IMAGES…"
+    code = str(best.spec.get("source", ""))
+    trusted = not code.startswith("python:") or code.startswith("python:selector.")
+    return f"selector predict {_run(ranking)} {items}" + ("" if trusted else " --trust-code")
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

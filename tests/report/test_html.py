@@ -17,7 +17,7 @@ from scipy.stats import binomtest, rankdata
 import selector
 from selector.cli.app import app
 from selector.errors import ConfigError
-from selector.report.advice import advice, wilson
+from selector.report.advice import advice, predict_command, wilson
 from selector.report.figures import figures
 from selector.report.html import render_report, write_report
 from selector.report.outcome import outcome
@@ -98,6 +98,20 @@ def test_advice_of_an_unmeasured_run_promises_nothing() -> None:
     assert "The chance that it has the highest evidence of all is 60 %." in told.sure
     assert "These rows cannot tell it apart from timm:network_1.in1k." in told.sure
     assert told.commands == ("selector confirm RUN",)
+
+
+@pytest.mark.parametrize(
+    ("source", "ending"),
+    [
+        ("timm:resnet18", "IMAGES…"),
+        ("python:selector.networks:mnist_cnn", "IMAGES…"),
+        ("python:mine:net", "IMAGES… --trust-code"),
+    ],
+)
+def test_the_command_to_predict_trusts_code_of_others_where_the_model_needs_it(source: str, ending: str) -> None:
+    ranking = samples.ranking()
+    best = replace(ranking.best, spec={**ranking.best.spec, "source": source})
+    assert predict_command(ranking, best) == f"selector predict RUN {ending}"
 
 
 def test_advice_when_everything_failed() -> None:
