@@ -116,7 +116,8 @@ def _counted(backend: Backend, device: str, pixels: Batch) -> tuple[int | None, 
     dtype = torch.float32 if weights is None else weights.dtype
     batch = ready(pixels, placed.preprocess, device, dtype)
     counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
-    with torch.no_grad(), counter, _peak(placed.module, device) as peak:
+    mixed = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=backend.mixed)
+    with torch.no_grad(), mixed, counter, _peak(placed.module, device) as peak:
         placed.encode(batch)
     return counter.get_total_flops() // 2, peak()
 

@@ -43,8 +43,7 @@ class EagerBackend:
         """Features (B, D); on a GPU the work is queued and the result waits for it."""
         with torch.inference_mode():
             moved = ready(staged(batch, self.device), self.encoder.preprocess, self.device, self.dtype)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-                features = self.forward(moved)
+            features = self.forward(moved)
         return lambda: _to_numpy(features)
 
     def resized(self, batch_size: int) -> EagerBackend | None:
@@ -55,7 +54,8 @@ class EagerBackend:
 
     def forward(self, batch: Any) -> torch.Tensor:
         """Features of a normalised batch; what other torch backends replace."""
-        return self.encoder.encode(batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            return self.encoder.encode(batch)
 
     def in_precision(self, precision: str) -> Backend | None:
         """The weights are copied anew from the encoder: nothing is rounded twice."""
