@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import nn
 
@@ -30,6 +32,14 @@ class Blind(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         corners = x[:, :, :2, :2].flatten(1)
         return self.weight * torch.sin(1e3 * corners)
+
+
+class Slow(Blind):
+    """Takes a while for every batch, however fast the machine."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.5)
+        return super().forward(x)
 
 
 class GivesNaN(Blind):
@@ -62,6 +72,10 @@ def orientation() -> nn.Module:
 
 def blind() -> nn.Module:
     return Blind()
+
+
+def slow() -> nn.Module:
+    return Slow()
 
 
 def gives_nan() -> nn.Module:
