@@ -144,6 +144,15 @@ def test_one_changed_image_is_the_only_one_extracted_again(tmp_path):
     assert rows
 
 
+def test_rows_of_an_older_extractor_are_extracted_again(tmp_path, monkeypatch):
+    root = image_folder(tmp_path / "photos")
+    asked = {**FAST, "store": tmp_path / "store"}
+    assert not any(model.cached for model in selector.rank(root, **asked))
+    assert all(model.cached for model in selector.rank(root, **asked))
+    monkeypatch.setattr("selector.scan.extraction.EXTRACTOR_VERSION", 10**6)
+    assert not any(model.cached for model in selector.rank(root, **asked))
+
+
 def test_dropping_stops_hopeless_models_and_says_so(tmp_path):
     root = image_folder(tmp_path / "photos", per_class=60)
     zoo = [

@@ -43,14 +43,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_LIMITS = Limits()
-EXTRACTOR_VERSION = 1  # raised when the same encoder and image would give other features
+EXTRACTOR_VERSION = 2  # raised when the same encoder and image would give other features
 
 
 def wanted_of(spec: ModelSpec, device: str, precision: str, backend: str) -> dict[str, Any]:
     """What a scan asks the store for, known without loading the network; the store remembers which
     entry it led to."""
     identity = sources.registry.get(spec.source_name).identify(spec)
-    return {"spec": identity, "device": device, "precision": precision, "backend": backend}
+    asked = {"spec": identity, "device": device, "precision": precision, "backend": backend}
+    # what an older version extracted is not looked up either
+    return {**asked, "extractor": EXTRACTOR_VERSION}
 
 
 class Extraction:
