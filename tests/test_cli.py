@@ -323,7 +323,14 @@ def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(photos: Path, tmp_
     zoo.write_text('models:\n- {name: slow, source: "python:tests.networks:slow"}\n')
     words = [sys.executable, "-m", "selector", "scan", str(photos), "--zoo", str(zoo), "--store", str(tmp_path / "s")]
     words += ["--no-confirm", "--trust-zoo", "--out", str(tmp_path / "run"), *FAST]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # where the tests run in the background of a shell, interrupts are ignored and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         first = process.stderr.readline()  # the first finished step
         process.send_signal(signal.SIGINT)
