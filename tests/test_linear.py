@@ -166,3 +166,24 @@ def test_labels_without_signal_are_not_predicted_better_than_by_their_shares():
 
     _, found = best_strength(problem, [s / 300 for s in STRENGTHS], value, 1e-5)
     assert found < -np.log(4) + 0.01
+
+
+def test_the_strongest_penalty_wins_where_the_labels_say_least():
+    """It is looked at last: the walk begins at the second strength."""
+    rng = np.random.default_rng(4)
+    rows, labels, folds = rng.standard_normal((200, 300)), rng.integers(0, 4, 200), np.arange(200) % 5
+    basis = standardise(rows)
+    problem = Logistic(basis.coordinates(rows), basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
+
+    def value(solution):
+        z = problem.z
+        return float(
+            np.mean([log_likelihood(z[folds == f], solution[:, f : f + 1], labels[folds == f]) for f in range(5)])
+        )
+
+    grid = [s / 300 for s in STRENGTHS]
+    each = [value(problem.solve(strength, 1e-6).solution) for strength in grid]
+    assert int(np.argmax(each)) == 0
+    solved, found = best_strength(problem, grid, value, 1e-6)
+    assert solved.strength == grid[0]
+    assert found == pytest.approx(each[0], abs=1e-4)
