@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.assets import assets_folder
-from benchmarks.confirm_rows import OUT, environment, mean_over_sets, one_thread_count, put_row, read_rows, write_rows
+from benchmarks.confirm_rows import OUT, environment, mean_over_sets, one_thread_count, put_row
+from benchmarks.rows import read_rows, write_rows
 from benchmarks.suite.image_sets import WITHOUT_SPLIT, decode
 from selector import agreement, sources, tasks
 from selector.contracts import Preprocess, Target

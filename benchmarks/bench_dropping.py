@@ -17,7 +17,6 @@ Rows are written as they are made, and those that are in the file already are no
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import selector
+from benchmarks.rows import read_rows, write_rows
 from selector.contracts import Target
 from selector.demo import photos as textile_folder
 from selector.store import FeatureStore
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.sets, args.seeds = args.sets[:1], 1
         models = [spec for spec in models if spec.preprocess.changes()["input_size"][1] <= 32]
-    rows = read(args.out)
+    rows = read_rows(args.out)
     made = {(row["set"], int(row["seed"])) for row in rows}
     seeds = range(args.seed, args.seed + args.seeds)
     store = FeatureStore(args.store)
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (name, seed) not in made:
                 drawn = subsample(pool, min(DRAWN, round(0.8 * len(pool))), seed)
                 rows.append({"set": name, "seed": seed, **replay(drawn, models, settings, store, seed)})
-                write(args.out, rows)
+                write_rows(args.out, rows, COLUMNS)
                 print({k: v for k, v in rows[-1].items() if k != "looked_at"}, file=sys.stderr, flush=True)
     for line in summary(rows):
         print(line)
@@ -115,7 +115,7 @@ def replay(
 def forward_seconds(models: Sequence[ModelSpec], store: FeatureStore) -> dict[str, float]:
     """Seconds an image of each network's forward pass."""
     if FORWARD.is_file():
-        bare = [row for row in read(FORWARD) if row["stage"] == "forward"]
+        bare = [row for row in read_rows(FORWARD) if row["stage"] == "forward"]
         measured = {row["model"]: float(row["seconds"]) / float(row["images"]) for row in bare}
         if {spec.name for spec in models} <= set(measured):
             return {spec.name: measured[spec.name] for spec in models}
@@ -152,23 +152,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"| {name} | {size} | {len(mine)} | {100 * saved:.0f} % | {kept} of {len(mine)} | {top} of {TOP_K * len(mine)} |"
         )
     return lines
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV; none when there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All rows, as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

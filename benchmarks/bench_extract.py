@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import os
 import shutil
@@ -48,15 +47,15 @@ import torch
 from PIL import Image
 
 import selector
+from benchmarks.rows import read_rows, write_rows
+from benchmarks.stored import seconds_to_memory
 from selector import sources
-from selector.contracts import Progress, no_progress
+from selector.contracts import Progress
 from selector.demo import photos as textile_folder
 from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_rows, open_runner
 from selector.extract.pixels import Pixels, normalise, open_pixels
-from selector.scan.candidate import Candidate
-from selector.scan.extraction import Extraction, wanted_of
-from selector.scan.readings import by_network
+from selector.scan.extraction import wanted_of
 from selector.store import FeatureStore
 from selector.system import versions
 from selector.targets import load_target
@@ -125,7 +124,7 @@ class Bench:
         self.first, self.second = lay_out(work / "photos", args.cold_images, args.images, args.seed)
         args.out.mkdir(parents=True, exist_ok=True)
         self._files = {"stage": args.out / "bench_extract.csv", "model": args.out / "bench_extract_models.csv"}
-        self.rows = {kind: _read(path) for kind, path in self._files.items()}
+        self.rows = {kind: read_rows(path) for kind, path in self._files.items()}
 
     def add(self, stage: str, whole: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a stage, replacing older ones."""
@@ -176,10 +175,7 @@ class Bench:
         told = [{key: _short(value) for key, value in row.items()} for row in new]
         kept = [row for row in self.rows[kind] if row["stage"] != stage]
         self.rows[kind] = kept + told
-        with self._files[kind].open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows[kind])
+        write_rows(self._files[kind], self.rows[kind], columns)
 
 
 # ---------------------------------------------------------------------------- stages
@@ -261,7 +257,7 @@ def known(bench: Bench) -> None:
     """Everything is stored: the extraction stage in this process, and the whole command in its own."""
     asked = bench.stage("second")
     ranking = selector.rank(bench.second, zoo=bench.models, store=bench.store, drop="off")  # scores are stored too now
-    stage = min(_extraction_stage(bench) for _ in range(5))
+    stage = seconds_to_memory(bench.second, bench.models, bench.store)
     assert all(model.status != "failed" for model in ranking)
     command = [sys.executable, "-X", "importtime", "-m", "selector", "scan", str(bench.second), "--no-confirm", "--drop", "off",
                "--store", str(bench.store), "--out", str(bench.work / "run")]  # fmt: skip
@@ -282,22 +278,6 @@ def known(bench: Bench) -> None:
         f"whole selector scan process {process:.2f} s, torch {'imported' if 'torch' in imported else 'not imported'}"
     )
     bench.add("known", {"images": bench.args.images, "total_s": process, "extract_s": stage, "note": note}, [])
-
-
-def _extraction_stage(bench: Bench) -> float:
-    """Seconds until the rows of every model are in memory, when all of them are stored."""
-    store = FeatureStore(bench.store)
-    extraction = Extraction(load_target(bench.second), store, "auto", "auto", "auto", "fail", True, no_progress)
-    candidates = [Candidate(spec) for spec in bench.models]
-    hashes = extraction.rows().hashes  # the target is loaded, in both scans, before extraction begins
-    started = time.perf_counter()
-    for network in by_network(candidates):
-        extraction.run(network, 1.0)
-    for candidate in candidates:
-        assert candidate.cached
-        assert candidate.entry is not None
-        candidate.entry.rows(hashes)
-    return time.perf_counter() - started
 
 
 # ---------------------------------------------------------------------------- measuring
@@ -502,13 +482,6 @@ def lay_out(folder: Path, first: int, second: int, seed: int) -> tuple[Path, Pat
 def _commit() -> str:
     told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return told.stdout.strip()
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,6 @@ change: the share at or above the threshold, and the smallest, median and larges
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from benchmarks.assets import assets_folder
+from benchmarks.rows import write_rows
 from benchmarks.suite import image_sets
 from selector.scan.near_duplicates import SAME, SIDE, likeness, nearest
 
@@ -64,10 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in image_sets.NAMES[: 1 if args.quick else None]:
         rows += of_set(image_sets.load(name, assets / "data", 1000, 600), args.seed)
         print("\n".join(str(row) for row in rows[-len(CHANGES) - 1 :]), flush=True)
-    with args.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.out, rows)
     return 0
 
 

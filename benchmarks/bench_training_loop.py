@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.confirm_rows import OUT, environment, one_thread_count, write_rows
+from benchmarks.confirm_rows import OUT, environment, one_thread_count
+from benchmarks.rows import write_rows
 from selector.contracts import Preprocess
 from selector.extract.pixels import normalise
 from selector.strategies._loop import Settings, augmented, bf16_helps, train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.rows import read_rows, write_rows
 from selector.system import versions
 
 OUT = Path(__file__).parent / "results"
@@ -32,22 +32,6 @@ def environment() -> dict[str, Any]:
         "cpu": found["cpu"],
         "threads": torch.get_num_threads(),
     }
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a table; none when there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table anew."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def put_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -167,9 +167,8 @@ def agreement(
                 gain = paired_difference(*both, accuracies, draws=draws, seed=seed)
                 row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
             rows.append(row)
-        if truths := [
-            c for name in truth if len(c := kept(members(name, truth[name], by_score), truth[name])) >= FEWEST_ENCODERS
-        ]:
+        _, truths = columns([], {name: members(name, truth[name], by_score) for name in truth}, truth)
+        if truths:
             rows.append({"scope": scope, "score": RANDOM, "sets": len(truths), **by_chance(truths, seed)})
     return rows
 
@@ -187,11 +186,6 @@ def columns(
             for found, score in zip(values, scores, strict=True):
                 found.append([score[name][e] for e in shared])
     return values, accuracies
-
-
-def kept(names: Iterable[str], column: Column) -> list[float]:
-    """Accuracies of some encoders."""
-    return [column[name] for name in names]
 
 
 def by_chance(truths: Sequence[Sequence[float]], seed: int) -> dict[str, object]:

@@ -70,31 +70,34 @@ def plan(
 ) -> Iterator[tuple[Cell, int | None]]:
     """The missing cells of this process, decided one by one as rows arrive: a column, then second
     seeds for the leaders of every column that is complete by now (another process may have ended it)."""
-    first, step = share[0] - 1, share[1]
     for position, set_name in enumerate(sets):
-        for name in names[first::step]:
+        for name in names[share[0] - 1 :: share[1]]:
             cell = Cell(set_name, name, seed, out)
             if cell.missing():
                 yield cell, None
         for earlier in sets[: position + 1]:
-            for name in leaders(out, earlier, seed, every)[first::step]:
-                cell = Cell(earlier, name, seed + 1, out)
-                if name in names and cell.missing(("full",)):
-                    yield cell, seed
+            yield from _again(earlier, names, every, seed, share, out)
 
 
 def second_seeds(
     sets: Sequence[str], names: Sequence[str], seed: int, share: tuple[int, int], out: Path
 ) -> Iterator[tuple[Cell, int | None]]:
     """Second seeds that are missing, set by set; a column need not be complete."""
-    first, step = share[0] - 1, share[1]
     for set_name in sets:
-        measured = [name for (found, name, how, made), _ in table.read(out).items()
-                    if (found, how, made) == (set_name, "full", seed)]  # fmt: skip
-        for name in leaders(out, set_name, seed, measured)[first::step]:
-            cell = Cell(set_name, name, seed + 1, out)
-            if name in names and cell.missing(("full",)):
-                yield cell, seed
+        measured = [
+            name for found, name, how, made in table.read(out) if (found, how, made) == (set_name, "full", seed)
+        ]
+        yield from _again(set_name, names, measured, seed, share, out)
+
+
+def _again(
+    set_name: str, names: Sequence[str], column: Iterable[str], seed: int, share: tuple[int, int], out: Path
+) -> Iterator[tuple[Cell, int | None]]:
+    """Second seeds that the leaders of a column lack."""
+    for name in leaders(out, set_name, seed, column)[share[0] - 1 :: share[1]]:
+        cell = Cell(set_name, name, seed + 1, out)
+        if name in names and cell.missing(("full",)):
+            yield cell, seed
 
 
 def leaders(out: Path, set_name: str, seed: int, cards: Iterable[str]) -> list[str]:

@@ -12,7 +12,6 @@ carries of the suite (``selector/calibration.json``); it needs scores but no gro
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from scipy.stats import rankdata
 
 import selector
 from benchmarks.assets import assets_folder
+from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.image_suite import SUITE, foreign
@@ -90,14 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = compare(cells, args.draws, args.seed)
     folder = args.out or args.truth.parent
     noise = stability(scored)
-    with (folder / "members_stability.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(noise[0]))
-        writer.writeheader()
-        writer.writerows(noise)
-    with (folder / f"members_{args.strategy}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_rows(folder / "members_stability.csv", noise)
+    shown = [{k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    write_rows(folder / f"members_{args.strategy}.csv", shown)
     show(rows, cells)
     print("\nsampling error of a skill over how far encoders lie apart: ", noise)
     return 0

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import selector
+from benchmarks.stored import seconds_to_memory
 from benchmarks.text_programs.watch import Memory
 from selector import sources
-from selector.contracts import no_progress
-from selector.scan.candidate import Candidate
-from selector.scan.extraction import Extraction
-from selector.scan.readings import by_network
-from selector.store import FeatureStore
-from selector.targets import load_target
-from selector.zoo import ModelSpec, load_zoo
+from selector.zoo import load_zoo
 
 LOGME_ALONE: dict[str, Any] = {"proxies": ["logme"], "intervals": False, "cost": "off"}
 
@@ -41,7 +36,7 @@ def main() -> None:
     assert len(ranking) == len(specs)
     extract = sum(value for stage, value in ranking.seconds.items() if stage in ("tokenise", "extract"))
     if all(model.cached for model in ranking):
-        extract = _stored(specs, (texts, labels), task["store"])
+        extract = seconds_to_memory((texts, labels), specs, task["store"])
     print(
         json.dumps(
             {
@@ -52,26 +47,6 @@ def main() -> None:
             }
         )
     )
-
-
-def _stored(specs: list[ModelSpec], target: tuple[list[str], list[Any]], store: str) -> float:
-    """Seconds until the rows of every model are in memory, when all of them are stored: the best of five."""
-    times = []
-    for _ in range(5):
-        extraction = Extraction(
-            load_target(target), FeatureStore(store), "auto", "auto", "auto", "fail", False, no_progress
-        )
-        candidates = [Candidate(spec) for spec in specs]
-        hashes = extraction.rows().hashes
-        started = time.perf_counter()
-        for network in by_network(candidates):
-            extraction.run(network, 1.0)
-        for candidate in candidates:
-            assert candidate.cached
-            assert candidate.entry is not None
-            candidate.entry.rows(hashes)
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 if __name__ == "__main__":

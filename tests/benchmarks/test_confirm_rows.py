@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.bench_confirm import summarise
-from benchmarks.confirm_rows import mean_over_sets, put_row, read_rows
+from benchmarks.confirm_rows import mean_over_sets, put_row
+from benchmarks.rows import read_rows
 
 
 def test_a_row_replaces_that_of_its_set_and_seed_only(tmp_path: Path) -> None:
