@@ -61,17 +61,13 @@ def _rung(field: Field, number: int, rung: Rung) -> bool:
         for rate in rates:
             if _beyond_the_worse(field, lane, runs, rate):
                 continue
-            run = train_lane(
-                field, lane, Candidate(lane.loaded.name, lane.strategy, rate, field.seed), number + 1, rung.steps
-            )
+            run = _tried(field, lane, rate, number, rung)
             if run is None:
                 return False
             runs.append(run)
         if all(run.record.status == "diverged" for run in runs):
             rate = min(rates) * DIVERGED_RATE_SHARE
-            run = train_lane(
-                field, lane, Candidate(lane.loaded.name, lane.strategy, rate, field.seed), number + 1, rung.steps
-            )
+            run = _tried(field, lane, rate, number, rung)
             if run is None:
                 return False
             runs.append(run)
@@ -79,6 +75,11 @@ def _rung(field: Field, number: int, rung: Rung) -> bool:
     for lane, runs in found:
         _take(field, lane, runs, number)
     return True
+
+
+def _tried(field: Field, lane: Lane, rate: float, number: int, rung: Rung) -> Run | None:
+    candidate = Candidate(lane.loaded.name, lane.strategy, rate, field.seed)
+    return train_lane(field, lane, candidate, number + 1, rung.steps)
 
 
 def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float) -> bool:

@@ -35,7 +35,8 @@ class EagerBackend:
         self.precision = precision
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self.mixed = self.mixes and self.device.type == "cpu" and precision == "bfloat16" and reads_pictures(encoder)
+        pictures = encoder.modality is Modality.IMAGE
+        self.mixed = self.mixes and pictures and self.device.type == "cpu" and precision == "bfloat16"
         self.dtype = torch.float32 if self.mixed else DTYPES[precision]
         self.encoder = placed(encoder, self.device, self.dtype)
 
@@ -60,11 +61,6 @@ class EagerBackend:
     def in_precision(self, precision: str) -> Backend | None:
         """The weights are copied anew from the encoder: nothing is rounded twice."""
         return None
-
-
-def reads_pictures(encoder: Encoder) -> bool:
-    """Whether batches are pixels."""
-    return encoder.modality is Modality.IMAGE
 
 
 def _to_numpy(features: torch.Tensor) -> NDArray[np.float32]:
