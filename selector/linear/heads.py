@@ -78,14 +78,15 @@ def solve_head(
         weights = weights * labels.row_weights(np.asarray(class_weight, dtype=np.float64))
     problem = Logistic(z, basis.curvature, labels.targets, weights, labels.loss)
 
-    def value(solution: np.ndarray) -> float:
-        return float(log_likelihood(zv, solution, val_targets, labels.loss)[0].mean())
+    def held_out(solution: np.ndarray) -> np.ndarray:
+        return np.asarray(log_likelihood(zv, solution, val_targets, labels.loss)[0])
 
     if len(zv):
-        solved, found = best_strength(problem, grid, value, _TOLERANCE)
+        solved, found = best_strength(problem, grid, held_out, _TOLERANCE)
+        loss = -float(found.mean())
     else:
-        solved, found = problem.solve(grid[0], _TOLERANCE), 0.0
-    loss, strength, solution = -found, solved.strength, solved.solution[:, 0]
+        solved, loss = problem.solve(grid[0], _TOLERANCE), 0.0
+    strength, solution = solved.strength, solved.solution[:, 0]
     weight, bias = basis.raw(solution)
     weight, bias = labels.spread(weight, bias, x, num_outputs)
     return LinearHead(weight.astype(np.float32), bias.astype(np.float32), strength, loss)

@@ -63,7 +63,13 @@ class Logistic:
         return solution
 
     def solve(
-        self, strength: float, tolerance: float, start: np.ndarray | None = None, near: Solved | None = None
+        self,
+        strength: float,
+        tolerance: float,
+        start: np.ndarray | None = None,
+        near: Solved | None = None,
+        *,
+        least_steps: int = 0,
     ) -> Solved:
         """The solutions at one strength.
 
@@ -72,7 +78,8 @@ class Logistic:
             tolerance: on the predicted decrease of the objective, nats a row.
             start: (k + 1, F, outputs) to begin from; the class shares when not given. It must not
                 have seen rows that a problem holds out.
-            near: of these problems at another strength; its curvature is learned from.
+            near: of these problems at another strength, or coarser at this one; its curvature is learned from.
+            least_steps: so many are taken before a promise is believed.
         """
         ridge = self._ridge(strength)
         penalty = ridge[:, None, None]
@@ -94,6 +101,7 @@ class Logistic:
             diagonal.astype(np.float32),
             tolerance * self.sizes,
             memory,
+            least_steps,
         )
         objective = float((found.value / self.sizes).mean())
         return Solved(strength, found.solution, objective, found.steps, tuple(found.memory))

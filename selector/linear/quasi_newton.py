@@ -69,6 +69,7 @@ def minimise(
     diagonal: np.ndarray,
     tolerance: np.ndarray,
     memory: Sequence[Pair] = (),
+    least_steps: int = 0,
 ) -> Minimum:
     """Minimise all problems.
 
@@ -79,6 +80,7 @@ def minimise(
         tolerance: (problems,) a problem stops when the decrease that its next step promises falls
             below this. That step is still taken, unseen: it is the better guess.
         memory: pairs of a similar problem.
+        least_steps: the tolerance is not looked at before.
     Cost: one call of ``function`` a step, for the problems that still move.
     """
     point, history = start, list(memory)
@@ -87,7 +89,7 @@ def minimise(
     for steps in range(MAX_STEPS + 1):
         direction = _direction(point.gradient, diagonal, history)
         slope = dot(direction, point.gradient)
-        done = active[-0.5 * slope[active] <= tolerance[active]]
+        done = active[-0.5 * slope[active] <= (tolerance[active] if steps >= least_steps else 0.0)]
         final[:, done] = point.solution[:, done] + direction[:, done]
         active = np.setdiff1d(active, done)
         if not len(active) or steps == MAX_STEPS:

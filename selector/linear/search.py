@@ -23,10 +23,10 @@ and all of them towards the early-stopped side."""
 def best_strength(
     problems: Logistic,
     strengths: Sequence[float],
-    value: Callable[[np.ndarray], float],
+    held_out: Callable[[np.ndarray], np.ndarray],
     tolerance: float,
-) -> tuple[Solved, float]:
-    """The solutions at the strength with the highest held-out log-likelihood, and that value.
+) -> tuple[Solved, np.ndarray]:
+    """The solutions at the strength with the highest mean held-out log-likelihood, and those likelihoods.
 
     The grid is walked upwards from its second strength, every one warm-started from the one before and
     solved coarsely, until one is clearly worse than the best: weaker penalties overfit further, and take
@@ -37,16 +37,20 @@ def best_strength(
     Args:
         problems: fitted rows.
         strengths: C, ascending.
-        value: mean held-out log-likelihood of solutions (k + 1, problems, outputs), nats, ≤ 0.
+        held_out: log-likelihoods of held-out rows under solutions (k + 1, problems, outputs), nats, ≤ 0.
         tolerance: of the final solutions, nats a row.
     Cost: some ten evaluations of loss and gradient for the walk, three to ten for the solutions.
     """
     first = min(1, len(strengths) - 1)
+
+    def value(solution: np.ndarray) -> float:
+        return float(held_out(solution).mean())
+
     walked = _walk(problems, strengths[first:], value, tolerance)
     if max(walked, key=lambda pair: pair[1]) is walked[0]:
         below = (problems.solve(s, max(_COARSE, tolerance), walked[0][0].solution) for s in strengths[:first])
         walked += [(solved, value(solved.solution)) for solved in below]
-    return _refined(problems, walked, value, tolerance)
+    return _refined(problems, walked, held_out, tolerance)
 
 
 def _walk(
@@ -71,17 +75,17 @@ def _walk(
 def _refined(
     problems: Logistic,
     walked: Sequence[tuple[Solved, float]],
-    value: Callable[[np.ndarray], float],
+    held_out: Callable[[np.ndarray], np.ndarray],
     tolerance: float,
-) -> tuple[Solved, float]:
-    best: tuple[Solved, float] | None = None
+) -> tuple[Solved, np.ndarray]:
+    best: tuple[Solved, np.ndarray] | None = None
     for coarse, rough in sorted(walked, key=lambda pair: -pair[1]):
-        if best is not None and rough < (1 + _MARGIN) * best[1]:
+        if best is not None and rough < (1 + _MARGIN) * best[1].mean():
             break
-        # without the memory of the walk: stale curvature promises too small a decrease, and stops too early
-        solved = problems.solve(coarse.strength, tolerance, coarse.solution)
-        found = solved, value(solved.solution)
-        if best is None or found[1] > best[1]:
+        # stale curvature promises too small a decrease: one step must be looked at before it is believed
+        solved = problems.solve(coarse.strength, tolerance, coarse.solution, coarse, least_steps=1)
+        found = solved, held_out(solved.solution)
+        if best is None or found[1].mean() > best[1].mean():
             best = found
     assert best is not None
     return best

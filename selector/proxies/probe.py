@@ -16,8 +16,9 @@ from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, 
 from selector.proxies._proxy import proxy
 
 _TOLERANCE = 1e-6  # predicted decrease of the loss a row
-_COARSE = 2e-5
+_COARSE = 6e-5
 _LARGE = 5e8  # N·D·C from which the coarse tolerance applies
+_AGAIN = 2e-5  # of fits without some rows, from the solution with them
 
 
 @proxy(
@@ -73,17 +74,13 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     grid = [s / features.width for s in STRENGTHS] if strengths is None else sorted(float(s) for s in strengths)
     large = problem.z.size * len(features.classes) > _LARGE
     with capped(min(problem.z.shape)):
-        solved, value = best_strength(
-            problem.fits(),
-            grid,
-            lambda solution: float(problem.held_out(solution).mean()),
-            _COARSE if large else _TOLERANCE,
-        )
+        solved, per_row = best_strength(problem.fits(), grid, problem.held_out, _COARSE if large else _TOLERANCE)
     strength, solution = solved.strength, solved.solution
-    per_row = problem.held_out(solution)
     restored = np.empty_like(per_row)
     restored[order] = per_row
-    made = Score(value, per_row=restored, details={"accuracy": problem.accuracy(solution), "strength": strength})
+    made = Score(
+        float(per_row.mean()), per_row=restored, details={"accuracy": problem.accuracy(solution), "strength": strength}
+    )
     if not blocks:
         return made
     started = time.perf_counter()
@@ -121,7 +118,7 @@ class _Problem:
 
     def without(self, gone: np.ndarray, strength: float, solution: np.ndarray) -> float:
         """The value without some rows, at the strength found."""
-        solved = self.fits(gone).solve(strength, _COARSE, start=solution)
+        solved = self.fits(gone).solve(strength, _AGAIN, start=solution)
         return float(self.held_out(solved.solution)[~gone].mean())
 
     def accuracy(self, solution: np.ndarray) -> float:
