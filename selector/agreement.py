@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from selector.errors import ConfigError
 
@@ -43,6 +42,8 @@ def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Conven
     x, y = _pair(scores, accuracies)
     if _constant(x) or _constant(y):
         return math.nan
+    from scipy import stats  # takes a second to import on a slow machine; a scan of few models can do without
+
     if convention == "scipy":
         return float(stats.weightedtau(x, y, rank=True).statistic)
     return float(stats.weightedtau(y, x, rank=None).statistic)
@@ -50,6 +51,8 @@ def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Conven
 
 def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
     """Kendall's tau-b, in -1..1; NaN on constants."""
+    from scipy import stats
+
     x, y = _pair(scores, accuracies)
     return math.nan if _constant(x) or _constant(y) else float(stats.kendalltau(x, y).statistic)
 
@@ -57,13 +60,23 @@ def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
 def spearman(scores: ArrayLike, accuracies: ArrayLike) -> float:
     """Spearman's rho, ties at their mean rank, in -1..1; NaN on constants."""
     x, y = _pair(scores, accuracies)
-    return math.nan if _constant(x) or _constant(y) else float(stats.spearmanr(x, y).statistic)
+    return math.nan if _constant(x) or _constant(y) else float(np.corrcoef(mean_ranks(x), mean_ranks(y))[0, 1])
 
 
 def pearson(scores: ArrayLike, accuracies: ArrayLike) -> float:
     """Pearson's r, in -1..1; NaN on constants."""
     x, y = _pair(scores, accuracies)
-    return math.nan if _constant(x) or _constant(y) else float(stats.pearsonr(x, y).statistic)
+    return math.nan if _constant(x) or _constant(y) else float(np.corrcoef(x, y)[0, 1])
+
+
+def mean_ranks(values: ArrayLike) -> np.ndarray:
+    """float64 (M,) places from 1, the smallest first, ties at their mean: ``scipy.stats.rankdata``.
+
+    >>> mean_ranks([0.3, 0.1, 0.3]).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place])
 
 
 def regret_at(k: int) -> Measure:

@@ -269,6 +269,6 @@ def _probabilities(
 
 
 def _t90(blocks: int) -> float:
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.ppf(0.95, blocks - 1)) if blocks > 1 else 0.0
+    return float(stdtrit(blocks - 1, 0.95)) if blocks > 1 else 0.0

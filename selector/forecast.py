@@ -47,11 +47,11 @@ class Line:
 
     def at(self, skill: float) -> PredictedValue:
         """The metric of a further model, with its 90 % interval."""
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         value = self.intercept + self.slope * skill
         leverage = 1 + 1 / self.pairs + (skill - self.centre) ** 2 / self.spread
-        half = float(t.ppf(0.95, self.degrees)) * self.error * math.sqrt(leverage)
+        half = float(stdtrit(self.degrees, 0.95)) * self.error * math.sqrt(leverage)
         low, high = value - half, value + half
         if self.bounded:
             value, low, high = (min(max(end, 0.0), 1.0) for end in (value, low, high))

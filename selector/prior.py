@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
-from selector.agreement import weighted_tau
+from selector.agreement import mean_ranks, weighted_tau
 from selector.contracts import metric_sign
 from selector.errors import ConfigError
 from selector.history import Result
@@ -305,7 +304,7 @@ def _columns(rows: Sequence[tuple[str, Result]]) -> list[_Column]:
         values = np.array([np.mean(by_model[m]) for m in models])
         if len(set(values.tolist())) > 1:
             # expected places of n uniform draws: a small pool spreads less than a large one
-            ranks = rankdata(values) / (len(values) + 1) - 0.5
+            ranks = mean_ranks(values) / (len(values) + 1) - 0.5
             columns.append(_Column(target, models, ranks, target in published))
     return columns
 

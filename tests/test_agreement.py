@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from selector import agreement
 from selector.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at, weighted_tau
 from selector.errors import ConfigError
 
@@ -19,6 +20,15 @@ def test_weighted_tau_is_scipys_default_and_the_other_convention_by_name():
     other = weighted_tau(x, y, convention="accuracy")
     assert other == pytest.approx(stats.weightedtau(y, x, rank=None).statistic)
     assert other != pytest.approx(weighted_tau(x, y))
+
+
+def test_ranks_and_correlations_are_scipys_with_ties():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = rng.integers(0, 6, 15) / 7, rng.standard_normal(15)
+        np.testing.assert_array_equal(agreement.mean_ranks(x), stats.rankdata(x))
+        assert agreement.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+        assert agreement.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["weighted_tau", "kendall", "spearman", "pearson"])

@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import spearmanr
 
-from selector.agreement import weighted_tau
+from selector.agreement import spearman, weighted_tau
 from selector.calibration import calibration
 from selector.contracts import LabelKind, Modality, Target
 from selector.evidence import Evidence
@@ -197,7 +196,7 @@ def _mean_correlation(models: Sequence[Evidence]) -> float:
     """Mean Spearman over pairs of members; NaN with one member or constant ones."""
     columns = [np.array([e.members[proxy] for e in models]) for proxy in models[0].members]
     varied = [column for column in columns if np.ptp(column) > 0]
-    found = [float(spearmanr(a, b).statistic) for a, b in itertools.combinations(varied, 2)]
+    found = [spearman(a, b) for a, b in itertools.combinations(varied, 2)]
     return float(np.mean(found)) if found else math.nan
 
 
