@@ -272,6 +272,7 @@ def _rule(field: _Field) -> dict[str, Any]:
         loaded = bench.load(contestant)
         head = bench.solve(loaded, math.inf)
         frozen[contestant.name] = (accuracy(head.logits, "val"), accuracy(bench.frozen_test(loaded), "test"))
+        bench.settle_precision(loaded, "full")
         bench.prepare_start(loaded)
         best = (0.0, 0.0)
         for rate in bench.rates(loaded, "full"):

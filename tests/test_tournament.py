@@ -103,7 +103,8 @@ def test_rates_are_tried_in_the_first_rung_and_one_goes_on(finished: TournamentR
     for model in ("svhn_cnn", "mnist_cnn"):
         assert tuple(h["rate"] for h in first if h["model"] == model) in (RATES["sgd"], RATES["sgd"][:2])
     assert len({h["steps"] for h in first}) == 1
-    assert {h["steps"] for h in later} == {45}  # three quarters; training starts anew
+    assert {h["steps"] for h in first} == {15}
+    assert {h["steps"] for h in later} == {60}  # all of them: training starts anew
     assert len({h["model"] for h in later}) == len(later)
 
 
@@ -167,7 +168,7 @@ def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
     result = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
     assert result.settled
     assert any("was settled after rung 1" in line for line in result.course)
-    assert [h["steps"] for h in result.history if h["rung"] > 1] == [30]
+    assert [h["steps"] for h in result.history if h["rung"] > 1] == [40]
     again = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)
     assert table(again) == table(result)
     assert again.course == result.course
@@ -214,7 +215,7 @@ def test_settled_needs_a_lead_that_the_rungs_left_would_not_turn_round(
         {n: [field.standing(one)] for n, one in lanes.items()}, field.bench.labels["val"], TASK, "accuracy"
     )
     assert by_images["a"].p_best > 0.95
-    assert stop_if_settled(field, rungs_left=3) is settled
+    assert stop_if_settled(field, doublings=3) is settled
     assert field.settled is settled
     assert [name for name, one in lanes.items() if one.alive] == (["a"] if settled else list(figures))
 
@@ -676,6 +677,42 @@ def test_a_second_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     second = tournament(tmp_path)
     assert second.measurements == first.measurements
     assert second.best is not None
+
+
+@pytest.mark.parametrize(("mixed", "chosen"), [(0.5, True), (1.1, True), (1.9, False)])
+def test_a_network_trains_in_the_precision_that_is_faster_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixed: float, chosen: bool
+) -> None:
+    target = small_target()
+    measured: list[bool] = []
+
+    def step(_: Workbench, loaded: Any, __: str, ___: int = 3) -> float:
+        measured.append(loaded.bf16)
+        return mixed if loaded.bf16 else 1.0
+
+    monkeypatch.setattr(Workbench, "measure_step", step)
+    for _ in range(2):  # the second bench finds what the first one measured
+        bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path), "cpu", 16, True)
+        bench.bf16 = True
+        loaded = bench.load(contestant(MNIST))
+        bench.settle_precision(loaded, "full")
+        assert loaded.bf16 is chosen
+    assert measured == [False, True]
+    bench.solve(loaded, math.inf)
+    bench.prepare_start(loaded)
+    record = bench.run(loaded, Candidate("mnist_cnn", "full", 0.003, 0), 2)
+    assert record is not None
+    assert record.facts["precision"] == ("bfloat16" if chosen else "float32")
+
+
+def test_single_precision_is_not_measured_where_bfloat16_is_slow(tmp_path: Path) -> None:
+    target = small_target()
+    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path), "cpu", 16, True)
+    bench.bf16 = False
+    loaded = bench.load(contestant(MNIST))
+    bench.settle_precision(loaded, "full")
+    assert loaded.bf16 is False
+    assert not list(tmp_path.glob("precision-*"))
 
 
 def test_a_lane_that_the_budget_left_out_stays_out_when_the_run_goes_on(

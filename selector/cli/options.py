@@ -145,7 +145,12 @@ Metric = Annotated[
 ]
 MaxSteps = Annotated[
     int | None,
-    typer.Option("--max-steps", min=1, help="At most so many training steps a model.", rich_help_panel=_CONFIRM),
+    typer.Option(
+        "--max-steps",
+        min=1,
+        help="Steps of a finalist's training, at most; trials before it are shorter.",
+        rich_help_panel=_CONFIRM,
+    ),
 ]
 
 

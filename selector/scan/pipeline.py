@@ -236,7 +236,7 @@ def confirm(
         strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
         resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
         metric: the metric that decides; None for the task's own (accuracy).
-        max_steps: optimiser steps a contestant at most.
+        max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
         target: the data, when the ranking was made from objects in memory and then saved.
         out: the run's folder; None for the ranking's own.
         history: where the measured figures are added: True for the user's own, False for nowhere,

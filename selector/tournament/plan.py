@@ -1,7 +1,7 @@
 """How a budget becomes rungs: pure arithmetic, no torch.
 
 A lane is a (model, strategy) pair. In the first rung every lane is tried at several learning
-rates; from rung to rung half of the lanes go on, each at its best rate, for more steps. In every
+rates; the better ones go on, each at its best rate, for more steps; two reach the last rung. In every
 rung training starts anew from the solved head and takes one full cosine cycle, so that what a rung
 measures is a finished model, and stopping after any rung leaves one. Going on from the weights of
 the rung before would begin each cycle with steps at the full rate, and a short cycle has no time
@@ -52,43 +52,41 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps of a lane that goes through all rungs."""
-        return sum(rung.steps for rung in self.rungs)
+        """Steps of the last rung: of the training that made the winner."""
+        return self.rungs[-1].steps
 
 
 def shares(lanes: int) -> tuple[float, ...]:
-    """Each rung's share of the winner's steps.
+    """Steps of each rung, as shares of the last one's.
 
-    >>> shares(1), shares(2), shares(8)
-    ((0.25, 0.75), (0.25, 0.75), (0.125, 0.25, 0.625))
+    >>> shares(2), shares(8), shares(20)
+    ((0.25, 1.0), (0.125, 1.0), (0.125, 0.25, 1.0))
     """
-    return (0.25, 0.75) if lanes <= 4 else (0.125, 0.25, 0.625)
+    if lanes <= 4:
+        return (0.25, 1.0)
+    return (0.125, 1.0) if lanes <= 8 else (0.125, 0.25, 1.0)
 
 
 def rungs_of(total: int, lanes: int, rates: int, final_lanes: int = FINAL_LANES) -> tuple[Rung, ...]:
-    """The rungs for a winner that takes ``total`` steps.
+    """The rungs for a winner whose last training takes ``total`` steps.
 
     >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=8, rates=3)]
-    [(10, 8, 3), (20, 4, 1), (50, 2, 1)]
+    [(10, 8, 3), (80, 2, 1)]
+    >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=12, rates=3)]
+    [(10, 12, 3), (20, 6, 1), (80, 2, 1)]
     >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=1, rates=3)]
-    [(20, 1, 3), (60, 1, 1)]
+    [(20, 1, 3), (80, 1, 1)]
     >>> [(r.steps, r.lanes, r.rates) for r in rungs_of(80, lanes=2, rates=1)]
     [(80, 2, 1)]
     """
     if rates == 1 and lanes <= final_lanes:
         return (Rung(total, lanes, 1),)  # nothing to choose on the way
-    parts = shares(lanes) if total >= len(shares(lanes)) else (1 / total,) * total
-    rungs: list[Rung] = []
-    alive, done = lanes, 0
-    for i in range(len(parts)):
-        last = i == len(parts) - 1
-        if i:
-            alive = min(alive, max(final_lanes, math.ceil(alive / 2)), final_lanes if last else alive)
-        wanted = round(total * sum(parts[: i + 1])) - done
-        steps = total - done if last else min(max(1, wanted), total - done - (len(parts) - i - 1))
-        rungs.append(Rung(steps, alive, rates if i == 0 else 1))
-        done += steps
-    return tuple(rungs)
+    parts = shares(lanes)
+    rungs = [Rung(max(1, round(total * parts[0])), lanes, rates)]
+    for share in parts[1:-1]:
+        half = math.ceil(rungs[-1].lanes / 2)
+        rungs.append(Rung(max(1, round(total * share)), max(final_lanes, half), 1))
+    return (*rungs, Rung(total, min(lanes, final_lanes), 1))
 
 
 def seconds_of(rungs: Sequence[Rung], lanes: Sequence[Lane]) -> float:
@@ -113,10 +111,10 @@ def make_plan(
 
     Args:
         budget: seconds left; None for no limit.
-        max_steps: steps of a lane that goes through all rungs, at most.
+        max_steps: of the last rung, at most.
         steps_an_epoch: decides how short a first rung may be.
         min_rates: fewest learning rates a lane.
-        min_total: fewest steps of a lane that goes through all rungs.
+        min_total: fewest steps of the last rung.
     Returns:
         None when not even the shortest first rung fits.
     """

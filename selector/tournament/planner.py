@@ -155,6 +155,7 @@ def _prepare(field: Field) -> None:
     """Solve the heads at the training resolution and measure a step of every lane."""
 
     def measure(lane: Lane) -> float:
+        field.bench.settle_precision(lane.loaded, lane.strategy)
         field.bench.prepare_start(lane.loaded, field.clock.deadline())
         if lane.label in field.clock.state.get("step_seconds", {}):
             return float(field.clock.state["step_seconds"][lane.label])

@@ -58,7 +58,7 @@ def run_tournament(
             tokens for positions in the target.
         strategies: ``frozen``, ``partial``, ``full``, ``lora``; ``frozen`` is always measured.
         budget_seconds: kept: at most 110 % and 15 s of it are used.
-        max_steps: of the winner at most; None for 20 epochs, within 100..3000.
+        max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
         metric: decides; None for the task's own.
         epsilon: how much worse, in units of the metric, is as good.
         resolution: side in pixels to train at; None for the native one, reduced only when the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from selector.tournament.field import Field, Lane, Run, logits_of
@@ -45,9 +46,8 @@ def run_rungs(field: Field, plan: Plan) -> None:
         field.clock.remember()
         if not field.alive():
             break
-        if number < len(rungs) and stop_if_settled(field, len(rungs) - number):
-            # nobody is left to compare with: one long cycle instead of several short ones
-            rungs = [*rungs[:number], Rung(sum(r.steps for r in rungs[number:]), 1, 1)]
+        if number < len(rungs) and stop_if_settled(field, math.log2(max(2.0, rungs[-1].steps / rung.steps))):
+            rungs = [*rungs[:number], Rung(rungs[-1].steps, 1, 1)]  # nobody is left to compare with
             field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs]
             field.clock.remember()
 
@@ -119,6 +119,7 @@ def train_lane(field: Field, lane: Lane, candidate: Candidate, rung: int, steps:
             "value": field.value(record),
             "seconds": record.facts["seconds"],
             "processor_seconds": record.facts.get("processor_seconds", 0.0),
+            "precision": record.facts.get("precision"),
             "notes": list(record.facts["notes"]),
         }
     )

@@ -10,12 +10,12 @@ from selector.tournament.field import Field
 CONFIDENT = 0.95
 
 
-def stop_if_settled(field: Field, rungs_left: int) -> bool:
+def stop_if_settled(field: Field, doublings: float) -> bool:
     """Rivals stop when the leader is the best with 95 %, or none can plausibly gain ε on it.
 
     Two things are uncertain: which images validation has (resampled), and what the rungs that are
-    left would do to the order. Each rung about doubles the steps taken, so one more is taken to move the lanes
-    apart as much as the last one did; changes of several rungs add up as independent ones.
+    left would do to the order: they double the steps so many times, and each doubling is taken to move the
+    lanes apart as much as the last rung did, as independent changes.
     """
     alive = [lane for lane in field.alive() if lane.best]
     if len(alive) < 2:
@@ -26,7 +26,7 @@ def stop_if_settled(field: Field, rungs_left: int) -> bool:
         before, after, bench.labels["val"], bench.task, field.metric, field.seed, bench.units["val"]
     )
     entrants = {lane.label: [field.standing(lane)] for lane in alive}
-    table = field.standings(entrants, unfinished=math.sqrt(rungs_left) * spread)
+    table = field.standings(entrants, unfinished=math.sqrt(doublings) * spread)
     leader = max(table, key=lambda label: table[label].p_best)
     most = max((-s.low for label, s in table.items() if label != leader), default=0.0)
     if table[leader].p_best < CONFIDENT and most >= field.epsilon:

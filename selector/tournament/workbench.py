@@ -45,6 +45,7 @@ from selector.strategies._loop import (
     train,
 )
 from selector.strategies._parts import parts_of
+from selector.system import cpu_model
 from selector.tournament.journal import Journal, Record
 from selector.tournament.types import Contestant
 
@@ -54,6 +55,7 @@ RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "a
 """By preference: with a small budget only the first is tried. Their evidence is in docs/confirm.md."""
 
 START_ROWS = 5000  # for solving a head at a reduced resolution
+CLEARLY_FASTER = 1.2  # by so much must single precision win to be taken
 CURVE = (0.25, 0.5)  # shares of the training images, besides all of them
 
 
@@ -67,6 +69,7 @@ class Loaded:
     reduced: bool = False
     optimiser: Optimiser = "adamw"
     layer_decay: bool = False
+    bf16: bool = False  # trains in mixed precision, because that was measured to be faster
     frozen: Record | None = None
     native_head: tuple[np.ndarray, np.ndarray] | None = None
     head: tuple[np.ndarray, np.ndarray] | None = None  # at the training resolution
@@ -271,7 +274,7 @@ class Workbench:
             assert loaded.frozen is not None
             loaded.head, loaded.start = loaded.native_head, loaded.frozen.logits
             return
-        key = self.journal.key({**self._facts(loaded, loaded.preprocess), "strategy": "start"})
+        key = self.journal.key({**self._facts(loaded, loaded.preprocess, loaded.bf16), "strategy": "start"})
         record = self.journal.read(key)
         if record is None or record.logits is None:
             module = loaded.encoder.with_head(self.outputs, loaded.size)
@@ -285,7 +288,7 @@ class Workbench:
                     which,
                     self._normalise(loaded.preprocess),
                     device=self.device,
-                    bf16=self.bf16,
+                    bf16=loaded.bf16,
                     deadline=deadline,
                 )
                 if found is None:
@@ -304,17 +307,42 @@ class Workbench:
     def fresh(self, loaded: Loaded) -> nn.Module:
         """The contestant with the solved head, as every training starts."""
         assert loaded.head is not None
+        module = self._built(loaded)
+        set_head(module, *loaded.head)
+        return module
+
+    def _built(self, loaded: Loaded) -> nn.Module:
         begun = time.perf_counter()
         module = loaded.encoder.with_head(self.outputs, loaded.size if loaded.reduced else None)
-        set_head(module, *loaded.head)
         loaded.build_seconds = time.perf_counter() - begun
         return module
 
-    def measure_step(self, loaded: Loaded, strategy: str) -> float:
-        """Seconds of one step, from two after a first; the module is thrown away."""
+    def settle_precision(self, loaded: Loaded, strategy: str) -> None:
+        """Mixed precision or single, whichever trains this network faster here.
+
+        Measured once a network and machine, at the first resolution that is asked for, and remembered
+        beside the trainings: precision is part of their address, so a later call must not decide otherwise.
+        """
+        loaded.bf16 = self.bf16
+        if not self.bf16 or torch.device(self.device).type != "cpu":
+            return
+        asked = {"encoder": loaded.encoder.identity, "cpu": cpu_model(), "batch_size": self.batch_size}
+        name = f"precision-{self.journal.key(asked)}"
+        found = self.journal.read_json(name)
+        if found is None:
+            loaded.bf16 = False
+            single = self.measure_step(loaded, strategy, 2)
+            loaded.bf16 = True
+            found = {"single": single, "mixed": self.measure_step(loaded, strategy, 2)}
+            self.journal.write_json(name, found)
+        # near enough to each other, the usual one: it needs half the memory
+        loaded.bf16 = float(found["mixed"]) <= CLEARLY_FASTER * float(found["single"])
+
+    def measure_step(self, loaded: Loaded, strategy: str, steps: int = 3) -> float:
+        """Seconds of one step, from those after a first; the module is thrown away."""
         times: list[float] = []
         plan = strategies.registry.get(strategy)
-        module = plan.wrap(self.fresh(loaded))
+        module = plan.wrap(self._built(loaded))
         train(
             module,
             plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay),
@@ -323,7 +351,7 @@ class Workbench:
             self._truth,
             self._normalise(loaded.preprocess),
             self.loss,
-            self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), 3),
+            self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), steps),
             on_step=lambda _: times.append(time.perf_counter()),
         )
         return (times[-1] - times[0]) / max(len(times) - 1, 1) if len(times) > 1 else math.inf
@@ -359,7 +387,7 @@ class Workbench:
         """The address of a training."""
         return self.journal.key(
             {
-                **self._facts(loaded, loaded.preprocess),
+                **self._facts(loaded, loaded.preprocess, loaded.bf16),
                 "strategy": candidate.strategy,
                 "rate": candidate.rate,
                 "seed": candidate.seed,
@@ -398,7 +426,7 @@ class Workbench:
             self.indices[split],
             self._normalise(loaded.preprocess),
             device=self.device,
-            bf16=self.bf16,
+            bf16=loaded.bf16,
             deadline=deadline,
         )
 
@@ -449,6 +477,7 @@ class Workbench:
             "evaluate_seconds": time.perf_counter() - begun,
             "processor_seconds": time.process_time() - processor,  # other work on the machine does not count
             "notes": fit.notes,
+            "precision": "bfloat16" if loaded.bf16 else "float32",
             "trained_parameters": trained,
             "memory_bytes": fit.memory_bytes,
         }
@@ -473,7 +502,7 @@ class Workbench:
             optimiser=optimiser,
             seed=candidate.seed,
             augment=self.augment and loaded.encoder.modality is Modality.IMAGE,
-            bf16=self.bf16,
+            bf16=loaded.bf16,
             device=self.device,
             weight_decay=1e-4 if optimiser == "sgd" else 0.05,
         )
@@ -504,14 +533,14 @@ class Workbench:
     def _normalise(self, preprocess: AnyPreprocess) -> Normalise:
         return lambda batch: ready(batch, preprocess, self.device)
 
-    def _facts(self, loaded: Loaded, preprocess: AnyPreprocess) -> dict[str, Any]:
+    def _facts(self, loaded: Loaded, preprocess: AnyPreprocess, bf16: bool | None = None) -> dict[str, Any]:
         return {
             "target": self.target.fingerprint,
             "task": self.task.name,
             "encoder": {**loaded.encoder.identity, **loaded.contestant.identity},
             "preprocess": preprocess.to_dict(),
             "device": torch.device(self.device).type,
-            "bf16": self.bf16,
+            "bf16": self.bf16 if bf16 is None else bf16,
         }
 
 
