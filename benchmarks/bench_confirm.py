@@ -43,8 +43,10 @@ from selector.contracts import Preprocess, Target
 from selector.extract.pixels import Pixels, open_pixels
 from selector.targets import load_target
 from selector.tournament import Contestant, TournamentResult, run_tournament
+from selector.tournament.heads import frozen_test, prepare_start, solve
 from selector.tournament.journal import Journal
-from selector.tournament.workbench import Candidate, Workbench
+from selector.tournament.loaded import Candidate
+from selector.tournament.workbench import Workbench
 from selector.zoo import ModelSpec, load_zoo
 
 ZOO = Path(__file__).parent / "assets-zoo.yaml"
@@ -270,10 +272,10 @@ def _rule(field: _Field) -> dict[str, Any]:
     steps, seconds = 0, 0.0
     for contestant in field.contestants:
         loaded = bench.load(contestant)
-        head = bench.solve(loaded, math.inf)
-        frozen[contestant.name] = (accuracy(head.logits, "val"), accuracy(bench.frozen_test(loaded), "test"))
+        head = solve(bench, loaded, math.inf)
+        frozen[contestant.name] = (accuracy(head.logits, "val"), accuracy(frozen_test(bench, loaded), "test"))
         bench.settle_precision(loaded, "full")
-        bench.prepare_start(loaded)
+        prepare_start(bench, loaded)
         best = (0.0, 0.0)
         for rate in bench.rates(loaded, "full"):
             candidate = Candidate(contestant.name, "full", rate, field.seed)

@@ -244,7 +244,8 @@ def alone(bench: Bench) -> None:
         extract_rows(runner, fresh, pixels, target.hashes, np.arange(count))
         taken = time.perf_counter() - started
         forward = min(forward, forward_seconds(runner, pixels))
-        facts = {"images": count, **runner.identity, "batch_size": runner.batch_size,
+        how = {name: runner.identity[name] for name in ("backend", "precision")}
+        facts = {"images": count, **how, "batch_size": runner.batch_size,
                  "input": encoder.preprocess.input_size[1], "params_m": encoder.num_parameters / 1e6, "status": "ok"}  # fmt: skip
         ours.append({"model": spec.name, "seconds": taken, "extract_s": taken, **facts})
         bare.append({"model": spec.name, "seconds": forward * count, **facts})

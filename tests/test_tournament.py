@@ -29,11 +29,13 @@ from selector.tournament.clock import Clock
 from selector.tournament.compare import spread_of_changes, standings
 from selector.tournament.field import Field, Run
 from selector.tournament.field import Lane as RungLane
+from selector.tournament.heads import prepare_start, solve
 from selector.tournament.journal import Journal, Record
+from selector.tournament.loaded import Candidate
 from selector.tournament.plan import MIN_STEPS, Lane, Plan, Rung, fit_rest, make_plan, rungs_of, seconds_of
 from selector.tournament.rungs import _beyond_the_worse, _halve, _take
 from selector.tournament.settle import stop_if_settled
-from selector.tournament.workbench import RATES, Candidate, Workbench
+from selector.tournament.workbench import RATES, Workbench
 from tests.tournament_samples import MNIST, SVHN, VIT, contestant, load, pixels_for, small_target, spec_of
 
 TASK = tasks.registry.get("classification")
@@ -698,8 +700,8 @@ def test_a_network_trains_in_the_precision_that_is_faster_and_keeps_it(
         bench.settle_precision(loaded, "full")
         assert loaded.bf16 is chosen
     assert measured == [False, True]
-    bench.solve(loaded, math.inf)
-    bench.prepare_start(loaded)
+    solve(bench, loaded, math.inf)
+    prepare_start(bench, loaded)
     record = bench.run(loaded, Candidate("mnist_cnn", "full", 0.003, 0), 2)
     assert record is not None
     assert record.facts["precision"] == ("bfloat16" if chosen else "float32")
@@ -753,8 +755,8 @@ def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pyte
     target = small_target()
     bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path), "cpu", 16, True)
     loaded = bench.load(contestant(MNIST))
-    bench.solve(loaded, math.inf)
-    bench.prepare_start(loaded)
+    solve(bench, loaded, math.inf)
+    prepare_start(bench, loaded)
     candidate = Candidate(loaded.name, "full", 0.003, 0)
     record = bench.run(loaded, candidate, 6)
     whole = bench.module_of(loaded, candidate, 6).state_dict()

@@ -13,8 +13,9 @@ from selector.contracts import metric_sign
 from selector.tournament.clock import RESERVE_SECONDS, Clock
 from selector.tournament.compare import Standing, standings
 from selector.tournament.journal import Record
+from selector.tournament.loaded import Candidate, Loaded
 from selector.tournament.plan import Lane as Cost
-from selector.tournament.workbench import Candidate, Loaded, Workbench
+from selector.tournament.workbench import Workbench
 
 
 @dataclass

@@ -9,9 +9,10 @@ from selector.contracts import Progress
 from selector.engine import LocalEngine
 from selector.errors import StoreError
 from selector.tournament.field import Field, Lane
+from selector.tournament.heads import START_ROWS, prepare_start
+from selector.tournament.loaded import Loaded
 from selector.tournament.plan import MIN_EPOCHS, MIN_STEPS, Plan, Rung, make_plan, seconds_of
 from selector.tournament.plan import Lane as Cost
-from selector.tournament.workbench import START_ROWS, Loaded
 from selector.units import format_duration
 
 EPOCHS = 20  # of the winner, when neither budget nor steps are given
@@ -156,7 +157,7 @@ def _prepare(field: Field) -> None:
 
     def measure(lane: Lane) -> float:
         field.bench.settle_precision(lane.loaded, lane.strategy)
-        field.bench.prepare_start(lane.loaded, field.clock.deadline())
+        prepare_start(field.bench, lane.loaded, field.clock.deadline())
         if lane.label in field.clock.state.get("step_seconds", {}):
             return float(field.clock.state["step_seconds"][lane.label])
         return field.bench.measure_step(lane.loaded, lane.strategy)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from selector.tournament.field import Field, Lane, Run
+from selector.tournament.loaded import Candidate
 from selector.tournament.plan import Rung, seconds_of
 from selector.tournament.rungs import train_lane
-from selector.tournament.workbench import Candidate
 
 
 def repeat_leaders(field: Field) -> None:

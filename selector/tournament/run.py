@@ -15,13 +15,15 @@ from selector.errors import ConfigError, StoreError, TargetError, did_you_mean
 from selector.strategies._loop import PixelBatches
 from selector.tournament.clock import Clock
 from selector.tournament.field import Field, Lane
+from selector.tournament.heads import solve
 from selector.tournament.journal import Journal
+from selector.tournament.loaded import Loaded
 from selector.tournament.planner import plan_rungs
 from selector.tournament.repeats import repeat_leaders
 from selector.tournament.rungs import run_rungs
 from selector.tournament.types import Cache, Contestant, TournamentResult
 from selector.tournament.verdict import verdict
-from selector.tournament.workbench import Loaded, Workbench
+from selector.tournament.workbench import Workbench
 
 BATCH_SIZE = 32
 
@@ -135,7 +137,7 @@ def _load(field: Field, contestants: Sequence[Contestant]) -> None:
 
     def enter(contestant: Contestant) -> Loaded:
         loaded = field.bench.load(contestant)
-        field.bench.solve(loaded, field.clock.deadline())
+        solve(field.bench, loaded, field.clock.deadline())
         return loaded
 
     for outcome in LocalEngine().map(enter, contestants, fatal=(StoreError,)):

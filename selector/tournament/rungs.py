@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from selector.tournament.field import Field, Lane, Run, logits_of
+from selector.tournament.loaded import Candidate
 from selector.tournament.plan import Plan, Rung, fit_rest
 from selector.tournament.settle import stop_if_settled
-from selector.tournament.workbench import Candidate
 
 DIVERGED_RATE_SHARE = 0.1
 

@@ -14,9 +14,10 @@ from selector.results import Measurement
 from selector.tournament.advice import advise
 from selector.tournament.compare import Standing
 from selector.tournament.field import Field, Lane, Run, logits_of
+from selector.tournament.heads import frozen_module, frozen_test
 from selector.tournament.journal import Record
+from selector.tournament.loaded import Loaded
 from selector.tournament.types import EpsilonMember, TournamentResult, Trained
-from selector.tournament.workbench import Loaded
 
 
 def verdict(field: Field) -> TournamentResult:
@@ -107,7 +108,7 @@ def _test(
         if lane is None:
             record = loaded.frozen
             temperature = _temperature(field, record)
-            logits = field.bench.frozen_test(loaded) if len(field.bench.indices["test"]) else None
+            logits = frozen_test(field.bench, loaded) if len(field.bench.indices["test"]) else None
             if label == best_label and loaded.encoder.module is not None:
                 best = _trained(field, loaded, None, None, temperature)
         else:
@@ -172,7 +173,7 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, tempera
     return Trained(
         name=loaded.name,
         strategy=run.candidate.strategy if run else "frozen",
-        module=(module if module is not None else field.bench.frozen_module(loaded)).cpu().eval(),
+        module=(module if module is not None else frozen_module(field.bench, loaded)).cpu().eval(),
         source=str(recipe["source"]),
         recipe=recipe,
         preprocess=loaded.preprocess if run else loaded.encoder.preprocess,

@@ -1,4 +1,4 @@
-"""One candidate at a time: build it, solve its head, train it, measure it, keep the record."""
+"""One candidate at a time: build it, train it from its solved head, measure it, keep the record."""
 
 from __future__ import annotations
 
@@ -20,19 +20,16 @@ from torch import nn
 from selector import strategies
 from selector.contracts import (
     AnyPreprocess,
-    Encoder,
     Modality,
     Progress,
     ProgressCallback,
     Target,
     Task,
-    TextPreprocess,
 )
 from selector.engine import LocalEngine
 from selector.errors import SourceError, StoreError, TrainingError
 from selector.extract.inputs import ready
-from selector.linear import LinearHead, solve_head
-from selector.strategies._head import head_inputs, set_head, steadied
+from selector.strategies._head import set_head
 from selector.strategies._loop import (
     Normalise,
     Optimiser,
@@ -47,6 +44,7 @@ from selector.strategies._loop import (
 from selector.strategies._parts import parts_of
 from selector.system import cpu_model
 from selector.tournament.journal import Journal, Record
+from selector.tournament.loaded import Candidate, Loaded
 from selector.tournament.types import Contestant
 
 log = logging.getLogger(__name__)
@@ -54,54 +52,7 @@ log = logging.getLogger(__name__)
 RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "adamw": (1e-4, 3e-4, 1e-3)}
 """By preference: with a small budget only the first is tried. Their evidence is in docs/confirm.md."""
 
-START_ROWS = 5000  # for solving a head at a reduced resolution
 CLEARLY_FASTER = 1.2  # by so much must single precision win to be taken
-CURVE = (0.25, 0.5)  # shares of the training images, besides all of them
-
-
-@dataclass
-class Loaded:
-    """A contestant whose encoder is in memory."""
-
-    contestant: Contestant
-    encoder: Encoder
-    preprocess: AnyPreprocess  # as trained
-    reduced: bool = False
-    optimiser: Optimiser = "adamw"
-    layer_decay: bool = False
-    bf16: bool = False  # trains in mixed precision, because that was measured to be faster
-    frozen: Record | None = None
-    native_head: tuple[np.ndarray, np.ndarray] | None = None
-    head: tuple[np.ndarray, np.ndarray] | None = None  # at the training resolution
-    start: np.ndarray | None = None  # validation outputs (N, K) of that head: every training begins there
-    forward_seconds: float = math.nan  # an image, at the training resolution
-    build_seconds: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return self.contestant.name
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the training; of a text network (tokens, 1), which is never reduced."""
-        if isinstance(self.preprocess, TextPreprocess):
-            return self.preprocess.max_length, 1
-        return self.preprocess.input_size[1], self.preprocess.input_size[2]
-
-    @property
-    def resolution(self) -> tuple[int, int] | None:
-        """``size`` as it is reported: None for texts."""
-        return None if self.encoder.modality is Modality.TEXT else self.size
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A lane (model, strategy) at one learning rate with one seed."""
-
-    model: str
-    strategy: str
-    rate: float
-    seed: int
 
 
 @dataclass
@@ -167,142 +118,7 @@ class Workbench:
         loaded.head = None
         return True
 
-    # -------------------------------------------------------------------- frozen
-
-    def solve(self, loaded: Loaded, deadline: float) -> Record:
-        """The frozen strategy: features at the native resolution, the head solved, val chooses its strength."""
-        key = self.journal.key({**self._facts(loaded, loaded.encoder.preprocess), "strategy": "frozen"})
-        begun = time.perf_counter()
-        record = self.journal.read(key)
-        rows = (
-            None if record is not None and record.status == "ok" else self._features(loaded, ("train", "val"), deadline)
-        )
-        if record is None or record.status != "ok":
-            if rows is None:
-                raise TrainingError("the budget ended before the features were computed; give more time.")
-            head = self._solve(rows["train"], self.labels["train"], rows["val"])
-            logits = _apply(head.weight, head.bias, rows["val"])
-            facts = {
-                "status": "ok",
-                "strength": head.strength,
-                "weight": head.weight.tolist(),
-                "bias": head.bias.tolist(),
-                "curve": self._curve(rows, logits),
-                "trained_parameters": int(head.weight.size + head.bias.size),
-                "seconds": time.perf_counter() - begun,
-            }
-            record = Record(facts, logits)
-            self.journal.write(key, record)
-        loaded.frozen = record
-        loaded.native_head = (
-            np.asarray(record.facts["weight"], dtype=np.float32),
-            np.asarray(record.facts["bias"], dtype=np.float32),
-        )
-        return record
-
-    def frozen_test(self, loaded: Loaded) -> np.ndarray:
-        """Outputs of the frozen strategy on the test split."""
-        assert loaded.native_head is not None
-        rows = self._features(loaded, ("test",), math.inf)
-        assert rows is not None
-        return _apply(*loaded.native_head, rows["test"])
-
-    def frozen_module(self, loaded: Loaded) -> nn.Module:
-        """The encoder with its solved head as one module."""
-        assert loaded.native_head is not None
-        module = loaded.encoder.with_head(self.outputs)
-        set_head(module, *loaded.native_head)
-        return module.eval()
-
-    def _features(self, loaded: Loaded, splits: tuple[str, ...], deadline: float) -> dict[str, np.ndarray] | None:
-        if self.features_for is not None:
-            cached = {split: np.asarray(self.features_for(loaded.name, self.indices[split])) for split in splits}
-            width = next(iter(cached.values())).shape[1]
-            if width != loaded.encoder.num_features:
-                raise TrainingError(
-                    f"cached features have {width} columns, but the encoder gives {loaded.encoder.num_features}; scan again."
-                )
-            return cached
-        preprocess = loaded.encoder.preprocess
-        module = loaded.encoder.with_head(self.outputs)
-        pixels = self.pixels_for(preprocess)
-        found = {}
-        for split in splits:
-            rows, _ = head_inputs(
-                module,
-                pixels,
-                self.indices[split],
-                self._normalise(preprocess),
-                device=self.device,
-                bf16=self.bf16,
-                deadline=deadline,
-            )
-            if rows is None:
-                return None
-            found[split] = rows
-        return found
-
-    def _curve(self, rows: Mapping[str, np.ndarray], logits: np.ndarray) -> list[list[float]]:
-        """(training images, validation figure) of the solved head at N/4, N/2 and N."""
-        metric = self.task.default_metric
-        order = np.random.default_rng(0).permutation(len(self.indices["train"]))
-        curve = []
-        for share in CURVE:
-            items = order[: int(share * len(order))]
-            units = self.units["train"]
-            some = items if units is None else np.flatnonzero(np.isin(units, items))
-            if len(np.unique(self.labels["train"][some])) < 2:
-                continue
-            head = self._solve(rows["train"][some], self.labels["train"][some], rows["val"])
-            value = self.metrics(_apply(head.weight, head.bias, rows["val"]), "val")[metric]
-            curve.append([len(items), value])
-        curve.append([len(order), self.metrics(logits, "val")[metric]])
-        return curve
-
-    def _solve(self, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> LinearHead:
-        return solve_head(
-            steadied(rows), labels, held_out, self.labels["val"], self.outputs, label_kind=self.task.label_kind
-        )
-
     # -------------------------------------------------------------------- training
-
-    def prepare_start(self, loaded: Loaded, deadline: float = math.inf) -> None:
-        """Solve the head that every strategy starts from, at the resolution of the training."""
-        if loaded.head is not None:
-            return
-        if not loaded.reduced:
-            assert loaded.frozen is not None
-            loaded.head, loaded.start = loaded.native_head, loaded.frozen.logits
-            return
-        key = self.journal.key({**self._facts(loaded, loaded.preprocess, loaded.bf16), "strategy": "start"})
-        record = self.journal.read(key)
-        if record is None or record.logits is None:
-            module = loaded.encoder.with_head(self.outputs, loaded.size)
-            pixels = self.pixels_for(loaded.preprocess)
-            some = np.random.default_rng(0).permutation(len(self.indices["train"]))[:START_ROWS]
-            rows = {}
-            for split, which in (("train", self.indices["train"][some]), ("val", self.indices["val"])):
-                found, seconds = head_inputs(
-                    module,
-                    pixels,
-                    which,
-                    self._normalise(loaded.preprocess),
-                    device=self.device,
-                    bf16=loaded.bf16,
-                    deadline=deadline,
-                )
-                if found is None:
-                    raise TrainingError("the budget ended before the first step; give more time.")
-                rows[split] = found
-                loaded.forward_seconds = seconds / len(which)
-            head = self._solve(rows["train"], self.labels["train"][some], rows["val"])
-            record = Record(
-                {"status": "ok", "weight": head.weight.tolist(), "bias": head.bias.tolist()},
-                _apply(head.weight, head.bias, rows["val"]),
-            )
-            self.journal.write(key, record)
-        loaded.start = record.logits
-        loaded.head = (np.asarray(record.facts["weight"], np.float32), np.asarray(record.facts["bias"], np.float32))
 
     def fresh(self, loaded: Loaded) -> nn.Module:
         """The contestant with the solved head, as every training starts."""
@@ -349,7 +165,7 @@ class Workbench:
             self.pixels_for(loaded.preprocess),
             self.indices["train"],
             self._truth,
-            self._normalise(loaded.preprocess),
+            self.normalise(loaded.preprocess),
             self.loss,
             self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), steps),
             on_step=lambda _: times.append(time.perf_counter()),
@@ -387,7 +203,7 @@ class Workbench:
         """The address of a training."""
         return self.journal.key(
             {
-                **self._facts(loaded, loaded.preprocess, loaded.bf16),
+                **self.facts(loaded, loaded.preprocess, loaded.bf16),
                 "strategy": candidate.strategy,
                 "rate": candidate.rate,
                 "seed": candidate.seed,
@@ -424,7 +240,7 @@ class Workbench:
             module,
             self.pixels_for(loaded.preprocess),
             self.indices[split],
-            self._normalise(loaded.preprocess),
+            self.normalise(loaded.preprocess),
             device=self.device,
             bf16=loaded.bf16,
             deadline=deadline,
@@ -450,7 +266,7 @@ class Workbench:
             self.pixels_for(loaded.preprocess),
             self.indices["train"],
             self._truth,
-            self._normalise(loaded.preprocess),
+            self.normalise(loaded.preprocess),
             self.loss,
             settings,
             checkpoint=self.journal.checkpoint(key),
@@ -530,10 +346,10 @@ class Workbench:
         state = {name: value.detach().to("cpu").contiguous().clone() for name, value in module.state_dict().items()}
         save_weights(self.journal.weights(key), state)
 
-    def _normalise(self, preprocess: AnyPreprocess) -> Normalise:
+    def normalise(self, preprocess: AnyPreprocess) -> Normalise:
         return lambda batch: ready(batch, preprocess, self.device)
 
-    def _facts(self, loaded: Loaded, preprocess: AnyPreprocess, bf16: bool | None = None) -> dict[str, Any]:
+    def facts(self, loaded: Loaded, preprocess: AnyPreprocess, bf16: bool | None = None) -> dict[str, Any]:
         return {
             "target": self.target.fingerprint,
             "task": self.task.name,
@@ -542,11 +358,6 @@ class Workbench:
             "device": torch.device(self.device).type,
             "bf16": self.bf16 if bf16 is None else bf16,
         }
-
-
-def _apply(weight: np.ndarray, bias: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    outputs: np.ndarray = (rows @ weight.T + bias).astype(np.float32)
-    return outputs
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

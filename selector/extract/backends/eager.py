@@ -4,7 +4,7 @@ On a GPU, and for texts, weights and activations are in one precision. Pictures 
 as mixed precision: products in bfloat16, weights, sums along residual paths and norms in float32. That
 costs no time beside convolutions, and transformers keep the neighbours that they lose in pure bfloat16
 (a ViT-S: 0.984 instead of 0.961 unchanged). Batches of short texts would pay for the rounding of the
-weights on every call.
+weights on every call. Batch norms are folded into the convolutions before them (``folding``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from selector.contracts import Encoder, Modality
 from selector.extract.backends import Backend
+from selector.extract.backends.folding import folded, shared_copy
 from selector.extract.inputs import Batch, ready
 from selector.texts import Tokens
 
@@ -75,9 +76,8 @@ def placed(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encode
     """
     assert encoder.module is not None
     moved = copy.copy(encoder)
-    plain = (p for p in encoder.module.parameters() if type(p) is torch.nn.Parameter)
-    shared: dict[int, Any] = {id(p): torch.nn.Parameter(p.data, requires_grad=False) for p in plain}
-    module = copy.deepcopy(encoder.module, shared).eval().requires_grad_(False).to(device=device, dtype=dtype)
+    network = folded(encoder) if encoder.modality is Modality.IMAGE else encoder.module
+    module = shared_copy(network).to(device=device, dtype=dtype)
     moved.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
 
