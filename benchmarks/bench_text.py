@@ -13,8 +13,8 @@ kept as soon as it is there: the same command goes on where it stopped. Cases:
   that the peer computes; ``ours cold logme float32``: also in the peer's precision.
 * ``ours warm``: the same command again.
 * ``loops float32``, ``loops bfloat16``: our extraction and a bare forward loop, in one process.
-* ``peer layers``, ``ours layers``: memory above the loaded model on ``--large`` texts, all layers
-  kept, for a network of six layers and for its first three.
+* ``peer layers``, ``ours layers``, ``ours layers logme``: memory above the loaded model on ``--large``
+  texts, all layers kept, for a network of six layers and for its first three.
 
 ``seconds`` is the whole process, imports and loading included, ``cpu_seconds`` its processor time;
 ``run_seconds`` is the call alone; ``extract_seconds`` is the peer's ``Embedder.embed``, ours from
@@ -118,7 +118,8 @@ def plan(small: int, large: int, repeats: int) -> list[Case]:
             cases.append(Case(name, small, MODELS, repeat))
     cases += [Case(f"loops {precision}", small, MODELS[:1], 0) for precision in ("float32", "bfloat16")]
     for model in MODELS:  # six layers and three: memory should not tell them apart
-        cases += [Case("peer layers", large, (model,), 0), Case("ours layers", large, (model,), 0)]
+        cases += [Case(f"{who} layers", large, (model,), 0) for who in ("peer", "ours")]
+        cases.append(Case("ours layers logme", large, (model,), 0))
     return cases
 
 
@@ -160,7 +161,7 @@ class Bench:
 
     def _measure(self, case: Case, python: str) -> dict[str, Any]:
         texts = self._texts(case.texts)
-        task: dict[str, Any] = {"data": str(texts), "models": list(case.models), "memory": case.name.endswith("layers")}
+        task: dict[str, Any] = {"data": str(texts), "models": list(case.models), "memory": "layers" in case.name}
         task["threads"] = self._threads
         task["folders"] = [self._model_folder(name) for name in case.models]
         probe = probe_seconds()
@@ -291,8 +292,10 @@ def ratios(rows: Sequence[Row]) -> list[str]:
         ours, bare = (least(f"loops {precision}", name) for name in ("rows_per_second", "bare_rows_per_second"))
         lines.append(f"loop in {precision}: {ours:.0f} texts/s, {ours / bare:.2f} x the bare loop (aim 0.9)")
     for model in MODELS:
-        theirs, own = (least(f"{who} layers", "extra_mib", model) for who in ("peer", "ours"))
-        lines.append(f"memory, {model}: {own:.0f} MiB, the peer {theirs:.0f} ({own / theirs:.2f}; aim 0.33)")
+        theirs = least("peer layers", "extra_mib", model)
+        for case in ("ours layers", "ours layers logme"):
+            own = least(case, "extra_mib", model)
+            lines.append(f"memory, {model}, {case}: {own:.0f} MiB, the peer {theirs:.0f} ({own / theirs:.2f}; aim 0.33)")
     return lines
 
 

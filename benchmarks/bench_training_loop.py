@@ -23,7 +23,8 @@ from benchmarks.confirm_rows import OUT, environment, one_thread_count
 from benchmarks.rows import write_rows
 from selector.contracts import Preprocess
 from selector.extract.pixels import normalise
-from selector.strategies._loop import Settings, augmented, bf16_helps, train
+from selector.strategies._kinds import bf16_helps
+from selector.strategies._loop import Settings, augmented, train
 from selector.strategies._parts import Group
 
 

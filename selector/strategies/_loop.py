@@ -21,6 +21,7 @@ from torch import nn
 
 from selector.errors import TrainingError
 from selector.strategies._checkpoint import read_checkpoint, write_checkpoint
+from selector.strategies._kinds import is_folded
 from selector.strategies._parts import Group
 
 log = logging.getLogger(__name__)
@@ -235,46 +236,6 @@ def train_mode(
                 child.eval()
 
 
-def is_folded(module: nn.Module) -> bool:
-    """Whether batch-norm statistics were folded into the weights, so that renewing them would
-    change what the network computes: all are 0 and 1, and yet the affine weights were trained."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms:
-        return False
-    identity = all(
-        m.running_mean is not None
-        and m.running_var is not None
-        and bool((m.running_mean == 0).all())
-        and bool((m.running_var == 1).all())
-        for m in norms
-    )
-    trained = any(m.affine and bool((m.bias != 0).any()) for m in norms)
-    return identity and trained
-
-
-def is_modern(module: nn.Module) -> bool:
-    """A transformer, or a network built like one (ConvNeXt): layer norm or attention somewhere."""
-    kinds = {type(child).__name__ for child in module.modules()}
-    return any(word in kind for kind in kinds for word in ("LayerNorm", "RmsNorm", "RMSNorm", "GroupNorm", "Attention"))
-
-
-def is_classic(module: nn.Module) -> bool:
-    """A plain convolutional network (ResNet, VGG, Inception): neither modern nor depthwise (EfficientNet)."""
-    convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
-    depthwise = any(c.groups == c.in_channels > 1 for c in convolutions)
-    return bool(convolutions) and not depthwise and not is_modern(module)
-
-
-def bf16_helps(device: str) -> bool:
-    """Whether this device multiplies bfloat16 faster than float32."""
-    kind = torch.device(device)
-    if kind.type == "cuda":
-        return torch.cuda.get_device_capability(kind)[0] >= 8
-    flags = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return kind.type == "cpu" and bool(flags() or amx())
-
-
 def augmented(images: torch.Tensor, *, flip: bool) -> torch.Tensor:
     """uint8 (B, H, W, C): a crop of 70-100 % of each image's area, and a mirror image of half of them."""
     from torchvision.transforms.v2 import RandomHorizontalFlip, RandomResizedCrop
@@ -426,4 +387,4 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-__all__ = ["Fit", "PixelBatches", "Settings", "bf16_helps", "is_classic", "is_modern", "predict", "train"]
+__all__ = ["Fit", "PixelBatches", "Settings", "predict", "train"]

@@ -30,17 +30,8 @@ from selector.engine import LocalEngine
 from selector.errors import SourceError, StoreError, TrainingError
 from selector.extract.inputs import ready
 from selector.strategies._head import set_head
-from selector.strategies._loop import (
-    Normalise,
-    Optimiser,
-    PixelBatches,
-    Settings,
-    bf16_helps,
-    is_classic,
-    is_modern,
-    predict,
-    train,
-)
+from selector.strategies._kinds import bf16_helps, is_classic, is_modern
+from selector.strategies._loop import Normalise, Optimiser, PixelBatches, Settings, predict, train
 from selector.strategies._parts import parts_of
 from selector.system import cpu_model
 from selector.tournament.journal import Journal, Record

@@ -13,7 +13,8 @@ from torch import nn
 
 from selector.errors import TrainingError
 from selector.strategies import _loop
-from selector.strategies._loop import Settings, is_classic, is_folded, is_modern, predict, train
+from selector.strategies._kinds import is_classic, is_folded, is_modern
+from selector.strategies._loop import Settings, predict, train
 from selector.strategies._parts import Group
 
 

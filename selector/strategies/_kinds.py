@@ -1,0 +1,46 @@
+"""What kind of network it is, and what its device multiplies fast: decides how it is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def is_folded(module: nn.Module) -> bool:
+    """Whether batch-norm statistics were folded into the weights, so that renewing them would
+    change what the network computes: all are 0 and 1, and yet the affine weights were trained."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return False
+    identity = all(
+        m.running_mean is not None
+        and m.running_var is not None
+        and bool((m.running_mean == 0).all())
+        and bool((m.running_var == 1).all())
+        for m in norms
+    )
+    trained = any(m.affine and bool((m.bias != 0).any()) for m in norms)
+    return identity and trained
+
+
+def is_modern(module: nn.Module) -> bool:
+    """A transformer, or a network built like one (ConvNeXt): layer norm or attention somewhere."""
+    kinds = {type(child).__name__ for child in module.modules()}
+    return any(word in kind for kind in kinds for word in ("LayerNorm", "RmsNorm", "RMSNorm", "GroupNorm", "Attention"))
+
+
+def is_classic(module: nn.Module) -> bool:
+    """A plain convolutional network (ResNet, VGG, Inception): neither modern nor depthwise (EfficientNet)."""
+    convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+    depthwise = any(c.groups == c.in_channels > 1 for c in convolutions)
+    return bool(convolutions) and not depthwise and not is_modern(module)
+
+
+def bf16_helps(device: str) -> bool:
+    """Whether this device multiplies bfloat16 faster than float32."""
+    kind = torch.device(device)
+    if kind.type == "cuda":
+        return torch.cuda.get_device_capability(kind)[0] >= 8
+    flags = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return kind.type == "cpu" and bool(flags() or amx())
