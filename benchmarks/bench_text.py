@@ -60,6 +60,7 @@ FIELDS = (
         "rows_per_second",
         "bare_rows_per_second",
         "extra_mib",
+        "private_mib",
         "threads",
         "status",
     ),
@@ -181,7 +182,8 @@ class Bench:
                 run(python, "ours", task)
             found = run(python, "ours", task)
         if not task["memory"]:
-            found.pop("extra_mib", None)  # above the loaded model only where one was loaded before
+            for name in ("extra_mib", "private_mib"):  # above the loaded model only where one was loaded before
+                found.pop(name, None)
         return {"probe_s": probe, "threads": self._threads, **found}
 
     def _peer_batch(self) -> int:
@@ -292,10 +294,11 @@ def ratios(rows: Sequence[Row]) -> list[str]:
         ours, bare = (least(f"loops {precision}", name) for name in ("rows_per_second", "bare_rows_per_second"))
         lines.append(f"loop in {precision}: {ours:.0f} texts/s, {ours / bare:.2f} x the bare loop (aim 0.9)")
     for model in MODELS:
-        theirs = least("peer layers", "extra_mib", model)
         for case in ("ours layers", "ours layers logme"):
-            own = least(case, "extra_mib", model)
-            lines.append(f"memory, {model}, {case}: {own:.0f} MiB, the peer {theirs:.0f} ({own / theirs:.2f}; aim 0.33)")
+            for column, kind in (("extra_mib", "resident"), ("private_mib", "of which no file backs")):
+                theirs, own = (least(name, column, model) for name in ("peer layers", case))
+                told = f"memory, {model}, {case}, {kind}: {own:.0f} MiB, the peer {theirs:.0f}"
+                lines.append(f"{told} ({own / theirs:.2f}; aim 0.33)")
     return lines
 
 

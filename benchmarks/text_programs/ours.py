@@ -43,6 +43,7 @@ def main() -> None:
                 "run_seconds": seconds,
                 "extract_seconds": extract,
                 "extra_mib": memory.extra,
+                "private_mib": memory.private,
                 "stages": dict(ranking.seconds),
             }
         )

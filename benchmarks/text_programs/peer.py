@@ -37,7 +37,8 @@ def main() -> None:
         )
         seconds = time.perf_counter() - started
     assert len(found.scores) == len(set(task["folders"])), found
-    print(json.dumps({"run_seconds": seconds, "extract_seconds": sum(embedding), "extra_mib": memory.extra}))
+    extra = {"extra_mib": memory.extra, "private_mib": memory.private}
+    print(json.dumps({"run_seconds": seconds, "extract_seconds": sum(embedding), **extra}))
 
 
 def _timed(embedder: Any) -> list[float]:

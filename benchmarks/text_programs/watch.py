@@ -12,11 +12,15 @@ MIB = 2**20
 
 
 class Memory:
-    """``with Memory() as memory: ...``, then ``memory.extra`` in MiB."""
+    """``with Memory() as memory: ...``, then ``memory.extra`` and ``memory.private`` in MiB.
+
+    ``private`` leaves out pages of files (weights, libraries, stored rows), which the system takes
+    back when it needs to.
+    """
 
     def __enter__(self) -> Memory:
         self._process, self._done = psutil.Process(), threading.Event()
-        self.base = self.peak = self._process.memory_info().rss
+        self.base = self.peak = self._now()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -29,9 +33,19 @@ class Memory:
 
     @property
     def extra(self) -> float:
-        """MiB above the beginning."""
-        return (self.peak - self.base) / MIB
+        """Resident MiB above the beginning."""
+        return (self.peak[0] - self.base[0]) / MIB
+
+    @property
+    def private(self) -> float:
+        """MiB above the beginning that no file backs."""
+        return (self.peak[1] - self.base[1]) / MIB
+
+    def _now(self) -> tuple[int, int]:
+        taken = self._process.memory_info()
+        return taken.rss, taken.rss - taken.shared
 
     def _watch(self) -> None:
         while not self._done.wait(_EVERY):
-            self.peak = max(self.peak, self._process.memory_info().rss)
+            now = self._now()
+            self.peak = max(self.peak[0], now[0]), max(self.peak[1], now[1])
