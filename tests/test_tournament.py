@@ -192,11 +192,33 @@ def lanes_after_a_rung(field: Field, lane: RungLane, figures: dict[str, tuple[fl
 
 def test_a_lane_whose_head_was_spoiled_stands_where_it_started(tmp_path: Path) -> None:
     field, lane = searching(tmp_path, 0.5)
-    lanes = lanes_after_a_rung(field, lane, {"spoiled": (0.8, 0.6), "steady": (0.7, 0.7), "weak": (0.4, 0.5)})
+    lanes = lanes_after_a_rung(field, lane, {"spoiled": (0.8, 0.6), "steady": (0.76, 0.76), "weak": (0.4, 0.5)})
     _halve(field, 2)
     assert [name for name, one in lanes.items() if one.alive] == ["spoiled", "steady"]
     assert field.lane_order(lanes["spoiled"])[0] == pytest.approx(0.8)
     assert field.lane_order(lanes["weak"])[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("second", "shift", "goes_on"),
+    [
+        (0.76, 0, True),  # demonstrably worse, but within five points
+        (0.70, 0, False),
+        (0.74, 100, True),  # six points behind, right on other images: chance may be what tells them apart
+    ],
+)
+def test_a_lane_that_is_far_and_demonstrably_behind_goes_no_further(
+    tmp_path: Path, second: float, shift: int, goes_on: bool
+) -> None:
+    field, lane = searching(tmp_path, 0.5)
+    lanes = lanes_after_a_rung(field, lane, {"first": (0.5, 0.8), "second": (0.5, second)})
+    outputs = right_on(second, field.bench.labels["val"], shift)
+    lanes["second"].best = replace(lanes["second"].best, record=Record({"status": "ok", "notes": []}, outputs))
+    _halve(field, 2)
+    assert lanes["first"].alive
+    assert lanes["second"].alive is goes_on
+    told = [line for line in field.clock.course if "second full went no further: after rung 1 it was 0.1" in line]
+    assert len(told) == (not goes_on)
 
 
 @pytest.mark.parametrize(

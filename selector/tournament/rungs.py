@@ -11,6 +11,7 @@ from selector.tournament.plan import Plan, Rung, fit_rest
 from selector.tournament.settle import stop_if_settled
 
 DIVERGED_RATE_SHARE = 0.1
+FAR_BEHIND = 5  # ε behind the leader; no lane of the recorded trainings made up for so much
 
 
 def run_rungs(field: Field, plan: Plan) -> None:
@@ -155,6 +156,16 @@ def _take(field: Field, lane: Lane, runs: Sequence[Run], number: int) -> None:
 
 
 def _halve(field: Field, lanes: int) -> None:
+    """The better lanes go on; of them none that is far and demonstrably behind the leader."""
     ranked = sorted(field.alive(), key=field.lane_order, reverse=True)
     for lane in ranked[lanes:]:
         lane.alive = False
+    for lane in ranked[1:lanes]:
+        behind = field.lane_order(ranked[0])[0] - field.lane_order(lane)[0]
+        if behind > FAR_BEHIND * field.epsilon and field.demonstrably_worse(
+            field.standing(lane), field.standing(ranked[0])
+        ):
+            lane.alive = False
+            field.clock.tell(
+                f"{lane.label} went no further: after rung {lane.rung} it was {behind:.3g} behind the leader."
+            )
