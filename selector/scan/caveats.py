@@ -133,12 +133,13 @@ def unlike_calibration(evidence: dict[str, Evidence], target: Target, rows: int)
     """The target lies outside of everything that the default score was tried on."""
     frozen = calibration()
     if target.modality is not Modality.IMAGE or target.label_kind is not LabelKind.CLASSES:
-        what = f"{target.modality.noun}s"
+        told = "the default score was made for images; on texts it was tried with six small encoders only (docs/evidence.md)."
         if target.label_kind is not LabelKind.CLASSES:
-            what += f" with {target.label_kind} labels"
+            what = f"{target.modality.noun}s with {target.label_kind} labels"
+            told = f"the default score was tried on classes only, never on {what}: take its order as a guess."
         return Caveat(
             "unlike-calibration",
-            f"the default score was tried on images in classes only, never on {what}: take its order as a guess.",
+            told,
             {"calibration": frozen.version, "modality": str(target.modality), "label_kind": str(target.label_kind)},
         )
     if not evidence or not frozen.sets:
