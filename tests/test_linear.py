@@ -151,6 +151,13 @@ def test_the_first_gradient_in_closed_form_equals_the_sum_over_rows():
     np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
 
 
+def held_out_rows(problem, labels, folds):
+    """What ``best_strength`` asks: log-likelihoods of the rows of five folds, each under the fit without them."""
+    return lambda solution: np.concatenate(
+        [log_likelihood(problem.z[folds == f], solution[:, f : f + 1], labels[folds == f])[0] for f in range(5)]
+    )
+
+
 def test_labels_without_signal_are_not_predicted_better_than_by_their_shares():
     """A solution that had seen held-out rows would beat chance, most of all with more columns than rows."""
     rng = np.random.default_rng(3)
@@ -159,11 +166,7 @@ def test_labels_without_signal_are_not_predicted_better_than_by_their_shares():
     labels, folds = rng.integers(0, 4, 200), np.arange(200) % 5
     problem = Logistic(z, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
 
-    def held_out(solution):
-        return np.array(
-            [log_likelihood(z[folds == f], solution[:, f : f + 1], labels[folds == f])[0] for f in range(5)]
-        )
-
+    held_out = held_out_rows(problem, labels, folds)
     _, found = best_strength(problem, [s / 300 for s in STRENGTHS], held_out, 1e-5)
     assert found.mean() < -np.log(4) + 0.01
 
@@ -175,12 +178,7 @@ def test_the_strongest_penalty_wins_where_the_labels_say_least():
     basis = standardise(rows)
     problem = Logistic(basis.coordinates(rows), basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
 
-    def held_out(solution):
-        z = problem.z
-        return np.array(
-            [log_likelihood(z[folds == f], solution[:, f : f + 1], labels[folds == f])[0] for f in range(5)]
-        )
-
+    held_out = held_out_rows(problem, labels, folds)
     grid = [s / 300 for s in STRENGTHS]
     each = [held_out(problem.solve(strength, 1e-6).solution).mean() for strength in grid]
     assert int(np.argmax(each)) == 0
@@ -198,12 +196,7 @@ def test_a_decrease_that_stale_curvature_promises_is_not_believed():
     basis = standardise(rows)
     problem = Logistic(basis.coordinates(rows), basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
 
-    def held_out(solution):
-        z = problem.z
-        return np.concatenate(
-            [log_likelihood(z[folds == f], solution[:, f : f + 1], labels[folds == f])[0] for f in range(5)]
-        )
-
+    held_out = held_out_rows(problem, labels, folds)
     solved, found = best_strength(problem, [s / 1500 for s in STRENGTHS], held_out, 1e-6)
     exact = held_out(problem.solve(solved.strength, 1e-9).solution)
     assert found.mean() == pytest.approx(exact.mean(), abs=1e-4)

@@ -23,7 +23,6 @@ from selector import tasks
 from selector.contracts import Encoder, Preprocess
 from selector.errors import ConfigError, SourceError, StoreError, TargetError
 from selector.strategies import _loop
-from selector.strategies._kinds import bf16_helps
 from selector.tournament import TournamentResult, run_tournament
 from selector.tournament.advice import advise
 from selector.tournament.clock import Clock
@@ -303,7 +302,11 @@ def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: To
         pixels_for(target)(best.preprocess),
         target.indices("test"),
         lambda images: __import__("selector.extract.pixels", fromlist=["normalise"]).normalise(images, best.preprocess),
-        bf16=bf16_helps("cpu") and best.strategy != "frozen",
+        bf16=any(
+            h["precision"] == "bfloat16"
+            for h in finished.history
+            if (h["model"], h["strategy"]) == (best.name, best.strategy)
+        ),
     )
     assert outputs is not None
     figures = TASK.metrics(outputs / best.temperature, target.labels[target.indices("test")])

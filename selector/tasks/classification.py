@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from selector.agreement import mean_ranks
 from selector.contracts import LabelKind, Target
 from selector.errors import ConfigError, TargetError
 from selector.tasks import task
@@ -183,14 +184,12 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
 
     Ties count half. None when fewer than two classes are present.
     """
-    from scipy.stats import rankdata
-
     areas = []
     for label in np.unique(labels):
         positive = labels == label
         n_positive, n_negative = int(positive.sum()), int((~positive).sum())
         if n_negative:
-            ranks = rankdata(probabilities[:, label])
+            ranks = mean_ranks(probabilities[:, label])
             areas.append((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
     return float(np.mean(areas)) if areas else None
 

@@ -160,11 +160,11 @@ def _halve(field: Field, lanes: int) -> None:
     ranked = sorted(field.alive(), key=field.lane_order, reverse=True)
     for lane in ranked[lanes:]:
         lane.alive = False
+    leader = ranked[0]
     for lane in ranked[1:lanes]:
-        behind = field.lane_order(ranked[0])[0] - field.lane_order(lane)[0]
-        if behind > FAR_BEHIND * field.epsilon and field.demonstrably_worse(
-            field.standing(lane), field.standing(ranked[0])
-        ):
+        behind = field.lane_order(leader)[0] - field.lane_order(lane)[0]
+        far = behind > FAR_BEHIND * field.epsilon
+        if far and field.demonstrably_worse(field.standing(lane), field.standing(leader)):
             lane.alive = False
             field.clock.tell(
                 f"{lane.label} went no further: after rung {lane.rung} it was {behind:.3g} behind the leader."
