@@ -71,6 +71,23 @@ def test_the_stored_order_is_mapped_without_a_copy(store: FeatureStore) -> None:
     assert np.array_equal(again, features(shuffled))
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not list the maps of a process")
+def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store: FeatureStore) -> None:
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count(".rows")
+
+    entry = store.entry(IDENTITY)
+    fill(entry, range(3000))
+    rows = entry.rows(hashes(range(3000)))
+    assert mapped() > 0
+    part = rows[10:20]
+    del rows
+    assert np.array_equal(part, features(range(10, 20)))
+    del part
+    assert mapped() == 0
+    assert np.array_equal(entry.rows(hashes(range(3000))), features(range(3000)))
+
+
 def test_merging_keeps_rows_that_were_not_asked_for(store: FeatureStore) -> None:
     entry = store.entry(IDENTITY)
     fill(entry, range(40))

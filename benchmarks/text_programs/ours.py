@@ -10,7 +10,7 @@ from typing import Any
 
 import selector
 from benchmarks.stored import seconds_to_memory
-from benchmarks.text_programs.watch import Memory
+from benchmarks.text_programs.watch import Memory, touch
 from selector import sources
 from selector.zoo import load_zoo
 
@@ -24,6 +24,8 @@ def main() -> None:
     zoo = {model.name: model for model in load_zoo().models}
     specs = [zoo[name] for name in task["models"]]
     loaded = sources.registry.get(specs[0].source_name).load(specs[0]) if task["memory"] else None
+    if loaded is not None:
+        touch(loaded.module)
     settings = LOGME_ALONE if task["logme_alone"] else {}
     with Memory() as memory:
         del loaded  # as for the peer

@@ -14,7 +14,7 @@ import datasets
 import transformers
 from transformer_ranker import TransformerRanker
 from transformer_ranker.embedder import Embedder
-from watch import Memory
+from watch import Memory, touch
 
 
 def main() -> None:
@@ -22,6 +22,8 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     texts, labels = json.loads(Path(task["data"]).read_text(encoding="utf-8"))
     loaded = transformers.AutoModel.from_pretrained(task["folders"][0]) if task["memory"] else None
+    if loaded is not None:
+        touch(loaded)
     embedding = _timed(Embedder)
     with Memory() as memory:
         del loaded  # what counts is above the loaded model, which the run loads again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -49,3 +50,9 @@ class Memory:
         while not self._done.wait(_EVERY):
             now = self._now()
             self.peak = max(self.peak[0], now[0]), max(self.peak[1], now[1])
+
+
+def touch(network: Any) -> None:
+    """Read every weight, so that a loaded model is in memory as a whole: a file may be mapped lazily."""
+    for weight in network.parameters():
+        float(weight.sum())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,18 +32,18 @@ class TokenTable:
         cut_off: (N,) tokens that did not fit.
     """
 
-    def __init__(self, preprocess: TextPreprocess, texts: Sequence[TokenisedText | None], device: str = "cpu") -> None:
+    def __init__(
+        self, preprocess: TextPreprocess, chunks: Iterable[Sequence[TokenisedText | None]], device: str = "cpu"
+    ) -> None:
         self.preprocess = preprocess
-        self.lengths = np.array([0 if text is None else text.length for text in texts], np.int64)
-        self.cut_off = np.array([0 if text is None else text.cut for text in texts], np.int64)
-        rows = [(row, flags) for text in texts if text for row, flags in zip(text.ids, text.flags, strict=True)]
-        self._ids = np.concatenate([row for row, _ in rows]) if rows else np.empty(0, np.int32)
-        self._flags = np.concatenate([flags for _, flags in rows]) if rows else np.empty(0, np.uint8)
-        self._starts = np.concatenate([[0], np.cumsum([len(row) for row, _ in rows], dtype=np.int64)])
-        self._first = np.concatenate([[0], np.cumsum([len(t.ids) if t else 0 for t in texts], dtype=np.int64)])
-        self._words = np.concatenate([row for text in texts if text for row in text.words] or [np.empty(0, np.int32)])
-        self._counts = np.array([0 if text is None else text.count for text in texts], np.int64)
         self._budget = _CPU_TOKENS if device == "cpu" else _GPU_TOKENS
+        # flattened chunk by chunk: as objects the texts take many times the memory
+        flat = [_flattened(chunk) for chunk in chunks] or [_flattened([])]
+        self.lengths, self.cut_off, windows, self._counts, sizes, self._ids, self._flags, self._words = (
+            np.concatenate(parts) for parts in zip(*flat, strict=True)
+        )
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._first = np.concatenate([[0], np.cumsum(windows)])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -110,17 +110,38 @@ def open_tokens(
     """
     tokenise = Tokeniser(preprocess)
     bad: dict[int, str] = {}
-    found: list[TokenisedText | None] = []
-    progress(Progress("tokenise", 0, len(items), "texts"))
-    for chunk in _chunks(items, hashes, names):
-        reasons = [why_unusable(text) for text in chunk]
-        bad |= {len(found) + i: reason for i, reason in enumerate(reasons) if reason}
-        made = iter(tokenise([text for text, reason in zip(chunk, reasons, strict=True) if not reason]))
-        found += [None if reason else next(made) for reason in reasons]
-        progress(Progress("tokenise", len(found), len(items), "texts"))
+
+    def tokenised() -> Iterator[list[TokenisedText | None]]:
+        done = 0
+        progress(Progress("tokenise", 0, len(items), "texts"))
+        for chunk in _chunks(items, hashes, names):
+            reasons = [why_unusable(text) for text in chunk]
+            bad.update({done + i: reason for i, reason in enumerate(reasons) if reason})
+            made = iter(tokenise([text for text, reason in zip(chunk, reasons, strict=True) if not reason]))
+            yield [None if reason else next(made) for reason in reasons]
+            done += len(chunk)
+            progress(Progress("tokenise", done, len(items), "texts"))
+
+    table = TokenTable(preprocess, tokenised(), device)
     if bad and on_bad == "fail":
         raise _bad_texts(bad, names)
-    return TokenTable(preprocess, found, device), bad
+    return table, bad
+
+
+def _flattened(texts: Sequence[TokenisedText | None]) -> tuple[NDArray[Any], ...]:
+    """Of each text its length, tokens cut off, rows and words; of each row its length; then ids, flags and words
+    of all tokens."""
+    told = [(t.length, t.cut, len(t.ids), t.count) if t else (0, 0, 0, 0) for t in texts]
+    lengths, cut_off, windows, counts = np.array(told, np.int64).reshape(-1, 4).T
+    ids = [row for text in texts if text for row in text.ids]
+    flags = [row for text in texts if text for row in text.flags]
+    words = [row for text in texts if text for row in text.words]
+    sizes = np.array([len(row) for row in ids], np.int64)
+    no_ids, no_flags = np.empty(0, np.int32), np.empty(0, np.uint8)
+    return (
+        *(lengths, cut_off, windows, counts, sizes),
+        *(np.concatenate(ids or [no_ids]), np.concatenate(flags or [no_flags]), np.concatenate(words or [no_ids])),
+    )
 
 
 def _chunks(items: Items, hashes: Sequence[str], names: Sequence[str]) -> Iterator[list[RawText | Words]]:

@@ -23,6 +23,7 @@ from selector.contracts import (
 )
 from selector.engine import failure_of
 from selector.errors import SourceError
+from selector.extract.memory import give_back
 from selector.scan.ahead import LoadAhead
 from selector.scan.candidate import Candidate
 from selector.scan.costs import CostMode, Costs
@@ -145,6 +146,8 @@ class Extraction:
             for candidate in pending:
                 self._exclude(candidate, str(error))
             return
+        finally:
+            give_back()  # the network is gone
         seconds = time.perf_counter() - started - (self._seconds["cost"] - costing)
         self._seconds["extract"] += seconds
         for candidate, result in zip(pending, found, strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ class Container:
                 raise Damaged("the checksum of the header does not match")
             size = file.seek(0, 2)
         self._start = _FIXED.size + length
-        self._mapped: dict[str, np.ndarray] = {}
+        # only as long as somebody holds the array: a scan of many models must not keep all their rows resident
+        self._mapped: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
         self._arrays = {a["name"]: a for a in json.loads(header)["arrays"]}
         for described in self._arrays.values():
             if self._start + described["offset"] + _nbytes(described) > size:
@@ -120,9 +122,10 @@ class Container:
         shape, dtype = tuple(described["shape"]), np.dtype(described["dtype"])
         if 0 in shape:
             return np.empty(shape, dtype)
-        if name not in self._mapped:
-            self._mapped[name] = np.memmap(self.path, dtype, "r", self._start + described["offset"], shape)
-        mapped = self._mapped[name]
+        mapped = self._mapped.get(name)
+        if mapped is None:
+            mapped = np.memmap(self.path, dtype, "r", self._start + described["offset"], shape)
+            self._mapped[name] = mapped
         if check:
             digest = xxhash.xxh3_64()
             flat = mapped.reshape(-1).view(np.uint8)

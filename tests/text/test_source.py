@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -358,13 +359,33 @@ def test_extraction_holds_the_weights_once_and_leaves_the_encoder_as_it_is(folde
 
     encoder = load(folders["bert"])
     before = {name: (value.data_ptr(), value.clone()) for name, value in encoder.module.state_dict().items()}
-    for precision, once in (("float32", True), ("bfloat16", False)):
+    for precision, shared in (("float32", set(before)), ("bfloat16", {TABLE})):
         backend = EagerBackend(encoder, "cpu", precision, 4)
         assert backend.encoder.module is not encoder.module
-        pairs = zip(backend.encoder.module.parameters(), encoder.module.parameters(), strict=True)
-        assert all((ours.data_ptr() == theirs.data_ptr()) is once for ours, theirs in pairs)
-        assert not any(p.requires_grad for p in backend.encoder.module.parameters())
+        ours = dict(backend.encoder.module.named_parameters())
+        ours.setdefault(TABLE, backend.encoder.module.backbone.get_input_embeddings().weight)
+        assert {name for name, value in ours.items() if value.data_ptr() == before[name][0]} == shared
+        assert not any(value.requires_grad for value in ours.values())
     assert all(p.requires_grad for p in encoder.module.parameters())
     for name, value in encoder.module.state_dict().items():
         assert value.data_ptr() == before[name][0]
         assert torch.equal(value, before[name][1])
+
+
+TABLE = "backbone.embeddings.word_embeddings.weight"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shared_embedding_gives_the_features_of_a_rounded_one(folders: dict[str, Path], family: str) -> None:
+    from selector.extract.backends.eager import EagerBackend
+
+    encoder = load(folders[family])
+    batch = tokens(encoder)
+    backend = EagerBackend(encoder, "cpu", "bfloat16", 4)
+    ours = backend.encoder.module.backbone.get_input_embeddings().weight
+    theirs = encoder.module.backbone.get_input_embeddings().weight
+    found = backend.start(batch)()
+    assert (ours.data_ptr() == theirs.data_ptr()) is (family != "gemma")  # gemma scales in its table's precision
+    encoder.module.to(torch.bfloat16)
+    with torch.inference_mode():
+        assert np.array_equal(found, encoder.encode(batch).float().numpy())

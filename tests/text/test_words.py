@@ -108,7 +108,9 @@ def test_rows_of_words_are_the_first_state_or_the_mean(first: bool) -> None:
     assert many.num_features == alone.num_features == 6 + 1 + 6 + 1 + 6
 
 
-def test_a_table_gives_back_what_was_tokenised() -> None:
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_a_table_gives_back_what_was_tokenised(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selector.extract.tokens._CHUNK", chunk)
     preprocess = TextPreprocess(wordpiece().to_str(), 32, words=True)
     sentences = [*SENTENCES, Words((" ", "a"))]
     table, bad = open_tokens(sentences, [text_hash(s) for s in sentences], list("abcd"), preprocess, on_bad="skip")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from selector.contracts import Encoder, Modality
 from selector.extract.backends import Backend
+from selector.extract.backends.embedding import share_embedding
 from selector.extract.backends.folding import folded, shared_copy
 from selector.extract.inputs import Batch, ready
 from selector.texts import Tokens
@@ -77,7 +78,10 @@ def placed(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encode
     assert encoder.module is not None
     moved = copy.copy(encoder)
     network = folded(encoder) if encoder.modality is Modality.IMAGE else encoder.module
-    module = shared_copy(network).to(device=device, dtype=dtype)
+    module = shared_copy(network)
+    if device.type == "cpu" and encoder.modality is Modality.TEXT:
+        share_embedding(module, dtype)
+    module = module.to(device=device, dtype=dtype)
     moved.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
 
