@@ -26,12 +26,14 @@ TOLERANCE = 1e-3  # of the largest probability difference, on seeded noise or on
 def export_onnx(
     model: str | os.PathLike[str] | SavedModel, out: str | os.PathLike[str], *, trust: bool = False
 ) -> Path:
-    """Write an ONNX file: -> ``logits``, ``probabilities``, both float (B, K).
+    """Write an ONNX file: -> ``logits``, ``probabilities``, both float (B, K), of a network that tags words (B, T, K).
 
     Its inputs are ``images`` float (B, C, H, W), normalised; or, of a network that reads texts,
     ``input_ids``, ``attention_mask`` and where it is told which text of a pair a token belongs to
     ``token_type_ids``, int64 (B, T) with any B and T, and ``tokenizer.json`` is written beside the
-    file. A text that is read in windows is one row a window: average the logits.
+    file. A text that is read in windows is one row a window: average the logits. Of words that are
+    tagged there is a row a token: a word's logits are those of its first token, or the mean over its
+    tokens, as ``word_pooling`` in the metadata says.
 
     The probabilities are calibrated. Class names and the preprocessing are in the file's metadata.
     The file is run through onnxruntime and compared before it gets its name.
@@ -41,8 +43,7 @@ def export_onnx(
         out: the file to write.
         trust: as for ``load_model``.
     Raises:
-        ConfigError: the extra ``onnx`` is not installed, the network tags words, or another model's tokenizer lies where
-            this one's goes.
+        ConfigError: the extra ``onnx`` is not installed, or another model's tokenizer lies where this one's goes.
         SelectorError: the network cannot be exported, or onnxruntime gives other values.
     """
     try:
@@ -53,6 +54,8 @@ def export_onnx(
         raise ConfigError(
             f"ONNX export needs the extra 'onnx' ({error}); run: pip install 'zoo-selector[onnx]'"
         ) from None
+    from selector.deploy.onnx_text import word_pooling, write_tokenizer
+
     saved = model if isinstance(model, SavedModel) else load_model(model, trust=trust)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +69,8 @@ def export_onnx(
             "preprocess": json.dumps(saved.preprocess.to_dict()),
             "name": saved.config["name"],
         }
+        if isinstance(saved.preprocess, TextPreprocess) and saved.preprocess.words:
+            facts["word_pooling"] = word_pooling(saved)
         onnx.helper.set_model_props(exported, facts)
         onnx.save(exported, str(temporary))
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
@@ -78,8 +83,6 @@ def export_onnx(
                     f"at most {TOLERANCE:g} is allowed); it was not kept."
                 )
         if isinstance(saved.preprocess, TextPreprocess):
-            from selector.deploy.onnx_text import write_tokenizer
-
             write_tokenizer(saved.preprocess, out)
         temporary.replace(out)
     except SelectorError:
@@ -130,15 +133,10 @@ def _text_form(saved: SavedModel) -> _Form:
 
     preprocess = saved.preprocess
     assert isinstance(preprocess, TextPreprocess)
-    if preprocess.words:
-        raise ConfigError(
-            f"{saved.config['name']} tags words, and only networks with one answer a text or image are exported to ONNX; "
-            "use selector.load_model(...).predict."
-        )
     names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
     network = ReadsIds(saved.module, preprocess, saved.temperature).eval()
-    return _Form(network, names, text_batches(saved), (axes,) * len(names))
+    return _Form(network, names, text_batches(saved, network), (axes,) * len(names))
 
 
 def _export(form: _Form, path: Path) -> None:

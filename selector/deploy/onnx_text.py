@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from selector.contracts import TextPreprocess
+from selector.contracts import TextPreprocess, Words
 from selector.deploy.texts import TOKENIZER, tokenised
-from selector.errors import ConfigError
+from selector.errors import ConfigError, SelectorError
 from selector.texts import Tokeniser, Tokens
 
 if TYPE_CHECKING:
@@ -22,17 +22,18 @@ _SAMPLES = (
     ("The quick brown fox jumps over the lazy dog.", "A second text."),
     ("one", "How many rivers cross the city, and which of them is the longest?", "Yes! No? 42.", "a b c d e f g"),
 )  # of other lengths and numbers than what is exported with
+_SAME = 1e-4  # of the largest logit
 
 
 class TokenRows(Tokens):
     """A batch as an ONNX network gets it: every row is a text of its own, and which tokens the tokenizer
-    added is told by their ids."""
+    added is told by their ids. Where words are tagged every token counts as one."""
 
-    def __init__(self, ids: Tensor, mask: Tensor, types: Tensor, specials: Sequence[int]) -> None:
+    def __init__(self, ids: Tensor, mask: Tensor, types: Tensor, specials: Sequence[int], *, words: bool) -> None:
         content = torch.ones_like(mask, dtype=torch.bool)
         for special in specials:
             content = content & (ids != special)
-        super().__init__(ids, mask, content, types, owner=mask[:, 0])
+        super().__init__(ids, mask, content, types, owner=mask[:, 0], words=ids if words else None)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,6 +41,10 @@ class TokenRows(Tokens):
     def per_text(self, rows: Tensor) -> Tensor:
         """The rows themselves."""
         return rows
+
+    def per_word(self, hidden: Tensor, *, first: bool) -> Tensor:
+        """The states of all tokens: which is whose is for the caller to say."""
+        return hidden.float()
 
 
 class ReadsIds(nn.Module):
@@ -52,19 +57,20 @@ class ReadsIds(nn.Module):
         super().__init__()
         self.network, self._temperature = network, temperature
         self._specials = added_ids(preprocess)
+        self._words = preprocess.words
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(logits, probabilities), both (B, K)."""
+        """(logits, probabilities), both (B, K); of a network that tags both (B, T, K), a row a token."""
         kinds = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        logits = self.network(TokenRows(input_ids, attention_mask, kinds, self._specials))
-        return logits, (logits / self._temperature).softmax(dim=1)
+        logits = self.network(TokenRows(input_ids, attention_mask, kinds, self._specials, words=self._words))
+        return logits, (logits / self._temperature).softmax(dim=-1)
 
 
 def added_ids(preprocess: TextPreprocess) -> list[int]:
     """Ids of the tokens that a tokenizer puts round every text, or between the two of a pair."""
-    tokenise = Tokeniser(preprocess)
+    tokenise = Tokeniser(replace(preprocess, words=False))
     found: set[int] = set()
     for texts in ([_SAMPLES[0][0]], [(_SAMPLES[0][0], _SAMPLES[0][1])]):
         (text,) = tokenise(texts)
@@ -73,21 +79,49 @@ def added_ids(preprocess: TextPreprocess) -> list[int]:
     return sorted(found)
 
 
-def text_batches(saved: SavedModel) -> list[tuple[tuple[Tensor, ...], Tensor]]:
-    """Inputs of an ONNX file, and the probabilities of the saved network as ``predict`` calls it."""
+def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    """Inputs of an ONNX file, and the probabilities that it must give: those of the saved network as ``predict``
+    calls it.
+
+    Raises:
+        SelectorError: the network tags words, and the tokens of one do not give its answer.
+    """
     preprocess = saved.preprocess
     assert isinstance(preprocess, TextPreprocess)
     longest = " ".join(["word"] * preprocess.max_length)
     found = []
     for texts in (_SAMPLES[0], (*_SAMPLES[1], longest)):
         # of a text that is read in windows the ONNX file reads one at a time
-        tokens, _, _ = tokenised(texts, _cut(preprocess))
+        given = [Words(text.split()) for text in texts] if preprocess.words else texts
+        tokens, _, _ = tokenised(given, _cut(preprocess))
         assert tokens is not None
-        with torch.inference_mode():
-            expected = (saved.module(tokens) / saved.temperature).softmax(dim=1)
         inputs = (tokens.ids, tokens.mask, *([tokens.types] if preprocess.token_types else []))
+        with torch.inference_mode():
+            logits = saved.module(tokens)
+            expected = (logits / saved.temperature).softmax(dim=1)
+            if preprocess.words:
+                each, expected = network(*inputs)
+                _check_words(saved, tokens.per_word(each, first=word_pooling(saved) == "first"), logits)
         found.append((inputs, expected))
     return found
+
+
+def word_pooling(saved: SavedModel) -> str:
+    """What the logits of a word are: those of its ``first`` token, or the ``mean`` over its tokens.
+
+    The head is linear, so a mean of logits is the logits of a mean.
+    """
+    network: Any = saved.module
+    return str(network.path.pooling)
+
+
+def _check_words(saved: SavedModel, found: Tensor, expected: Tensor) -> None:
+    gap = float((found - expected).abs().max())
+    if not gap <= _SAME * max(1.0, float(expected.abs().max())):
+        raise SelectorError(
+            f"the logits of {saved.config['name']} for a word are not those of its tokens (difference {gap:.2g}); it "
+            "cannot be exported to ONNX."
+        )
 
 
 def write_tokenizer(preprocess: TextPreprocess, file: Path) -> None:

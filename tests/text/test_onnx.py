@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from selector import sources
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
-from selector.errors import ConfigError
+from selector.errors import ConfigError, SelectorError
 from selector.texts import Tokeniser, Tokens
 from selector.tournament import Trained
 from selector.zoo import ModelSpec
@@ -27,16 +27,19 @@ CLASSES = ("money", "sport", "weather")
 TEXTS = ["the sun is warm", "a", "which team is good at the ball ? the match and the goal and the win"]
 
 
-def saved(folder: Path, family: str, **changes: Any) -> Path:
+def saved(folder: Path, family: str, *, words: bool = False, **changes: Any) -> Path:
     """A text network with a random head, saved in ``folder/best``."""
     model = text_model(folder / family, family)
-    spec = ModelSpec.model_validate({"source": f"transformers:{model}", "name": family})
+    spec = ModelSpec.model_validate(
+        {"source": f"transformers:{model}", "name": family, **({"text": {"words": True}} if words else {})}
+    )
     encoder: Any = sources.registry.get("transformers").load(spec)
     module = encoder.with_head(3)
     with torch.no_grad():
         module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
     preprocess = replace(encoder.preprocess, **changes)
     made = Trained(family, "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES, temperature=2.0)
+    made = replace(made, task="tagging" if words else "classification")
     return save_model(folder / "best", made, {"name": "words"}, [], {})
 
 
@@ -95,8 +98,47 @@ def test_logits_of_windows_are_averaged(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits.mean(0), model.module(tokens)[0], atol=1e-5)
 
 
-def test_networks_that_tag_are_refused(tmp_path: Path) -> None:
-    best = saved(tmp_path, "bert", words=True)
-    with pytest.raises(ConfigError, match=r"bert tags words, and only networks with one answer a text or image"):
-        export_onnx(best, tmp_path / "out" / "model.onnx")
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "first"), ("gpt2", "mean")])
+def test_tokens_tag_the_words_as_predict_does(family: str, pooling: str, tmp_path: Path) -> None:
+    best = saved(tmp_path, family, words=True)
+    path = export_onnx(best, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["word_pooling"] == pooling
+    sentences = [["how", "is", "the", "unheardof", "weather"], ["goal"], ["money", "at", "the", "bank"]]
+    tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
+    tokenizer.enable_padding(pad_id=json.loads(facts["preprocess"])["pad_id"])
+    rows = tokenizer.encode_batch([" ".join(words) for words in sentences])
+    columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    given = {i.name: np.array([getattr(row, columns[i.name]) for row in rows], np.int64) for i in session.get_inputs()}
+    logits, shares = session.run(["logits", "probabilities"], given)
+    assert logits.shape == (*given["input_ids"].shape, 3)
+    np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-5)
+    found = []
+    for row, words, tokens in zip(rows, sentences, logits, strict=True):
+        begin = 0
+        for word in words:
+            end = begin + len(word)
+            own = [i for i, (a, b) in enumerate(row.offsets) if a < end and b > max(a, begin)]
+            found.append(tokens[own[0]] if pooling == "first" else tokens[own].mean(0))
+            begin = end + 1
+    expected = load_model(best).predict(sentences).probabilities
+    odds = np.exp(np.array(found) / 2.0)  # the temperature
+    np.testing.assert_allclose(odds / odds.sum(1, keepdims=True), expected, atol=1e-5)
+
+
+def test_tokens_that_do_not_tell_their_word_are_not_exported(tmp_path: Path) -> None:
+    model = load_model(saved(tmp_path, "bert", words=True))
+
+    class Twice(torch.nn.Module):  # a head that is not linear
+        def __init__(self, head: Any) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.head(rows) * rows.abs().max() if rows.ndim == 3 else self.head(rows)  # type: ignore[no-any-return]
+
+    model.module.selector_head = Twice(model.module.selector_head)
+    with pytest.raises(SelectorError, match=r"the logits of bert for a word are not those of its tokens \(difference"):
+        export_onnx(model, tmp_path / "out" / "model.onnx")
     assert list((tmp_path / "out").iterdir()) == []
