@@ -8,7 +8,8 @@ kept as soon as it is there: the same command goes on where it stopped. Cases:
 
 * ``peer tuning``: the peer on a quarter of the texts with each batch size of ``PEER_BATCHES``, the
   only setting that its documentation offers for a CPU. Its other rows take the fastest.
-* ``peer cold``, ``ours cold``: two encoders from local folders, an empty store, our default settings
+* ``peer cold``, ``ours cold``: two encoders from local folders (``--base``: of the size of BERT-base, with
+  random weights; the others are a fifth of that), an empty store, our default settings
   (several scores, intervals, costs, every layer kept). ``ours cold logme``: LogME alone, which is all
   that the peer computes; ``ours cold logme float32``: also in the peer's precision.
 * ``ours warm``: the same command again.
@@ -48,6 +49,8 @@ from benchmarks.assets import assets_folder
 RESULTS = Path(__file__).parent / "results" / "bench_text.csv"
 PROGRAMS = Path(__file__).parent / "text_programs"
 MODELS = ("minilm-l6", "minilm-l6-3-layers")
+BASE = {"random-base-12-layers": 12, "random-base-6-layers": 6}
+"""The size that most people take: the shape of BERT-base, with random weights, on which no time depends."""
 PEER_BATCHES = (8, 16, 32, 64)
 TURNS = 5  # of each loop
 FIELDS = (
@@ -93,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="600 texts, one repeat")
     parser.add_argument("--large", type=int, default=20_000, help="texts of the memory rows")
     parser.add_argument("--data", default="trec", help="a set of SELECTOR_ASSETS/text")
+    parser.add_argument("--base", action="store_true", help="encoders of the size of BERT-base")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="comma-separated cases")
@@ -103,20 +107,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     small, large, repeats = (600, 800, 1) if args.quick else (2000, args.large, args.repeats)
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(args.out, assets, args.data, args.peer, Path(temporary), args.threads)
-        for case in plan(small, large, repeats):
+        for case in plan(small, large, repeats, tuple(BASE) if args.base else MODELS):
             if not args.only or case.name in args.only.split(","):
                 bench.add(case)
-    for line in ratios([row for row in bench.rows if row["data"] == args.data]):
+    for line in ratios([row for row in bench.rows if row["data"] == args.data and is_base(row) == args.base]):
         print(line)
     return 0
 
 
-def plan(small: int, large: int, repeats: int) -> list[Case]:
+def is_base(row: Row) -> bool:
+    """Whether a row is of encoders of the size of BERT-base."""
+    return row["models"].split()[0] in BASE
+
+
+def plan(small: int, large: int, repeats: int, models: tuple[str, ...] = MODELS) -> list[Case]:
     """All rows, in the order in which they are measured."""
-    cases = [Case("peer tuning", small // 4, MODELS, 0, f"batch {size}") for size in PEER_BATCHES]
+    cases = [Case("peer tuning", small // 4, models, 0, f"batch {size}") for size in PEER_BATCHES]
     for repeat in range(repeats):
         for name in ("peer cold", "ours cold", "ours warm", "ours cold logme", "ours cold logme float32"):
-            cases.append(Case(name, small, MODELS, repeat))
+            cases.append(Case(name, small, models, repeat))
+    if models != MODELS:
+        return cases
     cases += [Case(f"loops {precision}", small, MODELS[:1], 0) for precision in ("float32", "bfloat16")]
     for model in MODELS:  # six layers and three: memory should not tell them apart
         cases += [Case(f"{who} layers", large, (model,), 0) for who in ("peer", "ours")]
@@ -165,15 +176,16 @@ class Bench:
         task: dict[str, Any] = {"data": str(texts), "models": list(case.models), "memory": "layers" in case.name}
         task["threads"] = self._threads
         task["folders"] = [self._model_folder(name) for name in case.models]
+        task["base"] = case.models[0] in BASE
         probe = probe_seconds()
         if case.name.startswith("loops"):
             found = run(python, "loops", task | {"precision": case.name.split()[1], "turns": TURNS})
         elif case.name.startswith("peer"):
-            size = int(case.setting.split()[1]) if case.setting else self._peer_batch()
+            size = int(case.setting.split()[1]) if case.setting else self._peer_batch(case.models)
             aggregator = "bestlayer" if case.name == "peer layers" else "layermean"
             found = run(python, "peer", task | {"batch_size": size, "aggregator": aggregator})
         else:
-            store = self._folder / f"store-{case.repeat}"
+            store = self._folder / f"store-{case.models[0]}-{case.repeat}"
             if case.name != "ours warm":
                 shutil.rmtree(store, ignore_errors=True)
             precision = "float32" if case.name.endswith("float32") else "auto"
@@ -186,9 +198,10 @@ class Bench:
                 found.pop(name, None)
         return {"probe_s": probe, "threads": self._threads, **found}
 
-    def _peer_batch(self) -> int:
+    def _peer_batch(self, models: tuple[str, ...]) -> int:
         """The batch size with which the peer was fastest; its default where that was not measured."""
-        tuned = [r for r in self.rows if (r["case"], r["data"], r["status"]) == ("peer tuning", self.data, "ok")]
+        wanted = ("peer tuning", self.data, "ok", is_base({"models": models[0]}))
+        tuned = [r for r in self.rows if (r["case"], r["data"], r["status"], is_base(r)) == wanted]
         return int(min(tuned, key=lambda r: float(r["run_seconds"]))["setting"].split()[1]) if tuned else 32
 
     def _texts(self, count: int) -> Path:
@@ -206,7 +219,15 @@ class Bench:
         return path
 
     def _model_folder(self, name: str) -> str:
-        """A model of the zoo as a Hugging Face folder; the truncated network is written as one."""
+        """A model of the zoo as a Hugging Face folder; truncated and random networks are written as one."""
+        if name in BASE and name not in self._folders:
+            import transformers
+
+            transformers.set_seed(0)
+            network = transformers.BertModel(transformers.BertConfig(num_hidden_layers=BASE[name]))
+            network.save_pretrained(self._folder / name)
+            copy_tokenizer(Path(self._model_folder(MODELS[0])), self._folder / name)
+            self._folders[name] = str(self._folder / name)
         if name not in self._folders:
             from selector import sources
             from selector.zoo import load_zoo
@@ -216,8 +237,7 @@ class Bench:
             if spec.kwargs:
                 encoder: Any = sources.registry.get(spec.source_name).load(spec)
                 encoder.module.backbone.save_pretrained(self._folder / name)
-                for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-                    shutil.copy(whole / file, self._folder / name / file)
+                copy_tokenizer(whole, self._folder / name)
                 whole = self._folder / name
             self._folders[name] = str(whole)
         return self._folders[name]
@@ -234,6 +254,12 @@ class Bench:
             self._facts |= {"cores": str(os.cpu_count()), "transformer_ranker": _peer_version(self.peer)}
             self._facts |= {name: metadata.version(name) for name in ("torch", "transformers")}
         return self._facts
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """A network's tokenizer beside another network."""
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(source / file, folder / file)
 
 
 def run(python: str, program: str, task: dict[str, Any]) -> dict[str, Any]:

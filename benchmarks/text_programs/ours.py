@@ -1,4 +1,4 @@
-"""``selector.rank`` on models of the shipped zoo, with its default settings or with LogME alone, as the peer."""
+"""``selector.rank`` on models of the shipped zoo or on folders, with its default settings or with LogME alone, as the peer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import selector
 from benchmarks.stored import seconds_to_memory
 from benchmarks.text_programs.watch import Memory, touch
 from selector import sources
-from selector.zoo import load_zoo
+from selector.zoo import ModelSpec, load_zoo
 
 LOGME_ALONE: dict[str, Any] = {"proxies": ["logme"], "intervals": False, "cost": "off"}
 
@@ -22,7 +22,8 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     texts, labels = json.loads(Path(task["data"]).read_text(encoding="utf-8"))
     zoo = {model.name: model for model in load_zoo().models}
-    specs = [zoo[name] for name in task["models"]]
+    named = zip(task["models"], task["folders"], strict=True)
+    specs = [ModelSpec(name=n, source=f"transformers:{f}") if task["base"] else zoo[n] for n, f in named]
     loaded = sources.registry.get(specs[0].source_name).load(specs[0]) if task["memory"] else None
     if loaded is not None:
         touch(loaded.module)

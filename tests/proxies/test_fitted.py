@@ -33,6 +33,17 @@ def test_probe_equals_scikit_learns_logistic_regression_cv(mixture, n, d, c):
     assert score.details["strength"] == pytest.approx(strengths[losses.argmax()])
 
 
+def test_what_large_sets_are_solved_to_is_near_the_exact_value(mixture, monkeypatch):
+    x, labels = mixture(1500, 64, 40, separation=0.5)
+    monkeypatch.setattr("selector.proxies.probe._TOLERANCES", ((0, 1e-9),))
+    exact = proxies.evaluate(FeatureSet(x, labels), "probe")
+    monkeypatch.setattr("selector.proxies.probe._TOLERANCES", ((10**9, 1e-9), (1500 * 65 * 40, 6e-6), (0, 1e-9)))
+    found = proxies.evaluate(FeatureSet(x, labels), "probe")
+    assert found.value != exact.value
+    assert found.value == pytest.approx(exact.value, abs=1e-3)
+    assert found.details["strength"] == exact.details["strength"]
+
+
 def test_probe_counts_a_class_of_one_row_as_a_guess(mixture):
     x, labels = mixture(60, 8, 3)
     labels[0] = 7
