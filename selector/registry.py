@@ -75,7 +75,7 @@ class Registry(Generic[T]):
         if name not in self._objects:
             if name not in self.names():
                 raise ConfigError(
-                    f"unknown {self.kind} '{name}'{did_you_mean(name, self.names())} Known: {', '.join(self.names())}."
+                    f"unknown {self.kind} '{name}'{did_you_mean(name, self.names()) or '.'} Known: {', '.join(self.names())}."
                 )
             importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         return self._objects[name]

@@ -189,7 +189,7 @@ class ModelSpec(_Strict):
             raise ValueError(f"a source is written 'source:model', such as timm:resnet50.a1_in1k; got '{value}'")
         if source not in _SOURCES:
             known = _SOURCES.names()
-            raise ValueError(f"unknown source '{source}'{did_you_mean(source, known)} Known: {', '.join(known)}")
+            raise ValueError(f"unknown source '{source}'{did_you_mean(source, known) or '.'} Known: {', '.join(known)}")
         return value
 
     @model_validator(mode="after")
@@ -321,7 +321,7 @@ def select(
         known = sorted({tag for model in zoo.models for tag in model.tags})
         if pattern not in known:
             raise ZooError(
-                f"unknown tag '{pattern}'{did_you_mean(pattern, known)} Tags of this zoo: {', '.join(known) or 'none'}."
+                f"unknown tag '{pattern}'{did_you_mean(pattern, known) or '.'} Tags of this zoo: {', '.join(known) or 'none'}."
             )
     if tags:
         chosen = [model for model in chosen if set(model.tags) & set(_words(tags))]
@@ -335,7 +335,7 @@ def select(
                 hits = [ModelSpec.model_validate(pattern)]  # a model that the zoo does not list, named in full
             if not hits:
                 raise ZooError(
-                    f"no model of the zoo matches '{pattern}'{did_you_mean(pattern, zoo.names())} 'selector zoo list' shows them."
+                    f"no model of the zoo matches '{pattern}'{did_you_mean(pattern, zoo.names()) or '.'} 'selector zoo list' shows them."
                 )
             picked += [m for m in hits if m not in picked]
         chosen = [m for m in picked if not tags or m in chosen]

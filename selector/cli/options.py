@@ -50,7 +50,8 @@ Layers = Annotated[
 Pooling = Annotated[
     str | None,
     typer.Option(
-        help="Poolings that are compared, comma-separated: own, avg, max, cls. Each is a row of its own.",
+        help="Poolings that are compared, comma-separated: own, avg, max, cls; of texts mean, cls, last, weighted, max; "
+        "of tagged words first, mean. Each is a row of its own.",
         rich_help_panel=_SELECT,
     ),
 ]

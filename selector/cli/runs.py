@@ -48,7 +48,11 @@ def scan(
         int | None, typer.Option("--max-samples", min=2, help="Score a stratified subsample of so many items.")
     ] = None,
     on_bad_image: Annotated[
-        Literal["skip", "fail"], typer.Option("--on-bad-image", help="What to do about images that cannot be decoded.")
+        Literal["skip", "fail"],
+        typer.Option(
+            "--on-bad-image",
+            help="What to do about items that cannot be used: images that do not decode, texts without content.",
+        ),
     ] = "skip",
     confirm: Annotated[
         bool,

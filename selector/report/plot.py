@@ -78,7 +78,9 @@ def cost(
     """
     axes = {axis.key: axis for axis in COST_AXES}
     if against not in axes:
-        raise ConfigError(f"against must be one of {', '.join(axes)}{did_you_mean(against, axes)} Got {against!r}.")
+        raise ConfigError(
+            f"against must be one of {', '.join(axes)}{did_you_mean(against, axes) or '.'} Got {against!r}."
+        )
     planes = [p for p in cost_planes(ranking, axes[against]) if value in ("auto", p.kind)]
     if not planes:
         raise ConfigError(

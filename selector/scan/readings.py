@@ -70,7 +70,7 @@ def expand(
     known = (OWN, *get_args(Pooling))
     for kind in kinds:
         if kind not in known:
-            raise ConfigError(f"unknown pooling '{kind}'{did_you_mean(kind, known)} Known: {', '.join(known)}.")
+            raise ConfigError(f"unknown pooling '{kind}'{did_you_mean(kind, known) or '.'} Known: {', '.join(known)}.")
     if layers is None and pooling is None:
         return list(specs)
     readings: dict[str, ModelSpec] = {}

@@ -470,7 +470,7 @@ def _path(spec: ModelSpec, module: nn.Module, default: FeaturePath) -> FeaturePa
         known = [name for name, _ in module.named_modules() if name]
         if spec.layer not in known:
             raise SourceError(
-                f"{spec.name}: the network has no layer '{spec.layer}'{did_you_mean(spec.layer, known)} "
+                f"{spec.name}: the network has no layer '{spec.layer}'{did_you_mean(spec.layer, known) or '.'} "
                 "'layer' is the dotted name of a submodule, such as one of its blocks."
             )
         return FeaturePath("layer", layer=spec.layer, pooling=pooling)

@@ -47,7 +47,7 @@ class OnnxTextEncoder(Encoder):
         outputs = {o.name: o for o in session.get_outputs()}
         if spec.layer is not None and spec.layer not in outputs:
             raise SourceError(
-                f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs)} "
+                f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs) or '.'} "
                 f"Outputs: {', '.join(outputs)}."
             )
         changes = {"max_length": MAX_LENGTH, **spec.text.changes()}

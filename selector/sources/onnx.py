@@ -80,7 +80,7 @@ class OnnxEncoder(Encoder):
             raise SourceError(f"{spec.name}: expected one float input (B, C, H, W) or (B, H, W, C), found {found}.")
         if spec.layer is not None and spec.layer not in outputs:
             raise SourceError(
-                f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs)} "
+                f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs) or '.'} "
                 f"Outputs: {', '.join(outputs)}."
             )
         if spec.kwargs:

@@ -133,7 +133,9 @@ def _factory(reference: str, name: str) -> Callable[..., Any]:
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         known = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
-        raise SourceError(f"{name}: {module_name} has no factory '{factory_name}'{did_you_mean(factory_name, known)}")
+        raise SourceError(
+            f"{name}: {module_name} has no factory '{factory_name}'{did_you_mean(factory_name, known) or '.'}"
+        )
     return factory  # type: ignore[no-any-return]
 
 

@@ -142,7 +142,7 @@ def _full_name(spec: ModelSpec) -> str:
     if tag:
         tags = [n.partition(".")[2] for n in _index.natural(known["models"]) if n.partition(".")[0] == architecture]
         raise SourceError(
-            f"{spec.name}: timm {version} has no weights '{tag}' for {architecture}{did_you_mean(tag, tags)} "
+            f"{spec.name}: timm {version} has no weights '{tag}' for {architecture}{did_you_mean(tag, tags) or '.'} "
             f"Known: {', '.join(tags) or 'none'}."
         )
     default = known["defaults"][name]

@@ -170,14 +170,16 @@ def _resolve(spec: ModelSpec) -> tuple[str, str | None, str]:
     known = _known()
     version = _weights.versions("torchvision")["torchvision"]
     if model not in known:
-        raise SourceError(f"{spec.name}: torchvision {version} has no model '{model}'{did_you_mean(model, known)}")
+        raise SourceError(
+            f"{spec.name}: torchvision {version} has no model '{model}'{did_you_mean(model, known) or '.'}"
+        )
     facts = known[model]
     if weights in ("", "DEFAULT"):
         weights = facts["default"]
     elif weights not in facts["urls"]:
         raise SourceError(
             f"{spec.name}: torchvision {version} has no weights '{name}' for {model}"
-            f"{did_you_mean(name, facts['urls'])} Known: {', '.join(facts['urls'])}."
+            f"{did_you_mean(name, facts['urls']) or '.'} Known: {', '.join(facts['urls'])}."
         )
     if weights is None and spec.weights is None:
         raise SourceError(f"{spec.name}: torchvision {version} has no weights for {model}; give a file.")

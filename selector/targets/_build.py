@@ -154,7 +154,7 @@ def draw_order(hashes: Sequence[str], seed: int) -> list[int]:
 def _label_kind(labels: Sequence[Any] | np.ndarray, task: str | None, where: str, *, fixed_names: bool) -> LabelKind:
     if task is not None:
         if task not in TASKS:
-            raise ConfigError(f"unknown task '{task}'{did_you_mean(task, TASKS)} Known: {', '.join(TASKS)}.")
+            raise ConfigError(f"unknown task '{task}'{did_you_mean(task, TASKS) or '.'} Known: {', '.join(TASKS)}.")
         return TASKS[task]
     if fixed_names:
         return LabelKind.CLASSES

@@ -91,7 +91,7 @@ def find_column(
         if wanted in columns:
             return wanted
         raise TargetError(
-            f"{where}: no column '{wanted}'{did_you_mean(wanted, columns)} Columns: {', '.join(columns) or 'none'}."
+            f"{where}: no column '{wanted}'{did_you_mean(wanted, columns) or '.'} Columns: {', '.join(columns) or 'none'}."
         )
     for name in (*typed, *usual):
         if name in columns:

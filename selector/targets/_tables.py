@@ -49,7 +49,7 @@ def column_of(
     if wanted is not None:
         if wanted not in columns:
             raise TargetError(
-                f"{where}: no column '{wanted}'{did_you_mean(wanted, columns)} Columns: {', '.join(columns)}."
+                f"{where}: no column '{wanted}'{did_you_mean(wanted, columns) or '.'} Columns: {', '.join(columns)}."
             )
         return wanted
     if len(candidates) == 1:

@@ -80,7 +80,7 @@ def _place(path: Path, option: str, wanted: str | None, usual: int, width: int, 
     number = wanted.strip().removeprefix("-")
     place = int(wanted) if number.isdigit() else 0
     if not 1 <= abs(place) <= width:
-        known = f"{did_you_mean(wanted, header)} Columns: {', '.join(header)}." if header else "."
+        known = f"{did_you_mean(wanted, header) or '.'} Columns: {', '.join(header)}." if header else "."
         raise TargetError(
             f"{path}: {option} '{wanted}' is none of its {width} columns; give a number in 1..{width}, or -1 for the "
             f"last{known}"

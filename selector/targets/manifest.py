@@ -87,7 +87,7 @@ def split_word(value: str, where: str, column: str) -> str:
     word = value.strip().lower()
     if word and word not in SPLIT_NAMES:
         raise TargetError(
-            f"{where}: unknown {column} '{value.strip()}'{did_you_mean(word, SPLIT_NAMES)} Expected train, val or test."
+            f"{where}: unknown {column} '{value.strip()}'{did_you_mean(word, SPLIT_NAMES) or '.'} Expected train, val or test."
         )
     return SPLIT_NAMES.get(word, "")
 

@@ -26,7 +26,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
         split = SPLIT_NAMES.get(str(key).lower())
         if split is None:
             raise TargetError(
-                f"{where}: unknown split '{key}'{did_you_mean(str(key).lower(), SPLIT_NAMES)} Expected train, val or test."
+                f"{where}: unknown split '{key}'{did_you_mean(str(key).lower(), SPLIT_NAMES) or '.'} Expected train, val or test."
             )
         parts.append((split, kind_of(value, options)[1].read(value, options)))
     parts.sort(key=lambda part: split_rank(part[0]))

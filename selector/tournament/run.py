@@ -193,7 +193,9 @@ def _check(
     if metric is not None:
         known = getattr(task, "metric_names", (metric,))  # a task without a list takes any name
         if metric not in known:
-            raise ConfigError(f"unknown metric '{metric}'{did_you_mean(metric, known)} Known: {', '.join(known)}.")
+            raise ConfigError(
+                f"unknown metric '{metric}'{did_you_mean(metric, known) or '.'} Known: {', '.join(known)}."
+            )
     for name, value, least in (
         ("budget", budget_seconds, 0.0),
         ("max_steps", max_steps, 1),

@@ -387,7 +387,7 @@ def test_what_was_decided_is_done_again_without_measuring() -> None:
             {"precision": "bfloat"},
             r"unknown precision 'bfloat'; did you mean 'bfloat16'\? Known: auto, float32, bfloat16",
         ),
-        ({"backend": "tensorrt"}, r"unknown backend 'tensorrt' Known: auto, eager, compile, openvino"),
+        ({"backend": "tensorrt"}, r"unknown backend 'tensorrt'. Known: auto, eager, compile, openvino"),
         ({"device": "gpu"}, r"unknown device 'gpu'; expected auto, cpu, cuda, cuda:N or mps"),
         ({"device": "cuda:99"}, r"device 'cuda:99' is not here \(\d+ of this kind found\)"),
     ],

@@ -97,4 +97,4 @@ def check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
     """
     if value != "auto" and value not in known:
         names = ("auto", *known)
-        raise ConfigError(f"unknown {what} '{value}'{did_you_mean(value, names)} Known: {', '.join(names)}.")
+        raise ConfigError(f"unknown {what} '{value}'{did_you_mean(value, names) or '.'} Known: {', '.join(names)}.")
