@@ -72,7 +72,11 @@ _SURROGATE = "holds half of a character (a lone surrogate); write the file in UT
 
 
 def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _why_no_words(words: Words) -> str:

@@ -5,7 +5,7 @@ torch is imported when a batch is made, not before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +72,11 @@ class Tokens:
         """Rows of features that the batch gives: one a text, or one a word."""
         return len(self) if self.counts is None else int(self.counts.sum())
 
+    @property
+    def windows(self) -> bool:
+        """Whether some text has several rows."""
+        return len(self.ids) > len(self)
+
     def __len__(self) -> int:
         """Texts, not rows."""
         return int(self.owner[-1]) + 1 if len(self.owner) else 0
@@ -89,6 +94,16 @@ class Tokens:
         words = self.words[rows, :width]
         words = torch.where(words < 0, words, words - self.counts[:start].sum())
         return Tokens(ids, mask, content, types, self.owner[rows] - start, words, self.counts[start:stop])
+
+    def rows(self, size: int) -> Iterator[Tokens]:
+        """The rows as texts of their own, so many at once: of batches without words."""
+        import torch
+
+        for start in range(0, len(self.ids), size):
+            part = slice(start, start + size)
+            width = int(self.mask[part].sum(1).max())
+            ids, mask, content, types = (t[part, :width] for t in (self.ids, self.mask, self.content, self.types))
+            yield Tokens(ids, mask, content, types, torch.arange(len(ids), device=ids.device))
 
     def repeated(self, count: int) -> Tokens:
         """``count`` texts: these, over and over."""

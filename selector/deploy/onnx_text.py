@@ -38,6 +38,11 @@ class TokenRows(Tokens):
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def windows(self) -> bool:
+        """No: and nothing may look at the lengths, which are open."""
+        return False
+
     def per_text(self, rows: Tensor) -> Tensor:
         """The rows themselves."""
         return rows

@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from selector.contracts import Encoder
 from selector.costs import Cost
 from selector.extract.backends import Backend, open_backend
-from selector.extract.encode import Runner, is_out_of_memory
+from selector.extract.encode import Runner
 from selector.extract.inputs import Batch, ready
+from selector.extract.memory import is_out_of_memory
 from selector.texts import Tokens
 
 SECONDS = 0.8  # for the passes of a model; a network that is slower than that runs three times

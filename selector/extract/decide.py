@@ -23,6 +23,7 @@ from selector.contracts import Encoder, Modality
 from selector.errors import SourceError
 from selector.extract.backends import Backend, open_backend, why_not
 from selector.extract.inputs import Batch, rows_of
+from selector.extract.memory import is_out_of_memory
 from selector.extract.together import parts
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TEXTS = 256  # a batch; far more than fit into its tokens, but for the shortest
 JUDGED_ON = 128  # images that decide whether a lower precision will do
+_COMPARED = 1024  # rows of them at most, spread evenly
 MIN_COSINE = 0.995  # median centred cosine with the float32 features
 MIN_NEIGHBOURS = 0.95  # share of images whose nearest neighbour stays the same
 # seconds that eager torch must need before a backend that was never measured here is tried: conversion takes
@@ -79,6 +81,9 @@ def agreement(reference: NDArray[np.float32], features: NDArray[np.float32]) -> 
     >>> agreement(rows, rows).good()
     True
     """
+    if len(reference) > _COMPARED:  # words of 128 sentences may be many thousands: similarities are of all pairs
+        some = np.linspace(0, len(reference) - 1, _COMPARED).astype(int)
+        reference, features = reference[some], features[some]
     mean = reference.mean(0, dtype=np.float64)
     a, b = (_unit(x - mean) for x in (reference.astype(np.float64), features.astype(np.float64)))
     cosine = float(np.median((a * b).sum(1)))
@@ -287,9 +292,16 @@ def _lowered(trial: _Trial, backend: str, precision: str) -> str:
     """The precision asked for; for ``auto`` bfloat16 where it agrees with the backend's own float32."""
     if precision != "auto":
         return precision
-    if _may_lower(trial.device, trial.sample) and trial.agreement(backend, "bfloat16", reference=backend).good():
-        return "bfloat16"
-    return "float32"
+    if not _may_lower(trial.device, trial.sample):
+        return "float32"
+    try:
+        near = trial.agreement(backend, "bfloat16", reference=backend)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        logger.info("%s runs in float32: bfloat16 fails (%s)", trial.encoder.name, str(error).splitlines()[0][:200])
+        return "float32"
+    return "bfloat16" if near.good() else "float32"
 
 
 def _same(near: Agreement) -> bool:

@@ -21,6 +21,7 @@ from selector.errors import ConfigError, SourceError
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.decide import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, rows_of
+from selector.extract.memory import is_out_of_memory
 from selector.extract.together import parts
 from selector.store import Entry, FeatureStore
 from selector.texts import Tokens
@@ -33,8 +34,6 @@ CHUNK_ROWS = 256  # rows written at once: what a kill can lose
 _CPU_BATCH = 16  # larger ones leave the cache: up to a third slower in eager torch, no faster in OpenVINO
 _GPU_BATCH = 128
 _JUDGE_AGAIN = 4 * JUDGED_ON  # rows from which a decision made on too few images is made anew
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 
 
 class Runner:
@@ -302,12 +301,6 @@ def resolve_device(device: str) -> str:
     if count <= int(number or 0):
         raise ConfigError(f"device '{device}' is not here ({count} of this kind found); use --device auto or cpu.")
     return "cpu" if kind == "cpu" else device
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or of a backend says that memory ran out, on the CPU or a GPU."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _still_valid(

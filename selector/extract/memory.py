@@ -1,10 +1,18 @@
-"""Memory that the allocator keeps after a network is gone."""
+"""Memory that runs out, and memory that the allocator keeps after a network is gone."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 from collections.abc import Callable
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or of a backend says that memory ran out, on the CPU or a GPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 def give_back() -> None:

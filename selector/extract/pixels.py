@@ -222,7 +222,7 @@ def open_pixels_many(
         progress(Progress("decode", len(hashes), len(hashes), note="already decoded"))
     touch({place.path for key in wanted for place in places[key].values()})
     if bad and on_bad == "fail":
-        raise _bad_images(bad, names)
+        raise bad_images(bad, names)
     pixels = {key: Pixels(items, hashes, names, p, places[key], bad, temporary) for key, p in wanted.items()}
     return pixels, bad
 
@@ -361,7 +361,7 @@ def _is_large(raw: RawImage) -> bool:
     return height * width > _LARGE_PIXELS
 
 
-def _bad_images(bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
+def bad_images(bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
     listed = [(str(names[index]), reason) for index, reason in sorted(bad.items())]
     lines = [f"  {name} {reason}" for name, reason in listed[:_SHOWN]]
     if len(listed) > _SHOWN:

@@ -124,7 +124,7 @@ def open_tokens(
 
     table = TokenTable(preprocess, tokenised(), device)
     if bad and on_bad == "fail":
-        raise _bad_texts(bad, names)
+        raise bad_texts(bad, names)
     return table, bad
 
 
@@ -155,7 +155,7 @@ def _chunks(items: Items, hashes: Sequence[str], names: Sequence[str]) -> Iterat
         yield chunk
 
 
-def _bad_texts(bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
+def bad_texts(bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
     listed = [(str(names[i]), reason) for i, reason in bad.items()]
     shown = "; ".join(f"{name} {reason}" for name, reason in listed[:_SHOWN])
     more = f"; and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_LIMITS = Limits()
-EXTRACTOR_VERSION = 3  # raised when the same encoder and image would give other features
+EXTRACTOR_VERSION = 4  # raised when the same encoder and image would give other features
 
 
 def wanted_of(spec: ModelSpec, device: str, precision: str, backend: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
@@ -12,8 +12,10 @@ import numpy as np
 import xxhash
 
 from selector import targets
-from selector.contracts import LabelKind, Target
+from selector.contracts import LabelKind, Modality, Target
+from selector.errors import BadImagesError
 from selector.store import FeatureStore
+from selector.texts import why_unusable
 
 Trust = Literal["stat", "content"]
 
@@ -40,12 +42,33 @@ def load(
 
 
 def without_known_bad(target: Target, store: FeatureStore, on_bad: str) -> Target:
-    """Leave out images that an earlier scan found undecodable, so that a warm scan decodes nothing."""
-    if on_bad != "skip":
-        return target
+    """Leave out items that are known to be unusable, so that a warm scan, which decodes nothing, says the same as a cold one.
+
+    Of images those that an earlier scan could not decode; texts are looked at.
+
+    Raises:
+        BadImagesError: there are some, and ``on_bad`` is ``fail``.
+    """
     known = store.bad_images()
     bad = {i: known[h] for i, h in enumerate(target.hashes) if h in known}
-    return targets.without(target, bad) if bad else target
+    if target.modality is Modality.TEXT:
+        reasons = ((i, why_unusable(target.items[i])) for i in range(len(target)))
+        bad |= {i: reason for i, reason in reasons if reason}
+    if not bad:
+        return target
+    if on_bad != "skip":
+        raise _unusable(bad, target)
+    return targets.without(target, bad)
+
+
+def _unusable(bad: Mapping[int, str], target: Target) -> BadImagesError:
+    if target.modality is Modality.TEXT:
+        from selector.extract.tokens import bad_texts
+
+        return bad_texts(bad, target.names)
+    from selector.extract.pixels import bad_images
+
+    return bad_images(bad, target.names)
 
 
 MOST_WORDS = 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -125,17 +126,26 @@ class Prepared:
             if bad:
                 self._leave_out(bad)
                 continue
-            cut = int((table.cut_off > 0).sum())
-            self._store.put("cut", self._cut_key(preprocess.to_dict()), {"texts": cut})
+            self._remember_cut(preprocess, table)
             self._tokens[key] = table
         return self._tokens[key]
 
     def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
-        """How many texts are longer than a model reads, as was found when they were tokenised."""
-        return int((self._store.get("cut", self._cut_key(preprocess)) or {"texts": 0})["texts"])
+        """How many texts are longer than a model reads, as was found when they were tokenised, for whichever target."""
+        cut = self._known_cut(preprocess)
+        return sum(content in cut for content in self.target.hashes)
 
-    def _cut_key(self, preprocess: Mapping[str, Any]) -> dict[str, Any]:
-        return {"target": self.target.fingerprint, "preprocess": dict(preprocess)}
+    def _known_cut(self, preprocess: Mapping[str, Any]) -> set[str]:
+        return set((self._store.get("cut", {"preprocess": dict(preprocess)}) or {"hashes": []})["hashes"])
+
+    def _remember_cut(self, preprocess: TextPreprocess, table: TokenTable) -> None:
+        """By content, so that another target with some of these texts counts them without tokenising."""
+        key = {"preprocess": preprocess.to_dict()}
+        found = {self.target.hashes[i] for i in np.flatnonzero(table.cut_off > 0)}
+        with self._store.lock(json.dumps({"cut": key}, sort_keys=True)):
+            known = self._known_cut(key["preprocess"])
+            if not found <= known:
+                self._store.put("cut", key, {"hashes": sorted(found | known)})
 
     def _leave_out(self, bad: Mapping[int, str]) -> None:
         """Take items that cannot be used out of the target; what was prepared of it is prepared anew."""

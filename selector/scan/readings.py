@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from selector.contracts import Target
+from selector.contracts import Modality, Target
 from selector.errors import ConfigError, did_you_mean
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec, Pooling, TextSettings
 
 LAST = "last"
-"""The layer whose features a model's own head reads."""
+"""The last layer; of pictures the one whose features a model's own head reads, which is what it is read at anyway."""
 
 OWN = "own"
-"""The pooling that a model's own head uses."""
+"""The layer or the pooling that a model is read at when nothing is said."""
 
 Place: TypeAlias = "tuple[str | None, str | None]"
 """(layer, pooling) of a spec; None is the model's own."""
@@ -59,13 +59,14 @@ def expand(
 
     Args:
         specs: frozen entries of a zoo. One that names a layer or a pooling keeps it, beside the others.
-        layers: ``last`` and dotted names of submodules; a comma separates them in a string.
+        layers: ``own``, ``last`` and dotted names of submodules, of texts ``mean`` and numbers; a comma separates
+            them in a string.
         pooling: ``own``, ``avg``, ``max``, ``cls``; likewise. None for each model's own.
 
     Raises:
         ConfigError: an unknown pooling.
     """
-    places = _words(layers) or [LAST]
+    places = _words(layers) or [OWN]
     kinds = _words(pooling) or [OWN]
     known = (OWN, *get_args(Pooling))
     for kind in kinds:
@@ -75,10 +76,13 @@ def expand(
         return list(specs)
     readings: dict[str, ModelSpec] = {}
     for spec in specs:
+        pictures = spec.reads is Modality.IMAGE
         for layer in places:
+            own = layer == OWN or (pictures and layer == LAST)
+            shown = LAST if own and pictures else layer
             for kind in kinds:
-                named = spec.model_copy(update={"name": _name(spec.name, layer, kind)})
-                reading = at_place(named, spec.layer if layer == LAST else layer, spec.pooling if kind == OWN else kind)
+                named = spec.model_copy(update={"name": _name(spec.name, shown, kind, own=own)})
+                reading = at_place(named, spec.layer if own else layer, spec.pooling if kind == OWN else kind)
                 readings.setdefault(reading.name, reading)
     return list(readings.values())
 
@@ -107,8 +111,8 @@ def by_network(candidates: Iterable[Candidate]) -> list[SameNetwork]:
     return [SameNetwork(tuple(members)) for members in groups.values()]
 
 
-def _name(model: str, layer: str, pooling: str) -> str:
-    if layer == LAST and pooling == OWN:
+def _name(model: str, layer: str, pooling: str, *, own: bool) -> str:
+    if own and pooling == OWN:
         return model
     return f"{model}@{layer}" if pooling == OWN else f"{model}@{layer}/{pooling}"
 

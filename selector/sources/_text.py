@@ -21,6 +21,8 @@ WORD_POOLINGS = ("first", "mean")
 
 MEAN, LAST = "mean", "last"
 
+_AT_ONCE = (8192, 131_072)  # tokens of windows in a forward pass on the processor, and elsewhere
+
 
 @dataclass(frozen=True)
 class TextPath:
@@ -79,7 +81,18 @@ class TextNetwork(nn.Module):
         self.blocks = block_names(backbone)
 
     def read(self, tokens: Tokens, paths: Sequence[TextPath]) -> list[Tensor]:
-        """Features (B, D) of each path from one forward pass."""
+        """Features (B, D) of each path from one forward pass.
+
+        Texts of many windows go through in several, unless gradients are wanted: a book must not
+        need the memory of all of its windows at once.
+        """
+        windows = tokens.windows and tokens.words is None and not torch.is_grad_enabled()
+        if windows and tokens.ids.numel() > (budget := _AT_ONCE[tokens.device.type != "cpu"]):
+            parts = [self._read(part, paths) for part in tokens.rows(max(1, budget // tokens.ids.shape[1]))]
+            return [tokens.per_text(torch.cat(rows)) for rows in zip(*parts, strict=True)]
+        return self._read(tokens, paths)
+
+    def _read(self, tokens: Tokens, paths: Sequence[TextPath]) -> list[Tensor]:
         ways = list(dict.fromkeys(replace(path, layer=LAST) for path in paths))
         inner = any(path.layer != LAST for path in paths)
         layers = self._layers(tokens, ways, inner)
@@ -103,7 +116,7 @@ class TextNetwork(nn.Module):
         found: list[list[Tensor]] = []
 
         def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
-            found.append(pooled(out[0] if isinstance(out, tuple) else out))
+            found.append(pooled(out[0] if isinstance(out, tuple | list) else out))
 
         hooked = self.blocks[:-1] if inner else ()
         handles = [self.backbone.get_submodule(name).register_forward_hook(keep) for name in hooked]

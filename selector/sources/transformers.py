@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from selector.texts import Tokens
     from selector.zoo import ModelSpec
 
+log = logging.getLogger(__name__)
+
 _RESERVED = frozenset(
     {
         *("trust_remote_code", "dtype", "torch_dtype", "auto_map", "attn_implementation", "output_hidden_states"),
@@ -44,13 +47,8 @@ _RESERVED = frozenset(
     }
 )
 
-_POOLINGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_weightedmean_tokens": "weighted",
-    "pooling_mode_lasttoken": "last",
-}
+_POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "weightedmean": "weighted", "lasttoken": "last"}
+"""By their names in sentence-transformers."""
 
 
 @source("transformers")
@@ -154,7 +152,7 @@ class TextEncoder(Encoder):
         from selector.sources._text import LAST, MEAN, TextPath
 
         own = None if self.preprocess.words else self._sentence_pooling
-        if own is not None and spec.pooling is None and spec.layer is None:
+        if own is not None and spec.pooling is None and spec.layer in (None, LAST):
             return TextPath(LAST, cast(Any, own), specials=True)
         layer, pooling = spec.layer or MEAN, spec.pooling or own or self._pooling
         if self.preprocess.words:
@@ -240,9 +238,14 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with seeded():
-            config = AutoConfig.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True, **dict(spec.kwargs)
+            config, unknown = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, return_unused_kwargs=True, **dict(spec.kwargs)
             )
+            if unknown:
+                raise SourceError(
+                    f"{spec.name}: config.json of a {config.model_type} has no setting '{next(iter(unknown))}' (kwargs of "
+                    "the zoo entry)."
+                )
             model, found = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -252,6 +255,8 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
                 use_safetensors=True,
                 output_loading_info=True,
             )
+    except SourceError:
+        raise
     except SafetensorError as error:
         raise SourceError(f"{spec.name}: the weights in {folder} are damaged ({error}); fetch them again.") from None
     except Exception as error:
@@ -279,7 +284,7 @@ def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_t
     config = cast(Any, backbone).config
     tokenizer, own_length, own_pad = _tokenizer(spec, files)
     positions = _positions(backbone)
-    longest = [n for n in (_sentence_length(files), own_length, positions, MAX_LENGTH) if n]
+    longest = [n for n in (_sentence_length(files), own_length, positions, MAX_LENGTH) if n and n > 0]
     pad = config.pad_token_id if config.pad_token_id is not None else own_pad
     known = int(config.vocab_size)
     if (largest := _largest_id(tokenizer)) >= known:
@@ -295,7 +300,7 @@ def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_t
     if positions and preprocess.max_length > positions:
         raise SourceError(
             f"{spec.name}: text.max_length {preprocess.max_length} is more than the {positions} tokens that the network "
-            "has positions for; lower it, or say 'long_texts: window'."
+            "has positions for; lower it ('long_texts: window' reads all of a text in pieces of that length)."
         )
     return preprocess
 
@@ -341,7 +346,14 @@ def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int
 
 
 def _positions(backbone: nn.Module) -> int | None:
-    """Tokens that the network has position embeddings for; None when positions are computed (rotary, relative)."""
+    """Tokens that the network has positions for: what its configuration says, or fewer by its table."""
+    said = getattr(cast(Any, backbone).config, "max_position_embeddings", None)
+    table = _table_of_positions(backbone)
+    known = [n for n in (said, table) if isinstance(n, int) and n > 0]
+    return min(known, default=None)
+
+
+def _table_of_positions(backbone: nn.Module) -> int | None:
     for name, child in backbone.named_modules():
         if name.rpartition(".")[2] in ("position_embeddings", "wpe") and hasattr(child, "num_embeddings"):
             table = cast(Any, child)
@@ -360,5 +372,17 @@ def _sentence_length(files: ModelFiles) -> int | None:
 
 def _own_pooling(files: ModelFiles) -> str | None:
     """How a sentence-transformers folder pools; None for other folders."""
-    chosen = [name for key, name in _POOLINGS.items() if files.read("1_Pooling/config.json").get(key)]
-    return chosen[0] if len(chosen) == 1 and files.read("modules.json") else None
+    said = files.read("1_Pooling/config.json")
+    if not said or not files.read("modules.json"):
+        return None
+    named = said.get("pooling_mode", [])  # since version 5.2; a switch for each before
+    chosen = [named] if isinstance(named, str) else list(named)
+    switches = (key for key, on in said.items() if key.startswith("pooling_mode_") and on is True)
+    chosen += [key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for key in switches]
+    pooling = _POOLINGS.get(chosen[0]) if len(chosen) == 1 else None
+    if pooling is None:
+        log.warning(
+            "%s pools by %s, which is not read; its features are those of a plain encoder (the mean over all layers)",
+            files.folder, " and ".join(map(str, chosen)) or "nothing",
+        )  # fmt: skip
+    return pooling

@@ -237,14 +237,15 @@ class Entry:
 
     def _gather(self, found: np.ndarray) -> NDArray[np.float32]:
         chunk, row = self._index.chunk[found], self._index.row[found]
-        arrays = [container.array("rows", check=False) for container in self._chunks.values()]
-        if len(np.unique(chunk)) == 1 and (np.diff(row) == 1).all():
+        containers = list(self._chunks.values())
+        arrays = {int(i): containers[i].array("rows", check=False) for i in np.unique(chunk)}
+        if len(arrays) == 1 and (np.diff(row) == 1).all():
             mapped: NDArray[np.float32] = arrays[chunk[0]][row[0] : row[0] + len(row)]
             return mapped
         out = np.empty((len(found), arrays[chunk[0]].shape[1]), np.float32)
-        for i in np.unique(chunk):
+        for i, array in arrays.items():
             where = np.flatnonzero(chunk == i)
-            out[where] = arrays[i][row[where]]
+            out[where] = array[row[where]]
         out.flags.writeable = False
         return out
 
@@ -270,11 +271,13 @@ class Entry:
 
         rows = Blocks(np.dtype("<f4"), (len(order), width), pieces)
         merged = self._new_name(_number(names[0]))
+        held = [self._chunks[name].array("rows", check=False) for name in names]  # mapped once, not once a piece
         try:
             self._files.write(merged, lambda: pack({"keys": keys, "rows": rows}))
         except StoreError as error:
             logger.info("the chunks of entry %s stay apart: %s", self.key, error)
             return False
+        del held
         for name in names:
             self._files.remove(f"{self._folder}/{name}")
         return True

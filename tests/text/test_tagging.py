@@ -181,9 +181,9 @@ def test_rows_of_words_and_of_texts_are_different_entries(
 
 def test_one_pass_for_both_poolings_of_words(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
     ranking = selector.rank(tagged(60), zoo=zoo[:1], pooling="first,mean", store=tmp_path, history=False)
-    assert {m.name for m in ranking} == {"small-bert@last/first", "small-bert@last/mean"}
+    assert {m.name for m in ranking} == {"small-bert@own/first", "small-bert@own/mean"}
     failed = selector.rank(tagged(60), zoo=zoo[:1], pooling="first,cls", store=tmp_path, history=False).failures
-    assert [m.name for m in failed] == ["small-bert@last/cls"]
+    assert [m.name for m in failed] == ["small-bert@own/cls"]
     assert "pooling 'cls' is over whole texts; words take first or mean" in failed[0].reason
 
 

@@ -6,6 +6,7 @@ looked up gives the same numbers as looking up in a rounded table, without a sec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,14 +17,20 @@ from torch.nn import functional
 class RoundedEmbedding(nn.Module):
     """``nn.Embedding`` whose rows are cast when they are looked up.
 
-    Its table is a plain attribute: it is not cast with the parameters, and what a network asks its first
-    parameter for (its ``dtype``) is answered by one that is.
+    Its table is a buffer, so that it counts as memory, but is not cast with the others; and what a network
+    asks its first parameter for (its ``dtype``) is answered by one that is.
     """
+
+    weight: Tensor
 
     def __init__(self, table: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = table
+        self.register_buffer("weight", table, persistent=False)
         self._dtype = dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RoundedEmbedding:
+        """Keep the table as it is."""
+        return self
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows (..., D) of the ids (...)."""
