@@ -95,6 +95,21 @@ class Tokens:
         words = torch.where(words < 0, words, words - self.counts[:start].sum())
         return Tokens(ids, mask, content, types, self.owner[rows] - start, words, self.counts[start:stop])
 
+    def pieces(self, texts: int, tokens: int) -> Iterator[slice]:
+        """Neighbouring texts: so many at most, and as many as fit into ``tokens`` when filled up; one at least."""
+        import torch
+
+        windows = torch.bincount(self.owner, minlength=len(self)).tolist()
+        lengths = self.mask.sum(1)
+        longest = torch.zeros_like(self.owner[: len(self)]).scatter_reduce(0, self.owner, lengths, "amax").tolist()
+        start, rows, width = 0, 0, 0
+        for i in range(len(self)):
+            rows, width = rows + windows[i], max(width, longest[i])
+            if i > start and (i - start == texts or rows * width > tokens):
+                yield slice(start, i)
+                start, rows, width = i, windows[i], longest[i]
+        yield slice(start, len(self))
+
     def rows(self, size: int) -> Iterator[Tokens]:
         """The rows as texts of their own, so many at once: of batches without words."""
         import torch

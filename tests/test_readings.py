@@ -169,3 +169,23 @@ def test_names_of_readings_and_wrong_poolings():
     assert [s.name for s in expand(zoo, None, "own, cls")] == ["vit", "vit@last/cls"]
     with pytest.raises(ConfigError, match=r"unknown pooling 'average'.*Known: own, avg, max, cls"):
         expand(zoo, None, "average")
+
+
+def test_the_last_layer_of_texts_is_the_last_layer_and_their_own_is_what_they_are_read_at():
+    zoo = [
+        ModelSpec(name="bert", source="transformers:bert"),
+        ModelSpec(name="named", source="transformers:b", layer="3"),
+    ]
+
+    def shown(layers: str | None, pooling: str | None) -> list[tuple[str, str | None, str | None]]:
+        return [(s.name, s.layer, s.pooling) for s in expand(zoo, layers, pooling)]
+
+    assert shown("own,last,2", None) == [
+        *[("bert", None, None), ("bert@last", "last", None), ("bert@2", "2", None)],
+        *[("named", "3", None), ("named@last", "last", None), ("named@2", "2", None)],
+    ]
+    assert shown(None, "own,cls") == [
+        *[("bert", None, None), ("bert@own/cls", None, "cls")],
+        *[("named", "3", None), ("named@own/cls", "3", "cls")],
+    ]
+    assert shown("last", "max")[0] == ("bert@last/max", "last", "max")

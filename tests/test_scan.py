@@ -128,6 +128,8 @@ def test_bad_images_fail_with_the_full_list_or_are_left_out(tmp_path):
     assert any("005.png" in w or "2 image" in w for w in ranking.warnings)
     again = selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="skip")
     assert table(again) == table(ranking)
+    with pytest.raises(BadImagesError, match=r"005\.png"):  # known by now, and nothing is decoded again
+        selector.rank(root, **FAST, store=tmp_path / "store")
 
 
 def test_one_changed_image_is_the_only_one_extracted_again(tmp_path):

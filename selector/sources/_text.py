@@ -109,6 +109,13 @@ class TextNetwork(nn.Module):
         """For every layer, the embeddings not among them, its output pooled in each way; the last one after its norm."""
 
         def pooled(hidden: Tensor) -> list[Tensor]:
+            if hidden.shape[:2] != tokens.ids.shape:
+                hidden = hidden[:, : tokens.ids.shape[1]]  # some fill batches up to a multiple of their window
+                if hidden.shape[:2] != tokens.ids.shape:
+                    raise SourceError(
+                        f"the layers of a {cast(Any, self.backbone).config.model_type} give {tuple(hidden.shape)} for "
+                        f"{tuple(tokens.ids.shape)} tokens; expected (texts, tokens, width). Such networks are not read."
+                    )
             return [way.pool(hidden, tokens) for way in ways]
 
         if inner and not self.blocks:  # one block that is run several times (ALBERT)

@@ -47,6 +47,8 @@ _RESERVED = frozenset(
     }
 )
 
+_SENTENCES = "sentence_bert_config.json"
+
 _POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "weightedmean": "weighted", "lasttoken": "last"}
 """By their names in sentence-transformers."""
 
@@ -283,6 +285,8 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
 def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_types: bool) -> TextPreprocess:
     config = cast(Any, backbone).config
     tokenizer, own_length, own_pad = _tokenizer(spec, files)
+    if files.read(_SENTENCES).get("do_lower_case"):
+        tokenizer = _lower_cased(tokenizer)
     positions = _positions(backbone)
     longest = [n for n in (_sentence_length(files), own_length, positions, MAX_LENGTH) if n and n > 0]
     pad = config.pad_token_id if config.pad_token_id is not None else own_pad
@@ -303,6 +307,15 @@ def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_t
             "has positions for; lower it ('long_texts: window' reads all of a text in pieces of that length)."
         )
     return preprocess
+
+
+def _lower_cased(tokenizer: str) -> str:
+    from tokenizers import Tokenizer, normalizers
+
+    made = Tokenizer.from_str(tokenizer)
+    own = [made.normalizer] if made.normalizer else []
+    made.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return str(made.to_str())
 
 
 def _largest_id(tokenizer: str) -> int:
@@ -341,6 +354,11 @@ def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int
         raise SourceError(
             f"{spec.name}: the tokenizer in {files.folder} cannot be used: {first_line(error)}"
         ) from error
+    if set(backend.get_vocab()) <= set(found.all_special_tokens):  # made from nothing, where files have other names
+        raise SourceError(
+            f"{spec.name}: {type(found).__name__}, which transformers takes for {files.folder}, finds no words in its "
+            "files; add a tokenizer.json that belongs to the network."
+        )
     length = found.model_max_length
     return text, int(length) if length and length < 10**6 else None, found.pad_token_id
 
@@ -363,7 +381,7 @@ def _table_of_positions(backbone: nn.Module) -> int | None:
 
 
 def _sentence_length(files: ModelFiles) -> int | None:
-    length = files.read("sentence_bert_config.json").get("max_seq_length")
+    length = files.read(_SENTENCES).get("max_seq_length")
     return int(length) if length else None
 
 

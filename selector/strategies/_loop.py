@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,13 @@ from selector.errors import TrainingError
 from selector.strategies._checkpoint import read_checkpoint, write_checkpoint
 from selector.strategies._kinds import is_folded
 from selector.strategies._parts import Group
+from selector.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 SMALL_BATCH = 16  # below it batch statistics are noise and batch-norm keeps the pretrained ones
 CHECKPOINT_SECONDS = 60.0
+MAX_TOKENS = 16_384  # whose activations are kept for the gradients at once: 32 texts of 512 tokens
 
 Optimiser = Literal["sgd", "adamw"]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -273,18 +275,24 @@ def _accumulate(
     loss_function: LossFunction,
     settings: Settings,
 ) -> float:
-    """Gradients of the mean loss over the rows of the batch, in pieces of ``micro_batch`` images."""
+    """Gradients of the mean loss over the rows of the batch, in pieces of at most ``micro_batch`` items."""
     module.zero_grad(set_to_none=True)
     total, whole = 0.0, len(truth(items))
-    for start in range(0, len(images), micro_batch):
-        piece = normalise(images[start : start + micro_batch])
-        labels = torch.from_numpy(truth(items[start : start + micro_batch])).to(piece.device)
+    for part in _pieces(images, micro_batch):
+        piece = normalise(images[part])
+        labels = torch.from_numpy(truth(items[part])).to(piece.device)
         with torch.autocast(piece.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
             logits = module(piece)
         loss = loss_function(logits, labels) * (len(labels) / whole)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
+
+
+def _pieces(images: Any, micro_batch: int) -> Iterable[slice]:
+    if isinstance(images, Tokens):  # texts read in windows have many rows each
+        return images.pieces(micro_batch, MAX_TOKENS)
+    return [slice(start, start + micro_batch) for start in range(0, len(images), micro_batch)]
 
 
 def _smaller(micro_batch: int, error: Exception, fit: Fit) -> int:

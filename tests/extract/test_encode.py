@@ -293,6 +293,19 @@ def test_agreement_is_what_it_says() -> None:
     assert not Agreement(1.0, 0.94, 128).good()
 
 
+def test_many_rows_are_compared_on_some_of_them_from_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((5000, 8)).astype(np.float32)
+    b = a.copy()
+    b[3000:] = rng.standard_normal((2000, 8))  # two fifths are other rows
+    found = agreement(a, b)
+    assert found.images == 1024
+    assert 0.15 < found.neighbours < 0.4  # a row, its neighbour and those between are of the first three fifths
+    b = a.copy()
+    b[:] = rng.standard_normal(b.shape)
+    assert abs(agreement(a, b).cosine) < 0.1
+
+
 class Residual(nn.Module):
     """A small branch on a large residual path, as in deep transformers."""
 
@@ -323,6 +336,32 @@ def test_auto_takes_bfloat16_where_the_features_agree(small: Small) -> None:
     assert runner.facts["agreement_neighbours"] >= 0.95
     assert runner.facts["judged_on"] == 128
     assert agreement(reference(small, pixels), runner.encode(pixels)).good()
+
+
+@needs_bfloat16
+def test_auto_keeps_float32_where_bfloat16_fails(caplog: pytest.LogCaptureFixture) -> None:
+    class Strict(nn.Module):
+        """Asks for the precision that its weights were made in, as a kernel of its own may."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Conv2d(3, 8, 5, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = self.layer(x).mean((2, 3))
+            if rows.dtype != torch.float32:
+                raise RuntimeError("expected scalar type Float but found BFloat16")
+            return rows
+
+    encoder, pixels = Small(Strict(), 8), pictures(128)
+    with caplog.at_level("INFO"):
+        runner = open_runner(encoder, device="cpu", precision="auto", backend="eager", sample=pixels, rows_expected=128)
+    assert runner.identity == {"backend": "eager", "precision": "float32"}
+    assert "runs in float32: bfloat16 fails (expected scalar type Float but found BFloat16)" in caplog.text
+    np.testing.assert_allclose(runner.encode(pixels), reference(encoder, pixels), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="expected scalar type Float"):  # who asks for it is told
+        open_runner(encoder, **{**PLAIN, "precision": "bfloat16"}, sample=pixels, rows_expected=64).encode(pixels)
 
 
 def test_auto_keeps_float32_where_they_do_not() -> None:

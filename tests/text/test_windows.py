@@ -1,16 +1,25 @@
-"""Windows of long pairs: the longer text moves on, the shorter one stays beside it."""
+"""Windows: of pairs the longer text moves on beside the shorter one, and no batch holds too many of them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
 
 from selector.contracts import TextPreprocess
 from selector.errors import ConfigError
-from selector.texts import TokenisedText, Tokeniser
-from tests.text.models import WORDS, byte_level, wordpiece
+from selector.extract.tokens import open_tokens
+from selector.sources import registry
+from selector.strategies._loop import Settings, train
+from selector.strategies._parts import Group
+from selector.texts import TokenisedText, Tokeniser, Tokens, text_hash
+from selector.zoo import ModelSpec
+from tests.text.models import WORDS, byte_level, text_model, wordpiece
 
 LONG = WORDS[:40]  # a token each
 SHORT = ["quick", "brown", "fox"]
@@ -71,3 +80,48 @@ def test_the_prefix_belongs_to_the_first_text_and_any_script_is_cut_between_char
     found = windows(pair, 40, tokenizer=byte_level())
     assert len(found.ids) > 2
     assert all(len(row) <= 40 for row in found.ids)
+
+
+def test_pieces_of_a_batch_hold_so_many_tokens() -> None:
+    tokenised = Tokeniser(TextPreprocess(wordpiece().to_str(), 12, long_texts="window"))(
+        [" ".join(LONG), "quick", "brown fox", " ".join(LONG[:25]), "a"]
+    )
+    batch = Tokens.of(tokenised, 0)
+    found = list(batch.pieces(2, 24))
+    assert [i for part in found for i in range(part.start, part.stop)] == [0, 1, 2, 3, 4]
+    for part in found:
+        piece = batch[part]
+        assert len(piece) == 1 or (len(piece) <= 2 and piece.ids.numel() <= 24)
+    assert slice(1, 3) in found  # neighbours that fit share a piece
+    assert list(batch.pieces(5, 10**6)) == [slice(0, 5)]
+    assert list(batch.pieces(1, 10**6)) == [slice(i, i + 1) for i in range(5)]
+
+
+def test_training_in_pieces_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = text_model(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    spec = {"source": f"transformers:{folder}", "text": {"max_length": 12, "long_texts": "window"}}
+    encoder = registry.get("transformers").load(ModelSpec.model_validate(spec))
+    texts = [" ".join(LONG[i : i + 20]) for i in range(6)] + SHORT
+    table, _ = open_tokens(texts, [text_hash(t) for t in texts], texts, encoder.preprocess)
+    seen: list[int] = []
+
+    def trained() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        module = encoder.with_head(3)
+        module.backbone.register_forward_pre_hook(
+            lambda _m, _args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        settings = Settings(steps=2, batch_size=9, rate=0.01, optimiser="sgd", augment=False)
+        groups = [Group(tuple(dict(module.named_parameters())), 1.0)]
+        labels = np.arange(9) % 3
+        train(module, groups, table, np.arange(9), labels, lambda batch: batch, cross_entropy, settings)
+        return dict(module.state_dict())
+
+    whole = trained()
+    assert len(seen) == 2
+    monkeypatch.setattr("selector.strategies._loop.MAX_TOKENS", 60)
+    pieces = trained()
+    assert len(seen) > 6
+    assert max(seen[2:]) <= 60 < max(seen[:2])
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, rtol=1e-4, atol=1e-6)

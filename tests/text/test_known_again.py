@@ -1,0 +1,49 @@
+"""What a second scan says of texts that it does not tokenise again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import selector
+from selector.errors import BadImagesError
+from tests.text.models import text_model
+from tests.text.test_scan import sentences
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return [{"name": "small-bert", "source": f"transformers:{text_model(tmp_path_factory.mktemp('zoo') / 'bert')}"}]
+
+
+def notes(ranking: selector.Ranking) -> list[str]:
+    return [w for w in ranking.warnings if "were cut" in w]
+
+
+def test_cut_texts_are_told_by_a_warm_scan_and_for_another_target(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+    texts, labels = sentences(60)
+    texts[0], texts[1] = "word " * 500, "rain " * 300
+    cold = selector.rank((texts, labels), zoo=zoo, store=tmp_path, history=False)
+    assert len(notes(cold)) == 1
+    assert "2 of 60 texts have more than 64 tokens" in notes(cold)[0]
+    warm = selector.rank((texts, labels), zoo=zoo, store=tmp_path, history=False)
+    assert warm["small-bert"].cached
+    assert notes(warm) == notes(cold)
+    part = selector.rank((texts[1:], labels[1:]), zoo=zoo, store=tmp_path, history=False)
+    assert part["small-bert"].cached
+    assert "1 of 59 texts have more than 64 tokens" in notes(part)[0]
+
+
+def test_unusable_texts_stop_a_warm_scan_too(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+    texts, labels = sentences(60)
+    texts[7] = "  "
+    skipped = selector.rank((texts, labels), zoo=zoo, store=tmp_path, on_bad_image="skip", history=False)
+    assert skipped.target["items"] == 59
+    for _ in range(2):
+        with pytest.raises(BadImagesError, match=r"1 text\(s\) cannot be used: row 7 is only whitespace"):
+            selector.rank((texts, labels), zoo=zoo, store=tmp_path, history=False)
+    again = selector.rank((texts, labels), zoo=zoo, store=tmp_path, on_bad_image="skip", history=False)
+    assert again["small-bert"].cached
+    assert any("1 of 60 items were skipped: row 7" in w for w in again.warnings)

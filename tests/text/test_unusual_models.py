@@ -1,0 +1,205 @@
+"""Folders that are written in another way, and limits that a configuration states."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selector.errors import SourceError
+from selector.sources import registry
+from selector.texts import Tokeniser, Tokens
+from selector.zoo import ModelSpec
+from tests.text.models import DECODER, FAMILIES, SMALL, sentence_model, text_model, wordpiece
+
+
+def load(source: str | Path, **more: Any) -> Any:
+    return registry.get("transformers").load(ModelSpec.model_validate({"source": f"transformers:{source}", **more}))
+
+
+@pytest.mark.parametrize(
+    ("said", "pooling"),
+    [
+        ({"pooling_mode": "lasttoken"}, "last"),  # as sentence-transformers writes since 5.2
+        ({"pooling_mode": ["weightedmean"]}, "weighted"),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, "last"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weighted"),
+        ({"pooling_mode_cls_token": True}, "cls"),
+    ],
+)
+def test_poolings_of_sentence_folders(tmp_path: Path, said: dict[str, Any], pooling: str) -> None:
+    folder = sentence_model(tmp_path / "sentences")
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 32, **said}))
+    path = load(folder).path
+    assert (path.layer, path.pooling, path.specials) == ("last", pooling, True)
+
+
+@pytest.mark.parametrize("said", [{"pooling_mode": ["mean", "max"]}, {"pooling_mode_mean_sqrt_len_tokens": True}])
+def test_a_pooling_that_is_not_known_is_told(
+    tmp_path: Path, said: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = sentence_model(tmp_path / "sentences")
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    with caplog.at_level(logging.WARNING):
+        path = load(folder).path
+    assert (path.layer, path.pooling, path.specials) == ("mean", "mean", False)
+    assert "which is not read; its features are those of a plain encoder" in caplog.text
+
+
+def test_the_last_layer_of_a_sentence_folder_is_its_own_reading(tmp_path: Path) -> None:
+    folder = sentence_model(tmp_path / "sentences")
+    assert load(folder, layer="last").path == load(folder).path
+    assert load(folder, layer="2").path.specials is False
+
+
+def test_a_sentence_folder_that_lower_cases_its_texts(tmp_path: Path) -> None:
+    folder = sentence_model(tmp_path / "sentences")
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+
+    def same() -> bool:
+        upper, lower = Tokeniser(load(folder).preprocess)(["A Great FILM", "a great film"])
+        return [list(row) for row in upper.ids] == [list(row) for row in lower.ids]
+
+    assert not same()
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": True}))
+    assert same()
+
+
+@pytest.mark.parametrize("name", ["spm.model", "sentencepiece.bpe.model"])
+def test_a_folder_with_sentencepiece_alone_has_a_tokenizer(tmp_path: Path, name: str) -> None:
+    folder = text_model(tmp_path / "model", "deberta", tokenizer=False)
+    (folder / name).write_bytes(b"not a sentencepiece model")
+    with pytest.raises(SourceError, match=r"the tokenizer in .*model cannot be used|finds no words in its files"):
+        load(folder)
+    spec = ModelSpec(source=f"transformers:{folder}")
+    first = json.dumps(registry.get("transformers").identify(spec), sort_keys=True)
+    (folder / name).write_bytes(b"another one")
+    assert json.dumps(registry.get("transformers").identify(spec), sort_keys=True) != first
+
+
+def test_a_tokenizer_that_was_made_from_nothing_is_refused(tmp_path: Path) -> None:
+    folder = text_model(tmp_path / "model", tokenizer=False)
+    (folder / "spm.model").write_bytes(b"of another family")
+    with pytest.raises(
+        SourceError, match=r"BertTokenizer, which transformers takes for .*model, finds no words in its"
+    ):
+        load(folder)
+
+
+def test_positions_that_are_computed_have_the_limit_that_the_configuration_states(tmp_path: Path) -> None:
+    folder = text_model(tmp_path / "llama", "llama", max_position_embeddings=48)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 10**30}))
+    encoder = load(folder)
+    assert encoder.preprocess.max_length == 48
+    with pytest.raises(SourceError, match=r"text.max_length 49 is more than the 48 tokens that the network has pos"):
+        load(folder, text={"max_length": 49})
+    assert DECODER["max_position_embeddings"] == 128  # what the file would say otherwise
+
+
+def test_a_setting_that_the_configuration_does_not_have_is_an_error(tmp_path: Path) -> None:
+    folder = text_model(tmp_path / "bert")
+    with pytest.raises(
+        SourceError, match=r"config.json of a bert has no setting 'num_hiden_layers' \(kwargs of the zoo"
+    ):
+        load(folder, kwargs={"num_hiden_layers": 2})
+
+
+def other_family(folder: Path, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a family that the other tests have no network of, with a tokenizer."""
+    monkeypatch.setitem(FAMILIES, "other", shape)
+    text_model(folder, "other", tokenizer=False)
+    wordpiece().save(str(folder / "tokenizer.json"))
+    special = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "model_max_length": 64}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    return folder
+
+
+UNUSUAL = {
+    # blocks give a list where others give a tuple
+    "gpt1": {"model_type": "openai-gpt", "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128},
+    # inner layers are longer than the batch
+    "longformer": {"model_type": "longformer", **SMALL, "attention_window": 8},
+}
+
+
+@pytest.mark.parametrize("family", UNUSUAL)
+def test_layers_of_networks_that_give_them_otherwise(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModel
+
+    folder = other_family(tmp_path / family, {**UNUSUAL[family], "pad_token_id": 0}, monkeypatch)
+    encoder = load(folder, pooling="mean")
+    batch = Tokens.of(Tokeniser(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
+    readings = [
+        encoder.reading(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i), "pooling": "mean"}))
+        for i in (1, 2, 3)
+    ]
+    reference = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        layers = encoder.encode_readings(batch, readings)
+        mean = encoder.encode(batch)
+        hidden = reference(batch.ids, attention_mask=batch.mask, output_hidden_states=True).hidden_states[1:]
+    own = batch.content.float()[:, :, None]
+    for mine, states in zip(layers, hidden, strict=True):
+        expected = (states[:, : own.shape[1]] * own).sum(1) / own.sum(1)
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mean, torch.stack(layers).mean(0))
+
+
+def test_layers_that_stand_the_other_way_round_are_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {"model_type": "xlnet", "d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64}
+    folder = other_family(tmp_path / "xlnet", shape, monkeypatch)
+    with pytest.raises(SourceError, match=r"the layers of a xlnet give \(\d+, 2, 32\) for \(2, \d+\) tokens; expected"):
+        load(folder)
+
+
+def test_texts_of_many_windows_go_through_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(text_model(tmp_path / "bert"), text={"max_length": 12, "long_texts": "window"})
+    texts = [" ".join(["the quick brown fox"] * 10), "a film", " ".join(["storm and rain in the city"] * 9)]
+    batch = Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+    assert batch.windows
+    seen: list[int] = []
+    encoder.module.backbone.register_forward_pre_hook(
+        lambda _m, args, kwargs: seen.append((args or tuple(kwargs.values()))[0].numel()), with_kwargs=True
+    )
+    with torch.no_grad():
+        whole = encoder.encode(batch)
+        monkeypatch.setattr("selector.sources._text._AT_ONCE", (50, 50))
+        sliced = encoder.encode(batch)
+    assert seen[0] == batch.ids.numel() > 50
+    assert len(seen) > 3
+    assert max(seen[1:]) <= 50
+    torch.testing.assert_close(sliced, whole, rtol=1e-4, atol=1e-5)
+    del seen[:]
+    encoder.module.train(mode=False)
+    encoder.encode(batch).sum().backward()  # with gradients nothing is cut: all windows share one pass
+    assert len(seen) == 1
+
+
+def test_the_embedding_counts_as_memory_in_bfloat16(tmp_path: Path) -> None:
+    from selector.extract.backends.eager import EagerBackend
+    from selector.extract.cost import _counted
+
+    encoder = load(shutil.copytree(text_model(tmp_path / "bert"), tmp_path / "copy"))
+    embedding = encoder.module.backbone.get_input_embeddings().weight
+    batch = Tokens.of(Tokeniser(encoder.preprocess)(["a film"]), encoder.preprocess.pad_id)
+    memory = {}
+    for precision in ("float32", "bfloat16"):
+        backend = EagerBackend(encoder, "cpu", precision, 4)
+        buffers = {id(t): t for t in (*backend.encoder.module.parameters(), *backend.encoder.module.buffers())}
+        assert any(t.data_ptr() == embedding.data_ptr() for t in buffers.values())
+        memory[precision] = _counted(backend, "cpu", batch)[1]
+    table = embedding.numel() * 4
+    assert memory["bfloat16"] > table + (memory["float32"] - table) // 4
+    assert "weight" not in str([k for k in backend.encoder.module.state_dict() if "word_embeddings" in k])
