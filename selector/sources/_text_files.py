@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from selector.contracts import TextPreprocess
     from selector.zoo import ModelSpec
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+_FORMS = ((WEIGHTS, f"{WEIGHTS}.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
+"""(weights, or the list of their parts), the preferred form first; pickles are read as tensors only."""
+
+_FILES = [name for form in _FORMS for name in form]
 
 TOKENIZERS = (
     *("tokenizer.json", "vocab.txt", "vocab.json"),
@@ -46,7 +51,7 @@ _SETTINGS = (
 class ModelFiles:
     """Attributes:
     folder: where the small files lie; None for a network that is described in the zoo alone.
-    weights: safetensors files with the hash of their content; empty for a random start.
+    weights: their files with the hash of the content; empty for a random start.
     """
 
     folder: Path | None
@@ -75,6 +80,11 @@ class ModelFiles:
             raise SourceError(f"{self.folder / name} cannot be read: {error}") from None
         return data if isinstance(data, dict) else {"list": data}
 
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are in a format that could hold code, and must be read as tensors only."""
+        return any(not file.filename.endswith(".safetensors") for file in self.weights)
+
     def fetched(self, model: str) -> list[Path]:
         """The weights on this machine."""
         return [_hub.fetch(file, model) for file in self.weights]
@@ -91,7 +101,7 @@ def find_files(spec: ModelSpec) -> ModelFiles:
         return ModelFiles(None)
     if spec.weights is not None and spec.weights != "none":
         path = spec.weights.path()
-        if path.name not in (WEIGHTS, INDEX):
+        if path.name not in _FILES:
             raise SourceError(f"{spec.name}: weights file {path} must be called {WEIGHTS}, with {CONFIG} beside it.")
         return _local(spec, path.parent)
     folder = Path(spec.base or ".") / spec.model_id
@@ -110,14 +120,13 @@ def _local(spec: ModelSpec, folder: Path) -> ModelFiles:
         )
     if spec.weights == "none":
         return ModelFiles(folder)
-    names = [WEIGHTS] if (folder / WEIGHTS).is_file() else _shards(spec, folder / INDEX)
-    if not names:
-        others = sorted(p.name for p in folder.glob("*.bin"))
-        hint = f"; {others[0]} is a pickle, which is not read: save it again with safetensors" if others else ""
-        raise WeightsMissing(f"{spec.name}: folder {folder} has no {WEIGHTS}{hint}.")
+    first = next((name for name in _FILES if (folder / name).is_file()), None)
+    if first is None:
+        raise WeightsMissing(f"{spec.name}: folder {folder} has no {WEIGHTS}, and no {_FORMS[1][0]} either.")
+    names = _shards(spec, folder / first)
     for name in names:
         if not (folder / name).is_file():
-            raise WeightsMissing(f"{spec.name}: {folder / INDEX} names {name}, which is not beside it.")
+            raise WeightsMissing(f"{spec.name}: {folder / first} names {name}, which is not beside it.")
     return ModelFiles(
         folder,
         tuple(_hub.HubFile("", name, None, _weights.content_hash(folder / name), folder / name) for name in names),
@@ -125,8 +134,9 @@ def _local(spec: ModelSpec, folder: Path) -> ModelFiles:
 
 
 def _shards(spec: ModelSpec, index: Path) -> list[str]:
-    if not index.is_file():
-        return []
+    """The files that an index names; a file of weights is its own only part."""
+    if index.suffix != ".json":
+        return [index.name]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -141,13 +151,8 @@ def _hub_files(spec: ModelSpec) -> ModelFiles:
     folder = _hub.snapshot(repo, _SETTINGS, revision, spec.name)
     if spec.weights == "none":
         return ModelFiles(folder)
-    try:
-        first = _hub.find(repo, [WEIGHTS, INDEX], revision, spec.name)
-    except WeightsMissing as error:
-        if f"none of {WEIGHTS}" in str(error):
-            raise WeightsMissing(f"{error} Other formats run code or are not PyTorch's, and are not read.") from None
-        raise
-    if first.filename == WEIGHTS:
+    first = _hub.find(repo, _FILES, revision, spec.name)
+    if not first.filename.endswith(".json"):
         return ModelFiles(folder, (first,))
     names = _shards(spec, _hub.fetch(first, spec.name))
     return ModelFiles(folder, tuple(_hub.find(repo, [name], revision, spec.name) for name in names))

@@ -5,8 +5,8 @@ Features are, unless the zoo says otherwise, the mean over all layers of the mea
 (docs/text.md says on what evidence), of decoders weighted by position; a sentence-transformers
 folder is read as its ``1_Pooling`` says, from its last layer, because that is what it was trained for.
 
-Only safetensors are read, ``trust_remote_code`` is always off, and the network is always built in
-float32: in which precision it runs is decided by the extraction.
+Weights are read as tensors (safetensors, or ``pytorch_model.bin`` without running what it holds),
+``trust_remote_code`` is always off, and the network is always built in float32: in which precision it runs is decided by the extraction.
 """
 
 from __future__ import annotations
@@ -226,6 +226,8 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
 
 
 def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
+    from pickle import UnpicklingError
+
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
@@ -254,11 +256,17 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
                 dtype=torch.float32,
                 trust_remote_code=False,
                 local_files_only=True,
-                use_safetensors=True,
+                use_safetensors=not files.pickled,
+                weights_only=True,
                 output_loading_info=True,
             )
     except SourceError:
         raise
+    except UnpicklingError as error:
+        raise SourceError(
+            f"{spec.name}: {files.weights[0].filename} is not plain tensors, and running code from a weights file is "
+            f"refused; save it with safetensors. ({first_line(error)})"
+        ) from None
     except SafetensorError as error:
         raise SourceError(f"{spec.name}: the weights in {folder} are damaged ({error}); fetch them again.") from None
     except Exception as error:

@@ -281,12 +281,15 @@ def test_what_is_wrong_with_a_model_is_its_own_error(folders: dict[str, Path], t
     (broken / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(SourceError, match=r"the weights in .*broken are damaged \(.*\); fetch them again"):
         load(broken)
-    pickled = copy("pickled")
-    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    with pytest.raises(
-        WeightsMissing, match=r"has no model.safetensors; pytorch_model.bin is a pickle, which is not read"
-    ):
-        load(pickled)
+    without = copy("without")
+    (without / "model.safetensors").unlink()
+    with pytest.raises(WeightsMissing, match=r"without has no model.safetensors, and no pytorch_model.bin either"):
+        load(without)
+    parts = copy("parts")
+    (parts / "model.safetensors").unlink()
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../x.safetensors"}}))
+    with pytest.raises(SourceError, match=r"names files outside its folder; they are not read"):
+        load(parts)
     other = copy("other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))

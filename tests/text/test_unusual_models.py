@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from selector.errors import SourceError
 from selector.sources import registry
@@ -20,6 +21,52 @@ from tests.text.models import DECODER, FAMILIES, SMALL, sentence_model, text_mod
 
 def load(source: str | Path, **more: Any) -> Any:
     return registry.get("transformers").load(ModelSpec.model_validate({"source": f"transformers:{source}", **more}))
+
+
+def features(encoder: Any) -> torch.Tensor:
+    batch = Tokens.of(Tokeniser(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
+    with torch.no_grad():
+        found: torch.Tensor = encoder.encode(batch)
+    return found
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_weights_in_a_pickle_are_read_as_tensors(tmp_path: Path, parts: int) -> None:
+    folder = text_model(tmp_path / "safe")
+    expected = load(folder)
+    pickled = shutil.copytree(folder, tmp_path / "pickled")
+    state = load_file(pickled / "model.safetensors")
+    (pickled / "model.safetensors").unlink()
+    names = (
+        [f"pytorch_model-{i + 1:05}-of-{parts:05}.bin" for i in range(parts)] if parts > 1 else ["pytorch_model.bin"]
+    )
+    for i, name in enumerate(names):
+        torch.save(dict(list(state.items())[i::parts]), pickled / name)
+    if parts > 1:
+        where = {key: names[i % parts] for i, key in enumerate(state)}
+        (pickled / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    encoder = load(pickled)
+    torch.testing.assert_close(features(encoder), features(expected), rtol=0, atol=0)
+    assert encoder.identity["weights"] != expected.identity["weights"]  # another content
+
+
+class Code:
+    """What a pickle can hold beside tensors: something that runs when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
+    folder = text_model(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings": torch.zeros(2), "more": Code(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(SourceError, match=r"pytorch_model.bin is not plain tensors, and running code .* is refused"):
+        load(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
