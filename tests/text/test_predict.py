@@ -191,7 +191,7 @@ def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(
 
     monkeypatch.setattr(load_module, "Tokeniser", build)
     model.module.register_forward_pre_hook(lambda _, given: sizes.append((len(given[0]), given[0].ids.numel())))
-    texts = ["sun and rain " * 200, *["goal", "the team", "money in the bank"] * 20, "", "rain " * 300] * 2
+    texts = ["sun and rain " * 900, *["goal", "the team", "money in the bank"] * 20, "", *["rain " * 300] * 9]
     found = model.predict(texts, batch_size=16)
     assert len(built) == 1
     assert max(count for count, _ in sizes) <= 16
