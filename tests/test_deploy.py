@@ -364,6 +364,8 @@ def test_predictions_become_tables_and_json(mnist: Path, tmp_path: Path) -> None
     [
         ("nowhere/*.jpg", {}, r"no image matches 'nowhere/\*.jpg'; give an existing file, a folder or a glob"),
         ([], {}, "there are no images to predict"),
+        (None, {}, r"expected files, folders, globs or images\. Got NoneType"),
+        (5, {}, r"expected files, folders, globs or images\. Got int"),
         ([np.zeros((2, 2, 3), np.uint8)], {"top": 0}, r"top must be an int in the range \[1, inf\). Got 0"),
         (
             [np.zeros((2, 2, 3), np.uint8)],
@@ -419,6 +421,27 @@ def test_an_onnx_file_that_differs_is_not_kept(mnist: Path, tmp_path: Path, monk
     with pytest.raises(SelectorError, match=r"gives other probabilities than torch \(difference 0.01"):
         export_onnx(mnist, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_onnx_file_that_cannot_be_written_is_refused_before_the_work(
+    mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(export_module, "_export", lambda *_: pytest.fail("it was exported"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"is a folder; name the file to write, such as .*model\.onnx"):
+        export_onnx(mnist, tmp_path)
+    for parent in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(ConfigError, match=r"model\.onnx cannot be written \(.*\); name a file in another folder"):
+            export_onnx(mnist, parent / "model.onnx")
+    monkeypatch.setattr(export_module.tempfile, "TemporaryFile", _denied)
+    with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\)"):
+        export_onnx(mnist, tmp_path / "model.onnx")
+
+
+def _denied(**_: Any) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 def test_export_without_the_extra_says_what_to_install(

@@ -71,8 +71,8 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders or globs; for a text model texts, or .txt files with a text a line; for a "
-            "tagging model also .jsonl files with a list of words a line.",
+            help="Image files, folders or globs; for a text model texts, .txt files with a text a line, or .jsonl files "
+            "with a text or a pair a line; for a tagging model .jsonl files with a list of words a line.",
             metavar="ITEMS…",
         ),
     ],

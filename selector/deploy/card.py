@@ -27,15 +27,11 @@ def model_card(
         program: whether ``model.pt2`` lies beside the card.
     """
     noun = "text" if isinstance(trained.preprocess, TextPreprocess) else "image"
+    item = '"a.jpg"' if noun == "image" else '("a text", "another")' if target.get("pairs") else '"a text"'
     words = isinstance(trained.preprocess, TextPreprocess) and trained.preprocess.words
     pipeline = "token-classification" if words else f"{noun}-classification"
     licence = spec.get("licence") or "unknown: look at where the weights come from"
-    rows = [
-        f"| {m.strategy} | {_figure(m.val_value)} | {_figure(m.test_value)} | {m.steps} | "
-        f"{m.learning_rate if m.learning_rate is not None else '–'} | {m.seconds:.0f} s | {m.trained_parameters:,} | "
-        f"{_size(m)} | {_cell(m.note or m.status)} |"
-        for m in figures
-    ]
+    rows = [_row(m, resolution=noun == "image") for m in figures]
     chosen = next((m for m in figures if m.strategy == trained.strategy and m.status == "ok"), None)
     metric = chosen.metric if chosen else "metric"
     more = (
@@ -64,7 +60,7 @@ Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("sou
 |---|---|
 | task | {trained.task}, {len(trained.class_names)} classes |
 | classes | {classes} |
-{_input(trained.preprocess)}
+{_input(trained.preprocess, "pairs of texts" if target.get("pairs") else "texts")}
 | probabilities | softmax(logits / {trained.temperature:.4g}); the temperature was fitted on the validation {noun}s |
 | target | {_cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
 | data fingerprint | `{_cell(target.get("fingerprint"))}` |
@@ -75,8 +71,8 @@ The validation {noun}s chose rate, strategy and model, so their figures are opti
 {noun}s were read once, at the end. Figures are {metric}; test log-loss and calibration error are
 of the calibrated probabilities.
 
-| strategy | val | test | steps | rate | time | trained parameters | resolution | note |
-|---|---|---|---|---|---|---|---|---|
+| strategy | val | test | steps | rate | time | trained parameters |{" resolution |" if noun == "image" else ""} note |
+|---|---|---|---|---|---|---|---|{"---|" if noun == "image" else ""}
 {chr(10).join(rows)}
 
 The saved model (**{trained.strategy}**) in other metrics:
@@ -86,7 +82,7 @@ The saved model (**{trained.strategy}**) in other metrics:
 {more}
 
 ## Use
-With this package: `selector.load_model("this folder").predict([{'"a text"' if noun == "text" else '"a.jpg"'}])`. {"In plain torch" if noun == "text" else "Without it"}:
+With this package: `selector.load_model("this folder").predict([{item}])`. {"In plain torch" if noun == "text" else "Without it"}:
 
 ```python
 {snippet(trained, program=program)}
@@ -96,12 +92,13 @@ With this package: `selector.load_model("this folder").predict([{'"a text"' if n
 """
 
 
-def _input(preprocess: AnyPreprocess) -> str:
+def _input(preprocess: AnyPreprocess, texts: str) -> str:
     """Rows of the table of facts: how items are prepared."""
     if isinstance(preprocess, TextPreprocess):
-        long = "read in overlapping windows" if preprocess.long_texts == "window" else "cut off"
+        windows = preprocess.words or preprocess.long_texts == "window"
+        long = "read in overlapping windows" if windows else "cut off"
         prefix = f"; `{_cell(preprocess.prefix)}` is put before each" if preprocess.prefix else ""
-        return f"| input | texts, tokenised by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
+        return f"| input | {texts}, tokenised by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
     height, width = preprocess.input_size[1:]
     return (
         f"| input | {height} × {width} RGB, values / 255, mean {list(preprocess.mean)}, std {list(preprocess.std)} |\n"
@@ -191,8 +188,15 @@ def _features(path: Mapping[str, Any]) -> list[str]:
     return [*lines, f"model = lambda x: head({pooled})"]
 
 
+def _row(m: Measurement, *, resolution: bool) -> str:
+    rate = "–" if m.learning_rate is None else f"{m.learning_rate:.4g}"
+    measured = f"{_figure(m.val_value)} | {_figure(m.test_value)} | {m.steps} | {rate} | {m.seconds:.0f} s"
+    size = f" {_size(m)} |" if resolution else ""
+    return f"| {m.strategy} | {measured} | {m.trained_parameters:,} |{size} {_cell(m.note or m.status)} |"
+
+
 def _figure(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.4f}"
+    return "–" if value is None or value != value else f"{value:z.4f}"
 
 
 def _size(m: Measurement) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from selector.contracts import Preprocess, TextPreprocess
 from selector.deploy.load import SavedModel, load_model
+from selector.deploy.texts import TOKENIZER
 from selector.errors import ConfigError, SelectorError
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def export_onnx(
         out: the file to write.
         trust: as for ``load_model``.
     Raises:
-        ConfigError: the extra ``onnx`` is not installed, or another model's tokenizer lies where this one's goes.
+        ConfigError: the extra ``onnx`` is not installed, the file cannot be written there, or another model's
+            tokenizer lies where this one's goes.
         SelectorError: the network cannot be exported, or onnxruntime gives other values.
     """
     try:
@@ -54,11 +57,14 @@ def export_onnx(
         raise ConfigError(
             f"ONNX export needs the extra 'onnx' ({error}); run: pip install 'zoo-selector[onnx]'"
         ) from None
-    from selector.deploy.onnx_text import word_pooling, write_tokenizer
+    from selector.deploy.onnx_text import check_tokenizer, word_pooling
 
     saved = model if isinstance(model, SavedModel) else load_model(model, trust=trust)
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _check_place(out)
+    texts = saved.preprocess if isinstance(saved.preprocess, TextPreprocess) else None
+    if texts is not None:
+        check_tokenizer(texts, out)
     temporary = out.with_name(f".{out.name}.partial")
     try:
         form = _image_form(saved, saved.preprocess) if isinstance(saved.preprocess, Preprocess) else _text_form(saved)
@@ -69,7 +75,7 @@ def export_onnx(
             "preprocess": json.dumps(saved.preprocess.to_dict()),
             "name": saved.config["name"],
         }
-        if isinstance(saved.preprocess, TextPreprocess) and saved.preprocess.words:
+        if texts is not None and texts.words:
             facts["word_pooling"] = word_pooling(saved)
         onnx.helper.set_model_props(exported, facts)
         onnx.save(exported, str(temporary))
@@ -82,8 +88,8 @@ def export_onnx(
                     f"the ONNX file of {saved.config['name']} gives other probabilities than torch (difference {gap:.2g}, "
                     f"at most {TOLERANCE:g} is allowed); it was not kept."
                 )
-        if isinstance(saved.preprocess, TextPreprocess):
-            write_tokenizer(saved.preprocess, out)
+        if texts is not None:
+            out.with_name(TOKENIZER).write_text(texts.tokenizer, encoding="utf-8")
         temporary.replace(out)
     except SelectorError:
         raise
@@ -94,6 +100,18 @@ def export_onnx(
     finally:
         temporary.unlink(missing_ok=True)
     return out
+
+
+def _check_place(out: Path) -> None:
+    """Before the work, not after it."""
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name the file to write, such as {out / 'model.onnx'}.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error.strerror}); name a file in another folder.") from None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from selector.deploy.predictions import Prediction, Predictions
 from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
 from selector.errors import BadImagesError, ConfigError, SourceError
 from selector.images import IMAGE_SUFFIXES, UnreadableImage
+from selector.texts import Tokeniser
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +35,7 @@ class SavedModel:
         config: ``config.json``.
         path: its folder.
         preprocess, class_names, temperature: as trained.
+        pairs: whether it reads pairs of texts; None where its record does not say.
         module: the network (B, C, H, W), or tokens of B texts, -> logits (B, K), built on first use.
     """
 
@@ -45,6 +47,7 @@ class SavedModel:
             if config.get("modality") == "text"
             else Preprocess.from_dict(config["preprocess"])
         )
+        self.pairs: bool | None = config.get("pairs")
         self.class_names: tuple[str, ...] = tuple(config["class_names"])
         self.temperature = float(config["temperature"])
         self._trust = trust
@@ -92,44 +95,43 @@ class SavedModel:
 
         Args:
             images: files, folders (searched for images), globs, arrays, Pillow images, or a
-                sequence of these; for a model that reads texts: texts, pairs of texts, or .txt
-                files with a text a line; for one that tags words see ``deploy.tagging.expand``.
+                sequence of these; for a model that reads texts see ``deploy.texts.expand``, for one
+                that tags words ``deploy.tagging.expand``.
             top: how many leading classes to name an image; None for one.
-            batch_size: images at a time.
+            batch_size: images at a time; of texts at most, fewer of long ones.
             on_bad: an image that cannot be read becomes a row with an error, or ends the call
                 with all of them listed.
         Raises:
-            ConfigError: a path that does not exist, a glob or folder without images, a bad number.
+            ConfigError: a path that does not exist, a glob or folder without images, single texts
+                where pairs are read or the reverse, a bad number.
             BadImagesError: images that cannot be read, with ``on_bad="fail"``.
         """
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
         if isinstance(self.preprocess, TextPreprocess) and self.preprocess.words:
-            tagged = self._tag(list(tagging.expand(images)), batch_size, device)
+            tagged = self._tag(tagging.expand(images), batch_size, device)
             _raise_bad(tagged, "sentence", on_bad)
             return tagged
-        named = list(_expand(images) if isinstance(self.preprocess, Preprocess) else texts.expand(images))
-        rows: list[Prediction] = []
-        blocks: list[np.ndarray] = []
-        for start in range(0, len(named), batch_size):
-            part, probabilities = self._batch(
-                named[start : start + batch_size], min(top or 1, len(self.class_names)), device
-            )
-            rows += part
-            blocks.append(probabilities)
-        found = Predictions(rows, np.concatenate(blocks), self.class_names)
-        _raise_bad(found, "image" if isinstance(self.preprocess, Preprocess) else "text", on_bad)
+        of_texts = isinstance(self.preprocess, TextPreprocess)
+        named = texts.expand(images, self.pairs) if of_texts else list(_expand(images))
+        outputs, reasons = self._outputs([item for _, item in named], batch_size, device)
+        found = self._said([name for name, _ in named], outputs, reasons, min(top or 1, len(self.class_names)))
+        _raise_bad(found, "text" if of_texts else "image", on_bad)
         return found
+
+    @cached_property
+    def _tokeniser(self) -> Tokeniser:
+        assert isinstance(self.preprocess, TextPreprocess)
+        return Tokeniser(self.preprocess)
 
     def _tag(self, named: Sequence[tuple[str, Words]], batch_size: int, device: str) -> tagging.TaggedTexts:
         from selector.tasks import registry as tasks
 
-        assert isinstance(self.preprocess, TextPreprocess)
         task: Any = tasks.get(self.config["task"])
         task = task.with_labels(self.class_names)
         return tagging.predict(
-            self.module, task, self.class_names, self.temperature, self.preprocess, named, batch_size, device
+            self.module, task, self.class_names, self.temperature, self._tokeniser, named, batch_size, device
         )
 
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
@@ -143,34 +145,41 @@ class SavedModel:
             result: np.ndarray = self.module.to(device)(normalise(batch, self.preprocess, device)).float().cpu().numpy()
         return result
 
-    def _batch(self, named: Sequence[tuple[str, Any]], top: int, device: str) -> tuple[list[Prediction], np.ndarray]:
+    def _said(
+        self, names: Sequence[str], outputs: Sequence[np.ndarray], reasons: Sequence[str], top: int
+    ) -> Predictions:
+        """What the outputs of the items without a reason say."""
         from selector.tasks import registry as tasks
 
-        outputs, good, reasons = self._outputs([item for _, item in named], device)
-        probabilities = np.full((len(named), len(self.class_names)), np.nan)
-        if outputs is not None:
+        probabilities = np.full((len(names), len(self.class_names)), np.nan)
+        if outputs:
             task: Any = tasks.get(self.config["task"])
-            probabilities[good] = task.probabilities(outputs, self.temperature)
+            good = [i for i, reason in enumerate(reasons) if not reason]
+            probabilities[good] = task.probabilities(np.concatenate(outputs), self.temperature)
         rows = []
-        for (name, _), reason, row in zip(named, reasons, probabilities, strict=True):
+        for name, reason, row in zip(names, reasons, probabilities, strict=True):
             if reason:
                 rows.append(Prediction(name, error=reason))
                 continue
             leading = np.argsort(-row, kind="stable")[:top]
             named_top = tuple((self.class_names[i], float(row[i])) for i in leading)
             rows.append(Prediction(name, named_top[0][0], named_top[0][1], named_top))
-        return rows, probabilities
+        return Predictions(rows, probabilities, self.class_names)
 
-    def _outputs(self, items: Sequence[Any], device: str) -> tuple[np.ndarray | None, list[int], list[str]]:
-        """Logits of the readable items, their positions, and a reason (or nothing) for each item."""
+    def _outputs(self, items: Sequence[Any], batch_size: int, device: str) -> tuple[list[np.ndarray], list[str]]:
+        """Logits of the readable items, in blocks, and a reason (or nothing) for each item."""
         if isinstance(self.preprocess, TextPreprocess):
-            tokens, good, reasons = texts.tokenised(items, self.preprocess)
-            return None if tokens is None else texts.logits(self.module, tokens, device), good, reasons
-        with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
-            pixels = list(pool.map(self._read, items))
-        good = [i for i, found in enumerate(pixels) if not isinstance(found, str)]
-        outputs = self.logits(np.stack([pixels[i] for i in good]), device) if good else None
-        return outputs, good, [found if isinstance(found, str) else "" for found in pixels]
+            outputs, reasons = texts.outputs(self.module, items, self._tokeniser, batch_size, device)
+            return [rows for rows in outputs if rows is not None], reasons
+        blocks: list[np.ndarray] = []
+        reasons = []
+        with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(items), batch_size):
+                read = list(pool.map(self._read, items[start : start + batch_size]))
+                if pixels := [found for found in read if not isinstance(found, str)]:
+                    blocks.append(self.logits(np.stack(pixels), device))
+                reasons += [found if isinstance(found, str) else "" for found in read]
+        return blocks, reasons
 
     def _read(self, image: Any) -> np.ndarray | str:
         from selector.extract.pixels import prepare
@@ -229,15 +238,14 @@ def _expand(images: Images) -> Iterator[tuple[str, Any]]:
         for i, image in enumerate(images if several else [images]):
             yield f"image {i}", image
         return
-    found = False
-    for i, image in enumerate(images):
-        found = True
+    given = texts.listed(images, "files, folders, globs or images")
+    if not given:
+        raise ConfigError("there are no images to predict; give files, folders, globs or arrays.")
+    for i, image in enumerate(given):
         if isinstance(image, str | os.PathLike):
             yield from _files(os.fspath(image))
         else:
             yield f"image {i}", image
-    if not found:
-        raise ConfigError("there are no images to predict; give files, folders, globs or arrays.")
 
 
 def _files(text: str) -> Iterator[tuple[str, str]]:

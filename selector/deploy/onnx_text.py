@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.contracts import TextPreprocess, Words
-from selector.deploy.texts import TOKENIZER, tokenised
+from selector.deploy.texts import TOKENIZER
 from selector.errors import ConfigError, SelectorError
 from selector.texts import Tokeniser, Tokens
 
@@ -94,12 +94,12 @@ def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tenso
     preprocess = saved.preprocess
     assert isinstance(preprocess, TextPreprocess)
     longest = " ".join(["word"] * preprocess.max_length)
+    tokenise = Tokeniser(replace(preprocess, long_texts="truncate"))
     found = []
     for texts in (_SAMPLES[0], (*_SAMPLES[1], longest)):
         # of a text that is read in windows the ONNX file reads one at a time
         given = [Words(text.split()) for text in texts] if preprocess.words else texts
-        tokens, _, _ = tokenised(given, _cut(preprocess))
-        assert tokens is not None
+        tokens = Tokens.of(tokenise(given), preprocess.pad_id)
         inputs = (tokens.ids, tokens.mask, *([tokens.types] if preprocess.token_types else []))
         with torch.inference_mode():
             logits = saved.module(tokens)
@@ -129,8 +129,8 @@ def _check_words(saved: SavedModel, found: Tensor, expected: Tensor) -> None:
         )
 
 
-def write_tokenizer(preprocess: TextPreprocess, file: Path) -> None:
-    """Put ``tokenizer.json`` beside an ONNX file.
+def check_tokenizer(preprocess: TextPreprocess, file: Path) -> None:
+    """Whether ``tokenizer.json`` may be written beside an ONNX file.
 
     Raises:
         ConfigError: another tokenizer lies there.
@@ -140,8 +140,3 @@ def write_tokenizer(preprocess: TextPreprocess, file: Path) -> None:
         raise ConfigError(
             f"{path} is the tokenizer of another model; write {file.name} to a folder of its own, or remove that file."
         )
-    path.write_text(preprocess.tokenizer, encoding="utf-8")
-
-
-def _cut(preprocess: TextPreprocess) -> TextPreprocess:
-    return replace(preprocess, long_texts="truncate")

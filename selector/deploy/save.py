@@ -75,6 +75,7 @@ def save_model(
         "recipe": dict(trained.recipe),
         "modality": "text" if isinstance(trained.preprocess, TextPreprocess) else "image",
         "preprocess": trained.preprocess.to_dict(),
+        **({"pairs": target_summary["pairs"]} if "pairs" in target_summary else {}),
         "class_names": list(trained.class_names),
         "temperature": trained.temperature,
         "strategy": trained.strategy,

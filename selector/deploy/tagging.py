@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +10,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from selector.contracts import TextPreprocess, Words
+from selector.contracts import Words
 from selector.deploy import texts
 from selector.deploy.predictions import Prediction, Predictions
+from selector.deploy.text_files import JSON_LINES, file_of, json_lines, lines
 from selector.errors import ConfigError
+from selector.texts import Tokeniser
 
 if TYPE_CHECKING:
     import pandas
 
-_JSON_LINES = (".jsonl", ".ndjson")
 _KEYS = ("tokens", "words")
+_LINE = "a list of words"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def predict(
     task: Any,
     class_names: Sequence[str],
     temperature: float,
-    preprocess: TextPreprocess,
+    tokenise: Tokeniser,
     sentences: Sequence[tuple[str, Words]],
     batch_size: int,
     device: str,
@@ -117,21 +118,16 @@ def predict(
         module: tokens -> logits (W, C).
         task: bound to ``class_names``.
     """
+    outputs, reasons = texts.outputs(module, [words for _, words in sentences], tokenise, batch_size, device)
     rows: list[TaggedText] = []
     blocks = [np.empty((0, len(class_names)))]
-    for start in range(0, len(sentences), batch_size):
-        part = sentences[start : start + batch_size]
-        tokens, good, reasons = texts.tokenised([words for _, words in part], preprocess)
-        known: dict[int, np.ndarray] = {}
-        if tokens is not None:
-            shares = task.probabilities(texts.logits(module, tokens, device), temperature)
-            blocks.append(shares)
-            ends = np.cumsum([len(part[i][1]) for i in good])
-            known = dict(zip(good, np.split(shares, ends[:-1]), strict=True))
-        rows += [
-            TaggedText(name, error=reasons[i]) if reasons[i] else _tagged(name, words, known[i], class_names, task)
-            for i, (name, words) in enumerate(part)
-        ]
+    for (name, words), logits, reason in zip(sentences, outputs, reasons, strict=True):
+        if logits is None:
+            rows.append(TaggedText(name, error=reason))
+            continue
+        shares = task.probabilities(logits, temperature)
+        blocks.append(shares)
+        rows.append(_tagged(name, words, shares, class_names, task))
     return TaggedTexts(rows, np.concatenate(blocks), class_names)
 
 
@@ -146,7 +142,7 @@ def _tagged(name: str, words: Words, shares: np.ndarray, class_names: Sequence[s
     )
 
 
-def expand(sentences: Any) -> Iterator[tuple[str, Words]]:
+def expand(sentences: Any) -> list[tuple[str, Words]]:
     """(name, words) of everything that ``sentences`` stands for.
 
     Args:
@@ -157,46 +153,35 @@ def expand(sentences: Any) -> Iterator[tuple[str, Words]]:
     Raises:
         ConfigError: nothing there, or an item that is none of these.
     """
-    given = [sentences] if isinstance(sentences, str | os.PathLike | Words) else list(sentences)
+    alone = isinstance(sentences, str | os.PathLike | Words)
+    given = [sentences] if alone else texts.listed(sentences, "texts, lists of words or files")
     if not given:
         raise ConfigError("there are no sentences to predict; give texts, lists of words, or .txt or .jsonl files.")
-    for item in given:
-        if isinstance(item, os.PathLike) or (isinstance(item, str) and _is_json_file(item)):
-            path = Path(item)
-            if path.suffix.lower() in _JSON_LINES:
-                yield from _json_lines(path)
-                continue
-        if isinstance(item, str | os.PathLike):
-            for name, text in texts.expand([item]):
-                yield name, Words(str(text).split())
-        elif isinstance(item, list | tuple) and all(isinstance(word, str) for word in item):
-            yield texts.shortened(" ".join(item)), Words(item)
-        else:
-            raise ConfigError(f"expected a text, a list of words or a file. Got {type(item).__name__}.")
+    return [named for place, item in enumerate(given) for named in _named(place, item)]
 
 
-def _is_json_file(text: str) -> bool:
-    return text.lower().endswith(_JSON_LINES) and len(text) < 4096 and Path(text).is_file()
+def _named(place: int, item: Any) -> Iterator[tuple[str, Words]]:
+    file = file_of(item, _LINE)
+    if file is not None:
+        yield from _of_lists(file) if file.suffix.lower() in JSON_LINES else _of_texts(file)
+    elif isinstance(item, str) or _is_words(item):
+        words = Words(item.split() if isinstance(item, str) else item)
+        yield texts.shortened(words.text) or f"sentence {place}", words
+    else:
+        raise ConfigError(f"expected a text, a list of words or a file. Got {type(item).__name__}.")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Words]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read as UTF-8 text ({error}); give a file with a list of words a line."
-        ) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{path}:{number}: not JSON ({error}); expected a list of words a line.") from None
-        if isinstance(row, Mapping):
-            row = next((row[key] for key in _KEYS if key in row), None)
-        if not isinstance(row, list) or not all(isinstance(word, str) for word in row):
-            raise ConfigError(
-                f'{path}:{number}: expected a list of words, or an object such as {{"tokens": ["a", "word"]}}.'
-            )
-        yield f"{path}:{number}", Words(row)
+def _of_texts(path: Path) -> Iterator[tuple[str, Words]]:
+    return ((name, Words(text.split())) for name, text in lines(path))
+
+
+def _of_lists(path: Path) -> Iterator[tuple[str, Words]]:
+    for name, row in json_lines(path, _LINE):
+        words = next((row[key] for key in _KEYS if key in row), None) if isinstance(row, Mapping) else row
+        if not isinstance(words, list) or not _is_words(words):
+            raise ConfigError(f'{name}: expected a list of words, or an object such as {{"tokens": ["a", "word"]}}.')
+        yield name, Words(words)
+
+
+def _is_words(item: Any) -> bool:
+    return isinstance(item, list | tuple) and all(isinstance(word, str) for word in item)

@@ -1,24 +1,27 @@
-"""Saved models that read texts: their tokenizer beside the weights, and what stands for texts to predict."""
+"""Saved models that read texts: their tokenizer beside the weights, what stands for texts to predict, and their outputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from selector.contracts import RawText, TextPreprocess, Words
+from selector.deploy.text_files import JSON_LINES, file_of, json_lines, lines
 from selector.errors import ConfigError
-from selector.texts import Tokeniser, Tokens, why_unusable
+from selector.extract.tokens import TokenTable
+from selector.texts import TokenisedText, Tokeniser, Tokens, why_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TOKENIZER = "tokenizer.json"
-_TEXT_FILES = (".txt",)
 _SHOWN = 60  # characters of a text that name it
+_CHUNK = 1000  # texts tokenised at once
+_LINE = "a text in quotes, or a list of two,"
 
 
 def read_preprocess(folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
@@ -37,55 +40,81 @@ def read_preprocess(folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
     return preprocess
 
 
-def tokenised(
-    texts: Sequence[RawText | Words], preprocess: TextPreprocess
-) -> tuple[Tokens | None, list[int], list[str]]:
-    """Tokens of the usable texts, their positions, and a reason (or nothing) for each text."""
-    reasons = [why_unusable(text) for text in texts]
-    good = [i for i, reason in enumerate(reasons) if not reason]
-    if not good:
-        return None, good, reasons
-    return Tokens.of(Tokeniser(preprocess)([texts[i] for i in good]), preprocess.pad_id), good, reasons
+# ---------------------------------------------------------------------------- what is given
 
 
-def expand(texts: Any) -> Iterator[tuple[str, RawText]]:
+def expand(texts: Any, pairs: bool | None) -> list[tuple[str, RawText]]:
     """(name, text) of everything that ``texts`` stands for.
 
     Args:
-        texts: a text, a pair, a .txt file with a text a line, or a sequence of them.
+        texts: a text, a pair, a .txt file with a text a line, a .jsonl file with a text or a pair a line, or
+            a sequence of them. A tuple of two strings is a pair, unless the model reads single texts.
+        pairs: whether the model reads pairs; None where its record does not say: all must be of one kind then.
 
     Raises:
-        ConfigError: nothing there, or an item that is no text.
+        ConfigError: nothing there, an item that is no text, or a pair where a text is expected or the reverse.
     """
-    given = [texts] if isinstance(texts, str | os.PathLike) or _is_pair(texts) else list(texts)
-    if not given:
+    alone = isinstance(texts, str | os.PathLike) or (
+        pairs is not False and isinstance(texts, tuple) and _is_pair(texts)
+    )
+    given = [texts] if alone else listed(texts, "texts, pairs of texts or files")
+    found = [named for place, item in enumerate(given) for named in _named(place, item)]
+    if not found:
         raise ConfigError("there are no texts to predict; give texts, or .txt files with a text a line.")
-    for item in given:
-        if isinstance(item, os.PathLike) or (isinstance(item, str) and _is_file(item)):
-            yield from _lines(Path(item))
-        elif isinstance(item, str):
-            yield shortened(item), item
-        elif _is_pair(item):
-            yield " | ".join(shortened(part) for part in item), cast("RawText", tuple(item))
-        else:
-            raise ConfigError(f"expected a text, a pair of texts or a .txt file. Got {type(item).__name__}.")
+    wanted = _is_pair(found[0][1]) if pairs is None else pairs
+    for name, text in found:
+        if _is_pair(text) != wanted:
+            raise ConfigError(_mistaken(name, pairs))
+    return found
+
+
+def _named(place: int, item: Any) -> Iterator[tuple[str, RawText]]:
+    file = file_of(item, _LINE)
+    if file is None:
+        text = _text(item)
+        if text is None:
+            raise ConfigError(f"expected a text, a pair of texts or a file. Got {type(item).__name__}.")
+        parts = [shortened(part) for part in ((text,) if isinstance(text, str) else text)]
+        yield (" | ".join(parts) if any(parts) else f"text {place}"), text
+    elif file.suffix.lower() in JSON_LINES:
+        for name, value in json_lines(file, _LINE):
+            text = _text(value.get("text") if isinstance(value, dict) else value)
+            if text is None:
+                raise ConfigError(f'{name}: expected {_LINE} or an object such as {{"text": "a text"}}.')
+            yield name, text
+    else:
+        yield from lines(file)
+
+
+def _text(item: Any) -> RawText | None:
+    """A text or a pair; None for anything else."""
+    return item if isinstance(item, str) else (item[0], item[1]) if _is_pair(item) else None
 
 
 def _is_pair(item: Any) -> bool:
-    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+    return isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item)
 
 
-def _is_file(text: str) -> bool:
-    return text.endswith(_TEXT_FILES) and len(text) < 4096 and Path(text).is_file()
+def _mistaken(name: str, pairs: bool | None) -> str:
+    if pairs is None:
+        return "some of the items are texts and some are pairs of texts; give all of one kind."
+    if pairs:
+        return (
+            f"{name}: found a single text; the model reads pairs. Give (first, second), or a .jsonl file with a list of "
+            "two texts a line."
+        )
+    return f"{name}: found a pair of texts; the model reads single texts. Give each as a string."
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error}); give a file with a text a line.") from None
-    for number, line in enumerate(lines, 1):
-        yield f"{path}:{number}", line
+def listed(given: Any, expected: str) -> list[Any]:
+    """What was given, as a list.
+
+    Raises:
+        ConfigError: it is no sequence.
+    """
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ConfigError(f"expected {expected}. Got {type(given).__name__}.")
+    return list(given)
 
 
 def shortened(text: str) -> str:
@@ -94,8 +123,40 @@ def shortened(text: str) -> str:
     return one_line if len(one_line) <= _SHOWN else one_line[: _SHOWN - 1] + "…"
 
 
-def logits(module: Any, tokens: Tokens, device: str) -> np.ndarray:
-    """Outputs (B, K) float32."""
+# ---------------------------------------------------------------------------- what the network says
+
+
+def outputs(
+    module: Any, texts: Sequence[RawText | Words], tokenise: Tokeniser, batch_size: int, device: str
+) -> tuple[list[np.ndarray | None], list[str]]:
+    """Outputs float32 (1, K) of each text, (words, K) of each list of words; and why there are none, or nothing.
+
+    Texts of like length go through the network together, ``batch_size`` at most and no more tokens than
+    the extraction takes at once.
+    """
+    reasons = [why_unusable(text) for text in texts]
+    table = TokenTable(tokenise.preprocess, _tokenised(texts, reasons, tokenise), device)
+    found: list[np.ndarray | None] = [None] * len(texts)
+    for part in table.cut(np.flatnonzero([not reason for reason in reasons]), batch_size):
+        rows = _logits(module, table.batch(part), device)
+        sizes = [len(text) if isinstance(text, Words) else 1 for text in (texts[i] for i in part)]
+        for i, own in zip(part, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
+            found[i] = own
+    return found, reasons
+
+
+def _tokenised(
+    texts: Sequence[RawText | Words], reasons: Sequence[str], tokenise: Tokeniser
+) -> Iterator[list[TokenisedText | None]]:
+    for begin in range(0, len(texts), _CHUNK):
+        bad = reasons[begin : begin + _CHUNK]
+        usable = [text for text, reason in zip(texts[begin : begin + _CHUNK], bad, strict=True) if not reason]
+        made = iter(tokenise(usable))
+        yield [None if reason else next(made) for reason in bad]
+
+
+def _logits(module: Any, tokens: Tokens, device: str) -> np.ndarray:
+    """Outputs (rows, K) float32."""
     import torch
 
     with torch.inference_mode():

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from selector import sources
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
+from selector.deploy import export as export_module
 from selector.errors import ConfigError, SelectorError
 from selector.texts import Tokeniser, Tokens
 from selector.tournament import Trained
@@ -58,7 +59,9 @@ def as_users_do(path: Path, session: Any, texts: list[Any]) -> dict[str, np.ndar
     ("family", "names"),
     [("bert", ["input_ids", "attention_mask", "token_type_ids"]), ("gpt2", ["input_ids", "attention_mask"])],
 )
-def test_the_onnx_file_says_the_same(family: str, names: list[str], tmp_path: Path) -> None:
+def test_the_onnx_file_says_the_same(
+    family: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     best = saved(tmp_path, family)
     path = export_onnx(best, tmp_path / "out" / "model.onnx")
     assert sorted(p.name for p in path.parent.iterdir()) == ["model.onnx", "tokenizer.json"]
@@ -72,10 +75,14 @@ def test_the_onnx_file_says_the_same(family: str, names: list[str], tmp_path: Pa
         np.testing.assert_allclose(probabilities, model.predict(texts).probabilities, atol=1e-5)
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["class_names"]) == list(CLASSES)
+    assert set(facts) == {"name", "class_names", "preprocess"}
+    told = {"max_length", "prefix", "pad_id", "long_texts", "token_types", "tokenizer"}
+    assert set(json.loads(facts["preprocess"])) == told
     assert json.loads(facts["preprocess"])["max_length"] == 64
     if family == "gpt2":
         other = tmp_path / "out" / "tokenizer.json"
         other.write_text("{}")
+        monkeypatch.setattr(export_module, "_export", lambda *_: pytest.fail("it was exported"))
         with pytest.raises(
             ConfigError, match=r"tokenizer\.json is the tokenizer of another model; write second\.onnx to"
         ):
@@ -105,6 +112,7 @@ def test_tokens_tag_the_words_as_predict_does(family: str, pooling: str, tmp_pat
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
     assert facts["word_pooling"] == pooling
+    assert json.loads(facts["preprocess"])["words"] is True
     sentences = [["how", "is", "the", "unheardof", "weather"], ["goal"], ["money", "at", "the", "bank"]]
     tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
     tokenizer.enable_padding(pad_id=json.loads(facts["preprocess"])["pad_id"])

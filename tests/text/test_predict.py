@@ -1,0 +1,219 @@
+"""Saved text models that predict: what stands for a text, a pair or a sentence, and how they go through the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from selector import sources
+from selector.deploy import SavedModel, load_model, save_model
+from selector.deploy import load as load_module
+from selector.errors import BadImagesError, ConfigError
+from selector.results import Measurement
+from selector.texts import Tokeniser
+from selector.tournament import Trained
+from selector.zoo import ModelSpec
+from tests.text.models import text_model
+
+CLASSES = ("money", "sport", "weather")
+PAIRS = {"single": False, "pairs": True}
+Make = Callable[..., SavedModel]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return text_model(tmp_path_factory.mktemp("bert"), "bert")
+
+
+@pytest.fixture
+def make(backbone: Path, tmp_path: Path) -> Make:
+    """A saved model with a random head: of single texts, of pairs, of words, or one whose record does not say."""
+
+    def made(kind: str, **changes: Any) -> SavedModel:
+        words = {"text": {"words": True}} if kind == "words" else {}
+        spec = ModelSpec.model_validate({"source": f"transformers:{backbone}", "name": "bert", **words})
+        encoder: Any = sources.registry.get("transformers").load(spec)
+        module = encoder.with_head(3)
+        with torch.no_grad():
+            module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
+        preprocess = replace(encoder.preprocess, **changes)
+        trained = Trained("bert", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
+        trained = replace(trained, task="tagging" if kind == "words" else "classification")
+        target = {"name": "x", **({"pairs": PAIRS[kind]} if kind in PAIRS else {})}
+        rates = (0.0029999999999999996, None)
+        figures = [Measurement(s, "score", {"score": -1e-9}, learning_rate=r) for s, r in zip(("full", "lora"), rates, strict=True)]  # fmt: skip
+        return load_model(save_model(tmp_path / kind, trained, target, figures, {}))
+
+    return made
+
+
+# ---------------------------------------------------------------------------- texts and pairs
+
+
+def test_a_model_of_single_texts_takes_no_pairs(make: Make) -> None:
+    model = make("single")
+    assert [row.image for row in model.predict(("sun", "rain"))] == ["sun", "rain"]
+    with pytest.raises(ConfigError, match=r"sun \| rain: found a pair of texts; the model reads single texts"):
+        model.predict(["goal", ("sun", "rain")])
+
+
+def test_a_model_of_pairs_takes_no_single_texts(make: Make, tmp_path: Path) -> None:
+    model = make("pairs")
+    assert [row.image for row in model.predict(("sun", "rain"))] == ["sun | rain"]
+    assert len(model.predict([("sun", "rain"), ["goal", "team"]])) == 2
+    (tmp_path / "texts.txt").write_text("sun\n")
+    for given, name in ((["sun", "rain"], "sun"), (str(tmp_path / "texts.txt"), r"texts\.txt:1"), ("goal", "goal")):
+        with pytest.raises(ConfigError, match=rf"{name}: found a single text; the model reads pairs\. Give \(first"):
+            model.predict(given)
+
+
+def test_a_model_whose_record_does_not_say_takes_either(make: Make) -> None:
+    model = make("unknown")
+    assert "pairs" not in model.config
+    assert [row.image for row in model.predict(("sun", "rain"))] == ["sun | rain"]
+    assert [row.image for row in model.predict(["sun", "rain"])] == ["sun", "rain"]
+    with pytest.raises(ConfigError, match="some of the items are texts and some are pairs"):
+        model.predict(["goal"] * 40 + [("sun", "rain")])
+
+
+# ---------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("kind", ["single", "words"])
+def test_a_path_without_a_file_is_no_text(make: Make, kind: str, tmp_path: Path) -> None:
+    model = make(kind)
+    spaced = f"{tmp_path}{os.sep}no such.txt"
+    for given in ("nosuch.txt", "nosuch.jsonl", "nosuch.CSV", "nosuch.conll", "data/nosuch.md", spaced, Path("nosuch")):
+        with pytest.raises(
+            ConfigError, match=r"does not exist; predict reads \.txt files \(a text a line\) and \.jsonl"
+        ):
+            model.predict([given])
+    (tmp_path / "texts.csv").write_text("text\nsun\n")
+    with pytest.raises(ConfigError, match=r"texts\.csv is a file of another kind; predict reads"):
+        model.predict(str(tmp_path / "texts.csv"))
+    with pytest.raises(ConfigError, match=r"is a folder; predict reads"):
+        model.predict([f"{tmp_path}{os.sep}"])
+
+
+def test_texts_that_name_files_stay_texts(make: Make, tmp_path: Path) -> None:
+    texts = [
+        "look into notes.txt", "https://example.com/notes.txt", "and/or", "3/4.5", "3.5", "the end.\nnotes.txt", "data",
+        "x" * 300 + ".txt file", "/", "one/two is a rate in notes.csv", "/ is the root.really",
+    ]  # fmt: skip
+    assert [row.error for row in make("single").predict(texts)] == [None] * len(texts)
+    file = tmp_path / "names.txt"
+    file.write_text("nosuch.txt\n")
+    assert len(make("words").predict(file)) == 1
+
+
+@pytest.mark.parametrize("kind", ["single", "words"])
+def test_only_line_feeds_end_a_line(make: Make, kind: str, tmp_path: Path) -> None:
+    model = make(kind)
+    lines = ["sun\u2028rain\x0bgoal", "team\x85win\x0cmatch", "", "it\ris"]
+    file = tmp_path / "texts.TXT"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\n")
+    found = model.predict(str(file))
+    assert [row.image for row in found] == [f"{file}:{number}" for number in (1, 2, 3, 4)]
+    assert [bool(row.error) for row in found] == [False, False, True, False]
+    expected = model.predict([lines[0], lines[1], lines[3]]).probabilities
+    np.testing.assert_allclose(found.probabilities[~np.isnan(found.probabilities).any(1)], expected, rtol=1e-5)
+    if kind == "words":
+        assert found[0].words[0] == "sun"
+
+
+def test_json_lines_hold_texts_or_pairs(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text('\ufeff"sun"\n\n{"text": "rain"}\n', encoding="utf-8")
+    found = make("single").predict(file)
+    assert [row.image for row in found] == [f"{file}:1", f"{file}:3"]
+    np.testing.assert_allclose(found.probabilities, make("single").predict(["sun", "rain"]).probabilities, rtol=1e-5)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('["sun", "rain"]\n{"text": ["goal", "team"]}\n')
+    found = make("pairs").predict(str(pairs))
+    expected = make("pairs").predict([("sun", "rain"), ("goal", "team")])
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-5)
+    for line, message in (("[1, 2]", "expected a text in quotes"), ("sun", "not JSON"), ("", "is empty; expected")):
+        pairs.write_text(line)
+        with pytest.raises(ConfigError, match=message):
+            make("pairs").predict(pairs)
+
+
+@pytest.mark.parametrize("kind", ["single", "words"])
+def test_what_cannot_be_read_is_named(make: Make, kind: str, tmp_path: Path) -> None:
+    model = make(kind)
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"empty\.txt is empty; expected a text a line"):
+        model.predict(tmp_path / "empty.txt")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"latin\.txt cannot be read as UTF-8 text"):
+        model.predict(tmp_path / "latin.txt")
+    for given in (None, 5, b"sun"):
+        with pytest.raises(ConfigError, match=rf"expected texts, .*Got {type(given).__name__}"):
+            model.predict(given)
+    with pytest.raises(ConfigError, match="to predict; give texts"):
+        model.predict([])
+
+
+def test_texts_without_content_are_named_by_their_place(make: Make) -> None:
+    found = make("single").predict(["sun", "", " \t"])
+    assert [str(row) for row in found.errors] == ["text 1: is empty", "text 2: is only whitespace"]
+    with pytest.raises(BadImagesError, match=r"1 of 2 text\(s\) cannot be read: text 1 is empty"):
+        make("single").predict(["sun", ""], on_bad="fail")
+    assert [row.image for row in make("pairs").predict([("sun", ""), ("", "")])] == ["sun | ", "text 1"]
+    assert [str(row) for row in make("words").predict(["sun", [], " "]).errors] == [
+        "sentence 1: has no words",
+        "sentence 2: has no words",
+    ]
+
+
+# ---------------------------------------------------------------------------- through the network
+
+
+@pytest.mark.parametrize("kind", ["single", "words"])
+def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(
+    make: Make, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(kind, long_texts="window", max_length=32)
+    built: list[Tokeniser] = []
+    sizes: list[tuple[int, int]] = []
+
+    def build(preprocess: Any) -> Tokeniser:
+        built.append(Tokeniser(preprocess))
+        return built[-1]
+
+    monkeypatch.setattr(load_module, "Tokeniser", build)
+    model.module.register_forward_pre_hook(lambda _, given: sizes.append((len(given[0]), given[0].ids.numel())))
+    texts = ["sun and rain " * 900, *["goal", "the team", "money in the bank"] * 20, "", *["rain " * 300] * 9]
+    found = model.predict(texts, batch_size=16)
+    assert len(built) == 1
+    assert max(count for count, _ in sizes) <= 16
+    assert all(count == 1 or tokens <= 2048 for count, tokens in sizes)
+    assert [bool(row.error) for row in found] == [not text for text in texts]
+    rows = {text: model.predict(text).probabilities for text in set(texts)}
+    expected = np.concatenate([rows[text] for text in texts])
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-3, atol=1e-5)
+    assert len(built) == 1
+
+
+# ---------------------------------------------------------------------------- the card
+
+
+def test_the_card_speaks_of_texts(make: Make) -> None:
+    card = (make("single").path / "README.md").read_text()
+    assert "| strategy | val | test | steps | rate | time | trained parameters | note |\n" + "|---" * 8 + "|\n" in card
+    assert "| full | 0.0000 | – | 0 | 0.003 | 0 s | 0 | ok |\n| lora | 0.0000 | – | 0 | – |" in card
+    assert "| input | texts, tokenised by tokenizer.json; longer than 64 tokens: cut off |" in card
+    tags = (make("words").path / "README.md").read_text()
+    assert "longer than 64 tokens: read in overlapping windows |" in tags
+    pairs = (make("pairs").path / "README.md").read_text()
+    assert "| input | pairs of texts, tokenised" in pairs
+    assert '.predict([("a text", "another")])' in pairs
+    assert json.loads((make("pairs").path / "config.json").read_text())["pairs"] is True
