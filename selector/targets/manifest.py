@@ -15,6 +15,7 @@ from selector.targets._columns import PATH_COLUMNS, reads_text
 from selector.targets._csv import csv_header, read_csv
 from selector.targets._hashing import hash_files
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column
+from selector.targets._labels import as_numbers
 from selector.targets.folder import FileItems
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "labels")
@@ -90,16 +91,6 @@ def split_word(value: str, where: str, column: str) -> str:
             f"{where}: unknown {column} '{value.strip()}'{did_you_mean(word, SPLIT_NAMES) or '.'} Expected train, val or test."
         )
     return SPLIT_NAMES.get(word, "")
-
-
-def as_numbers(labels: list[str]) -> list[Any]:
-    """Ints when all labels are written as ints (classes 2 before 10), floats when all are numbers."""
-    for convert in (int, float):
-        try:
-            return [convert(label) for label in labels]
-        except ValueError:
-            continue
-    return list(labels)
 
 
 KINDS.register("manifest")(Kind("a CSV file with the columns path, label and perhaps split", _accepts, _read))

@@ -11,6 +11,7 @@ from selector.errors import TargetError, did_you_mean
 from selector.targets._build import Draft
 from selector.targets._items import ConcatItems
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, kind_of, split_rank
+from selector.targets._labels import plain
 
 
 def _accepts(x: Any, options: Options) -> bool:
@@ -50,7 +51,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
         name=options.name or first.name,
         items=ConcatItems([part.items for _, part in parts]),
         names=[f"{split}: {name}" for split, part in parts for name in part.names],
-        labels=[label for _, part in parts for label in np.asarray(part.labels).tolist()],
+        labels=[label for _, part in parts for label in plain(part.labels)],
         hashes=[value for _, part in parts for value in part.hashes],
         splits=[split for split, part in parts for _ in part.hashes],
         class_names=first.class_names,

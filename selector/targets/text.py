@@ -21,6 +21,7 @@ from selector.targets._csv import csv_header, read_csv
 from selector.targets._files import JSON_LINES, files_of
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
+from selector.targets._labels import as_numbers
 from selector.targets._tables import (
     Table,
     column_of,
@@ -31,7 +32,6 @@ from selector.targets._tables import (
     usual_of,
 )
 from selector.targets._words import takes_words
-from selector.targets.manifest import as_numbers
 from selector.targets.parquet import is_text_file
 from selector.texts import text_hash
 
