@@ -199,12 +199,9 @@ def _draw(
         need = len(parts) + 1
         if len(contents) < need:
             copies = f", {len(contents)} of them different" if len(contents) < number else ""
-            who = (
-                f"class '{class_names[group]}' has"
-                if class_names[group]
-                else ("there is" if number == 1 else "there are")
-            )
-            instead = " or remove the class" if class_names[group] else ""
+            who, instead = f"class '{class_names[group]}' has", " or remove the class"
+            if not class_names[group]:
+                who, instead = "there is" if number == 1 else "there are", ""
             elsewhere = Counter(splits[(groups == group) & ~pool].tolist())
             counted = ", ".join(f"{split} {number_there}" for split, number_there in elsewhere.items())
             where = f" in train ({counted})" if counted else ""

@@ -13,7 +13,7 @@ from selector.targets._columns import of_type
 from selector.targets._csv import read_utf8
 from selector.targets._files import files_of, split_of
 from selector.targets._kinds import Options, split_rank
-from selector.targets.manifest import SPLIT_COLUMNS, split_word
+from selector.targets.manifest import split_column, split_word
 from selector.targets.parquet import class_names_of, declared
 
 
@@ -67,7 +67,7 @@ def splits_of(table: Table, others: Sequence[str]) -> list[str] | None:
         others: columns that play no other role.
     """
     splits = table.splits
-    if splits is None and (column := next((c for c in SPLIT_COLUMNS if c in others), None)):
+    if splits is None and (column := split_column(table.where, others)):
         cells = zip(table.columns[column], table.names, strict=True)
         splits = [split_word(str(cell or ""), f"{table.where}: {name}", column) for cell, name in cells]
     return splits if splits and any(splits) else None

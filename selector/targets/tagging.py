@@ -54,7 +54,7 @@ def tagged(
     flat: list[Any] = []
     for said, own, tags in zip(names, words, labels, strict=True):
         own = own.tolist() if isinstance(own, np.ndarray) else own
-        tags = tags.tolist() if isinstance(tags, np.ndarray) else tags
+        tags = tags.tolist() if hasattr(tags, "tolist") else tags
         if not isinstance(own, list | tuple) or not all(isinstance(word, str) for word in own):
             raise TargetError(f"{where}: {said}: expected a list of words. Got {_shown(own)}.")
         if not own:
@@ -93,6 +93,11 @@ def _accepts(x: Any, options: Options) -> bool:
 def _read(x: Any, options: Options) -> Draft:
     if isinstance(x, tuple):
         where = options.name or "sentences"
+        if _may_be_pairs(*x):
+            raise TargetError(
+                f"{where}: lists of two strings with two labels of 0 or 1 each may be sentences of two words or pairs with "
+                "several labels; give pairs as tuples of two texts, or labels of words by their names."
+            )
         return tagged(where, where, [f"row {i}" for i in range(len(x[0]))], x[0], x[1])
     if is_dataset(x):
         return _draft(of_dataset(x, options), options)
@@ -127,8 +132,13 @@ def _draft(table: Table, options: Options) -> Draft:
     )
 
 
+def _may_be_pairs(words: Sequence[Any], labels: Sequence[Any]) -> bool:
+    two = all(isinstance(own, list) and len(own) == 2 for own in words)
+    return two and all(len(found := _words(tags)) == 2 and all(tag in (0, 1) for tag in found) for tags in labels)
+
+
 def _words(cell: Any) -> list[Any]:
-    return list(cell) if isinstance(cell, list | np.ndarray) else []
+    return list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
 
 
 KINDS.register("tagging")(

@@ -177,7 +177,7 @@ def test_manifest_with_splits_semicolons_and_a_mark(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "x", 6)
     words = ["train", "train", "train", "Validation", "test", "test"]
     lines = [f"{line.replace(',', ';')};{words[i % 6]}" for i, line in enumerate(listing(root)[1:])]
-    target = load_target(manifest(root, "\ufefffile_name;class;split\r\n" + "\r\n".join(lines)))
+    target = load_target(manifest(root, "\ufefffile_name;class;Split\r\n" + "\r\n".join(lines)))
     assert target.counts() == {"train": 9, "val": 3, "test": 6}
     assert target.split_origin == "given"
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selector.contracts import Target, Words
+from selector.contracts import LabelKind, Target, Words
 from selector.errors import ConfigError, TargetError
 from selector.targets import load_origin, load_target, subsample, without
 
@@ -68,6 +68,7 @@ def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
         datasets.Dataset.from_dict({"tokens": words, "ner_tags": numbers}, features=features),
         (words, tags),
         ([tuple(own) for own in words], [np.array(own) for own in tags]),
+        (words, [np.array(own) for own in tags]),
     ]
     targets = [load_target(form) for form in forms]
     for target in targets:
@@ -87,6 +88,19 @@ def test_words_are_not_a_pair_of_texts(tmp_path: Path) -> None:
     tagged = load_target((pairs, [["x", "y"]] * 20))
     assert tagged.row_starts is not None
     assert load_target(([("a", str(i)) for i in range(20)], [i % 2 for i in range(20)])).row_starts is None
+    several = load_target(([("a", str(i)) for i in range(20)], [[i % 2, 1] for i in range(20)]))
+    assert (several.label_kind, several.items[3]) == (LabelKind.MULTILABEL, ("a", "3"))
+    with pytest.raises(
+        TargetError, match=r"the labels are lists such as \['x', 'y'\]; several labels of an item are given"
+    ):
+        load_target(([("a", str(i)) for i in range(20)], [["x", "y"]] * 20))
+    short = [("a", str(i)) for i in range(20)]
+    for said in ([*short, ("a", "b", "c")], [Words(own) for own in short]):  # not all of them are pairs
+        assert load_target((said, [["x", "y", "z"][: len(own)] for own in said])).row_starts is not None
+    with pytest.raises(
+        TargetError, match=r"may be sentences of two words or pairs with several labels; give pairs as tup"
+    ):
+        load_target((pairs, [[0, 1]] * 20))
     path = json_lines(tmp_path / "both.jsonl", [{"text": f"a {i}", "tokens": ["a", str(i)], "tags": ["x", "y"], "label": i % 2} for i in range(20)])  # fmt: skip
     assert load_target(path).row_starts is None  # a column of texts is there, and nothing else was named
     assert load_target(path, text_column="tokens").row_starts is not None

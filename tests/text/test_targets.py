@@ -123,6 +123,15 @@ def test_splits_of_a_column(tmp_path: Path) -> None:
     ]
     target = load_target(csv(tmp_path / "s.csv", rows, "text,label,split"))
     assert target.counts() == {"train": 20, "val": 10, "test": 10}
+    for name in ("Split", "SPLIT", "Subset"):
+        again = load_target(csv(tmp_path / "s.csv", rows, f"text,label,{name}"))
+        assert again.fingerprint == target.fingerprint
+    both = [f"{row},test" for row in rows]
+    assert load_target(csv(tmp_path / "s.csv", both, "text,label,split,Split")).fingerprint == target.fingerprint
+    with pytest.raises(
+        TargetError, match=r"Split and SPLIT could each be the column of splits; call .* is meant 'split'"
+    ):
+        load_target(csv(tmp_path / "s.csv", both, "text,label,Split,SPLIT"))
     with pytest.raises(TargetError, match=r"line 2: unknown split 'tests'; did you mean 'test'"):
         load_target(csv(tmp_path / "s.csv", ["a,b,tests"], "text,label,split"))
 
