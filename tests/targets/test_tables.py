@@ -227,9 +227,13 @@ def test_manifest_bad_input(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_manifest_that_is_not_text(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "x.csv").write_bytes(b"\xff\xff\x00")
     with pytest.raises(TargetError, match=r"x\.csv:1: byte 0xff is not UTF-8; expected one encoding"):
         load_target(tmp_path / "x.csv")
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "x.csv").write_bytes("\ufeffpath,label".encode(encoding))
+        with pytest.raises(TargetError, match=r"x\.csv: found UTF-16 .*expected UTF-8. Convert .*-f utf-16 -t utf-8"):
+            load_target(tmp_path / "x.csv")
 
 
 # ---------------------------------------------------------------------------- Hugging Face

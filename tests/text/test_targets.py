@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -160,6 +161,47 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
     ]
     with pytest.raises(TargetError, match=r"class 'snow' has no text in train \(train 0, val 0, test 1\)"):
         load_target(csv(tmp_path / "u.csv", [*unseen, "odd,snow,test"], "text,label,split"))
+
+
+ROWS = [f"{text}\t{label}" for text, label in zip(TEXTS, LABELS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['"hello\tsun', *ROWS], r":2: a quote at the begin of a cell is never closed.*\(lines 2 to 42\). Write a quote"),
+        ([*ROWS, '"hello\tsun'], r":42: a quote at the begin of a cell is never closed"),
+        ([*ROWS, 'hello\t"sun'], r":42: a quote at the begin of a cell is never closed"),
+        (['"hello\tsun', *ROWS, '"again\train'], r":2: a quote at the begin of a cell is closed within a text \(lines 2 to 43\)"),
+        (['"hello\tsun', *ROWS, 'he said "bye"\train'], r":2: a quote at the begin of a cell is closed within a text"),
+        ([*ROWS[:2], '"to be\tsun', *ROWS, 'or not"\train'],
+         r":4: a quote at the begin of a cell makes one cell of lines that look like rows \(lines 4 to 45\)"),
+        ([ROWS[0], '"to be\tsun', 'or not"\train', *ROWS], r":3: .* look like rows \(lines 3 to 4\)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+def test_a_quote_that_swallows_rows(tmp_path: Path, rows: list[str], message: str, delimiter: str) -> None:
+    path = csv(tmp_path / "q.csv", [row.replace("\t", delimiter) for row in rows], f"text{delimiter}label")
+    with pytest.raises(TargetError, match=r"q\.csv" + message):
+        load_target(path)
+
+
+def test_texts_on_several_lines_are_no_rows(tmp_path: Path) -> None:
+    texts = ["Dear Bob, hi\nhow are you", "on May 5, 2019\nwe won 1,000", 'a "b", c\n"d", e', '"quoted"\n"again, sun"']
+    texts += ['"quoted" and more\nsun']
+    texts += [f"{i}, text\nof {i}, lines" for i in range(35)]
+    table = pd.DataFrame({"id": range(40), "text": texts, "label": LABELS})
+    for columns in (["text", "label"], ["label", "text"], ["id", "text", "label"]):
+        table[columns].to_csv(tmp_path / "a.csv", index=False)
+        target = load_target(tmp_path / "a.csv")
+        assert [target.items[i] for i in range(40)] == texts
+    loose = load_target(
+        csv(tmp_path / "c.csv", ['"Yes" she said,sun', *(r.replace("\t", ",") for r in ROWS), '"No" he said,sun'])
+    )
+    assert (loose.items[0], loose.items[41]) == ("Yes she said", "No he said")
+    one_row = 'sun,"to be\nrain,or not"'  # the text stands last
+    with pytest.raises(TargetError, match=r"look like rows \(lines 3 to 4\)"):
+        load_target(csv(tmp_path / "b.csv", ["rain,a", one_row, "sun,b", "rain,c"], "label,text"))
 
 
 def test_a_long_cell_with_quotes_and_breaks(tmp_path: Path) -> None:
