@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from selector.contracts import Words
 from selector.targets._columns import IMAGE_COLUMNS, is_dataset, reads_text
-from selector.targets._files import JSON_LINES, files_of
+from selector.targets._files import JSON_LINES, files_of, table_files
 from selector.targets._kinds import Options
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ def _shape_of(x: Any) -> _Shape | None:
     if not isinstance(x, str | os.PathLike):
         return None
     path = Path(x)
-    if path.suffix.lower() in JSON_LINES:
-        return _of_row(path) if path.is_file() else None
+    tables = table_files(path)
+    if tables:
+        return _of_row(tables[0]) if tables[0].suffix.lower() in JSON_LINES else None
     files = files_of(path)
     if not files:
         return None

@@ -17,10 +17,10 @@ from selector.contracts import Modality, Words
 from selector.errors import TargetError
 from selector.targets._build import Draft
 from selector.targets._columns import is_dataset
-from selector.targets._files import JSON_LINES
+from selector.targets._files import table_files
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
-from selector.targets._tables import Table, column_of, of_dataset, of_json_lines, of_parquet, splits_of, usual_of
+from selector.targets._tables import Table, column_of, of_dataset, of_files, of_parquet, splits_of, usual_of
 from selector.targets._words import takes_words
 from selector.texts import text_hash
 
@@ -102,7 +102,8 @@ def _read(x: Any, options: Options) -> Draft:
     if is_dataset(x):
         return _draft(of_dataset(x, options), options)
     path = Path(os.fspath(x)).absolute()
-    table = of_json_lines(path) if path.suffix.lower() in JSON_LINES else of_parquet(path)
+    files = table_files(path)
+    table = of_files(path, files) if files else of_parquet(path)
     table.origin = {"path": str(path)}
     return _draft(table, options)
 

@@ -125,6 +125,21 @@ def test_splits_never_cut_a_sentence_and_come_from_files_and_columns(tmp_path: P
     ]
 
 
+def test_json_lines_of_a_folder(tmp_path: Path) -> None:
+    words, tags = sentences()
+    rows = of(words, tags)
+    json_lines(tmp_path / "train.jsonl", rows[:30])
+    json_lines(tmp_path / "test.jsonl", rows[30:])
+    target = load_target(tmp_path)
+    assert target.row_starts is not None
+    assert target.counts()["test"] == 10
+    assert (
+        target.fingerprint
+        == load_target({"train": (words[:30], tags[:30]), "test": (words[30:], tags[30:])}).fingerprint
+    )
+    assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
+
+
 def test_columns_of_conll_files(tmp_path: Path) -> None:
     words, tags = sentences()
     path = conll(tmp_path / "a.conll", words, tags)
@@ -133,6 +148,7 @@ def test_columns_of_conll_files(tmp_path: Path) -> None:
         load_target(path, label_column="4")
     with pytest.raises(TargetError, match=r"column 1 of 3 would hold both words and labels"):
         load_target(path, label_column="1")
+    assert load_target(path, text_column=1, label_column=-1).fingerprint == load_target(path).fingerprint
     universal = tmp_path / "a.conllu"
     block = "# sent_id = {i}\n1-2\tdel\t_\t_\t_\t_\t_\t_\t_\t_\n1\tde\tde\tADP\t_\t_\t3\tcase\t_\t_\n2\tNew York\tel\tPROPN\t_\t_\t3\tdet\t_\t_\n3\tn{i}\tx\tNOUN\t_\t_\t0\troot\t_\t_\n"
     universal.write_text("\n".join(block.format(i=i) for i in range(20)))
