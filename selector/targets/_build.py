@@ -16,7 +16,7 @@ import xxhash
 
 from selector.contracts import SPLITS, Items, LabelKind, Modality, Target
 from selector.errors import ConfigError, TargetError
-from selector.targets._labels import encode, label_kind, plain, whole_notes
+from selector.targets._labels import as_numbers, encode, label_kind, plain, whole_notes
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 
@@ -33,6 +33,7 @@ class Draft:
         class_names: when the input fixes them; ``labels`` are then positions in this list.
         origin: what loads it again, or None.
         features: ready features (N, D) instead of items.
+        written: labels are the words of a file, of which numbers are made once all of them are known.
         counts: rows of each item, where they are several; their labels stand item after item.
     """
 
@@ -49,6 +50,7 @@ class Draft:
     features: np.ndarray | None = None
     modality: Modality = Modality.IMAGE
     counts: Sequence[int] | None = None
+    written: bool = False
 
     @property
     def row_noun(self) -> str:
@@ -83,7 +85,7 @@ def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
     count = len(draft.hashes)
     if count == 0:
         raise TargetError(f"{where}: no items found; give a data set with labelled {draft.modality.noun}s.")
-    draft.labels = plain(draft.labels)
+    draft.labels = as_numbers(draft.labels) if draft.written else plain(draft.labels)
     if len(draft.labels) != draft.rows:
         raise TargetError(f"{where}: {count} items but {len(draft.labels)} labels; give one label an item.")
     if task is not None and (task == "tagging") != (draft.counts is not None):

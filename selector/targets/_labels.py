@@ -29,8 +29,8 @@ _INT = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as Python writes it
 _FEW = 20  # whole floats with at most so many values are more often classes than amounts
 
 
-def as_numbers(labels: Sequence[str]) -> list[Any]:
-    """Labels of a written table: ints (classes 2 before 10) or floats when all of them are such, else as they are.
+def as_numbers(labels: Sequence[Any] | np.ndarray) -> list[Any]:
+    """Labels of a written table, all strings: ints (classes 2 before 10) or floats when all are such, else as they are.
 
     An int is what Python would write so: 01 and 1, or 1_0 and 10, are different labels.
 

@@ -16,7 +16,6 @@ from selector.targets._columns import PATH_COLUMNS, reads_text
 from selector.targets._csv import csv_header, read_csv
 from selector.targets._hashing import hash_files
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column
-from selector.targets._labels import as_numbers
 from selector.targets.folder import FileItems
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "labels")
@@ -62,7 +61,8 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         name=options.name or path.stem,
         items=FileItems(str(folder), relative),
         names=relative,
-        labels=as_numbers(labels),
+        labels=labels,
+        written=True,
         hashes=hash_files(str(path), relative, statuses, options.trust, folder=str(folder)),
         splits=splits if any(splits) else None,
         origin={"path": str(path)},

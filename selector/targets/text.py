@@ -20,7 +20,6 @@ from selector.targets._columns import TEXT_COLUMNS, is_dataset, of_type, reads_t
 from selector.targets._files import files_of
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
-from selector.targets._labels import as_numbers
 from selector.targets._tables import (
     Table,
     column_of,
@@ -91,13 +90,13 @@ def _draft(table: Table, options: Options) -> Draft:
     usual = list(table.declared_labels) or usual_of(others, LABEL_COLUMNS)
     label = column_of(where, "label", options.label_column, known, usual, "label_column")
     items = _texts(table, taken)
-    labels = list(table.columns[label])
     return Draft(
         where=where,
         name=options.name or table.name,
         items=ListItems(items),
         names=table.names,
-        labels=as_numbers(labels) if table.written else labels,
+        labels=list(table.columns[label]),
+        written=table.written,
         hashes=[text_hash(text) for text in items],
         splits=splits_of(table, [name for name in others if name != label]),
         class_names=table.class_names(label),

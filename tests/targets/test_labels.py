@@ -37,6 +37,15 @@ def test_only_what_is_written_as_an_int_is_one(tmp_path: Path) -> None:
     assert load_target(csv(tmp_path / "a.csv", ["1.5", "2", "3"])).label_kind is LabelKind.REAL
 
 
+def test_numbers_are_told_over_all_files(tmp_path: Path) -> None:
+    a, b = csv(tmp_path / "a.csv", ["01", "1"]), csv(tmp_path / "b.csv", ["1", "01", "1"])
+    assert load_target({"train": a, "test": b}).class_names == ("01", "1")
+    b = csv(tmp_path / "b.csv", ["1", "2.5"])
+    assert load_target({"train": csv(a, ["1", "2"]), "test": b}).label_kind is LabelKind.REAL
+    mixed = load_target({"train": a, "test": (TEXTS, [1, 2] * 20)})
+    assert mixed.class_names == ("1", "2")
+
+
 def test_a_blank_label_is_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"a.csv: line 4 has no label; give it one or remove it"):
         load_target(csv(tmp_path / "a.csv", ["x", "y", "  "]))
@@ -52,7 +61,7 @@ def test_gaps_of_pandas_are_missing_labels_in_splits_too(gap: Any) -> None:
     with pytest.raises(TargetError, match=r"texts: row 1 has no label"):
         load_target((TEXTS, labels))
     with pytest.raises(TargetError, match=r"train: row 1 has no label"):
-        load_target({"train": (TEXTS, labels)})
+        load_target({"train": (TEXTS, labels.tolist())})
 
 
 def test_whole_floats_are_regression_and_that_is_said(tmp_path: Path) -> None:
@@ -113,6 +122,9 @@ def test_tensors_are_labels() -> None:
         assert load_target((TEXTS, labels)).fingerprint == plain.fingerprint
         assert load_target({"train": (TEXTS, labels)}).class_names == ("0", "1")
         assert load_target((np.eye(40), labels)).class_names == ("0", "1")
+    words = [["a", str(i), "b"] for i in range(20)]
+    tags = torch.tensor([0, 1, 2]).repeat(20, 1)
+    assert load_target((words, list(tags))).fingerprint == load_target((words, tags.tolist())).fingerprint
     several = load_target((TEXTS, torch.stack([torch.arange(40) % 2, torch.arange(40) % 3 // 2], 1)))
     assert several.label_kind is LabelKind.MULTILABEL
     assert of([0.5, 1.0]).fingerprint == load_target((TEXTS, torch.tensor([0.5, 1.0] * 20))).fingerprint
