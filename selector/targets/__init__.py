@@ -23,8 +23,8 @@ def load_target(
     *,
     name: str | None = None,
     image_column: str | None = None,
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
+    text_column: str | int | Sequence[str] | None = None,
+    label_column: str | int | None = None,
     max_samples: int | None = None,
     seed: int = 0,
     trust: Trust = "stat",
@@ -37,7 +37,7 @@ def load_target(
             file or folder in the Hugging Face image convention; a CSV file with path, label and
             perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or
             DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); a table of texts (CSV,
-            TSV, JSONL, parquet, a ``datasets`` Dataset) or a tuple (texts, labels), where a text
+            TSV, JSONL, parquet, a folder of them that are named by split, a ``datasets`` Dataset) or a tuple (texts, labels), where a text
             may be a pair; texts as lists of words with lists of labels (CoNLL files, JSONL, parquet, a
             ``datasets`` Dataset, a tuple (lists, lists)); a tuple of ready features (float (N, D), labels); or a dict of split name
             and one of these. A ``Target``
@@ -59,8 +59,12 @@ def load_target(
     """
     if isinstance(x, Target):
         return x if max_samples is None else subsample(x, max_samples, seed)
+    if isinstance(text_column, int):
+        text_column = str(text_column)
     if text_column is not None and not isinstance(text_column, str):
         text_column = list(text_column)
+    if label_column is not None:
+        label_column = str(label_column)
     options = Options(
         name=name, image_column=image_column, text_column=text_column, label_column=label_column, trust=trust
     )

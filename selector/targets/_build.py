@@ -6,7 +6,6 @@ all of them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +15,10 @@ import numpy as np
 import xxhash
 
 from selector.contracts import SPLITS, Items, LabelKind, Modality, Target
-from selector.errors import ConfigError, TargetError, did_you_mean
+from selector.errors import ConfigError, TargetError
+from selector.targets._labels import as_numbers, encode, label_kind, plain, whole_notes
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
-
-TASKS = {
-    "classification": LabelKind.CLASSES,
-    "multilabel": LabelKind.MULTILABEL,
-    "regression": LabelKind.REAL,
-    "tagging": LabelKind.CLASSES,
-}
 
 
 @dataclass
@@ -40,6 +33,7 @@ class Draft:
         class_names: when the input fixes them; ``labels`` are then positions in this list.
         origin: what loads it again, or None.
         features: ready features (N, D) instead of items.
+        written: labels are the words of a file, of which numbers are made once all of them are known.
         counts: rows of each item, where they are several; their labels stand item after item.
     """
 
@@ -56,6 +50,12 @@ class Draft:
     features: np.ndarray | None = None
     modality: Modality = Modality.IMAGE
     counts: Sequence[int] | None = None
+    written: bool = False
+
+    @property
+    def row_noun(self) -> str:
+        """What has a label, in messages."""
+        return self.modality.noun if self.counts is None else "word"
 
     @property
     def rows(self) -> int:
@@ -85,6 +85,7 @@ def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
     count = len(draft.hashes)
     if count == 0:
         raise TargetError(f"{where}: no items found; give a data set with labelled {draft.modality.noun}s.")
+    draft.labels = as_numbers(draft.labels) if draft.written else plain(draft.labels)
     if len(draft.labels) != draft.rows:
         raise TargetError(f"{where}: {count} items but {len(draft.labels)} labels; give one label an item.")
     if task is not None and (task == "tagging") != (draft.counts is not None):
@@ -92,8 +93,10 @@ def assemble(draft: Draft, *, seed: int, task: str | None) -> Target:
         raise ConfigError(f"{where}: task '{task}' was asked for, but the data have {found}.")
     notes = list(draft.notes or [])
     of_words = draft.counts is not None  # their labels are always classes
-    kind = _label_kind(draft.labels, task, where, fixed_names=of_words or draft.class_names is not None)
-    labels, class_names = _encode(draft, kind, notes)
+    kind = label_kind(draft.labels, task, where, fixed_names=of_words or draft.class_names is not None)
+    labels, class_names = encode(draft, kind, notes)
+    if kind is LabelKind.REAL and task is None:
+        notes += whole_notes(labels)
     splits, split_origin = _split(draft, kind, labels, class_names, seed, notes)
     starts = None if draft.counts is None else np.concatenate([[0], np.cumsum(draft.counts, dtype=np.int64)])
     if starts is not None:
@@ -148,104 +151,6 @@ def draw_order(hashes: Sequence[str], seed: int) -> list[int]:
     return [xxhash.xxh3_64_intdigest(f"{seed}:{value}".encode()) for value in hashes]
 
 
-# ---------------------------------------------------------------------------- labels
-
-
-def _label_kind(labels: Sequence[Any] | np.ndarray, task: str | None, where: str, *, fixed_names: bool) -> LabelKind:
-    if task is not None:
-        if task not in TASKS:
-            raise ConfigError(f"unknown task '{task}'{did_you_mean(task, TASKS) or '.'} Known: {', '.join(TASKS)}.")
-        return TASKS[task]
-    if fixed_names:
-        return LabelKind.CLASSES
-    array = labels if isinstance(labels, np.ndarray) else _as_array(labels, where)
-    if array.ndim == 2:
-        binary = array.dtype.kind in "biu" and bool(np.isin(array, (0, 1)).all())
-        return LabelKind.MULTILABEL if binary else LabelKind.REAL
-    return LabelKind.REAL if array.dtype.kind == "f" else LabelKind.CLASSES
-
-
-def _as_array(labels: Sequence[Any] | np.ndarray, where: str) -> np.ndarray:
-    try:
-        return np.asarray(labels)
-    except ValueError:
-        raise TargetError(f"{where}: the labels are lists of different lengths; give (N,) or (N, L).") from None
-
-
-def _encode(draft: Draft, kind: LabelKind, notes: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    where = draft.where
-    if kind is not LabelKind.CLASSES:
-        return _encode_numbers(draft, kind)
-    raw = draft.labels.tolist() if isinstance(draft.labels, np.ndarray) else list(draft.labels)
-    for name, label in zip(draft.row_names(), raw, strict=True):
-        if label is None or label == "" or (isinstance(label, float) and not math.isfinite(label)):
-            raise TargetError(f"{where}: {name} has no label; give it one or remove it.")
-        if isinstance(label, list):
-            raise TargetError(f"{where}: labels have the shape {np.shape(raw)}; expected (N,) class labels.")
-    if draft.class_names is not None:
-        positions = [_position(label, draft, name) for name, label in zip(draft.row_names(), raw, strict=True)]
-        names: list[str] = list(draft.class_names)
-        used = sorted(set(positions))
-        if len(used) < len(names):
-            notes.append(
-                f"{len(names) - len(used)} of {len(names)} classes have no {draft.modality.noun} and were left out"
-            )
-    else:
-        # whole floats (a CSV column of numbers with gaps) are the integers they mean
-        raw = [int(label) if isinstance(label, float) and label.is_integer() else label for label in raw]
-        values = sorted(set(raw), key=lambda v: (isinstance(v, str), v))
-        names = [str(value) for value in values]
-        lookup = {value: index for index, value in enumerate(values)}
-        positions = [lookup[label] for label in raw]
-        used = list(range(len(names)))
-    new = {old: index for index, old in enumerate(used)}
-    class_names = tuple(names[old] for old in used)
-    by_case: dict[str, str] = {}
-    for name in class_names:
-        other = by_case.setdefault(name.strip().casefold(), name)
-        if other != name or class_names.count(name) > 1:
-            raise TargetError(
-                f"{where}: class names '{other}' and '{name}' differ by case or spaces only; merge or rename one of them."
-            )
-    if len(class_names) < 2:
-        raise TargetError(
-            f"{where}: found one class only ('{class_names[0]}', {len(raw)} {draft.modality.noun}s); a ranking needs at least two."
-        )
-    return np.array([new[p] for p in positions], dtype=np.int64), class_names
-
-
-def _position(label: Any, draft: Draft, name: str) -> int:
-    names = draft.class_names or ()
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(names):
-        raise TargetError(
-            f"{draft.where}: {name} has the label {label!r}; expected an int in 0..{len(names) - 1} "
-            f"(the position of a class name); label it or leave the unlabelled part out."
-        )
-    return label
-
-
-def _encode_numbers(draft: Draft, kind: LabelKind) -> tuple[np.ndarray, tuple[str, ...]]:
-    where = draft.where
-    array = _as_array(draft.labels, where)
-    if kind is LabelKind.MULTILABEL:
-        if array.ndim != 2 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-            raise TargetError(
-                f"{where}: multilabel labels must be 0 or 1 in the shape (N, L); got {array.dtype} {array.shape}."
-            )
-        names = tuple(draft.class_names or (str(i) for i in range(array.shape[1])))
-        return array.astype(np.int64), names
-    try:
-        values = array.astype(np.float64)
-    except (TypeError, ValueError):
-        raise TargetError(
-            f"{where}: regression labels must be numbers; got {array.dtype} such as {array.ravel().tolist()[0]!r}."
-        ) from None
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
-        raise TargetError(f"{where}: {draft.names[row]} has no finite label; give it one or remove it.")
-    return values, ()
-
-
 # ---------------------------------------------------------------------------- splits
 
 
@@ -296,13 +201,15 @@ def _draw(
         need = len(parts) + 1
         if len(contents) < need:
             copies = f", {len(contents)} of them different" if len(contents) < number else ""
-            who = f"class '{class_names[group]}' has" if class_names[group] else "there are"
+            who, instead = f"class '{class_names[group]}' has", " or remove the class"
+            if not class_names[group]:
+                who, instead = "there is" if number == 1 else "there are", ""
             elsewhere = Counter(splits[(groups == group) & ~pool].tolist())
             counted = ", ".join(f"{split} {number_there}" for split, number_there in elsewhere.items())
             where = f" in train ({counted})" if counted else ""
             raise TargetError(
                 f"{draft.where}: {who} {number} {'item' if number == 1 else 'items'}{copies}{where}; {need} are needed, at least "
-                f"one for each of {', '.join(('train', *parts[:-1]))} and {parts[-1]}; add {draft.modality.noun}s or remove the class."
+                f"one for each of {', '.join(('train', *parts[:-1]))} and {parts[-1]}; add {draft.modality.noun}s{instead}."
             )
         ranks = dict(zip(contents, draw_order(list(contents), seed), strict=True))
         order = sorted(contents, key=lambda value: (ranks[value], value))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from selector.targets._csv import csv_header
+from selector.targets._files import JSON_LINES, table_files
 from selector.targets._kinds import Options
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
@@ -20,6 +23,14 @@ def is_dataset(x: Any) -> bool:
 def of_type(features: Mapping[str, Any], kind: str) -> list[str]:
     """Columns of a dataset that are declared as one type of ``datasets``, such as ``Image`` or ``ClassLabel``."""
     return [name for name, feature in features.items() if type(feature).__name__ == kind]
+
+
+def text_tables(path: Path, options: Options) -> list[Path]:
+    """The CSV, TSV or JSONL files of texts that a path stands for; JSONL holds nothing else."""
+    files = table_files(path)
+    if files and files[0].suffix.lower() not in JSON_LINES and not reads_text(csv_header(files[0]), options):
+        return []
+    return files
 
 
 def reads_text(columns: Sequence[str], options: Options, images: Sequence[str] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""Files that stand for a data set: parquet or CoNLL files of a folder, files named by split."""
+"""Files that stand for a data set: parquet files, CoNLL files or tables of a folder, files named by split."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from selector.targets._kinds import SPLIT_NAMES, split_rank
 
 JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
 CONLL = (".conll", ".conllu", ".conllup", ".conll03", ".iob", ".iob2", ".bio", ".bioes", ".txt")
 
 
@@ -48,10 +49,27 @@ def holds_conll(folder: Path) -> bool:
 
 def conll_files(path: Path) -> list[Path]:
     """The CoNLL files that a path stands for: itself, or those of a folder that are named by split, in that order."""
+    return _by_split(path, CONLL)
+
+
+def table_files(path: Path) -> list[Path]:
+    """The CSV, TSV or JSONL files that a path stands for: itself, or those of a folder, as ``conll_files``.
+
+    None of a folder that holds others, which may be classes of images, or files of another kind.
+    """
+    found = _by_split(path, TABLES)
+    if not path.is_dir() or not found:
+        return found
+    if holds_parquet(path) or holds_conll(path) or all(split_of(p) != "train" for p in found):
+        return []
+    return [] if any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()) else found
+
+
+def _by_split(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not path.is_dir():
-        return [path] if path.suffix.lower() in CONLL and path.is_file() else []
+        return [path] if path.suffix.lower() in suffixes and path.is_file() else []
     try:
-        found = [p for p in path.iterdir() if p.suffix.lower() in CONLL and p.is_file() and split_of(p)]
+        found = [p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file() and split_of(p)]
     except OSError:
         return []  # unreadable: reading it as an image folder says so
     return sorted(found, key=lambda p: (split_rank(split_of(p)), p.name))

@@ -86,7 +86,6 @@ def find_column(
     Raises:
         TargetError: there is none.
     """
-    option = "label_column" if role == "label" else "image_column"
     if wanted is not None:
         if wanted in columns:
             return wanted
@@ -98,13 +97,13 @@ def find_column(
             return name
     if not columns:
         raise TargetError(f"{where}: the table is empty; expected the names of its columns, then a row an item.")
-    texts = (
-        "" if role == "label" else " Texts are read from a column 'text', or name it with text_column (--text-column)."
-    )
-    raise TargetError(
-        f"{where}: no {role} column among {', '.join(columns)}; expected '{usual[0]}', or name it with "
-        f"{option} (--{option.replace('_', '-')}).{texts}"
-    )
+    how = ", or name it with label_column (--label-column)."
+    if role != "label":
+        how = (
+            "; rename the column that is meant, or name it with selector.load_target(..., image_column='...'). Texts are read from a column "
+            "'text', or name it with text_column (--text-column)."
+        )
+    raise TargetError(f"{where}: no {role} column among {', '.join(columns)}; expected '{usual[0]}'{how}")
 
 
 def _listing(folder: str) -> list[str]:

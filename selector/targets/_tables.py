@@ -1,20 +1,22 @@
-"""Tables of texts as columns, whatever the file: JSONL, parquet, a ``datasets.Dataset``; and which column is meant."""
+"""Tables of texts as columns, whatever the file: CSV, JSONL, parquet, a ``datasets.Dataset``; and which column is meant."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from selector.errors import TargetError, did_you_mean
 from selector.targets._columns import of_type
-from selector.targets._csv import read_utf8
-from selector.targets._files import files_of, split_of
+from selector.targets._csv import read_csv, read_utf8
+from selector.targets._files import JSON_LINES, files_of, split_of
 from selector.targets._kinds import Options, split_rank
-from selector.targets.manifest import SPLIT_COLUMNS, split_word
+from selector.targets.manifest import split_column, split_word
 from selector.targets.parquet import class_names_of, declared
+
+_ROW = '{"text": "...", "label": "..."}'
 
 
 @dataclass
@@ -46,6 +48,8 @@ def column_of(
         TargetError: there is none, or more than one.
     """
     flag = f"{option} (--{option.replace('_', '-')})"
+    if not columns:
+        raise TargetError(f"{where}: the table is empty; expected columns of texts and labels, and a row an item.")
     if wanted is not None:
         if wanted not in columns:
             raise TargetError(
@@ -67,13 +71,51 @@ def splits_of(table: Table, others: Sequence[str]) -> list[str] | None:
         others: columns that play no other role.
     """
     splits = table.splits
-    if splits is None and (column := next((c for c in SPLIT_COLUMNS if c in others), None)):
+    if splits is None and (column := split_column(table.where, others)):
         cells = zip(table.columns[column], table.names, strict=True)
         splits = [split_word(str(cell or ""), f"{table.where}: {name}", column) for cell, name in cells]
     return splits if splits and any(splits) else None
 
 
-def of_json_lines(path: Path) -> Table:
+def of_files(root: Path, files: Sequence[Path]) -> Table:
+    """A CSV, TSV or JSONL file, or those of a folder that are named by split."""
+    other = next((path.name for path in files if path.suffix != files[0].suffix), None)
+    if other is not None:
+        raise TargetError(
+            f"{root}: found {files[0].name} and {other}; keep files of one kind, since two of them may hold the same."
+        )
+    tables = [_of_json_lines(path) if path.suffix.lower() in JSON_LINES else _of_csv(path) for path in files]
+    first = tables[0]
+    if len(files) == 1:
+        return replace(first, name=root.name if root.is_dir() else root.stem)
+    for path, table in zip(files, tables, strict=True):
+        if table.written and set(table.columns) != set(first.columns):
+            raise _other_columns(path, list(table.columns), list(first.columns), files[0])
+    known = dict.fromkeys(name for table in tables for name in table.columns)
+    return Table(
+        str(root),
+        root.name,
+        {name: [c for table in tables for c in table.columns.get(name, [None] * len(table.names))] for name in known},
+        [f"{path.name}, {said}" for path, table in zip(files, tables, strict=True) for said in table.names],
+        [split_of(path) for path, table in zip(files, tables, strict=True) for _ in table.names],
+        written=first.written,
+    )
+
+
+def _other_columns(path: Path, found: Sequence[str], expected: Sequence[str], first: Path) -> TargetError:
+    return TargetError(
+        f"{path}: columns {', '.join(found)}; expected {', '.join(expected)} as in {first.name}. Keep the files of one "
+        "data set in a folder."
+    )
+
+
+def _of_csv(path: Path) -> Table:
+    header, rows = read_csv(path)
+    columns = {name: [row[name] for _, row in rows] for name in header}
+    return Table(str(path), path.stem, columns, [f"line {line}" for line, _ in rows], written=True)
+
+
+def _of_json_lines(path: Path) -> Table:
     """An object a line; a key that a row lacks is None there."""
     rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(read_utf8(path).split("\n"), 1):
@@ -84,9 +126,10 @@ def of_json_lines(path: Path) -> Table:
         except ValueError as error:
             raise TargetError(f"{path}:{number}: not JSON ({error}); expected one object a line.") from None
         if not isinstance(row, dict):
-            raise TargetError(f"{path}:{number}: found a {type(row).__name__}; expected an object, such as "
-                              '{"text": "...", "label": "..."}.')  # fmt: skip
+            raise TargetError(f"{path}:{number}: found a {type(row).__name__}; expected an object, such as {_ROW}.")
         rows.append((number, row))
+    if not rows:
+        raise TargetError(f"{path}: no rows found; expected an object a line, such as {_ROW}.")
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     columns = {name: [row.get(name) for _, row in rows] for name in names}
     return Table(str(path), path.stem, columns, [f"line {number}" for number, _ in rows])
@@ -107,10 +150,7 @@ def of_parquet(root: Path) -> Table:
         for path in files:
             table = pq.read_table(path)
             if columns and set(table.column_names) != set(columns):
-                raise TargetError(
-                    f"{path}: columns {', '.join(table.column_names)}; expected {', '.join(columns)} as in "
-                    f"{files[0].name}. Keep the files of one data set in a folder."
-                )
+                raise _other_columns(path, table.column_names, list(columns), files[0])
             for name in table.column_names:
                 columns.setdefault(name, []).extend(table[name].to_pylist())
             names += [f"{path.name}:{row}" for row in range(table.num_rows)]

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from selector.contracts import Words
 from selector.targets._columns import IMAGE_COLUMNS, is_dataset, reads_text
-from selector.targets._files import JSON_LINES, files_of
+from selector.targets._files import JSON_LINES, files_of, table_files
 from selector.targets._kinds import Options
 
 if TYPE_CHECKING:
@@ -48,7 +47,12 @@ def takes_words(x: Any, options: Options) -> bool:
 
 
 def _are_sentences(x: Any) -> bool:
-    return isinstance(x, list) and bool(x) and _is_list_of_words(x[0])
+    """Lists of words; where all are tuples of two texts, they are pairs."""
+    return isinstance(x, list) and bool(x) and _is_list_of_words(x[0]) and not all(map(_is_pair, x))
+
+
+def _is_pair(x: Any) -> bool:
+    return isinstance(x, tuple) and not isinstance(x, Words) and len(x) == 2
 
 
 def _is_list_of_words(x: Any) -> bool:
@@ -57,7 +61,7 @@ def _is_list_of_words(x: Any) -> bool:
 
 def _are_label_lists(x: Any) -> bool:
     """Lists of labels; an array (N, L) are several labels of each text."""
-    return isinstance(x, list) and bool(x) and isinstance(x[0], list | tuple | np.ndarray)
+    return isinstance(x, list) and bool(x) and (isinstance(x[0], list | tuple) or getattr(x[0], "ndim", 0) > 0)
 
 
 def _shape_of(x: Any) -> _Shape | None:
@@ -66,8 +70,9 @@ def _shape_of(x: Any) -> _Shape | None:
     if not isinstance(x, str | os.PathLike):
         return None
     path = Path(x)
-    if path.suffix.lower() in JSON_LINES:
-        return _of_row(path) if path.is_file() else None
+    tables = table_files(path)
+    if tables:
+        return _of_row(tables[0]) if tables[0].suffix.lower() in JSON_LINES else None
     files = files_of(path)
     if not files:
         return None

@@ -10,7 +10,8 @@ from selector.contracts import RawImage
 from selector.errors import TargetError
 from selector.images import IMAGE_SUFFIXES
 from selector.targets._build import Draft
-from selector.targets._files import holds_conll, holds_parquet
+from selector.targets._columns import text_tables
+from selector.targets._files import TABLES, holds_conll, holds_parquet
 from selector.targets._hashing import hash_files, walk_files
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options
 
@@ -32,7 +33,7 @@ class FileItems:
 def _accepts(x: Any, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike) or not Path(x).is_dir():
         return False
-    return not holds_parquet(Path(x)) and not holds_conll(Path(x))
+    return not holds_parquet(Path(x)) and not holds_conll(Path(x)) and not text_tables(Path(x), options)
 
 
 def _read(x: str | os.PathLike[str], options: Options) -> Draft:
@@ -46,7 +47,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
     if not rows:
         raise TargetError(
             f"{root}: found {len(found)} images but no class folders with images in them; expected one folder a class, "
-            f"such as {root.name}/cat/1.jpg, or {root.name}/train/cat/1.jpg."
+            f"such as {root.name}/cat/1.jpg, or {root.name}/train/cat/1.jpg.{_about_tables(root)}"
         )
     notes = []
     if len(rows) < len(found):
@@ -66,6 +67,17 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         splits=[split_of[parts[i][0]] for i in rows] if split_of else None,
         notes=notes,
         origin={"path": str(root)},
+    )
+
+
+def _about_tables(root: Path) -> str:
+    tables = sorted(path.name for path in root.iterdir() if path.suffix.lower() in TABLES)
+    if not tables:
+        return ""
+    return (
+        f" Of the tables in it ({', '.join(tables[:3])}{', ...' if len(tables) > 3 else ''}) give the one that is meant, or a "
+        "dict of split and file to selector.load_target; a folder is read as texts when it holds nothing but train.csv, "
+        "val.csv and test.csv (or .tsv, .jsonl) with a column of texts."
     )
 
 

@@ -6,6 +6,7 @@ Paths are relative to the file's folder and may not leave it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
     header, rows = read_csv(path)
     path_column = find_column(str(path), "path", options.image_column, header, PATH_COLUMNS)
     label_column = find_column(str(path), "label", options.label_column, header, LABEL_COLUMNS)
-    split_column = next((name for name in SPLIT_COLUMNS if name in header and name != label_column), None)
+    split = split_column(str(path), [name for name in header if name not in (path_column, label_column)])
     folder = path.parent
     real_folder = folder.resolve()
     relative: list[str] = []
@@ -43,8 +44,8 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
     for line, row in rows:
         relative.append(_confined(row[path_column], folder, real_folder, f"{path}:{line}"))
         labels.append(row[label_column].strip())
-        if split_column is not None:
-            splits.append(split_word(row[split_column], f"{path}:{line}", split_column))
+        if split is not None:
+            splits.append(split_word(row[split], f"{path}:{line}", split))
         try:
             statuses.append((folder / relative[-1]).stat())
         except OSError:
@@ -60,7 +61,8 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         name=options.name or path.stem,
         items=FileItems(str(folder), relative),
         names=relative,
-        labels=as_numbers(labels),
+        labels=labels,
+        written=True,
         hashes=hash_files(str(path), relative, statuses, options.trust, folder=str(folder)),
         splits=splits if any(splits) else None,
         origin={"path": str(path)},
@@ -78,6 +80,28 @@ def _confined(value: str, folder: Path, real_folder: Path, where: str) -> str:
     return Path(inside).relative_to(folder).as_posix()
 
 
+def split_column(where: str, columns: Sequence[str]) -> str | None:
+    """The column that says the split of a row: the first of the usual names, before it in another case.
+
+    Args:
+        columns: those that play no other role.
+
+    Raises:
+        TargetError: a name stands there in several other cases.
+    """
+    for usual in SPLIT_COLUMNS:
+        if usual in columns:
+            return usual
+        found = [name for name in columns if name.lower() == usual]
+        if len(found) > 1:
+            raise TargetError(
+                f"{where}: {' and '.join(found)} could each be the column of splits; call the one that is meant '{usual}'."
+            )
+        if found:
+            return found[0]
+    return None
+
+
 def split_word(value: str, where: str, column: str) -> str:
     """What a cell of the split column means; empty where it says nothing.
 
@@ -90,16 +114,6 @@ def split_word(value: str, where: str, column: str) -> str:
             f"{where}: unknown {column} '{value.strip()}'{did_you_mean(word, SPLIT_NAMES) or '.'} Expected train, val or test."
         )
     return SPLIT_NAMES.get(word, "")
-
-
-def as_numbers(labels: list[str]) -> list[Any]:
-    """Ints when all labels are written as ints (classes 2 before 10), floats when all are numbers."""
-    for convert in (int, float):
-        try:
-            return [convert(label) for label in labels]
-        except ValueError:
-            continue
-    return list(labels)
 
 
 KINDS.register("manifest")(Kind("a CSV file with the columns path, label and perhaps split", _accepts, _read))

@@ -11,6 +11,7 @@ from selector.errors import TargetError, did_you_mean
 from selector.targets._build import Draft
 from selector.targets._items import ConcatItems
 from selector.targets._kinds import KINDS, SPLIT_NAMES, Kind, Options, kind_of, split_rank
+from selector.targets._labels import as_numbers, plain
 
 
 def _accepts(x: Any, options: Options) -> bool:
@@ -45,12 +46,15 @@ def _read(x: Mapping[str, Any], options: Options) -> Draft:
             raise TargetError(
                 f"{where}: {split} has {len(part.hashes)} items but {len(part.labels)} labels; give one label an item."
             )
+    written = all(part.written for _, part in parts)
+    labels = [as_numbers(p.labels) if p.written and not written else plain(p.labels) for _, p in parts]
     return Draft(
         where=where,
         name=options.name or first.name,
         items=ConcatItems([part.items for _, part in parts]),
         names=[f"{split}: {name}" for split, part in parts for name in part.names],
-        labels=[label for _, part in parts for label in np.asarray(part.labels).tolist()],
+        labels=[label for part in labels for label in part],
+        written=written,
         hashes=[value for _, part in parts for value in part.hashes],
         splits=[split for split, part in parts for _ in part.hashes],
         class_names=first.class_names,

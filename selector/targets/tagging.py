@@ -17,10 +17,10 @@ from selector.contracts import Modality, Words
 from selector.errors import TargetError
 from selector.targets._build import Draft
 from selector.targets._columns import is_dataset
-from selector.targets._files import JSON_LINES
+from selector.targets._files import table_files
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
-from selector.targets._tables import Table, column_of, of_dataset, of_json_lines, of_parquet, splits_of, usual_of
+from selector.targets._tables import Table, column_of, of_dataset, of_files, of_parquet, splits_of, usual_of
 from selector.targets._words import takes_words
 from selector.texts import text_hash
 
@@ -54,7 +54,7 @@ def tagged(
     flat: list[Any] = []
     for said, own, tags in zip(names, words, labels, strict=True):
         own = own.tolist() if isinstance(own, np.ndarray) else own
-        tags = tags.tolist() if isinstance(tags, np.ndarray) else tags
+        tags = tags.tolist() if hasattr(tags, "tolist") else tags
         if not isinstance(own, list | tuple) or not all(isinstance(word, str) for word in own):
             raise TargetError(f"{where}: {said}: expected a list of words. Got {_shown(own)}.")
         if not own:
@@ -93,11 +93,17 @@ def _accepts(x: Any, options: Options) -> bool:
 def _read(x: Any, options: Options) -> Draft:
     if isinstance(x, tuple):
         where = options.name or "sentences"
+        if _may_be_pairs(*x):
+            raise TargetError(
+                f"{where}: lists of two strings with two labels of 0 or 1 each may be sentences of two words or pairs with "
+                "several labels; give pairs as tuples of two texts, or labels of words by their names."
+            )
         return tagged(where, where, [f"row {i}" for i in range(len(x[0]))], x[0], x[1])
     if is_dataset(x):
         return _draft(of_dataset(x, options), options)
     path = Path(os.fspath(x)).absolute()
-    table = of_json_lines(path) if path.suffix.lower() in JSON_LINES else of_parquet(path)
+    files = table_files(path)
+    table = of_files(path, files) if files else of_parquet(path)
     table.origin = {"path": str(path)}
     return _draft(table, options)
 
@@ -127,8 +133,13 @@ def _draft(table: Table, options: Options) -> Draft:
     )
 
 
+def _may_be_pairs(words: Sequence[Any], labels: Sequence[Any]) -> bool:
+    two = all(isinstance(own, list) and len(own) == 2 for own in words)
+    return two and all(len(found := _words(tags)) == 2 and all(tag in (0, 1) for tag in found) for tags in labels)
+
+
 def _words(cell: Any) -> list[Any]:
-    return list(cell) if isinstance(cell, list | np.ndarray) else []
+    return list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
 
 
 KINDS.register("tagging")(

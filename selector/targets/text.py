@@ -16,22 +16,20 @@ import numpy as np
 from selector.contracts import Modality, RawText
 from selector.errors import TargetError
 from selector.targets._build import Draft
-from selector.targets._columns import TEXT_COLUMNS, is_dataset, of_type, reads_text
-from selector.targets._csv import csv_header, read_csv
-from selector.targets._files import JSON_LINES, files_of
+from selector.targets._columns import TEXT_COLUMNS, is_dataset, of_type, reads_text, text_tables
+from selector.targets._files import files_of
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
 from selector.targets._tables import (
     Table,
     column_of,
     of_dataset,
-    of_json_lines,
+    of_files,
     of_parquet,
     splits_of,
     usual_of,
 )
 from selector.targets._words import takes_words
-from selector.targets.manifest import as_numbers
 from selector.targets.parquet import is_text_file
 from selector.texts import text_hash
 
@@ -49,13 +47,8 @@ def _accepts(x: Any, options: Options) -> bool:
         return reads_text(list(x.features), options, of_type(x.features, "Image"))
     if not isinstance(x, str | os.PathLike):
         return False
-    path = Path(x)
-    if path.is_file() and path.suffix.lower() in JSON_LINES:
-        return True
-    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        return reads_text(csv_header(path), options)
-    files = files_of(path)
-    return bool(files) and is_text_file(files[0], options)
+    files = files_of(Path(x))
+    return is_text_file(files[0], options) if files else bool(text_tables(Path(x), options))
 
 
 def _is_texts(x: Any) -> bool:
@@ -77,22 +70,19 @@ def _read(x: Any, options: Options) -> Draft:
     if is_dataset(x):
         return _draft(of_dataset(x, options), options)
     path = Path(x).absolute()
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        table = _of_csv(path)
-    elif suffix in JSON_LINES:
-        table = of_json_lines(path)
-    else:
-        table = of_parquet(path)
+    files = text_tables(path, options)
+    table = of_files(path, files) if files else of_parquet(path)
     table.origin = {"path": str(path)}
     return _draft(table, options)
 
 
 def _draft(table: Table, options: Options) -> Draft:
     texts = [options.text_column] if isinstance(options.text_column, str) else list(options.text_column or ())
-    if len(texts) > 2:
-        raise TargetError(f"{table.where}: text_column names {len(texts)} columns; give one, or two for pairs.")
     where, known = table.where, list(table.columns)
+    if len(texts) == 1 and texts[0] not in known:  # as on the command line
+        texts = [name.strip() for name in texts[0].split(",")]
+    if len(texts) > 2:
+        raise TargetError(f"{where}: text_column names {len(texts)} columns; give one, or two for pairs.")
     taken = [column_of(where, "text", name, known, (), "text_column") for name in texts]
     if not taken:
         taken = [column_of(where, "text", None, known, usual_of(known, TEXT_COLUMNS), "text_column")]
@@ -100,13 +90,13 @@ def _draft(table: Table, options: Options) -> Draft:
     usual = list(table.declared_labels) or usual_of(others, LABEL_COLUMNS)
     label = column_of(where, "label", options.label_column, known, usual, "label_column")
     items = _texts(table, taken)
-    labels = list(table.columns[label])
     return Draft(
         where=where,
         name=options.name or table.name,
         items=ListItems(items),
         names=table.names,
-        labels=as_numbers(labels) if table.written else labels,
+        labels=list(table.columns[label]),
+        written=table.written,
         hashes=[text_hash(text) for text in items],
         splits=splits_of(table, [name for name in others if name != label]),
         class_names=table.class_names(label),
@@ -152,14 +142,10 @@ def _of_lists(x: tuple[Any, Any], options: Options) -> Draft:
     )
 
 
-def _of_csv(path: Path) -> Table:
-    header, rows = read_csv(path)
-    columns = {name: [row[name] for _, row in rows] for name in header}
-    return Table(str(path), path.stem, columns, [f"line {line}" for line, _ in rows], written=True)
-
-
 KINDS.register("text")(
     Kind(
-        "a table of texts and labels (CSV, TSV, JSONL, parquet, datasets.Dataset), or (texts, labels)", _accepts, _read
+        "a table of texts and labels (CSV, TSV, JSONL, parquet, a folder of them, datasets.Dataset), or (texts, labels)",
+        _accepts,
+        _read,
     )
 )

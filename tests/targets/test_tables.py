@@ -99,7 +99,7 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
     made = made.rename_columns(["photo", "label", "price", "word"])
     pq.write_table(made, tmp_path / "x.parquet")
     with pytest.raises(
-        TargetError, match=r"no image column among photo, label, price, word; expected 'image', or name it"
+        TargetError, match=r"no image column among photo, label, price, word; expected 'image'; rename .* or name it"
     ):
         load_target(tmp_path / "x.parquet")
     target = load_target(tmp_path / "x.parquet", image_column="photo", label_column="price")
@@ -177,7 +177,7 @@ def test_manifest_with_splits_semicolons_and_a_mark(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "x", 6)
     words = ["train", "train", "train", "Validation", "test", "test"]
     lines = [f"{line.replace(',', ';')};{words[i % 6]}" for i, line in enumerate(listing(root)[1:])]
-    target = load_target(manifest(root, "\ufefffile_name;class;split\r\n" + "\r\n".join(lines)))
+    target = load_target(manifest(root, "\ufefffile_name;class;Split\r\n" + "\r\n".join(lines)))
     assert target.counts() == {"train": 9, "val": 3, "test": 6}
     assert target.split_origin == "given"
 
@@ -200,8 +200,8 @@ def test_manifest_with_numbers(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("path,klass\n", r"labels\.csv: no label column among path, klass; expected 'label', or name it with label_column"),
-        ("a,label\n", r"labels\.csv: no path column among a, label; expected 'path', or name it with image_column "
-         r"\(--image-column\)\. Texts are read from a column 'text', or name it with text_column"),
+        ("a,label\n", r"labels\.csv: no path column among a, label; expected 'path'; rename the column that is meant, or name it "
+         r"with selector\.load_target\(\.\.\., image_column='\.\.\.'\)\. Texts are read from a column 'text', or name it with text_column"),
         ("", r"labels\.csv: the table is empty; expected the names of its columns"),
         ("path,label\n../out.png,a\n", r"labels\.csv:2: the path '\.\./out\.png' leads outside .*; move the image below it"),
         ("path,label\n/etc/passwd,a\n", r"labels\.csv:2: the path '/etc/passwd' leads outside"),
@@ -227,9 +227,13 @@ def test_manifest_bad_input(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_manifest_that_is_not_text(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "x.csv").write_bytes(b"\xff\xff\x00")
     with pytest.raises(TargetError, match=r"x\.csv:1: byte 0xff is not UTF-8; expected one encoding"):
         load_target(tmp_path / "x.csv")
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "x.csv").write_bytes("\ufeffpath,label".encode(encoding))
+        with pytest.raises(TargetError, match=r"x\.csv: found UTF-16 .*expected UTF-8. Convert .*-f utf-16 -t utf-8"):
+            load_target(tmp_path / "x.csv")
 
 
 # ---------------------------------------------------------------------------- Hugging Face

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selector.contracts import Target, Words
+from selector.contracts import LabelKind, Target, Words
 from selector.errors import ConfigError, TargetError
 from selector.targets import load_origin, load_target, subsample, without
 
@@ -68,6 +68,7 @@ def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
         datasets.Dataset.from_dict({"tokens": words, "ner_tags": numbers}, features=features),
         (words, tags),
         ([tuple(own) for own in words], [np.array(own) for own in tags]),
+        (words, [np.array(own) for own in tags]),
     ]
     targets = [load_target(form) for form in forms]
     for target in targets:
@@ -87,6 +88,19 @@ def test_words_are_not_a_pair_of_texts(tmp_path: Path) -> None:
     tagged = load_target((pairs, [["x", "y"]] * 20))
     assert tagged.row_starts is not None
     assert load_target(([("a", str(i)) for i in range(20)], [i % 2 for i in range(20)])).row_starts is None
+    several = load_target(([("a", str(i)) for i in range(20)], [[i % 2, 1] for i in range(20)]))
+    assert (several.label_kind, several.items[3]) == (LabelKind.MULTILABEL, ("a", "3"))
+    with pytest.raises(
+        TargetError, match=r"the labels are lists such as \['x', 'y'\]; several labels of an item are given"
+    ):
+        load_target(([("a", str(i)) for i in range(20)], [["x", "y"]] * 20))
+    short = [("a", str(i)) for i in range(20)]
+    for said in ([*short, ("a", "b", "c")], [Words(own) for own in short]):  # not all of them are pairs
+        assert load_target((said, [["x", "y", "z"][: len(own)] for own in said])).row_starts is not None
+    with pytest.raises(
+        TargetError, match=r"may be sentences of two words or pairs with several labels; give pairs as tup"
+    ):
+        load_target((pairs, [[0, 1]] * 20))
     path = json_lines(tmp_path / "both.jsonl", [{"text": f"a {i}", "tokens": ["a", str(i)], "tags": ["x", "y"], "label": i % 2} for i in range(20)])  # fmt: skip
     assert load_target(path).row_starts is None  # a column of texts is there, and nothing else was named
     assert load_target(path, text_column="tokens").row_starts is not None
@@ -111,6 +125,21 @@ def test_splits_never_cut_a_sentence_and_come_from_files_and_columns(tmp_path: P
     ]
 
 
+def test_json_lines_of_a_folder(tmp_path: Path) -> None:
+    words, tags = sentences()
+    rows = of(words, tags)
+    json_lines(tmp_path / "train.jsonl", rows[:30])
+    json_lines(tmp_path / "test.jsonl", rows[30:])
+    target = load_target(tmp_path)
+    assert target.row_starts is not None
+    assert target.counts()["test"] == 10
+    assert (
+        target.fingerprint
+        == load_target({"train": (words[:30], tags[:30]), "test": (words[30:], tags[30:])}).fingerprint
+    )
+    assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
+
+
 def test_columns_of_conll_files(tmp_path: Path) -> None:
     words, tags = sentences()
     path = conll(tmp_path / "a.conll", words, tags)
@@ -119,6 +148,7 @@ def test_columns_of_conll_files(tmp_path: Path) -> None:
         load_target(path, label_column="4")
     with pytest.raises(TargetError, match=r"column 1 of 3 would hold both words and labels"):
         load_target(path, label_column="1")
+    assert load_target(path, text_column=1, label_column=-1).fingerprint == load_target(path).fingerprint
     universal = tmp_path / "a.conllu"
     block = "# sent_id = {i}\n1-2\tdel\t_\t_\t_\t_\t_\t_\t_\t_\n1\tde\tde\tADP\t_\t_\t3\tcase\t_\t_\n2\tNew York\tel\tPROPN\t_\t_\t3\tdet\t_\t_\n3\tn{i}\tx\tNOUN\t_\t_\t0\troot\t_\t_\n"
     universal.write_text("\n".join(block.format(i=i) for i in range(20)))

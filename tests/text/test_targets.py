@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -71,12 +72,66 @@ def test_parquet_files_are_splits(tmp_path: Path) -> None:
     assert [target.items[i] for i in range(40)] == TEXTS
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_tables_of_a_folder_are_splits(tmp_path: Path, suffix: str) -> None:
+    for name, begin, end in (("test", 30, 40), ("train", 0, 20), ("val", 20, 30)):
+        path, rows = tmp_path / f"{name}.{suffix}", list(zip(TEXTS, LABELS, strict=True))[begin:end]
+        if suffix == "jsonl":
+            json_lines(path, [{"text": t, "label": k} for t, k in rows])
+        else:
+            apart = "," if suffix == "csv" else "\t"
+            csv(path, [f"{t}{apart}{k}" for t, k in rows], f"text{apart}label")
+    target = load_target(tmp_path)
+    assert (target.name, target.split_origin) == (tmp_path.name, "given")
+    assert target.counts() == {"train": 20, "val": 10, "test": 10}
+    assert [target.items[i] for i in range(40)] == TEXTS
+    assert target.names[20] == f"val.{suffix}, line {1 if suffix == 'jsonl' else 2}"
+    assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
+
+
+def test_a_folder_of_one_table_and_labels_over_all_files(tmp_path: Path) -> None:
+    rows = [f"{t},{i % 2},{('train', 'val', 'test')[i // 14]}" for i, t in enumerate(TEXTS)]
+    csv(tmp_path / "train.csv", rows, "text,label,split")
+    (tmp_path / ".git").mkdir()
+    assert load_target(tmp_path).counts() == {"train": 14, "val": 14, "test": 12}
+    csv(tmp_path / "train.csv", [f"{t},0{i % 2}" for i, t in enumerate(TEXTS)])
+    csv(tmp_path / "test.csv", [f"more {t},{i % 2}" for i, t in enumerate(TEXTS)])
+    with pytest.raises(TargetError, match=r"class '0' has 0 items in train \(test 20\)"):  # 00 is another label
+        load_target(tmp_path)
+
+
+def test_folders_of_tables_that_cannot_be_read(tmp_path: Path) -> None:
+    csv(tmp_path / "train.csv", [f"{t},x" for t in TEXTS])
+    csv(tmp_path / "test.csv", TEXTS, "text")
+    with pytest.raises(
+        TargetError, match=r"test.csv: columns text; expected text, label as in train.csv. Keep the files"
+    ):
+        load_target(tmp_path)
+    json_lines(tmp_path / "test.jsonl", [{"text": "a", "label": "x"}])
+    with pytest.raises(TargetError, match=r"found train.csv and test.jsonl; keep files of one kind"):
+        load_target(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "cats").mkdir()  # classes of images, perhaps
+    with pytest.raises(
+        TargetError,
+        match=r"found 0 images .* Of the tables in it \(test.csv, train.csv\) give the one that is meant, or",
+    ):
+        load_target(tmp_path)
+
+
 def test_pairs_and_named_columns(tmp_path: Path) -> None:
     rows = [f"a {i},b {i},{i % 2}" for i in range(20)]
     path = csv(tmp_path / "p.csv", rows, "premise,hypothesis,gold")
     target = load_target(path, text_column=("premise", "hypothesis"), label_column="gold")
     assert target.items[3] == ("a 3", "b 3")
     assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
+    written = load_target(path, text_column="premise, hypothesis", label_column="gold")
+    assert written.fingerprint == target.fingerprint
+    assert load_origin(json.loads(json.dumps(written.origin))).fingerprint == target.fingerprint
+    with pytest.raises(TargetError, match=r"no column 'hypotheses'; did you mean 'hypothesis'"):
+        load_target(path, text_column="premise,hypotheses")
+    comma = json_lines(tmp_path / "c.jsonl", [{"a,b": t, "label": k} for t, k in zip(TEXTS, LABELS, strict=True)])
+    assert load_target(comma, text_column="a,b").items[3] == TEXTS[3]
     listed = load_target(([(f"a {i}", f"b {i}") for i in range(20)], [i % 2 for i in range(20)]))
     assert listed.hashes == target.hashes
     joined = load_target(([f"a {i} b {i}" for i in range(20)], [i % 2 for i in range(20)]))
@@ -123,6 +178,15 @@ def test_splits_of_a_column(tmp_path: Path) -> None:
     ]
     target = load_target(csv(tmp_path / "s.csv", rows, "text,label,split"))
     assert target.counts() == {"train": 20, "val": 10, "test": 10}
+    for name in ("Split", "SPLIT", "Subset"):
+        again = load_target(csv(tmp_path / "s.csv", rows, f"text,label,{name}"))
+        assert again.fingerprint == target.fingerprint
+    both = [f"{row},test" for row in rows]
+    assert load_target(csv(tmp_path / "s.csv", both, "text,label,split,Split")).fingerprint == target.fingerprint
+    with pytest.raises(
+        TargetError, match=r"Split and SPLIT could each be the column of splits; call .* is meant 'split'"
+    ):
+        load_target(csv(tmp_path / "s.csv", both, "text,label,Split,SPLIT"))
     with pytest.raises(TargetError, match=r"line 2: unknown split 'tests'; did you mean 'test'"):
         load_target(csv(tmp_path / "s.csv", ["a,b,tests"], "text,label,split"))
 
@@ -139,6 +203,15 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
     missing = csv(tmp_path / "missing.csv", [*(f"{t},x" for t in TEXTS[:5]), "unlabelled,"])
     with pytest.raises(TargetError, match=r"line 7 has no label; give it one or remove it"):
         load_target(missing)
+    for text in ("", "\n\n"):
+        broken.write_text(text)
+        with pytest.raises(
+            TargetError, match=r'broken.jsonl: no rows found; expected an object a line, such as {"text":'
+        ):
+            load_target(broken)
+    broken.with_suffix(".csv").write_text("")
+    with pytest.raises(TargetError, match=r"broken.csv: the table is empty; expected columns of texts and labels"):
+        load_target(broken.with_suffix(".csv"), text_column="text")
     nothing = json_lines(tmp_path / "n.jsonl", [{"text": "a", "label": "x"}, {"text": "b"}])
     with pytest.raises(TargetError, match=r"line 2 has no label"):
         load_target(nothing)
@@ -151,6 +224,47 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
     ]
     with pytest.raises(TargetError, match=r"class 'snow' has no text in train \(train 0, val 0, test 1\)"):
         load_target(csv(tmp_path / "u.csv", [*unseen, "odd,snow,test"], "text,label,split"))
+
+
+ROWS = [f"{text}\t{label}" for text, label in zip(TEXTS, LABELS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['"hello\tsun', *ROWS], r":2: a quote at the begin of a cell is never closed.*\(lines 2 to 42\). Write a quote"),
+        ([*ROWS, '"hello\tsun'], r":42: a quote at the begin of a cell is never closed"),
+        ([*ROWS, 'hello\t"sun'], r":42: a quote at the begin of a cell is never closed"),
+        (['"hello\tsun', *ROWS, '"again\train'], r":2: a quote at the begin of a cell is closed within a text \(lines 2 to 43\)"),
+        (['"hello\tsun', *ROWS, 'he said "bye"\train'], r":2: a quote at the begin of a cell is closed within a text"),
+        ([*ROWS[:2], '"to be\tsun', *ROWS, 'or not"\train'],
+         r":4: a quote at the begin of a cell makes one cell of lines that look like rows \(lines 4 to 45\)"),
+        ([ROWS[0], '"to be\tsun', 'or not"\train', *ROWS], r":3: .* look like rows \(lines 3 to 4\)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+def test_a_quote_that_swallows_rows(tmp_path: Path, rows: list[str], message: str, delimiter: str) -> None:
+    path = csv(tmp_path / "q.csv", [row.replace("\t", delimiter) for row in rows], f"text{delimiter}label")
+    with pytest.raises(TargetError, match=r"q\.csv" + message):
+        load_target(path)
+
+
+def test_texts_on_several_lines_are_no_rows(tmp_path: Path) -> None:
+    texts = ["Dear Bob, hi\nhow are you", "on May 5, 2019\nwe won 1,000", 'a "b", c\n"d", e', '"quoted"\n"again, sun"']
+    texts += ['"quoted" and more\nsun']
+    texts += [f"{i}, text\nof {i}, lines" for i in range(35)]
+    table = pd.DataFrame({"id": range(40), "text": texts, "label": LABELS})
+    for columns in (["text", "label"], ["label", "text"], ["id", "text", "label"]):
+        table[columns].to_csv(tmp_path / "a.csv", index=False)
+        target = load_target(tmp_path / "a.csv")
+        assert [target.items[i] for i in range(40)] == texts
+    loose = load_target(
+        csv(tmp_path / "c.csv", ['"Yes" she said,sun', *(r.replace("\t", ",") for r in ROWS), '"No" he said,sun'])
+    )
+    assert (loose.items[0], loose.items[41]) == ("Yes she said", "No he said")
+    one_row = 'sun,"to be\nrain,or not"'  # the text stands last
+    with pytest.raises(TargetError, match=r"look like rows \(lines 3 to 4\)"):
+        load_target(csv(tmp_path / "b.csv", ["rain,a", one_row, "sun,b", "rain,c"], "label,text"))
 
 
 def test_a_long_cell_with_quotes_and_breaks(tmp_path: Path) -> None:
