@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import selector
 from selector import sources
 from selector.deploy import SavedModel, load_model, save_model
 from selector.deploy import load as load_module
@@ -217,3 +218,20 @@ def test_the_card_speaks_of_texts(make: Make) -> None:
     assert "| input | pairs of texts, tokenised" in pairs
     assert '.predict([("a text", "another")])' in pairs
     assert json.loads((make("pairs").path / "config.json").read_text())["pairs"] is True
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_confirmed_model_knows_what_it_was_trained_on(backbone: Path, tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    words = {"money": ["bank", "loan"], "sport": ["goal", "team"]}
+    labels = [("money", "sport")[i % 2] for i in range(60)]
+    texts: list[Any] = [f"{rng.choice(words[label])} {rng.choice(words[label])} {i}" for i, label in enumerate(labels)]
+    if kind == "pairs":
+        texts = [(text, f"{text} of the city") for text in texts]
+    selector.rank(
+        (texts, labels), zoo=[{"source": f"transformers:{backbone}"}], store=tmp_path / "store", out=tmp_path / "run",
+        confirm=True, top_k=1, max_steps=2, strategies=("frozen",), history=False,
+    )  # fmt: skip
+    model = load_model(tmp_path / "run")
+    assert model.pairs is (kind == "pairs")
+    assert len(model.predict(("bank loan", "goal team"))) == (1 if kind == "pairs" else 2)
