@@ -6,13 +6,17 @@ are found again on another. No torch.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selector.errors import SourceError, WeightsMissing
-from selector.sources._weights import content_hash, offline
+from selector.folders import cache_folder
+from selector.sources._weights import content_hash, offline, read_memory, write_memory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,7 @@ def find(repo: str, filenames: Sequence[str], revision: str | None, model: str) 
         WeightsMissing: not cached, and the hub may not or cannot be asked, or does not have it.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     try:
         for filename in filenames:
@@ -78,23 +75,11 @@ def find(repo: str, filenames: Sequence[str], revision: str | None, model: str) 
     for filename in filenames:
         try:
             facts = get_hf_file_metadata(hf_hub_url(repo, filename, revision=revision))
-        except GatedRepoError:
-            raise WeightsMissing(
-                f"{model}: hub repository {repo} asks for agreement to its terms; accept them on its page, "
-                "then run: hf auth login"
-            ) from None
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            at = f" at revision '{revision}'" if revision else ""
-            raise WeightsMissing(
-                f"{model}: the hub has no public repository {repo}{at}; check the name, or run: hf auth login"
-            ) from None
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, OSError) as error:
-            raise _unreachable(model, repo, error) from None
         except Exception as error:
             # which library's errors a lost connection raises depends on the version of huggingface_hub
-            raise _unreachable(model, repo, error) from error
+            raise _refused(model, repo, revision, error) from error
         return HubFile(repo, filename, revision, f"hub:{facts.etag}", None)
     raise WeightsMissing(f"{model}: hub repository {repo} has none of {', '.join(filenames)}.")
 
@@ -118,34 +103,57 @@ def fetch(file: HubFile, model: str) -> Path:
 def snapshot(repo: str, patterns: Sequence[str], revision: str | None, model: str) -> Path:
     """The folder of a repository's small files, in the cache; those that are missing are fetched if allowed.
 
+    A cached folder is taken without a request once the hub has said that nothing is missing from it:
+    other programs fetch what they read themselves, and a sentence encoder without its pooling would
+    silently be read as another model.
+
     Args:
-        patterns: names of the files wanted; which of them a repository has is its own affair.
+        patterns: names of the files wanted, the first one needed; which of the others a repository has is its own
+            affair.
     Raises:
         WeightsMissing: not cached and fetching is off, or the hub does not have the repository.
     """
+    from huggingface_hub import HfApi, snapshot_download
+
+    cached = _cached_snapshot(repo, patterns, revision, model)
+    if cached is not None and (offline() or str(cached) in read_memory(_whole())):
+        return cached
+    if offline():
+        raise WeightsMissing(
+            f"{model}: hub repository {repo} is not on this machine and fetching is off; "
+            f"run once without --offline (and without HF_HUB_OFFLINE), or: hf download {repo}"
+        )
+    try:
+        HfApi().model_info(repo, revision=revision)  # what follows would not tell a lost connection from success
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*patterns]))
+    except Exception as error:
+        refused = _refused(model, repo, revision, error)
+        if cached is None:
+            raise refused from error
+        log.warning("%s What is cached of it is used, which may be incomplete.", refused)
+        return cached
+    if not (folder / patterns[0]).is_file():
+        raise WeightsMissing(f"{model}: hub repository {repo} has no {patterns[0]}.")
+    write_memory(_whole(), {**read_memory(_whole()), str(folder): True})
+    return folder
+
+
+def _whole() -> Path:
+    """Where it is remembered of which cached folders the hub said that nothing is missing."""
+    return cache_folder() / "hub-snapshots.json"
+
+
+def _cached_snapshot(repo: str, patterns: Sequence[str], revision: str | None, model: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    # asked offline first: what is cached is used as it is, without a request
-    for local in (True,) if offline() else (True, False):
-        try:
-            folder = Path(
-                snapshot_download(repo, revision=revision, allow_patterns=[*patterns], local_files_only=local)
-            )
-        except LocalEntryNotFoundError:
-            continue
-        except HFValidationError as error:
-            raise SourceError(f"{model}: '{repo}' is no folder here and no name of a hub repository: {error}") from None
-        except Exception as error:
-            raise _unreachable(model, repo, error) from error
-        if (folder / patterns[0]).is_file():
-            return folder
-    if not offline():
-        raise WeightsMissing(f"{model}: hub repository {repo} has no {patterns[0]}.")
-    raise WeightsMissing(
-        f"{model}: hub repository {repo} is not on this machine and fetching is off; "
-        f"run once without --offline (and without HF_HUB_OFFLINE), or: hf download {repo}"
-    )
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*patterns], local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise SourceError(f"{model}: '{repo}' is no folder here and no name of a hub repository: {error}") from None
+    return folder if (folder / patterns[0]).is_file() else None
 
 
 def url_file(url: str) -> Path:
@@ -192,6 +200,23 @@ def _blob_hash(path: Path) -> str:
     # the cache's snapshot is a link to a blob named by the hub's own content hash
     blob = path.resolve()
     return f"hub:{blob.name}" if blob.parent.name == "blobs" else content_hash(path)
+
+
+def _refused(model: str, repo: str, revision: str | None, error: BaseException) -> WeightsMissing:
+    """Why the hub gave nothing, and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return WeightsMissing(
+            f"{model}: hub repository {repo} asks for agreement to its terms; accept them on its page, "
+            "then run: hf auth login"
+        )
+    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        at = f" at revision '{revision}'" if revision else ""
+        return WeightsMissing(
+            f"{model}: the hub has no public repository {repo}{at}; check the name, or run: hf auth login"
+        )
+    return _unreachable(model, repo, error)
 
 
 def _unreachable(model: str, repo: str, error: BaseException) -> WeightsMissing:
