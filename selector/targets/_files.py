@@ -48,8 +48,12 @@ def holds_conll(folder: Path) -> bool:
 
 
 def conll_files(path: Path) -> list[Path]:
-    """The CoNLL files that a path stands for: itself, or those of a folder that are named by split, in that order."""
-    return _by_split(path, CONLL)
+    """The CoNLL files that a path stands for: itself, or those of a folder that are named by split, in that order.
+
+    A ``train.txt`` beside other folders, which may be classes of images, is a list of files as often as not.
+    """
+    found = _by_split(path, CONLL)
+    return [p for p in found if p.suffix.lower() != ".txt"] if found and _has_folders(path) else found
 
 
 def table_files(path: Path) -> list[Path]:
@@ -62,7 +66,11 @@ def table_files(path: Path) -> list[Path]:
         return found
     if holds_parquet(path) or holds_conll(path) or all(split_of(p) != "train" for p in found):
         return []
-    return [] if any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()) else found
+    return [] if _has_folders(path) else found
+
+
+def _has_folders(path: Path) -> bool:
+    return path.is_dir() and any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
 
 
 def _by_split(path: Path, suffixes: tuple[str, ...]) -> list[Path]:

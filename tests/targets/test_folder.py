@@ -113,6 +113,14 @@ def test_strays_and_other_files_are_noted(tmp_path: Path) -> None:
     assert "1 files that are not images were left out, such as across/notes.txt" in notes
 
 
+def test_a_list_of_files_beside_class_folders_is_no_tagging_set(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "photos")
+    (root / "train.txt").write_text("across/000.png 0\nupright/000.png 1\n")
+    target = load_target(root)
+    assert (str(target.modality), len(target)) == ("image", 60)
+    assert any("1 files that are not images were left out, such as train.txt" in note for note in target.notes)
+
+
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "x", 4)
     shutil.move(root / "across", tmp_path / "elsewhere")
