@@ -25,7 +25,7 @@ def scan(
         str,
         typer.Argument(
             help="Image folder (class folders), CSV manifest of images, table of texts (CSV, TSV, JSONL, parquet), CoNLL "
-            "file of tagged words, .npz.",
+            "file of tagged words.",
             metavar="TARGET",
         ),
     ],
