@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,33 +34,34 @@ class Evidence:
 
     Attributes:
         value: ``skill`` moved by ``prior``: what orders the models.
-        low, high: 90 % interval; equal to ``value`` when the members came without blocks.
+        low, high: 90 % interval; None, as the next three, when the members came without blocks.
         p_best, p_top_k: probability of being the first, or among the first k, of this pool.
         mean_rank: expected rank in this pool, from 1.
         tied: not distinguishable from the first model (90 % interval of the paired difference
-            includes zero).
+            includes zero; without blocks, the same value).
         half_to_first: half-width of that interval; 0 when the members came without blocks.
         skill: mean skill of the members; 0 is chance, 1 is perfect.
         prior: what was known of the model beforehand moves ``value`` by this much.
         known: the prior itself; None without one.
         members: skill by proxy.
         deviations: (blocks,) jackknife deviations of the skill, the same blocks for every model; their
-            squares sum to its variance, and those of a difference of two models to the variance of that.
+            squares sum to its variance, and those of a difference of two models to the variance of that;
+            no blocks when the members came without blocks.
     """
 
     value: float
-    low: float
-    high: float
-    p_best: float
-    p_top_k: float
+    low: float | None
+    high: float | None
+    p_best: float | None
+    p_top_k: float | None
     tied: bool
     skill: float
     half_to_first: float = 0.0
-    mean_rank: float = math.nan
+    mean_rank: float | None = None
     prior: float = 0.0
     known: PriorScore | None = None
     members: Mapping[str, float] = field(default_factory=dict)
-    deviations: np.ndarray = field(default_factory=lambda: np.zeros(1), repr=False, compare=False)
+    deviations: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
     def fields(self) -> dict[str, Any]:
         """As the fields of ``results.ModelResult`` are called."""
@@ -176,21 +177,16 @@ def combine(
     shifts = np.array([shift(known[m]) if m in known else 0.0 for m in names])
     values = means + shifts
     deviations = _deviations([[scores[m][p] for p in members] for m in names], [scales[p] for p in members], facts)
-    p_best, p_top, mean_rank = _probabilities(values, deviations, top_k, seed)
+    noise = _noise(values, deviations, top_k, seed)
     first = int(np.argmax(values))
     quantile = _t90(deviations.shape[1])
-    errors = np.sqrt((deviations**2).sum(axis=1))
     to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1))
     return {
         name: Evidence(
             value=float(values[i]),
-            low=float(values[i] - quantile * errors[i]),
-            high=float(values[i] + quantile * errors[i]),
-            p_best=float(p_best[i]),
-            p_top_k=float(p_top[i]),
+            **noise[i]._asdict(),
             tied=bool(values[first] - values[i] <= quantile * to_first[i]),
             skill=float(means[i]),
-            mean_rank=float(mean_rank[i]),
             half_to_first=float(quantile * to_first[i]),
             prior=float(shifts[i]),
             known=known.get(name),
@@ -225,7 +221,9 @@ def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping
     network = {name: (networks or {}).get(name, name) for name in evidence}
     names = list(evidence)
     values = np.array([evidence[n].value for n in names])
-    deviations = np.stack([evidence[n].deviations for n in names]) if names else np.zeros((0, 1))
+    deviations = np.stack([evidence[n].deviations for n in names]) if names else np.zeros((0, 0))
+    if not deviations.shape[1]:
+        return []  # without intervals any lead may be noise
     quantile = _t90(deviations.shape[1])
     lost: dict[str, bool] = {}
     for i, name in enumerate(names):
@@ -238,11 +236,12 @@ def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping
 def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], facts: LabelFacts) -> np.ndarray:
     """(models, blocks) jackknife deviations of the mean skill: their squares sum to its variance.
 
-    A score without blocks counts as exact; all blocks of a pool come from the same rows.
+    A score without blocks counts as exact beside others; all blocks of a pool come from the same rows.
+    No blocks where no score has any.
     """
     counts = {len(s.blocks) for row in scores for s in row if s.blocks is not None}
     if len(counts) != 1:
-        return np.zeros((len(scores), 1))
+        return np.zeros((len(scores), 0))
     (count,) = counts
     result = np.zeros((len(scores), count))
     for i, row in enumerate(scores):
@@ -251,6 +250,24 @@ def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], fac
                 left_out = scale(np.asarray(score.blocks, dtype=float), facts)
                 result[i] += (left_out - left_out.mean()) * math.sqrt((count - 1) / count) / len(row)
     return result
+
+
+class _Noise(NamedTuple):
+    """What the blocks tell of one model, by the names of ``Evidence``; nothing without blocks."""
+
+    low: float | None = None
+    high: float | None = None
+    p_best: float | None = None
+    p_top_k: float | None = None
+    mean_rank: float | None = None
+
+
+def _noise(values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int) -> list[_Noise]:
+    if not deviations.shape[1]:
+        return [_Noise()] * len(values)
+    half = _t90(deviations.shape[1]) * np.sqrt((deviations**2).sum(axis=1))
+    columns = (values - half, values + half, *_probabilities(values, deviations, top_k, seed))
+    return [_Noise(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
 def _probabilities(

@@ -78,6 +78,18 @@ def confirmed_pairs(results: Iterable[Result], skill_metric: str) -> dict[tuple[
     return {key: list(found.values()) for key, found in pairs.items()}
 
 
+def of_metric(results: Iterable[Result], metric: str | None) -> list[Result]:
+    """The results that a forecast of one metric may rest on: its measured rows, and the predicted ones beside them.
+
+    A line through accuracies says nothing of entity F1, however many pairs it has.
+
+    Args:
+        results: of a history.
+        metric: that decides on the target; None where nothing can be measured on it.
+    """
+    return [r for r in results if r.kind == "predicted" or r.metric == metric]
+
+
 def calibrate(pairs: Sequence[Pair], target: str, *, strategy: str, metric: str) -> Line | None:
     """The line for a target; None without enough pairs, or where a higher skill does not mean a higher metric.
 

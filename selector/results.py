@@ -184,6 +184,11 @@ class ModelResult:
     cached: bool = False
     cost: Cost | None = None
 
+    @property
+    def why(self) -> str:
+        """``reason`` for a place that names the model anyway; sources begin theirs with its name."""
+        return self.reason.removeprefix(f"{self.name}: ")
+
     def best_measurement(self) -> Measurement | None:
         """The measurement that is best on validation, among those that did not fail."""
         good = [m for m in self.measurements if m.status == "ok" and not math.isnan(m.val_value)]

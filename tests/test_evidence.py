@@ -94,6 +94,17 @@ def test_out_of_reach_needs_k_models_above(pool):
     assert out_of_reach(evidence, 3) == []
 
 
+def test_without_blocks_nothing_is_known_of_the_noise(pool):
+    exact = {name: {proxy: Score(s.value) for proxy, s in scores.items()} for name, scores in pool.items()}
+    evidence = combine({**exact, "twin": exact["good"]}, FACTS)
+    for name, found in evidence.items():
+        assert found.value == combine(pool | {"twin": pool["good"]}, FACTS)[name].value
+        assert (found.low, found.high, found.p_best, found.p_top_k, found.mean_rank) == (None,) * 5
+    assert [name for name, found in evidence.items() if found.tied] == ["good", "twin"]
+    assert out_of_reach(evidence, 1) == []
+    assert out_of_reach({}, 1) == []
+
+
 def test_out_of_reach_is_paired_shared_errors_cancel():
     rng = np.random.default_rng(3)
     shared = 0.3 * rng.standard_normal(10)  # the intervals overlap, the differences do not reach zero

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import selector
-from selector.forecast import Pair, best_line, calibrate, confirmed_pairs
+from selector.forecast import Pair, best_line, calibrate, confirmed_pairs, of_metric
 from selector.history import History, Result
 from selector.scan.knowledge import identity_of
 from tests.test_scan import FAST, TINY
@@ -81,6 +81,16 @@ def test_pairs_are_of_one_run_and_one_set_of_members():
     ]
     assert confirmed_pairs(rows, "skill:knn") == {("full", "accuracy"): [Pair("t", 0.5, 0.8)]}
     assert best_line(confirmed_pairs(rows, "skill:knn"), "t") is None
+
+
+def test_other_metrics_say_nothing():
+    rows = [
+        Result("t", "m", "skill:knn", 0.5, kind="predicted", run="r"),
+        Result("t", "m", "accuracy", 0.8, strategy="full", run="r"),
+        Result("t", "m", "entity_f1", 0.6, strategy="full", run="r"),
+    ]
+    assert confirmed_pairs(of_metric(rows, "entity_f1"), "skill:knn") == {("full", "entity_f1"): [Pair("t", 0.5, 0.6)]}
+    assert confirmed_pairs(of_metric(rows, None), "skill:knn") == {}
 
 
 def test_a_scan_predicts_what_was_not_measured_in_a_column_of_its_own(photos, tmp_path):

@@ -22,7 +22,7 @@ from PIL import Image
 
 import selector
 from selector import scan
-from selector.contracts import Score
+from selector.contracts import Progress, Score
 from selector.errors import BadImagesError, ConfigError, TargetError
 from selector.results import Ranking
 from selector.store import FeatureStore
@@ -156,7 +156,7 @@ def test_rows_of_an_older_extractor_are_extracted_again(tmp_path, monkeypatch):
     assert not any(model.cached for model in selector.rank(root, **asked))
 
 
-def test_dropping_stops_hopeless_models_and_says_so(tmp_path):
+def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     root = image_folder(tmp_path / "photos", per_class=60)
     zoo = [
         ModelSpec(name="sees", source="python:tests.networks:orientation"),
@@ -173,6 +173,15 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path):
     off = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", drop="off", top_k=1)
     assert not [w for w in off.warnings if "stopped early" in w]
     assert off["blind"].status == "ok"
+    monkeypatch.setattr(scan.rounds, "DROP_FROM", 2)
+    seen: list[Progress] = []
+    unsure = selector.rank(
+        root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", intervals=False, top_k=1, progress=seen.append
+    )
+    assert [m.status for m in unsure] == ["ok", "ok"]
+    assert sum(p.stage == "score" for p in seen) == 4  # no rounds: two models, two proxies
+    sure = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", top_k=1)
+    assert sure["blind"].status == "stopped"
 
 
 def test_a_callable_is_a_proxy(photos, tmp_path):
@@ -200,6 +209,7 @@ def test_ready_features_are_a_table_of_one(tmp_path):
         ({"top_k": 0}, r"top_k must be an int in the range \[1, inf\). Got 0"),
         ({"proxies": ["knnn"]}, "unknown proxy 'knnn'; did you mean 'knn'"),
         ({"models": "tiny-resnit"}, "no model of the zoo matches 'tiny-resnit'; did you mean 'tiny-resnet'"),
+        ({"drop": "force", "intervals": False}, "stopped by their intervals, and those are off"),
         ({"budget": "ten"}, "A duration must be a number with a unit"),
     ],
 )

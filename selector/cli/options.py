@@ -125,7 +125,15 @@ Cost = Annotated[
     typer.Option(help="Measure what models cost: when not known yet, again, not at all.", rich_help_panel=_LIMITS),
 ]
 Seed = Annotated[int, typer.Option(help="Of splits, subsamples and training.", rich_help_panel=_MACHINE)]
-TopK = Annotated[int, typer.Option("--top-k", min=1, help="How many models to fine-tune.", rich_help_panel=_CONFIRM)]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        min=1,
+        help="How many models to fine-tune; when not given three, or all of fewer.",
+        rich_help_panel=_CONFIRM,
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(help="Time for the confirmation: 90s, 20m, 3h.", rich_help_panel=_CONFIRM),

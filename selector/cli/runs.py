@@ -25,7 +25,7 @@ def scan(
         str,
         typer.Argument(
             help="Image folder (class folders), CSV manifest of images, table of texts (CSV, TSV, JSONL, parquet), CoNLL "
-            "file of tagged words, .npz.",
+            "file of tagged words.",
             metavar="TARGET",
         ),
     ],
@@ -58,7 +58,7 @@ def scan(
         bool,
         typer.Option("--confirm/--no-confirm", help="Fine-tune the leading models.", rich_help_panel="Confirmation"),
     ] = True,
-    top_k: o.TopK = 3,
+    top_k: o.TopK = None,
     budget: o.Budget = None,
     strategies: o.Strategies = STRATEGIES,
     resolution: o.Resolution = None,
@@ -146,7 +146,7 @@ def scan(
 @guarded
 def confirm(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")],
-    top_k: o.TopK = 3,
+    top_k: o.TopK = None,
     budget: o.Budget = None,
     strategies: o.Strategies = STRATEGIES,
     resolution: o.Resolution = None,
@@ -235,6 +235,8 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
     ]
     print_rows(["model", "params", "rows in store", "rows to extract", ""], rows, numeric=(1, 2, 3))
     time = "unknown until the first model has run" if plan.seconds is None else f"about {format_duration(plan.seconds)}"
-    typer.echo(f"{len(plan.models)} models, {plan.images} images; disk: {format_size(plan.disk_bytes)}; time: {time}")
+    typer.echo(
+        f"{len(plan.models)} models, {plan.images} {plan.noun}s; disk: {format_size(plan.disk_bytes)}; time: {time}"
+    )
     for note in plan.notes:
         typer.echo(note)

@@ -40,6 +40,12 @@ def advice(ranking: Ranking) -> Advice:
     if best is None:
         return Advice("No model finished; the reasons are below under failures.")
     measured = best.best_measurement()
+    if measured is None and any(caveat.code == "no-training" for caveat in ranking.caveats):
+        return Advice(
+            f"Try {best.name} first: it is in front, but nothing here can train it for such labels and measure it.",
+            tuple(_sure_of_evidence(ranking, best)),
+            tuple(_cost(best, None, ranking.noun)),
+        )
     if measured is None:
         return Advice(
             f"Confirm before you choose: {best.name} is in front, but nothing has been measured yet.",

@@ -49,8 +49,8 @@ def figures(ranking: Ranking) -> list[Figure]:
 def intervals(ranking: Ranking) -> Figure | None:
     """Evidence with its 90 % interval, one line a model, the highest first."""
     rows = interval_rows(ranking)
-    if len(rows) < 2:
-        return None
+    if len(rows) < 2 or all(row.low is None for row in rows):
+        return None  # without intervals it would say that the order is sure
     shown = rows[:MOST_ROWS]
     left, height, top = 236.0, 22.0, 8.0
     bottom = top + height * len(shown)

@@ -26,7 +26,7 @@ from selector.report.compare import HEADERS, Comparison, table
 from selector.report.figures import figures
 from selector.report.outcome import outcome
 from selector.report.rerun import command
-from selector.report.view import REDUCED, front_notes, groups, table_view
+from selector.report.view import REDUCED, front_notes, groups, table_view, warnings
 from selector.results import Measurement, Ranking, write_atomic
 from selector.units import format_duration
 
@@ -82,7 +82,7 @@ def render_report(ranking: Ranking) -> str:
             target=ranking.target,
             title=view.title,
             versions=[(key, _shown(value)) for key, value in ranking.versions.items()],
-            warnings=ranking.warnings,
+            warnings=warnings(ranking),
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )

@@ -255,7 +255,7 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             shown = "store" if model.cached else format_duration(model.extract_seconds)
             return Cell(shown, 0.0 if model.cached else model.extract_seconds)
         case "status":
-            return Cell(model.status, model.status, model.reason)
+            return Cell(model.status, model.status, model.why)
         case _:
             return _measured(final_measurements(model).get(kind), name)
 
@@ -322,15 +322,21 @@ def _notes(ranking: Ranking) -> Iterator[str]:
         at = " or ".join(f"{height} × {width}" for height, width in sizes)
         yield f"{REDUCED} trained at reduced size{f' ({at} pixels)' if at else ''}: compare such figures only with each other."
     yield from front_notes(ranking)
-    for warning in ranking.warnings:
+    for warning in warnings(ranking):
         yield f"Note: {warning}"
     excluded = [model for model in ranking.models if model.status == "excluded"]
     for model in excluded[:MOST_EXCLUDED]:
-        yield f"Excluded: {model.name}: {model.reason}"
+        yield f"Excluded: {model.name}: {model.why}"
     if len(excluded) > MOST_EXCLUDED:
         yield f"… and {len(excluded) - MOST_EXCLUDED} more excluded models; their rows say why."
     for model in ranking.failures:
-        yield f"Failed: {model.name}: {model.reason or 'no reason was recorded'}"
+        yield f"Failed: {model.name}: {model.why or 'no reason was recorded'}"
+
+
+def warnings(ranking: Ranking) -> list[str]:
+    """Those of a ranking, without the one that lists failed models: they are shown with their reasons."""
+    failed = {caveat.text for caveat in ranking.caveats if caveat.code == "failed"}
+    return [warning for warning in ranking.warnings if warning not in failed]
 
 
 def front_notes(ranking: Ranking) -> Iterator[str]:

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from selector import tasks
 from selector.agreement import spearman, weighted_tau
 from selector.calibration import calibration
 from selector.contracts import LabelKind, Modality, Target
 from selector.evidence import Evidence
 from selector.results import Caveat
 from selector.scan.candidate import Candidate
+from selector.scan.confirmation import task_for
 from selector.scan.readings import network_of
 from selector.units import format_duration
 
@@ -41,6 +43,7 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
             too_small(evidence, rows),
             proxies_disagree(evidence),
             static_explains(evidence),
+            no_training(target),
             unlike_calibration(evidence, target, rows),
             _readings(good),
             _stopped(candidates, rows),
@@ -126,6 +129,18 @@ def static_explains(evidence: dict[str, Evidence]) -> Caveat | None:
         f"an order that never looked at the target (size, upstream accuracy, past results) agrees with the proxies "
         f"(weighted tau {tau:.2f}): these items add little to what was known beforehand.",
         {"weighted_tau": tau, "models": len(known)},
+    )
+
+
+def no_training(target: Target) -> Caveat | None:
+    """Such labels can be ranked for, and that is all."""
+    if task_for(target) is not None:
+        return None
+    return Caveat(
+        "no-training",
+        f"{target.modality.noun}s with {target.label_kind} labels can be ranked for, but nothing trains on them yet: "
+        f"the confirmation is left out. Tasks that can be confirmed: {', '.join(tasks.registry.names())}.",
+        {"label_kind": str(target.label_kind)},
     )
 
 

@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from selector import tasks
-from selector.errors import HistoryError
+from selector.contracts import Target, Task
+from selector.errors import ConfigError, HistoryError
+from selector.forecast import of_metric
 from selector.history import History
 from selector.results import ModelResult, Ranking, plain
 from selector.scan.extraction import Extraction
@@ -31,6 +33,14 @@ class ConfirmSettings:
     metric: str | None
     max_steps: int | None
     seed: int
+
+
+def task_for(target: Target) -> Task | None:
+    """What models are fine-tuned for; None where nothing trains on such labels yet."""
+    try:
+        return tasks.task_of(target)
+    except ConfigError:
+        return None
 
 
 def confirm_leading(
@@ -127,6 +137,7 @@ def remembered(confirmed: Ranking, history: History | None) -> Ranking:
             results = history.results()
         except HistoryError as error:
             warnings = (*warnings, f"nothing was added to the history: {error}")
+    results = of_metric(results, confirmed.confirmation["metric"])
     fingerprint = str(confirmed.target["fingerprint"])
     return replace(confirmed, models=predicted(confirmed.models, fingerprint, results), warnings=warnings)
 

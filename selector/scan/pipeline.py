@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from selector import licences, targets
 from selector.contracts import Modality, ProgressCallback, Target, no_progress
 from selector.errors import ConfigError, TargetError
+from selector.forecast import of_metric
 from selector.proxies import DEFAULT_PROXIES
 from selector.results import Ranking, load_ranking, plain
 from selector.scan import items
-from selector.scan.caveats import caveats
+from selector.scan.caveats import caveats, no_training
 from selector.scan.choose import choose_models
-from selector.scan.confirmation import ConfirmSettings, confirm_leading
+from selector.scan.confirmation import ConfirmSettings, confirm_leading, task_for
 from selector.scan.costs import CostMode
 from selector.scan.extraction import Extraction
 from selector.scan.items import offline_hub
@@ -34,6 +36,9 @@ from selector.system import versions
 from selector.units import parse_duration
 from selector.zoo import ModelSpec, Zoo
 
+TOP_K = 3
+"""How many models are confirmed when nothing is said, where there are so many."""
+
 
 def rank(
     target: Any,
@@ -48,7 +53,7 @@ def rank(
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     confirm: bool = False,
-    top_k: int = 3,
+    top_k: int | None = None,
     budget: str | float | None = None,
     store: str | os.PathLike[str] | FeatureStore | None = None,
     device: str = "auto",
@@ -89,8 +94,9 @@ def rank(
             two text columns makes pairs.
         max_samples: score on a stratified subsample of at most so many items.
         confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
-            by what was measured, and save the best model. The library does so only when asked.
-        top_k: how many models to confirm, and the k of P(in top k).
+            by what was measured, and save the best model. The library does so only when asked, and never
+            where nothing trains on the target's labels; a caveat says so then.
+        top_k: how many models to confirm, and the k of P(in top k); None for three, or all of fewer.
         budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for no limit but the
             strategies' own steps.
         store: folder or URL of the feature store; None for the user's cache folder.
@@ -102,7 +108,7 @@ def rank(
         trust_zoo: let ``python:`` entries of a zoo file run code.
         strategies, resolution, metric, max_steps: for the confirmation; see ``confirm``.
         intervals: compute 90 % intervals and the probabilities that rest on them.
-        drop: stop models early that can no longer reach the top k (``auto``: from 8 models on).
+        drop: stop models early whose intervals can no longer reach the top k (``auto``: from 8 models on).
         precision, backend: of the extraction; decided once a model and kept in its entry.
         max_params, max_latency, max_memory, licence: what a model may cost at most, e.g. ``"30M"``,
             ``"20ms"`` (a single image, on this device), ``"4GB"`` (at its peak, for a single image)
@@ -125,11 +131,16 @@ def rank(
     started = time.perf_counter()
     settings = _confirm_settings(top_k, budget, strategies, resolution, metric, max_steps, seed)
     limits = _limits(max_params, max_latency, max_memory, licence, cost)
+    if drop == "force" and not intervals:
+        raise ConfigError(
+            "drop is 'force', but models are stopped by their intervals, and those are off; leave one out."
+        )
     wanted = list(proxies or DEFAULT_PROXIES)
     names = [proxy_name(p) for p in wanted]
     with offline_hub(offline):
         features_store = _store(store)
         data = items.load(target, max_samples, seed, trust, text_column, label_column)
+        _check_resolution(resolution, data)
         if data.modality is Modality.ROWS:
             if limits:
                 raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
@@ -139,7 +150,12 @@ def rank(
         licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
         specs = expand(reading_rows_of(chosen, data), layers, pooling)
         networks = len({network_of(spec) for spec in specs})
-        if confirm and top_k > networks:
+        task = task_for(data)
+        confirm = confirm and task is not None
+        deciding = None if task is None else metric or task.default_metric
+        if top_k is None:
+            settings = replace(settings, top_k=min(TOP_K, networks))
+        elif confirm and top_k > networks:
             raise ConfigError(
                 f"top_k is {top_k}, but only {networks} model(s) are selected; "
                 f"lower it to at most {networks} or select more models."
@@ -151,7 +167,9 @@ def rank(
         scoring = Scoring(features_store, wanted, seed, intervals, notify)
         past = open_history(history)
         knowledge = Knowledge(past, data)
-        candidates = run_rounds(specs, extraction, scoring, knowledge, top_k=top_k, drop=drop, seed=seed)
+        candidates = run_rounds(
+            specs, extraction, scoring, knowledge, top_k=settings.top_k, drop=drop if intervals else "off", seed=seed
+        )
         if data.modality is Modality.TEXT:
             add_layer_curves(candidates, extraction)
         data = extraction.target  # without the items that turned out to be bad
@@ -168,7 +186,7 @@ def rank(
                 "pooling": pooling,
                 "proxies": names,
                 "max_samples": max_samples,
-                "top_k": top_k,
+                "top_k": settings.top_k,
                 "seed": seed,
                 "device": device,
                 "precision": precision,
@@ -188,7 +206,9 @@ def rank(
             },
             versions=versions(),
             models=predicted(
-                ordered([candidate.result() for candidate in candidates]), data.fingerprint, knowledge.results
+                ordered([candidate.result() for candidate in candidates]),
+                data.fingerprint,
+                of_metric(knowledge.results, deciding),
             ),
             warnings=(
                 *data.notes,
@@ -211,7 +231,7 @@ def rank(
 def confirm(
     ranking: Ranking | str | os.PathLike[str],
     *,
-    top_k: int = 3,
+    top_k: int | None = None,
     budget: str | float | None = None,
     strategies: Sequence[str] = ("frozen", "full"),
     resolution: int | None = None,
@@ -231,7 +251,7 @@ def confirm(
 
     Args:
         ranking: a ranking or the folder of a saved run.
-        top_k: how many of its models to fine-tune.
+        top_k: how many of its models to fine-tune; None for three, or all of fewer.
         budget: time for all of it, e.g. ``"10m"``.
         strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
         resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
@@ -244,13 +264,16 @@ def confirm(
     Returns:
         The ranking with measurements, saved; ``<folder>/best`` holds the best model.
     Raises:
-        ConfigError: no such run, ``top_k`` larger than the models that finished, or the target
-            has changed since.
+        ConfigError: no such run, ``top_k`` larger than the models that finished, nothing trains on
+            such labels, or the target has changed since.
     """
     if not isinstance(ranking, Ranking):
         ranking = load_ranking(ranking)
     specs = [ModelSpec.model_validate(dict(m.spec)) for m in ranking if m.status == "ok"]
     networks = len({network_of(spec) for spec in specs})
+    if not networks:
+        raise ConfigError("no model of this run finished, so there is none to confirm; its report says why.")
+    top_k = min(TOP_K, networks) if top_k is None else top_k
     if not 1 <= top_k <= networks:
         raise ConfigError(
             f"top_k must be an int in the range [1, {networks}], the number of models that finished. Got {top_k}."
@@ -261,6 +284,9 @@ def confirm(
     with offline_hub(offline or bool(made.get("offline"))):
         features_store = _store(store or made.get("store"))
         data = _target_of(ranking, target, features_store)
+        _check_resolution(resolution, data)
+        if untrained := no_training(data):
+            raise ConfigError(untrained.text)
         if out is not None or ranking.path is None:
             ranking = ranking.save(out or default_run_folder(data))
         extraction = Extraction(
@@ -312,7 +338,7 @@ def _target_of(ranking: Ranking, target: Any, store: FeatureStore) -> Target:
 
 
 def _confirm_settings(
-    top_k: int,
+    top_k: int | None,
     budget: str | float | None,
     strategies: Sequence[str],
     resolution: int | None,
@@ -320,10 +346,20 @@ def _confirm_settings(
     max_steps: int | None,
     seed: int,
 ) -> ConfirmSettings:
-    if top_k < 1:
+    if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k must be an int in the range [1, inf). Got {top_k}.")
     seconds = None if budget is None else parse_duration(budget)
-    return ConfirmSettings(top_k, seconds, tuple(strategies), resolution, metric, max_steps, seed)
+    return ConfirmSettings(
+        TOP_K if top_k is None else top_k, seconds, tuple(strategies), resolution, metric, max_steps, seed
+    )
+
+
+def _check_resolution(resolution: int | None, target: Target) -> None:
+    if resolution is not None and target.modality is not Modality.IMAGE:
+        raise ConfigError(
+            f"resolution is the size of the images that models are trained at, and {target.name} holds "
+            f"{target.modality.noun}s. Got {resolution}; leave it out (--resolution)."
+        )
 
 
 def _limits(

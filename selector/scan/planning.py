@@ -25,7 +25,8 @@ from selector.zoo import ModelSpec, Zoo, check_trusted
 class Plan:
     """What a scan would do; nothing was extracted to find out.
 
-    ``models``: one mapping a model with name, source, params, cached and missing (rows). ``seconds``
+    ``models``: one mapping a model with name, source, params, cached and missing (rows). ``images``
+    are the rows that each is read at, whatever they are: ``noun`` is what one is called. ``seconds``
     is None when no rate has been measured on this machine.
     """
 
@@ -34,6 +35,7 @@ class Plan:
     disk_bytes: int
     seconds: float | None
     notes: tuple[str, ...] = ()
+    noun: str = "image"
 
 
 def plan(
@@ -119,5 +121,10 @@ def plan(
             else []
         )
         return Plan(
-            tuple(rows), len(hashes), disk, sum(seconds.values()) if seconds or not unknown else None, tuple(notes)
+            tuple(rows),
+            len(hashes),
+            disk,
+            sum(seconds.values()) if seconds or not unknown else None,
+            tuple(notes),
+            data.row_noun,
         )

@@ -24,7 +24,7 @@ from selector.report.outcome import outcome
 from selector.report.rerun import command
 from selector.report.series import fronts, rank_table
 from selector.report.svg import Axis
-from selector.results import ModelResult, ScoreCell, load_ranking
+from selector.results import Caveat, ModelResult, ScoreCell, load_ranking
 from tests.report import samples
 
 
@@ -114,6 +114,12 @@ def test_the_command_to_predict_trusts_code_of_others_where_the_model_needs_it(s
     assert predict_command(ranking, best) == f"selector predict RUN {ending}"
 
 
+def test_advice_where_nothing_trains_promises_no_confirmation() -> None:
+    told = advice(replace(samples.unmeasured(), caveats=(Caveat("no-training", "nothing trains on them"),)))
+    assert told.headline.startswith("Try timm:network_0.in1k first")
+    assert told.commands == ()
+
+
 def test_advice_when_everything_failed() -> None:
     failed = samples.ranking((samples.ranking().models[-1],))
     assert advice(failed).headline == "No model finished; the reasons are below under failures."
@@ -157,6 +163,8 @@ def test_figures_are_well_formed_and_only_drawn_with_data() -> None:
     assert [f.key for f in figures(samples.unmeasured())] == ["intervals", "proxies", "cost-parameters"]
     assert [f.key for f in figures(samples.costed())][-3:] == ["cost-parameters", "cost-latency", "cost-memory"]
     assert figures(samples.ranking((), confirmation={})) == []
+    unsure = [replace(m, evidence_low=None, evidence_high=None) for m in samples.unmeasured()]
+    assert [f.key for f in figures(samples.ranking(tuple(unsure), confirmation={}))] == ["proxies", "cost-parameters"]
     for ranking in (samples.costed(), samples.hostile(), samples.large(100)):
         for figure in figures(ranking):
             ElementTree.fromstring(figure.svg)

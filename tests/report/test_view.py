@@ -9,7 +9,7 @@ import pytest
 
 from selector.report.table import render_html, render_text
 from selector.report.view import Cell, table_view
-from selector.results import Ranking, ScoreCell, final_measurements
+from selector.results import Caveat, Ranking, ScoreCell, final_measurements
 from tests.report import samples
 
 
@@ -57,6 +57,20 @@ def test_notes_explain_marks_warnings_and_failures() -> None:
     assert "Note: 2 models cannot be told apart on these rows." in notes
     assert "Failed: timm:network_4.in1k: weights are missing" in notes
     assert not any("°" in note for note in table_view(samples.unmeasured()).notes)
+
+
+def test_a_failure_is_named_once_and_not_by_its_own_reason() -> None:
+    *others, failed = samples.ranking().models
+    listed = "1 model(s) failed and are not ranked: timm:network_4.in1k."
+    ranking = samples.ranking(
+        (*others, replace(failed, reason=f"{failed.name}: weights are missing")),
+        warnings=("another", listed),
+        caveats=(Caveat("failed", listed),),
+    )
+    view = table_view(ranking)
+    assert [note for note in view.notes if failed.name in note] == [f"Failed: {failed.name}: weights are missing"]
+    assert "Note: another" in view.notes
+    assert cells(ranking, "status")[-1].title == "weights are missing"
 
 
 def test_the_last_rung_counts_and_failed_trainings_do_not() -> None:
