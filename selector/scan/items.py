@@ -26,7 +26,7 @@ def load(
     seed: int,
     trust: Trust = "stat",
     text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
+    label_column: str | int | None = None,
 ) -> Target:
     """The target of a run, from anything that ``load_target`` takes."""
     if isinstance(target, Target):

@@ -51,7 +51,7 @@ def rank(
     proxies: Sequence[ProxyLike] | None = None,
     max_samples: int | None = None,
     text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
+    label_column: str | int | None = None,
     confirm: bool = False,
     top_k: int | None = None,
     budget: str | float | None = None,

@@ -48,7 +48,7 @@ def plan(
     pooling: str | Sequence[str] | None = None,
     max_samples: int | None = None,
     text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
+    label_column: str | int | None = None,
     store: str | os.PathLike[str] | FeatureStore | None = None,
     device: str = "auto",
     precision: str = "auto",

@@ -142,6 +142,18 @@ def test_a_plan_counts_what_models_read(scan: Callable[..., Result], folder: Pat
     assert json.loads(scan("words", "--dry-run", "--json").stdout)["noun"] == "word"
 
 
+def test_tags_that_training_never_shows_are_told_once(folder: Path, tmp_path: Path) -> None:
+    words, tags = tagged(60)
+    tags[50][0], tags[45][0] = "B-NEW", "B-VAL"
+    parts = {split: (words[a:b], tags[a:b]) for split, a, b in (("train", 0, 40), ("val", 40, 50), ("test", 50, 60))}
+    ranking = selector.rank(
+        parts, **FAST, zoo=folder / "zoo.yaml", store=folder / "store", models="bert", history=False,
+        confirm=True, strategies=("frozen",), out=tmp_path / "run",
+    )  # fmt: skip
+    (told,) = [warning for warning in ranking.warnings if "B-NEW" in warning or "B-VAL" in warning]
+    assert "B-NEW (val 0, test 1), B-VAL (val 1, test 0)" in told
+
+
 def test_without_intervals_nothing_is_said_of_them(folder: Path) -> None:
     asked: dict[str, Any] = {**FAST, "zoo": folder / "zoo.yaml", "store": folder / "store", "history": False}
     ranking = selector.rank(sentences(80), **asked, intervals=False)
