@@ -128,8 +128,17 @@ def test_bad_images_fail_with_the_full_list_or_are_left_out(tmp_path):
     assert any("005.png" in w or "2 image" in w for w in ranking.warnings)
     again = selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="skip")
     assert table(again) == table(ranking)
-    with pytest.raises(BadImagesError, match=r"005\.png"):  # known by now, and nothing is decoded again
-        selector.rank(root, **FAST, store=tmp_path / "store")
+
+
+def test_a_bad_image_of_the_test_split_stops_a_warm_scan_too(tmp_path):
+    """The proxies read train and val only: a warm scan decodes nothing and would not come across it."""
+    for split, count in (("train", 12), ("val", 4), ("test", 4)):
+        image_folder(tmp_path / "photos" / split, per_class=count)
+    (tmp_path / "photos" / "test" / "across" / "003.png").write_bytes(b"")
+    skipped = selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store", on_bad_image="skip")
+    assert skipped.target["items"] == 59
+    with pytest.raises(BadImagesError, match=r"test/across/003\.png"):
+        selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store")
 
 
 def test_one_changed_image_is_the_only_one_extracted_again(tmp_path):
