@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +29,7 @@ UNSTEADY = "~"
 """Marks a latency whose passes lie far apart: the machine was busy."""
 
 MOST_EXCLUDED = 10  # named below the table
+MOST_ALIKE = 6  # named of those that failed for the same reason
 
 TIED = "≈"
 """Marks evidence that cannot be told apart from the highest."""
@@ -329,8 +330,20 @@ def _notes(ranking: Ranking) -> Iterator[str]:
         yield f"Excluded: {model.name}: {model.why}"
     if len(excluded) > MOST_EXCLUDED:
         yield f"… and {len(excluded) - MOST_EXCLUDED} more excluded models; their rows say why."
-    for model in ranking.failures:
-        yield f"Failed: {model.name}: {model.why or 'no reason was recorded'}"
+    yield from _failures(ranking.failures)
+
+
+def _failures(failed: Sequence[ModelResult]) -> Iterator[str]:
+    """A reason each, but once where it is the same for several but for what they are called."""
+    alike: dict[str, list[ModelResult]] = {}
+    for model in failed:
+        own = str(model.spec.get("source", "")).partition(":")[2]
+        alike.setdefault(model.why.replace(own, "") if own else model.why, []).append(model)
+    for first, *others in alike.values():
+        yield f"Failed: {first.name}: {first.why or 'no reason was recorded'}"
+        if others:
+            more = f" and {len(others) - MOST_ALIKE} more" if len(others) > MOST_ALIKE else ""
+            yield f"Failed likewise: {', '.join(model.name for model in others[:MOST_ALIKE])}{more}"
 
 
 def warnings(ranking: Ranking) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from selector.report.table import render_html, render_text
 from selector.report.view import Cell, table_view
-from selector.results import Caveat, Ranking, ScoreCell, final_measurements
+from selector.results import Caveat, ModelResult, Ranking, ScoreCell, final_measurements
 from tests.report import samples
 
 
@@ -57,6 +57,21 @@ def test_notes_explain_marks_warnings_and_failures() -> None:
     assert "Note: 2 models cannot be told apart on these rows." in notes
     assert "Failed: timm:network_4.in1k: weights are missing" in notes
     assert not any("°" in note for note in table_view(samples.unmeasured()).notes)
+
+
+def test_failures_for_one_reason_are_told_together() -> None:
+    *others, failed = samples.ranking().models
+
+    def absent(name: str, reason: str = "the weights of hub repository org/{} are not on this machine") -> ModelResult:
+        return replace(failed, name=name, spec={"source": f"transformers:org/{name}"}, reason=reason.format(name))
+
+    away = [absent(f"m{i}") for i in range(9)]
+    notes = table_view(samples.ranking((*others, *away, absent("odd", "damaged")))).notes
+    assert [note for note in notes if note.startswith("Failed")] == [
+        "Failed: m0: the weights of hub repository org/m0 are not on this machine",
+        "Failed likewise: m1, m2, m3, m4, m5, m6 and 2 more",
+        "Failed: odd: damaged",
+    ]
 
 
 def test_a_failure_is_named_once_and_not_by_its_own_reason() -> None:
