@@ -57,7 +57,7 @@ class TextLearner:
             device="cpu",
             precision=self.features_precision,
             backend="auto" if self._encoder.module is None else "eager",
-            sample=self._tokens.sample(every[:128]),
+            sample=self._tokens.batch(self._tokens.longest_first(every[:128])),
             rows_expected=len(every),
         )
         rows = np.empty((len(every), self._encoder.num_features), np.float32)

@@ -66,12 +66,16 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided; ``facts`` say on what grounds."""
+    """What was decided; ``facts`` say on what grounds.
+
+    ``judged`` are the features of the whole sample that it was decided on, as they were decided to be computed.
+    """
 
     backend: str
     precision: str
     batch_size: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    judged: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 def agreement(reference: NDArray[np.float32], features: NDArray[np.float32]) -> Agreement:
@@ -228,7 +232,18 @@ class _Trial:
         if precision != "float32" and (name, "float32") in self._features:
             near = self.agreement(name, precision, reference=name)
             facts |= {"agreement_cosine": near.cosine, "agreement_neighbours": near.neighbours}
-        return Decision(backend.name, backend.precision, backend.batch_size, facts)
+        return Decision(
+            backend.name, backend.precision, backend.batch_size, facts, self._judged(name, precision, backend)
+        )
+
+    def _judged(self, name: str, precision: str, backend: Backend) -> NDArray[np.float32] | None:
+        found = self._features.get((name, precision))
+        if found is None or (backend.name, backend.precision) != (name, precision):
+            return None
+        if self.encoder.modality is not Modality.TEXT and backend.batch_size != self.batch_size:
+            return None  # batches of another shape may differ in the last bit, and a resumed extraction must not
+        rows = np.concatenate(found)
+        return rows if len(rows) == rows_of(self.sample) else None
 
 
 def batch_size_of(

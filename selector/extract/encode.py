@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Runner:
     Attributes:
         identity: backend, precision and kind of arithmetic; part of the entry's identity.
         facts: what else was decided (batch size) and on what grounds; in no key.
+        judged: features of the sample that it was decided on, if they were computed as all others will be.
         batch_size: halved when memory runs out.
     """
 
@@ -54,6 +56,7 @@ class Runner:
         if backend.mixed:
             self.identity["arithmetic"] = "mixed"
         self.facts: dict[str, Any] = {"batch_size": decision.batch_size, "device": device, **decision.facts}
+        self.judged = decision.judged
         self._backend = backend
         self._store = store
 
@@ -208,6 +211,7 @@ def extract_together(
     model: str = "",
     cut: Cut = in_order,
     keys: Keys | None = None,
+    sample: NDArray[np.int64] | None = None,
 ) -> list[SourceError | None]:
     """Encode some items once and append the rows of each reading to its entry, chunk by chunk.
 
@@ -218,6 +222,7 @@ def extract_together(
             keeps those.
         cut: how the items are put into batches.
         keys: what addresses the rows of some items, where an item has several; ``hashes`` otherwise.
+        sample: positions of the items that ``runner`` was decided on: they are not run again.
 
     Returns:
         Why a reading gave no rows, in the order of the entries: features that are not finite. The
@@ -227,8 +232,10 @@ def extract_together(
         StoreError: the disk is full; the chunks written before stay.
     """
     readings = runner.encoder.outputs or (runner.encoder,)
-    batches = cut(indices, runner.batch_size)
-    indices = np.concatenate(batches) if batches else indices
+    judged = runner.judged if sample is not None and np.isin(sample, indices).all() else None
+    first = indices[:0] if judged is None or sample is None else sample
+    batches = cut(indices[~np.isin(indices, first)], runner.batch_size)
+    indices = np.concatenate([first, *batches])
     wanted = [hashes[i] for i in indices] if keys is None else keys(indices)
     writers = [
         None if entry is None else _Writer(reading.name, runner.identity["precision"], entry, wanted)
@@ -239,7 +246,7 @@ def extract_together(
     written = 0
     unit = f"{runner.encoder.modality.noun}s" if keys is None else "rows"
     progress(Progress("extract", 0, total, unit, model))
-    for rows in runner.stream(_prefetched(pixels, batches)):
+    for rows in chain([] if judged is None else [judged], runner.stream(_prefetched(pixels, batches))):
         done += len(rows)
         write = done - written >= rows_a_chunk or done == total
         for writer, part in zip(writers, parts(runner.encoder, rows), strict=True):

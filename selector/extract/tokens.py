@@ -52,16 +52,16 @@ class TokenTable:
         """The texts at ``indices``, in that order, filled up to the longest."""
         return Tokens.of([self._text(int(index)) for index in indices], self.preprocess.pad_id)
 
-    def sample(self, indices: NDArray[np.int64]) -> Tokens:
-        """Likewise, the longest first, so that slices of it need little filling up."""
-        return self.batch(indices[np.argsort(-self.lengths[indices], kind="stable")])
+    def longest_first(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """In that order slices of a batch need little filling up."""
+        return indices[np.argsort(-self.lengths[indices], kind="stable")]
 
     def cut(self, indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
         """Batches of texts of like length, the longest first (if memory is too small, that shows at once).
 
         A batch holds at most ``size`` texts, and no more tokens than the device works through well.
         """
-        order = indices[np.argsort(-self.lengths[indices], kind="stable")]
+        order = self.longest_first(indices)
         windows = np.diff(self._first)
         batches, begin, rows = [], 0, 0
         for end, index in enumerate(order):

@@ -356,6 +356,7 @@ class Extraction:
         indices: Callable[[], np.ndarray],
     ) -> dict[Place, Entry | SourceError]:
         """Run an encoder over the items that its readings (``specs``) lack."""
+        from selector.extract.decide import JUDGED_ON
         from selector.extract.encode import extract_together, open_runner
         from selector.extract.inputs import in_order
         from selector.extract.tokens import TokenTable
@@ -367,10 +368,11 @@ class Extraction:
         hashes = self.target.row_hashes(rows)
         units = self.target.units_of(rows)
         known = next((entry for spec in specs if (entry := self.store.resolve(self._wanted(spec)))), None)
+        sample = items.longest_first(rows[:JUDGED_ON]) if isinstance(items, TokenTable) else rows[:JUDGED_ON]
         runner = open_runner(
             encoder,
             **self.settings,
-            sample=items.sample(rows[:128]) if isinstance(items, TokenTable) else items.batch(rows[:128]),
+            sample=items.batch(sample),
             rows_expected=len(rows),
             decided=dict(known.meta) if known is not None else None,
             store=self.store,
@@ -393,10 +395,11 @@ class Extraction:
         failures = extract_together(
             runner, entries, items, self.target.hashes, rows[missing], self.notify, model=specs[0].name,
             cut=items.cut if isinstance(items, TokenTable) else in_order,
-            keys=None if units is None else self.target.row_hashes,
+            keys=None if units is None else self.target.row_hashes, sample=sample,
         )  # fmt: skip
-        if missing.any():
-            rate = int(missing.sum()) / max(time.perf_counter() - started, 1e-6)
+        ran = int(missing.sum()) - (0 if runner.judged is None else len(sample))
+        if ran > 0:
+            rate = ran / max(time.perf_counter() - started, 1e-6)
             width = encoder.num_features // len(specs)
             self.store.put("rate", {"source": specs[0].source}, {"rows_per_second": rate, "num_features": width})
         return {

@@ -23,7 +23,7 @@ from selector.extract import decide as deciding
 from selector.extract.backends import why_not
 from selector.extract.backends.eager import has_bfloat16
 from selector.extract.decide import Agreement, agreement
-from selector.extract.encode import CHUNK_ROWS, Runner, extract_rows, open_runner, resolve_device
+from selector.extract.encode import CHUNK_ROWS, Runner, extract_rows, extract_together, open_runner, resolve_device
 from selector.store import Entry, FeatureStore
 from selector.store.documents import digest
 from selector.zoo import ModelSpec
@@ -269,6 +269,24 @@ def test_other_errors_of_a_network_are_not_taken_for_memory() -> None:
     with pytest.raises(RuntimeError, match=r"shape|size|dimension"):
         runner.encode(pictures(4))
     assert runner.batch_size == 16
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_items_that_were_decided_on_are_not_run_again(tmp_path: Path, precision: str) -> None:
+    small, pixels, store = Small(network(), 96), Pictures(pictures(300)), FeatureStore(tmp_path)
+    asked = {**PLAIN, "precision": precision}
+    runner = open_runner(small, **asked, sample=pixels.rows[:128], rows_expected=300)
+    assert (runner.judged is not None) is (precision == "auto" and has_bfloat16("cpu"))
+    entry, part = (store.remember({"s": n}, {"n": n, **runner.identity}, {"num_features": 96}) for n in "ab")
+    indices = np.random.default_rng(0).permutation(300)
+    told: list[Any] = []
+    extract_together(runner, [entry], pixels, pixels.hashes, indices, told.append, sample=np.arange(128))
+    assert pixels.read == 300 - (0 if runner.judged is None else 128)
+    assert told[-1].done == told[-1].total == 300
+    rows = entry.rows(pixels.hashes)
+    np.testing.assert_array_equal(rows, runner.encode(pixels.rows))  # each under its own hash, to the last bit
+    extract_together(runner, [part], pixels, pixels.hashes, np.arange(100, 200), sample=np.arange(128))
+    np.testing.assert_array_equal(part.rows(pixels.hashes[100:200]), rows[100:200])
 
 
 # ---------------------------------------------------------------------------- precision
