@@ -137,6 +137,7 @@ class Preprocess:
 
 
 LongTexts = Literal["truncate", "window"]
+TruncationSide = Literal["right", "left"]
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class TextPreprocess:
         token_types: whether the network is told which text of a pair a token belongs to.
         words: the texts are lists of words (``Words``) and a row of features is a word. Long ones are
             always read in windows, so that every word has a row and all models have the same rows.
+        truncation_side: where a text that does not fit is cut off.
     """
 
     tokenizer: str = field(repr=False)
@@ -163,6 +165,7 @@ class TextPreprocess:
     pad_id: int = 0
     token_types: bool = False
     words: bool = False
+    truncation_side: TruncationSide = "right"
 
     def tokens_key(self) -> str:
         """What decides the tokens: encoders with an equal key share them."""
@@ -178,6 +181,7 @@ class TextPreprocess:
             "pad_id": self.pad_id,
             "token_types": self.token_types,
             **({"words": True} if self.words else {}),
+            **({"truncation_side": self.truncation_side} if self.truncation_side != "right" else {}),
         }
 
     @classmethod

@@ -9,6 +9,10 @@ from typing import Any
 BUSY_LOAD = 1.5  # processes a core; beyond it they take turns
 
 
+TEXT_TOKENS = 128
+"""Length of the text that networks are measured on, whatever the target: models compare, and so do scans."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """One model on one device, measured in forward passes at its own input size.

@@ -132,9 +132,10 @@ class Tokeniser:
         self._pair.no_padding()
         self._windows = preprocess.long_texts == "window" or preprocess.words
         self._stride = preprocess.max_length // _OVERLAP if self._windows else 0
-        self._single.enable_truncation(preprocess.max_length, stride=self._stride)
+        side = "right" if self._windows else preprocess.truncation_side
+        self._single.enable_truncation(preprocess.max_length, stride=self._stride, direction=side)
         if not self._windows:
-            self._pair.enable_truncation(preprocess.max_length)
+            self._pair.enable_truncation(preprocess.max_length, direction=side)
 
     def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
         """One entry a text, in order. Cost: some 10,000 short texts a second and core."""

@@ -96,6 +96,7 @@ class TextSettings(_Strict):
     long_texts: Literal["truncate", "window"] | None = None
     tokenizer: WeightsFile | None = None
     words: Literal[True] | None = None
+    truncation_side: Literal["right", "left"] | None = None
 
     def changes(self) -> dict[str, Any]:
         """The fields of ``TextPreprocess`` that are set."""

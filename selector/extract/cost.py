@@ -10,8 +10,9 @@ import os
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from selector.contracts import Encoder
-from selector.costs import Cost
+from selector.contracts import Encoder, TextPreprocess
+from selector.costs import TEXT_TOKENS, Cost
 from selector.extract.backends import Backend, open_backend
 from selector.extract.encode import Runner
 from selector.extract.inputs import Batch, ready
 from selector.extract.memory import is_out_of_memory
-from selector.texts import Tokens
+from selector.texts import Tokeniser, Tokens
 
 SECONDS = 0.8  # for the passes of a model; a network that is slower than that runs three times
 _FEWEST, _MOST = 3, 15  # passes of one image
 _BATCH_PASSES = 3
+_TEXT_BATCHES = (8, 32)  # with the extraction's hundreds a pass of long texts would take longer than all others
 
 
 def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: float = SECONDS) -> Cost:
@@ -42,13 +44,16 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
             size are what the figures are about. A single image runs in torch whatever the backend,
             since that is how the saved model predicts and what compares between models.
         pixels: n >= 1 items prepared for this network (uint8 (n, H, W, 3), or tokens); repeated where a
-            batch needs more.
+            batch needs more. Of texts it only says that there are some: a text of ``TEXT_TOKENS`` stands for them.
         seconds: about how long the passes may take.
     Raises:
         RuntimeError: the network does not run; out of memory leaves figures out instead.
     Cost: 5 to 20 forward passes of an image, and some batches where they fit into ``seconds``.
     """
     device, precision = runner.device, runner.identity["precision"]
+    sizes: Sequence[int] = (max(2, runner.batch_size // 4), runner.batch_size)
+    if isinstance(encoder.preprocess, TextPreprocess):
+        pixels, sizes = usual_text(encoder.preprocess), _TEXT_BATCHES
     single = runner.resized(1) if runner.identity["backend"] == "eager" else None
     if single is None:
         single = open_backend("eager", encoder, device, precision, 1, None)
@@ -57,7 +62,7 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
     times = _timed(single, pixels[:1], seconds / 2, _FEWEST, _MOST)
     latency = statistics.median(times)
     best, size, backend = latency, 1, single.name
-    for batch in sorted({max(2, runner.batch_size // 4), runner.batch_size}):
+    for batch in sorted(set(sizes)):
         left = seconds - (time.perf_counter() - started)
         candidate = runner.resized(batch)
         if candidate is None or 2 * latency * batch > left:
@@ -86,6 +91,12 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
         threads=torch.get_num_threads() if device == "cpu" else None,
         load=os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None,
     )
+
+
+def usual_text(preprocess: TextPreprocess) -> Tokens:
+    """One text of ``TEXT_TOKENS`` tokens, or of as many as the network reads."""
+    short = replace(preprocess, max_length=min(TEXT_TOKENS, preprocess.max_length), long_texts="truncate", words=False)
+    return Tokens.of(Tokeniser(short)(["The quick brown fox jumps over the lazy dog. " * TEXT_TOKENS]), short.pad_id)
 
 
 def weights_bytes(encoder: Encoder) -> int | None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from selector.costs import Cost
+from selector.costs import TEXT_TOKENS, Cost
 from selector.errors import SourceError
 from selector.store import Entry, FeatureStore
 from selector.system import cpu_model, graphics_cards, thread_setting
@@ -71,7 +71,8 @@ class Costs:
         return cost
 
     def _key(self, entry: Entry) -> Mapping[str, Any]:
-        return {"entry": entry.key, **self._machine}
+        reads_texts = "max_length" in entry.meta.get("preprocess", {})
+        return {"entry": entry.key, **self._machine, **({"tokens": TEXT_TOKENS} if reads_texts else {})}
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class TextPath:
     pooling: TextPooling = "mean"
     specials: bool = False
 
+    def depth(self, blocks: int) -> int:
+        """How many of so many blocks are read."""
+        return min(int(self.layer), blocks) if self.layer.isdigit() else blocks
+
     def pool(self, hidden: Tensor, tokens: Tokens) -> Tensor:
         """(R, T, D) to (B, D) in float32; windows of one text are averaged. Of lists of words (W, D), a row a word."""
         if tokens.words is not None:
@@ -71,13 +75,15 @@ class TextNetwork(nn.Module):
     Attributes:
         backbone: a model of transformers without a head.
         token_types: whether it is told which text of a pair a token belongs to.
+        cut: it ended further down once: its last block is read as it is, without the norm behind the last.
         blocks: names of its layers within ``backbone``; empty where one block is run several times.
     """
 
-    def __init__(self, backbone: nn.Module, token_types: bool) -> None:
+    def __init__(self, backbone: nn.Module, token_types: bool, cut: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.token_types = token_types
+        self.cut = cut
         self.blocks = block_names(backbone)
 
     def read(self, tokens: Tokens, paths: Sequence[TextPath]) -> list[Tensor]:
@@ -125,14 +131,14 @@ class TextNetwork(nn.Module):
         def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
             found.append(pooled(out[0] if isinstance(out, tuple | list) else out))
 
-        hooked = self.blocks[:-1] if inner else ()
+        hooked = self.blocks[: None if self.cut else -1] if inner else ()
         handles = [self.backbone.get_submodule(name).register_forward_hook(keep) for name in hooked]
         try:
             last = self._run(tokens).last_hidden_state
         finally:
             for handle in handles:
                 handle.remove()
-        return [*found, pooled(last)]
+        return found if self.cut else [*found, pooled(last)]
 
     def _run(self, tokens: Tokens, **more: Any) -> Any:
         types = {"token_type_ids": tokens.types} if self.token_types else {}
@@ -152,9 +158,9 @@ class HeadedTextNetwork(TextNetwork):
     """A transformer with a linear layer on the features of one path."""
 
     def __init__(
-        self, backbone: nn.Module, token_types: bool, path: TextPath, num_features: int, num_outputs: int
+        self, backbone: nn.Module, token_types: bool, cut: bool, path: TextPath, num_features: int, num_outputs: int
     ) -> None:
-        super().__init__(backbone, token_types)
+        super().__init__(backbone, token_types, cut)
         self.path = path
         self.selector_head = nn.Linear(num_features, num_outputs)
 
@@ -206,12 +212,20 @@ def is_causal(network: TextNetwork, tokens: Tokens) -> bool:
 
 
 def describe(network: TextNetwork, path: TextPath, num_features: int, num_outputs: int) -> dict[str, Any]:
-    """Plain JSON from which ``build_headed`` makes the network again, without weights."""
+    """Plain JSON from which ``build_headed`` makes the network again, up to the layer of the path, without weights."""
     config = cast(Any, network.backbone).config
+    plain = {"model_type": config.model_type, **config.to_diff_dict()}
+    count = len(network.blocks)
+    if (depth := path.depth(count)) < count:
+        # such as the kind of attention of each layer
+        a_layer = {k for k, v in plain.items() if "layer" in k and isinstance(v, list) and len(v) == count}
+        plain |= {key: plain[key][:depth] for key in a_layer}
+        plain[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = depth
     return {
         "source": "transformers",
         "model": config.model_type,
-        "config": {"model_type": config.model_type, **config.to_diff_dict()},
+        "config": plain,
+        **({"cut": True} if network.cut or depth < count else {}),
         "path": asdict(path),
         "token_types": network.token_types,
         "features": num_features,
@@ -225,6 +239,7 @@ def build_headed(recipe: Mapping[str, Any], seeded: Callable[[], Any]) -> Headed
         network = HeadedTextNetwork(
             create_backbone(recipe["config"]),
             recipe["token_types"],
+            recipe.get("cut", False),
             TextPath(**recipe["path"]),
             recipe["features"],
             recipe["outputs"],

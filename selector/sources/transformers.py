@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from selector.contracts import Encoder, TextPreprocess
+from selector.contracts import Encoder, TextPreprocess, TruncationSide
 from selector.errors import SourceError, ZooError
 from selector.sources import _weights, source
 from selector.sources._text_files import (
@@ -138,12 +138,20 @@ class TextEncoder(Encoder):
                 f"{spec.name}: features of a test text are not finite (2, D); the weights may be damaged."
             )
         self.num_features = int(features.shape[1])
-        self.num_parameters = sum(p.numel() for p in backbone.parameters())
-        self.blocks = tuple(f"backbone.{name}" for name in self.module.blocks)
+        self._take_what_is_read()
 
     def encode(self, batch: Tokens) -> Tensor:
         """Features (B, D)."""
         return self.module.read(batch, [self.path])[0]
+
+    def _take_what_is_read(self) -> None:
+        """Blocks and parameters up to the layer of the path: what lies behind it decides nothing."""
+        network = self.module
+        depth = self.path.depth(len(network.blocks))
+        behind = [network.backbone.get_submodule(name) for name in network.blocks[depth:]]
+        unread = sum(p.numel() for block in behind for p in block.parameters())
+        self.num_parameters = sum(p.numel() for p in network.backbone.parameters()) - unread
+        self.blocks = tuple(f"backbone.{name}" for name in network.blocks[:depth])
 
     def _path_of(self, spec: ModelSpec) -> TextPath:
         """Where the features of a spec are read.
@@ -154,9 +162,10 @@ class TextEncoder(Encoder):
         from selector.sources._text import LAST, MEAN, TextPath
 
         own = None if self.preprocess.words else self._sentence_pooling
-        if own is not None and spec.pooling is None and spec.layer in (None, LAST):
+        if own is not None and spec.pooling in (None, own) and spec.layer in (None, LAST):
             return TextPath(LAST, cast(Any, own), specials=True)
-        layer, pooling = spec.layer or MEAN, spec.pooling or own or self._pooling
+        layer = spec.layer or (MEAN if own is None else LAST)
+        pooling = spec.pooling or own or self._pooling
         if self.preprocess.words:
             pooling = word_pooling(spec, self._pooling)
         elif pooling not in _POOLINGS.values():
@@ -180,6 +189,7 @@ class TextEncoder(Encoder):
         other.name = spec.name
         other.identity = {k: v for k, v in self.identity.items() if k not in ("layer", "pooling")} | place
         other.path = self._path_of(spec)
+        other._take_what_is_read()
         return other
 
     def encode_readings(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
@@ -194,7 +204,8 @@ class TextEncoder(Encoder):
         if input_size is not None:
             raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
         headed = build_headed(self.recipe(num_outputs), seeded)
-        headed.backbone.load_state_dict(self.module.backbone.state_dict())
+        state = self.module.backbone.state_dict()
+        headed.backbone.load_state_dict({name: state[name] for name in headed.backbone.state_dict()})
         return headed
 
     def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -292,7 +303,7 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
 
 def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_types: bool) -> TextPreprocess:
     config = cast(Any, backbone).config
-    tokenizer, own_length, own_pad = _tokenizer(spec, files)
+    tokenizer, own_length, own_pad, side = _tokenizer(spec, files)
     if files.read(_SENTENCES).get("do_lower_case"):
         tokenizer = _lower_cased(tokenizer)
     positions = _positions(backbone)
@@ -305,7 +316,11 @@ def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_t
             "not belong together."
         )
     preprocess = TextPreprocess(
-        tokenizer=tokenizer, max_length=min(longest), pad_id=_pad_id(pad, config), token_types=token_types
+        tokenizer=tokenizer,
+        max_length=min(longest),
+        pad_id=_pad_id(pad, config),
+        token_types=token_types,
+        truncation_side=side,
     )
     if spec.text is not None:
         preprocess = replace(preprocess, **spec.text.changes())
@@ -338,12 +353,12 @@ def _pad_id(pad: int | None, config: Any) -> int:
     return pad if pad is not None and 0 <= pad < vocabulary else 0
 
 
-def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int | None]:
-    """The tokenizer as JSON, its maximum length and its pad id, where it says so."""
+def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int | None, TruncationSide]:
+    """The tokenizer as JSON, its maximum length and its pad id, where it says so, and where it cuts."""
     from selector.sources._text import first_line
 
     if spec.text is not None and spec.text.tokenizer is not None:
-        return read_tokenizer(spec), None, None
+        return read_tokenizer(spec), None, None, "right"
     if files.folder is None or not any((files.folder / name).is_file() for name in TOKENIZERS):
         raise SourceError(
             f"{spec.name}: {files.folder or 'the zoo entry'} has no tokenizer (one of {', '.join(TOKENIZERS)}); add its "
@@ -368,7 +383,8 @@ def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int
             "files; add a tokenizer.json that belongs to the network."
         )
     length = found.model_max_length
-    return text, int(length) if length and length < 10**6 else None, found.pad_token_id
+    side: TruncationSide = "left" if found.truncation_side == "left" else "right"
+    return text, int(length) if length and length < 10**6 else None, found.pad_token_id, side
 
 
 def _positions(backbone: nn.Module) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from selector.contracts import Words
 from selector.errors import SourceError
 from selector.sources import registry
 from selector.texts import Tokeniser, Tokens
@@ -151,6 +153,27 @@ def test_positions_that_are_computed_have_the_limit_that_the_configuration_state
     assert DECODER["max_position_embeddings"] == 128  # what the file would say otherwise
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_cut_where_the_tokenizer_says(tmp_path: Path, side: str) -> None:
+    from transformers import AutoTokenizer
+
+    folder = text_model(tmp_path / "llama", "llama")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": side}))
+    encoder = load(folder)
+    long = " ".join(f"word{i}" for i in range(60))
+    tokenise = Tokeniser(encoder.preprocess)
+    reference = AutoTokenizer.from_pretrained(folder)
+    (single,), (pair,) = tokenise([long]), tokenise([(long, "an end")])
+    assert single.ids[0].tolist() == reference(long, truncation=True, max_length=64)["input_ids"]
+    assert pair.ids[0].tolist() == reference(long, "an end", truncation=True, max_length=64)["input_ids"]
+    assert single.cut == len(reference(long)["input_ids"]) - 64
+    (whole,) = Tokeniser(replace(encoder.preprocess, long_texts="window"))([long])
+    assert sum(len(row) for row in whole.ids) >= len(reference(long)["input_ids"])
+    ends = load(folder, text={"truncation_side": "right"}).preprocess
+    assert (ends.to_dict() == encoder.preprocess.to_dict()) is (side == "right")
+
+
 def test_a_setting_that_the_configuration_does_not_have_is_an_error(tmp_path: Path) -> None:
     folder = text_model(tmp_path / "bert")
     with pytest.raises(
@@ -250,3 +273,24 @@ def test_the_embedding_counts_as_memory_in_bfloat16(tmp_path: Path) -> None:
     table = embedding.numel() * 4
     assert memory["bfloat16"] > table + (memory["float32"] - table) // 4
     assert "weight" not in str([k for k in backend.encoder.module.state_dict() if "word_embeddings" in k])
+
+
+def test_costs_are_those_of_a_usual_text_whatever_the_target(tmp_path: Path) -> None:
+    from selector.extract.cost import measure_cost
+    from selector.extract.encode import open_runner
+
+    folder = text_model(tmp_path / "bert")
+    found = []
+    for spec in ({}, {"layer": "1"}, {"text": {"words": True}}):
+        encoder = load(folder, **spec)
+        given = [Words(["a", "film"])] if encoder.preprocess.words else ["a film"]
+        batch = Tokens.of(Tokeniser(encoder.preprocess)(given), encoder.preprocess.pad_id)
+        runner = open_runner(encoder, device="cpu", precision="float32", backend="eager", sample=batch, rows_expected=1)
+        found.append(measure_cost(encoder, runner, batch, seconds=0.2))
+    length, width, inner = 64, 32, 64  # the network reads no more than 64 of the 128
+    layer = length * (4 * width * width + 2 * width * inner) + 2 * length * length * width
+    pooling = length * width
+    for cost in (found[0], found[2]):
+        assert 3 * layer <= cost.flops <= 3 * layer + 4 * pooling
+    assert {cost.batch_size for cost in found} <= {1, 8, 32}
+    assert all(cost.image_seconds <= cost.latency for cost in found)
