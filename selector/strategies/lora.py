@@ -5,6 +5,7 @@ Needs the extra ``lora`` (peft).   Source: Hu et al., ICLR 2022, arXiv:2106.0968
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -41,7 +42,10 @@ class Lora:
         if not targets:
             raise TrainingError("this network has no layer that low-rank matrices fit; use partial or full.")
         config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, lora_dropout=0.0, bias="none")
-        wrapped: nn.Module = inject_adapter_in_model(config, module)
+        with warnings.catch_warnings():
+            # of GPT-2's layers, whose weights lie the other way round; peft sees that itself, and says so each time
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
+            wrapped: nn.Module = inject_adapter_in_model(config, module)
         return wrapped
 
     def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
