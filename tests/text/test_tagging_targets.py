@@ -178,6 +178,34 @@ def test_columns_of_conll_files(tmp_path: Path) -> None:
         load_target(universal, label_column="UPOSS")
 
 
+@pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_comments_of_conll_files_that_are_not_universal(tmp_path: Path, separator: str, width: int) -> None:
+    path = tmp_path / "a.conll"
+    words, tags = sentences()
+    words[3], tags[3] = ["#", "Ada"], ["O", "B-PER"]  # a word like any other
+    words[4], tags[4] = ["Ada", "#"], ["B-PER", "O"]
+    middle = ["x"] * (width - 2)
+    blocks = [
+        f"# sent_id = {i}\n# text = {' '.join(own)}\n"
+        + "\n".join(separator.join([word, *middle, tag]) for word, tag in zip(own, said, strict=True))
+        for i, (own, said) in enumerate(zip(words, tags, strict=True))
+    ]
+    path.write_text("# a file with comments of its own\n" + "\n\n".join(blocks))
+    target = load_target(path)
+    assert target.fingerprint == load_target((words, tags)).fingerprint
+    assert target.names[1] == "line 11"
+
+
+def test_a_line_within_a_sentence_is_no_comment(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("# O\nAda B\n# here is more\n")
+    with pytest.raises(TargetError, match=r"a.conll:3: found 4 columns; expected 2 as on line 1"):
+        load_target(path)
+    path.write_text("# O\n\n" * 9 + "# B\n")
+    assert load_target({"train": path, "val": path, "test": path}).items[0] == Words(["#"])
+
+
 def test_columns_are_asked_for(tmp_path: Path) -> None:
     words, tags = sentences(4)
     rows = [{**row, "pos_tags": row["tags"]} for row in of(words, tags)]
