@@ -85,6 +85,8 @@ def _draft(table: Table, options: Options) -> Draft:
     if len(texts) > 2:
         raise TargetError(f"{where}: text_column names {len(texts)} columns; give one, or two for pairs.")
     taken = [column_of(where, "text", name, known, (), "text_column") for name in texts]
+    if len(set(taken)) < len(taken):
+        raise TargetError(f"{where}: text_column names '{taken[0]}' twice; give it once, or two columns for pairs.")
     if not taken:
         taken = [column_of(where, "text", None, known, usual_of(known, TEXT_COLUMNS), "text_column")]
     others = [name for name in known if name not in taken]

@@ -194,7 +194,11 @@ def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
     ):
         load_target(labels)
     near = csv(tmp_path / "near.csv", ["a,b"], "full_text,label")  # 'text' in a name means nothing
-    with pytest.raises(TargetError, match=r"no column.*Columns: full_text, label|column"):
+    with pytest.raises(
+        TargetError,
+        match=r"near.csv: which column holds the texts, or the images\? Columns: full_text, label. Name texts with text_column "
+        r"\(--text-column\), two columns for pairs. Of images call the path column 'path', or .*image_column=",
+    ):
         load_target(near)
     with pytest.raises(
         TargetError, match=r"no column 'ful_text'; did you mean 'full_text'\? Columns: full_text, label"
@@ -205,6 +209,11 @@ def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
         TargetError, match=r"which column holds the text\? Columns: body, label. Name it with text_column"
     ):
         load_target(lines)
+    for twice in (["text", "text"], "text, text"):
+        with pytest.raises(
+            TargetError, match=r"two.csv: text_column names 'text' twice; give it once, or two columns for p"
+        ):
+            load_target(two, text_column=twice)
     with pytest.raises(TargetError, match="text_column names 3 columns; give one, or two for pairs"):
         load_target(two, text_column=["text", "sentence", "label"])
 
