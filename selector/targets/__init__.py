@@ -37,9 +37,10 @@ def load_target(
             file or folder in the Hugging Face image convention; a CSV file with path, label and
             perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or
             DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); a table of texts (CSV,
-            TSV, JSONL, parquet, a folder of them that are named by split, a ``datasets`` Dataset) or a tuple (texts, labels), where a text
-            may be a pair; texts as lists of words with lists of labels (CoNLL files, JSONL, parquet, a
-            ``datasets`` Dataset, a tuple (lists, lists)); a tuple of ready features (float (N, D), labels); or a dict of split name
+            TSV, JSONL, parquet, a folder of them that are named by split, a ``datasets`` Dataset, a pandas
+            DataFrame) or a tuple (texts, labels) of lists, arrays or Series, where a text may be a pair; texts
+            as lists of words with lists of labels (CoNLL files, JSONL, parquet, a ``datasets`` Dataset, a
+            DataFrame, a tuple (lists, lists)); a tuple of ready features (float (N, D), labels); or a dict of split name
             and one of these. A ``Target``
             is handed back.
         name: for people; taken from the path otherwise.

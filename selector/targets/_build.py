@@ -7,7 +7,7 @@ all of them.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from selector.errors import ConfigError, TargetError
 from selector.targets._labels import as_numbers, encode, label_kind, plain, whole_notes
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+_MOST = 10  # classes that one error names
 
 
 @dataclass
@@ -195,22 +196,10 @@ def _draw(
     members: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index in np.flatnonzero(pool).tolist():
         members[int(groups[index])][draft.hashes[index]].append(index)
+    _check_sizes(splits, pool, groups, members, parts, draft, class_names)
     for group in range(len(class_names)):
         contents = members[group]
         number = sum(len(copies) for copies in contents.values())
-        need = len(parts) + 1
-        if len(contents) < need:
-            copies = f", {len(contents)} of them different" if len(contents) < number else ""
-            who, instead = f"class '{class_names[group]}' has", " or remove the class"
-            if not class_names[group]:
-                who, instead = "there is" if number == 1 else "there are", ""
-            elsewhere = Counter(splits[(groups == group) & ~pool].tolist())
-            counted = ", ".join(f"{split} {number_there}" for split, number_there in elsewhere.items())
-            where = f" in train ({counted})" if counted else ""
-            raise TargetError(
-                f"{draft.where}: {who} {number} {'item' if number == 1 else 'items'}{copies}{where}; {need} are needed, at least "
-                f"one for each of {', '.join(('train', *parts[:-1]))} and {parts[-1]}; add {draft.modality.noun}s{instead}."
-            )
         ranks = dict(zip(contents, draw_order(list(contents), seed), strict=True))
         order = sorted(contents, key=lambda value: (ranks[value], value))
         for place, part in enumerate(parts):
@@ -222,6 +211,45 @@ def _draw(
                 taken += len(copies_of)
 
 
+def _check_sizes(
+    splits: np.ndarray, pool: np.ndarray, groups: np.ndarray, members: Mapping[int, Mapping[str, list[int]]],
+    parts: tuple[str, ...], draft: Draft, class_names: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Each class has enough different items for train and each of ``parts``; those that have not are told together."""
+    need = len(parts) + 1
+    small = [group for group in range(len(class_names)) if len(members[group]) < need]
+    if not small:
+        return
+
+    def told(group: int) -> tuple[int, str]:
+        number = sum(len(copies) for copies in members[group].values())
+        copies = f", {len(members[group])} of them different" if len(members[group]) < number else ""
+        elsewhere = Counter(splits[(groups == group) & ~pool].tolist())
+        counted = ", ".join(f"{split} {number_there}" for split, number_there in elsewhere.items())
+        return number, copies + (f" in train ({counted})" if counted else "")
+
+    number, rest = told(small[0])
+    items = f"{number} {'item' if number == 1 else 'items'}{rest}"
+    who, each, instead = f"class '{class_names[small[0]]}' has {items}", "", " or remove the class"
+    if not class_names[small[0]]:  # items that have no class
+        who, instead = f"there {'is' if number == 1 else 'are'} {items}", ""
+    elif len(small) > 1:
+        listed = _first_of(
+            f"'{class_names[group]}' has {number}{rest}" for group in small for number, rest in [told(group)]
+        )
+        who = f"{len(small)} of {len(class_names)} classes have too few items: {listed}"
+        each, instead = " of each", " or remove the classes"
+    raise TargetError(
+        f"{draft.where}: {who}; {need}{each} are needed, at least one for each of {', '.join(('train', *parts[:-1]))} and "
+        f"{parts[-1]}; add {draft.modality.noun}s{instead}."
+    )
+
+
+def _first_of(texts: Iterable[str]) -> str:
+    told = list(texts)
+    return ", ".join(told[:_MOST]) + (f" and {len(told) - _MOST} more" if len(told) > _MOST else "")
+
+
 def cell_counts(labels: np.ndarray, splits: np.ndarray) -> Counter[tuple[int, str]]:
     """Items a (class, split)."""
     return Counter(zip(labels.tolist(), splits.tolist(), strict=True))
@@ -229,16 +257,24 @@ def cell_counts(labels: np.ndarray, splits: np.ndarray) -> Counter[tuple[int, st
 
 def _check_classes(where: str, labels: np.ndarray, class_names: tuple[str, ...], splits: np.ndarray, noun: str) -> None:
     counts = cell_counts(labels, splits)
-    for split in SPLITS:
-        missing = [label for label in range(len(class_names)) if not counts[label, split]]
-        if missing:
-            label = missing[0]
-            numbers = ", ".join(f"{part} {counts[label, part]}" for part in SPLITS)
-            more = f" (and {len(missing) - 1} more classes)" if len(missing) > 1 else ""
-            raise TargetError(
-                f"{where}: class '{class_names[label]}'{more} has no {noun} in {split} ({numbers}); every class needs at "
-                f"least one in each split: move {noun}s, remove the class, or give the {noun}s without splits."
-            )
+    missing = [label for label in range(len(class_names)) if not all(counts[label, split] for split in SPLITS)]
+    if not missing:
+        return
+
+    def numbers(label: int) -> str:
+        return ", ".join(f"{part} {counts[label, part]}" for part in SPLITS)
+
+    label = missing[0]
+    split = next(split for split in SPLITS if not counts[label, split])
+    who, classes = f"class '{class_names[label]}' has no {noun} in {split} ({numbers(label)})", "class"
+    if len(missing) > 1:
+        listed = _first_of(f"'{class_names[label]}' ({numbers(label)})" for label in missing)
+        who = f"{len(missing)} of {len(class_names)} classes have no {noun} in one of the splits: {listed}"
+        classes = "classes"
+    raise TargetError(
+        f"{where}: {who}; every class needs at least one in each split: move {noun}s, remove the {classes}, or give the {noun}s "
+        "without splits."
+    )
 
 
 def _unlearnable_notes(labels: np.ndarray, splits: np.ndarray, class_names: tuple[str, ...]) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from selector.targets._csv import csv_header
 from selector.targets._files import JSON_LINES, table_files
 from selector.targets._kinds import Options
@@ -13,11 +15,36 @@ from selector.targets._kinds import Options
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values")
 TEXT_COLUMNS = ("text", "sentence", "texts", "content", "document", "utterance", "query", "question", "review")
+STRINGS = "UOT"  # kinds of arrays that may hold texts
 
 
 def is_dataset(x: Any) -> bool:
     """Whether this is a ``datasets.Dataset``; by name, since an object that is not theirs must not cost the import."""
     return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
+
+
+def is_frame(x: Any) -> bool:
+    """Whether this is a pandas ``DataFrame``; by name, likewise."""
+    return any(
+        base.__module__.partition(".")[0] == "pandas" and base.__name__ == "DataFrame" for base in type(x).__mro__
+    )
+
+
+def rows_of(x: Any) -> Sequence[Any] | None:
+    """Rows in memory: a list, a tuple, a Series, a column of ``datasets``, an array of strings or objects; else None.
+
+    Rows of an array (N, L) are tuples, so that two columns of texts are pairs.
+    """
+    if hasattr(x, "to_numpy"):  # pandas, polars, pyarrow
+        x = x.to_numpy()
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in STRINGS or x.ndim not in (1, 2):
+            return None
+        rows = x.tolist()
+        return rows if x.ndim == 1 else [tuple(row) for row in rows]
+    if isinstance(x, list | tuple):
+        return x
+    return list(x) if isinstance(x, Sequence) and not isinstance(x, str | bytes) else None
 
 
 def of_type(features: Mapping[str, Any], kind: str) -> list[str]:

@@ -97,13 +97,16 @@ def find_column(
             return name
     if not columns:
         raise TargetError(f"{where}: the table is empty; expected the names of its columns, then a row an item.")
-    how = ", or name it with label_column (--label-column)."
     if role != "label":
-        how = (
-            "; rename the column that is meant, or name it with selector.load_target(..., image_column='...'). Texts are read from a column "
-            "'text', or name it with text_column (--text-column)."
+        raise TargetError(
+            f"{where}: which column holds the texts, or the images? Columns: {', '.join(columns)}. Name texts with text_column "
+            f"(--text-column), two columns for pairs. Of images call the {role} column '{usual[0]}', or name it with "
+            "selector.load_target(..., image_column='...')."
         )
-    raise TargetError(f"{where}: no {role} column among {', '.join(columns)}; expected '{usual[0]}'{how}")
+    raise TargetError(
+        f"{where}: no label column among {', '.join(columns)}; expected '{usual[0]}', or name it with label_column "
+        "(--label-column)."
+    )
 
 
 def _listing(folder: str) -> list[str]:

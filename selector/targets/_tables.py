@@ -1,4 +1,5 @@
-"""Tables of texts as columns, whatever the file: CSV, JSONL, parquet, a ``datasets.Dataset``; and which column is meant."""
+"""Tables of texts as columns, whatever holds them (CSV, JSONL, parquet, a ``datasets.Dataset``, a ``DataFrame``); and
+which column is meant."""
 
 from __future__ import annotations
 
@@ -170,9 +171,25 @@ def of_parquet(root: Path) -> Table:
     )
 
 
+def of_frame(x: Any, options: Options) -> Table:
+    """A ``pandas.DataFrame``.
+
+    Raises:
+        TargetError: a column name twice.
+    """
+    where = options.name or "table"
+    known = [str(name) for name in x.columns]
+    if len(set(known)) < len(known):
+        raise TargetError(f"{where}: a column name occurs twice ({', '.join(known)}); rename one.")
+    columns = {name: x.iloc[:, place].tolist() for place, name in enumerate(known)}
+    return Table(where, where, columns, [f"row {index}" for index in range(len(x))])
+
+
 def of_dataset(x: Any, options: Options) -> Table:
-    """A ``datasets.Dataset``."""
+    """A ``datasets.Dataset``, in whatever format it is."""
     where = options.name or x.info.dataset_name or "dataset"
+    if x.format["type"] != "custom":  # what a function of the user's makes of a row is meant
+        x = x.with_format(None)
     features = x.features
 
     def class_names(column: str) -> list[str] | None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from selector.contracts import Words
-from selector.targets._columns import IMAGE_COLUMNS, is_dataset, reads_text
+from selector.targets._columns import IMAGE_COLUMNS, is_dataset, is_frame, reads_text, rows_of
 from selector.targets._files import JSON_LINES, files_of, table_files
 from selector.targets._kinds import Options
 
@@ -48,7 +50,8 @@ def takes_words(x: Any, options: Options) -> bool:
 
 def _are_sentences(x: Any) -> bool:
     """Lists of words; where all are tuples of two texts, they are pairs."""
-    return isinstance(x, list) and bool(x) and _is_list_of_words(x[0]) and not all(map(_is_pair, x))
+    rows = rows_of(x) or ()
+    return bool(rows) and _is_list_of_words(rows[0]) and not all(map(_is_pair, rows))
 
 
 def _is_pair(x: Any) -> bool:
@@ -56,17 +59,21 @@ def _is_pair(x: Any) -> bool:
 
 
 def _is_list_of_words(x: Any) -> bool:
+    x = x.tolist() if isinstance(x, np.ndarray) else x
     return isinstance(x, list | tuple) and all(isinstance(word, str) for word in x)
 
 
 def _are_label_lists(x: Any) -> bool:
     """Lists of labels; an array (N, L) are several labels of each text."""
-    return isinstance(x, list) and bool(x) and (isinstance(x[0], list | tuple) or getattr(x[0], "ndim", 0) > 0)
+    rows = rows_of(x) or ()
+    return bool(rows) and (isinstance(rows[0], list | tuple) or getattr(rows[0], "ndim", 0) > 0)
 
 
 def _shape_of(x: Any) -> _Shape | None:
     if is_dataset(x):
         return _of_schema(x.features.arrow_schema)
+    if is_frame(x):
+        return _of_cells(x.iloc[0].to_dict()) if len(x) else None
     if not isinstance(x, str | os.PathLike):
         return None
     path = Path(x)
@@ -107,7 +114,13 @@ def _of_row(path: Path) -> _Shape | None:
             row = json.loads(next((line for line in file if line.strip()), "null"))
     except (OSError, ValueError):
         return None  # reading all of it says why
-    if not isinstance(row, Mapping):
-        return None
-    lists = tuple(name for name, cell in row.items() if isinstance(cell, list))
-    return _Shape(tuple(row), lists, tuple(name for name in lists if _is_list_of_words(row[name])))
+    return _of_cells(row) if isinstance(row, Mapping) else None
+
+
+def _of_cells(row: Mapping[Any, Any]) -> _Shape:
+    lists = tuple(str(name) for name, cell in row.items() if isinstance(cell, list | np.ndarray))
+    return _Shape(
+        tuple(map(str, row)),
+        lists,
+        tuple(str(name) for name, cell in row.items() if str(name) in lists and _is_list_of_words(cell)),
+    )

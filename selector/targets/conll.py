@@ -2,12 +2,13 @@
 
 Columns stand apart by tabs where the first line has one, else by blanks. The label is the last column
 and the word the first unless they are named, by number (from 1; negative ones from the end) or, in
-CoNLL-U files, by name. ``-DOCSTART-`` lines are left out.
+CoNLL-U files, by name. ``-DOCSTART-`` lines are left out, and so are comments before a sentence.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from selector.targets.tagging import tagged
 _UNIVERSAL = (".conllu", ".conllup")  # comments, numbered words, named columns
 _NAMES = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 _GLOBAL = "# global.columns ="
+_COMMENT = re.compile(r"# [A-Za-z][\w.:-]* =(\s|$)")
 _START = "-DOCSTART-"
 
 
@@ -103,9 +105,15 @@ def _sentences(path: Path) -> tuple[list[str], list[_Sentence]]:
     found: list[_Sentence] = []
     current: _Sentence | None = None
     known: tuple[int, int] | None = None  # the first line with words, and its number of columns
-    for number, cells in _lines(text, universal):
+    width = next(
+        (len(cells) for _, line, cells in _lines(text, universal) if cells and not line.startswith("# ")), None
+    )
+    for number, line, cells in _lines(text, universal):
         if not cells:
             current = None
+            continue
+        # '#' may be a word as well: what is as wide as the other rows is one, unless it says "# key = value"
+        if current is None and line.startswith("# ") and width and (len(cells) != width or _COMMENT.match(line)):
             continue
         if known is None:
             known = number, len(cells)
@@ -126,18 +134,18 @@ def _sentences(path: Path) -> tuple[list[str], list[_Sentence]]:
     return header, found
 
 
-def _lines(text: str, universal: bool) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of each line that counts; no cells between sentences."""
+def _lines(text: str, universal: bool) -> Iterator[tuple[int, str, list[str]]]:
+    """(number, line, cells) of each line that counts; no cells between sentences."""
     lines = text.split("\n")
     tabs = any("\t" in line for line in lines[:1000] if not line.startswith("#"))
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(_START):
-            yield number, []
+            yield number, line, []
         elif universal and (line.startswith("#") or not line.partition("\t")[0].isdigit()):
             continue  # a comment; words that others are made of (3-4), or that are not in the text (5.1)
         else:
             cells = [cell.strip() for cell in line.split("\t")] if tabs else line.split()
-            yield number, cells
+            yield number, line, cells
 
 
 KINDS.register("conll")(

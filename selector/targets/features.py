@@ -11,6 +11,7 @@ from selector.contracts import Modality
 from selector.errors import TargetError
 from selector.images import content_hash
 from selector.targets._build import Draft
+from selector.targets._columns import STRINGS
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
 
@@ -21,7 +22,7 @@ def _accepts(x: Any, options: Options) -> bool:
         and len(x) == 2
         and isinstance(x[0], np.ndarray)
         and x[0].ndim <= 2
-        and x[0].dtype.kind not in "UO"
+        and x[0].dtype.kind not in STRINGS
     )
 
 

@@ -1,4 +1,5 @@
-"""Texts as lists of words with a label each: parquet, JSONL, a ``datasets.Dataset``, or lists in memory.
+"""Texts as lists of words with a label each: parquet, JSONL, a ``datasets.Dataset``, a ``pandas.DataFrame``,
+or lists in memory.
 
 Labels are strings, or numbers whose names the table declares. They are taken as they are: whether they
 are IOB tags, and of which kind, is the task's question.
@@ -16,11 +17,11 @@ import numpy as np
 from selector.contracts import Modality, Words
 from selector.errors import TargetError
 from selector.targets._build import Draft
-from selector.targets._columns import is_dataset
+from selector.targets._columns import is_dataset, is_frame, rows_of
 from selector.targets._files import table_files
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
-from selector.targets._tables import Table, column_of, of_dataset, of_files, of_parquet, splits_of, usual_of
+from selector.targets._tables import Table, column_of, of_dataset, of_files, of_frame, of_parquet, splits_of, usual_of
 from selector.targets._words import takes_words
 from selector.texts import text_hash
 
@@ -93,14 +94,15 @@ def _accepts(x: Any, options: Options) -> bool:
 def _read(x: Any, options: Options) -> Draft:
     if isinstance(x, tuple):
         where = options.name or "sentences"
-        if _may_be_pairs(*x):
+        words, labels = (rows_of(part) or [] for part in x)
+        if _may_be_pairs(words, labels):
             raise TargetError(
                 f"{where}: lists of two strings with two labels of 0 or 1 each may be sentences of two words or pairs with "
                 "several labels; give pairs as tuples of two texts, or labels of words by their names."
             )
-        return tagged(where, where, [f"row {i}" for i in range(len(x[0]))], x[0], x[1])
-    if is_dataset(x):
-        return _draft(of_dataset(x, options), options)
+        return tagged(where, where, [f"row {i}" for i in range(len(words))], words, labels)
+    if is_dataset(x) or is_frame(x):
+        return _draft(of_dataset(x, options) if is_dataset(x) else of_frame(x, options), options)
     path = Path(os.fspath(x)).absolute()
     files = table_files(path)
     table = of_files(path, files) if files else of_parquet(path)
@@ -143,5 +145,9 @@ def _words(cell: Any) -> list[Any]:
 
 
 KINDS.register("tagging")(
-    Kind("a table of word lists and label lists (JSONL, parquet, datasets.Dataset), or both as lists", _accepts, _read)
+    Kind(
+        "a table of word lists and label lists (JSONL, parquet, datasets.Dataset, pandas.DataFrame), or both as lists",
+        _accepts,
+        _read,
+    )
 )

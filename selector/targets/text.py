@@ -1,4 +1,5 @@
-"""Labelled texts: CSV, TSV, JSONL or parquet files, a ``datasets.Dataset``, or lists in memory.
+"""Labelled texts: CSV, TSV, JSONL or parquet files, a ``datasets.Dataset``, a ``pandas.DataFrame``, or lists in
+memory.
 
 Columns are those that were named, or the only ones with a usual name; where two could be meant, the
 message asks. Two text columns make pairs.
@@ -11,12 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from selector.contracts import Modality, RawText
 from selector.errors import TargetError
 from selector.targets._build import Draft
-from selector.targets._columns import TEXT_COLUMNS, is_dataset, of_type, reads_text, text_tables
+from selector.targets._columns import TEXT_COLUMNS, is_dataset, is_frame, of_type, reads_text, rows_of, text_tables
 from selector.targets._files import files_of
 from selector.targets._items import ListItems
 from selector.targets._kinds import KINDS, Kind, Options
@@ -25,6 +24,7 @@ from selector.targets._tables import (
     column_of,
     of_dataset,
     of_files,
+    of_frame,
     of_parquet,
     splits_of,
     usual_of,
@@ -43,6 +43,8 @@ def _accepts(x: Any, options: Options) -> bool:
         return False
     if isinstance(x, tuple) and len(x) == 2:
         return _is_texts(x[0])
+    if is_frame(x):
+        return True
     if is_dataset(x):
         return reads_text(list(x.features), options, of_type(x.features, "Image"))
     if not isinstance(x, str | os.PathLike):
@@ -52,9 +54,8 @@ def _accepts(x: Any, options: Options) -> bool:
 
 
 def _is_texts(x: Any) -> bool:
-    if isinstance(x, np.ndarray):
-        return x.ndim == 1 and x.dtype.kind in "UO" and len(x) > 0 and isinstance(x[0], str)
-    return isinstance(x, list) and bool(x) and (isinstance(x[0], str) or _is_pair(x[0]))
+    rows = rows_of(x)
+    return rows is not None and (not rows or any(isinstance(row, str) or _is_pair(row) for row in rows))
 
 
 def _is_pair(x: Any) -> bool:
@@ -67,8 +68,8 @@ def _is_pair(x: Any) -> bool:
 def _read(x: Any, options: Options) -> Draft:
     if isinstance(x, tuple):
         return _of_lists(x, options)
-    if is_dataset(x):
-        return _draft(of_dataset(x, options), options)
+    if is_dataset(x) or is_frame(x):
+        return _draft(of_dataset(x, options) if is_dataset(x) else of_frame(x, options), options)
     path = Path(x).absolute()
     files = text_tables(path, options)
     table = of_files(path, files) if files else of_parquet(path)
@@ -84,6 +85,8 @@ def _draft(table: Table, options: Options) -> Draft:
     if len(texts) > 2:
         raise TargetError(f"{where}: text_column names {len(texts)} columns; give one, or two for pairs.")
     taken = [column_of(where, "text", name, known, (), "text_column") for name in texts]
+    if len(set(taken)) < len(taken):
+        raise TargetError(f"{where}: text_column names '{taken[0]}' twice; give it once, or two columns for pairs.")
     if not taken:
         taken = [column_of(where, "text", None, known, usual_of(known, TEXT_COLUMNS), "text_column")]
     others = [name for name in known if name not in taken]
@@ -122,7 +125,7 @@ def _texts(table: Table, columns: Sequence[str]) -> list[RawText]:
 def _of_lists(x: tuple[Any, Any], options: Options) -> Draft:
     texts: list[RawText] = []
     where = options.name or "texts"
-    for row, text in enumerate(x[0]):
+    for row, text in enumerate(rows_of(x[0]) or ()):
         if isinstance(text, str):
             texts.append(str(text))
         elif _is_pair(text):
@@ -144,7 +147,7 @@ def _of_lists(x: tuple[Any, Any], options: Options) -> Draft:
 
 KINDS.register("text")(
     Kind(
-        "a table of texts and labels (CSV, TSV, JSONL, parquet, a folder of them, datasets.Dataset), or (texts, labels)",
+        "a table of texts and labels (CSV, TSV, JSONL, parquet, a folder of them, datasets.Dataset, pandas.DataFrame), or (texts, labels)",
         _accepts,
         _read,
     )

@@ -233,6 +233,33 @@ def test_unknown_task() -> None:
         load_target((np.eye(4), [0, 1, 0, 1]), task="clasification")
 
 
+def test_all_classes_that_are_too_small_are_told_at_once() -> None:
+    sizes = [20, 1, 2, *[1] * 10, 20]
+    with pytest.raises(
+        TargetError,
+        match=r"12 of 14 classes have too few items: '1' has 1, '2' has 2, '3' has 1, .*'10' has 1 and 2 more; 3 of each are "
+        r"needed, at least one for each of train, val and test; add rows or remove the classes\.$",
+    ):
+        rows(sizes)
+    rng = np.random.default_rng(0)
+    parts = {"train": [0] * 9 + [1] * 9 + [2], "test": [0, 1, 2, 3]}
+    with pytest.raises(
+        TargetError, match=r"2 of 4 classes have .*: '2' has 1 in train \(test 1\), '3' has 0 in train \(test 1\); 2 of"
+    ):
+        load_target({split: (rng.normal(size=(len(labels), 3)), labels) for split, labels in parts.items()})
+
+
+def test_all_classes_that_a_given_split_lacks_are_told_at_once() -> None:
+    rng = np.random.default_rng(0)
+    parts = {"train": [0, 1, 2], "val": [0, 2], "test": [0, 1, 3]}
+    with pytest.raises(
+        TargetError,
+        match=r"3 of 4 classes have no row in one of the splits: '1' \(train 1, val 0, test 1\), '2' \(train 1, val 1, "
+        r"test 0\), '3' \(train 0, val 0, test 1\); every class needs .* remove the classes, or give",
+    ):
+        load_target({split: (rng.normal(size=(len(labels), 3)), labels) for split, labels in parts.items()})
+
+
 def test_an_object_that_is_no_target() -> None:
     with pytest.raises(
         TargetError, match=r"an object of type int is not a target\. Expected one of: a tuple \(uint8 images"

@@ -99,7 +99,8 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
     made = made.rename_columns(["photo", "label", "price", "word"])
     pq.write_table(made, tmp_path / "x.parquet")
     with pytest.raises(
-        TargetError, match=r"no image column among photo, label, price, word; expected 'image'; rename .* or name it"
+        TargetError,
+        match=r"Columns: photo, label, price, word. Name texts .* call the image column 'image', or name it",
     ):
         load_target(tmp_path / "x.parquet")
     target = load_target(tmp_path / "x.parquet", image_column="photo", label_column="price")
@@ -200,8 +201,8 @@ def test_manifest_with_numbers(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("path,klass\n", r"labels\.csv: no label column among path, klass; expected 'label', or name it with label_column"),
-        ("a,label\n", r"labels\.csv: no path column among a, label; expected 'path'; rename the column that is meant, or name it "
-         r"with selector\.load_target\(\.\.\., image_column='\.\.\.'\)\. Texts are read from a column 'text', or name it with text_column"),
+        ("a,label\n", r"labels\.csv: which column holds the texts, or the images\? Columns: a, label\. Name texts with text_column "
+         r"\(--text-column\), two columns for pairs\. Of images call the path column 'path', or name it with selector\.load_target"),
         ("", r"labels\.csv: the table is empty; expected the names of its columns"),
         ("path,label\n../out.png,a\n", r"labels\.csv:2: the path '\.\./out\.png' leads outside .*; move the image below it"),
         ("path,label\n/etc/passwd,a\n", r"labels\.csv:2: the path '/etc/passwd' leads outside"),

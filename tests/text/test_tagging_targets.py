@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -60,12 +61,20 @@ def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
     numbers = [[NAMES.index(t) for t in own] for own in tags]
     kind = datasets.Sequence(datasets.ClassLabel(names=NAMES))
     features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": kind})
+    table = datasets.Dataset.from_dict({"tokens": words, "ner_tags": numbers}, features=features)
     forms: list[Any] = [
         conll(tmp_path / "a.conll", words, tags),
         conll(tmp_path / "a.iob2", words, tags, "\t"),
         json_lines(tmp_path / "a.jsonl", of(words, tags)),
         parquet(tmp_path / "a.parquet", words, tags),
-        datasets.Dataset.from_dict({"tokens": words, "ner_tags": numbers}, features=features),
+        table,
+        table.with_format("torch"),
+        table.with_format("numpy"),
+        table.with_format("pandas"),
+        pd.DataFrame(of(words, tags)),
+        (pd.Series(words), pd.Series(tags)),
+        (table["tokens"], tags),
+        (tuple(words), tuple(tags)),
         (words, tags),
         ([tuple(own) for own in words], [np.array(own) for own in tags]),
         (words, [np.array(own) for own in tags]),
@@ -105,6 +114,15 @@ def test_words_are_not_a_pair_of_texts(tmp_path: Path) -> None:
     assert load_target(path).row_starts is None  # a column of texts is there, and nothing else was named
     assert load_target(path, text_column="tokens").row_starts is not None
     assert load_target(path, label_column="tags").row_starts is not None
+
+
+def test_what_a_function_makes_of_a_dataset_is_meant() -> None:
+    import datasets
+
+    words, tags = sentences()
+    table = datasets.Dataset.from_dict({"tokens": words, "tags": tags})
+    lower = table.with_transform(lambda rows: {**rows, "tokens": [[w.lower() for w in own] for own in rows["tokens"]]})
+    assert load_target(lower).items[0] == Words([word.lower() for word in words[0]])
 
 
 def test_splits_never_cut_a_sentence_and_come_from_files_and_columns(tmp_path: Path) -> None:
@@ -158,6 +176,34 @@ def test_columns_of_conll_files(tmp_path: Path) -> None:
     assert load_target(universal, label_column="8").class_names == ("case", "det", "root")
     with pytest.raises(TargetError, match=r"'UPOSS' is none of its 10 columns.*did you mean 'UPOS'"):
         load_target(universal, label_column="UPOSS")
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_comments_of_conll_files_that_are_not_universal(tmp_path: Path, separator: str, width: int) -> None:
+    path = tmp_path / "a.conll"
+    words, tags = sentences()
+    words[3], tags[3] = ["#", "Ada"], ["O", "B-PER"]  # a word like any other
+    words[4], tags[4] = ["Ada", "#"], ["B-PER", "O"]
+    middle = ["x"] * (width - 2)
+    blocks = [
+        f"# sent_id = {i}\n# text = {' '.join(own)}\n"
+        + "\n".join(separator.join([word, *middle, tag]) for word, tag in zip(own, said, strict=True))
+        for i, (own, said) in enumerate(zip(words, tags, strict=True))
+    ]
+    path.write_text("# a file with comments of its own\n" + "\n\n".join(blocks))
+    target = load_target(path)
+    assert target.fingerprint == load_target((words, tags)).fingerprint
+    assert target.names[1] == "line 11"
+
+
+def test_a_line_within_a_sentence_is_no_comment(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("# O\nAda B\n# here is more\n")
+    with pytest.raises(TargetError, match=r"a.conll:3: found 4 columns; expected 2 as on line 1"):
+        load_target(path)
+    path.write_text("# O\n\n" * 9 + "# B\n")
+    assert load_target({"train": path, "val": path, "test": path}).items[0] == Words(["#"])
 
 
 def test_columns_are_asked_for(tmp_path: Path) -> None:

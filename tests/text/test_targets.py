@@ -49,7 +49,13 @@ def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
         json_lines(tmp_path / "a.jsonl", [{"text": t, "label": label} for t, label in rows]),
         (TEXTS, LABELS),
         (np.array(TEXTS), LABELS),
+        (np.array(TEXTS, dtype=np.dtypes.StringDType()), LABELS),
+        (tuple(TEXTS), tuple(LABELS)),
+        (pd.Series(TEXTS), pd.Series(LABELS, dtype="category")),
+        (pd.Series(TEXTS, dtype=object, index=range(40, 0, -1)), LABELS),
         datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS}),
+        (datasets.Dataset.from_dict({"text": TEXTS})["text"], LABELS),
+        pd.DataFrame({"id": range(40), "text": TEXTS, "label": LABELS}),
         parquet(tmp_path / "a.parquet", TEXTS, [int(label == "sun") for label in LABELS], ["rain", "sun"]),
     ]
     targets = [load_target(form) for form in forms]
@@ -96,7 +102,9 @@ def test_a_folder_of_one_table_and_labels_over_all_files(tmp_path: Path) -> None
     assert load_target(tmp_path).counts() == {"train": 14, "val": 14, "test": 12}
     csv(tmp_path / "train.csv", [f"{t},0{i % 2}" for i, t in enumerate(TEXTS)])
     csv(tmp_path / "test.csv", [f"more {t},{i % 2}" for i, t in enumerate(TEXTS)])
-    with pytest.raises(TargetError, match=r"class '0' has 0 items in train \(test 20\)"):  # 00 is another label
+    with pytest.raises(
+        TargetError, match=r"too few items: '0' has 0 in train \(test 20\), '1' has 0"
+    ):  # 00 is another label
         load_target(tmp_path)
 
 
@@ -134,8 +142,46 @@ def test_pairs_and_named_columns(tmp_path: Path) -> None:
     assert load_target(comma, text_column="a,b").items[3] == TEXTS[3]
     listed = load_target(([(f"a {i}", f"b {i}") for i in range(20)], [i % 2 for i in range(20)]))
     assert listed.hashes == target.hashes
+    rows_of_two = [["a " + str(i), "b " + str(i)] for i in range(20)]
+    for pairs in (
+        np.array(rows_of_two),
+        pd.DataFrame(rows_of_two),
+        pd.Series(rows_of_two),
+        tuple(map(tuple, rows_of_two)),
+    ):
+        assert load_target((pairs, [i % 2 for i in range(20)])).hashes == target.hashes
+    frame = load_target(pd.read_csv(path), text_column=["premise", "hypothesis"], label_column="gold")
+    assert frame.fingerprint == target.fingerprint
     joined = load_target(([f"a {i} b {i}" for i in range(20)], [i % 2 for i in range(20)]))
     assert not set(joined.hashes) & set(target.hashes)
+
+
+def test_what_is_no_list_of_texts() -> None:
+    with pytest.raises(TargetError, match=r"texts: no items found; give a data set with labelled texts"):
+        load_target(([], []))
+    with pytest.raises(TargetError, match="texts: no items found"):
+        load_target((pd.Series([], dtype=object), pd.Series([], dtype=object)))
+    for nothing in (("a text", "another"), (pd.Series([1.5, 2]), [0, 1]), (b"ab", [0, 1]), (range(9), range(9))):
+        with pytest.raises(TargetError, match="an object of type tuple is not a target"):
+            load_target(nothing)
+    with pytest.raises(TargetError, match=r"row 0 is a float; expected a text or a pair of texts"):
+        load_target((pd.Series([None, *TEXTS[1:]]), LABELS))
+
+
+def test_frames_that_cannot_be_read() -> None:
+    table = pd.DataFrame({"text": TEXTS, "label": LABELS})
+    with pytest.raises(
+        TargetError, match=r"table: which column holds the text\? Columns: body, label. Name it with text_c"
+    ):
+        load_target(table.rename(columns={"text": "body"}))
+    with pytest.raises(TargetError, match=r"table: a column name occurs twice \(text, text\); rename one"):
+        load_target(table.set_axis(["text", "text"], axis=1))
+    with pytest.raises(TargetError, match=r"row 3 has no label; give it one or remove it"):
+        load_target(table.assign(label=[*LABELS[:3], None, *LABELS[4:]]))
+    with pytest.raises(TargetError, match=r"row 3: column 'text' holds float \(nan\); expected text"):
+        load_target(table.assign(text=[*TEXTS[:3], float("nan"), *TEXTS[4:]]))
+    with pytest.raises(TargetError, match=r"no items found"):
+        load_target(table[:0])
 
 
 def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
@@ -148,7 +194,11 @@ def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
     ):
         load_target(labels)
     near = csv(tmp_path / "near.csv", ["a,b"], "full_text,label")  # 'text' in a name means nothing
-    with pytest.raises(TargetError, match=r"no column.*Columns: full_text, label|column"):
+    with pytest.raises(
+        TargetError,
+        match=r"near.csv: which column holds the texts, or the images\? Columns: full_text, label. Name texts with text_column "
+        r"\(--text-column\), two columns for pairs. Of images call the path column 'path', or .*image_column=",
+    ):
         load_target(near)
     with pytest.raises(
         TargetError, match=r"no column 'ful_text'; did you mean 'full_text'\? Columns: full_text, label"
@@ -159,6 +209,11 @@ def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
         TargetError, match=r"which column holds the text\? Columns: body, label. Name it with text_column"
     ):
         load_target(lines)
+    for twice in (["text", "text"], "text, text"):
+        with pytest.raises(
+            TargetError, match=r"two.csv: text_column names 'text' twice; give it once, or two columns for p"
+        ):
+            load_target(two, text_column=twice)
     with pytest.raises(TargetError, match="text_column names 3 columns; give one, or two for pairs"):
         load_target(two, text_column=["text", "sentence", "label"])
 
