@@ -16,6 +16,7 @@ from selector.extract.together import Together, agree, parts
 from selector.scan.readings import expand
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
+from tests.sources.samples import onnx_file
 from tests.test_scan import FAST, table
 
 VIT = ModelSpec(name="vit", source="timm:test_vit", weights="none")
@@ -137,6 +138,18 @@ def test_a_reading_that_is_not_finite_leaves_the_others(photos, tmp_path):
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, layers="last,inner", store=tmp_path / "store")
     assert ranking["half"].status == "ok"
     assert "half@inner: features are not finite" in ranking["half@inner"].reason
+
+
+def test_networks_without_a_module_are_loaded_for_each_reading(photos, tmp_path):
+    onnx_file(tmp_path / "net.onnx")
+    zoo = [ModelSpec(name="net", source=f"onnx:{tmp_path / 'net.onnx'}")]
+    places = {"layers": "last,pooled", "pooling": "own,max,cls"}
+    ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, **places, store=tmp_path / "store")
+    assert {m.name for m in ranking if m.status == "ok"} == {"net", "net@last/max", "net@pooled"}
+    assert "net@last/cls: pooling 'cls' needs tokens" in ranking["net@last/cls"].reason
+    assert "net@pooled/max: pooling 'max' needs a map or tokens" in ranking["net@pooled/max"].reason
+    alone = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "other")
+    assert alone.best.scores["knn"].value == ranking["net"].scores["knn"].value
 
 
 def test_readings_added_later_and_lost_chunks_end_at_the_same_rows(photos, tmp_path):

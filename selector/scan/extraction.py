@@ -325,7 +325,8 @@ class Extraction:
         for spec in specs:
             try:
                 encoder = self._read(first, spec)
-                apart = apart or (first is not None and encoder.module is not first.module)
+                if first is not None:  # without a module (ONNX) nothing is shared: each was loaded anew
+                    apart = apart or encoder.module is None or encoder.module is not first.module
                 first = first or encoder
                 encoders[place_of(spec)] = encoder
             except SourceError as error:  # its layer may be what is wrong: the others are tried

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +24,18 @@ class OnnxTextEncoder(Encoder):
     """Features of an ONNX network for texts; its tokenizer is named in the zoo (``text.tokenizer``).
 
     The features are the output that ``layer`` names, else the first one that has a row a text
-    (sentence encoders), else the first one that has a row a token, pooled.
+    (sentence encoders), else the first one that has a row a token, pooled. With a ``pooling``, as
+    for words, only an output that has a row a token will do.
 
     Raises:
-        SourceError: other inputs than token ids, no tokenizer, no output that can be read.
+        SourceError: other inputs than token ids, no tokenizer, no output that can be read (so).
     """
 
     module = None
     preprocess: TextPreprocess
 
     def __init__(self, spec: ModelSpec, path: Path, session: Any, identity: dict[str, Any], size: int) -> None:
-        from selector.sources._text import TextPath
+        from selector.sources._text import TextPath, text_pooling
 
         names = [i.name for i in session.get_inputs()]
         if "input_ids" not in names or not set(names) <= set(_INPUTS):
@@ -57,8 +57,9 @@ class OnnxTextEncoder(Encoder):
         self.num_parameters = size
         self._session, self._names = session, names
         words = self.preprocess.words
-        self._output = spec.layer or _best_output(spec, outputs, (3,) if words else (2, 3))
-        pooling: Any = word_pooling(spec, "first") if words else spec.pooling or "mean"
+        pooling: Any = word_pooling(spec, "first") if words else text_pooling(spec.name, spec.pooling, "mean")
+        self._asked = spec.pooling
+        self._output = spec.layer or _best_output(spec, outputs, words=bool(words))
         self._path = TextPath("last", pooling, specials=True)
         self._probe_tokens = probe_tokens(self.preprocess)
         try:
@@ -87,17 +88,31 @@ class OnnxTextEncoder(Encoder):
             raise SourceError(
                 f"{self.name}: output '{self._output}' has the shape {tuple(rows.shape)}; name another with 'layer'."
             )
+        if self._asked is not None:
+            raise SourceError(_rows_only(self.name, self._output, self._asked))
         return batch.per_text(rows)
 
 
-def _best_output(spec: ModelSpec, outputs: dict[str, Any], kinds: Sequence[int]) -> str:
+def _best_output(spec: ModelSpec, outputs: dict[str, Any], *, words: bool) -> str:
     floats = [o for o in outputs.values() if o.type in ("tensor(float)", "tensor(float16)", "tensor(double)")]
-    for axes in kinds:
-        for output in floats:
-            shape: Sequence[Any] = output.shape
-            if len(shape) == axes and isinstance(shape[-1], int):
-                return str(output.name)
-    raise SourceError(
-        f"{spec.name}: none of the outputs {', '.join(outputs)} can be read as features"
-        f"{'' if 2 in kinds else ' of words (a row a token)'}; name one with 'layer'."
+    of_rank = {len(o.shape): str(o.name) for o in reversed(floats) if o.shape and isinstance(o.shape[-1], int)}
+    of_texts, of_tokens = of_rank.get(2), of_rank.get(3)
+    if words or spec.pooling is not None:
+        if of_tokens is None and of_texts is not None and not words:
+            raise SourceError(_rows_only(spec.name, of_texts, str(spec.pooling)))
+        found = of_tokens
+    else:
+        found = of_texts or of_tokens
+    if found is None:
+        raise SourceError(
+            f"{spec.name}: none of the outputs {', '.join(outputs)} can be read as features"
+            f"{' of words (a row a token)' if words else ''}; name one with 'layer'."
+        )
+    return found
+
+
+def _rows_only(model: str, output: str, pooling: str) -> str:
+    return (
+        f"{model}: pooling '{pooling}' needs a row a token, but output '{output}' has a row a text, which is read as it "
+        "is; leave 'pooling' out or name another with 'layer'."
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from selector.contracts import Encoder, TextPreprocess
 from selector.errors import SourceError
-from selector.sources._text import LAST, MEAN, TextPath, first_line
+from selector.sources._text import LAST, MEAN, TextPath, first_line, require_layer, text_pooling
 from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer, word_pooling
 from selector.texts import Tokens
 
@@ -34,8 +34,15 @@ class Embedder(nn.Module):
 
     def features(self, tokens: Tokens) -> Tensor:
         """(B, D)."""
+        return self.read(self.states(tokens), tokens)
+
+    def states(self, tokens: Tokens) -> list[Tensor]:
+        """(R, T, D) of each layer."""
         states = self.backbone(tokens.ids, tokens.mask)
-        layers = list(states) if isinstance(states, list | tuple) else [states]
+        return list(states) if isinstance(states, list | tuple) else [states]
+
+    def read(self, layers: Sequence[Tensor], tokens: Tokens) -> Tensor:
+        """(B, D) from the states."""
         if self.path.layer == MEAN:
             return torch.stack([self.path.pool(layer, tokens) for layer in layers]).mean(0)
         return self.path.pool(layers[-1 if self.path.layer == LAST else int(self.path.layer) - 1], tokens)
@@ -57,7 +64,7 @@ class PythonTextEncoder(Encoder):
     zoo names one), ``blocks`` (names of its layers, for partial fine-tuning), ``max_length``.
 
     Raises:
-        SourceError: no tokenizer, or the module does not give states (R, T, D).
+        SourceError: no tokenizer, no such layer or pooling, or the module does not give states (R, T, D).
     """
 
     module: Embedder
@@ -72,12 +79,17 @@ class PythonTextEncoder(Encoder):
         self.preprocess = TextPreprocess(tokenizer=tokenizer, **changes)
         self._model, self._kwargs = spec.model_id, dict(spec.kwargs)
         # a factory's network may read from left to right: the mean is right for either
-        pooling = word_pooling(spec, "mean") if self.preprocess.words else spec.pooling or "mean"
-        self.module = Embedder(module, TextPath(spec.layer or MEAN, cast(Any, pooling))).eval()
+        words = self.preprocess.words
+        pooling: Any = word_pooling(spec, "mean") if words else text_pooling(spec.name, spec.pooling, "mean")
+        self.module = Embedder(module, TextPath(spec.layer or MEAN, pooling)).eval()
         self._probe = probe_tokens(self.preprocess)
         try:
             with torch.no_grad():
-                features = self.encode(self._probe)
+                states = self.module.states(self._probe)
+                require_layer(spec.name, self.module.path.layer, len(states))
+                features = self.module.read(states, self._probe)
+        except SourceError:
+            raise
         except Exception as error:  # whatever the factory's code raises
             raise SourceError(f"{spec.name}: the module does not run on a text: {first_line(error)}") from error
         if features.ndim != 2 or not bool(torch.isfinite(features).all()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ TextPooling = Literal["mean", "cls", "last", "weighted", "max", "first"]
 WORD_POOLINGS = ("first", "mean")
 
 MEAN, LAST = "mean", "last"
+
+_ELSEWHERE = {"avg": "images", "first": "words"}
+"""Poolings that are not over the tokens of a text, and what they are for."""
 
 _AT_ONCE = (8192, 131_072)  # tokens of windows in a forward pass on the processor, and elsewhere
 
@@ -67,6 +70,28 @@ class TextPath:
                 weights = weights / weights.sum(1, keepdim=True)
                 rows = torch.bmm(weights[:, None], hidden.float())[:, 0]
         return tokens.per_text(rows)
+
+
+def text_pooling(name: str, pooling: str | None, usual: TextPooling) -> TextPooling:
+    """How a model pools the tokens of a whole text: what is asked for, else what is usual for it.
+
+    Raises:
+        SourceError: a pooling of images or words.
+    """
+    if pooling in _ELSEWHERE:
+        known = ", ".join(sorted({*get_args(TextPooling)} - {*_ELSEWHERE}))
+        raise SourceError(f"{name}: pooling '{pooling}' is for {_ELSEWHERE[pooling]}; texts take {known}.")
+    return cast(TextPooling, pooling or usual)
+
+
+def require_layer(name: str, layer: str, layers: int) -> None:
+    """Whether a network of so many layers can be read there.
+
+    Raises:
+        SourceError: no such layer.
+    """
+    if layer not in (MEAN, LAST, *(str(i) for i in range(1, layers + 1))):
+        raise SourceError(f"{name}: there is no layer '{layer}'; expected 'mean', 'last' or a number in 1..{layers}.")
 
 
 class TextNetwork(nn.Module):

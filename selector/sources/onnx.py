@@ -83,6 +83,8 @@ class OnnxEncoder(Encoder):
                 f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs) or '.'} "
                 f"Outputs: {', '.join(outputs)}."
             )
+        if spec.pooling not in (None, "avg", "max", "cls"):
+            raise SourceError(f"{spec.name}: pooling '{spec.pooling}' is for texts; images take avg, max or cls.")
         if spec.kwargs:
             raise SourceError(f"{spec.name}: an ONNX network takes no kwargs, got {', '.join(spec.kwargs)}.")
         self.name = spec.name
@@ -135,6 +137,11 @@ class OnnxEncoder(Encoder):
 
     def _pooled(self, out: np.ndarray) -> np.ndarray:
         if out.ndim == 2:
+            if self._pooling is not None:
+                raise SourceError(
+                    f"{self.name}: pooling '{self._pooling}' needs a map or tokens, but output '{self._output}' is "
+                    f"{out.shape}; leave 'pooling' out or name another with 'layer'."
+                )
             return out
         if self._pooling == "cls":
             if out.ndim != 3:

@@ -109,6 +109,13 @@ def test_files_and_settings_that_are_wrong(tmp_path: Path, monkeypatch: pytest.M
         load(model(tmp_path / "n.onnx", preprocess={"input_size": [3, 20, 20]}))
     with pytest.raises(SourceError, match=r"pooling 'cls' needs tokens \(B, N, D\), found \(1, 5, 7, 7\)"):
         load(model(tmp_path / "n.onnx", pooling="cls"))
+    with pytest.raises(
+        SourceError,
+        match=r"pooling 'max' needs a map or tokens, but output 'pooled' is \(1, 5\); leave 'pooling' out or name another",
+    ):
+        load(model(tmp_path / "n.onnx", pooling="max", layer="pooled"))
+    with pytest.raises(SourceError, match="pooling 'mean' is for texts; images take avg, max or cls"):
+        load(model(tmp_path / "n.onnx", pooling="mean"))
     with pytest.raises(ZooError, match="name the file in full"):
         registry.get("onnx").expand("*.onnx")
     found = importlib.util.find_spec

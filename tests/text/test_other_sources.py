@@ -50,18 +50,63 @@ def test_an_elmo_is_read_trained_and_built_again() -> None:
 
 
 def test_an_elmo_goes_the_whole_way(tmp_path: Path) -> None:
-    texts = [f"{('sun', 'rain')[i % 2]} and {i}" for i in range(60)]
-    target = (texts, ["sr"[i % 2] for i in range(60)])
     ranking = selector.rank(
-        target, zoo=[ELMO], store=tmp_path / "s", out=tmp_path / "r", confirm=True, top_k=1, max_steps=5
+        target(), zoo=[ELMO], store=tmp_path / "s", out=tmp_path / "r", confirm=True, top_k=1, max_steps=5
     )
     assert ranking["elmo"].best_measurement() is not None
     saved = selector.load_model(tmp_path / "r", trust=True)
     assert saved.predict(["sun and 3"]).labels[0] in ("s", "r")
 
 
-def onnx_file(path: Path) -> np.ndarray:
-    """Word vectors as a network: input_ids, attention_mask -> tokens (B, T, 4), and a mean over all of T."""
+@pytest.mark.parametrize("layer", ["0", "-1", "4", "foo"])
+def test_a_layer_that_an_embedder_lacks_is_refused(layer: str) -> None:
+    with pytest.raises(SourceError) as refused:
+        load({**ELMO, "layer": layer})
+    assert str(refused.value) == (f"elmo: there is no layer '{layer}'; expected 'mean', 'last' or a number in 1..3.")
+
+
+def test_each_layer_of_an_embedder_has_its_number() -> None:
+    batch = tokens(load(ELMO), TEXTS[:1])
+    with torch.no_grad():
+        states = load(ELMO).module.states(batch)
+        for number, state in enumerate(states, 1):
+            torch.testing.assert_close(load({**ELMO, "layer": str(number)}).encode(batch)[0], state[0].mean(0))
+
+
+@pytest.mark.parametrize(("pooling", "place"), [("avg", "images"), ("first", "words")])
+def test_poolings_of_images_and_words_are_not_for_texts(pooling: str, place: str, tmp_path: Path) -> None:
+    for entry in (ELMO, onnx_entry(tmp_path)):
+        with pytest.raises(SourceError) as refused:
+            load({**entry, "pooling": pooling})
+        assert str(refused.value) == (
+            f"{entry['name']}: pooling '{pooling}' is for {place}; texts take cls, last, max, mean, weighted."
+        )
+
+
+def test_a_reading_that_an_embedder_lacks_leaves_the_others(tmp_path: Path) -> None:
+    ranking = selector.rank(
+        target(), zoo=[ELMO], pooling="own,cls,avg", layers="own,2,9", store=tmp_path / "s", history=False
+    )
+    ok = {model.name for model in ranking if model.status == "ok"}
+    assert ok == {"elmo", "elmo@2", "elmo@own/cls", "elmo@2/cls"}
+    assert "there is no layer '9'" in str(ranking["elmo@9"].reason)
+    assert "pooling 'avg' is for images" in str(ranking["elmo@own/avg"].reason)
+
+
+def target() -> tuple[list[str], list[str]]:
+    return [f"{('sun', 'rain')[i % 2]} and {i}" for i in range(60)], ["sr"[i % 2] for i in range(60)]
+
+
+def onnx_entry(folder: Path, *, sentences: bool = False, tokens: bool = True) -> dict[str, Any]:
+    """An entry of the zoo for ``onnx_file``."""
+    onnx_file(folder / "words.onnx", sentences=sentences, tokens=tokens)
+    wordpiece().save(str(folder / "tokenizer.json"))
+    text = {"tokenizer": {"file": "tokenizer.json", "base": str(folder)}}
+    return {"name": "onnx", "source": f"onnx:{folder / 'words.onnx'}", "modality": "text", "text": text}
+
+
+def onnx_file(path: Path, *, sentences: bool = False, tokens: bool = True) -> np.ndarray:
+    """Word vectors as a network: input_ids, attention_mask -> tokens (B, T, 4), and where asked a maximum over all of T."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -75,8 +120,12 @@ def onnx_file(path: Path) -> np.ndarray:
     )
     outputs = [
         helper.make_tensor_value_info("unused", TensorProto.FLOAT, ["b", "t"]),
-        helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["b", "t", 4]),
     ]
+    if tokens:
+        outputs.append(helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["b", "t", 4]))
+    if sentences:
+        nodes.append(helper.make_node("ReduceMax", ["tokens"], ["sentence"], axes=[1], keepdims=0))
+        outputs.append(helper.make_tensor_value_info("sentence", TensorProto.FLOAT, ["b", 4]))
     graph = helper.make_graph(nodes, "words", [ids, mask], outputs, [numpy_helper.from_array(table, "table")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
     return table
@@ -95,6 +144,58 @@ def test_an_onnx_network_reads_texts_with_the_tokenizer_that_the_zoo_names(tmp_p
         np.testing.assert_allclose(row, table[ids[mask == 1]].mean(0), rtol=1e-5)
     with pytest.raises(SourceError, match=r"no output .x."):
         load({**entry, "layer": "x", "text": {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}}})
+
+
+def test_a_pooling_reads_the_tokens_of_an_onnx_network_that_also_gives_sentences(tmp_path: Path) -> None:
+    table = onnx_file(tmp_path / "words.onnx", sentences=True)
+    entry = onnx_entry(tmp_path, sentences=True)
+    own = load(entry)
+    batch = tokens(own, TEXTS[:1])
+    rows = table[batch.ids.numpy()[0]]
+    wanted = {
+        None: rows.max(0),  # the network's own output
+        "mean": rows.mean(0),
+        "cls": rows[0],
+        "last": rows[-1],
+        "max": rows.max(0),
+    }
+    for pooling, expected in wanted.items():
+        found = load({**entry, "pooling": pooling}).encode(batch).numpy()
+        np.testing.assert_allclose(found, expected[None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"layer": "sentence"}])
+def test_a_pooling_of_an_onnx_network_that_gives_sentences_only_is_refused(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
+    entry = {**onnx_entry(tmp_path, sentences=True, tokens=bool(more)), **more}
+    assert load(entry).num_features == 4
+    with pytest.raises(SourceError) as refused:
+        load({**entry, "pooling": "mean"})
+    assert str(refused.value) == (
+        "onnx: pooling 'mean' needs a row a token, but output 'sentence' has a row a text, which is read as it is; "
+        "leave 'pooling' out or name another with 'layer'."
+    )
+
+
+def test_an_onnx_reading_that_is_lacking_leaves_the_others(tmp_path: Path) -> None:
+    entry = onnx_entry(tmp_path, sentences=True)
+
+    def scanned(store: str, **more: Any) -> dict[str, float | None]:
+        ranking = selector.rank(
+            target(), zoo=[entry], proxies=["knn"], store=tmp_path / store, history=False, **more
+        )  # fmt: skip
+        lacking = {model.name: str(model.reason) for model in ranking if model.status != "ok"}
+        assert all("no output 'nowhere'" in reason for reason in lacking.values()), lacking
+        assert len(lacking) == sum(name.startswith("onnx@nowhere") for name in lacking)
+        return {model.name: model.scores["knn"].value for model in ranking if model.status == "ok"}
+
+    places = {"layers": "own,tokens,nowhere", "pooling": "own,cls"}
+    fresh = scanned("fresh", **places)
+    assert set(fresh) == {"onnx", "onnx@own/cls", "onnx@tokens", "onnx@tokens/cls"}
+    own = scanned("own first")
+    assert scanned("own first", **places) == fresh  # whatever the store holds
+    assert own["onnx"] == fresh["onnx"]
 
 
 def test_words_are_read_from_an_onnx_network_that_has_a_row_a_token(tmp_path: Path) -> None:
