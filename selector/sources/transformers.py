@@ -159,24 +159,18 @@ class TextEncoder(Encoder):
         Raises:
             SourceError: no such layer or pooling.
         """
-        from selector.sources._text import LAST, MEAN, TextPath
+        from selector.sources._text import LAST, MEAN, TextPath, require_layer, text_pooling
 
         own = None if self.preprocess.words else self._sentence_pooling
         if own is not None and spec.pooling in (None, own) and spec.layer in (None, LAST):
             return TextPath(LAST, cast(Any, own), specials=True)
         layer = spec.layer or (MEAN if own is None else LAST)
-        pooling = spec.pooling or own or self._pooling
         if self.preprocess.words:
-            pooling = word_pooling(spec, self._pooling)
-        elif pooling not in _POOLINGS.values():
-            known = ", ".join(sorted(_POOLINGS.values()))
-            raise SourceError(f"{spec.name}: pooling '{pooling}' is for images or words; texts take {known}.")
-        layers = int(cast(Any, self.module.backbone).config.num_hidden_layers)
-        if layer not in (MEAN, LAST, *(str(i) for i in range(1, layers + 1))):
-            raise SourceError(
-                f"{spec.name}: there is no layer '{layer}'; expected 'mean', 'last' or a number in 1..{layers}."
-            )
-        return TextPath(layer, cast(Any, pooling))
+            pooling: Any = word_pooling(spec, self._pooling)
+        else:
+            pooling = text_pooling(spec.name, spec.pooling, cast(Any, own or self._pooling))
+        require_layer(spec.name, layer, int(cast(Any, self.module.backbone).config.num_hidden_layers))
+        return TextPath(layer, pooling)
 
     def probe(self) -> Tokens:
         """See ``contracts.Encoder``."""

@@ -310,9 +310,7 @@ def test_what_is_wrong_with_a_model_is_its_own_error(folders: dict[str, Path], t
 def test_settings_that_do_not_fit(folders: dict[str, Path]) -> None:
     with pytest.raises(SourceError, match=r"there is no layer '4'; expected 'mean', 'last' or a number in 1\.\.3"):
         load(folders["bert"], layer="4")
-    with pytest.raises(
-        SourceError, match=r"pooling 'avg' is for images or words; texts take cls, last, max, mean, weighted"
-    ):
+    with pytest.raises(SourceError, match=r"pooling 'avg' is for images; texts take cls, last, max, mean, weighted"):
         load(folders["bert"], pooling="avg")
     with pytest.raises(
         SourceError, match=r"text.max_length 600 is more than the 512 tokens that the network has posit"
