@@ -84,6 +84,14 @@ def test_advice_says_when_the_gap_is_real() -> None:
     assert alone == "It is the only model that was measured; how the others would do is predicted only."
 
 
+def test_advice_says_that_a_gap_is_one_of_means() -> None:
+    seeds = samples.model(0, measurements=(samples.measurement(0.95, extra={"seed_values": [0.95, 0.89, 0.89]}),))
+    other = samples.model(1, measurements=(samples.measurement(0.90, extra={"seed_values": [0.90]}),))
+    told = advice(samples.ranking((seeds, other))).sure[1]
+    assert "is 1.0 points behind on validation in the mean of 3 seeds; " in told
+    assert "seeds" not in advice(samples.ranking()).sure[1]
+
+
 def test_advice_names_what_may_be_as_good_and_the_strategy() -> None:
     cheaper, strategy = advice(samples.ranking()).others
     assert cheaper.startswith("timm:network_0.in1k (frozen, 3.4M parameters) may be as good: 0.4 points behind")
