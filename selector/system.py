@@ -10,7 +10,10 @@ from typing import Any
 
 import selector
 
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "faiss-cpu", "openvino", "onnxruntime")
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "transformers", "tokenizers"),
+    *("numpy", "scipy", "scikit-learn", "faiss-cpu", "openvino", "onnxruntime"),
+)
 
 
 def versions() -> dict[str, Any]:

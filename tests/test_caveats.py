@@ -16,8 +16,10 @@ from selector.calibration import Calibration, CalibrationSet
 from selector.contracts import LabelKind, Modality
 from selector.evidence import Evidence
 from selector.prior import PriorScore
-from selector.results import load_ranking
+from selector.report.html import write_report
+from selector.results import Measurement, load_ranking
 from selector.scan import caveats
+from selector.scan.confirmation import majority
 from selector.scan.near_duplicates import SIDE, near_duplicates
 from tests.conftest import draw, image_folder
 from tests.test_scan import FAST
@@ -180,3 +182,74 @@ def test_a_scan_lists_pictures_that_leak_and_remembers_them(tmp_path):
     assert load_ranking(tmp_path / "run").caveats == ranking.caveats
     warm = selector.rank(root, **FAST, store=tmp_path / "store")  # decodes nothing
     assert [c for c in warm.caveats if c.code == "near-duplicates"] == [leak]
+
+
+def target_of(counts: dict[str, dict[str, int]], **changes):
+    """Labels only: how many of each class, by split."""
+    names = sorted({name for classes in counts.values() for name in classes})
+    rows = [
+        (split, names.index(name)) for split, classes in counts.items() for name, n in classes.items() for _ in range(n)
+    ]
+    splits, labels = np.array([split for split, _ in rows]), np.array([label for _, label in rows])
+    return SimpleNamespace(
+        labels=labels,
+        class_names=names,
+        label_kind=LabelKind.CLASSES,
+        row_starts=None,
+        indices=lambda *wanted: np.flatnonzero(np.isin(splits, wanted)),
+        **changes,
+    )
+
+
+def test_a_model_that_may_be_no_better_than_one_answer_is_told():
+    uneven = target_of({"train": {"ham": 190, "spam": 10}, "val": {"ham": 58, "spam": 2}})
+    val = {"accuracy": 58 / 60, "balanced_accuracy": 0.5, "macro_f1": 0.4915}
+    found = majority("m", Measurement("full", "accuracy", val), uneven)
+    assert found.code == "majority"
+    assert found.text == (
+        "m (full) is not shown to be better than always answering ham, the most frequent class of train: that is right "
+        "for 96.7 % of the 60 items of val, the model has accuracy 0.967, balanced_accuracy 0.500, macro_f1 0.491. Let another metric "
+        "decide (--metric balanced_accuracy, macro_f1), or label more of the other classes."
+    )
+    assert found.numbers == {**val, "split": "val", "items": 60, "class": "ham", "share": 58 / 60}
+    assert majority("m", Measurement("full", "macro_f1", val), uneven) is None  # it does not decide by accuracy
+    tagged = target_of({"train": {"O": 9}, "val": {"O": 9}})
+    tagged.row_starts = np.array([0, 9, 18])
+    assert majority("m", Measurement("full", "accuracy", {"accuracy": 1.0}), tagged) is None
+
+
+def test_as_many_right_answers_as_chance_gives_do_not_count_as_better():
+    even = target_of({"train": {"a": 50, "b": 50}, "val": {"a": 50, "b": 50}, "test": {"a": 50, "b": 50}})
+
+    def told(accuracy, **changes):
+        return majority("m", Measurement("frozen", "accuracy", {"accuracy": accuracy}, **changes), even)
+
+    assert told(0.5)
+    assert told(0.58).numbers == {"split": "val", "items": 100, "class": "a", "share": 0.5, "accuracy": 0.58}  # p 0.067
+    assert told(0.59) is None  # p 0.044
+    assert told(0.59, test={"accuracy": 0.5}).numbers["split"] == "test"
+    # the most frequent class is train's: what the split itself has most of is not known when one answers
+    other = target_of({"train": {"a": 60, "b": 40}, "val": {"a": 2, "b": 98}})
+    assert majority("m", Measurement("frozen", "accuracy", {"accuracy": 0.5}), other) is None
+
+
+@pytest.mark.timeout(300)
+def test_the_majority_is_told_by_table_and_report_once(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
+    labels = ["rare" if i % 10 == 0 else "often" for i in range(60)]
+    given = {"store": tmp_path / "store", "out": tmp_path / "run", "history": False, "top_k": 1, "max_steps": 2}
+    target = selector.load_target((list(pictures), labels))
+    ranking = selector.rank(target, **FAST, confirm=True, strategies=("frozen",), **given)
+    (caveat,) = [c for c in ranking.caveats if c.code == "majority"]
+    assert ranking.caveats[0] == caveat
+    assert caveat.numbers["class"] == "often"
+    assert caveat.text in " ".join(str(ranking).split())
+    given["top_k"] = 2
+    again = selector.confirm(ranking, strategies=("frozen",), target=target, **given)
+    kept = load_ranking(tmp_path / "run")
+    assert sum(c.code == "majority" for c in kept.caveats) == 1
+    assert sum("most frequent class of train" in w for w in again.warnings) == 1
+    assert "most frequent class of train" in write_report(kept).read_text()
+    by_f1 = selector.confirm(ranking, strategies=("frozen",), metric="macro_f1", target=target, **given)
+    assert not any("most frequent class of train" in w for w in by_f1.warnings)

@@ -241,6 +241,15 @@ def test_failed_models_are_exit_code_3_and_all_failed_is_1(photos: Path, store: 
     assert run(*words, *FAST, "--models", "absent").exit_code == 1
 
 
+def test_no_model_within_the_limits_is_exit_code_1_as_when_all_failed(
+    photos: Path, zoo: Path, store: Path, tmp_path: Path
+) -> None:
+    words = ["scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", "--out", tmp_path / "run", *FAST]
+    told = fails(1, *words, "--max-params", "1")
+    assert "error: no model was ranked; the table says why each one failed or which limit it exceeds." in told
+    assert "report:" in told
+
+
 def test_errors_of_target_zoo_and_proxies_are_exit_code_2(photos: Path, zoo: Path, tmp_path: Path) -> None:
     assert "nowhere" in fails(2, "scan", tmp_path / "nowhere")
     assert "no model of the zoo matches 'tiny-vti'; did you mean 'tiny-vit'?" in fails(

@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+from importlib import metadata
 
 import pytest
 
@@ -86,3 +89,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
         write_atomic(file, "not bytes")  # type: ignore[arg-type]
     assert file.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_run_names_the_libraries_of_every_source_without_importing_them():
+    code = "import json, sys; from selector.system import versions; print(json.dumps([versions(), list(sys.modules)]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, loaded = json.loads(done.stdout)
+    for name in ("torch", "timm", "transformers", "tokenizers"):
+        assert found[name] == metadata.version(name)
+        assert name not in loaded

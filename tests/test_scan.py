@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -541,3 +542,16 @@ def test_what_was_measured_excludes_too_before_the_rows_are_extracted(photos, tm
 def test_wrong_limits_are_named(photos, tmp_path, changes, text):
     with pytest.raises(ConfigError, match=text):
         selector.rank(photos, **{**FAST, **changes}, store=tmp_path / "store")
+
+
+def test_what_a_proxy_warns_of_is_said_once_a_model_with_its_name(photos, tmp_path, monkeypatch, caplog):
+    import selector.proxies.logme as module
+
+    monkeypatch.setattr(module, "MAX_ITERATIONS", 2)
+    with caplog.at_level(logging.WARNING):  # three rounds, and ten blocks in each
+        selector.rank(photos, **FAST, store=tmp_path, drop="force", top_k=1, history=False)
+        selector.rank((np.random.default_rng(0).random((60, 5)), [0, 1, 2] * 20), proxies=["logme"])
+    told = [text for text in caplog.messages if "did not settle" in text]
+    assert [text.partition(": ")[0] for text in told] == ["tiny-resnet", "tiny-vit", "features"]
+    assert "logme: 3 of 3 label columns did not settle within 2 steps" in told[0]
+    assert logging.getLogger("selector.proxies").propagate

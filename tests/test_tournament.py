@@ -1034,3 +1034,19 @@ def test_advice_follows_from_the_figures() -> None:
     (n,) = advise({}, {"n": ["full"]}, logits, labels, TASK, "accuracy", 0.01, sizes={"n": "Trained small."})
     assert n.startswith("n: full gained 0.7 points over frozen (90 % interval -")
     assert n.endswith("which noise could explain: take frozen where the cost of training matters. Trained small.")
+
+
+def test_advice_says_that_a_gain_is_the_mean_of_several_seeds() -> None:
+    labels = np.arange(300) % 3
+    weak, middling, strong = (logits_that_are_right(np.arange(300) % n > 0, labels) for n in (2, 3, 10))
+    once = {"m frozen": [weak], "m full": [strong]}
+    (sentence,) = advise({}, {"m": ["full"]}, once, labels, TASK, "accuracy", 0.01)
+    assert "seeds" not in sentence
+    twice = {"m frozen": [weak], "m full": [strong, middling]}  # the table shows the strong one: 40 points
+    (sentence,) = advise({}, {"m": ["full"]}, twice, labels, TASK, "accuracy", 0.01)
+    assert sentence.startswith(
+        "m: take full; it gained 28.3 points over frozen (in the mean of 2 seeds, 90 % interval +"
+    )
+    worse = {"m frozen": [strong], "m full": [middling, weak]}
+    (sentence,) = advise({}, {"m": ["full"]}, worse, labels, TASK, "accuracy", 0.01)
+    assert sentence == "m: take frozen; training gained nothing over the solved head in the mean of 2 seeds."

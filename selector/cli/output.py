@@ -66,7 +66,7 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], numeric
 
 
 def exit_code(ranking: Ranking) -> int:
-    """0, or 3 when some models failed, or 1 when all did."""
-    if not ranking.failures:
-        return 0
-    return SOME_FAILED if any(model.status != "failed" for model in ranking) else FAILED
+    """0, or 3 when some models failed, or 1 when none was ranked: all failed or exceed the limits."""
+    if all(model.status in ("failed", "excluded") for model in ranking):
+        return FAILED
+    return SOME_FAILED if ranking.failures else 0

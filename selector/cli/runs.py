@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from selector.cli import options as o
-from selector.cli.guard import guarded
+from selector.cli.guard import FAILED, guarded
 from selector.cli.output import document, exit_code, print_ranking, print_rows, say
 from selector.cli.progress import ProgressView
 
@@ -208,7 +208,9 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
             from selector.report.advice import predict_command
 
             say(f"model:  {best} ({predict_command(ranking, ranking.best)})")
-    return exit_code(ranking)
+    if (code := exit_code(ranking)) == FAILED:
+        say("error: no model was ranked; the table says why each one failed or which limit it exceeds.")
+    return code
 
 
 def _tell_what_to_do(ranking: Ranking) -> None:

@@ -102,7 +102,7 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
         second, model = rivals[0]
         gap = format_gap(measured.merit - second.merit, measured.metric)
         yield (
-            f"The second, {model.name}, is {gap} behind on validation"
+            f"The second, {model.name}, is {gap} behind on validation{_of_seeds(measured, second)}"
             + _settled(measured, second, int(counts.get("val") or 0))
             + "."
         )
@@ -114,6 +114,12 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
             f"It was trained at {height} × {width} pixels, below its own size, for {measured.steps} steps: "
             "train longer at full size before judging what it can reach."
         )
+
+
+def _of_seeds(*compared: Measurement) -> str:
+    """That a gap is one of means, where the table shows the seed that did best."""
+    most = max(len(m.extra.get("seed_values", ())) for m in compared)
+    return f" in the mean of {most} seeds" if most > 1 else ""
 
 
 def _settled(first: Measurement, second: Measurement, items: int) -> str:

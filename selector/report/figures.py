@@ -29,6 +29,7 @@ WIDTH = 600.0
 MOST_ROWS = 40
 MOST_LABELS = 12
 PANEL = 366.0  # height of a scatter plot
+LINE = 13.0  # from one label to the next
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,17 @@ def history(ranking: Ranking) -> Figure | None:
     parts = left_axis(y, 60, 390, "value on validation (measured)")
     for rung in rungs:
         parts.append(element("text", f"rung {rung}", x=x(rung), y=318, class_="tick", text_anchor="middle"))
-    for line in lines:
+    heights: dict[int, float] = {}  # of the labels, by line; those of lines that end in one rung stand below each other
+    for rung in rungs:
+        here = [i for i, line in enumerate(lines) if line.points[-1][0] == rung]
+        heights |= zip(here, spread([y(lines[i].points[-1][1]) + 4 for i in here], 34, 304), strict=True)
+    for number, line in enumerate(lines):
         told = f"{line.name}, {line.strategy}: " + ", ".join(f"{value:.3f}" for _, value in line.points)
         path = " ".join(f"{x(rung):.1f},{y(value):.1f}" for rung, value in line.points)
         parts.append(element("polyline", points=path, class_="path"))
         parts += [_dot(x(rung), y(value), "measured", told) for rung, value in line.points]
-        last, value = line.points[-1]
         label = _short(f"{line.name} {line.strategy}", 26)
-        parts.append(element("text", label, x=x(last) + 10, y=y(value) + 4, class_="name"))
+        parts.append(element("text", label, x=x(line.points[-1][0]) + 10, y=heights[number], class_="name"))
     return Figure(
         "history",
         "How the confirmation went",
@@ -168,19 +172,23 @@ def layers(ranking: Ranking) -> Figure | None:
     y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
     parts = left_axis(y, 60, 390, "accuracy of 5 nearest neighbours")
     parts += bottom_axis(x, 30, 300, "depth (1 is the last layer)")
-    for line in lines:
+    ends = spread([y(line.points[-1][1]) + 4 for line in lines], 34, 304)
+    for line, end in zip(lines, ends, strict=True):
         path = " ".join(f"{x(depth):.1f},{y(value):.1f}" for depth, value in line.points)
         parts.append(element("polyline", points=path, class_="path"))
         for number, (depth, value) in enumerate(line.points, 1):
             parts.append(_dot(x(depth), y(value), "predicted", f"{line.name}, layer {number}: {value:.3f}"))
         best = max(range(len(line.points)), key=lambda i: line.points[i][1])
         label = f"{_short(line.name, 22)}: {best + 1} of {len(line.points)}"
-        parts.append(element("text", label, x=x(line.points[-1][0]) + 10, y=y(line.points[-1][1]) + 4, class_="name"))
+        parts.append(element("text", label, x=x(line.points[-1][0]) + 10, y=end, class_="name"))
+    own = "the mean over all layers"
+    if not ranking.target.get("words"):  # words are read over all layers of any network
+        own += ", of a sentence encoder the last one"
     return Figure(
         "layers",
         "Which layer transfers best",
         "Each dot is one layer of a network, read on its own; a line that falls at its end is a network whose last "
-        "layers serve its pretraining. The ranking reads what the zoo says: the mean over all layers, if nothing else.",
+        f"layers serve its pretraining. The ranking reads what --layers or the zoo says; where neither does, {own}.",
         picture(WIDTH, 346, "Accuracy of 5 nearest neighbours by layer", *parts),
     )
 
@@ -242,11 +250,27 @@ def _scatter_parts(plane: Plane, top: float = 0.0, *, log: bool = False) -> list
         parts.append(_dot(at_x, at_y, plane.kind + (" best" if on_front else " beaten" if plane.front else ""), told))
         if few or (on_front and len(taken) < MOST_LABELS):
             label_y = at_y - 6
-            while any(abs(label_y - other) < 13 and abs(at_x - there) < 160 for there, other in taken):
-                label_y += 13  # labels of neighbours would lie on each other
+            while any(abs(label_y - other) < LINE and abs(at_x - there) < 160 for there, other in taken):
+                label_y += LINE  # labels of neighbours would lie on each other
             taken.append((at_x, label_y))
             parts.append(element("text", _short(p.name, 26), x=at_x + 7, y=label_y, class_="name"))
     return parts
+
+
+def spread(wanted: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Heights of labels near those that are wanted, in the same order, so far apart that none lies on another.
+
+    >>> spread([50.0, 20.0, 52.0, 53.0], 0.0, 60.0)
+    [34.0, 20.0, 47.0, 60.0]
+    """
+    gap = min(LINE, (bottom - top) / max(1, len(wanted) - 1))
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    found = list(wanted)
+    for place, i in enumerate(order):
+        found[i] = max(found[i], top if place == 0 else found[order[place - 1]] + gap)
+    for place, i in reversed(list(enumerate(order))):  # what was pushed out at the bottom goes up again
+        found[i] = min(found[i], bottom if place == len(order) - 1 else found[order[place + 1]] - gap)
+    return found
 
 
 def _dot(x: float, y: float, kind: str, told: str) -> Markup:

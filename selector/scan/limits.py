@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from selector import licences
 from selector.costs import Cost
@@ -25,15 +25,17 @@ class Limits:
 
     Attributes:
         max_params: of the network without its source head.
-        max_latency: seconds for a single image on this device.
-        max_memory: bytes at the peak of a forward pass of one image on this device.
+        max_latency: seconds for a single item on this device.
+        max_memory: bytes at the peak of a forward pass of one item on this device.
         licence: classes, names or globs; see ``selector.licences``.
+        noun: what an item of the target is called in a reason (image, text); no limit itself.
     """
 
     max_params: int | None = None
     max_latency: float | None = None
     max_memory: int | None = None
     licence: tuple[str, ...] = ()
+    noun: str = field(default="item", compare=False)
 
     @classmethod
     def of(
@@ -101,7 +103,7 @@ class Limits:
             if cost is None or latency is None:
                 raise OverLimit("its latency could not be measured, so it cannot be shown to keep the limit.")
             if latency > self.max_latency:
-                raise OverLimit(f"{describe_latency(cost)}, more than {format_latency(self.max_latency)}.")
+                raise OverLimit(f"{describe_latency(cost, self.noun)}, more than {format_latency(self.max_latency)}.")
         if self.max_memory is not None:
             memory = cost.memory if cost is not None else None
             if memory is None:
@@ -112,13 +114,14 @@ class Limits:
                 )
 
 
-def describe_latency(cost: Cost) -> str:
+def describe_latency(cost: Cost, noun: str) -> str:
     """The figure with how far its passes lay apart.
 
-    >>> describe_latency(Cost(latency=0.02, latency_low=0.018, latency_high=0.05, runs=9))
-    'an image takes 20 ms (18.0 ms to 50 ms in 9 passes)'
+    >>> describe_latency(Cost(latency=0.02, latency_low=0.018, latency_high=0.05, runs=9), "text")
+    'a text takes 20 ms (18.0 ms to 50 ms in 9 passes)'
     """
-    told = f"an image takes {format_latency(cost.latency or 0)}"
+    article = "an" if noun[0] in "aeiou" else "a"
+    told = f"{article} {noun} takes {format_latency(cost.latency or 0)}"
     if cost.latency_low is None or cost.latency_high is None:
         return told
     return f"{told} ({format_latency(cost.latency_low)} to {format_latency(cost.latency_high)} in {cost.runs} passes)"

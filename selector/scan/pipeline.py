@@ -161,6 +161,7 @@ def rank(
                 f"lower it to at most {networks} or select more models."
             )
         data = items.without_known_bad(data, features_store, on_bad_image)
+        limits = replace(limits, noun=data.modality.noun)
         extraction = Extraction(
             data, features_store, device, precision, backend, on_bad_image, trusted, notify, limits, cost
         )

@@ -9,7 +9,7 @@ from selector.evidence import LabelFacts, combine
 from selector.features import FeatureSet
 from selector.results import ModelResult, Ranking, ScoreCell
 from selector.scan.items import Rows
-from selector.scan.scoring import ProxyLike, evaluate, score_of
+from selector.scan.scoring import ProxyLike, evaluate, naming, score_of
 from selector.scan.summary import summarise
 from selector.system import versions
 
@@ -23,8 +23,10 @@ def rank_rows(data: Target, proxies: Sequence[ProxyLike], names: list[str], seed
     )
     cells: dict[str, ScoreCell] = {}
     scores: dict[str, Score] = {}
+    told: set[tuple[str, str]] = set()
     for name, proxy in zip(names, proxies, strict=True):
-        stored = evaluate(features, proxy, intervals, seed)
+        with naming(data.name, told):
+            stored = evaluate(features, proxy, intervals, seed)
         if "reason" in stored:
             cells[name] = ScoreCell(None, reason=stored["reason"])
             continue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from selector.features import FeatureSet
 from selector.scan.candidate import Candidate
 from selector.scan.items import Rows
 from selector.store import Entry, FeatureStore
+
+log = logging.getLogger(__name__)
 
 ProxyLike = str | Callable[[FeatureSet], Score | float]
 
@@ -31,6 +35,7 @@ class Scoring:
         self.intervals = intervals
         self.notify = notify
         self.seconds: dict[str, float] = {"score": 0.0}
+        self._told: set[tuple[str, str]] = set()
 
     def run(self, candidate: Candidate, rows: Rows) -> None:
         """Give a candidate its scores on some rows, or the reason why a proxy has none."""
@@ -44,7 +49,8 @@ class Scoring:
             stored = self.store.get("score", key) if key else None
             if stored is None:
                 features = features or feature_set(candidate.entry, rows, self.seed)
-                stored = evaluate(features, proxy, self.intervals, self.seed)
+                with naming(candidate.spec.name, self._told):
+                    stored = evaluate(features, proxy, self.intervals, self.seed)
                 if key:
                     self.store.put("score", key, stored)
             if "reason" in stored:
@@ -64,6 +70,35 @@ class Scoring:
             "seed": self.seed,
             "intervals": self.intervals,
         }
+
+
+@contextmanager
+def naming(model: str, told: set[tuple[str, str]]) -> Iterator[None]:
+    """What proxies log meanwhile bears the model's name, which they do not know, and is said once a model.
+
+    An interval computes a score again without each block, and every round of rows anew: the same was said dozens
+    of times. ``told`` remembers (model, message without its numbers).
+    """
+    room = logging.getLogger(proxy_room.__name__)
+    named = _Named(model, told)
+    before, room.propagate = room.propagate, False
+    room.addHandler(named)
+    try:
+        yield
+    finally:
+        room.removeHandler(named)
+        room.propagate = before
+
+
+class _Named(logging.Handler):
+    def __init__(self, model: str, told: set[tuple[str, str]]) -> None:
+        super().__init__()
+        self.model, self.told = model, told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (self.model, str(record.msg)) not in self.told:
+            self.told.add((self.model, str(record.msg)))
+            log.log(record.levelno, "%s: %s", self.model, record.getMessage())
 
 
 def feature_set(entry: Entry, rows: Rows, seed: int = 0) -> FeatureSet:

@@ -49,10 +49,13 @@ def advise(
         found = table[frozen]
         gain, low = found.difference, found.low
         ends = [gap_number(end, metric, sign="+") for end in (found.low, found.high)]
-        interval = f"90 % interval {ends[0]} to {ends[1]}"
+        # the table shows the seed that did best, so that the figures differ
+        seeds = max(len(logits[f"{model} {s}"]) for s in trained) if best == frozen else len(logits[best])
+        mean = f"in the mean of {seeds} seeds" if seeds > 1 else ""
+        interval = f"{mean}, 90 % interval {ends[0]} to {ends[1]}".removeprefix(", ")
         strategy = best.rpartition(" ")[2]
         if best == frozen:
-            sentence = f"{model}: take frozen; training gained nothing over the solved head."
+            sentence = f"{model}: take frozen; training gained nothing over the solved head{' ' * bool(mean)}{mean}."
         elif low <= 0:
             sentence = (
                 f"{model}: {strategy} gained {format_gap(gain, metric)} over frozen ({interval}), which noise could "

@@ -18,7 +18,7 @@ import selector
 from selector.cli.app import app
 from selector.errors import ConfigError
 from selector.report.advice import advice, predict_command, wilson
-from selector.report.figures import figures
+from selector.report.figures import Figure, figures, history, layers, spread
 from selector.report.html import render_report, write_report
 from selector.report.outcome import outcome
 from selector.report.rerun import command
@@ -82,6 +82,14 @@ def test_advice_says_when_the_gap_is_real() -> None:
     assert tied.endswith("-1.0 to 31.0); these items cannot tell the two apart.")
     alone = advice(samples.ranking((first, samples.model(1)))).sure[1]
     assert alone == "It is the only model that was measured; how the others would do is predicted only."
+
+
+def test_advice_says_that_a_gap_is_one_of_means() -> None:
+    seeds = samples.model(0, measurements=(samples.measurement(0.95, extra={"seed_values": [0.95, 0.89, 0.89]}),))
+    other = samples.model(1, measurements=(samples.measurement(0.90, extra={"seed_values": [0.90]}),))
+    told = advice(samples.ranking((seeds, other))).sure[1]
+    assert "is 1.0 points behind on validation in the mean of 3 seeds; " in told
+    assert "seeds" not in advice(samples.ranking()).sure[1]
 
 
 def test_advice_names_what_may_be_as_good_and_the_strategy() -> None:
@@ -308,3 +316,38 @@ def test_ranks_of_the_proxies_against_scipy() -> None:
     assert [row[1] for row in table.ranks] == [None if v is None else next(expected) for v in values]
     assert [row[2] for row in table.ranks] == [7, 6, 5, 4, 3, 2, 1]
     assert rank_table(samples.ranking(models[:1])) is None
+
+
+def label_heights(figure: Figure) -> list[float]:
+    return sorted(float(y) for y in re.findall(r'<text x="[\d.]+" y="([\d.]+)" class="name">', figure.svg))
+
+
+def test_labels_of_curves_that_end_together_stand_apart() -> None:
+    read = {"1": 0.6, "2": 0.7}
+    base = samples.ranking(tuple(samples.model(i, layers={**read, "3": 0.9 + i / 1000}) for i in range(5)))
+    shown = layers(base)
+    assert shown is not None
+    heights = label_heights(shown)
+    assert len(heights) == 5
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 12.9
+    close = [{**entry, "value": 0.9} for entry in samples.confirmation()["history"] if entry["status"] == "ok"]
+    close += [{**close[1], "rung": 2}]
+    course = history(samples.ranking(confirmation={**samples.confirmation(), "history": close}))
+    assert course is not None
+    first, second = label_heights(course)
+    assert second - first >= 12.9
+
+
+def test_the_figure_of_layers_says_what_is_read_when_nothing_is_said() -> None:
+    base = samples.ranking((samples.model(0, layers={"1": 0.5, "2": 0.6}),))
+    texts, words = (layers(replace(base, target={**base.target, **kind})) for kind in ({}, {"words": 99}))
+    assert texts is not None
+    assert words is not None
+    assert texts.caption.endswith("where neither does, the mean over all layers, of a sentence encoder the last one.")
+    assert words.caption.endswith("where neither does, the mean over all layers.")
+
+
+def test_labels_that_do_not_fit_share_the_height() -> None:
+    assert spread([10.0] * 5, 0, 40) == [0, 10, 20, 30, 40]
+    assert spread([], 0, 40) == []
+    assert spread([30.0, 5.0], 0, 40) == [30, 5]

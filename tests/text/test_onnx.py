@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.text.models import text_model
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+PAGE = Path(__file__).parents[2] / "docs" / "text.md"
 CLASSES = ("money", "sport", "weather")
 TEXTS = ["the sun is warm", "a", "which team is good at the ball ? the match and the goal and the win"]
 
@@ -89,6 +91,22 @@ def test_the_onnx_file_says_the_same(
             export_onnx(best, tmp_path / "out" / "second.onnx")
         assert other.read_text() == "{}"
         assert not other.with_name("second.onnx").exists()
+
+
+@pytest.mark.parametrize(("family", "changes"), [("bert", {}), ("gpt2", {"prefix": "the weather is "})])
+def test_the_example_of_the_page_gives_what_predict_gives(
+    family: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = re.search(r"<!-- run: onnx -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert example
+    best = saved(tmp_path, family, **changes)
+    export_onnx(best, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(example[1], found)
+    expected = load_model(best).predict(["a new text", "another one"])
+    np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1e-5)
+    assert found["labels"] == [CLASSES[i] for i in expected.probabilities.argmax(1)]
 
 
 def test_logits_of_windows_are_averaged(tmp_path: Path) -> None:

@@ -159,6 +159,14 @@ def test_a_second_scan_reads_the_store(scanned: tuple[selector.Ranking, Path, Pa
         assert {k: v.value for k, v in m.scores.items()} == {k: v.value for k, v in ranking[m.name].scores.items()}
 
 
+def test_a_text_model_over_the_limit_is_told_of_texts(
+    scanned: tuple[selector.Ranking, Path, Path], zoo: list[dict[str, Any]]
+) -> None:
+    _, run, store = scanned
+    ranking = selector.rank(run.parent / "texts.csv", zoo=zoo[:1], store=store, max_latency="1us", history=False)
+    assert re.match(r"a text takes \d.* in \d+ passes\), more than", ranking.models[0].reason)
+
+
 def test_only_the_named_parameters_move(zoo: list[dict[str, Any]]) -> None:
     from selector import sources, strategies
     from selector.strategies._parts import parts_of
