@@ -12,14 +12,25 @@ import pytest
 from PIL import Image
 
 
+def caches_below(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("SELECTOR_CACHE", str(folder / "cache"))
+    patch.setenv("SELECTOR_STORE", str(folder / "store"))
+    patch.setenv("SELECTOR_HISTORY", str(folder / "history.sqlite"))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures of a module or a session use: never the user's own cache folders and history."""
+    with pytest.MonkeyPatch.context() as patch:
+        caches_below(tmp_path_factory.mktemp("shared-cache"), patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points the user's cache folders and history into the test's own directory."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("SELECTOR_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("SELECTOR_STORE", str(folder / "store"))
-    monkeypatch.setenv("SELECTOR_HISTORY", str(folder / "history.sqlite"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    caches_below(tmp_path_factory.mktemp("cache"), monkeypatch)
 
 
 def draw(label: int, seed: int, size: int = 48) -> Image.Image:
