@@ -183,7 +183,14 @@ class HeadedTextNetwork(TextNetwork):
     """A transformer with a linear layer on the features of one path."""
 
     def __init__(
-        self, backbone: nn.Module, token_types: bool, cut: bool, path: TextPath, num_features: int, num_outputs: int
+        self,
+        backbone: nn.Module,
+        token_types: bool,
+        path: TextPath,
+        num_features: int,
+        num_outputs: int,
+        *,
+        cut: bool = False,
     ) -> None:
         super().__init__(backbone, token_types, cut)
         self.path = path
@@ -264,10 +271,10 @@ def build_headed(recipe: Mapping[str, Any], seeded: Callable[[], Any]) -> Headed
         network = HeadedTextNetwork(
             create_backbone(recipe["config"]),
             recipe["token_types"],
-            recipe.get("cut", False),
             TextPath(**recipe["path"]),
             recipe["features"],
             recipe["outputs"],
+            cut=recipe.get("cut", False),
         )
         return network.eval()
 
