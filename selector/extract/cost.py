@@ -54,6 +54,7 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
     sizes: Sequence[int] = (max(2, runner.batch_size // 4), runner.batch_size)
     if isinstance(encoder.preprocess, TextPreprocess):
         pixels, sizes = usual_text(encoder.preprocess), _TEXT_BATCHES
+        seconds /= 2  # a scan of short texts takes seconds, which this must not rule
     single = runner.resized(1) if runner.identity["backend"] == "eager" else None
     if single is None:
         single = open_backend("eager", encoder, device, precision, 1, None)
