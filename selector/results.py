@@ -186,8 +186,9 @@ class ModelResult:
 
     @property
     def why(self) -> str:
-        """``reason`` for a place that names the model anyway; sources begin theirs with its name."""
-        return self.reason.removeprefix(f"{self.name}: ")
+        """``reason`` for a place that names the model anyway; sources begin theirs with its name, or its network's."""
+        network = self.name.rpartition("@")[0]
+        return self.reason.removeprefix(f"{self.name}: ").removeprefix(f"{network}: ")
 
     def best_measurement(self) -> Measurement | None:
         """The measurement that is best on validation, among those that did not fail."""

@@ -66,10 +66,11 @@ def test_failures_for_one_reason_are_told_together() -> None:
         return replace(failed, name=name, spec={"source": f"transformers:org/{name}"}, reason=reason.format(name))
 
     away = [absent(f"m{i}") for i in range(9)]
+    away[1] = replace(away[1], name="m1@3", reason=f"m1: {away[1].reason}")  # as a reading of its network
     notes = table_view(samples.ranking((*others, *away, absent("odd", "damaged")))).notes
     assert [note for note in notes if note.startswith("Failed")] == [
         "Failed: m0: the weights of hub repository org/m0 are not on this machine",
-        "Failed likewise: m1, m2, m3, m4, m5, m6 and 2 more",
+        "Failed likewise: m1@3, m2, m3, m4, m5, m6 and 2 more",
         "Failed: odd: damaged",
     ]
 
