@@ -128,14 +128,10 @@ class Tokeniser:
         self.preprocess = preprocess
         self._single = Tokenizer.from_str(preprocess.tokenizer)
         self._single.no_padding()
-        self._pair = Tokenizer.from_str(preprocess.tokenizer)
-        self._pair.no_padding()
         self._windows = preprocess.long_texts == "window" or preprocess.words
         self._stride = preprocess.max_length // _OVERLAP if self._windows else 0
-        side = "right" if self._windows else preprocess.truncation_side
-        self._single.enable_truncation(preprocess.max_length, stride=self._stride, direction=side)
-        if not self._windows:
-            self._pair.enable_truncation(preprocess.max_length, direction=side)
+        self._side = "right" if self._windows else preprocess.truncation_side
+        self._single.enable_truncation(preprocess.max_length, stride=self._stride, direction=self._side)
 
     def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
         """One entry a text, in order. Cost: some 10,000 short texts a second and core."""
@@ -192,9 +188,18 @@ class Tokeniser:
         return self._rows(*pair_windows(self._windowed, pair, whole, longest, self._stride))
 
     @cached_property
+    def _pair(self) -> Any:
+        """A tokenizer of its own, cut otherwise; made when there are pairs, since a large vocabulary takes long."""
+        found = type(self._single).from_str(self.preprocess.tokenizer)
+        found.no_padding()
+        if not self._windows:
+            found.enable_truncation(self.preprocess.max_length, direction=self._side)
+        return found
+
+    @cached_property
     def _windowed(self) -> Any:
         """A tokenizer of its own, whose truncation changes from pair to pair."""
-        return type(self._pair).from_str(self.preprocess.tokenizer)
+        return type(self._single).from_str(self.preprocess.tokenizer)
 
     def _rows(self, encoding: Any, cut: int = 0) -> TokenisedText:
         rows = [encoding]

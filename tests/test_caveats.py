@@ -19,7 +19,7 @@ from selector.prior import PriorScore
 from selector.report.html import write_report
 from selector.results import Measurement, load_ranking
 from selector.scan import caveats
-from selector.scan.confirmation import majority
+from selector.scan.caveats import majority
 from selector.scan.near_duplicates import SIDE, near_duplicates
 from tests.conftest import draw, image_folder
 from tests.test_scan import FAST

@@ -232,8 +232,9 @@ def extract_together(
         StoreError: the disk is full; the chunks written before stay.
     """
     readings = runner.encoder.outputs or (runner.encoder,)
-    judged = runner.judged if sample is not None and np.isin(sample, indices).all() else None
-    first = indices[:0] if judged is None or sample is None else sample
+    first, judged = indices[:0], []
+    if sample is not None and runner.judged is not None and np.isin(sample, indices).all():
+        first, judged = sample, [runner.judged]
     batches = cut(indices[~np.isin(indices, first)], runner.batch_size)
     indices = np.concatenate([first, *batches])
     wanted = [hashes[i] for i in indices] if keys is None else keys(indices)
@@ -246,7 +247,7 @@ def extract_together(
     written = 0
     unit = f"{runner.encoder.modality.noun}s" if keys is None else "rows"
     progress(Progress("extract", 0, total, unit, model))
-    for rows in chain([] if judged is None else [judged], runner.stream(_prefetched(pixels, batches))):
+    for rows in chain(judged, runner.stream(_prefetched(pixels, batches))):
         done += len(rows)
         write = done - written >= rows_a_chunk or done == total
         for writer, part in zip(writers, parts(runner.encoder, rows), strict=True):

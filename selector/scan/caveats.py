@@ -13,9 +13,8 @@ from selector.agreement import spearman, weighted_tau
 from selector.calibration import calibration
 from selector.contracts import LabelKind, Modality, Target
 from selector.evidence import Evidence
-from selector.results import Caveat
+from selector.results import Caveat, Measurement
 from selector.scan.candidate import Candidate
-from selector.scan.confirmation import task_for
 from selector.scan.readings import network_of
 from selector.units import format_duration
 
@@ -23,6 +22,8 @@ SHOWN = 6
 FEWEST_MODELS = 5  # fewer are in any order by chance
 DISAGREE, LEADERS_DISAGREE = 0.6, 0.3  # mean Spearman of members; judgements, as is the next
 EXPLAINS = 0.9  # weighted tau of what was known beforehand with the skills
+MAJORITY = "majority"
+SURE = 0.05  # one-sided: how likely an answer that is always the same may do as well
 _HOPELESS = 100  # times as many items: then the models are as good as equal
 
 
@@ -134,7 +135,7 @@ def static_explains(evidence: dict[str, Evidence]) -> Caveat | None:
 
 def no_training(target: Target) -> Caveat | None:
     """Such labels can be ranked for, and that is all."""
-    if task_for(target) is not None:
+    if tasks.task_for(target) is not None:
         return None
     return Caveat(
         "no-training",
@@ -142,6 +143,40 @@ def no_training(target: Target) -> Caveat | None:
         f"the confirmation is left out. Tasks that can be confirmed: {', '.join(tasks.registry.names())}.",
         {"label_kind": str(target.label_kind)},
     )
+
+
+def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
+    """The model that is handed over is not shown to be better than always answering train's most frequent class.
+
+    By a one-sided binomial test of its right answers, on test where that was read, else on val.
+    """
+    if measured.metric != "accuracy" or target.label_kind is not LabelKind.CLASSES or target.row_starts is not None:
+        return None
+    figures, split = (measured.val, "val") if math.isnan(measured.test_value) else (measured.test, "test")
+    labels = target.labels[target.indices(split)].astype(int)
+    classes = len(target.class_names)
+    most = int(np.bincount(target.labels[target.indices("train")].astype(int), minlength=classes).argmax())
+    share, count, accuracy = float((labels == most).mean()), len(labels), figures["accuracy"]
+    if accuracy > share and _at_least(round(accuracy * count), count, share) <= SURE:
+        return None
+    others = {key: figures[key] for key in ("balanced_accuracy", "macro_f1") if key in figures}
+    told = "".join(f", {key} {value:.3f}" for key, value in others.items())
+    return Caveat(
+        MAJORITY,
+        f"{name} ({measured.strategy}) is not shown to be better than always answering {target.class_names[most]}, the "
+        f"most frequent class of train: that is right for {100 * share:.1f} % of the {count} items of {split}, the model "
+        f"has accuracy {accuracy:.3f}{told}. Let another metric decide (--metric balanced_accuracy, macro_f1), or label "
+        "more of the other classes.",
+        {"split": split, "items": count, "class": target.class_names[most], "share": share, "accuracy": accuracy}
+        | others,
+    )
+
+
+def _at_least(right: int, count: int, share: float) -> float:
+    """How likely so many of ``count`` items or more are of a class that has this share."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(right - 1, count, share))
 
 
 def unlike_calibration(evidence: dict[str, Evidence], target: Target, rows: int) -> Caveat | None:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from selector import tasks
-from selector.contracts import LabelKind, Target, Task
-from selector.errors import ConfigError, HistoryError
+from selector.errors import HistoryError
 from selector.forecast import of_metric
 from selector.history import History
-from selector.results import Caveat, Measurement, ModelResult, Ranking, plain
+from selector.results import Caveat, ModelResult, Ranking, plain
+from selector.scan.caveats import MAJORITY, majority
 from selector.scan.extraction import Extraction
 from selector.scan.knowledge import confirmed_results, predicted
 from selector.scan.pictures import illustrated
 from selector.scan.readings import network_of
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
-
-MAJORITY = "majority"
-SURE = 0.05  # one-sided: how likely an answer that is always the same may do as well
 
 
 @dataclass(frozen=True)
@@ -39,14 +33,6 @@ class ConfirmSettings:
     metric: str | None
     max_steps: int | None
     seed: int
-
-
-def task_for(target: Target) -> Task | None:
-    """What models are fine-tuned for; None where nothing trains on such labels yet."""
-    try:
-        return tasks.task_of(target)
-    except ConfigError:
-        return None
 
 
 def confirm_leading(
@@ -130,40 +116,6 @@ def confirm_leading(
         confirmed = with_caveat(confirmed, majority(best.name, chosen, target))
         save_model(folder / "best", result.best, confirmed.target, best.measurements, best.spec)
     return remembered(confirmed, history).save(folder)
-
-
-def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
-    """The model that is handed over is not shown to be better than always answering train's most frequent class.
-
-    By a one-sided binomial test of its right answers, on test where that was read, else on val.
-    """
-    if measured.metric != "accuracy" or target.label_kind is not LabelKind.CLASSES or target.row_starts is not None:
-        return None
-    figures, split = (measured.val, "val") if math.isnan(measured.test_value) else (measured.test, "test")
-    labels = target.labels[target.indices(split)].astype(int)
-    classes = len(target.class_names)
-    most = int(np.bincount(target.labels[target.indices("train")].astype(int), minlength=classes).argmax())
-    share, count, accuracy = float((labels == most).mean()), len(labels), figures["accuracy"]
-    if accuracy > share and _at_least(round(accuracy * count), count, share) <= SURE:
-        return None
-    others = {key: figures[key] for key in ("balanced_accuracy", "macro_f1") if key in figures}
-    told = "".join(f", {key} {value:.3f}" for key, value in others.items())
-    return Caveat(
-        MAJORITY,
-        f"{name} ({measured.strategy}) is not shown to be better than always answering {target.class_names[most]}, the "
-        f"most frequent class of train: that is right for {100 * share:.1f} % of the {count} items of {split}, the model "
-        f"has accuracy {accuracy:.3f}{told}. Let another metric decide (--metric balanced_accuracy, macro_f1), or label "
-        "more of the other classes.",
-        {"split": split, "items": count, "class": target.class_names[most], "share": share, "accuracy": accuracy}
-        | others,
-    )
-
-
-def _at_least(right: int, count: int, share: float) -> float:
-    """How likely so many of ``count`` items or more are of a class that has this share."""
-    from scipy.special import bdtrc
-
-    return float(bdtrc(right - 1, count, share))
 
 
 def with_caveat(ranking: Ranking, caveat: Caveat | None) -> Ranking:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from selector import licences, targets
+from selector import licences, targets, tasks
 from selector.contracts import Modality, ProgressCallback, Target, no_progress
 from selector.errors import ConfigError, TargetError
 from selector.forecast import of_metric
@@ -18,7 +18,7 @@ from selector.results import Ranking, load_ranking, plain
 from selector.scan import items
 from selector.scan.caveats import caveats, no_training
 from selector.scan.choose import choose_models
-from selector.scan.confirmation import ConfirmSettings, confirm_leading, task_for
+from selector.scan.confirmation import ConfirmSettings, confirm_leading
 from selector.scan.costs import CostMode
 from selector.scan.extraction import Extraction
 from selector.scan.items import offline_hub
@@ -150,7 +150,7 @@ def rank(
         licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
         specs = expand(reading_rows_of(chosen, data), layers, pooling)
         networks = len({network_of(spec) for spec in specs})
-        task = task_for(data)
+        task = tasks.task_for(data)
         confirm = confirm and task is not None
         deciding = None if task is None else metric or task.default_metric
         if top_k is None:

@@ -97,6 +97,14 @@ def settings_identity(spec: ModelSpec) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value not in (None, {})}
 
 
+def refused(path: Path, error: BaseException) -> SourceError:
+    """A weights file that holds more than tensors."""
+    return SourceError(
+        f"weights file {path} is not plain tensors, and running code from a weights file is refused; "
+        f"save it as safetensors, or as torch.save(model.state_dict()). ({_first_line(error)})"
+    )
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by key, from safetensors or a torch file read with ``weights_only=True``.
 
@@ -119,10 +127,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except pickle.UnpicklingError as error:
-        raise SourceError(
-            f"weights file {path} is not plain tensors, and running code from a weights file is refused; "
-            f"save it as safetensors, or as torch.save(model.state_dict()). ({_first_line(error)})"
-        ) from None
+        raise refused(path, error) from None
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise SourceError(
             f"weights file {path} cannot be read, it is damaged or in another format: {_first_line(error)}"

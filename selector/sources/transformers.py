@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from selector.contracts import Encoder, TextPreprocess, TruncationSide
@@ -268,10 +269,7 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     except SourceError:
         raise
     except UnpicklingError as error:
-        raise SourceError(
-            f"{spec.name}: {files.weights[0].filename} is not plain tensors, and running code from a weights file is "
-            f"refused; save it with safetensors. ({first_line(error)})"
-        ) from None
+        raise SourceError(f"{spec.name}: {_weights.refused(Path(folder) / files.weights[0].filename, error)}") from None
     except SafetensorError as error:
         raise SourceError(f"{spec.name}: the weights in {folder} are damaged ({error}); fetch them again.") from None
     except Exception as error:

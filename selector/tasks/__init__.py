@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from selector.contracts import LabelKind, Target, Task
+from selector.errors import ConfigError
 from selector.registry import Registry
 
 registry: Registry[Task] = Registry("selector.tasks", "task")
@@ -23,3 +24,11 @@ def task_of(target: Target) -> Task:
     found = registry.get(_OF_ITEMS[target.label_kind] if target.row_starts is None else "tagging")
     bind = getattr(found, "of", None)  # a task that depends on the labels' names is made for the target
     return found if bind is None else cast(Task, bind(target))
+
+
+def task_for(target: Target) -> Task | None:
+    """Likewise; None where nothing trains on such labels yet."""
+    try:
+        return task_of(target)
+    except ConfigError:
+        return None
