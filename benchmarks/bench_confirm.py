@@ -38,15 +38,16 @@ from benchmarks.assets import assets_folder
 from benchmarks.confirm_rows import OUT, environment, mean_over_sets, one_thread_count, put_row
 from benchmarks.rows import read_rows, write_rows
 from benchmarks.suite.image_sets import WITHOUT_SPLIT, decode
-from selector import agreement, sources, tasks
-from selector.contracts import Preprocess, Target
+from selector import sources, tasks
+from selector.core.contracts import Preprocess, Target
+from selector.data import load_target
 from selector.extract.pixels import Pixels, open_pixels
-from selector.targets import load_target
-from selector.tournament import Contestant, TournamentResult, run_tournament
-from selector.tournament.heads import frozen_test, prepare_start, solve
-from selector.tournament.journal import Journal
-from selector.tournament.loaded import Candidate
-from selector.tournament.workbench import Workbench
+from selector.ranking import agreement
+from selector.tuning import Contestant, TournamentResult, run_tournament
+from selector.tuning.heads import frozen_test, prepare_start, solve
+from selector.tuning.journal import Journal
+from selector.tuning.loaded import Candidate
+from selector.tuning.workbench import Workbench
 from selector.zoo import ModelSpec, load_zoo
 
 ZOO = Path(__file__).parent / "assets-zoo.yaml"

@@ -27,11 +27,11 @@ from typing import Any
 
 import selector
 from benchmarks.rows import read_rows, write_rows
-from selector.contracts import Target
-from selector.demo import photos as textile_folder
+from selector.core.contracts import Target
+from selector.core.system import versions
+from selector.data import load_target, subsample
+from selector.demo.photos import photos as textile_folder
 from selector.store import FeatureStore
-from selector.system import versions
-from selector.targets import load_target, subsample
 from selector.zoo import ModelSpec, load_zoo
 
 HERE = Path(__file__).parent

@@ -50,15 +50,15 @@ import selector
 from benchmarks.rows import read_rows, write_rows
 from benchmarks.stored import seconds_to_memory
 from selector import sources
-from selector.contracts import Progress
-from selector.demo import photos as textile_folder
+from selector.core.contracts import Progress
+from selector.core.system import versions
+from selector.data import load_target
+from selector.demo.photos import photos as textile_folder
 from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_rows, open_runner
 from selector.extract.pixels import Pixels, normalise, open_pixels
 from selector.scan.extraction import wanted_of
 from selector.store import FeatureStore
-from selector.system import versions
-from selector.targets import load_target
 from selector.zoo import ModelSpec, load_zoo, select
 
 HERE = Path(__file__).parent

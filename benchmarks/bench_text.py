@@ -245,7 +245,7 @@ class Bench:
     def _machine(self) -> Row:
         if not self._facts:
             from selector import __version__
-            from selector.system import cpu_model
+            from selector.core.system import cpu_model
 
             commit = subprocess.run(
                 ["git", "rev-parse", "--short", "HEAD"], cwd=PROGRAMS, capture_output=True, text=True, check=False

@@ -21,11 +21,11 @@ from torch import nn
 
 from benchmarks.confirm_rows import OUT, environment, one_thread_count
 from benchmarks.rows import write_rows
-from selector.contracts import Preprocess
+from selector.core.contracts import Preprocess
 from selector.extract.pixels import normalise
-from selector.strategies._kinds import bf16_helps
-from selector.strategies._loop import Settings, augmented, train
-from selector.strategies._parts import Group
+from selector.tuning.strategies._kinds import bf16_helps
+from selector.tuning.strategies._loop import Settings, augmented, train
+from selector.tuning.strategies._parts import Group
 
 
 def main(argv: Sequence[str] | None = None) -> int:

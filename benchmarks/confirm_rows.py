@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.rows import read_rows, write_rows
-from selector.system import versions
+from selector.core.system import versions
 
 OUT = Path(__file__).parent / "results"
 DRAWS = 10_000

@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from selector.contracts import no_progress
+from selector.core.contracts import no_progress
+from selector.data import load_target
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
-from selector.scan.readings import by_network
+from selector.scan.variants import by_network
 from selector.store import FeatureStore
-from selector.targets import load_target
 from selector.zoo import ModelSpec
 
 _TURNS = 5

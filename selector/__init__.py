@@ -15,29 +15,29 @@ _PUBLIC = {
     "rank": "selector.scan",
     "confirm": "selector.scan",
     "score": "selector.proxies",
-    "load_target": "selector.targets",
+    "load_target": "selector.data",
     "load_zoo": "selector.zoo",
     "load_model": "selector.deploy",
     "load_ranking": "selector.results",
     "ModelSpec": "selector.zoo",
     "Ranking": "selector.results",
-    "Score": "selector.contracts",
-    "SelectorError": "selector.errors",
+    "Score": "selector.core.contracts",
+    "SelectorError": "selector.core.errors",
 }
 
 __all__ = ["__version__", "plot", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from selector.contracts import Score as Score
+    from selector.core.contracts import Score as Score
+    from selector.core.errors import SelectorError as SelectorError
+    from selector.data import load_target as load_target
     from selector.deploy import load_model as load_model
-    from selector.errors import SelectorError as SelectorError
     from selector.proxies import score as score
     from selector.report import plot as plot
     from selector.results import Ranking as Ranking
     from selector.results import load_ranking as load_ranking
     from selector.scan import confirm as confirm
     from selector.scan import rank as rank
-    from selector.targets import load_target as load_target
     from selector.zoo import ModelSpec as ModelSpec
     from selector.zoo import load_zoo as load_zoo
 

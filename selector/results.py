@@ -17,14 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from selector.contracts import Modality, metric_sign
-from selector.costs import Cost
-from selector.errors import ConfigError
+from selector.core.contracts import Modality, metric_sign
+from selector.core.costs import Cost
+from selector.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas
 
-    from selector.contracts import Target
+    from selector.core.contracts import Target
 
 FORMAT = 1
 RUN_FILE = "run.json"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from selector import agreement
-from selector.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at, weighted_tau
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
+from selector.ranking import agreement
+from selector.ranking.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at, weighted_tau
 
 RNG = np.random.default_rng(0)
 

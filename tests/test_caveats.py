@@ -11,11 +11,11 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import selector
-from selector import calibration as frozen
-from selector.calibration import Calibration, CalibrationSet
-from selector.contracts import LabelKind, Modality
-from selector.evidence import Evidence
-from selector.prior import PriorScore
+from selector.core.contracts import LabelKind, Modality
+from selector.ranking import calibration as frozen
+from selector.ranking.calibration import Calibration, CalibrationSet
+from selector.ranking.combination import Evidence
+from selector.ranking.prior import PriorScore
 from selector.report.html import write_report
 from selector.results import Measurement, load_ranking
 from selector.scan import caveats

@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
+from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError, StoreError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy import export as export_module
 from selector.deploy import save as save_module
-from selector.errors import BadImagesError, ConfigError, SelectorError, SourceError, StoreError
 from selector.results import Measurement
-from selector.tournament import Trained
+from selector.tuning import Trained
 from selector.zoo import ModelSpec
 from tests.tournament_samples import CLASSES, MNIST, VIT, load, spec_of
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from selector.engine import LocalEngine
-from selector.errors import SourceError, StoreError
+from selector.core.engine import LocalEngine
+from selector.core.errors import SourceError, StoreError
 
 
 def test_a_failing_item_is_an_outcome_and_the_others_go_on():

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from selector.calibration import calibration
-from selector.contracts import LabelKind, Score
-from selector.evidence import LabelFacts, combine, out_of_reach
-from selector.history import Result
-from selector.prior import ModelFacts, Prior, PriorScore, static_prior
+from selector.core.contracts import LabelKind, Score
+from selector.ranking.calibration import calibration
+from selector.ranking.combination import LabelFacts, combine, out_of_reach
+from selector.ranking.history import Result
+from selector.ranking.prior import ModelFacts, Prior, PriorScore, static_prior
 
 LABELS = np.repeat(np.arange(4), 50)
 FACTS = LabelFacts.of(LABELS, LabelKind.CLASSES)

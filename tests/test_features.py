@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.contracts import LabelKind
-from selector.errors import NotApplicable, ProxyError
+from selector.core.contracts import LabelKind
+from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet, accumulate
 from selector.features.labels import check_labels
 

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 import selector
-from selector.forecast import Pair, best_line, calibrate, confirmed_pairs, of_metric
-from selector.history import History, Result
-from selector.scan.knowledge import identity_of
+from selector.ranking.forecast import Pair, best_line, calibrate, confirmed_pairs, of_metric
+from selector.ranking.history import History, Result
+from selector.scan.past import identity_of
 from tests.test_scan import FAST, TINY
 
 HOW = {"strategy": "full", "metric": "accuracy"}

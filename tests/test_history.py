@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
-from selector.errors import ConfigError, HistoryError
-from selector.history import History, Result, default_path, dump, parse, snapshot
+from selector.core.errors import ConfigError, HistoryError
+from selector.ranking.history import History, Result, default_path, dump, parse, snapshot
 
 WHEN = "2025-01-02T03:04:05+00:00"
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from selector.images import UnreadableImage, content_hash, decode_rgb, image_size, pil_to_array, read_image
+from selector.modalities.image import UnreadableImage, content_hash, decode_rgb, image_size, pil_to_array, read_image
 
 RNG = np.random.default_rng(0)
 PICTURE = np.kron(RNG.integers(0, 255, (6, 9, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # (24, 36, 3), flat patches

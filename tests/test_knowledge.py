@@ -7,10 +7,10 @@ import json
 import pytest
 
 import selector
-from selector.history import History, Result, default_path
-from selector.prior import ModelFacts
+from selector.ranking.history import History, Result, default_path
+from selector.ranking.prior import ModelFacts
 from selector.scan.candidate import Candidate
-from selector.scan.knowledge import Knowledge, facts_of, identity_of
+from selector.scan.past import Knowledge, facts_of, identity_of
 from selector.zoo import ModelSpec, WeightsFile
 from tests.test_scan import FAST, TINY
 

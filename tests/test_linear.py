@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from selector.contracts import LabelKind
-from selector.errors import ProxyError
+from selector.core.contracts import LabelKind
+from selector.core.errors import ProxyError
 from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, solve_head, standardise
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from selector.errors import ConfigError
-from selector.history import Result
-from selector.prior import LARGEST_WEIGHT, WEIGHT_WITHOUT_HISTORY, ModelFacts, pretraining_images, static_prior
+from selector.core.errors import ConfigError
+from selector.ranking.history import Result
+from selector.ranking.prior import LARGEST_WEIGHT, WEIGHT_WITHOUT_HISTORY, ModelFacts, pretraining_images, static_prior
 
 MODELS = [f"m{i}" for i in range(8)]
 NOTHING = dict.fromkeys(MODELS, ModelFacts())

@@ -10,10 +10,10 @@ import torch
 
 import selector
 from selector import sources
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
 from selector.extract.encode import extract_together, open_runner
-from selector.extract.together import Together, agree, parts
-from selector.scan.readings import expand
+from selector.extract.multi_tap import Together, agree, parts
+from selector.scan.variants import expand
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.sources.samples import onnx_file

@@ -2,8 +2,8 @@
 
 import pytest
 
-from selector.errors import ConfigError
-from selector.registry import Registry
+from selector.core.errors import ConfigError
+from selector.core.registry import Registry
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def room(tmp_path, monkeypatch):
     package = tmp_path / "animals"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from selector.registry import Registry\nregistry = Registry('animals', 'animal')\n"
+        "from selector.core.registry import Registry\nregistry = Registry('animals', 'animal')\n"
     )
     (package / "sea_lion.py").write_text(
         "from animals import registry\n@registry.register('sea-lion')\ndef roar():\n    return 'roar'\n"

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
 from selector.results import Measurement, ModelResult, Ranking, ScoreCell, load_ranking, write_atomic
 
 
@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
 
 
 def test_a_run_names_the_libraries_of_every_source_without_importing_them():
-    code = "import json, sys; from selector.system import versions; print(json.dumps([versions(), list(sys.modules)]))"
+    code = "import json, sys; from selector.core.system import versions; print(json.dumps([versions(), list(sys.modules)]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found, loaded = json.loads(done.stdout)
     for name in ("torch", "timm", "transformers", "tokenizers"):

@@ -23,8 +23,8 @@ from PIL import Image
 
 import selector
 from selector import scan
-from selector.contracts import Progress, Score
-from selector.errors import BadImagesError, ConfigError, TargetError
+from selector.core.contracts import Progress, Score
+from selector.core.errors import BadImagesError, ConfigError, TargetError
 from selector.results import Ranking
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, PreprocessOverrides
@@ -405,7 +405,7 @@ def test_a_scan_meets_a_full_disk_and_goes_on_when_there_is_room(photos, small_d
 
 
 def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(photos, tmp_path, monkeypatch):
-    from selector.scan import ahead
+    from selector.scan import prefetch as ahead
 
     threads: dict[str, str] = {}
     load = ahead._Loading._run

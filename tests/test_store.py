@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.errors import ConfigError, StoreError
+from selector.core.errors import ConfigError, StoreError
 from selector.store import FeatureStore, RowsMissing, default_store, default_store_path
 from selector.store.documents import digest
 from tests.stored import IDENTITY, WIDTH, features, fill, hashes
@@ -568,7 +568,7 @@ def test_a_file_size_limit_is_a_full_disk(store: FeatureStore) -> None:
 import resource, sys
 sys.path.insert(0, sys.argv[2])
 from selector.store import FeatureStore
-from selector.errors import StoreError
+from selector.core.errors import StoreError
 from tests.stored import IDENTITY, fill, features, hashes
 entry = FeatureStore(sys.argv[1]).entry(IDENTITY)
 fill(entry, range(20))

@@ -20,22 +20,22 @@ from hypothesis import strategies as st
 from scipy.stats import norm as normal
 
 from selector import tasks
-from selector.contracts import Encoder, Preprocess
-from selector.errors import ConfigError, SourceError, StoreError, TargetError
-from selector.strategies import _loop
-from selector.tournament import TournamentResult, run_tournament
-from selector.tournament.advice import advise
-from selector.tournament.clock import Clock
-from selector.tournament.compare import spread_of_changes, standings
-from selector.tournament.field import Field, Run
-from selector.tournament.field import Lane as RungLane
-from selector.tournament.heads import prepare_start, solve
-from selector.tournament.journal import Journal, Record
-from selector.tournament.loaded import Candidate
-from selector.tournament.plan import MIN_STEPS, Lane, Plan, Rung, fit_rest, make_plan, rungs_of, seconds_of
-from selector.tournament.rungs import _beyond_the_worse, _halve, _take
-from selector.tournament.settle import stop_if_settled
-from selector.tournament.workbench import RATES, Workbench
+from selector.core.contracts import Encoder, Preprocess
+from selector.core.errors import ConfigError, SourceError, StoreError, TargetError
+from selector.tuning import TournamentResult, run_tournament
+from selector.tuning.advice import advise
+from selector.tuning.clock import Clock
+from selector.tuning.compare import spread_of_changes, standings
+from selector.tuning.field import Field, Run
+from selector.tuning.field import Lane as RungLane
+from selector.tuning.heads import prepare_start, solve
+from selector.tuning.journal import Journal, Record
+from selector.tuning.loaded import Candidate
+from selector.tuning.plan import MIN_STEPS, Lane, Plan, Rung, fit_rest, make_plan, rungs_of, seconds_of
+from selector.tuning.rungs import _beyond_the_worse, _halve, _take
+from selector.tuning.settle import stop_if_settled
+from selector.tuning.strategies import _loop
+from selector.tuning.workbench import RATES, Workbench
 from tests.tournament_samples import MNIST, SVHN, VIT, contestant, load, pixels_for, small_target, spec_of
 
 TASK = tasks.registry.get("classification")
@@ -805,7 +805,7 @@ def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pyte
 def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selector.tournament import workbench
+    from selector.tuning import workbench
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -868,7 +868,7 @@ def test_a_truncated_checkpoint_starts_that_training_again(
 def test_an_interrupt_while_weights_are_written_leaves_nothing_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selector.tournament import workbench
+    from selector.tuning import workbench
 
     original = workbench.save_file
 

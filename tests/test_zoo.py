@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selector.contracts import Modality
-from selector.errors import SourceError, WeightsMissing, ZooError
+from selector.core.contracts import Modality
+from selector.core.errors import SourceError, WeightsMissing, ZooError
 from selector.sources import registry
 from selector.zoo import ModelSpec, PreprocessOverrides, WeightsFile, check_trusted, load_zoo, select, shipped_zoo_path
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from selector.contracts import Encoder, LabelKind, Modality, Preprocess, Target
+from selector.core.contracts import Encoder, LabelKind, Modality, Preprocess, Target
 from selector.sources import registry as sources
-from selector.tournament import Contestant
+from selector.tuning import Contestant
 from selector.zoo import ModelSpec
 
 CLASSES = ("red", "green", "blue")

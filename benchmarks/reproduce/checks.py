@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.reproduce.tables import CLASSES, Scores, other_hscores
-from selector.agreement import pearson, weighted_tau
+from selector.ranking.agreement import pearson, weighted_tau
 
 LAST_DIGIT = 6e-4
 """Printed figures have three decimals."""

@@ -30,8 +30,8 @@ from pathlib import Path
 
 import selector
 from benchmarks.reproduce import tables
-from selector.agreement import pearson, weighted_tau
-from selector.errors import SelectorError
+from selector.core.errors import SelectorError
+from selector.ranking.agreement import pearson, weighted_tau
 from selector.scan import choose_models
 from selector.zoo import ModelSpec, WeightsFile
 

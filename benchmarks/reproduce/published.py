@@ -7,7 +7,7 @@ Reads nothing but the fact tables of this folder. Writes ``published.md`` for pe
 tables: ``baselines.csv`` (rankings that never look at the target), ``printed.csv`` (every printed
 figure with a verdict) and ``prior_weight.csv`` (what mixing such a ranking with a score gives).
 With ``--pack`` it only writes the tables whose networks a zoo can name into the package
-(``selector/published.json``), so that the prior of these networks rests on published figures.
+(``selector/ranking/published.json``), so that the prior of these networks rests on published figures.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ import selector
 from benchmarks.reproduce import static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, Check, check_figure, copied_columns
 from benchmarks.reproduce.checks import impossible_hscores as impossible
-from selector.agreement import weighted_tau
-from selector.history import Result
-from selector.prior import ModelFacts, static_prior
+from selector.ranking.agreement import weighted_tau
+from selector.ranking.history import Result
+from selector.ranking.prior import ModelFacts, static_prior
 
 OUT = Path(__file__).parents[1] / "results" / "reproduce"
 INTERVALS = ("weighted_tau", "regret@1")
@@ -41,7 +41,7 @@ WEIGHTS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 MIXED = ("logme", "hscore", "nce", "nleep", "pactran")
 LARGE = 50  # models; beyond it fewer draws, the intervals are narrow
 LOGME, SPIDER, SFDA = "LogME README", "Model Spider README", "SFDA README"
-PACKED = Path(selector.__file__).with_name("published.json")
+PACKED = Path(selector.__file__).parent / "ranking" / "published.json"
 PACKED_TABLES = {
     "sfda_cnn_11x11": ("full", "SFDA, ECCV 2022 (TencentARC/SFDA, tw_group1.py)"),
     "rept_head_11x11": ("frozen", "arXiv 2504.20121 (alizkzm/pert_robust_platform, tw_group1.py)"),
@@ -94,7 +94,7 @@ def baseline_rows(table: tables.AccuracyTable, draws: int, seed: int) -> list[Ro
     """One row a static ranking of a table, the last one a random order."""
     draws = min(draws, 50) if len(table.models) > LARGE else draws
     rankings = {name: rank(table) for name, rank in static.RANKERS.items()}
-    rankings["selector.prior, other sets as history"] = with_history(table)
+    rankings["selector.ranking.prior, other sets as history"] = with_history(table)
     rows = []
     for name, score in rankings.items():
         if score is None:
@@ -336,7 +336,7 @@ def _baseline_tables(found: Mapping[str, tables.AccuracyTable], baselines: Seque
     yield ""
     yield (
         "*Elsewhere* is the mean over all other sets of the table, so the set itself is never used. "
-        "`selector.prior` chooses its method and learns from the same rows; it knows parameters and "
+        "`selector.ranking.prior` chooses its method and learns from the same rows; it knows parameters and "
         "ImageNet accuracy where `models.csv` has them."
     )
 
@@ -416,7 +416,7 @@ def _weights(mixtures: Sequence[Row]) -> Iterable[str]:
         "τ_w of (1 − w) · score + w · mean rank elsewhere, both z-scored within a set. Scores of the first "
         "rows are the published ones; *simulated* is the true rank with noise. Where the mean rank alone "
         "(w = 1) reaches 0.6 and more, half is near the best; where it reaches 0.3, a quarter does no harm "
-        "and half does. `selector.prior` sets its weight along this line."
+        "and half does. `selector.ranking.prior` sets its weight along this line."
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks.reproduce.tables import AccuracyTable, facts
-from selector.agreement import MEASURES, Interval, mean_agreement, weighted_tau
+from selector.ranking.agreement import MEASURES, Interval, mean_agreement, weighted_tau
 
 
 def fact(table: AccuracyTable, name: str) -> np.ndarray | None:

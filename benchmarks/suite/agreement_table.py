@@ -22,11 +22,11 @@ from scipy.stats import rankdata
 from benchmarks.assets import assets_folder
 from benchmarks.suite import score_cells, suites, table
 from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
-from selector.agreement import MEASURES as AGREEMENT
-from selector.agreement import mean_agreement, paired_difference
-from selector.contracts import LabelKind, Score
-from selector.evidence import MEMBERS, combine
-from selector.prior import ModelFacts, static_prior
+from selector.core.contracts import LabelKind, Score
+from selector.ranking.agreement import MEASURES as AGREEMENT
+from selector.ranking.agreement import mean_agreement, paired_difference
+from selector.ranking.combination import MEMBERS, combine
+from selector.ranking.prior import ModelFacts, static_prior
 
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order

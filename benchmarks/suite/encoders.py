@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks import architectures
-from selector.prior import ModelFacts, pretraining_images
+from selector.ranking.prior import ModelFacts, pretraining_images
 
 UNTRAINED = "untrained_resnet18"
 UNTRAINED_CARD: dict[str, Any] = {

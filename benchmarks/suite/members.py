@@ -6,7 +6,7 @@
 Reads the ground truth and the scores beside it; writes ``members_<strategy>.csv``: agreement of every
 candidate with the fine-tuned accuracy, and its paired difference to the package's default. Whatever is
 learned (weights, means and deviations) comes from the other sets. ``--freeze`` writes what the package
-carries of the suite (``selector/calibration.json``); it needs scores but no ground truth.
+carries of the suite (``selector/ranking/calibration.json``); it needs scores but no ground truth.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.image_suite import SUITE, foreign
-from selector.agreement import mean_agreement, paired_difference
-from selector.calibration import calibration
-from selector.contracts import LabelKind
-from selector.evidence import MEMBERS, LabelFacts
-from selector.prior import static_prior
+from selector.core.contracts import LabelKind
+from selector.ranking.agreement import mean_agreement, paired_difference
+from selector.ranking.calibration import calibration
+from selector.ranking.combination import MEMBERS, LabelFacts
+from selector.ranking.prior import static_prior
 
-FROZEN = Path(selector.__file__).with_name("calibration.json")
+FROZEN = Path(selector.__file__).parent / "ranking" / "calibration.json"
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3")
 DEFAULT = "skill: knn+probe+logme"
 SKILLS = {**MEMBERS[LabelKind.CLASSES], "lda": MEMBERS[LabelKind.CLASSES]["knn"]}  # its chance is that of knn
@@ -250,7 +250,7 @@ def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
 
 
 def frozen(scored: score_cells.Scored) -> str:
-    """``selector/calibration.json``: sizes and skills of every set, and how far encoders lie apart."""
+    """``selector/ranking/calibration.json``: sizes and skills of every set, and how far encoders lie apart."""
     sets, slopes = {}, []
     for name, facts in scored.labels.items():
         skill = mean_skill(scored, name, facts)

@@ -22,11 +22,11 @@ import numpy as np
 from benchmarks.assets import assets_folder
 from benchmarks.suite import saved, suites, table
 from benchmarks.suite.suites import Suite
-from selector.contracts import LabelKind
-from selector.errors import NotApplicable, SelectorError
-from selector.evidence import LabelFacts
+from selector.core.contracts import LabelKind
+from selector.core.errors import NotApplicable, SelectorError
 from selector.features import FeatureSet
 from selector.proxies import evaluate, registry
+from selector.ranking.combination import LabelFacts
 
 COLUMNS = (
     "set", "encoder", "score", "value", "error", "seconds", "version", "rows", "width", "size", "status", "reason",

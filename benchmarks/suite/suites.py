@@ -13,7 +13,7 @@ from typing import ClassVar
 from benchmarks.suite import saved
 from benchmarks.suite.sets import LabelledSet
 from benchmarks.suite.training import Learner
-from selector.prior import ModelFacts
+from selector.ranking.prior import ModelFacts
 
 RESULTS = Path(__file__).parents[1] / "results" / "suite"
 NAMES = ("images", "texts")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from selector import sources
-from selector.contracts import Encoder
+from selector.core.contracts import Encoder
 from selector.sources._text import HeadedTextNetwork, TextPath, create_backbone
 from selector.zoo import ModelSpec, TextSettings, load_zoo
 

@@ -9,7 +9,7 @@ from benchmarks.suite import text_encoders, text_sets
 from benchmarks.suite.sets import LabelledSet
 from benchmarks.suite.suites import Budget, Facts, Suite
 from benchmarks.suite.text_training import TextLearner
-from selector.scan.knowledge import facts_of
+from selector.scan.past import facts_of
 
 
 class TextSuite(Suite):

@@ -13,11 +13,11 @@ from torch import nn
 from benchmarks.suite import text_encoders
 from benchmarks.suite.text_sets import TextSet
 from benchmarks.suite.training import Head
-from selector.contracts import Encoder
+from selector.core.contracts import Encoder
 from selector.extract.encode import open_runner
 from selector.extract.tokens import open_tokens
+from selector.modalities.text import Tokens, text_hash
 from selector.sources._text import HeadedTextNetwork
-from selector.texts import Tokens, text_hash
 from selector.zoo import ModelSpec
 
 RATES = (3e-5, 1e-4, 3e-4)  # AdamW

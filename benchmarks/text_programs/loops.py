@@ -19,12 +19,12 @@ import torch
 import transformers
 
 from selector import sources
+from selector.extract.backend_choice import MAX_TEXTS, Decision
 from selector.extract.backends import open_backend
 from selector.extract.backends.eager import DTYPES
-from selector.extract.decide import MAX_TEXTS, Decision
 from selector.extract.encode import Runner
 from selector.extract.tokens import open_tokens
-from selector.texts import text_hash
+from selector.modalities.text import text_hash
 from selector.zoo import load_zoo
 
 WARM_UP = 200  # texts

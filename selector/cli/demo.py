@@ -26,8 +26,8 @@ def demo(
     """Show the whole path on published photos with real weights, offline: minutes once, then seconds."""
     import time
 
-    from selector import demo as show
-    from selector.units import format_duration
+    from selector.core.units import format_duration
+    from selector.demo import photos as show
 
     started = time.perf_counter()
     if text:
@@ -53,7 +53,7 @@ def demo(
 
 
 def _texts(out: Path, store: str | None, device: str, seed: int, *, as_json: bool) -> int:
-    from selector import demo_text
+    from selector.demo import texts as demo_text
 
     with ProgressView() as progress:
         made = demo_text.run(out, store=store, device=device, seed=seed, progress=progress)

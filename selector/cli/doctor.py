@@ -22,7 +22,7 @@ def doctor(
     """Show devices, versions, threads, compiler, disk, and whether the hub can be reached."""
     from dataclasses import asdict
 
-    from selector.doctor import examine
+    from selector.cli._doctor import examine
 
     findings = examine(store, offline=offline, timeout=timeout)
     if json:

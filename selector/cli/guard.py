@@ -12,7 +12,7 @@ from typing import ParamSpec
 
 import typer
 
-from selector.errors import ConfigError, SelectorError
+from selector.core.errors import ConfigError, SelectorError
 
 P = ParamSpec("P")
 

@@ -34,7 +34,7 @@ def list_results(
     """List the results, the oldest first. Predicted rows are kept for comparison and never enter a prior."""
     from dataclasses import asdict
 
-    from selector.history import History
+    from selector.ranking.history import History
 
     history = History(file)
     found = [r for r in history.results(model=model, run=run) if r.target.startswith(target)]
@@ -71,7 +71,7 @@ def export(
     debug: o.Debug = False,
 ) -> None:
     """Write all results into a file, for another machine or a colleague."""
-    from selector.history import History
+    from selector.ranking.history import History
 
     _tell(History(file).export(to), "exported", to, as_json=json)
 
@@ -85,7 +85,7 @@ def import_(
     debug: o.Debug = False,
 ) -> None:
     """Add the results of a file; known ones are replaced, not doubled."""
-    from selector.history import History
+    from selector.ranking.history import History
 
     _tell(History(file).import_(source), "added", source, as_json=json)
 
@@ -102,7 +102,7 @@ def forget(
     debug: o.Debug = False,
 ) -> None:
     """Delete the results that match all that is named."""
-    from selector.history import History
+    from selector.ranking.history import History
 
     history = History(file)
     _tell(

@@ -21,7 +21,7 @@ def list_models(
     debug: o.Debug = False,
 ) -> None:
     """List the entries of a zoo with their facts."""
-    from selector.units import format_count
+    from selector.core.units import format_count
     from selector.zoo import load_zoo, select
 
     specs = select(load_zoo(zoo), models, tags)
@@ -60,7 +60,7 @@ def check(
     o.load_plugins(plugin)
     from dataclasses import asdict
 
-    from selector.check import check_zoo
+    from selector.scan.check import check_zoo
 
     findings = check_zoo(zoo, models=models, tags=tags, trust_zoo=trust_zoo)
     if json:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
 
 _SELECT, _CONFIRM, _MACHINE = "Which models", "Confirmation", "Machine and output"
 

@@ -7,13 +7,13 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from selector.units import format_duration
+from selector.core.units import format_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from selector.contracts import Progress
+    from selector.core.contracts import Progress
 
 EVERY_SECONDS = 10.0
 """Without a terminal: at most one line a stage and model in this time, besides the last one."""

@@ -226,7 +226,7 @@ def _tell_what_to_do(ranking: Ranking) -> None:
 def _show_plan(plan: Plan, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from selector.units import format_count, format_duration, format_size
+    from selector.core.units import format_count, format_duration, format_size
 
     if as_json:
         document(asdict(plan))

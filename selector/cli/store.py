@@ -10,7 +10,7 @@ import typer
 from selector.cli import options as o
 from selector.cli.guard import FAILED, guarded
 from selector.cli.output import document, print_rows, say
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from selector.store import EntryInfo
@@ -37,8 +37,8 @@ def list_entries(store: o.Store = None, json: o.Json = False, debug: o.Debug = F
     """List the entries, the least recently used first."""
     from dataclasses import asdict
 
+    from selector.core.units import format_size
     from selector.store import FeatureStore
-    from selector.units import format_size
 
     entries = FeatureStore(store).list_entries()
     if json:
@@ -57,8 +57,8 @@ def list_entries(store: o.Store = None, json: o.Json = False, debug: o.Debug = F
 @guarded
 def size(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> None:
     """Print how much space the store takes, decoded pixels included."""
+    from selector.core.units import format_size
     from selector.store import FeatureStore
-    from selector.units import format_size
 
     taken = FeatureStore(store).size()
     if json:
@@ -73,8 +73,8 @@ def verify(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) 
     """Check every checksum; damaged files are set aside and computed again when needed."""
     from dataclasses import asdict
 
+    from selector.core.units import format_size
     from selector.store import FeatureStore
-    from selector.units import format_size
 
     found = FeatureStore(store).verify()
     if json:
@@ -102,8 +102,8 @@ def prune(
     """Remove old or excess features; decoded pixels go first."""
     from dataclasses import asdict
 
+    from selector.core.units import format_size, parse_duration, parse_size
     from selector.store import FeatureStore
-    from selector.units import format_size, parse_duration, parse_size
 
     if max_size is None and older_than is None:
         raise ConfigError("nothing says what to remove; give --max-size 20GB, --older-than 30d or both.")

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import selector
-from selector.contracts import AnyPreprocess, TextPreprocess
+from selector.core.contracts import AnyPreprocess, TextPreprocess
 from selector.results import Measurement
 
 if TYPE_CHECKING:
-    from selector.tournament import Trained
+    from selector.tuning import Trained
 
 
 def model_card(
@@ -108,7 +108,7 @@ def _input(preprocess: AnyPreprocess, texts: str) -> str:
 
 def _tensor(preprocess: AnyPreprocess) -> str:
     if isinstance(preprocess, TextPreprocess):
-        return "The input is `selector.texts.Tokens` of a batch: token ids, attention mask and which tokens are the text's own."
+        return "The input is `selector.modalities.text.Tokens` of a batch: token ids, attention mask and which tokens are the text's own."
     height, width = preprocess.input_size[1:]
     return f"The input is a float tensor (B, {preprocess.input_size[0]}, {height}, {width}), prepared as in the table above."
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.contracts import Preprocess, TextPreprocess
+from selector.core.contracts import Preprocess, TextPreprocess
+from selector.core.errors import ConfigError, SelectorError
 from selector.deploy.load import SavedModel, load_model
 from selector.deploy.texts import TOKENIZER
-from selector.errors import ConfigError, SelectorError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

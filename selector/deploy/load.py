@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector.contracts import AnyPreprocess, Preprocess, TextPreprocess, Words
+from selector.core.contracts import AnyPreprocess, Preprocess, TextPreprocess, Words
+from selector.core.errors import BadImagesError, ConfigError, SourceError
 from selector.deploy import tagging, texts
 from selector.deploy.predictions import Prediction, Predictions
 from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
-from selector.errors import BadImagesError, ConfigError, SourceError
-from selector.images import IMAGE_SUFFIXES, UnreadableImage
-from selector.texts import Tokeniser
+from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
+from selector.modalities.text import Tokeniser
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from selector.contracts import TextPreprocess, Words
+from selector.core.contracts import TextPreprocess, Words
+from selector.core.errors import ConfigError, SelectorError
 from selector.deploy.texts import TOKENIZER
-from selector.errors import ConfigError, SelectorError
-from selector.texts import Tokeniser, Tokens
+from selector.modalities.text import Tokeniser, Tokens
 
 if TYPE_CHECKING:
     from selector.deploy.load import SavedModel

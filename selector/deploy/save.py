@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.contracts import TextPreprocess
+from selector.core.contracts import TextPreprocess
+from selector.core.errors import StoreError
+from selector.core.system import versions
 from selector.deploy.card import model_card
 from selector.deploy.texts import TOKENIZER
-from selector.errors import StoreError
 from selector.results import Measurement, plain
-from selector.system import versions
 
 if TYPE_CHECKING:
     import torch
 
-    from selector.tournament import Trained
+    from selector.tuning import Trained
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from selector.contracts import Words
+from selector.core.contracts import Words
+from selector.core.errors import ConfigError
 from selector.deploy import texts
 from selector.deploy.predictions import Prediction, Predictions
 from selector.deploy.text_files import JSON_LINES, file_of, json_lines, lines
-from selector.errors import ConfigError
-from selector.texts import Tokeniser
+from selector.modalities.text import Tokeniser
 
 if TYPE_CHECKING:
     import pandas

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
 
 LINES, JSON_LINES = (".txt",), (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv", ".parquet", ".json", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes")

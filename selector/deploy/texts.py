@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.contracts import RawText, TextPreprocess, Words
+from selector.core.contracts import RawText, TextPreprocess, Words
+from selector.core.errors import ConfigError
 from selector.deploy.text_files import JSON_LINES, file_of, json_lines, lines
-from selector.errors import ConfigError
 from selector.extract.tokens import TokenTable
-from selector.texts import TokenisedText, Tokeniser, Tokens, why_unusable
+from selector.modalities.text import TokenisedText, Tokeniser, Tokens, why_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

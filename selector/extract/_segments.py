@@ -23,7 +23,7 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
-from selector.errors import StoreError
+from selector.core.errors import StoreError
 
 SUFFIX = ".pixels"
 _MAGIC = b"SELPIX1\n"

@@ -21,13 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from selector.contracts import Encoder, TextPreprocess
-from selector.costs import TEXT_TOKENS, Cost
+from selector.core.contracts import Encoder, TextPreprocess
+from selector.core.costs import TEXT_TOKENS, Cost
 from selector.extract.backends import Backend, open_backend
 from selector.extract.encode import Runner
 from selector.extract.inputs import Batch, ready
 from selector.extract.memory import is_out_of_memory
-from selector.texts import Tokeniser, Tokens
+from selector.modalities.text import Tokeniser, Tokens
 
 SECONDS = 0.8  # for the passes of a model; a network that is slower than that runs three times
 _FEWEST, _MOST = 3, 15  # passes of one image
@@ -202,6 +202,6 @@ def _enough(pixels: Batch, size: int) -> Batch:
 def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    from selector.system import cpu_model
+    from selector.core.system import cpu_model
 
     return cpu_model() if device == "cpu" else device

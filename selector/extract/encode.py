@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder, Progress, ProgressCallback, TextPreprocess, no_progress
-from selector.errors import ConfigError, SourceError
+from selector.core.contracts import Encoder, Progress, ProgressCallback, TextPreprocess, no_progress
+from selector.core.errors import ConfigError, SourceError
+from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
-from selector.extract.decide import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, rows_of
 from selector.extract.memory import is_out_of_memory
-from selector.extract.together import parts
+from selector.extract.multi_tap import parts
+from selector.modalities.text import Tokens
 from selector.store import Entry, FeatureStore
-from selector.texts import Tokens
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.contracts import AnyPreprocess, Preprocess
-from selector.texts import Tokens
+from selector.core.contracts import AnyPreprocess, Preprocess
+from selector.modalities.text import Tokens
 
 Batch: TypeAlias = "NDArray[np.uint8] | Tokens"
 """Prepared items on the CPU: uint8 pixels (B, H, W, 3), or tokens of B texts. It has a length and slices."""

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Literal
 import filelock
 import numpy as np
 
-from selector.contracts import Items, Preprocess, Progress, ProgressCallback, RawImage, no_progress
-from selector.errors import BadImagesError, TargetError
+from selector.core.contracts import Items, Preprocess, Progress, ProgressCallback, RawImage, no_progress
+from selector.core.errors import BadImagesError, TargetError
 from selector.extract._segments import Place, SegmentReader, SegmentWriter, digest_of, prune, read_index, touch
 from selector.extract.transform import normalise, prepare, resize
-from selector.images import UnreadableImage, content_hash, decode_rgb, image_size, read_image
+from selector.modalities.image import UnreadableImage, content_hash, decode_rgb, image_size, read_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

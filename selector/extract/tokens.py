@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector.contracts import Items, Progress, ProgressCallback, RawText, TextPreprocess, Words, no_progress
-from selector.errors import BadImagesError, TargetError
-from selector.texts import TokenisedText, Tokeniser, Tokens, text_hash, why_unusable
+from selector.core.contracts import Items, Progress, ProgressCallback, RawText, TextPreprocess, Words, no_progress
+from selector.core.errors import BadImagesError, TargetError
+from selector.modalities.text import TokenisedText, Tokeniser, Tokens, text_hash, why_unusable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

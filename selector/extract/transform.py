@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from selector.contracts import Preprocess, RawImage
-from selector.images import read_image
+from selector.core.contracts import Preprocess, RawImage
+from selector.modalities.image import read_image
 
 if TYPE_CHECKING:
     import torch

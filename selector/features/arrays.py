@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.errors import ProxyError
+from selector.core.errors import ProxyError
 
 CHUNK_BYTES = 16 * 2**20
 _LARGEST = 1e18  # squares of larger values overflow float32

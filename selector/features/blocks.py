@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from selector.contracts import LabelKind
+from selector.core.contracts import LabelKind
 from selector.features.labels import Labels
 
 NUM_BLOCKS = 10

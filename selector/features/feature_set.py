@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from selector.contracts import LabelKind
-from selector.errors import NotApplicable, ProxyError
+from selector.core.contracts import LabelKind
+from selector.core.errors import NotApplicable, ProxyError
 from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, content_hashes
 from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names, stratified_sample
 from selector.features.device import device_of

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from selector.contracts import LabelKind
-from selector.errors import ProxyError
+from selector.core.contracts import LabelKind
+from selector.core.errors import ProxyError
 from selector.features.arrays import as_array
 
 

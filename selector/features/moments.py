@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.errors import ProxyError
+from selector.core.errors import ProxyError
 from selector.features.arrays import as_float, chunk_rows
 from selector.features.device import TorchSums
 from selector.features.labels import Labels

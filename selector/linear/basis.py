@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.errors import ProxyError
+from selector.core.errors import ProxyError
 from selector.features.threads import capped
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from selector.contracts import LabelKind
-from selector.errors import ProxyError
+from selector.core.contracts import LabelKind
+from selector.core.errors import ProxyError
 from selector.features.arrays import as_rows
 from selector.linear.basis import Basis, standardise
 from selector.linear.logistic import Logistic, log_likelihood

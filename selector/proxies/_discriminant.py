@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.errors import NotApplicable
+from selector.core.errors import NotApplicable
 from selector.features import FeatureSet, Moments, accumulate
 from selector.features.arrays import as_float, chunk_rows
 from selector.features.feature_set import NUM_FOLDS

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from selector.contracts import Score
-from selector.errors import ProxyError
+from selector.core.contracts import Score
+from selector.core.errors import ProxyError
+from selector.core.stats import t_quantile
 from selector.features import FeatureSet
 from selector.proxies._proxy import Blocks
 
@@ -66,10 +67,3 @@ def leave_out_rows(per_row: np.ndarray, features: FeatureSet) -> np.ndarray:
     counts = np.bincount(blocks)
     sums = np.bincount(blocks, weights=per_row)
     return np.asarray((per_row.sum() - sums) / (len(per_row) - counts))
-
-
-def t_quantile(freedom: int) -> float:
-    """The 95 % quantile of Student's t: two of them bound 90 %."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.95))

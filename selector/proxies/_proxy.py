@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from selector.contracts import LabelKind, Score
-from selector.errors import ConfigError
+from selector.core.contracts import LabelKind, Score
+from selector.core.errors import ConfigError
+from selector.core.registry import Registry
 from selector.features import FeatureSet
-from selector.registry import Registry
 
 INVARIANCES = frozenset(
     {

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from selector.contracts import LabelKind, Score
-from selector.errors import NotApplicable, ProxyError
+from selector.core.contracts import LabelKind, Score
+from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
 from selector.proxies._intervals import UNBOUNDED, with_interval
 from selector.proxies._proxy import Proxy, registry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selector.errors import NotApplicable
+from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.proxies._proxy import proxy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.contracts import Score
+from selector.core.contracts import Score
 from selector.features import FeatureSet
 from selector.proxies._proxy import proxy
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.contracts import LabelKind, Score
-from selector.errors import NotApplicable
+from selector.core.contracts import LabelKind, Score
+from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.features.device import nearest
 from selector.proxies._proxy import proxy

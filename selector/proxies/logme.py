@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from selector.contracts import LabelKind, Score
-from selector.errors import ProxyError
+from selector.core.contracts import LabelKind, Score
+from selector.core.errors import ProxyError
 from selector.features import FeatureSet, Spectrum
 from selector.features.threads import capped
 from selector.proxies._proxy import proxy

@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
-from selector.contracts import Score
-from selector.errors import NotApplicable
+from selector.core.contracts import Score
+from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.proxies._proxy import proxy
 from selector.proxies.leep import soft_count_likelihood

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from selector.contracts import Score
-from selector.errors import NotApplicable
+from selector.core.contracts import Score
+from selector.core.errors import NotApplicable
 from selector.features import NUM_FOLDS, FeatureSet
 from selector.features.threads import capped
 from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, standardise

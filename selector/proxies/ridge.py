@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.contracts import LabelKind, Score
-from selector.errors import ConfigError, NotApplicable
+from selector.core.contracts import LabelKind, Score
+from selector.core.errors import ConfigError, NotApplicable
 from selector.features import FeatureSet, Spectrum
 from selector.proxies._proxy import proxy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.contracts import Score
+from selector.core.contracts import Score
 from selector.features import FeatureSet, accumulate
 from selector.features.threads import capped
 from selector.proxies._discriminant import Discriminant, Space, class_means, fit, within_scatter

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.contracts import Score
-from selector.errors import NotApplicable
+from selector.core.contracts import Score
+from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
 from selector.proxies._proxy import proxy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.errors import NotApplicable
+from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
 from selector.proxies._proxy import proxy

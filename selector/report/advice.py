@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from selector.costs import Cost
+from selector.core.costs import Cost
+from selector.core.units import format_count, format_duration, format_gap, format_latency, format_size, gap_number
 from selector.results import Measurement, ModelResult, Ranking
-from selector.units import format_count, format_duration, format_gap, format_latency, format_size, gap_number
 
 Z90 = 1.6448536269514722
 

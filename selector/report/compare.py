@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selector.agreement import kendall
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
+from selector.ranking.agreement import kendall
 from selector.report.view import title
 from selector.results import ModelResult, Ranking, final_measurements, plain
 

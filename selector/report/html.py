@@ -20,7 +20,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
+from selector.core.units import format_duration
 from selector.report.advice import advice
 from selector.report.compare import HEADERS, Comparison, table
 from selector.report.figures import figures
@@ -28,7 +29,6 @@ from selector.report.outcome import outcome
 from selector.report.rerun import command
 from selector.report.view import REDUCED, front_notes, groups, table_view, warnings
 from selector.results import Measurement, Ranking, write_atomic
-from selector.units import format_duration
 
 REPORT_FILE = "report.html"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from selector.errors import ConfigError, did_you_mean
+from selector.core.errors import ConfigError, did_you_mean
 from selector.report.series import (
     COST_AXES,
     Plane,

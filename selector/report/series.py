@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from selector.contracts import metric_sign
-from selector.costs import front
+from selector.core.contracts import metric_sign
+from selector.core.costs import front
 from selector.results import ModelResult, Ranking
 
 Kind = Literal["measured", "predicted"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from selector.units import format_count, format_latency, format_size
+from selector.core.units import format_count, format_latency, format_size
 
 
 def element(name: str, *children: str, **attributes: str | float) -> Markup:

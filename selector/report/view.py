@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from selector.costs import Cost
+from selector.core.costs import Cost
+from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.series import fronts
 from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell, final_measurements
-from selector.units import format_count, format_duration, format_latency, format_size
 
 Group = Literal["model", "measured", "predicted", "facts"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from selector.contracts import Score
-from selector.costs import Cost
-from selector.engine import Failure
-from selector.evidence import Evidence
+from selector.core.contracts import Score
+from selector.core.costs import Cost
+from selector.core.engine import Failure
+from selector.ranking.combination import Evidence
 from selector.results import ModelResult, ScoreCell, Status
 from selector.store import Entry
 from selector.zoo import ModelSpec

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from selector import tasks
-from selector.agreement import spearman, weighted_tau
-from selector.calibration import calibration
-from selector.contracts import LabelKind, Modality, Target
-from selector.evidence import Evidence
+from selector.core.contracts import LabelKind, Modality, Target
+from selector.core.units import format_duration
+from selector.ranking.agreement import spearman, weighted_tau
+from selector.ranking.calibration import calibration
+from selector.ranking.combination import Evidence
 from selector.results import Caveat, Measurement
 from selector.scan.candidate import Candidate
-from selector.scan.readings import network_of
-from selector.units import format_duration
+from selector.scan.variants import network_of
 
 SHOWN = 6
 FEWEST_MODELS = 5  # fewer are in any order by chance

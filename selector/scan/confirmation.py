@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from selector import tasks
-from selector.errors import HistoryError
-from selector.forecast import of_metric
-from selector.history import History
+from selector.core.errors import HistoryError
+from selector.ranking.forecast import of_metric
+from selector.ranking.history import History
 from selector.results import Caveat, ModelResult, Ranking, plain
 from selector.scan.caveats import MAJORITY, majority
 from selector.scan.extraction import Extraction
-from selector.scan.knowledge import confirmed_results, predicted
-from selector.scan.pictures import illustrated
-from selector.scan.readings import network_of
+from selector.scan.past import confirmed_results, predicted
+from selector.scan.previews import illustrated
 from selector.scan.summary import ordered
+from selector.scan.variants import network_of
 from selector.zoo import ModelSpec
 
 
@@ -45,7 +45,7 @@ def confirm_leading(
 ) -> Ranking:
     """The ranking with measurements of its first ``top_k`` models; ``folder/best`` holds the best."""
     from selector.deploy import save_model
-    from selector.tournament import Contestant, run_tournament
+    from selector.tuning import Contestant, run_tournament
 
     started = time.perf_counter()
     by_name = {spec.name: spec for spec in specs}

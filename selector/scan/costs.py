@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from selector.costs import TEXT_TOKENS, Cost
-from selector.errors import SourceError
+from selector.core.costs import TEXT_TOKENS, Cost
+from selector.core.errors import SourceError
+from selector.core.system import cpu_model, graphics_cards, thread_setting
 from selector.store import Entry, FeatureStore
-from selector.system import cpu_model, graphics_cards, thread_setting
 
 if TYPE_CHECKING:
-    from selector.contracts import Encoder
+    from selector.core.contracts import Encoder
     from selector.extract.encode import Runner
     from selector.extract.inputs import Batch
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selector import sources
-from selector.contracts import (
+from selector.core.contracts import (
     AnyPreprocess,
     Encoder,
     Modality,
@@ -21,17 +21,17 @@ from selector.contracts import (
     ProgressCallback,
     Target,
 )
-from selector.engine import failure_of
-from selector.errors import SourceError
+from selector.core.engine import failure_of
+from selector.core.errors import SourceError
 from selector.extract.memory import give_back
-from selector.scan.ahead import LoadAhead
 from selector.scan.candidate import Candidate
 from selector.scan.costs import CostMode, Costs
-from selector.scan.items import Rows
+from selector.scan.dataset_view import Rows
+from selector.scan.inputs import Prepared
 from selector.scan.limits import Limits, OverLimit
-from selector.scan.prepared import Prepared
-from selector.scan.readings import Place, SameNetwork, at_place, network_of, place_of
+from selector.scan.prefetch import LoadAhead
 from selector.scan.texts import layer_specs
+from selector.scan.variants import Place, SameNetwork, at_place, network_of, place_of
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 
@@ -333,7 +333,7 @@ class Extraction:
                 found[place_of(spec)] = error
         members = [spec for spec in specs if place_of(spec) in encoders]
         if len(members) > 1 and not apart:
-            from selector.extract.together import Together, agree
+            from selector.extract.multi_tap import Together, agree
 
             together = Together([encoders[place_of(spec)] for spec in members])
             if agree(together):
@@ -357,7 +357,7 @@ class Extraction:
         indices: Callable[[], np.ndarray],
     ) -> dict[Place, Entry | SourceError]:
         """Run an encoder over the items that its readings (``specs``) lack."""
-        from selector.extract.decide import JUDGED_ON
+        from selector.extract.backend_choice import JUDGED_ON
         from selector.extract.encode import extract_together, open_runner
         from selector.extract.inputs import in_order
         from selector.extract.tokens import TokenTable

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from selector import licences
-from selector.costs import Cost
-from selector.errors import ConfigError
-from selector.units import format_count, format_latency, format_size, parse_count, parse_duration, parse_size
-from selector.zoo import ModelSpec
+from selector.core.costs import Cost
+from selector.core.errors import ConfigError
+from selector.core.units import format_count, format_latency, format_size, parse_count, parse_duration, parse_size
+from selector.zoo import ModelSpec, licences
 
 
 class OverLimit(Exception):
@@ -27,7 +26,7 @@ class Limits:
         max_params: of the network without its source head.
         max_latency: seconds for a single item on this device.
         max_memory: bytes at the peak of a forward pass of one item on this device.
-        licence: classes, names or globs; see ``selector.licences``.
+        licence: classes, names or globs; see ``selector.zoo.licences``.
         noun: what an item of the target is called in a reason (image, text); no limit itself.
     """
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from selector.contracts import Modality, Target
+from selector.core.contracts import Modality, Target
 from selector.results import Caveat
 
 if TYPE_CHECKING:

@@ -9,32 +9,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from selector import licences, targets, tasks
-from selector.contracts import Modality, ProgressCallback, Target, no_progress
-from selector.errors import ConfigError, TargetError
-from selector.forecast import of_metric
+from selector import data as targets
+from selector import tasks
+from selector.core.contracts import Modality, ProgressCallback, Target, no_progress
+from selector.core.errors import ConfigError, TargetError
+from selector.core.system import versions
+from selector.core.units import parse_duration
 from selector.proxies import DEFAULT_PROXIES
+from selector.ranking.forecast import of_metric
 from selector.results import Ranking, load_ranking, plain
-from selector.scan import items
+from selector.scan import dataset_view
 from selector.scan.caveats import caveats, no_training
-from selector.scan.choose import choose_models
 from selector.scan.confirmation import ConfirmSettings, confirm_leading
 from selector.scan.costs import CostMode
+from selector.scan.dataset_view import offline_hub
 from selector.scan.extraction import Extraction
-from selector.scan.items import offline_hub
-from selector.scan.knowledge import HistoryLike, Knowledge, open_history, predicted
 from selector.scan.limits import Limits
 from selector.scan.near_duplicates import leak_caveat
-from selector.scan.readings import expand, network_of, reading_rows_of
-from selector.scan.ready import rank_rows
+from selector.scan.past import HistoryLike, Knowledge, open_history, predicted
+from selector.scan.precomputed import rank_rows
 from selector.scan.rounds import run_rounds
 from selector.scan.scoring import ProxyLike, Scoring, proxy_name
+from selector.scan.selection import choose_models
 from selector.scan.summary import ordered, summarise
 from selector.scan.texts import add_layer_curves, cut_notes
+from selector.scan.variants import expand, network_of, reading_rows_of
 from selector.store import FeatureStore
-from selector.system import versions
-from selector.units import parse_duration
-from selector.zoo import ModelSpec, Zoo
+from selector.zoo import ModelSpec, Zoo, licences
 
 TOP_K = 3
 """How many models are confirmed when nothing is said, where there are so many."""
@@ -139,7 +140,7 @@ def rank(
     names = [proxy_name(p) for p in wanted]
     with offline_hub(offline):
         features_store = _store(store)
-        data = items.load(target, max_samples, seed, trust, text_column, label_column)
+        data = dataset_view.load(target, max_samples, seed, trust, text_column, label_column)
         _check_resolution(resolution, data)
         if data.modality is Modality.ROWS:
             if limits:
@@ -160,7 +161,7 @@ def rank(
                 f"top_k is {top_k}, but only {networks} model(s) are selected; "
                 f"lower it to at most {networks} or select more models."
             )
-        data = items.without_known_bad(data, features_store, on_bad_image)
+        data = dataset_view.without_known_bad(data, features_store, on_bad_image)
         limits = replace(limits, noun=data.modality.noun)
         extraction = Extraction(
             data, features_store, device, precision, backend, on_bad_image, trusted, notify, limits, cost
@@ -327,9 +328,9 @@ def _target_of(ranking: Ranking, target: Any, store: FeatureStore) -> Target:
             raise ConfigError(
                 "this run was made from objects in memory; pass the data again: confirm(run, target=...)."
             )
-        loaded = items.load(target, None, seed) if target is not None else targets.load_origin(origin)
-        data = items.load(loaded, made.get("max_samples"), seed)
-        data = items.without_known_bad(data, store, str(made.get("on_bad_image", "fail")))
+        loaded = dataset_view.load(target, None, seed) if target is not None else targets.load_origin(origin)
+        data = dataset_view.load(loaded, made.get("max_samples"), seed)
+        data = dataset_view.without_known_bad(data, store, str(made.get("on_bad_image", "fail")))
     if data.fingerprint != ranking.target["fingerprint"]:
         raise TargetError(
             f"the target has changed since this run: its fingerprint is {data.fingerprint[:12]}, the run's is "

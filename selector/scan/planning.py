@@ -9,16 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from selector import licences
-from selector.errors import SourceError
-from selector.scan.choose import choose_models
+from selector.core.errors import SourceError
 from selector.scan.costs import CostMode, Costs
+from selector.scan.dataset_view import load, offline_hub
 from selector.scan.extraction import wanted_of
-from selector.scan.items import load, offline_hub
 from selector.scan.limits import Limits, OverLimit
-from selector.scan.readings import expand, network_of, reading_rows_of
+from selector.scan.selection import choose_models
+from selector.scan.variants import expand, network_of, reading_rows_of
 from selector.store import FeatureStore
-from selector.zoo import ModelSpec, Zoo, check_trusted
+from selector.zoo import ModelSpec, Zoo, check_trusted, licences
 
 
 @dataclass(frozen=True)

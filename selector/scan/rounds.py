@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from selector.engine import LocalEngine
-from selector.errors import ConfigError, StoreError
-from selector.evidence import LabelFacts, combine, out_of_reach
+from selector.core.engine import LocalEngine
+from selector.core.errors import ConfigError, StoreError
+from selector.ranking.combination import LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
-from selector.scan.knowledge import Knowledge, facts_of_candidate, known_facts
-from selector.scan.readings import SameNetwork, by_network
+from selector.scan.past import Knowledge, facts_of_candidate, known_facts
 from selector.scan.scoring import Scoring
+from selector.scan.variants import SameNetwork, by_network
 from selector.store import RowsMissing
 from selector.zoo import ModelSpec
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from selector import proxies as proxy_room
-from selector.contracts import Progress, ProgressCallback, Score
-from selector.errors import NotApplicable, ProxyError
+from selector.core.contracts import Progress, ProgressCallback, Score
+from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
 from selector.scan.candidate import Candidate
-from selector.scan.items import Rows
+from selector.scan.dataset_view import Rows
 from selector.store import Entry, FeatureStore
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.contracts import LabelKind, Modality, Target
+from selector.core.contracts import LabelKind, Modality, Target
 from selector.results import ModelResult
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selector import proxies, sources
-from selector.errors import ProxyError
+from selector.core.errors import ProxyError
 from selector.scan.scoring import feature_set
 from selector.store import Entry, RowsMissing
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from selector.contracts import Source
-from selector.registry import Registry
+from selector.core.contracts import Source
+from selector.core.registry import Registry
 
 registry: Registry[Source] = Registry("selector.sources", "source")
 source = registry.instance

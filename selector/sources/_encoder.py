@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selector.contracts import Encoder, Preprocess
-from selector.errors import SourceError, did_you_mean
+from selector.core.contracts import Encoder, Preprocess
+from selector.core.errors import SourceError, did_you_mean
 from selector.sources._blocks import blocks_by_structure, in_forward_order
 from selector.sources._network import Network
 from selector.zoo import ModelSpec, Pooling

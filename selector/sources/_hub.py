@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selector.errors import SourceError, WeightsMissing
-from selector.folders import cache_folder
+from selector.core.errors import SourceError, WeightsMissing
+from selector.core.folders import cache_folder
 from selector.sources._weights import content_hash, offline, read_memory, write_memory
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from selector.errors import SourceError, ZooError, did_you_mean
-from selector.folders import cache_folder
+from selector.core.errors import SourceError, ZooError, did_you_mean
+from selector.core.folders import cache_folder
 from selector.sources._weights import read_memory, versions, write_memory
 
 _FORMAT = 2

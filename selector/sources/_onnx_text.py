@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.contracts import Encoder, TextPreprocess
-from selector.errors import SourceError, did_you_mean
+from selector.core.contracts import Encoder, TextPreprocess
+from selector.core.errors import SourceError, did_you_mean
 from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer, word_pooling
 
 if TYPE_CHECKING:
     import torch
 
-    from selector.texts import Tokens
+    from selector.modalities.text import Tokens
     from selector.zoo import ModelSpec
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")

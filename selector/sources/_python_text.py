@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from selector.contracts import Encoder, TextPreprocess
-from selector.errors import SourceError
+from selector.core.contracts import Encoder, TextPreprocess
+from selector.core.errors import SourceError
+from selector.modalities.text import Tokens
 from selector.sources._text import LAST, MEAN, TextPath, first_line, require_layer, text_pooling
 from selector.sources._text_files import MAX_LENGTH, probe_tokens, read_tokenizer, word_pooling
-from selector.texts import Tokens
 
 if TYPE_CHECKING:
     from selector.zoo import ModelSpec

@@ -13,8 +13,8 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from selector.errors import SourceError
-from selector.texts import Tokens
+from selector.core.errors import SourceError
+from selector.modalities.text import Tokens
 
 TextPooling = Literal["mean", "cls", "last", "weighted", "max", "first"]
 WORD_POOLINGS = ("first", "mean")

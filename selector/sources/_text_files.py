@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.contracts import Words
-from selector.errors import SourceError, WeightsMissing
+from selector.core.contracts import Words
+from selector.core.errors import SourceError, WeightsMissing
+from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import _hub, _weights
-from selector.texts import Tokeniser, Tokens
 
 if TYPE_CHECKING:
-    from selector.contracts import TextPreprocess
+    from selector.core.contracts import TextPreprocess
     from selector.zoo import ModelSpec
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from selector.errors import SourceError
-from selector.folders import cache_folder
+from selector.core.errors import SourceError
+from selector.core.folders import cache_folder
 from selector.results import write_atomic
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.contracts import Encoder, Modality, Preprocess
-from selector.errors import SourceError, WeightsMissing, ZooError, did_you_mean
+from selector.core.contracts import Encoder, Modality, Preprocess
+from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_mean
 from selector.sources import _weights, source
 
 if TYPE_CHECKING:

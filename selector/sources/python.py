@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selector.contracts import Encoder, Modality, Preprocess
-from selector.errors import SourceError, ZooError, did_you_mean
+from selector.core.contracts import Encoder, Modality, Preprocess
+from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _weights, source
 from selector.sources._network import Network
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selector.contracts import Encoder, Preprocess
-from selector.errors import SourceError, ZooError, did_you_mean
+from selector.core.contracts import Encoder, Preprocess
+from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _hub, _index, _weights, source
 from selector.sources._network import Network
 

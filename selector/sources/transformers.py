@@ -19,8 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from selector.contracts import Encoder, TextPreprocess, TruncationSide
-from selector.errors import SourceError, ZooError
+from selector.core.contracts import Encoder, TextPreprocess, TruncationSide
+from selector.core.errors import SourceError, ZooError
 from selector.sources import _weights, source
 from selector.sources._text_files import (
     MAX_LENGTH,
@@ -35,8 +35,8 @@ from selector.sources._text_files import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from selector.modalities.text import Tokens
     from selector.sources._text import TextNetwork, TextPath
-    from selector.texts import Tokens
     from selector.zoo import ModelSpec
 
 log = logging.getLogger(__name__)

@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selector.errors import ConfigError, StoreError
-from selector.folders import cache_folder
+from selector.core.errors import ConfigError, StoreError
+from selector.core.folders import cache_folder
+from selector.core.units import parse_size
 from selector.store.documents import digest, read_json, write_json
 from selector.store.entry import Entry, RowsMissing
 from selector.store.files import Layered, LocalFiles, RemoteFiles, copies_folder, is_url
 from selector.store.upkeep import EntryInfo, Pruned, Upkeep, Verified
-from selector.units import parse_size
 
 __all__ = [
     "Entry",

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from selector.errors import StoreError
+from selector.core.errors import StoreError
 from selector.store.container import Blocks, Container, Damaged, pack
 from selector.store.documents import set_aside
 from selector.store.files import Layered

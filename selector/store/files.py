@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import xxhash
 
-from selector.errors import ConfigError, StoreError
-from selector.units import format_size
+from selector.core.errors import ConfigError, StoreError
+from selector.core.units import format_size
 
 logger = logging.getLogger(__name__)
 

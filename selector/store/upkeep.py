@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.errors import ConfigError, StoreError
+from selector.core.errors import ConfigError, StoreError
 from selector.store.container import Container, Damaged
 from selector.store.documents import QUARANTINE, parse_json, read_json, set_aside, write_json
 from selector.store.entry import CHUNK_SUFFIX

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from selector.contracts import LabelKind, Target, Task
-from selector.errors import ConfigError
-from selector.registry import Registry
+from selector.core.contracts import LabelKind, Target, Task
+from selector.core.errors import ConfigError
+from selector.core.registry import Registry
 
 registry: Registry[Task] = Registry("selector.tasks", "task")
 task = registry.instance

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from selector.agreement import mean_ranks
-from selector.contracts import LabelKind, Target
-from selector.errors import ConfigError, TargetError
+from selector.core.contracts import LabelKind, Target
+from selector.core.errors import ConfigError, TargetError
+from selector.core.stats import mean_ranks
 from selector.tasks import task
 from selector.tasks._outcome import outcome
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.contracts import LabelKind, Target
+from selector.core.contracts import LabelKind, Target
 from selector.tasks import task
 from selector.tasks._entities import Found, Scheme
 from selector.tasks._outcome import outcome_of_sentences

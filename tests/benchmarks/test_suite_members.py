@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.suite import members, score_cells
-from selector.calibration import Calibration, CalibrationSet
-from selector.contracts import LabelKind, Score
-from selector.evidence import LabelFacts, combine
+from selector.core.contracts import LabelKind, Score
+from selector.ranking.calibration import Calibration, CalibrationSet
+from selector.ranking.combination import LabelFacts, combine
 
 FACTS = LabelFacts.of(np.arange(300) % 3, LabelKind.CLASSES)
 NAMES = tuple(f"e{i}" for i in range(16))

@@ -7,11 +7,11 @@ import pytest
 
 from benchmarks.suite import agreement_table, score_cells, table
 from benchmarks.suite.image_suite import SUITE
-from selector.contracts import LabelKind
-from selector.evidence import LabelFacts
+from selector.core.contracts import LabelKind
 from selector.features import FeatureSet
-from selector.prior import ModelFacts
 from selector.proxies import evaluate, registry
+from selector.ranking.combination import LabelFacts
+from selector.ranking.prior import ModelFacts
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from selector import sources
-from selector.contracts import Encoder
-from selector.costs import Cost, front
+from selector.core.contracts import Encoder
+from selector.core.costs import Cost, front
 from selector.extract import cost as module
 from selector.extract.cost import measure_cost, weights_bytes
 from selector.extract.encode import Runner, open_runner

@@ -17,12 +17,12 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from selector import sources
-from selector.contracts import Encoder, Preprocess, Progress
-from selector.errors import ConfigError, SourceError
+from selector.core.contracts import Encoder, Preprocess, Progress
+from selector.core.errors import ConfigError, SourceError
 from selector.extract import decide as deciding
+from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import why_not
 from selector.extract.backends.eager import has_bfloat16
-from selector.extract.decide import Agreement, agreement
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_rows, extract_together, open_runner, resolve_device
 from selector.store import Entry, FeatureStore
 from selector.store.documents import digest

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from selector import sources
-from selector.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder, Preprocess
 from selector.extract.backends.eager import placed
 from selector.extract.backends.folding import folded
 from selector.zoo import ModelSpec

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import selector.proxies as proxies
-from selector.contracts import LabelKind
-from selector.errors import NotApplicable, ProxyError
+from selector.core.contracts import LabelKind
+from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
 
 NAMES = proxies.registry.names()

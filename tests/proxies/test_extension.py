@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import selector.proxies as proxies
-from selector.contracts import Score
-from selector.errors import ConfigError, NotApplicable, ProxyError
+from selector.core.contracts import Score
+from selector.core.errors import ConfigError, NotApplicable, ProxyError
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import selector.proxies as proxies
-from selector.contracts import Score
+from selector.core.contracts import Score
+from selector.core.stats import t_quantile
 from selector.features import FeatureSet
-from selector.proxies._intervals import t_quantile
 
 SECOND_ORDER = ["logme", "hscore", "ridge", "fisher", "cka", "transrate"]
 

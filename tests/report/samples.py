@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from selector.costs import Cost
+from selector.core.costs import Cost
 from selector.results import Measurement, ModelResult, Ranking, ScoreCell
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">&'[red]"

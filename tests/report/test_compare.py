@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
 from selector.cli.app import app
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
 from selector.report.compare import compare
 from selector.report.html import write_comparison
 from selector.results import Ranking

@@ -16,7 +16,7 @@ from scipy.stats import binomtest, rankdata
 
 import selector
 from selector.cli.app import app
-from selector.errors import ConfigError
+from selector.core.errors import ConfigError
 from selector.report.advice import advice, predict_command, wilson
 from selector.report.figures import Figure, figures, history, layers, spread
 from selector.report.html import render_report, write_report

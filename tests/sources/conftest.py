@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selector.folders import cache_folder
+from selector.core.folders import cache_folder
 from selector.sources import _index, registry
 from selector.sources._weights import write_memory
 

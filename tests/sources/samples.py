@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from selector.contracts import Encoder
+from selector.core.contracts import Encoder
 from selector.sources import registry
 from selector.zoo import ModelSpec
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from selector.errors import SourceError
+from selector.core.errors import SourceError
 from selector.sources import registry
 from selector.zoo import ModelSpec
 from tests.sources.samples import images, load, onnx_file, spec

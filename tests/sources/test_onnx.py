@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from selector.errors import SourceError, WeightsMissing, ZooError
+from selector.core.errors import SourceError, WeightsMissing, ZooError
 from selector.sources import registry
 from selector.zoo import ModelSpec, load_zoo
 from tests.sources.samples import load, onnx_file

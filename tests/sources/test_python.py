@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from selector.errors import SourceError
+from selector.core.errors import SourceError
 from selector.sources import registry
 from selector.sources._blocks import blocks_by_structure
 from selector.zoo import ModelSpec, load_zoo

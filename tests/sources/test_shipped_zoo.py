@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from selector.contracts import Modality
+from selector.core.contracts import Modality
 from selector.zoo import load_zoo
 
 MODELS = [model for model in load_zoo().models if model.reads is Modality.IMAGE]

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from selector.errors import SourceError, WeightsMissing
-from selector.folders import cache_folder
+from selector.core.errors import SourceError, WeightsMissing
+from selector.core.folders import cache_folder
 from selector.sources import registry
 from selector.zoo import ModelSpec, WeightsFile
 from tests.sources.samples import images, load, spec
@@ -465,7 +465,7 @@ class Hub(BaseHTTPRequestHandler):
 
 ONLINE = """
 import json, sys
-from selector.errors import WeightsMissing
+from selector.core.errors import WeightsMissing
 from selector.sources import registry
 from selector.zoo import ModelSpec
 source = registry.get("timm")
@@ -513,7 +513,7 @@ def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_p
 
 def test_a_hub_that_does_not_answer(tmp_path: Path) -> None:
     code = """
-from selector.errors import WeightsMissing
+from selector.core.errors import WeightsMissing
 from selector.sources import registry
 from selector.zoo import ModelSpec
 try:

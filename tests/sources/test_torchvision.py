@@ -10,7 +10,7 @@ import torchvision
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from selector.errors import SourceError, WeightsMissing
+from selector.core.errors import SourceError, WeightsMissing
 from selector.sources import _hub, registry
 from selector.zoo import ModelSpec
 from tests.sources.samples import images, load, spec

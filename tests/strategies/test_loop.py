@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from selector.errors import TrainingError
-from selector.strategies import _loop
-from selector.strategies._kinds import is_classic, is_folded, is_modern
-from selector.strategies._loop import Settings, predict, train
-from selector.strategies._parts import Group
+from selector.core.errors import TrainingError
+from selector.tuning.strategies import _loop
+from selector.tuning.strategies._kinds import is_classic, is_folded, is_modern
+from selector.tuning.strategies._loop import Settings, predict, train
+from selector.tuning.strategies._parts import Group
 
 
 class Pixels:

@@ -11,15 +11,15 @@ import timm
 import torch
 from torch import nn
 
-from selector import strategies
-from selector.contracts import Encoder
-from selector.errors import ConfigError, TrainingError
+from selector.core.contracts import Encoder
+from selector.core.errors import ConfigError, TrainingError
 from selector.extract.pixels import normalise
 from selector.linear import solve_head
 from selector.sources import registry as sources
-from selector.strategies._head import head_inputs, set_head, steadied
-from selector.strategies._loop import Settings, train
-from selector.strategies._parts import STEM_SHARE, Parts, decayed, head_layer, head_name, parts_of
+from selector.tuning import strategies
+from selector.tuning.strategies._head import head_inputs, set_head, steadied
+from selector.tuning.strategies._loop import Settings, train
+from selector.tuning.strategies._parts import STEM_SHARE, Parts, decayed, head_layer, head_name, parts_of
 from selector.zoo import ModelSpec
 
 TINY = list(timm.list_models("test_*"))

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.contracts import LabelKind, Modality, Target
-from selector.errors import ConfigError, TargetError
-from selector.targets import load_target, subsample, without
-from selector.targets._build import SHARES
+from selector.core.contracts import LabelKind, Modality, Target
+from selector.core.errors import ConfigError, TargetError
+from selector.data import load_target, subsample, without
+from selector.data._build import SHARES
 
 
 def rows(sizes: list[int], seed: int = 0, task: str | None = None) -> Target:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selector.errors import TargetError
-from selector.targets import load_origin, load_target, without
+from selector.core.errors import TargetError
+from selector.data import load_origin, load_target, without
 from tests.conftest import image_folder
 
 
@@ -143,7 +143,7 @@ def test_origin_loads_the_same_target_again(tmp_path: Path) -> None:
 def test_loading_does_not_import_torch(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "x", 4)
     code = (
-        "import sys; from selector.targets import load_target; load_target(sys.argv[1]); "
+        "import sys; from selector.data import load_target; load_target(sys.argv[1]); "
         "sys.exit(' '.join(m for m in ('torch', 'datasets', 'pyarrow', 'pandas') if m in sys.modules) or 0)"
     )
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, str(root)]) == 0

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from selector.errors import TargetError
-from selector.folders import cache_folder
-from selector.targets import load_target
+from selector.core.errors import TargetError
+from selector.core.folders import cache_folder
+from selector.data import load_target
 
 
 def files(root: Path, number: int) -> Path:

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from selector.contracts import LabelKind, Target
-from selector.errors import TargetError
-from selector.targets import load_target
+from selector.core.contracts import LabelKind, Target
+from selector.core.errors import TargetError
+from selector.data import load_target
 
 TEXTS = [f"text {i}" for i in range(40)]
 

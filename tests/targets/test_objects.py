@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 
-from selector.contracts import Modality
-from selector.errors import TargetError
-from selector.targets import load_target
+from selector.core.contracts import Modality
+from selector.core.errors import TargetError
+from selector.data import load_target
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (18, 6, 5, 3), dtype=np.uint8)
 LABELS = [i % 3 for i in range(18)]

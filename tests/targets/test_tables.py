@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selector.contracts import LabelKind
-from selector.errors import TargetError
-from selector.images import content_hash, decode_rgb
-from selector.targets import load_origin, load_target
+from selector.core.contracts import LabelKind
+from selector.core.errors import TargetError
+from selector.data import load_origin, load_target
+from selector.modalities.image import content_hash, decode_rgb
 from tests.conftest import draw, image_folder
 
 NAMES = ["across", "leaning", "upright"]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from selector.contracts import LabelKind, Modality, Target
-from selector.errors import ConfigError, TargetError
+from selector.core.contracts import LabelKind, Modality, Target
+from selector.core.errors import ConfigError, TargetError
 from selector.tasks import registry
 from selector.tasks.classification import (
     METRICS,

@@ -7,13 +7,13 @@ import pytest
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 from seqeval.metrics.sequence_labeling import get_entities
 
-from selector.contracts import LabelKind
-from selector.errors import TargetError
-from selector.targets import load_target
+from selector.core.contracts import LabelKind
+from selector.core.errors import TargetError
+from selector.data import load_target
 from selector.tasks import registry, task_of
 from selector.tasks._entities import Scheme
 from selector.tasks.tagging import Tagging
-from selector.tournament.compare import standings
+from selector.tuning.compare import standings
 
 SCHEMES = {
     "IOB2 and IOB": ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"],

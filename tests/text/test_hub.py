@@ -89,7 +89,7 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 CODE = """
 import json, sys
-from selector.errors import SelectorError
+from selector.core.errors import SelectorError
 from selector.sources import registry
 from selector.zoo import ModelSpec
 source, found = registry.get("transformers"), {}

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from selector import strategies
+from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
-from selector.strategies._parts import parts_of
-from selector.texts import Tokeniser, Tokens
+from selector.tuning import strategies
+from selector.tuning.strategies._parts import parts_of
 from selector.zoo import ModelSpec
 from tests.text.models import FAMILIES, sentence_model, text_model
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import selector
-from selector.errors import BadImagesError
+from selector.core.errors import BadImagesError
 from tests.text.models import text_model
 from tests.text.test_scan import sentences
 

@@ -14,11 +14,11 @@ import torch
 from tokenizers import Tokenizer
 
 from selector import sources
+from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy import export as export_module
-from selector.errors import ConfigError, SelectorError
-from selector.texts import Tokeniser, Tokens
-from selector.tournament import Trained
+from selector.modalities.text import Tokeniser, Tokens
+from selector.tuning import Trained
 from selector.zoo import ModelSpec
 from tests.text.models import text_model
 

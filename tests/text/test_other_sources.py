@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import selector
-from selector.contracts import Words
-from selector.errors import SourceError
+from selector.core.contracts import Words
+from selector.core.errors import SourceError
+from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
-from selector.texts import Tokeniser, Tokens
 from selector.zoo import ModelSpec, load_zoo
 from tests.text.models import wordpiece
 

@@ -15,12 +15,12 @@ import torch
 
 import selector
 from selector import sources
+from selector.core.errors import BadImagesError, ConfigError
 from selector.deploy import SavedModel, load_model, save_model
 from selector.deploy import load as load_module
-from selector.errors import BadImagesError, ConfigError
+from selector.modalities.text import Tokeniser
 from selector.results import Measurement
-from selector.texts import Tokeniser
-from selector.tournament import Trained
+from selector.tuning import Trained
 from selector.zoo import ModelSpec
 from tests.text.models import text_model
 

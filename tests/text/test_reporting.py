@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 import selector
 from selector.cli.app import app
-from selector.errors import ConfigError
-from selector.history import History
-from selector.history import Result as Past
+from selector.core.errors import ConfigError
+from selector.ranking.history import History
+from selector.ranking.history import Result as Past
 from selector.report.html import render_report
 from selector.report.view import table_view
 from tests.text.models import text_model

@@ -13,13 +13,13 @@ import pytest
 from safetensors.torch import load_file
 
 import selector
-from selector.contracts import TextPreprocess
-from selector.errors import BadImagesError, ZooError
+from selector.core.contracts import TextPreprocess
+from selector.core.errors import BadImagesError, ZooError
 from selector.extract.tokens import open_tokens
+from selector.modalities.text import Tokens
 from selector.report.html import render_report
 from selector.report.rerun import command
 from selector.store import FeatureStore
-from selector.texts import Tokens
 from tests.text.models import WORDS, text_model, wordpiece
 
 SUBJECTS = {
@@ -168,8 +168,9 @@ def test_a_text_model_over_the_limit_is_told_of_texts(
 
 
 def test_only_the_named_parameters_move(zoo: list[dict[str, Any]]) -> None:
-    from selector import sources, strategies
-    from selector.strategies._parts import parts_of
+    from selector import sources
+    from selector.tuning import strategies
+    from selector.tuning.strategies._parts import parts_of
     from selector.zoo import ModelSpec
 
     for entry in zoo[:2]:
@@ -216,7 +217,7 @@ def test_batches_hold_texts_of_like_length() -> None:
     texts, _ = sentences(200)
     names = [str(i) for i in range(200)]
     preprocess = TextPreprocess(wordpiece().to_str(), 64)
-    table, bad = open_tokens(texts, [selector.texts.text_hash(t) for t in texts], names, preprocess)
+    table, bad = open_tokens(texts, [selector.modalities.text.text_hash(t) for t in texts], names, preprocess)
     assert not bad
     batches = table.cut(np.arange(200), 256)
     assert sorted(np.concatenate(batches)) == list(range(200))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from selector.errors import SourceError, WeightsMissing, ZooError
+from selector.core.errors import SourceError, WeightsMissing, ZooError
+from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
-from selector.texts import Tokeniser, Tokens
 from selector.zoo import ModelSpec, load_zoo
 from tests.text.models import DECODERS, FAMILIES, sentence_model, text_model
 

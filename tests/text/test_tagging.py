@@ -13,14 +13,14 @@ import torch
 from seqeval.metrics import f1_score
 
 import selector
-from selector.contracts import Target, TextPreprocess
-from selector.errors import BadImagesError, ConfigError
+from selector.core.contracts import Target, TextPreprocess
+from selector.core.errors import BadImagesError, ConfigError
+from selector.data import load_target
 from selector.features import FeatureSet
 from selector.report.html import render_report
-from selector.scan.items import Rows, stratified
+from selector.scan.dataset_view import Rows, stratified
 from selector.scan.scoring import feature_set
 from selector.store import FeatureStore
-from selector.targets import load_target
 from selector.tasks import task_of
 from tests.text.models import WORDS, text_model
 
@@ -188,7 +188,7 @@ def test_one_pass_for_both_poolings_of_words(zoo: list[dict[str, Any]], tmp_path
 
 
 def test_the_target_decides_what_a_row_is() -> None:
-    from selector.scan.readings import reading_rows_of
+    from selector.scan.variants import reading_rows_of
     from selector.zoo import ModelSpec
 
     entries = [{"pooling": "first", "text": {"words": True, "prefix": "q: "}}, {"pooling": "cls"}, {}]
@@ -300,7 +300,7 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None
     from selector import sources
     from selector.extract.inputs import ready
     from selector.extract.tokens import open_tokens
-    from selector.strategies._loop import Settings, _accumulate
+    from selector.tuning.strategies._loop import Settings, _accumulate
     from selector.zoo import ModelSpec
 
     target = load_target(tagged(12))

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selector.contracts import LabelKind, Target, Words
-from selector.errors import ConfigError, TargetError
-from selector.targets import load_origin, load_target, subsample, without
+from selector.core.contracts import LabelKind, Target, Words
+from selector.core.errors import ConfigError, TargetError
+from selector.data import load_origin, load_target, subsample, without
 
 NAMES = ["B-PER", "I-PER", "O"]
 

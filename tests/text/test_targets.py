@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selector.contracts import Modality
-from selector.errors import TargetError
-from selector.targets import load_origin, load_target
+from selector.core.contracts import Modality
+from selector.core.errors import TargetError
+from selector.data import load_origin, load_target
 
 TEXTS = [f"text {i} of {'sun' if i % 2 else 'rain'}" for i in range(40)]
 LABELS = ["sun" if i % 2 else "rain" for i in range(40)]

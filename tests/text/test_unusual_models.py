@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selector.contracts import Words
-from selector.errors import SourceError
+from selector.core.contracts import Words
+from selector.core.errors import SourceError
+from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
-from selector.texts import Tokeniser, Tokens
 from selector.zoo import ModelSpec
 from tests.text.models import DECODER, FAMILIES, SMALL, sentence_model, text_model, wordpiece
 

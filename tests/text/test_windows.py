@@ -11,13 +11,13 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
-from selector.contracts import TextPreprocess
-from selector.errors import ConfigError
+from selector.core.contracts import TextPreprocess
+from selector.core.errors import ConfigError
 from selector.extract.tokens import open_tokens
+from selector.modalities.text import TokenisedText, Tokeniser, Tokens, text_hash
 from selector.sources import registry
-from selector.strategies._loop import Settings, train
-from selector.strategies._parts import Group
-from selector.texts import TokenisedText, Tokeniser, Tokens, text_hash
+from selector.tuning.strategies._loop import Settings, train
+from selector.tuning.strategies._parts import Group
 from selector.zoo import ModelSpec
 from tests.text.models import WORDS, byte_level, text_model, wordpiece
 
@@ -119,7 +119,7 @@ def test_training_in_pieces_gives_the_same_weights(tmp_path: Path, monkeypatch: 
 
     whole = trained()
     assert len(seen) == 2
-    monkeypatch.setattr("selector.strategies._loop.MAX_TOKENS", 60)
+    monkeypatch.setattr("selector.tuning.strategies._loop.MAX_TOKENS", 60)
     pieces = trained()
     assert len(seen) > 6
     assert max(seen[2:]) <= 60 < max(seen[:2])

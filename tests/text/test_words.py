@@ -11,10 +11,10 @@ import torch
 from tokenizers import decoders
 
 from selector import sources
-from selector.contracts import TextPreprocess, Words
-from selector.errors import ConfigError, SourceError
+from selector.core.contracts import TextPreprocess, Words
+from selector.core.errors import ConfigError, SourceError
 from selector.extract.tokens import open_tokens
-from selector.texts import Tokeniser, Tokens, text_hash, why_unusable
+from selector.modalities.text import Tokeniser, Tokens, text_hash, why_unusable
 from selector.zoo import ModelSpec
 from tests.text.models import FAMILIES, byte_level, text_model, wordpiece
 

@@ -1,7 +1,7 @@
 """Ways to run a network over decoded images: torch eager, compiled by torch, compiled by OpenVINO.
 
 A backend takes uint8 pixels of a fixed batch shape and gives float32 features. Which one runs a
-network is decided by ``selector.extract.decide``, once an encoder, and kept in its entry.
+network is decided by ``selector.extract.backend_choice``, once an encoder, and kept in its entry.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder
-from selector.errors import ConfigError, did_you_mean
+from selector.core.contracts import Encoder
+from selector.core.errors import ConfigError, did_you_mean
 from selector.extract.inputs import Batch
 
 BACKENDS = ("eager", "compile", "openvino")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from selector.contracts import Encoder
-from selector.errors import SourceError
+from selector.core.contracts import Encoder
+from selector.core.errors import SourceError
 from selector.extract.backends.eager import EagerBackend
 
 logger = logging.getLogger(__name__)

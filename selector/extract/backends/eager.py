@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder, Modality
+from selector.core.contracts import Encoder, Modality
 from selector.extract.backends import Backend
 from selector.extract.backends.embedding import share_embedding
 from selector.extract.backends.folding import folded, shared_copy
 from selector.extract.inputs import Batch, ready
-from selector.texts import Tokens
+from selector.modalities.text import Tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from selector.contracts import Encoder
+from selector.core.contracts import Encoder
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder
+from selector.core.contracts import Encoder
 from selector.extract.inputs import Batch, ready
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from selector.contracts import Encoder
-from selector.errors import SourceError
+from selector.core.contracts import Encoder
+from selector.core.errors import SourceError
 from selector.extract.inputs import Batch
 
 logger = logging.getLogger(__name__)
@@ -171,8 +171,8 @@ def _pixel_shape(encoder: Encoder) -> tuple[int, int, int]:
 
 
 def _key(encoder: Encoder, precision: str, batch_size: int) -> str:
+    from selector.core.system import cpu_model
     from selector.store.documents import digest
-    from selector.system import cpu_model
 
     return digest(
         {

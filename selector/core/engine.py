@@ -1,0 +1,75 @@
+"""A generic executor: maps a job over items and hands results back as they finish.
+
+It knows no job. A failing item is a ``Failure`` beside the other results, never the end of the
+run; only an interrupt ends it. This one runs in the calling process; a Ray engine has the same
+``map``.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from selector.core.errors import SelectorError
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item gave no result: ``reason`` for a table cell, ``traceback`` for the report."""
+
+    reason: str
+    traceback: str
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """One finished item with its result or its failure."""
+
+    item: Item
+    result: Result | None = None
+    failure: Failure | None = None
+
+
+class LocalEngine:
+    """Runs the items one after another in this process."""
+
+    def map(
+        self,
+        job: Callable[[Item], Result],
+        items: Iterable[Item],
+        fatal: tuple[type[BaseException], ...] = (),
+    ) -> Iterator[Outcome[Item, Result]]:
+        """Yield an outcome an item, in the order in which they finish.
+
+        Args:
+            job: called once an item.
+            items: what to work on; may be a generator that reacts to earlier results.
+            fatal: exceptions that concern the whole run (a full disk) and are passed on.
+        """
+        for item in items:
+            try:
+                outcome = Outcome(item, result=job(item))
+            except fatal:
+                raise
+            except Exception as error:  # noqa: BLE001  one model's failure must not end the scan
+                outcome = Outcome(item, failure=failure_of(error))
+                name = getattr(item, "name", type(item).__name__)  # an item's repr may be megabytes of arrays
+                log.info("%s failed: %s", name, outcome.failure.reason if outcome.failure else "")
+            yield outcome
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failure that an exception stands for."""
+    text = str(error) or type(error).__name__
+    reason = text if isinstance(error, SelectorError) else f"{type(error).__name__}: {text}"
+    trace = "".join(traceback.format_exception(error))
+    return Failure(reason.splitlines()[0][:300], trace, error)

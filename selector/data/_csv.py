@@ -1,0 +1,128 @@
+"""A CSV or TSV file as rows of named cells."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from pathlib import Path
+
+from selector.core.errors import TargetError
+
+_LONGEST = 2**31 - 1  # characters of a cell; the library's own limit is 131,072
+
+
+def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Column names, and (line, cells by column) of each row that is not blank.
+
+    Raises:
+        TargetError: not UTF-8, a column name twice, a row of another length, a quote that swallows lines; with the
+            line.
+    """
+    lines = list(io.StringIO(read_utf8(path), newline=""))
+    delimiter = _delimiter(path, lines[0] if lines else "")
+    limit = csv.field_size_limit(_LONGEST)
+    try:
+        reader = csv.reader(lines, delimiter=delimiter)
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(header)) < len(header):
+            raise TargetError(f"{path}:1: a column name occurs twice ({', '.join(header)}); rename one.")
+        rows = []
+        spans = []  # (first, last) line of each row that stands on several
+        last = reader.line_num
+        for cells in reader:
+            first, last = last + 1, reader.line_num
+            if first < last or last == len(lines) or len(cells) != len(header):
+                _check_quotes(path, first, lines[first - 1 : last], delimiter)
+            if first < last:
+                spans.append((first, last))
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(header):
+                raise TargetError(
+                    f"{path}:{reader.line_num}: found {len(cells)} values; expected {len(header)} ({', '.join(header)})."
+                )
+            rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+        if spans:
+            several = {last for _, last in spans}
+            seen = [{row[name] for line, row in rows if line not in several} for name in header]
+            for first, last in spans:
+                _check_swallowed(path, first, lines[first - 1 : last], delimiter, seen)
+        return header, rows
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _check_quotes(path: Path, first: int, lines: list[str], delimiter: str) -> None:
+    """A quote that begins a cell ends it as well: what follows is a delimiter or the end of the line."""
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        unclosed = "end of data" in str(error)
+        if unclosed or len(lines) > 1:  # on one line it costs the quotes, as everywhere, but no row
+            what = "is never closed" if unclosed else "is closed within a text"
+            raise _quote_error(path, first, first + len(lines) - 1, what) from None
+
+
+def _check_swallowed(path: Path, first: int, lines: list[str], delimiter: str, seen: list[set[str]]) -> None:
+    """Lines of one row that would each be a row by themselves.
+
+    Two texts of which one begins and the other ends with a quote make one cell of all lines between them. Tabs
+    hardly stand in texts; of other delimiters a value that the column has in other rows must follow as well.
+    """
+    column = len(next(csv.reader(lines[:1], delimiter=delimiter))) - 1  # where the quote begins, and ends
+    alone = list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+    if len(seen) < 2 or any(len(cells) != len(seen) for cells in alone):
+        return
+    known = [[cell in values for cell, values in zip(cells, seen, strict=True)] for cells in alone]
+    # of the first and the last line only what would not be a row's in any case proves something
+    known[0] = known[0][column + 1 :] or [True]
+    known[-1] = known[-1][:column] or [True]
+    if delimiter == "\t" or all(map(any, known)):
+        raise _quote_error(path, first, first + len(lines) - 1, "makes one cell of lines that look like rows")
+
+
+def _quote_error(path: Path, first: int, last: int, what: str) -> TargetError:
+    lines = f" (lines {first} to {last})" if last > first else ""
+    return TargetError(
+        f"{path}:{first}: a quote at the begin of a cell {what}{lines}. Write a quote that belongs to a text twice and "
+        'put the text in quotes ("""Yes"", she said"), or give texts as JSONL.'
+    )
+
+
+def csv_header(path: Path) -> list[str]:
+    """The column names alone; empty when the first line cannot be read (reading all of it will say why)."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline(1 << 20)
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [name.strip() for name in next(csv.reader([first], delimiter=_delimiter(path, first)), [])]
+
+
+def _delimiter(path: Path, first: str) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+
+
+def read_utf8(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        TargetError: it cannot be read, or is not UTF-8; with the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise TargetError(
+                f"{path}: found UTF-16 (by its first two bytes); expected UTF-8. Convert the file (iconv -f utf-16 -t utf-8)."
+            ) from None
+        line = data[: error.start].count(b"\n") + 1
+        raise TargetError(
+            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; expected one encoding throughout. Convert the "
+            "file (iconv -f latin1 -t utf-8), or this line."
+        ) from None

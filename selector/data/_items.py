@@ -1,0 +1,55 @@
+"""Sequences of items: in memory, a part of another, several one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from selector.core.contracts import Items, RawImage, RawText, Words
+
+
+class ListItems:
+    """Items that lie in memory already (a list of bytes, arrays or texts, or one array over all)."""
+
+    def __init__(self, items: Sequence[RawImage] | Sequence[RawText] | Sequence[Words] | np.ndarray) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self._items[index]
+
+
+class SubsetItems:
+    """Some items of another sequence, still read lazily."""
+
+    def __init__(self, items: Items, indices: np.ndarray) -> None:
+        self.items, self.indices = items, indices
+        if isinstance(items, SubsetItems):  # a subset of a subset stays one step from the items
+            self.items, self.indices = items.items, items.indices[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self.items[int(self.indices[index])]
+
+
+class ConcatItems:
+    """Several sequences of items, one after another."""
+
+    def __init__(self, parts: Sequence[Items]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._parts) else 0
+
+    def __getitem__(self, index: int, /) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]

@@ -1,0 +1,102 @@
+"""A folder with one folder of images for each class, with or without train/, val/ and test/ above them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from selector.core.contracts import RawImage
+from selector.core.errors import TargetError
+from selector.data._build import Draft
+from selector.data._columns import text_tables
+from selector.data._files import TABLES, holds_conll, holds_parquet
+from selector.data._hashing import hash_files, walk_files
+from selector.data._kinds import KINDS, SPLIT_NAMES, Kind, Options
+from selector.modalities.image import IMAGE_SUFFIXES
+
+
+class FileItems:
+    """Files below a folder, read when asked for."""
+
+    def __init__(self, root: str, relative: list[str]) -> None:
+        self._root, self._relative = root, relative
+
+    def __len__(self) -> int:
+        return len(self._relative)
+
+    def __getitem__(self, index: int, /) -> RawImage:
+        with open(os.path.join(self._root, self._relative[index]), "rb") as file:  # noqa: PTH118, PTH123
+            return file.read()
+
+
+def _accepts(x: Any, options: Options) -> bool:
+    if not isinstance(x, str | os.PathLike) or not Path(x).is_dir():
+        return False
+    return not holds_parquet(Path(x)) and not holds_conll(Path(x)) and not text_tables(Path(x), options)
+
+
+def _read(x: str | os.PathLike[str], options: Options) -> Draft:
+    root = Path(x).absolute()
+    skipped: list[str] = []
+    found = sorted(walk_files(str(root), _is_image, skipped.append), key=lambda entry: entry[0])
+    parts = [path.split("/") for path, _ in found]
+    split_of = _split_folders(parts)
+    depth = 1 if split_of else 0
+    rows = [i for i, part in enumerate(parts) if len(part) > depth + 1 and (not split_of or part[0] in split_of)]
+    if not rows:
+        raise TargetError(
+            f"{root}: found {len(found)} images but no class folders with images in them; expected one folder a class, "
+            f"such as {root.name}/cat/1.jpg, or {root.name}/train/cat/1.jpg.{_about_tables(root)}"
+        )
+    notes = []
+    if len(rows) < len(found):
+        strays = sorted(set(range(len(found))) - set(rows))
+        notes.append(f"{len(strays)} images outside class folders were left out, such as {found[strays[0]][0]}")
+    if skipped:
+        notes.append(f"{len(skipped)} files that are not images were left out, such as {min(skipped)}")
+    relative = [found[i][0] for i in rows]
+    hashes = hash_files(str(root), relative, [found[i][1] for i in rows], options.trust)
+    return Draft(
+        where=str(root),
+        name=options.name or root.name,
+        items=FileItems(str(root), relative),
+        names=relative,
+        labels=[parts[i][depth] for i in rows],
+        hashes=hashes,
+        splits=[split_of[parts[i][0]] for i in rows] if split_of else None,
+        notes=notes,
+        origin={"path": str(root)},
+    )
+
+
+def _about_tables(root: Path) -> str:
+    tables = sorted(path.name for path in root.iterdir() if path.suffix.lower() in TABLES)
+    if not tables:
+        return ""
+    return (
+        f" Of the tables in it ({', '.join(tables[:3])}{', ...' if len(tables) > 3 else ''}) give the one that is meant, or a "
+        "dict of split and file to selector.load_target; a folder is read as texts when it holds nothing but train.csv, "
+        "val.csv and test.csv (or .tsv, .jsonl) with a column of texts."
+    )
+
+
+def _is_image(name: str) -> bool:
+    return "." + name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+
+
+def _split_folders(parts: list[list[str]]) -> dict[str, str]:
+    """Top folders that are splits; empty when they are classes.
+
+    They are splits when one of them is called train and holds class folders, and either another
+    split stands beside it or nothing else does: a class may be called ``train``, too.
+    """
+    tops = {part[0] for part in parts if len(part) > 1}
+    nested = {part[0] for part in parts if len(part) > 2}
+    named = {top: SPLIT_NAMES[top.lower()] for top in sorted(tops & nested) if top.lower() in SPLIT_NAMES}
+    if "train" not in named.values() or (len(named) == 1 and tops != set(named)):
+        return {}
+    return named
+
+
+KINDS.register("folder")(Kind("a folder with one folder of images a class", _accepts, _read))

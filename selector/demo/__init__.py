@@ -1,0 +1,1 @@
+"""The main job on data and weights that pip packages ship: ``photos`` and ``texts``."""

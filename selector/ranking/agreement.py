@@ -1,0 +1,222 @@
+"""How well a score agrees with fine-tuned accuracy, over models and over data sets.
+
+Rank agreement alone misleads with few models (11 models: a random score has a weighted tau between
+about -0.5 and 0.5 on one data set), so the loss of acting on a score, ``regret_at``, stands beside
+it, and every figure comes with a bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from selector.core.errors import ConfigError
+from selector.core.stats import mean_ranks
+
+Measure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
+Convention = Literal["scipy", "accuracy"]
+
+
+def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Convention = "scipy") -> float:
+    """Weighted Kendall tau of scores and accuracies, in -1..1; higher is better.
+
+    Args:
+        scores: (M,) one a model, higher is better.
+        accuracies: (M,) measured, same order.
+        convention: ``scipy`` weighs hyperbolically by the mean over the rankings by either variable
+            (``rank=True``, what most tables print). ``accuracy`` is ``weightedtau(accuracies,
+            scores, rank=None)``, which weighs by the ranking by accuracy alone: some papers print
+            it, and the two are not comparable.
+    Returns:
+        tau; NaN where a variable is constant, never averaged silently.
+    Raises:
+        ConfigError: lengths differ, fewer than two models, or a value is not finite.
+
+    >>> round(weighted_tau([1, 2, 3, 4], [10, 20, 40, 30]), 3)
+    0.52
+    """
+    x, y = _pair(scores, accuracies)
+    if _constant(x) or _constant(y):
+        return math.nan
+    from scipy import stats  # takes a second to import on a slow machine; a scan of few models can do without
+
+    if convention == "scipy":
+        return float(stats.weightedtau(x, y, rank=True).statistic)
+    return float(stats.weightedtau(y, x, rank=None).statistic)
+
+
+def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
+    """Kendall's tau-b, in -1..1; NaN on constants."""
+    from scipy import stats
+
+    x, y = _pair(scores, accuracies)
+    return math.nan if _constant(x) or _constant(y) else float(stats.kendalltau(x, y).statistic)
+
+
+def spearman(scores: ArrayLike, accuracies: ArrayLike) -> float:
+    """Spearman's rho, ties at their mean rank, in -1..1; NaN on constants."""
+    x, y = _pair(scores, accuracies)
+    return math.nan if _constant(x) or _constant(y) else float(np.corrcoef(mean_ranks(x), mean_ranks(y))[0, 1])
+
+
+def pearson(scores: ArrayLike, accuracies: ArrayLike) -> float:
+    """Pearson's r, in -1..1; NaN on constants."""
+    x, y = _pair(scores, accuracies)
+    return math.nan if _constant(x) or _constant(y) else float(np.corrcoef(x, y)[0, 1])
+
+
+def regret_at(k: int) -> Measure:
+    """Best accuracy minus the best among the first k models by score, in the accuracies' unit.
+
+    0 is perfect; lower is better. Models whose scores tie at the border are taken in expectation
+    over their order, so that the order of the input decides nothing.
+
+    >>> regret_at(1)([3.0, 2.0, 1.0], [70.0, 90.0, 80.0])
+    20.0
+    """
+
+    def measure(scores: ArrayLike, accuracies: ArrayLike) -> float:
+        x, y = _pair(scores, accuracies)
+        return float(y.max() - _best_of_first(x, y, k))
+
+    return measure
+
+
+def rel_at(k: int) -> Measure:
+    """Best accuracy among the first k models by score over the best accuracy; 1 is perfect.
+
+    >>> round(rel_at(1)([3.0, 2.0, 1.0], [70.0, 90.0, 80.0]), 3)
+    0.778
+    """
+
+    def measure(scores: ArrayLike, accuracies: ArrayLike) -> float:
+        x, y = _pair(scores, accuracies)
+        return float(_best_of_first(x, y, k) / y.max())
+
+    return measure
+
+
+MEASURES: Mapping[str, Measure] = {
+    "weighted_tau": weighted_tau,
+    "kendall": kendall,
+    "spearman": spearman,
+    "pearson": pearson,
+    "rel@1": rel_at(1),
+    "rel@3": rel_at(3),
+    "regret@1": regret_at(1),
+    "regret@3": regret_at(3),
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over data sets with its 90 % bootstrap interval; ``undefined`` data sets gave NaN."""
+
+    value: float
+    low: float
+    high: float
+    undefined: int = 0
+
+
+def mean_agreement(
+    scores: Sequence[ArrayLike],
+    accuracies: Sequence[ArrayLike],
+    measure: str | Measure = "weighted_tau",
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    resample: Literal["models", "datasets", "both"] = "both",
+) -> Interval:
+    """Mean of a measure over data sets, with a bootstrap over models and data sets.
+
+    Args:
+        scores, accuracies: one array (M_d,) a data set; data sets may have other models.
+        measure: a name of ``MEASURES`` or a callable.
+        draws, seed: of the bootstrap; the same seed draws the same resamples for every score, so
+            that differences between scores can be paired.
+        resample: what is drawn with replacement.
+    Returns:
+        The mean over the data sets where the measure is defined, and the percentile interval.
+    Raises:
+        ConfigError: no data set, or lists of different length.
+    """
+    if len(scores) != len(accuracies) or not scores:
+        raise ConfigError(
+            f"expected one array of scores and of accuracies a data set. Got {len(scores)} and {len(accuracies)}."
+        )
+    function = MEASURES[measure] if isinstance(measure, str) else measure
+    pairs = [_pair(x, y) for x, y in zip(scores, accuracies, strict=True)]
+    values = np.array([function(x, y) for x, y in pairs])
+    means = _bootstrap(pairs, function, draws, seed, resample)
+    low, high = np.nanquantile(means, [0.05, 0.95]) if np.isfinite(means).any() else (math.nan, math.nan)
+    return Interval(_mean(values), float(low), float(high), int(np.isnan(values).sum()))
+
+
+def paired_difference(
+    first: Sequence[ArrayLike],
+    second: Sequence[ArrayLike],
+    accuracies: Sequence[ArrayLike],
+    measure: str | Measure = "weighted_tau",
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Mean difference (first minus second) of a measure, both scores on the same resamples."""
+    function = MEASURES[measure] if isinstance(measure, str) else measure
+    a = [_pair(x, y) for x, y in zip(first, accuracies, strict=True)]
+    b = [_pair(x, y) for x, y in zip(second, accuracies, strict=True)]
+    values = np.array([function(*p) - function(*q) for p, q in zip(a, b, strict=True)])
+    differences = _bootstrap(a, function, draws, seed, "both") - _bootstrap(b, function, draws, seed, "both")
+    low, high = np.nanquantile(differences, [0.05, 0.95])
+    return Interval(_mean(values), float(low), float(high), int(np.isnan(values).sum()))
+
+
+def _bootstrap(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], function: Measure, draws: int, seed: int, resample: str
+) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for draw in range(draws):
+        chosen = rng.integers(len(pairs), size=len(pairs)) if resample != "models" else np.arange(len(pairs))
+        values = []
+        for index in chosen:
+            x, y = pairs[index]
+            models = rng.integers(len(x), size=len(x)) if resample != "datasets" else np.arange(len(x))
+            values.append(function(x[models], y[models]))
+        means[draw] = _mean(np.array(values))
+    return means
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
+def _best_of_first(x: np.ndarray, y: np.ndarray, k: int) -> float:
+    k = min(k, len(x))
+    border = np.sort(x)[-k]
+    sure, ties = y[x > border], np.sort(y[x == border])
+    free = k - len(sure)
+    base = sure.max() if len(sure) else -np.inf
+    # expected maximum of `free` models drawn from the tied ones without replacement
+    n = len(ties)
+    ways = np.array([math.comb(i, free - 1) for i in range(n)], dtype=float) / math.comb(n, free)
+    return float((np.maximum(ties, base) * ways).sum())
+
+
+def _pair(scores: ArrayLike, accuracies: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(scores, dtype=float), np.asarray(accuracies, dtype=float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
+        raise ConfigError(f"expected two arrays (M,) of equal length M >= 2. Got shapes {x.shape} and {y.shape}.")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ConfigError("scores and accuracies must be finite; drop the models without a value before comparing.")
+    return x, y
+
+
+def _constant(values: np.ndarray) -> bool:
+    return bool((values == values[0]).all())

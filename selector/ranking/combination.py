@@ -1,0 +1,286 @@
+"""Many proxies -> one score a model, with intervals, P(best) and the set that cannot be told apart.
+
+Every member is put on one scale that depends on the target alone, never on the other models, so
+that adding a model reorders nothing: *skill*, 0 for a model that knows nothing about the labels
+and 1 for one that knows them all. The evidence is the mean skill of the members, equal weights,
+one member a family, moved by what was known of the model beforehand (``selector.ranking.prior``). Intervals
+come from the same deleted blocks of rows for every model, so that errors which all models share
+cancel in the differences.
+
+They describe sampling noise: how the order could change with other images of the same kind. How
+well proxies predict fine-tuned accuracy at all is another question (docs/evidence.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from selector.core.contracts import LabelKind, Score
+from selector.core.stats import t_quantile
+from selector.ranking.calibration import calibration
+from selector.ranking.prior import Prior, PriorScore
+from selector.results import PriorCell
+
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The combined score of one model.
+
+    Attributes:
+        value: ``skill`` moved by ``prior``: what orders the models.
+        low, high: 90 % interval; None, as the next three, when the members came without blocks.
+        p_best, p_top_k: probability of being the first, or among the first k, of this pool.
+        mean_rank: expected rank in this pool, from 1.
+        tied: not distinguishable from the first model (90 % interval of the paired difference
+            includes zero; without blocks, the same value).
+        half_to_first: half-width of that interval; 0 when the members came without blocks.
+        skill: mean skill of the members; 0 is chance, 1 is perfect.
+        prior: what was known of the model beforehand moves ``value`` by this much.
+        known: the prior itself; None without one.
+        members: skill by proxy.
+        deviations: (blocks,) jackknife deviations of the skill, the same blocks for every model; their
+            squares sum to its variance, and those of a difference of two models to the variance of that;
+            no blocks when the members came without blocks.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p_best: float | None
+    p_top_k: float | None
+    tied: bool
+    skill: float
+    half_to_first: float = 0.0
+    mean_rank: float | None = None
+    prior: float = 0.0
+    known: PriorScore | None = None
+    members: Mapping[str, float] = field(default_factory=dict)
+    deviations: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+
+    def fields(self) -> dict[str, Any]:
+        """As the fields of ``results.ModelResult`` are called."""
+        return {
+            "evidence": self.value,
+            "evidence_low": self.low,
+            "evidence_high": self.high,
+            "p_best": self.p_best,
+            "p_top_k": self.p_top_k,
+            "mean_rank": self.mean_rank,
+            "tied": self.tied,
+            "skill": self.skill,
+            "members": dict(self.members),
+            "prior": None if self.known is None else PriorCell(self.prior, **asdict(self.known)),
+        }
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What the skill scale needs to know of the labels: it makes "chance" a number."""
+
+    kind: LabelKind
+    chance: float  # expected vote share of a label drawn from the priors
+    entropy: float  # of the class priors, nats
+    null_logme: float  # log evidence a row of a model that knows the class priors only
+
+    @classmethod
+    def of(cls, labels: np.ndarray, kind: LabelKind) -> LabelFacts:
+        """From labels (N,), (N, L) or (N, T)."""
+        if kind is LabelKind.CLASSES:
+            shares = np.bincount(labels.astype(int)) / len(labels)
+            shares = shares[shares > 0]
+            variances = shares * (1 - shares)
+            entropy = float(-(shares * np.log(shares)).sum())
+            chance = float((shares**2).sum())
+        else:
+            columns = labels.reshape(len(labels), -1).astype(float)
+            variances = columns.var(axis=0)
+            variances = variances[variances > 0]
+            rates = columns.mean(axis=0) if kind is LabelKind.MULTILABEL else np.array([0.5])
+            entropy = float(np.mean([_binary_entropy(rate) for rate in rates]))
+            chance = 0.0
+        null = (
+            float(np.mean(-0.5 * np.log(2 * math.pi * np.maximum(variances, 1e-12)) - 0.5)) if len(variances) else 0.0
+        )
+        return cls(kind, chance, entropy, null)
+
+
+def _binary_entropy(rate: float) -> float:
+    if rate <= 0 or rate >= 1:
+        return 0.0
+    return -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
+
+
+def _above_chance(share: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    return (share - facts.chance) / (1 - facts.chance)
+
+
+def _entropy_explained(log_likelihood: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    # below chance it falls without end; one badly calibrated model must not drown the other members
+    return np.maximum(1 + log_likelihood / max(facts.entropy, 1e-12), -1.0)
+
+
+def _variance_explained(evidence: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    """For Gaussian columns a gain of g nats a row is the R² that 1 - exp(-2g) gives."""
+    return 1 - np.exp(-2 * (evidence - facts.null_logme))
+
+
+def _as_it_is(value: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    return value
+
+
+_Skill = Callable[[np.ndarray, LabelFacts], np.ndarray]
+
+MEMBERS: Mapping[LabelKind, Mapping[str, _Skill]] = {
+    LabelKind.CLASSES: {"knn": _above_chance, "probe": _entropy_explained, "logme": _variance_explained},
+    LabelKind.MULTILABEL: {"knn": _as_it_is, "logme": _variance_explained},
+    LabelKind.REAL: {"knn": _as_it_is, "logme": _variance_explained},
+}
+"""One member a family. The H-score is shown but is no member: its value on permuted labels moves
+with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
+
+
+def combine(
+    scores: Mapping[str, Mapping[str, Score]],
+    facts: LabelFacts,
+    *,
+    prior: Prior | None = None,
+    top_k: int = 3,
+    seed: int = 0,
+) -> dict[str, Evidence]:
+    """Evidence of every model that has at least one member's score.
+
+    Args:
+        scores: model -> proxy -> score. Members that some model lacks are left out for all, since
+            means over different members cannot be compared.
+        facts: of the labels that the scores were computed with.
+        prior: what was known of the models; those that it lacks count as average.
+        top_k: for ``p_top_k``.
+        seed: of the draws behind the probabilities.
+    Returns:
+        model -> evidence; empty when no proxy of ``scores`` is a member for this label kind.
+    Cost: O(models² + draws · models).
+    """
+    scales = MEMBERS[facts.kind]
+    members = [name for name in scales if scores and all(name in by_proxy for by_proxy in scores.values())]
+    if not members:
+        return {}
+    names = list(scores)
+    skills = {m: {p: float(scales[p](np.asarray(scores[m][p].value), facts)) for p in members} for m in names}
+    means = np.array([np.mean(list(skills[m].values())) for m in names])
+    known = {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
+    shifts = np.array([shift(known[m]) if m in known else 0.0 for m in names])
+    values = means + shifts
+    deviations = _deviations([[scores[m][p] for p in members] for m in names], [scales[p] for p in members], facts)
+    noise = _noise(values, deviations, top_k, seed)
+    first = int(np.argmax(values))
+    quantile = t_quantile(deviations.shape[1] - 1)
+    to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1))
+    return {
+        name: Evidence(
+            value=float(values[i]),
+            **noise[i]._asdict(),
+            tied=bool(values[first] - values[i] <= quantile * to_first[i]),
+            skill=float(means[i]),
+            half_to_first=float(quantile * to_first[i]),
+            prior=float(shifts[i]),
+            known=known.get(name),
+            members=skills[name],
+            deviations=deviations[i],
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def shift(known: PriorScore) -> float:
+    """What a prior of weight w adds to a skill.
+
+    (1 - w) · skill + w · s · prior, divided by 1 - w: the same order, and a model of which nothing is
+    known keeps its skill. The prior is in deviations of rank; s puts it on the scale of the members:
+    how far models lie apart in skill per deviation of rank, frozen, so that the pool cannot move it.
+    """
+    return known.weight / (1 - known.weight) * calibration().skill_per_deviation * known.value
+
+
+def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping[str, str] | None = None) -> list[str]:
+    """Models that cannot plausibly be among the first ``top_k``: the 90 % interval of the paired
+    difference lies above zero for ``top_k`` others.
+
+    Paired, because models that are looked at with the same rows share most of their error: what is
+    hopeless shows after fewer rows than by comparing the ends of two intervals.
+
+    Args:
+        networks: model -> network, where several models are readings of one: the best reading counts
+            for its network, and only whole networks are out.
+    """
+    network = {name: (networks or {}).get(name, name) for name in evidence}
+    names = list(evidence)
+    values = np.array([evidence[n].value for n in names])
+    deviations = np.stack([evidence[n].deviations for n in names]) if names else np.zeros((0, 0))
+    if not deviations.shape[1]:
+        return []  # without intervals any lead may be noise
+    quantile = t_quantile(deviations.shape[1] - 1)
+    lost: dict[str, bool] = {}
+    for i, name in enumerate(names):
+        errors = np.sqrt(((deviations - deviations[i]) ** 2).sum(axis=1))
+        above = {network[names[j]] for j in np.flatnonzero(values - values[i] > quantile * errors)} - {network[name]}
+        lost[network[name]] = lost.get(network[name], True) and len(above) >= top_k
+    return [name for name in names if lost[network[name]]]
+
+
+def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], facts: LabelFacts) -> np.ndarray:
+    """(models, blocks) jackknife deviations of the mean skill: their squares sum to its variance.
+
+    A score without blocks counts as exact beside others; all blocks of a pool come from the same rows.
+    No blocks where no score has any.
+    """
+    counts = {len(s.blocks) for row in scores for s in row if s.blocks is not None}
+    if len(counts) != 1:
+        return np.zeros((len(scores), 0))
+    (count,) = counts
+    result = np.zeros((len(scores), count))
+    for i, row in enumerate(scores):
+        for score, scale in zip(row, scales, strict=True):
+            if score.blocks is not None:
+                left_out = scale(np.asarray(score.blocks, dtype=float), facts)
+                result[i] += (left_out - left_out.mean()) * math.sqrt((count - 1) / count) / len(row)
+    return result
+
+
+class _Noise(NamedTuple):
+    """What the blocks tell of one model, by the names of ``Evidence``; nothing without blocks."""
+
+    low: float | None = None
+    high: float | None = None
+    p_best: float | None = None
+    p_top_k: float | None = None
+    mean_rank: float | None = None
+
+
+def _noise(values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int) -> list[_Noise]:
+    if not deviations.shape[1]:
+        return [_Noise()] * len(values)
+    half = t_quantile(deviations.shape[1] - 1) * np.sqrt((deviations**2).sum(axis=1))
+    columns = (values - half, values + half, *_probabilities(values, deviations, top_k, seed))
+    return [_Noise(*map(float, row)) for row in zip(*columns, strict=True)]
+
+
+def _probabilities(
+    values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """P(best), P(top k) and the mean rank of every model, over draws of the rows."""
+    rng = np.random.default_rng(seed)
+    blocks = deviations.shape[1]
+    draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
+    if blocks > 1:  # t with blocks - 1 degrees of freedom, as the intervals
+        draws /= np.sqrt(rng.chisquare(blocks - 1, (DRAWS, 1)) / (blocks - 1))
+    order = np.argsort(-(values + draws), axis=1, kind="stable")
+    best = np.bincount(order[:, 0], minlength=len(values)) / DRAWS
+    top = np.bincount(order[:, :top_k].ravel(), minlength=len(values)) / DRAWS
+    return best, top, 1 + np.argsort(order, axis=1).mean(axis=0)

@@ -1,0 +1,328 @@
+"""Past results of this machine: one SQLite file that runs add to and the prior reads.
+
+A row is one figure of one model on one target: *measured* by fine-tuning, or *predicted* by the
+evidence of a scan. Only measured ones ever enter a prior (``selector.ranking.prior``); predicted ones are
+kept so that predictions can be compared with what was measured later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import platformdirs
+from filelock import FileLock
+
+from selector.core.errors import ConfigError, HistoryError, did_you_mean
+
+VERSION = 1
+Kind = Literal["measured", "predicted"]
+KINDS: tuple[Kind, ...] = ("measured", "predicted")
+_VARIABLE = "SELECTOR_HISTORY"
+_BUSY_SECONDS = 30.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure of one model on one target.
+
+    Attributes:
+        target: fingerprint of the target.
+        model: name in the zoo.
+        metric: what ``value`` is (accuracy, macro_f1, ...; for predicted rows evidence or a proxy).
+        value: finite; higher is better except where the metric says loss or error.
+        kind: ``measured`` or ``predicted``.
+        strategy: frozen, partial, full, lora; empty for predicted rows.
+        source: as the zoo names it, such as ``timm:resnet18``; two zoos may give one name to two models.
+        target_name: for people, and to recognise a published data set.
+        origin: ``run``, or ``published`` for figures out of a fact table.
+        run: which run wrote it; the same run writes a figure once, a second time replaces it.
+        when: UTC, ISO 8601; filled in when the row is added.
+        facts: what was known of the model without the target (parameters, upstream accuracy, ...),
+            so that facts can be weighted by what was measured, whichever models a later run looks at.
+    """
+
+    target: str
+    model: str
+    metric: str
+    value: float
+    kind: Kind = "measured"
+    strategy: str = ""
+    source: str = ""
+    target_name: str = ""
+    origin: str = "run"
+    run: str = ""
+    when: str = ""
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if column.name == "value":
+                if not _finite(value):
+                    raise ConfigError(f"The 'value' of a result must be a finite number. Got {value!r}.")
+            elif column.name == "facts":
+                if not (
+                    isinstance(value, Mapping) and all(isinstance(k, str) and _finite(v) for k, v in value.items())
+                ):
+                    raise ConfigError(f"The 'facts' of a result must be finite numbers by name. Got {value!r}.")
+            elif not isinstance(value, str):
+                raise ConfigError(f"The {column.name!r} of a result must be text. Got {value!r}.")
+        for name in ("target", "model", "metric"):
+            if not getattr(self, name):
+                raise ConfigError(f"The {name!r} of a result must not be empty.")
+        if self.kind not in KINDS:
+            raise ConfigError(f"The 'kind' of a result must be one of {', '.join(KINDS)}. Got {self.kind!r}.")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_COLUMNS = tuple(column.name for column in fields(Result))
+_NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
+_KEY = ("target", "model", "source", "strategy", "metric", "kind", "run")
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS results ("
+    + ", ".join(f'"{name}" {"REAL" if name == "value" else "TEXT"} NOT NULL' for name in _COLUMNS)
+    + ", UNIQUE ("
+    + ", ".join(_KEY)
+    + "))"
+)
+_INSERT = f"INSERT OR REPLACE INTO results ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+
+
+def default_path() -> Path:
+    """``SELECTOR_HISTORY``, or ``history.sqlite`` in the user's data folder."""
+    named = os.environ.get(_VARIABLE)
+    return Path(named) if named else Path(platformdirs.user_data_dir("selector")) / "history.sqlite"
+
+
+class History:
+    """The results of earlier runs; safe with several processes, which wait for each other.
+
+    Args:
+        path: the SQLite file; ``default_path()`` when left out. It is made by the first ``add``.
+    Raises (every method):
+        HistoryError: the file is damaged (it is set aside and the next call starts a new one),
+            was written by a newer version, or cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = default_path() if path is None else Path(path)
+
+    def add(self, results: Iterable[Result]) -> int:
+        """Keep results, all or none; returns how many were not known before."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = [_values(r if r.when else replace(r, when=now)) for r in results]
+        if not rows:
+            return 0
+
+        def write(connection: sqlite3.Connection) -> int:
+            before = _count(connection)
+            connection.executemany(_INSERT, rows)
+            return _count(connection) - before
+
+        return self._transaction(write)
+
+    def results(self, *, target: str = "", model: str = "", kind: str = "", run: str = "") -> list[Result]:
+        """Results, oldest first; each named value narrows them. Empty when nothing was ever added."""
+        where, values = _where({"target": target, "model": model, "kind": kind, "run": run})
+        order = ", ".join(f'"{name}"' for name in ("when", *_KEY))
+        query = f"SELECT {_NAMES} FROM results{where} ORDER BY {order}"
+        if not self.path.exists():
+            return []
+        rows = self._transaction(lambda connection: connection.execute(query, values).fetchall(), write=False)
+        return [_from_row(row) for row in rows]
+
+    def forget(self, *, target: str = "", model: str = "", run: str = "", everything: bool = False) -> int:
+        """Delete results that match all named values; returns how many.
+
+        Raises:
+            ConfigError: nothing is named and ``everything`` is False.
+        """
+        where, values = _where({"target": target, "model": model, "run": run})
+        if not where and not everything:
+            raise ConfigError("forget needs a target, a model or a run; everything=True forgets all results.")
+        if not self.path.exists():
+            return 0
+        return self._transaction(lambda connection: connection.execute(f"DELETE FROM results{where}", values).rowcount)
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write all results as JSON lines, whole or not at all; returns how many."""
+        rows, file = self.results(), Path(path)
+        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+        try:
+            temporary.write_text("".join(f"{line}\n" for line in dump(rows)), encoding="utf-8")
+            temporary.replace(file)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise HistoryError(f"{file} cannot be written: {error}; name another file.") from error
+        return len(rows)
+
+    def import_(self, path: str | os.PathLike[str]) -> int:
+        """Add the results of an exported file, all or none; returns how many were not known before.
+
+        Raises:
+            ConfigError: the file cannot be read or a line is no result; it names the line.
+        """
+        file = Path(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}; give a file that 'history export' wrote.") from error
+        return self.add(parse(text.splitlines(), str(file)))
+
+    def _transaction(self, action: Callable[[sqlite3.Connection], _Found], *, write: bool = True) -> _Found:
+        """Run one action whole or not at all; a writer waits until the others are done."""
+        try:
+            if write:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)) as c:
+                c.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                try:
+                    self._prepare(c)
+                    found = action(c)
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
+                        c.execute("ROLLBACK")
+                    raise
+                c.execute("COMMIT")
+                return found
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+                raise self._set_aside(error) from error
+            raise HistoryError(
+                f"The history {self.path} cannot be used: {error}; free it, or name another file in {_VARIABLE}."
+            ) from error
+        except OSError as error:
+            raise HistoryError(
+                f"The history {self.path} cannot be used: {error}; name another file in {_VARIABLE}."
+            ) from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Tables of a new file; a file of a newer version is left as it is."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise HistoryError(
+                f"The history {self.path} has format {version}, this version of selector reads {VERSION}; "
+                f"update selector, or name another file in {_VARIABLE}."
+            )
+        if version == 0:
+            connection.execute(_SCHEMA)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _set_aside(self, error: sqlite3.Error) -> HistoryError:
+        """Rename the damaged file once, whichever of several processes sees it first."""
+        with FileLock(f"{self.path}.lock"):
+            if not _damaged(self.path):
+                return HistoryError(
+                    f"The history {self.path} was damaged ({error}) and another process has set it aside; try again."
+                )
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+            aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{uuid.uuid4().hex[:6]}")
+            self.path.replace(aside)
+            # a journal belongs to the file it was written for; left here it would be played into the new one
+            journal = Path(f"{self.path}-journal")
+            if journal.exists():
+                journal.replace(f"{aside}-journal")
+        return HistoryError(
+            f"The history {self.path} is damaged ({error}); it was set aside as {aside.name} and the next run "
+            "starts a new one. Results that were exported come back with 'selector history import FILE'."
+        )
+
+
+def dump(results: Iterable[Result]) -> Iterator[str]:
+    """One JSON document a result."""
+    for result in results:
+        yield json.dumps(asdict(result), ensure_ascii=False)
+
+
+def parse(lines: Iterable[str], where: str) -> list[Result]:
+    """The inverse of ``dump``; empty lines are skipped.
+
+    Raises:
+        ConfigError: names the line and what is wrong with it.
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{where}:{number}: expected one JSON object a line. Got {error}.") from None
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{where}:{number}: expected a JSON object. Got {type(entry).__name__}.")
+        found.append(_result(entry, f"{where}:{number}"))
+    return found
+
+
+def snapshot(results: Iterable[Result]) -> dict[str, Any]:
+    """What a run records of the history it used: how many rows, until when, and a digest of them.
+
+    >>> snapshot([])["rows"]
+    0
+    """
+    lines = sorted(dump(results))
+    latest = max((json.loads(line)["when"] for line in lines), default="")
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return {"rows": len(lines), "latest": latest, "digest": digest}
+
+
+def _result(entry: Mapping[str, Any], where: str) -> Result:
+    for key in entry:
+        if key not in _COLUMNS:
+            raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(key, _COLUMNS)}.")
+    missing = [name for name in ("target", "model", "metric", "value") if name not in entry]
+    if missing:
+        raise ConfigError(f"{where}: a result needs {', '.join(missing)}.")
+    try:
+        return Result(**entry)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _values(result: Result) -> tuple[Any, ...]:
+    row = {name: getattr(result, name) for name in _COLUMNS}
+    return tuple({**row, "facts": json.dumps(dict(result.facts), sort_keys=True)}.values())
+
+
+def _from_row(row: Sequence[Any]) -> Result:
+    entry = dict(zip(_COLUMNS, row, strict=True))
+    return Result(**{**entry, "facts": json.loads(entry["facts"])})
+
+
+def _where(named: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Only our own column names enter the text of a query; values are bound."""
+    given = {name: value for name, value in named.items() if value}
+    clause = " AND ".join(f'"{name}" = ?' for name in given)
+    return (f" WHERE {clause}" if clause else ""), tuple(given.values())
+
+
+def _count(connection: sqlite3.Connection) -> int:
+    (count,) = connection.execute("SELECT COUNT(*) FROM results").fetchone()
+    return int(count)
+
+
+def _damaged(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+        try:
+            (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+    return bool(answer != "ok")

@@ -1,0 +1,58 @@
+"""Which models a run looks at: selection from the zoo, wildcards expanded and frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from selector import sources
+from selector.core.contracts import Modality
+from selector.core.errors import ZooError
+from selector.zoo import ModelSpec, Zoo, load_zoo, select
+
+
+def choose_models(
+    zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None,
+    models: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
+    *,
+    trust_zoo: bool = False,
+    modality: Modality | None = None,
+) -> tuple[list[ModelSpec], bool]:
+    """The frozen specs (wildcards expanded by their sources) and whether ``python:`` may run code.
+
+    Args:
+        modality: of the target; models that read something else are left out. None takes all.
+    Raises:
+        ZooError: nothing matches, or a wildcard names no model.
+    """
+    loaded = load_zoo(zoo, trust=trust_zoo)
+    specs: list[ModelSpec] = []
+    selected = select(loaded, models, tags)
+    readers = [spec for spec in selected if modality is None or spec.reads is modality]
+    if not readers and modality is not None:
+        raise ZooError(
+            f"none of the {len(selected)} selected model(s) reads {modality.noun}s, and the target holds {modality.noun}s; "
+            f"select others ('selector zoo list' shows them)."
+        )
+    for spec in readers:
+        if not spec.is_wildcard:
+            specs.append(spec)
+            continue
+        ids = sources.registry.get(spec.source_name).expand(spec.model_id)
+        if not ids:
+            raise ZooError(f"the wildcard '{spec.source}' matches no model of {spec.source_name}; loosen it.")
+        specs += [
+            spec.model_copy(update={"source": f"{spec.source_name}:{i}", "name": f"{spec.source_name}:{i}"})
+            for i in ids
+        ]
+    unique = {spec.name: spec for spec in reversed(specs)}  # a name listed by hand wins over a wildcard's
+    chosen = [_with_licence(spec) for spec in specs if unique.get(spec.name) is spec]
+    return chosen, loaded.trusted or trust_zoo
+
+
+def _with_licence(spec: ModelSpec) -> ModelSpec:
+    """The licence that the source states, where the zoo states none."""
+    ask = getattr(sources.registry.get(spec.source_name), "licence", None)
+    stated = ask(spec) if spec.licence is None and ask is not None else None
+    return spec if stated is None else spec.model_copy(update={"licence": stated})

@@ -1,6 +1,0 @@
-"""Confirmation: a small, fair tournament that fine-tunes the leading models within a budget."""
-
-from selector.tournament.run import run_tournament
-from selector.tournament.types import Contestant, EpsilonMember, TournamentResult, Trained
-
-__all__ = ["Contestant", "EpsilonMember", "TournamentResult", "Trained", "run_tournament"]

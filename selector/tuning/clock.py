@@ -1,0 +1,80 @@
+"""The budget's clock, and what a tournament remembers from one call to the next."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from selector.tuning.journal import Journal
+from selector.tuning.types import Cache
+
+RESERVE_SECONDS = 3.0  # for what comes after the last rung
+
+
+class Clock:
+    """Seconds spent and left, over interruptions; the plan and what was decided on the way.
+
+    Attributes:
+        budget: seconds, or None for no limit.
+        state: plain JSON, kept in the journal: seconds spent, rungs, resolution, costs, notes, course.
+        reserve: seconds to keep for what comes after the last rung.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], journal: Journal, cache: Cache | None) -> None:
+        self.budget: float | None = settings["budget"]
+        self.reserve = RESERVE_SECONDS
+        self._settings = dict(settings)
+        self._journal = journal
+        self._cache = cache
+        self._name = f"tournament-{Journal.key(settings)}"
+        self.state = self._remembered()
+        self._begun = time.perf_counter()
+
+    @property
+    def spent(self) -> float:
+        """Seconds, those before an interruption included."""
+        return float(self.state["spent"]) + time.perf_counter() - self._begun
+
+    @property
+    def left(self) -> float:
+        """Seconds for training."""
+        return math.inf if self.budget is None else self.budget - self.spent - self.reserve
+
+    def deadline(self) -> float:
+        """As ``time.perf_counter()``: past 105 % of the budget no step begins."""
+        if self.budget is None:
+            return math.inf
+        return time.perf_counter() + max(0.0, 1.05 * self.budget - self.spent - self.reserve)
+
+    @property
+    def course(self) -> list[str]:
+        """What has happened so far, in sentences."""
+        return [str(line) for line in self.state.get("course", ())]
+
+    def tell(self, line: str) -> None:
+        """Add a sentence to the course; one that an interrupted call already said is not said again."""
+        if line not in self.course:
+            self.state["course"] = [*self.course, line]
+
+    def remember(self) -> None:
+        """Write the state down, so that the same call goes on from here."""
+        self._journal.write_json(self._name, {**self.state, "spent": self.spent})
+
+    def finish(self) -> None:
+        """The tournament is over: the same call reads its records, another folder gets its plan."""
+        if self._cache is not None and self.state["rungs"]:
+            self._cache.put("tournament", self._settings, {**self.state, "spent": self.spent})
+        self.state["finished"] = True
+        self.remember()
+
+    def _remembered(self) -> dict[str, Any]:
+        state = self._journal.read_json(self._name)
+        if state is None and self._cache is not None:
+            plan = self._cache.get("tournament", self._settings)
+            if plan:  # the same plan as last time, so that the table is the same
+                state = {**plan, "spent": 0.0, "done": 0}
+        if state is not None and state.get("finished"):
+            state["spent"] = 0.0  # everything is read again, nothing is trained
+        return state or {"spent": 0.0, "rungs": [], "done": 0}

@@ -1,0 +1,136 @@
+"""What has been trained so far: one small file a candidate and rung, addressed by everything that decides it.
+
+A tournament that is started again asks here before it trains, so it goes on where it was stopped,
+and two tournaments that share candidates share their results.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from selector.core.errors import StoreError
+from selector.results import write_atomic
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+MAX_WEIGHTS = 4 * 10**9  # bytes that the weights of finished tournaments may take
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished training: what happened (plain JSON) and its validation logits (N, K)."""
+
+    facts: Mapping[str, Any]
+    logits: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def status(self) -> str:
+        """ok, diverged or failed."""
+        return str(self.facts["status"])
+
+
+class Journal:
+    """A folder of records, weights and checkpoints.
+
+    Args:
+        folder: made when missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"the folder for checkpoints {folder} cannot be made ({error.strerror}); name another one."
+            ) from error
+
+    @staticmethod
+    def key(facts: Mapping[str, Any]) -> str:
+        """32 hex digits of plain JSON."""
+        text = json.dumps({"format": FORMAT, **facts}, sort_keys=True, ensure_ascii=False)
+        return xxhash.xxh3_128_hexdigest(text.encode())
+
+    def read(self, key: str) -> Record | None:
+        """The record, or None when there is none or its file is damaged (it is removed then)."""
+        path = self.folder / f"{key}.npz"
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                logits = file["logits"] if "logits" in file.files else None
+                return Record(json.loads(bytes(file["facts"])), logits)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("record %s is damaged (%s); this training runs again", path, error)
+            path.unlink(missing_ok=True)
+            return None
+
+    def write(self, key: str, record: Record) -> None:
+        """Atomically.
+
+        Raises:
+            StoreError: the disk is full or not writable.
+        """
+        arrays = {"facts": np.frombuffer(json.dumps(record.facts).encode(), dtype=np.uint8)}
+        if record.logits is not None:
+            arrays["logits"] = record.logits.astype(np.float32)
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+        self._write(self.folder / f"{key}.npz", content.getvalue())
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A named document, or None."""
+        try:
+            found = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s is damaged (%s); it is written again", self.folder / f"{name}.json", error)
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        """Atomically."""
+        self._write(self.folder / f"{name}.json", json.dumps(document, indent=1).encode())
+
+    def checkpoint(self, key: str) -> Path:
+        """Where a training that is under way keeps its state."""
+        return self.folder / f"{key}.checkpoint.pt"
+
+    def weights(self, key: str) -> Path:
+        """Where the weights of a finished training lie, if they were kept."""
+        return self.folder / f"{key}.safetensors"
+
+    def forget_weights(self, key: str) -> None:
+        """Remove the weights and the checkpoint of a training; its record stays."""
+        self.weights(key).unlink(missing_ok=True)
+        self.checkpoint(key).unlink(missing_ok=True)
+
+    def tidy(self, max_bytes: int = MAX_WEIGHTS) -> None:
+        """Remove the oldest weights beyond ``max_bytes``; a tournament that needs them trains again."""
+        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        total = 0
+        for path in files:
+            total += path.stat().st_size
+            if total > max_bytes:
+                path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            write_atomic(path, content)
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be written ({error.strerror}); free some space and run the same command again: "
+                "finished trainings are kept."
+            ) from error

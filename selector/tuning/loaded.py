@@ -1,0 +1,58 @@
+"""A contestant in memory, and what one training of it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector.core.contracts import AnyPreprocess, Encoder, Modality, TextPreprocess
+from selector.tuning.journal import Record
+from selector.tuning.strategies._loop import Optimiser
+from selector.tuning.types import Contestant
+
+
+@dataclass
+class Loaded:
+    """A contestant whose encoder is in memory."""
+
+    contestant: Contestant
+    encoder: Encoder
+    preprocess: AnyPreprocess  # as trained
+    reduced: bool = False
+    optimiser: Optimiser = "adamw"
+    layer_decay: bool = False
+    bf16: bool = False  # trains in mixed precision, because that was measured to be faster
+    frozen: Record | None = None
+    native_head: tuple[np.ndarray, np.ndarray] | None = None
+    head: tuple[np.ndarray, np.ndarray] | None = None  # at the training resolution
+    start: np.ndarray | None = None  # validation outputs (N, K) of that head: every training begins there
+    forward_seconds: float = math.nan  # an image, at the training resolution
+    build_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.contestant.name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the training; of a text network (tokens, 1), which is never reduced."""
+        if isinstance(self.preprocess, TextPreprocess):
+            return self.preprocess.max_length, 1
+        return self.preprocess.input_size[1], self.preprocess.input_size[2]
+
+    @property
+    def resolution(self) -> tuple[int, int] | None:
+        """``size`` as it is reported: None for texts."""
+        return None if self.encoder.modality is Modality.TEXT else self.size
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A lane (model, strategy) at one learning rate with one seed."""
+
+    model: str
+    strategy: str
+    rate: float
+    seed: int

@@ -1,0 +1,220 @@
+"""The tournament, from top to bottom: load, solve the heads, plan, rungs, repeats, verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from selector.core.contracts import AnyPreprocess, LabelKind, ProgressCallback, Target, Task, no_progress
+from selector.core.engine import LocalEngine
+from selector.core.errors import ConfigError, StoreError, TargetError, did_you_mean
+from selector.tuning import strategies as strategy_room
+from selector.tuning.clock import Clock
+from selector.tuning.field import Field, Lane
+from selector.tuning.heads import solve
+from selector.tuning.journal import Journal
+from selector.tuning.loaded import Loaded
+from selector.tuning.planner import plan_rungs
+from selector.tuning.repeats import repeat_leaders
+from selector.tuning.rungs import run_rungs
+from selector.tuning.strategies._loop import PixelBatches
+from selector.tuning.types import Cache, Contestant, TournamentResult
+from selector.tuning.verdict import verdict
+from selector.tuning.workbench import Workbench
+
+BATCH_SIZE = 32
+
+
+def run_tournament(
+    contestants: Sequence[Contestant],
+    target: Target,
+    task: Task,
+    pixels_for: Callable[[AnyPreprocess], PixelBatches],
+    *,
+    strategies: Sequence[str] = ("frozen", "full"),
+    budget_seconds: float | None = None,
+    max_steps: int | None = None,
+    metric: str | None = None,
+    epsilon: float = 0.01,
+    resolution: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    augment: bool = True,
+    batch_size: int = BATCH_SIZE,
+    repeats: int = 2,
+    features_for: Callable[[str, np.ndarray], np.ndarray] | None = None,
+    cache: Cache | None = None,
+    checkpoint_folder: Path,
+    progress: ProgressCallback | None = None,
+) -> TournamentResult:
+    """Fine-tune contestants within a budget; validation images choose, test images are read at the end.
+
+    Args:
+        contestants: the models.
+        target: its train, val and test splits must not be empty.
+        task: head, loss and metrics.
+        pixels_for: prepared items for a preprocessing; ``.batch(indices)`` gives uint8 (B, H, W, C) or
+            tokens for positions in the target.
+        strategies: ``frozen``, ``partial``, ``full``, ``lora``; ``frozen`` is always measured.
+        budget_seconds: kept: at most 110 % and 15 s of it are used.
+        max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
+        metric: decides; None for the task's own.
+        epsilon: how much worse, in units of the metric, is as good.
+        resolution: side in pixels to train at; None for the native one, reduced only when the
+            budget needs it. Reduced figures are marked.
+        augment: light augmentation of the training images.
+        batch_size: images a step, equal for all.
+        repeats: further seeds for the two leading lanes, when time is left.
+        features_for: (contestant, positions) -> cached features (N, D) at the native resolution.
+        cache: keeps plans and finished measurements for later runs.
+        checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
+    Returns:
+        The result. A contestant that fails is a failed measurement.
+    Raises:
+        ConfigError: an unknown strategy or metric, a number out of range.
+        TargetError: an empty split, or a single class among the training images.
+        StoreError: the disk is full; finished trainings are kept.
+    """
+    _check(contestants, target, task, strategies, budget_seconds, max_steps, metric, epsilon, resolution, batch_size)
+    settings = {
+        "target": target.fingerprint,
+        "task": task.name,
+        "contestants": [{"name": c.name, **c.identity} for c in contestants],
+        "strategies": sorted(strategies),
+        "budget": budget_seconds,
+        "max_steps": max_steps,
+        "metric": metric or task.default_metric,
+        "epsilon": epsilon,
+        "resolution": resolution,
+        "device": device,
+        "seed": seed,
+        "augment": augment,
+        "batch_size": batch_size,
+        "repeats": repeats,
+    }
+    bench = Workbench(
+        target,
+        task,
+        pixels_for,
+        Journal(Path(checkpoint_folder)),
+        _device(device),
+        batch_size,
+        augment,
+        features_for,
+        progress or no_progress,
+    )
+    field = Field(bench, Clock(settings, bench.journal, cache), settings)
+    _note_absent_classes(field)
+    _load(field, contestants)
+    _enter_lanes(field, [name for name in strategies if strategy_room.registry.get(name).trains])
+    if field.lanes and (plan := plan_rungs(field)) is not None:
+        run_rungs(field, plan)
+        repeat_leaders(field)
+    return verdict(field)
+
+
+def _note_absent_classes(field: Field) -> None:
+    bench = field.bench
+    if bench.target.label_kind is not LabelKind.CLASSES:
+        return
+    names = bench.target.class_names
+    told: set[str] = set()
+    for split in ("train", "val", "test"):
+        present = set(bench.labels[split].tolist())
+        absent = [name for i, name in enumerate(names) if i not in present and name not in told]
+        if split == "train" and bench.target.row_starts is not None:
+            told = set(absent)  # of words the target's own notes tell that, with the counts of val and test
+            continue
+        if absent:
+            shown = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
+            effect = "cannot be learned" if split == "train" else f"are in no {split} figure"
+            field.notes.append(
+                f"{len(absent)} class(es) without {bench.target.row_noun}s in {split} {effect}: {shown}."
+            )
+
+
+def _load(field: Field, contestants: Sequence[Contestant]) -> None:
+    """Bring the encoders into memory and solve their heads: the frozen strategy."""
+
+    def enter(contestant: Contestant) -> Loaded:
+        loaded = field.bench.load(contestant)
+        solve(field.bench, loaded, field.clock.deadline())
+        return loaded
+
+    for outcome in LocalEngine().map(enter, contestants, fatal=(StoreError,)):
+        if outcome.result is not None:
+            field.loaded[outcome.item.name] = outcome.result
+        else:
+            field.failed[outcome.item.name] = outcome.failure.reason if outcome.failure else "unknown"
+
+
+def _enter_lanes(field: Field, strategies: Sequence[str]) -> None:
+    for loaded in field.loaded.values():
+        if loaded.encoder.module is None and strategies:
+            field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen figure is given.")
+            continue
+        field.lanes += [Lane(loaded, strategy) for strategy in strategies]
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N. Got '{device}'.") from None
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{device}' was asked for, but torch sees no CUDA device; use --device cpu.")
+    return device
+
+
+def _check(
+    contestants: Sequence[Contestant],
+    target: Target,
+    task: Task,
+    strategies: Sequence[str],
+    budget_seconds: float | None,
+    max_steps: int | None,
+    metric: str | None,
+    epsilon: float,
+    resolution: int | None,
+    batch_size: int,
+) -> None:
+    if not contestants:
+        raise ConfigError("a tournament needs at least one contestant. Got none.")
+    names = [c.name for c in contestants]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"contestants must have different names. Got {', '.join(sorted(names))}.")
+    if not strategies:
+        raise ConfigError(f"name at least one strategy out of {', '.join(strategy_room.registry.names())}.")
+    for name in strategies:
+        strategy_room.registry.get(name)
+    if metric is not None:
+        known = getattr(task, "metric_names", (metric,))  # a task without a list takes any name
+        if metric not in known:
+            raise ConfigError(
+                f"unknown metric '{metric}'{did_you_mean(metric, known) or '.'} Known: {', '.join(known)}."
+            )
+    for name, value, least in (
+        ("budget", budget_seconds, 0.0),
+        ("max_steps", max_steps, 1),
+        ("resolution", resolution, 16),
+        ("batch_size", batch_size, 2),
+        ("epsilon", epsilon, 0.0),
+    ):
+        if value is not None and (not math.isfinite(value) or value < least):
+            raise ConfigError(f"{name} must be a number in the range [{least:g}, inf). Got {value}.")
+    for split in ("train", "val"):
+        if not len(target.indices(split)):
+            raise TargetError(
+                f"target '{target.name}' has no {target.modality.noun}s in {split}; fine-tuning needs train and val."
+            )
+    if target.label_kind is LabelKind.CLASSES and len(np.unique(target.labels_of(target.indices("train")))) < 2:
+        raise TargetError(
+            f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
+        )

@@ -1,0 +1,51 @@
+"""How a model is adapted to a target. One module a strategy, found by name on first use.
+
+A strategy decides which parameters move and at which share of the learning rate; the loop that
+moves them (``_loop.py``) is one and the same for all. In every strategy the head starts from the
+solved probe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from selector.core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from selector.tuning.strategies._parts import Group, Parts
+
+
+class Strategy(Protocol):
+    """One answer to "what moves?"."""
+
+    name: str
+    trains: bool
+    """Whether steps are taken at all: ``frozen`` takes none, its head is solved."""
+    optimiser: str | None
+    """``sgd`` or ``adamw`` where the strategy decides; None for what suits the network."""
+    rate_factor: float
+    """On the grid of learning rates."""
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module to train; most strategies return it as it is, lora adds its matrices."""
+        ...
+
+    def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
+        """The parameters that move, in groups; all others stay as they are.
+
+        Args:
+            parts: the network in forward order.
+            layer_decay: let the rate fall towards the stem (transformers and ConvNeXt).
+        """
+        ...
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """The plain module of ``with_head`` with what was learned in it; undoes ``wrap``."""
+        ...
+
+
+registry: Registry[Strategy] = Registry("selector.tuning.strategies", "strategy")
+strategy = registry.instance
+"""Class decorator: ``@strategy("name")`` files one instance of the class."""

@@ -1,0 +1,122 @@
+"""A network as strategies see it: sections of parameters in forward order, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from selector.core.errors import TrainingError
+
+STEM_SHARE = 0.05  # of the head's learning rate, under layer decay; in between it falls geometrically
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that move together: their names and their share of the learning rate."""
+
+    names: tuple[str, ...]
+    rate_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parameter names by section.
+
+    Attributes:
+        stem: before the first block (patch embedding, position embedding, first convolution).
+        blocks: one entry a block, in forward order.
+        rest: after the last block but before the head (final norm, last convolution).
+        head: the classifier.
+    """
+
+    stem: tuple[str, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    rest: tuple[str, ...]
+    head: tuple[str, ...]
+
+    def sections(self) -> list[tuple[str, ...]]:
+        """Stem, blocks, rest, head; each may be empty."""
+        return [self.stem, *self.blocks, self.rest, self.head]
+
+
+def head_name(module: nn.Module) -> str:
+    """Dotted name of the last linear layer, as ``get_classifier()`` gives it."""
+    head = _classifier(module)
+    for name, child in module.named_modules():
+        if child is head:
+            return str(name)
+    raise TrainingError("get_classifier() returns a layer that is not part of the network; its source must fix that.")
+
+
+def head_layer(module: nn.Module) -> nn.Linear:
+    """The last linear layer.
+
+    Raises:
+        TrainingError: it is something else.
+    """
+    head = _classifier(module)
+    if not isinstance(head, nn.Linear):
+        raise TrainingError(f"the head must be one linear layer. Got {type(head).__name__}.")
+    return head
+
+
+def parts_of(module: nn.Module, blocks: Sequence[str]) -> Parts:
+    """Sort the parameters of ``module`` into sections.
+
+    Args:
+        module: what ``Encoder.with_head`` returned.
+        blocks: ``Encoder.blocks``; names may lack the prefix that a wrapping module adds.
+    """
+    prefixes = [found for block in blocks if (found := _resolve(module, block)) is not None]
+    head = head_name(module)
+    names = [name for name, _ in module.named_parameters()]
+    owner = {name: _innermost(name, prefixes) for name in names}
+    in_head = [name for name in names if _inside(name, head)]
+    positions = [i for i, name in enumerate(names) if owner[name] is not None]
+    first, last = (positions[0], positions[-1]) if positions else (len(names), len(names))
+    stem: list[str] = []
+    rest: list[str] = []
+    by_block: dict[str, list[str]] = {prefix: [] for prefix in prefixes}
+    for i, name in enumerate(names):
+        block = owner[name]
+        if name in in_head:
+            continue
+        if block is not None:
+            by_block[block].append(name)
+        elif i < first:
+            stem.append(name)
+        elif i > last:
+            rest.append(name)
+        else:  # between two blocks (a downsampling layer): it feeds the block after it
+            following = next(owner[later] for later in names[i:] if owner[later] is not None)
+            by_block[str(following)].append(name)
+    return Parts(tuple(stem), tuple(tuple(by_block[p]) for p in prefixes), tuple(rest), tuple(in_head))
+
+
+def decayed(sections: Sequence[tuple[str, ...]], layer_decay: bool) -> list[Group]:
+    """Groups of the last ``len(sections)`` sections; the last one (the head) at the full rate."""
+    depth = max(len(sections) - 1, 1)
+    shares = [STEM_SHARE ** ((len(sections) - 1 - i) / depth) if layer_decay else 1.0 for i in range(len(sections))]
+    return [Group(names, share) for names, share in zip(sections, shares, strict=True) if names]
+
+
+def _classifier(module: Any) -> object:
+    return module.get_classifier()
+
+
+def _resolve(module: nn.Module, block: str) -> str | None:
+    children = [name for name, _ in module.named_modules()]
+    if block in children:
+        return block
+    return next((name for name in children if name.endswith(f".{block}")), None)
+
+
+def _inside(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _innermost(name: str, prefixes: Sequence[str]) -> str | None:
+    return max((p for p in prefixes if _inside(name, p)), key=len, default=None)

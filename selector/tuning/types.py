@@ -1,0 +1,111 @@
+"""What goes into a tournament and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from selector.core.contracts import AnyPreprocess, Encoder
+from selector.results import Measurement
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Cache(Protocol):
+    """A small store of JSON documents by key; ``selector.store.FeatureStore`` is one."""
+
+    def get(self, kind: str, key: Mapping[str, Any]) -> Any: ...
+
+    def put(self, kind: str, key: Mapping[str, Any], value: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One model of the tournament.
+
+    Attributes:
+        name: unique in the tournament.
+        load: makes its encoder; a failure becomes a failed measurement.
+        identity: what addresses it in records, as plain JSON; its encoder's identity is added.
+        latency: seconds an image, where known; orders models that are equally good.
+    """
+
+    name: str
+    load: Callable[[], Encoder]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, ready to be saved.
+
+    Attributes:
+        name, strategy, learning_rate, seed, steps: how it came about.
+        module: batch -> outputs, on the CPU, in eval mode.
+        source, recipe: how the module is built again without this object.
+        preprocess: as trained, resolution included.
+        class_names: in output order.
+        temperature: divides the logits before the softmax.
+        task: name of the task.
+    """
+
+    name: str
+    strategy: str
+    module: nn.Module
+    source: str
+    recipe: Mapping[str, Any]
+    preprocess: AnyPreprocess
+    class_names: tuple[str, ...]
+    temperature: float = 1.0
+    task: str = "classification"
+    learning_rate: float | None = None
+    seed: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class EpsilonMember:
+    """A model that cannot be shown to be more than ε worse than the best one.
+
+    ``difference`` is best minus this one on the same validation images, with its 90 % interval,
+    in units of the metric.
+    """
+
+    name: str
+    strategy: str
+    value: float
+    difference: float
+    low: float
+    high: float
+    parameters: int
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class TournamentResult:
+    """What was measured.
+
+    Attributes:
+        measurements: by contestant, one a strategy: its best candidate in its last rung.
+        best: the model with the best validation figure; None when nothing could be trained.
+        epsilon_best: see ``EpsilonMember``; the cheapest first.
+        history: every candidate of every rung, in order (plain JSON).
+        notes: what a reader should know before trusting the figures.
+        course: the plan and what became of it, in sentences.
+        advice: which strategy to take, in a sentence a model.
+        p_best: probability that ``best`` is the best of those measured, over validation images.
+        settled: whether the tournament ended because it was decided.
+    """
+
+    measurements: Mapping[str, tuple[Measurement, ...]]
+    best: Trained | None
+    epsilon_best: tuple[EpsilonMember, ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    course: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    p_best: float | None = None
+    settled: bool = False

@@ -1,0 +1,370 @@
+"""One candidate at a time: build it, train it from its solved head, measure it, keep the record."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from selector.core.contracts import (
+    AnyPreprocess,
+    Modality,
+    Progress,
+    ProgressCallback,
+    Target,
+    Task,
+)
+from selector.core.engine import LocalEngine
+from selector.core.errors import SourceError, StoreError, TrainingError
+from selector.core.system import cpu_model
+from selector.extract.inputs import ready
+from selector.tuning import strategies
+from selector.tuning.journal import Journal, Record
+from selector.tuning.loaded import Candidate, Loaded
+from selector.tuning.strategies._head import set_head
+from selector.tuning.strategies._kinds import bf16_helps, is_classic, is_modern
+from selector.tuning.strategies._loop import Normalise, Optimiser, PixelBatches, Settings, predict, train
+from selector.tuning.strategies._parts import parts_of
+from selector.tuning.types import Contestant
+
+log = logging.getLogger(__name__)
+
+RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "adamw": (1e-4, 3e-4, 1e-3)}
+"""By preference: with a small budget only the first is tried. Their evidence is in docs/confirm.md."""
+
+CLEARLY_FASTER = 1.2  # by so much must single precision win to be taken
+
+
+@dataclass
+class Workbench:
+    """What all candidates share.
+
+    By split ``indices`` of the items, ``labels`` of their rows, and ``units``, which item a row belongs to
+    (None where an item is a row). ``batch_size`` (items) is the same for every contestant.
+    """
+
+    target: Target
+    task: Task
+    pixels_for: Callable[[AnyPreprocess], PixelBatches]
+    journal: Journal
+    device: str
+    batch_size: int
+    augment: bool
+    features_for: Callable[[str, np.ndarray], np.ndarray] | None = None
+    notify: ProgressCallback = lambda _: None
+    indices: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    units: dict[str, np.ndarray | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bf16 = bf16_helps(self.device)
+        self.outputs = self.task.num_outputs(self.target)
+        for split in ("train", "val", "test"):
+            self.indices[split] = self.target.indices(split)
+            self.labels[split] = self.target.labels_of(self.indices[split]).astype(np.int64)
+            self.units[split] = self.target.units_of(self.indices[split])
+        self.loss = self.task.loss(self.target, self.labels["train"])
+
+    def metrics(self, logits: np.ndarray, split: str) -> dict[str, float]:
+        """What the task measures of outputs on a split."""
+        return self.task.metrics(logits, self.labels[split], self.units[split])
+
+    # -------------------------------------------------------------------- loading
+
+    def load(self, contestant: Contestant) -> Loaded:
+        """The contestant's encoder."""
+        self.notify(Progress("load", 0, 1, "models", contestant.name))
+        encoder = contestant.load()
+        loaded = Loaded(contestant, encoder, encoder.preprocess)
+        if encoder.module is not None:
+            loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
+            loaded.layer_decay = is_modern(encoder.module)
+        return loaded
+
+    def reduce(self, loaded: Loaded, size: tuple[int, int]) -> bool:
+        """Train this contestant at ``size``; False when its architecture does not allow it."""
+        if size == loaded.size:
+            return True
+        if loaded.encoder.modality is Modality.TEXT:
+            return False
+        native = loaded.encoder.image_preprocess
+        try:
+            loaded.encoder.with_head(2, size)
+        except SourceError as error:
+            log.info("%s keeps its resolution: %s", loaded.name, error)
+            return False
+        loaded.preprocess = native.overridden({"input_size": (native.input_size[0], *size)})
+        loaded.reduced = size[0] * size[1] < native.input_size[1] * native.input_size[2]
+        loaded.head = None
+        return True
+
+    # -------------------------------------------------------------------- training
+
+    def fresh(self, loaded: Loaded) -> nn.Module:
+        """The contestant with the solved head, as every training starts."""
+        assert loaded.head is not None
+        module = self._built(loaded)
+        set_head(module, *loaded.head)
+        return module
+
+    def _built(self, loaded: Loaded) -> nn.Module:
+        begun = time.perf_counter()
+        module = loaded.encoder.with_head(self.outputs, loaded.size if loaded.reduced else None)
+        loaded.build_seconds = time.perf_counter() - begun
+        return module
+
+    def settle_precision(self, loaded: Loaded, strategy: str) -> None:
+        """Mixed precision or single, whichever trains this network faster here.
+
+        Measured once a network and machine, at the first resolution that is asked for, and remembered
+        beside the trainings: precision is part of their address, so a later call must not decide otherwise.
+        """
+        loaded.bf16 = self.bf16
+        if not self.bf16 or torch.device(self.device).type != "cpu":
+            return
+        asked = {"encoder": loaded.encoder.identity, "cpu": cpu_model(), "batch_size": self.batch_size}
+        name = f"precision-{self.journal.key(asked)}"
+        found = self.journal.read_json(name)
+        if found is None:
+            loaded.bf16 = False
+            single = self.measure_step(loaded, strategy, 2)
+            loaded.bf16 = True
+            found = {"single": single, "mixed": self.measure_step(loaded, strategy, 2)}
+            self.journal.write_json(name, found)
+        # near enough to each other, the usual one: it needs half the memory
+        loaded.bf16 = float(found["mixed"]) <= CLEARLY_FASTER * float(found["single"])
+
+    def measure_step(self, loaded: Loaded, strategy: str, steps: int = 3) -> float:
+        """Seconds of one step, from those after a first; the module is thrown away."""
+        times: list[float] = []
+        plan = strategies.registry.get(strategy)
+        module = plan.wrap(self._built(loaded))
+        train(
+            module,
+            plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay),
+            self.pixels_for(loaded.preprocess),
+            self.indices["train"],
+            self._truth,
+            self.normalise(loaded.preprocess),
+            self.loss,
+            self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), steps),
+            on_step=lambda _: times.append(time.perf_counter()),
+        )
+        return (times[-1] - times[0]) / max(len(times) - 1, 1) if len(times) > 1 else math.inf
+
+    def run(self, loaded: Loaded, candidate: Candidate, steps: int, deadline: float = math.inf) -> Record | None:
+        """Train from the solved head for so many steps, in one cycle of the rate, and measure on val.
+
+        Returns:
+            The record, from the journal when it was trained before; None when the deadline came
+            first. A diverged training and one that failed are records with that status.
+        Raises:
+            StoreError: the disk is full.
+        """
+        key = self.key(loaded, candidate, steps)
+        record = self.journal.read(key)
+        if record is not None:
+            return record
+        job = functools.partial(self._train, loaded, candidate, steps, key)
+        outcome = next(LocalEngine().map(job, [deadline], fatal=(StoreError,)))
+        if outcome.result is None:
+            reason = outcome.failure.reason if outcome.failure else "no reason given"
+            return Record({"status": "failed", "notes": [reason], "seconds": 0.0, "steps": 0})
+        record, module = outcome.result
+        if record is None:
+            return None
+        if record.status == "ok":
+            self._save_weights(key, module)
+        self.journal.write(key, record)
+        self.journal.checkpoint(key).unlink(missing_ok=True)
+        return record
+
+    def key(self, loaded: Loaded, candidate: Candidate, steps: int) -> str:
+        """The address of a training."""
+        return self.journal.key(
+            {
+                **self.facts(loaded, loaded.preprocess, loaded.bf16),
+                "strategy": candidate.strategy,
+                "rate": candidate.rate,
+                "seed": candidate.seed,
+                "steps": steps,
+                "batch_size": self.batch_size,
+                "augment": self.augment,
+                "optimiser": self.optimiser(loaded, candidate.strategy),
+            }
+        )
+
+    def module_of(self, loaded: Loaded, candidate: Candidate, steps: int) -> nn.Module:
+        """The trained module; trained again when its weights were not kept."""
+        state = self._weights(loaded, candidate, steps)
+        module = self.fresh(loaded)
+        module.load_state_dict(state)
+        return module.eval()
+
+    def test_outputs(self, loaded: Loaded, candidate: Candidate, steps: int) -> np.ndarray:
+        """Outputs of a trained candidate on the test split; read from the images once, then from the journal."""
+        key = self.journal.key({"test of": self.key(loaded, candidate, steps)})
+        record = self.journal.read(key)
+        if record is None or record.logits is None:
+            outputs = self.outputs_of(loaded, self.module_of(loaded, candidate, steps), "test")
+            record = Record({"status": "ok"}, outputs)
+            self.journal.write(key, record)
+        assert record.logits is not None
+        return record.logits
+
+    def outputs_of(
+        self, loaded: Loaded, module: nn.Module, split: str, deadline: float = math.inf
+    ) -> np.ndarray | None:
+        """Outputs (N, K) on a split at the training resolution."""
+        return predict(
+            module,
+            self.pixels_for(loaded.preprocess),
+            self.indices[split],
+            self.normalise(loaded.preprocess),
+            device=self.device,
+            bf16=loaded.bf16,
+            deadline=deadline,
+        )
+
+    def _train(
+        self,
+        loaded: Loaded,
+        candidate: Candidate,
+        steps: int,
+        key: str,
+        deadline: float,
+    ) -> tuple[Record | None, nn.Module]:
+        strategy = strategies.registry.get(candidate.strategy)
+        module = self.fresh(loaded)
+        module = strategy.wrap(module)
+        groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay)
+        settings = self._settings(loaded, candidate, steps)
+        processor = time.process_time()
+        fit = train(
+            module,
+            groups,
+            self.pixels_for(loaded.preprocess),
+            self.indices["train"],
+            self._truth,
+            self.normalise(loaded.preprocess),
+            self.loss,
+            settings,
+            checkpoint=self.journal.checkpoint(key),
+            deadline=deadline,
+            on_step=lambda step: self.notify(
+                Progress("train", step, steps, "steps", loaded.name, f"{candidate.strategy}, rate {candidate.rate:g}")
+            ),
+        )
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        module = strategy.unwrap(module)
+        if fit.status == "stopped":
+            return None, module
+        begun = time.perf_counter()
+        logits = self.outputs_of(loaded, module, "val") if fit.status == "ok" else None
+        status = fit.status
+        if logits is not None and not np.isfinite(logits).all():
+            status, logits = "diverged", None
+            fit.notes.append("outputs on the validation items are not finite")
+        facts = {
+            "status": status,
+            "steps": fit.steps,
+            "loss": fit.losses[-1] if fit.losses and math.isfinite(fit.losses[-1]) else None,
+            "seconds": fit.seconds,
+            "evaluate_seconds": time.perf_counter() - begun,
+            "processor_seconds": time.process_time() - processor,  # other work on the machine does not count
+            "notes": fit.notes,
+            "precision": "bfloat16" if loaded.bf16 else "float32",
+            "trained_parameters": trained,
+            "memory_bytes": fit.memory_bytes,
+        }
+        return Record(facts, logits), module
+
+    def optimiser(self, loaded: Loaded, strategy: str) -> Optimiser:
+        """Which one a lane trains with."""
+        own = strategies.registry.get(strategy).optimiser
+        return loaded.optimiser if own is None else cast(Optimiser, own)
+
+    def rates(self, loaded: Loaded, strategy: str) -> tuple[float, ...]:
+        """The learning rates to try, by preference."""
+        factor = strategies.registry.get(strategy).rate_factor
+        return tuple(rate * factor for rate in RATES[self.optimiser(loaded, strategy)])
+
+    def _settings(self, loaded: Loaded, candidate: Candidate, steps: int) -> Settings:
+        optimiser = self.optimiser(loaded, candidate.strategy)
+        return Settings(
+            steps=steps,
+            batch_size=self.batch_size,
+            rate=candidate.rate,
+            optimiser=optimiser,
+            seed=candidate.seed,
+            augment=self.augment and loaded.encoder.modality is Modality.IMAGE,
+            bf16=loaded.bf16,
+            device=self.device,
+            weight_decay=1e-4 if optimiser == "sgd" else 0.05,
+        )
+
+    def _truth(self, items: np.ndarray) -> np.ndarray:
+        """Labels of the rows of some training items, given as places in ``indices["train"]``."""
+        return self.target.labels_of(self.indices["train"][items]).astype(np.int64)
+
+    def _weights(self, loaded: Loaded, candidate: Candidate, steps: int) -> dict[str, torch.Tensor]:
+        """Of a finished training; trained again when they were not kept or are damaged."""
+        key = self.key(loaded, candidate, steps)
+        path = self.journal.weights(key)
+        if path.is_file():
+            try:
+                return load_file(path)
+            except (OSError, SafetensorError) as error:
+                log.warning("weights %s are damaged (%s); they are trained again", path, error)
+        (self.journal.folder / f"{key}.npz").unlink(missing_ok=True)
+        record = self.run(loaded, candidate, steps)
+        if record is None or record.status != "ok":
+            raise TrainingError(f"{loaded.name} {candidate.strategy} could not be trained again for its weights.")
+        return load_file(path)
+
+    def _save_weights(self, key: str, module: nn.Module) -> None:
+        state = {name: value.detach().to("cpu").contiguous().clone() for name, value in module.state_dict().items()}
+        save_weights(self.journal.weights(key), state)
+
+    def normalise(self, preprocess: AnyPreprocess) -> Normalise:
+        return lambda batch: ready(batch, preprocess, self.device)
+
+    def facts(self, loaded: Loaded, preprocess: AnyPreprocess, bf16: bool | None = None) -> dict[str, Any]:
+        return {
+            "target": self.target.fingerprint,
+            "task": self.task.name,
+            "encoder": {**loaded.encoder.identity, **loaded.contestant.identity},
+            "preprocess": preprocess.to_dict(),
+            "device": torch.device(self.device).type,
+            "bf16": self.bf16 if bf16 is None else bf16,
+        }
+
+
+def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """safetensors under a temporary name, then renamed.
+
+    Raises:
+        StoreError: the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(state, temporary, metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"weights cannot be written to {path} ({error}); free some space and run the same command again: "
+            "finished trainings are kept."
+        ) from error
+    finally:  # after an interrupt as well
+        temporary.unlink(missing_ok=True)
