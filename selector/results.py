@@ -228,6 +228,8 @@ class Ranking:
             of it), history (every training of every rung), epsilon_best, advice, p_best, settled;
             empty before a confirmation.
         path: the run's folder once it is saved.
+        loaded_target, trusted: the target, and whether its zoo may run code, in the process that made the ranking;
+            neither is written.
     """
 
     target: Mapping[str, Any]
@@ -241,6 +243,7 @@ class Ranking:
     prior: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     loaded_target: Target | None = field(default=None, repr=False, compare=False)
+    trusted: bool = field(default=False, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[ModelResult]:
         return iter(self.models)
@@ -299,7 +302,7 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``load_ranking`` reads them back."""
         data = {"format": FORMAT, **asdict(replace(self, loaded_target=None))}
-        data.pop("loaded_target")
+        del data["loaded_target"], data["trusted"]
         data["path"] = None if self.path is None else str(self.path)
         result: dict[str, Any] = plain(data)
         return result

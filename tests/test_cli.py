@@ -405,7 +405,8 @@ def test_zoo_list_and_check(zoo: Path, tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert re.search(r"absent\s+no\s+\S+", result.stdout)
     assert re.search(
-        r"code\s+no\s+code: 'python:a:b' runs code, and this zoo file is not trusted; read the code", result.stdout
+        r"code\s+no\s+code: 'python:a:b' runs code, and the zoo or run that names it is not trusted; read the code",
+        result.stdout,
     )
 
 

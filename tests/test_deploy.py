@@ -273,15 +273,32 @@ def test_truncated_weights_are_named(tmp_path: Path) -> None:
 def test_code_of_others_runs_only_when_trusted(tmp_path: Path) -> None:
     folder = saved(tmp_path / "best")
     config = json.loads((folder / "config.json").read_text())
-    for stranger in ("tests.networks:Orientation", "selectors.evil:factory"):
+    strangers = ("tests.networks:Orientation", "selectors.evil:factory", "selector.cli.options:load_plugins")
+    for stranger in (*strangers, "selector.scan:rank"):
         config["recipe"]["model"] = stranger
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(
             SourceError, match=f"python code '{stranger}', which is not trusted; pass trust=True .--trust-code"
         ):
             load_model(folder).predict(images(1))
+    config["recipe"]["model"] = "selectors.evil:factory"
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(SourceError, match="selectors"):  # trusted now, but there is no such module
         load_model(folder, trust=True).predict(images(1))
+
+
+def test_a_saved_model_cannot_run_a_file_through_a_function_of_this_package(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "best")
+    code, ran = tmp_path / "code.py", tmp_path / "ran"
+    code.write_text(f"open({str(ran)!r}, 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["recipe"] |= {"model": "selector.cli.options:load_plugins", "kwargs": {"names": [str(code)]}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SourceError, match="not trusted"):
+        load_model(folder).predict(images(1))
+    with pytest.raises(SourceError, match="not trusted"):
+        export_onnx(folder, tmp_path / "model.onnx")
+    assert not ran.exists()
 
 
 # ---------------------------------------------------------------------------- predicting

@@ -25,7 +25,7 @@ import selector
 from selector import scan
 from selector.core.contracts import Progress, Score
 from selector.core.errors import BadImagesError, ConfigError, TargetError
-from selector.results import Ranking
+from selector.results import Ranking, load_ranking
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, PreprocessOverrides
 from tests.conftest import image_folder
@@ -114,6 +114,27 @@ def test_python_entries_of_an_untrusted_file_do_not_run(photos, tmp_path):
     file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:tests.networks:explodes'}\n")
     ranking = selector.rank(photos, **{**FAST, "zoo": file}, store=tmp_path / "store")
     assert "not trusted" in ranking.failures[0].reason
+
+
+def test_confirm_does_not_believe_the_trust_that_a_run_claims_for_itself(photos, tmp_path):
+    run = tmp_path / "run"
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=run)
+    ran = tmp_path / "ran"
+    package = tmp_path / "stranger.py"
+    package.write_text(f"open({str(ran)!r}, 'w').close()\n")
+    data = json.loads((run / "run.json").read_text())
+    assert "trusted" not in data  # the object's own trust stays in its process
+    for model in data["models"]:
+        model["spec"] = {"name": model["name"], "source": "python:stranger:make"}
+    data["settings"]["trusted"] = True
+    (run / "run.json").write_text(json.dumps(data))
+    command = [sys.executable, "-m", "selector", "confirm", str(run), "--strategies", "frozen", "--max-steps", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "the zoo or run that names it is not trusted; read the code, then pass --trust-zoo" in done.stderr
+    assert done.returncode == 1
+    assert not ran.exists()
+    assert ranking.trusted
+    assert not load_ranking(run).trusted
 
 
 def test_bad_images_fail_with_the_full_list_or_are_left_out(tmp_path):

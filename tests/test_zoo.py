@@ -165,9 +165,12 @@ def test_code_runs_only_from_trusted_zoos(tmp_path: Path) -> None:
     check_trusted(data, trusted=False)
     check_trusted(code, trusted=True)
     with pytest.raises(
-        SourceError, match=r"'python:a\.b:c' runs code, and this zoo file is not trusted; .* --trust-zoo"
+        SourceError, match=r"'python:a\.b:c' runs code, and the zoo or run that names it is not trusted; .* --trust-zoo"
     ):
         check_trusted(code, trusted=False)
+    check_trusted(ModelSpec(source="python:selector.networks:mnist_cnn"), trusted=False)  # a network of this package
+    with pytest.raises(SourceError, match="is not trusted"):
+        check_trusted(ModelSpec(source="python:selector.cli.options:load_plugins"), trusted=False)
     assert not load_zoo(file).trusted
     assert load_zoo(file, trust=True).trusted
     assert load_zoo().trusted

@@ -66,7 +66,10 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], numeric
 
 
 def exit_code(ranking: Ranking) -> int:
-    """0, or 3 when some models failed, or 1 when none was ranked: all failed or exceed the limits."""
+    """0, or 3 when some models failed, or 1 when none was ranked (all failed or exceed the limits) or a confirmation
+    measured none."""
+    if ranking.confirmation and not any(model.best_measurement() for model in ranking):
+        return FAILED
     if all(model.status in ("failed", "excluded") for model in ranking):
         return FAILED
     return SOME_FAILED if ranking.failures else 0

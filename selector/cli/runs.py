@@ -152,6 +152,7 @@ def confirm(
     resolution: o.Resolution = None,
     metric: o.Metric = None,
     max_steps: o.MaxSteps = None,
+    trust_zoo: o.TrustZoo = False,
     plugin: o.Plugin = None,
     device: o.Device = "auto",
     store: o.Store = None,
@@ -179,6 +180,7 @@ def confirm(
             store=store,
             out=out,
             offline=offline,
+            trust_zoo=trust_zoo,
             history=history,
             progress=progress,
         )
@@ -209,7 +211,14 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
 
             say(f"model:  {best} ({predict_command(ranking, ranking.best)})")
     if (code := exit_code(ranking)) == FAILED:
-        say("error: no model was ranked; the table says why each one failed or which limit it exceeds.")
+        from selector.scan.confirmation import UNTRAINED
+
+        untrained = next((text for text in ranking.warnings if text.startswith(UNTRAINED)), None)
+        say(
+            f"error: {untrained}"
+            if untrained
+            else "error: no model was ranked; the table says why each one failed or which limit it exceeds."
+        )
     return code
 
 

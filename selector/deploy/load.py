@@ -20,6 +20,7 @@ from selector.deploy.predictions import Prediction, Predictions
 from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
 from selector.modalities.text import Tokeniser
+from selector.zoo.trust import check_recipe_trusted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,12 +67,7 @@ class SavedModel:
         from selector.sources import registry
 
         recipe = self.config["recipe"]
-        factory = str(recipe.get("model", ""))
-        if self.config["source"] == "python" and not (self._trust or factory.partition(":")[0].startswith("selector.")):
-            raise SourceError(
-                f"{self.path}: this model is built by the python code '{factory}', which is not trusted; "
-                "pass trust=True (--trust-code on the command line) if you trust it."
-            )
+        check_recipe_trusted(self.config, self._trust, self.path)
         module = registry.get(self.config["source"]).build(recipe)
         weights = self.path / WEIGHTS
         try:
@@ -206,8 +202,8 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedMod
 
     Args:
         path: its folder (``RUN/best``), or the run's folder.
-        trust: let a model run the python code that its ``config.json`` names. Factories of this
-            package are always trusted.
+        trust: let a model run the python code that its ``config.json`` names. The networks of
+            this package (``selector.zoo.trust.OWN_FACTORIES``) need no trust.
     Raises:
         ConfigError: there is no saved model, or it was written by a newer version.
     """

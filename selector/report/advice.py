@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from selector.core.costs import Cost
 from selector.core.units import format_count, format_duration, format_gap, format_latency, format_size, gap_number
 from selector.results import Measurement, ModelResult, Ranking
+from selector.zoo.trust import runs_code
 
 Z90 = 1.6448536269514722
 
@@ -51,7 +52,7 @@ def advice(ranking: Ranking) -> Advice:
             f"Confirm before you choose: {best.name} is in front, but nothing has been measured yet.",
             tuple(_sure_of_evidence(ranking, best)),
             tuple(_cost(best, None, ranking.noun)),
-            commands=(f"selector confirm {_run(ranking)}",),
+            commands=(confirm_command(ranking),),
         )
     how = HOW.get(measured.strategy, f"adapt it by the strategy {measured.strategy}")
     return Advice(
@@ -63,12 +64,18 @@ def advice(ranking: Ranking) -> Advice:
     )
 
 
+def confirm_command(ranking: Ranking) -> str:
+    """What to type to fine-tune the leading models of a run."""
+    named = (str(model.spec.get("source", "")).partition(":") for model in ranking if model.status == "ok")
+    code = any(runs_code(source, model) for source, _, model in named)
+    return f"selector confirm {_run(ranking)}" + (" --trust-zoo" if code else "")
+
+
 def predict_command(ranking: Ranking, best: ModelResult) -> str:
     """What to type to use the model of a confirmed run."""
     items = "TEXTS…" if ranking.target.get("modality") == "text" else "IMAGES…"
-    code = str(best.spec.get("source", ""))
-    trusted = not code.startswith("python:") or code.startswith("python:selector.")
-    return f"selector predict {_run(ranking)} {items}" + ("" if trusted else " --trust-code")
+    source, _, model = str(best.spec.get("source", "")).partition(":")
+    return f"selector predict {_run(ranking)} {items}" + (" --trust-code" if runs_code(source, model) else "")
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

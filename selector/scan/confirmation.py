@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from selector import tasks
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import of_metric
 from selector.ranking.history import History
-from selector.results import Caveat, ModelResult, Ranking, plain
+from selector.results import Caveat, Measurement, ModelResult, Ranking, plain
 from selector.scan.caveats import MAJORITY, majority
 from selector.scan.extraction import Extraction
 from selector.scan.past import confirmed_results, predicted
@@ -20,6 +20,8 @@ from selector.scan.previews import illustrated
 from selector.scan.summary import ordered
 from selector.scan.variants import network_of
 from selector.zoo import ModelSpec
+
+UNTRAINED = "no model was measured"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def confirm_leading(
             ],
             first=result.best.name if result.best else None,
         ),
-        warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes))),
+        warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes, *_untrained(result.measurements)))),
         seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
         settings={**ranking.settings, "confirm": asdict(settings)},
         confirmation=plain(
@@ -144,6 +146,17 @@ def remembered(confirmed: Ranking, history: History | None) -> Ranking:
     results = of_metric(results, confirmed.confirmation["metric"])
     fingerprint = str(confirmed.target["fingerprint"])
     return replace(confirmed, models=predicted(confirmed.models, fingerprint, results), warnings=warnings)
+
+
+def _untrained(measurements: Mapping[str, Sequence[Measurement]]) -> list[str]:
+    """Why a confirmation measured nothing; nothing when it did."""
+    if any(m.status == "ok" for found in measurements.values() for m in found):
+        return []
+    reasons = {name: next((m.note for m in found if m.note), "") for name, found in measurements.items()}
+    told = "; ".join(
+        f"{name}: {reason.removeprefix(f'{name}: ') or 'no reason given'}" for name, reason in reasons.items()
+    )
+    return [f"{UNTRAINED}, all trainings failed: {told}"]
 
 
 def _latency(model: ModelResult) -> float | None:

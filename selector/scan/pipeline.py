@@ -222,6 +222,7 @@ def rank(
             prior=plain(knowledge.record()),
             seconds={**extraction.seconds, **scoring.seconds, "total": time.perf_counter() - started},
             loaded_target=data,
+            trusted=trusted,
         )
         if not confirm:
             return ranking if out is None else ranking.save(out)
@@ -260,6 +261,8 @@ def confirm(
         metric: the metric that decides; None for the task's own (accuracy).
         max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
         target: the data, when the ranking was made from objects in memory and then saved.
+        trust_zoo: let ``python:`` entries of a saved run run code. What the run says of its own trust does not
+            count; a ranking that ``rank`` has just made in this process keeps the trust that it was given.
         out: the run's folder; None for the ranking's own.
         history: where the measured figures are added: True for the user's own, False for nowhere,
             or a file.
@@ -298,7 +301,7 @@ def confirm(
             made.get("precision", "auto"),
             made.get("backend", "auto"),
             "skip",
-            trust_zoo or bool(made.get("trusted")),
+            trust_zoo or ranking.trusted,
             progress or no_progress,
         )
         return confirm_leading(ranking, _folder(ranking), extraction, specs, settings, open_history(history))

@@ -215,11 +215,31 @@ def create_backbone(config: Mapping[str, Any]) -> nn.Module:
 
     settings = dict(config)
     kind = settings.pop("model_type", None)
+    require_built_in(f"transformers: {kind}", settings)
     try:
         made = AutoConfig.for_model(kind, **settings)
         return stripped(AutoModel.from_config(made, dtype=torch.float32, trust_remote_code=False))  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
         raise SourceError(f"transformers cannot build a network of the type '{kind}': {first_line(error)}") from error
+
+
+_BUILT_IN = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def require_built_in(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that names kernels of a repository, which transformers would fetch and run.
+
+    Raises:
+        SourceError: an attention implementation that is not one of transformers' own, at any depth.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            require_built_in(name, value)
+        elif "_implementation" in key and value not in _BUILT_IN:
+            raise SourceError(
+                f"{name}: the configuration asks for {key} {value!r}, which is code from elsewhere and is not run; "
+                "take the key out of config.json."
+            )
 
 
 def stripped(backbone: Any) -> nn.Module:

@@ -191,13 +191,18 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], mapping: str
     return with_head
 
 
-def refuse_kwargs(spec: ModelSpec, reserved: Collection[str]) -> None:
-    """Settings that would fetch or run something behind the zoo's back are not passed on."""
-    for key in spec.kwargs:
+def refuse_kwargs(name: str, kwargs: Mapping[str, Any], reserved: Collection[str]) -> None:
+    """Settings that would fetch or run something behind the zoo's back are not passed on.
+
+    Called where a network is identified and again where it is built, whatever the settings come from: a zoo
+    entry, the recipe of a saved model, the configuration of a repository.
+
+    Raises:
+        SourceError: a reserved key, or one that is no plain name.
+    """
+    for key in kwargs:
         if key in reserved or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
-            raise SourceError(
-                f"{spec.name}: kwargs.{key} is not passed on; say with 'weights' where the weights come from."
-            )
+            raise SourceError(f"{name}: kwargs.{key} is not passed on; say with 'weights' where the weights come from.")
 
 
 def _some(keys: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ class TimmSource:
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``; asks the hub for a hash when the weights are not cached."""
-        _weights.refuse_kwargs(spec, _RESERVED)
+        _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         identity: dict[str, Any] = {"source": "timm", "model": spec.model_id, **_weights.settings_identity(spec)}
         if spec.model_id.startswith(_HUB):
             config = _config_file(spec)
@@ -183,19 +184,20 @@ def _hub_config(file: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
         raise SourceError(
             f"{file}: not the configuration of a timm model (no 'architecture'); models of other libraries are not read."
         ) from None
-    from timm.models import PretrainedCfg
-
     if "num_classes" in data:
         config["num_classes"] = data["num_classes"]
-    known = set(PretrainedCfg.__dataclass_fields__) - {
-        "url",
-        "file",
-        "state_dict",
-        "hf_hub_id",
-        "source",
-        "label_names",
-    }
-    return architecture, {k: v for k, v in config.items() if k in known}, dict(data.get("model_args") or {})
+    return architecture, _plain_config(config), dict(data.get("model_args") or {})
+
+
+_ORIGINS = frozenset({"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "label_names"})
+"""Fields of timm's pretrained configuration that say where weights come from, and label names, which are not needed."""
+
+
+def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    from timm.models import PretrainedCfg
+
+    known = set(PretrainedCfg.__dataclass_fields__) - _ORIGINS
+    return {key: value for key, value in config.items() if key in known}
 
 
 # ---------------------------------------------------------------------------- building and loading
@@ -209,14 +211,24 @@ class TimmNetwork(Network):
     source: ClassVar[str] = "timm"
 
     def create(self, num_classes: int | None, **more: Any) -> nn.Module:
-        """``timm.create_model``."""
+        """``timm.create_model`` of an architecture by its plain name, without weights unless ``more`` brings them.
+
+        Raises:
+            SourceError: a name that timm would look up elsewhere (``hf-hub:``, ``local-dir:``), or a setting that
+                makes it fetch or load weights.
+        """
         import timm
 
+        _weights.refuse_kwargs(f"timm:{self.model}", self.kwargs, _RESERVED)
+        if not re.fullmatch(r"[\w.-]+", self.model):
+            raise SourceError(
+                f"timm:{self.model}: expected the plain name of an architecture; weights come from the zoo entry."
+            )
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.kwargs.items()} | more
         if num_classes is not None:
             settings["num_classes"] = num_classes
         if self.config is not None:
-            settings["pretrained_cfg"] = dict(self.config)
+            settings["pretrained_cfg"] = _plain_config(self.config)
         return timm.create_model(self.model, **settings)
 
     def block_names(self, module: nn.Module) -> list[str]:

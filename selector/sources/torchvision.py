@@ -47,7 +47,7 @@ class TorchvisionSource:
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``."""
-        _weights.refuse_kwargs(spec, _RESERVED)
+        _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         model, weights, url = _resolve(spec)
         identity: dict[str, Any] = {"source": "torchvision", "model": model, **_weights.settings_identity(spec)}
         if spec.weights == "none":
@@ -110,9 +110,19 @@ class TorchvisionNetwork(Network):
     source: ClassVar[str] = "torchvision"
 
     def create(self, num_classes: int | None) -> nn.Module:
-        """``torchvision.models.get_model``; a width of 0 takes the final linear layer off."""
+        """``torchvision.models.get_model``; a width of 0 takes the final linear layer off.
+
+        Raises:
+            SourceError: another thing than a classifier (detectors fetch the weights of their backbones unasked), or
+                a setting that makes torchvision fetch weights.
+        """
         from torchvision import models
 
+        _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
+        if self.model not in models.list_models(module=models):
+            raise SourceError(
+                f"torchvision:{self.model}: torchvision has no classifier of this name, so it is not built."
+            )
         settings = dict(self.kwargs)
         if self.model in _WITH_AUXILIARY:
             settings |= {"aux_logits": False, "init_weights": False}

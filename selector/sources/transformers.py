@@ -75,7 +75,7 @@ class TransformersSource:
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``. The tokenizer is in it by content, as are pooling and maximum length."""
-        _weights.refuse_kwargs(spec, _RESERVED)
+        _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         files = find_files(spec)
         identity = {"source": "transformers", **files.identity(), **_weights.settings_identity(spec)}
         if spec.text is not None and spec.text.tokenizer is not None:
@@ -221,13 +221,14 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     except ImportError as error:
         raise SourceError(f"{spec.name}: {error}; run: pip install 'zoo-selector[text]'") from None
     from selector.sources._encoder import seeded
-    from selector.sources._text import create_backbone
+    from selector.sources._text import create_backbone, require_built_in
 
     if not files.weights:
         config = {**files.read("config.json"), **spec.kwargs}
         with seeded():
             return create_backbone(config)
     files.fetched(spec.name)
+    require_built_in(spec.name, files.read("config.json"))
     return _pretrained(spec, files)
 
 

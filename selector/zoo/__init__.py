@@ -20,8 +20,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from selector.core.contracts import Modality
-from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_mean
+from selector.core.errors import WeightsMissing, ZooError, did_you_mean
 from selector.core.registry import Registry
+from selector.zoo.trust import check_trusted
 
 __all__ = ["ModelSpec", "Pooling", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
 
@@ -286,23 +287,6 @@ def load_zoo(
         return _unique(Zoo(models=models, trusted=True), {}, "zoo")
     except ValidationError as error:
         raise ZooError(_explain(error, {}, "zoo", ())) from None
-
-
-def check_trusted(spec: ModelSpec, trusted: bool) -> None:
-    """Refuse a model that runs code (``python:``) unless its zoo is trusted; call before any source sees it.
-
-    Args:
-        spec: one entry.
-        trusted: ``Zoo.trusted``: the shipped zoo, a zoo from a library call, or ``--trust-zoo``.
-
-    Raises:
-        SourceError: the entry would run code from a zoo that is not trusted.
-    """
-    if spec.source_name == "python" and not trusted:
-        raise SourceError(
-            f"{spec.name}: '{spec.source}' runs code, and this zoo file is not trusted; "
-            "read the code, then pass --trust-zoo."
-        )
 
 
 def select(

@@ -414,6 +414,39 @@ def test_a_model_that_someone_pushed_to_the_hub(home: Path) -> None:
     assert again(batch).shape == (3, 2)
 
 
+@pytest.mark.parametrize("key", ["pretrained", "checkpoint_path", "pretrained_cfg_overlay", "features_only"])
+def test_a_pushed_model_cannot_make_timm_fetch_or_load_something_else(home: Path, key: str) -> None:
+    config = {"architecture": "test_vit", "model_args": {key: True}}
+    cached(home, "org/evil", {"model.safetensors": b"x", "config.json": json.dumps(config).encode()})
+    with pytest.raises(SourceError, match=rf"kwargs\.{key} is not passed on"):
+        load(ModelSpec(source="timm:hf-hub:org/evil"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kwargs": {"pretrained": True}}, r"kwargs\.pretrained is not passed on"),
+        ({"kwargs": {"checkpoint_path": "weights.bin"}}, r"kwargs\.checkpoint_path is not passed on"),
+        ({"model": "hf-hub:org/mine"}, r"expected the plain name of an architecture"),
+        ({"model": "local-dir:folder"}, r"expected the plain name of an architecture"),
+        ({"model": "hf-hub:org/resnet18"}, r"expected the plain name of an architecture"),
+    ],
+)
+def test_a_recipe_cannot_make_timm_fetch_or_load_weights(change: dict[str, Any], said: str) -> None:
+    recipe = {"model": "resnet18", "kwargs": {}, "head": "native", "outputs": 2, "features": 512}
+    with pytest.raises(SourceError, match=said):
+        registry.get("timm").build(recipe | change)
+
+
+def test_a_recipes_configuration_says_nothing_of_where_weights_come_from() -> None:
+    config = {"file": "elsewhere.bin", "hf_hub_id": "org/evil", "mean": [0.1, 0.2, 0.3]}
+    recipe = {"model": "test_vit", "kwargs": {}, "config": config, "head": "native", "outputs": 2, "features": 64}
+    built: Any = registry.get("timm").build(recipe)
+    assert built.pretrained_cfg["mean"] == [0.1, 0.2, 0.3]
+    assert not built.pretrained_cfg.get("file")
+    assert not built.pretrained_cfg.get("hf_hub_id")
+
+
 def test_a_hub_repository_of_another_library(home: Path) -> None:
     cached(home, "org/bert", {"config.json": b'{"architectures": ["Bert"]}', "model.safetensors": b"x"})
     with pytest.raises(SourceError, match=r"config\.json: not the configuration of a timm model \(no 'architecture'\)"):

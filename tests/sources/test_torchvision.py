@@ -124,3 +124,17 @@ def test_names_and_settings_that_are_wrong(tmp_path: Path) -> None:
         identify(spec("torchvision:resnet50", kwargs={"weights": "DEFAULT"}))
     assert identify(spec("torchvision:resnet50.DEFAULT"))["model"] == "resnet50"
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kwargs": {"weights": "DEFAULT"}}, r"kwargs\.weights is not passed on"),
+        ({"kwargs": {"weights_backbone": "DEFAULT"}}, r"kwargs\.weights_backbone is not passed on"),
+        ({"model": "fasterrcnn_resnet50_fpn"}, "torchvision has no classifier of this name"),
+    ],
+)
+def test_a_recipe_cannot_make_torchvision_fetch_weights(change: dict[str, Any], said: str) -> None:
+    recipe = {"model": "resnet18", "kwargs": {}, "head": "native", "outputs": 2, "features": 512}
+    with pytest.raises(SourceError, match=said):
+        registry.get("torchvision").build(recipe | change)

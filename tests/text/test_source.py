@@ -390,3 +390,17 @@ def test_a_shared_embedding_gives_the_features_of_a_rounded_one(folders: dict[st
     encoder.module.to(torch.bfloat16)
     with torch.inference_mode():
         assert np.array_equal(found, encoder.encode(batch).float().numpy())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attn_implementation": "org/kernels"},
+        {"_attn_implementation": "org/kernels"},
+        {"text_config": {"_attn_implementation": "x/y"}},
+    ],
+)
+def test_kernels_of_a_repository_are_not_fetched(change: dict[str, Any]) -> None:
+    recipe = {"config": {"model_type": "bert", **change}}
+    with pytest.raises(SourceError, match="which is code from elsewhere and is not run"):
+        registry.get("transformers").build({**recipe, "token_types": False, "path": {}, "features": 2, "outputs": 2})

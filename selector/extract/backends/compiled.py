@@ -14,6 +14,7 @@ from torch import nn
 
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.core.folders import cache_folder
 from selector.extract.backends.eager import EagerBackend
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class CompiledBackend(EagerBackend):
     def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int, cache: Path | None) -> None:
         super().__init__(encoder, device, precision, batch_size)
         if cache is not None:
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+            # the compiler runs what it finds in its cache: that is a folder of this user, not one of a store that others
+            # write to, or that a run.json names
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
         self._compiled = torch.compile(Features(self.encoder), dynamic=False, options={"freezing": True})
         _, height, width = encoder.image_preprocess.input_size
         try:
