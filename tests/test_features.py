@@ -83,7 +83,7 @@ def test_the_spectrum_is_that_of_the_centred_rows(n, d):
     kept = spectrum.values[spectrum.values > 0][::-1]
     np.testing.assert_allclose(kept, s[: len(kept)] ** 2, rtol=1e-9)
     assert len(kept) == min(n - 1, d)
-    basis = spectrum.basis[:, spectrum.values > 0]
+    basis = features.basis[:, spectrum.values > 0]
     np.testing.assert_allclose(basis.T @ basis, np.eye(len(kept)), atol=1e-8)
     z = features.coordinates()
     np.testing.assert_allclose(z @ z.T, centred @ centred.T, atol=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from selector.features.moments import Moments, accumulate, merge
 from selector.features.spectrum import Kernel, Spectrum, from_kernel, from_moments
 
 _T = TypeVar("_T")
+_Decomposed: TypeAlias = tuple[Spectrum, np.ndarray]
 
 NUM_FOLDS = 5
 _PARTS_BYTES = 300 * 2**20  # moments of all folds are kept up to this size
@@ -75,7 +76,7 @@ class FeatureSet:
         self._source_head = source_head
         self._part_of: tuple[FeatureSet, np.ndarray, np.ndarray] | None = None
         self._left_out: int | None = None
-        self._without: dict[int, FeatureSet] = {}
+        self._spectra: dict[int, tuple[Spectrum, np.ndarray | None]] = {}
         self._shared: dict[str, Any] = {}
 
     # ------------------------------------------------------------------ shape and labels
@@ -231,7 +232,7 @@ class FeatureSet:
         part._keys = part._source_logits = part._source_head = None
         part._part_of = (self, indices, kept)
         part._left_out = None
-        part._without = {}
+        part._spectra = {}
         part._shared = {}
         return part
 
@@ -240,14 +241,13 @@ class FeatureSet:
         return stratified_sample(self.label_data, self.hashes, self.seed, count)
 
     def without(self, block: int) -> FeatureSet:
-        """All rows but those of one block; its moments are ours minus the block's."""
-        if block in self._without:
-            return self._without[block]
+        """All rows but those of one block; its moments are ours minus the block's.
+
+        The part knows its whole, so the whole must not know the part: it keeps the part's spectrum
+        alone, which serves every proxy. A circle would keep the rows until the garbage collector runs.
+        """
         part = self.take(self.blocks != block)
         part._left_out = block
-        per_part = 8 * (min(self._shape) * (self.label_data.num_columns + 2))
-        if per_part * NUM_BLOCKS <= _PARTS_BYTES:
-            self._without[block] = part  # its spectrum then serves every proxy
         return part
 
     @cached_property
@@ -330,26 +330,47 @@ class FeatureSet:
         return Kernel.of(as_float(self.rows), self.mean)
 
     @cached_property
-    def _kernel_spectrum(self) -> tuple[Spectrum, np.ndarray]:
-        return from_kernel(self._kernel, self.label_data, self.width, lambda: self.centred_rows(), self.device)
+    def _decomposed(self) -> _Decomposed:
+        """The spectrum, and U (N, k) on the N × N side, else V (D, k)."""
+        if self._left_out is not None and self._part_of is not None:
+            spectrum, directions = self._part_of[0]._spectra.get(self._left_out, (None, None))
+            if spectrum is not None and directions is not None:
+                return spectrum, directions
+        if self.uses_kernel:
+            return from_kernel(self._kernel, self.label_data, self.width, self.device)
+        return from_moments(self.moments, self.device)
 
-    @cached_property
+    @property
     def spectrum(self) -> Spectrum:
         """The one eigendecomposition. Cost: min(N, D)³ and a min(N, D)²·T product."""
-        if self.uses_kernel:
-            return self._kernel_spectrum[0]
-        _ = self.centred_norm4  # while the moments are at hand
-        spectrum = from_moments(self.moments, keep_basis=self._left_out is None, device=self.device)
-        if self._left_out is not None:
-            del self._own_moments  # what is left to read is in the spectrum
+        if self._left_out is None or self._part_of is None:
+            return self._decomposed[0]
+        return self._part_of[0]._spectrum_without(self._left_out)
+
+    def _spectrum_without(self, block: int) -> Spectrum:
+        """The spectrum of ``without(block)``, kept for the next proxy unless that would take much memory."""
+        if block in self._spectra:
+            return self._spectra[block][0]
+        spectrum, directions = self.without(block)._decomposed
+        kept = self.uses_kernel and directions.nbytes * NUM_BLOCKS <= _PARTS_BYTES
+        if 8 * min(self._shape) * (self.label_data.num_columns + 2) * NUM_BLOCKS <= _PARTS_BYTES:
+            self._spectra[block] = spectrum, directions if kept else None
         return spectrum
 
-    @cached_property
+    @property
     def centred_norm4(self) -> float:
         """Σ‖x - mean‖⁴, for Ledoit-Wolf."""
-        if self.uses_kernel:
-            return float((np.diagonal(self._kernel.centred()) ** 2).sum())
-        return self.moments.centred_norm4()
+        return self.spectrum.norm4
+
+    @property
+    def basis(self) -> np.ndarray:
+        """(D, k) V, orthonormal where the eigenvalue is positive: the directions of ``spectrum``."""
+        if not self.uses_kernel:
+            return self._decomposed[1]
+        spectrum, u = self._decomposed
+        inverse = np.zeros(len(spectrum.values))
+        np.divide(1.0, np.sqrt(spectrum.values), out=inverse, where=spectrum.values > 0)
+        return np.asarray(self.centred_rows().T @ (u * inverse))
 
     def centred_rows(self) -> np.ndarray:
         """float64 (N, D), a copy: for small N."""
@@ -364,12 +385,13 @@ class FeatureSet:
         Returns:
             float64 on the N × N side, else of the rows' own precision.
         """
-        values = self.spectrum.values
+        spectrum, directions = self._decomposed
+        values = spectrum.values
         top = np.flatnonzero(values > 0)[::-1][:limit]
         if self.uses_kernel:
-            z = self._kernel_spectrum[1][:, top] * np.sqrt(values[top])
+            z = directions[:, top] * np.sqrt(values[top])
         else:
-            basis = self.spectrum.basis[:, top]
+            basis = directions[:, top]
             z = np.concatenate(
                 [(chunk - self.mean.astype(chunk.dtype)) @ basis.astype(chunk.dtype) for _, chunk in self.chunks()]
             )

@@ -8,7 +8,6 @@ the uncentred matrix drowns the small eigenvalues.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +23,8 @@ from selector.features.threads import capped
 class Spectrum:
     """Centred rows Xc = U·√S·Vᵀ and what the scores need of them in this basis.
 
+    Figures only: neither rows, moments nor bases hang on it, so that it can be kept for every block.
+
     Attributes:
         count: N; ``width``: D.
         values: (k,) S, eigenvalues of XcᵀXc, ascending, k = min(N, D); those that are rounding
@@ -33,6 +34,7 @@ class Spectrum:
         offset_outside: √N times the length of the part of the mean outside the span of V.
         label_mean: (T,); ``label_square``: (T,) Σ(y - mean of y)².
         label_counts: (T,) Σy; for classes the class counts.
+        norm4: Σ‖x - mean‖⁴, for Ledoit-Wolf.
     """
 
     count: int
@@ -44,8 +46,7 @@ class Spectrum:
     label_mean: np.ndarray
     label_square: np.ndarray
     label_counts: np.ndarray
-    _basis: np.ndarray | None
-    _make_basis: Callable[[], np.ndarray]
+    norm4: float
 
     @property
     def trace(self) -> float:
@@ -66,25 +67,16 @@ class Spectrum:
         # below the rounding of the two terms it is nothing
         return np.where(rest > 1e-12 * self.label_square, rest, 0.0)
 
-    @property
-    def basis(self) -> np.ndarray:
-        """(D, k) V, orthonormal where the eigenvalue is positive."""
-        return self._basis if self._basis is not None else self._make_basis()
 
-
-def from_moments(moments: Moments, keep_basis: bool, device: str | None = None) -> Spectrum:
-    """The D × D side. Cost: one eigendecomposition, and one D × D × T product."""
+def from_moments(moments: Moments, device: str | None = None) -> tuple[Spectrum, np.ndarray]:
+    """The D × D side: the spectrum and V (D, k). Cost: one eigendecomposition, and one D × D × T product."""
     width = len(moments.total)
-
-    def decompose() -> tuple[np.ndarray, np.ndarray]:
-        return _eigh(moments.centred_gram(), device)
-
-    values, basis = decompose()
+    values, basis = _eigh(moments.centred_gram(), device)
     with capped(width):
         response = basis.T @ moments.centred_cross().T
     response[values == 0] = 0
     offset = np.sqrt(moments.count) * (basis.T @ moments.mean)
-    return Spectrum(
+    spectrum = Spectrum(
         count=moments.count,
         width=width,
         values=values,
@@ -94,9 +86,9 @@ def from_moments(moments: Moments, keep_basis: bool, device: str | None = None) 
         label_mean=moments.label_total / moments.count,
         label_square=moments.label_square - moments.label_total**2 / moments.count,
         label_counts=moments.label_total,
-        _basis=basis if keep_basis else None,
-        _make_basis=lambda: decompose()[1],
+        norm4=moments.centred_norm4(),
     )
+    return spectrum, basis
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,12 +126,13 @@ def from_kernel(
     kernel: Kernel,
     labels: Labels,
     width: int,
-    centred_rows: Callable[[], np.ndarray],
     device: str | None = None,
 ) -> tuple[Spectrum, np.ndarray]:
     """The N × N side: the spectrum and U (N, k). Cost: one eigendecomposition of N × N."""
     n = len(labels)
-    values, u = _eigh(kernel.centred(), device)
+    inner = kernel.centred()
+    norm4 = float((np.diagonal(inner) ** 2).sum())
+    values, u = _eigh(inner, device)
     root = np.sqrt(values)
     columns = labels.block(slice(None))
     label_mean = columns.mean(axis=0)
@@ -153,11 +146,6 @@ def from_kernel(
     np.divide(np.sqrt(n) * (u.T @ with_mean), root, out=offset, where=root > 0)
     square = n * (kernel.shift_square + 2 * kernel.along.mean() + delta_along.mean())
 
-    def make_basis() -> np.ndarray:
-        inverse = np.zeros(n)
-        np.divide(1.0, root, out=inverse, where=root > 0)
-        return np.asarray(centred_rows().T @ (u * inverse))
-
     spectrum = Spectrum(
         count=n,
         width=width,
@@ -168,8 +156,7 @@ def from_kernel(
         label_mean=label_mean,
         label_square=np.einsum("it,it->t", centred, centred),
         label_counts=columns.sum(axis=0),
-        _basis=None,
-        _make_basis=make_basis,
+        norm4=norm4,
     )
     return spectrum, u
 

@@ -1,16 +1,109 @@
-"""Capping BLAS threads around small linear algebra.
+"""BLAS threads: one a matrix, and several matrices at once.
 
-Two BLAS threads on a busy machine of two cores can slow a small eigendecomposition a hundredfold:
-the threads spin for each other at every one of thousands of tiny steps.
+BLAS threads spin for each other at every one of thousands of tiny steps of a decomposition. Where another
+program runs on the same cores, that slows it ten- to a hundredfold; one thread a matrix loses nothing. So
+independent matrices share the cores among themselves, and a single one gets the cores that nobody else uses.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 SMALL = 1024  # order of a matrix up to which one thread is at least as fast
+_MOST_WORKERS = 4  # each holds some matrices of its own
+_LOADAVG = Path("/proc/loadavg")
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@contextmanager
+def capped(order: int) -> Iterator[None]:
+    """As many BLAS threads inside the block as matrices of this ``order`` are served by: one for a small one,
+    for a larger one as many as there are idle cores. Never more than were set from outside."""
+    with _CAPS.at_most(1 if order <= SMALL else free_cores()):
+        yield
+
+
+def each(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """``function`` of every item, in order; several at a time, each with one BLAS thread.
+
+    As many at a time as BLAS would have had threads, at most four.
+    """
+    todo = list(items)
+    workers = min(len(todo), _CAPS.allowed(), _MOST_WORKERS)
+    with _CAPS.at_most(1):
+        if workers < 2:
+            return [function(item) for item in todo]
+        with ThreadPoolExecutor(workers, thread_name_prefix="selector-blas") as pool:
+            return list(pool.map(function, todo))
+
+
+def free_cores() -> int:
+    """Cores of this process, at least one, less the threads that other work keeps busy just now."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - _busy())
+
+
+def _busy() -> int:
+    try:
+        running = int(_LOADAVG.read_text(encoding="ascii").split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):  # not Linux: the mean of the last minute
+        return round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+    return max(0, running - 1)  # this thread runs too
+
+
+class _Caps:
+    """Limits that hold at the same time: the lowest counts, and the last to leave restores what was.
+
+    BLAS knows one limit for the whole process; blocks that several threads enter and leave in any order must
+    not restore each other's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: list[int] = []
+        self._before: list[tuple[Any, int]] = []  # (library, its threads)
+
+    @contextmanager
+    def at_most(self, threads: int) -> Iterator[None]:
+        with self._lock:
+            if not self._wanted:
+                self._before = _blas()
+            self._wanted.append(threads)
+            self._apply()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wanted.remove(threads)
+                self._apply()
+
+    def allowed(self) -> int:
+        """Threads that BLAS may use now, by this and by what was set from outside."""
+        with self._lock:
+            return max([threads for _, threads in _blas()], default=1)
+
+    def _apply(self) -> None:
+        for library, threads in self._before:
+            library.set_num_threads(min([threads, *self._wanted]))
+
+
+_CAPS = _Caps()
+
+
+def _blas() -> list[tuple[Any, int]]:
+    """Every BLAS of this process and how many threads it uses."""
+    return [
+        (found, found.get_num_threads() or 1) for found in _controller().lib_controllers if found.user_api == "blas"
+    ]
 
 
 @cache
@@ -20,11 +113,3 @@ def _controller() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
-
-
-def capped(order: int) -> AbstractContextManager[Any]:
-    """One BLAS thread inside the block when the matrices are of a small ``order``."""
-    if order > SMALL:
-        return nullcontext()
-    context: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
-    return context

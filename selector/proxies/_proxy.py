@@ -36,7 +36,8 @@ class Proxy:
 
     Attributes:
         name: in the registry.
-        function: ``(FeatureSet, **params) -> Score | float``.
+        function: ``(FeatureSet, **params) -> Score | float``; called for several parts of a feature set at a
+            time, each in a thread of its own, so it keeps no state between calls.
         summary: one line: what it measures.
         good: what a good value is, for a person.
         source: publication.

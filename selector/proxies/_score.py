@@ -107,7 +107,9 @@ def evaluate(
     result = replace(result, seconds=time.perf_counter() - started - result.interval_seconds)
     if intervals:
         started = time.perf_counter()
-        result = with_interval(result, features, run, how, chosen.bounds if isinstance(chosen, Proxy) else UNBOUNDED)
+        registered = isinstance(chosen, Proxy)  # a callable of a person's own may not expect threads
+        bounds = chosen.bounds if registered else UNBOUNDED
+        result = with_interval(result, features, run, how, bounds, together=registered)
         result = replace(result, interval_seconds=result.interval_seconds + time.perf_counter() - started)
     return result
 

@@ -11,7 +11,7 @@ import numpy as np
 from selector.core.contracts import Score
 from selector.core.errors import NotApplicable
 from selector.features import NUM_FOLDS, FeatureSet
-from selector.features.threads import capped
+from selector.features.threads import capped, each
 from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, standardise
 from selector.proxies._proxy import proxy
 
@@ -85,10 +85,10 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     if not blocks:
         return made
     started = time.perf_counter()
-    with capped(min(problem.z.shape)):
-        left_out = np.array(
-            [problem.without(features.blocks[order] == block, strength, solution) for block in features.block_ids]
-        )
+    blocks_of_rows = features.blocks[order]
+    left_out = np.array(
+        each(lambda block: problem.without(blocks_of_rows == block, strength, solution), features.block_ids)
+    )
     return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
 
 
