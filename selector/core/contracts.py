@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from selector.core.task import Annotations
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
 
@@ -381,6 +383,9 @@ class Target:
             built from objects in memory.
         notes: what a person should know (grey images converted, items skipped, splits drawn).
         row_starts: (items + 1,) where the rows of each item begin; None where an item is a row.
+        task: name of the task that read the annotations.
+        annotations: of the items, as that task reads them (``core.task.Annotations``); lazy where they are large.
+            ``labels`` is their array form where an item has one, else of the shape (N, 0).
     """
 
     name: str
@@ -399,6 +404,8 @@ class Target:
     features: np.ndarray | None = None
     seed: int = 0
     row_starts: np.ndarray | None = None
+    task: str | None = None
+    annotations: Annotations | None = None
 
     def __len__(self) -> int:
         """Items."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import xxhash
 
-from selector.core.contracts import Encoder, LabelKind, Modality, Target
+from selector.core.contracts import Encoder, Items, LabelKind, Modality, Target
 
 if TYPE_CHECKING:
     import torch
@@ -72,10 +72,10 @@ class Table:
     where: str
     name: str
     modality: Modality
-    items: Sequence[Any]
+    items: Items
     names: Sequence[str]
     hashes: Sequence[str]
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     schema: Mapping[str, Any] = field(default_factory=dict)
     splits: Sequence[str] | None = None
@@ -92,12 +92,20 @@ class Annotations(Protocol):
 
     ``strata`` (N,) ints or (N, L) 0/1 is what splits keep the share of (classes, labels, what a picture contains,
     quantiles of a value). ``digest(i)`` enters the target's fingerprint. ``labels`` is the array form where an
-    item or word has one: (N,) or (N, L) or (N, T), else None.
+    item or word has one: (N,) or (N, L) or (N, T), else None. ``notes`` are what a person should know.
     """
 
-    class_names: tuple[str, ...]
-    strata: np.ndarray
-    labels: np.ndarray | None
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def strata(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -106,6 +114,18 @@ class Annotations(Protocol):
         ...
 
     def digest(self, index: int) -> str: ...
+
+    def take(self, indices: np.ndarray) -> Annotations:
+        """Those of some items."""
+        ...
+
+    def review(self, splits: np.ndarray, names: Sequence[str]) -> list[str]:
+        """What the splits make of them, as notes: labels that training never shows, and the like.
+
+        Raises:
+            TargetError: nothing can be learned so (a class that a split lacks).
+        """
+        ...
 
 
 # ---------------------------------------------------------------------------- rows

@@ -1,21 +1,33 @@
 """Labelled data sets of every kind, as one ``Target``.
 
-One file a kind of input; ``load_target`` asks each whether an object is its own.
+``readers/`` has one file a kind of input, which gives a table of items and columns; a task reads its annotation from
+the table. ``load_target`` brings the two together.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selector.core.contracts import Target
 from selector.core.errors import TargetError
-from selector.data._build import assemble, fingerprint
-from selector.data._choose import subsample, without
 from selector.data._hashing import Trust
-from selector.data._kinds import KINDS, Kind, Options, kind_of
+from selector.data.assembly import assemble, fingerprint
+from selector.data.reader import READERS, ClassNames, Options, Reader, reader, reader_of
+from selector.data.subset import subsample, without
 
-__all__ = ["KINDS", "Kind", "Options", "fingerprint", "load_origin", "load_target", "subsample", "without"]
+__all__ = [
+    "READERS",
+    "Options",
+    "Reader",
+    "fingerprint",
+    "load_origin",
+    "load_target",
+    "reader",
+    "subsample",
+    "without",
+]
 
 
 def load_target(
@@ -24,7 +36,14 @@ def load_target(
     name: str | None = None,
     image_column: str | None = None,
     text_column: str | int | Sequence[str] | None = None,
-    label_column: str | int | None = None,
+    label_column: str | int | Sequence[str] | None = None,
+    mask_column: str | None = None,
+    box_column: str | None = None,
+    separator: str | None = None,
+    class_names: ClassNames = None,
+    ignore_index: int | None = None,
+    box_format: str | None = None,
+    image_root: str | os.PathLike[str] | None = None,
     max_samples: int | None = None,
     seed: int = 0,
     trust: Trust = "stat",
@@ -44,16 +63,26 @@ def load_target(
             and one of these. A ``Target``
             is handed back.
         name: for people; taken from the path otherwise.
-        image_column, label_column: of a table, where the usual names do not fit.
+        image_column, label_column: of a table, where the usual names do not fit. Several label columns (a list, or
+            with commas between them) are several labels an item when they hold 0 and 1, else several real values.
         text_column: likewise; two names make pairs. Of CoNLL files these two may be numbers.
+        mask_column, box_column: of a table, the column of masks or of boxes.
+        separator: stands between the labels of a cell that holds several (``cat|dog``).
+        class_names: names in label order, a mapping of numbers to names, or a file of them (a name a line, JSON or
+            YAML), where the data name none.
+        ignore_index: value of a mask that is no class; 255 where it occurs and nothing is said.
+        box_format: ``xywh`` (COCO: left, top, width, height) or ``xyxy`` (left, top, right, bottom), in pixels.
+        image_root: folder that the image paths of a table are relative to; its own folder when not given.
         max_samples: at most that many items, by split and class.
         seed: of the drawn splits and samples.
         trust: ``stat`` believes the remembered hash of a file whose size, time and inode are
             unchanged; ``content`` reads every file again.
-        task: classification, multilabel, regression or tagging; told from the labels when not given.
+        task: classification, multilabel, regression, tagging, segmentation or detection; told from the data when not
+            given.
 
     Returns:
-        The target: items are read lazily, splits not given are drawn 70/15/15, by class.
+        The target: items are read lazily, splits not given are drawn 70/15/15, keeping the shares of classes, labels,
+        quantiles or what pictures contain.
     Raises:
         TargetError: the data set cannot be used as it is; the message says why and what to do.
     Cost: reads every file once; the second time only their directory entries.
@@ -64,25 +93,30 @@ def load_target(
         text_column = str(text_column)
     if text_column is not None and not isinstance(text_column, str):
         text_column = list(text_column)
-    if label_column is not None:
+    if isinstance(label_column, int):
         label_column = str(label_column)
-    options = Options(
-        name=name, image_column=image_column, text_column=text_column, label_column=label_column, trust=trust
-    )
-    kind_name, kind = kind_of(x, options)
-    draft = kind.read(x, options)
-    if draft.origin is not None:
-        said: dict[str, Any] = {
-            "name": name,
-            "image_column": image_column,
-            "label_column": label_column,
-            "seed": seed,
-            "task": task,
-        }
-        if text_column is not None:
-            said["text_column"] = text_column
-        draft.origin = {"kind": kind_name, **draft.origin, "options": said, "steps": []}
-    target = assemble(draft, seed=seed, task=task)
+    if label_column is not None and not isinstance(label_column, str):
+        label_column = [str(column) for column in label_column]
+    if class_names is not None and not isinstance(class_names, str | os.PathLike | Mapping):
+        class_names = [str(given) for given in class_names]
+    said: dict[str, Any] = {
+        "mask_column": mask_column,
+        "box_column": box_column,
+        "separator": separator,
+        "class_names": os.fspath(class_names) if isinstance(class_names, os.PathLike) else class_names,
+        "ignore_index": ignore_index,
+        "box_format": box_format,
+        "image_root": None if image_root is None else os.path.abspath(image_root),  # noqa: PTH100
+        "text_column": text_column,
+    }
+    said = {key: value for key, value in said.items() if value is not None}
+    options = Options(name=name, image_column=image_column, label_column=label_column, trust=trust, task=task, **said)
+    reader_name, found = reader_of(x, options)
+    table = found.read(x, options)
+    if table.origin is not None:
+        always = {"name": name, "image_column": image_column, "label_column": label_column, "seed": seed, "task": task}
+        table.origin = {"kind": reader_name, **table.origin, "options": {**always, **said}, "steps": []}
+    target = assemble(table, seed=seed, task=task)
     return target if max_samples is None else subsample(target, max_samples, seed)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from selector.data._csv import csv_header
 from selector.data._files import JSON_LINES, table_files
-from selector.data._kinds import Options
+from selector.data.reader import Options
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values")

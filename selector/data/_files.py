@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from selector.data._kinds import SPLIT_NAMES, split_rank
+from selector.data.reader import SPLIT_NAMES, split_rank
 
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", *JSON_LINES)

@@ -13,15 +13,15 @@ from selector.core.errors import TargetError, did_you_mean
 from selector.data._columns import of_type
 from selector.data._csv import read_csv, read_utf8
 from selector.data._files import JSON_LINES, files_of, split_of
-from selector.data._kinds import Options, split_rank
-from selector.data.manifest import split_column, split_word
-from selector.data.parquet import class_names_of, declared
+from selector.data.reader import Options, split_rank
+from selector.data.readers.manifest import split_column, split_word
+from selector.data.readers.parquet import class_names_of, declared
 
 _ROW = '{"text": "...", "label": "..."}'
 
 
 @dataclass
-class Table:
+class Columns:
     """Columns of a table; ``names`` say where a row stands, for messages."""
 
     where: str
@@ -65,7 +65,7 @@ def column_of(
     raise TargetError(f"{where}: which column holds the {role}? Columns: {', '.join(columns)}. Name it with {flag}.")
 
 
-def splits_of(table: Table, others: Sequence[str]) -> list[str] | None:
+def splits_of(table: Columns, others: Sequence[str]) -> list[str] | None:
     """Splits that the files or a column give; None where neither says anything.
 
     Args:
@@ -78,7 +78,7 @@ def splits_of(table: Table, others: Sequence[str]) -> list[str] | None:
     return splits if splits and any(splits) else None
 
 
-def of_files(root: Path, files: Sequence[Path]) -> Table:
+def of_files(root: Path, files: Sequence[Path]) -> Columns:
     """A CSV, TSV or JSONL file, or those of a folder that are named by split."""
     other = next((path.name for path in files if path.suffix != files[0].suffix), None)
     if other is not None:
@@ -93,7 +93,7 @@ def of_files(root: Path, files: Sequence[Path]) -> Table:
         if table.written and set(table.columns) != set(first.columns):
             raise _other_columns(path, list(table.columns), list(first.columns), files[0])
     known = dict.fromkeys(name for table in tables for name in table.columns)
-    return Table(
+    return Columns(
         str(root),
         root.name,
         {name: [c for table in tables for c in table.columns.get(name, [None] * len(table.names))] for name in known},
@@ -110,13 +110,13 @@ def _other_columns(path: Path, found: Sequence[str], expected: Sequence[str], fi
     )
 
 
-def _of_csv(path: Path) -> Table:
+def _of_csv(path: Path) -> Columns:
     header, rows = read_csv(path)
     columns = {name: [row[name] for _, row in rows] for name in header}
-    return Table(str(path), path.stem, columns, [f"line {line}" for line, _ in rows], written=True)
+    return Columns(str(path), path.stem, columns, [f"line {line}" for line, _ in rows], written=True)
 
 
-def _of_json_lines(path: Path) -> Table:
+def _of_json_lines(path: Path) -> Columns:
     """An object a line; a key that a row lacks is None there."""
     rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(read_utf8(path).split("\n"), 1):
@@ -133,10 +133,10 @@ def _of_json_lines(path: Path) -> Table:
         raise TargetError(f"{path}: no rows found; expected an object a line, such as {_ROW}.")
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     columns = {name: [row.get(name) for _, row in rows] for name in names}
-    return Table(str(path), path.stem, columns, [f"line {number}" for number, _ in rows])
+    return Columns(str(path), path.stem, columns, [f"line {number}" for number, _ in rows])
 
 
-def of_parquet(root: Path) -> Table:
+def of_parquet(root: Path) -> Columns:
     """A file, or a folder of files named by split."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -160,7 +160,7 @@ def of_parquet(root: Path) -> Table:
         raise TargetError(
             f"{root}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
         ) from None
-    return Table(
+    return Columns(
         str(root),
         root.name if root.is_dir() else root.stem,
         columns,
@@ -171,7 +171,7 @@ def of_parquet(root: Path) -> Table:
     )
 
 
-def of_frame(x: Any, options: Options) -> Table:
+def of_frame(x: Any, options: Options) -> Columns:
     """A ``pandas.DataFrame``.
 
     Raises:
@@ -182,10 +182,10 @@ def of_frame(x: Any, options: Options) -> Table:
     if len(set(known)) < len(known):
         raise TargetError(f"{where}: a column name occurs twice ({', '.join(known)}); rename one.")
     columns = {name: x.iloc[:, place].tolist() for place, name in enumerate(known)}
-    return Table(where, where, columns, [f"row {index}" for index in range(len(x))])
+    return Columns(where, where, columns, [f"row {index}" for index in range(len(x))])
 
 
-def of_dataset(x: Any, options: Options) -> Table:
+def of_dataset(x: Any, options: Options) -> Columns:
     """A ``datasets.Dataset``, in whatever format it is."""
     where = options.name or x.info.dataset_name or "dataset"
     if x.format["type"] != "custom":  # what a function of the user's makes of a row is meant
@@ -197,7 +197,7 @@ def of_dataset(x: Any, options: Options) -> Table:
         feature = getattr(feature, "feature", feature)  # of lists: what they hold
         return list(feature.names) if type(feature).__name__ == "ClassLabel" else None
 
-    return Table(
+    return Columns(
         where,
         where,
         {name: list(x[name]) for name in features},

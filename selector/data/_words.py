@@ -14,7 +14,7 @@ import numpy as np
 from selector.core.contracts import Words
 from selector.data._columns import IMAGE_COLUMNS, is_dataset, is_frame, reads_text, rows_of
 from selector.data._files import JSON_LINES, files_of, table_files
-from selector.data._kinds import Options
+from selector.data.reader import Options
 
 if TYPE_CHECKING:
     import pyarrow as pa

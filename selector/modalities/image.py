@@ -51,7 +51,7 @@ IMAGE_SUFFIXES = frozenset(
 
 _ORIENTATION = 0x0112
 # what decoders raise on damaged input: each was met on a fuzzed file, none says anything else
-_DAMAGE = (
+DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, ZeroDivisionError,
     RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
@@ -137,7 +137,7 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
         raise UnreadableImage(f"is too large (more than {MAX_PIXELS:,} pixels: a decompression bomb?)") from None
     except UnreadableImage:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         text = str(error) or type(error).__name__
         reason = "is truncated" if "truncated" in text.lower() else "is damaged"
         raise UnreadableImage(f"{reason} ({text.splitlines()[0][:120]})") from None
@@ -162,7 +162,7 @@ def image_size(raw: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(raw), formats=_formats()) as image:
             return image.size[1], image.size[0]
-    except (*_DAMAGE, Image.DecompressionBombError):
+    except (*DAMAGE, Image.DecompressionBombError):
         return 0, 0
 
 
@@ -183,7 +183,7 @@ def _formats() -> tuple[str, ...]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except _DAMAGE:
+    except DAMAGE:
         return 1  # a broken EXIF block does not make the pixels unreadable
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from selector.core.errors import TargetError
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._items import ListItems
-from selector.data._kinds import KINDS, Kind, Options
+from selector.data.reader import Found, Options, reader
 from selector.modalities.image import content_hash
 
 
@@ -24,7 +24,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, tuple) and len(x) == 2 and _is_images(x[0])
 
 
-def _read(x: tuple[np.ndarray | list[np.ndarray], Sequence[Any] | np.ndarray], options: Options) -> Draft:
+@reader(
+    "arrays",
+    "a tuple (uint8 images (N, H, W[, C]), labels)",
+    _accepts,
+)
+def _read(x: tuple[np.ndarray | list[np.ndarray], Sequence[Any] | np.ndarray], options: Options) -> Table:
     images, labels = x
     where = options.name or "arrays"
     if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
@@ -32,14 +37,11 @@ def _read(x: tuple[np.ndarray | list[np.ndarray], Sequence[Any] | np.ndarray], o
             f"{where}: images are {images.dtype} {images.shape}; expected uint8 (N, H, W) or (N, H, W, 1|3|4). "
             f"Convert values in 0..1 with (images * 255).round().astype('uint8')."
         )
-    return Draft(
+    return Found(
         where=where,
         name=options.name or "arrays",
         items=ListItems(images),
         names=[f"row {i}" for i in range(len(images))],
         labels=labels,
         hashes=[content_hash(image) for image in images],
-    )
-
-
-KINDS.register("arrays")(Kind("a tuple (uint8 images (N, H, W[, C]), labels)", _accepts, _read))
+    ).table(options)

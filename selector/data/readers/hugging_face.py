@@ -7,11 +7,11 @@ from typing import Any
 
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._columns import IMAGE_COLUMNS, is_dataset, of_type, reads_text
-from selector.data._kinds import KINDS, Kind, Options, find_column
 from selector.data._words import takes_words
-from selector.data.parquet import LABEL_COLUMNS
+from selector.data.reader import Found, Options, find_column, reader
+from selector.data.readers.parquet import LABEL_COLUMNS
 from selector.modalities.image import content_hash
 
 
@@ -39,7 +39,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return not reads_text(list(x.features), options, of_type(x.features, "Image"))
 
 
-def _read(x: Any, options: Options) -> Draft:
+@reader(
+    "hugging-face",
+    "a datasets.Dataset with an image and a label column",
+    _accepts,
+)
+def _read(x: Any, options: Options) -> Table:
     import datasets
 
     where = options.name or x.info.dataset_name or "dataset"
@@ -50,7 +55,7 @@ def _read(x: Any, options: Options) -> Draft:
     label_column = find_column(
         where,
         "label",
-        options.label_column,
+        options.one_label,
         list(typed),
         LABEL_COLUMNS,
         [n for n, t in typed.items() if t == "ClassLabel"],
@@ -66,7 +71,7 @@ def _read(x: Any, options: Options) -> Draft:
         hashes = [content_hash(items[index]) for index in range(len(items))]
     except OSError as error:
         raise TargetError(f"{where}: {error.filename} cannot be read ({error.strerror}).") from None
-    return Draft(
+    return Found(
         where=where,
         name=options.name or where,
         items=items,
@@ -74,7 +79,4 @@ def _read(x: Any, options: Options) -> Draft:
         labels=list(x[label_column]),
         hashes=hashes,
         class_names=list(feature.names) if typed[label_column] == "ClassLabel" else None,
-    )
-
-
-KINDS.register("hugging-face")(Kind("a datasets.Dataset with an image and a label column", _accepts, _read))
+    ).table(options)

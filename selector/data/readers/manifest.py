@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError, did_you_mean
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._columns import PATH_COLUMNS, reads_text
 from selector.data._csv import csv_header, read_csv
 from selector.data._hashing import hash_files
-from selector.data._kinds import KINDS, SPLIT_NAMES, Kind, Options, find_column
-from selector.data.folder import FileItems
+from selector.data.reader import SPLIT_NAMES, Found, Options, find_column, reader
+from selector.data.readers.folder import FileItems
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "labels")
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "fold")
@@ -28,11 +28,16 @@ def _accepts(x: Any, options: Options) -> bool:
     return not reads_text(csv_header(Path(x)), options)
 
 
-def _read(x: str | os.PathLike[str], options: Options) -> Draft:
+@reader(
+    "manifest",
+    "a CSV file with the columns path, label and perhaps split",
+    _accepts,
+)
+def _read(x: str | os.PathLike[str], options: Options) -> Table:
     path = Path(x).absolute()
     header, rows = read_csv(path)
     path_column = find_column(str(path), "path", options.image_column, header, PATH_COLUMNS)
-    label_column = find_column(str(path), "label", options.label_column, header, LABEL_COLUMNS)
+    label_column = find_column(str(path), "label", options.one_label, header, LABEL_COLUMNS)
     split = split_column(str(path), [name for name in header if name not in (path_column, label_column)])
     folder = path.parent
     real_folder = folder.resolve()
@@ -56,7 +61,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         raise TargetError(
             f"{path}:{line}: image '{name}' does not exist in {folder}{more}; correct the path or add the file."
         )
-    return Draft(
+    return Found(
         where=str(path),
         name=options.name or path.stem,
         items=FileItems(str(folder), relative),
@@ -66,7 +71,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         hashes=hash_files(str(path), relative, statuses, options.trust, folder=str(folder)),
         splits=splits if any(splits) else None,
         origin={"path": str(path)},
-    )
+    ).table(options)
 
 
 def _confined(value: str, folder: Path, real_folder: Path, where: str) -> str:
@@ -114,6 +119,3 @@ def split_word(value: str, where: str, column: str) -> str:
             f"{where}: unknown {column} '{value.strip()}'{did_you_mean(word, SPLIT_NAMES) or '.'} Expected train, val or test."
         )
     return SPLIT_NAMES.get(word, "")
-
-
-KINDS.register("manifest")(Kind("a CSV file with the columns path, label and perhaps split", _accepts, _read))

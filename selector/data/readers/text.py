@@ -14,13 +14,12 @@ from typing import Any
 
 from selector.core.contracts import Modality, RawText
 from selector.core.errors import TargetError
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._columns import TEXT_COLUMNS, is_dataset, is_frame, of_type, reads_text, rows_of, text_tables
 from selector.data._files import files_of
 from selector.data._items import ListItems
-from selector.data._kinds import KINDS, Kind, Options
 from selector.data._tables import (
-    Table,
+    Columns,
     column_of,
     of_dataset,
     of_files,
@@ -30,7 +29,8 @@ from selector.data._tables import (
     usual_of,
 )
 from selector.data._words import takes_words
-from selector.data.parquet import is_text_file
+from selector.data.reader import Found, Options, reader
+from selector.data.readers.parquet import is_text_file
 from selector.modalities.text import text_hash
 
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "intent", "class_name")
@@ -65,7 +65,12 @@ def _is_pair(x: Any) -> bool:
 # ---------------------------------------------------------------------------- reading
 
 
-def _read(x: Any, options: Options) -> Draft:
+@reader(
+    "text",
+    "a table of texts and labels (CSV, TSV, JSONL, parquet, a folder of them, datasets.Dataset, pandas.DataFrame), or (texts, labels)",
+    _accepts,
+)
+def _read(x: Any, options: Options) -> Table:
     if isinstance(x, tuple):
         return _of_lists(x, options)
     if is_dataset(x) or is_frame(x):
@@ -77,7 +82,7 @@ def _read(x: Any, options: Options) -> Draft:
     return _draft(table, options)
 
 
-def _draft(table: Table, options: Options) -> Draft:
+def _draft(table: Columns, options: Options) -> Table:
     texts = [options.text_column] if isinstance(options.text_column, str) else list(options.text_column or ())
     where, known = table.where, list(table.columns)
     if len(texts) == 1 and texts[0] not in known:  # as on the command line
@@ -91,9 +96,9 @@ def _draft(table: Table, options: Options) -> Draft:
         taken = [column_of(where, "text", None, known, usual_of(known, TEXT_COLUMNS), "text_column")]
     others = [name for name in known if name not in taken]
     usual = list(table.declared_labels) or usual_of(others, LABEL_COLUMNS)
-    label = column_of(where, "label", options.label_column, known, usual, "label_column")
+    label = column_of(where, "label", options.one_label, known, usual, "label_column")
     items = _texts(table, taken)
-    return Draft(
+    return Found(
         where=where,
         name=options.name or table.name,
         items=ListItems(items),
@@ -105,10 +110,10 @@ def _draft(table: Table, options: Options) -> Draft:
         class_names=table.class_names(label),
         origin=table.origin,
         modality=Modality.TEXT,
-    )
+    ).table(options)
 
 
-def _texts(table: Table, columns: Sequence[str]) -> list[RawText]:
+def _texts(table: Columns, columns: Sequence[str]) -> list[RawText]:
     found: list[RawText] = []
     for row, parts in enumerate(zip(*(table.columns[name] for name in columns), strict=True)):
         cells = ["" if part is None else part for part in parts]
@@ -122,7 +127,7 @@ def _texts(table: Table, columns: Sequence[str]) -> list[RawText]:
     return found
 
 
-def _of_lists(x: tuple[Any, Any], options: Options) -> Draft:
+def _of_lists(x: tuple[Any, Any], options: Options) -> Table:
     texts: list[RawText] = []
     where = options.name or "texts"
     for row, text in enumerate(rows_of(x[0]) or ()):
@@ -134,7 +139,7 @@ def _of_lists(x: tuple[Any, Any], options: Options) -> Draft:
             raise TargetError(f"{where}: row {row} is a {type(text).__name__}; expected a text or a pair of texts.")
     if len({isinstance(text, str) for text in texts}) > 1:
         raise TargetError(f"{where}: some rows are texts and some are pairs; give all of one kind.")
-    return Draft(
+    return Found(
         where=where,
         name=where,
         items=ListItems(texts),
@@ -142,13 +147,4 @@ def _of_lists(x: tuple[Any, Any], options: Options) -> Draft:
         labels=x[1],
         hashes=[text_hash(text) for text in texts],
         modality=Modality.TEXT,
-    )
-
-
-KINDS.register("text")(
-    Kind(
-        "a table of texts and labels (CSV, TSV, JSONL, parquet, a folder of them, datasets.Dataset, pandas.DataFrame), or (texts, labels)",
-        _accepts,
-        _read,
-    )
-)
+    ).table(options)

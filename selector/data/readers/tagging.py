@@ -16,13 +16,13 @@ import numpy as np
 
 from selector.core.contracts import Modality, Words
 from selector.core.errors import TargetError
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._columns import is_dataset, is_frame, rows_of
 from selector.data._files import table_files
 from selector.data._items import ListItems
-from selector.data._kinds import KINDS, Kind, Options
-from selector.data._tables import Table, column_of, of_dataset, of_files, of_frame, of_parquet, splits_of, usual_of
+from selector.data._tables import Columns, column_of, of_dataset, of_files, of_frame, of_parquet, splits_of, usual_of
 from selector.data._words import takes_words
+from selector.data.reader import Found, Options, reader
 from selector.modalities.text import text_hash
 
 WORD_COLUMNS = ("tokens", "words")
@@ -30,6 +30,7 @@ LABEL_COLUMNS = ("tags", "labels", "label", "ner_tags", "pos_tags", "chunk_tags"
 
 
 def tagged(
+    options: Options,
     where: str,
     name: str,
     names: Sequence[str],
@@ -39,7 +40,7 @@ def tagged(
     splits: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     origin: dict[str, Any] | None = None,
-) -> Draft:
+) -> Table:
     """The draft of sentences, checked: each has words, and a label a word.
 
     Args:
@@ -52,7 +53,7 @@ def tagged(
     if len(labels) != len(words):
         raise TargetError(f"{where}: {len(words)} lists of words but {len(labels)} of labels; give one a sentence.")
     items: list[Words] = []
-    flat: list[Any] = []
+    lists: list[Sequence[Any]] = []
     for said, own, tags in zip(names, words, labels, strict=True):
         own = own.tolist() if isinstance(own, np.ndarray) else own
         tags = tags.tolist() if hasattr(tags, "tolist") else tags
@@ -67,20 +68,20 @@ def tagged(
         if len(own) != len(tags):
             raise TargetError(f"{where}: {said} has {len(own)} words but {len(tags)} labels; give one label a word.")
         items.append(Words(own))
-        flat += tags
-    return Draft(
+        lists.append(tags)
+    return Found(
         where=where,
         name=name,
         items=ListItems(items),
         names=names,
-        labels=flat,
+        labels=lists,
         hashes=[text_hash(item) for item in items],
         splits=splits,
         class_names=class_names,
         origin=origin,
         modality=Modality.TEXT,
-        counts=[len(item) for item in items],
-    )
+        role="words",
+    ).table(options)
 
 
 def _shown(cell: Any) -> str:
@@ -91,7 +92,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return takes_words(x, options)
 
 
-def _read(x: Any, options: Options) -> Draft:
+@reader(
+    "tagging",
+    "a table of word lists and label lists (JSONL, parquet, datasets.Dataset, pandas.DataFrame), or both as lists",
+    _accepts,
+)
+def _read(x: Any, options: Options) -> Table:
     if isinstance(x, tuple):
         where = options.name or "sentences"
         words, labels = (rows_of(part) or [] for part in x)
@@ -100,7 +106,7 @@ def _read(x: Any, options: Options) -> Draft:
                 f"{where}: lists of two strings with two labels of 0 or 1 each may be sentences of two words or pairs with "
                 "several labels; give pairs as tuples of two texts, or labels of words by their names."
             )
-        return tagged(where, where, [f"row {i}" for i in range(len(words))], words, labels)
+        return tagged(options, where, where, [f"row {i}" for i in range(len(words))], words, labels)
     if is_dataset(x) or is_frame(x):
         return _draft(of_dataset(x, options) if is_dataset(x) else of_frame(x, options), options)
     path = Path(os.fspath(x)).absolute()
@@ -110,7 +116,7 @@ def _read(x: Any, options: Options) -> Draft:
     return _draft(table, options)
 
 
-def _draft(table: Table, options: Options) -> Draft:
+def _draft(table: Columns, options: Options) -> Table:
     where, known = table.where, list(table.columns)
     lists = [name for name in known if any(isinstance(cell, list | np.ndarray) for cell in table.columns[name][:100])]
     if options.text_column is not None and not isinstance(options.text_column, str):
@@ -122,8 +128,9 @@ def _draft(table: Table, options: Options) -> Draft:
     others = [name for name in known if name != words]
     candidates = usual_of([name for name in lists if name != words], LABEL_COLUMNS)
     candidates = candidates or [name for name in lists if name != words]
-    label = column_of(where, "label", options.label_column, known, candidates, "label_column")
+    label = column_of(where, "label", options.one_label, known, candidates, "label_column")
     return tagged(
+        options,
         where,
         options.name or table.name,
         table.names,
@@ -142,12 +149,3 @@ def _may_be_pairs(words: Sequence[Any], labels: Sequence[Any]) -> bool:
 
 def _words(cell: Any) -> list[Any]:
     return list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
-
-
-KINDS.register("tagging")(
-    Kind(
-        "a table of word lists and label lists (JSONL, parquet, datasets.Dataset, pandas.DataFrame), or both as lists",
-        _accepts,
-        _read,
-    )
-)

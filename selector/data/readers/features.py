@@ -9,10 +9,10 @@ import numpy as np
 
 from selector.core.contracts import Modality
 from selector.core.errors import TargetError
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._columns import STRINGS
 from selector.data._items import ListItems
-from selector.data._kinds import KINDS, Kind, Options
+from selector.data.reader import Found, Options, reader
 from selector.modalities.image import content_hash
 
 
@@ -26,7 +26,12 @@ def _accepts(x: Any, options: Options) -> bool:
     )
 
 
-def _read(x: tuple[np.ndarray, Sequence[Any] | np.ndarray], options: Options) -> Draft:
+@reader(
+    "features",
+    "a tuple (float features (N, D), labels)",
+    _accepts,
+)
+def _read(x: tuple[np.ndarray, Sequence[Any] | np.ndarray], options: Options) -> Table:
     features, labels = x
     where = options.name or "features"
     if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
@@ -38,7 +43,7 @@ def _read(x: tuple[np.ndarray, Sequence[Any] | np.ndarray], options: Options) ->
             f"{where}: features hold NaN or inf in {len(bad)} of {len(rows)} rows (first: row {bad[0]}); "
             f"remove these rows or repair what made them."
         )
-    return Draft(
+    return Found(
         where=where,
         name=options.name or "features",
         items=ListItems([]),
@@ -47,7 +52,4 @@ def _read(x: tuple[np.ndarray, Sequence[Any] | np.ndarray], options: Options) ->
         hashes=[content_hash(row) for row in rows],
         features=rows,
         modality=Modality.ROWS,
-    )
-
-
-KINDS.register("features")(Kind("a tuple (float features (N, D), labels)", _accepts, _read))
+    ).table(options)

@@ -12,8 +12,10 @@ import numpy as np
 
 from selector.core.contracts import SPLITS, LabelKind, Target
 from selector.core.errors import ConfigError, TargetError
-from selector.data._build import cell_counts, draw_order, fingerprint
 from selector.data._items import SubsetItems
+from selector.data.assembly import fingerprint
+from selector.data.splits import draw_order
+from selector.tasks._read_labels import cell_counts
 
 
 def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str, Any]) -> Target:
@@ -33,6 +35,7 @@ def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str
         notes=(*target.notes, *notes),
         origin=origin,
         row_starts=None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
+        annotations=None if target.annotations is None else target.annotations.take(keep),
     )
     return replace(smaller, fingerprint=fingerprint(smaller))
 
@@ -54,7 +57,7 @@ def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
     if max_samples >= len(target):
         return target
     cells: dict[tuple[str, int], list[int]] = defaultdict(list)
-    by_class = target.label_kind is LabelKind.CLASSES and target.row_starts is None
+    by_class = _has_class(target)
     for index, split in enumerate(target.splits.tolist()):
         cells[split, int(target.labels[index]) if by_class else 0].append(index)
     if max_samples < len(cells):
@@ -90,7 +93,7 @@ def without(
     if len(bad) == 0:
         return target
     keep = np.setdiff1d(np.arange(len(target)), bad)
-    if target.label_kind is LabelKind.CLASSES and target.row_starts is None:
+    if _has_class(target):
         before, after = (
             cell_counts(target.labels, target.splits),
             cell_counts(target.labels[keep], target.splits[keep]),
@@ -110,6 +113,11 @@ def without(
     note = f"{len(bad)} of {len(target)} items were skipped: {first}{more}"
     step = {"without": [[target.hashes[i], by_index.get(i, "")] for i in bad.tolist()]}
     return _take(target, keep, [note], step)
+
+
+def _has_class(target: Target) -> bool:
+    """Whether an item is of one class."""
+    return target.label_kind is LabelKind.CLASSES and target.row_starts is None and target.labels.ndim == 1
 
 
 def _allocate(sizes: dict[tuple[str, int], int], total: int) -> dict[tuple[str, int], int]:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._columns import IMAGE_COLUMNS, reads_text
 from selector.data._files import files_of, parquet_files, split_of
 from selector.data._hashing import FileMemory
-from selector.data._kinds import KINDS, Kind, Options, find_column, split_rank
 from selector.data._words import takes_words
+from selector.data.reader import Found, Options, find_column, reader, split_rank
 from selector.modalities.image import content_hash
 
 if TYPE_CHECKING:
@@ -97,7 +97,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return bool(files) and not is_text_file(files[0], options) and not takes_words(x, options)
 
 
-def _read(x: str | os.PathLike[str], options: Options) -> Draft:
+@reader(
+    "parquet",
+    "a parquet file or a folder of them",
+    _accepts,
+)
+def _read(x: str | os.PathLike[str], options: Options) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -110,7 +115,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
             str(files[0]), "image", options.image_column, schema.names, IMAGE_COLUMNS, declared(schema, "Image")
         )
         label_column = find_column(
-            str(files[0]), "label", options.label_column, schema.names, LABEL_COLUMNS, declared(schema, "ClassLabel")
+            str(files[0]), "label", options.one_label, schema.names, LABEL_COLUMNS, declared(schema, "ClassLabel")
         )
         labels: list[Any] = []
         splits: list[str] = []
@@ -135,7 +140,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         raise TargetError(
             f"{root}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
         ) from None
-    return Draft(
+    return Found(
         where=str(root),
         name=options.name or (root.name if root.is_dir() else root.stem),
         items=ParquetItems(files, image_column),
@@ -145,7 +150,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         splits=splits if any(splits) else None,
         class_names=class_names_of(schema, label_column),
         origin={"path": str(root)},
-    )
+    ).table(options)
 
 
 def _hashes(path: Path, shown: str, column: str, memory: FileMemory) -> list[str]:
@@ -215,6 +220,3 @@ def class_names_of(schema: pa.Schema, column: str) -> list[str] | None:
     if isinstance(names, dict):  # an older form: {"0": "cat", "1": "dog"}
         names = [names[str(i)] for i in range(len(names))]
     return [str(name) for name in names] if names else None
-
-
-KINDS.register("parquet")(Kind("a parquet file or a folder of them", _accepts, _read))

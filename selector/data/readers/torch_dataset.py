@@ -10,8 +10,8 @@ from PIL import Image
 
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
-from selector.data._build import Draft
-from selector.data._kinds import KINDS, Kind, Options
+from selector.core.task import Table
+from selector.data.reader import Found, Options, reader
 from selector.modalities.image import content_hash, pil_to_array
 
 
@@ -48,7 +48,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return any(base.__module__.startswith("torch.utils.data") for base in type(x).__mro__)
 
 
-def _read(x: Any, options: Options) -> Draft:
+@reader(
+    "torch-dataset",
+    "a torch Dataset of (image, label)",
+    _accepts,
+)
+def _read(x: Any, options: Options) -> Table:
     where = options.name or type(x).__name__
     if not hasattr(x, "__len__"):
         raise TargetError(f"{where} has no length; expected a map-style Dataset (with __len__ and __getitem__).")
@@ -62,7 +67,7 @@ def _read(x: Any, options: Options) -> Draft:
         raise TargetError(
             f"{where}: item 0 is another image each time it is read; leave random augmentation out of the data set."
         )
-    return Draft(
+    return Found(
         where=where,
         name=options.name or where.lower(),
         items=items,
@@ -70,7 +75,7 @@ def _read(x: Any, options: Options) -> Draft:
         labels=labels,
         hashes=hashes,
         class_names=_class_names(x, labels),
-    )
+    ).table(options)
 
 
 def _to_uint8(image: Any, where: str) -> np.ndarray:
@@ -110,6 +115,3 @@ def _class_names(dataset: Any, labels: list[Any]) -> list[str] | None:
         return None
     fits = all(isinstance(label, int) and 0 <= label < len(names) for label in labels)
     return list(names) if fits else None
-
-
-KINDS.register("torch-dataset")(Kind("a torch Dataset of (image, label)", _accepts, _read))

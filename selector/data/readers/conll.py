@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError, did_you_mean
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._csv import read_utf8
 from selector.data._files import conll_files, holds_conll, holds_parquet, split_of
-from selector.data._kinds import KINDS, Kind, Options
-from selector.data.tagging import tagged
+from selector.data.reader import Options, reader
+from selector.data.readers.tagging import tagged
 
 _UNIVERSAL = (".conllu", ".conllup")  # comments, numbered words, named columns
 _NAMES = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
@@ -43,7 +43,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return (holds_conll(path) and not holds_parquet(path)) if path.is_dir() else bool(conll_files(path))
 
 
-def _read(x: str | os.PathLike[str], options: Options) -> Draft:
+@reader(
+    "conll",
+    "a CoNLL file (a word and its label a line, blank lines between sentences), or a folder of them",
+    _accepts,
+)
+def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     words: list[list[str]] = []
     labels: list[list[str]] = []
@@ -57,7 +62,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
             raise TargetError(f"{path}: no sentences found; expected a word a line with its label, and blank lines.")
         width = len(sentences[0].rows[0])
         word = _place(path, "text_column", options.text_column, 1 if "FORM" in header else 0, width, header)
-        label = _place(path, "label_column", options.label_column, width - 1, width, header)
+        label = _place(path, "label_column", options.one_label, width - 1, width, header)
         if word == label:
             raise TargetError(
                 f"{path}: column {word + 1} of {width} would hold both words and labels; name the other one with "
@@ -70,7 +75,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
             splits.append(split_of(path))
     name = options.name or (root.name if root.is_dir() else root.stem)
     origin = {"path": str(root)}
-    return tagged(str(root), name, names, words, labels, splits=splits if any(splits) else None, origin=origin)
+    return tagged(options, str(root), name, names, words, labels, splits=splits if any(splits) else None, origin=origin)
 
 
 def _place(path: Path, option: str, wanted: str | None, usual: int, width: int, header: Sequence[str]) -> int:
@@ -146,12 +151,3 @@ def _lines(text: str, universal: bool) -> Iterator[tuple[int, str, list[str]]]:
         else:
             cells = [cell.strip() for cell in line.split("\t")] if tabs else line.split()
             yield number, line, cells
-
-
-KINDS.register("conll")(
-    Kind(
-        "a CoNLL file (a word and its label a line, blank lines between sentences), or a folder of them",
-        _accepts,
-        _read,
-    )
-)

@@ -8,11 +8,11 @@ from typing import Any
 
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
-from selector.data._build import Draft
+from selector.core.task import Table
 from selector.data._columns import text_tables
 from selector.data._files import TABLES, holds_conll, holds_parquet
 from selector.data._hashing import hash_files, walk_files
-from selector.data._kinds import KINDS, SPLIT_NAMES, Kind, Options
+from selector.data.reader import SPLIT_NAMES, Found, Options, reader
 from selector.modalities.image import IMAGE_SUFFIXES
 
 
@@ -36,7 +36,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return not holds_parquet(Path(x)) and not holds_conll(Path(x)) and not text_tables(Path(x), options)
 
 
-def _read(x: str | os.PathLike[str], options: Options) -> Draft:
+@reader(
+    "folder",
+    "a folder with one folder of images a class",
+    _accepts,
+)
+def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     skipped: list[str] = []
     found = sorted(walk_files(str(root), _is_image, skipped.append), key=lambda entry: entry[0])
@@ -57,7 +62,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         notes.append(f"{len(skipped)} files that are not images were left out, such as {min(skipped)}")
     relative = [found[i][0] for i in rows]
     hashes = hash_files(str(root), relative, [found[i][1] for i in rows], options.trust)
-    return Draft(
+    return Found(
         where=str(root),
         name=options.name or root.name,
         items=FileItems(str(root), relative),
@@ -67,7 +72,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Draft:
         splits=[split_of[parts[i][0]] for i in rows] if split_of else None,
         notes=notes,
         origin={"path": str(root)},
-    )
+    ).table(options)
 
 
 def _about_tables(root: Path) -> str:
@@ -97,6 +102,3 @@ def _split_folders(parts: list[list[str]]) -> dict[str, str]:
     if "train" not in named.values() or (len(named) == 1 and tops != set(named)):
         return {}
     return named
-
-
-KINDS.register("folder")(Kind("a folder with one folder of images a class", _accepts, _read))

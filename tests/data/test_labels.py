@@ -78,26 +78,35 @@ def test_whole_floats_are_regression_and_that_is_said(tmp_path: Path) -> None:
     assert not any("decimal point" in note for target in amounts for note in target.notes)
 
 
-def test_lists_of_names_are_told_how_to_become_several_labels() -> None:
-    several = (
-        r"several labels of an item are given as 0 and 1, one a class, in the shape \(N, L\) \(scikit-learn's Multi"
-    )
-    with pytest.raises(TargetError, match=r"texts: the labels are lists such as \['a', 'b'\]; " + several):
-        of([["a", "b"], ["a", "c"]])
-    with pytest.raises(TargetError, match=r"texts: the labels are lists of different lengths; " + several):
-        of([["a", "b"], ["a"]])
-    with pytest.raises(TargetError, match=r"dict of splits: the labels are lists of different lengths"):
-        load_target({"train": (TEXTS, [[0, 1], [1]] * 20)})
+def test_lists_of_names_are_several_labels() -> None:
+    several = of([["a", "b"], ["a", "c"], ["c"], []])
+    assert (several.task, several.label_kind) == ("multilabel", LabelKind.MULTILABEL)
+    assert several.class_names == ("a", "b", "c")
+    assert several.labels[:4].tolist() == [[1, 1, 0], [1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert "10 texts have no label, such as row 3; they count as negatives" in several.notes
+    numbers = load_target({"train": (TEXTS, [[0, 1], [1], [0]] * 13 + [[0]])})
+    assert numbers.class_names == ("0", "1")
+    assert numbers.labels[:3].tolist() == [[1, 1], [0, 1], [1, 0]]
+    with pytest.raises(
+        TargetError, match=r"texts: row 1 has no list as its labels; expected a list of names or numbers"
+    ):
+        of([["a", "b"], None])
+    with pytest.raises(TargetError, match=r"texts: row 1 has 'c' as its labels; expected a list"):
+        of([["a", "b"], "c"])
+    with pytest.raises(TargetError, match=r"texts: row 1 has .* among its labels; expected names or numbers"):
+        of([["a", "b"], [["c"]]])
 
 
-def test_declared_classes_in_lists_of_different_lengths() -> None:
+def test_declared_classes_in_lists() -> None:
     import datasets
 
-    kind = datasets.Sequence(datasets.ClassLabel(names=["a", "b"]))
+    kind = datasets.Sequence(datasets.ClassLabel(names=["a", "b", "zebra"]))
     features = datasets.Features({"text": datasets.Value("string"), "label": kind})
-    data = datasets.Dataset.from_dict({"text": TEXTS, "label": [[0], [0, 1]] * 20}, features=features)
-    with pytest.raises(TargetError, match=r"row 0 has a list as its label \(\[0\]\); several labels of an item"):
-        load_target(data)
+    data = datasets.Dataset.from_dict({"text": TEXTS, "label": [[0], [0, 1], [1], []] * 10}, features=features)
+    several = load_target(data)
+    assert several.class_names == ("a", "b")
+    assert several.labels[:4].tolist() == [[1, 0], [1, 1], [0, 1], [0, 0]]
+    assert "1 of 3 labels have no text and were left out" in several.notes
 
 
 def test_labels_that_are_no_names(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""From what a reader found to a checked ``Target``.
+
+Every input ends here: a task reads its annotation from the table, and splits, notes and the fingerprint mean the same
+for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from selector.core.contracts import LabelKind, Target
+from selector.core.errors import TargetError
+from selector.core.task import Annotations, Table
+from selector.data.splits import split
+from selector.tasks._reading import read_table
+
+_KINDS = {"multilabel": LabelKind.MULTILABEL, "regression": LabelKind.REAL}
+
+
+def assemble(table: Table, *, seed: int, task: str | None) -> Target:
+    """Read the annotation of a table, draw the splits that are missing.
+
+    Raises:
+        TargetError: nothing there, columns of another length, annotations that cannot be used, a class too small for
+            its splits; the message names the item, or the class and counts.
+        ConfigError: a task that was asked for does not fit the data.
+    """
+    if len(table) == 0:
+        raise TargetError(f"{table.where}: no items found; give a data set with labelled {table.modality.noun}s.")
+    for column in {column for columns in table.roles.values() for column in columns}:
+        if len(table.columns[column]) != len(table):
+            raise TargetError(
+                f"{table.where}: {len(table)} items but {len(table.columns[column])} labels; give one label an item."
+            )
+    name, found = read_table(replace(table, schema={**table.schema, "task": task}), task)
+    notes = [*table.notes, *found.notes]
+    splits, split_origin = split(table, found, seed, notes)
+    notes += found.review(splits, table.names)
+    notes += _duplicate_notes(table.hashes, table.names, found.digest, splits)
+    target = Target(
+        name=table.name,
+        modality=table.modality,
+        label_kind=_KINDS.get(name, LabelKind.CLASSES),
+        items=table.items,
+        names=table.names,
+        labels=_labels(found),
+        class_names=found.class_names,
+        splits=splits,
+        split_origin=split_origin,
+        hashes=tuple(table.hashes),
+        fingerprint="",
+        origin=table.origin,
+        notes=tuple(notes),
+        features=table.features,
+        seed=seed,
+        row_starts=getattr(found, "starts", None),  # of annotations whose labels are of words
+        task=name,
+        annotations=found,
+    )
+    return replace(target, fingerprint=fingerprint(target))
+
+
+def _labels(annotations: Annotations) -> np.ndarray:
+    """The array form of annotations; (N, 0) where an item has none."""
+    if annotations.labels is None:
+        return np.zeros((len(annotations), 0), dtype=np.int64)
+    return annotations.labels
+
+
+def fingerprint(target: Target) -> str:
+    """Of the ordered content hashes, labels, class names and splits; in it are no paths and no times."""
+    lazy = target.annotations is not None and target.annotations.labels is None
+    shape = f"{target.task} {len(target)}" if lazy else f"{target.label_kind} {target.labels.shape}"
+    digest = xxhash.xxh3_128(f"target/1 {target.modality} {shape}\n".encode())
+    digest.update("\n".join(target.hashes).encode())
+    digest.update(b"\n")
+    if lazy:
+        assert target.annotations is not None
+        digest.update("\n".join(target.annotations.digest(i) for i in range(len(target))).encode())
+    else:
+        kind = "<f8" if target.labels.dtype.kind == "f" else "<i8"
+        digest.update(np.ascontiguousarray(target.labels, dtype=kind).data)
+    digest.update("\0".join(target.class_names).encode())
+    digest.update(b"\n")
+    digest.update(" ".join(target.splits.tolist()).encode())
+    if target.row_starts is not None:
+        digest.update(np.ascontiguousarray(target.row_starts, dtype="<i8").data)
+    return digest.hexdigest()
+
+
+def _duplicate_notes(
+    hashes: Sequence[str], names: Sequence[str], digest_of: Callable[[int], Any], splits: np.ndarray
+) -> list[str]:
+    first: dict[str, int] = {}
+    across: list[tuple[int, int]] = []
+    conflicts: list[tuple[int, int]] = []
+    for index, value in enumerate(hashes):
+        other = first.setdefault(value, index)
+        if other != index:
+            if splits[other] != splits[index]:
+                across.append((other, index))
+            if digest_of(other) != digest_of(index):
+                conflicts.append((other, index))
+    notes = []
+    if across:
+        a, b = across[0]
+        notes.append(
+            f"{len(across)} items have the same content as one in another split, such as {names[a]} ({splits[a]}) and "
+            f"{names[b]} ({splits[b]}); figures on held-out items are flattered"
+        )
+    if conflicts:
+        a, b = conflicts[0]
+        notes.append(
+            f"{len(conflicts)} items have the same content as one with another label, such as {names[a]} and {names[b]}"
+        )
+    return notes

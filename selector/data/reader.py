@@ -1,0 +1,274 @@
+"""The contract of a reader, the registry of the room ``readers/``, and what readers share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from selector.core.contracts import SPLITS, Items, Modality
+from selector.core.errors import ConfigError, TargetError, did_you_mean
+from selector.core.registry import Registry
+from selector.core.task import Table
+from selector.data._hashing import Trust
+
+ClassNames: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a target is read; see ``load_target``. Columns only concern tables."""
+
+    name: str | None = None
+    image_column: str | None = None
+    text_column: str | Sequence[str] | None = None
+    label_column: str | Sequence[str] | None = None
+    trust: Trust = "stat"
+    mask_column: str | None = None
+    box_column: str | None = None
+    separator: str | None = None
+    class_names: ClassNames = None
+    ignore_index: int | None = None
+    box_format: str | None = None
+    image_root: str | None = None
+    task: str | None = None
+
+    def schema(self) -> dict[str, Any]:
+        """What they say of the annotation, as a table hands it to the task."""
+        said = {
+            "separator": self.separator,
+            "ignore_index": self.ignore_index,
+            "box_format": self.box_format,
+            "names": None if self.class_names is None else read_class_names(self.class_names),
+        }
+        return {key: value for key, value in said.items() if value is not None}
+
+    @property
+    def one_label(self) -> str | None:
+        """The label column where one is named.
+
+        Raises:
+            ConfigError: several are.
+        """
+        if self.label_column is None or isinstance(self.label_column, str):
+            return self.label_column
+        raise ConfigError(
+            f"label_column={list(self.label_column)!r} names several columns; expected one for this kind of data."
+        )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of input: does it take this object, read with these options, and what does it find there?
+
+    Readers are asked in the order of ``rank``; the first that accepts is the one, so that none has to exclude what
+    others take. None may import a heavy library for an object that is not its own.
+
+    Attributes:
+        description: of the input, for messages.
+        rank: layouts that can be told for sure come before those that take almost any folder or table.
+    """
+
+    description: str
+    accepts: Callable[[Any, Options], bool]
+    read: Callable[[Any, Options], Table]
+    rank: int = 50
+
+
+READERS: Registry[Reader] = Registry("selector.data.readers", "reader")
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What folders, files, columns and dicts call the splits, in lower case."""
+
+
+def reader(
+    name: str, description: str, accepts: Callable[[Any, Options], bool], rank: int = 50
+) -> Callable[[Callable[[Any, Options], Table]], Callable[[Any, Options], Table]]:
+    """Decorator of the function that reads a kind of input: files it under ``name``; see ``Reader``."""
+
+    def decorate(read: Callable[[Any, Options], Table]) -> Callable[[Any, Options], Table]:
+        READERS.register(name)(Reader(description, accepts, read, rank))
+        return read
+
+    return decorate
+
+
+def split_rank(split: str) -> int:
+    """Position in the order train, val, test, unknown; so that the order of items is not the alphabet's."""
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS)
+
+
+def reader_of(x: Any, options: Options) -> tuple[str, Reader]:
+    """Name and reader of an input.
+
+    Raises:
+        TargetError: none takes it.
+    """
+    readers = sorted(((name, READERS.get(name)) for name in READERS.names()), key=lambda r: (r[1].rank, r[0]))
+    for name, found in readers:
+        if found.accepts(x, options):
+            return name, found
+    known = "; ".join(found.description for _, found in readers)
+    if not isinstance(x, str | os.PathLike):
+        raise TargetError(f"an object of type {type(x).__name__} is not a target. Expected one of: {known}.")
+    path = os.fspath(x)
+    if os.path.lexists(path):
+        raise TargetError(
+            f"target {path} is no folder, parquet, CSV, TSV or JSONL file that can be read; these are the files that can be."
+        )
+    near = did_you_mean(os.path.basename(path), _listing(os.path.dirname(path) or "."))  # noqa: PTH119, PTH120
+    raise TargetError(f"target {path} does not exist{near or '; give a folder, a parquet file or a CSV file.'}")
+
+
+def _listing(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return []
+
+
+@dataclass
+class Found:
+    """What a reader found: a ``Table`` with its annotation columns by role.
+
+    Attributes:
+        labels: labels an item, or several columns of them by name.
+        class_names: when the input fixes them; labels are then positions in this list.
+        written: labels are the words of a file, of which numbers are made once all of them are known.
+        role: what the columns are (``Table.roles``).
+    """
+
+    where: str
+    name: str
+    items: Items
+    names: Sequence[str]
+    labels: Any
+    hashes: Sequence[str]
+    splits: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
+    notes: Sequence[str] = ()
+    origin: dict[str, Any] | None = None
+    features: np.ndarray | None = None
+    modality: Modality = Modality.IMAGE
+    written: bool = False
+    role: str = "label"
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+    def table(self, options: Options) -> Table:
+        """The table, with what the options say of the annotation."""
+        columns = dict(self.labels) if isinstance(self.labels, Mapping) else {self.role: self.labels}
+        schema: dict[str, Any] = {**self.schema, **options.schema(), "written": self.written}
+        if self.class_names is not None:
+            schema["class_names"] = {name: list(self.class_names) for name in columns}
+        return Table(
+            where=self.where,
+            name=self.name,
+            modality=self.modality,
+            items=self.items,
+            names=self.names,
+            hashes=self.hashes,
+            columns=columns,
+            roles={self.role: tuple(columns)} if columns else {},
+            schema=schema,
+            splits=self.splits,
+            notes=list(self.notes),
+            origin=self.origin,
+            features=self.features,
+        )
+
+
+def find_column(
+    where: str, role: str, wanted: str | None, columns: Sequence[str], usual: Sequence[str], typed: Sequence[str] = ()
+) -> str:
+    """The column that plays a role: the one asked for, one declared so, or one with a usual name.
+
+    Args:
+        typed: columns whose declared type says that they play the role.
+
+    Raises:
+        TargetError: there is none.
+    """
+    if wanted is not None:
+        if wanted in columns:
+            return wanted
+        raise TargetError(
+            f"{where}: no column '{wanted}'{did_you_mean(wanted, columns) or '.'} Columns: {', '.join(columns) or 'none'}."
+        )
+    for name in (*typed, *usual):
+        if name in columns:
+            return name
+    if not columns:
+        raise TargetError(f"{where}: the table is empty; expected the names of its columns, then a row an item.")
+    if role != "label":
+        raise TargetError(
+            f"{where}: which column holds the texts, or the images? Columns: {', '.join(columns)}. Name texts with text_column "
+            f"(--text-column), two columns for pairs. Of images call the {role} column '{usual[0]}', or name it with "
+            "selector.load_target(..., image_column='...')."
+        )
+    raise TargetError(
+        f"{where}: no label column among {', '.join(columns)}; expected '{usual[0]}', or name it with label_column "
+        "(--label-column)."
+    )
+
+
+def wanted_labels(options: Options, columns: Sequence[str]) -> list[str]:
+    """The label columns that were named: one, or several as a list or with commas between them; [] when none was.
+
+    A column whose own name holds a comma is meant where there is one.
+    """
+    wanted = options.label_column
+    if wanted is None:
+        return []
+    if isinstance(wanted, str):
+        return [wanted] if wanted in columns or "," not in wanted else comma_separated(wanted)
+    return list(wanted)
+
+
+def comma_separated(text: str) -> list[str]:
+    """The words of ``a, b,c``; blank ones are left out."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_class_names(given: ClassNames) -> list[str]:
+    """Class names in label order: a list, a mapping of numbers, or a file (a name a line; JSON or YAML holds either).
+
+    Raises:
+        TargetError: the file cannot be read or holds something else; numbers with gaps.
+    """
+    from pathlib import Path
+
+    from selector.data._csv import read_utf8
+
+    where = "class_names"
+    if isinstance(given, str | os.PathLike):
+        path, where = Path(given), os.fspath(given)
+        text = read_utf8(path)
+        if path.suffix.lower() in (".json", ".yaml", ".yml"):
+            import yaml
+
+            try:
+                given = yaml.safe_load(text)
+            except (yaml.YAMLError, RecursionError) as error:
+                raise TargetError(f"{path}: not readable as JSON or YAML ({str(error).splitlines()[0]}).") from None
+            if isinstance(given, dict) and "names" in given:
+                given = given["names"]
+        else:
+            given = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(given, Mapping):
+        try:
+            numbered = {int(key): str(value) for key, value in given.items()}
+        except (TypeError, ValueError):
+            numbered = {}
+        if not numbered or min(numbered) < 0 or max(numbered) > 65535:
+            raise TargetError(f"{where}: expected class names in label order, or by number (0: cat).")
+        return [numbered.get(number, f"class {number}") for number in range(max(numbered) + 1)]
+    if not isinstance(given, list | tuple) or not given or not all(isinstance(name, str | int) for name in given):
+        raise TargetError(f"{where}: expected class names in label order, such as ['cat', 'dog'].")
+    return [str(name) for name in given]

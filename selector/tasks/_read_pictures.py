@@ -1,0 +1,111 @@
+"""Sizes of pictures, and masks as arrays of values."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from selector.core.errors import TargetError
+from selector.modalities.image import DAMAGE, MAX_PIXELS, UnreadableImage, decode_rgb, image_size
+
+_ORIENTATION = 0x0112
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
+
+
+def upright_size(raw: Any) -> tuple[int, int]:
+    """(height, width) of an undecoded picture as it is decoded, from its header; (0, 0) where that cannot be read."""
+    if isinstance(raw, np.ndarray):
+        return int(raw.shape[0]), int(raw.shape[1])
+    height, width = image_size(raw)
+    if height and _orientation(raw) in (5, 6, 7, 8):
+        return width, height
+    return height, width
+
+
+def _orientation(raw: bytes) -> int:
+    if b"Exif" not in raw[:4096] and raw[:2] == b"\xff\xd8":
+        return 1
+    try:
+        with Image.open(io.BytesIO(raw), formats=("JPEG", "PNG", "WEBP", "TIFF")) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, EOFError):
+        return 1  # decoding it says what is wrong
+
+
+def mask_values(raw: Any) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
+    """A mask as it is stored, and its palette where it has one.
+
+    Returns:
+        Integers (H, W), or uint8 (H, W, 3) where it is in colours; a mask whose three channels are equal is grey.
+    Raises:
+        UnreadableImage: with the reason, without the name.
+    """
+    if isinstance(raw, Image.Image):
+        return _of_image(raw)
+    if isinstance(raw, np.ndarray):
+        array = raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw
+        if array.dtype.kind not in "biu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+            raise UnreadableImage(f"is an array of {raw.dtype} {raw.shape}; expected whole numbers (H, W)")
+        return _grey(array.astype(np.uint8) if array.dtype.kind == "b" else array), None
+    if not raw:
+        raise UnreadableImage("is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"is too large ({image.width} × {image.height} pixels, more than {MAX_PIXELS:,})")
+            return _of_image(image)
+    except UnreadableImage:
+        raise
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        decode_rgb(raw)  # finds the words for it
+        raise UnreadableImage(f"is damaged ({str(error)[:120]})") from None
+
+
+def _of_image(image: Image.Image) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
+    if image.format == "JPEG":
+        raise UnreadableImage("is a JPEG, which changes the values of a mask; store masks as PNG")
+    if image.mode == "P":
+        flat = image.getpalette("RGB") or []
+        palette = [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
+        return np.asarray(image), palette
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L")) // (255 if image.mode == "1" else 1), None
+    if image.mode == "LA":
+        return np.asarray(image)[..., 0], None
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadableImage(f"has values from {values.min()} to {values.max()}; expected 0..65535")
+        return values, None
+    if image.mode in ("RGB", "RGBA"):
+        return _grey(np.asarray(image)[..., :3]), None
+    raise UnreadableImage(f"is an image of mode {image.mode}; expected a palette, grey or RGB PNG")
+
+
+def _grey(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and (array[..., :1] == array).all():
+        return array[..., 0]
+    return array
+
+
+def packed(colours: np.ndarray) -> np.ndarray:
+    """RGB (..., 3) as one number each."""
+    wide = colours.astype(np.int64)
+    result: np.ndarray = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+    return result
+
+
+def check_same_size(where: str, name: str, mask: tuple[int, ...], picture: tuple[int, int]) -> None:
+    """A mask is as large as its picture.
+
+    Raises:
+        TargetError: it is not.
+    """
+    if picture != (0, 0) and tuple(mask[:2]) != picture:
+        raise TargetError(
+            f"{where}: mask {name} has {mask[0]} × {mask[1]} pixels (height × width) but its picture {picture[0]} × "
+            f"{picture[1]}; make it of the same size, without smoothing."
+        )
