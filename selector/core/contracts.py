@@ -158,6 +158,8 @@ class TextPreprocess:
         words: the texts are lists of words (``Words``) and a row of features is a word. Long ones are
             always read in windows, so that every word has a row and all models have the same rows.
         truncation_side: where a text that does not fit is cut off.
+        tokens_per_word: how many tokens, about, are what one is elsewhere: several where tokens are
+            characters. Budgets of tokens (batches, the text that costs are measured on) are multiplied by it.
     """
 
     tokenizer: str = field(repr=False)
@@ -168,6 +170,7 @@ class TextPreprocess:
     token_types: bool = False
     words: bool = False
     truncation_side: TruncationSide = "right"
+    tokens_per_word: int = 1
 
     def tokens_key(self) -> str:
         """What decides the tokens: encoders with an equal key share them."""
@@ -184,6 +187,7 @@ class TextPreprocess:
             "token_types": self.token_types,
             **({"words": True} if self.words else {}),
             **({"truncation_side": self.truncation_side} if self.truncation_side != "right" else {}),
+            **({"tokens_per_word": self.tokens_per_word} if self.tokens_per_word != 1 else {}),
         }
 
     @classmethod

@@ -60,6 +60,8 @@ def export_onnx(
     from selector.deploy.onnx_text import check_tokenizer, word_pooling
 
     saved = model if isinstance(model, SavedModel) else load_model(model, trust=trust)
+    if reason := getattr(saved.module, "no_onnx", ""):
+        raise SelectorError(f"{saved.config['name']} cannot be exported to ONNX: {reason}.")
     out = Path(out)
     _check_place(out)
     texts = saved.preprocess if isinstance(saved.preprocess, TextPreprocess) else None

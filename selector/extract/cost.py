@@ -96,7 +96,8 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
 
 def usual_text(preprocess: TextPreprocess) -> Tokens:
     """One text of ``TEXT_TOKENS`` tokens, or of as many as the network reads."""
-    short = replace(preprocess, max_length=min(TEXT_TOKENS, preprocess.max_length), long_texts="truncate", words=False)
+    length = min(TEXT_TOKENS * preprocess.tokens_per_word, preprocess.max_length)
+    short = replace(preprocess, max_length=length, long_texts="truncate", words=False)
     return Tokens.of(Tokeniser(short)(["The quick brown fox jumps over the lazy dog. " * TEXT_TOKENS]), short.pad_id)
 
 

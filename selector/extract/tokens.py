@@ -36,7 +36,7 @@ class TokenTable:
         self, preprocess: TextPreprocess, chunks: Iterable[Sequence[TokenisedText | None]], device: str = "cpu"
     ) -> None:
         self.preprocess = preprocess
-        self._budget = _CPU_TOKENS if device == "cpu" else _GPU_TOKENS
+        self._budget = (_CPU_TOKENS if device == "cpu" else _GPU_TOKENS) * preprocess.tokens_per_word
         # flattened chunk by chunk: as objects the texts take many times the memory
         flat = [_flattened(chunk) for chunk in chunks] or [_flattened([])]
         self.lengths, self.cut_off, windows, self._counts, sizes, self._ids, self._flags, self._words = (

@@ -26,8 +26,8 @@ from selector.zoo.trust import check_trusted
 
 __all__ = ["ModelSpec", "Pooling", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
 
-_TEXT_SOURCES = ("transformers",)  # sources whose models read texts
-_FILE_SOURCES = ("onnx", "transformers")  # sources whose models may be named by a path
+_TEXT_SOURCES = ("elmo", "transformers")  # sources whose models read texts
+_FILE_SOURCES = ("elmo", "onnx", "transformers")  # sources whose models may be named by a path
 
 _SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
 
@@ -147,7 +147,7 @@ class ModelSpec(_Strict):
             (over all layers), ``last`` or a number from 1.
         tags, licence, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts
             for people, selection and the prior; in no key of the store.
-        base: folder that a relative path of ``onnx:`` or ``transformers:`` starts at; set when a zoo file is read.
+        base: folder that a relative path of ``elmo:``, ``onnx:`` or ``transformers:`` starts at; set when a zoo file is read.
     """
 
     name: str = ""
