@@ -28,8 +28,7 @@ def _turn(target: Any, specs: Sequence[ModelSpec], store: str | os.PathLike[str]
     candidates = [Candidate(spec) for spec in specs]
     hashes = extraction.rows().hashes  # a target is loaded, in any scan, before extraction begins
     started = time.perf_counter()
-    for network in by_network(candidates):
-        extraction.run(network, 1.0)
+    extraction.run(by_network(candidates), 1.0)
     for candidate in candidates:
         assert candidate.cached
         assert candidate.entry is not None

@@ -183,7 +183,7 @@ def test_rows_of_an_older_extractor_are_extracted_again(tmp_path, monkeypatch):
     asked = {**FAST, "store": tmp_path / "store"}
     assert not any(model.cached for model in selector.rank(root, **asked))
     assert all(model.cached for model in selector.rank(root, **asked))
-    monkeypatch.setattr("selector.scan.extraction.EXTRACTOR_VERSION", 10**6)
+    monkeypatch.setattr("selector.extract.job.EXTRACTOR_VERSION", 10**6)
     assert not any(model.cached for model in selector.rank(root, **asked))
 
 
@@ -426,7 +426,7 @@ def test_a_scan_meets_a_full_disk_and_goes_on_when_there_is_room(photos, small_d
 
 
 def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(photos, tmp_path, monkeypatch):
-    from selector.scan import prefetch as ahead
+    from selector.extract import prefetch as ahead
 
     threads: dict[str, str] = {}
     load = ahead._Loading._run

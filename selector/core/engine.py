@@ -11,7 +11,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from selector.core.errors import SelectorError
 
@@ -39,8 +39,26 @@ class Outcome(Generic[Item, Result]):
     failure: Failure | None = None
 
 
+class Engine(Protocol):
+    """Where jobs run. ``in_process`` says whether a job may use objects of this process; elsewhere function,
+    items and results are pickled."""
+
+    in_process: bool
+
+    def map(
+        self,
+        job: Callable[[Item], Result],
+        items: Iterable[Item],
+        fatal: tuple[type[BaseException], ...] = (),
+    ) -> Iterator[Outcome[Item, Result]]:
+        """Yield an outcome an item, in the order in which they finish; see ``LocalEngine.map``."""
+        ...
+
+
 class LocalEngine:
     """Runs the items one after another in this process."""
+
+    in_process = True
 
     def map(
         self,

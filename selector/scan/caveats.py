@@ -16,7 +16,7 @@ from selector.ranking.calibration import calibration
 from selector.ranking.combination import Evidence
 from selector.results import Caveat, Measurement
 from selector.scan.candidate import Candidate
-from selector.scan.variants import network_of
+from selector.zoo.variants import network_of
 
 SHOWN = 6
 FEWEST_MODELS = 5  # fewer are in any order by chance

@@ -18,8 +18,8 @@ from selector.scan.extraction import Extraction
 from selector.scan.past import confirmed_results, predicted
 from selector.scan.previews import illustrated
 from selector.scan.summary import ordered
-from selector.scan.variants import network_of
 from selector.zoo import ModelSpec
+from selector.zoo.variants import network_of
 
 UNTRAINED = "no model was measured"
 

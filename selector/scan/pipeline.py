@@ -12,19 +12,19 @@ from typing import Any, Literal
 from selector import data as targets
 from selector import tasks
 from selector.core.contracts import Modality, ProgressCallback, Target, no_progress
+from selector.core.engine import LocalEngine
 from selector.core.errors import ConfigError, TargetError
 from selector.core.system import versions
 from selector.core.units import parse_duration
+from selector.extract.known_costs import CostMode
 from selector.proxies import DEFAULT_PROXIES
 from selector.ranking.forecast import of_metric
 from selector.results import Ranking, load_ranking, plain
 from selector.scan import dataset_view
 from selector.scan.caveats import caveats, no_training
 from selector.scan.confirmation import ConfirmSettings, confirm_leading
-from selector.scan.costs import CostMode
 from selector.scan.dataset_view import offline_hub
 from selector.scan.extraction import Extraction
-from selector.scan.limits import Limits
 from selector.scan.near_duplicates import leak_caveat
 from selector.scan.past import HistoryLike, Knowledge, open_history, predicted
 from selector.scan.precomputed import rank_rows
@@ -33,9 +33,11 @@ from selector.scan.scoring import ProxyLike, Scoring, proxy_name
 from selector.scan.selection import choose_models
 from selector.scan.summary import ordered, summarise
 from selector.scan.texts import add_layer_curves, cut_notes
-from selector.scan.variants import expand, network_of, reading_rows_of
+from selector.scan.variants import expand, reading_rows_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo, licences
+from selector.zoo.limits import Limits
+from selector.zoo.variants import network_of
 
 TOP_K = 3
 """How many models are confirmed when nothing is said, where there are so many."""
@@ -113,7 +115,7 @@ def rank(
         precision, backend: of the extraction; decided once a model and kept in its entry.
         max_params, max_latency, max_memory, licence: what a model may cost at most, e.g. ``"30M"``,
             ``"20ms"`` (a single image, on this device), ``"4GB"`` (at its peak, for a single image)
-            and ``"permissive"``; see ``selector.scan.limits``. Models beyond are rows with the status
+            and ``"permissive"``; see ``selector.zoo.limits``. Models beyond are rows with the status
             ``excluded`` and a reason.
         cost: ``auto`` measures what a model costs when its network is loaded and the figures are not
             known yet (about a second a model), ``again`` measures every model anew, ``off`` none.
@@ -170,13 +172,20 @@ def rank(
         past = open_history(history)
         knowledge = Knowledge(past, data)
         candidates = run_rounds(
-            specs, extraction, scoring, knowledge, top_k=settings.top_k, drop=drop if intervals else "off", seed=seed
+            specs,
+            extraction,
+            scoring,
+            knowledge,
+            top_k=settings.top_k,
+            drop=drop if intervals else "off",
+            seed=seed,
+            engine=LocalEngine(),
         )
         if data.modality is Modality.TEXT:
             add_layer_curves(candidates, extraction)
         data = extraction.target  # without the items that turned out to be bad
         found = list(caveats(candidates, data, len(extraction.rows().indices)))
-        if leak := leak_caveat(data, extraction.prepared.smallest_pixels, features_store):
+        if leak := leak_caveat(data, extraction.work.prepared.smallest_pixels, features_store):
             found.insert(0, leak)
         ranking = Ranking(
             target=summarise(data),

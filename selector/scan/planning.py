@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from selector.core.errors import SourceError
-from selector.scan.costs import CostMode, Costs
+from selector.extract.job import wanted_of
+from selector.extract.known_costs import CostMode, Costs
 from selector.scan.dataset_view import load, offline_hub
-from selector.scan.extraction import wanted_of
-from selector.scan.limits import Limits, OverLimit
 from selector.scan.selection import choose_models
-from selector.scan.variants import expand, network_of, reading_rows_of
+from selector.scan.variants import expand, reading_rows_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo, check_trusted, licences
+from selector.zoo.limits import Limits, OverLimit
+from selector.zoo.variants import network_of
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from selector.core.engine import LocalEngine
-from selector.core.errors import ConfigError, StoreError
+from selector.core.engine import Engine
+from selector.core.errors import StoreError
 from selector.ranking.combination import LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
@@ -29,20 +29,15 @@ def run_rounds(
     top_k: int,
     drop: str,
     seed: int,
+    engine: Engine,
 ) -> list[Candidate]:
     """Rounds of rows: extract, score, stop the models that can no longer reach the top k."""
     candidates = [Candidate(spec) for spec in specs]
     dropping = drop == "force" or (drop == "auto" and len(by_network(candidates)) >= max(DROP_FROM, top_k + 1))
-    engine = LocalEngine()
     for share in ROUNDS if dropping else (1.0,):
         running = [c for c in candidates if c.running]
-        # features of every model first: an image found to be bad on the way leaves the target for all
-        networks = by_network(running)
-        extraction.expect(networks, share)
-        jobs = engine.map(partial(extraction.run, share=share), networks, fatal=(StoreError, ConfigError))
-        for extracted in jobs:
-            for candidate in extracted.item.members if extracted.failure else ():
-                candidate.failure = extracted.failure
+        # features of every model first: an item found to be bad on the way leaves the target for all
+        extraction.run(by_network(running), share)
         running = [c for c in running if c.running]
         rows = extraction.rows(share)
         score = partial(_score, share=share, extraction=extraction, scoring=scoring)
@@ -78,7 +73,7 @@ def _score(candidate: Candidate, share: float, extraction: Extraction, scoring: 
     try:
         scoring.run(candidate, extraction.rows(share))
     except RowsMissing:  # a damaged chunk was just set aside (the store said so): its rows are extracted again
-        extraction.run(SameNetwork((candidate,)), share)
+        extraction.run([SameNetwork((candidate,))], share)
         if candidate.failure:
             raise candidate.failure.error from None
         scoring.run(candidate, extraction.rows(share))

@@ -5,29 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from selector import proxies, sources
+from selector import proxies
 from selector.core.errors import ProxyError
+from selector.extract.job import layer_specs
 from selector.scan.scoring import feature_set
 from selector.store import Entry, RowsMissing
 
 if TYPE_CHECKING:
     from selector.scan.candidate import Candidate
     from selector.scan.extraction import Extraction
-    from selector.zoo import ModelSpec
 
 CURVE_PROXY, CURVE_DETAIL = "knn", "accuracy@5"  # scale-free, so that layers compare, and easily read
 CURVE_ROWS = 2000
-
-
-def layer_specs(spec: ModelSpec) -> list[ModelSpec]:
-    """A model read at each of its layers, where its source can tell them without building the network.
-
-    Empty for other models, and for one that its zoo entry reads at a single layer.
-    """
-    layers: Any = getattr(sources.registry.get(spec.source_name), "layers", None)
-    if layers is None or spec.layer not in (None, "mean"):
-        return []
-    return [spec.model_copy(update={"layer": layer, "name": f"{spec.name}@{layer}"}) for layer in layers(spec)]
 
 
 def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterator[str]:
@@ -35,7 +24,7 @@ def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterat
     for candidate in candidates:
         preprocess = {} if candidate.entry is None else candidate.entry.meta.get("preprocess", {})
         longest = preprocess.get("max_length")
-        if longest and (count := extraction.prepared.texts_cut(preprocess)):
+        if longest and (count := extraction.work.prepared.texts_cut(preprocess)):
             of = f"{candidate.spec.name}: {count} of {len(extraction.target)}"
             if preprocess.get("long_texts") == "window":
                 yield f"{of} pairs hold two long texts: the shorter one was cut to half of {longest} tokens."

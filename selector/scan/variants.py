@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, get_args
 
 from selector.core.contracts import Modality, Target
 from selector.core.errors import ConfigError, did_you_mean
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec, Pooling, TextSettings
+from selector.zoo.variants import at_place, network_of
 
 LAST = "last"
 """The last layer; of pictures the one whose features a model's own head reads, which is what it is read at anyway."""
 
 OWN = "own"
 """The layer or the pooling that a model is read at when nothing is said."""
-
-Place: TypeAlias = "tuple[str | None, str | None]"
-"""(layer, pooling) of a spec; None is the model's own."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +82,6 @@ def expand(
                 reading = at_place(named, spec.layer if own else layer, spec.pooling if kind == OWN else kind)
                 readings.setdefault(reading.name, reading)
     return list(readings.values())
-
-
-def network_of(spec: ModelSpec) -> str:
-    """What a spec says of the network and its input, apart from where its features are read."""
-    settings = {k: v for k, v in spec.feature_settings().items() if k not in ("layer", "pooling")}
-    return json.dumps(settings, sort_keys=True)
-
-
-def place_of(spec: ModelSpec) -> Place:
-    """Where its features are read."""
-    return spec.layer, spec.pooling
-
-
-def at_place(spec: ModelSpec, layer: str | None, pooling: str | None) -> ModelSpec:
-    """The same network read elsewhere."""
-    return spec.model_copy(update={"layer": layer, "pooling": pooling})
 
 
 def by_network(candidates: Iterable[Candidate]) -> list[SameNetwork]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from selector import data as targets
 from selector.core.contracts import AnyPreprocess, Preprocess, ProgressCallback, Target, TextPreprocess
-from selector.scan.dataset_view import Rows, stratified
 from selector.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -22,10 +21,11 @@ ToCome: TypeAlias = Callable[[], Iterable[Preprocess]]
 
 
 class Prepared:
-    """Pictures decoded, texts tokenised, and the rows that the proxies see.
+    """Pictures decoded and texts tokenised, once for all networks that read them alike.
 
     Attributes:
         target: what is left of it: items that turn out to be unusable leave it, for every model.
+        bad: content hash -> reason, of the items that left it.
         seconds: time spent, by stage.
     """
 
@@ -38,26 +38,16 @@ class Prepared:
         notify: ProgressCallback,
     ) -> None:
         self.target = target
+        self.bad: dict[str, str] = {}
         self.seconds: dict[str, float] = {"decode": 0.0}
         self._store, self._device, self._on_bad, self._notify = store, device, on_bad, notify
         self._pixels: dict[str, Pixels] = {}
         self._tokens: dict[str, TokenTable] = {}
-        self._rows: dict[float, Rows] = {}
 
     @property
     def smallest_pixels(self) -> Pixels | None:
         """Of the pictures that were decoded the smallest; None when none were."""
         return min(self._pixels.values(), key=lambda pixels: pixels.shape, default=None)
-
-    def rows(self, share: float = 1.0) -> Rows:
-        """Items that the proxies see in a round: the first ``share`` of train + val, in an order
-        that is stratified by class and drawn from the content, so that every round is a fair
-        sample and the next one only adds to it."""
-        known = self._rows.get(share)
-        if known is None or known.target is not self.target:  # bad images may have left the target
-            order = stratified(self.target, self.target.indices("train", "val"))
-            known = self._rows[share] = Rows(self.target, np.sort(order[: max(2, round(share * len(order)))]))
-        return known
 
     def inputs(self, preprocess: AnyPreprocess, to_come: ToCome = tuple) -> Pixels | TokenTable:
         """Every item as an encoder reads it.
@@ -147,9 +137,17 @@ class Prepared:
             if not found <= known:
                 self._store.put("cut", key, {"hashes": sorted(found | known)})
 
+    def leave_out(self, bad: Mapping[str, str]) -> None:
+        """Take items that cannot be used (content hash -> reason) out of the target; what was prepared of it
+        is prepared anew."""
+        found = {i: bad[content] for i, content in enumerate(self.target.hashes) if content in bad}
+        if found:
+            self._leave_out(found)
+
     def _leave_out(self, bad: Mapping[int, str]) -> None:
-        """Take items that cannot be used out of the target; what was prepared of it is prepared anew."""
-        self._store.add_bad_images({self.target.hashes[i]: reason for i, reason in bad.items()})
+        reasons = {self.target.hashes[i]: reason for i, reason in bad.items()}
+        self._store.add_bad_images(reasons)
+        self.bad |= reasons
         self.target = targets.without(self.target, bad)
         self._pixels.clear()
         self._tokens.clear()
