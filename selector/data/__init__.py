@@ -12,9 +12,10 @@ from typing import Any
 
 from selector.core.contracts import Target
 from selector.core.errors import TargetError
+from selector.data._class_names import ClassNames
 from selector.data._hashing import Trust
 from selector.data.assembly import assemble, fingerprint
-from selector.data.reader import READERS, ClassNames, Options, Reader, reader, reader_of
+from selector.data.reader import READERS, Options, Reader, reader, reader_of
 from selector.data.subset import subsample, without
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,8 @@ from selector.core.contracts import SPLITS, Items, Modality
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.registry import Registry
 from selector.core.task import Table
+from selector.data._class_names import ClassNames, class_schema
 from selector.data._hashing import Trust
-
-ClassNames: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None"
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class Options:
             "separator": self.separator,
             "ignore_index": self.ignore_index,
             "box_format": self.box_format,
-            "names": None if self.class_names is None else read_class_names(self.class_names),
         }
-        return {key: value for key, value in said.items() if value is not None}
+        known = {} if self.class_names is None else class_schema(self.class_names)
+        return {**known, **{key: value for key, value in said.items() if value is not None}}
 
     @property
     def one_label(self) -> str | None:
@@ -234,41 +233,3 @@ def wanted_labels(options: Options, columns: Sequence[str]) -> list[str]:
 def comma_separated(text: str) -> list[str]:
     """The words of ``a, b,c``; blank ones are left out."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def read_class_names(given: ClassNames) -> list[str]:
-    """Class names in label order: a list, a mapping of numbers, or a file (a name a line; JSON or YAML holds either).
-
-    Raises:
-        TargetError: the file cannot be read or holds something else; numbers with gaps.
-    """
-    from pathlib import Path
-
-    from selector.data._csv import read_utf8
-
-    where = "class_names"
-    if isinstance(given, str | os.PathLike):
-        path, where = Path(given), os.fspath(given)
-        text = read_utf8(path)
-        if path.suffix.lower() in (".json", ".yaml", ".yml"):
-            import yaml
-
-            try:
-                given = yaml.safe_load(text)
-            except (yaml.YAMLError, RecursionError) as error:
-                raise TargetError(f"{path}: not readable as JSON or YAML ({str(error).splitlines()[0]}).") from None
-            if isinstance(given, dict) and "names" in given:
-                given = given["names"]
-        else:
-            given = [line.strip() for line in text.splitlines() if line.strip()]
-    if isinstance(given, Mapping):
-        try:
-            numbered = {int(key): str(value) for key, value in given.items()}
-        except (TypeError, ValueError):
-            numbered = {}
-        if not numbered or min(numbered) < 0 or max(numbered) > 65535:
-            raise TargetError(f"{where}: expected class names in label order, or by number (0: cat).")
-        return [numbered.get(number, f"class {number}") for number in range(max(numbered) + 1)]
-    if not isinstance(given, list | tuple) or not given or not all(isinstance(name, str | int) for name in given):
-        raise TargetError(f"{where}: expected class names in label order, such as ['cat', 'dog'].")
-    return [str(name) for name in given]

@@ -17,6 +17,7 @@ from selector.tasks._read_pictures import upright_size
 FORMATS = ("xywh", "xyxy", "cxcywh", "cxcywhn")
 """Left, top, width, height; left, top, right, bottom; centre, width, height; the same as shares of the picture."""
 
+_ROUNDING = 0.01  # pixels that are not worth a word
 _SLACK = 0.01  # share of a side by which rounding may put a box beyond the picture
 
 
@@ -234,7 +235,7 @@ def _corners(
     cut = max(a, 0.0), max(b, 0.0), min(c, float(width)), min(d, float(height))
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
         one.fail(index, f"has no area within the picture (left, top, right, bottom: {shown}); correct or remove it.")
-    return cut, cut != (a, b, c, d)
+    return cut, max(abs(new - old) for new, old in zip(cut, (a, b, c, d), strict=True)) > _ROUNDING
 
 
 def _label(one: _One, index: int, fixed: Sequence[str] | None) -> Any:

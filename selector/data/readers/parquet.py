@@ -15,14 +15,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import RawImage
+from selector.core.contracts import Modality, RawImage
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._columns import IMAGE_COLUMNS, reads_text
 from selector.data._files import files_of, parquet_files, split_of
 from selector.data._hashing import FileMemory
+from selector.data._roles import MASK_COLUMNS, BoxCells, is_boxes, roles_of
 from selector.data._words import takes_words
-from selector.data.reader import Found, Options, find_column, reader, split_rank
+from selector.data.reader import Options, find_column, reader, split_rank
 from selector.modalities.image import content_hash
 
 if TYPE_CHECKING:
@@ -109,48 +110,109 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     files = parquet_files(root) if root.is_dir() else [root]
     files.sort(key=lambda path: (split_rank(split_of(path)), path.name))
+    where = str(files[0])
     try:
         schema = pq.read_schema(files[0])
+        pictures = [name for name in schema.names if name in declared(schema, "Image") or _holds_pictures(schema, name)]
         image_column = find_column(
-            str(files[0]), "image", options.image_column, schema.names, IMAGE_COLUMNS, declared(schema, "Image")
+            where, "image", options.image_column, schema.names, IMAGE_COLUMNS, _one_picture(schema, pictures)
         )
-        label_column = find_column(
-            str(files[0]), "label", options.one_label, schema.names, LABEL_COLUMNS, declared(schema, "ClassLabel")
+        roles = roles_of(
+            where,
+            schema.names,
+            options,
+            LABEL_COLUMNS,
+            items=[image_column],
+            typed_labels=declared(schema, "ClassLabel"),
+            pictures=[name for name in pictures if name != image_column],
+            boxes=[name for name in schema.names if _holds_boxes(schema, name)],
         )
-        labels: list[Any] = []
+        chosen = [name for columns in roles.values() for name in columns]
         splits: list[str] = []
         names: list[str] = []
         hashes: list[str] = []
+        cells: dict[str, Any] = {name: [] for name in chosen}
         folder = root if root.is_dir() else root.parent
         with FileMemory(str(root), options.trust) as memory:
             for path in files:
                 other = pq.read_schema(path)
-                if not {image_column, label_column} <= set(other.names):
+                if not {image_column, *chosen} <= set(other.names):
+                    named = ", ".join(f"'{name}'" for name in chosen)
                     raise TargetError(
-                        f"{path}: columns {', '.join(other.names)}; expected '{image_column}' and '{label_column}' as "
-                        f"in {files[0].name}. Keep the files of one data set in a folder."
+                        f"{path}: columns {', '.join(other.names)}; expected '{image_column}' and "
+                        f"{named} as in {files[0].name}. Keep the files of one data set "
+                        "in a folder."
                     )
-                found = pq.read_table(path, columns=[label_column])[label_column].to_pylist()
-                labels += found
-                splits += [split_of(path)] * len(found)
+                for name in chosen:
+                    if name not in roles.get("mask", ()):
+                        cells[name] += pq.read_table(path, columns=[name])[name].to_pylist()
                 shown = path.relative_to(folder).as_posix()
-                names += [f"{shown}:{row}" for row in range(len(found))]
-                hashes += _hashes(path, shown, image_column, memory)
+                own = _hashes(path, shown, image_column, memory)
+                splits += [split_of(path)] * len(own)
+                names += [f"{shown}:{row}" for row in range(len(own))]
+                hashes += own
     except (pa.ArrowException, OSError) as error:
         raise TargetError(
             f"{root}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
         ) from None
-    return Found(
+    for name in roles.get("mask", ()):
+        cells[name] = ParquetItems(files, name)
+    for name in roles.get("boxes", ()):
+        cells[name] = BoxCells(cells[name], names, str(root))
+    declared_names = {name: class_names_of(schema, name) for name in chosen}
+    facts = _facts(schema)
+    for role in ("mask", "boxes"):
+        for name in roles.get(role, ()):
+            facts.setdefault("names", declared_names[name] or facts.get("classes"))
+    known = {key: value for key, value in facts.items() if value is not None and key != "classes"}
+    return Table(
         where=str(root),
         name=options.name or (root.name if root.is_dir() else root.stem),
+        modality=Modality.IMAGE,
         items=ParquetItems(files, image_column),
         names=names,
-        labels=labels,
         hashes=hashes,
+        columns=cells,
+        roles=roles,
+        schema={**known, "class_names": {name: own for name, own in declared_names.items() if own}, **options.schema()},
         splits=splits if any(splits) else None,
-        class_names=class_names_of(schema, label_column),
         origin={"path": str(root)},
-    ).table(options)
+    )
+
+
+def _one_picture(schema: pa.Schema, pictures: list[str]) -> list[str]:
+    """Columns that are declared to be images, those with a usual name of masks last."""
+    return sorted((name for name in declared(schema, "Image")), key=lambda name: name.lower() in MASK_COLUMNS)
+
+
+def _holds_pictures(schema: pa.Schema, name: str) -> bool:
+    import pyarrow as pa
+
+    kind = schema.field(name).type
+    return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
+
+
+def _holds_boxes(schema: pa.Schema, name: str) -> bool:
+    """Whether a column is a struct of lists, or a list of structs, with a field for boxes."""
+    import pyarrow as pa
+
+    kind = schema.field(name).type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if not pa.types.is_struct(kind):
+        return False
+    fields = {field.name: None for field in kind}
+    return is_boxes({**dict.fromkeys(fields, 0)})
+
+
+def _facts(schema: pa.Schema) -> dict[str, Any]:
+    """What the schema says of the whole set beside its columns: ``classes`` and ``ignore_index``."""
+    described = _features(schema)
+    classes, ignore = described.get("classes"), described.get("ignore_index")
+    return {
+        "classes": [str(name) for name in classes] if isinstance(classes, list) and classes else None,
+        "ignore_index": ignore if isinstance(ignore, int) else None,
+    }
 
 
 def _hashes(path: Path, shown: str, column: str, memory: FileMemory) -> list[str]:
@@ -212,11 +274,22 @@ def declared(schema: pa.Schema, kind: str) -> list[str]:
 
 
 def class_names_of(schema: pa.Schema, column: str) -> list[str] | None:
-    """The class names that are declared for a column."""
+    """The class names that are declared for a column: of what it holds, or of what its lists or boxes hold."""
     described = _features(schema).get(column)
-    if isinstance(described, dict) and isinstance(described.get("feature"), dict):
-        described = described["feature"]  # of lists: what they hold
-    names = described.get("names") if isinstance(described, dict) else None
+    if isinstance(described, list) and all(isinstance(name, str) for name in described):
+        return described  # names alone
+    names = _declared_names(described)
     if isinstance(names, dict):  # an older form: {"0": "cat", "1": "dog"}
         names = [names[str(i)] for i in range(len(names))]
     return [str(name) for name in names] if names else None
+
+
+def _declared_names(described: Any) -> Any:
+    """The first ``names`` within the description of a column."""
+    if isinstance(described, dict):
+        if described.get("names"):
+            return described["names"]
+        described = [value for value in described.values() if isinstance(value, dict | list)]
+    if isinstance(described, list):
+        return next((names for names in map(_declared_names, described) if names), None)
+    return None

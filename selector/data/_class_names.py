@@ -1,0 +1,131 @@
+"""Class names from a list, a mapping or a file; and tables of colours of masks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from selector.core.errors import TargetError
+from selector.data._csv import read_csv, read_utf8
+
+ClassNames: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None"
+Colour = tuple[int, int, int]
+
+USUAL_FILES = (
+    "classes.txt", "class_names.txt", "labels.txt", "obj.names", "classes.json", "class_names.json", "class_dict.csv",
+    "label_colors.txt", "label_colours.txt", "labelmap.txt",
+)  # fmt: skip
+_COLOUR_LINE = re.compile(r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\S.*)")
+_LABELMAP_LINE = re.compile(r"([^:#]+):(\d{1,3}),(\d{1,3}),(\d{1,3})(:.*)?")
+_MOST = 65535
+
+
+def class_schema(given: ClassNames) -> dict[str, Any]:
+    """``names`` in label order, and ``colours`` where the file gives them, as a table's schema has them.
+
+    A file holds a name a line, ``R G B name`` a line, CVAT's ``name:R,G,B::`` a line, a CSV with the columns name, r, g
+    and b, or JSON or YAML of a list, of numbers and names, or of names and colours.
+
+    Raises:
+        TargetError: it cannot be read, or holds something else.
+    """
+    where = "class_names"
+    content: Any = given
+    if isinstance(given, str | os.PathLike):
+        where = os.fspath(given)
+        content = _read(Path(given))
+    if isinstance(content, Mapping) and isinstance(content.get("names"), list | Mapping):
+        content = content["names"]
+    if isinstance(content, Mapping):
+        return _of_mapping(content, where)
+    if not isinstance(content, list | tuple) or not content:
+        raise TargetError(f"{where}: expected class names in label order, such as ['cat', 'dog'].")
+    if all(isinstance(one, tuple) for one in content):
+        return {"names": [name for name, _ in content], "colours": [colour for _, colour in content]}
+    if not all(isinstance(name, str | int) for name in content):
+        raise TargetError(f"{where}: expected class names in label order, such as ['cat', 'dog'].")
+    return {"names": [str(name) for name in content]}
+
+
+def usual_file(root: Path) -> Path | None:
+    """A file of class names that lies in a folder under one of the usual names."""
+    return next((root / name for name in USUAL_FILES if (root / name).is_file()), None)
+
+
+def _read(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        header, rows = read_csv(path)
+        lower = {name.lower(): name for name in header}
+        if not {"name", "r", "g", "b"} <= set(lower):
+            raise TargetError(f"{path}: columns {', '.join(header)}; expected name, r, g and b.")
+        return [
+            (row[lower["name"]].strip(), _colour([row[lower[c]] for c in "rgb"], f"{path}:{line}"))
+            for line, row in rows
+        ]
+    text = read_utf8(path)
+    if suffix in (".json", ".yaml", ".yml"):
+        return read_mapping(path, text)
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    for pattern, order in ((_COLOUR_LINE, (4, 1, 2, 3)), (_LABELMAP_LINE, (1, 2, 3, 4))):
+        found = [(number, pattern.fullmatch(line)) for number, line in lines]
+        if found and all(match for _, match in found):
+            return [
+                (match[order[0]].strip(), _colour([match[i] for i in order[1:]], f"{path}:{number}"))
+                for number, match in found
+                if match
+            ]
+    return [line for _, line in lines]
+
+
+def read_mapping(path: Path, text: str | None = None) -> Any:
+    """The content of a JSON or YAML file.
+
+    Raises:
+        TargetError: it is neither.
+    """
+    text = read_utf8(path) if text is None else text
+    try:
+        if path.suffix.lower() == ".json":
+            return json.loads(text)
+        import yaml
+
+        aliases = "&" in text and "*" in text  # they make a small file a huge one
+        if aliases and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise TargetError(f"{path}: holds YAML aliases; write the values out.")
+        return yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TargetError(f"{path}: not readable as JSON ({said}).") from None
+    except yaml.YAMLError as error:
+        raise TargetError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}).") from None
+
+
+def _colour(parts: Sequence[Any], where: str) -> Colour:
+    try:
+        values = [int(part) for part in parts]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != 3 or not all(0 <= value <= 255 for value in values):
+        raise TargetError(f"{where}: {', '.join(map(str, parts))} is no colour; expected three numbers in 0..255.")
+    return values[0], values[1], values[2]
+
+
+def _of_mapping(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    if content and all(isinstance(value, list | tuple) for value in content.values()):
+        return {
+            "names": [str(k) for k in content],
+            "colours": [_colour(v, f"{where}: {k}") for k, v in content.items()],
+        }
+    try:
+        numbered = {int(key): str(value) for key, value in content.items()}
+    except (TypeError, ValueError):
+        numbered = {}
+    if not numbered or min(numbered) < 0 or max(numbered) > _MOST:
+        raise TargetError(f"{where}: expected class names in label order, or by number (0: cat).")
+    return {"names": [numbered.get(number, f"class {number}") for number in range(max(numbered) + 1)]}

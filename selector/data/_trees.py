@@ -1,0 +1,96 @@
+"""Trees of pictures: listed once, split by folder, paired with the file that annotates each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from selector.core.errors import TargetError
+from selector.data._hashing import hash_files, walk_files
+from selector.data.reader import SPLIT_NAMES, Options
+from selector.data.readers.folder import FileItems
+from selector.modalities.image import IMAGE_SUFFIXES
+
+_LOOKED_AT = 1000  # entries of a folder, to tell what it is
+
+Entry = tuple[str, os.stat_result]
+
+
+def is_image(name: str) -> bool:
+    """By its suffix."""
+    return "." + name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+
+
+def is_folder(x: Any) -> bool:
+    """Whether an input is a path of a folder."""
+    return isinstance(x, str | os.PathLike) and Path(x).is_dir()
+
+
+def listed(root: Path, keep: Callable[[str], bool]) -> list[Entry]:
+    """Files below a folder, sorted: path with / relative to it, and status; hidden ones are left out."""
+    return sorted(walk_files(str(root), keep), key=lambda entry: entry[0])
+
+
+def holds(root: Path, keep: Callable[[str], bool], depth: int = 3) -> Path | None:
+    """A file that ``keep`` takes by its name, in a folder or at most ``depth`` below; few entries of each are looked at."""
+    try:
+        with os.scandir(root) as entries:
+            some = sorted(islice(entries, _LOOKED_AT), key=lambda entry: entry.name)
+    except OSError:
+        return None  # reading it says why
+    some = [entry for entry in some if not entry.name.startswith(".")]
+    found = next((Path(entry.path) for entry in some if keep(entry.name) and entry.is_file()), None)
+    if found is not None or not depth:
+        return found
+    below = (holds(Path(entry.path), keep, depth - 1) for entry in some if entry.is_dir())
+    return next((path for path in below if path is not None), None)
+
+
+def subfolders(root: Path) -> list[str]:
+    """Names of the folders directly in one; none where it cannot be read."""
+    try:
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []  # reading it says why
+
+
+def split_among(parts: Sequence[str]) -> str:
+    """The split that one of the folders of a path names; empty where none does."""
+    return next((SPLIT_NAMES[part.lower()] for part in parts if part.lower() in SPLIT_NAMES), "")
+
+
+def stem_of(path: str) -> str:
+    """A path without its suffix."""
+    return str(PurePosixPath(path).with_suffix(""))
+
+
+def by_stem(entries: Sequence[Entry], key: Callable[[str], str], where: str, what: str) -> dict[str, Entry]:
+    """Files by a key of their path.
+
+    Raises:
+        TargetError: two have the same; names both.
+    """
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        other = found.setdefault(key(entry[0]), entry)
+        if other is not entry:
+            raise TargetError(f"{where}: {other[0]} and {entry[0]} are two {what} of one picture; keep one of them.")
+    return found
+
+
+def pictures(root: Path, entries: Sequence[Entry], options: Options) -> tuple[FileItems, list[str], list[str]]:
+    """Items, names and hashes of picture files."""
+    relative = [path for path, _ in entries]
+    return (
+        FileItems(str(root), relative),
+        relative,
+        hash_files(str(root), relative, [s for _, s in entries], options.trust),
+    )
+
+
+def first_missing(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
+    return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")

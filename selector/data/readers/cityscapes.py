@@ -1,0 +1,67 @@
+"""The layout of Cityscapes: ``leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png`` and ``gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png``.
+
+Of the 34 ids the 19 that the benchmark evaluates are classes and the rest is void; masks of train ids
+(``_labelTrainIds.png``) are read as well, and come first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selector.core.contracts import Modality
+from selector.core.errors import TargetError
+from selector.core.task import Table
+from selector.data._trees import Entry, first_missing, is_folder, is_image, listed, pictures, split_among
+from selector.data.reader import Options, reader
+from selector.data.readers.folder import FileItems
+
+NAMES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_PICTURES, _TRUTH = "leftImg8bit", ("gtFine", "gtCoarse")
+
+
+def _accepts(x: Any, options: Options) -> bool:
+    return is_folder(x) and (Path(x) / _PICTURES).is_dir() and any((Path(x) / name).is_dir() for name in _TRUTH)
+
+
+@reader("cityscapes", "a folder in the layout of Cityscapes (leftImg8bit/ and gtFine/)", _accepts, rank=10)
+def _read(x: Any, options: Options) -> Table:
+    root = Path(x).absolute()
+    truth = next(name for name in _TRUTH if (root / name).is_dir())
+    tail = f"_{_PICTURES}.png"
+    images = [(f"{_PICTURES}/{path}", s) for path, s in listed(root / _PICTURES, is_image) if path.endswith(tail)]
+    there = {f"{truth}/{path}" for path, _ in listed(root / truth, is_image)}
+    kept: list[Entry] = []
+    masks: list[str] = []
+    lacking: list[str] = []
+    ending = "labelTrainIds" if any(path.endswith("_labelTrainIds.png") for path in there) else "labelIds"
+    for path, status in images:
+        mask = f"{truth}/{path.removeprefix(_PICTURES + '/').removesuffix(tail)}_{truth}_{ending}.png"
+        (lacking if mask not in there else masks).append(mask)
+        if mask in there:
+            kept.append((path, status))
+    # the published test set has pictures alone
+    lost = [mask for mask in lacking if split_among(mask.split("/")[:-1]) != "test"]
+    if lost or not kept:
+        name = first_missing(lost) if lost else f"{truth}/.../*_{truth}_{ending}.png"
+        raise TargetError(f"{root}: no mask {name}; add it or remove the picture.")
+    items, names, hashes = pictures(root, kept, options)
+    classes = enumerate(NAMES) if ending == "labelTrainIds" else zip(IDS, NAMES, strict=True)
+    return Table(
+        where=str(root),
+        name=options.name or root.name,
+        modality=Modality.IMAGE,
+        items=items,
+        names=names,
+        hashes=hashes,
+        columns={"mask": FileItems(str(root), masks)},
+        roles={"mask": ("mask",)},
+        schema={"mask_names": masks, "mask_classes": dict(classes), **options.schema()},
+        splits=[split_among(path.split("/")[:-1]) for path in names],
+        notes=[f"{len(lacking)} pictures of the test split have no mask and were left out"] if lacking else [],
+        origin={"path": str(root)},
+    )

@@ -1,0 +1,264 @@
+"""The layout of Pascal VOC: ``JPEGImages/`` with ``SegmentationClass/`` or ``Annotations/`` (XML), ``ImageSets/`` for splits.
+
+A folder of XML files with or beside their pictures is read likewise. Where both masks and boxes are there, ``task``
+says which are meant: ``segmentation`` or ``detection`` (masks when not given).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from selector.core.contracts import Modality
+from selector.core.errors import TargetError
+from selector.core.task import Table
+from selector.data._class_names import class_schema, usual_file
+from selector.data._csv import read_utf8
+from selector.data._trees import (
+    Entry,
+    by_stem,
+    first_missing,
+    holds,
+    is_folder,
+    is_image,
+    listed,
+    pictures,
+    split_among,
+)
+from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
+from selector.data.readers.folder import FileItems
+
+_PICTURES, _MASKS, _BOXES, _SETS = "JPEGImages", "SegmentationClass", "Annotations", "ImageSets"
+_LONGEST = 1 << 20  # bytes of an XML file
+
+
+def _accepts(x: Any, options: Options) -> bool:
+    if not is_folder(x):
+        return False
+    root = Path(x)
+    if (root / _PICTURES).is_dir():
+        return (root / _MASKS).is_dir() or (root / _BOXES).is_dir()
+    found = holds(root, _is_xml) if options.task in (None, "detection") else None
+    return found is not None and _begins_as_annotation(found)
+
+
+@reader(
+    "voc",
+    "a folder in the layout of Pascal VOC (JPEGImages/ with SegmentationClass/ or Annotations/), or of its XML files",
+    _accepts,
+    rank=10,
+)
+def _read(x: Any, options: Options) -> Table:
+    root = Path(x).absolute()
+    masks = (root / _PICTURES).is_dir() and (root / _MASKS).is_dir() and options.task != "detection"
+    return _of_masks(root, options) if masks else _of_boxes(root, options)
+
+
+def _begins_as_annotation(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"<annotation" in file.read(4096)
+    except OSError:
+        return False
+
+
+def _is_xml(name: str) -> bool:
+    return name.lower().endswith(".xml")
+
+
+# ---------------------------------------------------------------------------- splits
+
+
+def _sets(root: Path, kind: str) -> dict[str, str]:
+    """Split by stem, from ``ImageSets/KIND/SPLIT.txt``; ``trainval`` only where there is no train.
+
+    Raises:
+        TargetError: a picture that stands in two of them.
+    """
+    folder = root / _SETS / kind
+    if not folder.is_dir():
+        folder = root / _SETS / "Main"
+    files = {path.stem.lower(): path for path in sorted(folder.glob("*.txt"))} if folder.is_dir() else {}
+    named = {SPLIT_NAMES[stem]: path for stem, path in files.items() if stem in SPLIT_NAMES}
+    if "train" not in named and "trainval" in files:
+        named["train"] = files["trainval"]
+    found: dict[str, str] = {}
+    for split in sorted(named, key=split_rank):
+        for number, line in enumerate(read_utf8(named[split]).splitlines(), 1):
+            if not line.strip():
+                continue
+            stem = line.split()[0]
+            other = found.setdefault(stem, split)
+            if other != split:
+                raise TargetError(f"{named[split]}:{number}: {stem} is in {other} as well; keep it in one of them.")
+    return found
+
+
+# ---------------------------------------------------------------------------- masks
+
+
+def _of_masks(root: Path, options: Options) -> Table:
+    images = by_stem(
+        listed(root / _PICTURES, is_image), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "files"
+    )
+    masks = by_stem(
+        listed(root / _MASKS, is_image), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "masks"
+    )
+    sets = _sets(root, "Segmentation")
+    stems = sorted(sets or masks)
+    lost = [f"{_PICTURES}/{stem}.jpg" for stem in stems if stem not in images]
+    if lost:
+        raise TargetError(
+            f"{root}: no picture {first_missing(lost)}; add it or remove its mask and its line in {_SETS}/."
+        )
+    bare = [f"{_MASKS}/{stem}.png" for stem in stems if stem not in masks]
+    if bare and len(bare) < len(stems):
+        stems = [stem for stem in stems if stem in masks or sets.get(stem) != "test"]  # a test set without truth
+    lacking = [f"{_MASKS}/{stem}.png" for stem in stems if stem not in masks]
+    if lacking:
+        raise TargetError(f"{root}: no mask {first_missing(lacking)}; add it or remove its line in {_SETS}/.")
+    kept: list[Entry] = [(f"{_PICTURES}/{images[stem][0]}", images[stem][1]) for stem in stems]
+    items, names, hashes = pictures(root, kept, options)
+    mask_names = [f"{_MASKS}/{masks[stem][0]}" for stem in stems]
+    known = usual_file(root)
+    return Table(
+        where=str(root),
+        name=options.name or root.name,
+        modality=Modality.IMAGE,
+        items=items,
+        names=names,
+        hashes=hashes,
+        columns={"mask": FileItems(str(root), mask_names)},
+        roles={"mask": ("mask",)},
+        schema={
+            "mask_names": mask_names,
+            **({} if known is None or options.class_names is not None else class_schema(known)),
+            **options.schema(),
+        },
+        splits=[sets.get(stem, "") for stem in stems] if sets else None,
+        notes=[f"{len(bare)} pictures of the test split have no mask and were left out"] if bare else [],
+        origin={"path": str(root)},
+    )
+
+
+# ---------------------------------------------------------------------------- boxes
+
+
+def _of_boxes(root: Path, options: Options) -> Table:
+    inside = (root / _PICTURES).is_dir()
+    files = (
+        [f"{_BOXES}/{p}" for p, _ in listed(root / _BOXES, _is_xml)]
+        if inside
+        else [p for p, _ in listed(root, _is_xml)]
+    )
+    every = listed(root / _PICTURES, is_image) if inside else listed(root, is_image)
+    images = {(f"{_PICTURES}/{path}" if inside else path): status for path, status in every}
+    by_name: dict[str, list[str]] = {}
+    for path in images:
+        by_name.setdefault(PurePosixPath(path).stem, []).append(path)
+    sets = _sets(root, "Main") if inside else {}
+    cells: dict[str, tuple[str, dict[str, Any]]] = {}
+    lowest = 1.0
+    for path in files:
+        cell, filename = _of_xml(root / path)
+        stem = PurePosixPath(path).stem
+        if sets and stem not in sets:
+            continue
+        image = _picture_of(path, filename, by_name, str(root))
+        other = cells.setdefault(image, (path, cell))
+        if other[0] != path:
+            raise TargetError(f"{root}: {other[0]} and {path} are two annotations of {image}; keep one of them.")
+        lowest = min([lowest, *(value for box in cell["boxes"] for value in box[:2])])
+    chosen = [path for path in images if path in cells or (not sets or PurePosixPath(path).stem in sets)]
+    items, names, hashes = pictures(root, [(path, images[path]) for path in chosen], options)
+    splits = [sets.get(PurePosixPath(path).stem, "") or split_among(path.split("/")[:-1]) for path in chosen]
+    known = usual_file(root)
+    return Table(
+        where=str(root),
+        name=options.name or root.name,
+        modality=Modality.IMAGE,
+        items=items,
+        names=names,
+        hashes=hashes,
+        columns={"boxes": [cells[path][1] if path in cells else None for path in chosen]},
+        roles={"boxes": ("boxes",)},
+        schema={
+            "box_format": "xyxy",
+            "box_offset": 1 if lowest >= 1 else 0,  # VOC counts pixels from 1; who writes 0 does not
+            **({} if known is None or options.class_names is not None else class_schema(known)),
+            **options.schema(),
+        },
+        splits=splits if any(splits) else None,
+        origin={"path": str(root)},
+    )
+
+
+def _picture_of(path: str, filename: str, by_name: dict[str, list[str]], where: str) -> str:
+    """The picture of an XML file: of the same name, else the one it names; of several the nearest."""
+    for stem in (PurePosixPath(path).stem, PurePosixPath(filename).stem):
+        found = by_name.get(stem, [])
+        if len(found) > 1:
+            own = path.split("/")[:-1]
+            found = sorted(found, key=lambda p: -sum(a == b for a, b in zip(own, p.split("/"), strict=False)))
+        if found:
+            return found[0]
+    raise TargetError(f"{where}: {path}: its picture '{filename or PurePosixPath(path).stem}' does not exist; add it.")
+
+
+def _of_xml(path: Path) -> tuple[dict[str, Any], str]:
+    """Boxes of one file, and the name of its picture.
+
+    Raises:
+        TargetError: not XML, an object without a name or a box; with the line.
+    """
+    root = _parse(path)
+    boxes: list[Sequence[float]] = []
+    labels: list[str] = []
+    lines: list[str] = []
+    for one in root.iter("object"):
+        line = f"{path}:{one.get('line')}"
+        name, box = one.findtext("name"), one.find("bndbox")
+        if not (name or "").strip() or box is None:
+            raise TargetError(f"{line}: an object without a {'box' if name else 'name'}; expected name and bndbox.")
+        cells = [box.findtext(side) for side in ("xmin", "ymin", "xmax", "ymax")]
+        try:
+            boxes.append([float(cell or "") for cell in cells])
+        except ValueError:
+            raise TargetError(f"{line}: the box is {cells}; expected numbers in xmin, ymin, xmax and ymax.") from None
+        labels.append(str(name).strip())
+        lines.append(line)
+    return {"boxes": boxes, "labels": labels, "lines": lines}, (root.findtext("filename") or "").strip()
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    """An XML tree whose elements know their line; no entities, which can make a small file a huge one."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
+    if len(data) > _LONGEST:
+        raise TargetError(f"{path}: {len(data):,} bytes; expected the XML of one picture (at most {_LONGEST:,}).")
+    builder = ElementTree.TreeBuilder()
+    parser = expat.ParserCreate()
+
+    def refuse(*_: Any) -> None:
+        raise TargetError(f"{path}:{parser.CurrentLineNumber}: holds an entity declaration; remove it.")
+
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = lambda tag, attributes: builder.start(
+        tag, {**attributes, "line": str(parser.CurrentLineNumber)}
+    )
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(data, True)
+        root = builder.close()
+    except (expat.ExpatError, AssertionError) as error:
+        raise TargetError(f"{path}: not readable as XML ({error}).") from None
+    if not re.fullmatch(r"annotation", root.tag):
+        raise TargetError(f"{path}: its root is <{root.tag[:40]}>; expected <annotation>.")
+    return root
