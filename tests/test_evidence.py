@@ -86,6 +86,19 @@ def test_a_member_that_one_model_lacks_is_left_out_for_all(pool):
     assert combine({"only": {"hscore": Score(3.0)}}, FACTS) == {}
 
 
+def test_facets_count_the_same_however_many_members_they_have():
+    real = LabelFacts.of(np.linspace(-1, 1, 50), LabelKind.REAL)
+    facts = {"what": FACTS, "where": real}
+    blocks = np.linspace(0.3, 0.5, 10)
+    scores = {"what:knn": Score(0.8, blocks=blocks), "what:probe": Score(-0.2), "where:knn": Score(0.4, blocks=blocks)}
+    found = combine({"m": scores}, facts)["m"]
+    what = combine({"m": {"knn": scores["what:knn"], "probe": scores["what:probe"]}}, FACTS)["m"]
+    where = combine({"m": {"knn": scores["where:knn"]}}, real)["m"]
+    assert found.skill == pytest.approx((what.skill + where.skill) / 2)
+    assert found.deviations == pytest.approx((what.deviations + where.deviations) / 2)
+    assert set(found.members) == {"what:knn", "what:probe", "where:knn"}
+
+
 def test_out_of_reach_needs_k_models_above(pool):
     rng = np.random.default_rng(2)
     tight = {n: model(q, rng, np.zeros(10)) for n, q in {"a": 0.9, "b": 0.8, "c": 0.2}.items()}

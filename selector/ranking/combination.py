@@ -146,9 +146,47 @@ MEMBERS: Mapping[LabelKind, Mapping[str, _Skill]] = {
 with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
 
 
+class _Member(NamedTuple):
+    """A proxy of one facet: the key of its scores, its scale, and its share of the mean."""
+
+    key: str
+    scale: _Skill
+    facts: LabelFacts
+    share: float
+
+
+def score_key(facet: str, proxy: str, facets: int) -> str:
+    """How a proxy's score on a facet is called: with the facet's name where a task has several.
+
+    >>> score_key("class", "knn", 1), score_key("where", "logme", 2)
+    ('knn', 'where:logme')
+    """
+    return proxy if facets == 1 else f"{facet}:{proxy}"
+
+
+def _members(scores: Mapping[str, Mapping[str, Score]], facets: Mapping[str, LabelFacts]) -> list[_Member]:
+    """Members that every model has: each facet counts the same, and within it each of its members."""
+    found = {
+        facet: [
+            (key, scale)
+            for proxy, scale in MEMBERS[facts.kind].items()
+            if (key := score_key(facet, proxy, len(facets)))
+            and scores
+            and all(key in by_proxy for by_proxy in scores.values())
+        ]
+        for facet, facts in facets.items()
+    }
+    found = {facet: members for facet, members in found.items() if members}
+    return [
+        _Member(key, scale, facets[facet], 1 / (len(found) * len(members)))
+        for facet, members in found.items()
+        for key, scale in members
+    ]
+
+
 def combine(
     scores: Mapping[str, Mapping[str, Score]],
-    facts: LabelFacts,
+    facts: LabelFacts | Mapping[str, LabelFacts],
     *,
     prior: Prior | None = None,
     top_k: int = 3,
@@ -157,9 +195,9 @@ def combine(
     """Evidence of every model that has at least one member's score.
 
     Args:
-        scores: model -> proxy -> score. Members that some model lacks are left out for all, since
-            means over different members cannot be compared.
-        facts: of the labels that the scores were computed with.
+        scores: model -> proxy -> score; ``facet:proxy`` where there are several facets. Members that some
+            model lacks are left out for all, since means over different members cannot be compared.
+        facts: of the labels that the scores were computed with, by facet where there are several.
         prior: what was known of the models; those that it lacks count as average.
         top_k: for ``p_top_k``.
         seed: of the draws behind the probabilities.
@@ -167,17 +205,16 @@ def combine(
         model -> evidence; empty when no proxy of ``scores`` is a member for this label kind.
     Cost: O(models² + draws · models).
     """
-    scales = MEMBERS[facts.kind]
-    members = [name for name in scales if scores and all(name in by_proxy for by_proxy in scores.values())]
+    members = _members(scores, facts if isinstance(facts, Mapping) else {"": facts})
     if not members:
         return {}
     names = list(scores)
-    skills = {m: {p: float(scales[p](np.asarray(scores[m][p].value), facts)) for p in members} for m in names}
-    means = np.array([np.mean(list(skills[m].values())) for m in names])
+    skills = {m: {p.key: float(p.scale(np.asarray(scores[m][p.key].value), p.facts)) for p in members} for m in names}
+    means = np.array([sum(p.share * skills[m][p.key] for p in members) for m in names])
     known = {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
     shifts = np.array([shift(known[m]) if m in known else 0.0 for m in names])
     values = means + shifts
-    deviations = _deviations([[scores[m][p] for p in members] for m in names], [scales[p] for p in members], facts)
+    deviations = _deviations([[scores[m][p.key] for p in members] for m in names], members)
     noise = _noise(values, deviations, top_k, seed)
     first = int(np.argmax(values))
     quantile = t_quantile(deviations.shape[1] - 1)
@@ -234,7 +271,7 @@ def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping
     return [name for name in names if lost[network[name]]]
 
 
-def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], facts: LabelFacts) -> np.ndarray:
+def _deviations(scores: Sequence[Sequence[Score]], members: Sequence[_Member]) -> np.ndarray:
     """(models, blocks) jackknife deviations of the mean skill: their squares sum to its variance.
 
     A score without blocks counts as exact beside others; all blocks of a pool come from the same rows.
@@ -246,10 +283,10 @@ def _deviations(scores: Sequence[Sequence[Score]], scales: Sequence[_Skill], fac
     (count,) = counts
     result = np.zeros((len(scores), count))
     for i, row in enumerate(scores):
-        for score, scale in zip(row, scales, strict=True):
+        for score, member in zip(row, members, strict=True):
             if score.blocks is not None:
-                left_out = scale(np.asarray(score.blocks, dtype=float), facts)
-                result[i] += (left_out - left_out.mean()) * math.sqrt((count - 1) / count) / len(row)
+                left_out = member.scale(np.asarray(score.blocks, dtype=float), member.facts)
+                result[i] += (left_out - left_out.mean()) * math.sqrt((count - 1) / count) * member.share
     return result
 
 

@@ -14,6 +14,7 @@ import xxhash
 from selector import data as targets
 from selector.core.contracts import LabelKind, Modality, Target
 from selector.core.errors import BadImagesError
+from selector.core.task import Facet
 from selector.modalities.text import why_unusable
 from selector.store import FeatureStore
 
@@ -86,7 +87,8 @@ class Rows:
         target: whose items.
         indices: (n,) positions of the items in it.
         hashes: what addresses the rows in the store.
-        labels: (rows,), (rows, L) or (rows, T).
+        labels: (rows,), (rows, L) or (rows, T); of the first facet.
+        facets: row problems by name; see ``core.task.Facet``.
         units: (rows,) which item a row belongs to, by content; None where an item is a row.
     """
 
@@ -96,30 +98,39 @@ class Rows:
         self.hashes = target.row_hashes(indices)
         self.labels: np.ndarray = target.labels_of(indices)
         self.units: np.ndarray | None = None
-        if (places := target.units_of(indices)) is None:
-            return
-        # copies of a text are one unit, so that they never fall into different folds
-        self.units = np.unique([target.hashes[i] for i in indices], return_inverse=True)[1][places]
-        if len(self.labels) > most:
-            kept = thinned(self.labels, self.hashes, most, target.seed)
-            self.hashes = [self.hashes[i] for i in kept]
-            self.labels, self.units = self.labels[kept], self.units[kept]
+        if (places := target.units_of(indices)) is not None:
+            # copies of a text are one unit, so that they never fall into different folds
+            self.units = np.unique([target.hashes[i] for i in indices], return_inverse=True)[1][places]
+            if len(self.labels) > most:
+                kept = thinned(self.labels, self.hashes, most, target.seed)
+                self.hashes = [self.hashes[i] for i in kept]
+                self.labels, self.units = self.labels[kept], self.units[kept]
+        self.facets: dict[str, Facet] = {"label": Facet(target.label_kind, self.labels, target.class_names)}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: _digest(facet, self.hashes) for name, facet in self.facets.items()}
+
+    @property
     def digest(self) -> str:
+        """What addresses the scores of these rows on their first facet."""
+        return next(iter(self._digests.values()))
+
+    def digest_of(self, facet: str) -> str:
         """What addresses the scores of these rows: their content and labels, in any order."""
-        digest = xxhash.xxh3_128(str(self.target.label_kind).encode())
-        known = (
-            (content, np.ascontiguousarray(row).tobytes())
-            for content, row in zip(self.hashes, self.labels, strict=True)
-        )
-        for content, label in sorted(known):
-            digest.update(content.encode())
-            digest.update(label)
-        return digest.hexdigest()
+        return self._digests[facet]
+
+
+def _digest(facet: Facet, hashes: Sequence[str]) -> str:
+    digest = xxhash.xxh3_128(str(facet.kind).encode())
+    known = ((content, np.ascontiguousarray(row).tobytes()) for content, row in zip(hashes, facet.labels, strict=True))
+    for content, label in sorted(known):
+        digest.update(content.encode())
+        digest.update(label)
+    return digest.hexdigest()
 
 
 def thinned(labels: np.ndarray, hashes: Sequence[str], most: int, seed: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def run_rounds(
         for outcome in engine.map(score, running, fatal=(StoreError,)):
             outcome.item.failure = outcome.failure
         running = [c for c in running if c.running]
-        labels = LabelFacts.of(rows.labels, rows.target.label_kind)
+        labels = {name: LabelFacts.of(facet.labels, facet.kind) for name, facet in rows.facets.items()}
         scores = {c.spec.name: c.scores for c in running}
         prior = knowledge.prior(running) if running else None
         evidence = combine(scores, labels, prior=prior, top_k=top_k, seed=seed)

@@ -14,11 +14,14 @@ from selector import proxies as proxy_room
 from selector.core.contracts import Progress, ProgressCallback, Score
 from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
+from selector.ranking.combination import score_key
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows
 from selector.store import Entry, FeatureStore
 
 log = logging.getLogger(__name__)
+
+NOT_APPLICABLE = "not applicable"
 
 ProxyLike = str | Callable[[FeatureSet], Score | float]
 
@@ -38,33 +41,39 @@ class Scoring:
         self._told: set[tuple[str, str]] = set()
 
     def run(self, candidate: Candidate, rows: Rows) -> None:
-        """Give a candidate its scores on some rows, or the reason why a proxy has none."""
+        """Give a candidate its scores on some rows, or the reason why a proxy has none.
+
+        A task with several facets has a score a facet that the proxy accepts (``facet:proxy``).
+        """
         assert candidate.entry is not None
         started = time.perf_counter()
         candidate.scores, candidate.reasons = {}, {}
-        features: FeatureSet | None = None
-        for done, (name, proxy) in enumerate(self.proxies):
-            self.notify(Progress("score", done, len(self.proxies), "proxies", candidate.spec.name, name))
-            key = self._key(candidate.entry, rows, name, proxy)
-            stored = self.store.get("score", key) if key else None
-            if stored is None:
-                features = features or feature_set(candidate.entry, rows, self.seed)
-                with naming(candidate.spec.name, self._told):
-                    stored = evaluate(features, proxy, self.intervals, self.seed)
-                if key:
-                    self.store.put("score", key, stored)
-            if "reason" in stored:
-                candidate.reasons[name] = stored["reason"]
-            else:
-                candidate.scores[name] = score_of(stored)
+        several = len(rows.facets) > 1
+        for facet in rows.facets:
+            features: FeatureSet | None = None
+            for done, (name, proxy) in enumerate(self.proxies):
+                self.notify(Progress("score", done, len(self.proxies), "proxies", candidate.spec.name, name))
+                key = self._key(candidate.entry, rows, facet, name, proxy)
+                stored = self.store.get("score", key) if key else None
+                if stored is None:
+                    features = features or feature_set(candidate.entry, rows, self.seed, facet)
+                    with naming(candidate.spec.name, self._told):
+                        stored = evaluate(features, proxy, self.intervals, self.seed)
+                    if key:
+                        self.store.put("score", key, stored)
+                called = score_key(facet, name, len(rows.facets))
+                if "reason" not in stored:
+                    candidate.scores[called] = score_of(stored)
+                elif not (several and stored["reason"].startswith(NOT_APPLICABLE)):
+                    candidate.reasons[called] = stored["reason"]
         self.seconds["score"] += time.perf_counter() - started
 
-    def _key(self, entry: Entry, rows: Rows, name: str, proxy: ProxyLike) -> dict[str, Any] | None:
+    def _key(self, entry: Entry, rows: Rows, facet: str, name: str, proxy: ProxyLike) -> dict[str, Any] | None:
         if not isinstance(proxy, str):
             return None  # a callable has no version: it is computed every time
         return {
             "entry": entry.key,
-            "rows": rows.digest,
+            "rows": rows.digest_of(facet),
             "proxy": name,
             "version": proxy_room.registry.get(name).version,
             "seed": self.seed,
@@ -101,16 +110,17 @@ class _Named(logging.Handler):
             log.log(record.levelno, "%s: %s", self.model, record.getMessage())
 
 
-def feature_set(entry: Entry, rows: Rows, seed: int = 0) -> FeatureSet:
-    """Rows as the proxies see them.
+def feature_set(entry: Entry, rows: Rows, seed: int = 0, facet: str | None = None) -> FeatureSet:
+    """Rows as the proxies see them, with the labels of a facet (the first when none is named).
 
     Raises:
         RowsMissing: some are not stored.
     """
+    problem = rows.facets[next(iter(rows.facets)) if facet is None else facet]
     return FeatureSet(
         entry.rows(rows.hashes),
-        rows.labels,
-        label_kind=rows.target.label_kind,
+        problem.labels,
+        label_kind=problem.kind,
         keys=rows.hashes,
         units=rows.units,
         source_head=entry.head(),
@@ -123,7 +133,7 @@ def evaluate(features: FeatureSet, proxy: ProxyLike, intervals: bool, seed: int)
     try:
         score = proxy_room.evaluate(features, proxy, intervals=intervals, seed=seed)
     except NotApplicable as error:
-        return {"reason": f"not applicable: {error}"}
+        return {"reason": f"{NOT_APPLICABLE}: {error}"}
     except ProxyError as error:
         return {"reason": str(error)}
     return {
