@@ -20,6 +20,7 @@ OPTIONAL = {
     "onnx": "export and onnx: models",
     "onnxruntime": "onnx: models",
     "openvino": "faster extraction on Intel CPUs",
+    "h5py": "elmo: models",
     "datasets": "Hugging Face datasets as targets",
     "matplotlib": "selector.report.plot",
     "s3fs": "a store on object storage",

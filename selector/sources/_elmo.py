@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from torch import Tensor, nn
 
 from selector.core.errors import SourceError, did_you_mean
@@ -53,23 +53,29 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_Width = Annotated[
+    int, Field(ge=1, le=65_536)
+]  # bounds far beyond any model: options of others must not fill the memory
+_Count = Annotated[int, Field(ge=0, le=64)]
+
+
 class _Embedding(_Strict):
-    dim: PositiveInt
+    dim: _Width
 
 
 class _CharCnn(_Strict):
     activation: Literal["relu", "tanh"]
-    filters: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(min_length=1)
+    filters: tuple[tuple[_Width, _Width], ...] = Field(min_length=1, max_length=64)
     embedding: _Embedding
     n_characters: Literal[261, 262]  # as it was trained, and with the row that masks words out
-    max_characters_per_token: int = Field(ge=4)
-    n_highway: NonNegativeInt = 0
+    max_characters_per_token: int = Field(ge=4, le=1024)
+    n_highway: _Count = 0
 
 
 class _Lstm(_Strict):
-    dim: PositiveInt
-    projection_dim: PositiveInt
-    n_layers: PositiveInt = 1
+    dim: _Width
+    projection_dim: _Width
+    n_layers: Annotated[_Count, Field(ge=1)] = 1
     cell_clip: PositiveFloat | None = None
     proj_clip: PositiveFloat | None = None
     use_skip_connections: bool
@@ -454,7 +460,7 @@ def load_weights(backbone: BiLm, options: Options, path: Path, model: str) -> No
         ) from None
     try:
         with h5py.File(path, "r") as file, torch.no_grad():
-            reader = _Reader(file, f"{model}: {path}", h5py.Dataset)
+            reader = _Reader(file, f"{model}: {path}")
             for target, value in reader.weights(options):
                 backbone.get_parameter(target).copy_(value)
     except OSError as error:
@@ -464,8 +470,8 @@ def load_weights(backbone: BiLm, options: Options, path: Path, model: str) -> No
 
 
 class _Reader:
-    def __init__(self, file: Any, where: str, dataset: type) -> None:
-        self._file, self._where, self._dataset = file, where, dataset
+    def __init__(self, file: Any, where: str) -> None:
+        self._file, self._where = file, where
 
     def weights(self, options: Options) -> Iterator[tuple[str, Tensor]]:
         """Each parameter's name and value."""
@@ -497,19 +503,31 @@ class _Reader:
                 yield f"{name}.projection.weight", self._read(f"{group}/W_P_0", lstm.dim, lstm.projection_dim).T
 
     def _read(self, name: str, *shape: int) -> Tensor:
-        found = self._file.get(name)
-        if not isinstance(found, self._dataset):
-            raise SourceError(
-                f"{self._where} has no dataset '{name}'; expected the layout of bilm-tf and AllenNLP, with what "
-                "options.json says."
-            )
-        dataset: Any = found
+        dataset = self._dataset(name)
         if dataset.shape != shape or dataset.dtype.kind != "f":
             raise SourceError(
                 f"{self._where}: dataset '{name}' is {dataset.dtype} of shape {dataset.shape}; options.json says floats of "
                 f"shape {shape}. Do the two files belong together?"
             )
         return torch.from_numpy(dataset[...]).float()
+
+    def _dataset(self, name: str) -> Any:
+        import h5py
+
+        found: Any = self._file
+        for part in name.split("/"):
+            link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+            found = found.get(part) if isinstance(link, h5py.HardLink) else None
+            if link is not None and found is None:
+                raise SourceError(f"{self._where}: '{name}' is a link to elsewhere; links are not followed.")
+        if not isinstance(found, h5py.Dataset):
+            raise SourceError(
+                f"{self._where} has no dataset '{name}'; expected the layout of bilm-tf and AllenNLP, with what "
+                "options.json says."
+            )
+        if found.external or found.is_virtual:  # they take the bytes of any file for weights
+            raise SourceError(f"{self._where}: dataset '{name}' lies in other files; only what is in this one is read.")
+        return found
 
 
 def _gates(rows: Tensor) -> Tensor:

@@ -94,13 +94,18 @@ class ElmoSource:
         """See ``contracts.Source``."""
         from selector.sources._elmo import ElmoNetwork, load_weights
         from selector.sources._encoder import seeded
-        from selector.sources._text import TextPath
+        from selector.sources._text import TextPath, first_line
 
         identity = self.identify(spec)
         files = _find(spec)
         options = _options(spec, files)
-        with seeded():
-            network = ElmoNetwork(options, TextPath(), options.lstm.n_layers + 1).eval()
+        try:
+            with seeded():
+                network = ElmoNetwork(options, TextPath(), options.lstm.n_layers + 1).eval()
+        except (RuntimeError, MemoryError) as error:
+            raise SourceError(
+                f"{spec.name}: a network as {_OPTIONS} says cannot be built: {first_line(error)}"
+            ) from error
         if files.weights is not None:
             load_weights(network.backbone, options, _hub.fetch(files.weights, spec.name), spec.name)
         return ElmoEncoder(spec, network, identity)

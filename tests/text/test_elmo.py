@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -332,6 +333,7 @@ def test_costs_and_batches_count_words(folder: Path) -> None:
         (lambda o: o.pop("char_cnn"), "option 'char_cnn' is missing."),
         (lambda o: o["char_cnn"].update(activation="gelu"), "option 'char_cnn.activation' is 'gelu': input should be 'relu' or 'tanh'."),
         (lambda o: o["char_cnn"].update(n_characters=300), "option 'char_cnn.n_characters' is 300: input should be 261 or 262."),
+        (lambda o: o["lstm"].update(n_layers=65), "option 'lstm.n_layers' is 65: input should be less than or equal to 64."),
         (lambda o: o["char_cnn"].update(filters=[[60, 4]]), "char_cnn.filters are up to 60 characters wide, but a word has at most 50 (char_cnn.max_characters_per_token)."),
         (lambda o: o.update(bidirectional=False), "bidirectional is False; only models that read both ways are read."),
     ],
@@ -386,6 +388,34 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (folder / "weights.hdf5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match="is damaged or no HDF5 file"):
         load(folder)
+
+
+def test_a_file_of_weights_leads_nowhere_else(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(4 * 8))
+    elmo_folder(tmp_path / "other")
+
+    def virtual(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout((8,), np.float32)
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other" / "weights.hdf5"), "CNN_proj/b_proj", (8,))
+        file.create_virtual_dataset("CNN_proj/b_proj", layout)
+
+    def external(file: h5py.File) -> None:
+        file.create_dataset("CNN_proj/b_proj", (8,), np.float32, external=[(str(secret), 0, 32)])
+
+    def linked(file: h5py.File) -> None:
+        file["CNN_proj/b_proj"] = h5py.ExternalLink(str(tmp_path / "other" / "weights.hdf5"), "CNN_proj/b_proj")
+
+    def soft(file: h5py.File) -> None:
+        file["CNN_proj/b_proj"] = h5py.SoftLink("/CNN_proj/W_proj")
+
+    for lead in (virtual, external, linked, soft):
+        folder = elmo_folder(tmp_path / lead.__name__)
+        with h5py.File(folder / "weights.hdf5", "a") as file:
+            del file["CNN_proj/b_proj"]
+            lead(file)
+        with pytest.raises(SourceError, match=r"'CNN_proj/b_proj' (is a link to elsewhere|lies in other files)"):
+            load(folder)
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
