@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "rank": "selector.scan",
-    "confirm": "selector.scan",
-    "score": "selector.proxies",
+    "rank": "selector.api",
+    "confirm": "selector.api",
+    "plan": "selector.api",
+    "score": "selector.api",
     "load_target": "selector.data",
     "load_zoo": "selector.zoo",
     "load_model": "selector.deploy",
@@ -22,22 +23,27 @@ _PUBLIC = {
     "ModelSpec": "selector.zoo",
     "Ranking": "selector.results",
     "Score": "selector.core.contracts",
+    "ScanConfig": "selector.config",
+    "ConfirmConfig": "selector.config",
     "SelectorError": "selector.core.errors",
 }
 
 __all__ = ["__version__", "plot", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from selector.api import confirm as confirm
+    from selector.api import plan as plan
+    from selector.api import rank as rank
+    from selector.api import score as score
+    from selector.config import ConfirmConfig as ConfirmConfig
+    from selector.config import ScanConfig as ScanConfig
     from selector.core.contracts import Score as Score
     from selector.core.errors import SelectorError as SelectorError
     from selector.data import load_target as load_target
     from selector.deploy import load_model as load_model
-    from selector.proxies import score as score
     from selector.report import plot as plot
     from selector.results import Ranking as Ranking
     from selector.results import load_ranking as load_ranking
-    from selector.scan import confirm as confirm
-    from selector.scan import rank as rank
     from selector.zoo import ModelSpec as ModelSpec
     from selector.zoo import load_zoo as load_zoo
 

@@ -226,7 +226,7 @@ def test_dry_run_knows_what_is_cached(photos: Path, zoo: Path, store: Path, conf
 
 def test_top_k_larger_than_the_zoo(photos: Path, zoo: Path, tmp_path: Path) -> None:
     told = fails(2, "scan", photos, "--zoo", zoo, "--store", tmp_path, "--top-k", 3)
-    assert "top_k is 3, but only 2 model(s) are selected; lower it to at most 2 or select more models." in told
+    assert "--top-k is 3, but only 2 model(s) are selected; lower it to at most 2 or select more models." in told
     assert "Invalid value for '--top-k'" in fails(2, "scan", photos, "--top-k", 0)
 
 
@@ -315,7 +315,7 @@ def test_a_plugin_brings_a_proxy(photos: Path, zoo: Path, store: Path, confirmed
 def test_confirm_needs_a_run_and_enough_models(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
     out, _ = confirmed
     assert "is not a run: it has no run.json" in fails(2, "confirm", tmp_path)
-    assert "top_k must be an int in the range [1, 2]" in fails(2, "confirm", out, "--top-k", 9)
+    assert "--top-k must be an int in the range [1, 2]" in fails(2, "confirm", out, "--top-k", 9)
 
 
 def test_confirm_measures_more(photos: Path, confirmed: tuple[Path, Result], store: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_bad_images_fail_with_the_full_list_or_are_left_out(tmp_path):
     whole = (root / "upright" / "005.png").read_bytes()
     (root / "upright" / "005.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadImagesError) as caught:
-        selector.rank(root, **FAST, store=tmp_path / "store")
+        selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="fail")
     assert sorted(name for name, _ in caught.value.bad) == ["across/003.png", "upright/005.png"]
     ranking = selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="skip")
     assert ranking.target["items"] == 34
@@ -160,7 +160,7 @@ def test_a_bad_image_of_the_test_split_stops_a_warm_scan_too(tmp_path):
     skipped = selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store", on_bad_image="skip")
     assert skipped.target["items"] == 59
     with pytest.raises(BadImagesError, match=r"test/across/003\.png"):
-        selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store")
+        selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store", on_bad_image="fail")
 
 
 def test_one_changed_image_is_the_only_one_extracted_again(tmp_path):
@@ -305,12 +305,12 @@ def test_confirming_a_changed_target_is_refused(tmp_path):
 
 
 def test_plan_touches_nothing(photos, tmp_path):
-    plan = scan.plan(photos, zoo=TINY, store=tmp_path / "store")
+    plan = selector.plan(photos, zoo=TINY, store=tmp_path / "store")
     assert [m["missing"] for m in plan.models] == [51, 51]
     assert plan.images == 51
     assert plan.seconds is None
     selector.rank(photos, **FAST, store=tmp_path / "store")
-    after = scan.plan(photos, zoo=TINY, store=tmp_path / "store", precision="float32", backend="eager")
+    after = selector.plan(photos, zoo=TINY, store=tmp_path / "store", precision="float32", backend="eager")
     assert [m["cached"] for m in after.models] == [51, 51]
     assert (after.disk_bytes, after.seconds) == (0, 0)
 
@@ -323,13 +323,13 @@ def test_a_plan_imports_nothing_of_an_untrusted_zoo(photos, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / "zoo.yaml"
     file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:hostile.nets:make'}\n")
-    plan = scan.plan(photos, zoo=file, store=tmp_path / "store")
+    plan = selector.plan(photos, zoo=file, store=tmp_path / "store")
     assert "not trusted" in plan.models[0]["note"]
 
 
 def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
     zoo = [ModelSpec(name="not-here", source="timm:resnet18.a1_in1k")]
-    plan = scan.plan(photos, zoo=zoo, store=tmp_path / "store", offline=True)
+    plan = selector.plan(photos, zoo=zoo, store=tmp_path / "store", offline=True)
     assert plan.models[0]["missing"] == 51
     assert "offline" in plan.models[0]["note"].lower()
 
@@ -510,7 +510,7 @@ def test_limits_exclude_with_a_reason_before_anything_is_run(photos, tmp_path):
     assert not ranking.failures
     assert any("3 model(s) are excluded by the limits" in w for w in ranking.warnings)
     assert ranking.settings["max_params"] == "1M"
-    plan = scan.plan(photos, zoo=zoo, store=tmp_path / "store", licence="permissive", max_params="1M")
+    plan = selector.plan(photos, zoo=zoo, store=tmp_path / "store", licence="permissive", max_params="1M")
     assert plan.models[3]["note"] == "excluded: 303.0M parameters, more than 1.0M."
     assert plan.models[3]["missing"] == 0
 

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from selector.cli import demo, doctor, history, models, proxies, results, runs, store
+from selector.cli.options import LazyGroup
 
 app = typer.Typer(
     help="Which pretrained model should I start from, and how should I transfer it?",
     epilog="Exit codes: 0 well, 1 failed, 2 usage or configuration, 3 finished with failed models, 130 interrupted.",
     no_args_is_help=True,
+    cls=LazyGroup,
     pretty_exceptions_enable=False,  # errors are printed by guard.py; a traceback comes with --debug
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,15 +13,14 @@ from selector.cli.output import document, exit_code, print_ranking, print_rows, 
 from selector.cli.progress import ProgressView
 
 
+@o.with_fields("ScanConfig", "store", "device", "seed")
 @guarded
 def demo(
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/demo or runs/demo-text when not given.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Texts instead of photos; needs the extra 'demo-text'.")] = False,
-    store: o.Store = None,
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
     json: o.Json = False,
     debug: o.Debug = False,
+    **options: Any,
 ) -> int:
     """Show the whole path on published photos with real weights, offline: minutes once, then seconds."""
     import time
@@ -31,12 +30,12 @@ def demo(
 
     started = time.perf_counter()
     if text:
-        code = _texts(out or Path("runs/demo-text"), store, device, seed, as_json=json)
+        code = _texts(out or Path("runs/demo-text"), options, as_json=json)
         say(f"took:   {format_duration(time.perf_counter() - started)}")
         return code
     out = out or Path("runs/demo")
     with ProgressView() as progress:
-        made = show.run(out, store=store, device=device, seed=seed, progress=progress)
+        made = show.run(out, **options, progress=progress)
     rows = [
         (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{name} {100 * share:.0f} %" for name, share in u.top))
         for u in made.used
@@ -52,11 +51,11 @@ def demo(
     return exit_code(made.ranking)
 
 
-def _texts(out: Path, store: str | None, device: str, seed: int, *, as_json: bool) -> int:
+def _texts(out: Path, options: dict[str, Any], *, as_json: bool) -> int:
     from selector.demo import texts as demo_text
 
     with ProgressView() as progress:
-        made = demo_text.run(out, store=store, device=device, seed=seed, progress=progress)
+        made = demo_text.run(out, **options, progress=progress)
     rows = [(text, f"{label} {100 * share:.0f} %") for text, label, share in made.used]
     if as_json:
         document({**made.ranking.to_dict(), "used": rows})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,20 +11,20 @@ from selector.cli.guard import guarded
 from selector.cli.output import document, print_rows
 
 
+@o.with_fields("ScanConfig", "store", "offline")
 @guarded
 def doctor(
-    store: o.Store = None,
-    offline: o.Offline = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the hub has for an answer.")] = 3.0,
     json: o.Json = False,
     debug: o.Debug = False,
+    **options: Any,
 ) -> None:
     """Show devices, versions, threads, compiler, disk, and whether the hub can be reached."""
     from dataclasses import asdict
 
     from selector.cli._doctor import examine
 
-    findings = examine(store, offline=offline, timeout=timeout)
+    findings = examine(options["store"], offline=options["offline"], timeout=timeout)
     if json:
         document([asdict(finding) for finding in findings])
         return

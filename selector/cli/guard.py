@@ -12,7 +12,7 @@ from typing import ParamSpec
 
 import typer
 
-from selector.core.errors import ConfigError, SelectorError
+from selector.core.errors import ConfigError, OptionError, SelectorError
 
 P = ParamSpec("P")
 
@@ -41,7 +41,8 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = command(*args, **kwargs) or 0
         except SelectorError as error:
-            _tell(str(error), error, debug=debug, as_json=as_json)
+            message = error.spelled() if isinstance(error, OptionError) else str(error)
+            _tell(message, error, debug=debug, as_json=as_json)
             code = USAGE if isinstance(error, ConfigError) else FAILED
         except KeyboardInterrupt as error:
             _tell(_INTERRUPTED, error, debug=False, as_json=as_json)

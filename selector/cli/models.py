@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from selector.cli import options as o
 from selector.cli.guard import SOME_FAILED, guarded
 from selector.cli.output import document, print_rows
 
-app = typer.Typer(help="The models that a scan looks at.", no_args_is_help=True)
+app = typer.Typer(help="The models that a scan looks at.", no_args_is_help=True, cls=o.LazyGroup)
 
 
 @app.command("list")
+@o.with_fields("ScanConfig", "zoo", "models", "tags")
 @guarded
 def list_models(
-    zoo: o.ZooFile = None,
-    models: o.Models = None,
-    tags: o.Tags = None,
     json: o.Json = False,
     debug: o.Debug = False,
+    **options: Any,
 ) -> None:
     """List the entries of a zoo with their facts."""
     from selector.core.units import format_count
     from selector.zoo import load_zoo, select
 
-    specs = select(load_zoo(zoo), models, tags)
+    specs = select(load_zoo(options["zoo"]), options["models"], options["tags"])
     if json:
         document([spec.model_dump(mode="json", exclude_none=True) for spec in specs])
         return
@@ -44,25 +45,22 @@ def list_models(
 
 
 @app.command("check")
+@o.with_fields("ScanConfig", "zoo", "models", "tags", "trust_zoo", "offline")
 @guarded
 def check(
-    zoo: o.ZooFile = None,
-    models: o.Models = None,
-    tags: o.Tags = None,
-    trust_zoo: o.TrustZoo = False,
     plugin: o.Plugin = None,
-    offline: o.Offline = False,
     json: o.Json = False,
     debug: o.Debug = False,
+    **options: Any,
 ) -> int:
     """Validate a zoo and say which of its models have their weights on this machine or can fetch them."""
-    o.go_offline(offline)
+    o.go_offline(options.pop("offline"))
     o.load_plugins(plugin)
     from dataclasses import asdict
 
     from selector.scan.check import check_zoo
 
-    findings = check_zoo(zoo, models=models, tags=tags, trust_zoo=trust_zoo)
+    findings = check_zoo(options.pop("zoo"), **options)
     if json:
         document([asdict(finding) for finding in findings])
     else:

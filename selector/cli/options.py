@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
+import types
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from typer.core import TyperGroup
 
+from selector.cli import completion
 from selector.core.errors import ConfigError
 
-_SELECT, _CONFIRM, _MACHINE = "Which models", "Confirmation", "Machine and output"
+if TYPE_CHECKING:
+    from selector.config import Option, Options
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and debug messages.")]
@@ -21,146 +28,103 @@ Plugin = Annotated[
     list[str] | None,
     typer.Option(
         help="Import this module (or .py file) first: it may register proxies, sources, tasks. It runs code. Repeatable.",
-        rich_help_panel=_SELECT,
     ),
 ]
-ZooFile = Annotated[
-    Path | None,
-    typer.Option("--zoo", help="Zoo file; the shipped one when not given.", rich_help_panel=_SELECT),
-]
-TrustZoo = Annotated[
-    bool,
-    typer.Option("--trust-zoo", help="Let 'python:' entries of --zoo run code.", rich_help_panel=_SELECT),
-]
-Models = Annotated[
-    str | None,
-    typer.Option(help="Globs on names, comma-separated: 'resnet*,*lite*'.", rich_help_panel=_SELECT),
-]
-Tags = Annotated[
-    str | None,
-    typer.Option(help="Only models with one of these tags, comma-separated.", rich_help_panel=_SELECT),
-]
-Layers = Annotated[
-    str | None,
-    typer.Option(
-        help="Layers whose features are compared, comma-separated: 'last,blocks.8'. Each is a row of its own.",
-        rich_help_panel=_SELECT,
-    ),
-]
-Pooling = Annotated[
-    str | None,
-    typer.Option(
-        help="Poolings that are compared, comma-separated: own, avg, max, cls; of texts mean, cls, last, weighted, max; "
-        "of tagged words first, mean. Each is a row of its own.",
-        rich_help_panel=_SELECT,
-    ),
-]
-TextColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--text-column",
-        help="Column of a table that holds the text; two, comma-separated, make pairs.",
-        rich_help_panel=_SELECT,
-    ),
-]
-LabelColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--label-column",
-        help="Column of a table that holds the label; of a CoNLL file its number, -1 for the last.",
-        rich_help_panel=_SELECT,
-    ),
-]
-Proxies = Annotated[
-    str | None,
-    typer.Option(help="Proxies, comma-separated; 'selector proxies' lists them.", rich_help_panel=_SELECT),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE)]
-Store = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder of the feature store; 'selector store path' shows the default.", rich_help_panel=_MACHINE
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(help="Run folder; runs/NAME when not given.", rich_help_panel=_MACHINE),
-]
-Precision = Annotated[str, typer.Option(help="Of the extraction: auto, float32, bfloat16.", rich_help_panel=_MACHINE)]
-Backend = Annotated[
-    str, typer.Option(help="Of the extraction: auto, eager, compile, openvino.", rich_help_panel=_MACHINE)
-]
-Offline = Annotated[
-    bool,
-    typer.Option("--offline", help="Use no network: only weights that are on this machine.", rich_help_panel=_MACHINE),
-]
-History = Annotated[
-    bool,
-    typer.Option(
-        "--history/--no-history",
-        help="Use what was measured before ('selector history list') and add to it.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-_LIMITS = "What a model may cost"
-MaxParams = Annotated[
-    str | None, typer.Option("--max-params", help="Parameters at most: 30M.", rich_help_panel=_LIMITS)
-]
-MaxLatency = Annotated[
-    str | None,
-    typer.Option(
-        "--max-latency", help="Time for a single image on this device at most: 20ms.", rich_help_panel=_LIMITS
-    ),
-]
-MaxMemory = Annotated[
-    str | None,
-    typer.Option("--max-memory", help="Memory at its peak for a single image at most: 4GB.", rich_help_panel=_LIMITS),
-]
-Licence = Annotated[
-    str | None,
-    typer.Option(help="'permissive', or licences by name or glob: 'mit,apache-2.0,bsd-*'.", rich_help_panel=_LIMITS),
-]
-Cost = Annotated[
-    Literal["auto", "again", "off"],
-    typer.Option(help="Measure what models cost: when not known yet, again, not at all.", rich_help_panel=_LIMITS),
-]
-Seed = Annotated[int, typer.Option(help="Of splits, subsamples and training.", rich_help_panel=_MACHINE)]
-TopK = Annotated[
-    int | None,
-    typer.Option(
-        "--top-k",
-        min=1,
-        help="How many models to fine-tune; when not given three, or all of fewer.",
-        rich_help_panel=_CONFIRM,
-    ),
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(help="Time for the confirmation: 90s, 20m, 3h.", rich_help_panel=_CONFIRM),
-]
-Strategies = Annotated[
-    str,
-    typer.Option(help="How models are adapted, comma-separated.", rich_help_panel=_CONFIRM),
-]
-Resolution = Annotated[
-    int | None,
-    typer.Option(
-        min=16, help="Train at this image size instead of the model's own; marked as reduced.", rich_help_panel=_CONFIRM
-    ),
-]
-Metric = Annotated[
-    str | None,
-    typer.Option(help="Metric that decides; the task's own when not given.", rich_help_panel=_CONFIRM),
-]
-MaxSteps = Annotated[
-    int | None,
-    typer.Option(
-        "--max-steps",
-        min=1,
-        help="Steps of a finalist's training, at most; trials before it are shorter.",
-        rich_help_panel=_CONFIRM,
-    ),
-]
+
+
+def with_fields(config: str, *only: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the fields of a configuration as options; its function takes them as ``**options``.
+
+    The fields are read when the command runs, completes or shows its help (``LazyGroup``), so that
+    ``selector --help`` waits for none of what they import.
+
+    Args:
+        config: name of a class in ``selector.config``.
+        only: names of the fields; none for all.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            return command(*args, **options)
+
+        functools.update_wrapper(run, command)
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+        run.complete = lambda: _complete(command, own, config, only)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+class LazyGroup(TyperGroup):
+    """Makes the options of a command from the fields of its configuration when it is chosen, not when it is listed."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of the arguments, with all its options."""
+        name, command, rest = super().resolve_command(ctx, args)
+        complete = getattr(command and command.callback, "complete", None)
+        if command is None or complete is None:
+            return name, command, rest
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone.command(command.name, help=command.help)(complete())
+        return name, typer.main.get_command(alone), rest
+
+
+def _complete(
+    command: Callable[..., Any], own: list[inspect.Parameter], config: str, only: tuple[str, ...]
+) -> Callable[..., Any]:
+    """The command with a signature that names every option."""
+    found, several = field_parameters(getattr(importlib.import_module("selector.config"), config), only)
+    required = [p for p in own if p.default is p.empty]
+    rest = [p for p in own if p.default is not p.empty]
+
+    def run(**values: Any) -> Any:
+        return command(**{name: words(value) if name in several else value for name, value in values.items()})
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*required, *found, *rest)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__doc__ = command.__doc__
+    return run
+
+
+def field_parameters(config: type[Options], only: Sequence[str] = ()) -> tuple[list[inspect.Parameter], set[str]]:
+    """The fields as keyword parameters that typer reads, and the names of those that hold several words."""
+    from selector.config import cli_default
+
+    found: list[inspect.Parameter] = []
+    several: set[str] = set()
+    for name, about in config.options():
+        field = config.model_fields[name]
+        if not about.cli or (only and name not in only):
+            continue
+        kind, default = _cli_type(field.annotation, about), cli_default(field)
+        if about.many:
+            several.add(name)
+            default = ",".join(default) if isinstance(default, list | tuple) else default
+        spelled = f"--{name.replace('_', '-')}"
+        declared = [f"{spelled}/--no-{spelled[2:]}" if default is True else spelled, *about.flags]
+        least = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
+        more: dict[str, Any] = {"autocompletion": getattr(completion, about.complete)} if about.complete else {}
+        made = typer.Option(*declared, help=field.description, rich_help_panel=about.panel, min=least, **more)
+        found.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
+        )
+    return found, several
+
+
+def _cli_type(annotation: Any, about: Option) -> Any:
+    """What the command line reads for a field: a flag, a choice, a whole number, a path, else text."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    parts = [part for part in members if part is not type(None)]
+    kind: Any = str
+    if bool in parts:
+        return bool
+    if len(parts) == 1 and (parts[0] is int or get_origin(parts[0]) is Literal):
+        kind = parts[0]
+    elif about.path:
+        kind = Path
+    return kind if len(parts) == len(members) else kind | None
 
 
 def words(text: str | None) -> list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,16 +15,19 @@ from selector.core.errors import ConfigError
 if TYPE_CHECKING:
     from selector.store import EntryInfo
 
-app = typer.Typer(help="The feature store: what scans keep so that nothing is computed twice.", no_args_is_help=True)
+app = typer.Typer(
+    help="The feature store: what scans keep so that nothing is computed twice.", no_args_is_help=True, cls=o.LazyGroup
+)
 
 
 @app.command("path")
+@o.with_fields("ScanConfig", "store")
 @guarded
-def path(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> None:
+def path(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
     """Print where the store lies."""
     from selector.store import FeatureStore
 
-    root = FeatureStore(store).root
+    root = FeatureStore(options["store"]).root
     if json:
         document({"path": root})
     else:
@@ -32,15 +35,16 @@ def path(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) ->
 
 
 @app.command("list")
+@o.with_fields("ScanConfig", "store")
 @guarded
-def list_entries(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> None:
+def list_entries(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
     """List the entries, the least recently used first."""
     from dataclasses import asdict
 
     from selector.core.units import format_size
     from selector.store import FeatureStore
 
-    entries = FeatureStore(store).list_entries()
+    entries = FeatureStore(options["store"]).list_entries()
     if json:
         document([asdict(entry) for entry in entries])
         return
@@ -54,13 +58,14 @@ def list_entries(store: o.Store = None, json: o.Json = False, debug: o.Debug = F
 
 
 @app.command("size")
+@o.with_fields("ScanConfig", "store")
 @guarded
-def size(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> None:
+def size(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
     """Print how much space the store takes, decoded pixels included."""
     from selector.core.units import format_size
     from selector.store import FeatureStore
 
-    taken = FeatureStore(store).size()
+    taken = FeatureStore(options["store"]).size()
     if json:
         document({"bytes": taken})
     else:
@@ -68,15 +73,16 @@ def size(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) ->
 
 
 @app.command("verify")
+@o.with_fields("ScanConfig", "store")
 @guarded
-def verify(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) -> int:
+def verify(json: o.Json = False, debug: o.Debug = False, **options: Any) -> int:
     """Check every checksum; damaged files are set aside and computed again when needed."""
     from dataclasses import asdict
 
     from selector.core.units import format_size
     from selector.store import FeatureStore
 
-    found = FeatureStore(store).verify()
+    found = FeatureStore(options["store"]).verify()
     if json:
         document(asdict(found))
     else:
@@ -87,6 +93,7 @@ def verify(store: o.Store = None, json: o.Json = False, debug: o.Debug = False) 
 
 
 @app.command("prune")
+@o.with_fields("ScanConfig", "store")
 @guarded
 def prune(
     max_size: Annotated[
@@ -95,9 +102,9 @@ def prune(
     older_than: Annotated[
         str | None, typer.Option("--older-than", help="Remove what was not used for this long: 30d.")
     ] = None,
-    store: o.Store = None,
     json: o.Json = False,
     debug: o.Debug = False,
+    **options: Any,
 ) -> None:
     """Remove old or excess features; decoded pixels go first."""
     from dataclasses import asdict
@@ -107,7 +114,7 @@ def prune(
 
     if max_size is None and older_than is None:
         raise ConfigError("nothing says what to remove; give --max-size 20GB, --older-than 30d or both.")
-    pruned = FeatureStore(store).prune(
+    pruned = FeatureStore(options["store"]).prune(
         None if max_size is None else parse_size(max_size), None if older_than is None else parse_duration(older_than)
     )
     if json:
@@ -117,31 +124,33 @@ def prune(
 
 
 @app.command("export")
+@o.with_fields("ScanConfig", "store")
 @guarded
 def export(
     file: Annotated[Path, typer.Argument(help="Tar file to write; .tar.gz compresses it.", metavar="FILE")],
-    store: o.Store = None,
     json: o.Json = False,
     debug: o.Debug = False,
+    **options: Any,
 ) -> None:
     """Pack the features and scores, for another machine."""
     from selector.store import FeatureStore
 
-    _report({"file": str(file), "files": FeatureStore(store).export(file)}, "packed", as_json=json)
+    _report({"file": str(file), "files": FeatureStore(options["store"]).export(file)}, "packed", as_json=json)
 
 
 @app.command("import")
+@o.with_fields("ScanConfig", "store")
 @guarded
 def import_(
     file: Annotated[Path, typer.Argument(help="Tar file made by 'selector store export'.", metavar="FILE")],
-    store: o.Store = None,
     json: o.Json = False,
     debug: o.Debug = False,
+    **options: Any,
 ) -> None:
     """Take over what another store exported, after checking it."""
     from selector.store import FeatureStore
 
-    _report({"file": str(file), "files": FeatureStore(store).import_(file)}, "took over", as_json=json)
+    _report({"file": str(file), "files": FeatureStore(options["store"]).import_(file)}, "took over", as_json=json)
 
 
 def _report(facts: dict[str, object], verb: str, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ becomes a row of the ranking, a proxy that does not apply becomes an empty cell 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -17,6 +18,30 @@ class SelectorError(Exception):
 
 class ConfigError(SelectorError):
     """A setting, an argument or a file written by the user is wrong (exit code 2)."""
+
+
+class OptionError(ConfigError):
+    """An option of a call is wrong.
+
+    The message names options as Python does (``top_k``); ``spelled`` is the message with the names of the
+    command line (``--top-k``).
+    """
+
+    def __init__(self, message: str, *names: str) -> None:
+        super().__init__(message)
+        self.names = names
+
+    def spelled(self) -> str:
+        """The message for someone who gave words to a command.
+
+        >>> OptionError("top_k is 3, but top_k=2 is the most", "top_k").spelled()
+        '--top-k is 3, but --top-k 2 is the most'
+        """
+        message = str(self)
+        for name in self.names:
+            there = rf"(?<![\w'-]){re.escape(name)}(?![\w'-])(=?)"
+            message = re.sub(there, lambda m, n=name: f"--{n.replace('_', '-')}{' ' * len(m[1])}", message)  # type: ignore[misc]
+        return message
 
 
 class ZooError(ConfigError):

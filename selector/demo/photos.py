@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from selector.api import rank
 from selector.core.errors import ConfigError
 from selector.data import load_target
 from selector.report.html import write_report
-from selector.scan import rank
 
 if TYPE_CHECKING:
     from selector.core.contracts import ProgressCallback, Target

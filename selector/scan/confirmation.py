@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from selector import tasks
+from selector.config import ConfirmConfig
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import of_metric
 from selector.ranking.history import History
@@ -24,25 +25,13 @@ from selector.zoo.variants import network_of
 UNTRAINED = "no model was measured"
 
 
-@dataclass(frozen=True)
-class ConfirmSettings:
-    """What decides a confirmation, beside the models: one record for ``rank`` and ``confirm``."""
-
-    top_k: int
-    budget_seconds: float | None
-    strategies: tuple[str, ...]
-    resolution: int | None
-    metric: str | None
-    max_steps: int | None
-    seed: int
-
-
 def confirm_leading(
     ranking: Ranking,
     folder: Path,
     extraction: Extraction,
     specs: Sequence[ModelSpec],
-    settings: ConfirmSettings,
+    config: ConfirmConfig,
+    top_k: int,
     history: History | None,
 ) -> Ranking:
     """The ranking with measurements of its first ``top_k`` models; ``folder/best`` holds the best."""
@@ -55,7 +44,7 @@ def confirm_leading(
     readings = {
         network_of(by_name[m.name]): m.name for m in reversed(ranking.models) if m.status == "ok" and m.name in by_name
     }
-    leading = [m.name for m in ranking if m.name in readings.values()][: settings.top_k]
+    leading = [m.name for m in ranking if m.name in readings.values()][:top_k]
     if not leading:
         return ranking
     target = extraction.target
@@ -73,13 +62,13 @@ def confirm_leading(
         target,
         task,
         extraction.inputs,
-        strategies=settings.strategies,
-        budget_seconds=settings.budget_seconds,
-        max_steps=settings.max_steps,
-        metric=settings.metric,
-        resolution=settings.resolution,
+        strategies=config.strategies,
+        budget_seconds=config.seconds,
+        max_steps=config.max_steps,
+        metric=config.metric,
+        resolution=config.resolution,
         device=extraction.settings["device"],
-        seed=settings.seed,
+        seed=config.seed or 0,
         features_for=lambda name, indices: extraction.features(by_name[name], indices),
         cache=extraction.store,
         # in the store, so that another run of the same target trains nothing again
@@ -99,10 +88,10 @@ def confirm_leading(
         ),
         warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes, *_untrained(result.measurements)))),
         seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
-        settings={**ranking.settings, "confirm": asdict(settings)},
+        settings={**ranking.settings, "confirm": {**config.training_record(), "top_k": top_k}},
         confirmation=plain(
             {
-                "metric": settings.metric or task.default_metric,
+                "metric": config.metric or task.default_metric,
                 "course": result.course,
                 "history": result.history,
                 "epsilon_best": [asdict(member) for member in result.epsilon_best],

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -17,29 +16,6 @@ from selector.core.errors import BadImagesError
 from selector.core.task import Facet
 from selector.modalities.text import why_unusable
 from selector.store import FeatureStore
-
-Trust = Literal["stat", "content"]
-
-
-def load(
-    target: Any,
-    max_samples: int | None,
-    seed: int,
-    trust: Trust = "stat",
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | int | None = None,
-) -> Target:
-    """The target of a run, from anything that ``load_target`` takes."""
-    if isinstance(target, Target):
-        return target if max_samples is None else targets.subsample(target, max_samples, seed)
-    return targets.load_target(
-        target,
-        max_samples=max_samples,
-        seed=seed,
-        trust=trust,
-        text_column=text_column,
-        label_column=label_column,
-    )
 
 
 def without_known_bad(target: Target, store: FeatureStore, on_bad: str) -> Target:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from selector.config import HistoryLike
 from selector.core.contracts import Target
 from selector.core.costs import Cost
 from selector.core.errors import HistoryError
@@ -24,7 +24,6 @@ from selector.results import ModelResult, Ranking, final_measurements
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec
 
-HistoryLike = bool | str | os.PathLike[str] | History
 SKILL = "skill"
 """Metric of the predicted rows: ``skill:`` and the members it is the mean of."""
 

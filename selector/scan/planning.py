@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from selector.config import ScanConfig
 from selector.core.errors import SourceError
 from selector.extract.job import wanted_of
-from selector.extract.known_costs import CostMode, Costs
-from selector.scan.dataset_view import load, offline_hub
-from selector.scan.selection import choose_models
-from selector.scan.variants import expand, reading_rows_of
-from selector.store import FeatureStore
-from selector.zoo import ModelSpec, Zoo, check_trusted, licences
-from selector.zoo.limits import Limits, OverLimit
+from selector.extract.known_costs import Costs
+from selector.scan.checks import (
+    check_for_target,
+    check_names,
+    choose_specs,
+    limits_of,
+    load_target,
+    open_store,
+    settled_top_k,
+)
+from selector.scan.dataset_view import offline_hub
+from selector.zoo import check_trusted
+from selector.zoo.limits import OverLimit
 from selector.zoo.variants import network_of
 
 
@@ -38,40 +44,17 @@ class Plan:
     noun: str = "image"
 
 
-def plan(
-    target: Any,
-    *,
-    zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None = None,
-    models: str | Sequence[str] | None = None,
-    tags: str | Sequence[str] | None = None,
-    layers: str | Sequence[str] | None = None,
-    pooling: str | Sequence[str] | None = None,
-    max_samples: int | None = None,
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | int | None = None,
-    store: str | os.PathLike[str] | FeatureStore | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    backend: str = "auto",
-    seed: int = 0,
-    offline: bool = False,
-    trust_zoo: bool = False,
-    max_params: str | float | None = None,
-    max_latency: str | float | None = None,
-    max_memory: str | float | None = None,
-    licence: str | Sequence[str] | None = None,
-    cost: CostMode = "auto",
-    trust: Literal["stat", "content"] = "stat",
-) -> Plan:
-    """Which models ``rank`` would look at, what is cached, and what the rest costs; arguments as for ``rank``."""
-    limits = Limits.of(max_params, max_latency, max_memory, licence)
-    with offline_hub(offline):
-        features_store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-        data = load(target, max_samples, seed, trust, text_column, label_column)
-        chosen, trusted = choose_models(zoo, models, tags, trust_zoo=trust_zoo, modality=data.modality)
-        licences.check(limits.licence, [spec.licence for spec in chosen if spec.licence])
-        specs = expand(reading_rows_of(chosen, data), layers, pooling)
-        costs = Costs(features_store, device, cost)
+def plan(target: Any, config: ScanConfig) -> Plan:
+    """Which models a scan would look at, what is cached, and what the rest costs; see ``selector.plan``."""
+    limits = limits_of(config)
+    check_names(config)
+    with offline_hub(config.offline):
+        features_store = open_store(config.store)
+        data = load_target(target, config)
+        check_for_target(config, data)
+        specs, trusted = choose_specs(data, config)
+        settled_top_k(config, specs, config.confirm)
+        costs = Costs(features_store, config.device, config.cost)
         indices = data.indices("train", "val")
         hashes, units = data.row_hashes(indices), data.units_of(indices)
         rows: list[dict[str, Any]] = []
@@ -91,7 +74,7 @@ def plan(
             try:
                 limits.check_facts(spec)
                 check_trusted(spec, trusted)  # a source imports packages to say what such an entry is
-                entry = features_store.resolve(wanted_of(spec, device, precision, backend))
+                entry = features_store.resolve(wanted_of(spec, config.device, config.precision, config.backend))
                 if entry is not None:
                     limits.check_facts(spec, entry.meta.get("num_parameters"))
                     if (known := costs.known(entry)) is not None:

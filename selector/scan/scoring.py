@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from selector import proxies as proxy_room
+from selector.config import ProxyLike
 from selector.core.contracts import Progress, ProgressCallback, Score
 from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet
@@ -22,8 +23,6 @@ from selector.store import Entry, FeatureStore
 log = logging.getLogger(__name__)
 
 NOT_APPLICABLE = "not applicable"
-
-ProxyLike = str | Callable[[FeatureSet], Score | float]
 
 
 class Scoring:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from selector.core.costs import Cost
-from selector.core.errors import ConfigError
+from selector.core.errors import OptionError
 from selector.core.units import format_count, format_latency, format_size, parse_count, parse_duration, parse_size
 from selector.zoo import ModelSpec, licences
 
@@ -47,7 +47,7 @@ class Limits:
         """From quantities as people write them.
 
         Raises:
-            ConfigError: a quantity that cannot be read or excludes everything.
+            ConfigError: a quantity that cannot be read, or no licence.
         """
         words = licence.split(",") if isinstance(licence, str) else list(licence or ())
         limits = cls(
@@ -56,12 +56,9 @@ class Limits:
             None if max_memory is None else parse_size(max_memory),
             tuple(word.strip() for word in words if word.strip()),
         )
-        for name, value in (("max_params", max_params), ("max_latency", max_latency), ("max_memory", max_memory)):
-            if getattr(limits, name) == 0:
-                raise ConfigError(f"{name} must be more than 0, or every model is excluded. Got {value!r}.")
         if licence is not None and not limits.licence:
-            raise ConfigError(
-                f"licence names none; give 'permissive' or names such as 'mit,apache-2.0'. Got {licence!r}."
+            raise OptionError(
+                f"licence names none; give 'permissive' or names such as 'mit,apache-2.0'. Got {licence!r}.", "licence"
             )
         return limits
 

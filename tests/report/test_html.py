@@ -157,11 +157,13 @@ def test_the_command_to_run_again_parses() -> None:
 def test_the_options_of_the_command_exist() -> None:
     import typer.main
 
-    from selector.report import rerun
+    from selector.config import ScanConfig
 
-    scan = typer.main.get_command(app).commands["scan"]  # type: ignore[attr-defined]
+    group = typer.main.get_command(app)
+    _, scan, _ = group.resolve_command(None, ["scan"])  # type: ignore[attr-defined]
     known = {option for parameter in scan.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert set(rerun._OPTIONS.values()) | {"--offline", "--no-confirm", "--out"} <= known
+    named = {word for name, about in ScanConfig.options() if about.cli for word in about.words(name, True)}
+    assert named | {"--no-confirm", "--no-history", "--no-intervals"} <= known
 
 
 def test_figures_are_well_formed_and_only_drawn_with_data() -> None:

@@ -1,0 +1,202 @@
+"""The public functions: typed keywords that an editor completes, made into one configuration and handed to the scan.
+
+Names, types and defaults repeat the fields of ``selector.config``; ``tests/test_config.py`` holds the
+two together. Nothing here imports torch, or the scan, before a function is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+from selector.config import ConfirmConfig, HistoryLike, ProxyLike, ScanConfig, StoreLike, Words, ZooLike
+from selector.core.contracts import ProgressCallback
+from selector.proxies import score
+from selector.results import Ranking
+
+if TYPE_CHECKING:
+    from selector.scan import Plan
+
+__all__ = ["confirm", "plan", "rank", "score"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def rank(
+    target: Any,
+    *,
+    text_column: Words | None = None,
+    label_column: Words | int | None = None,
+    task: str | None = None,
+    max_samples: int | None = None,
+    on_bad_image: Literal["skip", "fail"] = "skip",
+    trust: Literal["stat", "content"] = "stat",
+    zoo: ZooLike | None = None,
+    models: Words | None = None,
+    tags: Words | None = None,
+    layers: Words | None = None,
+    pooling: Words | None = None,
+    proxies: str | Sequence[ProxyLike] | None = None,
+    trust_zoo: bool = False,
+    max_params: str | int | float | None = None,
+    max_latency: str | int | float | None = None,
+    max_memory: str | int | float | None = None,
+    licence: Words | None = None,
+    cost: Literal["auto", "again", "off"] = "auto",
+    confirm: bool = False,
+    top_k: int | None = None,
+    budget: str | int | float | None = None,
+    strategies: Words = ("frozen", "full"),
+    resolution: int | None = None,
+    metric: str | None = None,
+    max_steps: int | None = None,
+    device: str = "auto",
+    store: StoreLike | None = None,
+    out: str | os.PathLike[str] | None = None,
+    offline: bool = False,
+    history: HistoryLike = True,
+    seed: int = 0,
+    intervals: bool = True,
+    drop: Literal["auto", "off", "force"] = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    progress: ProgressCallback | None = None,
+) -> Ranking:
+    """Rank pretrained models for a labelled target.
+
+    Args:
+        target: what ``load_target`` takes (image folder, parquet, manifest, arrays, ...), or a
+            ``Target``.
+        text_column, label_column: of a table, where they have no usual name; a sequence of
+            two text columns makes pairs.
+        task: what is learned (classification, multilabel, regression, tagging, ...); told from the
+            data when not given.
+        max_samples: score on a stratified subsample of at most so many items.
+        on_bad_image: ``skip`` leaves items that cannot be used out with a warning, ``fail`` lists all
+            of them in one error.
+        trust: ``content`` hashes every file again, ``stat`` believes size and time stamps.
+        zoo: a zoo file, a ``Zoo``, or specs; None for the shipped zoo.
+        models, tags: which of its models, by glob and by tag.
+        layers, pooling: where features are read: ``last`` and dotted names of submodules; ``own``,
+            ``avg``, ``max``, ``cls``. Each combination is a row of its own (``model@layer/pooling``);
+            one forward pass serves all of a model's.
+        proxies: names or callables ``(FeatureSet) -> Score | float``; None for the default set.
+        trust_zoo: let ``python:`` entries of a zoo file run code.
+        max_params, max_latency, max_memory, licence: what a model may cost at most, e.g. ``"30M"``,
+            ``"20ms"`` (a single item, on this device), ``"4GB"`` (at its peak, for a single item)
+            and ``"permissive"``; see ``selector.zoo.limits``. Models beyond are rows with the status
+            ``excluded`` and a reason.
+        cost: ``auto`` measures what a model costs when its network is loaded and the figures are not
+            known yet (about a second a model), ``again`` measures every model anew, ``off`` none.
+        confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
+            by what was measured, and save the best model. The library does so only when asked, and never
+            where nothing trains on the target's labels; a caveat says so then.
+        top_k: how many models to confirm, and the k of P(in top k); None for three, or all of fewer.
+        budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for no limit but the
+            strategies' own steps.
+        strategies, resolution, metric, max_steps: for the confirmation; see ``confirm``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        store: folder or URL of the feature store; None for the user's cache folder.
+        out: folder of the run; None saves nothing unless ``confirm``.
+        offline: never touch the network; models whose weights are missing become failed rows.
+        history: past results that the prior rests on and that a confirmation adds to: True for the
+            user's own, False for none (published tables do not enter either), or a file.
+        seed: of splits, subsamples and training.
+        intervals: compute 90 % intervals and the probabilities that rest on them.
+        drop: stop models early whose intervals can no longer reach the top k (``auto``: from 8 models on).
+        precision, backend: of the extraction; decided once a model and kept in its entry.
+        progress: called with every step; None for silence.
+    Returns:
+        The ranking; models that failed are rows with a status and a reason.
+    Raises:
+        ConfigError: a wrong setting, zoo or target (``OptionError``, ``TargetError``, ``ZooError``).
+        StoreError: the store cannot be written; nothing is lost.
+    Cost: one forward pass an image and model the first time, none afterwards.
+    """
+    config = ScanConfig.of(**_options(locals(), "target"))
+    from selector import scan
+
+    return scan.rank(target, config)
+
+
+def confirm(
+    ranking: Ranking | str | os.PathLike[str],
+    *,
+    top_k: int | None = None,
+    budget: str | int | float | None = None,
+    strategies: Words = ("frozen", "full"),
+    resolution: int | None = None,
+    metric: str | None = None,
+    max_steps: int | None = None,
+    trust_zoo: bool = False,
+    device: str = "auto",
+    store: StoreLike | None = None,
+    out: str | os.PathLike[str] | None = None,
+    offline: bool = False,
+    history: HistoryLike = True,
+    seed: int | None = None,
+    target: Any = None,
+    progress: ProgressCallback | None = None,
+) -> Ranking:
+    """Fine-tune the leading models of a ranking and re-order it by what was measured.
+
+    Args:
+        ranking: a ranking or the folder of a saved run.
+        top_k: how many of its models to fine-tune; None for three, or all of fewer.
+        budget: time for all of it, e.g. ``"10m"``.
+        strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
+        resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
+        metric: the metric that decides; None for the task's own (accuracy).
+        max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
+        trust_zoo: let ``python:`` entries of a saved run run code. What the run says of its own trust does not
+            count; a ranking that ``rank`` has just made in this process keeps the trust that it was given.
+        device, offline, progress: as for ``rank``.
+        store: the run's own when not given.
+        out: the run's folder; None for the ranking's own.
+        history: where the measured figures are added: True for the user's own, False for nowhere,
+            or a file.
+        seed: of the training; the run's own when not given.
+        target: the data, when the ranking was made from objects in memory and then saved.
+    Returns:
+        The ranking with measurements, saved; ``<folder>/best`` holds the best model.
+    Raises:
+        ConfigError: no such run, ``top_k`` larger than the models that finished, nothing trains on
+            such labels, or the target has changed since.
+    """
+    config = ConfirmConfig.of(**_options(locals(), "ranking"))
+    from selector import scan
+
+    return scan.confirm(ranking, config)
+
+
+def _like(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Give a function the parameters of another."""
+
+    def decorate(made: Callable[..., T]) -> Callable[P, T]:
+        own = inspect.signature(made)
+        shared = inspect.signature(function).replace(return_annotation=own.return_annotation)
+        made.__signature__ = shared  # type: ignore[attr-defined]
+        return made
+
+    return decorate
+
+
+@_like(rank)
+def plan(target: Any, **options: Any) -> Plan:
+    """What ``rank`` would do with the same arguments, and what that costs; nothing is extracted to find out.
+
+    Raises:
+        ConfigError: as ``rank`` would, for the same arguments.
+    """
+    config = ScanConfig.of(**options)
+    from selector import scan
+
+    return scan.plan(target, config)
+
+
+def _options(given: dict[str, Any], *others: str) -> dict[str, Any]:
+    """The keyword arguments of a call: its ``locals()`` at the first line, without what is no option."""
+    return {name: value for name, value in given.items() if name not in others}

@@ -1,0 +1,404 @@
+"""The options of a call, once: ``ScanConfig`` of ``rank`` and ``plan``, ``ConfirmConfig`` of ``confirm``.
+
+A field's description is its help text. Signature checks, the options of the command line and their
+help, the record of settings in ``run.json``, the dry run and the command that makes a run again all
+come from these fields; ``selector.api`` repeats names, types and defaults so that editors complete
+them, and a test holds the two together. A new option is one field here and one keyword there.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from selector.core.contracts import ProgressCallback, Score
+from selector.core.errors import ConfigError, OptionError, did_you_mean
+from selector.core.units import parse_count, parse_duration, parse_size
+from selector.ranking.history import History
+from selector.store import FeatureStore
+from selector.zoo import ModelSpec, Zoo
+
+TOP_K = 3
+"""How many models are confirmed when nothing is said, where there are so many."""
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Words: TypeAlias = str | Sequence[str]
+ZooLike: TypeAlias = str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str]
+ProxyLike: TypeAlias = str | Callable[..., Score | float]
+StoreLike: TypeAlias = str | os.PathLike[str] | FeatureStore
+HistoryLike: TypeAlias = bool | str | os.PathLike[str] | History
+
+IN_MEMORY = "in memory"
+"""What a run records as its zoo when it was given specs and no file."""
+
+SELECT, DATA, COST, CONFIRM, MACHINE = (
+    "Which models", "Target", "What a model may cost", "Confirmation", "Machine and output",
+)  # fmt: skip
+
+
+PANELS = (DATA, SELECT, COST, CONFIRM, MACHINE)
+"""Headings of ``--help``, in order."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line and the record know of a field beside its name, type, default and description.
+
+    Attributes:
+        panel: heading in ``--help``.
+        cli: whether it is an option of the command line; objects of Python are not.
+        cli_default: where the command line's default is another; the field's own otherwise.
+        flags: further spellings.
+        many: a comma-separated list on the command line.
+        path: a file or folder, for shell completion.
+        complete: names that the shell completes: ``proxies``, ``tags``, ``models``.
+        key: its name in ``run.json``; None keeps it out.
+        rerun: whether the command that makes a run again names it.
+        usual: a recorded value that the command need not name, beside the default.
+        unit: written behind a recorded number on the command line.
+    """
+
+    panel: str = MACHINE
+    cli: bool = True
+    cli_default: Any = None
+    flags: tuple[str, ...] = ()
+    many: bool = False
+    path: bool = False
+    complete: str = ""
+    key: str | None = None
+    rerun: bool = True
+    usual: Any = None
+    unit: str = ""
+
+    def words(self, name: str, value: Any) -> list[str]:
+        """The option as words of a command line."""
+        spelled = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            return [spelled if value else f"--no-{name.replace('_', '-')}"]
+        if isinstance(value, list | tuple):
+            value = ",".join(str(part) for part in value)
+        if self.unit and isinstance(value, int | float):
+            value = f"{value:g}{self.unit}"
+        return [spelled, str(value)]
+
+
+def option(default: Any, help_text: str, *, record: bool | str = True, ge: int | None = None, **about: Any) -> Any:
+    """A field: its default, its help text, and what ``Option`` says of it; ``record`` is False or the key in run.json."""
+    key = None if record is False else record if isinstance(record, str) else ""
+    extra: dict[str, Any] = {"option": Option(key=key, **about)}
+    return Field(default, description=help_text, ge=ge, json_schema_extra=extra)
+
+
+class Options(BaseModel):
+    """What every call with options has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Checked options.
+
+        Raises:
+            OptionError: one is unknown or has a value that it cannot have; the message names it.
+        """
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            name, message = _explained(cls, error)
+            raise OptionError(message, name) from None
+
+    @classmethod
+    def from_record(cls, settings: Mapping[str, Any], where: str = "run.json") -> Self:
+        """The options that a run recorded; what this version does not know is left out, so that other versions are read.
+
+        Raises:
+            ConfigError: a recorded value cannot be one.
+        """
+        found = {
+            name: settings[key]
+            for name, about in cls.options()
+            if (key := about.key) is not None and settings.get(key) is not None
+        }
+        try:
+            return cls.of(**found)
+        except OptionError as error:
+            raise ConfigError(f"{where}: settings: {error}") from None
+
+    @classmethod
+    def options(cls) -> Iterator[tuple[str, Option]]:
+        """Name and facts of every field, by the order of the headings."""
+        fields = [(name, about_field(field)) for name, field in cls.model_fields.items()]
+        for name, about in sorted(fields, key=lambda entry: PANELS.index(entry[1].panel)):
+            yield name, (about if about.key != "" else replace(about, key=name))
+
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` keeps, as plain JSON: by name, objects as what they can be named by."""
+        return {about.key: _plain(getattr(self, name)) for name, about in self.options() if about.key is not None}
+
+
+def about_field(field: FieldInfo) -> Option:
+    """What a field says of itself."""
+    extra = field.json_schema_extra
+    about = extra.get("option") if isinstance(extra, dict) else None
+    return about if isinstance(about, Option) else Option(key="")
+
+
+def cli_default(field: FieldInfo) -> Any:
+    """What holds on the command line when an option is not given."""
+    about = about_field(field)
+    return field.default if about.cli_default is None else about.cli_default
+
+
+class _Machine(Options):
+    """Where a call runs and what it leaves behind."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.")
+    store: SkipValidation[StoreLike | None] = option(
+        None, "Folder or URL of the feature store; 'selector store path' shows the default.", rerun=False
+    )
+    out: SkipValidation[PathLike | None] = option(
+        None, "Run folder; runs/NAME when not given.", record=False, path=True
+    )
+    offline: bool = option(False, "Use no network: only weights that are on this machine.")
+    trust_zoo: bool = option(
+        False, "Let 'python:' entries of the zoo run code; given on each call, never read from a run.",
+        panel=SELECT, record=False,
+    )  # fmt: skip
+    history: SkipValidation[HistoryLike] = option(
+        True, "Use what was measured before ('selector history list') and add to it."
+    )
+    progress: SkipValidation[ProgressCallback | None] = option(
+        None, "Called with every step; None for silence.", cli=False, record=False
+    )
+
+
+class _Training(Options):
+    """How the leading models are fine-tuned."""
+
+    top_k: int | None = option(
+        None, "How many models to fine-tune, and the k of P(in top k); when not given three, or all of fewer.",
+        ge=1, panel=CONFIRM, usual=TOP_K,
+    )  # fmt: skip
+    budget: str | int | float | None = option(
+        None, "Time for the confirmation: 90s, 20m, 3h.", panel=CONFIRM, record="budget_seconds", unit="s"
+    )
+    strategies: Words = option(("frozen", "full"), "How models are adapted, comma-separated.", panel=CONFIRM, many=True)
+    resolution: int | None = option(
+        None, "Train at this image size instead of the model's own; marked as reduced.", ge=16, panel=CONFIRM
+    )
+    metric: str | None = option(None, "Metric that decides; the task's own when not given.", panel=CONFIRM)
+    max_steps: int | None = option(
+        None, "Steps of a finalist's training, at most; trials before it are shorter.", ge=1, panel=CONFIRM
+    )
+
+    @field_validator("strategies")
+    @classmethod
+    def _named(cls, value: Words) -> tuple[str, ...]:
+        named = tuple(words(value))
+        if not named:
+            raise OptionError("strategies names none; give at least one, such as frozen.", "strategies")
+        return named
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget in seconds."""
+        return None if self.budget is None else parse_duration(self.budget)
+
+    @field_validator("budget")
+    @classmethod
+    def _seconds(cls, value: str | int | float | None) -> float | None:
+        return None if value is None else _quantity("budget", value, parse_duration)
+
+
+class ScanConfig(_Machine, _Training):
+    """The options of ``selector scan``, ``selector.rank`` and ``selector.plan``."""
+
+    text_column: Words | None = option(
+        None, "Column of a table that holds the text; two, comma-separated, make pairs.", panel=DATA, many=True
+    )
+    label_column: Words | int | None = option(
+        None,
+        "Column of a table that holds the label (several, comma-separated, for several labels or values); of a CoNLL "
+        "file its number, -1 for the last.",
+        panel=DATA,
+    )
+    task: str | None = option(
+        None, "What is learned: classification, multilabel, regression, tagging, …; told from the data when not given.",
+        panel=DATA,
+    )  # fmt: skip
+    max_samples: int | None = option(None, "Score a stratified subsample of so many items.", ge=2, panel=DATA)
+    on_bad_image: Literal["skip", "fail"] = option(
+        "skip",
+        "What to do about items that cannot be used (images that do not decode, texts without content): leave them "
+        "out with a warning, or list them in one error.",
+        panel=DATA,
+    )
+    trust: Literal["stat", "content"] = option(
+        "stat", "Whether files are known by size and time stamps, or read and hashed again.", panel=DATA, rerun=False
+    )
+    zoo: SkipValidation[ZooLike | None] = option(
+        None, "Zoo file; the shipped one when not given.", panel=SELECT, path=True
+    )
+    models: Words | None = option(
+        None, "Globs on names, comma-separated: 'resnet*,*lite*'.", panel=SELECT, complete="models"
+    )
+    tags: Words | None = option(
+        None, "Only models with one of these tags, comma-separated.", panel=SELECT, complete="tags"
+    )
+    layers: Words | None = option(
+        None, "Layers whose features are compared, comma-separated: 'last,blocks.8'. Each is a row of its own.",
+        panel=SELECT,
+    )  # fmt: skip
+    pooling: Words | None = option(
+        None,
+        "Poolings that are compared, comma-separated: own, avg, max, cls; of texts mean, cls, last, weighted, max; of "
+        "tagged words first, mean. Each is a row of its own.",
+        panel=SELECT,
+    )
+    proxies: SkipValidation[str | Sequence[ProxyLike] | None] = option(
+        None, "Proxies, comma-separated; 'selector proxies' lists them.", panel=SELECT, many=True, complete="proxies"
+    )
+    max_params: str | int | float | None = option(None, "Parameters at most: 30M.", panel=COST)
+    max_latency: str | int | float | None = option(
+        None, "Time for a single item on this device at most: 20ms.", panel=COST, unit="s"
+    )
+    max_memory: str | int | float | None = option(
+        None, "Memory at its peak for a single item at most: 4GB.", panel=COST
+    )
+    licence: Words | None = option(
+        None, "'permissive', or licences by name or glob: 'mit,apache-2.0,bsd-*'.", panel=COST, flags=("--license",)
+    )
+    cost: Literal["auto", "again", "off"] = option(
+        "auto", "Measure what models cost: when not known yet, again, not at all.", panel=COST
+    )
+    confirm: bool = option(False, "Fine-tune the leading models.", panel=CONFIRM, record=False, cli_default=True)
+    seed: int = option(0, "Of splits, subsamples and training.")
+    intervals: bool = option(True, "Compute 90 % intervals and the probabilities that rest on them.")
+    drop: Literal["auto", "off", "force"] = option("auto", "Stop models early that cannot reach the top k.")
+    precision: str = option("auto", "Of the extraction: auto, float32, bfloat16.")
+    backend: str = option("auto", "Of the extraction: auto, eager, compile, openvino.")
+
+    @field_validator("max_params", "max_latency", "max_memory")
+    @classmethod
+    def _readable(cls, value: str | int | float | None, info: Any) -> str | int | float | None:
+        readers: dict[str, Callable[[str | int | float], float]] = {
+            "max_params": parse_count, "max_memory": parse_size,
+            "max_latency": lambda latency: parse_duration(latency, needs_unit=True),
+        }  # fmt: skip
+        if value is not None and _quantity(info.field_name, value, readers[info.field_name]) == 0:
+            raise OptionError(
+                f"{info.field_name} must be more than 0, or every model is excluded. Got {value!r}.", info.field_name
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.drop == "force" and not self.intervals:
+            raise OptionError(
+                "drop is 'force', but models are stopped by their intervals, and those are off; leave one out.", "drop"
+            )
+        if self.cost == "off" and (self.max_latency is not None or self.max_memory is not None):
+            raise OptionError(
+                "max_latency and max_memory need models to be measured; cost must be 'auto' or 'again'. Got 'off'.",
+                "max_latency", "max_memory", "cost",
+            )  # fmt: skip
+        return self
+
+
+class ConfirmConfig(_Machine, _Training):
+    """The options of ``selector confirm`` and ``selector.confirm``."""
+
+    target: SkipValidation[Any] = option(
+        None, "The data, when the ranking was made from objects in memory and then saved.", cli=False, record=False
+    )
+    seed: int | None = option(None, "Of the training; the run's own when not given.")
+
+    @staticmethod
+    def training_fields() -> tuple[str, ...]:
+        """Names of the options that decide the measurements; ``ScanConfig`` has them too."""
+        return (*_Training.model_fields, "seed")
+
+    def training_record(self) -> dict[str, Any]:
+        """What decides the measurements: kept in ``run.json`` as ``confirm``."""
+        kept = {about.key for name, about in self.options() if name in self.training_fields()}
+        return {key: value for key, value in self.record().items() if key in kept}
+
+
+def words(value: str | Sequence[Any] | None) -> list[Any]:
+    """The parts of a comma-separated text, or those of a list.
+
+    >>> words("a, b"), words(["a", "b"]), words(None)
+    (['a', 'b'], ['a', 'b'], [])
+    """
+    parts = [] if value is None else value.split(",") if isinstance(value, str) else list(value)
+    return [part for part in (part.strip() if isinstance(part, str) else part for part in parts) if part != ""]
+
+
+def _quantity(name: str, value: str | int | float, read: Callable[[str | int | float], float]) -> float:
+    try:
+        return read(value)
+    except ConfigError as error:
+        raise OptionError(f"{name}: {error}", name) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Zoo) or (isinstance(value, Sequence) and any(isinstance(p, ModelSpec | dict) for p in value)):
+        return IN_MEMORY
+    if isinstance(value, str | int | float | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [part if isinstance(part, str | int | float) else _called(part) for part in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return str(getattr(value, "root", _called(value)))
+
+
+def _called(value: Any) -> str:
+    return str(getattr(value, "__name__", None) or type(value).__name__)
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+def _explained(config: type[Options], error: ValidationError) -> tuple[str, str]:
+    """The first error of pydantic as (option, message): which option, what it takes, what it got."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        known = list(config.model_fields)
+        return name, f"unknown option {name}{did_you_mean(name, known) or '; known: ' + ', '.join(known) + '.'}"
+    field = config.model_fields[name]
+    least = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
+    takes = _takes(field.annotation) + ("" if least is None else f" in the range [{least}, inf)")
+    return name, f"{name} must be {takes}. Got {_shown(first['input'])}."
+
+
+def _takes(annotation: Any) -> str:
+    """A type in words.
+
+    >>> _takes(Literal["a", "b"]), _takes(int | None), _takes(str | Sequence[str] | None)
+    ("'a' or 'b'", 'an int', 'a text or a list of texts')
+    """
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        parts = [_takes(part) for part in typing.get_args(annotation) if part is not type(None)]
+        return " or ".join(dict.fromkeys(parts))
+    if typing.get_origin(annotation) is Literal:
+        *first, last = [repr(value) for value in typing.get_args(annotation)]
+        return f"{', '.join(first)} or {last}" if first else last
+    named = {int: "an int", float: "a number", bool: "True or False", str: "a text"}
+    return named.get(annotation, "a list of texts")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: what is short as it is, an object as its type."""
+    if isinstance(value, str | int | float | None) and len(repr(value)) <= 80:
+        return repr(value)
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"

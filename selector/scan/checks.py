@@ -1,0 +1,132 @@
+"""What a call's options mean for this target and zoo, checked before anything runs: shared by a scan and its dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selector import data as targets
+from selector import tasks
+from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
+from selector.core.contracts import Modality, Target
+from selector.core.errors import ConfigError, OptionError, did_you_mean
+from selector.proxies import DEFAULT_PROXIES
+from selector.scan.scoring import proxy_name
+from selector.scan.selection import choose_models
+from selector.scan.variants import expand, reading_rows_of
+from selector.store import FeatureStore
+from selector.zoo import ModelSpec, licences
+from selector.zoo.limits import Limits
+from selector.zoo.variants import network_of
+
+
+def check_names(config: ScanConfig) -> tuple[list[ProxyLike], list[str]]:
+    """The proxies and their names; every name of the call is known.
+
+    Raises:
+        ConfigError: a proxy, strategy, precision, backend or device that there is not.
+    """
+    from selector.extract.backends import BACKENDS, PRECISIONS, check_choice
+
+    wanted: list[ProxyLike] = list(config.proxies or DEFAULT_PROXIES)
+    names = [proxy_name(proxy) for proxy in wanted]
+    check_choice("precision", config.precision, PRECISIONS)
+    check_choice("backend", config.backend, BACKENDS)
+    check_strategies(config)
+    return wanted, names
+
+
+def check_strategies(config: ScanConfig | ConfirmConfig) -> None:
+    """Every strategy is known.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    usual = type(config).model_fields["strategies"].default
+    if unusual := [name for name in config.strategies if name not in usual]:
+        from selector.tuning.strategies import registry  # imports torch, which a scan from the store does without
+
+        for name in unusual:
+            if name not in registry:
+                registry.get(name)  # raises, with the nearest known one
+
+
+def load_target(target: Any, config: ScanConfig) -> Target:
+    """The target of a run, from anything that ``selector.load_target`` takes."""
+    if isinstance(target, Target):
+        return target if config.max_samples is None else targets.subsample(target, config.max_samples, config.seed)
+    return targets.load_target(
+        target,
+        max_samples=config.max_samples,
+        seed=config.seed,
+        trust=config.trust,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        task=config.task,
+    )
+
+
+def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None:
+    """Options that depend on what the target holds.
+
+    Raises:
+        OptionError: the metric is none of its task, or a size of images is given and it holds none.
+    """
+    if config.resolution is not None and target.modality is not Modality.IMAGE:
+        raise OptionError(
+            f"resolution is the size of the images that models are trained at, and {target.name} holds "
+            f"{target.modality.noun}s. Got {config.resolution}; leave it out.",
+            "resolution",
+        )
+    task = tasks.task_for(target)
+    # a task without a list takes any name
+    known = None if task is None else getattr(task, "metric_names", None)
+    if config.metric is not None and known is not None and config.metric not in known:
+        raise OptionError(
+            f"metric: unknown metric '{config.metric}'{did_you_mean(config.metric, known) or '.'} "
+            f"Known: {', '.join(known)}.",
+            "metric",
+        )
+    if isinstance(config, ScanConfig) and target.modality is Modality.ROWS and limits_of(config):
+        raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
+
+
+def limits_of(config: ScanConfig) -> Limits:
+    """What a model may cost."""
+    return Limits.of(config.max_params, config.max_latency, config.max_memory, config.licence)
+
+
+def choose_specs(target: Target, config: ScanConfig) -> tuple[list[ModelSpec], bool]:
+    """The models to look at, each once a layer and pooling, and whether ``python:`` entries may run code.
+
+    Raises:
+        ConfigError: nothing matches, or a licence is none.
+    """
+    chosen, trusted = choose_models(
+        config.zoo, config.models, config.tags, trust_zoo=config.trust_zoo, modality=target.modality
+    )
+    licences.check(limits_of(config).licence, [spec.licence for spec in chosen if spec.licence])
+    return expand(reading_rows_of(chosen, target), config.layers, config.pooling), trusted
+
+
+def settled_top_k(config: ScanConfig, specs: Sequence[ModelSpec], confirming: bool) -> int:
+    """How many models are confirmed.
+
+    Raises:
+        OptionError: more than there are.
+    """
+    networks = len({network_of(spec) for spec in specs})
+    if config.top_k is None:
+        return min(TOP_K, networks)
+    if confirming and config.top_k > networks:
+        raise OptionError(
+            f"top_k is {config.top_k}, but only {networks} model(s) are selected; "
+            f"lower it to at most {networks} or select more models.",
+            "top_k",
+        )
+    return config.top_k
+
+
+def open_store(store: StoreLike | None) -> FeatureStore:
+    """The feature store of a call."""
+    return store if isinstance(store, FeatureStore) else FeatureStore(None if store is None else str(store))
