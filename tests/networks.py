@@ -84,3 +84,26 @@ def gives_nan() -> nn.Module:
 
 def explodes() -> nn.Module:
     raise RuntimeError("the factory exploded")
+
+
+class Drops(Blind):
+    """Gives two rows too few for every batch of more than four."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = super().forward(x)
+        return features[:-2] if len(x) > 4 else features
+
+
+class Widens(Blind):
+    """Gives more features the larger the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = super().forward(x)
+        return features if len(x) <= 4 else torch.cat([features, features], 1)
+
+
+class Noisy(Blind):
+    """Dropout that is never off."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5, training=True)

@@ -1,5 +1,8 @@
 """The engine: failures are outcomes, interrupts and fatal errors are not."""
 
+import gc
+import weakref
+
 import pytest
 
 from selector.core.engine import LocalEngine
@@ -39,3 +42,24 @@ def test_items_are_taken_one_at_a_time_so_that_results_can_steer_what_follows():
             yield 2
 
     assert [o.item for o in LocalEngine().map(seen.append, items())] == [1, 2]
+
+
+class _Big:
+    """Stands for a network: the weak reference says whether it is still in memory."""
+
+
+def test_a_failure_lets_go_of_what_failed() -> None:
+    held: list[weakref.ref[_Big]] = []
+
+    def job(item: int) -> None:
+        network = _Big()
+        held.append(weakref.ref(network))
+        try:
+            raise ValueError("inner")
+        except ValueError as error:
+            raise SourceError(f"{item} failed") from error
+
+    outcomes = list(LocalEngine().map(job, [1, 2]))
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
+    assert all("inner" in outcome.failure.traceback for outcome in outcomes)

@@ -182,3 +182,13 @@ def test_a_model_that_joins_reorders_nothing_with_a_prior_either(pool):
     for name in few:
         assert after[name].value == pytest.approx(before[name].value, abs=1e-12)
         assert after[name].low == pytest.approx(before[name].low, abs=1e-12)
+
+
+def test_identical_models_share_what_one_of_them_would_have(pool):
+    same = dict.fromkeys(("a", "b", "c", "d"), pool["good"])
+    evidence = combine({**same, "fair": pool["fair"]}, FACTS, top_k=2)
+    shares = [evidence[name].p_best for name in same]
+    assert shares == [shares[0]] * 4
+    assert sum(e.p_best for e in evidence.values()) == pytest.approx(1)
+    assert sum(e.p_top_k for e in evidence.values()) == pytest.approx(2)
+    assert all(evidence[name].mean_rank == pytest.approx(2.5, abs=0.05) for name in same)

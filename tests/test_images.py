@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+import selector.modalities.image
 from selector.modalities.image import UnreadableImage, content_hash, decode_rgb, image_size, pil_to_array, read_image
 
 RNG = np.random.default_rng(0)
@@ -247,3 +248,30 @@ def test_content_hash_tells_arrays_apart() -> None:
     assert content_hash(a.reshape(3, 4)) != content_hash(a.reshape(4, 3))
     assert content_hash(a) != content_hash(a.view(np.int8))
     assert content_hash(a.reshape(3, 4)) == content_hash(np.asfortranarray(a.reshape(3, 4)))
+
+
+@pytest.mark.parametrize(("high", "bits"), [(255, 8), (4095, 12), (65535, 16)])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_pictures_with_low_values_are_no_black_ones(high: int, bits: int, dtype: Any) -> None:
+    values = np.linspace(0, high, 12 * 15).round().astype(dtype).reshape(12, 15)
+    found = decode_rgb(encode(Image.fromarray(values), "TIFF"))[..., 0]
+    assert np.array_equal(found, (values >> (bits - 8)).astype(np.uint8))
+    assert found.max() == 255
+
+
+def test_the_range_that_a_tiff_states_counts() -> None:
+    values = np.array([[0, 200, 250]], np.uint16)
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "TIFF", tiffinfo={281: 1023})
+    assert decode_rgb(out.getvalue())[0, :, 0].tolist() == [0, 50, 62]
+
+
+def test_a_black_picture_of_16_bits_is_black() -> None:
+    assert decode_rgb(encode(Image.fromarray(np.zeros((3, 3), np.uint16)), "PNG")).max() == 0
+
+
+def test_a_guessed_range_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    selector.modalities.image._note_bits.cache_clear()
+    for _ in range(2):
+        decode_rgb(encode(Image.fromarray(np.full((3, 3), 3000, np.uint16)), "PNG"))
+    assert caplog.text.count("whose values stay below 4096 are read as images of 12 bits") == 1

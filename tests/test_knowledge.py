@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 import selector
 from selector.ranking.history import History, Result, default_path
 from selector.ranking.prior import ModelFacts
 from selector.scan.candidate import Candidate
-from selector.scan.past import Knowledge, facts_of, identity_of
+from selector.scan.past import Knowledge, facts_of, facts_of_candidate, identity_of
+from selector.store import FeatureStore
 from selector.zoo import ModelSpec, WeightsFile
 from tests.test_scan import FAST, TINY
 
@@ -161,3 +164,14 @@ def test_history_on_the_command_line(tmp_path, past):
     assert "no results in" in run("list").output
     assert json.loads(run("import", str(tmp_path / "h.jsonl"), "--json").stdout)["results"] == 16
     assert json.loads(run("list", "--json", "--file", str(tmp_path / "other.sqlite")).stdout) == []
+
+
+def test_facts_of_a_model_survive_the_removal_of_its_rows(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    entry = store.remember({"spec": 1}, {"entry": 1}, {"num_parameters": 1234, "num_features": 2})
+    candidate = Candidate(TINY[0], entry=entry)
+    entry.append(["00" * 16], np.ones((1, 2), np.float32))
+    before = facts_of_candidate(candidate)
+    shutil.rmtree(tmp_path / "store" / "entries")
+    assert facts_of_candidate(candidate) == before
+    assert before.parameters == 1234

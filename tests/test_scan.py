@@ -576,3 +576,33 @@ def test_what_a_proxy_warns_of_is_said_once_a_model_with_its_name(photos, tmp_pa
     assert [text.partition(": ")[0] for text in told] == ["tiny-resnet", "tiny-vit", "features"]
     assert "logme: 3 of 3 label columns did not settle within 2 steps" in told[0]
     assert logging.getLogger("selector.proxies").propagate
+
+
+def test_rows_that_vanish_beside_a_scan_are_told_and_extracted_again(photos, tmp_path, monkeypatch, caplog):
+    alone = selector.rank(photos, **FAST, store=tmp_path / "alone")
+    run, removed = scan.scoring.Scoring.run, []
+
+    def vanishing(self, candidate, rows):
+        if not removed:
+            for file in (tmp_path / "store").rglob("*.rows"):
+                file.unlink()
+            removed.append(candidate.spec.name)
+        return run(self, candidate, rows)
+
+    monkeypatch.setattr(scan.scoring.Scoring, "run", vanishing)
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store")
+    assert [(m.name, m.evidence) for m in ranking] == [(m.name, m.evidence) for m in alone]
+    assert f"{removed[0]}: 51 of its rows vanished from the store while this scan ran" in caplog.text
+
+
+def test_one_model_of_a_wrong_shape_fails_alone(photos, tmp_path):
+    zoo = [*TINY, *(ModelSpec(name=n, source=f"python:tests.networks:{n}") for n in ("Drops", "Widens", "Noisy"))]
+    ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store")
+    assert {m.name for m in ranking if m.status == "ok"} == {"tiny-resnet", "tiny-vit"}
+    reasons = {m.name: m.reason for m in ranking.failures}
+    assert "the network gives features of shape" in reasons["Drops"]
+    assert "a network must give one row an item" in reasons["Drops"]
+    assert "the network gives features of shape" in reasons["Widens"]
+    assert "a network must be deterministic: is dropout on" in reasons["Noisy"]
+    for name in ("Drops", "Widens", "Noisy"):
+        assert not ranking[name].rows

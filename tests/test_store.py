@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.core.errors import ConfigError, StoreError
+from selector.core.errors import ConfigError, SourceError, StoreError
 from selector.store import FeatureStore, RowsMissing, default_store, default_store_path
 from selector.store.documents import digest
 from tests.stored import IDENTITY, WIDTH, features, fill, hashes
@@ -44,7 +44,7 @@ def test_rows_come_back_in_any_order(store: FeatureStore) -> None:
     fill(entry, range(35))
     order = [30, 2, 17, 2, 34, 0]
     assert np.array_equal(entry.rows(hashes(order)), features(order))
-    assert len(entry) == 35
+    assert entry.stored == 35
     assert entry.num_features == WIDTH
     assert entry.rows([]).shape == (0, WIDTH)
 
@@ -99,7 +99,7 @@ def test_of_rows_stored_twice_the_first_is_used_always(store: FeatureStore) -> N
     entry = store.entry(IDENTITY)
     fill(entry, range(20))
     entry.append(hashes(range(15)), features(range(15)) + 1)  # as another backend's noise would be
-    assert len(entry) == 20
+    assert entry.stored == 20
     for _ in range(2):  # before and after merging
         assert np.array_equal(entry.rows(hashes(range(20))), features(range(20)))
     assert np.array_equal(FeatureStore(store.root).entry(IDENTITY).rows(hashes(range(20))), features(range(20)))
@@ -121,7 +121,7 @@ def test_an_entry_is_a_dictionary(steps: list[tuple[bool, list[int]]]) -> None:
                     assert np.array_equal(entry.rows(hashes(there)), features(there))
                 absent = list(dict.fromkeys(n for n in numbers if n not in known))
                 assert [numbers[i] for i in entry.missing(hashes(numbers))] == absent
-        assert len(entry) == len(known)
+        assert entry.stored == len(known)
 
 
 def test_hashes_that_share_half_or_are_plain_names(store: FeatureStore) -> None:
@@ -144,9 +144,9 @@ def test_another_process_sees_rows_at_once(store: FeatureStore) -> None:
 def test_wrong_shapes_are_refused_and_nothing_is_written(store: FeatureStore) -> None:
     entry = store.entry(IDENTITY)
     fill(entry, range(3))
-    with pytest.raises(StoreError, match=r"takes rows of shape \(2, 8\), one a hash. Got \(2, 9\)"):
+    with pytest.raises(SourceError, match=r"takes rows of shape \(2, 8\), one a hash. Got \(2, 9\)"):
         entry.append(hashes([5, 6]), np.zeros((2, 9)))
-    with pytest.raises(StoreError, match=r"shape \(2, 8\), one a hash. Got \(3, 8\)"):
+    with pytest.raises(SourceError, match=r"shape \(2, 8\), one a hash. Got \(3, 8\)"):
         entry.append(hashes([5, 6]), np.zeros((3, 8)))
     entry.append([], np.empty((0, WIDTH)))
     assert len(chunk_files(store)) == 1
@@ -320,7 +320,7 @@ def test_a_store_on_object_storage(remote: str, tmp_path: Path, monkeypatch: pyt
     with other.lock("x"):
         pass
     assert other.prune(max_bytes=0).entries == (entry.key,)
-    assert len(FeatureStore(remote).entry(IDENTITY)) == 0
+    assert FeatureStore(remote).entry(IDENTITY).stored == 0
 
 
 def test_a_damaged_copy_of_a_remote_chunk_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -662,7 +662,7 @@ def test_pruning_takes_the_least_recently_used(store: FeatureStore) -> None:
     assert pruned.bytes > 200 * WIDTH * 4
     assert {e.key for e in store.list_entries()} == {keys[0], keys[2]}
     assert FeatureStore(store.root).resolve({"s": 1}) is None
-    assert len(FeatureStore(store.root).entry({**IDENTITY, "weights": 0})) == 200
+    assert FeatureStore(store.root).entry({**IDENTITY, "weights": 0}).stored == 200
 
 
 def test_the_order_of_use_survives_a_clock_set_back(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -681,7 +681,7 @@ def test_pruning_by_age(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("selector.store.upkeep.time.time", lambda: now + 5 * 86_400)
     FeatureStore(store.root).resolve({"s": 2})
     assert set(store.prune(older_than=86_400).entries) == set(keys[:2])
-    assert len(FeatureStore(store.root).entry({**IDENTITY, "weights": 2})) == 200
+    assert FeatureStore(store.root).entry({**IDENTITY, "weights": 2}).stored == 200
 
 
 def test_a_cap_is_kept_while_writing_and_spares_what_is_in_use(
@@ -786,3 +786,9 @@ def test_damaged_members_of_a_tar_are_left_out(
     other.import_(tmp_path / "s.tar")
     assert "is damaged" in caplog.text
     assert other.entry(IDENTITY).missing(hashes(range(30))).tolist() == list(range(10))
+
+
+def test_an_entry_without_rows_is_still_an_entry(tmp_path: Path) -> None:
+    entry = FeatureStore(tmp_path / "store").entry(IDENTITY)
+    assert entry.stored == 0
+    assert bool(entry)

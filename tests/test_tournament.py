@@ -707,40 +707,36 @@ def test_a_second_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert second.best is not None
 
 
-@pytest.mark.parametrize(("mixed", "chosen"), [(0.5, True), (1.1, True), (1.9, False)])
-def test_a_network_trains_in_the_precision_that_is_faster_and_keeps_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixed: float, chosen: bool
+@pytest.mark.parametrize(
+    ("spec", "bf16", "chosen"),
+    [
+        (MNIST, True, True),
+        (MNIST, False, False),
+        (spec_of("timm:mobilenetv2_035", preprocess={"input_size": [3, 64, 64]}), True, False),
+        (spec_of("timm:mobileone_s0", preprocess={"input_size": [3, 64, 64]}), True, False),
+        (VIT, True, True),
+    ],
+)
+def test_the_precision_of_a_training_is_decided_by_the_network_and_not_by_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Any, bf16: bool, chosen: bool
 ) -> None:
-    target = small_target()
-    measured: list[bool] = []
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("timed")
 
-    def step(_: Workbench, loaded: Any, __: str, ___: int = 3) -> float:
-        measured.append(loaded.bf16)
-        return mixed if loaded.bf16 else 1.0
-
-    monkeypatch.setattr(Workbench, "measure_step", step)
-    for _ in range(2):  # the second bench finds what the first one measured
-        bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path), "cpu", 16, True)
-        bench.bf16 = True
-        loaded = bench.load(contestant(MNIST))
-        bench.settle_precision(loaded, "full")
-        assert loaded.bf16 is chosen
-    assert measured == [False, True]
-    solve(bench, loaded, math.inf)
-    prepare_start(bench, loaded)
-    record = bench.run(loaded, Candidate("mnist_cnn", "full", 0.003, 0), 2)
-    assert record is not None
-    assert record.facts["precision"] == ("bfloat16" if chosen else "float32")
-
-
-def test_single_precision_is_not_measured_where_bfloat16_is_slow(tmp_path: Path) -> None:
     target = small_target()
     bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path), "cpu", 16, True)
-    bench.bf16 = False
-    loaded = bench.load(contestant(MNIST))
-    bench.settle_precision(loaded, "full")
-    assert loaded.bf16 is False
-    assert not list(tmp_path.glob("precision-*"))
+    bench.bf16 = bf16
+    loaded = bench.load(contestant(spec))
+    with monkeypatch.context() as patch:
+        patch.setattr(Workbench, "measure_step", never)
+        bench.settle_precision(loaded)
+    assert loaded.bf16 is chosen
+    if spec is MNIST:
+        solve(bench, loaded, math.inf)
+        prepare_start(bench, loaded)
+        record = bench.run(loaded, Candidate("mnist_cnn", "full", 0.003, 0), 2)
+        assert record is not None
+        assert record.facts["precision"] == ("bfloat16" if chosen else "float32")
 
 
 def test_a_lane_that_the_budget_left_out_stays_out_when_the_run_goes_on(

@@ -90,4 +90,19 @@ def failure_of(error: BaseException) -> Failure:
     text = str(error) or type(error).__name__
     reason = text if isinstance(error, SelectorError) else f"{type(error).__name__}: {text}"
     trace = "".join(traceback.format_exception(error))
+    _let_go(error)
     return Failure(reason.splitlines()[0][:300], trace, error)
+
+
+def _let_go(error: BaseException) -> None:
+    """Drop the frames of an exception and of all that it came from: they hold the network and its tensors."""
+    seen: set[int] = set()
+    open_: list[BaseException | None] = [error]
+    while open_:
+        link = open_.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        link.__traceback__ = None
+        open_ += [link.__cause__, link.__context__]
+        open_ += link.exceptions if isinstance(link, BaseExceptionGroup) else ()

@@ -99,6 +99,20 @@ def reader(
     return decorate
 
 
+def refuse_masked(array: Any, what: str, where: str) -> None:
+    """A masked array whose gaps would be read as the values that lie beneath the mask.
+
+    Raises:
+        TargetError: some of its values are masked.
+    """
+    if isinstance(array, np.ma.MaskedArray) and (masked := np.ma.getmaskarray(array)).any():
+        row = int(np.flatnonzero(masked.reshape(len(masked), -1).any(axis=1))[0])
+        raise TargetError(
+            f"{where}: {what} are a masked array in which {int(masked.sum())} values are masked (first: row {row}); "
+            "fill them, or leave these rows out."
+        )
+
+
 def split_rank(split: str) -> int:
     """Position in the order train, val, test, unknown; so that the order of items is not the alphabet's."""
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)

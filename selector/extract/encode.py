@@ -21,7 +21,7 @@ from selector.core.contracts import Encoder, Progress, ProgressCallback, TextPre
 from selector.core.errors import ConfigError, SourceError
 from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
-from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, rows_of
+from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
 from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import parts
 from selector.modalities.text import Tokens
@@ -35,6 +35,9 @@ CHUNK_ROWS = 256  # rows written at once: what a kill can lose
 _CPU_BATCH = 16  # larger ones leave the cache: up to a third slower in eager torch, no faster in OpenVINO
 _GPU_BATCH = 128
 _JUDGE_AGAIN = 4 * JUDGED_ON  # rows from which a decision made on too few images is made anew
+
+
+_REPEATED = 1e-3  # of the features' own size; what a device adds up in another order differs by less
 
 
 class Runner:
@@ -99,7 +102,7 @@ class Runner:
     def _finish(self, pixels: Batch, pending: Callable[[], NDArray[np.float32]] | None) -> NDArray[np.float32]:
         if pending is not None:
             try:
-                return pending()[: rows_of(pixels)]
+                return self._checked(pending(), pixels)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -109,6 +112,50 @@ class Runner:
             self._halve()
         parts = [self._finish(part, self._start(part)) for part in _split(pixels, self.batch_size)]
         return np.concatenate(parts)
+
+    def _checked(self, features: NDArray[np.float32], pixels: Batch) -> NDArray[np.float32]:
+        """The rows of a batch, without those that fill it up.
+
+        Raises:
+            SourceError: not one row of the expected width for each item: a missing row would shift all that follow.
+        """
+        rows = rows_of(pixels) if isinstance(pixels, Tokens) else self.batch_size
+        expected = (rows, self.encoder.num_features)
+        if features.shape != expected:
+            raise SourceError(
+                f"{self.encoder.name}: the network gives features of shape {features.shape} for a batch of {rows} "
+                f"{'rows' if isinstance(pixels, Tokens) else 'items'}, expected {expected}; a network must give one row "
+                "an item, whatever the batch."
+            )
+        return features[: rows_of(pixels)]
+
+    def require_repeatable(self, items: Batch) -> None:
+        """Run a few items twice: a network with dropout on, or with noise of its own, has no features to speak of.
+
+        Raises:
+            SourceError: the two passes differ.
+        """
+        import torch
+
+        backend = self.resized(len(items))
+
+        def features() -> NDArray[np.float32]:
+            if backend is not None:
+                return backend.start(items)()
+            with torch.inference_mode():  # converting the network for so few would take longer than it is worth
+                found: NDArray[np.float32] = self.encoder.encode(ready(items, self.encoder.preprocess)).float().numpy()
+            return found
+
+        first, second = features(), features()
+        if first.shape != second.shape or not first.size:
+            return  # shapes are judged where rows are extracted
+        apart, size = float(np.abs(first - second).max()), float(np.abs(first).max())
+        if apart > _REPEATED * size:
+            raise SourceError(
+                f"{self.encoder.name}: two passes over the same {len(items)} items give features that differ by up to "
+                f"{apart:.2g} (the largest is {size:.2g}); a network must be deterministic: is dropout on, or does it add "
+                "noise?"
+            )
 
     def _halve(self) -> None:
         size = self.batch_size // 2

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXTRACTOR_VERSION = 4  # raised when the same encoder and image would give other features
+EXTRACTOR_VERSION = 5  # raised when the same encoder and image would give other features
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ class _Extraction:
         target = work.prepared.target
         hashes = target.row_hashes(rows)
         units = target.units_of(rows)
-        begun = next((entry for spec in specs if (entry := known.get(place_of(spec)))), None)
+        begun = next((entry for spec in specs if (entry := known.get(place_of(spec))) is not None), None)
         sample = items.longest_first(rows[:JUDGED_ON]) if isinstance(items, TokenTable) else rows[:JUDGED_ON]
         runner = open_runner(
             encoder,
@@ -361,6 +361,8 @@ class _Extraction:
             decided=dict(begun.meta) if begun is not None else None,
             store=work.store,
         )
+        if begun is None:
+            runner.require_repeatable(items.batch(sample[:2]))
         entries: list[Entry | None] = []
         missing = np.zeros(len(rows), bool)
         for spec, reading in zip(specs, encoder.outputs or (encoder,), strict=True):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import logging
 import os
 import struct
 import zlib
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from selector.core.contracts import RawImage
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -105,7 +108,8 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
     """Upright RGB pixels of an undecoded item.
 
     Grey is repeated over the channels, an alpha channel is dropped (as ``convert("RGB")`` does, so
-    that encoders see what they were trained with), 16-bit values keep their upper 8 bits, CMYK is
+    that encoders see what they were trained with), 16-bit values keep the upper 8 of the 8, 12 or 16 bits that are in
+    use (the file says how many, or its largest value does), CMYK is
     converted, of an animation the first frame is taken, and an EXIF orientation is applied (timm's
     own loader ignores it; people do not).
 
@@ -234,7 +238,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
             raise UnreadableImage(f"has 32-bit values ({low} to {high}); convert it to 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values >> (_bits(image, high) - 8)).astype(np.uint8)).convert("RGB")
     if mode == "F":
         values = np.asarray(image, dtype=np.float64)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
@@ -245,6 +249,35 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif mode in ("LA", "La"):
         image = image.convert("LA").convert("L")
     return image.convert("RGB")
+
+
+_MAX_SAMPLE_VALUE = 281  # TIFF
+
+
+def _bits(image: Image.Image, high: int) -> int:
+    """Bits of the range that the values of a picture with more than 8 bits a pixel use.
+
+    What the file says counts (TIFF's largest sample value; of PGM Pillow has scaled to 16 bits). Else cameras and
+    scanners write 12 bits, and converters 8, into 16 without saying so; taken at the full range they are black.
+    """
+    if image.format == "PPM":
+        return 16
+    said = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE)
+    said = said[0] if isinstance(said, tuple) and said else said
+    if isinstance(said, int) and 255 <= said <= 65535 and high <= said:
+        return said.bit_length()
+    bits = next(bits for bits in (8, 12, 16) if high < 1 << bits)
+    if bits < 16 and high > 0:
+        _note_bits(bits)
+    return bits
+
+
+@functools.cache  # once a process: a data set has thousands of such pictures
+def _note_bits(bits: int) -> None:
+    log.warning(
+        "images of 16 or 32 bits whose values stay below %d are read as images of %d bits, and not as nearly black ones",
+        1 << bits, bits,
+    )  # fmt: skip
 
 
 def _array_rgb(array: np.ndarray) -> NDArray[np.uint8]:

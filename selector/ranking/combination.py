@@ -317,7 +317,14 @@ def _probabilities(
     draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
     if blocks > 1:  # t with blocks - 1 degrees of freedom, as the intervals
         draws /= np.sqrt(rng.chisquare(blocks - 1, (DRAWS, 1)) / (blocks - 1))
-    order = np.argsort(-(values + draws), axis=1, kind="stable")
+    drawn = values + draws
+    order = np.argsort(-drawn, axis=1, kind="stable")
     best = np.bincount(order[:, 0], minlength=len(values)) / DRAWS
     top = np.bincount(order[:, :top_k].ravel(), minlength=len(values)) / DRAWS
-    return best, top, 1 + np.argsort(order, axis=1).mean(axis=0)
+    rank = 1 + np.argsort(order, axis=1).mean(axis=0)
+    # models that are the same in every draw (copies of one network) would be told apart by their place in the zoo alone
+    _, twins = np.unique(np.column_stack([values, deviations]), axis=0, return_inverse=True)
+    twins = twins.ravel()
+    counts = np.bincount(twins)
+    best, top, rank = (np.bincount(twins, column)[twins] / counts[twins] for column in (best, top, rank))
+    return best, top, rank

@@ -132,7 +132,7 @@ def facts_of(spec: ModelSpec, meta: Mapping[str, Any], cost: Cost | None = None)
 
 def facts_of_candidate(candidate: Candidate) -> ModelFacts:
     """As far as a scan has come with it."""
-    return facts_of(candidate.spec, candidate.entry.meta if candidate.entry else {}, candidate.cost)
+    return facts_of(candidate.spec, candidate.entry.meta if candidate.entry is not None else {}, candidate.cost)
 
 
 def known_facts(facts: ModelFacts) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
 from selector.core.engine import Engine
-from selector.core.errors import StoreError
+from selector.core.errors import SourceError, StoreError
 from selector.ranking.combination import LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
@@ -15,6 +16,8 @@ from selector.scan.scoring import Scoring
 from selector.scan.variants import SameNetwork, by_network
 from selector.store import RowsMissing
 from selector.zoo import ModelSpec
+
+log = logging.getLogger(__name__)
 
 DROP_FROM = 8  # models: below, a pool is too small for early stopping to pay
 ROUNDS = (0.25, 0.5, 1.0)
@@ -72,8 +75,18 @@ def _lost(running: Sequence[Candidate], top_k: int) -> list[Candidate]:
 def _score(candidate: Candidate, share: float, extraction: Extraction, scoring: Scoring) -> None:
     try:
         scoring.run(candidate, extraction.rows(share))
-    except RowsMissing:  # a damaged chunk was just set aside (the store said so): its rows are extracted again
+    except RowsMissing as error:  # a damaged chunk was set aside, or the store was pruned beside this scan
+        log.warning(
+            "%s: %d of its rows vanished from the store while this scan ran; they are extracted again",
+            candidate.spec.name, len(error.indices),
+        )  # fmt: skip
         extraction.run([SameNetwork((candidate,))], share)
         if candidate.failure:
             raise candidate.failure.error from None
-        scoring.run(candidate, extraction.rows(share))
+        try:
+            scoring.run(candidate, extraction.rows(share))
+        except RowsMissing:
+            raise SourceError(
+                f"{candidate.spec.name}: its rows vanish from the store as fast as they are extracted; end what removes "
+                "them, and run the same command again."
+            ) from None

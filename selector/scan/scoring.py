@@ -55,7 +55,8 @@ class Scoring:
                 key = self._key(candidate.entry, rows, facet, name, proxy)
                 stored = self.store.get("score", key) if key else None
                 if stored is None:
-                    features = features or feature_set(candidate.entry, rows, self.seed, facet)
+                    if features is None:
+                        features = feature_set(candidate.entry, rows, self.seed, facet)
                     with naming(candidate.spec.name, self._told):
                         stored = evaluate(features, proxy, self.intervals, self.seed)
                     if key:

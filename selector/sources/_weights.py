@@ -185,10 +185,54 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], mapping: str
             "Check the architecture and its kwargs"
             + (", or say 'mapping: by_position' if only the names differ." if mapping == "by_name" else ".")
         )
+    for key in own:
+        if key in state and (problem := _misfit(own[key].dtype, state[key].dtype)):
+            raise SourceError(f"{where}: {key} is {problem}; save the weights as floating-point numbers.")
     with_head = head <= set(state)
     own.update(state)  # into the network's own: it keeps the versions that some layers ask for
     module.load_state_dict(own)
     return with_head
+
+
+def _misfit(own: torch.dtype, found: torch.dtype) -> str:
+    """Why values of one type cannot stand for those of another without a word; empty where they can."""
+    import torch
+
+    name = str(found).removeprefix("torch.")
+    if own.is_floating_point and found.is_complex:
+        return f"{name}, whose imaginary part would be lost"
+    if own.is_floating_point and (not found.is_floating_point or torch.finfo(found).bits < 16):
+        return f"{name}, as quantised weights are, whose scale is not applied"
+    if not own.is_floating_point and not own.is_complex and (found.is_floating_point or found.is_complex):
+        return f"{name}, where the network has whole numbers"
+    return ""
+
+
+_WHOLE_ON_DISK = ("F64", "F32", "F16", "BF16", "I64", "BOOL")
+"""Types of safetensors that hold weights as they are, or positions and counters."""
+
+
+def refuse_quantised(path: Path, name: str) -> None:
+    """Refuse weights that another library would cast without their scale, from the header of the file.
+
+    Raises:
+        SourceError: a tensor of 8 bits, or of another type that needs a scale or loses a part.
+    """
+    if path.suffix != ".safetensors":
+        return  # read as tensors by ``read_state_dict``, and checked against the network
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            types = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError):
+        return  # loading says what is wrong with the file
+    for key, kind in types.items():
+        if kind not in _WHOLE_ON_DISK:
+            raise SourceError(
+                f"{name}: {key} in {path} is {kind}, as quantised weights are, whose scale is not applied; take weights in "
+                "floating point."
+            )
 
 
 def refuse_kwargs(name: str, kwargs: Mapping[str, Any], reserved: Collection[str]) -> None:

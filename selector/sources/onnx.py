@@ -7,7 +7,7 @@ that ``layer`` names, pooled to (B, D).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,10 @@ class OnnxEncoder(Encoder):
         for start in range(0, len(rows), self._rows):  # exported with a fixed batch: cut to it, fill the last
             part = rows[start : start + self._rows]
             filled = np.concatenate([part, np.zeros((self._rows - len(part), *part.shape[1:]), part.dtype)])
-            parts.append(np.asarray(self._session.run([self._output], {self._input: filled})[0])[: len(part)])
+            out = np.asarray(self._session.run([self._output], {self._input: filled})[0])
+            if len(out) != self._rows:
+                raise SourceError(f"{self.name}: the network gives {len(out)} rows for a batch of {self._rows} images.")
+            parts.append(out[: len(part)])
         return np.concatenate(parts)
 
     def _pooled(self, out: np.ndarray) -> np.ndarray:
@@ -205,7 +208,6 @@ def _file(spec: ModelSpec) -> Path:
 def _external(spec: ModelSpec, path: Path) -> list[Path]:
     """Files beside the model that hold its larger weights."""
     import onnx
-    from onnx.external_data_helper import uses_external_data
 
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -213,8 +215,8 @@ def _external(spec: ModelSpec, path: Path) -> list[Path]:
         raise SourceError(f"{spec.name}: {path} is not an ONNX file, or it is damaged: {_first_line(error)}") from error
     named = {
         entry.value
-        for tensor in model.graph.initializer
-        if uses_external_data(tensor)
+        for tensor in _tensors(model)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
@@ -225,6 +227,21 @@ def _external(spec: ModelSpec, path: Path) -> list[Path]:
         if not file.is_file():
             raise WeightsMissing(f"{spec.name}: {path} keeps weights in {file.name}, which is not beside it.")
     return files
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor of a model, wherever it stands: initializers, constants, sparse ones, subgraphs, functions.
+
+    Found by walking the file's own structure, so that a place that a later version of the format adds is found too.
+    """
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in [value] if hasattr(value, "ListFields") else value:
+            if field.message_type.name == "TensorProto":
+                yield part
+            else:
+                yield from _tensors(part)
 
 
 def _count(path: Path) -> int:

@@ -279,6 +279,7 @@ def _fixed(module: Any) -> bool:
 
 def _pretrained(spec: ModelSpec, network: Any) -> nn.Module:
     file = _pretrained_file(spec)
+    _weights.refuse_quantised(file, spec.name)
     # timm reads safetensors itself; of other formats it gets tensors that were read without running code
     weights: dict[str, Any] = (
         {"file": str(file)} if file.suffix == ".safetensors" else {"state_dict": _weights.read_state_dict(file)}

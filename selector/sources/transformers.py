@@ -229,6 +229,9 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
             return create_backbone(config)
     files.fetched(spec.name)
     require_built_in(spec.name, files.read("config.json"))
+    for file in files.weights:
+        if files.folder is not None:
+            _weights.refuse_quantised(files.folder / file.filename, spec.name)
     return _pretrained(spec, files)
 
 

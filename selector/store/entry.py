@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from selector.core.errors import StoreError
+from selector.core.errors import SourceError, StoreError
 from selector.store.container import Blocks, Container, Damaged, pack
 from selector.store.documents import set_aside
 from selector.store.files import Layered
@@ -71,10 +71,11 @@ class Entry:
         self._index = _Index.of({})
 
     def __repr__(self) -> str:
-        return f"Entry({self.key}, {len(self)} rows)"
+        return f"Entry({self.key}, {self.stored} rows)"
 
-    def __len__(self) -> int:
-        """Distinct rows stored."""
+    @property
+    def stored(self) -> int:
+        """Distinct rows stored. Not ``__len__``: an entry without rows is an entry, and must not be false."""
         self._refresh()
         return self._index.distinct
 
@@ -104,12 +105,13 @@ class Entry:
             rows: (N, D), kept as float32.
 
         Raises:
-            StoreError: shapes that do not fit, or a disk that is full.
+            SourceError: shapes that do not fit: the network gives something else than it did or said.
+            StoreError: a disk that is full.
         """
         rows = np.ascontiguousarray(rows, dtype="<f4")
         width = self.num_features
         if rows.ndim != 2 or len(rows) != len(hashes) or (width is not None and rows.shape[1] != width):
-            raise StoreError(
+            raise SourceError(
                 f"entry {self.key} takes rows of shape ({len(hashes)}, {width or 'D'}), one a hash. Got {rows.shape}."
             )
         if not len(rows):

@@ -6,7 +6,9 @@ strings would be as wide as its longest one, rows times.
 
 from __future__ import annotations
 
+import decimal
 import math
+import numbers
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -76,7 +78,9 @@ def is_gap(label: Any) -> bool:
     """Whether a label is missing: None, blank, NaN or pandas' own gaps."""
     if label is None or isinstance(label, str):
         return label is None or not label.strip()
-    return (isinstance(label, float) and math.isnan(label)) or type(label).__name__ in _GAPS
+    # numpy's own floats (in an array of objects) are Real but no float; a Decimal is neither
+    number = isinstance(label, numbers.Real | decimal.Decimal)
+    return (number and math.isnan(label)) or type(label).__name__ in _GAPS
 
 
 def kind_of(values: Any, fixed_names: bool) -> LabelKind:
@@ -186,6 +190,7 @@ def encode_classes(
         TargetError: a label that is missing or no class; class names that differ by case only; one class.
     """
     raw = raw.tolist() if isinstance(raw, np.ndarray) else list(raw)
+    raw = [label.item() if isinstance(label, np.generic) else label for label in raw]  # of an array of objects
     notes: list[str] = []
     for name, label in zip(names(), raw, strict=True):
         _check_label(label, where, name)
@@ -215,7 +220,7 @@ def encode_classes(
 
 
 def _check_label(label: Any, where: str, name: str) -> None:
-    if is_gap(label) or (isinstance(label, float) and math.isinf(label)):
+    if is_gap(label) or (isinstance(label, numbers.Real | decimal.Decimal) and math.isinf(label)):
         raise TargetError(f"{where}: {name} has no label; give it one or remove it.")
     if isinstance(label, list | tuple):
         raise TargetError(

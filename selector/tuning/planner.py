@@ -156,7 +156,7 @@ def _prepare(field: Field) -> None:
     """Solve the heads at the training resolution and measure a step of every lane."""
 
     def measure(lane: Lane) -> float:
-        field.bench.settle_precision(lane.loaded, lane.strategy)
+        field.bench.settle_precision(lane.loaded)
         prepare_start(field.bench, lane.loaded, field.clock.deadline())
         if lane.label in field.clock.state.get("step_seconds", {}):
             return float(field.clock.state["step_seconds"][lane.label])

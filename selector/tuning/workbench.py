@@ -27,13 +27,12 @@ from selector.core.contracts import (
 )
 from selector.core.engine import LocalEngine
 from selector.core.errors import SourceError, StoreError, TrainingError
-from selector.core.system import cpu_model
 from selector.extract.inputs import ready
 from selector.tuning import strategies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Candidate, Loaded
 from selector.tuning.strategies._head import set_head
-from selector.tuning.strategies._kinds import bf16_helps, is_classic, is_modern
+from selector.tuning.strategies._kinds import bf16_helps, is_classic, is_depthwise, is_modern
 from selector.tuning.strategies._loop import Normalise, Optimiser, PixelBatches, Settings, predict, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.types import Contestant
@@ -42,8 +41,6 @@ log = logging.getLogger(__name__)
 
 RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "adamw": (1e-4, 3e-4, 1e-3)}
 """By preference: with a small budget only the first is tried. Their evidence is in docs/confirm.md."""
-
-CLEARLY_FASTER = 1.2  # by so much must single precision win to be taken
 
 
 @dataclass
@@ -124,26 +121,16 @@ class Workbench:
         loaded.build_seconds = time.perf_counter() - begun
         return module
 
-    def settle_precision(self, loaded: Loaded, strategy: str) -> None:
-        """Mixed precision or single, whichever trains this network faster here.
+    def settle_precision(self, loaded: Loaded) -> None:
+        """Mixed precision or single, by a rule: on a CPU depthwise networks train in float32, all others in bfloat16
+        where the device multiplies in it.
 
-        Measured once a network and machine, at the first resolution that is asked for, and remembered
-        beside the trainings: precision is part of their address, so a later call must not decide otherwise.
+        Not by the clock: precision is part of the address of a training and of its figures, so that two runs of the
+        same seed would differ by how busy the machine was.
         """
-        loaded.bf16 = self.bf16
-        if not self.bf16 or torch.device(self.device).type != "cpu":
-            return
-        asked = {"encoder": loaded.encoder.identity, "cpu": cpu_model(), "batch_size": self.batch_size}
-        name = f"precision-{self.journal.key(asked)}"
-        found = self.journal.read_json(name)
-        if found is None:
-            loaded.bf16 = False
-            single = self.measure_step(loaded, strategy, 2)
-            loaded.bf16 = True
-            found = {"single": single, "mixed": self.measure_step(loaded, strategy, 2)}
-            self.journal.write_json(name, found)
-        # near enough to each other, the usual one: it needs half the memory
-        loaded.bf16 = float(found["mixed"]) <= CLEARLY_FASTER * float(found["single"])
+        on_cpu = torch.device(self.device).type == "cpu"
+        module = loaded.encoder.module
+        loaded.bf16 = self.bf16 and not (on_cpu and module is not None and is_depthwise(module))
 
     def measure_step(self, loaded: Loaded, strategy: str, steps: int = 3) -> float:
         """Seconds of one step, from those after a first; the module is thrown away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from typing import Any
 
 import numpy as np
@@ -153,3 +154,29 @@ def test_dict_of_splits() -> None:
 def test_dict_of_splits_bad_input(data: Any, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         load_target(data)
+
+
+def test_masked_arrays_are_not_read_beneath_their_mask() -> None:
+    labels = np.ma.masked_equal(LABELS, 2)
+    with pytest.raises(TargetError, match="row 2 has no label"):
+        load_target((IMAGES, labels))
+    images = np.ma.masked_array(IMAGES, mask=np.zeros(IMAGES.shape, bool))
+    images.mask[3, 0, 0, 0] = True
+    with pytest.raises(
+        TargetError, match=r"the images are a masked array in which 1 values are masked \(first: row 3\)"
+    ):
+        load_target((images, LABELS))
+    with pytest.raises(TargetError, match="the features are a masked array"):
+        load_target((np.ma.masked_invalid(np.array([[1.0, np.nan]] * 18)), LABELS))
+    whole = load_target((IMAGES, np.ma.masked_array(LABELS, mask=False)))
+    assert whole.counts() == {"train": 12, "val": 3, "test": 3}
+
+
+@pytest.mark.parametrize(
+    "gap", [np.float32("nan"), np.float64("nan"), decimal.Decimal("NaN"), np.float16("inf"), np.ma.masked]
+)
+def test_a_gap_in_labels_of_any_type_is_no_class(gap: Any) -> None:
+    labels = np.array(["a", "b", "c"] * 6, dtype=object)
+    labels[7] = gap
+    with pytest.raises(TargetError, match="row 7 has no label"):
+        load_target((IMAGES, labels), task="classification")

@@ -19,7 +19,7 @@ from torch import nn
 from selector import sources
 from selector.core.contracts import Encoder, Preprocess, Progress
 from selector.core.errors import ConfigError, SourceError
-from selector.extract import decide as deciding
+from selector.extract import backend_choice as deciding
 from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import why_not
 from selector.extract.backends.eager import has_bfloat16
@@ -199,7 +199,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     runner, entry = prepared(FeatureStore(tmp_path), Small(Broken(), 3), pixels)
     with pytest.raises(SourceError, match=r"small: features are not finite \(NaN or infinity\) in float32"):
         extract_rows(runner, entry, pixels, pixels.hashes, np.arange(40))
-    assert len(entry) == 0
+    assert entry.stored == 0
 
 
 def test_an_error_while_reading_pixels_is_passed_on(small: Small, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_an_error_while_reading_pixels_is_passed_on(small: Small, tmp_path: Path
     runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
     with pytest.raises(OSError, match="the disk went away"):
         extract_rows(runner, entry, pixels, pixels.hashes, np.arange(400))
-    assert len(entry) == CHUNK_ROWS
+    assert entry.stored == CHUNK_ROWS
 
 
 # ---------------------------------------------------------------------------- memory

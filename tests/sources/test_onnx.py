@@ -122,3 +122,49 @@ def test_files_and_settings_that_are_wrong(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
     with pytest.raises(SourceError, match=r"onnxruntime is not installed; run: pip install 'zoo-selector\[onnx\]'"):
         registry.get("onnx").identify(model(tmp_path / "n.onnx"))
+
+
+@pytest.mark.parametrize("place", ["constant", "subgraph"])
+def test_weights_beside_the_file_are_in_the_identity_wherever_they_stand(tmp_path: Path, place: str) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=weights.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="w.bin")
+    (tmp_path / "w.bin").write_bytes(weights.tobytes())
+    nodes = [helper.make_node("ReduceMean", ["image"], ["mean"], axes=[2, 3], keepdims=0)]
+    if place == "constant":
+        nodes.append(helper.make_node("Constant", [], ["w"], value=tensor))
+    else:
+        branch = helper.make_graph(
+            [helper.make_node("Constant", [], ["w"], value=tensor)],
+            "branch", [], [helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 4])],
+        )  # fmt: skip
+        true = numpy_helper.from_array(np.array(True), "yes")
+        nodes += [
+            helper.make_node("Constant", [], ["yes"], value=true),
+            helper.make_node("If", ["yes"], ["w"], then_branch=branch, else_branch=branch),
+        ]
+    nodes.append(helper.make_node("MatMul", ["mean", "w"], ["out"]))
+    graph = helper.make_graph(
+        nodes,
+        "beside",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", 3, 16, 16])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["b", 4])],
+    )
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    file = tmp_path / "n.onnx"
+    file.write_bytes(built.SerializeToString())
+    before = registry.get("onnx").identify(model(file))
+    (tmp_path / "w.bin").write_bytes((2 * weights).tobytes())
+    assert registry.get("onnx").identify(model(file)) != before
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    text = built.SerializeToString().replace(b"w.bin", b"../ww")
+    (inside / "n.onnx").write_bytes(text)
+    (tmp_path / "ww").write_bytes(weights.tobytes())
+    onnx.load(inside / "n.onnx", load_external_data=False)
+    with pytest.raises(SourceError, match="keeps weights outside its folder"):
+        registry.get("onnx").identify(model(inside / "n.onnx"))

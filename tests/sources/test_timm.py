@@ -591,3 +591,36 @@ def test_licences_are_those_that_timm_states() -> None:
     }
     assert {name: source.licence(ModelSpec(source=f"timm:{name}")) for name in stated} == stated
     assert source.licence(ModelSpec(source="timm:resnet50", weights="none")) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (torch.int8, "is int8, as quantised weights are, whose scale is not applied"),
+        (torch.complex64, "is complex64, whose imaginary part would be lost"),
+        (torch.float8_e4m3fn, "is float8_e4m3fn, as quantised weights are"),
+    ],
+)
+def test_weights_of_another_type_are_not_cast_without_a_word(tmp_path: Path, dtype: torch.dtype, said: str) -> None:
+    state = network("test_resnet").state_dict()
+    state["conv1.weight" if "conv1.weight" in state else next(iter(state))] = next(iter(state.values())).to(dtype)
+    torch.save(state, tmp_path / "w.pth")
+    weights = WeightsFile(file="w.pth", base=str(tmp_path))
+    with pytest.raises(SourceError, match=said):
+        load(ModelSpec(source="timm:test_resnet", weights=weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_another_floating_point_type_load(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network("test_resnet").state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    assert load(ModelSpec(source="timm:test_resnet", weights=WeightsFile(file="w.pth", base=str(tmp_path))))
+
+
+def test_quantised_weights_of_the_hub_are_refused(home: Path) -> None:
+    state = {k: v.to(torch.int8) if v.ndim == 4 else v for k, v in network("test_vit").state_dict().items()}
+    save_file(state, home / "w.safetensors")
+    files = {"config.json": b'{"architecture": "test_vit"}', "model.safetensors": (home / "w.safetensors").read_bytes()}
+    cached(home, "org/int8", files)
+    with pytest.raises(SourceError, match="is I8, as quantised weights are, whose scale is not applied"):
+        load(ModelSpec(source="timm:hf-hub:org/int8"))

@@ -10,7 +10,7 @@ import numpy as np
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._items import ListItems
-from selector.data.reader import Found, Options, reader
+from selector.data.reader import Found, Options, reader, refuse_masked
 from selector.modalities.image import content_hash
 
 
@@ -32,6 +32,8 @@ def _accepts(x: Any, options: Options) -> bool:
 def _read(x: tuple[np.ndarray | list[np.ndarray], Sequence[Any] | np.ndarray], options: Options) -> Table:
     images, labels = x
     where = options.name or "arrays"
+    for part in [images] if isinstance(images, np.ndarray) else images:
+        refuse_masked(part, "the images", where)
     if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
         raise TargetError(
             f"{where}: images are {images.dtype} {images.shape}; expected uint8 (N, H, W) or (N, H, W, 1|3|4). "

@@ -12,7 +12,7 @@ from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._columns import STRINGS
 from selector.data._items import ListItems
-from selector.data.reader import Found, Options, reader
+from selector.data.reader import Found, Options, reader, refuse_masked
 from selector.modalities.image import content_hash
 
 
@@ -34,6 +34,7 @@ def _accepts(x: Any, options: Options) -> bool:
 def _read(x: tuple[np.ndarray, Sequence[Any] | np.ndarray], options: Options) -> Table:
     features, labels = x
     where = options.name or "features"
+    refuse_masked(features, "the features", where)
     if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
         raise TargetError(f"{where}: features are {features.dtype} {features.shape}; expected floats (N, D).")
     rows = np.ascontiguousarray(features, dtype=np.float32)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from selector.core.contracts import Encoder, Modality
+from selector.core.errors import SourceError
 from selector.extract.backends import Backend
 from selector.extract.backends.embedding import share_embedding
 from selector.extract.backends.folding import folded, shared_copy
@@ -66,6 +67,8 @@ class EagerBackend:
 
 
 def _to_numpy(features: torch.Tensor) -> NDArray[np.float32]:
+    if features.is_complex():
+        raise SourceError("the network gives complex features, of which the imaginary part would be lost.")
     array: NDArray[np.float32] = features.float().cpu().numpy()
     return array
 

@@ -36,6 +36,14 @@ def is_classic(module: nn.Module) -> bool:
     return bool(convolutions) and not depthwise and not is_modern(module)
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether three tenths of the layers or more are depthwise convolutions (EfficientNet, MobileNet v2, ConvNeXt): their
+    backward passes are slow in bfloat16 on a CPU, more than the other layers gain."""
+    layers = [child for child in module.modules() if isinstance(child, nn.Conv1d | nn.Conv2d | nn.Linear)]
+    depthwise = [c for c in layers if not isinstance(c, nn.Linear) and c.groups == c.in_channels > 1]
+    return len(depthwise) >= 0.3 * max(1, len(layers))
+
+
 def bf16_helps(device: str) -> bool:
     """Whether this device multiplies bfloat16 faster than float32."""
     kind = torch.device(device)
