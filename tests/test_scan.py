@@ -606,3 +606,13 @@ def test_one_model_of_a_wrong_shape_fails_alone(photos, tmp_path):
     assert "a network must be deterministic: is dropout on" in reasons["Noisy"]
     for name in ("Drops", "Widens", "Noisy"):
         assert not ranking[name].rows
+
+
+def test_a_proxy_that_raises_is_an_empty_cell_that_names_it(photos, tmp_path):
+    def broken(features):
+        raise TypeError("no such thing")
+
+    ranking = selector.rank(photos, **{**FAST, "proxies": ["knn", broken]}, store=tmp_path / "store")
+    assert [m.status for m in ranking] == ["ok", "ok"]
+    assert all(m.scores["broken"].reason == "proxy 'broken' raised TypeError: no such thing" for m in ranking)
+    assert all(m.evidence is not None for m in ranking)

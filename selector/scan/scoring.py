@@ -59,7 +59,7 @@ class Scoring:
                         features = feature_set(candidate.entry, rows, self.seed, facet)
                     with naming(candidate.spec.name, self._told):
                         stored = evaluate(features, proxy, self.intervals, self.seed)
-                    if key:
+                    if key and not stored.pop("crashed", False):  # a mended proxy is asked again
                         self.store.put("score", key, stored)
                 called = score_key(facet, name, len(rows.facets))
                 if "reason" not in stored:
@@ -136,6 +136,10 @@ def evaluate(features: FeatureSet, proxy: ProxyLike, intervals: bool, seed: int)
         return {"reason": f"{NOT_APPLICABLE}: {error}"}
     except ProxyError as error:
         return {"reason": str(error)}
+    except Exception as error:
+        name = proxy_name(proxy)
+        log.info("proxy '%s' raised %s", name, type(error).__name__, exc_info=error)
+        return {"reason": f"proxy '{name}' raised {type(error).__name__}: {error}", "crashed": True}
     return {
         "value": float(score.value),
         "low": score.low,
