@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 import xxhash
 
+from selector.core.errors import SourceError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -115,6 +117,10 @@ class Preprocess:
         values = [round(255 * value) for value in self.mean]
         red, green, blue = values if len(values) == 3 else values[:1] * 3
         return red, green, blue
+
+    def on_canvas(self, size: tuple[int, int]) -> Preprocess:
+        """For whole pictures squashed to (height, width): places in relative coordinates stay what they are."""
+        return replace(self, input_size=(self.input_size[0], *size), crop_mode="squash", crop_pct=1.0)
 
     def overridden(self, changes: Mapping[str, Any]) -> Preprocess:
         """A copy with the given fields changed (lists, as YAML gives them, become tuples)."""
@@ -275,9 +281,59 @@ class Encoder(ABC):
         """
         raise NotImplementedError(f"{self.name} is read in one place only")
 
-    def feature_map(self, batch: torch.Tensor) -> torch.Tensor:
-        """Spatial features (B, D, h, w), for encoders that have them."""
-        raise NotImplementedError(f"{self.name} gives no spatial features")
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell of each feature map, the finest first; read from a real pass.
+
+        Raises:
+            SourceError: the network gives no maps.
+        """
+        raise SourceError(f"{self.name} gives no feature maps; segmentation and detection need a network that does.")
+
+    def maps(self, batch: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+        """(stride, map (B, C, h, w)) of a normalised batch, the finest first: the last map of each stage.
+
+        A plain vision transformer gives several depths, all at the stride of its patches, without its
+        class and register tokens.
+
+        Raises:
+            SourceError: the network gives no maps.
+        """
+        return self.encode_maps(batch)[1]
+
+    def encode_maps(self, batch: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, torch.Tensor]]]:
+        """What ``encode`` and ``maps`` give, from one forward pass."""
+        _ = self.strides
+        raise NotImplementedError
+
+    def on_canvas(self, size: tuple[int, int]) -> Encoder:
+        """The same network for whole pictures squashed to (height, width), weights shared where they can be.
+
+        Its ``preprocess`` says so (``Preprocess.on_canvas``), and with it the address of what is extracted.
+
+        Raises:
+            SourceError: the network gives no maps, or not at that size; the size is no multiple of its
+                largest stride.
+        """
+        _ = self.strides
+        raise NotImplementedError
+
+    def map_module(self, input_size: tuple[int, int] | None = None) -> nn.Module:
+        """A fresh trainable module, normalised batch -> maps, the finest first, with this encoder's weights.
+
+        It has ``strides`` and ``channels``, an entry a map, and the architecture as ``network``, so that
+        a block of ``blocks`` is its submodule ``network.<block>``. In eval mode.
+
+        Raises:
+            SourceError: as for ``on_canvas``, or the network cannot be trained (ONNX).
+        """
+        _ = self.strides
+        raise NotImplementedError
+
+    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """How ``build`` of the same source makes the module of ``map_module`` again without weights: plain JSON."""
+        _ = self.strides
+        raise NotImplementedError
 
     def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
         """A fresh torch module, batch -> (B, num_outputs), with this encoder's weights.

@@ -294,7 +294,7 @@ def extract_together(
     written = 0
     unit = f"{runner.encoder.modality.noun}s" if keys is None else "rows"
     progress(Progress("extract", 0, total, unit, model))
-    for rows in chain(judged, runner.stream(_prefetched(pixels, batches))):
+    for rows in chain(judged, runner.stream(prefetched(pixels, batches))):
         done += len(rows)
         write = done - written >= rows_a_chunk or done == total
         for writer, part in zip(writers, parts(runner.encoder, rows), strict=True):
@@ -380,7 +380,7 @@ def _still_valid(
     )
 
 
-def _prefetched(pixels: Batches, parts: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+def prefetched(pixels: Batches, parts: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
     """Prepared batches; the next one is read while the caller works on this one."""
     with ThreadPoolExecutor(1, thread_name_prefix="selector-pixels") as pool:
         following = deque(pool.submit(pixels.batch, part) for part in parts[:2])

@@ -29,7 +29,7 @@ from selector.core.errors import TargetError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from selector.core.contracts import RawImage
+    from selector.core.contracts import Items, RawImage
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "UnreadableImage",
+    "canvas_of",
     "content_hash",
     "decode_rgb",
     "image_size",
@@ -52,6 +53,7 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
 )
 
+_CANVAS_SAMPLE = 200
 _ORIENTATION = 0x0112
 # what decoders raise on damaged input: each was met on a fuzzed file, none says anything else
 DAMAGE = (
@@ -166,6 +168,43 @@ def image_size(raw: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(raw), formats=_formats()) as image:
             return image.size[1], image.size[0]
+    except (*DAMAGE, Image.DecompressionBombError):
+        return 0, 0
+
+
+def canvas_of(items: Items, short_side: int, multiple: int = 32) -> tuple[int, int]:
+    """The (height, width) that whole pictures of a target are squashed to, so that all of a batch have one shape.
+
+    Its aspect is the median of the pictures', its short side ``short_side``, and both are rounded to multiples
+    of ``multiple``. A place in relative coordinates is the same in a picture, on the canvas, in the mask and
+    for the boxes.
+
+    Args:
+        items: undecoded images; of many, 200 spread over the target are looked at.
+        short_side: pixels; the native side of an encoder, or what is asked for.
+
+    Raises:
+        UnreadableImage: the header of none of them can be read.
+    Cost: the headers of up to 200 images.
+    """
+    looked_at = np.unique(np.linspace(0, len(items) - 1, min(len(items), _CANVAS_SAMPLE)).round().astype(int))
+    sizes = [_upright_size(items[int(index)]) for index in looked_at]
+    logs = [np.log(width / height) for height, width in sizes if height and width]
+    if not logs:
+        raise UnreadableImage("is needed: the size of no image of the target can be read")
+    aspect = float(np.exp(np.median(logs)))
+    height, width = (short_side, short_side * aspect) if aspect >= 1 else (short_side / aspect, short_side)
+    return max(1, round(height / multiple)) * multiple, max(1, round(width / multiple)) * multiple
+
+
+def _upright_size(raw: RawImage) -> tuple[int, int]:
+    """(height, width) as decoded, its EXIF orientation applied; (0, 0) when the header cannot be read."""
+    if isinstance(raw, np.ndarray):
+        return int(raw.shape[0]), int(raw.shape[1])
+    try:
+        with Image.open(io.BytesIO(raw), formats=_formats()) as image:
+            width, height = image.size
+            return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
     except (*DAMAGE, Image.DecompressionBombError):
         return 0, 0
 

@@ -6,6 +6,7 @@ module (width, blocks, heads, other resolutions) is worked out here from real fo
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import random
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from selector.core.contracts import Encoder, Preprocess
 from selector.core.errors import SourceError, did_you_mean
 from selector.sources._blocks import blocks_by_structure, in_forward_order
+from selector.sources._maps import MapNetwork, MapTaps, find_taps, run
 from selector.sources._network import Network
 from selector.zoo import ModelSpec, Pooling
 
@@ -81,11 +83,11 @@ class FeaturePath:
         if self.kind == "features":
             return cast(Tensor, module.forward_features(batch))
         if self.kind == "forward":
-            return _tensor(_own_forward(module, batch))
+            return _tensor(run(module, batch, whole=True))
         outputs: list[Any] = []
         handle = module.get_submodule(self.layer).register_forward_hook(lambda _m, _i, out: outputs.append(out))
         try:
-            module.forward_features(batch) if hasattr(module, "forward_features") else _own_forward(module, batch)
+            run(module, batch, whole=False)
         finally:
             handle.remove()
         if not outputs:
@@ -106,8 +108,10 @@ class FeaturePath:
         return out.amax(axes) if self.pooling == "max" else out.mean(axes)
 
 
-def read_together(module: Any, batch: Tensor, paths: Sequence[FeaturePath]) -> list[Tensor]:
-    """What each path reads off a module, (B, D) each, in one forward pass.
+def read_together(
+    module: Any, batch: Tensor, paths: Sequence[FeaturePath], taps: MapTaps | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What each path reads off a module, (B, D) each, and the maps of ``taps``, in one forward pass.
 
     An inner layer is pooled as soon as it is there, so that its map need not be kept.
     """
@@ -118,11 +122,14 @@ def read_together(module: Any, batch: Tensor, paths: Sequence[FeaturePath]) -> l
 
     inner = [path for path in dict.fromkeys(paths) if path.kind == "layer"]
     handles = [module.get_submodule(path.layer).register_forward_hook(keep(path)) for path in inner]
-    kinds = {path.kind for path in paths}
+    # as in ``FeaturePath.raw``: layers are read while features are computed
+    whole = any(path.kind == "forward" for path in paths)
+    maps: list[Tensor] = []
     try:
-        # as in ``FeaturePath.raw``: layers are read while features are computed
-        whole = "forward" in kinds or not hasattr(module, "forward_features")
-        last = _own_forward(module, batch) if whole else module.forward_features(batch)
+        if taps is None:
+            last = run(module, batch, whole)
+        else:
+            last, maps = taps.read(module, batch, whole)
     finally:
         for handle in handles:
             handle.remove()
@@ -131,11 +138,7 @@ def read_together(module: Any, batch: Tensor, paths: Sequence[FeaturePath]) -> l
             pooled[path] = path.pooled(module.forward_head(last, pre_logits=True))
         elif path.kind != "layer":
             pooled[path] = path.pooled(_tensor(last))
-    return [pooled[path] for path in paths]
-
-
-def _own_forward(module: Any, batch: Tensor) -> Any:
-    return getattr(type(module), "selector_base", type(module)).forward(module, batch)
+    return [pooled[path] for path in paths], maps
 
 
 def _tensor(out: Any) -> Tensor:
@@ -210,6 +213,8 @@ def add_linear(module: nn.Module, path: FeaturePath, num_features: int, num_outp
 
 def build_headed(network: Network, recipe: Mapping[str, Any]) -> nn.Module:
     """The module that a recipe describes, in eval mode, from the seeded random start."""
+    if recipe["head"] == "maps":
+        return build_maps(network, recipe)
     with seeded():
         if recipe["head"] == "native":
             module = network.create(int(recipe["outputs"]))
@@ -220,6 +225,15 @@ def build_headed(network: Network, recipe: Mapping[str, Any]) -> nn.Module:
             module = network.create(recipe["backbone_classes"])
             module = add_linear(module, FeaturePath(**recipe["path"]), int(recipe["features"]), int(recipe["outputs"]))
     return module.eval()
+
+
+def build_maps(network: Network, recipe: Mapping[str, Any]) -> MapNetwork:
+    """The module that a recipe of ``Encoder.map_recipe`` describes, in eval mode, from the seeded random start."""
+    with seeded():
+        module = network.create(recipe["backbone_classes"])
+        built = MapNetwork(module, MapTaps.from_dict(recipe["taps"]), recipe["whole"])
+        built.classes = recipe["backbone_classes"]
+        return built.eval()
 
 
 @dataclass(frozen=True)
@@ -248,6 +262,7 @@ class TorchEncoder(Encoder):
         self.identity = identity
         self.path = path
         self._loaded = loaded
+        self._layer = spec.layer or ""
         self._resized: tuple[tuple[int, int], nn.Module, Network] | None = None  # the last size asked for
         self.blocks = loaded.blocks
         if spec.layer in loaded.blocks:  # what lies behind the layer decides nothing
@@ -273,30 +288,117 @@ class TorchEncoder(Encoder):
     def encode_readings(self, batch: Tensor, readings: Sequence[Encoder]) -> list[Tensor]:
         """See ``contracts.Encoder``."""
         paths = [cast(TorchEncoder, reading).path for reading in readings]
-        return read_together(self.module, batch, paths)
+        return read_together(self.module, batch, paths)[0]
 
-    def feature_map(self, batch: Tensor) -> Tensor:
-        """Spatial features (B, D, h, w): of the named layer, else of the last one.
+    @cached_property
+    def taps(self) -> MapTaps:
+        """Where the maps are read; from a forward pass, once a network.
 
         Raises:
-            NotImplementedError: the network gives none, or its tokens are no square.
+            SourceError: the network gives none.
         """
-        path = self.path
-        if path.kind == "head":
-            path = replace(path, kind="features")
-        out = path.raw(self.module, batch)
-        layout = layout_of(out, getattr(self.module, "output_fmt", None))
-        if layout == "rows":
-            return super().feature_map(batch)
-        if layout == "nhwc":
-            return out.permute(0, 3, 1, 2)
-        if layout == "tokens":
-            out = out[:, _prefix_tokens(self.module) :]
-            rows = round((out.shape[1] * batch.shape[2] / batch.shape[3]) ** 0.5)
-            if rows == 0 or out.shape[1] % rows:
-                return super().feature_map(batch)
-            out = out.transpose(1, 2).reshape(out.shape[0], out.shape[2], rows, -1)
-        return out
+        try:
+            return find_taps(self.module, self._loaded.blocks, self.preprocess.input_size, self._whole, self._layer)
+        except SourceError as error:
+            raise SourceError(f"{self.name}: {error}") from None
+
+    @property
+    def _whole(self) -> bool:
+        return self.path.kind == "forward"
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """See ``contracts.Encoder``."""
+        return self.taps.strides
+
+    def maps(self, batch: Tensor) -> list[tuple[int, Tensor]]:
+        """See ``contracts.Encoder``."""
+        _, found = self.taps.read(self.module, batch, self._whole)
+        return list(zip(self.taps.strides, found, strict=True))
+
+    def encode_maps(self, batch: Tensor) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """See ``contracts.Encoder``."""
+        (features,), found = read_together(self.module, batch, [self.path], self.taps)
+        return features, list(zip(self.taps.strides, found, strict=True))
+
+    def on_canvas(self, size: tuple[int, int]) -> TorchEncoder:
+        """See ``contracts.Encoder``."""
+        module, network = self._canvas(size)
+        other = copy.copy(self)
+        other.module, other.network = module, network
+        other.preprocess = self.preprocess.on_canvas(size)
+        other._loaded = replace(self._loaded, module=module, network=network, preprocess=other.preprocess)
+        other._resized = None
+        other.__dict__.pop("_plan", None)
+        return other
+
+    def map_module(self, input_size: tuple[int, int] | None = None) -> MapNetwork:
+        """See ``contracts.Encoder``."""
+        module, network = self._canvas(input_size)
+        reasons = []
+        for classes in (0, None):  # without the head, where the architecture can do without
+            try:
+                built = build_maps(network, self._map_recipe(network, classes))
+                _copy_state(module, built.network, (*self.head_names, network.classifier(module)), network)
+                self._check_maps(module, built, input_size)
+                return built
+            except _BUILD_ERRORS as error:
+                reasons.append(_short(error))
+        raise SourceError(f"{self.name}: its maps cannot be trained: {'; '.join(reasons)}")
+
+    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """See ``contracts.Encoder``."""
+        _, network = self._canvas(input_size)
+        return self._map_recipe(network, self.map_module(input_size).classes)
+
+    def _map_recipe(self, network: Network, classes: int | None) -> dict[str, Any]:
+        recipe = {
+            **network.describe(),
+            **{"head": "maps", "backbone_classes": classes, "whole": self._whole, "taps": asdict(self.taps)},
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(recipe))
+        return plain
+
+    def _check_maps(self, module: nn.Module, built: MapNetwork, size: tuple[int, int] | None) -> None:
+        channels, *native = self.preprocess.input_size
+        batch = probe_batch((channels, *(size or native)))
+        with torch.no_grad():
+            expected = self.taps.read(module, batch, self._whole)[1]
+            if not all(_close(a, b) for a, b in zip(built(batch), expected, strict=True)):
+                raise SourceError("the maps of the network that was built again are others")
+
+    def _canvas(self, size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
+        """The network for pictures of (height, width), whose maps were read once at that size."""
+        channels, *native = self.preprocess.input_size
+        if size is None or tuple(size) == tuple(native):
+            _ = self.taps
+            return self.module, self.network
+        at, stride = f"{size[0]}x{size[1]}", self.taps.strides[-1]
+        if self.taps.exact and (size[0] % stride or size[1] % stride):
+            nearest = "x".join(str(max(1, round(side / stride)) * stride) for side in size)
+            raise SourceError(
+                f"{self.name}: {at} pixels (height x width) are no multiple of the largest stride of the network, "
+                f"{stride}; use {nearest}."
+            )
+        try:
+            module, network = self.network.resized(self.module, (size[0], size[1]))
+            with torch.no_grad():
+                found = self.taps.read(module, probe_batch((channels, *size)), self._whole)[1]
+        except Exception as error:
+            raise SourceError(
+                f"{self.name}: the network gives no maps at {at} ({_short(error)}); leave it at its native "
+                f"{native[0]}x{native[1]}."
+            ) from error
+        cells = [tuple(side // stride for side in size) for stride in self.taps.strides]
+        shapes = [tuple(one.shape[1:]) for one in found]
+        if [shape[0] for shape in shapes] != list(self.taps.channels) or (
+            self.taps.exact and [shape[1:] for shape in shapes] != cells
+        ):
+            raise SourceError(
+                f"{self.name}: at {at} the network gives maps {shapes}; expected {list(self.taps.channels)} channels on "
+                f"{cells} cells."
+            )
+        return module, network
 
     def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
         """A fresh module (B, C, H, W) -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""
@@ -514,6 +616,17 @@ def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) 
             layer.bias.detach().float().numpy().copy() if layer.bias is not None else np.zeros(len(weight), np.float32)
         )
     return weight, bias
+
+
+def _copy_state(module: nn.Module, built: nn.Module, heads: Sequence[str], network: Network) -> None:
+    """All weights but those of the heads; names and shapes must agree."""
+    names = {name for name in (*heads, *network.head_names(built), network.classifier(built)) if name}
+    behind = tuple(f"{name}." for name in names)
+    state = {k: v for k, v in module.state_dict().items() if not k.startswith(behind)}
+    own = {k: v.shape for k, v in built.state_dict().items() if not k.startswith(behind)}
+    if {k: v.shape for k, v in state.items()} != own:
+        raise SourceError("the network without its head has other weights than the one that was loaded")
+    built.load_state_dict(state, strict=False)
 
 
 def _copy_backbone(module: nn.Module, headed: Any, head_names: tuple[str, ...]) -> None:

@@ -6,8 +6,10 @@ that ``layer`` names, pooled to (B, D).
 
 from __future__ import annotations
 
+import copy
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from selector.sources._maps import Geometry
     from selector.zoo import ModelSpec
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -108,10 +111,81 @@ class OnnxEncoder(Encoder):
         """Features (B, D) on the CPU, without a gradient."""
         import torch
 
-        rows = batch.detach().cpu().numpy().astype(self._type)
-        if self._channels_last:
-            rows = rows.transpose(0, 2, 3, 1)
-        return torch.from_numpy(self._pooled(self._run(np.ascontiguousarray(rows))).astype(np.float32))
+        (out,) = self._run_all(self._as_input(batch), [self._output])
+        return torch.from_numpy(self._pooled(out).astype(np.float32))
+
+    @cached_property
+    def _map_outputs(self) -> dict[str, tuple[int, Geometry]]:
+        """Stride and geometry of each output that is a map, the finest first; of one stride the last is kept."""
+        import torch
+
+        from selector.sources._maps import geometry_of
+
+        size = self.preprocess.input_size[1:]
+        names = [output.name for output in self._session.get_outputs()]
+        blank = self._as_input(torch.zeros((1, *self.preprocess.input_size)))
+        found: dict[int, tuple[str, Geometry]] = {}
+        for name, out in zip(names, self._run_all(blank, names), strict=True):
+            shape = geometry_of(out.shape, size)
+            if shape is not None:
+                stride = round(size[0] / shape.height)
+                found[stride] = (name, shape)
+        if not found:
+            raise SourceError(
+                f"{self.name}: no output is a feature map; export the network with its maps as outputs, found "
+                f"{', '.join(names)}."
+            )
+        return {name: (stride, shape) for stride, (name, shape) in sorted(found.items())}
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """See ``contracts.Encoder``; of the outputs that are maps."""
+        return tuple(stride for stride, _ in self._map_outputs.values())
+
+    def encode_maps(self, batch: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, torch.Tensor]]]:
+        """See ``contracts.Encoder``."""
+        import torch
+
+        from selector.sources._maps import as_map
+
+        wanted = self._map_outputs
+        features, *maps = self._run_all(self._as_input(batch), [self._output, *wanted])
+        size = (batch.shape[2], batch.shape[3])
+        found = [
+            (stride, as_map(torch.from_numpy(out.astype(np.float32)), shape.layout, shape.prefix, stride, size))
+            for out, (stride, shape) in zip(maps, wanted.values(), strict=True)
+        ]
+        return torch.from_numpy(self._pooled(features).astype(np.float32)), found
+
+    def on_canvas(self, size: tuple[int, int]) -> OnnxEncoder:
+        """See ``contracts.Encoder``; only files that were exported with a free height and width take another size."""
+        import torch
+
+        stride = self.strides[-1]
+        other = copy.copy(self)
+        other.preprocess = self.preprocess.on_canvas(size)
+        other.__dict__["_map_outputs"] = self._map_outputs
+        try:
+            maps = other.maps(torch.zeros((1, *other.preprocess.input_size)))
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            own = "x".join(map(str, self.preprocess.input_size[1:]))
+            raise SourceError(
+                f"{self.name}: the network gives no maps at {size[0]}x{size[1]} ({_first_line(error)}); export it with a "
+                f"free height and width, use a multiple of {stride}, or leave it at {own}."
+            ) from error
+        if any(found.shape[2:] != (size[0] // s, size[1] // s) for s, found in maps):
+            raise SourceError(
+                f"{self.name}: {size[0]}x{size[1]} pixels are no multiple of the largest stride of the network, {stride}."
+            )
+        return other
+
+    def map_module(self, input_size: tuple[int, int] | None = None) -> nn.Module:
+        """Always an error."""
+        return self.with_head(1, input_size)
+
+    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Always an error."""
+        return self.recipe(1, input_size)
 
     def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
         """Always an error."""
@@ -125,18 +199,26 @@ class OnnxEncoder(Encoder):
         self.with_head(num_outputs, input_size)
         raise AssertionError("unreachable")
 
-    def _run(self, rows: np.ndarray) -> np.ndarray:
+    def _as_input(self, batch: torch.Tensor) -> np.ndarray:
+        rows = batch.detach().cpu().numpy().astype(self._type)
+        if self._channels_last:
+            rows = rows.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(rows)
+
+    def _run_all(self, rows: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        """The named outputs, a row an item."""
+        names = list(names)
         if self._rows is None:
-            return np.asarray(self._session.run([self._output], {self._input: rows})[0])
+            return [np.asarray(out) for out in self._session.run(names, {self._input: rows})]
         parts = []
         for start in range(0, len(rows), self._rows):  # exported with a fixed batch: cut to it, fill the last
             part = rows[start : start + self._rows]
             filled = np.concatenate([part, np.zeros((self._rows - len(part), *part.shape[1:]), part.dtype)])
-            out = np.asarray(self._session.run([self._output], {self._input: filled})[0])
-            if len(out) != self._rows:
-                raise SourceError(f"{self.name}: the network gives {len(out)} rows for a batch of {self._rows} images.")
-            parts.append(out[: len(part)])
-        return np.concatenate(parts)
+            outputs = [np.asarray(out) for out in self._session.run(names, {self._input: filled})]
+            if wrong := [len(out) for out in outputs if len(out) != self._rows]:
+                raise SourceError(f"{self.name}: the network gives {wrong[0]} rows for a batch of {self._rows} images.")
+            parts.append([out[: len(part)] for out in outputs])
+        return [np.concatenate(out) for out in zip(*parts, strict=True)]
 
     def _pooled(self, out: np.ndarray) -> np.ndarray:
         if out.ndim == 2:

@@ -28,7 +28,7 @@ def test_output_tokens_are_pooled_and_the_module_says_how_its_images_are_prepare
         batch = images(encoder)
         with torch.no_grad():
             torch.testing.assert_close(encoder.encode(batch), expected(encoder.module(batch)))
-        assert encoder.feature_map(batch).shape == (3, 5, 2, 2)
+        assert encoder.maps(batch)[-1][1].shape == (3, 5, 2, 2)
 
 
 def digit_features(state: dict[str, np.ndarray], image: torch.Tensor) -> torch.Tensor:

@@ -189,7 +189,7 @@ def test_a_layer_of_a_convolutional_network(tmp_path: Path, pooling: str | None,
         x = module.maxpool(module.act1(module.bn1(module.conv1(batch))))
         expected = module.layer2(module.layer1(x))
         torch.testing.assert_close(encoder.encode(batch), reduce(expected, (2, 3)))
-        torch.testing.assert_close(encoder.feature_map(batch), expected)
+        torch.testing.assert_close(encoder.maps(batch)[-1][1], expected)
     assert encoder.num_features == expected.shape[1]
     assert encoder.source_head is None
 
@@ -217,7 +217,7 @@ def test_pooling_of_the_last_layer(tmp_path: Path) -> None:
         )
         tokens = module.forward_features(batch)[:, module.num_prefix_tokens :]
         height = batch.shape[2] // module.patch_embed.patch_size[0]
-        torch.testing.assert_close(encoder.feature_map(batch)[:, :, 1, 2], tokens[:, height + 2])
+        torch.testing.assert_close(encoder.maps(batch)[-1][1][:, :, 1, 2], tokens[:, height + 2])
 
 
 SWIN = {"kwargs": {"embed_dim": 24, "num_heads": [1, 2, 3, 4], "depths": [2, 2, 2, 2]}}
@@ -226,7 +226,7 @@ SWIN = {"kwargs": {"embed_dim": 24, "num_heads": [1, 2, 3, 4], "depths": [2, 2, 
 def test_maps_with_the_channels_last_are_told_apart() -> None:
     encoder = load(spec("timm:swin_tiny_patch4_window7_224", layer="layers.1.blocks.0", **SWIN))
     assert encoder.num_features == 48
-    assert encoder.feature_map(images(encoder, 1)).shape == (1, 48, 28, 28)
+    assert [(s, m.shape) for s, m in encoder.maps(images(encoder, 1))] == [(8, (1, 48, 28, 28))]
     assert encoder.blocks[:3] == ("layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0")
 
 

@@ -1,0 +1,344 @@
+"""Rows of features at the places of a ``RowPlan``: one forward pass a batch, only rows are kept.
+
+Pooled features and words run on any backend; feature maps run in eager torch (or onnxruntime), because
+what is read off them is a small part of what a compiled graph would have to hand over.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selector.core.contracts import Encoder
+from selector.core.errors import SourceError
+from selector.extract.backend_choice import JUDGED_ON, agreement
+from selector.extract.backends import PRECISIONS, check_choice
+from selector.extract.encode import Runner, prefetched, resolve_device
+from selector.extract.inputs import Batch, Batches, Cut, in_order, ready
+from selector.extract.memory import is_out_of_memory
+from selector.extract.readers import Outputs, Reader, registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["MapRunner", "RowChunk", "canvas_encoder", "extract_rows", "open_map_runner"]
+
+_PIXELS = 16 * 224 * 224  # of a batch on a processor: 16 pictures of 224; on a GPU eight times as many
+_GPU = 8
+
+
+@dataclass(frozen=True)
+class RowChunk:
+    """Rows of a batch: ``rows`` (n,) are positions in the plan, ``features`` (n, D) float32 by variant."""
+
+    rows: NDArray[np.int64]
+    features: dict[str, NDArray[np.float32]]
+
+
+def canvas_encoder(encoder: Encoder, canvas: tuple[int, int]) -> Encoder:
+    """The encoder for whole pictures on the canvas (H, W) or the nearest one that its network takes.
+
+    Sides are rounded to multiples of its largest stride; a network that only takes squares gets the square
+    of the same area. Places are relative, so rows of all models are read at the same points of a picture.
+
+    Raises:
+        SourceError: it gives no maps, or at no such size.
+    """
+    stride = encoder.strides[-1]
+
+    def rounded(side: float) -> int:
+        return max(1, round(side / stride)) * stride
+
+    side = rounded((canvas[0] * canvas[1]) ** 0.5)
+    try:
+        return encoder.on_canvas((rounded(canvas[0]), rounded(canvas[1])))
+    except SourceError:
+        if rounded(canvas[0]) == rounded(canvas[1]) == side:
+            raise
+        try:
+            return encoder.on_canvas((side, side))
+        except SourceError:
+            pass
+        raise
+
+
+class _Taps(Encoder):
+    """An encoder whose features are the means of its maps: by them its copies on a device are checked."""
+
+    def __init__(self, base: Encoder) -> None:
+        self._base = base
+        self.name, self.preprocess = base.name, base.preprocess
+        self.identity = {"maps": base.identity, "strides": list(base.strides)}
+        self.num_parameters, self.blocks = base.num_parameters, base.blocks
+        self.num_features = 0
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The network; a moved copy is put in its place."""
+        return self._base.module
+
+    @module.setter
+    def module(self, module: nn.Module | None) -> None:
+        self._base = copy.copy(self._base)
+        self._base.module = module
+
+    def probe(self) -> Any:
+        """See ``contracts.Encoder``."""
+        return self._base.probe()
+
+    def maps(self, batch: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+        """See ``contracts.Encoder``."""
+        return self._base.maps(batch)
+
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        """Means of the maps, side by side."""
+        import torch
+
+        return torch.cat([found.float().mean((2, 3)) for _, found in self.maps(batch)], 1)
+
+
+class MapRunner:
+    """An encoder on its canvas made ready to give maps.
+
+    Attributes:
+        identity: backend, precision and kind of arithmetic; part of the address of its rows.
+        facts: what was decided beside, and on what grounds; in no address.
+        batch_size: pictures a forward pass; halved when memory runs out.
+    """
+
+    def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int | None = None) -> None:
+        from selector.extract.backends.eager import DTYPES, placed
+
+        self.encoder, self.device = encoder, device
+        _, height, width = encoder.image_preprocess.input_size
+        budget = _PIXELS if device == "cpu" else _GPU * _PIXELS
+        self.batch_size = batch_size or max(1, budget // (height * width))
+        self._tapped: Encoder = _Taps(encoder)
+        self._dtype: Any = DTYPES["float32"]
+        # as for pooled features: on a processor bfloat16 is mixed, weights and sums stay in float32
+        self._mixed = precision == "bfloat16" and device == "cpu" and encoder.module is not None
+        if encoder.module is None:
+            precision = "float32"
+        else:
+            import torch
+
+            self._dtype = DTYPES["float32" if self._mixed else precision]
+            self._tapped = placed(self._tapped, torch.device(device), self._dtype)
+        self.identity = {"backend": "eager", "precision": precision}
+        if self._mixed:
+            self.identity["arithmetic"] = "mixed"
+        self.facts: dict[str, Any] = {"device": device, "batch_size": self.batch_size}
+
+    def read(
+        self,
+        pixels: Batch,
+        item: NDArray[np.int64],
+        place: NDArray[np.float32],
+        reader: Reader,
+        variants: Sequence[str],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Rows (R, D) by variant of a batch of decoded pictures uint8 (B, H, W, 3).
+
+        Args:
+            item: (R,) positions in the batch.
+            place: (R, k) relative coordinates.
+
+        Raises:
+            SourceError: memory is too small for a single picture, or rows are not finite.
+        """
+        parts = []
+        begin = 0
+        while begin < len(pixels):
+            size = self.batch_size
+            chosen = np.flatnonzero((item >= begin) & (item < begin + size))
+            try:
+                found = self._read(pixels[begin : begin + size], item[chosen] - begin, place[chosen], reader, variants)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                found = None
+            if found is None:  # outside of the except block: its traceback would keep the maps alive
+                if size == 1:
+                    raise SourceError(
+                        f"{self.encoder.name}: memory of {self.device} is too small for a single picture of "
+                        f"{self.encoder.image_preprocess.input_size}; use a smaller resolution."
+                    )
+                self.batch_size = self.facts["batch_size"] = size // 2
+                continue
+            parts.append((chosen, found))
+            begin += size
+        rows = {v: np.empty((len(item), parts[0][1][v].shape[1]), np.float32) for v in variants} if parts else {}
+        for chosen, found in parts:
+            for variant in variants:
+                rows[variant][chosen] = found[variant]
+        for variant, array in rows.items():
+            if not np.isfinite(array).all():
+                raise SourceError(
+                    f"{self.encoder.name}: rows of '{variant}' are not finite (NaN or infinity) in "
+                    f"{self.identity['precision']}; the weights may be damaged, or try precision 'float32'."
+                )
+        return rows
+
+    def _read(
+        self,
+        pixels: Batch,
+        item: NDArray[np.int64],
+        place: NDArray[np.float32],
+        reader: Reader,
+        variants: Sequence[str],
+    ) -> dict[str, NDArray[np.float32]]:
+        import torch
+
+        from selector.extract.backends.eager import staged
+
+        device = torch.device(self.device)
+        with torch.inference_mode():
+            batch = ready(staged(pixels, device), self.encoder.preprocess, device, self._dtype)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):
+                maps = self._tapped.maps(batch)
+            outputs = Outputs(maps=maps)
+            on = maps[0][1].device
+            where = torch.from_numpy(item).to(on), torch.from_numpy(place).to(on)
+            return {v: reader.read(outputs, *where, v).cpu().numpy() for v in variants}
+
+
+def open_map_runner(
+    encoder: Encoder,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    sample: Batch | None = None,
+    decided: str | None = None,
+) -> MapRunner:
+    """Make an encoder on its canvas (``canvas_encoder``) ready, deciding the precision where that is open.
+
+    Args:
+        precision: ``auto`` takes bfloat16 where the hardware has it and the means of the maps of the sample agree
+            with those in float32, as for pooled features.
+        sample: the first pictures, decoded; 128 are enough, and fewer leave it at float32.
+        decided: the precision of rows that are already stored: it is kept.
+
+    Raises:
+        ConfigError: an unknown device or precision.
+        SourceError: the network gives no maps.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    device = resolve_device(device)
+    chosen = decided or ("float32" if precision == "auto" else precision)
+    runner = MapRunner(encoder, device, chosen)
+    if decided or precision != "auto" or encoder.module is None or sample is None or len(sample) < JUDGED_ON:
+        return runner
+    from selector.extract.backends.eager import has_bfloat16
+
+    if not has_bfloat16(device):
+        return runner
+    lower = MapRunner(encoder, device, "bfloat16")
+    few = sample[:JUDGED_ON]
+    item, place = np.arange(len(few)), np.full((len(few), 2), 0.5, np.float32)
+    point = registry.get("point")
+    variants = point.variants(encoder.strides)
+    exact, near = (r.read(few, item, place, point, variants) for r in (runner, lower))
+    worst = [agreement(exact[v], near[v]) for v in variants]
+    found = min(worst, key=lambda one: (one.cosine, one.neighbours))
+    lower.facts |= {"judged_on": len(few), "agreement_cosine": found.cosine, "agreement_neighbours": found.neighbours}
+    return lower if all(one.good() for one in worst) else runner
+
+
+def extract_rows(
+    runner: Runner | MapRunner,
+    inputs: Batches,
+    items: NDArray[np.int64],
+    places: NDArray[Any] | None = None,
+    reader: str = "pooled",
+    variants: Sequence[str] | None = None,
+    *,
+    cut: Cut = in_order,
+) -> Iterator[RowChunk]:
+    """Read rows off some items, batch by batch.
+
+    Args:
+        runner: ``open_runner`` for features, ``open_map_runner`` for readers that need maps.
+        inputs: the prepared items of the target, by position.
+        items: (R,) position of the item of each row, ascending (``RowPlan.item``).
+        places: (R, k) of ``RowPlan.place``.
+        reader: its name in ``extract/readers``.
+        variants: feature variants that are wanted; the usual one by default.
+        cut: how items are put into batches; with the default, rows come in the order of the plan.
+
+    Yields:
+        The rows of each batch; memory is that of two batches, whatever the number of items.
+
+    Raises:
+        SourceError: rows that are not finite, too little memory, or a reader that needs maps and a runner without.
+    Cost: one forward pass an item.
+    """
+    read = registry.get(reader)
+    if read.needs_maps is not isinstance(runner, MapRunner):
+        raise SourceError(
+            f"row reader '{reader}' needs {'feature maps: open_map_runner' if read.needs_maps else 'features: open_runner'}."
+        )
+    strides = runner.encoder.strides if read.needs_maps else ()
+    wanted = list(variants or read.variants(strides)[:1])
+    if unknown := sorted(set(wanted) - set(read.variants(strides))):
+        raise SourceError(
+            f"{runner.encoder.name}: row reader '{reader}' has no variant '{unknown[0]}'; known: "
+            f"{', '.join(read.variants(strides))}."
+        )
+    order = np.argsort(items, kind="stable")
+    ordered = items[order]
+    batches = cut(np.unique(items), runner.batch_size)
+    stream = _mapped if isinstance(runner, MapRunner) else _pooled
+    for batch, found in stream(runner, inputs, batches, read, wanted, order, ordered, places):  # type: ignore[arg-type]
+        yield RowChunk(batch, found)
+
+
+def _rows_in(
+    part: NDArray[np.int64], order: NDArray[np.int64], ordered: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(rows of the plan, position of each one's item in the batch) of a batch of items, item after item."""
+    begin, end = np.searchsorted(ordered, part, "left"), np.searchsorted(ordered, part, "right")
+    rows = np.concatenate([order[a:b] for a, b in zip(begin, end, strict=True)])
+    return rows, np.repeat(np.arange(len(part)), end - begin)
+
+
+def _mapped(
+    runner: MapRunner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: Reader, variants: Sequence[str],
+    order: NDArray[np.int64], ordered: NDArray[np.int64], places: NDArray[Any] | None,
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
+    assert places is not None
+    for part, pixels in zip(batches, prefetched(inputs, batches), strict=True):
+        rows, item = _rows_in(part, order, ordered)
+        yield rows, runner.read(pixels, item, places[rows].astype(np.float32), reader, variants)
+
+
+def _pooled(
+    runner: Runner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: Reader, variants: Sequence[str],
+    order: NDArray[np.int64], ordered: NDArray[np.int64], places: NDArray[Any] | None,
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
+    import torch
+
+    counts: list[NDArray[np.int64]] = []
+
+    def counted() -> Iterator[Batch]:
+        for batch in prefetched(inputs, batches):
+            of_words = getattr(batch, "counts", None)
+            counts.append(np.ones(len(batch), np.int64) if of_words is None else of_words.numpy())
+            yield batch
+
+    for part, (number, features) in zip(batches, enumerate(runner.stream(counted())), strict=True):
+        if not np.isfinite(features).all():
+            raise SourceError(
+                f"{runner.encoder.name}: features are not finite (NaN or infinity) in {runner.identity['precision']}; "
+                "the weights may be damaged, or try precision 'float32'."
+            )
+        rows, item = _rows_in(part, order, ordered)
+        starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts[number])]))
+        outputs = Outputs(torch.from_numpy(features), starts)
+        place = None if places is None else torch.from_numpy(places[rows])
+        yield rows, {v: reader.read(outputs, torch.from_numpy(item), place, v).numpy() for v in variants}
