@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from selector.config import ConfirmConfig, HistoryLike, ProxyLike, ScanConfig, StoreLike, Words, ZooLike
+from selector.config import ClassNames, ConfirmConfig, HistoryLike, ProxyLike, ScanConfig, StoreLike, Words, ZooLike
 from selector.core.contracts import ProgressCallback
 from selector.proxies import score
 from selector.results import Ranking
@@ -28,8 +28,16 @@ T = TypeVar("T")
 def rank(
     target: Any,
     *,
+    image_column: str | None = None,
     text_column: Words | None = None,
     label_column: Words | int | None = None,
+    mask_column: str | None = None,
+    box_column: str | None = None,
+    box_format: Literal["xywh", "xyxy"] | None = None,
+    separator: str | None = None,
+    class_names: ClassNames = None,
+    ignore_index: int | None = None,
+    image_root: str | os.PathLike[str] | None = None,
     task: str | None = None,
     max_samples: int | None = None,
     on_bad_image: Literal["skip", "fail"] = "skip",
@@ -55,7 +63,8 @@ def rank(
     max_steps: int | None = None,
     device: str = "auto",
     store: StoreLike | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | bool | None = None,
+    force: bool = False,
     offline: bool = False,
     history: HistoryLike = True,
     seed: int = 0,
@@ -70,8 +79,10 @@ def rank(
     Args:
         target: what ``load_target`` takes (image folder, parquet, manifest, arrays, ...), or a
             ``Target``.
-        text_column, label_column: of a table, where they have no usual name; a sequence of
-            two text columns makes pairs.
+        image_column, text_column, label_column, mask_column, box_column: of a table, where they have no
+            usual name; a sequence of two text columns makes pairs.
+        box_format, separator, class_names, ignore_index, image_root: how a table is read, as for
+            ``load_target``.
         task: what is learned (classification, multilabel, regression, tagging, ...); told from the
             data when not given.
         max_samples: score on a stratified subsample of at most so many items.
@@ -100,7 +111,8 @@ def rank(
         strategies, resolution, metric, max_steps: for the confirmation; see ``confirm``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         store: folder or URL of the feature store; None for the user's cache folder.
-        out: folder of the run; None saves nothing unless ``confirm``.
+        out: folder of the run; True for ``runs/NAME``; None saves nothing unless ``confirm``.
+        force: replace a confirmed run in that folder by one that is not confirmed, or of another target.
         offline: never touch the network; models whose weights are missing become failed rows.
         history: past results that the prior rests on and that a confirmation adds to: True for the
             user's own, False for none (published tables do not enter either), or a file.
@@ -134,7 +146,8 @@ def confirm(
     trust_zoo: bool = False,
     device: str = "auto",
     store: StoreLike | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | bool | None = None,
+    force: bool = False,
     offline: bool = False,
     history: HistoryLike = True,
     seed: int | None = None,
@@ -156,6 +169,7 @@ def confirm(
         device, offline, progress: as for ``rank``.
         store: the run's own when not given.
         out: the run's folder; None for the ranking's own.
+        force: as for ``rank``.
         history: where the measured figures are added: True for the user's own, False for nowhere,
             or a file.
         seed: of the training; the run's own when not given.

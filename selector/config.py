@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from selector.core.contracts import ProgressCallback, Score
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.units import parse_count, parse_duration, parse_size
+from selector.data._class_names import ClassNames
 from selector.ranking.history import History
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo
@@ -34,6 +35,18 @@ ZooLike: TypeAlias = str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str]
 ProxyLike: TypeAlias = str | Callable[..., Score | float]
 StoreLike: TypeAlias = str | os.PathLike[str] | FeatureStore
 HistoryLike: TypeAlias = bool | str | os.PathLike[str] | History
+
+__all__ = [
+    "ClassNames",
+    "ConfirmConfig",
+    "HistoryLike",
+    "Option",
+    "ProxyLike",
+    "ScanConfig",
+    "StoreLike",
+    "Words",
+    "ZooLike",
+]
 
 IN_MEMORY = "in memory"
 """What a run records as its zoo when it was given specs and no file."""
@@ -163,9 +176,13 @@ class _Machine(Options):
     store: SkipValidation[StoreLike | None] = option(
         None, "Folder or URL of the feature store; 'selector store path' shows the default.", rerun=False
     )
-    out: SkipValidation[PathLike | None] = option(
+    out: SkipValidation[PathLike | bool | None] = option(
         None, "Run folder; runs/NAME when not given.", record=False, path=True
     )
+    force: bool = option(
+        False, "Replace a confirmed run in the run folder by one that is not confirmed, or of another target.",
+        record=False,
+    )  # fmt: skip
     offline: bool = option(False, "Use no network: only weights that are on this machine.")
     trust_zoo: bool = option(
         False, "Let 'python:' entries of the zoo run code; given on each call, never read from a run.",
@@ -219,6 +236,26 @@ class _Training(Options):
 
 class ScanConfig(_Machine, _Training):
     """The options of ``selector scan``, ``selector.rank`` and ``selector.plan``."""
+
+    image_column: str | None = option(None, "Column of a table that holds image paths or images.", panel=DATA)
+    image_root: SkipValidation[PathLike | None] = option(
+        None, "Folder that the image paths of a table are relative to; its own folder when not given.",
+        panel=DATA, path=True,
+    )  # fmt: skip
+    mask_column: str | None = option(None, "Column of a table that holds masks.", panel=DATA)
+    box_column: str | None = option(None, "Column of a table that holds boxes.", panel=DATA)
+    box_format: Literal["xywh", "xyxy"] | None = option(
+        None, "How boxes are written, in pixels: left, top, width, height; or left, top, right, bottom.", panel=DATA
+    )
+    separator: str | None = option(
+        None, "What stands between the labels of a cell that holds several: '|' in cat|dog.", panel=DATA
+    )
+    class_names: SkipValidation[ClassNames] = option(
+        None, "File of class names (a name a line, JSON or YAML), where the data name none.", panel=DATA, path=True
+    )
+    ignore_index: int | None = option(
+        None, "Value of a mask that is no class; 255 where it occurs and nothing is said.", panel=DATA
+    )
 
     text_column: Words | None = option(
         None, "Column of a table that holds the text; two, comma-separated, make pairs.", panel=DATA, many=True

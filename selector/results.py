@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RUN_FILE = "run.json"
+BEST = "best"
+"""Folder of a run's best model."""
 
 Status = Literal["ok", "failed", "stopped", "excluded"]
 """``stopped`` models could no longer reach the top k, ``excluded`` ones exceed a limit that was asked for."""
@@ -101,7 +103,8 @@ class Measurement:
         metric: name of the deciding metric; ``val`` and ``test`` hold all of them by name. ``val``
             chose, ``test`` was read once at the end and is empty where it was not read.
         resolution: (height, width) it was trained at; ``reduced`` says that it is below native.
-        status: ok, diverged or failed; ``note`` says why, or what was cut to fit the budget.
+        status: ok, diverged, failed, or not run where the budget ended before; ``note`` says why, or what was cut
+            to fit the budget.
         extra: further facts as plain JSON, those of ``docs/confirm.md``: the paired difference to the
             best, figures by seed, memory, and for the model that was handed over its ``outcome``.
     """
@@ -117,7 +120,7 @@ class Measurement:
     resolution: tuple[int, int] | None = None
     reduced: bool = False
     trained_parameters: int = 0
-    status: Literal["ok", "diverged", "failed"] = "ok"
+    status: Literal["ok", "diverged", "failed", "not run"] = "ok"
     note: str = ""
     rung: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -351,6 +354,20 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
     data["caveats"] = tuple(Caveat(**entry) for entry in data.get("caveats", ()))
     data["path"] = file.parent
     return Ranking(**data)
+
+
+def best_folder(ranking: Ranking) -> Path | None:
+    """The folder of the model that this run's confirmation saved; None where there is none, or it is of another run."""
+    if ranking.path is None or not ranking.confirmation:
+        return None
+    folder = ranking.path / BEST
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = (config["target"]["fingerprint"], config["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    first = next((model.name for model in ranking if model.best_measurement() is not None), None)
+    return folder if saved == (ranking.target.get("fingerprint"), first) else None
 
 
 def write_atomic(path: Path, content: bytes) -> None:

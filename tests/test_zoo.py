@@ -337,3 +337,26 @@ def test_the_assets_zoo_describes_the_cards(assets: Path) -> None:
             card[k] for k in ("input_size", "mean", "std")
         ]
         assert spec.params == card["params"]
+
+
+def test_globs_are_on_names_and_a_control_is_never_found_by_its_source() -> None:
+    zoo = load_zoo(
+        [
+            ModelSpec(name="resnet18-untrained", source="timm:resnet18", weights="none"),
+            ModelSpec(source="timm:resnet50.a1_in1k"),
+            ModelSpec(name="mine", source="timm:convnext_tiny"),
+        ]
+    )
+
+    def found(models: str) -> list[tuple[str, object]]:
+        return [(spec.name, spec.weights) for spec in select(zoo, models)]
+
+    assert found("timm:resnet18") == [("timm:resnet18", None)]  # an entry of its own, with real weights
+    assert found("resnet*") == [("resnet18-untrained", "none"), ("timm:resnet50.a1_in1k", None)]
+    assert found("timm:resnet*") == [("timm:resnet50.a1_in1k", None)]
+    assert found("resnet18-untrained") == [("resnet18-untrained", "none")]
+    assert found("timm:convnext_tiny") == [("mine", None)]
+
+
+def test_the_glob_of_the_help_finds_pretrained_models_of_the_shipped_zoo() -> None:
+    assert any(spec.weights != "none" for spec in select(load_zoo(), "resnet*"))

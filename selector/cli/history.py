@@ -93,7 +93,9 @@ def import_(
 @app.command("forget")
 @guarded
 def forget(
-    target: Annotated[str, typer.Option("--target", help="Results of this target (its whole fingerprint).")] = "",
+    target: Annotated[
+        str, typer.Option("--target", help="Results of this target: its fingerprint or its first characters.")
+    ] = "",
     model: _Model = "",
     run: _Run = "",
     everything: Annotated[bool, typer.Option("--all", help="All results.")] = False,

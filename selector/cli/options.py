@@ -118,12 +118,12 @@ def _cli_type(annotation: Any, about: Option) -> Any:
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     parts = [part for part in members if part is not type(None)]
     kind: Any = str
+    if about.path:
+        return Path | None
     if bool in parts:
         return bool
     if len(parts) == 1 and (parts[0] is int or get_origin(parts[0]) is Literal):
         kind = parts[0]
-    elif about.path:
-        kind = Path
     return kind if len(parts) == len(members) else kind | None
 
 

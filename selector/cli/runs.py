@@ -41,16 +41,13 @@ def scan(
     o.load_plugins(plugin)
     from selector import api
 
+    options["out"] = options["out"] or True  # the library saves only when asked
     options["text_column"] = _columns(options["text_column"])
     if dry_run:
         _show_plan(api.plan(target, **options), as_json=json)
         return 0
     with ProgressView() as progress:
         ranking = api.rank(target, **options, progress=progress)
-    if ranking.path is None and ranking.loaded_target is not None:  # the library saves only when asked
-        from selector.scan import default_run_folder
-
-        ranking = ranking.save(default_run_folder(ranking.loaded_target))
     return _finish(ranking, as_json=json)
 
 
@@ -90,8 +87,9 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
         from selector.report.html import write_report
 
         say(f"report: {write_report(ranking)}")
-        best = ranking.path / "best"
-        if best.is_dir():
+        from selector.results import best_folder
+
+        if (best := best_folder(ranking)) is not None:
             from selector.report.advice import predict_command
 
             say(f"model:  {best} ({predict_command(ranking, ranking.best)})")

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from selector.core.errors import TargetError
 from selector.data._csv import read_csv, read_utf8
 
-ClassNames: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None"
+ClassNames: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None
 Colour = tuple[int, int, int]
 
 USUAL_FILES = (

@@ -20,6 +20,7 @@ from selector.deploy.predictions import Prediction, Predictions
 from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
 from selector.modalities.text import Tokeniser
+from selector.results import BEST, RUN_FILE, best_folder, load_ranking
 from selector.zoo.trust import check_recipe_trusted
 
 if TYPE_CHECKING:
@@ -208,8 +209,10 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedMod
         ConfigError: there is no saved model, or it was written by a newer version.
     """
     folder = Path(path)
-    if not (folder / CONFIG).is_file() and (folder / "best" / CONFIG).is_file():
-        folder = folder / "best"
+    if (folder / RUN_FILE).is_file():
+        _check_own(folder)
+    if not (folder / CONFIG).is_file() and (folder / BEST / CONFIG).is_file():
+        folder = folder / BEST
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -222,6 +225,26 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedMod
         found = config.get("format") if isinstance(config, dict) else config
         raise ConfigError(f"{folder / CONFIG} has format {found!r}, expected {FORMAT}; use the version that wrote it.")
     return SavedModel(folder, config, trust)
+
+
+def _check_own(run: Path) -> None:
+    """A run is used through its own best model.
+
+    Raises:
+        ConfigError: it was not confirmed, or the model in its folder is another run's.
+    """
+    try:
+        ranking = load_ranking(run)
+    except ConfigError:
+        return  # the model can be used all the same
+    if best_folder(ranking) is not None:
+        return
+    there = (
+        f"{run / BEST} is another run's; give that folder to use it all the same, or"
+        if (run / BEST).is_dir()
+        else "so it holds no model yet;"
+    )
+    raise ConfigError(f"{run} is a run without a confirmation of its own, {there} run: selector confirm {run}")
 
 
 def _expand(images: Images) -> Iterator[tuple[str, Any]]:

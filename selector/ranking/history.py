@@ -150,9 +150,19 @@ class History:
     def forget(self, *, target: str = "", model: str = "", run: str = "", everything: bool = False) -> int:
         """Delete results that match all named values; returns how many.
 
+        Args:
+            target: its fingerprint, or its first characters, as ``selector history list`` shows them.
         Raises:
-            ConfigError: nothing is named and ``everything`` is False.
+            ConfigError: nothing is named and ``everything`` is False, or several targets begin like that.
         """
+        if target:
+            begun = sorted({r.target for r in self.results() if r.target.startswith(target)})
+            if len(begun) > 1 and target not in begun:
+                raise ConfigError(
+                    f"target: '{target}' begins the fingerprints of {len(begun)} targets; give more of it: "
+                    f"{', '.join(name[:16] for name in begun[:5])}."
+                )
+            target = begun[0] if len(begun) == 1 else target
         where, values = _where({"target": target, "model": model, "run": run})
         if not where and not everything:
             raise ConfigError("forget needs a target, a model or a run; everything=True forgets all results.")

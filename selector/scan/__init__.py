@@ -6,7 +6,8 @@ features (once a model, in rounds of rows), scores (once a model and target), me
 
 from __future__ import annotations
 
-from selector.scan.pipeline import confirm, default_run_folder, rank
+from selector.scan.checks import default_run_folder
+from selector.scan.pipeline import confirm, rank
 from selector.scan.planning import Plan, plan
 from selector.scan.selection import choose_models
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from selector import data as targets
@@ -11,6 +13,7 @@ from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLi
 from selector.core.contracts import Modality, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.proxies import DEFAULT_PROXIES
+from selector.results import BEST, RUN_FILE, Ranking, best_folder, load_ranking
 from selector.scan.scoring import proxy_name
 from selector.scan.selection import choose_models
 from selector.scan.variants import expand, reading_rows_of
@@ -57,11 +60,19 @@ def load_target(target: Any, config: ScanConfig) -> Target:
         return target if config.max_samples is None else targets.subsample(target, config.max_samples, config.seed)
     return targets.load_target(
         target,
+        image_column=config.image_column,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        mask_column=config.mask_column,
+        box_column=config.box_column,
+        separator=config.separator,
+        class_names=config.class_names,
+        ignore_index=config.ignore_index,
+        box_format=config.box_format,
+        image_root=config.image_root,
         max_samples=config.max_samples,
         seed=config.seed,
         trust=config.trust,
-        text_column=config.text_column,
-        label_column=config.label_column,
         task=config.task,
     )
 
@@ -125,6 +136,51 @@ def settled_top_k(config: ScanConfig, specs: Sequence[ModelSpec], confirming: bo
             "top_k",
         )
     return config.top_k
+
+
+def run_folder(config: ScanConfig | ConfirmConfig, target: Target, *, confirming: bool) -> Path | None:
+    """Where a run is saved, None for nowhere; what lies there already may be replaced.
+
+    The same scan of the same target goes on in its folder. A confirmed run, whose measurements took long, is
+    replaced by a run that is not confirmed, or of another target, only when the caller says so.
+
+    Raises:
+        OptionError: there is such a run, and ``force`` is not set.
+    """
+    if not config.out and not confirming:
+        return None
+    named = config.out if config.out and not isinstance(config.out, bool) else None
+    folder = default_run_folder(target) if named is None else Path(named)
+    if config.force or not (folder / RUN_FILE).is_file():
+        return folder
+    try:
+        there = load_ranking(folder)
+    except ConfigError:
+        return folder  # no run that this version could show
+    if there.confirmation and not (confirming and there.target.get("fingerprint") == target.fingerprint):
+        new = "of another target" if confirming else "that is not confirmed"
+        raise OptionError(
+            f"out: {folder} holds a confirmed run, and this one, {new}, would replace it; name another folder, or "
+            "say force=True.",
+            "out", "force",
+        )  # fmt: skip
+    return folder
+
+
+def save_run(ranking: Ranking, folder: Path | None) -> Ranking:
+    """The ranking in its folder, without a model there that is not its own."""
+    if folder is None:
+        return ranking
+    saved = ranking.save(folder)
+    if (folder / BEST).is_dir() and best_folder(saved) is None:
+        shutil.rmtree(folder / BEST)
+    return saved
+
+
+def default_run_folder(target: Target) -> Path:
+    """``runs/<name>-<fingerprint>``: the same target goes on in the same folder."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in target.name).strip("-") or "target"
+    return Path("runs") / f"{safe}-{target.fingerprint[:8]}"
 
 
 def open_store(store: StoreLike | None) -> FeatureStore:

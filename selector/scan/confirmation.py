@@ -6,15 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 from selector import tasks
 from selector.config import ConfirmConfig
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import of_metric
 from selector.ranking.history import History
-from selector.results import Caveat, Measurement, ModelResult, Ranking, plain
+from selector.results import BEST, Caveat, Measurement, ModelResult, Ranking, plain
 from selector.scan.caveats import MAJORITY, majority
+from selector.scan.checks import save_run
 from selector.scan.extraction import Extraction
 from selector.scan.past import confirmed_results, predicted
 from selector.scan.previews import illustrated
@@ -27,26 +27,23 @@ UNTRAINED = "no model was measured"
 
 def confirm_leading(
     ranking: Ranking,
-    folder: Path,
     extraction: Extraction,
     specs: Sequence[ModelSpec],
     config: ConfirmConfig,
     top_k: int,
     history: History | None,
 ) -> Ranking:
-    """The ranking with measurements of its first ``top_k`` models; ``folder/best`` holds the best."""
+    """The saved ranking with measurements of its first ``top_k`` models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
     from selector.tuning import Contestant, run_tournament
 
     started = time.perf_counter()
-    by_name = {spec.name: spec for spec in specs}
-    # a model is trained once, as its leading reading
-    readings = {
-        network_of(by_name[m.name]): m.name for m in reversed(ranking.models) if m.status == "ok" and m.name in by_name
-    }
-    leading = [m.name for m in ranking if m.name in readings.values()][:top_k]
-    if not leading:
+    folder = ranking.path
+    assert folder is not None
+    chosen = leading(ranking, specs, top_k)
+    if not chosen:
         return ranking
+    by_name = {spec.name: spec for spec in chosen}
     target = extraction.target
     task = tasks.task_of(target)
     result = run_tournament(
@@ -57,7 +54,7 @@ def confirm_leading(
                 identity=by_name[name].feature_settings(),
                 latency=_latency(ranking[name]),
             )
-            for name in leading
+            for name in by_name
         ],
         target,
         task,
@@ -103,10 +100,20 @@ def confirm_leading(
     )
     if result.best is not None:
         best = confirmed[result.best.name]
-        chosen = next(m for m in best.measurements if m.strategy == result.best.strategy and m.status == "ok")
-        confirmed = with_caveat(confirmed, majority(best.name, chosen, target))
-        save_model(folder / "best", result.best, confirmed.target, best.measurements, best.spec)
-    return remembered(confirmed, history).save(folder)
+        handed = next(m for m in best.measurements if m.strategy == result.best.strategy and m.status == "ok")
+        confirmed = with_caveat(confirmed, majority(best.name, handed, target))
+        save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
+    return save_run(remembered(confirmed, history), folder)
+
+
+def leading(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int) -> list[ModelSpec]:
+    """The first models of a ranking, each once: a network is trained as its leading variant."""
+    by_name = {spec.name: spec for spec in specs}
+    first: dict[str, ModelSpec] = {}
+    for model in ranking:
+        if model.status == "ok" and model.name in by_name:
+            first.setdefault(network_of(by_name[model.name]), by_name[model.name])
+    return list(first.values())[:top_k]
 
 
 def with_caveat(ranking: Ranking, caveat: Caveat | None) -> Ranking:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from selector import data as targets
@@ -13,7 +13,7 @@ from selector import tasks
 from selector.config import TOP_K, ConfirmConfig, ScanConfig
 from selector.core.contracts import Modality, Target, no_progress
 from selector.core.engine import LocalEngine
-from selector.core.errors import ConfigError, OptionError, TargetError
+from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.system import versions
 from selector.ranking.forecast import of_metric
 from selector.results import Ranking, load_ranking, plain
@@ -24,12 +24,15 @@ from selector.scan.checks import (
     check_names,
     check_strategies,
     choose_specs,
+    default_run_folder,
     limits_of,
     load_target,
     open_store,
+    run_folder,
+    save_run,
     settled_top_k,
 )
-from selector.scan.confirmation import confirm_leading
+from selector.scan.confirmation import confirm_leading, leading
 from selector.scan.dataset_view import offline_hub
 from selector.scan.extraction import Extraction
 from selector.scan.near_duplicates import leak_caveat
@@ -40,7 +43,7 @@ from selector.scan.scoring import Scoring
 from selector.scan.summary import ordered, summarise
 from selector.scan.texts import add_layer_curves, cut_notes
 from selector.store import FeatureStore
-from selector.zoo import ModelSpec
+from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.variants import network_of
 
 
@@ -54,13 +57,13 @@ def rank(target: Any, config: ScanConfig) -> Ranking:
         data = load_target(target, config)
         check_for_target(config, data)
         if data.modality is Modality.ROWS:
-            ranking = rank_rows(data, wanted, names, config)
-            return ranking if config.out is None else ranking.save(config.out)
+            return save_run(rank_rows(data, wanted, names, config), run_folder(config, data, confirming=False))
         specs, trusted = choose_specs(data, config)
         task = tasks.task_for(data)
         confirming = config.confirm and task is not None
         deciding = None if task is None else config.metric or task.default_metric
         top_k = settled_top_k(config, specs, confirming)
+        folder = run_folder(config, data, confirming=confirming)
         data = dataset_view.without_known_bad(data, features_store, config.on_bad_image)
         extraction = Extraction(
             data,
@@ -121,12 +124,12 @@ def rank(target: Any, config: ScanConfig) -> Ranking:
             loaded_target=data,
             trusted=trusted,
         )
-        if not confirming:
-            return ranking if config.out is None else ranking.save(config.out)
-        # saved before the confirmation, so that a kill in it loses no table
-        ranking = ranking.save(config.out or default_run_folder(data))
+        if not confirming or folder is None:
+            return save_run(ranking, folder)
+        # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
+        ranking = ranking.save(folder)
         training = ConfirmConfig.of(**{name: getattr(config, name) for name in ConfirmConfig.training_fields()})
-        return confirm_leading(ranking, _folder(ranking), extraction, specs, training, top_k, past)
+        return confirm_leading(ranking, extraction, specs, training, top_k, past)
 
 
 def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) -> Ranking:
@@ -147,14 +150,16 @@ def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) ->
     if config.seed is None:
         config = config.model_copy(update={"seed": made.seed})
     check_strategies(config)
+    trusted = config.trust_zoo or ranking.trusted
+    _check_trust(ranking, specs, top_k, trusted)
     with offline_hub(config.offline or made.offline):
         features_store = open_store(config.store or made.store)
         data = _target_of(ranking, config.target, made, features_store)
         check_for_target(config, data)
         if untrained := no_training(data):
             raise ConfigError(untrained.text)
-        if config.out is not None or ranking.path is None:
-            ranking = ranking.save(config.out or default_run_folder(data))
+        if config.out or ranking.path is None:
+            ranking = ranking.save(run_folder(config, data, confirming=True) or default_run_folder(data))
         extraction = Extraction(
             data,
             features_store,
@@ -162,18 +167,23 @@ def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) ->
             made.precision,
             made.backend,
             "skip",
-            config.trust_zoo or ranking.trusted,
+            trusted,
             config.progress or no_progress,
         )
-        return confirm_leading(
-            ranking, _folder(ranking), extraction, specs, config, top_k, open_history(config.history)
-        )
+        return confirm_leading(ranking, extraction, specs, config, top_k, open_history(config.history))
 
 
-def default_run_folder(target: Target) -> Path:
-    """``runs/<name>-<fingerprint>``: the same target goes on in the same folder."""
-    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in target.name).strip("-") or "target"
-    return Path("runs") / f"{safe}-{target.fingerprint[:8]}"
+def _check_trust(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int, trusted: bool) -> None:
+    """Refuse before anything is loaded what would be refused when its turn comes.
+
+    Raises:
+        ConfigError: one of the models to fine-tune runs code, and nobody trusts it on this call.
+    """
+    for spec in leading(ranking, specs, top_k):
+        try:
+            check_trusted(spec, trusted)
+        except SourceError as error:
+            raise OptionError(f"trust_zoo: {error}", "trust_zoo") from None
 
 
 def _target_of(ranking: Ranking, target: Any, made: ScanConfig, store: FeatureStore) -> Target:
@@ -195,8 +205,3 @@ def _target_of(ranking: Ranking, target: Any, made: ScanConfig, store: FeatureSt
             f"{str(ranking.target['fingerprint'])[:12]}; scan it again (unchanged images are not extracted again)."
         )
     return data
-
-
-def _folder(ranking: Ranking) -> Path:
-    assert ranking.path is not None
-    return ranking.path

@@ -19,6 +19,7 @@ from selector.scan.checks import (
     limits_of,
     load_target,
     open_store,
+    run_folder,
     settled_top_k,
 )
 from selector.scan.dataset_view import offline_hub
@@ -54,6 +55,7 @@ def plan(target: Any, config: ScanConfig) -> Plan:
         check_for_target(config, data)
         specs, trusted = choose_specs(data, config)
         settled_top_k(config, specs, config.confirm)
+        run_folder(config, data, confirming=config.confirm)
         costs = Costs(features_store, config.device, config.cost)
         indices = data.indices("train", "val")
         hashes, units = data.row_hashes(indices), data.units_of(indices)

@@ -254,7 +254,7 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
 
 def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test: Mapping[str, float]) -> Measurement:
     if lane.best is None or standing is None:
-        status: Any = lane.status if lane.status != "ok" else "failed"
+        status: Any = lane.status if lane.status != "ok" else "not run"
         note = "; ".join(lane.notes) or "the budget ended before it was measured"
         return Measurement(lane.strategy, field.metric, {}, status=status, note=note, seconds=lane.seconds)
     run = max([lane.best, *lane.repeats], key=field.order)

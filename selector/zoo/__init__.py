@@ -292,7 +292,11 @@ def load_zoo(
 def select(
     zoo: Zoo, models: str | Sequence[str] | None = None, tags: str | Sequence[str] | None = None
 ) -> list[ModelSpec]:
-    """Entries chosen by glob (on name or ``source:model``) and by tag (any of them).
+    """Entries chosen by glob on their names and by tag (any of them).
+
+    A glob is on names, with or without the source before them: ``resnet*`` finds an entry that is named
+    ``timm:resnet50.a1_in1k`` after its source. ``source:model`` in full that no entry is becomes an entry of
+    its own; a control (random weights) is never found by its source, whose weights it has not.
 
     Args:
         models: one glob or several; a comma separates globs in a string. None takes all.
@@ -313,9 +317,7 @@ def select(
     if models:
         picked: list[ModelSpec] = []
         for pattern in _words(models):
-            hits = [
-                m for m in zoo.models if fnmatch.fnmatchcase(m.name, pattern) or fnmatch.fnmatchcase(m.source, pattern)
-            ]
+            hits = [m for m in zoo.models if _is_called(m, pattern)]
             if not hits and _looks_like_reference(pattern):
                 hits = [ModelSpec.model_validate(pattern)]  # a model that the zoo does not list, named in full
             if not hits:
@@ -327,6 +329,16 @@ def select(
     if not chosen:
         raise ZooError("no model is left after selecting by name and tag; loosen --models or --tags.")
     return chosen
+
+
+def _is_called(spec: ModelSpec, pattern: str) -> bool:
+    """Whether a glob is on a model's name, or on its source where it has the source's weights."""
+    names = [spec.name]
+    if spec.weights != "none":
+        names.append(spec.source)
+        if spec.name == spec.source:
+            names.append(spec.model_id)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def _words(value: str | Sequence[str] | None) -> list[str]:
