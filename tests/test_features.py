@@ -127,7 +127,8 @@ def test_label_kinds_are_inferred(labels, kind):
     [
         ([0, 0, 0], None, "at least two classes. Got one: 0"),
         ([0.5, 1, 2], "classes", "Got fractions; real values need label_kind='real'"),
-        ([0, 1, np.nan], "real", "labels must be finite. Label 2 is not"),
+        ([0, 1, np.inf], "real", "labels must be finite. Label 2 is not"),
+        ([0, 1, np.nan], "classes", "Label 2 is not; a class cannot be unknown: drop the row"),
         ([[0, 2], [1, 1], [0, 0]], "multilabel", "must hold 0 and 1 only"),
         ([1.0, 1.0, 1.0], "real", "real labels must vary"),
         ([0, 1], None, "equal lengths. Got 3 rows and 2 labels"),

@@ -200,3 +200,32 @@ def test_a_decrease_that_stale_curvature_promises_is_not_believed():
     solved, found = best_strength(problem, [s / 1500 for s in STRENGTHS], held_out, 1e-6)
     exact = held_out(problem.solve(solved.strength, 1e-9).solution)
     assert found.mean() == pytest.approx(exact.mean(), abs=1e-4)
+
+
+def test_unknown_labels_are_not_fitted():
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 6)) * np.linspace(1, 3, 6) + 2
+    real = np.stack([x[:, 0] + x[:, 1] + rng.standard_normal(200), x[:, 2]], axis=1) + 10
+    many = (real > np.median(real, axis=0)).astype(float)
+    hole = rng.random(real.shape) < 0.3
+    known = ~hole
+    real[hole] = many[hole] = np.nan
+    scaler = StandardScaler().fit(x[:150])
+    z = scaler.transform(x)
+    solved = solve_head(x[:150], real[:150], x[150:], real[150:], 2, label_kind=LabelKind.REAL, strengths=[0.1])
+    found = x @ solved.weight.T + solved.bias
+    labels = solve_head(x[:150], many[:150], x[150:], many[150:], 2, label_kind=LabelKind.MULTILABEL, strengths=[0.1])
+    logits = x @ labels.weight.T + labels.bias
+    for i in range(2):
+        rows = np.flatnonzero(known[:150, i])
+        expected = Ridge(alpha=10).fit(z[rows], real[rows, i]).predict(z)
+        np.testing.assert_allclose(found[:, i], expected, atol=2e-3)
+        model = LogisticRegression(C=0.1, tol=1e-8).fit(z[rows], many[rows, i])
+        np.testing.assert_allclose(logits[:, i], model.decision_function(z), atol=0.02)
+    assert np.isfinite([solved.val_log_loss, labels.val_log_loss]).all()
+    real[:150, 1] = np.nan
+    with pytest.raises(ProxyError, match="real column 1 is unknown for all training rows"):
+        solve_head(x[:150], real[:150], x[150:], real[150:], 2, label_kind=LabelKind.REAL)

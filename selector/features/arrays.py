@@ -42,6 +42,11 @@ def as_rows(values: Any, what: str = "features") -> np.ndarray:
             are no numbers, NaN or infinite, or so large that their squares overflow.
     """
     rows = as_array(values, what)
+    if isinstance(rows, np.ma.MaskedArray):
+        if np.ma.getmaskarray(rows).any():
+            row = int(np.argwhere(np.ma.getmaskarray(rows))[0][0])
+            raise ProxyError(f"{what} must have no masked entries. Row {row} has one: drop the row or fill it in.")
+        rows = np.asarray(rows)
     if rows.ndim != 2:
         raise ProxyError(f"{what} must have the shape (N, D), one row an item. Got shape {rows.shape}.")
     if rows.shape[0] < 2 or rows.shape[1] < 1:

@@ -68,7 +68,7 @@ def _strata(labels: Labels, mixed: np.ndarray) -> np.ndarray:
         groups = labels.codes
     elif labels.kind is LabelKind.MULTILABEL:
         assert labels.columns is not None
-        _, groups = np.unique(labels.columns, axis=0, return_inverse=True)
+        _, groups = np.unique(np.nan_to_num(labels.columns, nan=-1.0), axis=0, return_inverse=True)
         groups = groups.ravel()
     else:
         assert labels.columns is not None

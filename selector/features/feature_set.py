@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
@@ -30,9 +31,14 @@ class FeatureSet:
     Args:
         rows: (N, D) features; numpy of any float type (memory-mapped, not contiguous), or a torch
             tensor including bfloat16. Not copied when they are float32 or float64.
-        labels: (N,) classes, (N, L) of 0 and 1, or (N,) / (N, T) real values.
+        labels: (N,) classes, (N, L) of 0 and 1, or (N,) / (N, T) real values; NaN where a 0/1 or real entry
+            is unknown.
         label_kind: what the labels are; inferred when not given (``check_labels``).
-        units: (N,) ids of what statistics resample (an image, when a row is a pixel or a box).
+        mask: (N,) or (N, L), True where a label is known.
+        label_names: of the columns, for ``label_data.note()`` and details.
+        units: (N,) ids of the items that statistics resample (an image, when a row is a pixel, a point or a
+            box): blocks and folds hold whole items, neighbours of the same item do not vote, and leaving out
+            a row leaves out its item.
         keys: (N,) names or content hashes of the items; the hash of a row's values when not given.
             Folds, blocks and subsamples are drawn from them, never from the position.
         source_logits: (N, C_s) of the encoder's source head, or ``source_head``: (weight (C_s, D),
@@ -51,6 +57,8 @@ class FeatureSet:
         labels: Any,
         *,
         label_kind: LabelKind | str | None = None,
+        mask: Any = None,
+        label_names: Sequence[str] = (),
         units: Any = None,
         keys: Sequence[object] | np.ndarray | None = None,
         source_logits: Any = None,
@@ -61,7 +69,7 @@ class FeatureSet:
         self.device = device or device_of(rows)
         self._rows: np.ndarray | None = as_rows(rows)
         self._shape: tuple[int, int] = self._rows.shape
-        self.label_data = check_labels(labels, len(self), _kind(label_kind))
+        self.label_data = check_labels(labels, len(self), _kind(label_kind), mask=mask, names=label_names)
         self.seed = seed
         self.units = None if units is None else as_array(units, "units")
         self._keys = keys
@@ -105,7 +113,7 @@ class FeatureSet:
 
     @property
     def labels(self) -> np.ndarray:
-        """int (N,) positions in ``classes`` for class labels, else float64 (N, T)."""
+        """int (N,) positions in ``classes`` for class labels, else float64 (N, T), NaN where unknown."""
         return self.label_data.codes if self.label_data.columns is None else self.label_data.columns
 
     @property
@@ -213,9 +221,11 @@ class FeatureSet:
 
     # ------------------------------------------------------------------ parts
 
-    def take(self, rows: np.ndarray) -> FeatureSet:
+    def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> FeatureSet:
         """Some rows (indices or a mask) as a feature set of their own, in the blocks they had.
 
+        Args:
+            columns: of the labels, where not all are looked at.
         Raises:
             ProxyError: fewer than two rows or classes are left.
         """
@@ -223,7 +233,7 @@ class FeatureSet:
         if len(indices) < 2:
             raise ProxyError(f"a part of a feature set must have at least two rows. Got {len(indices)}.")
         part = FeatureSet.__new__(FeatureSet)
-        part.label_data, kept = self.label_data.select(indices)
+        part.label_data, kept = self.label_data.select(indices, columns)
         part._rows = None
         part._shape = (len(indices), self.width)
         part.seed = self.seed
@@ -235,6 +245,25 @@ class FeatureSet:
         part._spectra = {}
         part._shared = {}
         return part
+
+    def complete_parts(self) -> list[FeatureSet]:
+        """Itself; with unknown labels, for every pattern of them the columns that share it on the rows that they
+        are known for. Every column is in one part.
+
+        Scores from moments or a spectrum are means over these parts' columns. Cost: a spectrum a pattern.
+        """
+        if self.label_data.known is None:
+            return [self]
+        if self._left_out is not None and self._part_of is not None:
+            return [part.without(self._left_out) for part in self._part_of[0].complete_parts()]
+        return self._complete_parts
+
+    @cached_property
+    def _complete_parts(self) -> list[FeatureSet]:
+        _ = self.hashes, self.blocks
+        apart = copy.copy(self)  # parts know it, and it does not know them: no circle
+        apart._spectra, apart._shared = {}, {}
+        return [apart.take(rows, columns) for columns, rows in self.label_data.patterns()]
 
     def sample(self, count: int) -> np.ndarray:
         """Indices of at most ``count`` rows, stratified, drawn from hashes and the seed; a fixed order."""
@@ -264,6 +293,10 @@ class FeatureSet:
             return self._part_of[0].uses_kernel
         return self._shape[0] < self._shape[1]
 
+    def _needs_every_label(self) -> None:
+        if self.label_data.known is not None:
+            raise NotApplicable("needs every label of every row, and some are unknown")
+
     @cached_property
     def _fold_moments(self) -> list[Moments] | None:
         """Moments of every fold, unless they would take too much memory."""
@@ -275,6 +308,7 @@ class FeatureSet:
     @property
     def moments(self) -> Moments:
         """Sums over all rows. Cost: one pass, N·D² in float64; afterwards, an addition of the folds."""
+        self._needs_every_label()
         folds = self._fold_moments
         return self._own_moments if folds is None else merge(folds)
 
@@ -332,6 +366,7 @@ class FeatureSet:
     @cached_property
     def _decomposed(self) -> _Decomposed:
         """The spectrum, and U (N, k) on the N × N side, else V (D, k)."""
+        self._needs_every_label()
         if self._left_out is not None and self._part_of is not None:
             spectrum, directions = self._part_of[0]._spectra.get(self._left_out, (None, None))
             if spectrum is not None and directions is not None:
@@ -343,6 +378,7 @@ class FeatureSet:
     @property
     def spectrum(self) -> Spectrum:
         """The one eigendecomposition. Cost: min(N, D)³ and a min(N, D)²·T product."""
+        self._needs_every_label()
         if self._left_out is None or self._part_of is None:
             return self._decomposed[0]
         return self._part_of[0]._spectrum_without(self._left_out)
@@ -361,6 +397,11 @@ class FeatureSet:
     def centred_norm4(self) -> float:
         """Σ‖x - mean‖⁴, for Ledoit-Wolf."""
         return self.spectrum.norm4
+
+    @property
+    def directions(self) -> np.ndarray:
+        """U (N, k) where ``uses_kernel``, else V (D, k): the eigenvectors behind ``spectrum``."""
+        return self._decomposed[1]
 
     @property
     def basis(self) -> np.ndarray:

@@ -5,7 +5,8 @@ Classes are renumbered over those that occur, so an id without rows changes noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from selector.core.contracts import LabelKind
 from selector.core.errors import ProxyError
 from selector.features.arrays import as_array
+
+ENOUGH = 10  # rows of a label's rarer side from which it is scored
 
 
 @dataclass(frozen=True)
@@ -23,31 +26,67 @@ class Labels:
         kind: what they are.
         codes: (N,) position in ``classes``; empty unless ``kind`` is CLASSES.
         classes: the ids that occur, sorted.
-        columns: float64 (N, T) for MULTILABEL (labels without a positive row are left out) and
-            REAL; None for CLASSES, whose one-hot columns are never stored.
+        columns: float64 (N, T) for MULTILABEL and REAL, NaN where an entry is unknown; None for CLASSES,
+            whose one-hot columns are never stored. Columns that cannot be scored are left out.
+        known: bool (N, T), or None where every entry is.
+        names: of the columns.
+        left_out: names of columns that are not scored, with the rows of their rarer side (of real values: 0).
     """
 
     kind: LabelKind
     codes: np.ndarray
     classes: np.ndarray
     columns: np.ndarray | None
+    known: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.codes) if self.columns is None else len(self.columns)
 
     @property
     def num_columns(self) -> int:
-        """T: the classes that occur, the labels with a positive row, or the regression targets."""
+        """T: the classes that occur, the labels with enough rows, or the regression targets."""
         return len(self.classes) if self.columns is None else self.columns.shape[1]
 
-    def select(self, rows: np.ndarray) -> tuple[Labels, np.ndarray]:
-        """The labels of some rows, checked again, and which columns are left of the old ones."""
+    def select(self, rows: np.ndarray, columns: np.ndarray | None = None) -> tuple[Labels, np.ndarray]:
+        """The labels of some rows, and which columns are left of the old ones: those that still vary.
+
+        Args:
+            columns: look at these alone.
+        """
         if self.columns is None:
             codes = self.codes[rows]
             return of_classes(self.classes[codes]), np.unique(codes)
-        columns = self.columns[rows]
-        kept = np.flatnonzero(columns.any(axis=0) | (self.kind is LabelKind.REAL))
-        return of_columns(columns, self.kind), kept
+        asked = np.arange(self.num_columns) if columns is None else columns
+        values = self.columns[np.ix_(rows, asked)]
+        varying = _spread(values, self.kind) > 0
+        if not varying.any():
+            raise ProxyError(f"{self.kind} labels must vary. All rows have the same label.")
+        values, kept = values[:, varying], asked[varying]
+        names = tuple(self.names[i] for i in kept)
+        return Labels(self.kind, self.codes, self.classes, values, _known(values), names, self.left_out), kept
+
+    def patterns(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(columns, rows) that are known together: one pair for every pattern of unknown entries."""
+        if self.known is None:
+            return [(np.arange(self.num_columns), np.arange(len(self)))]
+        found, member = np.unique(self.known, axis=1, return_inverse=True)
+        member = member.ravel()
+        return [(np.flatnonzero(member == i), np.flatnonzero(rows)) for i, rows in enumerate(found.T)]
+
+    def note(self) -> str:
+        """What is not scored and why, for a person; empty where everything is."""
+        if not self.left_out:
+            return ""
+        shown = ", ".join(f"{name} ({count})" for name, count in list(self.left_out.items())[:10])
+        more = f" and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
+        if self.kind is LabelKind.REAL:
+            return f"{len(self.left_out)} columns are constant and not scored: {shown}{more}."
+        return (
+            f"{len(self.left_out)} labels have fewer than {ENOUGH} positive or negative rows and are not scored: "
+            f"{shown}{more}."
+        )
 
     def block(self, rows: slice | np.ndarray) -> np.ndarray:
         """The columns (n, T) of some rows as a dense float64 array."""
@@ -76,14 +115,26 @@ class Labels:
         return np.asarray(one_hot @ rows)
 
 
-def check_labels(labels: Any, count: int, kind: LabelKind | None) -> Labels:
+def check_labels(
+    labels: Any,
+    count: int,
+    kind: LabelKind | None,
+    *,
+    mask: Any = None,
+    names: Sequence[str] = (),
+) -> Labels:
     """Validate ``labels`` for ``count`` rows.
 
     Without a ``kind``: 1-D ints, booleans or strings are classes, 1-D floats are real values, 2-D
     arrays of 0 and 1 are multi-label, other 2-D arrays are real values.
 
+    Args:
+        mask: (N,) or (N, T), True where a label is known; NaN and numpy's masked entries are unknown too.
+            Class labels are known throughout.
+        names: of the columns; their numbers when not given.
+
     Raises:
-        ProxyError: wrong length or shape, not finite, one class only, or a constant target.
+        ProxyError: wrong length or shape, infinite, one class only, or no column that varies.
     """
     array = as_array(labels, "labels")
     if array.ndim == 2 and array.shape[1] == 1 and kind is not LabelKind.MULTILABEL:
@@ -94,9 +145,14 @@ def check_labels(labels: Any, count: int, kind: LabelKind | None) -> Labels:
         )
     if len(array) != count:
         raise ProxyError(f"features and labels must have equal lengths. Got {count} rows and {len(array)} labels.")
-    kind = kind or _infer(array)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ProxyError(f"labels must be finite. Label {int(np.argwhere(~np.isfinite(array))[0][0])} is not.")
+    known = _mask(array, mask)
+    array = np.asarray(array)
+    kind = kind or _infer(array, known)
+    wrong = np.isinf(array) | (~known & (kind is LabelKind.CLASSES)) if array.dtype.kind == "f" else ~known
+    if wrong.any() and (kind is LabelKind.CLASSES or array.dtype.kind == "f"):
+        first = int(np.argwhere(wrong)[0][0])
+        hint = "; a class cannot be unknown: drop the row" if kind is LabelKind.CLASSES else ""
+        raise ProxyError(f"labels must be finite. Label {first} is not{hint}.")
     if kind is LabelKind.CLASSES:
         if array.ndim != 1:
             raise ProxyError(
@@ -110,7 +166,10 @@ def check_labels(labels: Any, count: int, kind: LabelKind | None) -> Labels:
     columns = array.reshape(count, -1)
     if columns.dtype.kind not in "iubf":
         raise ProxyError(f"{kind} labels must be numbers. Got the type {array.dtype}.")
-    return of_columns(columns.astype(np.float64), kind)
+    if names and len(names) != columns.shape[1]:
+        raise ProxyError(f"label_names must name every column. Got {len(names)} for {columns.shape[1]}.")
+    columns = np.where(known.reshape(count, -1), columns.astype(np.float64), np.nan)
+    return of_columns(columns, kind, names)
 
 
 def of_classes(ids: np.ndarray) -> Labels:
@@ -121,18 +180,62 @@ def of_classes(ids: np.ndarray) -> Labels:
     return Labels(LabelKind.CLASSES, codes.ravel(), classes, None)
 
 
-def of_columns(columns: np.ndarray, kind: LabelKind) -> Labels:
-    """Multi-label or real columns."""
-    if kind is LabelKind.MULTILABEL:
-        if not np.isin(columns, (0, 1)).all():
-            raise ProxyError("multi-label columns must hold 0 and 1 only.")
-        columns = columns[:, columns.any(axis=0)]
-    if columns.shape[1] == 0 or (columns == columns[0]).all():
+def of_columns(columns: np.ndarray, kind: LabelKind, names: Sequence[str] = ()) -> Labels:
+    """Multi-label or real columns, NaN where unknown; those that cannot be scored are left out."""
+    if kind is LabelKind.MULTILABEL and not np.isin(columns[~np.isnan(columns)], (0, 1)).all():
+        raise ProxyError("multi-label columns must hold 0 and 1 only.")
+    scored = scored_columns(columns, kind)
+    if not scored.any():
         raise ProxyError(f"{kind} labels must vary. All rows have the same label.")
-    return Labels(kind, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), columns)
+    names = tuple(names) or tuple(str(i) for i in range(columns.shape[1]))
+    rare = _spread(columns, kind)
+    left_out = {names[i]: int(rare[i]) for i in np.flatnonzero(~scored)}
+    columns = columns[:, scored]
+    nothing = np.empty(0, dtype=np.int64)
+    kept = tuple(names[i] for i in np.flatnonzero(scored))
+    return Labels(kind, nothing, nothing, columns, _known(columns), kept, left_out)
 
 
-def _infer(array: np.ndarray) -> LabelKind:
+def scored_columns(columns: np.ndarray, kind: LabelKind) -> np.ndarray:
+    """bool (T,) columns that a mean over columns is taken of.
+
+    Labels whose rarer side has at least ``ENOUGH`` rows, all that vary where none has; real columns that vary.
+    """
+    rare = _spread(columns, kind)
+    enough = rare >= (ENOUGH if kind is LabelKind.MULTILABEL else 1)
+    return np.asarray(enough if enough.any() else rare > 0)
+
+
+def _spread(columns: np.ndarray, kind: LabelKind) -> np.ndarray:
+    """(T,) rows of the rarer of 0 and 1; of real columns 1 where they vary."""
+    if kind is LabelKind.MULTILABEL:
+        return np.asarray(np.minimum((columns == 1).sum(axis=0), (columns == 0).sum(axis=0)))
+    low = np.where(np.isnan(columns), np.inf, columns).min(axis=0)
+    high = np.where(np.isnan(columns), -np.inf, columns).max(axis=0)
+    return np.asarray((low < high).astype(np.int64))
+
+
+def _known(columns: np.ndarray) -> np.ndarray | None:
+    unknown = np.isnan(columns)
+    return ~unknown if unknown.any() else None
+
+
+def _mask(array: np.ndarray, mask: Any) -> np.ndarray:
+    """bool, in the shape of the labels: True where an entry is known."""
+    known = ~np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else np.ones(array.shape, dtype=bool)
+    if array.dtype.kind == "f":
+        known &= ~np.isnan(np.asarray(array))
+    if mask is not None:
+        given = as_array(mask, "mask").astype(bool)
+        if given.ndim == 2 and array.ndim == 1 and given.shape[1] == 1:
+            given = given[:, 0]
+        if len(given) != len(array) or given.ndim > array.ndim:
+            raise ProxyError(f"mask must have the shape of the labels, {array.shape}. Got {given.shape}.")
+        known &= given if given.ndim == array.ndim else given[:, None]
+    return np.asarray(known)
+
+
+def _infer(array: np.ndarray, known: np.ndarray) -> LabelKind:
     if array.ndim == 1:
         return LabelKind.REAL if array.dtype.kind == "f" else LabelKind.CLASSES
-    return LabelKind.MULTILABEL if np.isin(array, (0, 1)).all() else LabelKind.REAL
+    return LabelKind.MULTILABEL if np.isin(array[known], (0, 1)).all() else LabelKind.REAL

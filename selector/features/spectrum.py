@@ -8,7 +8,7 @@ the uncentred matrix drowns the small eigenvalues.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -66,6 +66,18 @@ class Spectrum:
         rest = self.label_square - self.energy.sum(axis=0)
         # below the rounding of the two terms it is nothing
         return np.where(rest > 1e-12 * self.label_square, rest, 0.0)
+
+    def standardised(self) -> Spectrum:
+        """The same with label columns of mean 0 and deviation 1."""
+        deviation = np.sqrt(self.label_square / self.count)
+        deviation = np.where(deviation > 0, deviation, 1.0)
+        return replace(
+            self,
+            response=self.response / deviation,
+            label_mean=np.zeros_like(self.label_mean),
+            label_square=self.label_square / deviation**2,
+            label_counts=np.zeros_like(self.label_counts),
+        )
 
 
 def from_moments(moments: Moments, device: str | None = None) -> tuple[Spectrum, np.ndarray]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from selector.linear.basis import Basis, standardise
 from selector.linear.heads import LinearHead, solve_head
-from selector.linear.logistic import Logistic, Solved, log_likelihood
+from selector.linear.logistic import Logistic, Solved, label_log_likelihood, log_likelihood
 from selector.linear.search import STRENGTHS, best_strength
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Logistic",
     "Solved",
     "best_strength",
+    "label_log_likelihood",
     "log_likelihood",
     "solve_head",
     "standardise",

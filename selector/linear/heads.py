@@ -52,7 +52,8 @@ def solve_head(
 
     Args:
         train_rows: (N, D) raw features, any scale; constant columns are ignored.
-        train_labels: (N,) ints 0..K-1, (N, K) of 0 and 1, or (N,) / (N, K) floats.
+        train_labels: (N,) ints 0..K-1, (N, K) of 0 and 1, or (N,) / (N, K) floats; of the last two an entry may be
+            NaN: unknown, and not fitted.
         val_rows, val_labels: likewise; they choose the strength and are not fitted.
         num_outputs: K. Classes absent from the training rows get a very low, finite output.
         class_weight: (K,) weights of the classes in the loss.
@@ -83,7 +84,7 @@ def solve_head(
 
     if len(zv):
         solved, found = best_strength(problem, grid, held_out, _TOLERANCE)
-        loss = -float(found.mean())
+        loss = -float(np.nanmean(found))
     else:
         solved, loss = problem.solve(grid[0], _TOLERANCE), 0.0
     strength, solution = solved.strength, solved.solution[:, 0]
@@ -150,14 +151,26 @@ def _solve_ridge(
     yv = np.asarray(val_labels, dtype=np.float64)[: len(zv)].reshape(len(zv), -1)
     if y.shape[1] != outputs:
         raise ProxyError(f"real labels must have the shape (N, {outputs}). Got {np.shape(labels)}.")
-    mean, scale = y.mean(axis=0), np.maximum(y.std(axis=0), 1e-12)
-    wide = z[:, :-1].astype(np.float64)
-    gram, cross = wide.T @ wide, wide.T @ ((y - mean) / scale)
+    known = ~np.isnan(y)
+    if not known.any(axis=0).all():
+        raise ProxyError(f"real column {int(np.argmin(known.any(axis=0)))} is unknown for all training rows.")
+    mean, scale = np.nanmean(y, axis=0), np.maximum(np.nanstd(y, axis=0), 1e-12)
+    wide, target, wanted = z[:, :-1].astype(np.float64), (y - mean) / scale, (yv - mean) / scale
+    # columns that are known for the same rows are solved together, about the mean of those rows
+    patterns, member = np.unique(known, axis=1, return_inverse=True)
+    problems = []
+    for number, rows in enumerate(patterns.T):
+        columns = np.flatnonzero(member.ravel() == number)
+        centre = wide[rows].mean(axis=0)
+        centred = wide[rows] - centre
+        problems.append((columns, centre, centred.T @ centred, centred.T @ target[np.ix_(rows, columns)]))
     best: tuple[float, float, np.ndarray] | None = None
     for strength in grid:
-        penalised = gram + np.eye(len(gram)) / strength
-        solution = np.vstack([np.linalg.solve(penalised, cross), np.zeros(outputs)])
-        loss = 0.5 * float(((zv @ solution - (yv - mean) / scale) ** 2).mean()) if len(zv) else 0.0
+        solution = np.zeros((len(basis.curvature), outputs))
+        for columns, centre, gram, cross in problems:
+            solution[:-1, columns] = np.linalg.solve(gram + np.eye(len(gram)) / strength, cross)
+            solution[-1, columns] = -centre @ solution[:-1, columns]
+        loss = 0.5 * float(np.nanmean((zv @ solution - wanted) ** 2)) if np.isfinite(wanted).any() else 0.0
         if best is None or loss < best[0]:
             best = (loss, strength, solution)
     assert best is not None

@@ -43,7 +43,7 @@ class Logistic:
         curvature: (k + 1,) sums of squares of its columns.
         targets: codes (N,) for softmax, 0/1 (N, L) for sigmoid.
         weights: (F, N) row weights of each problem.
-        loss: ``softmax`` or ``sigmoid``.
+        loss: ``softmax`` or ``sigmoid``; with sigmoid a target may be NaN: unknown, and of no weight.
     """
 
     def __init__(
@@ -132,8 +132,10 @@ class Logistic:
                     residual, likelihood = _softmax(logits, targets)
                     residual[np.arange(len(z)), :, targets] -= 1
                 else:
-                    residual, likelihood = _sigmoid(logits, targets, mean=False)
+                    residual, losses = _sigmoid(logits, targets)
                     residual -= targets[:, None, :]
+                    np.nan_to_num(residual, copy=False)
+                    likelihood = np.asarray(np.nansum(losses, axis=2, dtype=np.float64))
                 weights = group.weights_of(problems[live], part)
                 if weights is None:
                     value[live] -= likelihood.sum(axis=0)
@@ -179,6 +181,8 @@ class Logistic:
             logits = (self.z[rows] @ solution[:, live].reshape(width, -1)).reshape(len(rows), -1, outputs)
             p = (_softmax if self.loss == "softmax" else _sigmoid)(logits, self.targets[rows])[0]
             p -= p * p
+            if self.loss == "sigmoid":
+                p[np.broadcast_to(np.isnan(self.targets[rows])[:, None, :], p.shape)] = 0
             weights = group.weights_of(live, rows)
             kept = p.sum(axis=0) if weights is None else np.einsum("nfc,nf->fc", p, weights)
             total[live] += kept * (len(group.rows) / len(rows))
@@ -188,22 +192,34 @@ class Logistic:
 def log_likelihood(z: np.ndarray, solution: np.ndarray, targets: np.ndarray, loss: str = "softmax") -> np.ndarray:
     """float64 (problems, N) of the rows under solutions (k + 1, problems, outputs).
 
-    Classes that the solution does not know (-1) count as half a row of training would.
+    Classes that the solution does not know (-1) count as half a row of training would; of several labels
+    the mean over those that are known.
     """
+    if loss == "sigmoid":
+        return np.asarray(np.nanmean(label_log_likelihood(z, solution, targets), axis=2))
     problems, outputs = solution.shape[1:]
     result = np.empty((problems, len(z)))
-    step = max(64, _CHUNK_CELLS // (problems * outputs))
+    for part, logits in _logits(z, solution, problems * outputs):
+        result[:, part] = _softmax(logits, targets[part])[1].T
+    return result
+
+
+def label_log_likelihood(z: np.ndarray, solution: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """float64 (problems, N, L) of every label under solutions (k + 1, problems, L); NaN where it is unknown."""
+    problems, outputs = solution.shape[1:]
+    result = np.empty((problems, len(z), outputs))
+    for part, logits in _logits(z, solution, problems * outputs):
+        result[:, part] = _sigmoid(logits, targets[part])[1].transpose(1, 0, 2)
+    return result
+
+
+def _logits(z: np.ndarray, solution: np.ndarray, cells: int) -> Iterator[tuple[slice, np.ndarray]]:
+    step = max(64, _CHUNK_CELLS // cells)
     flat = solution.reshape(len(solution), -1)
     for start in range(0, len(z), step):
-        chunk = z[start : start + step]
-        logits = (chunk @ flat).reshape(len(chunk), problems, outputs)
-        _, values = (
-            _softmax(logits, targets[start : start + step])
-            if loss == "softmax"
-            else _sigmoid(logits, targets[start : start + step])
-        )
-        result[:, start : start + step] = values.T
-    return result
+        part = slice(start, start + step)
+        chunk = z[part]
+        yield part, (chunk @ flat).reshape(len(chunk), *solution.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -244,9 +260,10 @@ def _rates(targets: np.ndarray, weights: np.ndarray, outputs: int, loss: str) ->
     if loss == "softmax":
         counts = np.stack([np.bincount(targets, weights=w, minlength=outputs) for w in weights])
     else:
-        counts = weights @ targets
+        counts = weights @ np.nan_to_num(targets)
+        return np.asarray((counts + 0.5) / (weights @ ~np.isnan(targets) + 1.0))
     sizes = weights.sum(axis=1, keepdims=True)
-    return np.asarray((counts + 0.5) / (sizes + (0.5 * outputs if loss == "softmax" else 1.0)))
+    return np.asarray((counts + 0.5) / (sizes + 0.5 * outputs))
 
 
 def _softmax(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,9 +277,9 @@ def _softmax(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.nd
     return logits, likelihood
 
 
-def _sigmoid(logits: np.ndarray, targets: np.ndarray, mean: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and the log-likelihood (n, problems), a mean or a sum over the labels."""
+def _sigmoid(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and the log-likelihood (n, problems, L) of the labels, NaN where they are unknown."""
     signed = np.where(targets[:, None, :] > 0, logits, -logits)
     losses = -np.logaddexp(0, -signed)
-    likelihood = losses.mean(axis=2, dtype=np.float64) if mean else losses.sum(axis=2, dtype=np.float64)
-    return 1 / (1 + np.exp(-logits)), likelihood
+    losses[np.broadcast_to(np.isnan(targets)[:, None, :], losses.shape)] = np.nan
+    return 1 / (1 + np.exp(-logits)), losses

@@ -28,6 +28,8 @@ def score(
     seed: int = 0,
     source_logits: Any = None,
     label_kind: LabelKind | str | None = None,
+    mask: Any = None,
+    label_names: Sequence[str] = (),
     units: Any = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
@@ -37,13 +39,14 @@ def score(
 
     Args:
         features: (N, D); numpy of any float type, memory-mapped, a torch tensor, or lists.
-        labels: (N,) classes (ints, names), (N, L) of 0 and 1, or (N,) / (N, T) floats.
+        labels: (N,) classes (ints, names), (N, L) of 0 and 1, or (N,) / (N, T) floats; NaN where unknown.
         proxy: a name that ``selector proxies`` lists, or a callable ``(FeatureSet) -> Score | float``.
         intervals: add a 90 % interval for the score of a fresh sample of the same size.
         seed: of folds, blocks and subsamples.
         source_logits: (N, C_s) of the encoder's source head, for the proxies that need them.
         label_kind: ``classes``, ``multilabel`` or ``real``; inferred when not given.
-        units: (N,) ids of what an interval resamples; each row when not given.
+        mask: (N,) or (N, L), True where a label is known; label_names: of the columns.
+        units: (N,) ids of the items that an interval resamples; each row when not given.
         keys: (N,) names of the rows, from which folds are drawn; their contents when not given.
         device: where torch does the large products; a tensor's own GPU when not given, else the CPU.
         params: passed on to the proxy.
@@ -63,6 +66,8 @@ def score(
         features,
         labels,
         label_kind=label_kind,
+        mask=mask,
+        label_names=label_names,
         units=units,
         keys=keys,
         source_logits=source_logits,

@@ -30,7 +30,9 @@ _TILE = 64  # label columns worked on together, so that their arrays stay in the
     cost="O(N·D·min(N, D)) multiplications in float64; one eigendecomposition",
     invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "zero padding"},
     formula="For every label column y: D/2·log α + N/2·log β − ½·log det(αI + βXᵀX) − β/2·‖y − Xw‖² − α/2·‖w‖² − "
-    "N/2·log 2π, at the α and β that maximise it (fixed point from α = β = 1, ε = 1e-5), divided by N; mean over columns.",
+    "N/2·log 2π, at the α and β that maximise it (fixed point from α = β = 1, ε = 1e-5), divided by N; mean over columns. "
+    "Real columns are standardised, 0/1 columns are as they are; a column is scored on the rows where it is known.",
+    version=2,
     deviations="The (D − k)·log α term of the determinant, k = min(N, D), is missing in widely copied code: for N < D its "
     "values explode with D and wide models win for no reason. Iterated to 1e-8 instead of eleven steps, which can be "
     "1.7e-3 off.",
@@ -59,7 +61,12 @@ def logme(features: FeatureSet, *, intercept: bool = False) -> Score:
     Raises:
         ProxyError: see ``FeatureSet``.
     """
-    evidence, iterations, converged = column_evidence(features.spectrum, intercept=intercept)
+    found = []
+    for part in features.complete_parts():
+        spectrum = part.spectrum.standardised() if features.label_kind is LabelKind.REAL else part.spectrum
+        found.append(column_evidence(spectrum, intercept=intercept))
+    evidence, converged = (np.concatenate([part[i] for part in found]) for i in (0, 2))
+    iterations = max(part[1] for part in found)
     if not converged.all():
         log.warning(
             "logme: %d of %d label columns did not settle within %d steps; their values are those of the last step",

@@ -31,7 +31,9 @@ DIMENSIONS = 64
         "scale",
         "offset",
     },
-    formula="PCA to 64. seli = 1 − 1/g, g the nuclear norm of the centred discriminant features over √N·(number of discriminants); "
+    formula="PCA to 64. seli = 1 − 1/g, g the mean over the discriminants of √(1 + r), r the variance between "
+    "classes over the shrunk variance within (without shrinkage: the nuclear norm of the centred discriminant features over "
+    "√N·(number of discriminants)); "
     "ncc = mean posterior of the true class; vc = log Σ_c ‖P_c‖_* of the posteriors of every class, scaled from its value for "
     "uniform posteriors (0) to its largest possible one (1). Score = seli + ncc − vc.",
     deviations="The published score normalises the three terms to the minimum and maximum over the pool, so a model's score changes "
@@ -65,7 +67,9 @@ def ncti(features: FeatureSet) -> Score:
     within = (1 - shrinkage) * within / n + shrinkage * trace / width * np.eye(width)
     between = (means.T * counts) @ means / n
     ratios = eigh(between, within, eigvals_only=True, check_finite=False)[::-1][: min(classes - 1, width)]
-    g = float(np.sqrt(1 + np.maximum(ratios, 0)).mean())  # the features' variance along a discriminant is 1 + ratio
+    g = float(
+        np.sqrt(1 + np.maximum(ratios, 0)).mean()
+    )  # 1 + ratio: the variance along a discriminant, both parts shrunk
     posterior = np.exp(model.log_posterior(z))
     ncc = float(posterior[np.arange(n), codes].mean())
     nuclear = sum(_nuclear(posterior[codes == c]) for c in range(classes))

@@ -33,9 +33,11 @@ MAX_ROWS = 2000
         "offset",
     },
     seeded=True,
-    formula="Spearman correlation, over pairs of rows, of 1 − Pearson(row_i, row_j) after PCA to 32 standardised dimensions with "
+    version=2,
+    formula="Spearman correlation, over pairs of rows, of 1 − cosine(row_i, row_j) after PCA to 32 standardised dimensions with "
     "1 − Pearson of the one-hot (multi-hot) labels.",
-    deviations="PCA is exact, not randomised; values are not multiplied by 100; more than 2,000 rows are a stratified subsample "
+    deviations="Rows are compared by their cosine; the published Pearson correlation first subtracts each row's mean over "
+    "its principal components, whose signs are arbitrary, so its value changes with the library. PCA is exact, not randomised; values are not multiplied by 100; more than 2,000 rows are a stratified subsample "
     "drawn from hashes.",
     domain="Classes or label sets. A row with no label, or all, is at distance 1 from every other.",
 )
@@ -53,11 +55,12 @@ def parc(features: FeatureSet) -> float:
     if len(z) < 3 or z.shape[1] < 2:
         raise NotApplicable("needs three rows and two dimensions that vary")
     z = (z - z.mean(axis=0)) / z.std(axis=0)
+    z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-30)
     upper = np.triu_indices(len(z), 1)
     labels = features.label_data.block(rows)
     from scipy.stats import rankdata
 
-    a, b = rankdata(_apart(z)[upper]), rankdata(np.round(_apart(labels)[upper], 9))
+    a, b = rankdata(np.round((1 - z @ z.T)[upper], 12)), rankdata(np.round(_apart(labels)[upper], 9))
     a -= a.mean()
     b -= b.mean()
     below = float(np.sqrt((a @ a) * (b @ b)))

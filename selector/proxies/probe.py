@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from selector.core.contracts import Score
+from selector.core.contracts import LabelKind, Score
 from selector.core.errors import NotApplicable
 from selector.features import NUM_FOLDS, FeatureSet
 from selector.features.threads import capped, each
-from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, standardise
+from selector.linear import STRENGTHS, Logistic, best_strength, label_log_likelihood, log_likelihood, standardise
 from selector.proxies._proxy import proxy
 
 _TOLERANCES = ((5e8, 6e-5), (5e7, 6e-6), (0, 1e-6))
@@ -24,6 +24,7 @@ _AGAIN = 2e-5  # of fits without some rows, from the solution with them
 @proxy(
     "probe",
     summary="Log-likelihood of held-out labels under a logistic regression on the features.",
+    label_kinds=(LabelKind.CLASSES, LabelKind.MULTILABEL),
     good="0 is perfect; minus the entropy of the class shares (−2.3 for ten equal classes) is a model that knows nothing.",
     source="Kornblith et al., CVPR 2019, arXiv:1805.08974 (protocol)",
     cost="O(N·D·min(N, D)) and about 40 products N × D × 5C, in float32",
@@ -33,7 +34,8 @@ _AGAIN = 2e-5  # of fits without some rows, from the solution with them
     blocks="own",
     version=4,
     formula="Mean over rows of log p(label | row) under the fold's model that did not see it: standardised columns, five "
-    "stratified folds, one inverse penalty C for all folds, the best of C·D ∈ {0.1, 1, 10, 100, 1000}.",
+    "stratified folds, one inverse penalty C for all folds, the best of C·D ∈ {0.1, 1, 10, 100, 1000}. "
+    "Several labels: each against the rest, on the rows where it is known; mean over labels.",
     deviations="Solved to a tolerance instead of trained for some epochs, so the optimiser has no say in it. Columns are "
     "standardised over all rows, which looks at no label. The value is that of the best strength, a slight optimism that is "
     "the same for all models. Strengths are compared coarsely, from the second on, until one is 10 % worse than the best (the first when the second won); those within 10 % are solved to the end. Values are within 1e-3 of the exact minimum.",
@@ -52,36 +54,41 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     """Cross-validated mean log-likelihood of a logistic regression, in nats.
 
     Args:
-        features: class labels.
+        features: class labels, or several labels a row.
         strengths: inverse penalties C on standardised columns, as in scikit-learn;
             ``linear.STRENGTHS`` / D when not given.
         blocks: add the values with each block left out, fitted again from the solutions found.
     Returns:
-        Score ≤ 0 with a contribution a row; ``details``: accuracy, strength.
+        Score ≤ 0 with a contribution a row; ``details``: accuracy, strength; of several labels also ``map``.
     Raises:
         NotApplicable: fewer than two classes have rows in two folds.
     """
     order, codes = features.canonical
     order = order[np.argsort(features.folds[order], kind="stable")]
-    codes, folds = codes[order], features.folds[order]
-    rare = rows_without_training(codes, folds)
-    if len(np.unique(codes[~rare])) < 2:
-        raise NotApplicable("needs two classes with rows in two folds each")
+    folds = features.folds[order]
     rows = features.rows[order]
     basis = standardise(rows)
-    problem = _Problem(basis.coordinates(rows), basis.curvature, codes, folds, rare, len(features.classes))
+    z = basis.coordinates(rows)
     del rows
+    problem: _Problem | _Labels
+    if features.label_kind is LabelKind.CLASSES:
+        codes = codes[order]
+        rare = rows_without_training(codes, folds)
+        if len(np.unique(codes[~rare])) < 2:
+            raise NotApplicable("needs two classes with rows in two folds each")
+        problem = _Problem(z, basis.curvature, codes, folds, rare, len(features.classes))
+    else:
+        problem = _Labels(z, basis.curvature, features.labels[order].astype(np.float32), folds)
     grid = [s / features.width for s in STRENGTHS] if strengths is None else sorted(float(s) for s in strengths)
-    cells = problem.z.size * len(features.classes)
+    cells = z.size * features.label_data.num_columns
     tolerance = next(value for size, value in _TOLERANCES if cells >= size)
-    with capped(min(problem.z.shape)):
+    with capped(min(z.shape)):
         solved, per_row = best_strength(problem.fits(), grid, problem.held_out, tolerance)
     strength, solution = solved.strength, solved.solution
     restored = np.empty_like(per_row)
     restored[order] = per_row
-    made = Score(
-        float(per_row.mean()), per_row=restored, details={"accuracy": problem.accuracy(solution), "strength": strength}
-    )
+    details = {**problem.details(solution), "strength": strength}
+    made = Score(float(per_row.mean()), per_row=restored, details=details)
     if not blocks:
         return made
     started = time.perf_counter()
@@ -122,13 +129,62 @@ class _Problem:
         solved = self.fits(gone).solve(strength, _AGAIN, start=solution)
         return float(self.held_out(solved.solution)[~gone].mean())
 
-    def accuracy(self, solution: np.ndarray) -> float:
-        """Share of rows that their fold's model gets right."""
+    def details(self, solution: np.ndarray) -> dict[str, float]:
+        """The share of rows that their fold's model gets right."""
         right = sum(
             int(((self.z[rows] @ solution[:, f]).argmax(axis=1) == self.codes[rows]).sum())
             for f, rows in enumerate(self.parts)
         )
-        return right / len(self.codes)
+        return {"accuracy": right / len(self.codes)}
+
+
+class _Labels:
+    """The same for several labels a row, each against the rest: one penalty for all of them."""
+
+    def __init__(self, z: np.ndarray, curvature: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> None:
+        self.z, self.curvature, self.targets = z, curvature, targets
+        held = np.unique(folds)
+        if len(held) < 2:
+            raise NotApplicable("needs rows in two folds")
+        self.parts = [np.flatnonzero(folds == f) for f in held]
+        self.weights = (folds != held[:, None]).astype(np.float64)
+
+    def fits(self, gone: np.ndarray | None = None) -> Logistic:
+        """One problem a fold, on the rows outside it."""
+        weights = self.weights if gone is None else self.weights * ~gone
+        return Logistic(self.z, self.curvature, self.targets, weights, "sigmoid")
+
+    def held_out(self, solution: np.ndarray) -> np.ndarray:
+        """(N,) contributions to the mean over labels of the mean over the rows where a label is known."""
+        return self._contributions(solution, np.ones(len(self.z), dtype=bool))
+
+    def _contributions(self, solution: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        each_label = np.empty(self.targets.shape)
+        for f, rows in enumerate(self.parts):
+            each_label[rows] = label_log_likelihood(self.z[rows], solution[:, f : f + 1], self.targets[rows])[0]
+        each_label = each_label[kept]
+        known = (~np.isnan(each_label)).sum(axis=0)
+        share = np.nansum(each_label[:, known > 0] / known[known > 0], axis=1)
+        return np.asarray(share * (len(each_label) / int((known > 0).sum())))
+
+    def without(self, gone: np.ndarray, strength: float, solution: np.ndarray) -> float:
+        """The value without some rows, at the strength found."""
+        solved = self.fits(gone).solve(strength, _AGAIN, start=solution)
+        return float(self._contributions(solved.solution, ~gone).mean())
+
+    def details(self, solution: np.ndarray) -> dict[str, float]:
+        """Average precision and share of right entries at one half, averaged over labels."""
+        from sklearn.metrics import average_precision_score
+
+        logits = np.empty(self.targets.shape)
+        for f, rows in enumerate(self.parts):
+            logits[rows] = self.z[rows] @ solution[:, f]
+        precision, right = [], []
+        for said, label in zip(logits.T, self.targets.T, strict=True):
+            known = ~np.isnan(label)
+            precision.append(average_precision_score(label[known], said[known]))
+            right.append(((said[known] > 0) == (label[known] > 0)).mean())
+        return {"accuracy": float(np.mean(right)), "map": float(np.mean(precision))}
 
 
 def rows_without_training(codes: np.ndarray, folds: np.ndarray) -> np.ndarray:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ConfigError, NotApplicable
 from selector.features import FeatureSet, Spectrum
+from selector.features.arrays import chunk_rows
+from selector.features.threads import capped
 from selector.proxies._proxy import proxy
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-8, 9))
@@ -32,7 +36,8 @@ STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-8, 9))
         "offset",
     },
     formula="1 − GCV(λ)/GCV(∞) at the best of 17 penalties λ, GCV(λ) = N·RSS(λ)/(N − 1 − Σ S/(S + λ))²; free intercept. One λ "
-    "for all classes (RSS summed over the one-hot columns), one for each real target, whose values are averaged.",
+    "for all classes (RSS summed over the one-hot columns), one for each label and each real target, whose values are averaged.",
+    version=2,
     deviations="In-sample least squares, as some codes have it, means nothing once D ≥ N.",
     domain="All label kinds, any N and D. GCV treats all rows alike; `method='loo'` leaves out each row exactly.",
 )
@@ -49,28 +54,38 @@ def ridge(features: FeatureSet, *, method: str = "gcv") -> Score:
     """
     if method not in ("gcv", "loo"):
         raise ConfigError(f"ridge: method must be 'gcv' or 'loo'. Got {method!r}.")
+    fits = [column_fits(part, method) for part in features.complete_parts()]
+    errors, null, strengths = (np.concatenate(found) for found in zip(*fits, strict=True))
+    return Score(
+        mean_r2(errors, null, features.label_kind), details={"strength": float(np.exp(np.log(strengths).mean()))}
+    )
+
+
+def column_fits(features: FeatureSet, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(T,) squared errors of every column, those of its mean, and the strength that generalised
+    cross-validation chose: one for all classes, one for each column otherwise."""
     spectrum = features.spectrum
     unit = spectrum.trace / spectrum.count
-    varying = spectrum.label_square > 1e-12 * spectrum.count
-    if unit <= 0 or not varying.any() or spectrum.count < 3:
+    if unit <= 0 or not (spectrum.label_square > 1e-12 * spectrum.count).any() or spectrum.count < 3:
         raise NotApplicable("needs three rows, and features and labels that vary")
     values = np.array([gcv(spectrum, unit * s) for s in STRENGTHS])  # (strengths, T)
-    null = spectrum.count * spectrum.label_square / (spectrum.count - 1) ** 2
-    if features.label_kind is LabelKind.REAL:
+    if features.label_kind is LabelKind.CLASSES:
+        chosen = np.full(values.shape[1], values.sum(axis=1).argmin())
+    else:
         chosen = values.argmin(axis=0)
-    else:
-        chosen = np.full(len(null), values.sum(axis=1).argmin())
-    penalties = np.array(STRENGTHS)[chosen]
+    strengths = np.array(STRENGTHS)[chosen]
     if method == "loo":
-        errors = _leave_one_out(features, unit * penalties)
-        null = spectrum.label_square * (spectrum.count / (spectrum.count - 1)) ** 2
-    else:
-        errors = values[chosen, np.arange(len(null))]
-    if features.label_kind is LabelKind.REAL:
-        value = float(np.mean(1 - errors[varying] / null[varying]))
-    else:
-        value = 1 - float(errors.sum() / null.sum())
-    return Score(value, details={"strength": float(np.exp(np.log(penalties).mean()))})
+        return *leave_one_out(features, unit * strengths), strengths
+    null = spectrum.count * spectrum.label_square / (spectrum.count - 1) ** 2
+    return values[chosen, np.arange(len(chosen))], null, strengths
+
+
+def mean_r2(errors: np.ndarray, null: np.ndarray, kind: LabelKind) -> float:
+    """R² of the one-hot columns together, else the mean over the columns' own."""
+    if kind is LabelKind.CLASSES:
+        return 1 - float(errors.sum() / null.sum())
+    varying = null > 0
+    return float(np.mean(1 - errors[varying] / null[varying]))
 
 
 def gcv(spectrum: Spectrum, penalty: float) -> np.ndarray:
@@ -81,19 +96,86 @@ def gcv(spectrum: Spectrum, penalty: float) -> np.ndarray:
     return np.asarray(spectrum.count * rss / max(free, 1e-12) ** 2)
 
 
-def _leave_one_out(features: FeatureSet, penalties: np.ndarray) -> np.ndarray:
-    """(T,) sums of squared leave-one-out residuals, each column at its penalty."""
+def leave_one_out(features: FeatureSet, penalties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) sums of squared residuals without the row itself, each column at its penalty, and those of the mean.
+
+    Rows of one unit are left out together: a box says much about the next box of its image. Exact in closed
+    form: the residuals of rows u without u are (I - H_uu)⁻¹ times those with u.
+    Cost: one more product N·D·min(N, D) in the rows' own precision, in chunks.
+    """
     spectrum, n = features.spectrum, len(features)
-    z = features.coordinates()
-    order = np.flatnonzero(spectrum.values > 0)[::-1]
-    values = spectrum.values[order]
-    targets = features.label_data.block(slice(None))
-    total = np.empty(len(penalties))
-    for penalty in np.unique(penalties):
-        columns = np.flatnonzero(penalties == penalty)
-        # coordinates may point the other way than the basis: both sides of the product from them
-        solution = (z.T @ targets[:, columns]) / (values + penalty)[:, None]
-        leverage = 1 / n + (z.astype(np.float64) ** 2) @ (1 / (values + penalty))
-        residual = targets[:, columns] - spectrum.label_mean[columns] - z @ solution
-        total[columns] = ((residual / np.maximum(1 - leverage, 1e-12)[:, None]) ** 2).sum(axis=0)
-    return total
+    strengths, of_column = np.unique(penalties, return_inverse=True)
+    targets = features.label_data.block(slice(None)) - spectrum.label_mean
+    errors, null = np.zeros(len(penalties)), np.zeros(len(penalties))
+    # coordinates u√S of the rows along directions of positive eigenvalue, and their regression on the labels
+    positive = spectrum.values > 0
+    values = spectrum.values[positive]
+    shrunk = 1 / (values[:, None] + strengths)  # (k, strengths)
+    solution = spectrum.response[positive] / np.sqrt(values)[:, None]
+    solution = np.sqrt(values)[:, None] * shrunk[:, of_column] * solution
+    units = None if features.units is None else np.unique(features.units, return_inverse=True)[1].ravel()
+    order = np.arange(n) if units is None else np.argsort(units, kind="stable")
+    for rows, z in _coordinates(features, order, units, positive):
+        residual = targets[rows] - z @ solution.astype(z.dtype)
+        if units is None:
+            leverage = 1 / n + (z * z) @ shrunk.astype(z.dtype)
+            residual = residual / np.maximum(1 - leverage, 1e-12)[:, of_column]
+            alone = targets[rows] * (n / (n - 1))
+        else:
+            residual, alone = _without_units(z, residual, targets[rows], units[rows], shrunk, of_column, n)
+        errors += np.einsum("nt,nt->t", residual, residual)
+        null += np.einsum("nt,nt->t", alone, alone)
+    return errors, null
+
+
+def _without_units(
+    z: np.ndarray,
+    residual: np.ndarray,
+    targets: np.ndarray,
+    units: np.ndarray,
+    shrunk: np.ndarray,
+    of_column: np.ndarray,
+    n: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals of whole units (neighbouring rows) and deviations from the mean, both without their unit."""
+    found, alone = np.empty_like(targets), np.empty_like(targets)
+    starts = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
+    for start, stop in zip(starts, [*starts[1:], len(units)], strict=True):
+        part, m = slice(start, stop), stop - start
+        if m == n:
+            raise NotApplicable("needs rows of two items")
+        # the mean of the other rows: y_u - (Σy - Σy_u)/(n - m), of centred columns
+        alone[part] = targets[part] + targets[part].sum(axis=0) / (n - m)
+        rows = z[part].astype(np.float64)
+        for number in range(shrunk.shape[1]):
+            columns = of_column == number
+            system = np.eye(m) - 1 / n - (rows * shrunk[:, number]) @ rows.T
+            system[np.diag_indices(m)] += 1e-12
+            found[part, columns] = np.linalg.solve(system, residual[part][:, columns])
+    return found, alone
+
+
+def _coordinates(
+    features: FeatureSet, order: np.ndarray, units: np.ndarray | None, positive: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows, coordinates (n, k)) in chunks that hold whole units."""
+    if features.uses_kernel:
+        values = features.spectrum.values[positive]
+        whole = features.directions[:, positive] * np.sqrt(values)
+        yield order, whole[order]
+        return
+    rows = features.rows
+    precision = np.float64 if rows.dtype == np.float64 else np.float32
+    basis = features.directions[:, positive].astype(precision)
+    mean = features.mean.astype(precision)
+    size, start = chunk_rows(rows), 0
+    with capped(features.width):
+        while start < len(order):
+            stop = min(start + size, len(order))
+            if units is not None:
+                while stop < len(order) and units[order[stop]] == units[order[stop - 1]]:
+                    stop += 1
+            part = order[start:stop]
+            chunk = rows[start:stop] if units is None else rows[part]
+            yield part, np.subtract(chunk, mean, dtype=precision) @ basis
+            start = stop

@@ -88,15 +88,26 @@ def test_parc(case):
     z = features.coordinates(32)
     sizes = np.linalg.norm(PCA(min(32, x.shape[1]), svd_solver="full").fit_transform(x), axis=0)
     np.testing.assert_allclose(np.linalg.norm(z, axis=0), sizes, rtol=1e-6)
-    assert ((z**3).sum(0) > 0).all()  # signs are fixed: a row's correlation with another depends on them
+    assert ((z**3).sum(0) > 0).all()  # signs are fixed
     z = (z - z.mean(0)) / z.std(0)
     upper = np.triu_indices(len(x), 1)
-    for y in (labels, np.stack([labels < 1, labels < 2, labels == 3], axis=1).astype(int)):
+    for y in (labels, np.stack([labels < 2, labels % 2 == 0, labels % 3 > 0], axis=1).astype(int)):
         columns = np.eye(4)[labels] if y.ndim == 1 else y
+        unit = z / np.linalg.norm(z, axis=1, keepdims=True)
         with np.errstate(invalid="ignore"):
             apart = np.nan_to_num(1 - np.corrcoef(columns), nan=1.0)
-        expected = spearmanr((1 - np.corrcoef(z))[upper], apart.round(9)[upper]).statistic
+        expected = spearmanr((1 - unit @ unit.T)[upper].round(12), apart.round(9)[upper]).statistic
         assert proxies.score(x, y, "parc").value == pytest.approx(expected, rel=1e-9)
+
+
+def test_parc_does_not_depend_on_the_signs_of_principal_components(case, monkeypatch):
+    x, labels = case
+    plain = proxies.score(x, labels, "parc").value
+    coordinates = FeatureSet.coordinates
+    for seed in range(4):
+        signs = np.random.default_rng(seed).choice([-1, 1], size=200)
+        monkeypatch.setattr(FeatureSet, "coordinates", lambda f, n, s=signs: (z := coordinates(f, n)) * s[: z.shape[1]])
+        assert proxies.score(x, labels, "parc").value == pytest.approx(plain, abs=1e-12)
 
 
 def test_large_targets_are_sampled_by_stratum(mixture, monkeypatch):

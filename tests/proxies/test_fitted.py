@@ -93,6 +93,92 @@ def test_ridge_leave_one_out_equals_refitting(mixture, n, d):
     assert score.value == pytest.approx(expected, abs=1e-6)
 
 
+def by_hand(x, target, penalties, units):
+    """Ridge refitted without each unit: R² of what is predicted for it against the mean of the others."""
+    errors = null = 0.0
+    for unit in np.unique(units):
+        out = units == unit
+        if np.isnan(target[out]).all():
+            continue
+        rest = ~out & ~np.isnan(target)
+        own = out & ~np.isnan(target)
+        model = Ridge(alpha=penalties, tol=1e-12).fit(x[rest], target[rest])
+        errors += ((model.predict(x[own]) - target[own]) ** 2).sum()
+        null += ((target[rest].mean() - target[own]) ** 2).sum()
+    return 1 - errors / null
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 10), (30, 45)])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("missing", [False, True])
+def test_loo_ridge_equals_refitting_without_every_item(mixture, n, d, grouped, missing):
+    x, _ = mixture(n, d)
+    rng = np.random.default_rng(0)
+    targets = rng.standard_normal((n, 2)) * [1, 30] + x[:, :2] @ [[1, 20], [-0.5, 10]] + [5, 100]
+    units = np.arange(n) // 3 if grouped else np.arange(n)
+    if missing:
+        targets[rng.random((n, 2)) < 0.15] = np.nan
+    score = proxies.score(x, targets, "loo-ridge", units=units if grouped else None, label_names=["a", "b"])
+    values = []
+    for name, column in zip("ab", targets.T, strict=True):
+        known = ~np.isnan(column)
+        alone = proxies.score(x[known], column[known], "ridge", method="gcv")
+        unit = ((x[known] - x[known].mean(0)) ** 2).sum() / known.sum()
+        values.append(by_hand(x, column, unit * alone.details["strength"], units))
+        assert score.details[f"r2:{name}"] == pytest.approx(values[-1], abs=1e-6)
+    assert score.value == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_loo_ridge_of_labels_is_one_against_rest(mixture):
+    x, labels = mixture(80, 12)
+    many = np.stack([labels == 0, labels < 2], axis=1).astype(float)
+    each = [proxies.score(x, column, "loo-ridge").value for column in many.T]  # as real values
+    assert proxies.score(x, many.astype(int), "loo-ridge").value == pytest.approx(np.mean(each), rel=1e-9)
+
+
+def test_loo_ridge_in_chunks_that_hold_whole_items(mixture, monkeypatch):
+    x, _ = mixture(120, 10)
+    target, units = (
+        x[:, 0] + np.random.default_rng(1).standard_normal(120),
+        np.random.default_rng(2).integers(0, 30, 120),
+    )
+    whole = proxies.score(x, target, "loo-ridge", units=units).value
+    monkeypatch.setattr("selector.proxies.ridge.chunk_rows", lambda rows: 16)
+    assert proxies.score(x, target, "loo-ridge", units=units).value == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_probe_of_several_labels_is_scikit_learns_one_against_rest(mixture, missing):
+    from sklearn.linear_model import LogisticRegression
+
+    x, labels = mixture(150, 12, 4, separation=0.5)
+    many = np.stack([labels == 0, labels < 2, labels % 2 == 0], axis=1).astype(float)
+    if missing:
+        many[np.random.default_rng(0).random(many.shape) < 0.15] = np.nan
+    features = FeatureSet(x, many)
+    strength = 0.2
+    score = proxies.evaluate(features, "probe", strengths=[strength], intervals=True)
+    z = StandardScaler().fit_transform(x)
+    losses, precision = [], []
+    from sklearn.metrics import average_precision_score
+
+    for column in many.T:
+        known = ~np.isnan(column)
+        p, said = np.full(150, np.nan), np.full(150, np.nan)
+        for fold in range(5):
+            train, held = known & (features.folds != fold), known & (features.folds == fold)
+            model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(z[train], column[train])
+            said[held] = model.decision_function(z[held])
+            own = model.predict_proba(z[held])
+            p[held] = np.log(own[np.arange(held.sum()), column[held].astype(int)])
+        losses.append(np.nanmean(p))
+        precision.append(average_precision_score(column[known], said[known]))
+    assert score.value == pytest.approx(np.mean(losses), abs=1e-3)
+    assert score.per_row.mean() == pytest.approx(score.value)
+    assert score.details["map"] == pytest.approx(np.mean(precision), abs=0.02)
+    assert score.low < score.value < score.high
+
+
 def test_ridge_gcv_equals_its_definition(mixture):
     for n, d in ((60, 10), (25, 40)):
         x, labels = mixture(n, d)

@@ -77,20 +77,67 @@ def test_a_tied_vote_goes_to_the_nearest_not_to_the_smallest_label():
     assert found is not None
 
 
-def test_regression_is_the_correlation_of_the_neighbours_mean(mixture):
-    x, _ = mixture(100, 6)
-    target = x[:, 0] + 0.1 * x[:, 1]
+def leave_one_out_votes(x, labels, k=5):
+    """scikit-learn's regressor on unit rows, asked for each row without it."""
+    from sklearn.neighbors import KNeighborsRegressor
+
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    similarity = unit @ unit.T - 2 * np.eye(100)
-    means = target[np.argsort(-similarity, axis=1)[:, :5]].mean(axis=1)
-    assert proxies.score(x, target, "knn").value == pytest.approx(np.corrcoef(means, target)[0, 1], abs=1e-6)
+    known = ~np.isnan(labels)
+    found = np.full_like(labels, np.nan)
+    for i in range(len(x)):
+        if known[i]:
+            rest = np.arange(len(x)) != i
+            found[i] = KNeighborsRegressor(k).fit(unit[rest], labels[rest]).predict(unit[i : i + 1])[0]
+    return found
 
 
-def test_multilabel_is_averaged_over_labels(mixture):
+def test_regression_is_the_r2_of_scikit_learns_neighbours(mixture):
+    from sklearn.metrics import r2_score
+
+    x, _ = mixture(100, 6)
+    targets = np.stack([x[:, 0] + 0.1 * x[:, 1], x[:, 2]], axis=1)
+    means = np.stack([leave_one_out_votes(x, column) for column in targets.T], axis=1)
+    score = proxies.score(x, targets, "knn")
+    assert score.value == score.details["r2@5"] == pytest.approx(r2_score(targets, means), abs=1e-6)
+    correlations = [np.corrcoef(means[:, i], targets[:, i])[0, 1] for i in range(2)]
+    assert score.details["pearson@5"] == pytest.approx(np.mean(correlations), abs=1e-6)
+
+
+def test_multilabel_is_the_vote_above_chance_averaged_over_labels(mixture):
+    from sklearn.neighbors import KNeighborsClassifier
+
     x, labels = mixture(100, 6)
     many = np.stack([labels == 0, labels < 2], axis=1).astype(int)
-    each = [proxies.score(x, many[:, [i]], "knn", label_kind="multilabel").value for i in range(2)]
-    assert proxies.score(x, many, "knn").value == pytest.approx(np.mean(each), abs=1e-9)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    expected = []
+    for column in many.T:
+        votes = [
+            KNeighborsClassifier(5)
+            .fit(np.delete(unit, i, 0), np.delete(column, i))
+            .predict_proba(unit[i : i + 1])[0, 1]
+            for i in range(100)
+        ]
+        right = np.where(column == 1, votes, 1 - np.array(votes)).mean()
+        chance = column.mean() ** 2 + (1 - column.mean()) ** 2
+        expected.append((right - chance) / (1 - chance))
+    assert proxies.score(x, many, "knn").value == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_neighbours_without_a_label_do_not_vote(mixture):
+    x, labels = mixture(120, 6)
+    target = np.stack([x[:, 0], labels.astype(float)], axis=1)
+    target[np.random.default_rng(0).random(target.shape) < 0.2] = np.nan
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    nearest = np.argsort(-(unit @ unit.T - 2 * np.eye(120)), axis=1)[:, :5]
+    expected = []
+    for column in target.T:
+        means = np.array([np.nanmean(column[near]) for near in nearest])
+        known = ~np.isnan(column)
+        rest = ((column - means)[known] ** 2).sum()
+        expected.append(1 - rest / ((column[known] - column[known].mean()) ** 2).sum())
+    score = proxies.score(x, target, "knn", intervals=True)
+    assert score.value == pytest.approx(np.mean(expected), abs=1e-6)
+    assert score.low < score.value < score.high
 
 
 @pytest.mark.parametrize("largest", [3, 260])

@@ -64,13 +64,26 @@ def test_equals_an_svd_implementation_on_random_shapes(n, d, c, rank, offset, sc
     assert proxies.score(x, labels, "logme").value == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
-def test_real_and_multilabel_columns_are_taken_as_they_are(mixture):
+def test_real_columns_are_standardised_and_labels_are_as_they_are(mixture):
     x, labels = mixture(80, 15)
     rng = np.random.default_rng(3)
-    real = x[:, :2] @ rng.standard_normal((2, 3)) + rng.standard_normal((80, 3))
-    assert proxies.score(x, real, "logme").value == pytest.approx(svd_logme(x, real), rel=1e-9)
+    real = 40 + 7 * (x[:, :2] @ rng.standard_normal((2, 3)) + rng.standard_normal((80, 3)))
+    expected = svd_logme(x, (real - real.mean(0)) / real.std(0))
+    assert proxies.score(x, real, "logme").value == pytest.approx(expected, rel=1e-9)
     many = np.stack([labels == 0, labels < 2, x[:, 0] > 2], axis=1).astype(int)
     assert proxies.score(x, many, "logme").value == pytest.approx(svd_logme(x, many.astype(float)), rel=1e-9)
+
+
+def test_a_column_is_scored_on_the_rows_where_it_is_known(mixture):
+    x, labels = mixture(90, 15)
+    many = np.stack([labels == 0, labels < 2, labels < 3], axis=1).astype(float)
+    many[np.random.default_rng(0).random(90) < 0.3, 1] = np.nan
+    expected = [svd_logme(x[~np.isnan(c)], c[~np.isnan(c)][:, None]) for c in many.T]
+    assert proxies.score(x, many, "logme").value == pytest.approx(np.mean(expected), rel=1e-9)
+    mask = ~np.isnan(many)
+    given = proxies.score(x, np.nan_to_num(many).astype(int), "logme", mask=mask, intervals=True)
+    assert given.value == pytest.approx(np.mean(expected), rel=1e-9)
+    assert given.low < given.value < given.high
 
 
 def test_intercept_equals_centred_columns(mixture):
