@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from selector.core.contracts import LabelKind, Score
+from selector.features import FeatureSet
+from selector.proxies import default_proxies, evaluate
 from selector.ranking.calibration import calibration
 from selector.ranking.combination import LabelFacts, combine, out_of_reach
 from selector.ranking.history import Result
@@ -147,6 +149,51 @@ def test_jackknife_interval_of_a_mean_matches_the_textbook():
     evidence = combine({"m": {"knn": Score(float(blocks.mean()), blocks=left_out)}}, facts)["m"]
     half = t.ppf(0.95, 9) * blocks.std(ddof=1) / math.sqrt(10)
     assert evidence.high - evidence.value == pytest.approx(half)
+
+
+def test_equal_models_share_their_probabilities(pool):
+    evidence = combine({"a": pool["good"], "b": pool["good"], "c": pool["good"], "d": pool["poor"]}, FACTS, top_k=2)
+    for name in "abc":
+        assert evidence[name].p_best == pytest.approx(1 / 3, abs=1e-9)
+        assert evidence[name].p_top_k == pytest.approx(2 / 3, abs=1e-9)
+        assert evidence[name].mean_rank == pytest.approx(2)
+    assert (evidence["d"].p_best, evidence["d"].mean_rank) == (0, 4)
+
+
+def test_at_chance_nobody_is_the_best():
+    rng = np.random.default_rng(0)
+    pool = {name: model(q, rng, np.zeros(10), own=0.1) for name, q in {"a": 0.04, "b": 0.01}.items()}
+    for found in combine(pool, FACTS).values():
+        assert (found.p_best, found.p_top_k) == (None, None)
+        assert found.low < found.value < found.high
+
+
+def scored(rows, labels, kind, names):
+    features = FeatureSet(rows, labels, label_kind=kind)
+    return {name: evaluate(features, name, intervals=True) for name in names}
+
+
+@pytest.mark.parametrize("kind", [LabelKind.REAL, LabelKind.MULTILABEL])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_several_labels_and_real_values_are_on_the_scale_from_frequencies_or_mean_to_perfect(kind, missing):
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((400, 2))
+    labels = 1e6 + 3e5 * values if kind is LabelKind.REAL else (values > 0.5).astype(float)
+    labels[rng.random(labels.shape) < missing] = np.nan
+    facts = LabelFacts.of(labels, kind)
+    noise = rng.standard_normal((400, 30))
+    signal = values @ rng.standard_normal((2, 30)) + 3  # away from the origin, so that cosines see lengths
+    rows = {"noise": noise, "fair": signal + 2 * noise, "good": signal + 0.1 * noise}
+    scores = {name: scored(x, labels, kind, default_proxies(kind)) for name, x in rows.items()}
+    evidence = combine(scores, facts)
+    assert set(evidence["good"].members) == set(default_proxies(kind))
+    assert evidence["noise"].value == pytest.approx(0, abs=0.03)
+    assert 0.1 < evidence["fair"].value < evidence["good"].value <= 1
+    assert evidence["good"].value > 0.7
+    assert all(0 <= skill <= 1 for e in evidence.values() for skill in e.members.values())
+    assert evidence["good"].p_best == pytest.approx(1, abs=1e-3)
+    hopeless = combine({"a": scores["noise"], "b": scores["noise"]}, facts)
+    assert hopeless["a"].p_best is None
 
 
 # ---------------------------------------------------------------------------- the prior

@@ -158,3 +158,45 @@ def test_a_source_head_gives_its_logits():
     x, y = rows_and_labels(20, 4)
     weight, bias = np.arange(12.0).reshape(3, 4), np.array([1.0, 2, 3])
     np.testing.assert_allclose(FeatureSet(x, y, source_head=(weight, bias)).source_logits, x @ weight.T + bias)
+
+
+def test_labels_with_few_positives_are_left_out_and_named():
+    rng = np.random.default_rng(0)
+    labels = np.zeros((100, 4))
+    labels[:40, 0], labels[::3, 1], labels[:4, 2], labels[:97, 3] = 1, 1, 1, 1
+    data = FeatureSet(rng.standard_normal((100, 5)), labels, label_names=["cat", "dog", "newt", "leg"]).label_data
+    assert data.names == ("cat", "dog")
+    assert data.left_out == {"newt": 4, "leg": 3}
+    assert data.note() == (
+        "2 labels have fewer than 10 positive or negative rows and are not scored: newt (4), leg (3)."
+    )
+    few = FeatureSet(rng.standard_normal((100, 5)), labels[:, 2:], label_kind="multilabel").label_data
+    assert (few.names, few.left_out, few.note()) == (("0", "1"), {}, "")  # none has enough: all that vary
+    constant = FeatureSet(rng.standard_normal((100, 5)), np.stack([labels[:, 0], np.ones(100)], 1), label_kind="real")
+    assert constant.label_data.note() == "1 columns are constant and not scored: 1 (0)."
+
+
+def test_unknown_entries_make_parts_that_are_complete():
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((60, 4)), rng.standard_normal((60, 3))
+    labels[:9, 1] = np.nan
+    features = FeatureSet(x, labels, label_names="abc", units=np.arange(60) // 2)
+    parts = {part.label_data.names: part for part in features.complete_parts()}
+    assert set(parts) == {("a", "c"), ("b",)}
+    np.testing.assert_array_equal(parts["b",].rows, x[9:])
+    np.testing.assert_array_equal(parts["b",].labels[:, 0], labels[9:, 1])
+    np.testing.assert_array_equal(parts["b",].blocks, features.blocks[9:])
+    block = int(features.blocks[20])
+    rest = {part.label_data.names: part for part in features.without(block).complete_parts()}
+    np.testing.assert_array_equal(rest["b",].rows, x[9:][features.blocks[9:] != block])
+    with pytest.raises(NotApplicable, match="needs every label of every row, and some are unknown"):
+        features.spectrum  # noqa: B018
+    assert FeatureSet(x, labels[:, [0, 2]]).complete_parts()[0].label_data.known is None
+    masked = FeatureSet(x, np.ma.masked_array(np.nan_to_num(labels), np.isnan(labels)))
+    np.testing.assert_array_equal(masked.label_data.known, ~np.isnan(labels))
+    with pytest.raises(ProxyError, match=r"mask must have the shape of the labels, \(60, 3\). Got \(59,\)"):
+        FeatureSet(x, labels, mask=np.ones(59))
+    with pytest.raises(ProxyError, match=r"label_names must name every column. Got 2 for 3"):
+        FeatureSet(x, labels, label_names=["a", "b"])
+    with pytest.raises(ProxyError, match=r"features must have no masked entries. Row 3 has one"):
+        FeatureSet(np.ma.masked_array(x, np.tile(np.arange(60)[:, None] == 3, 4)), labels)

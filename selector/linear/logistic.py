@@ -196,7 +196,9 @@ def log_likelihood(z: np.ndarray, solution: np.ndarray, targets: np.ndarray, los
     the mean over those that are known.
     """
     if loss == "sigmoid":
-        return np.asarray(np.nanmean(label_log_likelihood(z, solution, targets), axis=2))
+        each = label_log_likelihood(z, solution, targets)
+        known = (~np.isnan(each)).sum(axis=2)
+        return np.where(known > 0, np.nansum(each, axis=2) / np.maximum(known, 1), np.nan)
     problems, outputs = solution.shape[1:]
     result = np.empty((problems, len(z)))
     for part, logits in _logits(z, solution, problems * outputs):
@@ -279,7 +281,9 @@ def _softmax(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _sigmoid(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and the log-likelihood (n, problems, L) of the labels, NaN where they are unknown."""
+    from scipy.special import expit
+
     signed = np.where(targets[:, None, :] > 0, logits, -logits)
     losses = -np.logaddexp(0, -signed)
     losses[np.broadcast_to(np.isnan(targets)[:, None, :], losses.shape)] = np.nan
-    return 1 / (1 + np.exp(-logits)), losses
+    return expit(logits), losses

@@ -7,9 +7,17 @@ is imported with ``--plugin``, or passing a plain callable.
 
 from __future__ import annotations
 
+from selector.core.contracts import LabelKind
 from selector.proxies._proxy import Proxy, proxy, registry
 from selector.proxies._score import ProxyLike, evaluate, score
 
 DEFAULT_PROXIES = ("logme", "hscore", "knn", "probe")
+_DEFAULTS = {LabelKind.MULTILABEL: ("logme", "knn", "probe"), LabelKind.REAL: ("logme", "knn", "loo-ridge")}
 
-__all__ = ["DEFAULT_PROXIES", "Proxy", "ProxyLike", "evaluate", "proxy", "registry", "score"]
+
+def default_proxies(*kinds: LabelKind) -> tuple[str, ...]:
+    """What is computed when nothing is asked for: what applies to labels of these kinds, in a fixed order."""
+    return tuple(dict.fromkeys(name for kind in kinds for name in _DEFAULTS.get(kind, DEFAULT_PROXIES)))
+
+
+__all__ = ["DEFAULT_PROXIES", "Proxy", "ProxyLike", "default_proxies", "evaluate", "proxy", "registry", "score"]

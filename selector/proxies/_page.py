@@ -10,7 +10,7 @@ from selector.proxies import DEFAULT_PROXIES, registry
 from selector.proxies._proxy import Proxy
 
 START, END = "<!-- catalogue: start -->", "<!-- catalogue: end -->"
-CORE = (*DEFAULT_PROXIES, "lda", "ridge", "ncti", "energy", "leep", "nce")
+CORE = (*DEFAULT_PROXIES, "loo-ridge", "lda", "ridge", "ncti", "energy", "leep", "nce")
 
 
 def catalogue() -> str:

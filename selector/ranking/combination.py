@@ -22,11 +22,13 @@ import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.stats import t_quantile
+from selector.features.labels import scored_columns
 from selector.ranking.calibration import calibration
 from selector.ranking.prior import Prior, PriorScore
 from selector.results import PriorCell
 
 DRAWS = 4000
+AT_CHANCE = 0.05  # no model does clearly better than chance where the best skill is below
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Evidence:
     Attributes:
         value: ``skill`` moved by ``prior``: what orders the models.
         low, high: 90 % interval; None, as the next three, when the members came without blocks.
-        p_best, p_top_k: probability of being the first, or among the first k, of this pool.
+        p_best, p_top_k: probability of being the first, or among the first k, of this pool; equal models share
+            it. None also where every model is at chance.
         mean_rank: expected rank in this pool, from 1.
         tied: not distinguishable from the first model (90 % interval of the paired difference
             includes zero; without blocks, the same value).
@@ -91,30 +94,26 @@ class LabelFacts:
 
     @classmethod
     def of(cls, labels: np.ndarray, kind: LabelKind) -> LabelFacts:
-        """From labels (N,), (N, L) or (N, T)."""
+        """From labels (N,), (N, L) or (N, T), NaN where unknown."""
         if kind is LabelKind.CLASSES:
             shares = np.bincount(labels.astype(int)) / len(labels)
             shares = shares[shares > 0]
-            variances = shares * (1 - shares)
             entropy = float(-(shares * np.log(shares)).sum())
-            chance = float((shares**2).sum())
-        else:
-            columns = labels.reshape(len(labels), -1).astype(float)
-            variances = columns.var(axis=0)
-            variances = variances[variances > 0]
-            rates = columns.mean(axis=0) if kind is LabelKind.MULTILABEL else np.array([0.5])
-            entropy = float(np.mean([_binary_entropy(rate) for rate in rates]))
-            chance = 0.0
-        null = (
-            float(np.mean(-0.5 * np.log(2 * math.pi * np.maximum(variances, 1e-12)) - 0.5)) if len(variances) else 0.0
-        )
-        return cls(kind, chance, entropy, null)
+            return cls(kind, float((shares**2).sum()), entropy, _null_logme(shares * (1 - shares)))
+        if kind is LabelKind.REAL:
+            return cls(kind, 0.0, 0.0, _null_logme(np.ones(1)))  # proxies standardise real columns
+        columns = labels.reshape(len(labels), -1).astype(float)
+        rates = np.nanmean(columns[:, scored_columns(columns, kind)], axis=0)  # those that the proxies score
+        variances = rates * (1 - rates)
+        entropy = -(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
+        return cls(kind, 0.0, float(entropy.mean()) if len(rates) else 0.0, _null_logme(variances))
 
 
-def _binary_entropy(rate: float) -> float:
-    if rate <= 0 or rate >= 1:
+def _null_logme(variances: np.ndarray) -> float:
+    """Mean Gaussian log-likelihood a row of columns that are predicted by their mean."""
+    if not len(variances):
         return 0.0
-    return -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
+    return float(np.mean(-0.5 * np.log(2 * math.pi * np.maximum(variances, 1e-12)) - 0.5))
 
 
 def _above_chance(share: np.ndarray, facts: LabelFacts) -> np.ndarray:
@@ -137,10 +136,24 @@ def _as_it_is(value: np.ndarray, facts: LabelFacts) -> np.ndarray:
 
 _Skill = Callable[[np.ndarray, LabelFacts], np.ndarray]
 
+
+def _bounded(skill: _Skill) -> _Skill:
+    """From 0, the label frequencies or the mean, to 1: what predicts worse than the mean would use the mean."""
+    return lambda value, facts: np.clip(skill(value, facts), 0.0, 1.0)
+
+
 MEMBERS: Mapping[LabelKind, Mapping[str, _Skill]] = {
     LabelKind.CLASSES: {"knn": _above_chance, "probe": _entropy_explained, "logme": _variance_explained},
-    LabelKind.MULTILABEL: {"knn": _as_it_is, "logme": _variance_explained},
-    LabelKind.REAL: {"knn": _as_it_is, "logme": _variance_explained},
+    LabelKind.MULTILABEL: {
+        "knn": _bounded(_as_it_is),
+        "probe": _bounded(_entropy_explained),
+        "logme": _bounded(_variance_explained),
+    },
+    LabelKind.REAL: {
+        "knn": _bounded(_as_it_is),
+        "loo-ridge": _bounded(_as_it_is),
+        "logme": _bounded(_variance_explained),
+    },
 }
 """One member a family. The H-score is shown but is no member: its value on permuted labels moves
 with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
@@ -216,6 +229,8 @@ def combine(
     values = means + shifts
     deviations = _deviations([[scores[m][p.key] for p in members] for m in names], members)
     noise = _noise(values, deviations, top_k, seed)
+    if means.max() < AT_CHANCE:  # which of several that know nothing is the best is no question
+        noise = [n._replace(p_best=None, p_top_k=None) for n in noise]
     first = int(np.argmax(values))
     quantile = t_quantile(deviations.shape[1] - 1)
     to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1))
@@ -312,19 +327,17 @@ def _probabilities(
     values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """P(best), P(top k) and the mean rank of every model, over draws of the rows."""
+    from scipy.stats import rankdata
+
     rng = np.random.default_rng(seed)
     blocks = deviations.shape[1]
     draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
     if blocks > 1:  # t with blocks - 1 degrees of freedom, as the intervals
         draws /= np.sqrt(rng.chisquare(blocks - 1, (DRAWS, 1)) / (blocks - 1))
-    drawn = values + draws
-    order = np.argsort(-drawn, axis=1, kind="stable")
-    best = np.bincount(order[:, 0], minlength=len(values)) / DRAWS
-    top = np.bincount(order[:, :top_k].ravel(), minlength=len(values)) / DRAWS
-    rank = 1 + np.argsort(order, axis=1).mean(axis=0)
-    # models that are the same in every draw (copies of one network) would be told apart by their place in the zoo alone
-    _, twins = np.unique(np.column_stack([values, deviations]), axis=0, return_inverse=True)
-    twins = twins.ravel()
-    counts = np.bincount(twins)
-    best, top, rank = (np.bincount(twins, column)[twins] / counts[twins] for column in (best, top, rank))
-    return best, top, rank
+    # equal models share their places; the products of equal rows may differ in the last digit
+    drawn = np.round(values + draws, 10)
+    above = rankdata(-drawn, method="min", axis=1) - 1
+    tied = rankdata(-drawn, method="max", axis=1) - above
+    best = ((above == 0) / tied).mean(axis=0)
+    top = np.clip((top_k - above) / tied, 0, 1).mean(axis=0)
+    return best, top, (1 + above + (tied - 1) / 2).mean(axis=0)

@@ -13,7 +13,7 @@ from selector.core.contracts import LabelKind, Modality, Target
 from selector.core.units import format_duration
 from selector.ranking.agreement import spearman, weighted_tau
 from selector.ranking.calibration import calibration
-from selector.ranking.combination import Evidence
+from selector.ranking.combination import AT_CHANCE, Evidence
 from selector.results import Caveat, Measurement
 from selector.scan.candidate import Candidate
 from selector.zoo.variants import network_of
@@ -58,7 +58,7 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
 def no_signal(evidence: dict[str, Evidence]) -> Caveat | None:
     """Every model is at chance."""
     best = max((e.skill for e in evidence.values()), default=1.0)
-    if best >= 0.05:
+    if best >= AT_CHANCE:
         return None
     return Caveat(
         "no-signal",

@@ -15,6 +15,7 @@ from selector.core.contracts import Modality, Target, no_progress
 from selector.core.engine import LocalEngine
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.system import versions
+from selector.proxies import default_proxies
 from selector.ranking.forecast import of_metric
 from selector.results import Ranking, load_ranking, plain
 from selector.scan import dataset_view
@@ -56,6 +57,9 @@ def rank(target: Any, config: ScanConfig) -> Ranking:
         features_store = open_store(config.store)
         data = load_target(target, config)
         check_for_target(config, data)
+        if not config.proxies:  # what applies to the target's labels
+            names = list(default_proxies(data.label_kind))
+            wanted = list(names)
         if data.modality is Modality.ROWS:
             return save_run(rank_rows(data, wanted, names, config), run_folder(config, data, confirming=False))
         specs, trusted = choose_specs(data, config)

@@ -92,6 +92,55 @@ def test_units_are_left_out_whole(mixture):
     assert np.bincount(blocks, minlength=10).min() >= 16
 
 
+@pytest.mark.parametrize("kind", ["classes", "multilabel", "real"])
+def test_rows_of_one_item_count_once(kind):
+    """Sixty items of ten nearly equal rows: intervals as wide as those of sixty rows, not of six hundred."""
+    names = {"classes": ("logme", "knn", "probe"), "real": ("logme", "knn", "loo-ridge", "ridge")}
+    names["multilabel"] = (*names["classes"], "loo-ridge")
+    widths = {name: [] for name in names[kind]}
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        hidden = rng.standard_normal((60, 5))
+        value = hidden @ [1, 1, 0, 0, 0] + rng.standard_normal(60)
+        labels = {"classes": (value > 0).astype(int), "real": value}.get(
+            kind, np.stack([value > 0, value < 0.5], 1) * 1
+        )
+        item = np.repeat(np.arange(60), 10)
+        rows = hidden[item] + 0.05 * rng.standard_normal((600, 5))
+        for name in widths:
+            items = proxies.score(hidden, labels, name, intervals=True, label_kind=kind, keys=range(60))
+            grouped = proxies.score(rows, labels[item], name, intervals=True, label_kind=kind, units=item, keys=item)
+            alone = proxies.score(rows, labels[item], name, intervals=True, label_kind=kind)
+            widths[name].append([score.high - score.low for score in (items, grouped, alone)])
+    for name, found in widths.items():
+        items, grouped, alone = np.median(found, axis=0)
+        assert 0.5 < grouped / items < 2.2, (name, items, grouped)
+        assert alone < 0.75 * grouped, (name, grouped, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multilabel", "real"])
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+def test_intervals_of_labels_and_real_values_cover(kind, missing):
+    names = {"multilabel": ["logme", "knn", "probe", "loo-ridge"], "real": ["logme", "knn", "loo-ridge"]}[kind]
+    weight = np.random.default_rng(5).standard_normal((30, 2))
+    found = {name: [] for name in names}
+    for repeat in range(300):
+        rng = np.random.default_rng(repeat)
+        x = rng.standard_normal((250, 30)) * np.linspace(1.5, 0.3, 30)
+        value = x @ weight / 4 + rng.standard_normal((250, 2))
+        labels = value if kind == "real" else (value > [0, 0.8]).astype(float)
+        labels[rng.random(250) < missing, 0] = np.nan
+        features = FeatureSet(x.astype(np.float32), labels, label_kind=kind)
+        for name in names:
+            score = proxies.evaluate(features, name, intervals=True)
+            found[name].append((score.value, score.low, score.high))
+    for name, scores in found.items():
+        value, low, high = np.array(scores).T
+        covered = float(((low <= value.mean()) & (value.mean() <= high)).mean())
+        assert 0.82 <= covered <= 0.96, (name, covered)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["logme", "hscore", "knn", "probe", "lda", "ridge", "fisher", "silhouette", "nearest-class-mean"]
