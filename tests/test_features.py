@@ -24,7 +24,10 @@ def same(a, b):
     for name in ("total", "cross", "label_total", "label_square", "norm2_rows"):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-8, err_msg=name)
     np.testing.assert_allclose(full(a.gram), full(b.gram), rtol=1e-9, atol=1e-8)
-    assert (a.count, a.norm4) == (b.count, pytest.approx(b.norm4, rel=1e-9))
+    assert (a.count, a.norm4) == (
+        b.count,
+        pytest.approx(b.norm4, rel=1e-9, abs=1e-6),
+    )  # fourth powers of the shift cancel
 
 
 @settings(max_examples=25, deadline=None)
