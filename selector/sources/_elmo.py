@@ -439,8 +439,9 @@ def build_headed(recipe: Mapping[str, Any]) -> ElmoNetwork:
     options, path = Options.model_validate(recipe["options"]), TextPath(**recipe["path"])
     if path.layer.isdigit():
         path = replace(path, layer=LAST)  # nothing is built behind the layer that is read
+    depth = min(int(recipe["depth"]), options.lstm.n_layers + 1)
     with seeded():
-        return ElmoNetwork(options, path, int(recipe["depth"]), int(recipe["outputs"])).eval()
+        return ElmoNetwork(options, path, depth, int(recipe["outputs"])).eval()
 
 
 # ---------------------------------------------------------------------------- weights
