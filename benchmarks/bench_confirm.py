@@ -40,11 +40,12 @@ from benchmarks.rows import read_rows, write_rows
 from benchmarks.suite.image_sets import WITHOUT_SPLIT, decode
 from selector import sources, tasks
 from selector.core.contracts import Preprocess, Target
+from selector.core.task import Stats
 from selector.data import load_target
 from selector.extract.pixels import Pixels, open_pixels
 from selector.ranking import agreement
 from selector.tuning import Contestant, TournamentResult, run_tournament
-from selector.tuning.heads import frozen_test, prepare_start, solve
+from selector.tuning.heads import frozen_stats, prepare_start, solve
 from selector.tuning.journal import Journal
 from selector.tuning.loaded import Candidate
 from selector.tuning.workbench import Workbench
@@ -262,11 +263,11 @@ def _rule(field: _Field) -> dict[str, Any]:
         if found["steps_each"] == field.steps and list(found["full"]) == [c.name for c in field.contestants]:
             return found
     bench = Workbench(
-        field.target, field.task, field.pixels_for, Journal(field.folder / "rule"), "cpu", 32, True  # type: ignore[arg-type]
+        field.target, field.task, field.pixels_for, Journal(field.folder / "rule", field.task.stats_type), "cpu", 32, True  # type: ignore[arg-type]
     )  # fmt: skip
 
-    def accuracy(logits: np.ndarray | None, split: str) -> float:
-        return 0.0 if logits is None else float(field.task.metrics(logits, bench.labels[split])["accuracy"])
+    def accuracy(stats: Stats | None) -> float:
+        return 0.0 if stats is None else stats.value("accuracy")
 
     full: dict[str, tuple[float, float]] = {}
     frozen: dict[str, tuple[float, float]] = {}
@@ -274,7 +275,10 @@ def _rule(field: _Field) -> dict[str, Any]:
     for contestant in field.contestants:
         loaded = bench.load(contestant)
         head = solve(bench, loaded, math.inf)
-        frozen[contestant.name] = (accuracy(head.logits, "val"), accuracy(frozen_test(bench, loaded), "test"))
+        frozen[contestant.name] = (
+            accuracy(head.stats if head else None),
+            accuracy(frozen_stats(bench, loaded, "test", {})),
+        )
         bench.settle_precision(loaded, "full")
         prepare_start(bench, loaded)
         best = (0.0, 0.0)
@@ -284,9 +288,9 @@ def _rule(field: _Field) -> dict[str, Any]:
             assert record is not None
             steps += int(record.facts["steps"])
             seconds += float(record.facts["processor_seconds"])
-            val = accuracy(record.logits, "val")
+            val = accuracy(record.stats)
             if val > best[0]:
-                best = (val, accuracy(bench.test_outputs(loaded, candidate, field.steps), "test"))
+                best = (val, accuracy(bench.final_stats(loaded, candidate, field.steps, "test", {})))
         full[contestant.name] = best
     found = {"full": full, "frozen": frozen, "steps": steps, "seconds": seconds, "steps_each": field.steps}
     kept.write_text(json.dumps(found, indent=1), encoding="utf-8")

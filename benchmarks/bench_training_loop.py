@@ -23,8 +23,10 @@ from benchmarks.confirm_rows import OUT, environment, one_thread_count
 from benchmarks.rows import write_rows
 from selector.core.contracts import Preprocess
 from selector.extract.pixels import normalise
+from selector.modalities.augmentation import augmented
+from selector.tasks._learner import HeadLearner
 from selector.tuning.strategies._kinds import bf16_helps
-from selector.tuning.strategies._loop import Settings, augmented, train
+from selector.tuning.strategies._loop import CLIP, Feed, Settings, train
 from selector.tuning.strategies._parts import Group
 
 
@@ -63,11 +65,11 @@ def _measure(quick: bool, out: Path) -> None:
         labels = np.arange(256) % 10
         preprocess = Preprocess(input_size=(3, side, side))
         for augment in (False, True):
-            settings = Settings(steps, 32, 1e-4, "sgd", augment=augment, bf16=bf16_helps("cpu"))
+            settings = Settings(steps, 32, 1e-4, "sgd", bf16=bf16_helps("cpu"))
             ours, bare = [], []
             for round_ in range(2 if quick else 6):  # the first is a warm-up
                 for run, times in ((_ours, ours), (_bare, bare)):
-                    seconds = run(module, pixels, labels, preprocess, settings)
+                    seconds = run(module, pixels, labels, preprocess, settings, augment)
                     if round_:
                         times.append(seconds)
             ratio = statistics.median(b / o for o, b in zip(ours, bare, strict=True))
@@ -82,25 +84,28 @@ def _measure(quick: bool, out: Path) -> None:
             write_rows(out / "confirm_loop.csv", rows)
 
 
-_Timed = Callable[[nn.Module, _Memory, np.ndarray, Preprocess, Settings], float]
+_Timed = Callable[[nn.Module, _Memory, np.ndarray, Preprocess, Settings, bool], float]
 
 
-def _ours(module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings) -> float:
+def _ours(
+    module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings, augment: bool
+) -> float:
     begun = time.process_time()
-    train(
-        module,
-        [Group(tuple(name for name, _ in module.named_parameters()))],
+    learner = HeadLearner(module, nn.functional.cross_entropy)
+    feed = Feed(
         pixels,
-        np.arange(len(labels)),
-        labels,
         lambda images: normalise(images, preprocess),
-        nn.functional.cross_entropy,
-        settings,
+        lambda items: list(labels[items]),
+        augmented if augment else None,
     )
+    groups = [Group(tuple(name for name, _ in learner.named_parameters()))]
+    train(learner, groups, feed, np.arange(len(labels)), settings)
     return time.process_time() - begun
 
 
-def _bare(module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings) -> float:
+def _bare(
+    module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings, augment: bool
+) -> float:
     """The shortest loop that does the same: same layout, precision, clipping, optimiser, batch-norm mode."""
     begun = time.process_time()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -116,13 +121,13 @@ def _bare(module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Pr
     for step in range(settings.steps):
         rows = np.arange(step * 32, step * 32 + 32) % len(labels)
         images = torch.from_numpy(pixels.batch(rows))
-        if settings.augment:
-            images = augmented(images, flip=True)
+        if augment:
+            images, _ = augmented(images, [None] * len(images))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
             loss = nn.functional.cross_entropy(module(normalise(images, preprocess)), targets[rows])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, settings.clip)
+        nn.utils.clip_grad_norm_(parameters, CLIP)
         optimiser.step()
     return time.process_time() - begun
 

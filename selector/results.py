@@ -17,9 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from selector.core.contracts import Modality, metric_sign
+from selector.core.contracts import Modality
 from selector.core.costs import Cost
 from selector.core.errors import ConfigError
+from selector.core.metric import LEGACY
 
 if TYPE_CHECKING:
     import pandas
@@ -106,7 +107,10 @@ class Measurement:
         status: ok, diverged, failed, or not run where the budget ended before; ``note`` says why, or what was cut
             to fit the budget.
         extra: further facts as plain JSON, those of ``docs/confirm.md``: the paired difference to the
-            best, figures by seed, memory, and for the model that was handed over its ``outcome``.
+            best, figures by seed, memory, and for the model that was handed over its error analysis
+            (``outcome``; its parts are those of ``core.task.Section``).
+        sign: 1 where more of the deciding metric is better, -1 where less is; None in runs that were written
+            before metrics were declared.
     """
 
     strategy: str
@@ -124,6 +128,7 @@ class Measurement:
     note: str = ""
     rung: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    sign: int | None = None
 
     @property
     def val_value(self) -> float:
@@ -140,7 +145,8 @@ class Measurement:
         """What orders measurements: the deciding metric on val, the mean over seeds where it was
         trained with several, negated where less is better; NaN when it failed."""
         by_seed = [v for v in self.extra.get("seed_values", ()) if v is not None]
-        return metric_sign(self.metric) * (sum(by_seed) / len(by_seed) if by_seed else self.val_value)
+        sign = LEGACY.get(self.metric, 1) if self.sign is None else self.sign
+        return sign * (sum(by_seed) / len(by_seed) if by_seed else self.val_value)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,16 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 import selector
 from selector import proxies, sources, tasks
+from selector.tuning import run_tournament
 from selector.zoo import ModelSpec
+from tests.tournament_samples import MNIST, contestant, pixels_for, small_target
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -44,10 +47,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         room.registry._objects.pop(name, None)
 
 
-def test_examples_are_about_ten_lines() -> None:
-    for name in ("proxy", "source", "task"):
+def test_examples_are_short() -> None:
+    for name, most in (("proxy", 13), ("source", 13), ("task", 24)):
         lines = [line for line in example(name).splitlines() if line.strip()]
-        assert len(lines) <= 13, name
+        assert len(lines) <= most, name
 
 
 def test_proxy(install: Install) -> None:
@@ -79,10 +82,29 @@ def test_source(install: Install) -> None:
     assert source.identify(spec)["source"] == "python"
 
 
-def test_task(install: Install) -> None:
-    install(tasks, "rare-classes", example("task"))
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    logits = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1]], dtype=float)
-    metrics = tasks.registry.get("rare-classes").metrics(logits, labels)
-    assert metrics["worst_recall"] == pytest.approx(2 / 3)
-    assert metrics["accuracy"] == pytest.approx(5 / 6)
+def test_task(install: Install, tmp_path: Path) -> None:
+    """The example decides a confirmation: its metric, its direction, its part of the report."""
+    install(tasks, "grades", example("task"))
+    task: Any = tasks.registry.get("grades")
+    labels = np.array([0, 1, 2, 2])
+    stats = task.stats(np.eye(3)[[0, 2, 0, 2]], labels)
+    assert stats.value("grades_off") == pytest.approx(3 / 4)
+    assert stats.value("accuracy") == pytest.approx(1 / 2)
+    assert stats[np.array([2, 2])].value("grades_off") == 2
+    target = small_target()
+    features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
+    features[np.arange(len(target)), target.labels] += 2
+    result = run_tournament(
+        [contestant(MNIST)],
+        target,
+        task,
+        pixels_for(target),
+        strategies=("frozen",),
+        features_for=lambda _, indices: features[indices],
+        checkpoint_folder=tmp_path,
+    )
+    (measured,) = result.measurements["mnist_cnn"]
+    assert measured.metric == "grades_off"
+    assert measured.merit == -measured.val["grades_off"]
+    counts = measured.extra["outcome"]["tables"]["grades"]
+    assert sum(row["grades off"] * row["items"] for row in counts) / 32 == pytest.approx(measured.test_value)

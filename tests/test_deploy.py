@@ -76,7 +76,7 @@ def trained(spec: ModelSpec, temperature: float = 2.0) -> Trained:
         recipe,
         encoder.preprocess,
         CLASSES,
-        temperature,
+        {"temperature": temperature},
         learning_rate=1e-4,
         steps=40,
     )
@@ -120,7 +120,7 @@ def test_the_configuration_says_what_the_model_is(vit: Path) -> None:
     config = json.loads((vit / "config.json").read_text())
     assert config["class_names"] == list(CLASSES)
     assert config["preprocess"]["input_size"] == [3, 64, 64]
-    assert config["temperature"] == 2.0
+    assert config["context"] == {"temperature": 2.0}
     assert config["measured"] == {"metric": "accuracy", "val": FIGURES[1].val, "test": FIGURES[1].test}
     assert config["target"]["fingerprint"] == "abc123"
     assert config["recipe"]["model"] == "test_vit"
@@ -187,8 +187,8 @@ def test_the_snippet_of_the_card_loads_the_model_without_this_package(
 def test_saving_again_replaces_the_folder(tmp_path: Path) -> None:
     folder = saved(tmp_path / "best")
     (folder / "stray.txt").write_text("x")
-    assert saved(tmp_path / "best", temperature=3.0) == folder
-    assert load_model(folder).temperature == 3.0
+    assert saved(tmp_path / "best", context={"temperature": 3.0}) == folder
+    assert load_model(folder).context == {"temperature": 3.0}
     assert not (folder / "stray.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
@@ -206,10 +206,10 @@ def test_a_failure_while_saving_leaves_the_old_model(
     monkeypatch.setattr(save_module, "_write", fails)
     if isinstance(error, OSError):
         with pytest.raises(StoreError, match=r"the model cannot be written to .*best .*No space left.*free some space"):
-            saved(tmp_path / "best", temperature=9.0)
+            saved(tmp_path / "best", context={"temperature": 9.0})
     else:
         with pytest.raises(KeyboardInterrupt):
-            saved(tmp_path / "best", temperature=9.0)
+            saved(tmp_path / "best", context={"temperature": 9.0})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
@@ -225,8 +225,8 @@ def test_a_failed_rename_puts_the_old_model_back(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(StoreError, match="Input/output error"):
-        saved(tmp_path / "best", temperature=9.0)
-    assert load_model(folder).temperature == 2.0
+        saved(tmp_path / "best", context={"temperature": 9.0})
+    assert load_model(folder).context == {"temperature": 2.0}
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
@@ -258,7 +258,7 @@ def test_folders_without_a_model_are_named(tmp_path: Path, mnist: Path) -> None:
     with pytest.raises(ConfigError, match=r"config.json cannot be read: .*run 'selector confirm' again"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(ConfigError, match="has format 99, expected 1; use the version that wrote it"):
+    with pytest.raises(ConfigError, match="has format 99, expected 2; use the version that wrote it"):
         load_model(tmp_path)
 
 

@@ -22,6 +22,8 @@ from scipy.stats import norm as normal
 from selector import tasks
 from selector.core.contracts import Encoder, Preprocess
 from selector.core.errors import ConfigError, SourceError, StoreError, TargetError
+from selector.core.task import Stats
+from selector.extract.inputs import ready
 from selector.tuning import TournamentResult, run_tournament
 from selector.tuning.advice import advise
 from selector.tuning.clock import Clock
@@ -38,7 +40,8 @@ from selector.tuning.strategies import _loop
 from selector.tuning.workbench import RATES, Workbench
 from tests.tournament_samples import MNIST, SVHN, VIT, contestant, load, pixels_for, small_target, spec_of
 
-TASK = tasks.registry.get("classification")
+TASK: Any = tasks.registry.get("classification")
+ACCURACY = TASK.metrics["accuracy"]
 
 
 def tournament(folder: Path, contestants: Any = None, target: Any = None, **options: Any) -> TournamentResult:
@@ -113,17 +116,21 @@ def test_rates_are_tried_in_the_first_rung_and_one_goes_on(finished: TournamentR
 def searching(folder: Path, start: float) -> tuple[Field, RungLane]:
     """A field with one lane whose frozen head is right on the given share of the validation images."""
     target = small_target(val=200)
-    bench = Workbench(target, TASK, pixels_for(target), Journal(folder), "cpu", 16, True)
+    bench = Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, True)
     settings = {"metric": "accuracy", "epsilon": 0.01, "seed": 0, "budget": None}
     field = Field(bench, Clock(settings, bench.journal, None), settings)
     loaded = bench.load(contestant(MNIST))
-    loaded.start = right_on(start, bench.labels["val"])
+    loaded.start = right_on(start, labels_of(bench))
     return field, RungLane(loaded, "full")
 
 
-def right_on(share: float, labels: np.ndarray, shift: int = 0) -> np.ndarray:
+def labels_of(bench: Workbench) -> np.ndarray:
+    return bench.target.labels_of(bench.indices["val"])
+
+
+def right_on(share: float, labels: np.ndarray, shift: int = 0) -> Stats:
     right = np.roll(np.arange(len(labels)) < share * len(labels), shift)
-    return logits_that_are_right(right, labels).astype(np.float32)
+    return TASK.stats(logits_that_are_right(right, labels).astype(np.float32), labels)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +149,7 @@ def test_a_rate_beyond_the_worse_of_two_is_left_out(
 ) -> None:
     field, lane = searching(tmp_path, start)
     runs = [
-        Run(Candidate("m", "full", rate, 0), 8, Record({"status": "ok"}, right_on(v, field.bench.labels["val"])))
+        Run(Candidate("m", "full", rate, 0), 8, Record({"status": "ok"}, right_on(v, labels_of(field.bench))))
         for rate, v in zip(rates, values, strict=True)
     ]
     assert _beyond_the_worse(field, lane, runs, third) is skipped
@@ -157,7 +164,7 @@ def test_the_longer_training_counts_unless_it_is_demonstrably_worse(tmp_path: Pa
     candidate = Candidate("m", "full", 0.003, 0)
     facts = {"status": "ok", "notes": []}
     runs = [
-        Run(candidate, steps, Record(facts, right_on(value, field.bench.labels["val"], shift)))
+        Run(candidate, steps, Record(facts, right_on(value, labels_of(field.bench), shift)))
         for steps, value, shift in ((8, 0.7, 0), (16, later, 40))  # both are right where the other is not
     ]
     for number, run in enumerate(runs):
@@ -178,7 +185,7 @@ def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
 
 def lanes_after_a_rung(field: Field, lane: RungLane, figures: dict[str, tuple[float, float]]) -> dict[str, RungLane]:
     """A lane a name, with (validation accuracy at the start, after the first rung); enters them into the field."""
-    labels = field.bench.labels["val"]
+    labels = labels_of(field.bench)
     for name, (start, value) in figures.items():
         loaded = replace(
             lane.loaded, contestant=replace(lane.loaded.contestant, name=name), start=right_on(start, labels)
@@ -211,7 +218,7 @@ def test_a_lane_that_is_far_and_demonstrably_behind_goes_no_further(
 ) -> None:
     field, lane = searching(tmp_path, 0.5)
     lanes = lanes_after_a_rung(field, lane, {"first": (0.5, 0.8), "second": (0.5, second)})
-    outputs = right_on(second, field.bench.labels["val"], shift)
+    outputs = right_on(second, labels_of(field.bench), shift)
     lanes["second"].best = replace(lanes["second"].best, record=Record({"status": "ok", "notes": []}, outputs))
     _halve(field, 2)
     assert lanes["first"].alive
@@ -235,9 +242,7 @@ def test_settled_needs_a_lead_that_the_rungs_left_would_not_turn_round(
 ) -> None:
     field, lane = searching(tmp_path, 0.5)
     lanes = lanes_after_a_rung(field, lane, figures)
-    by_images = standings(
-        {n: [field.standing(one)] for n, one in lanes.items()}, field.bench.labels["val"], TASK, "accuracy"
-    )
+    by_images = field.standings({n: [field.standing(one)] for n, one in lanes.items()})
     assert by_images["a"].p_best > 0.95
     assert stop_if_settled(field, doublings=3) is settled
     assert field.settled is settled
@@ -297,19 +302,17 @@ def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: To
     best = finished.best
     assert best is not None
     target = small_target()
-    outputs = _loop.predict(
-        best.module,
-        pixels_for(target)(best.preprocess),
-        target.indices("test"),
-        lambda images: __import__("selector.extract.pixels", fromlist=["normalise"]).normalise(images, best.preprocess),
-        bf16=any(
-            h["precision"] == "bfloat16"
-            for h in finished.history
-            if (h["model"], h["strategy"]) == (best.name, best.strategy)
-        ),
+    bf16 = any(
+        h["precision"] == "bfloat16"
+        for h in finished.history
+        if (h["model"], h["strategy"]) == (best.name, best.strategy)
     )
-    assert outputs is not None
-    figures = TASK.metrics(outputs / best.temperature, target.labels[target.indices("test")])
+    test = target.indices("test")
+    images = ready(pixels_for(target)(best.preprocess).batch(test), best.preprocess)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        outputs = best.module(images).float().numpy()
+    stats = TASK.stats(outputs, target.labels[test], best.context["temperature"])
+    figures = stats.values(TASK.metrics)
     measured = next(m for m in finished.measurements[best.name] if m.strategy == best.strategy)
     assert figures["accuracy"] == pytest.approx(measured.test_value, abs=0.022)
     assert figures["log_loss"] == pytest.approx(measured.test["log_loss"], abs=0.02)
@@ -322,12 +325,12 @@ def test_the_outcome_of_the_best_model_agrees_with_its_test_figures(finished: To
     (measured,) = kept.values()
     found = measured.extra["outcome"]
     assert found["split"] == "test"
-    confusion = np.array(found["confusion"])
+    confusion = np.array(found["figures"]["confusion"])
     target = small_target()
     test = target.indices("test")
     assert confusion.sum(axis=1).tolist() == np.bincount(target.labels[test]).tolist()
     assert np.trace(confusion) / confusion.sum() == pytest.approx(measured.test_value)
-    assert np.mean([line["recall"] for line in found["classes"]]) == pytest.approx(
+    assert np.mean([line["recall"] for line in found["tables"]["classes"]]) == pytest.approx(
         measured.test["balanced_accuracy"], abs=1e-4
     )
     for s in found["samples"]:
@@ -510,7 +513,7 @@ def test_extreme_imbalance(tmp_path: Path) -> None:
     assert (frozen.status, full.status) == ("ok", "ok")
     assert full.val["balanced_accuracy"] >= 1 / 3
     outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
-    assert [line["images"] for line in outcome["classes"]] == [20, 20, 20]
+    assert [line["items"] for line in outcome["tables"]["classes"]] == [20, 20, 20]
 
 
 def test_without_a_test_split_the_notes_say_so(tmp_path: Path) -> None:
@@ -534,7 +537,7 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
     assert result.best is not None
     assert len(result.best.class_names) == 1000
     outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
-    assert "confusion" not in outcome
+    assert "confusion" not in outcome["figures"]
     assert len(json.dumps(outcome)) < 40_000
 
 
@@ -724,7 +727,7 @@ def test_the_precision_of_a_training_is_decided_by_the_network_and_not_by_the_cl
         raise AssertionError("timed")
 
     target = small_target()
-    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path), "cpu", 16, True)
+    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, True)
     bench.bf16 = bf16
     loaded = bench.load(contestant(spec))
     with monkeypatch.context() as patch:
@@ -775,7 +778,7 @@ def test_the_plan_of_a_budget_survives_a_kill_and_another_load(tmp_path: Path, m
 
 def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     target = small_target()
-    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path), "cpu", 16, True)
+    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, True)
     loaded = bench.load(contestant(MNIST))
     solve(bench, loaded, math.inf)
     prepare_start(bench, loaded)
@@ -795,7 +798,11 @@ def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pyte
     assert "this training runs again" in caplog.text
     assert record is not None
     assert repeated is not None
-    assert np.array_equal(repeated.logits, record.logits)  # type: ignore[arg-type]
+    assert repeated.stats is not None
+    assert record.stats is not None
+    assert set(repeated.stats.arrays) == set(record.stats.arrays)
+    assert all(np.array_equal(repeated.stats.arrays[name], array) for name, array in record.stats.arrays.items())
+    assert repeated.stats.summary == record.stats.summary
 
 
 def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
@@ -881,8 +888,9 @@ def test_an_interrupt_while_weights_are_written_leaves_nothing_half(
 
 
 def test_records_survive_a_round_trip_and_name_what_decides_them(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
-    record = Record({"status": "ok", "value": 0.5, "notes": ["é"]}, np.arange(6, dtype=np.float32).reshape(2, 3))
+    journal = Journal(tmp_path / "journal", TASK.stats_type)
+    stats = TASK.stats(np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2]))
+    record = Record({"status": "ok", "value": 0.5, "notes": ["é"]}, stats, {"weight": np.eye(2)})
     key = journal.key({"a": 1, "b": [2, 3]})
     assert key == journal.key({"b": [2, 3], "a": 1})
     assert key != journal.key({"a": 1, "b": [3, 2]})
@@ -891,14 +899,18 @@ def test_records_survive_a_round_trip_and_name_what_decides_them(tmp_path: Path)
     found = journal.read(key)
     assert found is not None
     assert dict(found.facts) == dict(record.facts)
-    assert found.logits is not None
-    np.testing.assert_array_equal(found.logits, record.logits)  # type: ignore[arg-type]
+    assert isinstance(found.stats, TASK.stats_type)
+    assert found.stats.summary == stats.summary
+    assert {name: array.tolist() for name, array in found.stats.arrays.items()} == {
+        name: array.tolist() for name, array in stats.arrays.items()
+    }
+    np.testing.assert_array_equal(found.arrays["weight"], np.eye(2))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match=r"the folder for checkpoints .* cannot be made"):
-        Journal(tmp_path / "file" / "deeper")
+        Journal(tmp_path / "file" / "deeper", TASK.stats_type)
 
 
 def test_the_cache_keeps_the_plan_for_another_folder(tmp_path: Path) -> None:
@@ -929,6 +941,17 @@ def logits_that_are_right(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.eye(3)[guess] * 5
 
 
+def compared_by(entrants: dict[str, Any], labels: np.ndarray, metric: str = "accuracy", **options: Any) -> Any:
+    """``standings`` of outputs (N, C)."""
+    made = {name: [TASK.stats(run, labels) for run in runs] for name, runs in entrants.items()}
+    return standings(made, metric, TASK.metrics[metric], **options)
+
+
+def advised(curves: Any, strategies: Any, outputs: dict[str, Any], labels: np.ndarray, **options: Any) -> list[str]:
+    made = {name: [TASK.stats(run, labels) for run in runs] for name, runs in outputs.items()}
+    return advise(curves, strategies, made, "accuracy", ACCURACY, 0.01, **options)
+
+
 def test_paired_differences_have_the_standard_error_of_the_formula() -> None:
     """SE of the difference of two accuracies on the same n images is √((d − δ²)/n)."""
     rng = np.random.default_rng(0)
@@ -936,9 +959,7 @@ def test_paired_differences_have_the_standard_error_of_the_formula() -> None:
     labels = rng.integers(3, size=n)
     a, b = rng.random(n) < 0.9, None
     b = np.where(rng.random(n) < 0.15, ~a, a)
-    compared = standings(
-        {"a": [logits_that_are_right(a, labels)], "b": [logits_that_are_right(b, labels)]}, labels, TASK, "accuracy"
-    )
+    compared = compared_by({"a": [logits_that_are_right(a, labels)], "b": [logits_that_are_right(b, labels)]}, labels)
     delta = a.mean() - b.mean()
     error = np.sqrt(((a != b).mean() - delta**2) / n)
     assert compared["b"].difference == pytest.approx(delta)
@@ -949,7 +970,7 @@ def test_paired_differences_have_the_standard_error_of_the_formula() -> None:
 def test_equal_entrants_share_the_probability_of_being_best() -> None:
     labels = np.arange(90) % 3
     right = np.arange(90) % 4 > 0
-    compared = standings({n: [logits_that_are_right(right, labels)] for n in "abc"}, labels, TASK, "accuracy")
+    compared = compared_by({n: [logits_that_are_right(right, labels)] for n in "abc"}, labels)
     assert [s.p_best for s in compared.values()] == pytest.approx([1 / 3] * 3)
     assert all((s.low, s.high) == (0, 0) for s in compared.values())
 
@@ -959,19 +980,17 @@ def test_the_spread_of_changes_is_that_of_the_true_changes() -> None:
     rng = np.random.default_rng(0)
     n, labels = 300, np.arange(300) % 3
 
-    def runs(accuracies: np.ndarray) -> list[np.ndarray]:
-        return [logits_that_are_right(rng.random(n) < a, labels) for a in accuracies]
+    def runs(accuracies: np.ndarray) -> list[Stats]:
+        return [TASK.stats(logits_that_are_right(rng.random(n) < a, labels), labels) for a in accuracies]
 
     start = np.array([0.3, 0.4, 0.5, 0.6])
     for true in (np.zeros(4), np.array([0.0, 0.1, 0.2, 0.3])):
-        found = [
-            spread_of_changes(runs(start), runs(start + 0.05 + true), labels, TASK, "accuracy", i) for i in range(40)
-        ]
+        found = [spread_of_changes(runs(start), runs(start + 0.05 + true), "accuracy", i) for i in range(40)]
         # √ of a variance that is cut at 0 is biased upwards where the variance is small
         assert np.mean(np.square(found)) == pytest.approx(true.var(ddof=1), abs=0.0012)
     same = runs(start)
-    assert spread_of_changes(same, same, labels, TASK, "accuracy") == 0
-    assert spread_of_changes(same[:1], same[1:2], labels, TASK, "accuracy") == 0
+    assert spread_of_changes(same, same, "accuracy") == 0
+    assert spread_of_changes(same[:1], same[1:2], "accuracy") == 0
 
 
 def test_unfinished_training_adds_to_the_noise_of_the_images() -> None:
@@ -983,9 +1002,9 @@ def test_unfinished_training_adds_to_the_noise_of_the_images() -> None:
     entrants = {"a": [logits_that_are_right(a, labels)], "b": [logits_that_are_right(b, labels)]}
     delta = a.mean() - b.mean()
     error = np.sqrt(((a != b).mean() - delta**2) / 2000)
-    found = standings(entrants, labels, TASK, "accuracy", unfinished=0.05)["a"].p_best
+    found = compared_by(entrants, labels, unfinished=0.05)["a"].p_best
     assert found == pytest.approx(normal.cdf(delta / np.sqrt(error**2 + 2 * 0.05**2)), abs=0.03)
-    assert standings(entrants, labels, TASK, "accuracy")["a"].p_best == 1
+    assert compared_by(entrants, labels)["a"].p_best == 1
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "macro_f1"])
@@ -993,7 +1012,7 @@ def test_other_metrics_are_oriented(metric: str) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=200)
     good, bad = (rng.normal(size=(200, 3)) + k * np.eye(3)[labels] for k in (4, 1))
-    compared = standings({"bad": [bad], "good": [good]}, labels, TASK, metric)
+    compared = compared_by({"bad": [bad], "good": [good]}, labels, metric)
     assert compared["good"].p_best == 1
     assert compared["bad"].low > 0
     assert compared["good"].difference == 0
@@ -1006,8 +1025,8 @@ def test_repeats_widen_the_interval_when_seeds_disagree() -> None:
     lucky, unlucky = rng.random(600) < 0.95, rng.random(600) < 0.6
     one = {"a": [logits_that_are_right(steady, labels)], "b": [logits_that_are_right(lucky, labels)]}
     three = {**one, "b": [logits_that_are_right(r, labels) for r in (lucky, steady, unlucky)]}
-    assert standings(one, labels, TASK, "accuracy")["b"].p_best > 0.99
-    assert standings(three, labels, TASK, "accuracy")["b"].p_best < 0.8
+    assert compared_by(one, labels)["b"].p_best > 0.99
+    assert compared_by(three, labels)["b"].p_best < 0.8
 
 
 def test_advice_follows_from_the_figures() -> None:
@@ -1020,14 +1039,14 @@ def test_advice_follows_from_the_figures() -> None:
         "n full": [logits_that_are_right(weak, labels)],
     }
     curves = {"m": [[75, 0.4], [150, 0.45], [300, 0.5]], "n": [[300, 0.5]]}
-    m, n = advise(curves, {"m": ["full"], "n": ["full"]}, logits, labels, TASK, "accuracy", 0.01)
+    m, n = advised(curves, {"m": ["full"], "n": ["full"]}, logits, labels)
     assert m.startswith("m: take full; it gained 40.0 points over frozen (90 % interval +")
     assert m.endswith("From 150 to 300 training items the solved head gained 5.0 points: more would help.")
     assert n == "n: take frozen; training gained nothing over the solved head."
     a_little = weak | (np.arange(300) % 60 == 1)
     logits["n full"] = [logits_that_are_right(a_little, labels)]
     logits["n full"][0][4:9:2] = np.eye(3)[(labels[4:9:2] + 1) % 3] * 5  # and a little is lost elsewhere
-    (n,) = advise({}, {"n": ["full"]}, logits, labels, TASK, "accuracy", 0.01, sizes={"n": "Trained small."})
+    (n,) = advised({}, {"n": ["full"]}, logits, labels, sizes={"n": "Trained small."})
     assert n.startswith("n: full gained 0.7 points over frozen (90 % interval -")
     assert n.endswith("which noise could explain: take frozen where the cost of training matters. Trained small.")
 
@@ -1036,13 +1055,13 @@ def test_advice_says_that_a_gain_is_the_mean_of_several_seeds() -> None:
     labels = np.arange(300) % 3
     weak, middling, strong = (logits_that_are_right(np.arange(300) % n > 0, labels) for n in (2, 3, 10))
     once = {"m frozen": [weak], "m full": [strong]}
-    (sentence,) = advise({}, {"m": ["full"]}, once, labels, TASK, "accuracy", 0.01)
+    (sentence,) = advised({}, {"m": ["full"]}, once, labels)
     assert "seeds" not in sentence
     twice = {"m frozen": [weak], "m full": [strong, middling]}  # the table shows the strong one: 40 points
-    (sentence,) = advise({}, {"m": ["full"]}, twice, labels, TASK, "accuracy", 0.01)
+    (sentence,) = advised({}, {"m": ["full"]}, twice, labels)
     assert sentence.startswith(
         "m: take full; it gained 28.3 points over frozen (in the mean of 2 seeds, 90 % interval +"
     )
     worse = {"m frozen": [strong], "m full": [middling, weak]}
-    (sentence,) = advise({}, {"m": ["full"]}, worse, labels, TASK, "accuracy", 0.01)
+    (sentence,) = advised({}, {"m": ["full"]}, worse, labels)
     assert sentence == "m: take frozen; training gained nothing over the solved head in the mean of 2 seeds."

@@ -1,7 +1,7 @@
-"""What the rooms agree on: Encoder, Target, Task, Score, and the kinds that they are told apart by.
+"""What the rooms agree on: Encoder, Target, Score, and the kinds that they are told apart by.
 
 The five rooms in the middle (sources, targets, tasks, proxies, strategies) do not import each
-other; they meet in these types. Nothing here imports torch at run time, so the command line and
+other; they meet in these types and in ``core.task``. Nothing here imports torch at run time, so the command line and
 a scan that is answered from the store stay light.
 """
 
@@ -517,36 +517,6 @@ class Target:
         return {split: int((self.splits == split).sum()) for split in SPLITS}
 
 
-# ---------------------------------------------------------------------------- tasks
-
-
-class Task(Protocol):
-    """What is being learned: turns annotations into rows and knows head, loss and metric.
-
-    Where an item has several rows (``Target.row_starts``), ``units`` (N,) says which item a row belongs to.
-    """
-
-    name: str
-    label_kind: LabelKind
-    default_metric: str
-
-    def num_outputs(self, target: Target) -> int:
-        """Width of the head."""
-        ...
-
-    def loss(self, target: Target, train_labels: np.ndarray, label_smoothing: float = 0.0) -> Callable[..., Any]:
-        """(logits (B, K), labels (B,)) -> scalar loss, class weights inside where imbalance asks for them."""
-        ...
-
-    def metrics(self, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None = None) -> dict[str, float]:
-        """Every metric by name, higher is better except where the name says loss or error.
-
-        A task may also have ``ratio(metric, logits, labels, units) -> (numerators, denominators)``, an entry
-        an item, for metrics that are a sum over another: they are resampled without computing them again.
-        """
-        ...
-
-
 def spread(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Positions of the rows of some items, item after item; those of item i are ``starts[i]:starts[i + 1]``.
 
@@ -556,15 +526,6 @@ def spread(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     counts = starts[indices + 1] - starts[indices]
     ends = np.cumsum(counts)
     return np.asarray(np.arange(counts.sum()) + np.repeat(starts[indices] - (ends - counts), counts))
-
-
-def metric_sign(metric: str) -> int:
-    """-1 for metrics of which less is better: those whose name says loss or error.
-
-    >>> metric_sign("accuracy"), metric_sign("log_loss"), metric_sign("calibration_error")
-    (1, -1, -1)
-    """
-    return -1 if "loss" in metric or "error" in metric else 1
 
 
 # ---------------------------------------------------------------------------- progress

@@ -9,41 +9,20 @@ which one it is: rows reach the proxies through ``RowPlan``, a model is trained 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 import xxhash
 
 from selector.core.contracts import Encoder, Items, LabelKind, Modality, Target
+from selector.core.errors import TargetError, TrainingError
+from selector.core.metric import Metric
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A declared metric: nothing is guessed from its name.
-
-    Attributes:
-        sign: 1 where higher is better, -1 where lower is.
-        unit: ``share`` (0..1, differences are told in points), ``target`` (the target's own unit) or "".
-        epsilon: the smallest difference that matters to a user, in the metric's unit; a tie below it.
-        format: how a value is written.
-        chance: value of the trivial predictor where it is a constant (0 for R²); None where ``Task.baseline`` works it out.
-    """
-
-    sign: int = 1
-    unit: str = "share"
-    epsilon: float = 0.005
-    format: str = ".3f"
-    chance: float | None = None
-
-    def better(self, a: float, b: float) -> bool:
-        """Whether ``a`` is better than ``b``."""
-        return self.sign * (a - b) > 0
 
 
 # ---------------------------------------------------------------------------- a table and what a task reads from it
@@ -183,17 +162,22 @@ class Stats(ABC):
 
     They are enough for every metric of the task, on all items and on any resample of them, so that bootstrap,
     P(best), journals and the error analysis need no outputs.
+
+    Args:
+        arrays: by name, an entry an item (a subclass that keeps several entries an item overrides ``__getitem__``).
+        summary: what is not of single items, as plain JSON: sizes, names, what was worked out from all outputs.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray], summary: Mapping[str, Any] | None = None) -> None:
         self.arrays = dict(arrays)
+        self.summary = dict(summary or {})
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
-    def __getitem__(self, items: np.ndarray) -> Stats:
+    def __getitem__(self, items: np.ndarray) -> Self:
         """The same of some items, repeats allowed: a resample."""
-        return type(self)({name: array[items] for name, array in self.arrays.items()})
+        return type(self)({name: array[items] for name, array in self.arrays.items()}, self.summary)
 
     @abstractmethod
     def value(self, metric: str) -> float:
@@ -204,17 +188,25 @@ class Stats(ABC):
         computing anything again. None where it is not."""
         return None
 
-    def values(self, metrics: Sequence[str]) -> dict[str, float]:
+    def values(self, metrics: Iterable[str]) -> dict[str, float]:
         """Those that are defined."""
         found = {name: self.value(name) for name in metrics}
         return {name: value for name, value in found.items() if value == value}
 
 
+class NotFinite(TrainingError):
+    """Outputs hold NaN or infinity: the training diverged."""
+
+
 class Evaluator(Protocol):
-    """Takes the outputs of a model batch by batch and keeps statistics, never outputs of a whole split."""
+    """Takes the outputs of a model batch by batch and keeps statistics, never outputs of a whole split of masks."""
 
     def update(self, outputs: Any, items: np.ndarray) -> None:
-        """``outputs`` of ``Learner.predict`` for the items at these positions of the target."""
+        """``outputs`` of ``Learner.predict`` for the items at these positions of the target.
+
+        Raises:
+            NotFinite: outputs that are no numbers.
+        """
         ...
 
     def stats(self) -> Stats:
@@ -226,23 +218,48 @@ class Evaluator(Protocol):
 
 
 class Learner(Protocol):
-    """What is trained: an ``nn.Module`` (encoder and head, decoder or detector) with its loss and its outputs."""
+    """What is trained: an ``nn.Module`` around ``network`` that knows its loss and its outputs.
 
-    def loss(self, batch: Any, annotations: Any, unlabelled: Any = None) -> torch.Tensor:
-        """Mean loss of a batch; weights of classes and labels inside, where imbalance asks for them."""
+    Attributes:
+        network: what is saved, exported and handed over: (encoder and head, decoder or detector). Parameters of
+            the learner outside it (weights of a loss, a domain classifier) live as long as the training.
+        new: prefixes of the names (in the learner's ``named_parameters``) of what did not come pretrained: head,
+            decoder, detector. They move in every strategy that trains, at the full rate.
+    """
+
+    network: nn.Module
+    new: tuple[str, ...]
+
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+        """Mean loss of a batch; weights of classes and labels inside, where imbalance asks for them.
+
+        Args:
+            batch: as ``Encoder.encode`` takes it: (B, C, H, W) normalised, or tokens, on the network's device.
+            annotations: of these B items, as ``Task.annotations`` gives them (after augmentation).
+        """
+        ...
+
+    def weight(self, annotations: Sequence[Any]) -> float:
+        """What the mean of ``loss`` is over (items, words, pixels): pieces of a batch are summed by it."""
         ...
 
     def predict(self, batch: Any) -> Any:
         """Outputs of a batch in eval mode, as the task's ``evaluator`` and ``predictions`` take them."""
         ...
 
+    def rows(self, batch: Any, places: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+        """Features (R, D) of the rows of these items, read at ``places`` (see ``RowPlan.place``): what
+        ``Task.probe`` is solved on where the training does not run on the features of the scan. None where
+        the learner cannot tell: it then starts from the probe on those of the scan."""
+        ...
+
 
 @dataclass(frozen=True)
 class Section:
-    """A task's part of the report: tables and samples as plain JSON; see ``report/``.
+    """A task's part of the report: tables and samples as plain JSON; see ``report/outcome.py``.
 
     ``tables``: title -> list of rows (mappings, in column order). ``samples``: items worth looking at, each with
-    ``item`` (position in the split), what it is labelled and what was predicted. ``figures``: name -> data that
+    ``row`` (position in the split), what it is labelled and what was predicted. ``figures``: name -> data that
     ``report.figures`` knows how to draw.
     """
 
@@ -250,24 +267,47 @@ class Section:
     samples: Sequence[Mapping[str, Any]] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "tables": {title: [dict(row) for row in rows] for title, rows in self.tables.items()},
+            "samples": [dict(sample) for sample in self.samples],
+            "figures": dict(self.figures),
+        }
+
+
+Probe: TypeAlias = Mapping[str, np.ndarray]
+"""A solved linear probe, as the task solved it: ``weight`` (K, D) and ``bias`` (K,) of a linear head, ``strength`` ()."""
+
 
 class Task(ABC):
     """What is learned. One file in ``tasks/``, registered with ``@task("name")``.
+
+    Most tasks give an item or a word one row and put one linear layer on it: they extend
+    ``selector.tasks.LinearTask`` and say what their labels, their loss and their statistics are.
 
     Attributes:
         name: registered name.
         metrics: every metric it computes, declared; the first one decides unless the user says otherwise.
         strategies: names in ``tuning/strategies`` that make sense for it, in the order of cost.
+        stats_type: the class of its statistics; a journal makes them again from arrays and summary.
+        tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
     """
 
     name: ClassVar[str]
     metrics: Mapping[str, Metric]
     strategies: ClassVar[tuple[str, ...]] = ("frozen", "partial", "full")
+    stats_type: ClassVar[type[Stats]]
+    tie_breaker: ClassVar[str | None] = None
 
     @property
     def default_metric(self) -> str:
         """The metric that decides."""
         return next(iter(self.metrics))
+
+    def of(self, class_names: Sequence[str]) -> Task:
+        """The task for such labels, where its metrics depend on them; else itself."""
+        return self
 
     # what it is about
 
@@ -283,17 +323,76 @@ class Task(ABC):
             TargetError: names the item, what was expected and found.
         """
 
+    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
+        """What is known of some items, an entry an item, as ``loss`` and ``evaluator`` take it: a class, the labels
+        of words, a mask (``torchvision.tv_tensors.Mask``), boxes. What is a tv_tensor moves with its picture when
+        that is augmented."""
+        labels = target.labels_of(indices)
+        return list(labels) if target.row_starts is None else np.split(labels, _ends(target, indices))
+
     @abstractmethod
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
         """The rows of some items that proxies see, at most ``limit``, the same for every model."""
+
+    def check(self, target: Target) -> None:
+        """Whether something can be learned.
+
+        Raises:
+            TargetError: an empty split, a single class among the training items.
+        """
+        for split in ("train", "val"):
+            if not len(target.indices(split)):
+                raise TargetError(
+                    f"target '{target.name}' has no {target.modality.noun}s in {split}; fine-tuning needs train and val."
+                )
+
+    def notes(self, target: Target) -> list[str]:
+        """What a reader of the metrics should know of the splits: classes that are absent."""
+        return []
 
     # learning
 
     @abstractmethod
     def learner(
-        self, encoder: Encoder, target: Target, init: Mapping[str, np.ndarray] | None = None, **settings: Any
+        self,
+        encoder: Encoder,
+        target: Target,
+        init: Probe | None = None,
+        size: tuple[int, int] | None = None,
+        **settings: Any,
     ) -> nn.Module:
-        """A fresh ``Learner`` on an encoder; ``init`` is the solved linear probe (``weight``, ``bias``) it starts from."""
+        """A fresh ``Learner`` on an encoder.
+
+        Args:
+            init: what ``probe`` solved: where the head starts.
+            size: (height, width) of the training where it is not the encoder's own.
+        """
+
+    def probe(
+        self,
+        target: Target,
+        train: tuple[RowPlan, np.ndarray],
+        val: tuple[RowPlan, np.ndarray],
+    ) -> Probe | None:
+        """Solve the linear probe on frozen features: the strategy ``frozen``, and where every training starts.
+
+        Args:
+            train, val: rows and their features (R, D); val chooses the strength.
+        Returns:
+            None where these rows leave nothing to solve (a single class).
+        """
+        return None
+
+    def probe_outputs(self, probe: Probe, features: np.ndarray) -> Any:
+        """Outputs of the probe as ``Learner.predict`` gives them, of rows that are whole items or words; None where
+        outputs need the network itself (masks, boxes)."""
+        return None
+
+    def augment(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        """What is left to do once the modality's augmentation has moved pictures and annotations (tv_tensors move
+        with them): a task whose boxes may have left the picture drops them here. Draws from torch's global
+        generator, which the training loop seeds."""
+        return batch, annotations
 
     @abstractmethod
     def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
@@ -309,10 +408,38 @@ class Task(ABC):
 
     # use
 
+    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """How to build ``Learner.network`` again without weights: plain JSON with the ``source`` that builds its
+        encoder; read by ``rebuild``.
+
+        Raises:
+            NotImplementedError: its networks cannot be saved.
+        """
+        raise NotImplementedError(f"networks of the task '{self.name}' cannot be saved")
+
+    def rebuild(self, recipe: Mapping[str, Any], build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
+        """The network of ``recipe``, without weights; ``build`` is that of the recipe's source."""
+        return build(recipe)
+
+    def output(self, network: nn.Module, batch: Any) -> Any:
+        """Outputs of a saved network for a batch, as ``predictions`` take them: what ``Learner.predict`` gives."""
+        return network(batch).float().cpu().numpy()
+
     @abstractmethod
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What predict hands over, an entry an item: plain JSON but for arrays (masks)."""
+        """What predict hands over, an entry an item (or word): plain JSON but for arrays (masks)."""
+
+    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
+        """(name, tensor) that an exported network gives beside its raw outputs: calibrated probabilities, values in
+        the target's unit. Torch operations only, since they are traced. None where it gives the outputs alone."""
+        return None
 
     @abstractmethod
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """The error analysis."""
+
+
+def _ends(target: Target, indices: np.ndarray) -> np.ndarray:
+    assert target.row_starts is not None
+    ends: np.ndarray = np.cumsum(np.diff(target.row_starts)[indices])[:-1]
+    return ends

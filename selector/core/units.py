@@ -109,22 +109,3 @@ def format_count(count: float) -> str:
             return f"{count:.0f}" if unit == "" else f"{count:.1f}{unit}"
         count /= 1000
     raise AssertionError("unreachable")
-
-
-def format_gap(value: float, metric: str, *, sign: str = "-") -> str:
-    """A difference of two figures of a metric: points for shares, the plain number for losses.
-
-    >>> format_gap(0.021, "accuracy"), format_gap(0.021, "log_loss", sign="+")
-    ('2.1 points', '+0.021')
-    """
-    number = gap_number(value, metric, sign=sign)
-    return number if "loss" in metric else f"{number} points"
-
-
-def gap_number(value: float, metric: str, *, sign: str = "-") -> str:
-    """``format_gap`` without its unit, for the ends of intervals; ``sign`` as in a format ("+" shows it always).
-
-    >>> gap_number(-0.006, "accuracy"), gap_number(0.3, "log_loss")
-    ('-0.6', '0.300')
-    """
-    return f"{value:{sign}.3f}" if "loss" in metric else f"{100 * value:{sign}.1f}"

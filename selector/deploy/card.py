@@ -61,7 +61,7 @@ Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("sou
 | task | {trained.task}, {len(trained.class_names)} classes |
 | classes | {classes} |
 {_input(trained.preprocess, "pairs of texts" if target.get("pairs") else "texts")}
-| probabilities | softmax(logits / {trained.temperature:.4g}); the temperature was fitted on the validation {noun}s |
+| probabilities | softmax(logits / {float(trained.context.get("temperature", 1.0)):.4g}); the temperature was fitted on the validation {noun}s |
 | target | {_cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
 | data fingerprint | `{_cell(target.get("fingerprint"))}` |
 | made with | zoo-selector {selector.__version__} |

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,7 @@ class _Form:
 def _image_form(saved: SavedModel, preprocess: Preprocess) -> _Form:
     import torch
 
-    network = _calibrated(saved.module, saved.temperature)
+    network = _activated(saved.module, _activation(saved))
     generator = torch.Generator().manual_seed(0)
     batches = []
     for count in (2, 5):
@@ -155,7 +155,7 @@ def _text_form(saved: SavedModel) -> _Form:
     assert isinstance(preprocess, TextPreprocess)
     names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
-    network = ReadsIds(saved.module, preprocess, saved.temperature).eval()
+    network = ReadsIds(saved.module, preprocess, _activation(saved)).eval()
     return _Form(network, names, text_batches(saved, network), (axes,) * len(names))
 
 
@@ -182,16 +182,26 @@ def _export(form: _Form, path: Path) -> None:
             logging.disable(previous)
 
 
-def _calibrated(module: nn.Module, temperature: float) -> nn.Module:
+def _activation(saved: SavedModel) -> Callable[[Tensor], Tensor]:
+    """What the task makes of the outputs: calibrated probabilities."""
+
+    def activation(outputs: Tensor) -> Tensor:
+        found = saved.task.activation(outputs, saved.context)
+        return outputs if found is None else found[1]
+
+    return activation
+
+
+def _activated(module: nn.Module, activation: Callable[[Tensor], Tensor]) -> nn.Module:
     from torch import nn
 
-    class Calibrated(nn.Module):
+    class Activated(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = module
 
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             logits = self.network(images)
-            return logits, (logits / temperature).softmax(dim=1)
+            return logits, activation(logits)
 
-    return Calibrated().eval()
+    return Activated().eval()

@@ -17,7 +17,7 @@ from selector.core.contracts import AnyPreprocess, Preprocess, TextPreprocess, W
 from selector.core.errors import BadImagesError, ConfigError, SourceError
 from selector.deploy import tagging, texts
 from selector.deploy.predictions import Prediction, Predictions
-from selector.deploy.save import CONFIG, FORMAT, WEIGHTS
+from selector.deploy.save import CONFIG, FORMAT, READABLE, WEIGHTS
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
 from selector.modalities.text import Tokeniser
 from selector.results import BEST, RUN_FILE, best_folder, load_ranking
@@ -25,6 +25,8 @@ from selector.zoo.trust import check_recipe_trusted
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from selector.core.task import Task
 
 Images = Any
 """A path, a glob, a folder, bytes, a uint8 array or a Pillow image, or a sequence of them; or texts."""
@@ -36,7 +38,8 @@ class SavedModel:
     Attributes:
         config: ``config.json``.
         path: its folder.
-        preprocess, class_names, temperature: as trained.
+        preprocess, class_names: as trained.
+        task: what its outputs mean; ``context`` what validation chose for it (a temperature, thresholds).
         pairs: whether it reads pairs of texts; None where its record does not say.
         module: the network (B, C, H, W), or tokens of B texts, -> logits (B, K), built on first use.
     """
@@ -51,8 +54,17 @@ class SavedModel:
         )
         self.pairs: bool | None = config.get("pairs")
         self.class_names: tuple[str, ...] = tuple(config["class_names"])
-        self.temperature = float(config["temperature"])
+        # format 1 knew a temperature only
+        known = config["context"] if "context" in config else {"temperature": config["temperature"]}
+        self.context: dict[str, Any] = dict(known)
         self._trust = trust
+
+    @cached_property
+    def task(self) -> Task:
+        """What its outputs mean."""
+        from selector.tasks import registry
+
+        return registry.get(self.config["task"]).of(self.class_names)
 
     @cached_property
     def module(self) -> nn.Module:
@@ -69,7 +81,7 @@ class SavedModel:
 
         recipe = self.config["recipe"]
         check_recipe_trusted(self.config, self._trust, self.path)
-        module = registry.get(self.config["source"]).build(recipe)
+        module = self.task.rebuild(recipe, registry.get(self.config["source"]).build)
         weights = self.path / WEIGHTS
         try:
             module.load_state_dict(load_file(weights))
@@ -123,13 +135,7 @@ class SavedModel:
         return Tokeniser(self.preprocess)
 
     def _tag(self, named: Sequence[tuple[str, Words]], batch_size: int, device: str) -> tagging.TaggedTexts:
-        from selector.tasks import registry as tasks
-
-        task: Any = tasks.get(self.config["task"])
-        task = task.with_labels(self.class_names)
-        return tagging.predict(
-            self.module, task, self.class_names, self.temperature, self._tokeniser, named, batch_size, device
-        )
+        return tagging.predict(self, self._tokeniser, named, batch_size, device)
 
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""
@@ -146,13 +152,11 @@ class SavedModel:
         self, names: Sequence[str], outputs: Sequence[np.ndarray], reasons: Sequence[str], top: int
     ) -> Predictions:
         """What the outputs of the items without a reason say."""
-        from selector.tasks import registry as tasks
-
         probabilities = np.full((len(names), len(self.class_names)), np.nan)
         if outputs:
-            task: Any = tasks.get(self.config["task"])
             good = [i for i, reason in enumerate(reasons) if not reason]
-            probabilities[good] = task.probabilities(np.concatenate(outputs), self.temperature)
+            found = self.task.predictions(np.concatenate(outputs), self.class_names, self.context)
+            probabilities[good] = np.stack([row["probabilities"] for row in found])
         rows = []
         for name, reason, row in zip(names, reasons, probabilities, strict=True):
             if reason:
@@ -221,7 +225,7 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedMod
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / CONFIG} cannot be read: {error}; run 'selector confirm' again.") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if not isinstance(config, dict) or config.get("format") not in READABLE:
         found = config.get("format") if isinstance(config, dict) else config
         raise ConfigError(f"{folder / CONFIG} has format {found!r}, expected {FORMAT}; use the version that wrote it.")
     return SavedModel(folder, config, trust)

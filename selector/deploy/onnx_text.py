@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ _SAMPLES = (
     ("one", "How many rivers cross the city, and which of them is the longest?", "Yes! No? 42.", "a b c d e f g"),
 )  # of other lengths and numbers than what is exported with
 _SAME = 1e-4  # of the largest logit
+
+Activation = Callable[[Tensor], Tensor]
+"""Outputs of a network -> what its task makes of them."""
 
 
 class TokenRows(Tokens):
@@ -58,9 +61,9 @@ class ReadsIds(nn.Module):
     Its forward is ``(input_ids, attention_mask[, token_type_ids])``, int64 (B, T) each.
     """
 
-    def __init__(self, network: nn.Module, preprocess: TextPreprocess, temperature: float) -> None:
+    def __init__(self, network: nn.Module, preprocess: TextPreprocess, activation: Activation) -> None:
         super().__init__()
-        self.network, self._temperature = network, temperature
+        self.network, self.activation = network, activation
         self._specials = added_ids(preprocess)
         self._words = preprocess.words
 
@@ -70,7 +73,7 @@ class ReadsIds(nn.Module):
         """(logits, probabilities), both (B, K); of a network that tags both (B, T, K), a row a token."""
         kinds = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         logits = self.network(TokenRows(input_ids, attention_mask, kinds, self._specials, words=self._words))
-        return logits, (logits / self._temperature).softmax(dim=-1)
+        return logits, self.activation(logits)
 
 
 def added_ids(preprocess: TextPreprocess) -> list[int]:
@@ -103,7 +106,7 @@ def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tenso
         inputs = (tokens.ids, tokens.mask, *([tokens.types] if preprocess.token_types else []))
         with torch.inference_mode():
             logits = saved.module(tokens)
-            expected = (logits / saved.temperature).softmax(dim=1)
+            expected = network.activation(logits)
             if preprocess.words:
                 each, expected = network(*inputs)
                 _check_words(saved, tokens.per_word(each, first=word_pooling(saved) == "first"), logits)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1 had a temperature where there is a context now; it is still read
+READABLE = (1, FORMAT)
 WEIGHTS, CONFIG, CARD, PROGRAM = "model.safetensors", "config.json", "README.md", "model.pt2"
 
 
@@ -77,7 +78,7 @@ def save_model(
         "preprocess": trained.preprocess.to_dict(),
         **({"pairs": target_summary["pairs"]} if "pairs" in target_summary else {}),
         "class_names": list(trained.class_names),
-        "temperature": trained.temperature,
+        "context": dict(trained.context),
         "strategy": trained.strategy,
         "training": {"learning_rate": trained.learning_rate, "seed": trained.seed, "steps": trained.steps},
         "measured": {"metric": chosen[0].metric, "val": dict(chosen[0].val), "test": dict(chosen[0].test)}

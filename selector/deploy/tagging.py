@@ -20,6 +20,8 @@ from selector.modalities.text import Tokeniser
 if TYPE_CHECKING:
     import pandas
 
+    from selector.deploy.load import SavedModel
+
 _KEYS = ("tokens", "words")
 _LINE = "a list of words"
 
@@ -103,31 +105,25 @@ class TaggedTexts(Predictions):
 
 
 def predict(
-    module: Any,
-    task: Any,
-    class_names: Sequence[str],
-    temperature: float,
+    saved: SavedModel,
     tokenise: Tokeniser,
     sentences: Sequence[tuple[str, Words]],
     batch_size: int,
     device: str,
 ) -> TaggedTexts:
-    """Tag named sentences.
-
-    Args:
-        module: tokens -> logits (W, C).
-        task: bound to ``class_names``.
-    """
-    outputs, reasons = texts.outputs(module, [words for _, words in sentences], tokenise, batch_size, device)
+    """Tag named sentences."""
+    class_names = saved.class_names
+    outputs, reasons = texts.outputs(saved.module, [words for _, words in sentences], tokenise, batch_size, device)
     rows: list[TaggedText] = []
     blocks = [np.empty((0, len(class_names)))]
     for (name, words), logits, reason in zip(sentences, outputs, reasons, strict=True):
         if logits is None:
             rows.append(TaggedText(name, error=reason))
             continue
-        shares = task.probabilities(logits, temperature)
+        found = saved.task.predictions(logits, class_names, saved.context)
+        shares = np.array([word["probabilities"] for word in found]).reshape(-1, len(class_names))
         blocks.append(shares)
-        rows.append(_tagged(name, words, shares, class_names, task))
+        rows.append(_tagged(name, words, shares, class_names, saved.task))
     return TaggedTexts(rows, np.concatenate(blocks), class_names)
 
 

@@ -19,11 +19,11 @@ from typing import Literal
 
 import numpy as np
 
-from selector.core.contracts import metric_sign
 from selector.core.errors import ConfigError
 from selector.core.stats import mean_ranks
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.history import Result
+from selector.tasks import metric_named
 
 Method = Literal["facts", "ridge", "mean rank"]
 METHODS: tuple[Method, ...] = ("facts", "ridge", "mean rank")  # the simplest first: it wins ties
@@ -270,7 +270,7 @@ def _usable(
 def _reason_against(row: Result, target: str, target_name: str, strategy: str) -> str:
     if row.kind != "measured":
         return "predicted, not measured"
-    if metric_sign(row.metric) < 0:
+    if metric_named(row.metric).sign < 0:
         return "lower is better"
     if target and row.target == target:
         return "same target"

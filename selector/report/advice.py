@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from selector.core.costs import Cost
-from selector.core.units import format_count, format_duration, format_gap, format_latency, format_size, gap_number
+from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.results import Measurement, ModelResult, Ranking
+from selector.tasks import metric_named
 from selector.zoo.trust import runs_code
 
 Z90 = 1.6448536269514722
@@ -107,7 +108,7 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
     )
     if rivals:
         second, model = rivals[0]
-        gap = format_gap(measured.merit - second.merit, measured.metric)
+        gap = metric_named(measured.metric).gap(measured.merit - second.merit)
         yield (
             f"The second, {model.name}, is {gap} behind on validation{_of_seeds(measured, second)}"
             + _settled(measured, second, int(counts.get("val") or 0))
@@ -137,7 +138,7 @@ def _settled(first: Measurement, second: Measurement, items: int) -> str:
     """
     low, high = second.extra.get("difference_low"), second.extra.get("difference_high")
     if low is not None and high is not None:
-        ends = f"{gap_number(low, first.metric)} to {gap_number(high, first.metric)}"
+        ends = " to ".join(metric_named(first.metric).number(end) for end in (low, high))
         told = f" (90 % interval of the paired difference {ends})"
         return told + ("" if low > 0 else "; these items cannot tell the two apart")
     if first.metric != "accuracy" or not items:
@@ -155,11 +156,12 @@ def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Itera
         for m in ranking.confirmation.get("epsilon_best", ())
         if (m["name"], m["strategy"]) != (best.name, measured.strategy)
     ]
+    metric = metric_named(measured.metric)
     for m in members[:3]:
         yield (
             f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) may be as good: "
-            f"{format_gap(m['difference'], measured.metric)} behind on validation, 90 % interval "
-            f"{gap_number(m['low'], measured.metric)} to {gap_number(m['high'], measured.metric)}."
+            f"{metric.gap(m['difference'])} behind on validation, 90 % interval "
+            f"{metric.number(m['low'])} to {metric.number(m['high'])}."
         )
     yield from (str(sentence) for sentence in ranking.confirmation.get("advice", ()))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selector.results import Measurement, Ranking
+from selector.results import Ranking
 
 MOST_LINES = 40  # classes that are shown, the ones that went worst where there are more
 
@@ -105,31 +105,37 @@ def outcome(ranking: Ranking) -> Outcome | None:
         return None
     name, measured = found
     kept = measured.extra["outcome"]
-    lines = _lines(kept.get("classes") or (), kept.get("confusion") or ())
+    tables, figures = kept.get("tables") or kept, kept.get("figures") or kept  # runs of before kept all side by side
+    lines = _lines(tables.get("classes") or (), figures.get("confusion") or ())
     matrix = bool(lines and lines[0].confusions)
     if not matrix:
         lines = sorted((line for line in lines if line.items), key=lambda line: (line.f1, line.name))[:MOST_LINES]
     most = max((n for i, line in enumerate(lines) for j, n in enumerate(line.confusions) if i != j), default=0)
-    confused = [(str(c["label"]), str(c["predicted"]), int(c["images"])) for c in kept.get("confused") or ()]
+    confused = [(str(c["label"]), str(c["predicted"]), _items(c)) for c in tables.get("confused") or ()]
     samples = [_sample(s) for s in kept.get("samples") or ()]
     return Outcome(
         name,
         measured.strategy,
         str(kept.get("split") or "val"),
         tuple(lines),
-        0 if matrix else max(0, _classes(ranking, measured) - len(lines)),
+        0 if matrix else max(0, _classes(ranking, tables, figures) - len(lines)),
         most,
         () if matrix else tuple(confused),
         tuple(s for s in samples if s.wrong),
         tuple(s for s in samples if not s.wrong),
-        str(kept.get("counted") or "items"),
+        str(figures.get("counted") or "items"),
     )
 
 
-def _classes(ranking: Ranking, measured: Measurement) -> int:
-    if measured.extra["outcome"].get("counted") == "entities":  # types, not labels
-        return sum(1 for line in measured.extra["outcome"]["classes"] if line["images"])
-    return int(ranking.target.get("classes") or len(measured.extra["outcome"].get("classes") or ()))
+def _classes(ranking: Ranking, tables: Mapping[str, Any], figures: Mapping[str, Any]) -> int:
+    lines = tables.get("classes") or ()
+    if figures.get("counted") == "entities":  # types, not labels
+        return sum(1 for line in lines if _items(line))
+    return int(ranking.target.get("classes") or len(lines))
+
+
+def _items(line: Mapping[str, Any]) -> int:
+    return int(line["items"] if "items" in line else line["images"])  # runs of before said images
 
 
 def _lines(classes: Sequence[Mapping[str, Any]], confusion: Sequence[Sequence[int]]) -> list[ClassLine]:
@@ -137,7 +143,7 @@ def _lines(classes: Sequence[Mapping[str, Any]], confusion: Sequence[Sequence[in
     return [
         ClassLine(
             str(line["class"]),
-            int(line["images"]),
+            _items(line),
             float(line["recall"]),
             float(line["precision"]),
             float(line["f1"]),

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from selector.core.contracts import metric_sign
 from selector.core.costs import front
 from selector.results import ModelResult, Ranking
+from selector.tasks import metric_named
 
 Kind = Literal["measured", "predicted"]
 
@@ -90,7 +90,7 @@ def agreement_plane(ranking: Ranking) -> Plane | None:
 
 def courses(ranking: Ranking) -> list[Course]:
     """The best value of each contestant in each rung; empty when there was one rung only."""
-    better = max if metric_sign(str(ranking.confirmation.get("metric", ""))) > 0 else min
+    better = max if metric_named(str(ranking.confirmation.get("metric", ""))).sign > 0 else min
     best: dict[tuple[str, str], dict[int, float]] = {}
     for entry in ranking.confirmation.get("history", ()):
         value, rung = entry.get("value"), entry.get("rung")

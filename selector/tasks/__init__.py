@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import LabelKind, Target, Task
+from selector.core.contracts import LabelKind, Target
 from selector.core.errors import ConfigError
+from selector.core.metric import LEGACY, Metric
 from selector.core.registry import Registry
+from selector.core.task import Task
+
+if TYPE_CHECKING:
+    from selector.tasks._linear import LinearTask as LinearTask
+
+__all__ = ["LinearTask", "metric_named", "registry", "task", "task_for", "task_of"]
 
 registry: Registry[Task] = Registry("selector.tasks", "task")
 task = registry.instance
@@ -16,14 +23,13 @@ _OF_ITEMS = {LabelKind.CLASSES: "classification", LabelKind.MULTILABEL: "multila
 
 
 def task_of(target: Target) -> Task:
-    """The task of a target, told from what its labels are of: whole items, or words.
+    """The task that read a target; of one that was made by hand the task of such labels.
 
     Raises:
         ConfigError: there is none for such labels yet.
     """
-    found = registry.get(_OF_ITEMS[target.label_kind] if target.row_starts is None else "tagging")
-    bind = getattr(found, "of", None)  # a task that depends on the labels' names is made for the target
-    return found if bind is None else cast(Task, bind(target))
+    name = target.task or (_OF_ITEMS[target.label_kind] if target.row_starts is None else "tagging")
+    return registry.get(name).of(target.class_names)
 
 
 def task_for(target: Target) -> Task | None:
@@ -32,3 +38,24 @@ def task_for(target: Target) -> Task | None:
         return task_of(target)
     except ConfigError:
         return None
+
+
+def metric_named(name: str) -> Metric:
+    """The declaration of a metric, of whichever task declares it; for runs and histories, which keep names.
+
+    A name that no task declares any more is taken for a share of which more is better, unless the first edition
+    knew it as a loss or an error.
+    """
+    for found in registry.names():
+        declared = registry.get(found).metrics
+        if name in declared:
+            return declared[name]
+    return Metric(sign=LEGACY.get(name, 1), unit="nats" if name == "log_loss" else "share")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LinearTask":  # it brings the solver along, which a listing of tasks does not need
+        from selector.tasks._linear import LinearTask
+
+        return LinearTask
+    raise AttributeError(f"module 'selector.tasks' has no attribute '{name}'")

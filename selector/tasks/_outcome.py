@@ -7,84 +7,71 @@ from typing import Any
 
 import numpy as np
 
+from selector.core.task import Section
+from selector.tasks._classes import confusion_matrix
+
 MOST_CLASSES = 200  # rows of the table of classes
 MOST_CONFUSION = 40  # classes up to which the whole confusion matrix is kept
-MOST_PAIRS = 30  # confusions that are listed otherwise
+MOST_PAIRS = 30  # confusions that are listed
 MOST_SAMPLES = 12
 MOST_WORDS = 60  # of a sentence that is shown, round the word that it is shown for
 
 
-def outcome(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
+def section_of_items(
+    arrays: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     confusion: np.ndarray,
     per_class: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """The record of one model on one split.
+) -> Section:
+    """The error analysis of one model on one split.
 
     Args:
-        probabilities: calibrated, (N, C).
-        labels: int (N,).
+        arrays: label, predicted, confidence and log_likelihood, (N,) each; calibrated.
         confusion: (C, C), rows are the true class.
-        per_class: class, images, precision, recall, f1; in label order.
+        per_class: class, items, precision, recall, f1; in label order.
     Returns:
-        ``classes``: ``per_class``, beyond 200 classes those with the lowest F1 (classes without images left out);
-        ``confusion``: the matrix, up to 40 classes; ``confused``: the most frequent confusions
-        (label, predicted, images); ``samples``: up to 12 rows (row, label, predicted, probability,
-        of_label), wrong ones first, the surest mistake before all, then right ones from the least sure.
+        Tables ``classes`` (beyond 200 those with the lowest F1, classes without items left out) and ``confused`` (the
+        most frequent confusions: label, predicted, items); the figure ``confusion`` (the matrix, up to 40 classes);
+        up to 12 samples (row, label, predicted, probability, of_label): errors first, the most confident before
+        all, then right ones from the least confident.
     """
-    found: dict[str, Any] = {
-        "classes": _classes(per_class),
-        "confused": _confused(confusion, class_names),
-        "samples": _samples(probabilities, labels, class_names),
-    }
-    if len(class_names) <= MOST_CONFUSION:
-        found["confusion"] = confusion.tolist()
-    return found
+    figures = {"confusion": confusion.tolist()} if len(class_names) <= MOST_CONFUSION else {}
+    tables = {"classes": _classes(per_class), "confused": _confused(confusion, class_names)}
+    return Section(tables, _samples(arrays, class_names), figures)
 
 
-def outcome_of_sentences(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
+def section_of_sentences(
+    arrays: Mapping[str, np.ndarray],
     units: np.ndarray,
     class_names: Sequence[str],
     per_class: Sequence[Mapping[str, Any]],
     counted: str,
-) -> dict[str, Any]:
-    """The record of a tagger on one split.
+) -> Section:
+    """The error analysis of a tagger on one split.
 
     Args:
-        probabilities: calibrated, (N, C), a row a word.
-        labels: int (N,); ``units`` (N,) the sentence of each word, ascending.
-        per_class: as for ``outcome``, of entity types or of labels; ``counted`` says what ``images`` counts.
+        arrays: as for ``section_of_items``, an entry a word; ``units`` (W,) the sentence of each word, ascending.
+        per_class: as for ``section_of_items``, of entity types or of labels; ``counted`` says what ``items`` counts.
     Returns:
-        As ``outcome``, without the matrix; ``row`` of a sample is a sentence, ``label`` and ``predicted``
+        As ``section_of_items``, without the matrix; ``row`` of a sample is a sentence, ``label`` and ``predicted``
         are lists, one entry a word from the word ``begin`` on, at most 60.
     """
-    size = len(class_names)
-    pairs = np.bincount(labels * size + probabilities.argmax(axis=1), minlength=size * size).reshape(size, size)
-    return {
-        "classes": _classes(per_class),
-        "counted": counted,
-        "confused": _confused(pairs, class_names),
-        "samples": _sentences(probabilities, labels, units, class_names),
-    }
+    pairs = confusion_matrix(arrays["predicted"], arrays["label"], len(class_names))
+    tables = {"classes": _classes(per_class), "confused": _confused(pairs, class_names)}
+    return Section(tables, _sentences(arrays, units, class_names), {"counted": counted})
 
 
 def _classes(per_class: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     classes = list(per_class)
     if len(classes) > MOST_CLASSES:
-        present = [line for line in classes if line["images"]]
+        present = [line for line in classes if line["items"]]
         classes = sorted(present, key=lambda line: (line["f1"], line["class"]))[:MOST_CLASSES]
     return [{key: _short(value) for key, value in line.items()} for line in classes]
 
 
-def _sentences(
-    probabilities: np.ndarray, labels: np.ndarray, units: np.ndarray, class_names: Sequence[str]
-) -> list[dict[str, Any]]:
+def _sentences(arrays: Mapping[str, np.ndarray], units: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Sentences as ``_samples``, each once, told by its surest mistake or its least sure word."""
-    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
     wrong = said != labels
     with_mistakes = np.unique(units[wrong])
     right = ~np.isin(units, with_mistakes)
@@ -106,7 +93,7 @@ def _sentences(
             "label": [class_names[i] for i in labels[shown]],
             "predicted": [class_names[i] for i in said[shown]],
             "probability": _short(float(sure[word])),
-            "of_label": _short(float(probabilities[word, labels[word]])),
+            "of_label": _short(float(np.exp(arrays["log_likelihood"][word]))),
         }
         if len(found) == MOST_SAMPLES:
             break
@@ -118,15 +105,14 @@ def _confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[st
     order = np.argsort(-off, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [divmod(int(place), len(off)) for place in order]
     return [
-        {"label": class_names[truth], "predicted": class_names[said], "images": int(off[truth, said])}
+        {"label": class_names[truth], "predicted": class_names[said], "items": int(off[truth, said])}
         for truth, said in pairs
         if off[truth, said]
     ]
 
 
-def _samples(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    said = probabilities.argmax(axis=1)
-    sure = probabilities.max(axis=1)
+def _samples(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
     wrong, right = np.flatnonzero(said != labels), np.flatnonzero(said == labels)
     order = [
         *wrong[np.argsort(-sure[wrong], kind="stable")],
@@ -138,7 +124,7 @@ def _samples(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
             "label": class_names[int(labels[row])],
             "predicted": class_names[int(said[row])],
             "probability": _short(float(sure[row])),
-            "of_label": _short(float(probabilities[row, labels[row]])),
+            "of_label": _short(float(np.exp(arrays["log_likelihood"][row]))),
         }
         for row in order
     ]

@@ -1,172 +1,237 @@
 """A class a word: cross-entropy over words, and the metrics of a tagger.
 
-Rows are words; ``units`` says which sentence a word belongs to, and no entity crosses its border.
+Rows are words; an item is a sentence, and no entity crosses its border.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from selector.core.contracts import LabelKind, Target
+from selector.core.contracts import LabelKind, Target, spread
+from selector.core.metric import Metric
+from selector.core.task import Evaluator, Section, Stats
 from selector.tasks import task
-from selector.tasks._entities import Found, Scheme
-from selector.tasks._outcome import outcome_of_sentences
-from selector.tasks.classification import (
-    Classification,
+from selector.tasks._classes import (
+    absent_classes,
+    best_temperature,
     calibration_error,
+    check_classes,
     checked,
     confusion_matrix,
     macro_f1,
     per_class_table,
 )
+from selector.tasks._entities import Found, Scheme
+from selector.tasks._linear import LinearTask, OutputEvaluator, softmax, temperature_of
+from selector.tasks._outcome import section_of_sentences
+from selector.tasks._read_tagging import TaggingReading
 
-ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall")
+_ENTITIES = {"entity_f1": Metric(), "entity_precision": Metric(), "entity_recall": Metric()}
+_WORDS = {
+    "token_accuracy": Metric(),
+    "macro_f1": Metric(),
+    "log_loss": Metric(sign=-1, unit="nats"),
+    "calibration_error": Metric(sign=-1),
+}
+_OF_WORDS = ("label", "predicted", "log_likelihood", "confidence")
+
+
+class TaggingStats(Stats):
+    """Of each sentence ``words`` (how many it has) and, where labels are tags, ``right``, ``found`` and ``gold``
+    (entities); of each word, sentence after sentence, ``label``, ``predicted``, ``log_likelihood``, ``confidence``.
+
+    ``summary`` holds ``classes`` (C) and ``temperature``.
+    """
+
+    def __len__(self) -> int:
+        return len(self.arrays["words"])
+
+    def __getitem__(self, items: np.ndarray) -> Self:
+        """Sentences with all their words."""
+        starts = np.concatenate([[0], np.cumsum(self.arrays["words"])])
+        rows = spread(starts, np.asarray(items))
+        found = {name: array[rows if name in _OF_WORDS else items] for name, array in self.arrays.items()}
+        return type(self)(found, self.summary)
+
+    @property
+    def units(self) -> np.ndarray:
+        """(W,) the sentence of each word."""
+        return np.repeat(np.arange(len(self)), self.arrays["words"])
+
+    def value(self, metric: str) -> float:
+        """Any metric of the task."""
+        ratio = self.ratio(metric)
+        if ratio is not None:
+            below = float(ratio[1].sum())
+            return float(ratio[0].sum()) / below if below else 0.0
+        label, predicted = self.arrays["label"], self.arrays["predicted"]
+        if metric == "macro_f1":
+            return macro_f1(confusion_matrix(predicted, label, int(self.summary["classes"])))
+        if metric == "calibration_error":
+            return calibration_error(self.arrays["confidence"], predicted == label)
+        raise KeyError(metric)
+
+    def ratio(self, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Metrics of entities, accuracy and log-loss are sums over sentences."""
+        words = self.arrays["words"]
+        if metric == "token_accuracy":
+            return self._by_sentence(self.arrays["predicted"] == self.arrays["label"]), words
+        if metric == "log_loss":
+            return self._by_sentence(-self.arrays["log_likelihood"]), words
+        if metric not in _ENTITIES or "gold" not in self.arrays:
+            return None
+        right, found, gold = (self.arrays[name] for name in ("right", "found", "gold"))
+        return {
+            "entity_f1": (2 * right, found + gold),
+            "entity_precision": (right, found),
+            "entity_recall": (right, gold),
+        }[metric]
+
+    def _by_sentence(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self.units, values, len(self))
 
 
 @task("tagging")
-@dataclass(frozen=True)
-class Tagging:
-    """See ``contracts.Task``. The registered one knows no labels; ``of`` gives the one for a target.
+class Tagging(TaggingReading, LinearTask):
+    """See ``core.task.Task``. The registered one knows no labels; ``of`` gives the one for a target's.
 
     Where all labels are tags (O, B-x, I-x, ...), entities are what counts: micro-averaged precision,
     recall and F1 over entities whose words and type are all right. Otherwise it is the share of words.
     """
 
-    class_names: tuple[str, ...] = ()
     name = "tagging"
     label_kind = LabelKind.CLASSES
+    facet = "label"
+    of_words = True
+    stats_type: ClassVar[type[TaggingStats]] = TaggingStats
+    tie_breaker = "log_loss"
 
-    def of(self, target: Target) -> Tagging:
-        """The task with the labels of a target."""
-        return self.with_labels(target.class_names)
+    def __init__(self, class_names: Sequence[str] = ()) -> None:
+        self.class_names = tuple(class_names)
 
-    def with_labels(self, class_names: Sequence[str]) -> Tagging:
-        """Likewise, from the names alone, in the order of the outputs."""
-        return Tagging(tuple(class_names))
+    def of(self, class_names: Sequence[str]) -> Tagging:
+        """The task with these labels, in the order of the outputs."""
+        return Tagging(class_names)
 
     @cached_property
     def scheme(self) -> Scheme | None:
         """How labels are read as tags; None where they are none."""
         return Scheme.of(self.class_names)
 
-    @property
-    def _ratios(self) -> tuple[str, ...]:
-        return (*(ENTITY_METRICS if self.scheme else ()), "token_accuracy")
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """What ``metrics`` holds."""
-        return (*self._ratios, "macro_f1", "log_loss", "calibration_error")
-
-    @property
-    def default_metric(self) -> str:
-        """Entity F1 for tags, else the share of words that are right."""
-        return self.metric_names[0]
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
+        """Those of entities come first where labels are tags. A task without labels declares all."""
+        return {**(_ENTITIES if self.scheme or not self.class_names else {}), **_WORDS}
 
     def num_outputs(self, target: Target) -> int:
         """C, the number of labels."""
         return len(target.class_names)
 
-    def loss(self, target: Target, train_labels: np.ndarray, label_smoothing: float = 0.0) -> Callable[..., Any]:
+    def check(self, target: Target) -> None:
+        """Also: at least two labels in train."""
+        super().check(target)
+        check_classes(target)
+
+    def notes(self, target: Target) -> list[str]:
+        """Labels that val or test lack; those that train lacks are in the target's own notes."""
+        present = set(target.labels_of(target.indices("train")).tolist())
+        told = [name for i, name in enumerate(target.class_names) if i not in present]
+        return absent_classes(target, told)
+
+    def criterion(self, target: Target) -> Callable[..., Any]:
         """Cross-entropy, every word alike: most words are O in the data that a tagger meets as well."""
         from torch.nn import functional
 
-        def cross_entropy(logits: Any, labels: Any) -> Any:
-            return functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+        return functional.cross_entropy
 
-        return cross_entropy
+    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
+        """Takes outputs (words of the batch, C)."""
 
-    def metrics(self, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None = None) -> dict[str, float]:
-        """Every metric by name.
+        def make(outputs: np.ndarray, items: np.ndarray) -> Stats:
+            labels, units = self.labels(target.labels_of(items)), target.units_of(items)
+            return self.stats(outputs, labels, units, temperature_of(context))
 
-        Args:
-            logits: float (N, C), finite; a row a word.
-            labels: int (N,).
-            units: (N,) the sentence of each word.
-        Returns:
-            entity_f1, entity_precision, entity_recall (micro; 0 where nothing is there to divide by) for
-            tags, token_accuracy, macro_f1 (over the labels of words), log_loss (nats a word) and
-            calibration_error.
-        """
-        logits, labels = checked(logits, labels)
-        found = {name: _share(*self.ratio(name, logits, labels, units)) for name in self._ratios}
-        probabilities = self.probabilities(logits)
-        chosen = probabilities[np.arange(len(labels)), labels]
-        return found | {
-            "macro_f1": macro_f1(confusion_matrix(logits, labels)),
-            "log_loss": float(-np.log(np.maximum(chosen, 1e-15)).mean()),
-            "calibration_error": calibration_error(probabilities, labels),
-        }
+        return OutputEvaluator(make)
 
-    def ratio(
-        self, metric: str, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A metric as the sum of one array over that of another, an entry a sentence: what resampling draws.
+    def stats(
+        self, outputs: np.ndarray, labels: np.ndarray, units: np.ndarray | None, temperature: float = 1.0
+    ) -> TaggingStats:
+        """Statistics of outputs (W, C), labels (W,) and the sentence of each word (W,), neighbouring; without
+        ``units`` all words are one sentence.
 
         Raises:
-            KeyError: the metric is no such ratio.
+            TargetError: shapes that do not fit, labels that are no outputs.
+            NotFinite: outputs that are no numbers.
         """
+        outputs, labels = checked(outputs, labels)
         sentence = np.zeros(len(labels), np.int64) if units is None else np.unique(units, return_inverse=True)[1]
-        count = int(sentence.max()) + 1 if len(sentence) else 0
-        said = logits.argmax(axis=1)
-        if metric == "token_accuracy":
-            return np.bincount(sentence, said == labels, count), np.bincount(sentence, minlength=count)
-        if self.scheme is None or metric not in ENTITY_METRICS:
-            raise KeyError(metric)
-        found = Found.of(self.scheme, said, labels, units)
-        right, predicted, gold = found.counts(sentence[found.gold.begins], sentence[found.predicted.begins], count)
-        return {
-            "entity_f1": (2 * right, predicted + gold),
-            "entity_precision": (right, predicted),
-            "entity_recall": (right, gold),
-        }[metric]
+        count = int(sentence.max()) + 1
+        probabilities = softmax(outputs, temperature)
+        predicted = outputs.argmax(axis=1)
+        arrays = {
+            "words": np.bincount(sentence, minlength=count),
+            "label": labels.astype(np.int32),
+            "predicted": predicted.astype(np.int32),
+            "log_likelihood": np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-15)),
+            "confidence": probabilities.max(axis=1),
+        }
+        if self.scheme is not None:
+            found = Found.of(self.scheme, predicted, labels, sentence)
+            counts = found.counts(sentence[found.gold.begins], sentence[found.predicted.begins], count)
+            arrays |= dict(zip(("right", "found", "gold"), counts, strict=True))
+        summary = {"classes": outputs.shape[1], "temperature": best_temperature(outputs, labels)}
+        return self.stats_type(arrays, summary)
 
-    def probabilities(self, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-        """softmax(logits / temperature), float64 (N, C)."""
-        return _WORDS.probabilities(logits, temperature)
+    def calibrate(self, stats: Stats) -> dict[str, Any]:
+        """The temperature that minimises the log-loss of words."""
+        return {"temperature": float(stats.summary["temperature"])}
 
-    def temperature(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """The temperature that minimises the log-loss of these words; see ``Classification``."""
-        return _WORDS.temperature(logits, labels)
+    def baseline(self, target: Target, metric: str) -> float | None:
+        """Always the most frequent label of train + val."""
+        test = target.indices("test")
+        if not len(test) or metric not in self.metrics:
+            return None
+        known = self.labels(target.labels_of(target.indices("train", "val")))
+        shares = np.bincount(known, minlength=self.num_outputs(target)) / len(known)
+        labels = self.labels(target.labels_of(test))
+        outputs = np.log(np.maximum(np.tile(shares, (len(labels), 1)), 1e-15))
+        return self.of(target.class_names).stats(outputs, labels, target.units_of(test)).value(metric)
 
-    def outcome(
-        self,
-        logits: np.ndarray,
-        labels: np.ndarray,
-        class_names: Sequence[str],
-        temperature: float = 1.0,
-        units: np.ndarray | None = None,
-    ) -> dict[str, Any]:
-        """Figures by entity type (by label where they are no tags), confused labels and telling sentences."""
-        labels = np.asarray(labels)
-        lines = (
-            per_class_table(logits, labels, class_names)
-            if self.scheme is None
-            else self._by_type(logits, labels, units)
-        )
-        return outcome_of_sentences(
-            self.probabilities(logits, temperature),
-            labels,
-            np.zeros(len(labels), np.int64) if units is None else units,
-            class_names,
-            lines,
-            "words" if self.scheme is None else "entities",
-        )
+    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Of one sentence, an entry a word: ``label``, its calibrated ``probability`` and ``probabilities`` (C,)."""
+        probabilities = softmax(np.asarray(outputs), temperature_of(context))
+        return [
+            {"label": class_names[int(i)], "probability": float(row[i]), "probabilities": row}
+            for i, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
+        ]
 
-    def _by_type(self, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None) -> list[dict[str, Any]]:
+    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Calibrated probabilities."""
+        return "probabilities", (outputs / temperature_of(context)).softmax(dim=-1)
+
+    def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
+        """Results by entity type (by label where they are no tags), confused labels and telling sentences."""
+        assert isinstance(stats, TaggingStats)
+        if self.scheme is None:
+            table = confusion_matrix(stats.arrays["predicted"], stats.arrays["label"], len(class_names))
+            lines, counted = per_class_table(table, class_names), "words"
+        else:
+            lines, counted = self._by_type(stats), "entities"
+        return section_of_sentences(stats.arrays, stats.units, class_names, lines, counted)
+
+    def _by_type(self, stats: TaggingStats) -> list[dict[str, Any]]:
         assert self.scheme is not None
-        found = Found.of(self.scheme, logits.argmax(axis=1), labels, units)
+        found = Found.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.units)
         types = self.scheme.types
         counts = found.counts(found.gold.kinds, found.predicted.kinds, len(types))
         return [
             {
                 "class": name,
-                "images": int(gold),
+                "items": int(gold),
                 "precision": _share(right, predicted),
                 "recall": _share(right, gold),
                 "f1": _share(2 * right, predicted + gold),
@@ -185,9 +250,5 @@ class Tagging:
         ]
 
 
-_WORDS = Classification()
-
-
 def _share(part: Any, whole: Any) -> float:
-    total = float(np.sum(whole))
-    return float(np.sum(part)) / total if total else 0.0
+    return float(part) / float(whole) if whole else 0.0

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from selector.core.contracts import Task, metric_sign
-from selector.core.units import format_gap, gap_number
+from selector.core.metric import Metric
+from selector.core.task import Stats
 from selector.tuning.compare import standings
 
 
 def advise(
     curves: Mapping[str, Sequence[Sequence[float]]],
     strategies: Mapping[str, Sequence[str]],
-    logits: Mapping[str, Sequence[np.ndarray]],
-    labels: np.ndarray,
-    task: Task,
-    metric: str,
+    stats: Mapping[str, Sequence[Stats]],
+    name: str,
+    metric: Metric,
     epsilon: float,
     seed: int = 0,
-    units: np.ndarray | None = None,
     sizes: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Sentences about the models of which more than the frozen strategy was measured.
 
     Args:
-        curves: by model, (training items, figure) of the frozen strategy.
+        curves: by model, (training items, value) of the frozen strategy.
         strategies: by model, the trained strategies.
-        logits: by ``model strategy``, validation outputs (N, K), one array a seed.
-        units: which item a row belongs to, where an item has several.
+        stats: by ``model strategy``, of the validation items, one a seed.
+        name, metric: what decides, and its declaration.
         sizes: of models that were trained below their own size: a sentence that says so.
     """
     sentences = []
@@ -37,20 +33,14 @@ def advise(
         if not trained:
             continue
         frozen = f"{model} frozen"
-        table = standings(
-            {label: logits[label] for label in [frozen, *(f"{model} {s}" for s in trained)]},
-            labels,
-            task,
-            metric,
-            seed,
-            units,
-        )
-        best = max(table, key=lambda label: metric_sign(metric) * table[label].value)
+        labels = [frozen, *(f"{model} {strategy}" for strategy in trained)]
+        table = standings({label: stats[label] for label in labels}, name, metric, seed)
+        best = max(table, key=lambda label: metric.sign * table[label].value)
         found = table[frozen]
         gain, low = found.difference, found.low
-        ends = [gap_number(end, metric, sign="+") for end in (found.low, found.high)]
+        ends = [metric.number(end, "+") for end in (found.low, found.high)]
         # the table shows the seed that did best, so that the figures differ
-        seeds = max(len(logits[f"{model} {s}"]) for s in trained) if best == frozen else len(logits[best])
+        seeds = max(len(stats[f"{model} {s}"]) for s in trained) if best == frozen else len(stats[best])
         mean = f"in the mean of {seeds} seeds" if seeds > 1 else ""
         interval = f"{mean}, 90 % interval {ends[0]} to {ends[1]}".removeprefix(", ")
         strategy = best.rpartition(" ")[2]
@@ -58,24 +48,22 @@ def advise(
             sentence = f"{model}: take frozen; training gained nothing over the solved head{' ' * bool(mean)}{mean}."
         elif low <= 0:
             sentence = (
-                f"{model}: {strategy} gained {format_gap(gain, metric)} over frozen ({interval}), which noise could "
+                f"{model}: {strategy} gained {metric.gap(gain)} over frozen ({interval}), which noise could "
                 "explain: take frozen where the cost of training matters."
             )
         else:
             small = " (little, if the cost matters)" if gain < epsilon else ""
-            sentence = (
-                f"{model}: take {strategy}; it gained {format_gap(gain, metric)} over frozen ({interval}){small}."
-            )
+            sentence = f"{model}: take {strategy}; it gained {metric.gap(gain)} over frozen ({interval}){small}."
         size = "" if sizes is None or model not in sizes else f" {sizes[model]}"
-        sentences.append(sentence + size + _curve(curves.get(model, ())))
+        sentences.append(sentence + size + _curve(curves.get(model, ()), metric))
     return sentences
 
 
-def _curve(curve: Sequence[Sequence[float]]) -> str:
+def _curve(curve: Sequence[Sequence[float]], metric: Metric) -> str:
     if len(curve) < 2:
         return ""
     (fewer, before), (all_of_them, now) = curve[-2], curve[-1]
-    gain = 100 * (now - before)
-    if gain < 1:
+    gain = metric.sign * (now - before)
+    if gain < metric.epsilon:
         return ""
-    return f" From {fewer:.0f} to {all_of_them:.0f} training items the solved head gained {gain:.1f} points: more would help."
+    return f" From {fewer:.0f} to {all_of_them:.0f} training items the solved head gained {metric.gap(gain)}: more would help."

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from selector.core.contracts import metric_sign
+from selector.core.metric import Metric
+from selector.core.task import Stats
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
@@ -36,7 +35,7 @@ class Lane:
     step_seconds: float = math.nan
     rate: float = math.nan
     best: Run | None = None  # of all its rungs
-    trail: list[np.ndarray] = field(default_factory=list)  # validation outputs at the start and after each rung
+    trail: list[Stats] = field(default_factory=list)  # on the validation items at the start and after each rung
     repeats: list[Run] = field(default_factory=list)
     rung: int = 0
     alive: bool = True
@@ -81,6 +80,11 @@ class Field:
         return str(self.settings["metric"])
 
     @property
+    def declared(self) -> Metric:
+        """Its declaration."""
+        return self.bench.task.metrics[self.metric]
+
+    @property
     def seed(self) -> int:
         """Of the first run of every lane."""
         return int(self.settings["seed"])
@@ -100,49 +104,44 @@ class Field:
 
     def value(self, record: Record) -> float | None:
         """The deciding metric on val."""
-        if record.logits is None:
-            return None
-        return self.bench.metrics(record.logits, "val").get(self.metric)
+        value = math.nan if record.stats is None else record.stats.value(self.metric)
+        return None if math.isnan(value) else value
 
-    def standings(
-        self, entrants: Mapping[str, Sequence[np.ndarray]], *, unfinished: float = 0.0
-    ) -> dict[str, Standing]:
+    def standings(self, entrants: Mapping[str, Sequence[Stats]], *, unfinished: float = 0.0) -> dict[str, Standing]:
         """Entrants compared on the validation items by the deciding metric; see ``compare.standings``."""
-        bench = self.bench
-        labels, units = bench.labels["val"], bench.units["val"]
-        return standings(entrants, labels, bench.task, self.metric, self.seed, units, unfinished=unfinished)
+        return standings(entrants, self.metric, self.declared, self.seed, unfinished=unfinished)
 
     def order(self, run: Run) -> tuple[float, float]:
-        """The deciding metric, then the log-loss: accuracy ties are common on few images."""
-        return self._order(logits_of(run))
+        """The deciding metric, then the task's tie-breaker: ties are common on few items."""
+        return self._order(stats_of(run))
 
     def lane_order(self, lane: Lane) -> tuple[float, float]:
         """``order`` of where it stands; last for a lane without a run."""
         return self._order(self.standing(lane)) if lane.best else (-math.inf, 0.0)
 
-    def standing(self, lane: Lane) -> np.ndarray:
-        """Validation outputs (N, K) by which a lane is compared on the way: those of its best run.
+    def standing(self, lane: Lane) -> Stats:
+        """Statistics of the validation items by which a lane is compared on the way: those of its best run.
 
         A lane that is demonstrably below the solved head that it started from stands where it
         started: a rate that is too high for a short rung spoils the head before the encoder has
         learned anything, which says little of a longer training.
         """
-        assert lane.loaded.start is not None
-        outputs = logits_of(lane.best)
-        return lane.loaded.start if self.demonstrably_worse(outputs, lane.loaded.start) else outputs
+        stats, start = stats_of(lane.best), lane.loaded.start
+        return start if start is not None and self.demonstrably_worse(stats, start) else stats
 
-    def demonstrably_worse(self, outputs: np.ndarray, than: np.ndarray) -> bool:
+    def demonstrably_worse(self, stats: Stats, than: Stats) -> bool:
         """Whether the 90 % interval of the paired difference on val lies below zero."""
-        return self.standings({"outputs": [outputs], "than": [than]})["outputs"].low > 0
+        return self.standings({"stats": [stats], "than": [than]})["stats"].low > 0
 
-    def _order(self, outputs: np.ndarray) -> tuple[float, float]:
-        figures = self.bench.metrics(outputs, "val")
-        return metric_sign(self.metric) * figures.get(self.metric, -math.inf), -figures.get("log_loss", 0.0)
+    def _order(self, stats: Stats) -> tuple[float, float]:
+        value, second = stats.value(self.metric), self.bench.task.tie_breaker
+        merit = -math.inf if math.isnan(value) else self.declared.sign * value
+        return merit, 0.0 if second is None else self.bench.task.metrics[second].sign * stats.value(second)
 
     def frozen_value(self, loaded: Loaded) -> float:
         """The deciding metric of the frozen strategy, oriented so that more is better."""
         value = self.value(loaded.frozen) if loaded.frozen else None
-        return -math.inf if value is None else metric_sign(self.metric) * value
+        return -math.inf if value is None else self.declared.sign * value
 
     def cost(self, lane: Lane) -> Cost:
         """What the lane costs, as far as it has been measured."""
@@ -159,8 +158,8 @@ class Field:
         return [self.cost(lane) for lane in lanes]
 
 
-def logits_of(run: Run | None) -> np.ndarray:
-    """Validation outputs (N, K) of a finished run."""
+def stats_of(run: Run | None) -> Stats:
+    """Statistics of the validation items of a finished run."""
     assert run is not None
-    assert run.record.logits is not None
-    return run.record.logits
+    assert run.record.stats is not None
+    return run.record.stats

@@ -1,167 +1,169 @@
-"""Solved heads: the frozen strategy, and where every training starts."""
+"""Linear probes: the frozen strategy, and where every training starts."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from selector.core.errors import TrainingError
-from selector.linear import LinearHead, solve_head
+from selector.core.task import Facet, Probe, RowPlan, Stats
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
-from selector.tuning.strategies._head import head_inputs, set_head, steadied
 from selector.tuning.workbench import Workbench
 
-START_ROWS = 5000  # for solving a head at a reduced resolution
-CURVE = (0.25, 0.5)  # shares of the training images, besides all of them
+START_ROWS = 5000  # items for solving a probe at a reduced resolution
+CURVE = (0.25, 0.5)  # shares of the training items, besides all of them
+
+Rows = tuple[RowPlan, np.ndarray]
 
 
-def solve(bench: Workbench, loaded: Loaded, deadline: float) -> Record:
-    """The frozen strategy: features at the native resolution, the head solved, val chooses its strength."""
+def solve(bench: Workbench, loaded: Loaded, deadline: float) -> Record | None:
+    """The frozen strategy: features at the native resolution, the probe solved, val chooses its strength.
+
+    Returns:
+        None where the task has no linear probe: every training then starts from a new head.
+    """
     key = bench.journal.key({**bench.facts(loaded, loaded.encoder.preprocess), "strategy": "frozen"})
     begun = time.perf_counter()
     record = bench.journal.read(key)
-    rows = (
-        None if record is not None and record.status == "ok" else _features(bench, loaded, ("train", "val"), deadline)
-    )
     if record is None or record.status != "ok":
-        if rows is None:
-            raise TrainingError("the budget ended before the features were computed; give more time.")
-        head = _solve(bench, rows["train"], bench.labels["train"], rows["val"])
-        logits = _apply(head.weight, head.bias, rows["val"])
+        rows = _features(bench, loaded, ("train", "val"), deadline)
+        probe = None if rows is None else bench.task.probe(bench.target, rows["train"], rows["val"])
+        if rows is None or probe is None:
+            return None
+        stats = _stats(bench, loaded, probe, rows["val"][1], "val")
         facts = {
             "status": "ok",
-            "strength": head.strength,
-            "weight": head.weight.tolist(),
-            "bias": head.bias.tolist(),
-            "curve": _curve(bench, rows, logits),
-            "trained_parameters": int(head.weight.size + head.bias.size),
+            "curve": _curve(bench, rows, stats),
+            "trained_parameters": sum(int(part.size) for part in probe.values() if part.ndim),
             "seconds": time.perf_counter() - begun,
         }
-        record = Record(facts, logits)
+        record = Record(facts, stats, probe)
         bench.journal.write(key, record)
-    loaded.frozen = record
-    loaded.native_head = (
-        np.asarray(record.facts["weight"], dtype=np.float32),
-        np.asarray(record.facts["bias"], dtype=np.float32),
-    )
+    loaded.frozen, loaded.native_probe = record, record.arrays
     return record
 
 
-def frozen_test(bench: Workbench, loaded: Loaded) -> np.ndarray:
-    """Outputs of the frozen strategy on the test split."""
-    assert loaded.native_head is not None
-    rows = _features(bench, loaded, ("test",), math.inf)
-    assert rows is not None
-    return _apply(*loaded.native_head, rows["test"])
+def frozen_stats(bench: Workbench, loaded: Loaded, split: str, context: Mapping[str, Any]) -> Stats:
+    """Statistics of the frozen strategy on a split, with what validation chose."""
+    assert loaded.native_probe is not None
+    rows = _features(bench, loaded, (split,), math.inf)
+    return _stats(bench, loaded, loaded.native_probe, None if rows is None else rows[split][1], split, context)
 
 
 def frozen_module(bench: Workbench, loaded: Loaded) -> nn.Module:
-    """The encoder with its solved head as one module."""
-    assert loaded.native_head is not None
-    module = loaded.encoder.with_head(bench.outputs)
-    set_head(module, *loaded.native_head)
-    return module.eval()
+    """The learner with its solved probe."""
+    return bench.task.learner(loaded.encoder, bench.target, loaded.native_probe).eval()
 
 
-def _features(
-    bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadline: float
-) -> dict[str, np.ndarray] | None:
+def _stats(
+    bench: Workbench,
+    loaded: Loaded,
+    probe: Probe,
+    features: np.ndarray | None,
+    split: str,
+    context: Mapping[str, Any] | None = None,
+) -> Stats:
+    """From the features where outputs follow from them, else by forward passes of the learner."""
+    outputs = None if features is None else bench.task.probe_outputs(probe, features)
+    if outputs is not None:
+        return bench.stats_of_outputs(outputs, split, context)
+    native = replace(loaded, preprocess=loaded.encoder.preprocess, reduced=False, bf16=bench.bf16)
+    return bench.stats_of(native, bench.task.learner(loaded.encoder, bench.target, probe), split, context)
+
+
+def _features(bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadline: float) -> dict[str, Rows] | None:
+    """Rows of the probe by split; None where the learner has none.
+
+    Raises:
+        TrainingError: the deadline came first, or cached features are of another width.
+    """
     if bench.features_for is not None:
-        cached = {split: np.asarray(bench.features_for(loaded.name, bench.indices[split])) for split in splits}
-        width = next(iter(cached.values())).shape[1]
+        cached = {
+            split: (bench.plan(split), np.asarray(bench.features_for(loaded.name, bench.indices[split])))
+            for split in splits
+        }
+        width = next(iter(cached.values()))[1].shape[1]
         if width != loaded.encoder.num_features:
             raise TrainingError(
                 f"cached features have {width} columns, but the encoder gives {loaded.encoder.num_features}; scan again."
             )
         return cached
-    preprocess = loaded.encoder.preprocess
-    module = loaded.encoder.with_head(bench.outputs)
-    pixels = bench.pixels_for(preprocess)
+    module, feed = bench.task.learner(loaded.encoder, bench.target), bench.feed(loaded.encoder.preprocess)
     found = {}
     for split in splits:
-        rows, _ = head_inputs(
-            module,
-            pixels,
-            bench.indices[split],
-            bench.normalise(preprocess),
-            device=bench.device,
-            bf16=bench.bf16,
-            deadline=deadline,
-        )
+        plan, rows = bench.rows_of(module, feed, bench.indices[split], bf16=bench.bf16, deadline=deadline)
         if rows is None:
+            if time.perf_counter() >= deadline:
+                raise TrainingError("the budget ended before the features were computed; give more time.")
             return None
-        found[split] = rows
+        found[split] = (plan, rows)
     return found
 
 
-def _curve(bench: Workbench, rows: Mapping[str, np.ndarray], logits: np.ndarray) -> list[list[float]]:
-    """(training images, validation figure) of the solved head at N/4, N/2 and N."""
+def _curve(bench: Workbench, rows: Mapping[str, Rows], stats: Stats) -> list[list[float]]:
+    """(training items, validation value) of the solved probe at N/4, N/2 and N; empty where outputs need the network."""
     metric = bench.task.default_metric
     order = np.random.default_rng(0).permutation(len(bench.indices["train"]))
+    plan, features = rows["train"]
     curve = []
     for share in CURVE:
         items = order[: int(share * len(order))]
-        units = bench.units["train"]
-        some = items if units is None else np.flatnonzero(np.isin(units, items))
-        if len(np.unique(bench.labels["train"][some])) < 2:
-            continue
-        head = _solve(bench, rows["train"][some], bench.labels["train"][some], rows["val"])
-        value = bench.metrics(_apply(head.weight, head.bias, rows["val"]), "val")[metric]
-        curve.append([len(items), value])
-    curve.append([len(order), bench.metrics(logits, "val")[metric]])
+        kept = np.isin(plan.item, bench.indices["train"][items])
+        probe = bench.task.probe(bench.target, (_some(plan, kept), features[kept]), rows["val"]) if kept.any() else None
+        outputs = None if probe is None else bench.task.probe_outputs(probe, rows["val"][1])
+        if outputs is not None:
+            curve.append([len(items), bench.stats_of_outputs(outputs, "val").value(metric)])
+    curve.append([len(order), stats.value(metric)])
     return curve
 
 
-def _solve(bench: Workbench, rows: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> LinearHead:
-    return solve_head(
-        steadied(rows), labels, held_out, bench.labels["val"], bench.outputs, label_kind=bench.task.label_kind
-    )
+def _some(plan: RowPlan, kept: np.ndarray) -> RowPlan:
+    def part(facet: Facet) -> Facet:
+        return replace(facet, labels=facet.labels[kept], mask=None if facet.mask is None else facet.mask[kept])
+
+    facets = {name: part(facet) for name, facet in plan.facets.items()}
+    return replace(plan, item=plan.item[kept], facets=facets, place=None if plan.place is None else plan.place[kept])
 
 
 def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) -> None:
-    """Solve the head that every strategy starts from, at the resolution of the training."""
-    if loaded.head is not None:
+    """Solve the probe that every strategy starts from, at the resolution of the training."""
+    if loaded.start is not None or loaded.native_probe is None:
         return
     if not loaded.reduced:
         assert loaded.frozen is not None
-        loaded.head, loaded.start = loaded.native_head, loaded.frozen.logits
+        loaded.probe, loaded.start = loaded.native_probe, loaded.frozen.stats
         return
     key = bench.journal.key({**bench.facts(loaded, loaded.preprocess, loaded.bf16), "strategy": "start"})
     record = bench.journal.read(key)
-    if record is None or record.logits is None:
-        module = loaded.encoder.with_head(bench.outputs, loaded.size)
-        pixels = bench.pixels_for(loaded.preprocess)
+    if record is None or record.stats is None:
+        module = bench.task.learner(loaded.encoder, bench.target, size=loaded.size)
+        feed = bench.feed(loaded.preprocess)
         some = np.random.default_rng(0).permutation(len(bench.indices["train"]))[:START_ROWS]
-        rows = {}
+        rows: dict[str, Rows] = {}
         for split, which in (("train", bench.indices["train"][some]), ("val", bench.indices["val"])):
-            found, seconds = head_inputs(
-                module,
-                pixels,
-                which,
-                bench.normalise(loaded.preprocess),
-                device=bench.device,
-                bf16=loaded.bf16,
-                deadline=deadline,
-            )
+            begun = time.perf_counter()
+            plan, found = bench.rows_of(module, feed, which, bf16=loaded.bf16, deadline=deadline)
             if found is None:
                 raise TrainingError("the budget ended before the first step; give more time.")
-            rows[split] = found
-            loaded.forward_seconds = seconds / len(which)
-        head = _solve(bench, rows["train"], bench.labels["train"][some], rows["val"])
-        record = Record(
-            {"status": "ok", "weight": head.weight.tolist(), "bias": head.bias.tolist()},
-            _apply(head.weight, head.bias, rows["val"]),
+            rows[split] = (plan, found)
+            loaded.forward_seconds = (time.perf_counter() - begun) / len(which)
+        probe = bench.task.probe(bench.target, rows["train"], rows["val"])
+        if probe is None:
+            loaded.probe, loaded.start = loaded.native_probe, loaded.frozen.stats if loaded.frozen else None
+            return
+        outputs = bench.task.probe_outputs(probe, rows["val"][1])
+        stats = (
+            bench.stats_of(loaded, bench.task.learner(loaded.encoder, bench.target, probe, loaded.size), "val")
+            if outputs is None
+            else bench.stats_of_outputs(outputs, "val")
         )
+        record = Record({"status": "ok"}, stats, probe)
         bench.journal.write(key, record)
-    loaded.start = record.logits
-    loaded.head = (np.asarray(record.facts["weight"], np.float32), np.asarray(record.facts["bias"], np.float32))
-
-
-def _apply(weight: np.ndarray, bias: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    outputs: np.ndarray = (rows @ weight.T + bias).astype(np.float32)
-    return outputs
+    loaded.start, loaded.probe = record.stats, record.arrays

@@ -19,20 +19,23 @@ import numpy as np
 import xxhash
 
 from selector.core.errors import StoreError
+from selector.core.task import Stats
 from selector.results import write_atomic
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1 kept outputs instead of statistics; its trainings are run again
 MAX_WEIGHTS = 4 * 10**9  # bytes that the weights of finished tournaments may take
 
 
 @dataclass(frozen=True)
 class Record:
-    """One finished training: what happened (plain JSON) and its validation logits (N, K)."""
+    """One finished training: what happened (plain JSON), the statistics of its validation items, and other arrays
+    (of a linear probe its weights)."""
 
     facts: Mapping[str, Any]
-    logits: np.ndarray | None = field(default=None, repr=False)
+    stats: Stats | None = field(default=None, repr=False)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def status(self) -> str:
@@ -45,10 +48,12 @@ class Journal:
 
     Args:
         folder: made when missing.
+        stats_type: what statistics become again when they are read: ``Task.stats_type``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stats_type: type[Stats]) -> None:
         self.folder = folder
+        self._stats_type = stats_type
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,8 +72,13 @@ class Journal:
         path = self.folder / f"{key}.npz"
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                logits = file["logits"] if "logits" in file.files else None
-                return Record(json.loads(bytes(file["facts"])), logits)
+                document = json.loads(bytes(file["document"]))
+                of_items, others = (
+                    {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
+                    for prefix in ("stats:", "array:")
+                )
+                stats = self._stats_type(of_items, document["summary"]) if of_items else None
+                return Record(document["facts"], stats, others)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -82,9 +92,11 @@ class Journal:
         Raises:
             StoreError: the disk is full or not writable.
         """
-        arrays = {"facts": np.frombuffer(json.dumps(record.facts).encode(), dtype=np.uint8)}
-        if record.logits is not None:
-            arrays["logits"] = record.logits.astype(np.float32)
+        summary = record.stats.summary if record.stats is not None else {}
+        document = json.dumps({"facts": record.facts, "summary": summary})
+        arrays = {"document": np.frombuffer(document.encode(), dtype=np.uint8)}
+        arrays |= {f"stats:{name}": array for name, array in (record.stats.arrays if record.stats else {}).items()}
+        arrays |= {f"array:{name}": array for name, array in record.arrays.items()}
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
         self._write(self.folder / f"{key}.npz", content.getvalue())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from selector.core.contracts import AnyPreprocess, Encoder, Modality, TextPreprocess
+from selector.core.task import Probe, Stats
 from selector.tuning.journal import Record
 from selector.tuning.strategies._loop import Optimiser
 from selector.tuning.types import Contestant
@@ -25,9 +24,9 @@ class Loaded:
     layer_decay: bool = False
     bf16: bool = False  # trains in mixed precision, because that was measured to be faster
     frozen: Record | None = None
-    native_head: tuple[np.ndarray, np.ndarray] | None = None
-    head: tuple[np.ndarray, np.ndarray] | None = None  # at the training resolution
-    start: np.ndarray | None = None  # validation outputs (N, K) of that head: every training begins there
+    native_probe: Probe | None = None  # the solved linear probe; None where the task has none
+    probe: Probe | None = None  # at the training resolution
+    start: Stats | None = None  # of the validation items with that probe: every training begins there
     forward_seconds: float = math.nan  # an image, at the training resolution
     build_seconds: float = 0.0
 

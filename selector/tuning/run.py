@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from selector.core.contracts import AnyPreprocess, LabelKind, ProgressCallback, Target, Task, no_progress
+from selector.core.contracts import AnyPreprocess, ProgressCallback, Target, no_progress
 from selector.core.engine import LocalEngine
-from selector.core.errors import ConfigError, StoreError, TargetError, did_you_mean
+from selector.core.errors import ConfigError, StoreError, did_you_mean
+from selector.core.task import Task
 from selector.tuning import strategies as strategy_room
 from selector.tuning.clock import Clock
 from selector.tuning.field import Field, Lane
@@ -38,7 +39,7 @@ def run_tournament(
     budget_seconds: float | None = None,
     max_steps: int | None = None,
     metric: str | None = None,
-    epsilon: float = 0.01,
+    epsilon: float | None = None,
     resolution: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -62,7 +63,7 @@ def run_tournament(
         budget_seconds: kept: at most 110 % and 15 s of it are used.
         max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
         metric: decides; None for the task's own.
-        epsilon: how much worse, in units of the metric, is as good.
+        epsilon: how much worse, in units of the metric, is as good; None for what the metric declares.
         resolution: side in pixels to train at; None for the native one, reduced only when the
             budget needs it. Reduced figures are marked.
         augment: light augmentation of the training images.
@@ -87,7 +88,7 @@ def run_tournament(
         "budget": budget_seconds,
         "max_steps": max_steps,
         "metric": metric or task.default_metric,
-        "epsilon": epsilon,
+        "epsilon": task.metrics[metric or task.default_metric].epsilon if epsilon is None else epsilon,
         "resolution": resolution,
         "device": device,
         "seed": seed,
@@ -99,7 +100,7 @@ def run_tournament(
         target,
         task,
         pixels_for,
-        Journal(Path(checkpoint_folder)),
+        Journal(Path(checkpoint_folder), task.stats_type),
         _device(device),
         batch_size,
         augment,
@@ -107,33 +108,13 @@ def run_tournament(
         progress or no_progress,
     )
     field = Field(bench, Clock(settings, bench.journal, cache), settings)
-    _note_absent_classes(field)
+    field.notes += task.notes(target)
     _load(field, contestants)
-    _enter_lanes(field, [name for name in strategies if strategy_room.registry.get(name).trains])
+    _enter_lanes(field, strategies)
     if field.lanes and (plan := plan_rungs(field)) is not None:
         run_rungs(field, plan)
         repeat_leaders(field)
     return verdict(field)
-
-
-def _note_absent_classes(field: Field) -> None:
-    bench = field.bench
-    if bench.target.label_kind is not LabelKind.CLASSES:
-        return
-    names = bench.target.class_names
-    told: set[str] = set()
-    for split in ("train", "val", "test"):
-        present = set(bench.labels[split].tolist())
-        absent = [name for i, name in enumerate(names) if i not in present and name not in told]
-        if split == "train" and bench.target.row_starts is not None:
-            told = set(absent)  # of words the target's own notes tell that, with the counts of val and test
-            continue
-        if absent:
-            shown = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
-            effect = "cannot be learned" if split == "train" else f"are in no {split} figure"
-            field.notes.append(
-                f"{len(absent)} class(es) without {bench.target.row_noun}s in {split} {effect}: {shown}."
-            )
 
 
 def _load(field: Field, contestants: Sequence[Contestant]) -> None:
@@ -152,11 +133,13 @@ def _load(field: Field, contestants: Sequence[Contestant]) -> None:
 
 
 def _enter_lanes(field: Field, strategies: Sequence[str]) -> None:
+    """A lane for every strategy that takes steps; where the task has no linear probe, ``frozen`` does as well."""
     for loaded in field.loaded.values():
-        if loaded.encoder.module is None and strategies:
+        own = [name for name in strategies if strategy_room.registry.get(name).trains or loaded.frozen is None]
+        if loaded.encoder.module is None and own:
             field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen figure is given.")
             continue
-        field.lanes += [Lane(loaded, strategy) for strategy in strategies]
+        field.lanes += [Lane(loaded, strategy) for strategy in own]
 
 
 def _device(device: str) -> str:
@@ -181,7 +164,7 @@ def _check(
     budget_seconds: float | None,
     max_steps: int | None,
     metric: str | None,
-    epsilon: float,
+    epsilon: float | None,
     resolution: int | None,
     batch_size: int,
 ) -> None:
@@ -194,12 +177,9 @@ def _check(
         raise ConfigError(f"name at least one strategy out of {', '.join(strategy_room.registry.names())}.")
     for name in strategies:
         strategy_room.registry.get(name)
-    if metric is not None:
-        known = getattr(task, "metric_names", (metric,))  # a task without a list takes any name
-        if metric not in known:
-            raise ConfigError(
-                f"unknown metric '{metric}'{did_you_mean(metric, known) or '.'} Known: {', '.join(known)}."
-            )
+    if metric is not None and metric not in task.metrics:
+        known = list(task.metrics)
+        raise ConfigError(f"unknown metric '{metric}'{did_you_mean(metric, known) or '.'} Known: {', '.join(known)}.")
     for name, value, least in (
         ("budget", budget_seconds, 0.0),
         ("max_steps", max_steps, 1),
@@ -209,12 +189,4 @@ def _check(
     ):
         if value is not None and (not math.isfinite(value) or value < least):
             raise ConfigError(f"{name} must be a number in the range [{least:g}, inf). Got {value}.")
-    for split in ("train", "val"):
-        if not len(target.indices(split)):
-            raise TargetError(
-                f"target '{target.name}' has no {target.modality.noun}s in {split}; fine-tuning needs train and val."
-            )
-    if target.label_kind is LabelKind.CLASSES and len(np.unique(target.labels_of(target.indices("train")))) < 2:
-        raise TargetError(
-            f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
-        )
+    task.check(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from selector.tuning.field import Field, Lane, Run, logits_of
+from selector.tuning.field import Field, Lane, Run, stats_of
 from selector.tuning.loaded import Candidate
 from selector.tuning.plan import Plan, Rung, fit_rest
 from selector.tuning.settle import stop_if_settled
@@ -94,8 +94,8 @@ def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float
     worse, better = sorted(runs, key=field.order)
     if (worse.candidate.rate - better.candidate.rate) * (rate - worse.candidate.rate) <= 0:
         return False
-    assert lane.loaded.start is not None
-    return not field.demonstrably_worse(logits_of(better), lane.loaded.start)
+    start = lane.loaded.start
+    return start is None or not field.demonstrably_worse(stats_of(better), start)
 
 
 def train_lane(field: Field, lane: Lane, candidate: Candidate, rung: int, steps: int) -> Run | None:
@@ -144,11 +144,11 @@ def _take(field: Field, lane: Lane, runs: Sequence[Run], number: int) -> None:
         return
     chosen = max(good, key=field.order)
     lane.rate, lane.rung = chosen.candidate.rate, number + 1
-    assert lane.loaded.start is not None
-    lane.trail = [*(lane.trail or [lane.loaded.start]), logits_of(chosen)]
+    start = [] if lane.loaded.start is None else [lane.loaded.start]
+    lane.trail = [*(lane.trail or start), stats_of(chosen)]
     before = lane.best
     # the longer training counts: the best of several rungs on few images would be the luckiest one
-    if before is None or not field.demonstrably_worse(logits_of(chosen), logits_of(before)):
+    if before is None or not field.demonstrably_worse(stats_of(chosen), stats_of(before)):
         lane.best = chosen
     for run in good if before is None else [*good, before]:
         if run is not lane.best:

@@ -18,13 +18,10 @@ def stop_if_settled(field: Field, doublings: float) -> bool:
     lanes apart as much as the last rung did, as independent changes.
     """
     alive = [lane for lane in field.alive() if lane.best]
-    if len(alive) < 2:
-        return False
-    bench = field.bench
+    if len(alive) < 2 or any(len(lane.trail) < 2 for lane in alive):
+        return False  # nothing says yet what a round moves
     before, after = [lane.trail[-2] for lane in alive], [lane.trail[-1] for lane in alive]
-    spread = spread_of_changes(
-        before, after, bench.labels["val"], bench.task, field.metric, field.seed, bench.units["val"]
-    )
+    spread = spread_of_changes(before, after, field.metric, field.seed)
     entrants = {lane.label: [field.standing(lane)] for lane in alive}
     table = field.standings(entrants, unfinished=math.sqrt(doublings) * spread)
     leader = max(table, key=lambda label: table[label].p_best)

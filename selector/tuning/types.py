@@ -44,11 +44,11 @@ class Trained:
 
     Attributes:
         name, strategy, learning_rate, seed, steps: how it came about.
-        module: batch -> outputs, on the CPU, in eval mode.
+        module: the learner's ``network``: batch -> outputs, on the CPU, in eval mode.
         source, recipe: how the module is built again without this object.
         preprocess: as trained, resolution included.
         class_names: in output order.
-        temperature: divides the logits before the softmax.
+        context: what validation chose, as ``Task.calibrate`` gave it: a temperature, thresholds. Plain JSON.
         task: name of the task.
     """
 
@@ -59,7 +59,7 @@ class Trained:
     recipe: Mapping[str, Any]
     preprocess: AnyPreprocess
     class_names: tuple[str, ...]
-    temperature: float = 1.0
+    context: Mapping[str, Any] = field(default_factory=dict)
     task: str = "classification"
     learning_rate: float | None = None
     seed: int = 0

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
-
-from selector.core.contracts import metric_sign
+from selector.core.task import Learner, Stats
 from selector.results import Measurement
 from selector.tuning.advice import advise
 from selector.tuning.compare import Standing
-from selector.tuning.field import Field, Lane, Run, logits_of
-from selector.tuning.heads import frozen_module, frozen_test
+from selector.tuning.field import Field, Lane, Run, stats_of
+from selector.tuning.heads import frozen_module, frozen_stats
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.types import EpsilonMember, TournamentResult, Trained
@@ -23,13 +21,12 @@ from selector.tuning.types import EpsilonMember, TournamentResult, Trained
 def verdict(field: Field) -> TournamentResult:
     """Compare everything that was measured, read the test split for the finalists, build the best model."""
     entered = [lane for lane in field.lanes if lane.best is not None]
-    entrants: dict[str, list[np.ndarray]] = {}
+    entrants: dict[str, list[Stats]] = {}
     for loaded in field.loaded.values():
-        assert loaded.frozen is not None
-        assert loaded.frozen.logits is not None
-        entrants[f"{loaded.name} frozen"] = [loaded.frozen.logits]
+        if loaded.frozen is not None and loaded.frozen.stats is not None:
+            entrants[f"{loaded.name} frozen"] = [loaded.frozen.stats]
     for lane in entered:
-        entrants[lane.label] = [logits_of(run) for run in [lane.best, *lane.repeats] if run is not None]
+        entrants[lane.label] = [stats_of(run) for run in [lane.best, *lane.repeats] if run is not None]
     if not entrants:
         return TournamentResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
     table = field.standings(entrants)
@@ -38,14 +35,16 @@ def verdict(field: Field) -> TournamentResult:
     epsilon_best = tuple(_epsilon_best(field, table))
     advice = advise(
         {name: loaded.frozen.facts["curve"] for name, loaded in field.loaded.items() if loaded.frozen},
-        {name: [lane.strategy for lane in entered if lane.loaded.name == name] for name in field.loaded},
+        {
+            name: [lane.strategy for lane in entered if lane.loaded.name == name]
+            for name, loaded in field.loaded.items()
+            if loaded.frozen
+        },
         entrants,
-        field.bench.labels["val"],
-        field.bench.task,
         field.metric,
+        field.declared,
         field.epsilon,
         field.seed,
-        field.bench.units["val"],
         {name: _sizes(loaded) for name, loaded in field.loaded.items() if loaded.reduced},
     )
     field.clock.finish()
@@ -74,7 +73,7 @@ def _best_label(field: Field, table: Mapping[str, Standing]) -> str:
     trainable = {f"{name} frozen" for name, loaded in field.loaded.items() if loaded.encoder.module is not None}
     trainable |= {lane.label for lane in field.lanes}
     labels = [label for label in table if label in trainable] or list(table)
-    return max(labels, key=lambda label: (metric_sign(field.metric) * table[label].value, label.endswith(" frozen")))
+    return max(labels, key=lambda label: (field.declared.sign * table[label].value, label.endswith(" frozen")))
 
 
 def _test(
@@ -83,64 +82,58 @@ def _test(
     """The test split is read here, once, for the finalists; the best model first.
 
     Returns:
-        Test figures by label, the best model, and its outcome (what it gets right and wrong).
+        Test metrics by label, the best model, and its error analysis.
     """
     outcome: dict[str, Any] = {}
     tests: dict[str, dict[str, float]] = {}
-    if not len(field.bench.indices["test"]):
+    bench = field.bench
+    tested = len(bench.indices["test"]) > 0
+    if not tested:
         field.notes.append("there is no test split: the validation figures chose the model and are optimistic.")
     finalists = [lane for lane in entered if lane.alive or lane.label == best_label]
     models = {lane.loaded.name for lane in finalists} | {best_label.rpartition(" ")[0]}
     if not entered:
-        ranked = sorted(table, key=lambda label: metric_sign(field.metric) * table[label].value, reverse=True)
+        ranked = sorted(table, key=lambda label: field.declared.sign * table[label].value, reverse=True)
         models |= {label.rpartition(" ")[0] for label in ranked[:2]}
     best: Trained | None = None
     order = sorted(
         [(lane.label, lane) for lane in finalists]
-        + [(f"{name} frozen", None) for name in field.loaded if name in models],
-        key=lambda pair: (pair[0] != best_label, -metric_sign(field.metric) * table[pair[0]].value),
+        + [(f"{name} frozen", None) for name, loaded in field.loaded.items() if name in models and loaded.frozen],
+        key=lambda pair: (pair[0] != best_label, -field.declared.sign * table[pair[0]].value),
     )
     for label, lane in order:
         if label != best_label and field.clock.budget is not None and field.clock.spent > 1.05 * field.clock.budget:
             field.notes.append("the budget ended before every finalist's test figure was read.")
             break
         loaded = field.loaded[label.rpartition(" ")[0]]
-        if lane is None:
-            record = loaded.frozen
-            temperature = _temperature(field, record)
-            logits = frozen_test(field.bench, loaded) if len(field.bench.indices["test"]) else None
-            if label == best_label and loaded.encoder.module is not None:
-                best = _trained(field, loaded, None, None, temperature)
-        else:
-            run = max([r for r in [lane.best, *lane.repeats] if r is not None], key=field.order)
-            record = run.record
-            temperature = _temperature(field, record)
-            if label == best_label:
-                best = _trained(
-                    field, loaded, run, field.bench.module_of(loaded, run.candidate, run.steps), temperature
-                )
-            logits = (
-                field.bench.test_outputs(loaded, run.candidate, run.steps) if len(field.bench.indices["test"]) else None
-            )
-        if logits is not None:
-            tests[label] = field.bench.metrics(logits / temperature, "test")
+        run = None if lane is None else max([r for r in [lane.best, *lane.repeats] if r is not None], key=field.order)
+        context = _context(field, loaded.frozen if run is None else run.record)
+        if label == best_label and loaded.encoder.module is not None:
+            module = None if run is None else bench.module_of(loaded, run.candidate, run.steps)
+            best = _trained(field, loaded, run, module, context)
+        if tested:
+            stats = _final(field, loaded, run, "test", context)
+            tests[label] = stats.values(bench.task.metrics)
         if label == best_label:
-            outcome = _outcome(field, logits, record, temperature)
+            split = "test" if tested else "val"
+            if not tested:
+                stats = _final(field, loaded, run, "val", context)
+            outcome = _outcome(field, stats, split)
     return tests, best, outcome
 
 
-def _outcome(field: Field, test: np.ndarray | None, record: Record | None, temperature: float) -> dict[str, Any]:
-    """What the best model gets right and wrong, on test where there is one; empty for tasks that do not say."""
-    tell = getattr(field.bench.task, "outcome", None)
-    split, logits = ("val", record.logits if record else None) if test is None else ("test", test)
-    if tell is None or logits is None:
-        return {}
-    target, rows = field.bench.target, field.bench.indices[split]
-    found: dict[str, Any] = tell(
-        logits, field.bench.labels[split], target.class_names, temperature, field.bench.units[split]
-    )
-    for sample in found.get("samples", ()):
-        sample["index"] = int(rows[sample.pop("row")])
+def _final(field: Field, loaded: Loaded, run: Run | None, split: str, context: Mapping[str, Any]) -> Stats:
+    if run is None:
+        return frozen_stats(field.bench, loaded, split, context)
+    return field.bench.final_stats(loaded, run.candidate, run.steps, split, context)
+
+
+def _outcome(field: Field, stats: Stats, split: str) -> dict[str, Any]:
+    """The error analysis of the best model; its samples name their items."""
+    target, items = field.bench.target, field.bench.indices[split]
+    found = field.bench.task.report(stats, target.class_names).to_dict()
+    for sample in found["samples"]:
+        sample["index"] = int(items[sample.pop("row")])
         sample["name"] = str(target.names[sample["index"]])
     return {"split": split, **found}
 
@@ -167,18 +160,19 @@ def _tidy(field: Field, best_label: str) -> None:
     field.bench.journal.tidy()
 
 
-def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, temperature: float) -> Trained:
+def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, context: Mapping[str, Any]) -> Trained:
     size = loaded.size if run is not None and loaded.reduced else None
-    recipe = loaded.encoder.recipe(field.bench.outputs, size)
+    recipe = field.bench.task.recipe(loaded.encoder, field.bench.target, size)
+    learner = cast(Learner, module if module is not None else frozen_module(field.bench, loaded))
     return Trained(
         name=loaded.name,
         strategy=run.candidate.strategy if run else "frozen",
-        module=(module if module is not None else frozen_module(field.bench, loaded)).cpu().eval(),
+        module=learner.network.cpu().eval(),
         source=str(recipe["source"]),
         recipe=recipe,
         preprocess=loaded.preprocess if run else loaded.encoder.preprocess,
         class_names=tuple(field.bench.target.class_names),
-        temperature=temperature,
+        context=dict(context),
         task=field.bench.task.name,
         learning_rate=run.candidate.rate if run else None,
         seed=run.candidate.seed if run else field.seed,
@@ -186,11 +180,9 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, tempera
     )
 
 
-def _temperature(field: Field, record: Record | None) -> float:
-    fit = getattr(field.bench.task, "temperature", None)
-    if fit is None or record is None or record.logits is None:
-        return 1.0
-    return float(fit(record.logits, field.bench.labels["val"]))
+def _context(field: Field, record: Record | None) -> dict[str, Any]:
+    """What the validation items choose: a temperature, thresholds."""
+    return {} if record is None or record.stats is None else field.bench.task.calibrate(record.stats)
 
 
 def _epsilon_best(field: Field, table: Mapping[str, Standing]) -> list[EpsilonMember]:
@@ -232,12 +224,13 @@ def _measurements(
 def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: Mapping[str, float]) -> Measurement:
     record = loaded.frozen
     assert record is not None
-    assert record.logits is not None
+    assert record.stats is not None
     native = None if loaded.resolution is None else loaded.encoder.image_preprocess.input_size[1:]
     return Measurement(
         "frozen",
         field.metric,
-        val=field.bench.metrics(record.logits, "val"),
+        sign=field.declared.sign,
+        val=record.stats.values(field.bench.task.metrics),
         test=test,
         seed=field.seed,
         seconds=float(record.facts["seconds"]),
@@ -246,8 +239,8 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
         extra={
             **_compared(field, standing),
             "learning_curve": record.facts["curve"],
-            "strength": record.facts["strength"],
-            "temperature": _temperature(field, record),
+            **{name: float(part) for name, part in record.arrays.items() if not part.ndim},
+            "context": _context(field, record),
         },
     )
 
@@ -258,11 +251,12 @@ def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test:
         note = "; ".join(lane.notes) or "the budget ended before it was measured"
         return Measurement(lane.strategy, field.metric, {}, status=status, note=note, seconds=lane.seconds)
     run = max([lane.best, *lane.repeats], key=field.order)
-    assert run.record.logits is not None
+    assert run.record.stats is not None
     return Measurement(
         lane.strategy,
         field.metric,
-        val=field.bench.metrics(run.record.logits, "val"),
+        sign=field.declared.sign,
+        val=run.record.stats.values(field.bench.task.metrics),
         test=test,
         seed=run.candidate.seed,
         steps=run.steps,
@@ -275,7 +269,7 @@ def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test:
         rung=lane.rung,
         extra={
             **_compared(field, standing),
-            "temperature": _temperature(field, run.record),
+            "context": _context(field, run.record),
             "seed_values": [field.value(r.record) for r in [lane.best, *lane.repeats]],
             "optimiser": field.bench.optimiser(lane.loaded, lane.strategy),
             "memory_bytes": run.record.facts["memory_bytes"],

@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,17 +23,18 @@ from selector.core.contracts import (
     Progress,
     ProgressCallback,
     Target,
-    Task,
 )
 from selector.core.engine import LocalEngine
 from selector.core.errors import SourceError, StoreError, TrainingError
+from selector.core.metric import Metric
+from selector.core.task import Learner, NotFinite, Probe, RowPlan, Stats, Task
 from selector.extract.inputs import ready
+from selector.modalities.augmentation import augmented
 from selector.tuning import strategies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Candidate, Loaded
-from selector.tuning.strategies._head import set_head
 from selector.tuning.strategies._kinds import bf16_helps, is_classic, is_depthwise, is_modern
-from selector.tuning.strategies._loop import Normalise, Optimiser, PixelBatches, Settings, predict, train
+from selector.tuning.strategies._loop import Feed, Normalise, Optimiser, PixelBatches, Settings, predict, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.types import Contestant
 
@@ -47,8 +48,7 @@ RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "a
 class Workbench:
     """What all candidates share.
 
-    By split ``indices`` of the items, ``labels`` of their rows, and ``units``, which item a row belongs to
-    (None where an item is a row). ``batch_size`` (items) is the same for every contestant.
+    By split ``indices`` of the items. ``batch_size`` (items) is the same for every contestant.
     """
 
     target: Target
@@ -61,21 +61,77 @@ class Workbench:
     features_for: Callable[[str, np.ndarray], np.ndarray] | None = None
     notify: ProgressCallback = lambda _: None
     indices: dict[str, np.ndarray] = field(default_factory=dict)
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
-    units: dict[str, np.ndarray | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bf16 = bf16_helps(self.device)
-        self.outputs = self.task.num_outputs(self.target)
         for split in ("train", "val", "test"):
             self.indices[split] = self.target.indices(split)
-            self.labels[split] = self.target.labels_of(self.indices[split]).astype(np.int64)
-            self.units[split] = self.target.units_of(self.indices[split])
-        self.loss = self.task.loss(self.target, self.labels["train"])
 
-    def metrics(self, logits: np.ndarray, split: str) -> dict[str, float]:
-        """What the task measures of outputs on a split."""
-        return self.task.metrics(logits, self.labels[split], self.units[split])
+    # -------------------------------------------------------------------- measuring
+
+    def metric(self, name: str) -> Metric:
+        """The declaration of a metric."""
+        return self.task.metrics[name]
+
+    def plan(self, split: str, some: np.ndarray | None = None) -> RowPlan:
+        """The rows of a split, or of some of its items (positions in the target)."""
+        return self.task.rows(self.target, self.indices[split] if some is None else some)
+
+    def stats_of_outputs(self, outputs: Any, split: str, context: Mapping[str, Any] | None = None) -> Stats:
+        """Statistics of outputs of all items of a split."""
+        evaluator = self.task.evaluator(self.target, context)
+        evaluator.update(outputs, self.indices[split])
+        return evaluator.stats()
+
+    def stats_of(
+        self, loaded: Loaded, module: nn.Module, split: str, context: Mapping[str, Any] | None = None
+    ) -> Stats:
+        """Statistics of a learner on a split at the training resolution.
+
+        Raises:
+            NotFinite: its outputs are no numbers.
+        """
+        evaluator = self.task.evaluator(self.target, context)
+        feed = self.feed(loaded.preprocess)
+        predict(module, feed, self.indices[split], evaluator.update, device=self.device, bf16=loaded.bf16)
+        return evaluator.stats()
+
+    def rows_of(
+        self,
+        module: nn.Module,
+        feed: Feed,
+        items: np.ndarray,
+        *,
+        bf16: bool,
+        deadline: float = math.inf,
+    ) -> tuple[RowPlan, np.ndarray | None]:
+        """The rows of some items and what the learner's head reads of them, (R, D) float32; None where the deadline
+        came first or the learner has no such rows."""
+        plan = self.task.rows(self.target, items)
+        found: list[np.ndarray] = []
+
+        def call(batch: Any, some: np.ndarray) -> Any:
+            places = [None if plan.place is None else plan.place[plan.item == item] for item in some]
+            return cast(Learner, module).rows(batch, places)
+
+        def take(rows: Any, _: np.ndarray) -> None:
+            if rows is not None:
+                found.append(rows.float().cpu().numpy())
+
+        done = predict(module, feed, items, take, call=call, device=self.device, bf16=bf16, deadline=deadline)
+        return plan, np.concatenate(found) if done and found else None
+
+    def feed(self, preprocess: AnyPreprocess, *, augment: bool = False) -> Feed:
+        """The items of the target, prepared so; training batches with their annotations."""
+        return Feed(
+            self.pixels_for(preprocess),
+            self.normalise(preprocess),
+            lambda items: self.task.annotations(self.target, items),
+            self._augmented if augment else None,
+        )
+
+    def _augmented(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        return self.task.augment(*augmented(batch, annotations))
 
     # -------------------------------------------------------------------- loading
 
@@ -97,27 +153,25 @@ class Workbench:
             return False
         native = loaded.encoder.image_preprocess
         try:
-            loaded.encoder.with_head(2, size)
+            self.task.learner(loaded.encoder, self.target, size=size)
         except SourceError as error:
             log.info("%s keeps its resolution: %s", loaded.name, error)
             return False
         loaded.preprocess = native.overridden({"input_size": (native.input_size[0], *size)})
         loaded.reduced = size[0] * size[1] < native.input_size[1] * native.input_size[2]
-        loaded.head = None
+        loaded.probe = loaded.start = None
         return True
 
     # -------------------------------------------------------------------- training
 
     def fresh(self, loaded: Loaded) -> nn.Module:
-        """The contestant with the solved head, as every training starts."""
-        assert loaded.head is not None
-        module = self._built(loaded)
-        set_head(module, *loaded.head)
-        return module
+        """The contestant's learner with the linear probe, as every training starts."""
+        return self._built(loaded, loaded.probe)
 
-    def _built(self, loaded: Loaded) -> nn.Module:
+    def _built(self, loaded: Loaded, init: Probe | None = None) -> nn.Module:
         begun = time.perf_counter()
-        module = loaded.encoder.with_head(self.outputs, loaded.size if loaded.reduced else None)
+        size = loaded.size if loaded.reduced else None
+        module = self.task.learner(loaded.encoder, self.target, init, size)
         loaded.build_seconds = time.perf_counter() - begun
         return module
 
@@ -140,11 +194,8 @@ class Workbench:
         train(
             module,
             plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay),
-            self.pixels_for(loaded.preprocess),
+            self.feed(loaded.preprocess, augment=self.augment),
             self.indices["train"],
-            self._truth,
-            self.normalise(loaded.preprocess),
-            self.loss,
             self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), steps),
             on_step=lambda _: times.append(time.perf_counter()),
         )
@@ -199,30 +250,18 @@ class Workbench:
         module.load_state_dict(state)
         return module.eval()
 
-    def test_outputs(self, loaded: Loaded, candidate: Candidate, steps: int) -> np.ndarray:
-        """Outputs of a trained candidate on the test split; read from the images once, then from the journal."""
-        key = self.journal.key({"test of": self.key(loaded, candidate, steps)})
+    def final_stats(
+        self, loaded: Loaded, candidate: Candidate, steps: int, split: str, context: Mapping[str, Any]
+    ) -> Stats:
+        """Statistics of a trained candidate with what validation chose; worked out once, then from the journal."""
+        key = self.journal.key({"of": self.key(loaded, candidate, steps), "split": split, "context": dict(context)})
         record = self.journal.read(key)
-        if record is None or record.logits is None:
-            outputs = self.outputs_of(loaded, self.module_of(loaded, candidate, steps), "test")
-            record = Record({"status": "ok"}, outputs)
+        if record is None or record.stats is None:
+            stats = self.stats_of(loaded, self.module_of(loaded, candidate, steps), split, context)
+            record = Record({"status": "ok"}, stats)
             self.journal.write(key, record)
-        assert record.logits is not None
-        return record.logits
-
-    def outputs_of(
-        self, loaded: Loaded, module: nn.Module, split: str, deadline: float = math.inf
-    ) -> np.ndarray | None:
-        """Outputs (N, K) on a split at the training resolution."""
-        return predict(
-            module,
-            self.pixels_for(loaded.preprocess),
-            self.indices[split],
-            self.normalise(loaded.preprocess),
-            device=self.device,
-            bf16=loaded.bf16,
-            deadline=deadline,
-        )
+        assert record.stats is not None
+        return record.stats
 
     def _train(
         self,
@@ -241,14 +280,11 @@ class Workbench:
         fit = train(
             module,
             groups,
-            self.pixels_for(loaded.preprocess),
+            self.feed(loaded.preprocess, augment=self.augment),
             self.indices["train"],
-            self._truth,
-            self.normalise(loaded.preprocess),
-            self.loss,
             settings,
             checkpoint=self.journal.checkpoint(key),
-            deadline=deadline,
+            deadline=deadline - self._evaluate_seconds(loaded),
             on_step=lambda step: self.notify(
                 Progress("train", step, steps, "steps", loaded.name, f"{candidate.strategy}, rate {candidate.rate:g}")
             ),
@@ -258,11 +294,13 @@ class Workbench:
         if fit.status == "stopped":
             return None, module
         begun = time.perf_counter()
-        logits = self.outputs_of(loaded, module, "val") if fit.status == "ok" else None
-        status = fit.status
-        if logits is not None and not np.isfinite(logits).all():
-            status, logits = "diverged", None
-            fit.notes.append("outputs on the validation items are not finite")
+        status, stats = fit.status, None
+        if status == "ok":
+            try:
+                stats = self.stats_of(loaded, module, "val")
+            except NotFinite:
+                status = "diverged"
+                fit.notes.append("outputs on the validation items are not finite")
         facts = {
             "status": status,
             "steps": fit.steps,
@@ -275,7 +313,7 @@ class Workbench:
             "trained_parameters": trained,
             "memory_bytes": fit.memory_bytes,
         }
-        return Record(facts, logits), module
+        return Record(facts, stats), module
 
     def optimiser(self, loaded: Loaded, strategy: str) -> Optimiser:
         """Which one a lane trains with."""
@@ -295,15 +333,15 @@ class Workbench:
             rate=candidate.rate,
             optimiser=optimiser,
             seed=candidate.seed,
-            augment=self.augment and loaded.encoder.modality is Modality.IMAGE,
             bf16=loaded.bf16,
             device=self.device,
             weight_decay=1e-4 if optimiser == "sgd" else 0.05,
         )
 
-    def _truth(self, items: np.ndarray) -> np.ndarray:
-        """Labels of the rows of some training items, given as places in ``indices["train"]``."""
-        return self.target.labels_of(self.indices["train"][items]).astype(np.int64)
+    def _evaluate_seconds(self, loaded: Loaded) -> float:
+        """What one pass over the validation items takes, as far as it is known."""
+        known = loaded.forward_seconds
+        return 0.0 if math.isnan(known) else known * len(self.indices["val"])
 
     def _weights(self, loaded: Loaded, candidate: Candidate, steps: int) -> dict[str, torch.Tensor]:
         """Of a finished training; trained again when they were not kept or are damaged."""

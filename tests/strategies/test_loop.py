@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision import tv_tensors
 
 from selector.core.errors import TrainingError
+from selector.modalities.augmentation import augmented
 from selector.tuning.strategies import _loop
-from selector.tuning.strategies._kinds import is_classic, is_folded, is_modern
-from selector.tuning.strategies._loop import Settings, predict, train
+from selector.tuning.strategies._kinds import is_classic, is_modern
+from selector.tuning.strategies._loop import Feed, Settings, predict, train
 from selector.tuning.strategies._parts import Group
 
 
@@ -47,25 +52,50 @@ def everything(module: nn.Module) -> list[Group]:
     return [Group(tuple(name for name, _ in module.named_parameters()))]
 
 
-SETTINGS = Settings(steps=12, batch_size=20, rate=0.05, optimiser="sgd", augment=False, weight_decay=1e-3)
+class Simple(nn.Module):
+    """The smallest learner: cross-entropy of a network's outputs."""
+
+    new = ()
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def loss(self, batch: torch.Tensor, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.network(batch), torch.tensor(np.array(annotations)))
+
+    def weight(self, annotations: Sequence[Any]) -> float:
+        return len(annotations)
+
+    def predict(self, batch: torch.Tensor) -> np.ndarray:
+        outputs: np.ndarray = self.network(batch).float().numpy()
+        return outputs
+
+
+SETTINGS = Settings(steps=12, batch_size=20, rate=0.05, optimiser="sgd", weight_decay=1e-3)
 pixels = Pixels()
 INDICES = np.arange(60)
+PLAIN = Feed(pixels, normalise, lambda items: list(pixels.labels[items]))
+AUGMENTED = replace(PLAIN, augment=augmented)
 
 
 def fit(
-    module: nn.Module, settings: Settings = SETTINGS, groups: list[Group] | None = None, **options: object
+    module: nn.Module,
+    settings: Settings = SETTINGS,
+    groups: list[Group] | None = None,
+    feed: Feed = PLAIN,
+    **options: object,
 ) -> _loop.Fit:
-    return train(
-        module,
-        groups or everything(module),
-        pixels,
-        INDICES,
-        pixels.labels,
-        normalise,
-        nn.functional.cross_entropy,
-        settings,
-        **options,  # type: ignore[arg-type]
-    )
+    """Train a network; names of ``groups`` are its own."""
+    chosen = groups or everything(module)
+    named = [replace(group, names=tuple(f"network.{name}" for name in group.names)) for group in chosen]
+    return train(Simple(module), named, feed, INDICES, settings, **options)  # type: ignore[arg-type]
+
+
+def outputs_of(module: nn.Module, **options: Any) -> np.ndarray | None:
+    found: list[np.ndarray] = []
+    done = predict(Simple(module), PLAIN, INDICES, lambda outputs, _: found.append(outputs), **options)
+    return np.concatenate(found) if done else None
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -79,16 +109,15 @@ def test_equals_a_bare_torch_loop(optimiser: str) -> None:
         batch_size=20,
         rate=0.01,
         optimiser=optimiser,
-        augment=False,
         weight_decay=0.01,
         seed=3,
-        renew_norm=True,
     )  # type: ignore[arg-type]
     module = network(norm=True)
     bare = copy.deepcopy(module)
     result = fit(module, settings)
 
     bare.train()
+    bare[1].eval()  # pretrained statistics are kept
     decayed = [p for p in bare.parameters() if p.ndim > 1]
     others = [p for p in bare.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
@@ -118,35 +147,32 @@ def test_equals_a_bare_torch_loop(optimiser: str) -> None:
 
 def test_learns() -> None:
     module = network()
-    fit(module, Settings(steps=60, batch_size=20, rate=0.05, optimiser="sgd"))
-    outputs = predict(module, pixels, INDICES, normalise)
+    fit(module, Settings(steps=60, batch_size=20, rate=0.05, optimiser="sgd"), feed=AUGMENTED)
+    outputs = outputs_of(module)
     assert outputs is not None
     assert (outputs.argmax(axis=1) == pixels.labels).mean() > 0.9
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generators_alone() -> None:
-    settings = Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", augment=True, seed=1)
+    settings = Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", seed=1)
     before = torch.get_rng_state(), np.random.get_state()[1]  # type: ignore[index]
     first, second, third = network(dropout=0.5), network(dropout=0.5), network(dropout=0.5)
-    fit(first, settings)
+    fit(first, settings, feed=AUGMENTED)
     torch.rand(7)
     middle = torch.get_rng_state()
-    fit(second, settings)
-    fit(third, Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", augment=True, seed=2))
+    fit(second, settings, feed=AUGMENTED)
+    fit(third, Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", seed=2), feed=AUGMENTED)
     assert same(first, second)
     assert not same(first, third)
     assert torch.equal(middle, torch.get_rng_state())
     torch.set_rng_state(before[0])
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_an_interrupted_training_goes_on_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float | None
-) -> None:
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_loop, "CHECKPOINT_SECONDS", 0.0)
-    settings = Settings(steps=10, batch_size=20, rate=0.05, optimiser="adamw", augment=True, ema=ema)
+    settings = Settings(steps=10, batch_size=20, rate=0.05, optimiser="adamw")
     whole = network(norm=True, dropout=0.3)
-    fit(whole, settings)
+    fit(whole, settings, feed=AUGMENTED)
 
     def interrupt(step: int) -> None:
         if step == 5:
@@ -154,9 +180,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
     checkpoint = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        fit(network(norm=True, dropout=0.3), settings, checkpoint=checkpoint, on_step=interrupt)
+        fit(network(norm=True, dropout=0.3), settings, feed=AUGMENTED, checkpoint=checkpoint, on_step=interrupt)
     resumed = network(norm=True, dropout=0.3, seed=9)  # its own start must not matter
-    result = fit(resumed, settings, checkpoint=checkpoint)
+    result = fit(resumed, settings, feed=AUGMENTED, checkpoint=checkpoint)
     assert result.notes == ["went on from a checkpoint at step 5"]
     assert len(result.losses) == 10
     assert same(whole, resumed)
@@ -202,8 +228,9 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_is_marked_as_diverged() -> None:
-    result = fit(network(), Settings(steps=200, batch_size=20, rate=1e30, optimiser="sgd", augment=False, clip=1e30))
+def test_a_loss_that_is_no_number_is_marked_as_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_loop, "CLIP", 1e30)
+    result = fit(network(), Settings(steps=200, batch_size=20, rate=1e30, optimiser="sgd"))
     assert result.status == "diverged"
     assert "the loss became" in result.notes[0] or "a weight is no longer" in result.notes[0]
 
@@ -258,7 +285,54 @@ def test_past_the_deadline_no_step_begins() -> None:
     assert result.status == "stopped"
     assert result.steps == 0
     assert same(module, network())
-    assert predict(module, pixels, INDICES, normalise, deadline=time.perf_counter() - 1) is None
+    assert outputs_of(module, deadline=time.perf_counter() - 1) is None
+
+
+class FakeClock:
+    """Ticks so many seconds at every step that is done."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, _: int) -> None:
+        self.now += self.seconds
+
+
+@pytest.mark.parametrize(("deadline", "least", "most"), [(100.0, 90, 100), (30.0, 25, 30), (5.0, 4, 5), (1.5, 1, 2)])
+def test_a_training_that_the_deadline_cuts_is_cooled_down_within_it(deadline: float, least: int, most: int) -> None:
+    """Whatever the budget, the rate has fallen to nearly nothing before the last step, and no step is late."""
+    clock, rates = FakeClock(1.0), []
+    module = network()
+    original = torch.optim.SGD.step
+
+    def step(self: Any, *rest: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", step)
+        settings = replace(SETTINGS, steps=500)
+        result = fit(module, settings, deadline=deadline, clock=clock, on_step=clock.tick)
+    assert result.status == "ok"
+    assert result.cut
+    assert least <= result.steps <= most
+    assert clock.now <= deadline + 1
+    assert result.notes == [f"cooled down after {result.steps} of 500 steps: the time for it was over"]
+    if deadline > 10:
+        assert rates[-1] < 0.15 * max(rates)
+        falling = rates[-max(3, result.steps // 6) :]
+        assert falling == sorted(falling, reverse=True)
+
+
+def test_a_deadline_that_is_far_enough_changes_nothing() -> None:
+    clock = FakeClock(1.0)
+    cut, plain = network(), network()
+    assert not fit(cut, deadline=13.0, clock=clock, on_step=clock.tick).cut
+    fit(plain)
+    assert same(cut, plain)
 
 
 def statistics(module: nn.Sequential) -> torch.Tensor:
@@ -267,33 +341,22 @@ def statistics(module: nn.Sequential) -> torch.Tensor:
     return module[1].running_mean
 
 
-def test_batch_norm_keeps_its_statistics_unless_asked_and_in_small_batches_always() -> None:
-    kept, small, large = network(norm=True), network(norm=True), network(norm=True)
-    fit(kept)
-    fit(small, Settings(steps=4, batch_size=8, rate=0.01, optimiser="sgd", renew_norm=True))
-    fit(large, Settings(steps=4, batch_size=20, rate=0.01, optimiser="sgd", renew_norm=True))
+def test_pretrained_batch_norm_keeps_its_statistics_and_a_new_one_learns_them() -> None:
+    kept, new = network(norm=True), network(norm=True)
+    fit(kept, Settings(steps=4, batch_size=20, rate=0.01, optimiser="sgd"))
     assert (statistics(kept) == 0).all()
-    assert (statistics(small) == 0).all()
-    assert (statistics(large) != 0).any()
+    learner = Simple(new)
+    learner.new = ("network.1",)
+    train(learner, everything(learner), PLAIN, INDICES, Settings(4, 20, 0.01, "sgd"))
+    assert (statistics(new) != 0).any()
 
 
-def test_batch_norm_that_does_not_move_keeps_its_statistics() -> None:
+def test_what_is_in_no_group_does_not_move() -> None:
     module = network(norm=True)
-    renewing = Settings(steps=4, batch_size=20, rate=0.05, optimiser="sgd", renew_norm=True)
-    fit(module, renewing, groups=[Group(("5.weight", "5.bias"))])
+    fit(module, Settings(4, 20, 0.05, "sgd"), groups=[Group(("5.weight", "5.bias"))])
     assert (statistics(module) == 0).all()
     assert torch.equal(module[0].weight, network(norm=True)[0].weight)
     assert not torch.equal(module[5].weight, network(norm=True)[5].weight)
-
-
-def test_folded_statistics_are_recognised_and_kept() -> None:
-    module = network(norm=True)
-    assert not is_folded(module)  # untrained: statistics are 0 and 1, but nothing was folded
-    assert isinstance(module[1], nn.BatchNorm2d)
-    nn.init.uniform_(module[1].bias)
-    assert is_folded(module)
-    fit(module, Settings(steps=4, batch_size=20, rate=0.01, optimiser="sgd", renew_norm=True))
-    assert (statistics(module) == 0).all()
 
 
 def test_classic_networks_are_told_from_modern_ones() -> None:
@@ -311,24 +374,44 @@ def test_classic_networks_are_told_from_modern_ones() -> None:
         assert is_classic(timm.create_model(name)) == (name == "test_resnet")
 
 
-def test_an_average_of_the_weights_lies_between_start_and_end() -> None:
-    averaged, plain = network(), network()
-    settings = Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", augment=False, ema=0.99)
-    fit(averaged, settings)
-    fit(plain, Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", augment=False))
-    start = network()[0].weight
-    moved = (plain[0].weight - start).norm()
-    assert 0 < (averaged[0].weight - start).norm() < moved
-
-
 def test_augmented_images_differ_but_keep_size_type_and_seed() -> None:
     images = torch.from_numpy(pixels.images[:8])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first = _loop.augmented(images, flip=True)
+        first, labels = augmented(images, list(range(8)))
         torch.manual_seed(0)
-        second = _loop.augmented(images, flip=True)
+        second, _ = augmented(images, [None] * 8)
     assert first.shape == images.shape
     assert first.dtype == torch.uint8
+    assert labels == list(range(8))
     assert torch.equal(first, second)
     assert not torch.equal(first, images)
+
+
+def test_augmentation_moves_a_mask_and_boxes_with_their_picture() -> None:
+    """The bright square of the picture stays where its mask and its box say that it is."""
+    images = torch.zeros(6, 32, 32, 3, dtype=torch.uint8)
+    annotations = []
+    for i in range(6):
+        x, y = 4 + 2 * i, 20 - 2 * i
+        images[i, y : y + 8, x : x + 8] = 250
+        mask = tv_tensors.Mask((images[i, :, :, 0] > 0).long())
+        boxes = tv_tensors.BoundingBoxes([[x, y, x + 8, y + 8]] * (i + 1), format="XYXY", canvas_size=(32, 32))
+        annotations.append({"mask": mask, "boxes": boxes, "labels": np.arange(i + 1)})
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        changed, moved = augmented(images, annotations)
+    assert not torch.equal(changed, images)
+    for image, annotation in zip(changed, moved, strict=True):
+        bright = image[:, :, 0] > 125
+        assert (bright == annotation["mask"].bool()).float().mean() > 0.97
+        rows, columns = torch.nonzero(bright, as_tuple=True)
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert len(annotation["boxes"]) == len(annotation["labels"])
+        for box in annotation["boxes"]:
+            assert torch.allclose(box.float(), torch.tensor(found).float(), atol=2.0)
+
+
+def test_texts_are_not_augmented() -> None:
+    tokens = object()
+    assert augmented(tokens, [1, 2]) == (tokens, [1, 2])

@@ -16,10 +16,12 @@ from selector.core.errors import ConfigError, TrainingError
 from selector.extract.pixels import normalise
 from selector.linear import solve_head
 from selector.sources import registry as sources
+from selector.tasks._learner import HeadLearner, head_layer, head_name
+from selector.tasks._linear import steadied
 from selector.tuning import strategies
-from selector.tuning.strategies._head import head_inputs, set_head, steadied
-from selector.tuning.strategies._loop import Settings, train
-from selector.tuning.strategies._parts import STEM_SHARE, Parts, decayed, head_layer, head_name, parts_of
+from selector.tuning.strategies import _loop
+from selector.tuning.strategies._loop import Feed, Settings, train
+from selector.tuning.strategies._parts import STEM_SHARE, Parts, decayed, parts_of
 from selector.zoo import ModelSpec
 
 TINY = list(timm.list_models("test_*"))
@@ -45,23 +47,25 @@ class Noise:
         return self.images[indices]
 
 
+def learner_of(encoder: Encoder, outputs: int) -> HeadLearner:
+    return HeadLearner(encoder.with_head(outputs), nn.functional.cross_entropy)
+
+
 def moved_by(name: str, encoder: Encoder, steps: int = 2) -> tuple[set[str], set[str], nn.Module]:
     """(names that the strategy names, names of everything in the state that changed, the module)."""
     plan = strategies.registry.get(name)
-    module = plan.wrap(encoder.with_head(2))
+    module = plan.wrap(learner_of(encoder, 2))
     groups = plan.groups(parts_of(module, encoder.blocks), layer_decay=True)
     named = {parameter for group in groups for parameter in group.names}
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    train(
-        module,
-        groups,
+    feed = Feed(
         Noise(encoder.preprocess.input_size),
-        np.arange(8),
-        np.arange(8) % 2,
         lambda images: normalise(images, encoder.preprocess),
-        nn.functional.cross_entropy,
-        Settings(steps, 8, 0.05, "sgd", augment=False, clip=1e6),
+        lambda items: list(items % 2),
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_loop, "CLIP", 1e6)
+        train(module, groups, feed, np.arange(8), Settings(steps, 8, 0.05, "sgd"))
     changed = {key for key, value in module.state_dict().items() if not torch.equal(before[key], value)}
     return named, changed, module
 
@@ -74,9 +78,9 @@ def test_only_the_named_parameters_move(name: str, architecture: str) -> None:
     named, changed, module = moved_by(name, encoder_of(architecture))
     assert changed <= named
     if name == "lora":  # while it is wrapped, the head keeps its name and all others gain matrices
-        assert all(".lora_" in key or key.startswith(head_name(module)) for key in named)
-    head = head_name(strategies.registry.get(name).unwrap(module))
-    assert any(key.endswith(f"{head}.weight") or f"{head}." in key for key in changed)
+        assert all(".lora_" in key or key.startswith(module.new) for key in named)
+    strategies.registry.get(name).unwrap(module)
+    assert any(key.startswith(module.new) for key in changed)
 
 
 def test_full_moves_everything() -> None:
@@ -92,7 +96,7 @@ def test_frozen_takes_no_steps() -> None:
 @pytest.mark.parametrize("architecture", TINY)
 def test_every_parameter_is_in_one_section_and_blocks_are_found(architecture: str) -> None:
     encoder = encoder_of(architecture)
-    module = encoder.with_head(3)
+    module = learner_of(encoder, 3)
     parts = parts_of(module, encoder.blocks)
     names = [name for section in parts.sections() for name in section]
     assert sorted(names) == sorted(name for name, _ in module.named_parameters())
@@ -104,7 +108,7 @@ def test_every_parameter_is_in_one_section_and_blocks_are_found(architecture: st
 @pytest.mark.parametrize("architecture", TINY)
 def test_partial_frees_an_end_of_the_network_in_every_family(architecture: str) -> None:
     encoder = encoder_of(architecture)
-    module = encoder.with_head(3)
+    module = learner_of(encoder, 3)
     parts = parts_of(module, encoder.blocks)
     freed = {n for group in strategies.registry.get("partial").groups(parts, layer_decay=False) for n in group.names}
     assert set(parts.blocks[-1]) | set(parts.head) | set(parts.rest) <= freed
@@ -123,10 +127,10 @@ def test_partial_frees_an_end_of_the_network_in_every_family(architecture: str) 
 )
 def test_partial_frees_the_last_blocks_and_the_head_of_the_classics(architecture: str, expected: set[str]) -> None:
     encoder = encoder_of(architecture)
-    parts = parts_of(encoder.with_head(3), encoder.blocks)
+    parts = parts_of(learner_of(encoder, 3), encoder.blocks)
     freed = {n for group in strategies.registry.get("partial").groups(parts, layer_decay=False) for n in group.names}
-    assert all(any(name == e or name.startswith(f"{e}.") for e in expected) for name in freed), sorted(freed)[:5]
-    assert all(any(name.startswith(f"{e}.") for name in freed) for e in expected)
+    assert all(any(name.startswith(f"network.{e}.") for e in expected) for name in freed), sorted(freed)[:5]
+    assert all(any(name.startswith(f"network.{e}.") for name in freed) for e in expected)
 
 
 def test_partial_without_blocks_says_what_to_do() -> None:
@@ -149,18 +153,16 @@ def test_layer_decay_falls_geometrically_towards_the_stem() -> None:
 @pytest.mark.parametrize("architecture", QUICK)
 def test_the_head_reads_the_features_of_encode(architecture: str) -> None:
     encoder = encoder_of(architecture)
-    module = encoder.with_head(3)
-    pixels = Noise(encoder.preprocess.input_size)
-    found, seconds = head_inputs(module, pixels, np.arange(8), lambda images: normalise(images, encoder.preprocess))
-    assert found is not None
-    assert seconds > 0
+    learner = learner_of(encoder, 3).eval()
+    batch = normalise(Noise(encoder.preprocess.input_size).images, encoder.preprocess)
     with torch.inference_mode():
-        expected = encoder.encode(normalise(pixels.images, encoder.preprocess)).numpy()
+        found = learner.rows(batch, []).numpy()
+        expected = encoder.encode(batch).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     weight, bias = np.ones((3, encoder.num_features), dtype=np.float32), np.arange(3, dtype=np.float32)
-    set_head(module, weight, bias)
+    learner.start_from(weight, bias)
     with torch.inference_mode():
-        outputs = module(normalise(pixels.images, encoder.preprocess)).numpy()
+        outputs = learner.predict(batch)
     np.testing.assert_allclose(outputs, found @ weight.T + bias, rtol=1e-3, atol=1e-3)
 
 
@@ -193,9 +195,9 @@ def test_columns_that_hardly_vary_do_not_carry_the_head() -> None:
 def test_lora_moves_few_parameters_and_merges_into_the_plain_network(architecture: str) -> None:
     pytest.importorskip("peft")
     encoder = encoder_of(architecture)
-    plain = encoder.with_head(2)
+    plain = learner_of(encoder, 2)
     named, changed, module = moved_by("lora", encoder, steps=3)
-    assert all(".lora_" in name or name.startswith(head_name(module)) for name in named)
+    assert all(".lora_" in name or name.startswith(module.new) for name in named)
     assert any("lora_A" in name for name in changed)
     assert any("lora_B" in name for name in changed)
     frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
@@ -203,19 +205,19 @@ def test_lora_moves_few_parameters_and_merges_into_the_plain_network(architectur
     batch = torch.randn((2, *encoder.preprocess.input_size), generator=torch.Generator().manual_seed(0))
     module.eval()
     with torch.inference_mode():
-        adapted, untouched = module(batch), plain(batch)
+        adapted, untouched = module.network(batch), plain.network(batch)
     merged = strategies.registry.get("lora").unwrap(module)
     plain.load_state_dict(merged.state_dict())  # the names and shapes of the plain network again
     with torch.inference_mode():
-        torch.testing.assert_close(merged(batch), adapted, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(plain(batch), adapted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(merged.network(batch), adapted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(plain.network(batch), adapted, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(adapted, untouched, atol=1e-4)
 
 
 def test_lora_without_peft_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"strategy 'lora' needs peft .*pip install 'zoo-selector\[lora\]'"):
-        strategies.registry.get("lora").wrap(encoder_of("test_vit").with_head(2))
+        strategies.registry.get("lora").wrap(learner_of(encoder_of("test_vit"), 2))
 
 
 def test_lora_refuses_a_network_without_fitting_layers() -> None:
@@ -230,4 +232,4 @@ def test_lora_refuses_a_network_without_fitting_layers() -> None:
             return self.fc
 
     with pytest.raises(TrainingError, match="no layer that low-rank matrices fit; use partial or full"):
-        strategies.registry.get("lora").wrap(HeadOnly())
+        strategies.registry.get("lora").wrap(HeadLearner(HeadOnly(), nn.functional.cross_entropy))

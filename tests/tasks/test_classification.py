@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +16,20 @@ from sklearn import metrics as sk
 
 from selector.core.contracts import LabelKind, Modality, Target
 from selector.core.errors import ConfigError, TargetError
-from selector.tasks import registry
-from selector.tasks.classification import (
-    METRICS,
-    Classification,
+from selector.core.task import NotFinite
+from selector.tasks import _classes, registry
+from selector.tasks._classes import (
     auroc,
+    best_temperature,
     calibration_error,
     class_weights,
     confusion_matrix,
     per_class_table,
+)
+from selector.tasks._linear import softmax
+from selector.tasks.classification import (
+    METRICS,
+    Classification,
 )
 
 task = Classification()
@@ -33,6 +40,10 @@ def sample(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     labels = rng.integers(classes, size=n)
     logits = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
     return logits.astype(np.float32), labels
+
+
+def metrics_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    return task.stats(logits, labels).values(task.metrics)
 
 
 def target(labels: np.ndarray, classes: int) -> Target:
@@ -60,7 +71,7 @@ def test_is_registered_under_its_name() -> None:
 @pytest.mark.parametrize(("n", "classes", "seed"), [(200, 2, 0), (300, 5, 1), (60, 7, 2), (1000, 30, 3)])
 def test_metrics_equal_scikit_learn(n: int, classes: int, seed: int) -> None:
     logits, labels = sample(n, classes, seed)
-    found = task.metrics(logits, labels)
+    found = metrics_of(logits, labels)
     probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
     guess = logits.argmax(axis=1)
     assert set(found) == set(METRICS)
@@ -76,16 +87,17 @@ def test_metrics_equal_scikit_learn(n: int, classes: int, seed: int) -> None:
 
 def test_calibration_error_equals_torchmetrics() -> None:
     logits, labels = sample(500, 4)
-    probabilities = task.probabilities(logits)
+    probabilities = softmax(logits)
     expected = reference.multiclass_calibration_error(
         torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=4, n_bins=15, norm="l1"
     )
-    assert calibration_error(probabilities, labels) == pytest.approx(float(expected), abs=1e-6)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    assert calibration_error(confidence, correct) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_auroc_counts_ties_half_and_equals_torchmetrics() -> None:
     logits, labels = sample(200, 3)
-    rounded = np.round(task.probabilities(logits), 1)
+    rounded = np.round(softmax(logits), 1)
     expected = reference.multiclass_auroc(torch.from_numpy(rounded), torch.from_numpy(labels), num_classes=3)
     assert auroc(rounded, labels) == pytest.approx(float(expected), abs=1e-6)
 
@@ -93,12 +105,12 @@ def test_auroc_counts_ties_half_and_equals_torchmetrics() -> None:
 def test_a_class_absent_from_the_split_leaves_the_others_alone() -> None:
     logits, labels = sample(200, 3)
     wider = np.concatenate([logits, np.full((200, 1), -50.0, dtype=np.float32)], axis=1)
-    assert task.metrics(wider, labels) == pytest.approx(task.metrics(logits, labels), abs=1e-9)
+    assert metrics_of(wider, labels) == pytest.approx(metrics_of(logits, labels), abs=1e-9)
 
 
 def test_an_undefined_metric_is_left_out() -> None:
     logits, _ = sample(20, 3)
-    found = task.metrics(logits, np.zeros(20, dtype=int))
+    found = metrics_of(logits, np.zeros(20, dtype=int))
     assert "auroc" not in found
     assert found["balanced_accuracy"] == found["accuracy"]
 
@@ -106,15 +118,16 @@ def test_an_undefined_metric_is_left_out() -> None:
 def test_confusion_matrix_and_per_class_table_equal_scikit_learn() -> None:
     logits, labels = sample(300, 4, seed=5)
     guess = logits.argmax(axis=1)
-    assert (confusion_matrix(logits, labels) == sk.confusion_matrix(labels, guess, labels=range(4))).all()
-    table = per_class_table(logits, labels, ["a", "b", "c", "d"])
+    assert (confusion_matrix(guess, labels, 4) == sk.confusion_matrix(labels, guess, labels=range(4))).all()
+    counts = confusion_matrix(guess, labels, 4)
+    table = per_class_table(counts, ["a", "b", "c", "d"])
     precision, recall, f1, support = sk.precision_recall_fscore_support(labels, guess, labels=range(4))
     for i, row in enumerate(table):
         assert row == pytest.approx(
-            {"class": "abcd"[i], "images": support[i], "precision": precision[i], "recall": recall[i], "f1": f1[i]}
+            {"class": "abcd"[i], "items": support[i], "precision": precision[i], "recall": recall[i], "f1": f1[i]}
         )
     with pytest.raises(ConfigError, match=r"expected 4 class names, one an output\. Got 2"):
-        per_class_table(logits, labels, ["a", "b"])
+        per_class_table(counts, ["a", "b"])
 
 
 @given(st.floats(0.2, 5.0), st.integers(0, 50))
@@ -122,16 +135,16 @@ def test_the_temperature_undoes_a_scale(scale: float, seed: int) -> None:
     """Labels drawn from softmax(z): the temperature of scale·z is scale times that of z."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(400, 3)) * 2
-    labels = np.array([rng.choice(3, p=row) for row in task.probabilities(z)])
-    plain = task.temperature(z, labels)
-    assert task.temperature(scale * z, labels) == pytest.approx(scale * plain, rel=1e-3)
+    labels = np.array([rng.choice(3, p=row) for row in softmax(z)])
+    plain = best_temperature(z, labels)
+    assert best_temperature(scale * z, labels) == pytest.approx(scale * plain, rel=1e-3)
 
 
 def test_the_temperature_has_the_least_log_loss_of_a_fine_grid() -> None:
     logits, labels = sample(300, 4)
     grid = np.geomspace(0.3, 3, 200)
-    losses = [sk.log_loss(labels, task.probabilities(logits, t)) for t in grid]
-    assert task.temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=1.2e-2)
+    losses = [sk.log_loss(labels, softmax(logits, t)) for t in grid]
+    assert best_temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=1.2e-2)
 
 
 def test_classes_of_similar_size_are_not_weighted() -> None:
@@ -153,7 +166,7 @@ def test_the_loss_is_torchs_weighted_cross_entropy() -> None:
     weights = class_weights(labels, 2)
     assert weights is not None
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), weight=torch.from_numpy(weights))
-    assert task.loss(target(labels, 2), labels)(logits, torch.from_numpy(labels)) == pytest.approx(expected)
+    assert task.criterion(target(labels, 2))(logits, torch.from_numpy(labels)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -170,28 +183,65 @@ def test_the_loss_is_torchs_weighted_cross_entropy() -> None:
     ],
 )
 def test_bad_input_is_named(logits: np.ndarray, labels: np.ndarray, message: str) -> None:
-    with pytest.raises(TargetError, match=message):
-        task.metrics(logits, labels)
+    with pytest.raises((TargetError, NotFinite), match=message):
+        metrics_of(logits, labels)
+
+
+def test_statistics_of_resamples_are_those_of_the_resampled_outputs() -> None:
+    logits, labels = sample(150, 4, seed=2)
+    stats = task.stats(logits, labels)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        items = rng.integers(150, size=150)
+        assert stats[items].values(task.metrics) == pytest.approx(metrics_of(logits[items], labels[items]), abs=1e-9)
+    for metric in ("accuracy", "log_loss"):
+        ratio = stats.ratio(metric)
+        assert ratio is not None
+        assert ratio[0].sum() / ratio[1].sum() == pytest.approx(stats.value(metric))
+
+
+def test_the_area_of_very_many_outputs_is_known_of_all_items_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = sample(80, 3)
+    whole = task.stats(logits, labels).value("auroc")
+    monkeypatch.setattr(_classes, "MOST_RANKS", 100)
+    stats = task.stats(logits, labels)
+    assert "ranks" not in stats.arrays
+    assert stats.value("auroc") == pytest.approx(whole)
+    assert np.isnan(stats[np.arange(40)].value("auroc"))
+
+
+def test_the_baseline_is_the_most_frequent_class() -> None:
+    labels = np.array([0] * 6 + [1] * 4 + [0, 1, 1, 1])
+    data = replace(target(labels, 2), splits=np.array(["train"] * 7 + ["val"] * 3 + ["test"] * 4))
+    assert task.baseline(data, "accuracy") == pytest.approx(0.25)
+    assert task.baseline(data, "balanced_accuracy") == pytest.approx(0.5)
+    assert task.baseline(data, "log_loss") == pytest.approx(-(np.log(0.6) + 3 * np.log(0.4)) / 4)
+    assert task.baseline(replace(data, splits=np.array(["train"] * 14)), "accuracy") is None
 
 
 # ---------------------------------------------------------------------------- what it gets right and wrong
 
 
+def reported(logits: np.ndarray, labels: np.ndarray, names: list[str], temperature: float = 1.0) -> dict[str, Any]:
+    section = task.report(task.stats(logits, labels, temperature), names).to_dict()
+    return {**section["tables"], **section["figures"], "samples": section["samples"]}
+
+
 def test_the_outcome_equals_scikit_learn_and_orders_its_samples() -> None:
     logits, labels = sample(300, 4, seed=5)
     names = ["a", "b", "c", "d"]
-    found = task.outcome(logits, labels, names, temperature=2.0)
-    guess, probabilities = logits.argmax(axis=1), task.probabilities(logits, 2.0)
+    found = reported(logits, labels, names, temperature=2.0)
+    guess, probabilities = logits.argmax(axis=1), softmax(logits, 2.0)
     expected = sk.confusion_matrix(labels, guess, labels=range(4))
     assert found["confusion"] == expected.tolist()
     assert [line["recall"] for line in found["classes"]] == pytest.approx(
         sk.recall_score(labels, guess, average=None), abs=1e-4
     )
-    assert sum(pair["images"] for pair in found["confused"]) == (guess != labels).sum()
-    counts = [pair["images"] for pair in found["confused"]]
+    assert sum(pair["items"] for pair in found["confused"]) == (guess != labels).sum()
+    counts = [pair["items"] for pair in found["confused"]]
     assert counts == sorted(counts, reverse=True)
     for pair in found["confused"]:
-        assert expected[names.index(pair["label"]), names.index(pair["predicted"])] == pair["images"]
+        assert expected[names.index(pair["label"]), names.index(pair["predicted"])] == pair["items"]
     rows = [s["row"] for s in found["samples"]]
     wrong = np.flatnonzero(guess != labels)
     assert rows == wrong[np.argsort(-probabilities[wrong].max(axis=1))][:12].tolist()
@@ -205,19 +255,19 @@ def test_without_enough_mistakes_the_least_sure_right_items_follow() -> None:
     logits = np.eye(3)[np.arange(30) % 3] * np.linspace(1, 5, 30)[:, None]
     labels = np.arange(30) % 3
     labels[29] = 0  # the surest item is labelled wrongly
-    found = task.outcome(logits, labels, ["a", "b", "c"])
+    found = reported(logits, labels, ["a", "b", "c"])
     assert [s["row"] for s in found["samples"]] == [29, *range(11)]
     assert found["samples"][0] | {"probability": 0, "of_label": 0} == {
         "row": 29, "label": "a", "predicted": "c", "probability": 0, "of_label": 0,
     }  # fmt: skip
-    assert found["confused"] == [{"label": "a", "predicted": "c", "images": 1}]
+    assert found["confused"] == [{"label": "a", "predicted": "c", "items": 1}]
 
 
 def test_the_outcome_of_a_thousand_classes_stays_small() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(3000) % 999  # one class has no images
     logits = rng.normal(size=(3000, 1000)).astype(np.float32) + 3 * np.eye(1000)[labels]
-    found = task.outcome(logits, labels, [f"class {i}" for i in range(1000)])
+    found = reported(logits, labels, [f"class {i}" for i in range(1000)])
     assert "confusion" not in found
     assert len(found["classes"]) == 200
     f1 = sk.f1_score(labels, logits.argmax(axis=1), average=None, labels=range(999))

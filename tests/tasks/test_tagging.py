@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
@@ -34,6 +36,16 @@ def drawn(names: list[str], seed: int, sentences: int = 200) -> tuple[np.ndarray
     return logits, labels, units
 
 
+def metrics_of(task: Tagging, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None) -> dict[str, float]:
+    return task.stats(logits, labels, units).values(task.metrics)
+
+
+def reported(names: list[str], logits: np.ndarray, labels: np.ndarray, units: np.ndarray) -> dict[str, Any]:
+    task = Tagging(names)
+    section = task.report(task.stats(logits, labels, units), names).to_dict()
+    return {**section["tables"], **section["figures"], "samples": section["samples"]}
+
+
 def as_lists(classes: np.ndarray, units: np.ndarray, names: list[str]) -> list[list[str]]:
     return [[names[i] for i in classes[units == unit]] for unit in np.unique(units)]
 
@@ -45,12 +57,12 @@ def test_entity_metrics_are_those_of_seqeval(scheme: str, seed: int) -> None:
     logits, labels, units = drawn(names, seed)
     task = Tagging(tuple(names))
     gold, said = as_lists(labels, units, names), as_lists(logits.argmax(1), units, names)
-    found = task.metrics(logits, labels, units)
+    found = metrics_of(task, logits, labels, units)
     assert found["entity_f1"] == pytest.approx(f1_score(gold, said))
     assert found["entity_precision"] == pytest.approx(precision_score(gold, said))
     assert found["entity_recall"] == pytest.approx(recall_score(gold, said))
     assert found["token_accuracy"] == pytest.approx((logits.argmax(1) == labels).mean())
-    assert set(found) == set(task.metric_names)
+    assert set(found) == set(task.metrics)
     made = Scheme.of(names)
     assert made is not None
     spans = made.spans(labels, units)
@@ -65,14 +77,14 @@ def test_entity_metrics_are_those_of_seqeval(scheme: str, seed: int) -> None:
 def test_figures_by_type_are_those_of_seqeval() -> None:
     names = SCHEMES["IOB2 and IOB"]
     logits, labels, units = drawn(names, 5)
-    told = Tagging(tuple(names)).outcome(logits, labels, names, units=units)
+    told = reported(names, logits, labels, units)
     report = classification_report(
         as_lists(labels, units, names), as_lists(logits.argmax(1), units, names), output_dict=True
     )
     assert told["counted"] == "entities"
     for line in told["classes"]:
         expected = report[line["class"]]
-        assert line["images"] == expected["support"]
+        assert line["items"] == expected["support"]
         for mine, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
             assert line[mine] == pytest.approx(expected[theirs], abs=1e-4)
 
@@ -82,8 +94,10 @@ def test_units_are_borders() -> None:
     task = Tagging(tuple(names))
     labels = np.array([0, 1, 1])
     logits = 9.0 * np.eye(3)[labels]
-    assert task.ratio("entity_f1", logits, labels, np.array([0, 0, 1]))[1].tolist() == [2, 2]
-    assert task.ratio("entity_f1", logits, labels)[1].tolist() == [2]
+    for units, expected in ((np.array([0, 0, 1]), [2, 2]), (None, [2])):
+        ratio = task.stats(logits, labels, units).ratio("entity_f1")
+        assert ratio is not None
+        assert ratio[1].tolist() == expected
     assert task.entities(labels) == [("A", 0, 3)]
 
 
@@ -94,23 +108,24 @@ def test_labels_that_are_no_tags() -> None:
     logits, labels, units = drawn(names, 0)
     task = Tagging(tuple(names))
     assert task.default_metric == "token_accuracy"
-    assert "entity_f1" not in task.metrics(logits, labels, units)
-    told = task.outcome(logits, labels, names, units=units)
+    assert "entity_f1" not in metrics_of(task, logits, labels, units)
+    told = reported(names, logits, labels, units)
     assert told["counted"] == "words"
     assert [line["class"] for line in told["classes"]] == names
     assert task.entities(labels[:3]) == []
+    assert task.stats(logits, labels, units).ratio("entity_f1") is None
     with pytest.raises(KeyError):
-        task.ratio("entity_f1", logits, labels, units)
+        task.stats(logits, labels, units).value("entity_f1")
 
 
 def test_no_entities_at_all() -> None:
     task = Tagging(("B-A", "O"))
     logits = np.tile([0.0, 5.0], (4, 1))
-    found = task.metrics(logits, np.ones(4, int), np.zeros(4, int))
+    found = metrics_of(task, logits, np.ones(4, int), np.zeros(4, int))
     assert found["entity_f1"] == found["entity_precision"] == 0
     assert found["token_accuracy"] == 1
     with pytest.raises(TargetError, match=r"labels must be ints in 0..1"):
-        task.metrics(logits, np.array([0, 1, 2, 1]))
+        metrics_of(task, logits, np.array([0, 1, 2, 1]), None)
 
 
 def test_the_task_of_a_target() -> None:
@@ -129,8 +144,9 @@ def test_sentences_are_resampled_not_words() -> None:
     worse = drawn(names, 2, sentences=150)[0][: len(labels)]
     worse = np.resize(worse, logits.shape)
     task = Tagging(tuple(names))
-    table = standings({"a": [logits], "b": [worse]}, labels, task, "entity_f1", 0, units)
-    assert table["a"].value == pytest.approx(task.metrics(logits, labels, units)["entity_f1"])
+    first_stats, second_stats = (task.stats(outputs, labels, units) for outputs in (logits, worse))
+    table = standings({"a": [first_stats], "b": [second_stats]}, "entity_f1", task.metrics["entity_f1"])
+    assert table["a"].value == pytest.approx(metrics_of(task, logits, labels, units)["entity_f1"])
     # an independent bootstrap: whole sentences drawn, seqeval on each draw
     rng = np.random.default_rng(3)
     gold, first, second = (as_lists(c, units, names) for c in (labels, logits.argmax(1), worse.argmax(1)))
@@ -142,15 +158,17 @@ def test_sentences_are_resampled_not_words() -> None:
     assert table["b"].low == pytest.approx(np.quantile(gaps, 0.05), abs=0.02)
     assert table["b"].high == pytest.approx(np.quantile(gaps, 0.95), abs=0.02)
     # the metric that is no ratio is computed again on each draw, along the same borders
-    macro = standings({"a": [logits], "b": [worse]}, labels, task, "macro_f1", 0, units)
+    macro = standings({"a": [first_stats], "b": [second_stats]}, "macro_f1", task.metrics["macro_f1"])
     assert macro["b"].low > 0
     # repeated sentences: words drawn alone would make this interval as narrow as for 20 times as many
     many = [np.repeat(np.arange(40), 20), np.tile(np.arange(40) < 20, (20, 1)).T.reshape(-1)]
     one = np.where(many[1][:, None], [5.0, 0.0], [0.0, 5.0])
     other = np.where(many[1][:, None], [5.0, 0.0], [5.0, 0.0])
-    wide = standings(
-        {"a": [one], "b": [other]}, (~many[1]).astype(int), Tagging(("X", "Y")), "token_accuracy", 0, many[0]
-    )
+    plain = Tagging(("X", "Y"))
+    made = {
+        name: [plain.stats(outputs, (~many[1]).astype(int), many[0])] for name, outputs in (("a", one), ("b", other))
+    }
+    wide = standings(made, "token_accuracy", plain.metrics["token_accuracy"])
     assert wide["b"].high - wide["b"].low > 0.2
 
 
@@ -161,9 +179,21 @@ def test_telling_sentences_come_once_and_are_cut_round_their_word() -> None:
     said = labels.copy()
     said[[90, 101]] = 0
     logits = np.eye(2)[said] * np.linspace(2, 4, 105)[:, None]
-    told = Tagging(tuple(names)).outcome(logits, labels, names, units=units)["samples"]
+    told = reported(names, logits, labels, units)["samples"]
     assert [sample["row"] for sample in told] == [1, 0, 2]  # the surest mistake, another one, a right one
     long = told[1]
     assert len(long["label"]) == len(long["predicted"]) == 60
     assert long["predicted"][90 - long["begin"]] == "B-A"
     assert told[2]["label"] == told[2]["predicted"] == ["O", "O"]
+
+
+def test_statistics_of_resampled_sentences_are_those_of_the_sentences() -> None:
+    names = SCHEMES["IOB2 and IOB"]
+    logits, labels, units = drawn(names, 4, sentences=30)
+    task = Tagging(names)
+    stats = task.stats(logits, labels, units)
+    items = np.random.default_rng(0).integers(30, size=30)
+    rows = np.concatenate([np.flatnonzero(units == item) for item in items])
+    fresh = np.concatenate([np.full((units == item).sum(), i) for i, item in enumerate(items)])
+    expected = metrics_of(task, logits[rows], labels[rows], fresh)
+    assert stats[items].values(task.metrics) == pytest.approx(expected)

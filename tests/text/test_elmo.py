@@ -21,6 +21,7 @@ from selector.core.errors import SelectorError, SourceError, WeightsMissing, Zoo
 from selector.deploy import export_onnx
 from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
+from selector.tasks._learner import HeadLearner
 from selector.tuning import strategies
 from selector.tuning.strategies._parts import parts_of
 from selector.zoo import ModelSpec, load_zoo
@@ -251,8 +252,8 @@ def test_strategies_train_it(folder: Path, strategy: str, free: str) -> None:
     headed = encoder.with_head(2)
     with torch.no_grad():
         before = headed(batch)
-        module = chosen.wrap(headed)
-        torch.testing.assert_close(module(batch), before)
+        module = chosen.wrap(HeadLearner(headed, torch.nn.functional.cross_entropy))
+        torch.testing.assert_close(module.network(batch), before)
     names = [
         name for group in chosen.groups(parts_of(module, encoder.blocks), layer_decay=True) for name in group.names
     ]
@@ -262,14 +263,14 @@ def test_strategies_train_it(folder: Path, strategy: str, free: str) -> None:
         parameter.requires_grad_(name in names)
     if strategy == "partial":
         assert not any("characters" in name or "layers.0" in name for name in names)
-        assert {"mix.weights", "mix.scale"} <= set(names)
-    torch.nn.functional.cross_entropy(module(batch), torch.tensor([0, 1])).backward()
+        assert {"network.mix.weights", "network.mix.scale"} <= set(names)
+    torch.nn.functional.cross_entropy(module.network(batch), torch.tensor([0, 1])).backward()
     with torch.no_grad():
         for name in names:
             moved[name].sub_(0.5 * moved[name].grad)
-    trained = module(batch).detach()
+    trained = module.network(batch).detach()
     assert (trained - before).abs().max() > 1e-4
-    torch.testing.assert_close(chosen.unwrap(module)(batch).detach(), trained, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(chosen.unwrap(module).network(batch).detach(), trained, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("words", [False, True])

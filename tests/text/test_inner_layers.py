@@ -11,6 +11,7 @@ import torch
 
 from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
+from selector.tasks._learner import head_name
 from selector.tuning import strategies
 from selector.tuning.strategies._parts import parts_of
 from selector.zoo import ModelSpec
@@ -53,7 +54,9 @@ def test_the_network_with_a_head_ends_at_the_layer(tmp_path: Path, family: str, 
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0 for n, p in last.named_parameters() if n.endswith("weight")
     )
-    groups = strategies.registry.get("partial").groups(parts_of(headed, encoder.blocks), layer_decay=True)
+    groups = strategies.registry.get("partial").groups(
+        parts_of(headed, encoder.blocks, [head_name(headed)]), layer_decay=True
+    )
     assert any(name.startswith(encoder.blocks[-1]) for group in groups for name in group.names)
 
 

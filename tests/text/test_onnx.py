@@ -41,7 +41,7 @@ def saved(folder: Path, family: str, *, words: bool = False, **changes: Any) -> 
     with torch.no_grad():
         module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
     preprocess = replace(encoder.preprocess, **changes)
-    made = Trained(family, "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES, temperature=2.0)
+    made = Trained(family, "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES, {"temperature": 2.0})
     made = replace(made, task="tagging" if words else "classification")
     return save_model(folder / "best", made, {"name": "words"}, [], {})
 

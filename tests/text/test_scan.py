@@ -169,6 +169,7 @@ def test_a_text_model_over_the_limit_is_told_of_texts(
 
 def test_only_the_named_parameters_move(zoo: list[dict[str, Any]]) -> None:
     from selector import sources
+    from selector.tasks._learner import head_name
     from selector.tuning import strategies
     from selector.tuning.strategies._parts import parts_of
     from selector.zoo import ModelSpec
@@ -176,7 +177,9 @@ def test_only_the_named_parameters_move(zoo: list[dict[str, Any]]) -> None:
     for entry in zoo[:2]:
         encoder = sources.registry.get("transformers").load(ModelSpec.model_validate(entry))
         module = encoder.with_head(3)
-        groups = strategies.registry.get("partial").groups(parts_of(module, encoder.blocks), layer_decay=True)
+        groups = strategies.registry.get("partial").groups(
+            parts_of(module, encoder.blocks, [head_name(module)]), layer_decay=True
+        )
         moving = {name for group in groups for name in group.names}
         frozen = set(dict(module.named_parameters())) - moving
         last = encoder.blocks[-1]

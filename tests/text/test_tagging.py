@@ -144,7 +144,7 @@ def test_the_command_line_tags(scanned: tuple[selector.Ranking, Path, Path], tmp
 def test_the_report_shows_types_and_sentences(scanned: tuple[selector.Ranking, Path, Path]) -> None:
     ranking, run, _ = scanned
     found = next(m.extra["outcome"] for model in ranking for m in model.measurements if "outcome" in m.extra)
-    assert [line["class"] for line in found["classes"]] == ["LOC", "PER"]
+    assert [line["class"] for line in found["tables"]["classes"]] == ["LOC", "PER"]
     assert all(len(s["words"]) == len(s["label"]) == len(s["predicted"]) for s in found["samples"])
     html = render_report(selector.load_ranking(run))
     assert "Entities of the test split" in html
@@ -309,13 +309,15 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None
     assert isinstance(encoder.preprocess, TextPreprocess)
     table, _ = open_tokens(target.items, target.hashes, target.names, encoder.preprocess)
     items = np.array([7, 2, 9, 0, 5])
-    loss = task_of(target).loss(target, target.labels)
+    task: Any = task_of(target)
+    annotations = task.annotations(target, items)
     gradients, losses = [], []
     for pieces in (5, 2, 1):
-        module: Any = encoder.with_head(len(target.class_names))
+        learner = task.learner(encoder, target)
+        module: Any = learner.network
         total = _accumulate(
-            module, table.batch(items), items, target.labels_of, pieces, lambda batch: ready(batch, encoder.preprocess),
-            loss, Settings(1, 5, 0.1, "sgd"),
+            learner, table.batch(items), annotations, pieces, lambda batch: ready(batch, encoder.preprocess),
+            Settings(1, 5, 0.1, "sgd"),
         )  # fmt: skip
         gradients.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
         losses.append(total)

@@ -16,7 +16,8 @@ from selector.core.errors import ConfigError
 from selector.extract.tokens import open_tokens
 from selector.modalities.text import TokenisedText, Tokeniser, Tokens, text_hash
 from selector.sources import registry
-from selector.tuning.strategies._loop import Settings, train
+from selector.tasks._learner import HeadLearner
+from selector.tuning.strategies._loop import Feed, Settings, train
 from selector.tuning.strategies._parts import Group
 from selector.zoo import ModelSpec
 from tests.text.models import WORDS, byte_level, text_model, wordpiece
@@ -111,10 +112,11 @@ def test_training_in_pieces_gives_the_same_weights(tmp_path: Path, monkeypatch: 
         module.backbone.register_forward_pre_hook(
             lambda _m, _args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
         )
-        settings = Settings(steps=2, batch_size=9, rate=0.01, optimiser="sgd", augment=False)
-        groups = [Group(tuple(dict(module.named_parameters())), 1.0)]
-        labels = np.arange(9) % 3
-        train(module, groups, table, np.arange(9), labels, lambda batch: batch, cross_entropy, settings)
+        settings = Settings(steps=2, batch_size=9, rate=0.01, optimiser="sgd")
+        learner = HeadLearner(module, cross_entropy)
+        groups = [Group(tuple(dict(learner.named_parameters())), 1.0)]
+        feed = Feed(table, lambda batch: batch, lambda items: list(items % 3))
+        train(learner, groups, feed, np.arange(9), settings)
         return dict(module.state_dict())
 
     whole = trained()

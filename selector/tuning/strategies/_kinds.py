@@ -6,23 +6,6 @@ import torch
 from torch import nn
 
 
-def is_folded(module: nn.Module) -> bool:
-    """Whether batch-norm statistics were folded into the weights, so that renewing them would
-    change what the network computes: all are 0 and 1, and yet the affine weights were trained."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms:
-        return False
-    identity = all(
-        m.running_mean is not None
-        and m.running_var is not None
-        and bool((m.running_mean == 0).all())
-        and bool((m.running_var == 1).all())
-        for m in norms
-    )
-    trained = any(m.affine and bool((m.bias != 0).any()) for m in norms)
-    return identity and trained
-
-
 def is_modern(module: nn.Module) -> bool:
     """A transformer, or a network built like one (ConvNeXt): layer norm or attention somewhere."""
     kinds = {type(child).__name__ for child in module.modules()}

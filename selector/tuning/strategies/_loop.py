@@ -1,7 +1,8 @@
 """The one training loop, and the forward pass that measures its result.
 
 ``train`` reads top to bottom: settings, optimiser, resume, then step after step. It touches no
-global state: every random number comes from the settings' seed inside a forked generator.
+global state: every random number comes from the settings' seed inside a forked generator. It knows no
+task: a ``Learner`` says its loss and its outputs, and an annotation travels with its item.
 """
 
 from __future__ import annotations
@@ -13,30 +14,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from selector.core.errors import TrainingError
+from selector.core.task import Learner
 from selector.modalities.tokens import Tokens
 from selector.tuning.strategies._checkpoint import read_checkpoint, write_checkpoint
-from selector.tuning.strategies._kinds import is_folded
 from selector.tuning.strategies._parts import Group
 
 log = logging.getLogger(__name__)
 
-SMALL_BATCH = 16  # below it batch statistics are noise and batch-norm keeps the pretrained ones
 CHECKPOINT_SECONDS = 60.0
 MAX_TOKENS = 16_384  # whose activations are kept for the gradients at once: 32 texts of 512 tokens
+WARMUP = 0.1  # share of the steps
+CLIP = 1.0  # norm of the gradient
+COOL_DOWN = 0.25  # share of the steps done that a cool-down takes when time runs out
+LEAST_COOL_DOWN = 3  # steps
 
 Optimiser = Literal["sgd", "adamw"]
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Truth = Callable[[np.ndarray], np.ndarray]
-"""Places of training items -> the labels of their rows, item after item."""
+Annotated = Callable[[np.ndarray], Sequence[Any]]
+"""Positions of items -> what is known of each, as ``Task.annotations`` gives it."""
 Normalise = Callable[[Any], Any]
 """A prepared batch (uint8 (B, H, W, C), or tokens) -> what the network reads, on the network's device."""
+Augment = Callable[[Any, Sequence[Any]], tuple[Any, Sequence[Any]]]
+"""A prepared batch and its annotations, both changed; draws from torch's global generator."""
 
 
 class PixelBatches(Protocol):
@@ -48,6 +53,33 @@ class PixelBatches(Protocol):
 
 
 @dataclass(frozen=True)
+class Feed:
+    """Items as a learner gets them: inputs with the annotations of the same items.
+
+    Attributes:
+        inputs: prepared items by position in the target.
+        normalise: see ``Normalise``.
+        annotations: see ``Annotated``; None where nothing is learned from them.
+        augment: of training batches; None leaves them as they are.
+    """
+
+    inputs: PixelBatches
+    normalise: Normalise
+    annotations: Annotated | None = None
+    augment: Augment | None = None
+
+    def prepared(self, items: np.ndarray) -> Any:
+        """A batch before it is normalised."""
+        return as_batch(self.inputs.batch(items))
+
+    def batch(self, items: np.ndarray) -> tuple[Any, Sequence[Any]]:
+        """A training batch before it is normalised, with its annotations: an entry an item, of any size each."""
+        assert self.annotations is not None
+        prepared, known = self.prepared(items), self.annotations(items)
+        return (prepared, known) if self.augment is None else self.augment(prepared, known)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a training is; two runs with equal settings on one machine give equal weights."""
 
@@ -56,20 +88,14 @@ class Settings:
     rate: float
     optimiser: Optimiser
     seed: int = 0
-    warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
-    clip: float = 1.0
-    renew_norm: bool = False  # batch-norm statistics: the pretrained ones are kept, see docs/confirm.md
-    augment: bool = True
-    flip: bool = True
     bf16: bool = False
-    ema: float | None = None  # decay of an average of the weights that replaces them at the end
     device: str = "cpu"
 
 
 @dataclass
 class Fit:
-    """What happened. ``stopped``: the deadline came first; the weights are those of the last step."""
+    """What happened. ``stopped``: the deadline came before a step; the weights are those of the last step."""
 
     status: Literal["ok", "diverged", "stopped"]
     steps: int = 0
@@ -77,37 +103,38 @@ class Fit:
     memory_bytes: int = 0  # on a GPU the peak of its memory; on the CPU what the process held after a step
     losses: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cut: bool = False  # whether time ran out and the training was cooled down before its last step
 
 
 def train(
     module: nn.Module,
     groups: Sequence[Group],
-    pixels: PixelBatches,
-    indices: np.ndarray,
-    labels: np.ndarray | Truth,
-    normalise: Normalise,
-    loss_function: LossFunction,
+    feed: Feed,
+    items: np.ndarray,
     settings: Settings,
     *,
     checkpoint: Path | None = None,
     deadline: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
     on_step: Callable[[int], None] | None = None,
 ) -> Fit:
     """Move the parameters of ``groups`` for ``settings.steps`` steps; all others stay untouched.
 
+    The rate warms up and then falls to zero by half a cosine. Where the deadline comes nearer than the steps
+    that are left, the rate falls to zero from wherever it is within a quarter of the steps done, so that what
+    was begun ends as a finished training.
+
     Args:
-        module: images -> logits; is trained in place.
+        module: a ``core.task.Learner``; is trained in place.
         groups: by parameter name, with their share of the rate.
-        pixels, indices, labels: the training items; ``labels`` runs along ``indices``, or gives the labels
-            of some of them, where an item has several rows.
-        normalise: see ``Normalise``.
+        feed, items: where batches come from, and the positions of the training items.
         checkpoint: file to go on from and to write every minute; removed by the caller.
-        deadline: ``time.perf_counter()`` value after which no step begins.
+        deadline: value of ``clock`` after which no step begins.
         on_step: called with the number of steps done.
     Returns:
         The fit; ``diverged`` when the loss is no longer a finite number.
     Raises:
-        TrainingError: out of memory with a single image.
+        TrainingError: out of memory with a single item.
     """
     device = torch.device(settings.device)
     _place(module, device)
@@ -115,35 +142,37 @@ def train(
         torch.cuda.reset_peak_memory_stats(device)
     moving = select_parameters(module, groups)
     optimiser = _optimiser(moving, settings)
-    average = {name: p.detach().clone() for _, named in moving for name, p in named} if settings.ema else {}
-    batch_size = min(settings.batch_size, len(indices))
-    truth = labels if callable(labels) else np.ascontiguousarray(labels).__getitem__
-    kept_norm = not settings.renew_norm or batch_size < SMALL_BATCH or is_folded(module)
+    batch_size = min(settings.batch_size, len(items))
     fit = Fit("ok")
     micro_batch = batch_size
-    begun = time.perf_counter()
+    begun = clock()
     with _seeded(settings.seed, device):
         if checkpoint is not None and (state := read_checkpoint(checkpoint)) is not None:
             module.load_state_dict(state["module"])
             optimiser.load_state_dict(state["optimiser"])
-            average = {name: value.to(device) for name, value in state["average"].items()}
             torch.set_rng_state(state["rng"])
             fit.steps, fit.losses = int(state["step"]), list(state["losses"])
             fit.notes.append(f"went on from a checkpoint at step {fit.steps}")
-        train_mode(module, moving, kept_norm)
-        saved = time.perf_counter()
-        for step, rows in _batches(len(indices), batch_size, settings, start=fit.steps):
-            if time.perf_counter() >= deadline:
-                fit.status = "stopped"
+        train_mode(module, moving)
+        saved, started = clock(), fit.steps
+        cooling: tuple[int, int] | None = None  # first step of the cool-down, and the one behind its last
+        for step, rows in _batches(len(items), batch_size, settings, start=fit.steps):
+            now = clock()
+            if now >= deadline:
+                fit.status = "stopped" if fit.steps == 0 else "ok"
+                fit.cut = fit.steps > 0
+                break
+            if cooling is None and step > started and math.isfinite(deadline):
+                cooling = _cool_down(step, settings.steps, (now - begun) / (step - started), deadline - now)
+            if cooling is not None and step >= cooling[1]:
+                fit.cut = True
                 break
             for group in optimiser.param_groups:
-                group["lr"] = settings.rate * group["share"] * _schedule(step, settings)
-            images = as_batch(pixels.batch(indices[rows]))
-            if settings.augment:
-                images = augmented(images, flip=settings.flip)
+                group["lr"] = settings.rate * group["share"] * _schedule(step, settings.steps, cooling)
+            prepared, known = feed.batch(items[rows])
             while True:
                 try:
-                    loss = _accumulate(module, images, rows, truth, micro_batch, normalise, loss_function, settings)
+                    loss = _accumulate(module, prepared, known, micro_batch, feed.normalise, settings)
                     break
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     micro_batch = _smaller(micro_batch, error, fit)
@@ -151,21 +180,19 @@ def train(
                 fit.status = "diverged"
                 fit.notes.append(f"the loss became {loss} at step {step}")
                 break
-            nn.utils.clip_grad_norm_([p for _, named in moving for _, p in named], settings.clip)
+            nn.utils.clip_grad_norm_([p for _, named in moving for _, p in named], CLIP)
             optimiser.step()
             fit.losses.append(loss)
             fit.steps = step + 1
             if not fit.memory_bytes:
                 fit.memory_bytes = _memory(device)
-            if settings.ema:
-                _follow(average, moving, settings.ema, fit.steps)
-            if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                write_checkpoint(checkpoint, _state(module, optimiser, average, fit))
-                saved = time.perf_counter()
+            if checkpoint is not None and clock() - saved > CHECKPOINT_SECONDS:
+                write_checkpoint(checkpoint, _state(module, optimiser, fit))
+                saved = clock()
             if on_step is not None:
                 on_step(fit.steps)
-    if settings.ema:
-        _copy_into(moving, average)
+    if fit.cut:
+        fit.notes.append(f"cooled down after {fit.steps} of {settings.steps} steps: the time for it was over")
     optimiser.zero_grad(set_to_none=True)
     module.eval()
     if fit.status == "ok" and not _finite(moving):
@@ -173,34 +200,45 @@ def train(
         fit.notes.append("a weight is no longer a finite number")
     if device.type == "cuda":
         fit.memory_bytes = _memory(device)
-    fit.seconds = time.perf_counter() - begun
+    fit.seconds = clock() - begun
     return fit
 
 
 def predict(
     module: nn.Module,
-    pixels: PixelBatches,
-    indices: np.ndarray,
-    normalise: Normalise,
+    feed: Feed,
+    items: np.ndarray,
+    take: Callable[[Any, np.ndarray], None],
     *,
+    call: Callable[[Any, np.ndarray], Any] | None = None,
     device: str = "cpu",
     bf16: bool = False,
     batch_size: int = 64,
     deadline: float = math.inf,
-) -> np.ndarray | None:
-    """Outputs (N, K) float32 of ``module`` in eval mode, or None when the deadline came first."""
+) -> bool:
+    """Hand the outputs of ``module`` (a ``core.task.Learner``) in eval mode to ``take``, batch by batch.
+
+    Args:
+        take: called with outputs and the positions of their items: ``Evaluator.update`` is one.
+        call: (batch, positions) -> what to take; the learner's ``predict`` when not given.
+    Returns:
+        False when the deadline came first.
+    """
     target = torch.device(device)
     _place(module, target)
     module.eval()
-    found = []
+    learner = cast(Learner, module)
     with torch.inference_mode():
-        for start in range(0, len(indices), batch_size):
+        for start in range(0, len(items), batch_size):
             if time.perf_counter() >= deadline:
-                return None
-            images = as_batch(pixels.batch(indices[start : start + batch_size]))
+                return False
+            some = items[start : start + batch_size]
+            prepared = feed.prepared(some)
             with torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
-                found.append(module(normalise(images)).float().cpu().numpy())
-    return np.concatenate(found)
+                batch = feed.normalise(prepared)
+                outputs = learner.predict(batch) if call is None else call(batch, some)
+            take(outputs, some)
+    return True
 
 
 def as_batch(prepared: Any) -> Any:
@@ -225,28 +263,15 @@ def select_parameters(module: nn.Module, groups: Sequence[Group]) -> list[tuple[
     return moving
 
 
-def train_mode(
-    module: nn.Module, moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]], kept_norm: bool
-) -> None:
-    """Train mode, except for batch-norm layers whose weights do not move or whose statistics are kept."""
-    moved = {id(p) for _, named in moving for _, p in named}
+def train_mode(module: nn.Module, moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> None:
+    """Train mode, except for pretrained batch-norm layers: they keep their statistics (docs/confirm.md says what
+    renewing them costs). Those of new layers (a decoder) have none yet and learn them."""
+    new = getattr(module, "new", ())
     module.train()
-    for child in module.modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            affine = [p for p in child.parameters(recurse=False) if id(p) in moved]
-            if kept_norm or (child.affine and not affine):
-                child.eval()
-
-
-def augmented(images: torch.Tensor, *, flip: bool) -> torch.Tensor:
-    """uint8 (B, H, W, C): a crop of 70-100 % of each image's area, and a mirror image of half of them."""
-    from torchvision.transforms.v2 import RandomHorizontalFlip, RandomResizedCrop
-
-    height, width = images.shape[1:3]
-    crop = RandomResizedCrop((height, width), scale=(0.7, 1.0), ratio=(0.9, 1.11), antialias=True)
-    mirror = RandomHorizontalFlip(0.5 if flip else 0.0)
-    changed = torch.stack([mirror(crop(image)) for image in images.permute(0, 3, 1, 2)])
-    return changed.permute(0, 2, 3, 1)
+    for name, child in module.named_modules():
+        fresh = any(name == prefix or name.startswith(f"{prefix}.") for prefix in new)
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not fresh:
+            child.eval()
 
 
 def _memory(device: torch.device) -> int:
@@ -267,32 +292,30 @@ def _place(module: nn.Module, device: torch.device) -> None:
 
 def _accumulate(
     module: nn.Module,
-    images: Any,
-    items: np.ndarray,
-    truth: Truth,
+    prepared: Any,
+    known: Sequence[Any],
     micro_batch: int,
     normalise: Normalise,
-    loss_function: LossFunction,
     settings: Settings,
 ) -> float:
-    """Gradients of the mean loss over the rows of the batch, in pieces of at most ``micro_batch`` items."""
+    """Gradients of the mean loss of the batch, in pieces of at most ``micro_batch`` items."""
+    learner = cast(Learner, module)
     module.zero_grad(set_to_none=True)
-    total, whole = 0.0, len(truth(items))
-    for part in _pieces(images, micro_batch):
-        piece = normalise(images[part])
-        labels = torch.from_numpy(truth(items[part])).to(piece.device)
-        with torch.autocast(piece.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            logits = module(piece)
-        loss = loss_function(logits, labels) * (len(labels) / whole)
+    total, whole = 0.0, learner.weight(known)
+    for part in _pieces(prepared, micro_batch):
+        piece, annotations = normalise(prepared[part]), known[part]
+        with torch.autocast(torch.device(settings.device).type, dtype=torch.bfloat16, enabled=settings.bf16):
+            loss = learner.loss(piece, annotations)
+        loss = loss * (learner.weight(annotations) / whole if whole else 0.0)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 
 
-def _pieces(images: Any, micro_batch: int) -> Iterable[slice]:
-    if isinstance(images, Tokens):  # texts read in windows have many rows each
-        return images.pieces(micro_batch, MAX_TOKENS)
-    return [slice(start, start + micro_batch) for start in range(0, len(images), micro_batch)]
+def _pieces(prepared: Any, micro_batch: int) -> Iterable[slice]:
+    if isinstance(prepared, Tokens):  # texts read in windows have many rows each
+        return prepared.pieces(micro_batch, MAX_TOKENS)
+    return [slice(start, start + micro_batch) for start in range(0, len(prepared), micro_batch)]
 
 
 def _smaller(micro_batch: int, error: Exception, fit: Fit) -> int:
@@ -329,12 +352,38 @@ def _optimiser(
     return torch.optim.AdamW(groups, lr=settings.rate, fused=fused)
 
 
-def _schedule(step: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    warmup = max(1, round(settings.warmup * settings.steps))
+def _schedule(step: int, steps: int, cooling: tuple[int, int] | None = None) -> float:
+    """Linear warm-up, then half a cosine down to zero; a cool-down falls linearly from where the rate is.
+
+    >>> [round(_schedule(step, 20), 2) for step in (0, 1, 2, 11, 19)]
+    [0.5, 1.0, 1.0, 0.5, 0.01]
+    >>> [round(_schedule(step, 20, (4, 8)), 2) for step in (4, 5, 6, 7)]
+    [0.78, 0.58, 0.39, 0.19]
+    """
+    if cooling is not None:
+        first, end = cooling
+        return _schedule(first, steps) * (end - step) / (end - first + 1)
+    warmup = max(1, round(WARMUP * steps))
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _cool_down(step: int, steps: int, seconds: float, left: float) -> tuple[int, int] | None:
+    """(first step of a cool-down, the one behind its last) when no more time is left than it takes.
+
+    Args:
+        step: the one about to begin; ``steps`` are planned.
+        seconds: a step takes, measured; ``left`` until the deadline.
+
+    >>> _cool_down(40, 100, 1.0, 60.0), _cool_down(40, 100, 1.0, 11.5), _cool_down(40, 100, 4.0, 20.0)
+    (None, (40, 50), (40, 44))
+    """
+    fits = int(left / seconds) if seconds > 0 else steps
+    length = max(LEAST_COOL_DOWN, round(COOL_DOWN * step))
+    if step + fits >= steps or fits > length + 1:
+        return None
+    return step, step + max(1, min(length, fits - 1))
 
 
 def _batches(count: int, batch_size: int, settings: Settings, *, start: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -349,38 +398,14 @@ def _batches(count: int, batch_size: int, settings: Settings, *, start: int) -> 
         yield step, order[position * batch_size : (position + 1) * batch_size]
 
 
-def _follow(
-    average: dict[str, torch.Tensor],
-    moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]],
-    decay: float,
-    steps: int,
-) -> None:
-    weight = 1 - min(decay, steps / (steps + 10))  # a young average follows faster
-    for _, named in moving:
-        for name, parameter in named:
-            average[name].lerp_(parameter.detach(), weight)
-
-
-def _copy_into(
-    moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]], average: dict[str, torch.Tensor]
-) -> None:
-    with torch.no_grad():
-        for _, named in moving:
-            for name, parameter in named:
-                parameter.copy_(average[name])
-
-
 def _finite(moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> bool:
     return all(bool(torch.isfinite(p).all()) for _, named in moving for _, p in named)
 
 
-def _state(
-    module: nn.Module, optimiser: torch.optim.Optimizer, average: dict[str, torch.Tensor], fit: Fit
-) -> dict[str, Any]:
+def _state(module: nn.Module, optimiser: torch.optim.Optimizer, fit: Fit) -> dict[str, Any]:
     return {
         "module": module.state_dict(),
         "optimiser": optimiser.state_dict(),
-        "average": average,
         "rng": torch.get_rng_state(),
         "step": fit.steps,
         "losses": fit.losses,
@@ -395,4 +420,4 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-__all__ = ["Fit", "PixelBatches", "Settings", "predict", "train"]
+__all__ = ["Feed", "Fit", "PixelBatches", "Settings", "predict", "train"]

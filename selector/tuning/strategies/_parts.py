@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from torch import nn
 
-from selector.core.errors import TrainingError
+from selector.core.task import Learner
 
 STEM_SHARE = 0.05  # of the head's learning rate, under layer decay; in between it falls geometrically
 
@@ -29,7 +29,7 @@ class Parts:
         stem: before the first block (patch embedding, position embedding, first convolution).
         blocks: one entry a block, in forward order.
         rest: after the last block but before the head (final norm, last convolution).
-        head: the classifier.
+        head: what did not come pretrained: head, decoder, detector.
     """
 
     stem: tuple[str, ...]
@@ -42,47 +42,29 @@ class Parts:
         return [self.stem, *self.blocks, self.rest, self.head]
 
 
-def head_name(module: nn.Module) -> str:
-    """Dotted name of the last linear layer, as ``get_classifier()`` gives it."""
-    head = _classifier(module)
-    for name, child in module.named_modules():
-        if child is head:
-            return str(name)
-    raise TrainingError("get_classifier() returns a layer that is not part of the network; its source must fix that.")
-
-
-def head_layer(module: nn.Module) -> nn.Linear:
-    """The last linear layer.
-
-    Raises:
-        TrainingError: it is something else.
-    """
-    head = _classifier(module)
-    if not isinstance(head, nn.Linear):
-        raise TrainingError(f"the head must be one linear layer. Got {type(head).__name__}.")
-    return head
-
-
-def parts_of(module: nn.Module, blocks: Sequence[str]) -> Parts:
+def parts_of(module: nn.Module, blocks: Sequence[str], new: Sequence[str] | None = None) -> Parts:
     """Sort the parameters of ``module`` into sections.
 
     Args:
-        module: what ``Encoder.with_head`` returned.
+        module: a ``core.task.Learner``.
         blocks: ``Encoder.blocks``; names may lack the prefix that a wrapping module adds.
+        new: prefixes of what did not come pretrained: ``Learner.new`` when not given.
     """
-    prefixes = [found for block in blocks if (found := _resolve(module, block)) is not None]
-    head = head_name(module)
+    new = cast(Learner, module).new if new is None else new
+    children = [name for name, _ in module.named_modules()]
+    prefixes = [found for block in blocks if (found := _resolve(children, block)) is not None]
     names = [name for name, _ in module.named_parameters()]
     owner = {name: _innermost(name, prefixes) for name in names}
-    in_head = [name for name in names if _inside(name, head)]
-    positions = [i for i, name in enumerate(names) if owner[name] is not None]
+    in_head = [name for name in names if any(_inside(name, prefix) for prefix in new)]
+    fresh = set(in_head)
+    positions = [i for i, name in enumerate(names) if owner[name] is not None and name not in fresh]
     first, last = (positions[0], positions[-1]) if positions else (len(names), len(names))
     stem: list[str] = []
     rest: list[str] = []
     by_block: dict[str, list[str]] = {prefix: [] for prefix in prefixes}
     for i, name in enumerate(names):
         block = owner[name]
-        if name in in_head:
+        if name in fresh:
             continue
         if block is not None:
             by_block[block].append(name)
@@ -91,7 +73,7 @@ def parts_of(module: nn.Module, blocks: Sequence[str]) -> Parts:
         elif i > last:
             rest.append(name)
         else:  # between two blocks (a downsampling layer): it feeds the block after it
-            following = next(owner[later] for later in names[i:] if owner[later] is not None)
+            following = next(owner[names[later]] for later in positions if later > i)
             by_block[str(following)].append(name)
     return Parts(tuple(stem), tuple(tuple(by_block[p]) for p in prefixes), tuple(rest), tuple(in_head))
 
@@ -103,12 +85,7 @@ def decayed(sections: Sequence[tuple[str, ...]], layer_decay: bool) -> list[Grou
     return [Group(names, share) for names, share in zip(sections, shares, strict=True) if names]
 
 
-def _classifier(module: Any) -> object:
-    return module.get_classifier()
-
-
-def _resolve(module: nn.Module, block: str) -> str | None:
-    children = [name for name, _ in module.named_modules()]
+def _resolve(children: Sequence[str], block: str) -> str | None:
     if block in children:
         return block
     return next((name for name in children if name.endswith(f".{block}")), None)

@@ -6,13 +6,14 @@ Needs the extra ``lora`` (peft).   Source: Hu et al., ICLR 2022, arXiv:2106.0968
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from selector.core.errors import ConfigError, TrainingError
+from selector.core.task import Learner
 from selector.tuning.strategies import strategy
-from selector.tuning.strategies._parts import Group, Parts, head_name
+from selector.tuning.strategies._parts import Group, Parts
 
 RANK = 8
 ALPHA = 16  # the update is scaled by alpha / rank
@@ -28,7 +29,7 @@ class Lora:
     rate_factor = 10.0  # matrices that start at zero bear, and need, more
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with peft's layers put in place; it keeps ``get_classifier``.
+        """The module with peft's layers put in place; still a learner.
 
         Raises:
             ConfigError: peft is not installed.
@@ -67,12 +68,12 @@ class Lora:
 
 
 def lora_layers(module: nn.Module) -> list[str]:
-    """Names of the layers that take matrices: linear ones and convolutions that are not grouped, but the head."""
-    head = head_name(module)
+    """Names of the layers that take matrices: linear ones and convolutions that are not grouped, but none of the new ones."""
+    new = cast(Learner, module).new
     return [
         name
         for name, layer in module.named_modules()
-        if name != head
+        if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in new)
         and (
             type(layer) is nn.Linear
             or type(layer).__name__

@@ -1,0 +1,34 @@
+"""Light augmentation of prepared images: geometry moves a picture and its annotation together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+SCALE, RATIO = (0.7, 1.0), (0.9, 1.11)  # share of the area that a crop keeps, and its aspect
+
+
+def augmented(batch: Any, annotations: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """A crop of 70-100 % of each image's area, and a mirror image of half of them.
+
+    Args:
+        batch: uint8 tensor (B, H, W, C); anything else (tokens of texts) is left as it is.
+        annotations: an entry an item, of any structure: in it ``tv_tensors`` (masks, boxes) move with their
+            picture, everything else stays.
+    Draws from torch's global generator.
+    """
+    import torch
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
+
+    if not isinstance(batch, torch.Tensor):
+        return batch, list(annotations)
+    height, width = batch.shape[1:3]
+    change = Compose([RandomResizedCrop((height, width), SCALE, RATIO, antialias=True), RandomHorizontalFlip(0.5)])
+    images, moved = [], []
+    for image, annotation in zip(batch.permute(0, 3, 1, 2), annotations, strict=True):
+        # an annotation that is a plain tensor would be taken for a picture: only tv_tensors may move
+        image, annotation = change(tv_tensors.Image(image), annotation)
+        images.append(image.as_subclass(torch.Tensor))
+        moved.append(annotation)
+    return torch.stack(images).permute(0, 2, 3, 1), moved

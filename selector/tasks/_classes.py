@@ -1,0 +1,179 @@
+"""What tasks with one class a row share: checks, confusion matrices, per-class tables, calibration, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from selector.core.contracts import Target
+from selector.core.errors import ConfigError, TargetError
+from selector.core.task import NotFinite
+
+IMBALANCE = 3.0  # the largest class over the smallest: above it the loss is weighted
+MAX_WEIGHT = 10.0  # one rare image must not outweigh a batch
+CALIBRATION_BINS = 15
+MOST_RANKS = 2**21  # entries (N, C) that are kept for the area under the curve of a resample: 8 MB
+
+
+def checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays, labels as int64.
+
+    Raises:
+        TargetError: other shapes, labels that are no outputs.
+        NotFinite: outputs that are not finite.
+    """
+    if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
+        raise TargetError(
+            f"expected logits (N, C) and labels (N,) with N > 0. Got {logits.shape} and {np.shape(labels)}."
+        )
+    if not np.isfinite(logits).all():
+        raise NotFinite(f"logits must be finite; {int((~np.isfinite(logits)).any(axis=1).sum())} row(s) are not.")
+    labels = np.asarray(labels).astype(np.int64)
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise TargetError(
+            f"labels must be ints in 0..{logits.shape[1] - 1}. Got values from {labels.min()} to {labels.max()}."
+        )
+    return logits, labels
+
+
+def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature that minimises the log-loss of these (validation) logits; within 0.05..20.
+
+    Cost: some 40 softmaxes.   Source: Guo et al., ICML 2017, arXiv:1706.04599.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits, labels = checked(logits, labels)
+
+    def log_loss(log_temperature: float) -> float:
+        scaled = logits.astype(np.float64) / np.exp(log_temperature)
+        top = scaled.max(axis=1, keepdims=True)
+        normaliser = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
+        return float((normaliser - scaled[np.arange(len(labels)), labels]).mean())
+
+    best = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(best.x))
+
+
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray | None:
+    """float32 (C,) with mean 1 over the rows, or None while the classes are of similar size.
+
+    The root of inverse frequency rather than the inverse: full balancing gives a handful of images
+    gradients that a fine-tuned network memorises. A class without rows weighs 0.
+    """
+    counts = np.bincount(labels, minlength=num_classes).astype(np.float64)
+    present = counts > 0
+    if present.sum() < 2 or counts.max() / counts[present].min() <= IMBALANCE:
+        return None
+    weights = np.where(present, 1.0 / np.sqrt(np.maximum(counts, 1.0)), 0.0)
+    weights /= (weights * counts).sum() / counts.sum()
+    weights = np.minimum(weights, MAX_WEIGHT)
+    result: np.ndarray = (weights / ((weights * counts).sum() / counts.sum())).astype(np.float32)
+    return result
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """int (C, C): rows are the true class, columns the predicted one. One pass, for thousands of resamples.
+
+    >>> confusion_matrix(np.array([0, 1, 0]), np.array([0, 1, 1]), 2)
+    array([[1, 0],
+           [1, 1]])
+    """
+    pairs = labels.astype(np.int64) * classes + predicted
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def precision_recall(table: np.ndarray) -> Mapping[str, np.ndarray]:
+    """precision, recall and f1, each (C,), of a confusion matrix; 0 where nothing is there to divide by."""
+    right = np.diag(table).astype(np.float64)
+    predicted, actual = table.sum(axis=0), table.sum(axis=1)
+    both = predicted + actual
+    return {
+        name: np.divide(top, below, out=np.zeros_like(right), where=below > 0)
+        for name, top, below in (("precision", right, predicted), ("recall", right, actual), ("f1", 2 * right, both))
+    }
+
+
+def macro_f1(table: np.ndarray) -> float:
+    """Mean F1 over the classes that occur or are predicted, of a confusion matrix (C, C)."""
+    met = (table.sum(axis=1) > 0) | (table.sum(axis=0) > 0)
+    return float(precision_recall(table)["f1"][met].mean())
+
+
+def balanced_accuracy(table: np.ndarray) -> float:
+    """Mean recall of the classes present."""
+    return float(precision_recall(table)["recall"][table.sum(axis=1) > 0].mean())
+
+
+def per_class_table(table: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a class, in label order: class, items, precision, recall, f1."""
+    if len(class_names) != len(table):
+        raise ConfigError(f"expected {len(table)} class names, one an output. Got {len(class_names)}.")
+    metrics = precision_recall(table)
+    return [
+        {"class": name, "items": int(table[i].sum()), **{key: float(column[i]) for key, column in metrics.items()}}
+        for i, name in enumerate(class_names)
+    ]
+
+
+def dense_ranks(probabilities: np.ndarray) -> np.ndarray | None:
+    """int32 (N, C) dense ranks within each column: all that an area under the curve of any resample needs, ties
+    included. None beyond ``MOST_RANKS`` entries."""
+    from scipy.stats import rankdata
+
+    if probabilities.size > MOST_RANKS:
+        return None
+    return np.asarray(rankdata(probabilities, method="dense", axis=0)).astype(np.int32)
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve, one against the rest, mean over classes that are present; scores or ranks (N, C).
+
+    Ties count half. NaN when fewer than two classes are present. As ``sklearn.metrics.roc_auc_score`` of each
+    class, by ranks of all columns at once, since a bootstrap asks hundreds of times.
+    """
+    from scipy.stats import rankdata
+
+    present = np.unique(labels)
+    if len(present) < 2:
+        return float("nan")
+    positive = labels[:, None] == present
+    n_positive = positive.sum(axis=0)
+    sums = np.where(positive, rankdata(scores[:, present], axis=0), 0.0).sum(axis=0)
+    areas = (sums - n_positive * (n_positive + 1) / 2) / (n_positive * (len(labels) - n_positive))
+    return float(areas.mean())
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Expected calibration error of the predicted class: Σ share of bin · |accuracy − confidence|, 15 equal bins.
+
+    torchmetrics' binary form is the multiclass one once the predicted class and its probability are known.
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    sure, right = torch.from_numpy(np.ascontiguousarray(confidence)), torch.from_numpy(np.ascontiguousarray(correct))
+    return float(binary_calibration_error(sure, right.int(), CALIBRATION_BINS, "l1", validate_args=False))
+
+
+def check_classes(target: Target) -> None:
+    """Raises TargetError: the training rows are all of one class."""
+    if len(np.unique(target.labels_of(target.indices("train")))) < 2:
+        raise TargetError(
+            f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
+        )
+
+
+def absent_classes(target: Target, told: Sequence[str] = ()) -> list[str]:
+    """A sentence a split that lacks classes; ``told``: those that another note names."""
+    found = []
+    for split in ("train", "val", "test"):
+        present = set(target.labels_of(target.indices(split)).tolist())
+        absent = [name for i, name in enumerate(target.class_names) if i not in present and name not in told]
+        if absent:
+            shown = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
+            effect = "cannot be learned" if split == "train" else f"are in no {split} figure"
+            found.append(f"{len(absent)} class(es) without {target.row_noun}s in {split} {effect}: {shown}.")
+    return found
