@@ -11,7 +11,17 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from selector.config import ClassNames, ConfirmConfig, HistoryLike, ProxyLike, ScanConfig, StoreLike, Words, ZooLike
+from selector.config import (
+    READ,
+    ClassNames,
+    ConfirmConfig,
+    HistoryLike,
+    ProxyLike,
+    ScanConfig,
+    StoreLike,
+    Words,
+    ZooLike,
+)
 from selector.core.contracts import ProgressCallback
 from selector.proxies import score
 from selector.results import Ranking
@@ -66,7 +76,7 @@ def rank(
     out: str | os.PathLike[str] | bool | None = None,
     force: bool = False,
     offline: bool = False,
-    history: HistoryLike = True,
+    history: HistoryLike = READ,
     seed: int = 0,
     intervals: bool = True,
     drop: Literal["auto", "off", "force"] = "auto",
@@ -114,8 +124,9 @@ def rank(
         out: folder of the run; True for ``runs/NAME``; None saves nothing unless ``confirm``.
         force: replace a confirmed run in that folder by one that is not confirmed, or of another target.
         offline: never touch the network; models whose weights are missing become failed rows.
-        history: past results that the prior rests on and that a confirmation adds to: True for the
-            user's own, False for none (published tables do not enter either), or a file.
+        history: past results that the prior rests on: ``"read"`` for the user's own, to which nothing is added;
+            True to add what a confirmation measures as well; False for none (published tables do not enter
+            either); or a file, which is read and added to.
         seed: of splits, subsamples and training.
         intervals: compute 90 % intervals and the probabilities that rest on them.
         drop: stop models early whose intervals can no longer reach the top k (``auto``: from 8 models on).
@@ -149,7 +160,7 @@ def confirm(
     out: str | os.PathLike[str] | bool | None = None,
     force: bool = False,
     offline: bool = False,
-    history: HistoryLike = True,
+    history: HistoryLike = READ,
     seed: int | None = None,
     target: Any = None,
     progress: ProgressCallback | None = None,
@@ -170,7 +181,7 @@ def confirm(
         store: the run's own when not given.
         out: the run's folder; None for the ranking's own.
         force: as for ``rank``.
-        history: where the measured figures are added: True for the user's own, False for nowhere,
+        history: where the measured figures are added: True for the user's own, ``"read"`` or False for nowhere,
             or a file.
         seed: of the training; the run's own when not given.
         target: the data, when the ranking was made from objects in memory and then saved.

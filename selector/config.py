@@ -35,6 +35,8 @@ ZooLike: TypeAlias = str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str]
 ProxyLike: TypeAlias = str | Callable[..., Score | float]
 StoreLike: TypeAlias = str | os.PathLike[str] | FeatureStore
 HistoryLike: TypeAlias = bool | str | os.PathLike[str] | History
+READ = "read"
+"""The user's own history is read and nothing is added to it: what a library call does unless it is asked."""
 
 __all__ = [
     "ClassNames",
@@ -189,7 +191,7 @@ class _Machine(Options):
         panel=SELECT, record=False,
     )  # fmt: skip
     history: SkipValidation[HistoryLike] = option(
-        True, "Use what was measured before ('selector history list') and add to it."
+        READ, "Use what was measured before ('selector history list') and add to it.", cli_default=True, usual=True
     )
     progress: SkipValidation[ProgressCallback | None] = option(
         None, "Called with every step; None for silence.", cli=False, record=False

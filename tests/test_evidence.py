@@ -1,6 +1,7 @@
 """Evidence: a pool-independent scale, honest probabilities, a set that cannot be told apart."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,3 +240,25 @@ def test_identical_models_share_what_one_of_them_would_have(pool):
     assert sum(e.p_best for e in evidence.values()) == pytest.approx(1)
     assert sum(e.p_top_k for e in evidence.values()) == pytest.approx(2)
     assert all(evidence[name].mean_rank == pytest.approx(2.5, abs=0.05) for name in same)
+
+
+def test_own_results_never_overturn_what_the_target_says_clearly(pool):
+    """However often the poor model won elsewhere: what this target separates stays separated."""
+    history = [
+        Result(f"t{t}", m, "accuracy", v, items=300, run="r")
+        for t in range(40)
+        for m, v in (("poor", 0.95), ("fair", 0.7), ("good", 0.4))
+    ]
+    prior = static_prior(dict.fromkeys(pool, ModelFacts()), history)
+    assert prior.scores["poor"].effect > 0 > prior.scores["good"].effect
+    pool = {
+        n: {p: replace(s, blocks=s.value + (s.blocks - s.blocks.mean()) / 5) for p, s in m.items()}
+        for n, m in pool.items()
+    }
+    plain, moved = combine(pool, FACTS), combine(pool, FACTS, prior=prior)
+    assert plain["good"].low > plain["poor"].high  # clearly apart
+    assert moved["good"].value >= moved["poor"].value
+    for name in pool:
+        half = (plain[name].high - plain[name].low) / 2
+        assert abs(moved[name].prior) <= half + 1e-12
+        assert moved[name].high - moved[name].low > 2 * half  # with an error of its own

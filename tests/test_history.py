@@ -181,7 +181,7 @@ def test_a_file_of_a_newer_version_is_left_alone(history):
         connection.execute("PRAGMA user_version = 99")
     before = history.path.read_bytes()
     for call in (history.results, lambda: history.add([result("b")])):
-        with pytest.raises(HistoryError, match=r"has format 99, this version of selector reads 1; update selector"):
+        with pytest.raises(HistoryError, match=r"has format 99, this version of selector reads 2; update selector"):
             call()
     assert history.path.read_bytes() == before
 

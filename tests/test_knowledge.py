@@ -37,8 +37,12 @@ def past():
 
 def test_past_results_move_the_evidence_and_the_run_says_so(photos, tmp_path, past):
     alone = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
+    before = selector.rank(photos, **FAST, store=tmp_path / "store", history=tmp_path / "empty.sqlite")
     ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=tmp_path / "run")
-    assert ranking["tiny-vit"].prior.shift > 0 > ranking["tiny-resnet"].prior.shift
+    moved = {name: ranking[name].prior.shift - before[name].prior.shift for name in ("tiny-vit", "tiny-resnet")}
+    assert moved["tiny-vit"] > moved["tiny-resnet"]
+    for name, shift in moved.items():
+        assert abs(shift) <= (before[name].evidence_high - before[name].evidence_low) / 2 + 1e-9  # what is open
     for model in ranking:
         assert model.skill == alone[model.name].skill
         assert model.evidence == pytest.approx(model.skill + model.prior.shift)
@@ -72,6 +76,9 @@ def test_a_confirmation_adds_what_was_measured_once(photos, tmp_path):
     ranking = selector.rank(photos, **FAST, store=tmp_path / "store")
     assert not default_path().exists()  # a scan without a confirmation measures nothing
     confirm = {"top_k": 2, "strategies": ["frozen"], "store": tmp_path / "store", "out": tmp_path / "run"}
+    selector.confirm(ranking, **confirm)
+    assert not default_path().exists()  # a library call adds only when it is asked
+    confirm["history"] = True
     done = selector.confirm(ranking, **confirm)
     kept = History().results()
     measured = {r.model: r.value for r in kept if r.kind == "measured"}
@@ -82,6 +89,7 @@ def test_a_confirmation_adds_what_was_measured_once(photos, tmp_path):
     predicted = {r.model: (r.metric, r.value) for r in kept if r.kind == "predicted"}
     assert predicted == {m.name: ("skill:knn+logme", m.skill) for m in done}
     assert kept[0].facts["pretraining_images"] == 0
+    assert {r.items for r in kept} == {done.target["splits"]["val"]}
     selector.confirm(ranking, **confirm)
     assert len(History().results()) == len(kept)
 

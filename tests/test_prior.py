@@ -341,3 +341,45 @@ def test_having_been_measured_once_does_not_make_the_facts_of_a_model_weigh_more
     adds = {m: s.weight / (1 - s.weight) * s.value for m, s in prior.scores.items()}
     assert adds["seen"] < adds["beside it"]  # as they were measured
     assert (adds["seen"] + adds["beside it"]) / 2 == pytest.approx(adds["twin"])
+
+
+# ---------------------------------------------------------------------------- own results
+
+
+def own(values, target, items, **changes):
+    return [row(m, target, v, items=items, run="r", **changes) for m, v in zip(MODELS, values, strict=False)]
+
+
+def test_an_inconclusive_target_says_nothing_and_a_decisive_one_nearly_all():
+    """Six images, 6/6 against 5/6, are no result; 80 against 60 % on 300 images are one."""
+    toy = static_prior(NOTHING, [r for t in "abcd" for r in own([1.0, 5 / 6, 5 / 6], t, 6)])
+    assert toy.targets == 0
+    assert values(toy) == [0.0] * len(MODELS)
+    by_items = [
+        static_prior(NOTHING, [r for t in "abcd" for r in own([0.8, 0.6, 0.5], t, n)]).scores["m0"].value
+        for n in (30, 60, 300, 0)
+    ]
+    assert 0 < by_items[0] < by_items[1] < by_items[2]
+    assert by_items[2] == pytest.approx(by_items[3], rel=0.05)
+
+
+def test_own_results_count_from_three_unlike_targets_on():
+    clear = [0.9, 0.5, 0.3]
+    two = [*own(clear, "a", 300), *own(clear, "b", 300)]
+    alike = [r for t in "abc" for r in own(clear, t, 300, target_name="flowers")]  # three samples of one data set
+    toys = [*two, *own([1.0, 5 / 6, 5 / 6], "c", 6)]
+    for history in (two, alike, toys):
+        prior = static_prior(NOTHING, history, fewest_own=3)
+        assert values(prior) == [0.0] * len(MODELS)
+        assert prior.left_out == {"own results: fewer than 3 unlike, decisive targets": len(history)}
+    assert static_prior(NOTHING, [*two, *own(clear, "c", 300)], fewest_own=3).scores["m0"].value > 0
+
+
+def test_the_error_of_own_results_shrinks_with_the_targets():
+    errors = [
+        static_prior(NOTHING, [r for t in range(n) for r in own([0.9, 0.7, 0.5], f"t{t}", 300)]).scores["m0"].deviation
+        for n in (2, 4, 8)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert 0 < errors[-1] < errors[0] < 1
+    assert static_prior({"m0": ModelFacts(parameters=1e7)}).scores["m0"].deviation == 0

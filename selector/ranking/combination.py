@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ from selector.results import PriorCell
 
 DRAWS = 4000
 AT_CHANCE = 0.05  # no model does clearly better than chance where the best skill is below
+_MOST_DEVIATIONS = 2.0  # of rank that own results move a model by, mostly
+_OPEN = math.inf  # without intervals nothing is known of what the target leaves open
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Evidence:
             "tied": self.tied,
             "skill": self.skill,
             "members": dict(self.members),
-            "prior": None if self.known is None else PriorCell(self.prior, **asdict(self.known)),
+            "prior": None if self.known is None else _prior_cell(self.prior, self.known),
         }
 
 
@@ -159,6 +161,10 @@ MEMBERS: Mapping[LabelKind, Mapping[str, _Skill]] = {
 with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
 
 
+def _prior_cell(moved: float, known: PriorScore) -> PriorCell:
+    return PriorCell(moved, known.value, known.origin, known.targets, known.weight)
+
+
 class _Member(NamedTuple):
     """A proxy of one facet: the key of its scores, its scale, and its share of the mean."""
 
@@ -225,15 +231,17 @@ def combine(
     skills = {m: {p.key: float(p.scale(np.asarray(scores[m][p.key].value), p.facts)) for p in members} for m in names}
     means = np.array([sum(p.share * skills[m][p.key] for p in members) for m in names])
     known = {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
-    shifts = np.array([shift(known[m]) if m in known else 0.0 for m in names])
-    values = means + shifts
     deviations = _deviations([[scores[m][p.key] for p in members] for m in names], members)
-    noise = _noise(values, deviations, top_k, seed)
+    quantile = t_quantile(deviations.shape[1] - 1)
+    halves = quantile * np.sqrt((deviations**2).sum(axis=1)) if deviations.shape[1] else np.full(len(names), _OPEN)
+    shifts = np.array([shift(known[m], half) if m in known else 0.0 for m, half in zip(names, halves, strict=True)])
+    errors = np.array([shift_error(known[m]) if m in known else 0.0 for m in names])
+    values = means + shifts
+    noise = _noise(values, deviations, errors, top_k, seed)
     if means.max() < AT_CHANCE:  # which of several that know nothing is the best is no question
         noise = [n._replace(p_best=None, p_top_k=None) for n in noise]
     first = int(np.argmax(values))
-    quantile = t_quantile(deviations.shape[1] - 1)
-    to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1))
+    to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1) + _pair(errors, first))
     return {
         name: Evidence(
             value=float(values[i]),
@@ -250,14 +258,35 @@ def combine(
     }
 
 
-def shift(known: PriorScore) -> float:
+def shift(known: PriorScore, half: float = math.inf) -> float:
     """What a prior of weight w adds to a skill.
 
     (1 - w) · skill + w · s · prior, divided by 1 - w: the same order, and a model of which nothing is
     known keeps its skill. The prior is in deviations of rank; s puts it on the scale of the members:
     how far models lie apart in skill per deviation of rank, frozen, so that the pool cannot move it.
+
+    Args:
+        half: half-width of the skill's own 90 % interval. What this machine's own results add stays within it:
+            they decide between models that the target leaves open and never overturn what it says clearly.
     """
-    return known.weight / (1 - known.weight) * calibration().skill_per_deviation * known.value
+    scale = calibration().skill_per_deviation
+    if known.without_own is None:
+        return scale * known.effect
+    # shrunk rather than only cut, so that two models that both exceed the bound keep their order
+    own = min(scale, half / _MOST_DEVIATIONS) * (known.effect - known.without_own)
+    return scale * known.without_own + float(np.clip(own, -half, half))
+
+
+def shift_error(known: PriorScore) -> float:
+    """Standard error of a shift that rests on this machine's own results."""
+    return known.weight / (1 - known.weight) * calibration().skill_per_deviation * known.deviation
+
+
+def _pair(errors: np.ndarray, other: int) -> np.ndarray:
+    """Variances of the priors' differences to one model; 0 for itself."""
+    found: np.ndarray = errors**2 + errors[other] ** 2
+    found[other] = 0.0
+    return found
 
 
 def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping[str, str] | None = None) -> list[str]:
@@ -315,16 +344,16 @@ class _Noise(NamedTuple):
     mean_rank: float | None = None
 
 
-def _noise(values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int) -> list[_Noise]:
+def _noise(values: np.ndarray, deviations: np.ndarray, errors: np.ndarray, top_k: int, seed: int) -> list[_Noise]:
     if not deviations.shape[1]:
         return [_Noise()] * len(values)
-    half = t_quantile(deviations.shape[1] - 1) * np.sqrt((deviations**2).sum(axis=1))
-    columns = (values - half, values + half, *_probabilities(values, deviations, top_k, seed))
+    half = t_quantile(deviations.shape[1] - 1) * np.sqrt((deviations**2).sum(axis=1) + errors**2)
+    columns = (values - half, values + half, *_probabilities(values, deviations, errors, top_k, seed))
     return [_Noise(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
 def _probabilities(
-    values: np.ndarray, deviations: np.ndarray, top_k: int, seed: int
+    values: np.ndarray, deviations: np.ndarray, errors: np.ndarray, top_k: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """P(best), P(top k) and the mean rank of every model, over draws of the rows."""
     from scipy.stats import rankdata
@@ -334,6 +363,8 @@ def _probabilities(
     draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
     if blocks > 1:  # t with blocks - 1 degrees of freedom, as the intervals
         draws /= np.sqrt(rng.chisquare(blocks - 1, (DRAWS, 1)) / (blocks - 1))
+    if errors.any():
+        draws += rng.standard_normal(draws.shape) * errors
     # equal models share their places; the products of equal rows may differ in the last digit
     drawn = np.round(values + draws, 10)
     above = rankdata(-drawn, method="min", axis=1) - 1

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from selector.core.errors import ConfigError, HistoryError, did_you_mean
 
-VERSION = 1
+VERSION = 2
 Kind = Literal["measured", "predicted"]
 KINDS: tuple[Kind, ...] = ("measured", "predicted")
 _VARIABLE = "SELECTOR_HISTORY"
@@ -52,6 +52,7 @@ class Result:
         when: UTC, ISO 8601; filled in when the row is added.
         facts: what was known of the model without the target (parameters, upstream accuracy, ...),
             so that facts can be weighted by what was measured, whichever models a later run looks at.
+        items: validation items behind ``value``; 0 where unknown. A few items decide little.
     """
 
     target: str
@@ -66,6 +67,7 @@ class Result:
     run: str = ""
     when: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
+    items: int = 0
 
     def __post_init__(self) -> None:
         for column in fields(self):
@@ -78,6 +80,9 @@ class Result:
                     isinstance(value, Mapping) and all(isinstance(k, str) and _finite(v) for k, v in value.items())
                 ):
                     raise ConfigError(f"The 'facts' of a result must be finite numbers by name. Got {value!r}.")
+            elif column.name == "items":
+                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                    raise ConfigError(f"The 'items' of a result must be an int >= 0. Got {value!r}.")
             elif not isinstance(value, str):
                 raise ConfigError(f"The {column.name!r} of a result must be text. Got {value!r}.")
         for name in ("target", "model", "metric"):
@@ -94,9 +99,11 @@ def _finite(value: object) -> bool:
 _COLUMNS = tuple(column.name for column in fields(Result))
 _NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
 _KEY = ("target", "model", "source", "strategy", "metric", "kind", "run")
+_TYPES = {"value": "REAL", "items": "INTEGER"}
+_ASSUMED_ITEMS = 30  # of rows of format 1, which did not say: few, so that they decide little
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS results ("
-    + ", ".join(f'"{name}" {"REAL" if name == "value" else "TEXT"} NOT NULL' for name in _COLUMNS)
+    + ", ".join(f'"{name}" {_TYPES.get(name, "TEXT")} NOT NULL' for name in _COLUMNS)
     + ", UNIQUE ("
     + ", ".join(_KEY)
     + "))"
@@ -232,6 +239,9 @@ class History:
             )
         if version == 0:
             connection.execute(_SCHEMA)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        elif version == 1:
+            connection.execute(f'ALTER TABLE results ADD COLUMN "items" INTEGER NOT NULL DEFAULT {_ASSUMED_ITEMS}')
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def _set_aside(self, error: sqlite3.Error) -> HistoryError:

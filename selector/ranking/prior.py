@@ -37,6 +37,8 @@ _FEWEST_TARGETS = 2  # leaving one out must leave one
 _RIDGE_ROWS = 20.0  # the fixed weights count as much as this many measured models
 _RANK_ROWS = 1.0  # a model's facts count as much as this many measured targets
 _RANK_DEVIATION = 1 / math.sqrt(12)  # of a uniform rank in 0..1
+FEWEST_OWN_TARGETS = 3  # unlike targets of this machine below which its own results do not enter
+_DECISIVE = 0.25  # reliability from which a target counts among them
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,22 @@ class PriorScore:
         targets: earlier targets on which this model was measured.
         weight: share that this value deserves in a combined score, 0..0.5. It depends on what the
             value rests on, the model's own results or its facts, and on nothing of the pool.
+        deviation: standard error of ``value`` where it rests on this machine's own results, else 0.
+        without_own: weight / (1 - weight) · value as it is without this machine's own results; None where they
+            do not enter. What they add is bounded by what the target itself leaves open (``combination``).
     """
 
     value: float
     origin: str
     targets: int = 0
     weight: float = 0.0
+    deviation: float = 0.0
+    without_own: float | None = None
+
+    @property
+    def effect(self) -> float:
+        """What it adds to a normalised score, in deviations of rank."""
+        return self.weight / (1 - self.weight) * self.value
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,7 @@ class _Column:
     models: tuple[str, ...]
     ranks: np.ndarray
     published: bool = False
+    reliability: float = 1.0
 
 
 def static_prior(
@@ -165,6 +178,7 @@ def static_prior(
     target_name: str = "",
     strategy: str = "",
     sources: Mapping[str, str] | None = None,
+    fewest_own: int = 0,
 ) -> Prior:
     """Prior scores of the models in ``facts``, and how they were made.
 
@@ -178,6 +192,7 @@ def static_prior(
             order models differently.
         sources: of the pool's models, as the zoo names them; results of a model of the same name
             and another source belong to another model.
+        fewest_own: unlike, decisive targets of this machine below which its own results do not enter.
     Returns:
         One score a model of ``facts``, in the same order.
     Raises:
@@ -188,14 +203,27 @@ def static_prior(
         raise ConfigError("A prior needs at least one model. Got none.")
     usable, left_out = _usable(history, target, target_name, strategy, sources or {})
     columns, past = _columns(usable), _past_facts(usable)
+    alike = {row.target: row.target_name or row.target for _, row in usable}
+    own = {alike[c.target] for c in columns if not c.published and c.reliability >= _DECISIVE}
+    base: Prior | None = None
+    if len(own) < fewest_own:
+        few = sum(row.origin != "published" for _, row in usable)
+        if few:
+            left_out[f"own results: fewer than {fewest_own} unlike, decisive targets"] = few
+        columns = [c for c in columns if c.published]
+        usable = [(model, row) for model, row in usable if row.origin == "published"]
+        past = _past_facts(usable)
+    elif own:
+        published = [row for _, row in usable if row.origin == "published"]
+        base = static_prior(facts, published, target=target, target_name=target_name, sources=sources)
     agreement = _left_out_agreement(past, columns)
     method: Method = max(METHODS, key=lambda m: agreement[m]) if agreement else "facts"
     values = _predict(method, facts, past, columns, list(facts))
     weights = {"facts": _FIXED, "ridge": _ridge(past, columns)}.get(method, ())
     counts = {m: len({c.target for c in columns if m in c.models}) for m in facts}
-    own = [c for c in columns if not c.published]
-    by_facts = _left_out_agreement(past, columns, judged=own)
-    facts_weight = _weight(by_facts.get("ridge" if method == "ridge" else "facts"), _tried(own))
+    judged = [c for c in columns if not c.published]
+    by_facts = _left_out_agreement(past, columns, judged=judged)
+    facts_weight = _weight(by_facts.get("ridge" if method == "ridge" else "facts"), _tried(judged))
     weight = _weight(agreement.get(method), _tried(columns)) if method == "mean rank" else facts_weight
     if method == "mean rank" and weight > 0:
         # a mean rank is linear in the facts that it is drawn towards and in the ranks; having been measured
@@ -204,14 +232,17 @@ def static_prior(
         discount = facts_weight * (1 - weight) / ((1 - facts_weight) * weight)
         was_measured = np.array([counts[m] > 0 for m in facts])
         values = np.where(was_measured, ranks + discount * (values - ranks), values)
+    errors = _mean_rank_errors(columns, list(facts)) if method == "mean rank" else [0.0] * len(facts)
     scores = {
         model: PriorScore(
             float(value / _RANK_DEVIATION),
             _origin(method, facts[model], counts[model]),
             counts[model],
             0.0 if not value else weight if counts[model] else facts_weight,
+            deviation if base is not None and counts[model] and method == "mean rank" else 0.0,
+            None if base is None else base.scores[model].effect,
         )
-        for model, value in zip(facts, values, strict=True)
+        for (model, value), deviation in zip(zip(facts, values, strict=True), errors, strict=True)
     }
     return Prior(
         scores=scores,
@@ -294,20 +325,42 @@ def _names(target_name: str, data_set: str) -> bool:
 def _columns(rows: Sequence[tuple[str, Result]]) -> list[_Column]:
     """Ranks by target, strategy and metric; columns that order nothing are left out."""
     cells: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
+    items: dict[tuple[str, str, str, str], int] = {}
     for model, row in rows:
         # two published tables of one data set were measured in different ways; runs of this machine in one
         table = row.run if row.origin == "published" else ""
-        cells.setdefault((row.target, row.strategy, row.metric, table), {}).setdefault(model, []).append(row.value)
+        key = (row.target, row.strategy, row.metric, table)
+        cells.setdefault(key, {}).setdefault(model, []).append(row.value)
+        if row.origin != "published" and row.items:
+            items[key] = min(row.items, items.get(key, row.items))
     published = {row.target for _, row in rows if row.origin == "published"}
     columns = []
-    for (target, _, _, _), by_model in sorted(cells.items()):
+    for key, by_model in sorted(cells.items()):
+        target = key[0]
         models = tuple(sorted(by_model))
         values = np.array([np.mean(by_model[m]) for m in models])
         if len(set(values.tolist())) > 1:
             # expected places of n uniform draws: a small pool spreads less than a large one
             ranks = mean_ranks(values) / (len(values) + 1) - 0.5
-            columns.append(_Column(target, models, ranks, target in published))
+            reliability = _reliability(values, items[key]) if key in items else 1.0
+            if reliability > 0:
+                columns.append(_Column(target, models, ranks, target in published, reliability))
     return columns
+
+
+def _reliability(values: np.ndarray, items: int) -> float:
+    """Share of the variance between models that is not sampling noise of so many validation items, 0..1.
+
+    Six items that give 6/6 and 5/6 say nothing; 300 items that lie ten points apart say nearly all. The error of a
+    share is Agresti and Coull's, so that 6/6 is not taken for certain; of other metrics that of a share of a half.
+    """
+    shares = values if ((values >= 0) & (values <= 1)).all() else np.full(len(values), 0.5)
+    centred = (shares * items + 2) / (items + 4)
+    noise = float((centred * (1 - centred) / (items + 4)).mean())
+    spread = float(values.var(ddof=1))
+    if shares is not values:
+        noise *= spread * 4  # in the metric's own unit: an item decides as much as it does of a share
+    return max(0.0, 1.0 - noise / spread) if spread > 0 else 0.0
 
 
 def _past_facts(rows: Sequence[tuple[str, Result]]) -> dict[str, ModelFacts]:
@@ -347,8 +400,8 @@ def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[_Column]) -> np.nd
     for column in columns:
         rows = _standardised(facts, column.models)
         rows = rows - rows.mean(axis=0)  # every target has its own level
-        gram += rows.T @ rows
-        moment += rows.T @ column.ranks
+        gram += column.reliability * rows.T @ rows
+        moment += column.reliability * rows.T @ column.ranks
     return np.asarray(np.linalg.solve(gram, moment))
 
 
@@ -364,10 +417,16 @@ def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[_Column], mode
     moment = _RANK_ROWS * (_standardised(facts, everyone) @ _FIXED)
     for column in columns:
         where = np.array([at[m] for m in column.models])
-        gram[where, where] += 1
-        gram[np.ix_(where, where)] -= 1 / len(where)
-        moment[where] += column.ranks
+        gram[where, where] += column.reliability
+        gram[np.ix_(where, where)] -= column.reliability / len(where)
+        moment[where] += column.reliability * column.ranks
     return np.asarray(np.linalg.solve(gram, moment)[: len(models)])
+
+
+def _mean_rank_errors(columns: Sequence[_Column], models: Sequence[str]) -> list[float]:
+    """Standard errors of ``_mean_rank``, in deviations of rank: they shrink with the targets a model was measured on."""
+    counts = {model: sum(c.reliability for c in columns if model in c.models) for model in models}
+    return [1 / math.sqrt(_RANK_ROWS + counts[model]) for model in models]
 
 
 def _standardised(facts: Mapping[str, ModelFacts], models: Sequence[str]) -> np.ndarray:

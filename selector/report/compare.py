@@ -23,6 +23,7 @@ class Side:
     low: float | None
     high: float | None
     measured: float | None
+    prior: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Comparison:
             yield f"More than sampling noise: the intervals of {_some(apart)} have nothing in common."
         elif moved and self.same_target and all(m.apart is False for m in moved):
             yield "No move exceeds sampling noise: the intervals of each model overlap."
+        moves = [(m.name, m.first.prior, m.second.prior) for m in self.models if m.first.prior != m.second.prior]
+        if self.same_target and (shown := [(n, a or 0.0, b or 0.0) for n, a, b in moves if (a or 0.0) != (b or 0.0)]):
+            largest = sorted(shown, key=lambda move: -abs(move[2] - move[1]))
+            named = [f"{name} ({a:+.3f} to {b:+.3f})" for name, a, b in largest]
+            yield f"The prior changed for {_some(named)}: past results or facts differ between the runs."
         for names, where in ((self.only_first, "first"), (self.only_second, "second")):
             if names:
                 yield f"Only in the {where}: {_some(names)}."
@@ -139,7 +145,8 @@ def _side(model: ModelResult) -> Side:
         m.val_value for m in final_measurements(model).values() if m.status == "ok" and not math.isnan(m.val_value)
     ]
     measured = max(values, default=None)
-    return Side(model.rank, model.status, model.evidence, model.evidence_low, model.evidence_high, measured)
+    shift = None if model.prior is None else model.prior.shift
+    return Side(model.rank, model.status, model.evidence, model.evidence_low, model.evidence_high, measured, shift)
 
 
 def _apart(first: ModelResult, second: ModelResult) -> bool | None:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from selector.config import HistoryLike
+from selector.config import READ, HistoryLike
 from selector.core.contracts import Target
 from selector.core.costs import Cost
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import best_line, confirmed_pairs
 from selector.ranking.history import History, Result, snapshot
-from selector.ranking.prior import ModelFacts, Prior, pretraining_images, static_prior
+from selector.ranking.prior import FEWEST_OWN_TARGETS, ModelFacts, Prior, pretraining_images, static_prior
 from selector.ranking.published import published_results
 from selector.results import ModelResult, Ranking, final_measurements
 from selector.scan.candidate import Candidate
@@ -29,10 +29,15 @@ SKILL = "skill"
 
 
 def open_history(history: HistoryLike) -> History | None:
-    """True for the user's own, False for none, or a file."""
-    if isinstance(history, bool):
+    """True or ``"read"`` for the user's own, False for none, or a file."""
+    if isinstance(history, bool) or history == READ:
         return History() if history else None
     return history if isinstance(history, History) else History(history)
+
+
+def written_history(history: HistoryLike) -> History | None:
+    """Where a confirmation adds what it measured: nowhere for ``"read"`` and False."""
+    return None if history == READ else open_history(history)
 
 
 class Knowledge:
@@ -66,7 +71,10 @@ class Knowledge:
         if self._prior is None or not set(names) <= set(self._models):
             identities = {c.spec.name: identity_of(c.spec) for c in candidates}
             facts = {identities[c.spec.name]: facts_of_candidate(c) for c in candidates}
-            made = static_prior(facts, self._entering(), target=self.target.fingerprint, target_name=self.target.name)
+            made = static_prior(
+                facts, self._entering(), target=self.target.fingerprint, target_name=self.target.name,
+                fewest_own=FEWEST_OWN_TARGETS,
+            )  # fmt: skip
             scores = {name: made.scores[identity] for name, identity in identities.items()}
             self._prior, self._models = replace(made, scores=scores), names
         return self._prior
@@ -180,6 +188,7 @@ def _rows_of(model: ModelResult, target: Mapping[str, Any], run: str) -> Iterabl
         "source": identity_of(ModelSpec.model_validate(dict(model.spec))),
         "run": run,
         "facts": dict(model.facts),
+        "items": int((target.get("splits") or {}).get("val", 0)),
     }
     measured = {s: m for s, m in final_measurements(model).items() if m.status == "ok" and m.val_value == m.val_value}
     for strategy, m in measured.items():
