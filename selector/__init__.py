@@ -15,6 +15,7 @@ _PUBLIC = {
     "rank": "selector.api",
     "confirm": "selector.api",
     "plan": "selector.api",
+    "rank_features": "selector.api",
     "score": "selector.api",
     "load_target": "selector.data",
     "load_zoo": "selector.zoo",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from selector.api import confirm as confirm
     from selector.api import plan as plan
     from selector.api import rank as rank
+    from selector.api import rank_features as rank_features
     from selector.api import score as score
     from selector.config import ConfirmConfig as ConfirmConfig
     from selector.config import ScanConfig as ScanConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from selector.config import (
@@ -29,7 +29,7 @@ from selector.results import Ranking
 if TYPE_CHECKING:
     from selector.scan import Plan
 
-__all__ = ["confirm", "plan", "rank", "score"]
+__all__ = ["confirm", "plan", "rank", "rank_features", "score"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,7 +82,7 @@ def rank(
     drop: Literal["auto", "off", "force"] = "auto",
     precision: str = "auto",
     backend: str = "auto",
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Ranking:
     """Rank pretrained models for a labelled target.
 
@@ -131,7 +131,7 @@ def rank(
         intervals: compute 90 % intervals and the probabilities that rest on them.
         drop: stop models early whose intervals can no longer reach the top k (``auto``: from 8 models on).
         precision, backend: of the extraction; decided once a model and kept in its entry.
-        progress: called with every step; None for silence.
+        progress: called with every step; True for bars, False for silence, None for bars in a notebook only.
     Returns:
         The ranking; models that failed are rows with a status and a reason.
     Raises:
@@ -163,7 +163,7 @@ def confirm(
     history: HistoryLike = READ,
     seed: int | None = None,
     target: Any = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Ranking:
     """Fine-tune the leading models of a ranking and re-order it by what was measured.
 
@@ -195,6 +195,42 @@ def confirm(
     from selector import scan
 
     return scan.confirm(ranking, config)
+
+
+def rank_features(
+    features: Mapping[str, Any],
+    labels: Any,
+    *,
+    proxies: str | Sequence[ProxyLike] | None = None,
+    task: str | None = None,
+    top_k: int | None = None,
+    intervals: bool = True,
+    seed: int = 0,
+    out: str | os.PathLike[str] | bool | None = None,
+) -> Ranking:
+    """Compare ready features of the same items: which of them transfers best, and whether that is more than noise.
+
+    Args:
+        features: arrays (N, D) by name, such as ``{"clip": F1, "dino": F2}``; row i of each is of the same item.
+        labels: (N,) or (N, L), as for ``load_target`` of ready features.
+        proxies, task, top_k, intervals, seed, out: as for ``rank``; all rows are scored.
+    Returns:
+        A row an array, with intervals, P(best) and ties from the same resamples of the items.
+    Raises:
+        OptionError: no arrays, or arrays of different items.
+    Cost: that of the proxies.
+
+    >>> import numpy as np
+    >>> labels = np.arange(90) % 3
+    >>> noise = np.random.default_rng(0).standard_normal((90, 8))
+    >>> ranking = rank_features({"noise": noise, "seen": noise + 4 * np.eye(8)[labels]}, labels, proxies="knn")
+    >>> [model.name for model in ranking]
+    ['seen', 'noise']
+    """
+    config = ScanConfig.of(**_options(locals(), "features", "labels"))
+    from selector import scan
+
+    return scan.rank_features(features, labels, config)
 
 
 def _like(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:

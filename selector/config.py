@@ -193,9 +193,10 @@ class _Machine(Options):
     history: SkipValidation[HistoryLike] = option(
         READ, "Use what was measured before ('selector history list') and add to it.", cli_default=True, usual=True
     )
-    progress: SkipValidation[ProgressCallback | None] = option(
-        None, "Called with every step; None for silence.", cli=False, record=False
-    )
+    progress: SkipValidation[ProgressCallback | bool | None] = option(
+        None, "Called with every step; True for bars, False for silence, None for bars in a notebook only.",
+        cli=False, record=False,
+    )  # fmt: skip
 
 
 class _Training(Options):
@@ -323,6 +324,11 @@ class ScanConfig(_Machine, _Training):
     drop: Literal["auto", "off", "force"] = option("auto", "Stop models early that cannot reach the top k.")
     precision: str = option("auto", "Of the extraction: auto, float32, bfloat16.")
     backend: str = option("auto", "Of the extraction: auto, eager, compile, openvino.")
+
+    @field_validator("proxies")
+    @classmethod
+    def _listed(cls, value: str | Sequence[ProxyLike] | None) -> list[ProxyLike] | None:
+        return words(value) or None
 
     @field_validator("max_params", "max_latency", "max_memory")
     @classmethod

@@ -193,6 +193,12 @@ class ModelResult:
     cached: bool = False
     cost: Cost | None = None
 
+    def __repr__(self) -> str:
+        rank = self.status if self.rank is None else f"rank {self.rank}"
+        best = self.best_measurement()
+        measured = "" if best is None else f", {best.strategy} {best.metric} {best.val_value:.3f} on val"
+        return f"ModelResult({self.name}: {rank}{measured})"
+
     @property
     def why(self) -> str:
         """``reason`` for a place that names the model anyway; sources begin theirs with its name, or its network's."""
@@ -297,15 +303,18 @@ class Ranking:
         """Names of the proxies in the table."""
         return list(self.settings.get("proxies", ()))
 
-    def to_dataframe(self) -> pandas.DataFrame:
+    def to_dataframe(self, *, short: bool = False) -> pandas.DataFrame:
         """Everything that the report says of a model, one row a model, in rank order.
+
+        Args:
+            short: only what ranks the models and what was measured of them.
 
         Columns: rank, model, source, status, reason, evidence, skill, prior, one a proxy with
         ``_low`` and ``_high`` where intervals were computed, ``measured_<strategy>_val|test`` with
         the other metrics and settings of that training, what the model costs, and
         ``front_<predicted|measured>_<parameters|latency|memory>`` for the best trade-offs.
         """
-        found: pandas.DataFrame = importlib.import_module("selector.report.frame").frame(self)
+        found: pandas.DataFrame = importlib.import_module("selector.report.frame").frame(self, short=short)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -327,6 +336,14 @@ class Ranking:
         saved = replace(self, path=folder)
         write_atomic(folder / RUN_FILE, saved.to_json().encode())
         return saved
+
+    def __repr__(self) -> str:
+        found = [m.name for m in self.models if m.status == "ok"]
+        first = f", first {found[0]}" if found else ", none ranked"
+        return (
+            f"Ranking({self.target.get('name', '?')}: {self.target.get('items', '?')} items, "
+            f"{len(self.models)} models{first}{', measured' if self.confirmation else ''})"
+        )
 
     def __str__(self) -> str:
         return str(_table().render_text(self))

@@ -24,8 +24,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from selector.cli.app import app
-from selector.cli.progress import ProgressView, line
 from selector.core.contracts import Progress
+from selector.core.progress import ProgressView, line
 from selector.results import load_ranking
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "pydantic", "numpy", "scipy", "sklearn", "faiss", "jinja2", "yaml")

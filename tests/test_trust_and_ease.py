@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 import selector
 from selector.cli.app import app
 from selector.core.errors import ConfigError, OptionError
+from selector.core.progress import in_notebook
 from selector.ranking.history import History
 from selector.ranking.history import Result as Figure
 from selector.results import best_folder
@@ -131,3 +136,102 @@ def test_license_is_a_second_spelling(photos: Path, tmp_path: Path) -> None:
         told = run("scan", photos, spelling, "mti", "--dry-run", "--store", tmp_path)
         assert told.exit_code == 2
         assert "licence 'mti' is no class" in told.stderr
+
+
+# ---------------------------------------------------------------------------- notebooks
+
+
+def clusters(rows: int = 90, width: int = 8, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.arange(rows) % 3
+    noise = np.random.default_rng(0).standard_normal((rows, width))
+    return noise + spread * np.eye(width)[labels], labels
+
+
+def test_several_proxies_give_a_mapping_of_what_each_gives_alone() -> None:
+    features, labels = clusters()
+    found = selector.score(features, labels, ["logme", "knn"], intervals=True)
+    assert list(found) == ["logme", "knn"]
+    for name, score in found.items():
+        alone = selector.score(features, labels, name, intervals=True)
+        assert (score.value, score.low, score.high) == (alone.value, alone.low, alone.high)
+    with pytest.raises(ConfigError, match="k: parameters are of one proxy"):
+        selector.score(features, labels, ["logme", "knn"], k=3)  # type: ignore[call-overload]
+
+
+def test_ready_features_are_compared_with_intervals_and_ties() -> None:
+    good, labels = clusters(spread=3.0)
+    bad, _ = clusters(spread=0.0)
+    ranking = selector.rank_features({"bad": bad, "good": good, "same": good.copy()}, labels, proxies="knn,logme")
+    assert [m.name for m in ranking][-1] == "bad"
+    assert ranking["good"].tied
+    assert ranking["same"].tied
+    assert not ranking["bad"].tied
+    assert ranking["good"].p_best == pytest.approx(0.5)
+    assert ranking["good"].scores["knn"].value == pytest.approx(
+        float(selector.score(good, labels, "knn")), abs=0.03
+    )  # folds are drawn from the rows of all arrays, so that they are the same for each
+    cell = ranking["good"].scores["knn"]
+    assert cell.low is not None
+    assert cell.low <= cell.value <= cell.high
+    order = np.random.default_rng(1).permutation(len(labels))
+    moved = selector.rank_features(
+        {"good": good[order], "bad": bad[order], "same": good[order]}, labels[order], proxies="knn"
+    )
+    assert moved["good"].scores["knn"].value == ranking["good"].scores["knn"].value
+    with pytest.raises(OptionError, match="'b' has 3 rows and 'a' 90"):
+        selector.rank_features({"a": good, "b": good[:3]}, labels)
+    with pytest.raises(OptionError, match=r"features must be a mapping of names to arrays"):
+        selector.rank_features(good, labels)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"'a' must be numbers \(N, D\)"):
+        selector.rank_features({"a": np.array(["x"])}, labels)
+
+
+def test_progress_is_a_bar_when_asked_and_in_a_notebook(
+    photos: Path, confirmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {**FAST, "store": confirmed / "store"}
+    selector.rank(photos, **asked)
+    assert capsys.readouterr().err == ""
+    selector.rank(photos, **{**asked, "store": tmp_path / "cold"}, models="tiny-resnet", progress=True)
+    assert "extract tiny-resnet, 51/51 images" in capsys.readouterr().err
+    monkeypatch.setattr("selector.core.progress.in_notebook", lambda: True)
+    selector.rank(photos, **asked)
+    assert "score tiny-vit: " in capsys.readouterr().err  # tqdm's way
+    selector.rank(photos, **asked, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ZMQInteractiveShell: ...
+
+    assert not in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=ZMQInteractiveShell))
+    assert in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert not in_notebook()
+
+
+def test_what_a_notebook_shows_of_an_object_is_short(photos: Path, confirmed: Path) -> None:
+    ranking = selector.load_ranking(confirmed / "run")
+    assert re.fullmatch(r"Ranking\(photos: 60 items, 2 models, first tiny-\w+, measured\)", repr(ranking))
+    assert re.fullmatch(r"ModelResult\(tiny-\w+: rank 1, frozen accuracy \d\.\d+ on val\)", repr(ranking.models[0]))
+    target = selector.load_target(photos)
+    assert repr(target) == "Target(photos: 60 items, 3 classes; train 42, val 9, test 9)"
+    assert repr(selector.load_zoo(TINY)) == "Zoo(2 models: tiny-resnet, tiny-vit)"
+    saved = selector.load_model(confirmed / "run")
+    assert repr(saved).startswith("SavedModel(tiny-")
+    assert repr(saved.predict(photos / "across" / "000.png")) == "Predictions(1 items, 3 classes)"
+
+
+def test_the_short_table_holds_what_ranks_and_what_was_measured(confirmed: Path) -> None:
+    ranking = selector.load_ranking(confirmed / "run")
+    short, whole = ranking.to_dataframe(short=True), ranking.to_dataframe()
+    assert list(short)[:3] == ["rank", "model", "status"]
+    assert {"p_best", "measured_frozen_val", "parameters"} <= set(short)
+    assert len(list(short)) < 15 < len(list(whole))
+    assert short["measured_frozen_val"].equals(whole["measured_frozen_val"])
+
+
+def test_only_plots_are_completed_after_plot() -> None:
+    assert dir(selector.plot) == ["agreement", "cost", "history", "intervals", "proxies"]
+    assert all(callable(getattr(selector.plot, name)) for name in dir(selector.plot))

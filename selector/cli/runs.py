@@ -10,7 +10,7 @@ import typer
 from selector.cli import options as o
 from selector.cli.guard import FAILED, guarded
 from selector.cli.output import document, exit_code, print_ranking, print_rows, say
-from selector.cli.progress import ProgressView
+from selector.core.progress import ProgressView
 
 if TYPE_CHECKING:
     from selector.results import Ranking

@@ -467,6 +467,11 @@ class Target:
     task: str | None = None
     annotations: Annotations | None = None
 
+    def __repr__(self) -> str:
+        classes = f", {len(self.class_names)} classes" if self.class_names else ""
+        splits = ", ".join(f"{split} {count}" for split, count in self.counts().items())
+        return f"Target({self.name}: {len(self)} items{classes}; {splits})"
+
     def __len__(self) -> int:
         """Items."""
         return len(self.splits)

@@ -59,6 +59,9 @@ class SavedModel:
         self.context: dict[str, Any] = dict(known)
         self._trust = trust
 
+    def __repr__(self) -> str:
+        return f"SavedModel({self.config.get('name')}: {len(self.class_names)} classes, {self.path})"
+
     @cached_property
     def task(self) -> Task:
         """What its outputs mean."""

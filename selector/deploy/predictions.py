@@ -41,6 +41,10 @@ class Predictions(Sequence[Prediction]):
         self.probabilities = probabilities
         self.class_names = tuple(class_names)
 
+    def __repr__(self) -> str:
+        failed = f", {len(self.errors)} not read" if self.errors else ""
+        return f"Predictions({len(self)} items, {len(self.class_names)} classes{failed})"
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from selector.core.contracts import LabelKind
 from selector.proxies._proxy import Proxy, proxy, registry
-from selector.proxies._score import ProxyLike, evaluate, score
+from selector.proxies._score import ProxyLike, evaluate, proxy_name, score
 
 DEFAULT_PROXIES = ("logme", "hscore", "knn", "probe")
 _DEFAULTS = {LabelKind.MULTILABEL: ("logme", "knn", "probe"), LabelKind.REAL: ("logme", "knn", "loo-ridge")}
@@ -20,4 +20,14 @@ def default_proxies(*kinds: LabelKind) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for kind in kinds for name in _DEFAULTS.get(kind, DEFAULT_PROXIES)))
 
 
-__all__ = ["DEFAULT_PROXIES", "Proxy", "ProxyLike", "default_proxies", "evaluate", "proxy", "registry", "score"]
+__all__ = [
+    "DEFAULT_PROXIES",
+    "Proxy",
+    "ProxyLike",
+    "default_proxies",
+    "evaluate",
+    "proxy",
+    "proxy_name",
+    "registry",
+    "score",
+]

@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
 from selector.core.contracts import LabelKind, Score
-from selector.core.errors import NotApplicable, ProxyError
+from selector.core.errors import ConfigError, NotApplicable, ProxyError
 from selector.features import FeatureSet
 from selector.proxies._intervals import UNBOUNDED, with_interval
 from selector.proxies._proxy import Proxy, registry
@@ -19,10 +19,43 @@ from selector.proxies._proxy import Proxy, registry
 ProxyLike: TypeAlias = "str | Callable[..., Score | float]"
 
 
+@overload
 def score(
     features: Any,
     labels: Any,
     proxy: ProxyLike = "logme",
+    *,
+    intervals: bool = False,
+    seed: int = 0,
+    source_logits: Any = None,
+    label_kind: LabelKind | str | None = None,
+    units: Any = None,
+    keys: Sequence[object] | None = None,
+    device: str | None = None,
+    **params: Any,
+) -> Score: ...
+
+
+@overload
+def score(
+    features: Any,
+    labels: Any,
+    proxy: Sequence[ProxyLike],
+    *,
+    intervals: bool = False,
+    seed: int = 0,
+    source_logits: Any = None,
+    label_kind: LabelKind | str | None = None,
+    units: Any = None,
+    keys: Sequence[object] | None = None,
+    device: str | None = None,
+) -> dict[str, Score]: ...
+
+
+def score(
+    features: Any,
+    labels: Any,
+    proxy: ProxyLike | Sequence[ProxyLike] = "logme",
     *,
     intervals: bool = False,
     seed: int = 0,
@@ -34,13 +67,14 @@ def score(
     keys: Sequence[object] | None = None,
     device: str | None = None,
     **params: Any,
-) -> Score:
+) -> Score | dict[str, Score]:
     """Score features by how well they are expected to transfer to the labels.
 
     Args:
         features: (N, D); numpy of any float type, memory-mapped, a torch tensor, or lists.
         labels: (N,) classes (ints, names), (N, L) of 0 and 1, or (N,) / (N, T) floats; NaN where unknown.
-        proxy: a name that ``selector proxies`` lists, or a callable ``(FeatureSet) -> Score | float``.
+        proxy: a name that ``selector proxies`` lists, or a callable ``(FeatureSet) -> Score | float``; or
+            several of them, which share what they compute.
         intervals: add a 90 % interval for the score of a fresh sample of the same size.
         seed: of folds, blocks and subsamples.
         source_logits: (N, C_s) of the encoder's source head, for the proxies that need them.
@@ -51,7 +85,7 @@ def score(
         device: where torch does the large products; a tensor's own GPU when not given, else the CPU.
         params: passed on to the proxy.
     Returns:
-        Score; ``float(score)`` is its value, higher is better.
+        Score; ``float(score)`` is its value, higher is better. For several proxies their scores by name.
     Raises:
         ProxyError: the arrays cannot be scored; ``NotApplicable`` when only this proxy cannot.
         ConfigError: no proxy has this name.
@@ -61,6 +95,8 @@ def score(
     >>> features = np.eye(3)[labels] + 0.1 * np.random.default_rng(0).standard_normal((60, 3))
     >>> float(score(features, labels, "knn"))
     1.0
+    >>> {name: float(found) for name, found in score(features, labels, ["knn", "nearest-class-mean"]).items()}
+    {'knn': 1.0, 'nearest-class-mean': 1.0}
     """
     feature_set = FeatureSet(
         features,
@@ -74,7 +110,25 @@ def score(
         seed=seed,
         device=device,
     )
-    return evaluate(feature_set, proxy, intervals=intervals, **params)
+    if isinstance(proxy, str) or callable(proxy):
+        return evaluate(feature_set, proxy, intervals=intervals, **params)
+    if params:
+        raise ConfigError(
+            f"{', '.join(params)}: parameters are of one proxy; score it alone to give them. Got {len(proxy)} proxies."
+        )
+    return {proxy_name(each): evaluate(feature_set, each, intervals=intervals) for each in proxy}
+
+
+def proxy_name(proxy: ProxyLike) -> str:
+    """How a proxy is called in a table.
+
+    Raises:
+        ConfigError: no proxy is registered under that name.
+    """
+    if isinstance(proxy, str):
+        registry.get(proxy)  # an unknown name is an error before anything is loaded
+        return proxy
+    return str(getattr(proxy, "name", None) or getattr(proxy, "__name__", type(proxy).__name__))
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from selector.report.series import COST_AXES, fronts
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-def frame(ranking: Ranking) -> pandas.DataFrame:
+def frame(ranking: Ranking, *, short: bool = False) -> pandas.DataFrame:
     """See ``Ranking.to_dataframe``."""
     import pandas as pd
 
@@ -25,7 +26,12 @@ def frame(ranking: Ranking) -> pandas.DataFrame:
                 if (axis.key, kind) in on_front:
                     row[f"front_{kind}_{axis.key}"] = model.name in on_front[axis.key, kind]
         rows.append(row)
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    if not short:
+        return found
+    measured = [name for name in found if re.fullmatch(r"measured_[a-z0-9]+_(val|test)", str(name))]
+    wanted = [*_SHORT, *measured, "parameters"]
+    return found[[name for name in wanted if name in found and bool(found[name].notna().any())]]
 
 
 def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
@@ -81,6 +87,7 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
     }
 
 
+_SHORT = ("rank", "model", "status", "evidence", "evidence_low", "evidence_high", "p_best", "tied")
 _ELSEWHERE = ("backend", "precision")  # of the extraction, under the same names
 
 

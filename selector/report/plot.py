@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["agreement", "cost", "history", "intervals", "proxies"]
+
 _COLOURS = {"predicted": "#2458a6", "measured": "#14713f"}
 
 
@@ -164,3 +166,8 @@ def _new(width: float, height: float) -> tuple[Figure, Axes]:
 def _literal(name: str) -> str:
     """A name between two dollar signs would be read as mathematics."""
     return name.replace("$", r"\$")
+
+
+def __dir__() -> list[str]:
+    """What an editor completes after ``selector.plot.``: the plots."""
+    return __all__

@@ -12,9 +12,8 @@ from selector import tasks
 from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
 from selector.core.contracts import Modality, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
-from selector.proxies import DEFAULT_PROXIES
+from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.results import BEST, RUN_FILE, Ranking, best_folder, load_ranking
-from selector.scan.scoring import proxy_name
 from selector.scan.selection import choose_models
 from selector.scan.variants import expand, reading_rows_of
 from selector.store import FeatureStore

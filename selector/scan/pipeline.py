@@ -11,9 +11,10 @@ from typing import Any
 from selector import data as targets
 from selector import tasks
 from selector.config import TOP_K, ConfirmConfig, ScanConfig
-from selector.core.contracts import Modality, Target, no_progress
+from selector.core.contracts import Modality, ProgressCallback, Target
 from selector.core.engine import LocalEngine
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
+from selector.core.progress import listening
 from selector.core.system import versions
 from selector.proxies import default_proxies
 from selector.ranking.forecast import of_metric
@@ -50,7 +51,17 @@ from selector.zoo.variants import network_of
 
 def rank(target: Any, config: ScanConfig) -> Ranking:
     """Rank pretrained models for a labelled target; see ``selector.rank``."""
-    notify = config.progress or no_progress
+    with listening(config.progress) as notify:
+        return _rank(target, config, notify)
+
+
+def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) -> Ranking:
+    """Fine-tune the leading models of a ranking; see ``selector.confirm``."""
+    with listening(config.progress) as notify:
+        return _confirm(ranking, config, notify)
+
+
+def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
     started = time.perf_counter()
     wanted, names = check_names(config)
     with offline_hub(config.offline):
@@ -136,8 +147,7 @@ def rank(target: Any, config: ScanConfig) -> Ranking:
         return confirm_leading(ranking, extraction, specs, training, top_k, written_history(config.history))
 
 
-def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) -> Ranking:
-    """Fine-tune the leading models of a ranking; see ``selector.confirm``."""
+def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, notify: ProgressCallback) -> Ranking:
     if not isinstance(ranking, Ranking):
         ranking = load_ranking(ranking)
     specs = [ModelSpec.model_validate(dict(m.spec)) for m in ranking if m.status == "ok"]
@@ -172,7 +182,7 @@ def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) ->
             made.backend,
             "skip",
             trusted,
-            config.progress or no_progress,
+            notify,
         )
         return confirm_leading(ranking, extraction, specs, config, top_k, written_history(config.history))
 

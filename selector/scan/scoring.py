@@ -32,7 +32,7 @@ class Scoring:
         self, store: FeatureStore, proxies: Sequence[ProxyLike], seed: int, intervals: bool, notify: ProgressCallback
     ) -> None:
         self.store = store
-        self.proxies = [(proxy_name(p), p) for p in proxies]
+        self.proxies = [(proxy_room.proxy_name(p), p) for p in proxies]
         self.seed = seed
         self.intervals = intervals
         self.notify = notify
@@ -137,7 +137,7 @@ def evaluate(features: FeatureSet, proxy: ProxyLike, intervals: bool, seed: int)
     except ProxyError as error:
         return {"reason": str(error)}
     except Exception as error:
-        name = proxy_name(proxy)
+        name = proxy_room.proxy_name(proxy)
         log.info("proxy '%s' raised %s", name, type(error).__name__, exc_info=error)
         return {"reason": f"proxy '{name}' raised {type(error).__name__}: {error}", "crashed": True}
     return {
@@ -155,15 +155,3 @@ def score_of(stored: Mapping[str, Any]) -> Score:
     """The score that ``evaluate`` wrote."""
     blocks = stored["blocks"]
     return Score(**{**stored, "blocks": None if blocks is None else np.asarray(blocks)})
-
-
-def proxy_name(proxy: ProxyLike) -> str:
-    """How a proxy is called in the table.
-
-    Raises:
-        ConfigError: no proxy is registered under that name.
-    """
-    if isinstance(proxy, str):
-        proxy_room.registry.get(proxy)  # an unknown name is an error before anything is loaded
-        return proxy
-    return str(getattr(proxy, "__name__", type(proxy).__name__))

@@ -249,6 +249,12 @@ class Zoo(_Strict):
     models: tuple[ModelSpec, ...]
     trusted: bool = Field(default=False, exclude=True)
 
+    def __repr__(self) -> str:
+        listed = ", ".join(self.names()[:3]) + (", …" if len(self.models) > 3 else "")
+        return f"Zoo({len(self.models)} models: {listed})"
+
+    __str__ = __repr__
+
     def names(self) -> list[str]:
         """Names in file order."""
         return [model.name for model in self.models]

@@ -1,11 +1,13 @@
-"""Progress on stderr: bars on a terminal, a line now and then elsewhere, both with rate and time left."""
+"""Progress: bars on a terminal or in a notebook, a line now and then elsewhere, all with rate and time left."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from selector.core.units import format_duration
 
@@ -13,10 +15,71 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from selector.core.contracts import Progress
+    from selector.core.contracts import Progress, ProgressCallback
 
 EVERY_SECONDS = 10.0
 """Without a terminal: at most one line a stage and model in this time, besides the last one."""
+
+
+@contextmanager
+def listening(progress: ProgressCallback | bool | None) -> Iterator[ProgressCallback]:
+    """The listener of a call.
+
+    Args:
+        progress: a listener; True for bars, False for silence; None for bars in a notebook and silence elsewhere.
+    """
+    if callable(progress):
+        yield progress
+    elif progress is False or (progress is None and not in_notebook()):
+        yield lambda _event: None
+    elif in_notebook():
+        with NotebookBars() as bars:
+            yield bars
+    else:
+        with ProgressView() as view:
+            yield view
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this; imports nothing."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+class NotebookBars:
+    """A bar a stage that is under way, as a widget where ipywidgets are there and as text where not."""
+
+    def __init__(self) -> None:
+        self._bars: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> NotebookBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in self._bars.values():
+            bar.close()
+        self._bars.clear()
+
+    def __call__(self, event: Progress) -> None:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets it says so and draws text
+            from tqdm.auto import tqdm
+        key = (event.stage, event.model)
+        if event.total and key not in self._bars:
+            label = f"{event.stage} {event.model}".strip()
+            self._bars[key] = tqdm(
+                total=event.total, desc=label, unit=f" {event.unit}", leave=False, initial=event.done
+            )
+        if (bar := self._bars.get(key)) is None:
+            return
+        bar.total = event.total
+        bar.set_postfix_str(event.note, refresh=False)
+        bar.update(event.done - bar.n)
+        if event.done >= event.total:
+            self._bars.pop(key).close()
 
 
 class ProgressView:
