@@ -1,7 +1,8 @@
-"""Sequences of items: in memory, a part of another, several one after another."""
+"""Sequences of items: files, in memory, a part of another, several one after another."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,20 @@ class ListItems:
 
     def __getitem__(self, index: int, /) -> Any:
         return self._items[index]
+
+
+class FileItems:
+    """Files below a folder, read when asked for."""
+
+    def __init__(self, root: str, relative: list[str]) -> None:
+        self._root, self._relative = root, relative
+
+    def __len__(self) -> int:
+        return len(self._relative)
+
+    def __getitem__(self, index: int, /) -> RawImage:
+        with open(os.path.join(self._root, self._relative[index]), "rb") as file:  # noqa: PTH118, PTH123
+            return file.read()
 
 
 class SubsetItems:

@@ -10,8 +10,8 @@ from typing import Any
 
 from selector.core.errors import TargetError
 from selector.data._hashing import hash_files, walk_files
+from selector.data._items import FileItems
 from selector.data.reader import SPLIT_NAMES, Options
-from selector.data.readers.folder import FileItems
 from selector.modalities.image import IMAGE_SUFFIXES
 
 _LOOKED_AT = 1000  # entries of a folder, to tell what it is

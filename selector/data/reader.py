@@ -128,7 +128,7 @@ def reader_of(x: Any, options: Options) -> tuple[str, Reader]:
     for name, found in readers:
         if found.accepts(x, options):
             return name, found
-    known = "; ".join(found.description for _, found in readers)
+    known = "; ".join(found.description for _, found in sorted(readers, key=lambda r: r[0]))
     if not isinstance(x, str | os.PathLike):
         raise TargetError(f"an object of type {type(x).__name__} is not a target. Expected one of: {known}.")
     path = os.fspath(x)

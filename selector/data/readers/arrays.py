@@ -1,49 +1,209 @@
-"""Images and labels in memory: ``(images, labels)`` with uint8 images (N, H, W) or (N, H, W, C)."""
+"""A tuple of items and labels in memory: images (arrays, tensors, Pillow images or their paths), texts, lists of words, or
+ready features. What lies beside images may also be masks or boxes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
+from selector.core.contracts import Items, Modality, RawText
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._items import ListItems
+from selector.data._memory import (
+    STRINGS,
+    annotation_of,
+    is_image_path,
+    is_pair,
+    is_picture,
+    is_tensor,
+    raw_image,
+    rows_of,
+)
+from selector.data._tabular import path_pictures
+from selector.data.columns import tagged_words, words_table
 from selector.data.reader import Found, Options, reader, refuse_masked
 from selector.modalities.image import content_hash
+from selector.modalities.text import text_hash
+
+Kind = Literal["images", "paths", "features", "words", "texts"]
 
 
-def _is_images(x: Any) -> bool:
-    if isinstance(x, np.ndarray):
-        return x.ndim >= 3
-    return isinstance(x, list) and bool(x) and all(isinstance(image, np.ndarray) for image in x)
+def _kind_of(items: Any, labels: Any) -> Kind | None:
+    """What a first element of a pair is; by its first rows where that tells."""
+    if is_tensor(items) or (isinstance(items, np.ndarray) and items.dtype.kind not in STRINGS):
+        return "images" if items.ndim >= 3 else "features"
+    rows = rows_of(items)
+    if rows is None:
+        return None
+    if rows and all(is_picture(row) for row in rows):
+        return "images"
+    if rows and all(is_image_path(row) for row in rows):
+        return "paths"
+    if rows and _is_list_of_words(rows[0]) and not all(_is_tuple_pair(row) for row in rows) and _are_lists(labels):
+        return "words"
+    if not rows or any(isinstance(row, str) or is_pair(row) for row in rows):
+        return "texts"
+    return None
+
+
+def _is_tuple_pair(x: Any) -> bool:
+    return isinstance(x, tuple) and is_pair(x)
+
+
+def _is_list_of_words(x: Any) -> bool:
+    x = x.tolist() if isinstance(x, np.ndarray) else x
+    return isinstance(x, list | tuple) and all(isinstance(word, str) for word in x)
+
+
+def _are_lists(x: Any) -> bool:
+    """Lists of labels; an array (N, L) are several labels of each text."""
+    rows = rows_of(x) or ()
+    return bool(rows) and (isinstance(rows[0], list | tuple) or getattr(rows[0], "ndim", 0) > 0)
 
 
 def _accepts(x: Any, options: Options) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and _is_images(x[0])
+    return isinstance(x, tuple) and len(x) == 2 and _kind_of(*x) is not None
 
 
 @reader(
     "arrays",
-    "a tuple (uint8 images (N, H, W[, C]), labels)",
+    "a tuple (uint8 images (N, H, W[, C]), images, paths, texts, lists of words or float features (N, D); labels)",
     _accepts,
 )
-def _read(x: tuple[np.ndarray | list[np.ndarray], Sequence[Any] | np.ndarray], options: Options) -> Table:
-    images, labels = x
+def _read(x: tuple[Any, Any], options: Options) -> Table:
+    items, labels = x
+    kind = _kind_of(items, labels)
+    if kind == "features":
+        return _features(items, labels, options)
+    if kind == "words":
+        return _words(items, labels, options)
+    if kind == "texts":
+        return _texts(items, labels, options)
+    return _images(items, labels, options) if kind == "images" else _paths(items, labels, options)
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+def _images(images: Any, labels: Any, options: Options) -> Table:
     where = options.name or "arrays"
-    for part in [images] if isinstance(images, np.ndarray) else images:
+    for part in [images] if isinstance(images, np.ndarray) else rows_of(images) or ():
         refuse_masked(part, "the images", where)
     if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
         raise TargetError(
             f"{where}: images are {images.dtype} {images.shape}; expected uint8 (N, H, W) or (N, H, W, 1|3|4). "
             f"Convert values in 0..1 with (images * 255).round().astype('uint8')."
         )
+    if isinstance(images, np.ndarray):
+        items: Any = images
+        if images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4):  # (N, C, H, W)
+            items = images.transpose(0, 2, 3, 1)
+        hashes = [content_hash(image) for image in items]
+    else:
+        rows = images if is_tensor(images) else rows_of(images) or ()
+        items = [raw_image(image, f"{where}: row {row}") for row, image in enumerate(rows)]
+        hashes = [content_hash(image) for image in items]
+    return _beside(where, ListItems(items), [f"row {i}" for i in range(len(items))], hashes, labels, options)
+
+
+def _paths(paths: Any, labels: Any, options: Options) -> Table:
+    where = options.name or "paths"
+    rows = [os.fspath(path) for path in rows_of(paths) or ()]
+    places = [f"{where}: row {row}" for row in range(len(rows))]
+    items, names, hashes = path_pictures(rows, None, places, None, Path.cwd(), options)
+    return _beside(where, items, names, hashes, labels, options)
+
+
+def _beside(where: str, items: Items, names: Sequence[str], hashes: list[str], labels: Any, options: Options) -> Table:
+    role, column, schema = annotation_of(labels, where)
     return Found(
         where=where,
-        name=options.name or "arrays",
-        items=ListItems(images),
-        names=[f"row {i}" for i in range(len(images))],
-        labels=labels,
-        hashes=[content_hash(image) for image in images],
+        name=options.name or where,
+        items=items,
+        names=names,
+        labels=column,
+        hashes=hashes,
+        role=role,
+        schema=schema,
     ).table(options)
+
+
+# ---------------------------------------------------------------------------- features
+
+
+def _features(features: Any, labels: Any, options: Options) -> Table:
+    where = options.name or "features"
+    if is_tensor(features):
+        features = features.detach().cpu().float().numpy()
+    refuse_masked(features, "the features", where)
+    features = np.asarray(features)
+    if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
+        raise TargetError(f"{where}: features are {features.dtype} {features.shape}; expected floats (N, D).")
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise TargetError(
+            f"{where}: features hold NaN or inf in {len(bad)} of {len(rows)} rows (first: row {bad[0]}); "
+            f"remove these rows or repair what made them."
+        )
+    return Found(
+        where=where,
+        name=options.name or "features",
+        items=ListItems([]),
+        names=[f"row {i}" for i in range(len(rows))],
+        labels=labels,
+        hashes=[content_hash(row) for row in rows],
+        features=rows,
+        modality=Modality.ROWS,
+    ).table(options)
+
+
+# ---------------------------------------------------------------------------- texts
+
+
+def _texts(items: Any, labels: Any, options: Options) -> Table:
+    texts: list[RawText] = []
+    where = options.name or "texts"
+    for row, text in enumerate(rows_of(items) or ()):
+        if isinstance(text, str):
+            texts.append(str(text))
+        elif is_pair(text):
+            texts.append((text[0], text[1]))
+        else:
+            raise TargetError(f"{where}: row {row} is a {type(text).__name__}; expected a text or a pair of texts.")
+    if len({isinstance(text, str) for text in texts}) > 1:
+        raise TargetError(f"{where}: some rows are texts and some are pairs; give all of one kind.")
+    return Found(
+        where=where,
+        name=where,
+        items=ListItems(texts),
+        names=[f"row {i}" for i in range(len(texts))],
+        labels=labels,
+        hashes=[text_hash(text) for text in texts],
+        modality=Modality.TEXT,
+    ).table(options)
+
+
+def _words(items: Any, labels: Any, options: Options) -> Table:
+    where = options.name or "sentences"
+    words, tags = rows_of(items) or [], rows_of(labels) or []
+    if _may_be_pairs(words, tags):
+        raise TargetError(
+            f"{where}: lists of two strings with two labels of 0 or 1 each may be sentences of two words or pairs with "
+            "several labels; give pairs as tuples of two texts, or labels of words by their names."
+        )
+    names = [f"row {i}" for i in range(len(words))]
+    return words_table(where, where, tagged_words(where, names, words, tags), names, options)
+
+
+def _may_be_pairs(words: Sequence[Any], labels: Sequence[Any]) -> bool:
+    def listed(cell: Any) -> list[Any]:
+        return list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
+
+    two = all(isinstance(own, list) and len(own) == 2 for own in words)
+    return two and all(len(found := listed(tags)) == 2 and all(tag in (0, 1) for tag in found) for tags in labels)

@@ -12,9 +12,9 @@ from typing import Any
 from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
+from selector.data._items import FileItems
 from selector.data._trees import Entry, first_missing, is_folder, is_image, listed, pictures, split_among
 from selector.data.reader import Options, reader
-from selector.data.readers.folder import FileItems
 
 NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",

@@ -15,10 +15,10 @@ from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._class_names import read_mapping
 from selector.data._hashing import hash_files
+from selector.data._items import FileItems
 from selector.data._paths import picture_path
 from selector.data._trees import is_folder
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
-from selector.data.readers.folder import FileItems
 
 _HEAD = 1 << 16  # bytes that are looked at to tell what a file is
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')

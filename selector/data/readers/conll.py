@@ -18,8 +18,8 @@ from selector.core.errors import TargetError, did_you_mean
 from selector.core.task import Table
 from selector.data._csv import read_utf8
 from selector.data._files import conll_files, holds_conll, holds_parquet, split_of
+from selector.data.columns import tagged_words, words_table
 from selector.data.reader import Options, reader
-from selector.data.readers.tagging import tagged
 
 _UNIVERSAL = (".conllu", ".conllup")  # comments, numbered words, named columns
 _NAMES = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
@@ -47,6 +47,7 @@ def _accepts(x: Any, options: Options) -> bool:
     "conll",
     "a CoNLL file (a word and its label a line, blank lines between sentences), or a folder of them",
     _accepts,
+    rank=40,
 )
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
@@ -75,7 +76,9 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
             splits.append(split_of(path))
     name = options.name or (root.name if root.is_dir() else root.stem)
     origin = {"path": str(root)}
-    return tagged(options, str(root), name, names, words, labels, splits=splits if any(splits) else None, origin=origin)
+    tagged = tagged_words(str(root), names, words, labels)
+    found = splits if any(splits) else None
+    return words_table(name, str(root), tagged, names, options, splits=found, origin=origin)
 
 
 def _place(path: Path, option: str, wanted: str | None, usual: int, width: int, header: Sequence[str]) -> int:

@@ -6,40 +6,24 @@ import os
 from pathlib import Path
 from typing import Any
 
-from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
 from selector.core.task import Table
-from selector.data._columns import text_tables
-from selector.data._files import TABLES, holds_conll, holds_parquet
+from selector.data._files import TABLES
 from selector.data._hashing import hash_files, walk_files
+from selector.data._items import FileItems
 from selector.data.reader import SPLIT_NAMES, Found, Options, reader
 from selector.modalities.image import IMAGE_SUFFIXES
 
 
-class FileItems:
-    """Files below a folder, read when asked for."""
-
-    def __init__(self, root: str, relative: list[str]) -> None:
-        self._root, self._relative = root, relative
-
-    def __len__(self) -> int:
-        return len(self._relative)
-
-    def __getitem__(self, index: int, /) -> RawImage:
-        with open(os.path.join(self._root, self._relative[index]), "rb") as file:  # noqa: PTH118, PTH123
-            return file.read()
-
-
 def _accepts(x: Any, options: Options) -> bool:
-    if not isinstance(x, str | os.PathLike) or not Path(x).is_dir():
-        return False
-    return not holds_parquet(Path(x)) and not holds_conll(Path(x)) and not text_tables(Path(x), options)
+    return isinstance(x, str | os.PathLike) and Path(x).is_dir()
 
 
 @reader(
     "folder",
     "a folder with one folder of images a class",
     _accepts,
+    rank=90,
 )
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()

@@ -14,6 +14,7 @@ from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._class_names import class_schema, usual_file
+from selector.data._items import FileItems
 from selector.data._trees import (
     Entry,
     by_stem,
@@ -27,7 +28,6 @@ from selector.data._trees import (
     subfolders,
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader
-from selector.data.readers.folder import FileItems
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "leftimg8bit")
 MASK_FOLDERS = (

@@ -12,24 +12,27 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import Modality, RawImage
+import numpy as np
+
+from selector.core.contracts import Items, RawImage
 from selector.core.errors import TargetError
 from selector.core.task import Table
-from selector.data._columns import IMAGE_COLUMNS, reads_text
-from selector.data._files import files_of, parquet_files, split_of
+from selector.data._boxes import is_boxes
+from selector.data._files import files_of, split_of
 from selector.data._hashing import FileMemory
-from selector.data._roles import MASK_COLUMNS, BoxCells, is_boxes, roles_of
-from selector.data._words import takes_words
-from selector.data.reader import Options, find_column, reader, split_rank
+from selector.data._items import SubsetItems
+from selector.data._tabular import other_columns
+from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS, Columns, reads_text, table_of
+from selector.data.reader import Options, reader, split_rank
 from selector.modalities.image import content_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label")
 _KEPT_GROUPS = 4
 
 
@@ -79,140 +82,153 @@ class ParquetItems:
         return column
 
 
-def is_text_file(path: Path, options: Options) -> bool:
-    """Whether a parquet file holds texts rather than images, by its columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class _Cells(Mapping[str, Any]):
+    """Columns of several parquet files, each read when it is asked for, and then kept."""
 
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError):
-        return False  # reading it says why
-    return reads_text(schema.names, options, declared(schema, "Image"))
+    def __init__(self, files: Sequence[Path], names: Sequence[str]) -> None:
+        self._files, self._names = files, list(names)
+        self._read: dict[str, list[Any]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        import pyarrow.parquet as pq
+
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name] = [
+                cell for path in self._files for cell in pq.read_table(path, columns=[name])[name].to_pylist()
+            ]
+        return self._read[name]
 
 
 def _accepts(x: Any, options: Options) -> bool:
-    if not isinstance(x, str | os.PathLike):
-        return False
-    files = files_of(Path(x))
-    return bool(files) and not is_text_file(files[0], options) and not takes_words(x, options)
+    return isinstance(x, str | os.PathLike) and bool(files_of(Path(x)))
 
 
-@reader(
-    "parquet",
-    "a parquet file or a folder of them",
-    _accepts,
-)
+@reader("parquet", "a parquet file or a folder of them", _accepts, rank=30)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     root = Path(x).absolute()
-    files = parquet_files(root) if root.is_dir() else [root]
-    files.sort(key=lambda path: (split_rank(split_of(path)), path.name))
-    where = str(files[0])
+    files = sorted(files_of(root), key=lambda path: (split_rank(split_of(path)), path.name))
     try:
-        schema = pq.read_schema(files[0])
-        pictures = [name for name in schema.names if name in declared(schema, "Image") or _holds_pictures(schema, name)]
-        image_column = find_column(
-            where, "image", options.image_column, schema.names, IMAGE_COLUMNS, _one_picture(schema, pictures)
-        )
-        roles = roles_of(
-            where,
-            schema.names,
-            options,
-            LABEL_COLUMNS,
-            items=[image_column],
-            typed_labels=declared(schema, "ClassLabel"),
-            pictures=[name for name in pictures if name != image_column],
-            boxes=[name for name in schema.names if _holds_boxes(schema, name)],
-        )
-        chosen = [name for columns in roles.values() for name in columns]
-        splits: list[str] = []
-        names: list[str] = []
-        hashes: list[str] = []
-        cells: dict[str, Any] = {name: [] for name in chosen}
-        folder = root if root.is_dir() else root.parent
-        with FileMemory(str(root), options.trust) as memory:
-            for path in files:
-                other = pq.read_schema(path)
-                if not {image_column, *chosen} <= set(other.names):
-                    named = ", ".join(f"'{name}'" for name in chosen)
-                    raise TargetError(
-                        f"{path}: columns {', '.join(other.names)}; expected '{image_column}' and "
-                        f"{named} as in {files[0].name}. Keep the files of one data set "
-                        "in a folder."
-                    )
-                for name in chosen:
-                    if name not in roles.get("mask", ()):
-                        cells[name] += pq.read_table(path, columns=[name])[name].to_pylist()
-                shown = path.relative_to(folder).as_posix()
-                own = _hashes(path, shown, image_column, memory)
-                splits += [split_of(path)] * len(own)
-                names += [f"{shown}:{row}" for row in range(len(own))]
-                hashes += own
+        return _table(root, files, pq.read_schema(files[0]), options)
     except (pa.ArrowException, OSError) as error:
         raise TargetError(
             f"{root}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
         ) from None
-    for name in roles.get("mask", ()):
-        cells[name] = ParquetItems(files, name)
-    for name in roles.get("boxes", ()):
-        cells[name] = BoxCells(cells[name], names, str(root))
-    declared_names = {name: class_names_of(schema, name) for name in chosen}
-    facts = _facts(schema)
-    for role in ("mask", "boxes"):
-        for name in roles.get(role, ()):
-            facts.setdefault("names", declared_names[name] or facts.get("classes"))
-    known = {key: value for key, value in facts.items() if value is not None and key != "classes"}
-    return Table(
-        where=str(root),
-        name=options.name or (root.name if root.is_dir() else root.stem),
-        modality=Modality.IMAGE,
-        items=ParquetItems(files, image_column),
-        names=names,
-        hashes=hashes,
-        columns=cells,
-        roles=roles,
-        schema={**known, "class_names": {name: own for name, own in declared_names.items() if own}, **options.schema()},
+
+
+def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -> Table:
+    import pyarrow.parquet as pq
+
+    folder = root if root.is_dir() else root.parent
+    counts = [pq.read_metadata(path).num_rows for path in files]
+    splits = [split_of(path) for path, count in zip(files, counts, strict=True) for _ in range(count)]
+    shown = [path.relative_to(folder).as_posix() for path in files]
+    lists = [name for name in schema.names if _inner(schema.field(name).type) is not None]
+    texts = reads_text(schema.names, options, declared(schema, "Image"))
+
+    def require(chosen: Sequence[str]) -> None:
+        for path in files[1:]:
+            other = pq.read_schema(path).names
+            if not set(chosen) <= set(other):
+                expected = ", ".join(chosen) if texts else " and ".join(f"'{name}'" for name in chosen)
+                raise other_columns(path, other, [expected], files[0])
+
+    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+        names, hashes = [], []
+        with FileMemory(str(root), options.trust) as memory:
+            for path, said, count in zip(files, shown, counts, strict=True):
+                names += [f"{said}:{row}" for row in range(count)]
+                # masks are hashed by the task that decodes them
+                hashes += _hashes(path, said, column, memory) if column not in MASK_COLUMNS else [""] * count
+        items: Items = ParquetItems(files, column)
+        if rows is None:
+            return items, names, hashes
+        chosen = list(rows)
+        return SubsetItems(items, np.array(chosen)), [names[row] for row in chosen], [hashes[row] for row in chosen]
+
+    columns = _Cells(files, schema.names)
+    found = Columns(
+        where=str(root) if texts or len(files) > 1 or root.is_dir() else str(files[0]),
+        name=root.name if root.is_dir() else root.stem,
+        columns=columns,
+        names=[
+            f"{said if not texts else path.name}:{row}"
+            for path, said, count in zip(files, shown, counts, strict=True)
+            for row in range(count)
+        ],
+        pictures_of=pictures_of,
         splits=splits if any(splits) else None,
+        types={
+            "ClassLabel": declared(schema, "ClassLabel"),
+            "Image": _pictures(schema),
+            "Boxes": [name for name in schema.names if _holds_boxes(schema, name)],
+        },
+        lists=lists,
+        words=[name for name in lists if _is_string(_inner(schema.field(name).type))],
+        class_names=lambda column: class_names_of(schema, column),
         origin={"path": str(root)},
+        require=require,
+        split_column=False,
+        facts=_facts(schema),
     )
+    return table_of(found, options)
 
 
-def _one_picture(schema: pa.Schema, pictures: list[str]) -> list[str]:
-    """Columns that are declared to be images, those with a usual name of masks last."""
-    return sorted((name for name in declared(schema, "Image")), key=lambda name: name.lower() in MASK_COLUMNS)
-
-
-def _holds_pictures(schema: pa.Schema, name: str) -> bool:
+def _inner(kind: pa.DataType) -> pa.DataType | None:
+    """What a list holds."""
     import pyarrow as pa
 
-    kind = schema.field(name).type
-    return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
+    known = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return kind.value_type if known else None
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _pictures(schema: pa.Schema) -> list[str]:
+    """Columns that are declared to be images; and of an undeclared table those of bytes and path."""
+    import pyarrow as pa
+
+    def looks(name: str) -> bool:
+        kind = schema.field(name).type
+        return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
+
+    said = declared(schema, "Image")
+    return said or [name for name in schema.names if looks(name) and name.lower() in (*IMAGE_COLUMNS, *MASK_COLUMNS)]
 
 
 def _holds_boxes(schema: pa.Schema, name: str) -> bool:
-    """Whether a column is a struct of lists, or a list of structs, with a field for boxes."""
+    """Whether a column is a struct of lists, or a list of structs, with fields for boxes and classes."""
     import pyarrow as pa
 
     kind = schema.field(name).type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    if not pa.types.is_struct(kind):
-        return False
-    fields = {field.name: None for field in kind}
-    return is_boxes({**dict.fromkeys(fields, 0)})
+    kind = _inner(kind) or kind
+    return pa.types.is_struct(kind) and is_boxes(dict.fromkeys((field.name for field in kind), 0))
 
 
 def _facts(schema: pa.Schema) -> dict[str, Any]:
     """What the schema says of the whole set beside its columns: ``classes`` and ``ignore_index``."""
     described = _features(schema)
     classes, ignore = described.get("classes"), described.get("ignore_index")
-    return {
-        "classes": [str(name) for name in classes] if isinstance(classes, list) and classes else None,
-        "ignore_index": ignore if isinstance(ignore, int) else None,
-    }
+    facts: dict[str, Any] = {}
+    if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
+        facts["names"] = classes
+    if isinstance(ignore, int):
+        facts["ignore_index"] = ignore
+    return facts
 
 
 def _hashes(path: Path, shown: str, column: str, memory: FileMemory) -> list[str]:

@@ -69,7 +69,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Table:
 
 def _shape(table: Table) -> tuple[Any, ...]:
     """What all splits share: names of classes, what an item is and what is known of it."""
-    named = table.schema.get("class_names"), table.schema.get("names")
+    named = table.schema.get("class_names") or None, table.schema.get("names")
     return named, table.modality, dict(table.roles)
 
 

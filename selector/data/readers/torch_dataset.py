@@ -1,8 +1,13 @@
-"""A torch ``Dataset`` of (image, label): Pillow images, uint8 arrays, or tensors in 0..1."""
+"""A torch ``Dataset`` of (image, label), or of ``{"image": ..., "label": ...}``; of a ``DataLoader`` its dataset.
+
+Images are Pillow images, uint8 arrays, or tensors in 0..1; labels are classes, vectors of 0 and 1 or of real values, masks
+(H, W), or boxes with their classes, as torchvision's detectors take them.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +16,13 @@ from PIL import Image
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
 from selector.core.task import Table
+from selector.data._boxes import is_boxes
+from selector.data._memory import is_tensor, raw_image
+from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS
 from selector.data.reader import Found, Options, reader
-from selector.modalities.image import content_hash, pil_to_array
+from selector.modalities.image import content_hash
+
+_LABELS = ("label", "labels", "target", "class", *MASK_COLUMNS, "y")
 
 
 class DatasetItems:
@@ -26,9 +36,10 @@ class DatasetItems:
         return len(self._dataset)
 
     def __getitem__(self, index: int, /) -> RawImage:
-        return self.pair(index)[0]
+        image: RawImage = self.pair(index)[0]
+        return image
 
-    def pair(self, index: int) -> tuple[RawImage, Any]:
+    def pair(self, index: int) -> tuple[Any, Any]:
         """Image and label.
 
         Raises:
@@ -36,11 +47,38 @@ class DatasetItems:
         """
         with self._lock:
             entry = self._dataset[index]
+        if isinstance(entry, Mapping):
+            entry = _of_mapping(entry)
         if not isinstance(entry, tuple | list) or len(entry) != 2:
             raise TargetError(
                 f"{self._where}: item {index} is a {type(entry).__name__}; expected a pair (image, label)."
             )
-        return _to_uint8(entry[0], f"{self._where}: item {index}"), _plain(entry[1])
+        return raw_image(entry[0], f"{self._where}: item {index}"), entry[1]
+
+
+class DatasetMasks:
+    """The masks of a data set, made when asked for."""
+
+    def __init__(self, items: DatasetItems) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int, /) -> Any:
+        mask = self._items.pair(index)[1]
+        return mask.detach().cpu().numpy() if is_tensor(mask) else mask
+
+
+def _of_mapping(entry: Mapping[str, Any]) -> Any:
+    """(image, label) of a sample; the sample itself where it has no such keys."""
+    image = next((entry[key] for key in IMAGE_COLUMNS if key in entry), None)
+    if image is None:
+        return entry
+    if is_boxes(entry):
+        return image, entry
+    key = next((key for key in _LABELS if key in entry), None)
+    return entry if key is None else (image, entry[key])
 
 
 def _accepts(x: Any, options: Options) -> bool:
@@ -48,62 +86,48 @@ def _accepts(x: Any, options: Options) -> bool:
     return any(base.__module__.startswith("torch.utils.data") for base in type(x).__mro__)
 
 
-@reader(
-    "torch-dataset",
-    "a torch Dataset of (image, label)",
-    _accepts,
-)
+@reader("torch-dataset", "a torch Dataset of (image, label), or a DataLoader", _accepts)
 def _read(x: Any, options: Options) -> Table:
+    if any(base.__name__ == "DataLoader" for base in type(x).__mro__):
+        x = x.dataset
     where = options.name or type(x).__name__
     if not hasattr(x, "__len__"):
         raise TargetError(f"{where} has no length; expected a map-style Dataset (with __len__ and __getitem__).")
     items = DatasetItems(x, where)
-    hashes, labels = [], []
+    hashes: list[str] = []
+    labels: list[Any] = []
+    masks = False
     for index in range(len(items)):
         image, label = items.pair(index)
         hashes.append(content_hash(image))
-        labels.append(label)
+        masks = masks or _is_mask(label)
+        labels.append(None if masks else _plain(label))
     if hashes and content_hash(items[0]) != hashes[0]:
         raise TargetError(
             f"{where}: item 0 is another image each time it is read; leave random augmentation out of the data set."
         )
+    boxes = bool(labels) and not masks and all(label is None or is_boxes(label) for label in labels)
+    schema = {"box_format": "xyxy" if "boxes" in (labels[0] or {}) else "xywh"} if boxes else {}
     return Found(
         where=where,
         name=options.name or where.lower(),
         items=items,
         names=[f"item {index}" for index in range(len(hashes))],
-        labels=labels,
+        labels=DatasetMasks(items) if masks else labels,
         hashes=hashes,
-        class_names=_class_names(x, labels),
+        class_names=None if masks or boxes else _class_names(x, labels),
+        role="mask" if masks else "boxes" if boxes else "label",
+        schema=schema,
     ).table(options)
 
 
-def _to_uint8(image: Any, where: str) -> np.ndarray:
-    if isinstance(image, Image.Image):
-        return pil_to_array(image)
-    if isinstance(image, np.ndarray):
-        array = image
-    elif hasattr(image, "numpy") and hasattr(image, "ndim"):  # a tensor (C, H, W)
-        array = image.detach().cpu().numpy()
-        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
-    else:
-        raise TargetError(
-            f"{where}: the image is a {type(image).__name__}; expected a Pillow image, an array or a tensor."
-        )
-    if array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):
-            raise TargetError(
-                f"{where}: values from {low:.3g} to {high:.3g}; expected 0..1. Leave the normalisation out of the data "
-                f"set: every encoder brings its own."
-            )
-        array = np.round(array * 255).astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise TargetError(f"{where}: the image has values of {array.dtype}; expected uint8, or floats in 0..1.")
-    return np.ascontiguousarray(array)
+def _is_mask(label: Any) -> bool:
+    return isinstance(label, Image.Image) or ((isinstance(label, np.ndarray) or is_tensor(label)) and label.ndim == 2)
 
 
 def _plain(label: Any) -> Any:
+    if isinstance(label, Mapping):
+        return {key: _plain(value) for key, value in label.items()}
     return label.tolist() if hasattr(label, "tolist") else label
 
 

@@ -18,6 +18,7 @@ from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._class_names import class_schema, usual_file
 from selector.data._csv import read_utf8
+from selector.data._items import FileItems
 from selector.data._trees import (
     Entry,
     by_stem,
@@ -30,7 +31,6 @@ from selector.data._trees import (
     split_among,
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
-from selector.data.readers.folder import FileItems
 
 _PICTURES, _MASKS, _BOXES, _SETS = "JPEGImages", "SegmentationClass", "Annotations", "ImageSets"
 _LONGEST = 1 << 20  # bytes of an XML file

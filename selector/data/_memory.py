@@ -1,0 +1,165 @@
+"""Objects in memory as items: pictures of every kind, and annotations that lie beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from selector.core.contracts import Items, Words
+from selector.core.errors import TargetError
+from selector.data._boxes import is_boxes
+from selector.data._items import ListItems
+from selector.data._tabular import path_pictures, shape_of
+from selector.data.columns import IMAGE_COLUMNS, PATH_COLUMNS, Columns
+from selector.data.reader import Options, refuse_masked
+from selector.modalities.image import IMAGE_SUFFIXES, content_hash, pil_to_array
+
+STRINGS = "UOT"  # kinds of arrays that may hold texts
+
+
+def rows_of(x: Any) -> Sequence[Any] | None:
+    """Rows in memory: a list, a tuple, a Series, a column of ``datasets``, an array of strings or objects; else None.
+
+    Rows of an array (N, L) are tuples, so that two columns of texts are pairs.
+    """
+    if hasattr(x, "to_numpy"):  # pandas, polars, pyarrow
+        x = x.to_numpy()
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in STRINGS or x.ndim not in (1, 2):
+            return None
+        rows = x.tolist()
+        return rows if x.ndim == 1 else [tuple(row) for row in rows]
+    if isinstance(x, list | tuple):
+        return x
+    return list(x) if isinstance(x, Sequence) and not isinstance(x, str | bytes) else None
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether this is a torch tensor; by name, which costs no import."""
+    return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach")
+
+
+def is_picture(x: Any) -> bool:
+    """Whether a row is a picture: an array or tensor of two or three axes, or a Pillow image."""
+    return isinstance(x, Image.Image) or ((isinstance(x, np.ndarray) or is_tensor(x)) and x.ndim in (2, 3))
+
+
+def is_image_path(x: Any) -> bool:
+    """Whether a row names a picture's file."""
+    if not isinstance(x, str | os.PathLike):
+        return False
+    return "." + os.fspath(x).rpartition(".")[2].strip().lower() in IMAGE_SUFFIXES
+
+
+def is_pair(x: Any) -> bool:
+    """Whether a row is a pair of texts."""
+    return (
+        isinstance(x, tuple | list) and not isinstance(x, Words) and len(x) == 2 and all(isinstance(p, str) for p in x)
+    )
+
+
+def raw_image(image: Any, where: str) -> Any:
+    """A picture as an item: bytes of a file, or uint8 (H, W) or (H, W, C).
+
+    Args:
+        image: a Pillow image, bytes, a mapping with ``bytes`` or ``path``, an array or a tensor: uint8, or floats in
+            0..1; channels first where the last axis cannot be channels.
+
+    Raises:
+        TargetError: it is something else; begins with ``where``.
+    """
+    if isinstance(image, Image.Image):
+        return pil_to_array(image)
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Mapping) and (image.get("bytes") is not None or image.get("path")):
+        return bytes(image["bytes"]) if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+    refuse_masked(image, "the values of the image", where)
+    if isinstance(image, np.ndarray):
+        array = image
+        if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+            array = array.transpose(1, 2, 0)
+    elif hasattr(image, "numpy") and hasattr(image, "ndim"):  # a tensor (C, H, W)
+        array = image.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    else:
+        raise TargetError(
+            f"{where}: the image is a {type(image).__name__}; expected a Pillow image, an array or a tensor."
+        )
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):
+            raise TargetError(
+                f"{where}: values from {low:.3g} to {high:.3g}; expected 0..1. Leave the normalisation out of the data "
+                f"set: every encoder brings its own."
+            )
+        array = np.round(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise TargetError(f"{where}: the image has values of {array.dtype}; expected uint8, or floats in 0..1.")
+    return np.ascontiguousarray(array)
+
+
+def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
+    """(role, column, schema) of what lies beside pictures: labels, masks (arrays, pictures, paths) or boxes."""
+    rows = rows_of(labels)
+    stacked = (isinstance(labels, np.ndarray) or is_tensor(labels)) and labels.ndim == 3
+    if stacked or (rows and all(_is_mask(row) for row in rows)):
+        return "mask", Masks(labels if stacked else rows), {}
+    if rows and any(is_boxes(row) for row in rows) and all(row is None or isinstance(row, Mapping) for row in rows):
+        first = next(row for row in rows if is_boxes(row))
+        kind = "xyxy" if "boxes" in first else "xywh"  # as torchvision and as COCO write them
+        return "boxes", rows, {"box_format": kind}
+    if rows and all(is_image_path(row) for row in rows):
+        return "mask", ListItems([Path(row).read_bytes() if Path(row).is_file() else b"" for row in rows]), {
+            "mask_names": [os.fspath(row) for row in rows]
+        }  # fmt: skip
+    return "label", labels, {}
+
+
+def _is_mask(row: Any) -> bool:
+    return isinstance(row, Image.Image) or ((isinstance(row, np.ndarray) or is_tensor(row)) and row.ndim == 2)
+
+
+class Masks:
+    """Masks in memory: arrays, tensors or Pillow images."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int, /) -> Any:
+        row = self._rows[index]
+        return row.detach().cpu().numpy() if is_tensor(row) else row
+
+
+def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Options, name: str) -> Columns:
+    """Columns in memory, of which one may hold pictures or their paths (relative to the working directory)."""
+    count = len(next(iter(columns.values()), ()))
+    names = [f"{name} {index}" for index in range(count)]
+
+    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+        cells = columns[column]
+        if any(isinstance(cell, str | os.PathLike) for cell in cells):
+            return path_pictures(cells, rows, [f"{where}: {said}" for said in names], None, Path.cwd(), options)
+        chosen = range(count) if rows is None else rows
+        images = [raw_image(cells[row], f"{where}: {names[row]}") for row in chosen]
+        return ListItems(images), [names[row] for row in chosen], [content_hash(image) for image in images]
+
+    first = {column: next((cell for cell in cells if cell is not None), None) for column, cells in columns.items()}
+    return Columns(
+        where=where,
+        name=where,
+        columns=columns,
+        names=names,
+        pictures_of=pictures_of,
+        picture_columns=tuple(dict.fromkeys((*IMAGE_COLUMNS, *PATH_COLUMNS))),
+        texts_only=True,
+        **shape_of(first),
+    )

@@ -1,0 +1,117 @@
+"""A ``datasets.Dataset`` of texts, of lists of words, or of images (a ``DatasetDict`` is a dict of splits)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selector.core.contracts import Items, RawImage
+from selector.core.errors import TargetError
+from selector.core.task import Table
+from selector.data._boxes import is_boxes
+from selector.data._items import SubsetItems
+from selector.data._tabular import shape_of
+from selector.data.columns import MASK_COLUMNS, Columns, reads_text, table_of
+from selector.data.reader import Options, reader
+from selector.modalities.image import content_hash
+
+
+class HuggingFaceItems:
+    """Encoded images of a column, read when asked for."""
+
+    def __init__(self, dataset: Any, column: str) -> None:
+        self._dataset, self._column = dataset, column
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int, /) -> RawImage:
+        cell = self._dataset[index][self._column]
+        if cell is None:
+            return b""
+        if cell.get("bytes") is not None:
+            return bytes(cell["bytes"])
+        return Path(cell["path"]).read_bytes()
+
+
+class _Cells(Mapping[str, Any]):
+    """Columns of a dataset, each read when it is asked for."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Any:
+        return iter(self._dataset.features)
+
+    def __len__(self) -> int:
+        return len(self._dataset.features)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return list(self._dataset[name])
+
+
+def _accepts(x: Any, options: Options) -> bool:
+    # by name: an object that is not theirs must not cost the import
+    return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
+
+
+@reader("hub", "a datasets.Dataset of texts or images and labels", _accepts)
+def _read(x: Any, options: Options) -> Table:
+    where = options.name or x.info.dataset_name or "dataset"
+    if x.format["type"] != "custom":  # what a function of the user's makes of a row is meant
+        x = x.with_format(None)
+    typed = {name: type(feature).__name__ for name, feature in x.features.items()}
+    pictures = [name for name, kind in typed.items() if kind == "Image"]
+    texts = reads_text(list(typed), options, pictures)
+    first = x.remove_columns(pictures)[0] if len(x) and len(pictures) < len(typed) else {}
+    names = [f"row {index}" for index in range(len(x))]
+
+    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+        import datasets
+
+        if typed[column] != "Image":
+            raise TargetError(
+                f"{where}: column '{column}' is a {typed[column]}; expected a datasets.Image "
+                f"(dataset.cast_column('{column}', datasets.Image()))."
+            )
+        items: Items = HuggingFaceItems(x.cast_column(column, datasets.Image(decode=False)), column)
+        if rows is not None:
+            items = SubsetItems(items, np.array(list(rows)))
+        shown = names if rows is None else [names[row] for row in rows]
+        if column in MASK_COLUMNS:  # hashed by the task that decodes them
+            return items, shown, [""] * len(shown)
+        try:
+            return items, shown, [content_hash(items[index]) for index in range(len(items))]
+        except OSError as error:
+            raise TargetError(f"{where}: {error.filename} cannot be read ({error.strerror}).") from None
+
+    found = Columns(
+        where=where,
+        name=where,
+        columns=_Cells(x),
+        names=names,
+        pictures_of=pictures_of,
+        types={
+            "ClassLabel": [name for name, kind in typed.items() if kind == "ClassLabel"],
+            "Image": pictures,
+            "Boxes": [name for name in typed if is_boxes(first.get(name))],
+        },
+        class_names=lambda column: _class_names(x.features[column]),
+        split_column=texts,
+        **shape_of(first),
+    )
+    return table_of(found, options)
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Names of the first ClassLabel that a feature is or holds."""
+    if type(feature).__name__ == "ClassLabel":
+        return list(feature.names)
+    inner = getattr(feature, "feature", None)  # of lists: what they hold
+    if inner is not None:
+        return _class_names(inner)
+    parts = list(feature.values()) if isinstance(feature, dict) else feature if isinstance(feature, list) else []
+    return next((names for names in map(_class_names, parts) if names), None)
