@@ -66,7 +66,7 @@ def cells_of(name: str, seed: int) -> list[Cell]:
 def measure_of(name: str, assets: Path, quick: bool) -> Callable[[Cell], Outcome]:
     """What measures a cell of this set."""
     module: ModuleType = detection if name in detection.SETS else segmentation if name == "camvid" else vectors
-    return lambda cell: module.measure(cell, assets, 2 if quick else module.STEPS)
+    return lambda cell: module.measure(cell, assets, 2 if quick else None)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.tasks.cells import Cell, Outcome
 from benchmarks.tasks.maps import MapNetwork
 
 SIZE = (144, 192)  # height and width that networks read; masks are predicted and judged at their own size
-STEPS, BATCH = 120, 8
+STEPS, BATCH = 60, 8
 RATES = {
     False: 3e-4,
     True: 3e-5,
@@ -117,7 +117,7 @@ def read_points(layers: list[torch.Tensor], places: torch.Tensor, size: tuple[in
 
 @torch.no_grad()
 def point_features(
-    network: MapNetwork, data: MaskSet, split: str
+    network: MapNetwork, data: MaskSet, split: str, count: int = POINTS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
     """Features (R, D) of all maps side by side, labels (R,), image of each row (R,), and the channels of each map."""
     network.eval()
@@ -125,7 +125,7 @@ def point_features(
     features, labels, owners = [], [], []
     for i in data.rows(split).tolist():
         mask = data.masks[i].numpy()
-        places = draw_points(mask, POINTS, data.ignore, rng)
+        places = draw_points(mask, count, data.ignore, rng)
         layers = network(data.pixels[i : i + 1].float() / 255)
         features.append(read_points(layers, torch.from_numpy(places), mask.shape))
         labels.append(mask[places[:, 0], places[:, 1]])
@@ -234,6 +234,17 @@ def solve_probe(network: MapNetwork, data: MaskSet) -> Probe:
     return Probe(weight, (best[2].numpy() - weight @ (mean * scale) + prior).astype(np.float32), scale)
 
 
+_PROBES: dict[str, Probe] = {}  # of the encoder measured last: its frozen and full cells follow one another
+
+
+def probe_of(name: str, network: MapNetwork, assets: Path) -> Probe:
+    """The solved probe of a pretrained encoder."""
+    if name not in _PROBES:
+        _PROBES.clear()
+        _PROBES[name] = solve_probe(network, load_set(assets))
+    return _PROBES[name]
+
+
 # ---------------------------------------------------------------------------- one encoder
 
 
@@ -304,9 +315,10 @@ def fit(model: Segmenter, data: MaskSet, rate: float, decoder_rate: float, steps
     return True
 
 
-def measure(cell: Cell, assets: Path, steps: int = STEPS) -> Outcome:
+def measure(cell: Cell, assets: Path, steps: int | None = None) -> Outcome:
     """Frozen: the solved probe as decoder. Full: everything from there, judged on test; a third of the rate as well
     where validation ends below the probe. deeplabv3: its decoder from nothing."""
+    steps = steps or STEPS
     data = load_set(assets)
     torch.manual_seed(cell.seed)
     network = maps.load(cell.encoder, assets)
@@ -316,7 +328,7 @@ def measure(cell: Cell, assets: Path, steps: int = STEPS) -> Outcome:
     linear = cell.head == "linear"
     decoder: nn.Module = Linear(network.channels, classes) if linear else DeepLab(network, classes)
     if isinstance(decoder, Linear):
-        decoder.set(solve_probe(network, data))
+        decoder.set(probe_of(cell.encoder, network, assets))
     model = Segmenter(network, decoder)
     counts = {f"n_{split}": len(data.rows(split)) for split in ("train", "val", "test")}
     facts: dict[str, Any] = {"size": f"{SIZE[0]}x{SIZE[1]}", "precision": "float32", **counts}
