@@ -21,6 +21,7 @@ from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy import export as export_module
 from selector.deploy import save as save_module
 from selector.results import Measurement
+from selector.tasks.classification import Classification
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
 from tests.tournament_samples import CLASSES, MNIST, VIT, load, spec_of
@@ -329,11 +330,11 @@ def test_files_folders_globs_and_arrays(mnist: Path, tmp_path: Path) -> None:
         Image.fromarray(image).save(tmp_path / "deep" / f"{i}.png")
     (tmp_path / "deep" / "notes.txt").write_text("no image")
     file, folder, pattern = str(tmp_path / "deep" / "1.png"), tmp_path, str(tmp_path / "**" / "*.png")
-    assert [row.image for row in model.predict(file)] == [file]
+    assert [row.item for row in model.predict(file)] == [file]
     assert len(model.predict(folder)) == 3
     assert len(model.predict(pattern)) == 3
     mixed = model.predict([file, images(3)[1], Image.fromarray(images(3)[1])])
-    assert [row.image for row in mixed] == [file, "image 1", "image 2"]
+    assert [row.item for row in mixed] == [file, "image 1", "image 2"]
     np.testing.assert_allclose(mixed.probabilities[0], mixed.probabilities[1])
     np.testing.assert_allclose(mixed.probabilities[0], mixed.probabilities[2])
 
@@ -367,12 +368,12 @@ def test_predictions_become_tables_and_json(mnist: Path, tmp_path: Path) -> None
     (tmp_path / "bad.jpg").write_bytes(b"x")
     found = load_model(mnist).predict([*images(2), str(tmp_path / "bad.jpg")], top=2)
     frame = found.to_dataframe()
-    assert list(frame.columns) == ["image", "label", "probability", "label_2", "probability_2", "error"]
+    assert list(frame.columns) == ["item", "label", "probability", "label_2", "probability_2", "error"]
     assert len(frame) == 3
     data = json.loads(json.dumps(found.to_dicts(), allow_nan=False))
     assert data[0]["top"][0] == {"label": found[0].label, "probability": found[0].probability}
     assert data[2]["label"] is None
-    assert found.to_csv().splitlines()[0] == "image,label,probability,label_2,probability_2,error"
+    assert found.to_csv().splitlines()[0] == "item,label,probability,label_2,probability_2,error"
     assert str(found).splitlines()[0].startswith("image 0: ")
 
 
@@ -468,3 +469,35 @@ def test_export_without_the_extra_says_what_to_install(
     with pytest.raises(ConfigError, match=r"ONNX export needs the extra 'onnx' .*pip install 'zoo-selector\[onnx\]'"):
         export_onnx(SavedModel(mnist, json.loads((mnist / "config.json").read_text()), False), tmp_path / "model.onnx")
     assert export_module.TOLERANCE < 0.01
+
+
+def test_a_model_that_was_saved_before_contexts_is_read(tmp_path: Path) -> None:
+    """Format 1 knew a temperature only."""
+    folder = saved(tmp_path / "best")
+    pictures = list(images(3))
+    expected = load_model(folder).predict(pictures).probabilities
+    config = json.loads((folder / "config.json").read_text())
+    del config["context"]
+    (folder / "config.json").write_text(json.dumps({**config, "format": 1, "temperature": 2.0}))
+    model = load_model(folder)
+    assert model.context == {"temperature": 2.0}
+    np.testing.assert_array_equal(model.predict(pictures).probabilities, expected)
+
+
+def test_what_another_task_says_of_an_item_reaches_every_form() -> None:
+    """Values, masks and boxes have no label: they are shown by name."""
+
+    class Measures(Classification):
+        def predictions(self, outputs: Any, class_names: Any, context: Any) -> list[dict[str, Any]]:
+            return [{"value": float(row[0]) * context["scale"], "mask": row.reshape(1, -1)} for row in outputs]
+
+    named = [("a", None), ("b", None)]
+    found = Measures().predicted(named, [np.array([[1.5, 2.0]]), None], ["", "is empty"], (), {"scale": 2.0})
+    assert found.to_dicts() == [
+        {"item": "a", "value": 3.0, "mask": [[1.5, 2.0]], "error": None},
+        {"item": "b", "label": None, "probability": None, "top": [], "error": "is empty"},
+    ]
+    assert found.table(1) == (["item", "value", "mask"], [["a", "3", "array 1 × 2"], ["b", "is empty", ""]])
+    assert list(found.to_dataframe().columns) == ["item", "value", "mask", "error"]
+    assert str(found[0]) == "a: value 3, mask array 1 × 2"
+    assert found.probabilities.shape == (2, 0)

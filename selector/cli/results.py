@@ -95,7 +95,7 @@ def predict(
     else:
         print_rows(*found.table(top))
     for row in found.errors:
-        say(f"{row.image}: {row.error}")
+        say(f"{row.item}: {row.error}")
     return FAILED if len(found.errors) == len(found) else SOME_FAILED if found.errors else 0
 
 

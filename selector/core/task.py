@@ -19,6 +19,7 @@ import xxhash
 from selector.core.contracts import Encoder, Items, LabelKind, Modality, Target
 from selector.core.errors import TargetError, TrainingError
 from selector.core.metric import Metric
+from selector.core.prediction import Prediction, Predictions
 
 if TYPE_CHECKING:
     import torch
@@ -428,6 +429,39 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What predict hands over, an entry an item (or word): plain JSON but for arrays (masks)."""
+
+    def predicted(
+        self,
+        named: Sequence[tuple[str, Any]],
+        outputs: Sequence[Any | None],
+        reasons: Sequence[str],
+        class_names: Sequence[str],
+        context: Mapping[str, Any],
+        top: int = 1,
+    ) -> Predictions:
+        """Predictions of named items for a person or a program.
+
+        Args:
+            named: (name, item) each.
+            outputs: of each item its own, with a first axis (or a list) of one; None where it cannot be read, for the
+                reason at the same place.
+            top: how many leading classes to name.
+        """
+        rows: list[Prediction] = []
+        shares: list[np.ndarray | None] = []
+        for (name, _), output, reason in zip(named, outputs, reasons, strict=True):
+            if output is None:
+                rows.append(Prediction(name, error=reason))
+                shares.append(None)
+                continue
+            (found,) = self.predictions(output, class_names, context)
+            shares.append(found.get("probabilities"))
+            rows.append(Prediction.of(name, found, class_names, min(top, len(class_names))))
+        known = [share for share in shares if isinstance(share, np.ndarray)]
+        width = len(known[0]) if known else len(class_names) if not any(row.values for row in rows) else 0
+        nothing = np.full(width, np.nan)
+        probabilities = np.array([share if isinstance(share, np.ndarray) else nothing for share in shares])
+        return Predictions(rows, probabilities.reshape(len(rows), width), class_names)
 
     def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
         """(name, tensor) that an exported network gives beside its raw outputs: calibrated probabilities, values in

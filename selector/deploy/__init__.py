@@ -17,20 +17,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from selector.core.prediction import Prediction as Prediction
+    from selector.core.prediction import Predictions as Predictions
     from selector.deploy.export import export_onnx as export_onnx
     from selector.deploy.load import SavedModel as SavedModel
     from selector.deploy.load import load_model as load_model
-    from selector.deploy.predictions import Prediction as Prediction
-    from selector.deploy.predictions import Predictions as Predictions
     from selector.deploy.save import save_model as save_model
-    from selector.deploy.tagging import TaggedText as TaggedText
-    from selector.deploy.tagging import TaggedTexts as TaggedTexts
+    from selector.tasks._tagged import TaggedText as TaggedText
+    from selector.tasks._tagged import TaggedTexts as TaggedTexts
 
 _PLACES = {
-    "Prediction": "selector.deploy.predictions",
-    "Predictions": "selector.deploy.predictions",
-    "TaggedText": "selector.deploy.tagging",
-    "TaggedTexts": "selector.deploy.tagging",
+    "Prediction": "selector.core.prediction",
+    "Predictions": "selector.core.prediction",
+    "TaggedText": "selector.tasks._tagged",
+    "TaggedTexts": "selector.tasks._tagged",
     "export_onnx": "selector.deploy.export",
     "save_model": "selector.deploy.save",
 }

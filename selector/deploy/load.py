@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector.core.contracts import AnyPreprocess, Preprocess, TextPreprocess, Words
+from selector.core.contracts import AnyPreprocess, Preprocess, TextPreprocess
 from selector.core.errors import BadImagesError, ConfigError, SourceError
-from selector.deploy import tagging, texts
-from selector.deploy.predictions import Prediction, Predictions
+from selector.core.prediction import Predictions
+from selector.deploy import texts
 from selector.deploy.save import CONFIG, FORMAT, READABLE, WEIGHTS
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
 from selector.modalities.text import Tokeniser
@@ -108,7 +108,7 @@ class SavedModel:
         Args:
             images: files, folders (searched for images), globs, arrays, Pillow images, or a
                 sequence of these; for a model that reads texts see ``deploy.texts.expand``, for one
-                that tags words ``deploy.tagging.expand``.
+                that tags words ``deploy.texts.expand_words``.
             top: how many leading classes to name an image; None for one.
             batch_size: images at a time; of texts at most, fewer of long ones.
             on_bad: an image that cannot be read becomes a row with an error, or ends the call
@@ -121,69 +121,62 @@ class SavedModel:
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
-        if isinstance(self.preprocess, TextPreprocess) and self.preprocess.words:
-            tagged = self._tag(tagging.expand(images), batch_size, device)
-            _raise_bad(tagged, "sentence", on_bad)
-            return tagged
-        of_texts = isinstance(self.preprocess, TextPreprocess)
-        named = texts.expand(images, self.pairs) if of_texts else list(_expand(images))
+        named = self._collected(images)
         outputs, reasons = self._outputs([item for _, item in named], batch_size, device)
-        found = self._said([name for name, _ in named], outputs, reasons, min(top or 1, len(self.class_names)))
-        _raise_bad(found, "text" if of_texts else "image", on_bad)
+        found = self.task.predicted(named, outputs, reasons, self.class_names, self.context, top or 1)
+        _raise_bad(found, self._noun, on_bad)
         return found
+
+    @property
+    def _noun(self) -> str:
+        if not isinstance(self.preprocess, TextPreprocess):
+            return "image"
+        return "sentence" if self.preprocess.words else "text"
+
+    def _collected(self, given: Images) -> list[tuple[str, Any]]:
+        """(name, item) of everything that was given."""
+        if not isinstance(self.preprocess, TextPreprocess):
+            return list(_expand(given))
+        return texts.expand_words(given) if self.preprocess.words else texts.expand(given, self.pairs)
 
     @cached_property
     def _tokeniser(self) -> Tokeniser:
         assert isinstance(self.preprocess, TextPreprocess)
         return Tokeniser(self.preprocess)
 
-    def _tag(self, named: Sequence[tuple[str, Words]], batch_size: int, device: str) -> tagging.TaggedTexts:
-        return tagging.predict(self, self._tokeniser, named, batch_size, device)
-
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""
-        import torch
-
         from selector.extract.pixels import normalise
 
         assert isinstance(self.preprocess, Preprocess)
-        with torch.inference_mode():
-            result: np.ndarray = self.module.to(device)(normalise(batch, self.preprocess, device)).float().cpu().numpy()
+        result: np.ndarray = self._run(normalise(batch, self.preprocess, device), device)
         return result
 
-    def _said(
-        self, names: Sequence[str], outputs: Sequence[np.ndarray], reasons: Sequence[str], top: int
-    ) -> Predictions:
-        """What the outputs of the items without a reason say."""
-        probabilities = np.full((len(names), len(self.class_names)), np.nan)
-        if outputs:
-            good = [i for i, reason in enumerate(reasons) if not reason]
-            found = self.task.predictions(np.concatenate(outputs), self.class_names, self.context)
-            probabilities[good] = np.stack([row["probabilities"] for row in found])
-        rows = []
-        for name, reason, row in zip(names, reasons, probabilities, strict=True):
-            if reason:
-                rows.append(Prediction(name, error=reason))
-                continue
-            leading = np.argsort(-row, kind="stable")[:top]
-            named_top = tuple((self.class_names[i], float(row[i])) for i in leading)
-            rows.append(Prediction(name, named_top[0][0], named_top[0][1], named_top))
-        return Predictions(rows, probabilities, self.class_names)
+    def _run(self, batch: Any, device: str) -> Any:
+        """Outputs of a batch that is ready, as the task takes them."""
+        import torch
 
-    def _outputs(self, items: Sequence[Any], batch_size: int, device: str) -> tuple[list[np.ndarray], list[str]]:
-        """Logits of the readable items, in blocks, and a reason (or nothing) for each item."""
+        with torch.inference_mode():
+            return self.task.output(self.module.to(device), batch.to(device))
+
+    def _outputs(self, items: Sequence[Any], batch_size: int, device: str) -> tuple[list[Any | None], list[str]]:
+        """Outputs of each item, and a reason (or nothing) why there are none."""
         if isinstance(self.preprocess, TextPreprocess):
-            outputs, reasons = texts.outputs(self.module, items, self._tokeniser, batch_size, device)
-            return [rows for rows in outputs if rows is not None], reasons
-        blocks: list[np.ndarray] = []
+            found, reasons = texts.outputs(
+                lambda tokens: self._run(tokens, device), items, self._tokeniser, batch_size, device
+            )
+            return list(found), reasons
+        outputs: list[Any | None] = []
         reasons = []
         with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1)) as pool:
             for start in range(0, len(items), batch_size):
                 read = list(pool.map(self._read, items[start : start + batch_size]))
-                if pixels := [found for found in read if not isinstance(found, str)]:
-                    blocks.append(self.logits(np.stack(pixels), device))
-                reasons += [found if isinstance(found, str) else "" for found in read]
-        return blocks, reasons
+                pixels = [one for one in read if not isinstance(one, str)]
+                block: Any = self.logits(np.stack(pixels), device) if pixels else []
+                own = iter([block[i : i + 1] for i in range(len(pixels))])
+                outputs += [None if isinstance(one, str) else next(own) for one in read]
+                reasons += [one if isinstance(one, str) else "" for one in read]
+        return outputs, reasons
 
     def _read(self, image: Any) -> np.ndarray | str:
         from selector.extract.pixels import prepare
@@ -199,7 +192,7 @@ class SavedModel:
 
 
 def _raise_bad(found: Predictions, noun: str, on_bad: str) -> None:
-    bad = [(row.image, row.error) for row in found if row.error is not None]
+    bad = [(row.item, row.error) for row in found if row.error is not None]
     if bad and on_bad == "fail":
         listed = "; ".join(f"{name} {reason}" for name, reason in bad[:10])
         raise BadImagesError(f"{len(bad)} of {len(found)} {noun}(s) cannot be read: {listed}.", bad)

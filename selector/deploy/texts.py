@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +15,12 @@ from selector.deploy.text_files import JSON_LINES, file_of, json_lines, lines
 from selector.extract.tokens import TokenTable
 from selector.modalities.text import TokenisedText, Tokeniser, Tokens, why_unusable
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 TOKENIZER = "tokenizer.json"
 _SHOWN = 60  # characters of a text that name it
 _CHUNK = 1000  # texts tokenised at once
 _LINE = "a text in quotes, or a list of two,"
+_WORDS_LINE = "a list of words"
+_KEYS = ("tokens", "words")
 
 
 def read_preprocess(folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
@@ -123,13 +122,65 @@ def shortened(text: str) -> str:
     return one_line if len(one_line) <= _SHOWN else one_line[: _SHOWN - 1] + "…"
 
 
+def expand_words(sentences: Any) -> list[tuple[str, Words]]:
+    """(name, words) of everything that ``sentences`` stands for.
+
+    Args:
+        sentences: a text, whose words stand apart by blanks; a list or tuple of words; a .txt file with
+            a sentence a line; a .jsonl file with a list of words a line, or an object with one under
+            ``tokens`` or ``words``; or a list of these.
+
+    Raises:
+        ConfigError: nothing there, or an item that is none of these.
+    """
+    alone = isinstance(sentences, str | os.PathLike | Words)
+    given = [sentences] if alone else listed(sentences, "texts, lists of words or files")
+    if not given:
+        raise ConfigError("there are no sentences to predict; give texts, lists of words, or .txt or .jsonl files.")
+    return [named for place, item in enumerate(given) for named in _named_words(place, item)]
+
+
+def _named_words(place: int, item: Any) -> Iterator[tuple[str, Words]]:
+    file = file_of(item, _WORDS_LINE)
+    if file is not None:
+        yield from _of_lists(file) if file.suffix.lower() in JSON_LINES else _of_texts(file)
+    elif isinstance(item, str) or _is_words(item):
+        words = Words(item.split() if isinstance(item, str) else item)
+        yield shortened(words.text) or f"sentence {place}", words
+    else:
+        raise ConfigError(f"expected a text, a list of words or a file. Got {type(item).__name__}.")
+
+
+def _of_texts(path: Path) -> Iterator[tuple[str, Words]]:
+    return ((name, Words(text.split())) for name, text in lines(path))
+
+
+def _of_lists(path: Path) -> Iterator[tuple[str, Words]]:
+    for name, row in json_lines(path, _WORDS_LINE):
+        words = next((row[key] for key in _KEYS if key in row), None) if isinstance(row, Mapping) else row
+        if not isinstance(words, list) or not _is_words(words):
+            raise ConfigError(f'{name}: expected a list of words, or an object such as {{"tokens": ["a", "word"]}}.')
+        yield name, Words(words)
+
+
+def _is_words(item: Any) -> bool:
+    return isinstance(item, list | tuple) and all(isinstance(word, str) for word in item)
+
+
 # ---------------------------------------------------------------------------- what the network says
 
 
 def outputs(
-    module: Any, texts: Sequence[RawText | Words], tokenise: Tokeniser, batch_size: int, device: str
+    run: Callable[[Tokens], np.ndarray],
+    texts: Sequence[RawText | Words],
+    tokenise: Tokeniser,
+    batch_size: int,
+    device: str,
 ) -> tuple[list[np.ndarray | None], list[str]]:
     """Outputs float32 (1, K) of each text, (words, K) of each list of words; and why there are none, or nothing.
+
+    Args:
+        run: tokens on the CPU -> outputs of their rows.
 
     Texts of like length go through the network together, ``batch_size`` at most and no more tokens than
     the extraction takes at once.
@@ -138,7 +189,7 @@ def outputs(
     table = TokenTable(tokenise.preprocess, _tokenised(texts, reasons, tokenise), device)
     found: list[np.ndarray | None] = [None] * len(texts)
     for part in table.cut(np.flatnonzero([not reason for reason in reasons]), batch_size):
-        rows = _logits(module, table.batch(part), device)
+        rows = run(table.batch(part))
         sizes = [len(text) if isinstance(text, Words) else 1 for text in (texts[i] for i in part)]
         for i, own in zip(part, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
             found[i] = own
@@ -153,12 +204,3 @@ def _tokenised(
         usable = [text for text, reason in zip(texts[begin : begin + _CHUNK], bad, strict=True) if not reason]
         made = iter(tokenise(usable))
         yield [None if reason else next(made) for reason in bad]
-
-
-def _logits(module: Any, tokens: Tokens, device: str) -> np.ndarray:
-    """Outputs (rows, K) float32."""
-    import torch
-
-    with torch.inference_mode():
-        found: np.ndarray = module.to(device)(tokens.to(device)).float().cpu().numpy()
-    return found

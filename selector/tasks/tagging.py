@@ -29,6 +29,7 @@ from selector.tasks._entities import Found, Scheme
 from selector.tasks._linear import LinearTask, OutputEvaluator, softmax, temperature_of
 from selector.tasks._outcome import section_of_sentences
 from selector.tasks._read_tagging import TaggingReading
+from selector.tasks._tagged import Entity, TaggedText, TaggedTexts
 
 _ENTITIES = {"entity_f1": Metric(), "entity_precision": Metric(), "entity_recall": Metric()}
 _WORDS = {
@@ -208,6 +209,33 @@ class Tagging(TaggingReading, LinearTask):
             {"label": class_names[int(i)], "probability": float(row[i]), "probabilities": row}
             for i, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
         ]
+
+    def predicted(
+        self,
+        named: Sequence[tuple[str, Any]],
+        outputs: Sequence[Any | None],
+        reasons: Sequence[str],
+        class_names: Sequence[str],
+        context: Mapping[str, Any],
+        top: int = 1,
+    ) -> TaggedTexts:
+        """Sentences with a label a word, and the entities of those."""
+        rows: list[TaggedText] = []
+        blocks = [np.empty((0, len(class_names)))]
+        for (name, words), output, reason in zip(named, outputs, reasons, strict=True):
+            if output is None:
+                rows.append(TaggedText(name, error=reason))
+                continue
+            shares = softmax(np.asarray(output), temperature_of(context))
+            blocks.append(shares)
+            predicted = shares.argmax(axis=1)
+            entities = (Entity(kind, a, b, " ".join(words[a:b])) for kind, a, b in self.entities(predicted))
+            labels = tuple(class_names[i] for i in predicted)
+            likely = tuple(float(value) for value in shares.max(axis=1))
+            rows.append(
+                TaggedText(name, words=tuple(words), labels=labels, probabilities=likely, entities=tuple(entities))
+            )
+        return TaggedTexts(rows, np.concatenate(blocks), class_names)
 
     def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
         """Calibrated probabilities."""

@@ -61,14 +61,14 @@ def make(backbone: Path, tmp_path: Path) -> Make:
 
 def test_a_model_of_single_texts_takes_no_pairs(make: Make) -> None:
     model = make("single")
-    assert [row.image for row in model.predict(("sun", "rain"))] == ["sun", "rain"]
+    assert [row.item for row in model.predict(("sun", "rain"))] == ["sun", "rain"]
     with pytest.raises(ConfigError, match=r"sun \| rain: found a pair of texts; the model reads single texts"):
         model.predict(["goal", ("sun", "rain")])
 
 
 def test_a_model_of_pairs_takes_no_single_texts(make: Make, tmp_path: Path) -> None:
     model = make("pairs")
-    assert [row.image for row in model.predict(("sun", "rain"))] == ["sun | rain"]
+    assert [row.item for row in model.predict(("sun", "rain"))] == ["sun | rain"]
     assert len(model.predict([("sun", "rain"), ["goal", "team"]])) == 2
     (tmp_path / "texts.txt").write_text("sun\n")
     for given, name in ((["sun", "rain"], "sun"), (str(tmp_path / "texts.txt"), r"texts\.txt:1"), ("goal", "goal")):
@@ -79,8 +79,8 @@ def test_a_model_of_pairs_takes_no_single_texts(make: Make, tmp_path: Path) -> N
 def test_a_model_whose_record_does_not_say_takes_either(make: Make) -> None:
     model = make("unknown")
     assert "pairs" not in model.config
-    assert [row.image for row in model.predict(("sun", "rain"))] == ["sun | rain"]
-    assert [row.image for row in model.predict(["sun", "rain"])] == ["sun", "rain"]
+    assert [row.item for row in model.predict(("sun", "rain"))] == ["sun | rain"]
+    assert [row.item for row in model.predict(["sun", "rain"])] == ["sun", "rain"]
     with pytest.raises(ConfigError, match="some of the items are texts and some are pairs"):
         model.predict(["goal"] * 40 + [("sun", "rain")])
 
@@ -122,7 +122,7 @@ def test_only_line_feeds_end_a_line(make: Make, kind: str, tmp_path: Path) -> No
     file = tmp_path / "texts.TXT"
     file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\n")
     found = model.predict(str(file))
-    assert [row.image for row in found] == [f"{file}:{number}" for number in (1, 2, 3, 4)]
+    assert [row.item for row in found] == [f"{file}:{number}" for number in (1, 2, 3, 4)]
     assert [bool(row.error) for row in found] == [False, False, True, False]
     expected = model.predict([lines[0], lines[1], lines[3]]).probabilities
     np.testing.assert_allclose(found.probabilities[~np.isnan(found.probabilities).any(1)], expected, rtol=1e-5)
@@ -134,7 +134,7 @@ def test_json_lines_hold_texts_or_pairs(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text('\ufeff"sun"\n\n{"text": "rain"}\n', encoding="utf-8")
     found = make("single").predict(file)
-    assert [row.image for row in found] == [f"{file}:1", f"{file}:3"]
+    assert [row.item for row in found] == [f"{file}:1", f"{file}:3"]
     np.testing.assert_allclose(found.probabilities, make("single").predict(["sun", "rain"]).probabilities, rtol=1e-5)
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('["sun", "rain"]\n{"text": ["goal", "team"]}\n')
@@ -168,7 +168,7 @@ def test_texts_without_content_are_named_by_their_place(make: Make) -> None:
     assert [str(row) for row in found.errors] == ["text 1: is empty", "text 2: is only whitespace"]
     with pytest.raises(BadImagesError, match=r"1 of 2 text\(s\) cannot be read: text 1 is empty"):
         make("single").predict(["sun", ""], on_bad="fail")
-    assert [row.image for row in make("pairs").predict([("sun", ""), ("", "")])] == ["sun | ", "text 1"]
+    assert [row.item for row in make("pairs").predict([("sun", ""), ("", "")])] == ["sun | ", "text 1"]
     assert [str(row) for row in make("words").predict(["sun", [], " "]).errors] == [
         "sentence 1: has no words",
         "sentence 2: has no words",
