@@ -13,7 +13,9 @@ is the median of the pairs. Baselines:
 - transformer-ranker, where it can be imported, and any LogME.py whose path is given, against the floor.
 
 With one thread the ratio is of processor time, which other work on the machine disturbs little; with
-two it is of wall time. Memory is the anonymous memory (mapped rows do not count) that the subject
+two it is of wall time. ``busy_ratio`` is what the subject's wall time becomes when another program runs on every core,
+over its time beside whatever ran already: 2 is a fair share of the cores, more is threads that wait for each other.
+Cases with ``-interval`` add the 90 % interval; they run at K, the first 1,200 rows of M. Memory is the anonymous memory (mapped rows do not count) that the subject
 alone adds at its peak, sampled from outside by another process. On a GPU (``--device cuda``) the
 floor is torch's, in float64 and float32, with the error that float32 makes in the value.
 """
@@ -32,7 +34,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 REFERENCE = HERE.parent / "tests" / "reference" / "features.py"
 FIELDS = (
     "case", "size", "n", "d", "c", "threads", "subject_cpu_s", "subject_wall_s", "baseline", "baseline_cpu_s", "baseline_wall_s",
-    "ratio", "target", "extra_mib", "value", "baseline_value", "repeats", "status", "device", "commit", "versions",
+    "ratio", "target", "busy_ratio", "extra_mib", "value", "baseline_value", "repeats", "status", "device", "commit", "versions",
 )  # fmt: skip
 ONE_PASS = ("logme", "hscore", "lda", "ridge", "fisher")
 # case -> (baseline, target ratio at L with one thread; probe: at M)
@@ -51,12 +54,19 @@ CASES: dict[str, tuple[str, float | None]] = {
     "knn": ("faiss", 1.1),
     "probe": ("logistic", 5.0),
     "lda": ("sklearn-lda", None),
+    "loo-ridge": ("logme-real", 1.5),
+    "hscore-interval": ("floor", None),
+    "ncti-interval": ("floor", None),
+    "probe-interval": ("floor", None),
     "transformer-ranker-logme": ("floor", None),
     "transformer-ranker-hscore": ("floor", None),
     "logme-file": ("floor", None),
 }
 SLOW_AT_L = {"knn", "transformer-ranker-logme", "logme-file"}  # once; minutes each
-NOT_AT_L = {"probe", "lda"}
+NOT_AT_L = {"probe", "lda", "loo-ridge"}
+INTERVAL = "-interval"
+OTHERS = ("transformer-ranker-logme", "transformer-ranker-hscore", "logme-file")
+REAL_COLUMNS, REAL_WIDTH = 20, 1024
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             data = _make(size, Path(folder))
             for count in threads:
                 for case in chosen:
-                    if size == "L" and case in NOT_AT_L:
+                    if (size == "L" and case in NOT_AT_L) or (size == "K") != case.endswith(INTERVAL):
                         continue
                     spec = {
                         **data,
@@ -88,7 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     row = _run(spec, arguments.limit)
                     rows[case, size, str(count)] = row
                     print(
-                        {k: row[k] for k in ("case", "size", "threads", "ratio", "target", "extra_mib", "status")},
+                        {
+                            k: row[k]
+                            for k in ("case", "size", "threads", "ratio", "target", "busy_ratio", "extra_mib", "status")
+                        },
                         flush=True,
                     )
                     _write(out, rows.values())
@@ -101,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="size S, two repeats, one thread")
     parser.add_argument("--out", default=str(HERE / "results"))
     parser.add_argument("--seed", type=int, default=0, help="of the folds; the rows are fixed")
-    parser.add_argument("--sizes", default="S,M,L")
+    parser.add_argument("--sizes", default="S,M,K,L")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", default="")
@@ -120,7 +133,9 @@ def _make(size: str, folder: Path) -> dict[str, Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    features, labels = module.sized(size)
+    features, labels = module.sized("M" if size == "K" else size)
+    if size == "K":
+        features, labels = features[:1200], labels[:1200]
     path = folder / f"{size}.f32"
     features.tofile(path)
     np.save(folder / f"{size}.npy", labels)
@@ -140,7 +155,7 @@ def _run(spec: dict[str, Any], limit: float) -> dict[str, Any]:
     row = dict.fromkeys(FIELDS, "")
     row.update({k: spec[k] for k in ("case", "size", "n", "d", "c", "threads", "repeats")})
     row["baseline"], target = CASES[spec["case"]]
-    if spec["threads"] == 1 and spec["size"] == ("M" if spec["case"] == "probe" else "L"):
+    if spec["threads"] == 1 and spec["size"] == ("M" if spec["case"] in ("probe", "loo-ridge") else "L"):
         row["target"] = target
     row.update(device=spec["device"] or f"cpu: {_processor()}", commit=_commit(), versions=_versions(), status="ok")
     slow = spec["size"] == "L" and spec["case"] in SLOW_AT_L
@@ -157,6 +172,11 @@ def _run(spec: dict[str, Any], limit: float) -> dict[str, Any]:
     for who in ("subject", "baseline"):
         for kind in ("cpu", "wall"):
             row[f"{who}_{kind}_s"] = round(statistics.median(t[kind] for t in times[who]), 4)
+    if spec["size"] != "L" and spec["case"] not in OTHERS and not spec["device"]:
+        busy, failure = _spawn({**spec, "mode": "busy"}, limit)
+        if failure:
+            return row | {"status": failure}
+        row["busy_ratio"] = round(statistics.median(busy["busy"]) / statistics.median(busy["quiet"]), 2)
     return row | {"value": times["value"], "baseline_value": times["baseline_value"]}
 
 
@@ -217,6 +237,17 @@ def _child(spec: dict[str, Any]) -> int:
         subject()
         print(json.dumps({}))
         return 0
+    if spec["mode"] == "busy":
+        subject()
+        found: dict[str, list[float]] = {"quiet": [], "busy": []}
+        for _ in range(spec["repeats"]):
+            for state in found:
+                with _other_program(state == "busy"):
+                    wall = time.perf_counter()
+                    subject()
+                    found[state].append(time.perf_counter() - wall)
+        print(json.dumps(found))
+        return 0
     baseline = _baseline(CASES[spec["case"]][0], spec, rows, labels)
     if spec["warm"]:
         subject()
@@ -230,6 +261,20 @@ def _child(spec: dict[str, Any]) -> int:
             result["value" if name == "subject" else "baseline_value"] = value
     print(json.dumps(result))
     return 0
+
+
+@contextmanager
+def _other_program(runs: bool) -> Iterator[None]:
+    """A process that never rests on every core, where asked for."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)] if runs else []
+    time.sleep(0.5 if runs else 0)
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float]:
@@ -253,13 +298,32 @@ def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float
         found.loader.exec_module(module)
         return lambda: float(module.LogME(regression=False).fit(rows.copy(), labels))
 
+    if case == "loo-ridge":
+        return _real("loo-ridge", rows)
+
     def run() -> float:
         features = FeatureSet(rows, labels, device=spec["device"])
-        names = ONE_PASS if case == "five" else (case,)
-        values = [proxies.evaluate(features, name).value for name in names]
+        names = ONE_PASS if case == "five" else (case.removesuffix(INTERVAL),)
+        values = [proxies.evaluate(features, name, intervals=case.endswith(INTERVAL)).value for name in names]
         return values[0]
 
     return run
+
+
+def _real(name: str, rows: Any) -> Callable[[], float]:
+    """A score of twenty real columns on up to 1,024 features."""
+    import numpy as np
+
+    from selector import proxies
+    from selector.features import FeatureSet
+
+    rng = np.random.default_rng(0)
+    x = np.ascontiguousarray(rows[:, :REAL_WIDTH])
+    columns = min(REAL_COLUMNS, x.shape[1])
+    targets = x[:, :columns] @ rng.standard_normal((columns, REAL_COLUMNS)) + rng.standard_normal(
+        (len(x), REAL_COLUMNS)
+    )
+    return lambda: proxies.evaluate(FeatureSet(x, targets), name).value
 
 
 def _baseline(name: str, spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float]:
@@ -276,6 +340,8 @@ def _baseline(name: str, spec: dict[str, Any], rows: Any, labels: Any) -> Callab
             return float((vectors.T @ np.ones((x.shape[1], classes)))[0, 0])
 
         return floor
+    if name == "logme-real":
+        return _real("logme", rows)
     if name == "faiss":
         import faiss
 

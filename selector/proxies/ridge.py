@@ -65,19 +65,33 @@ def column_fits(features: FeatureSet, method: str) -> tuple[np.ndarray, np.ndarr
     """(T,) squared errors of every column, those of its mean, and the strength that generalised
     cross-validation chose: one for all classes, one for each column otherwise."""
     spectrum = features.spectrum
+    chosen = column_strengths(features)
+    unit = spectrum.trace / spectrum.count
+    strengths = np.array(STRENGTHS)[chosen]
+    if method == "loo":
+        return *leave_one_out(features, unit * strengths), strengths
+    null = spectrum.count * spectrum.label_square / (spectrum.count - 1) ** 2
+    errors = np.empty(len(chosen))
+    for number in np.unique(chosen):
+        columns = chosen == number
+        errors[columns] = gcv(spectrum, unit * STRENGTHS[number])[columns]
+    return errors, null, strengths
+
+
+def column_strengths(features: FeatureSet) -> np.ndarray:
+    """(T,) numbers in ``STRENGTHS`` that generalised cross-validation prefers.
+
+    Raises:
+        NotApplicable: constant features or labels, N < 3.
+    """
+    spectrum = features.spectrum
     unit = spectrum.trace / spectrum.count
     if unit <= 0 or not (spectrum.label_square > 1e-12 * spectrum.count).any() or spectrum.count < 3:
         raise NotApplicable("needs three rows, and features and labels that vary")
     values = np.array([gcv(spectrum, unit * s) for s in STRENGTHS])  # (strengths, T)
     if features.label_kind is LabelKind.CLASSES:
-        chosen = np.full(values.shape[1], values.sum(axis=1).argmin())
-    else:
-        chosen = values.argmin(axis=0)
-    strengths = np.array(STRENGTHS)[chosen]
-    if method == "loo":
-        return *leave_one_out(features, unit * strengths), strengths
-    null = spectrum.count * spectrum.label_square / (spectrum.count - 1) ** 2
-    return values[chosen, np.arange(len(chosen))], null, strengths
+        return np.full(values.shape[1], values.sum(axis=1).argmin())
+    return np.asarray(values.argmin(axis=0))
 
 
 def mean_r2(errors: np.ndarray, null: np.ndarray, kind: LabelKind) -> float:
@@ -97,7 +111,19 @@ def gcv(spectrum: Spectrum, penalty: float) -> np.ndarray:
 
 
 def leave_one_out(features: FeatureSet, penalties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) sums of squared residuals without the row itself, each column at its penalty, and those of the mean.
+    """(T,) sums of squared residuals without the row itself, each column at its penalty, and those of the mean."""
+    errors, null = np.zeros(len(penalties)), np.zeros(len(penalties))
+    for _, residual, alone in held_out_residuals(features, penalties):
+        errors += np.einsum("nt,nt->t", residual, residual)
+        null += np.einsum("nt,nt->t", alone, alone)
+    return errors, null
+
+
+def held_out_residuals(
+    features: FeatureSet, penalties: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Chunks of (coordinates (n, k), residuals (n, T) without the row itself, deviations (n, T) from the mean of
+    the others), each column at its penalty.
 
     Rows of one unit are left out together: a box says much about the next box of its image. Exact in closed
     form: the residuals of rows u without u are (I - H_uu)⁻¹ times those with u.
@@ -106,13 +132,11 @@ def leave_one_out(features: FeatureSet, penalties: np.ndarray) -> tuple[np.ndarr
     spectrum, n = features.spectrum, len(features)
     strengths, of_column = np.unique(penalties, return_inverse=True)
     targets = features.label_data.block(slice(None)) - spectrum.label_mean
-    errors, null = np.zeros(len(penalties)), np.zeros(len(penalties))
     # coordinates u√S of the rows along directions of positive eigenvalue, and their regression on the labels
     positive = spectrum.values > 0
     values = spectrum.values[positive]
     shrunk = 1 / (values[:, None] + strengths)  # (k, strengths)
-    solution = spectrum.response[positive] / np.sqrt(values)[:, None]
-    solution = np.sqrt(values)[:, None] * shrunk[:, of_column] * solution
+    solution = shrunk[:, of_column] * spectrum.response[positive]
     units = None if features.units is None else np.unique(features.units, return_inverse=True)[1].ravel()
     order = np.arange(n) if units is None else np.argsort(units, kind="stable")
     for rows, z in _coordinates(features, order, units, positive):
@@ -123,9 +147,7 @@ def leave_one_out(features: FeatureSet, penalties: np.ndarray) -> tuple[np.ndarr
             alone = targets[rows] * (n / (n - 1))
         else:
             residual, alone = _without_units(z, residual, targets[rows], units[rows], shrunk, of_column, n)
-        errors += np.einsum("nt,nt->t", residual, residual)
-        null += np.einsum("nt,nt->t", alone, alone)
-    return errors, null
+        yield z, residual, alone
 
 
 def _without_units(
