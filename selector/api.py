@@ -82,6 +82,9 @@ def rank(
     drop: Literal["auto", "off", "force"] = "auto",
     precision: str = "auto",
     backend: str = "auto",
+    isolate: Literal["auto", "on", "off"] = "auto",
+    model_timeout: str | int | float | None = None,
+    model_memory: str | int | float | None = None,
     progress: ProgressCallback | bool | None = None,
 ) -> Ranking:
     """Rank pretrained models for a labelled target.
@@ -131,6 +134,10 @@ def rank(
         intervals: compute 90 % intervals and the probabilities that rest on them.
         drop: stop models early whose intervals can no longer reach the top k (``auto``: from 8 models on).
         precision, backend: of the extraction; decided once a model and kept in its entry.
+        isolate: run networks in a child process, so that one that crashes, hangs or ends the process costs its own
+            row: ``auto`` for ``python:`` and ``onnx:`` entries of a zoo file, ``on`` for all, ``off`` for none.
+        model_timeout, model_memory: what an isolated network may take for a round of rows, e.g. ``"10m"`` and
+            ``"8GB"``; None for no limit of time, and for nine tenths of the machine's memory.
         progress: called with every step; True for bars, False for silence, None for bars in a notebook only.
     Returns:
         The ranking; models that failed are rows with a status and a reason.

@@ -325,10 +325,33 @@ class ScanConfig(_Machine, _Training):
     precision: str = option("auto", "Of the extraction: auto, float32, bfloat16.")
     backend: str = option("auto", "Of the extraction: auto, eager, compile, openvino.")
 
+    isolate: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Run networks in a child process, so that one that crashes or hangs costs its own row: auto (python: and onnx: "
+        "entries of a zoo file), on (all), off.",
+    )
+    model_timeout: str | int | float | None = option(
+        None, "Time that one isolated network may take for a round of rows: 10m.", unit="s"
+    )
+    model_memory: str | int | float | None = option(
+        None, "Memory that one isolated network may take: 8GB; nine tenths of the machine's when not given."
+    )
+
     @field_validator("proxies")
     @classmethod
     def _listed(cls, value: str | Sequence[ProxyLike] | None) -> list[ProxyLike] | None:
         return words(value) or None
+
+    @field_validator("model_timeout", "model_memory")
+    @classmethod
+    def _limited(cls, value: str | int | float | None, info: Any) -> float | None:
+        read = parse_duration if info.field_name == "model_timeout" else parse_size
+        if value is None:
+            return None
+        found = _quantity(info.field_name, value, read)
+        if found <= 0:
+            raise OptionError(f"{info.field_name} must be more than 0. Got {value!r}.", info.field_name)
+        return found
 
     @field_validator("max_params", "max_latency", "max_memory")
     @classmethod

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import time
 
 import torch
@@ -107,3 +110,64 @@ class Noisy(Blind):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.dropout(super().forward(x), 0.5, training=True)
+
+
+class Exits(Blind):
+    """Calls sys.exit in its forward pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sys.exit(0)
+
+
+class Segfaults(Blind):
+    """Reads memory that is not its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ctypes.string_at(0)
+        return super().forward(x)
+
+
+class EndsAtOnce(Blind):
+    """Ends the process without a word."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        os._exit(0)
+
+
+class Hangs(Blind):
+    """Never comes back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while True:
+            time.sleep(1)
+
+
+class Grows(Blind):
+    """Takes memory until something ends it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        taken = []
+        while True:
+            taken.append(torch.ones(25_000_000))
+            time.sleep(0.02)
+
+
+class Prints(Orientation):
+    """Prints on stdout, with Python and past it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print("printed by a network")  # noqa: T201
+        os.write(1, b"printed past python\n")
+        return super().forward(x)
+
+
+class Moves(Orientation):
+    """Changes the working folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        os.chdir("/")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        os.chdir("/")
+        return super().forward(x)

@@ -47,6 +47,9 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
         except KeyboardInterrupt as error:
             _tell(_INTERRUPTED, error, debug=False, as_json=as_json)
             code = INTERRUPTED
+        except SystemExit as error:  # of a network or a plugin: click's own end is another exception
+            _tell(f"code of a model or a plugin called sys.exit({error.code!r})", error, debug=debug, as_json=as_json)
+            code = FAILED
         except BrokenPipeError:  # the reader of the output (head, less) is satisfied
             sys.stderr.close()
             code = FAILED

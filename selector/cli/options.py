@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from selector.cli import completion
+from selector.cli.output import stdout_kept
 from selector.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,22 +139,32 @@ def load_plugins(names: list[str] | None) -> None:
     Raises:
         ConfigError: a module cannot be found.
     """
-    for name in names or ():
-        if name.endswith(".py"):
-            _load_file(Path(name))
-            continue
-        folder = str(Path.cwd())
-        sys.path.insert(0, folder)  # as python -m does
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-                raise  # found, but something that it imports is missing: its own error says it better
-            raise ConfigError(
-                f"--plugin {name}: no such module here or in the installed packages; give a dotted name or a .py file."
-            ) from None
-        finally:
-            sys.path.remove(folder)
+    with stdout_kept():
+        for name in names or ():
+            try:
+                _load_plugin(name)
+            except SystemExit as error:
+                raise ConfigError(
+                    f"--plugin {name}: it called sys.exit({error.code!r}) when it was imported."
+                ) from None
+
+
+def _load_plugin(name: str) -> None:
+    if name.endswith(".py"):
+        _load_file(Path(name))
+        return
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)  # as python -m does
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # found, but something that it imports is missing: its own error says it better
+        raise ConfigError(
+            f"--plugin {name}: no such module here or in the installed packages; give a dotted name or a .py file."
+        ) from None
+    finally:
+        sys.path.remove(folder)
 
 
 def _load_file(path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import json
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,6 +18,29 @@ from selector.cli.guard import FAILED, SOME_FAILED
 
 if TYPE_CHECKING:
     from selector.results import Ranking
+
+
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[None]:
+    """What networks, plugins and libraries print meanwhile goes to stderr: stdout is the result of the command."""
+    try:
+        real = sys.stdout.fileno() == 1
+        sys.stdout.flush()
+    except (OSError, ValueError):  # closed, or no file
+        real = False
+    with contextlib.redirect_stdout(sys.stderr):
+        if not real:
+            yield
+            return
+        kept = os.dup(1)
+        try:
+            os.dup2(2, 1)  # C++ libraries print past Python
+            yield
+        finally:
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).fflush(None)  # what they have not written yet
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def document(data: Any) -> None:

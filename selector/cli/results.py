@@ -9,7 +9,7 @@ import typer
 
 from selector.cli import options as o
 from selector.cli.guard import FAILED, SOME_FAILED, guarded
-from selector.cli.output import document, print_rows, say
+from selector.cli.output import document, print_rows, say, stdout_kept
 
 _RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")]
 _TrustCode = Annotated[
@@ -87,7 +87,8 @@ def predict(
     """Use a run's best model on images or texts."""
     from selector.deploy import load_model
 
-    found = load_model(run, trust=trust_code).predict(images, top=top, batch_size=batch_size, device=device)
+    with stdout_kept():
+        found = load_model(run, trust=trust_code).predict(images, top=top, batch_size=batch_size, device=device)
     if json:
         document(found.to_dicts())
     elif csv:
@@ -110,7 +111,8 @@ def export(
     """Export a run's best model for use without this package."""
     from selector.deploy import export_onnx
 
-    path = export_onnx(run, onnx, trust=trust_code)
+    with stdout_kept():
+        path = export_onnx(run, onnx, trust=trust_code)
     if json:
         document({"onnx": str(path)})
     else:

@@ -9,7 +9,7 @@ import typer
 
 from selector.cli import options as o
 from selector.cli.guard import FAILED, guarded
-from selector.cli.output import document, exit_code, print_ranking, print_rows, say
+from selector.cli.output import document, exit_code, print_ranking, print_rows, say, stdout_kept
 from selector.core.progress import ProgressView
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ def scan(
     options["out"] = options["out"] or True  # the library saves only when asked
     options["text_column"] = _columns(options["text_column"])
     if dry_run:
-        _show_plan(api.plan(target, **options), as_json=json)
+        with stdout_kept():
+            planned = api.plan(target, **options)
+        _show_plan(planned, as_json=json)
         return 0
-    with ProgressView() as progress:
+    with ProgressView() as progress, stdout_kept():
         ranking = api.rank(target, **options, progress=progress)
     return _finish(ranking, as_json=json)
 
@@ -65,7 +67,7 @@ def confirm(
     o.load_plugins(plugin)
     from selector import api
 
-    with ProgressView() as progress:
+    with ProgressView() as progress, stdout_kept():
         ranking = api.confirm(run, **options, progress=progress)
     return _finish(ranking, as_json=json)
 

@@ -7,7 +7,9 @@ run; only an interrupt ends it. This one runs in the calling process; a Ray engi
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -75,20 +77,34 @@ class LocalEngine:
         """
         for item in items:
             try:
-                outcome = Outcome(item, result=job(item))
+                with keeping_folder():
+                    outcome = Outcome(item, result=job(item))
             except fatal:
                 raise
-            except Exception as error:  # noqa: BLE001  one model's failure must not end the scan
+            except (Exception, SystemExit) as error:  # noqa: BLE001  one model's failure must not end the scan
                 outcome = Outcome(item, failure=failure_of(error))
                 name = getattr(item, "name", type(item).__name__)  # an item's repr may be megabytes of arrays
                 log.info("%s failed: %s", name, outcome.failure.reason if outcome.failure else "")
             yield outcome
 
 
+@contextlib.contextmanager
+def keeping_folder() -> Iterator[None]:
+    """Code of others may change the working folder; relative paths, such as that of the run, must not move with it."""
+    before = os.getcwd()  # noqa: PTH109
+    try:
+        yield
+    finally:
+        if os.getcwd() != before:  # noqa: PTH109
+            os.chdir(before)
+
+
 def failure_of(error: BaseException) -> Failure:
     """The failure that an exception stands for."""
     text = str(error) or type(error).__name__
     reason = text if isinstance(error, SelectorError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, SystemExit):
+        reason = f"it called sys.exit({error.code!r})"
     trace = "".join(traceback.format_exception(error))
     _let_go(error)
     return Failure(reason.splitlines()[0][:300], trace, error)

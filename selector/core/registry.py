@@ -80,6 +80,10 @@ class Registry(Generic[T]):
             importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         return self._objects[name]
 
+    def loaded(self) -> dict[str, T]:
+        """What was registered so far, by name: nothing is imported for it."""
+        return dict(self._objects)
+
     def __contains__(self, name: object) -> bool:
         return name in self._objects or name in self.names()
 

@@ -20,7 +20,7 @@ import numpy as np
 from selector import sources
 from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
 from selector.core.costs import Cost
-from selector.core.engine import Failure, failure_of
+from selector.core.engine import Failure, failure_of, keeping_folder
 from selector.core.errors import SourceError
 from selector.extract.known_costs import CostMode, Costs
 from selector.extract.memory import give_back
@@ -180,19 +180,20 @@ class Workspace:
 
     def _load(self, spec: ModelSpec) -> Encoder:
         check_trusted(spec, self.settings.trusted)
-        return sources.registry.get(spec.source_name).load(spec)
+        with keeping_folder():
+            return sources.registry.get(spec.source_name).load(spec)
 
 
 _OWN: dict[str, Workspace] = {}
 """Of a worker process: the workspace of the target that it saw last."""
 
 
-def workspace_of(job: ExtractJob) -> Workspace:
+def workspace_of(job: ExtractJob, notify: ProgressCallback = no_progress) -> Workspace:
     """The workspace of this process for a job's target and store, made anew for another one."""
     key = json.dumps([job.store, job.target.fingerprint, repr(job.settings)])
     if key not in _OWN:
         _OWN.clear()
-        _OWN[key] = Workspace(job.target, FeatureStore(job.store), job.settings)
+        _OWN[key] = Workspace(job.target, FeatureStore(job.store), job.settings, notify)
     return _OWN[key]
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from selector.core.contracts import AnyPreprocess, Encoder, ProgressCallback, Target
 from selector.core.engine import Engine, LocalEngine, Outcome, failure_of
 from selector.core.errors import ConfigError, StoreError
+from selector.extract.deaths import Deaths
+from selector.extract.isolated import IsolatedJobs, Isolation, of_others
 from selector.extract.job import ExtractJob, ExtractResult, Settings, Workspace, extract, layer_specs
 from selector.extract.known_costs import CostMode
 from selector.scan.candidate import Candidate
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_LIMITS = Limits()
+NOT_ISOLATED = Isolation()
 
 
 class Extraction:
@@ -50,12 +53,16 @@ class Extraction:
         limits: Limits = NO_LIMITS,
         cost: CostMode = "off",
         engine: Engine | None = None,
+        isolation: Isolation = NOT_ISOLATED,
     ) -> None:
         self.store = store
         self.notify = notify
         self.job_settings = Settings(device, precision, backend, trusted, on_bad, cost, limits)
         self.work = Workspace(target, store, self.job_settings, notify)
         self.engine: Engine = engine or LocalEngine()
+        self.isolation = isolation
+        self._isolated = IsolatedJobs(isolation, notify)
+        self._deaths = Deaths(store.working_folder)
         self._seconds: dict[str, float] = {}
         self._rows: dict[float, Rows] = {}
 
@@ -97,7 +104,7 @@ class Extraction:
                 pending, cost_only = self._lookup(network, share)
             except (StoreError, ConfigError):
                 raise
-            except Exception as error:  # noqa: BLE001  one model's failure must not end the scan
+            except (Exception, SystemExit) as error:  # noqa: BLE001  one model's failure must not end the scan
                 _fail(network.members, Outcome(network, failure=failure_of(error)))
                 continue
             if pending or cost_only:
@@ -111,18 +118,45 @@ class Extraction:
                 told[id(job)] = candidates
                 yield job
 
-        for outcome in self.engine.map(self._function(), jobs(), fatal=(StoreError, ConfigError)):
-            candidates = told.pop(id(outcome.item))
-            if outcome.result is None:
-                _fail(candidates, outcome)
-            else:
-                self._apply(candidates, outcome.result, cost_only=outcome.item.cost_only)
+        try:
+            for outcome in self.engine.map(self._function(), jobs(), fatal=(StoreError, ConfigError)):
+                candidates = told.pop(id(outcome.item))
+                if outcome.result is None:
+                    _fail(candidates, outcome)
+                else:
+                    self._apply(candidates, outcome.result, cost_only=outcome.item.cost_only)
+        finally:
+            self._isolated.close()
 
     def _function(self) -> Any:
         """``extract`` for the engine: in this process with what it has at hand, elsewhere as it is."""
         if not self.engine.in_process:
             return extract
-        return lambda job: extract(job, self.work)
+        return self._here
+
+    def _here(self, job: ExtractJob) -> ExtractResult:
+        """A job in this process, or in its child; it is on record meanwhile which network is worked on."""
+        spec = job.specs[0]
+        if self.isolation.concerns(spec):
+            result = self._isolated.run(job)
+            self._deaths.end(spec)
+            return result
+        if job.next_spec is not None and (self.isolation.concerns(job.next_spec) or of_others(job.next_spec)):
+            job = replace(job, next_spec=None)  # dying while it loads beside would be put down to this one
+        entry = self.work.entry(spec)
+        rows = job.target.row_hashes(job.indices)
+        lacking = len(rows) if entry is None else len(entry.missing(rows))
+        deaths = self._deaths.before(spec, lacking)
+        if deaths:
+            log.warning(
+                "%s: %s while working on this model",
+                spec.name, "an earlier run ended" if deaths == 1 else f"{deaths} earlier runs ended",
+            )  # fmt: skip
+        self._deaths.begin(spec, lacking, deaths)
+        try:
+            return extract(job, self.work)
+        finally:
+            self._deaths.end(spec)
 
     def _job(
         self, candidates: Sequence[Candidate], share: float, upcoming: Sequence[ModelSpec], *, cost_only: bool

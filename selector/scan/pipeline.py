@@ -16,6 +16,7 @@ from selector.core.engine import LocalEngine
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.progress import listening
 from selector.core.system import versions
+from selector.extract.isolated import Isolation
 from selector.proxies import default_proxies
 from selector.ranking.forecast import of_metric
 from selector.results import Ranking, load_ranking, plain
@@ -91,6 +92,12 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
             notify,
             replace(limits_of(config), noun=data.modality.noun),
             config.cost,
+            isolation=Isolation(
+                config.isolate,
+                isinstance(config.zoo, str | os.PathLike),
+                None if config.model_timeout is None else float(config.model_timeout),
+                None if config.model_memory is None else int(config.model_memory),
+            ),
         )
         scoring = Scoring(features_store, wanted, config.seed, config.intervals, notify)
         past = open_history(config.history)

@@ -195,6 +195,11 @@ class FeatureStore:
         """Where finished trainings are kept; on this machine also when the store is not."""
         return self._beside("trainings")
 
+    @property
+    def working_folder(self) -> Path:
+        """Where it is written which network a process works on; on this machine also when the store is not."""
+        return self._beside("working")
+
     def _beside(self, name: str) -> Path:
         return (self._files.spare_root() if self.read_only else self._local_root) / name
 

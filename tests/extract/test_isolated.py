@@ -1,0 +1,153 @@
+"""Networks that crash, hang, end the process or eat the memory: each costs its own row and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import selector
+from selector.core.errors import OptionError, SourceError
+from selector.extract.deaths import Deaths
+from selector.extract.isolated import Isolation
+from selector.zoo import ModelSpec
+
+ROOT = Path(__file__).parents[2]
+QUICK: dict[str, Any] = {"proxies": ["knn"], "precision": "float32", "backend": "eager", "cost": "off"}
+GOOD = {"name": "good", "source": "timm:test_resnet", "weights": "none"}
+
+
+def zoo(folder: Path, *names: str) -> Path:
+    """A zoo file with the networks of ``tests.networks`` that behave badly, between two that do not."""
+    bad = [{"name": name, "source": f"python:tests.networks:{name}"} for name in names]
+    file = folder / "zoo.yaml"
+    file.write_text(json.dumps({"models": [GOOD, *bad, {**GOOD, "name": "last", "source": "timm:test_vit"}]}))
+    return file
+
+
+def test_networks_that_take_the_process_with_them_cost_their_own_row(photos: Path, tmp_path: Path) -> None:
+    ranking = selector.rank(
+        photos,
+        zoo=zoo(tmp_path, "Exits", "Segfaults", "EndsAtOnce", "Hangs", "Grows", "Orientation"),
+        trust_zoo=True,
+        store=tmp_path / "store",
+        model_timeout="8s",
+        model_memory="1.5GB",
+        **QUICK,
+    )
+    assert {m.name for m in ranking if m.status == "ok"} == {"good", "last", "Orientation"}
+    reasons = {m.name: m.reason for m in ranking.failures}
+    assert reasons["Exits"] == "Exits: it called sys.exit(0)"
+    assert reasons["Segfaults"] == "Segfaults: the process that ran this model was killed by SIGSEGV."
+    assert reasons["EndsAtOnce"] == "EndsAtOnce: the process that ran this model ended itself with exit code 0."
+    assert reasons["Hangs"].startswith("Hangs: it took longer than 8.0 s for its rows and was ended")
+    assert "of memory, more than 1.5 GB" in reasons["Grows"]
+
+
+def test_features_of_the_child_process_are_those_of_this_one(photos: Path, tmp_path: Path) -> None:
+    scores = []
+    for mode in ("on", "off"):
+        ranking = selector.rank(photos, zoo=[ModelSpec(**GOOD)], isolate=mode, store=tmp_path / mode, **QUICK)
+        scores.append([(m.name, m.scores["knn"].value, m.scores["knn"].low) for m in ranking])
+    assert scores[0] == scores[1]
+
+
+def test_which_networks_are_isolated() -> None:
+    code, graph, plain, own = (
+        ModelSpec(source=s)
+        for s in ("python:a:b", "onnx:a.onnx", "timm:resnet18", "python:selector.networks:mnist_cnn")
+    )
+    assert [Isolation("auto", from_file=True).concerns(s) for s in (code, graph, plain, own)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not any(Isolation("auto").concerns(s) for s in (code, graph, plain, own))
+    assert all(Isolation("on").concerns(s) for s in (code, graph, plain, own))
+    with pytest.raises(OptionError, match="model_timeout must be more than 0"):
+        selector.rank("x", model_timeout=0)
+
+
+SCAN = """
+import selector
+from selector.zoo import ModelSpec
+zoo = [ModelSpec(name="good", source="timm:test_resnet", weights="none"),
+       ModelSpec(name="bad", source="python:tests.networks:EndsAtOnce")]
+ranking = selector.rank({photos!r}, zoo=zoo, store={store!r}, proxies=["knn"], precision="float32", backend="eager", cost="off")
+print({{m.name: m.reason or m.status for m in ranking}})
+"""
+
+
+@pytest.mark.slow  # three processes
+def test_a_network_that_two_runs_died_of_is_set_aside(photos: Path, tmp_path: Path) -> None:
+    code = SCAN.format(photos=str(photos), store=str(tmp_path / "store"))
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        for _ in range(3)
+    ]
+    assert [(run.returncode, run.stdout) for run in runs[:2]] == [(0, "")] * 2  # it ends the process: no word possible
+    assert "bad: an earlier run ended while working on this model" in runs[1].stderr
+    assert "'good': 'ok'" in runs[2].stdout
+    assert "set aside, because 2 runs ended while they worked on this model" in runs[2].stdout
+    assert "--isolate on" in runs[2].stdout
+
+
+def test_deaths_count_only_what_did_not_get_on_and_is_not_running(tmp_path: Path) -> None:
+    deaths, spec = Deaths(tmp_path), ModelSpec(source="timm:a")
+    assert deaths.before(spec, 10) == 0
+    deaths.begin(spec, 10, 0)
+    assert deaths.before(spec, 10) == 0  # this process is alive
+    (file,) = tmp_path.glob("*.json")
+    record = json.loads(file.read_text()) | {"started": 1.0}
+    file.write_text(json.dumps(record | {"deaths": 1}))
+    assert deaths.before(spec, 10) == 2
+    assert deaths.before(spec, 4) == 1  # rows were stored meanwhile: a long job that was killed
+    with pytest.raises(SourceError, match="set aside, because 2 runs ended"):
+        deaths.begin(spec, 10, 2)
+    deaths.end(spec)
+    assert not list(tmp_path.glob("*.json"))
+    file.write_text("[1, ")  # half a record counts as none
+    assert deaths.before(spec, 10) == 0
+
+
+def test_a_print_leaves_json_alone_and_a_chdir_leaves_the_run_where_it_was_asked_for(
+    photos: Path, tmp_path: Path
+) -> None:
+    words = ["scan", str(photos), "--zoo", str(zoo(tmp_path, "Prints", "Moves")), "--trust-zoo", "--isolate", "off"]
+    words += ["--no-confirm", "--json", "--out", "run", "--proxies", "knn", "--store", str(tmp_path / "store")]
+    words += ["--cost", "off", "--precision", "float32", "--backend", "eager"]
+    done = subprocess.run(
+        [sys.executable, "-m", "selector", *words],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert {m["name"]: m["status"] for m in json.loads(done.stdout)["models"]} == dict.fromkeys(
+        ("good", "last", "Prints", "Moves"), "ok"
+    )
+    assert "printed by a network" in done.stderr
+    assert "printed past python" in done.stderr
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_child_ends_with_its_parent(photos: Path, tmp_path: Path) -> None:
+    code = SCAN.replace("zoo=zoo", "zoo=zoo, isolate='on'").replace("EndsAtOnce", "Hangs")
+    code = code.format(photos=str(photos), store=str(tmp_path / "store"))
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    import psutil
+
+    child: list[psutil.Process] = []
+    deadline = time.monotonic() + 90
+    while not child and time.monotonic() < deadline:
+        child = [p for p in psutil.Process(parent.pid).children() if "selector.extract.worker" in " ".join(p.cmdline())]
+        time.sleep(0.1)
+    assert child
+    parent.kill()
+    parent.wait()
+    assert not psutil.wait_procs(child, timeout=30)[1]
