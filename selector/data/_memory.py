@@ -12,7 +12,7 @@ from PIL import Image
 
 from selector.core.contracts import Items, Words
 from selector.core.errors import TargetError
-from selector.data._boxes import is_boxes
+from selector.data._boxes import BoxCells, is_boxes
 from selector.data._items import ListItems
 from selector.data._tabular import path_pictures, shape_of
 from selector.data.columns import IMAGE_COLUMNS, PATH_COLUMNS, Columns
@@ -113,7 +113,7 @@ def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
     if rows and any(is_boxes(row) for row in rows) and all(row is None or isinstance(row, Mapping) for row in rows):
         first = next(row for row in rows if is_boxes(row))
         kind = "xyxy" if "boxes" in first else "xywh"  # as torchvision and as COCO write them
-        return "boxes", rows, {"box_format": kind}
+        return "boxes", BoxCells(rows, [f"row {row}" for row in range(len(rows))], where), {"box_format": kind}
     if rows and all(is_image_path(row) for row in rows):
         return "mask", ListItems([Path(row).read_bytes() if Path(row).is_file() else b"" for row in rows]), {
             "mask_names": [os.fspath(row) for row in rows]
@@ -152,6 +152,9 @@ def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Op
         images = [raw_image(cells[row], f"{where}: {names[row]}") for row in chosen]
         return ListItems(images), [names[row] for row in chosen], [content_hash(image) for image in images]
 
+    def masks_of(column: str) -> Masks | None:
+        return Masks(columns[column]) if all(_is_mask(cell) for cell in columns[column]) else None
+
     first = {column: next((cell for cell in cells if cell is not None), None) for column, cells in columns.items()}
     return Columns(
         where=where,
@@ -159,6 +162,7 @@ def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Op
         columns=columns,
         names=names,
         pictures_of=pictures_of,
+        masks_of=masks_of,
         picture_columns=tuple(dict.fromkeys((*IMAGE_COLUMNS, *PATH_COLUMNS))),
         texts_only=True,
         **shape_of(first),

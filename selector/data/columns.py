@@ -52,6 +52,7 @@ class Columns:
         pictures_of: items, names and hashes of a column of pictures, or of paths of pictures.
         picture_columns, picture_role: usual names of that column, and what a message calls it.
         label_columns: usual names of labels of pictures.
+        masks_of: a column of masks that lie in memory, where it holds some.
         require: checks that every file has the columns that were chosen.
         texts_only: a table without a known column is one of texts, whose column is asked for.
         split_column: whether a column may say the splits of pictures.
@@ -74,6 +75,7 @@ class Columns:
     picture_columns: Sequence[str] = IMAGE_COLUMNS
     picture_role: str = "image"
     label_columns: Sequence[str] = ("label", "labels", "class", "target", "category", "fine_label")
+    masks_of: Callable[[str], Any] | None = None
     require: Callable[[Sequence[str]], None] = lambda _: None
     texts_only: bool = False
     split_column: bool = True
@@ -301,7 +303,9 @@ def _of_pictures(found: Columns, options: Options) -> Table:
     for role, chosen_here in roles.items():
         for name in chosen_here:
             if role == "mask":
-                columns[name], facts["mask_names"], _ = found.pictures_of(name, None)
+                columns[name] = found.masks_of(name) if found.masks_of is not None else None
+                if columns[name] is None:
+                    columns[name], facts["mask_names"], _ = found.pictures_of(name, None)
             elif role == "boxes":
                 columns[name] = BoxCells(found.columns[name], found.names, where)
             else:
@@ -318,14 +322,18 @@ def _names_pictures(found: Columns, name: str) -> bool:
 
     if name.lower() not in MASK_COLUMNS or "Image" in found.types:
         return False
-    first = next((cell for cell in found.columns[name][:_SAMPLE] if cell), None)
+    if found.masks_of is not None and found.masks_of(name) is not None:
+        return True
+    first = next((cell for cell in found.columns[name][:_SAMPLE] if cell is not None and cell != ""), None)
     return isinstance(first, str) and "." + first.rpartition(".")[2].strip().lower() in IMAGE_SUFFIXES
 
 
 def _holds_boxes(found: Columns, name: str) -> bool:
     if "Boxes" in found.types or name.lower() not in BOX_COLUMNS:
         return False
-    return is_boxes(next((cell for cell in found.columns[name][:_SAMPLE] if cell), None))
+    return is_boxes(
+        next((cell for cell in found.columns[name][:_SAMPLE] if isinstance(cell, Mapping | list) and cell), None)
+    )
 
 
 def roles_of(

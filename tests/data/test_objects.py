@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from selector.core.contracts import Modality
 from selector.core.errors import TargetError
@@ -180,3 +182,38 @@ def test_a_gap_in_labels_of_any_type_is_no_class(gap: Any) -> None:
     labels[7] = gap
     with pytest.raises(TargetError, match="row 7 has no label"):
         load_target((IMAGES, labels), task="classification")
+
+
+def test_images_in_memory_of_every_kind(tmp_path: Path) -> None:
+    expected = load_target((IMAGES, LABELS))
+    paths = []
+    for i, image in enumerate(IMAGES):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    channels_first = IMAGES.transpose(0, 3, 1, 2)
+    same = [
+        load_target(([Image.fromarray(image) for image in IMAGES], LABELS)),
+        load_target((channels_first, LABELS)),
+        load_target((torch.from_numpy(channels_first), torch.tensor(LABELS))),
+        load_target((torch.from_numpy(channels_first) / 255, LABELS)),
+        load_target([{"image": image, "label": label} for image, label in zip(IMAGES, LABELS, strict=True)]),
+        load_target(pd.DataFrame({"image": list(IMAGES), "label": LABELS})),
+        load_target(pd.DataFrame({"image": [Image.fromarray(i) for i in IMAGES], "y": LABELS}), label_column="y"),
+        load_target(DataLoader(Pairs(list(zip(IMAGES, LABELS, strict=True))), batch_size=4, shuffle=True)),
+        load_target(Pairs([{"image": i, "label": k} for i, k in zip(IMAGES, LABELS, strict=True)])),
+    ]
+    for target in same:
+        assert target.hashes == expected.hashes
+        assert target.labels.tolist() == expected.labels.tolist()
+    for target in (
+        load_target(([str(path) for path in paths], LABELS)),
+        load_target((paths, np.array(LABELS))),
+        load_target(pd.DataFrame({"path": [str(path) for path in paths], "label": LABELS})),
+        load_target(pd.DataFrame({"file_name": [p.name for p in paths], "label": LABELS}), image_root=tmp_path),
+    ):
+        assert target.items[3] == paths[3].read_bytes()
+        assert target.labels.tolist() == LABELS
+    with pytest.raises(TargetError, match=r"paths: row 2: image '.*no\.png' does not exist in .*--image-root"):
+        load_target(([*map(str, paths[:2]), str(tmp_path / "no.png")], LABELS[:3]))
+    with pytest.raises(TargetError, match=r"table: row 0: the image is a int; expected a Pillow image, an array"):
+        load_target(pd.DataFrame({"image": [1, 2], "label": [0, 1]}))

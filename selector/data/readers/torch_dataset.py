@@ -16,7 +16,7 @@ from PIL import Image
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
 from selector.core.task import Table
-from selector.data._boxes import is_boxes
+from selector.data._boxes import BoxCells, is_boxes
 from selector.data._memory import is_tensor, raw_image
 from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS
 from selector.data.reader import Found, Options, reader
@@ -107,13 +107,14 @@ def _read(x: Any, options: Options) -> Table:
             f"{where}: item 0 is another image each time it is read; leave random augmentation out of the data set."
         )
     boxes = bool(labels) and not masks and all(label is None or is_boxes(label) for label in labels)
+    names = [f"item {index}" for index in range(len(hashes))]
     schema = {"box_format": "xyxy" if "boxes" in (labels[0] or {}) else "xywh"} if boxes else {}
     return Found(
         where=where,
         name=options.name or where.lower(),
         items=items,
-        names=[f"item {index}" for index in range(len(hashes))],
-        labels=DatasetMasks(items) if masks else labels,
+        names=names,
+        labels=DatasetMasks(items) if masks else BoxCells(labels, names, where) if boxes else labels,
         hashes=hashes,
         class_names=None if masks or boxes else _class_names(x, labels),
         role="mask" if masks else "boxes" if boxes else "label",

@@ -1,0 +1,248 @@
+"""Several labels and real values: from lists, columns, separators and arrays; and the splits that keep their shares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selector.core.contracts import LabelKind
+from selector.core.errors import ConfigError, TargetError
+from selector.data import load_origin, load_target
+from selector.data.splits import stratify
+
+COUNT = 40
+TEXTS = [f"text {i}" for i in range(COUNT)]
+SETS = [[name for name, every in (("cat", 2), ("dog", 3), ("cow", 5)) if i % every == 0] for i in range(COUNT)]
+MATRIX = np.array([[int(name in own) for name in ("cat", "cow", "dog")] for own in SETS])
+
+
+def csv(path: Path, header: str, rows: list[str]) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_every_form_of_several_labels_is_the_same(tmp_path: Path) -> None:
+    expected = load_target((TEXTS, SETS))
+    assert (expected.task, expected.class_names) == ("multilabel", ("cat", "cow", "dog"))
+    assert np.array_equal(expected.labels, MATRIX)
+    assert expected.labels.dtype == np.int64
+
+    lines = [json.dumps({"text": t, "labels": own}) for t, own in zip(TEXTS, SETS, strict=True)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    columns = csv(tmp_path / "a.csv", "text,cat,cow,dog", [f"{t},{a},{b},{c}" for t, (a, b, c) in zip(TEXTS, MATRIX.tolist(), strict=True)])  # fmt: skip
+    joined = csv(tmp_path / "b.csv", "text,label", [f"{t},{'|'.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)])
+    other = csv(
+        tmp_path / "c.csv", "text,label", [f"{t},{' ; '.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)]
+    )
+    frame = pd.DataFrame({"text": TEXTS, "labels": SETS})
+    found = [
+        load_target(tmp_path / "a.jsonl"),
+        load_target(columns, label_column="cat,cow,dog"),
+        load_target(columns, label_column=["cat", "cow", "dog"]),
+        load_target(joined),
+        load_target(joined, separator="|"),
+        load_target(other, separator=";"),
+        load_target(frame),
+    ]
+    for target in found:
+        assert target.fingerprint == expected.fingerprint
+        assert target.label_kind is LabelKind.MULTILABEL
+    for target in found[:-1]:
+        assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == expected.fingerprint
+    note = "the labels hold '|', so each is read as several; if it belongs to the names, use"
+    assert any(note in said for said in found[3].notes)
+    with pytest.raises(TargetError, match=r"b\.csv: line 3 has no label"):
+        load_target(joined, task="classification")
+    vectors = load_target(Vectors())
+    assert np.array_equal(vectors.labels, MATRIX)
+    features = np.random.default_rng(0).normal(size=(COUNT, 3))
+    assert np.array_equal(load_target((features, MATRIX)).labels, MATRIX)
+    assert load_target((features, torch.from_numpy(MATRIX))).fingerprint == load_target((features, MATRIX)).fingerprint
+
+
+class Vectors(torch.utils.data.Dataset[Any]):
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> Any:
+        return np.full((4, 4), index, np.uint8), torch.from_numpy(MATRIX[index])
+
+
+def test_names_with_a_bar_stay_classes_where_they_are_no_combinations() -> None:
+    target = load_target((TEXTS, ["a|b", "c"] * 20))
+    assert (target.task, target.class_names) == ("classification", ("a|b", "c"))
+    assert load_target((TEXTS, ["a|b", "b|c"] * 20), task="multilabel").class_names == ("a", "b", "c")
+
+
+def test_unknown_entries_are_kept_as_such(tmp_path: Path) -> None:
+    cells = [["" if i == 7 else str(v) for v in row] for i, row in enumerate(MATRIX.tolist())]
+    cells[7][0] = "1"
+    rows = [f"{t},{','.join(own)}" for t, own in zip(TEXTS, cells, strict=True)]
+    target = load_target(csv(tmp_path / "a.csv", "text,cat,cow,dog", rows), label_column="cat,cow,dog")
+    assert target.labels.dtype == np.float64
+    assert np.isnan(target.labels).sum() == 2
+    assert np.isnan(target.labels[7]).tolist() == [False, True, True]
+    assert "2 of 120 entries are unknown and count nowhere" in target.notes
+    matrix = MATRIX.astype(float)
+    matrix[7] = [1, np.nan, np.nan]
+    features = np.random.default_rng(0).normal(size=(COUNT, 3))
+    plain = load_target((features, matrix))
+    assert (plain.task, np.isnan(plain.labels).sum()) == ("multilabel", 2)
+    masked = np.ma.MaskedArray(MATRIX, mask=np.isnan(matrix))
+    assert load_target((features, masked)).fingerprint == plain.fingerprint
+    assert np.isnan(load_target((features, masked)).labels).sum() == 2
+
+
+def test_labels_that_tell_nothing_are_named() -> None:
+    features = np.random.default_rng(0).normal(size=(COUNT, 3))
+    always, never, twin = np.ones(COUNT, int), np.zeros(COUNT, int), MATRIX[:, 0]
+    target = load_target((features, np.column_stack([MATRIX, twin, always, never])))
+    notes = "\n".join(target.notes)
+    assert (
+        "2 of 6 labels cannot be learned, since train shows one side only: '5' (no positive), '4' (no negative)"
+        in notes
+    )
+    assert "labels '0' and '3' are the same for every row; remove one of them" in notes
+    with pytest.raises(
+        TargetError, match=r"no label has both positives and negatives in train: '1' \(no positive\), '0' \(no"
+    ):
+        load_target((features, np.column_stack([always, never])), task="multilabel")
+    none = load_target((features, MATRIX))
+    assert any(note.startswith("10 rows have no label, such as row 1; they count as neg") for note in none.notes)
+
+
+@pytest.mark.parametrize(
+    ("columns", "cell", "task", "message"),
+    [
+        ("cat,cow", "2", "multilabel", r"a\.csv: line 4: column 'cow' holds '2'; expected 0 or 1, or nothing where it is unkn"),
+        ("cat,cow", "x", None, r"a\.csv: line 4: column 'cow' holds 'x'; expected a number, or nothing where it is unknown"),
+        ("cat,cow", "inf", None, r"a\.csv: line 4: column 'cow' holds 'inf'; expected a number"),
+        ("cat,cow,cat", "1", None, r"a\.csv: label_column names 'cat' twice; give each column once"),
+        ("cat,cwo", "1", None, r"a\.csv: no column 'cwo'; did you mean 'cow'\? Columns: text, cat, cow"),
+    ],
+)  # fmt: skip
+def test_bad_columns(tmp_path: Path, columns: str, cell: str, task: str | None, message: str) -> None:
+    rows = [f"{t},{i % 2},{cell if i == 2 else i % 3 // 2}" for i, t in enumerate(TEXTS)]
+    with pytest.raises(TargetError, match=message):
+        load_target(csv(tmp_path / "a.csv", "text,cat,cow", rows), label_column=columns, task=task)
+
+
+def test_several_real_values(tmp_path: Path) -> None:
+    rows = [f"{t},{i / 4},{'' if i == 3 else 100 - i}" for i, t in enumerate(TEXTS)]
+    path = csv(tmp_path / "a.csv", "text,price,area", rows)
+    target = load_target(path, label_column="price,area")
+    assert (target.task, target.label_kind, target.class_names) == ("regression", LabelKind.REAL, ("price", "area"))
+    assert np.isnan(target.labels[3]).tolist() == [False, True]
+    assert target.labels[4].tolist() == [1.0, 96.0]
+    assert "values that are missing count nowhere, by column: 'area' 1" in target.notes
+    assert load_target(path, label_column="price").class_names == ()
+    features = np.random.default_rng(0).normal(size=(COUNT, 3))
+    with pytest.raises(TargetError, match=r"features: row 2 has no finite label; give it one or remove it"):
+        load_target((features, np.where(np.arange(COUNT) == 2, np.inf, 0.5)))
+    with pytest.raises(TargetError, match=r"a\.csv: line 5 has no value in any column; remove it"):
+        load_target(csv(tmp_path / "a.csv", "text,price,area", [r if i != 3 else f"{TEXTS[3]},," for i, r in enumerate(rows)]), label_column="price,area")  # fmt: skip
+
+
+def test_whole_numbers_are_classes_or_amounts_by_a_rule_that_is_told() -> None:
+    features = np.random.default_rng(0).normal(size=(COUNT, 3))
+    few = load_target((features, np.arange(COUNT) % 12))
+    assert few.task == "classification"
+    assert few.notes[0] == (
+        "the labels are whole numbers (0, 1, 2, ...; 12 differ), so this is read as classification; if they are amounts, use "
+        "selector.load_target(..., task='regression')"
+    )
+    many = load_target((features, np.arange(COUNT) * 7))
+    assert many.task == "regression"
+    assert many.notes[0].startswith(
+        "the labels are whole numbers of which 40 differ (0, 7, 14, ...), less than three items"
+    )
+    assert load_target((features, np.arange(COUNT) % 12), task="regression").notes[0].startswith("train, val")
+    assert load_target((features, np.arange(COUNT) % 2)).notes == (
+        "train, val and test were drawn (70/15/15, by class, seed 0)",
+    )
+
+
+def test_splits_of_values_keep_the_quantiles() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.lognormal(size=600)
+    target = load_target((rng.normal(size=(600, 3)), values))
+    assert "train, val and test were drawn (70/15/15, by quantile, seed 0)" in target.notes
+    for split in ("train", "val", "test"):
+        own = values[target.splits == split]
+        assert abs((own > np.quantile(values, 0.9)).mean() - 0.1) < 0.02
+    assert target.counts() == {"train": 420, "val": 90, "test": 90}
+    ties = load_target((rng.normal(size=(90, 3)), np.where(np.arange(90) < 60, 0.0, np.arange(90) / 2)))
+    assert min(ties.counts().values()) >= 12
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(30, 120), st.integers(1, 6), st.integers(0, 1000))
+def test_iterative_stratification_keeps_every_label(count: int, labels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = (rng.random((count, labels)) < rng.uniform(0.02, 0.6, labels)).astype(int)
+    shares = [0.7, 0.15, 0.15]
+    parts = stratify(matrix, np.ones(count), shares)
+    assert set(parts.tolist()) == {0, 1, 2}
+    for part, share in enumerate(shares):
+        assert abs((parts == part).sum() - share * count) <= labels + 1
+        # the rarest label is dealt out alone: nothing can push it from its share
+        rarest = int(np.argmin(np.where(matrix.sum(axis=0) > 0, matrix.sum(axis=0), count + 1)))
+        assert abs(matrix[parts == part, rarest].sum() - share * matrix[:, rarest].sum()) < 1
+
+
+def test_iterative_stratification_is_nearer_than_chance() -> None:
+    rng = np.random.default_rng(1)
+    matrix = (rng.random((400, 20)) < 0.05).astype(int)
+    shares = [0.7, 0.15, 0.15]
+
+    def distance(parts: np.ndarray) -> float:
+        """Label distribution distance of Sechidis et al., section 4.2."""
+        per_label = []
+        for label in matrix.T:
+            odds = label.sum() / (len(label) - label.sum())
+            own = [label[parts == p].sum() / max((parts == p).sum() - label[parts == p].sum(), 1) for p in range(3)]
+            per_label.append(np.mean(np.abs(np.array(own) - odds)))
+        return float(np.mean(per_label))
+
+    chance = np.mean([distance(rng.permutation(np.repeat([0, 1, 2], [280, 60, 60]))) for _ in range(20)])
+    assert distance(stratify(matrix, np.ones(400), shares)) < 0.35 * chance
+
+
+def test_splits_of_several_labels_do_not_depend_on_the_order() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 3))
+    labels = (rng.random((200, 5)) < 0.2).astype(int)
+    order = rng.permutation(200)
+    a, b = load_target((features, labels)), load_target((features[order], labels[order]))
+    assert dict(zip(a.hashes, a.splits.tolist(), strict=True)) == dict(zip(b.hashes, b.splits.tolist(), strict=True))
+    twice = load_target((np.repeat(features, 2, axis=0), np.repeat(labels, 2, axis=0)))
+    assert twice.splits[::2].tolist() == twice.splits[1::2].tolist()
+
+
+def test_a_long_text_named_as_label_costs_no_memory(tmp_path: Path) -> None:
+    import resource
+
+    rows = [f"{t},{'y' * 400_000 if i == 5 else 'xy'[i % 2]}" for i, t in enumerate(f"text {i}" for i in range(20_000))]
+    path = csv(tmp_path / "a.csv", "text,label", rows)
+    with pytest.raises(
+        TargetError,
+        match=r"line 7 has a label of 400,000 characters \('yyy.*'\.\.\.\); expected a name of at most 1,000",
+    ):
+        load_target(path)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert peak < 6_000, peak  # rows times the longest label would be 32 GB
+
+
+def test_a_task_that_does_not_fit(tmp_path: Path) -> None:
+    features = np.random.default_rng(0).normal(size=(COUNT, 3))
+    for task, lack in (("segmentation", "masks"), ("detection", "boxes")):
+        with pytest.raises(ConfigError, match=rf"task '{task}' was asked for, but the data have no column of {lack}"):
+            load_target((features, np.arange(COUNT) % 2), task=task)
