@@ -292,6 +292,8 @@ class Task(ABC):
         metrics: every metric it computes, declared; the first one decides unless the user says otherwise.
         strategies: names in ``tuning/strategies`` that make sense for it, in the order of cost.
         stats_type: the class of its statistics; a journal makes them again from arrays and summary.
+        most_rows: rows that proxies see at most; None for all of them.
+        reader: how rows are read off a network (``extract/readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
     """
 
@@ -300,6 +302,8 @@ class Task(ABC):
     strategies: ClassVar[tuple[str, ...]] = ("frozen", "partial", "full")
     stats_type: ClassVar[type[Stats]]
     tie_breaker: ClassVar[str | None] = None
+    most_rows: ClassVar[int | None] = None
+    reader: ClassVar[str] = "pooled"
 
     @property
     def default_metric(self) -> str:
@@ -334,6 +338,10 @@ class Task(ABC):
     @abstractmethod
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
         """The rows of some items that proxies see, at most ``limit``, the same for every model."""
+
+    def strata(self, target: Target) -> np.ndarray | None:
+        """(N,) ints whose proportions a sample of items keeps; None where there are none."""
+        return None
 
     def check(self, target: Target) -> None:
         """Whether something can be learned.

@@ -22,6 +22,7 @@ from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallb
 from selector.core.costs import Cost
 from selector.core.engine import Failure, failure_of, keeping_folder
 from selector.core.errors import SourceError
+from selector.core.task import RowPlan
 from selector.extract.known_costs import CostMode, Costs
 from selector.extract.memory import give_back
 from selector.extract.prefetch import LoadAhead
@@ -34,15 +35,23 @@ from selector.zoo.variants import Place, at_place, network_of, place_of
 if TYPE_CHECKING:
     from selector.extract.encode import Runner
     from selector.extract.inputs import Batch
+    from selector.extract.rows import MapRunner
 
 log = logging.getLogger(__name__)
 
+_ROWS_AT_ONCE = 8192  # rows off maps in memory before they are written
 EXTRACTOR_VERSION = 5  # raised when the same encoder and image would give other features
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How networks are run; the same for every job of a scan."""
+    """How networks are run and where rows are read; the same for every job of a scan.
+
+    Attributes:
+        reader: row reader of the task (``extract/readers``).
+        aspect: (height, width) of whole pictures at a short side of 224, for readers of feature maps; a network
+            reads them at its own short side. None where items are prepared as the network says.
+    """
 
     device: str = "auto"
     precision: str = "auto"
@@ -51,18 +60,34 @@ class Settings:
     on_bad: Literal["fail", "skip"] = "fail"
     cost: CostMode = "off"
     limits: Limits = field(default_factory=Limits)
+    reader: str = "pooled"
+    aspect: tuple[int, int] | None = None
 
     @property
     def of_features(self) -> dict[str, str]:
         """Those that decide the features."""
         return {"device": self.device, "precision": self.precision, "backend": self.backend}
 
+    @property
+    def reading(self) -> dict[str, Any] | None:
+        """Reader and canvas of rows that are read off maps; None for features of whole items."""
+        return None if self.aspect is None else {"reader": self.reader, "aspect": list(self.aspect)}
 
-def wanted_of(spec: ModelSpec, device: str, precision: str, backend: str) -> dict[str, Any]:
+
+def wanted_of(
+    spec: ModelSpec, device: str, precision: str, backend: str, reading: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What a scan asks the store for, known without loading the network; the store remembers which
-    entry it led to."""
-    identity = sources.registry.get(spec.source_name).identify(spec)
-    asked = {"spec": identity, "device": device, "precision": precision, "backend": backend}
+    entry it led to.
+
+    Args:
+        reading: of rows that are read off maps: reader and aspect of the canvas. ``spec.layer`` is the variant then.
+    """
+    known = at_place(spec, None, None) if reading else spec
+    identity = sources.registry.get(spec.source_name).identify(known)
+    asked: dict[str, Any] = {"spec": identity, "device": device, "precision": precision, "backend": backend}
+    if reading:
+        asked["rows"] = {**reading, "variant": spec.layer}
     # what an older version extracted is not looked up either
     return {**asked, "extractor": EXTRACTOR_VERSION}
 
@@ -91,6 +116,7 @@ class ExtractJob:
         to_come: what later jobs will probably read, so that pictures are decoded once for all of them.
         next_spec: the network that will probably be asked for next; loaded while this one runs.
         cost_only: the rows are all stored; the network is loaded for what it costs.
+        plan: rows that are read off feature maps; None for features of whole items.
     """
 
     specs: tuple[ModelSpec, ...]
@@ -102,6 +128,7 @@ class ExtractJob:
     to_come: tuple[Preprocess, ...] = ()
     next_spec: ModelSpec | None = None
     cost_only: bool = False
+    plan: RowPlan | None = None
 
     @property
     def name(self) -> str:
@@ -153,12 +180,13 @@ class Workspace:
         self.costs = Costs(store, settings.device, settings.cost)
         self.ahead = LoadAhead(self._load)
         self._asked: dict[str, dict[str, Any]] = {}
+        self._canvases: dict[int, tuple[int, int]] = {}
 
     def wanted(self, spec: ModelSpec) -> dict[str, Any]:
         """``wanted_of``, asked once a spec: a source may ask the hub."""
         key = json.dumps([spec.feature_settings(), spec.base], sort_keys=True)
         if key not in self._asked:
-            self._asked[key] = wanted_of(spec, **self.settings.of_features)
+            self._asked[key] = wanted_of(spec, **self.settings.of_features, reading=self.settings.reading)
         return self._asked[key]
 
     def entry(self, spec: ModelSpec) -> Entry | None:
@@ -169,6 +197,14 @@ class Workspace:
         """The encoder of a spec."""
         self.notify(Progress("load", 0, 1, "models", spec.name))
         return self.ahead.take(spec)
+
+    def canvas(self, short_side: int) -> tuple[int, int]:
+        """(height, width) that whole pictures of the target are squashed to for a network of this native side."""
+        from selector.modalities.image import canvas_of
+
+        if short_side not in self._canvases:
+            self._canvases[short_side] = canvas_of(self.prepared.target.items, short_side)
+        return self._canvases[short_side]
 
     def expected(self, spec: ModelSpec) -> Preprocess | None:
         """What a network will read, as the zoo or an earlier scan says."""
@@ -231,7 +267,10 @@ class _Extraction:
         excluded = ""
         variants: tuple[VariantResult, ...] = ()
         try:
-            found = self._measured() if job.cost_only else self._extracted()
+            if job.cost_only:
+                found = self._measured()
+            else:
+                found = self._extracted() if job.plan is None else self._mapped(job.plan)
             variants = tuple(self._result(value) for value in found)
         except OverLimit as error:
             excluded = str(error)
@@ -414,6 +453,142 @@ class _Extraction:
             entry.set_head(*reading.source_head)
         return entry
 
+    # ---------------------------------------------------------------- rows off feature maps
+
+    def _mapped(self, wanted: RowPlan) -> list[Entry | SourceError]:
+        """As ``_extracted``, for rows at places of whole pictures: one pass gives every variant."""
+        from selector.extract.backend_choice import JUDGED_ON
+        from selector.extract.readers import registry
+        from selector.extract.rows import canvas_encoder, extract_rows, open_map_runner
+
+        job, work = self.job, self.work
+        reader = registry.get(wanted.reader)
+        name = json.dumps({"extract": network_of(job.specs[0]), **(work.settings.reading or {})}, sort_keys=True)
+        with work.store.lock(name):
+            plan, addresses = self._plan(wanted)
+            known = {spec.layer: work.entry(spec) for spec in job.specs}
+            found: dict[str | None, Entry | SourceError] = {
+                layer: entry
+                for layer, entry in known.items()
+                if entry is not None and not len(entry.missing(addresses))
+            }
+            lacking = [spec for spec in job.specs if spec.layer not in found]
+            if not lacking:
+                return [found[spec.layer] for spec in job.specs]
+            plain = work.load(at_place(job.specs[0], None, None))
+            encoder = canvas_encoder(plain, work.canvas(min(plain.image_preprocess.input_size[1:])))
+            variants = reader.variants(encoder.strides)
+            for spec in lacking:
+                if spec.layer is not None and spec.layer not in variants:
+                    found[spec.layer] = SourceError(
+                        f"{spec.name}: there is no feature variant '{spec.layer}' of its maps; known: "
+                        f"{', '.join(variants)}."
+                    )
+            lacking = [spec for spec in lacking if spec.layer not in found]
+            items = work.prepared.inputs(encoder.preprocess, lambda: job.to_come)  # may take bad items out
+            plan, addresses = self._plan(wanted)
+            if not lacking or not len(plan):
+                return [found[spec.layer] for spec in job.specs]
+            seen = np.unique(plan.item)
+            begun = next((entry for spec in lacking if (entry := known[spec.layer]) is not None), None)
+            runner = open_map_runner(
+                encoder, device=work.settings.device, precision=work.settings.precision,
+                sample=items.batch(seen[:JUDGED_ON]), decided=None if begun is None else str(begun.meta["precision"]),
+            )  # fmt: skip
+            entries: dict[str, Entry] = {}
+            for spec in lacking:
+                variant = spec.layer or variants[0]
+                entries[variant] = self._begun_rows(spec, encoder, runner, plan.reader, variant)
+            if work.settings.cost != "off" or work.settings.limits:
+                self._cost_of_maps(encoder, list(entries.values()), items.batch(seen[:1]))
+            if job.next_spec is not None:
+                work.ahead.start(at_place(job.next_spec, None, None))
+            self._stream(extract_rows, runner, items, plan, addresses, entries)
+            found |= {spec.layer: entries[spec.layer or variants[0]] for spec in lacking}
+            return [found[spec.layer] for spec in job.specs]
+
+    def _plan(self, wanted: RowPlan) -> tuple[RowPlan, list[str]]:
+        """The rows whose items are still in the target, by their positions there, and their addresses."""
+        target = self.work.prepared.target
+        if target is self.job.target:
+            return wanted, wanted.addresses(target.hashes)
+        at = {content: i for i, content in enumerate(target.hashes)}
+        position = np.array([at.get(self.job.target.hashes[i], -1) for i in wanted.item], dtype=np.int64)
+        kept = position >= 0
+        assert wanted.place is not None
+        plan = RowPlan(position[kept], {}, wanted.place[kept], wanted.reader)
+        return plan, plan.addresses(target.hashes)
+
+    def _stream(
+        self,
+        extract_rows: Any,
+        runner: MapRunner,
+        items: Any,
+        plan: RowPlan,
+        addresses: Sequence[str],
+        entries: Mapping[str, Entry],
+    ) -> None:
+        """Run the pictures of missing rows and append them to their entries, chunk by chunk."""
+        lacks = {variant: np.zeros(len(plan), bool) for variant in entries}
+        for variant, entry in entries.items():
+            lacks[variant][entry.missing(addresses)] = True
+        rows = np.flatnonzero(np.any(list(lacks.values()), axis=0))
+        assert plan.place is not None
+        name, started, done = self.job.name, time.perf_counter(), 0
+        pictures = len(np.unique(plan.item[rows]))
+        self.work.notify(Progress("extract", 0, len(rows), "rows", name))
+        waiting: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = []
+
+        def write() -> None:
+            if not waiting:
+                return
+            which = np.concatenate([part for part, _ in waiting])
+            for variant, entry in entries.items():
+                features = np.concatenate([found[variant] for _, found in waiting])
+                own = lacks[variant][which]
+                entry.append([addresses[i] for i in which[own]], features[own])
+            waiting.clear()
+
+        for chunk in extract_rows(
+            runner, items, plan.item[rows], plan.place[rows], plan.reader, variants=list(entries)
+        ):
+            waiting.append((rows[chunk.rows], chunk.features))
+            done += len(chunk.rows)
+            if sum(len(part) for part, _ in waiting) >= _ROWS_AT_ONCE:
+                write()
+            self.work.notify(Progress("extract", done, len(rows), "rows", name))
+        write()
+        if pictures:
+            rate = {"rows_per_second": pictures / max(time.perf_counter() - started, 1e-6)}
+            width = max((entry.num_features or 0 for entry in entries.values()), default=0)
+            self.work.store.put("rate", {"source": self.job.specs[0].source}, {**rate, "num_features": width})
+
+    def _begun_rows(self, spec: ModelSpec, encoder: Encoder, runner: MapRunner, reader: str, variant: str) -> Entry:
+        """The entry of a variant of rows off maps, with what was decided, before its first row."""
+        preprocess = encoder.preprocess.to_dict()
+        rows = {"reader": reader, "variant": variant, "strides": list(encoder.strides)}
+        return self.work.store.remember(
+            self.work.wanted(spec),
+            {
+                **encoder.identity, "preprocess": preprocess, "extractor": EXTRACTOR_VERSION, "rows": rows,
+                **runner.identity,
+            },
+            {
+                "num_parameters": encoder.num_parameters, "preprocess": preprocess, "rows": rows, **runner.facts,
+                **runner.identity,
+            },
+        )  # fmt: skip
+
+    def _cost_of_maps(self, encoder: Encoder, entries: Sequence[Entry], batch: Batch) -> None:
+        """What a pass over a whole picture costs, held against the limits."""
+        from selector.extract.encode import open_runner
+
+        runner = open_runner(
+            encoder, device=self.work.settings.device, precision="float32", backend="eager", sample=batch,
+            rows_expected=1, store=self.work.store,
+        )  # fmt: skip
+        self._cost(self.job.specs[0], encoder, runner, entries, batch)
+
     # ---------------------------------------------------------------- cost
 
     def _measured(self) -> list[Entry | SourceError]:
@@ -422,7 +597,13 @@ class _Extraction:
 
         work = self.work
         entries = [entry for spec in self.job.specs if (entry := work.entry(spec)) is not None]
-        encoder = work.load(self.job.specs[0])
+        encoder = work.load(self.job.specs[0] if self.job.plan is None else at_place(self.job.specs[0], None, None))
+        if self.job.plan is not None:
+            from selector.extract.rows import canvas_encoder
+
+            encoder = canvas_encoder(encoder, work.canvas(min(encoder.image_preprocess.input_size[1:])))
+            self._cost_of_maps(encoder, entries, work.prepared.inputs(encoder.preprocess).batch(self._indices()[:1]))
+            return list(entries)
         sample = work.prepared.inputs(encoder.preprocess).batch(self._indices()[:1])
         runner = open_runner(
             encoder, **work.settings.of_features, sample=sample, rows_expected=1, decided=dict(entries[0].meta),

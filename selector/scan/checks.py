@@ -14,6 +14,7 @@ from selector.core.contracts import Modality, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.results import BEST, RUN_FILE, Ranking, best_folder, load_ranking
+from selector.scan.dataset_view import reads_maps
 from selector.scan.selection import choose_models
 from selector.scan.variants import expand, reading_rows_of
 from selector.store import FeatureStore
@@ -116,7 +117,7 @@ def choose_specs(target: Target, config: ScanConfig) -> tuple[list[ModelSpec], b
         config.zoo, config.models, config.tags, trust_zoo=config.trust_zoo, modality=target.modality
     )
     licences.check(limits_of(config).licence, [spec.licence for spec in chosen if spec.licence])
-    return expand(reading_rows_of(chosen, target), config.layers, config.pooling), trusted
+    return expand(reading_rows_of(chosen, target), config.layers, config.pooling, of_maps=reads_maps(target)), trusted
 
 
 def settled_top_k(config: ScanConfig, specs: Sequence[ModelSpec], confirming: bool) -> int:

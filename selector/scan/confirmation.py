@@ -66,7 +66,9 @@ def confirm_leading(
         resolution=config.resolution,
         device=extraction.settings["device"],
         seed=config.seed or 0,
-        features_for=lambda name, indices: extraction.features(by_name[name], indices),
+        features_for=None
+        if extraction.reads_maps  # a decoder reads them anew, at the size it is trained at
+        else lambda name, indices: extraction.features(by_name[name], indices),
         cache=extraction.store,
         # in the store, so that another run of the same target trains nothing again
         checkpoint_folder=extraction.store.trainings_folder,

@@ -11,9 +11,11 @@ import numpy as np
 import xxhash
 
 from selector import data as targets
-from selector.core.contracts import LabelKind, Modality, Target
+from selector import tasks
+from selector.core.contracts import Modality, Target
 from selector.core.errors import BadImagesError
-from selector.core.task import Facet
+from selector.core.task import Facet, RowPlan
+from selector.extract.readers import registry as readers
 from selector.modalities.text import why_unusable
 from selector.store import FeatureStore
 
@@ -48,43 +50,51 @@ def _unusable(bad: Mapping[int, str], target: Target) -> BadImagesError:
     return bad_images(bad, target.names)
 
 
-MOST_WORDS = 10_000
-"""Words that are scored: beyond, the most frequent label is thinned out first (``Rows``)."""
+def reader_of(target: Target) -> str:
+    """How rows of a target are read off a network: the name of a row reader."""
+    task = tasks.task_for(target)
+    return "pooled" if task is None else task.reader
+
+
+def reads_maps(target: Target) -> bool:
+    """Whether its rows are read off feature maps of whole pictures."""
+    return readers.get(reader_of(target)).needs_maps
 
 
 class Rows:
     """The rows of some items of a target, as every model of a round sees them: worked out once, not once a model.
 
-    Of a tagging target with more than ``MOST_WORDS`` words only so many are scored, the same for every
-    model and chosen by content and seed. First those of the most frequent label are thinned out, which
-    mostly is O and tells little, as far as they outnumber all others; then all labels alike.
-
     Attributes:
         target: whose items.
         indices: (n,) positions of the items in it.
+        plan: the rows that the task makes of them.
         hashes: what addresses the rows in the store.
-        labels: (rows,), (rows, L) or (rows, T); of the first facet.
         facets: row problems by name; see ``core.task.Facet``.
         units: (rows,) which item a row belongs to, by content; None where an item is a row.
     """
 
-    def __init__(self, target: Target, indices: np.ndarray, most: int = MOST_WORDS) -> None:
+    def __init__(self, target: Target, indices: np.ndarray, limit: int | None = None) -> None:
         self.target = target
         self.indices = indices
-        self.hashes = target.row_hashes(indices)
-        self.labels: np.ndarray = target.labels_of(indices)
+        task = tasks.task_for(target)
+        if task is None:  # labels that are scored and that nothing trains on yet
+            self.plan = RowPlan(indices, {"label": Facet(target.label_kind, target.labels_of(indices))})
+        else:
+            self.plan = task.rows(target, indices, task.most_rows if limit is None else limit, target.seed)
+        self.hashes = self.plan.addresses(target.hashes)
+        self.facets: Mapping[str, Facet] = self.plan.facets
         self.units: np.ndarray | None = None
-        if (places := target.units_of(indices)) is not None:
-            # copies of a text are one unit, so that they never fall into different folds
-            self.units = np.unique([target.hashes[i] for i in indices], return_inverse=True)[1][places]
-            if len(self.labels) > most:
-                kept = thinned(self.labels, self.hashes, most, target.seed)
-                self.hashes = [self.hashes[i] for i in kept]
-                self.labels, self.units = self.labels[kept], self.units[kept]
-        self.facets: dict[str, Facet] = {"label": Facet(target.label_kind, self.labels, target.class_names)}
+        if self.plan.place is not None:
+            # copies of an item are one unit, so that they never fall into different folds
+            self.units = np.unique([target.hashes[i] for i in self.plan.item], return_inverse=True)[1]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(rows,), (rows, L) or (rows, T); of the first facet."""
+        return next(iter(self.facets.values())).labels
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.plan)
 
     @cached_property
     def _digests(self) -> dict[str, str]:
@@ -109,38 +119,17 @@ def _digest(facet: Facet, hashes: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def thinned(labels: np.ndarray, hashes: Sequence[str], most: int, seed: int) -> np.ndarray:
-    """Positions, ascending, of ``most`` rows: see ``Rows``.
-
-    Args:
-        labels: int (N,), N > ``most``.
-        hashes: of the rows: decide, with the seed, which ones stay.
-    """
-    order = np.argsort(
-        np.array([xxhash.xxh3_64_intdigest(value.encode(), seed) for value in hashes], np.uint64), kind="stable"
-    )
-    counts = np.bincount(labels)
-    frequent = int(counts.argmax())
-    others = len(labels) - int(counts[frequent])
-    wanted = max(most - others, min(others, int(counts[frequent])))  # at least as many as all others together
-    ours = order[labels[order] == frequent][:wanted]
-    left = np.sort(np.concatenate([ours, np.flatnonzero(labels != frequent)]))
-    if len(left) <= most:
-        return left
-    shuffled = order[np.isin(order, left)]
-    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    return np.sort(by_label[np.arange(most) * len(by_label) // most])
-
-
 def stratified(target: Target, indices: np.ndarray) -> np.ndarray:
     """``indices`` so ordered that every prefix has the classes in proportion (by content, not position)."""
     by_content = indices[np.argsort([target.hashes[i] for i in indices], kind="stable")]
-    if target.label_kind is not LabelKind.CLASSES or target.row_starts is not None:
+    task = tasks.task_for(target)
+    strata = None if task is None else task.strata(target)
+    if strata is None:
         return by_content
-    labels = target.labels[by_content].astype(int)
-    position = np.zeros(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    groups = strata[by_content]
+    position = np.zeros(len(groups))
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
     return by_content[np.argsort(position, kind="stable")]
 

@@ -16,8 +16,9 @@ from selector.extract.deaths import Deaths
 from selector.extract.isolated import IsolatedJobs, Isolation, of_others
 from selector.extract.job import ExtractJob, ExtractResult, Settings, Workspace, extract, layer_specs
 from selector.extract.known_costs import CostMode
+from selector.modalities.image import canvas_of
 from selector.scan.candidate import Candidate
-from selector.scan.dataset_view import Rows, stratified
+from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
 from selector.scan.variants import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
@@ -57,7 +58,9 @@ class Extraction:
     ) -> None:
         self.store = store
         self.notify = notify
-        self.job_settings = Settings(device, precision, backend, trusted, on_bad, cost, limits)
+        aspect = canvas_of(target.items, 224) if reads_maps(target) else None
+        reader = reader_of(target)
+        self.job_settings = Settings(device, precision, backend, trusted, on_bad, cost, limits, reader, aspect)
         self.work = Workspace(target, store, self.job_settings, notify)
         self.engine: Engine = engine or LocalEngine()
         self.isolation = isolation
@@ -75,6 +78,11 @@ class Extraction:
     def settings(self) -> dict[str, str]:
         """Those that decide the features."""
         return self.job_settings.of_features
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether rows are read off feature maps of whole pictures."""
+        return self.job_settings.aspect is not None
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -170,10 +178,13 @@ class Extraction:
             indices=self.rows(share).indices,
             store=str(self.store.root),
             settings=self.job_settings,
-            beside=() if cost_only else tuple(s for s in layer_specs(specs[0]) if place_of(s) not in taken),
+            beside=()
+            if cost_only or self.reads_maps
+            else tuple(s for s in layer_specs(specs[0]) if place_of(s) not in taken),
             to_come=tuple(preprocess for preprocess in expected if preprocess is not None),
             next_spec=upcoming[0] if upcoming else None,
             cost_only=cost_only,
+            plan=self.rows(share).plan if self.reads_maps else None,
         )
 
     def _lookup(self, network: SameNetwork, share: float) -> tuple[list[Candidate], list[Candidate]]:

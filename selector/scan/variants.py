@@ -50,7 +50,11 @@ def reading_rows_of(specs: Sequence[ModelSpec], target: Target) -> list[ModelSpe
 
 
 def expand(
-    specs: Sequence[ModelSpec], layers: str | Sequence[str] | None, pooling: str | Sequence[str] | None
+    specs: Sequence[ModelSpec],
+    layers: str | Sequence[str] | None,
+    pooling: str | Sequence[str] | None,
+    *,
+    of_maps: bool = False,
 ) -> list[ModelSpec]:
     """Each model once a layer and pooling, named ``model@layer/pooling``; the model's own keeps its name.
 
@@ -59,6 +63,8 @@ def expand(
         layers: ``own``, ``last`` and dotted names of submodules, of texts ``mean`` and numbers; a comma separates
             them in a string.
         pooling: ``own``, ``avg``, ``max``, ``cls``; likewise. None for each model's own.
+
+        of_maps: variants are those of a row reader (``extract/readers``), which names them.
 
     Raises:
         ConfigError: an unknown pooling.
@@ -73,7 +79,7 @@ def expand(
         return list(specs)
     readings: dict[str, ModelSpec] = {}
     for spec in specs:
-        pictures = spec.reads is Modality.IMAGE
+        pictures = spec.reads is Modality.IMAGE and not of_maps
         for layer in places:
             own = layer == OWN or (pictures and layer == LAST)
             shown = LAST if own and pictures else layer

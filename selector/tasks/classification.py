@@ -97,6 +97,10 @@ class Classification(ClassificationReading, LinearTask):
     stats_type: ClassVar[type[ClassificationStats]] = ClassificationStats
     tie_breaker = "log_loss"
 
+    def strata(self, target: Target) -> np.ndarray | None:
+        """The classes."""
+        return self.labels(target.labels)
+
     def num_outputs(self, target: Target) -> int:
         """C, the number of class names."""
         return len(target.class_names)

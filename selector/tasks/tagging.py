@@ -6,14 +6,16 @@ Rows are words; an item is a sentence, and no entity crosses its border.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import xxhash
 
 from selector.core.contracts import LabelKind, Target, spread
 from selector.core.metric import Metric
-from selector.core.task import Evaluator, Section, Stats
+from selector.core.task import Evaluator, RowPlan, Section, Stats
 from selector.tasks import task
 from selector.tasks._classes import (
     absent_classes,
@@ -110,6 +112,8 @@ class Tagging(TaggingReading, LinearTask):
     of_words = True
     stats_type: ClassVar[type[TaggingStats]] = TaggingStats
     tie_breaker = "log_loss"
+    most_rows = 10_000
+    reader = "word"
 
     def __init__(self, class_names: Sequence[str] = ()) -> None:
         self.class_names = tuple(class_names)
@@ -142,6 +146,18 @@ class Tagging(TaggingReading, LinearTask):
         present = set(target.labels_of(target.indices("train")).tolist())
         told = [name for i, name in enumerate(target.class_names) if i not in present]
         return absent_classes(target, told)
+
+    def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
+        """Every word a row. Beyond ``limit`` words of the most frequent label are left out first, which mostly is O
+        and tells little, as far as they outnumber all others; then words of all labels alike, by content and seed."""
+        plan = super().rows(target, indices, None, seed)
+        if limit is None or len(plan) <= limit:
+            return plan
+        facet = plan.facets[self.facet]
+        kept = thinned(facet.labels, plan.addresses(target.hashes), limit, seed)
+        assert plan.place is not None
+        facets = {self.facet: replace(facet, labels=facet.labels[kept])}
+        return RowPlan(plan.item[kept], facets, plan.place[kept], plan.reader)
 
     def criterion(self, target: Target) -> Callable[..., Any]:
         """Cross-entropy, every word alike: most words are O in the data that a tagger meets as well."""
@@ -280,3 +296,26 @@ class Tagging(TaggingReading, LinearTask):
 
 def _share(part: Any, whole: Any) -> float:
     return float(part) / float(whole) if whole else 0.0
+
+
+def thinned(labels: np.ndarray, hashes: Sequence[str], most: int, seed: int) -> np.ndarray:
+    """Positions, ascending, of ``most`` rows: see ``Tagging.rows``.
+
+    Args:
+        labels: int (N,), N > ``most``.
+        hashes: of the rows: decide, with the seed, which ones stay.
+    """
+    order = np.argsort(
+        np.array([xxhash.xxh3_64_intdigest(value.encode(), seed) for value in hashes], np.uint64), kind="stable"
+    )
+    counts = np.bincount(labels)
+    frequent = int(counts.argmax())
+    others = len(labels) - int(counts[frequent])
+    wanted = max(most - others, min(others, int(counts[frequent])))  # at least as many as all others together
+    ours = order[labels[order] == frequent][:wanted]
+    left = np.sort(np.concatenate([ours, np.flatnonzero(labels != frequent)]))
+    if len(left) <= most:
+        return left
+    shuffled = order[np.isin(order, left)]
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    return np.sort(by_label[np.arange(most) * len(by_label) // most])
