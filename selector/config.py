@@ -9,6 +9,7 @@ them, and a test holds the two together. A new option is one field here and one 
 from __future__ import annotations
 
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -225,6 +226,13 @@ class _Training(Options):
         if not named:
             raise OptionError("strategies names none; give at least one, such as frozen.", "strategies")
         return named
+
+    @field_validator("device", check_fields=False)
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise OptionError(f"device must be auto, cpu, cuda, cuda:N or mps. Got {value!r}.", "device")
+        return value
 
     @property
     def seconds(self) -> float | None:

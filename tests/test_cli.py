@@ -211,7 +211,7 @@ def test_dry_run_does_nothing(photos: Path, zoo: Path, tmp_path: Path) -> None:
     words = ["scan", photos, "--zoo", zoo, "--store", tmp_path / "store", "--out", tmp_path / "run", "--dry-run"]
     shown = ok(*words).stdout
     assert "tiny-resnet" in shown
-    assert "2 models, 51 images" in shown
+    assert "2 of 2 models usable, 51 images" in shown
     plan = json.loads(ok(*words, "--json").stdout)
     assert [(m["cached"], m["missing"]) for m in plan["models"]] == [(0, 51), (0, 51)]
     assert not (tmp_path / "run").exists()

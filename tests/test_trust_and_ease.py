@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from selector.core.progress import in_notebook
 from selector.ranking.history import History
 from selector.ranking.history import Result as Figure
 from selector.results import best_folder
+from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 
 TINY = [
@@ -235,3 +238,124 @@ def test_the_short_table_holds_what_ranks_and_what_was_measured(confirmed: Path)
 def test_only_plots_are_completed_after_plot() -> None:
     assert dir(selector.plot) == ["agreement", "cost", "history", "intervals", "proxies"]
     assert all(callable(getattr(selector.plot, name)) for name in dir(selector.plot))
+
+
+# ---------------------------------------------------------------------------- dry run and store
+
+
+def dry(photos: Path, store: Path, *words: object) -> tuple[str, dict[str, Any]]:
+    zoo = store.parent / "zoo.yaml"
+    zoo.write_text(
+        "models:\n"
+        "- {name: tiny-resnet, source: 'timm:test_resnet', weights: none, params: 470000}\n"
+        "- {name: other, source: 'timm:test_vit', weights: none, params: 370000}\n"
+        "- {name: far, source: 'timm:resnet18.a1_in1k', params: 11700000}\n"
+        "- {name: farther, source: 'timm:resnet34.a1_in1k', params: 21800000}\n"
+    )
+    asked = ["scan", photos, "--zoo", zoo, "--store", store, "--dry-run", "--offline", *words]
+    shown, document = run(*asked), run(*asked, "--json")
+    assert shown.exit_code == document.exit_code == 0, shown.output
+    return shown.stdout, json.loads(document.stdout)
+
+
+def test_a_dry_run_gives_a_range_of_time_on_first_use(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selector.scan.planning.arithmetic_rate", lambda: 1e10)
+    shown, plan = dry(photos, tmp_path / "store", "--models", "tiny-resnet,other", "--device", "cpu")
+    # 840 thousand parameters, 51 images of 224 x 224: operations by operations a second, loading and decoding
+    low = 2 * 0.5 + 51 * 840_000 * 40 / (0.8 * 1e10) + 51 * 0.002
+    high = 2 * 5.0 + 51 * 840_000 * 350 / (0.1 * 1e10) + 51 * 0.03
+    assert (plan["seconds_low"], plan["seconds_high"]) == pytest.approx((low, high))
+    assert plan["seconds"] is None
+    assert re.search(r"time: 1\.\d s to 2\d\.\d s, estimated", shown)
+    assert plan["pixel_bytes"] == 51 * 3 * 224 * 224
+    assert plan["compiled_bytes"] == 4 * 840_000
+    assert "of decoded pictures" in shown
+    assert "the confirmation comes on top: no limit (--budget sets one)." in shown
+    assert "at most 1 min 30 s" in dry(photos, tmp_path / "store", "--models", "other", "--budget", "90s")[0]
+
+
+def test_a_dry_run_knows_the_time_of_what_has_run(photos: Path, tmp_path: Path) -> None:
+    asked = {**FAST, "store": tmp_path / "store", "device": "cpu"}
+    selector.rank(photos, **asked)
+    again = selector.plan(photos, **{**asked, "backend": "auto"})  # other rows of the same networks
+    assert again.seconds is not None
+    assert again.seconds_low < again.seconds < again.seconds_high
+    assert selector.plan(photos, **asked).seconds == 0  # nothing is missing
+
+
+def test_a_dry_run_groups_reasons(photos: Path, tmp_path: Path) -> None:
+    shown, plan = dry(photos, tmp_path / "store")
+    assert "2 of 4 models usable, 51 images" in shown
+    assert re.search(r"not usable: far, farther: the weights of hub repository .* are not on this machine", shown)
+    assert [list(names) for names in plan["unusable"].values()] == [["far", "farther"]]
+
+
+def test_a_dry_run_counts_what_would_be_fetched(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    facts = types.SimpleNamespace(size=46_800_000, etag="abc")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_: facts)
+    plan = selector.plan(photos, zoo=["timm:resnet18.a1_in1k"], store=tmp_path / "store")
+    assert plan.fetch_bytes == 46_800_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "tenminutes"], "--budget: A duration must be a number with a unit"),
+        (["--metric", "f1"], "--metric must be one of accuracy, balanced_accuracy, macro_f1"),
+        (["--strategies", "lora2"], "unknown strategy 'lora2'; did you mean 'lora'?"),
+        (["--backend", "eagr"], "unknown backend 'eagr'; did you mean 'eager'?"),
+        (["--device", "gpu"], "--device must be auto, cpu, cuda, cuda:N or mps. Got 'gpu'."),
+        (["--resolution", "64", "--task", "clasification"], "clasification"),
+        (["--top-k", "9"], "--top-k is 9, but only"),
+    ],
+)
+def test_a_dry_run_checks_every_option(photos: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    told = run("scan", photos, "--models", "*lite*", "--store", tmp_path / "store", "--dry-run", *words)
+    assert told.exit_code == 2
+    assert message in told.stderr
+
+
+def test_compiled_networks_are_trimmed_the_least_recently_used_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELECTOR_STORE_CACHE_SIZE", "4kB")  # of which compiled networks may take a quarter
+    store = FeatureStore(tmp_path / "store")
+    folder = store.compiled_folder / "openvino"
+    folder.mkdir(parents=True)
+    for age, name in enumerate(("new", "used", "old")):
+        (folder / f"{name}.blob").write_bytes(b"x" * 500)
+        os.utime(folder / f"{name}.blob", (1e9 - age, 1e9 - age))
+    os.utime(folder / "used.blob", (2e9, 5e8))  # written long ago, read lately
+    assert store.trim() == 500
+    assert sorted(p.stem for p in folder.iterdir()) == ["new", "used"]
+    assert store.pixels_ceiling == 3000
+    monkeypatch.delenv("SELECTOR_STORE_CACHE_SIZE")
+    assert 0 < store.cache_ceiling <= 20 * 10**9  # there is a ceiling when nothing is said
+
+
+def test_a_scan_keeps_its_caches_below_the_ceiling(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELECTOR_STORE_CACHE_SIZE", "1MB")
+    store = FeatureStore(tmp_path / "store")
+    store.compiled_folder.mkdir(parents=True)
+    (store.compiled_folder / "of-another-scan").write_bytes(b"x" * 400_000)
+    selector.rank(photos, **{**FAST, "zoo": TINY[:1]}, store=store)
+    assert store.parts()["pixels"] + store.parts()["compiled"] <= 1_000_000
+    assert store.parts()["compiled"] == 0
+
+
+def test_store_info_tells_what_takes_the_space(confirmed: Path) -> None:
+    shown = run("store", "info", "--store", confirmed / "store").stdout
+    for words in ("features", "cache: decoded pictures", "cache: compiled networks", "SELECTOR_STORE_CACHE_SIZE"):
+        assert words in shown
+    facts = json.loads(run("store", "info", "--store", confirmed / "store", "--json").stdout)
+    assert facts["bytes"]["features"] > 0
+    assert facts["bytes"]["pixels"] > 0
+    assert sum(facts["bytes"].values()) == FeatureStore(confirmed / "store").size()
+    assert facts["cache_ceiling"] > 0

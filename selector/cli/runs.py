@@ -125,14 +125,26 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         document(asdict(plan))
         return
-    rows = [
-        (m["name"], m["params"] and format_count(m["params"]), m["cached"], m["missing"], m.get("note", ""))
-        for m in plan.models
+    usable = [m for m in plan.models if not m["note"]]
+    rows = [(m["name"], m["params"] and format_count(m["params"]), m["cached"], m["missing"]) for m in usable]
+    print_rows(["model", "params", "rows in store", "rows to extract"], rows, numeric=(1, 2, 3))
+    typer.echo(f"{len(usable)} of {len(plan.models)} models usable, {plan.images} {plan.noun}s")
+    for reason, names in (plan.unusable or {}).items():
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        typer.echo(f"not usable: {listed}: {reason}")
+    beside = {"decoded pictures": plan.pixel_bytes, "compiled networks, at most": plan.compiled_bytes}
+    kept = [
+        f"{format_size(plan.disk_bytes)} of rows",
+        *(f"{format_size(n)} of {what}" for what, n in beside.items() if n),
     ]
-    print_rows(["model", "params", "rows in store", "rows to extract", ""], rows, numeric=(1, 2, 3))
-    time = "unknown until the first model has run" if plan.seconds is None else f"about {format_duration(plan.seconds)}"
-    typer.echo(
-        f"{len(plan.models)} models, {plan.images} {plan.noun}s; disk: {format_size(plan.disk_bytes)}; time: {time}"
-    )
+    typer.echo(f"disk: {'; '.join(kept)}")
+    if plan.fetch_bytes:
+        typer.echo(f"to fetch: {format_size(plan.fetch_bytes)} of weights")
+    if plan.seconds is not None:
+        typer.echo(f"time: about {format_duration(plan.seconds)}")
+    elif plan.seconds_low is not None and plan.seconds_high is not None:
+        typer.echo(f"time: {format_duration(plan.seconds_low)} to {format_duration(plan.seconds_high)}, estimated")
+    else:
+        typer.echo("time: unknown until the first model has run")
     for note in plan.notes:
         typer.echo(note)

@@ -72,6 +72,31 @@ def size(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
         typer.echo(format_size(taken))
 
 
+@app.command("info")
+@o.with_fields("ScanConfig", "store")
+@guarded
+def info(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
+    """Show where the store lies, what takes its space, and up to where its caches grow."""
+    from selector.core.units import format_size
+    from selector.store import FeatureStore
+
+    store = FeatureStore(options["store"])
+    parts = store.parts()
+    if json:
+        facts = {"path": store.root, "bytes": parts, "cache_ceiling": store.cache_ceiling, "max_bytes": store.max_bytes}
+        document(facts)
+        return
+    kinds = {"pixels": "cache: decoded pictures", "compiled": "cache: compiled networks"}
+    kinds |= {"features": "kept", "results": "kept: scores and costs", "trainings": "kept", "other": ""}
+    print_rows(["", "size", ""], [(name, format_size(size), kinds[name]) for name, size in parts.items()], numeric=(1,))
+    most = "no limit (SELECTOR_STORE_MAX_SIZE)" if store.max_bytes is None else format_size(store.max_bytes)
+    typer.echo(f"{store.root}: {format_size(sum(parts.values()))}; at most {most}")
+    typer.echo(
+        f"The caches grow to {format_size(store.cache_ceiling)} together (SELECTOR_STORE_CACHE_SIZE); the least recently "
+        "used goes first."
+    )
+
+
 @app.command("verify")
 @o.with_fields("ScanConfig", "store")
 @guarded

@@ -71,6 +71,7 @@ class Prepared:
                 self.target.names,
                 [preprocess, *self._with_room(preprocess, to_come)],
                 folder=self._store.pixels_folder,
+                max_size=self._store.pixels_ceiling,
                 on_bad=self._on_bad,
                 progress=self._notify,
             )

@@ -90,12 +90,11 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
             "resolution",
         )
     task = tasks.task_for(target)
-    # a task without a list takes any name
-    known = None if task is None else getattr(task, "metric_names", None)
-    if config.metric is not None and known is not None and config.metric not in known:
+    known = [] if task is None else list(task.metrics)
+    if config.metric is not None and task is not None and config.metric not in known:
         raise OptionError(
-            f"metric: unknown metric '{config.metric}'{did_you_mean(config.metric, known) or '.'} "
-            f"Known: {', '.join(known)}.",
+            f"metric must be one of {', '.join(known)}{did_you_mean(config.metric, known) or '.'} "
+            f"Got '{config.metric}'.",
             "metric",
         )
     if isinstance(config, ScanConfig) and target.modality is Modality.ROWS and limits_of(config):

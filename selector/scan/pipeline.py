@@ -53,7 +53,10 @@ from selector.zoo.variants import network_of
 def rank(target: Any, config: ScanConfig) -> Ranking:
     """Rank pretrained models for a labelled target; see ``selector.rank``."""
     with listening(config.progress) as notify:
-        return _rank(target, config, notify)
+        try:
+            return _rank(target, config, notify)
+        finally:
+            open_store(config.store).trim()
 
 
 def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) -> Ranking:

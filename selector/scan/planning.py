@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from selector.config import ScanConfig
+from selector.core.contracts import Modality, Preprocess, Target
+from selector.core.costs import Cost
 from selector.core.errors import SourceError
+from selector.core.system import graphics_cards
+from selector.core.units import format_duration
 from selector.extract.job import wanted_of
 from selector.extract.known_costs import Costs
 from selector.scan.checks import (
@@ -23,18 +28,36 @@ from selector.scan.checks import (
     settled_top_k,
 )
 from selector.scan.dataset_view import offline_hub
-from selector.zoo import check_trusted
-from selector.zoo.limits import OverLimit
+from selector.sources import noting_fetches
+from selector.store import Entry, FeatureStore
+from selector.zoo import ModelSpec, check_trusted
+from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.variants import network_of
+
+# multiply-adds a parameter and image of 224 x 224 pixels: MobileNets below 50, ResNets and ViTs 150 to 200, DenseNets 350
+IMAGE_OPERATIONS = (40.0, 350.0)
+TEXT_TOKENS = (16.0, 256.0)  # of usual texts; a token takes a multiply-add a parameter, at most
+EFFICIENCY = (0.1, 0.8)  # share of the rate of a plain matrix product that networks reach on a processor
+LOADING = (0.5, 5.0)  # seconds until a network runs: building, weights, choice of a backend
+DECODING = (0.002, 0.03)  # seconds an image and core
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a scan would do; nothing was extracted to find out.
 
-    ``models``: one mapping a model with name, source, params, cached and missing (rows). ``images``
-    are the rows that each is read at, whatever they are: ``noun`` is what one is called. ``seconds``
-    is None when no rate has been measured on this machine.
+    Attributes:
+        models: one mapping a model with name, source, params, cached and missing (rows), note.
+        images: rows that each is read at, whatever they are: ``noun`` is what one is called.
+        disk_bytes: of the rows, when all are stored.
+        pixel_bytes, compiled_bytes: of decoded pictures and compiled networks beside them, caches that the store
+            keeps below a ceiling.
+        fetch_bytes: of weights that are not on this machine.
+        seconds: where every model that lacks rows has run here before; None otherwise.
+        seconds_low, seconds_high: the range that holds in any case; from measured rates where there are, else from
+            the networks' operations and this processor's rate. None on a graphics card that no network has run on.
+        unusable: names of models that will give no rows, by reason.
+        notes: what else to know.
     """
 
     models: tuple[Mapping[str, Any], ...]
@@ -43,73 +66,234 @@ class Plan:
     seconds: float | None
     notes: tuple[str, ...] = ()
     noun: str = "image"
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    pixel_bytes: int = 0
+    compiled_bytes: int = 0
+    fetch_bytes: int = 0
+    unusable: Mapping[str, tuple[str, ...]] | None = None
 
 
 def plan(target: Any, config: ScanConfig) -> Plan:
     """Which models a scan would look at, what is cached, and what the rest costs; see ``selector.plan``."""
-    limits = limits_of(config)
     check_names(config)
     with offline_hub(config.offline):
-        features_store = open_store(config.store)
+        store = open_store(config.store)
         data = load_target(target, config)
         check_for_target(config, data)
         specs, trusted = choose_specs(data, config)
         settled_top_k(config, specs, config.confirm)
         run_folder(config, data, confirming=config.confirm)
-        costs = Costs(features_store, config.device, config.cost)
         indices = data.indices("train", "val")
         hashes, units = data.row_hashes(indices), data.units_of(indices)
-        rows: list[dict[str, Any]] = []
-        seconds: dict[str, float] = {}  # by network: one pass serves all of its readings
-        unknown = 0
-        disk = 0
-        for spec in specs:
-            row: dict[str, Any] = {
-                "name": spec.name,
-                "source": spec.source,
-                "params": spec.params,
-                "cached": 0,
-                "missing": len(hashes),
-                "note": "",
-            }
-            items = len(indices)
-            try:
-                limits.check_facts(spec)
-                check_trusted(spec, trusted)  # a source imports packages to say what such an entry is
-                entry = features_store.resolve(wanted_of(spec, config.device, config.precision, config.backend))
-                if entry is not None:
-                    limits.check_facts(spec, entry.meta.get("num_parameters"))
-                    if (known := costs.known(entry)) is not None:
-                        limits.check_cost(known)
-            except OverLimit as error:
-                row |= {"missing": 0, "note": f"excluded: {error}"}
-                rows.append(row)
-                continue
-            except (SourceError, OSError) as error:
-                entry, row["note"] = None, str(error)
-            facts = features_store.get("rate", {"source": spec.source}) or {}
-            if entry is not None:
-                lacking = entry.missing(hashes)
-                items = len(lacking) if units is None else len(np.unique(units[lacking]))
-                row |= {"missing": len(lacking), "cached": len(hashes) - len(lacking)}
-            width = facts.get("num_features") or (entry.num_features if entry is not None else None) or 1024
-            disk += int(row["missing"] * width * 4)
-            if row["missing"] and "rows_per_second" in facts:
-                network = network_of(spec)
-                seconds[network] = max(seconds.get(network, 0.0), items / facts["rows_per_second"])
-            elif row["missing"]:
-                unknown += 1
-            rows.append(row)
-        notes = (
-            [f"{unknown} model(s) have never run on this machine; their time is not in the estimate."]
-            if unknown and seconds
-            else []
-        )
+        costs = Costs(store, config.device, config.cost)
+        looked = [_look(spec, trusted, config, store, costs, limits_of(config), hashes, units) for spec in specs]
+        low, high, exact = _seconds(looked, data, config)
+        unusable: dict[str, tuple[str, ...]] = {}
+        for found in looked:
+            if found.note:
+                reason = _general(found.note, found.spec)
+                unusable[reason] = (*unusable.get(reason, ()), found.spec.name)
+        lacking = [found for found in looked if found.missing]
         return Plan(
-            tuple(rows),
+            tuple(found.row() for found in looked),
             len(hashes),
-            disk,
-            sum(seconds.values()) if seconds or not unknown else None,
-            tuple(notes),
+            sum(found.missing * found.width * 4 for found in looked),
+            exact,
+            _notes(lacking, low, config),
             data.row_noun,
+            low,
+            high,
+            _pixels(lacking, data, len(indices)),
+            _compiled(lacking, config),
+            sum(found.fetch for found in looked),
+            unusable,
         )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known of one model without loading it."""
+
+    spec: ModelSpec
+    cached: int = 0
+    missing: int = 0
+    items: int = 0  # that rows are missing of
+    note: str = ""
+    width: int = 1024
+    rate: float | None = None  # items a second, as measured here
+    cost: Cost | None = None
+    parameters: int | None = None
+    preprocess: Preprocess | None = None
+    fetch: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """As the plan hands it over."""
+        return {
+            "name": self.spec.name,
+            "source": self.spec.source,
+            "params": self.spec.params,
+            "cached": self.cached,
+            "missing": self.missing,
+            "note": self.note,
+        }
+
+
+def _look(
+    spec: ModelSpec,
+    trusted: bool,
+    config: ScanConfig,
+    store: FeatureStore,
+    costs: Costs,
+    limits: Limits,
+    hashes: Sequence[str],
+    units: np.ndarray | None,
+) -> _Found:
+    entry: Entry | None = None
+    cost: Cost | None = None
+    try:
+        limits.check_facts(spec)
+        check_trusted(spec, trusted)  # a source imports packages to say what such an entry is
+        with noting_fetches() as lacking:
+            entry = store.resolve(wanted_of(spec, config.device, config.precision, config.backend))
+        if entry is not None:
+            limits.check_facts(spec, entry.meta.get("num_parameters"))
+            if (cost := costs.known(entry)) is not None:
+                limits.check_cost(cost)
+    except OverLimit as error:
+        return _Found(spec, note=f"excluded: {error}")
+    except (SourceError, OSError) as error:
+        return _Found(spec, note=str(error))
+    items = len(hashes) if units is None else len(np.unique(units))
+    missing = len(hashes)
+    if entry is not None:
+        rows = entry.missing(hashes)
+        missing, items = len(rows), len(rows) if units is None else len(np.unique(units[rows]))
+    facts = store.get("rate", {"source": spec.source}) or {}
+    remembered = store.get("preprocess", {"network": network_of(spec)})
+    parameters = spec.params or (entry.meta.get("num_parameters") if entry is not None else None)
+    return _Found(
+        spec,
+        cached=len(hashes) - missing,
+        missing=missing,
+        items=items,
+        width=facts.get("num_features") or (entry.num_features if entry is not None else None) or 1024,
+        rate=facts.get("rows_per_second"),
+        cost=cost,
+        parameters=parameters,
+        preprocess=Preprocess.from_dict(remembered) if remembered is not None else None,
+        fetch=sum(4 * (parameters or 0) if size is None else size for size in lacking) if missing else 0,
+    )
+
+
+# ---------------------------------------------------------------------------- time
+
+
+def _seconds(
+    looked: Sequence[_Found], data: Target, config: ScanConfig
+) -> tuple[float | None, float | None, float | None]:
+    """(shortest, longest, as measured): one forward pass serves all variants of a network."""
+    networks: dict[str, _Found] = {}
+    for found in looked:
+        if found.missing:
+            known = networks.setdefault(network_of(found.spec), found)
+            if found.items > known.items:
+                networks[network_of(found.spec)] = found
+    lacking = list(networks.values())
+    if all(found.rate for found in lacking):
+        exact = sum(found.items / (found.rate or 1.0) for found in lacking)
+        return exact / 1.3, exact * 1.5, exact
+    on_card = config.device.startswith(("cuda", "mps")) or (config.device == "auto" and bool(graphics_cards()))
+    unknown = [found for found in lacking if not found.rate and found.cost is None]
+    if on_card or any(_operations(found, data.modality) is None for found in unknown):
+        return None, None, None
+    rate = arithmetic_rate()
+    low, high = 0.0, 0.0
+    for found in lacking:
+        quick, slow = _of_network(found, data.modality, rate)
+        low, high = low + quick, high + slow
+    if data.modality is Modality.IMAGE:
+        items = max((found.items for found in lacking), default=0)
+        low, high = low + items * DECODING[0], high + items * DECODING[1]
+    return low, high, None
+
+
+def _of_network(found: _Found, modality: Modality, rate: float) -> tuple[float, float]:
+    if found.rate:
+        return found.items / found.rate / 1.3, found.items / found.rate * 1.5
+    if found.cost is not None and found.cost.image_seconds:
+        return found.items * found.cost.image_seconds / 1.3, found.items * found.cost.image_seconds * 1.5
+    fewest, most = _operations(found, modality) or (0.0, 0.0)
+    return (
+        LOADING[0] + found.items * fewest / (rate * EFFICIENCY[1]),
+        LOADING[1] + found.items * most / (rate * EFFICIENCY[0]),
+    )
+
+
+def _operations(found: _Found, modality: Modality) -> tuple[float, float] | None:
+    """Multiply-adds an item, at least and at most; None where nothing tells."""
+    if found.cost is not None and found.cost.flops:
+        return float(found.cost.flops), float(found.cost.flops)
+    if not found.parameters:
+        return None
+    if modality is Modality.TEXT:
+        return found.parameters * TEXT_TOKENS[0] / 4, found.parameters * TEXT_TOKENS[1]  # embeddings are looked up
+    height, width = _size(found)
+    return tuple(found.parameters * each * height * width / 224**2 for each in IMAGE_OPERATIONS)  # type: ignore[return-value]
+
+
+def arithmetic_rate() -> float:
+    """Multiply-adds a second of a matrix product in float32 on this processor; takes some hundredths of a second."""
+    side = 768
+    matrix = np.ones((side, side), np.float32)
+    quickest = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        matrix @ matrix
+        quickest = min(quickest, time.perf_counter() - started)
+    return float(side**3 / max(quickest, 1e-9))
+
+
+# ---------------------------------------------------------------------------- disk
+
+
+def _size(found: _Found) -> tuple[int, int]:
+    known = found.preprocess.input_size if found.preprocess is not None else found.spec.preprocess.input_size
+    return (224, 224) if known is None else (known[1], known[2])
+
+
+def _pixels(lacking: Sequence[_Found], data: Target, items: int) -> int:
+    """Decoded pictures, once a size."""
+    if data.modality is not Modality.IMAGE:
+        return 0
+    return sum(3 * height * width * items for height, width in {_size(found) for found in lacking})
+
+
+def _compiled(lacking: Sequence[_Found], config: ScanConfig) -> int:
+    """What a backend that compiles keeps: about the weights again."""
+    if config.backend == "eager":
+        return 0
+    return sum(4 * (found.parameters or 0) for found in {network_of(f.spec): f for f in lacking}.values())
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def _general(note: str, spec: ModelSpec) -> str:
+    """A reason without what is this model's own, so that equal ones can be counted."""
+    for own in sorted({spec.name, spec.source, spec.model_id}, key=len, reverse=True):
+        note = note.replace(f"{own}: ", "", 1) if note.startswith(f"{own}: ") else note.replace(own, "…")
+    return note
+
+
+def _notes(lacking: Sequence[_Found], low: float | None, config: ScanConfig) -> tuple[str, ...]:
+    notes = []
+    new = [found for found in lacking if not found.rate]
+    if low is None and new:
+        notes.append(f"{len(new)} model(s) have never run on this machine, so that nothing tells their time.")
+    if config.confirm:
+        limit = (
+            "no limit (--budget sets one)" if config.seconds is None else f"at most {format_duration(config.seconds)}"
+        )
+        notes.append(f"the confirmation comes on top: {limit}.")
+    return tuple(notes)

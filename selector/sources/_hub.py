@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,28 @@ class HubFile:
     revision: str | None
     content: str
     path: Path | None
+
+
+_lacking: ContextVar[list[int | None] | None] = ContextVar("_lacking", default=None)
+
+
+@contextmanager
+def noting_fetches() -> Iterator[list[int | None]]:
+    """Collects the sizes in bytes of the files that are looked for inside and would have to be fetched.
+
+    None stands for a file whose size its address does not say. Nothing is fetched.
+    """
+    found: list[int | None] = []
+    token = _lacking.set(found)
+    try:
+        yield found
+    finally:
+        _lacking.reset(token)
+
+
+def _note(size: int | None) -> None:
+    if (found := _lacking.get()) is not None:
+        found.append(size)
 
 
 def split_revision(repo: str) -> tuple[str, str | None]:
@@ -80,6 +104,7 @@ def find(repo: str, filenames: Sequence[str], revision: str | None, model: str) 
         except Exception as error:
             # which library's errors a lost connection raises depends on the version of huggingface_hub
             raise _refused(model, repo, revision, error) from error
+        _note(facts.size)
         return HubFile(repo, filename, revision, f"hub:{facts.etag}", None)
     raise WeightsMissing(f"{model}: hub repository {repo} has none of {', '.join(filenames)}.")
 
@@ -174,6 +199,8 @@ def url_identity(url: str, model: str) -> str:
             f"{model}: weights {url} are not on this machine ({file}) and fetching is off; "
             "run once without --offline (and without HF_HUB_OFFLINE), or copy the file there."
         )
+    if not file.is_file():
+        _note(None)
     return f"url:{file.name}"
 
 

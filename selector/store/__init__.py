@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 _KIND = re.compile(r"[a-z][a-z0-9_-]*")
 _CAP = "SELECTOR_STORE_MAX_SIZE"
+_CACHE_CAP = "SELECTOR_STORE_CACHE_SIZE"
+_CACHE_BYTES = 20 * 10**9
+_CACHE_SHARE = 0.1  # of the disk
+_COMPILED_SHARE = 0.25  # of the ceiling; decoded pixels may take the rest
 
 
 def default_store() -> str:
@@ -199,6 +204,38 @@ class FeatureStore:
     def working_folder(self) -> Path:
         """Where it is written which network a process works on; on this machine also when the store is not."""
         return self._beside("working")
+
+    @property
+    def cache_ceiling(self) -> int:
+        """Bytes that decoded pixels and compiled networks may take together: they are made again from what is at hand.
+
+        ``SELECTOR_STORE_CACHE_SIZE``, such as ``5GB``; else 20 GB, or a tenth of a small disk.
+        """
+        asked = os.environ.get(_CACHE_CAP)
+        if asked:
+            return parse_size(asked)
+        place = next(folder for folder in (self._local_root, *self._local_root.parents) if folder.exists())
+        return min(_CACHE_BYTES, int(_CACHE_SHARE * shutil.disk_usage(place).total))
+
+    @property
+    def pixels_ceiling(self) -> int:
+        """Bytes that decoded pixels may take, what compiled networks take left out."""
+        taken = self._upkeep.parts(self._local_root).get("compiled", 0)
+        return max(self.cache_ceiling - taken, int((1 - _COMPILED_SHARE) * self.cache_ceiling))
+
+    def trim(self) -> int:
+        """Remove the least recently used compiled networks beyond their share of the ceiling; returns bytes removed.
+
+        Pixels are trimmed where they are written, sparing those that are in use.
+        """
+        if self.read_only:
+            return 0
+        folders = [self.compiled_folder, cache_folder() / "inductor"]  # what torch compiles is the user's own
+        return self._upkeep.trim(folders, int(_COMPILED_SHARE * self.cache_ceiling))
+
+    def parts(self) -> dict[str, int]:
+        """Bytes by what they are: features, results, trainings, pixels, compiled and other."""
+        return self._upkeep.parts(self._local_root)
 
     def _beside(self, name: str) -> Path:
         return (self._files.spare_root() if self.read_only else self._local_root) / name

@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,27 @@ class Upkeep:
     def size(self, root: Path) -> int:
         """Bytes of everything, decoded pixels and compiled models included."""
         return sum(size for _, size in self._walk("")) + sum(_tree_size(root / name) for name in _REMADE)
+
+    def parts(self, root: Path) -> dict[str, int]:
+        """Bytes by what they are."""
+        found = {"features": sum(size for _, size in self._walk("entries"))}
+        found["results"] = sum(size for _, size in self._walk("results"))
+        found |= {name: _tree_size(root / name) for name in ("trainings", *_REMADE)}
+        return {**found, "other": max(0, self.size(root) - sum(found.values()))}
+
+    def trim(self, folders: Sequence[Path], ceiling: int) -> int:
+        """Remove the files of some folders that were used least recently, beyond a ceiling; returns bytes removed."""
+        files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
+        excess = sum(map(_stat_size, files)) - ceiling
+        removed = 0
+        for path in sorted(files, key=_last_use):
+            if removed >= excess:
+                break
+            size = _stat_size(path)
+            with contextlib.suppress(OSError):  # another process uses it, or has removed it
+                path.unlink()
+                removed += size
+        return removed
 
     def verify(self) -> Verified:
         """Check every file; set the damaged ones aside."""
@@ -268,6 +289,14 @@ def _last_write(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def _last_use(path: Path) -> float:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0.0
+    return max(stat.st_atime, stat.st_mtime)
 
 
 def _remove_old(folder: Path, limit: float) -> None:
