@@ -7,7 +7,6 @@ import logging
 import math
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -575,14 +574,92 @@ def test_wrong_contestants_and_targets_are_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- budget
 
 
-def test_a_budget_is_kept(tmp_path: Path) -> None:
-    tournament(tmp_path / "warm", max_steps=4)  # imports and first calls are not what is measured
-    begun = time.perf_counter()
-    result = tournament(tmp_path / "timed", max_steps=None, budget_seconds=12.0, repeats=2)
-    assert time.perf_counter() - begun <= 1.1 * 12 + 15
+class Machine:
+    """A clock that only work moves: so many seconds an item that a network reads, times what else is running."""
+
+    def __init__(self, target: Any, seconds: float = 0.02, slower: Any = lambda _: 1.0) -> None:
+        self.now, self._target, self._seconds, self._slower = 0.0, target, seconds, slower
+
+    def clock(self) -> float:
+        return self.now
+
+    def pixels(self, preprocess: Any) -> Any:
+        machine, inner = self, pixels_for(self._target)(preprocess)
+        area = preprocess.input_size[1] * preprocess.input_size[2] / 32**2
+
+        class Timed:
+            def batch(self, indices: np.ndarray) -> np.ndarray:
+                machine.now += machine._seconds * area * len(indices) * machine._slower(machine.now)
+                return inner.batch(indices)
+
+        return Timed()
+
+
+def budgeted(folder: Path, budget: float, **machine: Any) -> tuple[TournamentResult, Machine]:
+    target = small_target()
+    fake = Machine(target, **machine)
+    widths = {spec.name: load(spec).num_features for spec in (SVHN, MNIST)}
+    result = tournament(
+        folder,
+        target=target,
+        pixels=fake.pixels,
+        max_steps=None,
+        budget_seconds=budget,
+        repeats=1,
+        features_for=lambda name, items: np.random.default_rng(0).normal(size=(len(target), widths[name]))[items],
+        now=fake.clock,
+    )
+    return result, fake
+
+
+@pytest.mark.parametrize("budget", [15.0, 40.0, 150.0])
+@pytest.mark.parametrize(
+    "slower", [lambda _: 1.0, lambda now: 1.0 if now < 6 else 5.0], ids=["quiet", "five times slower"]
+)
+def test_a_budget_is_kept_and_what_was_begun_is_measured(tmp_path: Path, budget: float, slower: Any) -> None:
+    result, machine = budgeted(tmp_path, budget, slower=slower)
+    assert machine.now <= 1.05 * budget + 2 * 16 * 0.02 * 5  # a step that had begun, and a pass of the test split
     assert result.course[0].startswith("Planned: ")
     assert not any("Planned" in note for note in result.notes)  # a plan is no caveat
-    assert result.measurements["svhn_cnn"][1].steps > 0
+    assert result.history
+    assert {h["status"] for h in result.history} == {"ok"}
+    assert all(h["value"] is not None and h["steps_done"] > 0 for h in result.history)
+    trained = [m for ms in result.measurements.values() for m in ms if m.strategy == "full" and m.status == "ok"]
+    assert trained
+    assert result.best is not None
+    chosen = next(m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy)
+    assert chosen.test
+
+
+def test_most_of_a_budget_is_spent_in_steps(tmp_path: Path) -> None:
+    result, _ = budgeted(tmp_path, 60.0)
+    assert sum(h["seconds"] for h in result.history) > 0.7 * 60
+
+
+def test_a_slow_machine_cools_trainings_down_and_the_notes_say_so(tmp_path: Path) -> None:
+    result, _ = budgeted(tmp_path, 60.0, slower=lambda now: 1.0 if now < 10 else 8.0)
+    cut = [h for h in result.history if h["steps_done"] < h["steps"]]
+    assert cut
+    assert all(any("cooled down after" in note for note in h["notes"]) for h in cut)
+    for name, measurements in result.measurements.items():
+        for m in measurements:
+            if m.strategy == "full" and m.status == "ok":
+                assert m.steps in [h["steps_done"] for h in result.history if h["model"] == name]
+
+
+def test_cheap_lanes_come_first(tmp_path: Path) -> None:
+    result, _ = budgeted(tmp_path, 100.0)
+    first = list(dict.fromkeys(h["model"] for h in result.history if h["rung"] == 1))
+    assert first == ["mnist_cnn", "svhn_cnn"]  # 28 and 32 pixels, given the other way round
+
+
+def test_timings_are_kept_for_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgeted(tmp_path, 40.0)
+    measured: list[str] = []
+    monkeypatch.setattr(Workbench, "measure_step", lambda _, loaded, *__: measured.append(loaded.name) or 0.3)
+    again, _ = budgeted(tmp_path, 45.0)
+    assert again.history
+    assert measured == []
 
 
 def test_a_budget_shorter_than_one_rung_compares_the_frozen_encoders(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def advise(
     epsilon: float,
     seed: int = 0,
     sizes: Mapping[str, str] | None = None,
+    short: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Sentences about the models of which more than the frozen strategy was measured.
 
@@ -26,6 +27,7 @@ def advise(
         strategies: by model, the trained strategies.
         stats: by ``model strategy``, of the validation items, one a seed.
         name, metric: what decides, and its declaration.
+        short: by ``model strategy``, what was too short or too small about a training to speak against it.
         sizes: of models that were trained below their own size: a sentence that says so.
     """
     sentences = []
@@ -44,7 +46,15 @@ def advise(
         mean = f"in the mean of {seeds} seeds" if seeds > 1 else ""
         interval = f"{mean}, 90 % interval {ends[0]} to {ends[1]}".removeprefix(", ")
         strategy = best.rpartition(" ")[2]
-        if best == frozen:
+        reasons = [
+            f"{strategy} {short[label]}" for strategy in trained if short and (label := f"{model} {strategy}") in short
+        ]
+        if reasons and (best == frozen or low <= 0):
+            sentence = (
+                f"{model}: frozen leads so far, but {' and '.join(reasons)}, which says nothing against a whole training: "
+                "give more time before deciding."
+            )
+        elif best == frozen:
             sentence = f"{model}: take frozen; training gained nothing over the solved head{' ' * bool(mean)}{mean}."
         elif low <= 0:
             sentence = (

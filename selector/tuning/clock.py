@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from selector.tuning.journal import Journal
@@ -20,9 +20,17 @@ class Clock:
         budget: seconds, or None for no limit.
         state: plain JSON, kept in the journal: seconds spent, rungs, resolution, costs, notes, course.
         reserve: seconds to keep for what comes after the last rung.
+        now: what is read for the time; tests give their own.
     """
 
-    def __init__(self, settings: Mapping[str, Any], journal: Journal, cache: Cache | None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        journal: Journal,
+        cache: Cache | None,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.now = now
         self.budget: float | None = settings["budget"]
         self.reserve = RESERVE_SECONDS
         self._settings = dict(settings)
@@ -30,12 +38,12 @@ class Clock:
         self._cache = cache
         self._name = f"tournament-{Journal.key(settings)}"
         self.state = self._remembered()
-        self._begun = time.perf_counter()
+        self._begun = self.now()
 
     @property
     def spent(self) -> float:
         """Seconds, those before an interruption included."""
-        return float(self.state["spent"]) + time.perf_counter() - self._begun
+        return float(self.state["spent"]) + self.now() - self._begun
 
     @property
     def left(self) -> float:
@@ -43,10 +51,10 @@ class Clock:
         return math.inf if self.budget is None else self.budget - self.spent - self.reserve
 
     def deadline(self) -> float:
-        """As ``time.perf_counter()``: past 105 % of the budget no step begins."""
+        """As ``now()``: past 105 % of the budget no step begins."""
         if self.budget is None:
             return math.inf
-        return time.perf_counter() + max(0.0, 1.05 * self.budget - self.spent - self.reserve)
+        return self.now() + max(0.0, 1.05 * self.budget - self.spent - self.reserve)
 
     @property
     def course(self) -> list[str]:

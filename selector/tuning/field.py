@@ -152,9 +152,9 @@ class Field:
         return Cost(lane.step_seconds, forward * len(self.bench.indices["val"]), lane.loaded.build_seconds + saving)
 
     def costs(self, lanes: Sequence[Lane]) -> list[Cost]:
-        """``cost`` of several lanes; renews the clock's reserve for the test figures of two of them."""
+        """``cost`` of several lanes; renews the clock's reserve for the test metrics of the one that is handed over."""
         forward = [lane.loaded.forward_seconds for lane in lanes if not math.isnan(lane.loaded.forward_seconds)]
-        self.clock.reserve = RESERVE_SECONDS + 2 * max(forward, default=0.0) * len(self.bench.indices["test"])
+        self.clock.reserve = RESERVE_SECONDS + max(forward, default=0.0) * len(self.bench.indices["test"])
         return [self.cost(lane) for lane in lanes]
 
 

@@ -19,6 +19,7 @@ FINAL_LANES = 2
 SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
 MIN_EPOCHS = 0.5  # of the first rung; less shows nothing of a rate
 MIN_STEPS = 10
+DEFAULT_BUDGET = 20 * 60.0  # seconds of a confirmation that names no budget
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def make_plan(
     steps_an_epoch: int,
     min_rates: int = 1,
     min_total: int = 1,
+    min_epochs: float = MIN_EPOCHS,
 ) -> Plan | None:
     """The plan with the most learning rates, then the most steps, that the budget allows.
 
@@ -115,10 +117,11 @@ def make_plan(
         steps_an_epoch: decides how short a first rung may be.
         min_rates: fewest learning rates a lane.
         min_total: fewest steps of the last rung.
+        min_epochs: fewest epochs of the first rung.
     Returns:
         None when not even the shortest first rung fits.
     """
-    least = min(max(MIN_STEPS, math.ceil(MIN_EPOCHS * steps_an_epoch)), max_steps)
+    least = min(max(MIN_STEPS, math.ceil(min_epochs * steps_an_epoch)), max_steps)
     for rates in RATES:
         for final_lanes in (FINAL_LANES, 1):
             if rates < min_rates:

@@ -55,6 +55,15 @@ def plan_rungs(field: Field) -> Plan | None:
         worst = min(field.lanes, key=lambda lane: (field.frozen_value(lane.loaded), -lane.step_seconds))
         field.notes.append(f"{worst.label} was not trained: the budget is too short for {len(field.lanes)} lanes.")
         field.lanes.remove(worst)
+    if plan is None and field.lanes:
+        # rather a few steps of the one lane that is left than nothing
+        plan = make_plan(
+            field.costs(field.lanes),
+            budget=_finite_left(field),
+            max_steps=wanted,
+            steps_an_epoch=an_epoch,
+            min_epochs=0.0,
+        )
     if plan is None:
         if field.lanes:
             need = _least_seconds(field, an_epoch)
@@ -66,6 +75,7 @@ def plan_rungs(field: Field) -> Plan | None:
         return None
     field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in plan.rungs]
     field.clock.state["factor"] = factor
+    field.clock.state["wanted"] = wanted
     field.clock.state["step_seconds"] = {lane.label: lane.step_seconds for lane in field.lanes}
     told = (
         ", then ".join(
@@ -160,6 +170,10 @@ def _prepare(field: Field) -> None:
         prepare_start(field.bench, lane.loaded, field.clock.deadline())
         if lane.label in field.clock.state.get("step_seconds", {}):
             return float(field.clock.state["step_seconds"][lane.label])
+        known = field.bench.remembered_costs(lane.loaded, lane.strategy)
+        if known is not None:
+            lane.loaded.forward_seconds = known["forward"]
+            return known["step"]
         return field.bench.measure_step(lane.loaded, lane.strategy)
 
     for outcome in LocalEngine().map(measure, list(field.lanes), fatal=(StoreError,)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def run_tournament(
     cache: Cache | None = None,
     checkpoint_folder: Path,
     progress: ProgressCallback | None = None,
+    now: Callable[[], float] = time.perf_counter,
 ) -> TournamentResult:
     """Fine-tune contestants within a budget; validation images choose, test images are read at the end.
 
@@ -60,7 +62,7 @@ def run_tournament(
         pixels_for: prepared items for a preprocessing; ``.batch(indices)`` gives uint8 (B, H, W, C) or
             tokens for positions in the target.
         strategies: ``frozen``, ``partial``, ``full``, ``lora``; ``frozen`` is always measured.
-        budget_seconds: kept: at most 110 % and 15 s of it are used.
+        budget_seconds: kept: every training that is begun is cooled down and measured within it.
         max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
         metric: decides; None for the task's own.
         epsilon: how much worse, in units of the metric, is as good; None for what the metric declares.
@@ -72,6 +74,7 @@ def run_tournament(
         features_for: (contestant, positions) -> cached features (N, D) at the native resolution.
         cache: keeps plans and finished measurements for later runs.
         checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
+        now: the clock that the budget is kept by.
     Returns:
         The result. A contestant that fails is a failed measurement.
     Raises:
@@ -106,8 +109,9 @@ def run_tournament(
         augment,
         features_for,
         progress or no_progress,
+        now,
     )
-    field = Field(bench, Clock(settings, bench.journal, cache), settings)
+    field = Field(bench, Clock(settings, bench.journal, cache, now), settings)
     field.notes += task.notes(target)
     _load(field, contestants)
     _enter_lanes(field, strategies)

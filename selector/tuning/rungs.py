@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from selector.tuning.field import Field, Lane, Run, stats_of
 from selector.tuning.loaded import Candidate
-from selector.tuning.plan import Plan, Rung, fit_rest
+from selector.tuning.plan import SHARE_OF_BUDGET, Plan, Rung, fit_rest, seconds_of
 from selector.tuning.settle import stop_if_settled
 
 DIVERGED_RATE_SHARE = 0.1
@@ -37,9 +37,8 @@ def run_rungs(field: Field, plan: Plan) -> None:
             rung = rungs[number]
         if number:
             _halve(field, rung.lanes)
-        if not _rung(field, number, rung):
-            field.clock.tell(f"The budget ended during rung {number + 1}; its figures are not used.")
-            field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs[:number]]
+        if not _rung(field, number, rung, rungs[number + 1 :]):
+            field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs[: number + 1]]
             field.clock.remember()
             break
         number += 1
@@ -48,39 +47,90 @@ def run_rungs(field: Field, plan: Plan) -> None:
         if not field.alive():
             break
         if number < len(rungs) and stop_if_settled(field, math.log2(max(2.0, rungs[-1].steps / rung.steps))):
-            rungs = [*rungs[:number], Rung(rungs[-1].steps, 1, 1)]  # nobody is left to compare with
+            # nobody is left to compare with: the leader gets the time of its rivals
+            rungs = [*rungs[:number], Rung(_most_steps(field, rungs[-1].steps), 1, 1)]
             field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs]
             field.clock.remember()
 
 
-def _rung(field: Field, number: int, rung: Rung) -> bool:
-    """Every lane that is alive goes through one rung; False when the deadline came first."""
-    found: list[tuple[Lane, list[Run]]] = []
-    for lane in field.alive():
-        rates = field.bench.rates(lane.loaded, lane.strategy)[: rung.rates] if number == 0 else (lane.rate,)
+def _most_steps(field: Field, planned: int) -> int:
+    """Steps that the only lane left has time for; at least as planned, at most as a whole training has."""
+    (lane,) = field.alive()
+    if field.clock.budget is None:
+        return planned
+    cost = field.cost(lane)
+    fits = int((SHARE_OF_BUDGET * field.clock.left - cost.start - cost.evaluate) / cost.step)
+    return max(planned, min(fits, int(field.clock.state.get("wanted", planned))))
+
+
+def _rung(field: Field, number: int, rung: Rung, later: Sequence[Rung] = ()) -> bool:
+    """Every lane that is alive goes through one rung, the cheap ones first; False when the time is over.
+
+    Each training may take what is left in proportion to what is planned of it, so that none takes the time of those
+    behind it: one that runs slower than planned is cooled down, and measured as all others.
+    """
+    lanes = field.alive()
+    if field.clock.budget is not None:
+        lanes = sorted(lanes, key=lambda lane: lane.step_seconds)
+    rates = {
+        lane.label: field.bench.rates(lane.loaded, lane.strategy)[: rung.rates] if number == 0 else (lane.rate,)
+        for lane in lanes
+    }
+    measured = 0
+    for place, lane in enumerate(lanes):
         runs: list[Run] = []
-        for rate in rates:
+        for tried, rate in enumerate(rates[lane.label]):
             if _beyond_the_worse(field, lane, runs, rate):
                 continue
-            run = _tried(field, lane, rate, number, rung)
+            rest = [
+                (lane, len(rates[lane.label]) - tried),
+                *((other, len(rates[other.label])) for other in lanes[place + 1 :]),
+            ]
+            run = _tried(field, lane, rate, number, rung, _deadline(field, lane, rung, rest, later))
             if run is None:
-                return False
+                break
             runs.append(run)
-        if all(run.record.status == "diverged" for run in runs):
-            rate = min(rates) * DIVERGED_RATE_SHARE
-            run = _tried(field, lane, rate, number, rung)
-            if run is None:
-                return False
-            runs.append(run)
-        found.append((lane, runs))
-    for lane, runs in found:
-        _take(field, lane, runs, number)
-    return True
+        if runs and all(run.record.status == "diverged" for run in runs):
+            rate = min(rates[lane.label]) * DIVERGED_RATE_SHARE
+            run = _tried(field, lane, rate, number, rung, field.clock.deadline())
+            runs += [] if run is None else [run]
+        if runs:
+            _take(field, lane, runs, number)
+            measured += 1
+        if field.clock.now() >= field.clock.deadline():
+            break
+    if measured < len(lanes):
+        left = ", ".join(lane.label for lane in lanes[measured:])
+        field.clock.tell(
+            f"The budget ended in rung {number + 1}, after {measured} of {len(lanes)} lanes; not reached: {left}."
+        )
+    return measured == len(lanes)
 
 
-def _tried(field: Field, lane: Lane, rate: float, number: int, rung: Rung) -> Run | None:
+def _deadline(field: Field, lane: Lane, rung: Rung, rest: Sequence[tuple[Lane, int]], later: Sequence[Rung]) -> float:
+    """Until when a training of ``lane`` may run: its share of the time that is left.
+
+    Args:
+        rest: lanes of this rung that are not through, this one included, with the trainings of each that are left.
+        later: the rungs behind this one, whose time is kept.
+    """
+    end = field.clock.deadline()
+    if math.isinf(end):
+        return end
+
+    def planned(one: Lane, steps: int) -> float:
+        cost = field.cost(one)
+        return cost.start + cost.evaluate + cost.step * steps
+
+    kept = seconds_of(later, [field.cost(one) for one in field.alive()])
+    total = kept + sum(count * planned(one, rung.steps) for one, count in rest)
+    left = end - field.clock.now()
+    return field.clock.now() + left * min(1.0, planned(lane, rung.steps) / total if total > 0 else 1.0)
+
+
+def _tried(field: Field, lane: Lane, rate: float, number: int, rung: Rung, deadline: float) -> Run | None:
     candidate = Candidate(lane.loaded.name, lane.strategy, rate, field.seed)
-    return train_lane(field, lane, candidate, number + 1, rung.steps)
+    return train_lane(field, lane, candidate, number + 1, rung.steps, deadline)
 
 
 def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float) -> bool:
@@ -98,16 +148,21 @@ def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float
     return start is None or not field.demonstrably_worse(stats_of(better), start)
 
 
-def train_lane(field: Field, lane: Lane, candidate: Candidate, rung: int, steps: int) -> Run | None:
-    """One training, kept in the history; None when the deadline came first."""
-    record = field.bench.run(lane.loaded, candidate, steps, field.clock.deadline())
+def train_lane(
+    field: Field, lane: Lane, candidate: Candidate, rung: int, steps: int, deadline: float | None = None
+) -> Run | None:
+    """One training, kept in the history; None when there was no time for a single step."""
+    end = field.clock.deadline() if deadline is None else deadline
+    record = field.bench.run(lane.loaded, candidate, steps, end)
     if record is None:
         return None
     lane.seconds += float(record.facts["seconds"])
     measured = int(record.facts["steps"])
     if record.status == "ok" and measured:
+        # what a training takes while it runs is what the rest of the plan goes by
         lane.loaded.forward_seconds = float(record.facts["evaluate_seconds"]) / len(field.bench.indices["val"])
-        lane.step_seconds = max(lane.step_seconds, float(record.facts["seconds"]) / measured)
+        lane.step_seconds = float(record.facts["seconds"]) / measured
+        field.bench.remember_costs(lane.loaded, lane.strategy, lane.step_seconds, lane.loaded.forward_seconds)
     field.history.append(
         {
             "model": lane.loaded.name,
@@ -116,6 +171,7 @@ def train_lane(field: Field, lane: Lane, candidate: Candidate, rung: int, steps:
             "seed": candidate.seed,
             "rung": rung,
             "steps": steps,
+            "steps_done": measured,
             "status": record.status,
             "value": field.value(record),
             "seconds": record.facts["seconds"],

@@ -17,6 +17,8 @@ from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.types import EpsilonMember, TournamentResult, Trained
 
+ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
+
 
 def verdict(field: Field) -> TournamentResult:
     """Compare everything that was measured, read the test split for the finalists, build the best model."""
@@ -46,6 +48,7 @@ def verdict(field: Field) -> TournamentResult:
         field.epsilon,
         field.seed,
         {name: _sizes(loaded) for name, loaded in field.loaded.items() if loaded.reduced},
+        {lane.label: reason for lane in entered if (reason := _short_training(field, lane))},
     )
     field.clock.finish()
     _tidy(field, best_label)
@@ -60,6 +63,16 @@ def verdict(field: Field) -> TournamentResult:
         p_best=table[best_label].p_best,
         settled=field.settled,
     )
+
+
+def _short_training(field: Field, lane: Lane) -> str:
+    """Why a training cannot speak against its strategy; empty where it can."""
+    assert lane.best is not None
+    done = int(lane.best.record.facts["steps"])
+    epochs = done * field.bench.batch_size / len(field.bench.indices["train"])
+    if epochs < ENOUGH_EPOCHS:
+        return f"ran for {done} steps only ({epochs:.1f} epochs)"
+    return "was trained below its own size" if lane.loaded.reduced else ""
 
 
 def _sizes(loaded: Loaded) -> str:
@@ -102,10 +115,12 @@ def _test(
         key=lambda pair: (pair[0] != best_label, -field.declared.sign * table[pair[0]].value),
     )
     for label, lane in order:
-        if label != best_label and field.clock.budget is not None and field.clock.spent > 1.05 * field.clock.budget:
-            field.notes.append("the budget ended before every finalist's test figure was read.")
-            break
         loaded = field.loaded[label.rpartition(" ")[0]]
+        if label != best_label and field.clock.budget is not None:
+            forward = 0.0 if math.isnan(loaded.forward_seconds) else loaded.forward_seconds
+            if field.clock.spent + forward * len(bench.indices["test"]) > field.clock.budget:
+                field.notes.append("the budget ended before every finalist's test figure was read.")
+                break
         run = None if lane is None else max([r for r in [lane.best, *lane.repeats] if r is not None], key=field.order)
         context = _context(field, loaded.frozen if run is None else run.record)
         if label == best_label and loaded.encoder.module is not None:
@@ -176,7 +191,7 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, context
         task=field.bench.task.name,
         learning_rate=run.candidate.rate if run else None,
         seed=run.candidate.seed if run else field.seed,
-        steps=run.steps if run else 0,
+        steps=int(run.record.facts["steps"]) if run else 0,
     )
 
 
@@ -259,7 +274,7 @@ def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test:
         val=run.record.stats.values(field.bench.task.metrics),
         test=test,
         seed=run.candidate.seed,
-        steps=run.steps,
+        steps=int(run.record.facts["steps"]),
         learning_rate=run.candidate.rate,
         seconds=lane.seconds,
         resolution=lane.loaded.resolution,

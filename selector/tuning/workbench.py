@@ -27,6 +27,7 @@ from selector.core.contracts import (
 from selector.core.engine import LocalEngine
 from selector.core.errors import SourceError, StoreError, TrainingError
 from selector.core.metric import Metric
+from selector.core.system import cpu_model
 from selector.core.task import Learner, NotFinite, Probe, RowPlan, Stats, Task
 from selector.extract.inputs import ready
 from selector.modalities.augmentation import augmented
@@ -60,6 +61,7 @@ class Workbench:
     augment: bool
     features_for: Callable[[str, np.ndarray], np.ndarray] | None = None
     notify: ProgressCallback = lambda _: None
+    now: Callable[[], float] = time.perf_counter
     indices: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,7 +120,9 @@ class Workbench:
             if rows is not None:
                 found.append(rows.float().cpu().numpy())
 
-        done = predict(module, feed, items, take, call=call, device=self.device, bf16=bf16, deadline=deadline)
+        done = predict(
+            module, feed, items, take, call=call, device=self.device, bf16=bf16, deadline=deadline, clock=self.now
+        )
         return plan, np.concatenate(found) if done and found else None
 
     def feed(self, preprocess: AnyPreprocess, *, augment: bool = False) -> Feed:
@@ -169,10 +173,10 @@ class Workbench:
         return self._built(loaded, loaded.probe)
 
     def _built(self, loaded: Loaded, init: Probe | None = None) -> nn.Module:
-        begun = time.perf_counter()
+        begun = self.now()
         size = loaded.size if loaded.reduced else None
         module = self.task.learner(loaded.encoder, self.target, init, size)
-        loaded.build_seconds = time.perf_counter() - begun
+        loaded.build_seconds = self.now() - begun
         return module
 
     def settle_precision(self, loaded: Loaded) -> None:
@@ -186,6 +190,28 @@ class Workbench:
         module = loaded.encoder.module
         loaded.bf16 = self.bf16 and not (on_cpu and module is not None and is_depthwise(module))
 
+    def remembered_costs(self, loaded: Loaded, strategy: str) -> dict[str, float] | None:
+        """Seconds of a ``step`` and of a ``forward`` pass of an item, as an earlier training on this machine took them."""
+        found = self.journal.read_json(self._costs_name(loaded, strategy))
+        return None if found is None else {name: float(found[name]) for name in ("step", "forward")}
+
+    def remember_costs(self, loaded: Loaded, strategy: str, step: float, forward: float) -> None:
+        """Keep what a training took, so that the next call plans with it instead of measuring again."""
+        self.journal.write_json(self._costs_name(loaded, strategy), {"step": step, "forward": forward})
+
+    def _costs_name(self, loaded: Loaded, strategy: str) -> str:
+        asked = {
+            "encoder": loaded.encoder.identity,
+            "preprocess": loaded.preprocess.to_dict(),
+            "strategy": strategy,
+            "batch_size": self.batch_size,
+            "bf16": loaded.bf16,
+            "machine": cpu_model()
+            if torch.device(self.device).type == "cpu"
+            else torch.cuda.get_device_name(self.device),
+        }
+        return f"costs-{self.journal.key(asked)}"
+
     def measure_step(self, loaded: Loaded, strategy: str, steps: int = 3) -> float:
         """Seconds of one step, from those after a first; the module is thrown away."""
         times: list[float] = []
@@ -197,7 +223,8 @@ class Workbench:
             self.feed(loaded.preprocess, augment=self.augment),
             self.indices["train"],
             self._settings(loaded, Candidate(loaded.name, strategy, 1e-6, 0), steps),
-            on_step=lambda _: times.append(time.perf_counter()),
+            clock=self.now,
+            on_step=lambda _: times.append(self.now()),
         )
         return (times[-1] - times[0]) / max(len(times) - 1, 1) if len(times) > 1 else math.inf
 
@@ -285,6 +312,7 @@ class Workbench:
             settings,
             checkpoint=self.journal.checkpoint(key),
             deadline=deadline - self._evaluate_seconds(loaded),
+            clock=self.now,
             on_step=lambda step: self.notify(
                 Progress("train", step, steps, "steps", loaded.name, f"{candidate.strategy}, rate {candidate.rate:g}")
             ),
@@ -293,7 +321,7 @@ class Workbench:
         module = strategy.unwrap(module)
         if fit.status == "stopped":
             return None, module
-        begun = time.perf_counter()
+        begun = self.now()
         status, stats = fit.status, None
         if status == "ok":
             try:
@@ -306,7 +334,7 @@ class Workbench:
             "steps": fit.steps,
             "loss": fit.losses[-1] if fit.losses and math.isfinite(fit.losses[-1]) else None,
             "seconds": fit.seconds,
-            "evaluate_seconds": time.perf_counter() - begun,
+            "evaluate_seconds": self.now() - begun,
             "processor_seconds": time.process_time() - processor,  # other work on the machine does not count
             "notes": fit.notes,
             "precision": "bfloat16" if loaded.bf16 else "float32",

@@ -215,6 +215,7 @@ def predict(
     bf16: bool = False,
     batch_size: int = 64,
     deadline: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> bool:
     """Hand the outputs of ``module`` (a ``core.task.Learner``) in eval mode to ``take``, batch by batch.
 
@@ -230,7 +231,7 @@ def predict(
     learner = cast(Learner, module)
     with torch.inference_mode():
         for start in range(0, len(items), batch_size):
-            if time.perf_counter() >= deadline:
+            if clock() >= deadline:
                 return False
             some = items[start : start + batch_size]
             prepared = feed.prepared(some)
