@@ -1,6 +1,9 @@
-"""What the best model gets right and wrong: per-class results, confusions, telling samples.
+"""The error analysis of the best model: what its task put into a ``core.task.Section``.
 
-Reads the ``outcome`` that the confirmation left in ``Measurement.extra``; absent parts are left out.
+Reads the ``outcome`` that the confirmation left in ``Measurement.extra``; absent parts are left out. Two tables are
+drawn in a way of their own: ``classes`` (class, items, recall, precision, f1), beside the figure ``confusion`` where
+there is one, and ``confused`` (label, predicted, items). Every other table is shown as it is, under its title; a
+sample has ``name``, ``label``, ``predicted`` and where the task knows it ``probability``.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ class Sample:
     name: str
     label: str
     predicted: str
-    probability: float
+    probability: float | None
     picture: str
     words: tuple[Word, ...] = ()
     cut: bool = False
@@ -63,6 +66,15 @@ class Sample:
     @property
     def wrong(self) -> bool:
         return self.label != self.predicted
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """A table of the task: its title, names of columns, and cells as text, with whether they are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, bool], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Outcome:
         most: the largest count off the diagonal.
         confused: (true class, predicted class, items), the most frequent first; where there is no matrix.
         mistakes: wrong samples, the surest first; ``unsure`` right ones, the least sure first.
+        tables: all other tables of the task.
         counted: what the lines count: items, or entities or words where words have labels.
     """
 
@@ -88,6 +101,7 @@ class Outcome:
     mistakes: tuple[Sample, ...]
     unsure: tuple[Sample, ...]
     counted: str = "items"
+    tables: tuple[TaskTable, ...] = ()
 
     @property
     def matrix(self) -> bool:
@@ -124,7 +138,37 @@ def outcome(ranking: Ranking) -> Outcome | None:
         tuple(s for s in samples if s.wrong),
         tuple(s for s in samples if not s.wrong),
         str(figures.get("counted") or "items"),
+        tuple(
+            _table(str(title), rows) for title, rows in kept.get("tables", {}).items() if title not in _DRAWN and rows
+        ),
     )
+
+
+_DRAWN = ("classes", "confused")
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> TaskTable:
+    columns = tuple(dict.fromkeys(str(name) for row in rows for name in row))
+    return TaskTable(title, columns, tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows))
+
+
+def _cell(value: Any) -> tuple[str, bool]:
+    if value is None:
+        return "–", False
+    if isinstance(value, bool | str):
+        return str(value), False
+    if isinstance(value, int):
+        return f"{value:,}", True
+    return (f"{value:.4g}", True) if isinstance(value, float) else (_text(value), False)
+
+
+def _text(value: Any) -> str:
+    """What an item is labelled, or was predicted: a name, a number, several of them."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(part) for part in value) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _classes(ranking: Ranking, tables: Mapping[str, Any], figures: Mapping[str, Any]) -> int:
@@ -154,7 +198,7 @@ def _lines(classes: Sequence[Mapping[str, Any]], confusion: Sequence[Sequence[in
 
 
 def _sample(sample: Mapping[str, Any]) -> Sample:
-    if isinstance(sample["label"], list):
+    if "begin" in sample:  # a sentence, told by its words
         labels, predicted = ([str(tag) for tag in sample[key]] for key in ("label", "predicted"))
         texts = [str(word) for word in sample.get("words") or [""] * len(labels)]
         return Sample(
@@ -168,9 +212,9 @@ def _sample(sample: Mapping[str, Any]) -> Sample:
         )
     return Sample(
         str(sample.get("name", "")),
-        str(sample["label"]),
-        str(sample["predicted"]),
-        float(sample["probability"]),
+        _text(sample["label"]),
+        _text(sample["predicted"]),
+        None if sample.get("probability") is None else float(sample["probability"]),
         _picture(sample.get("thumbnail")),
         text=str(sample.get("text") or ""),
     )

@@ -206,6 +206,33 @@ def test_outcome_with_a_matrix() -> None:
     assert outcome(samples.ranking()) is None
 
 
+def test_the_error_analysis_of_any_task_is_shown() -> None:
+    """Tables, numbers and samples of a task that has no classes."""
+    kept = {
+        "split": "test",
+        "tables": {"by size": [{"size": "small <b>", "items": 1200, "error": 0.25}, {"size": "large", "items": 3}]},
+        "figures": {},
+        "samples": [{"index": 1, "name": "a.jpg", "label": 3.25, "predicted": [1.5, {"x": 2}]}],
+    }
+    first, *rest = samples.ranking().models
+    measured = samples.measurement(0.9, extra={"outcome": kept})
+    ranking = samples.ranking((replace(first, measurements=(measured,)), *rest))
+    found = outcome(ranking)
+    assert found is not None
+    assert found.tables[0].columns == ("size", "items", "error")
+    html = render_report(ranking)
+    for text in (
+        "By size",
+        "small &lt;b&gt;",
+        "1,200",
+        "0.25",
+        "is <strong>3.25</strong>",
+        "<strong>1.5, x 2</strong>",
+    ):
+        assert text in html
+    assert "small <b>" not in html
+
+
 def test_outcome_of_many_classes_shows_the_worst_and_what_they_are_taken_for() -> None:
     first, *rest = samples.ranking().models
     kept = samples.outcome(["good", "hole", "stain"])
