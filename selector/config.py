@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from selector.core.contracts import ProgressCallback, Score
 from selector.core.errors import ConfigError, OptionError, did_you_mean
-from selector.core.units import parse_count, parse_duration, parse_size
+from selector.core.units import parse_count, parse_duration, parse_size, words
 from selector.data._class_names import ClassNames
 from selector.ranking.history import History
 from selector.store import FeatureStore
@@ -405,16 +405,6 @@ class ConfirmConfig(_Machine, _Training):
         """What decides the measurements: kept in ``run.json`` as ``confirm``."""
         kept = {about.key for name, about in self.options() if name in self.training_fields()}
         return {key: value for key, value in self.record().items() if key in kept}
-
-
-def words(value: str | Sequence[Any] | None) -> list[Any]:
-    """The parts of a comma-separated text, or those of a list.
-
-    >>> words("a, b"), words(["a", "b"]), words(None)
-    (['a', 'b'], ['a', 'b'], [])
-    """
-    parts = [] if value is None else value.split(",") if isinstance(value, str) else list(value)
-    return [part for part in (part.strip() if isinstance(part, str) else part for part in parts) if part != ""]
 
 
 def _quantity(name: str, value: str | int | float, read: Callable[[str | int | float], float]) -> float:

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from selector.cli import completion
 from selector.cli.output import stdout_kept
+from selector.core import units
 from selector.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _cli_type(annotation: Any, about: Option) -> Any:
 
 def words(text: str | None) -> list[str] | None:
     """The parts of a comma-separated option; None when it was not given."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    return None if text is None else units.words(text)
 
 
 def load_plugins(names: list[str] | None) -> None:

@@ -1,8 +1,10 @@
-"""Quantities as people write them: ``20m``, ``3h``, ``20ms``, ``20GB``, ``30d``, ``30M``."""
+"""Quantities as people write them: ``20m``, ``3h``, ``20ms``, ``20GB``, ``30d``, ``30M``; and lists with commas."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from selector.core.errors import ConfigError
 
@@ -109,3 +111,13 @@ def format_count(count: float) -> str:
             return f"{count:.0f}" if unit == "" else f"{count:.1f}{unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def words(value: str | Sequence[Any] | None) -> list[Any]:
+    """The parts of a comma-separated text, or those of a list.
+
+    >>> words("a, b"), words(["a", "b"]), words(None)
+    (['a', 'b'], ['a', 'b'], [])
+    """
+    parts = [] if value is None else value.split(",") if isinstance(value, str) else list(value)
+    return [part for part in (part.strip() if isinstance(part, str) else part for part in parts) if part != ""]

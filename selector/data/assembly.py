@@ -38,7 +38,7 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
                 f"{table.where}: {len(table)} items but {len(table.columns[column])} labels; give one label an item."
             )
     name, found = read_table(replace(table, schema={**table.schema, "task": task}), task)
-    notes = [*table.notes, *found.notes]
+    notes = [*table.notes, *found.notes, *([] if task is not None else other_roles(table, name))]
     splits, split_origin = split(table, found, seed, notes)
     notes += found.review(splits, table.names)
     notes += _duplicate_notes(table.hashes, table.names, found.digest, splits)
@@ -63,6 +63,16 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
         annotations=found,
     )
     return replace(target, fingerprint=fingerprint(target))
+
+
+def other_roles(table: Table, task: str) -> list[str]:
+    """That a table holds annotations of another kind as well, which ``task`` would read."""
+    kinds = {"mask": ("masks", "segmentation"), "boxes": ("boxes", "detection")}
+    found = [(table.roles[role], *kinds[role]) for role in kinds if role in table.roles and kinds[role][1] != task]
+    return [
+        f"column '{columns[0]}' holds {what} as well, which are read with task='{other}' (--task {other})"
+        for columns, what, other in found
+    ]
 
 
 def _labels(annotations: Annotations) -> np.ndarray:

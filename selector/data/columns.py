@@ -15,9 +15,10 @@ import numpy as np
 from selector.core.contracts import Items, Modality, RawText, Words
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.task import Table
+from selector.core.units import words as split_words
 from selector.data._boxes import BoxCells, boxes_of_rows, is_boxes, row_columns
 from selector.data._items import ListItems
-from selector.data.reader import SPLIT_NAMES, Options, comma_separated, find_column, wanted_labels
+from selector.data.reader import SPLIT_NAMES, Options, find_column, wanted_labels
 from selector.modalities.text import text_hash
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "image_id")
@@ -147,7 +148,7 @@ def _of_texts(found: Columns, options: Options) -> Table:
     texts = [options.text_column] if isinstance(options.text_column, str) else list(options.text_column or ())
     where, known = found.where, found.known
     if len(texts) == 1 and texts[0] not in known:  # as on the command line
-        texts = comma_separated(texts[0])
+        texts = split_words(texts[0])
     if len(texts) > 2:
         raise TargetError(f"{where}: text_column names {len(texts)} columns; give one, or two for pairs.")
     taken = [column_of(where, "text", name, known, (), "text_column") for name in texts]

@@ -13,6 +13,7 @@ from selector.core.contracts import SPLITS, Items, Modality
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.registry import Registry
 from selector.core.task import Table
+from selector.core.units import words
 from selector.data._class_names import ClassNames, class_schema
 from selector.data._hashing import Trust
 
@@ -240,10 +241,5 @@ def wanted_labels(options: Options, columns: Sequence[str]) -> list[str]:
     if wanted is None:
         return []
     if isinstance(wanted, str):
-        return [wanted] if wanted in columns or "," not in wanted else comma_separated(wanted)
+        return [wanted] if wanted in columns or "," not in wanted else words(wanted)
     return list(wanted)
-
-
-def comma_separated(text: str) -> list[str]:
-    """The words of ``a, b,c``; blank ones are left out."""
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selector.core.errors import ConfigError
+from selector.core.errors import ConfigError, TargetError
+from selector.data._csv import read_utf8
+from selector.data._json_lines import json_lines as read_json_lines
 
 LINES, JSON_LINES = (".txt",), (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv", ".parquet", ".json", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes")
@@ -78,21 +79,20 @@ def json_lines(path: Path, line: str) -> Iterator[tuple[str, Any]]:
     Raises:
         ConfigError: it cannot be read, has no such line, or one that is not JSON.
     """
+    _read(path)  # its errors say what predict expects
     none = True
-    for number, text in enumerate(_read(path).split("\n"), 1):
-        if not text.strip():
-            continue
-        none = False
-        try:
-            yield f"{path}:{number}", json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"{path}:{number}: not JSON ({error}); expected {line} a line.") from None
+    try:
+        for number, value in read_json_lines(path, line):
+            none = False
+            yield f"{path}:{number}", value
+    except TargetError as error:
+        raise ConfigError(str(error)) from None
     if none:
         raise ConfigError(f"{path} is empty; expected {line} a line.")
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error}); write it again as UTF-8.") from None
+        return read_utf8(path)
+    except TargetError as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error})") from None

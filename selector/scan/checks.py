@@ -97,8 +97,15 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
             f"Got '{config.metric}'.",
             "metric",
         )
-    if isinstance(config, ScanConfig) and target.modality is Modality.ROWS and limits_of(config):
-        raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
+    if isinstance(config, ScanConfig) and target.modality is Modality.ROWS:
+        if config.models or config.tags:
+            raise OptionError(
+                "models: a target of ready features has nothing that models could read; leave models and tags out, or "
+                "compare several arrays of features with selector.rank_features.",
+                "models",
+            )
+        if limits_of(config):
+            raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
 
 
 def limits_of(config: ScanConfig) -> Limits:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from selector.core.contracts import Modality, Target
 from selector.core.errors import ConfigError, did_you_mean
+from selector.core.units import words
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec, Pooling, TextSettings
 from selector.zoo.variants import at_place, network_of
@@ -105,5 +106,4 @@ def _name(model: str, layer: str, pooling: str, *, own: bool) -> str:
 
 
 def _words(value: str | Sequence[str] | None) -> list[str]:
-    parts = [] if value is None else value.split(",") if isinstance(value, str) else list(value)
-    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    return list(dict.fromkeys(words(value)))

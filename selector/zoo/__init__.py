@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from selector.core.contracts import Modality
 from selector.core.errors import WeightsMissing, ZooError, did_you_mean
 from selector.core.registry import Registry
+from selector.core.units import words
 from selector.zoo.trust import check_trusted
 
 __all__ = ["ModelSpec", "Pooling", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
@@ -312,17 +313,17 @@ def select(
         ZooError: a glob or tag that matches nothing; nothing left.
     """
     chosen = list(zoo.models)
-    for pattern in _words(tags):
+    for pattern in words(tags):
         known = sorted({tag for model in zoo.models for tag in model.tags})
         if pattern not in known:
             raise ZooError(
                 f"unknown tag '{pattern}'{did_you_mean(pattern, known) or '.'} Tags of this zoo: {', '.join(known) or 'none'}."
             )
     if tags:
-        chosen = [model for model in chosen if set(model.tags) & set(_words(tags))]
+        chosen = [model for model in chosen if set(model.tags) & set(words(tags))]
     if models:
         picked: list[ModelSpec] = []
-        for pattern in _words(models):
+        for pattern in words(models):
             hits = [m for m in zoo.models if _is_called(m, pattern)]
             if not hits and _looks_like_reference(pattern):
                 hits = [ModelSpec.model_validate(pattern)]  # a model that the zoo does not list, named in full
@@ -345,13 +346,6 @@ def _is_called(spec: ModelSpec, pattern: str) -> bool:
         if spec.name == spec.source:
             names.append(spec.model_id)
     return any(fnmatch.fnmatchcase(name, pattern) for name in names)
-
-
-def _words(value: str | Sequence[str] | None) -> list[str]:
-    if value is None:
-        return []
-    parts = value.split(",") if isinstance(value, str) else list(value)
-    return [part.strip() for part in parts if part.strip()]
 
 
 def _looks_like_reference(pattern: str) -> bool:

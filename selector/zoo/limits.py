@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from selector.core.costs import Cost
 from selector.core.errors import OptionError
-from selector.core.units import format_count, format_latency, format_size, parse_count, parse_duration, parse_size
+from selector.core.units import (
+    format_count,
+    format_latency,
+    format_size,
+    parse_count,
+    parse_duration,
+    parse_size,
+    words,
+)
 from selector.zoo import ModelSpec, licences
 
 
@@ -49,12 +57,11 @@ class Limits:
         Raises:
             ConfigError: a quantity that cannot be read, or no licence.
         """
-        words = licence.split(",") if isinstance(licence, str) else list(licence or ())
         limits = cls(
             None if max_params is None else parse_count(max_params),
             None if max_latency is None else parse_duration(max_latency, needs_unit=True),
             None if max_memory is None else parse_size(max_memory),
-            tuple(word.strip() for word in words if word.strip()),
+            tuple(words(licence)),
         )
         if licence is not None and not limits.licence:
             raise OptionError(
