@@ -42,7 +42,7 @@ from selector import sources, tasks
 from selector.core.contracts import Preprocess, Target
 from selector.core.task import Stats
 from selector.data import load_target
-from selector.extract.pixels import Pixels, open_pixels
+from selector.modalities.pixels.prepared import Pixels, open_pixels
 from selector.ranking import agreement
 from selector.tuning import Contestant, TournamentResult, run_tournament
 from selector.tuning.heads import frozen_stats, prepare_start, solve

@@ -22,8 +22,8 @@ from torch import nn
 from benchmarks.confirm_rows import OUT, environment, one_thread_count
 from benchmarks.rows import write_rows
 from selector.core.contracts import Preprocess
-from selector.extract.pixels import normalise
-from selector.modalities.augmentation import augmented
+from selector.modalities.pixels.augmentation import augmented
+from selector.modalities.pixels.prepared import normalise
 from selector.tasks._learner import HeadLearner
 from selector.tuning.strategies._kinds import bf16_helps
 from selector.tuning.strategies._loop import CLIP, Feed, Settings, train

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-import selector.modalities.image
+import selector.modalities.pixels.decode
 from selector.modalities.image import UnreadableImage, content_hash, decode_rgb, image_size, pil_to_array, read_image
 
 RNG = np.random.default_rng(0)
@@ -271,7 +271,7 @@ def test_a_black_picture_of_16_bits_is_black() -> None:
 
 
 def test_a_guessed_range_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    selector.modalities.image._note_bits.cache_clear()
+    selector.modalities.pixels.decode._note_bits.cache_clear()
     for _ in range(2):
         decode_rgb(encode(Image.fromarray(np.full((3, 3), 3000, np.uint16)), "PNG"))
     assert caplog.text.count("whose values stay below 4096 are read as images of 12 bits") == 1

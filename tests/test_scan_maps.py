@@ -18,8 +18,8 @@ from selector.core.contracts import LabelKind, Target
 from selector.core.task import Facet, RowPlan
 from selector.data import load_target
 from selector.extract.rows import MapRunner, canvas_encoder
-from selector.extract.transform import normalise
 from selector.modalities.image import canvas_of
+from selector.modalities.pixels.transform import normalise
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.classification import Classification

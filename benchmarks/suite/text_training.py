@@ -15,8 +15,8 @@ from benchmarks.suite.text_sets import TextSet
 from benchmarks.suite.training import Head
 from selector.core.contracts import Encoder
 from selector.extract.encode import open_runner
-from selector.extract.tokens import open_tokens
 from selector.modalities.text import Tokens, text_hash
+from selector.modalities.tokens.table import open_tokens
 from selector.sources._text import HeadedTextNetwork
 from selector.zoo import ModelSpec
 

@@ -23,8 +23,8 @@ from selector.extract.backend_choice import MAX_TEXTS, Decision
 from selector.extract.backends import open_backend
 from selector.extract.backends.eager import DTYPES
 from selector.extract.encode import Runner
-from selector.extract.tokens import open_tokens
 from selector.modalities.text import text_hash
+from selector.modalities.tokens.table import open_tokens
 from selector.zoo import load_zoo
 
 WARM_UP = 200  # texts

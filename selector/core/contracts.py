@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import xxhash
@@ -104,6 +104,8 @@ class Preprocess:
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
 
+    modality: ClassVar[Modality] = Modality.IMAGE
+
     def pixels_key(self) -> str:
         """The part that decides the uint8 pixels: encoders with an equal key share them."""
         _, height, width = self.input_size
@@ -178,6 +180,8 @@ class TextPreprocess:
     truncation_side: TruncationSide = "right"
     tokens_per_word: int = 1
 
+    modality: ClassVar[Modality] = Modality.TEXT
+
     def tokens_key(self) -> str:
         """What decides the tokens: encoders with an equal key share them."""
         return json.dumps(self.to_dict(), sort_keys=True)
@@ -241,7 +245,7 @@ class Encoder(ABC):
     @property
     def modality(self) -> Modality:
         """What it reads."""
-        return Modality.TEXT if isinstance(self.preprocess, TextPreprocess) else Modality.IMAGE
+        return self.preprocess.modality
 
     @property
     def image_preprocess(self) -> Preprocess:

@@ -23,7 +23,7 @@ class Registry(Generic[T]):
     Args:
         package: dotted name of the room, e.g. ``"selector.proxies"``. Every module in it whose
             name does not start with ``_`` registers one object under its own name, with ``-``
-            for ``_``.
+            for ``_``; its packages are what they share.
         kind: the word used in messages, e.g. ``"proxy"``.
     """
 
@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         files = {
             module.name.replace("_", "-")
             for module in pkgutil.iter_modules(room.__path__)
-            if not module.name.startswith("_")
+            if not module.name.startswith("_") and not module.ispkg
         }
         return sorted(files | set(self._objects))
 

@@ -146,7 +146,7 @@ class SavedModel:
 
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""
-        from selector.extract.pixels import normalise
+        from selector.modalities.pixels.prepared import normalise
 
         assert isinstance(self.preprocess, Preprocess)
         result: np.ndarray = self._run(normalise(batch, self.preprocess, device), device)
@@ -179,7 +179,7 @@ class SavedModel:
         return outputs, reasons
 
     def _read(self, image: Any) -> np.ndarray | str:
-        from selector.extract.pixels import prepare
+        from selector.modalities.pixels.prepared import prepare
 
         assert isinstance(self.preprocess, Preprocess)
         try:

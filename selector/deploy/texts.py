@@ -12,8 +12,8 @@ import numpy as np
 from selector.core.contracts import RawText, TextPreprocess, Words
 from selector.core.errors import ConfigError
 from selector.deploy.text_files import JSON_LINES, file_of, json_lines, lines
-from selector.extract.tokens import TokenTable
 from selector.modalities.text import TokenisedText, Tokeniser, Tokens, why_unusable
+from selector.modalities.tokens.table import TokenTable
 
 TOKENIZER = "tokenizer.json"
 _SHOWN = 60  # characters of a text that name it

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.core.contracts import Encoder, Modality
+from selector import modalities
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.extract.backends import Backend, open_backend, why_not
 from selector.extract.inputs import Batch, rows_of
@@ -139,9 +140,12 @@ def _chosen(
         if backend not in ("auto", "eager") or precision not in ("auto", "float32"):
             logger.info("%s is not a torch network: it runs as it is, in float32", trial.encoder.name)
         return "eager", "float32"
-    if trial.encoder.modality is Modality.TEXT:  # every batch has another shape: nothing is compiled for one
+    items = modalities.of(trial.encoder)
+    if not items.fixed_shape:  # every batch has another shape: nothing is compiled for one
         if backend not in ("auto", "eager"):
-            raise SourceError(f"{trial.encoder.name}: backend '{backend}' is for images; texts run in eager torch.")
+            raise SourceError(
+                f"{trial.encoder.name}: backend '{backend}' is for images; {items.noun}s run in eager torch."
+            )
         return "eager", _lowered(trial, "eager", precision)
     if backend != "auto":
         return _forced(trial, backend, precision)
@@ -240,7 +244,7 @@ class _Trial:
         found = self._features.get((name, precision))
         if found is None or (backend.name, backend.precision) != (name, precision):
             return None
-        if self.encoder.modality is not Modality.TEXT and backend.batch_size != self.batch_size:
+        if modalities.of(self.encoder).fixed_shape and backend.batch_size != self.batch_size:
             return None  # batches of another shape may differ in the last bit, and a resumed extraction must not
         rows = np.concatenate(found)
         return rows if len(rows) == rows_of(self.sample) else None
@@ -268,7 +272,7 @@ def _tuned(trial: _Trial, name: str, precision: str, rows_expected: int, store: 
     Networks compiled for one shape keep theirs: each size would have to be compiled anew.
     """
     best = trial.backend(name, precision)
-    if trial.encoder.modality is Modality.TEXT:  # a batch holds so many tokens, whatever the number of texts
+    if not modalities.of(trial.encoder).fixed_shape:  # a batch holds so many tokens, whatever the number of texts
         return best.resized(MAX_TEXTS) or best
     known = batch_size_of(store, trial.encoder, name, precision, trial.device)
     if known is not None:

@@ -12,22 +12,20 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from selector.core.contracts import Encoder, TextPreprocess
-from selector.core.costs import TEXT_TOKENS, Cost
+from selector import modalities
+from selector.core.contracts import Encoder
+from selector.core.costs import Cost
 from selector.extract.backends import Backend, open_backend
 from selector.extract.encode import Runner
 from selector.extract.inputs import Batch, ready
 from selector.extract.memory import is_out_of_memory
-from selector.modalities.text import Tokeniser, Tokens
 
 SECONDS = 0.8  # for the passes of a model; a network that is slower than that runs three times
 _FEWEST, _MOST = 3, 15  # passes of one image
@@ -52,8 +50,9 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
     """
     device, precision = runner.device, runner.identity["precision"]
     sizes: Sequence[int] = (max(2, runner.batch_size // 4), runner.batch_size)
-    if isinstance(encoder.preprocess, TextPreprocess):
-        pixels, sizes = usual_text(encoder.preprocess), _TEXT_BATCHES
+    standard = modalities.of(encoder).standard(encoder.preprocess)
+    if standard is not None:
+        pixels, sizes = standard, _TEXT_BATCHES
         seconds /= 2  # a scan of short texts takes seconds, which this must not rule
     single = runner.resized(1) if runner.identity["backend"] == "eager" else None
     if single is None:
@@ -92,13 +91,6 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
         threads=torch.get_num_threads() if device == "cpu" else None,
         load=os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None,
     )
-
-
-def usual_text(preprocess: TextPreprocess) -> Tokens:
-    """One text of ``TEXT_TOKENS`` tokens, or of as many as the network reads."""
-    length = min(TEXT_TOKENS * preprocess.tokens_per_word, preprocess.max_length)
-    short = replace(preprocess, max_length=length, long_texts="truncate", words=False)
-    return Tokens.of(Tokeniser(short)(["The quick brown fox jumps over the lazy dog. " * TEXT_TOKENS]), short.pad_id)
 
 
 def weights_bytes(encoder: Encoder) -> int | None:
@@ -195,9 +187,8 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _enough(pixels: Batch, size: int) -> Batch:
-    if isinstance(pixels, Tokens):
-        return pixels.repeated(size)
-    return np.resize(pixels, (size, *pixels.shape[1:])) if len(pixels) < size else pixels[:size]
+    enough: Batch = modalities.of_batch(pixels).repeated(pixels, size)
+    return enough
 
 
 def _device_name(device: str) -> str:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.core.contracts import Encoder, Progress, ProgressCallback, TextPreprocess, no_progress
+from selector import modalities
+from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress
 from selector.core.errors import ConfigError, SourceError
 from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
 from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import parts
-from selector.modalities.text import Tokens
 from selector.store import Entry, FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -119,12 +119,12 @@ class Runner:
         Raises:
             SourceError: not one row of the expected width for each item: a missing row would shift all that follow.
         """
-        rows = rows_of(pixels) if isinstance(pixels, Tokens) else self.batch_size
+        rows = rows_of(_padded(pixels, self.batch_size))
         expected = (rows, self.encoder.num_features)
         if features.shape != expected:
             raise SourceError(
                 f"{self.encoder.name}: the network gives features of shape {features.shape} for a batch of {rows} "
-                f"{'rows' if isinstance(pixels, Tokens) else 'items'}, expected {expected}; a network must give one row "
+                f"rows, expected {expected}; a network must give one row "
                 "an item, whatever the batch."
             )
         return features[: rows_of(pixels)]
@@ -398,17 +398,13 @@ def _split(pixels: Batch, size: int) -> Iterator[Batch]:
 
 
 def _padded(pixels: Batch, size: int) -> Batch:
-    """The batch with its first image repeated up to the fixed size."""
-    if isinstance(pixels, Tokens):
-        return pixels  # has no fixed size
-    lacking = size - len(pixels)
-    return np.concatenate([pixels, np.repeat(pixels[:1], lacking, axis=0)]) if lacking else pixels
+    """The batch filled up to the fixed size, where there is one."""
+    filled: Batch = modalities.of_batch(pixels).filled(pixels, size)
+    return filled
 
 
 def _size_of(encoder: Encoder) -> str:
-    if isinstance(encoder.preprocess, TextPreprocess):
-        return f"text of {encoder.preprocess.max_length} tokens; free memory, or set a smaller text.max_length."
-    return f"image of {encoder.preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
+    return modalities.of(encoder).described(encoder.preprocess)
 
 
 def _release_memory(device: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selector.core.contracts import AnyPreprocess, Preprocess
-from selector.modalities.text import Tokens
+from selector import modalities
+from selector.core.contracts import AnyPreprocess
+
+if TYPE_CHECKING:
+    from selector.modalities.tokens import Tokens
 
 Batch: TypeAlias = "NDArray[np.uint8] | Tokens"
 """Prepared items on the CPU: uint8 pixels (B, H, W, 3), or tokens of B texts. It has a length and slices."""
@@ -36,7 +39,7 @@ def in_order(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 def rows_of(batch: Batch) -> int:
     """Rows of features that a batch gives: one an item, or one a word."""
-    return batch.num_features if isinstance(batch, Tokens) else len(batch)
+    return modalities.of_batch(batch).rows_of(batch)
 
 
 def ready(batch: Any, preprocess: AnyPreprocess, device: Any = "cpu", dtype: Any = None) -> Any:
@@ -46,9 +49,4 @@ def ready(batch: Any, preprocess: AnyPreprocess, device: Any = "cpu", dtype: Any
         batch: pixels (an array or a tensor) or tokens.
         dtype: of normalised images; tokens are whole numbers.
     """
-    if isinstance(batch, Tokens):
-        return batch.to(device)
-    from selector.extract.transform import normalise
-
-    assert isinstance(preprocess, Preprocess)
-    return normalise(batch, preprocess, device, dtype)
+    return modalities.of(preprocess).ready(batch, preprocess, device, dtype)

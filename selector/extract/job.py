@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector import sources
+from selector import modalities, sources
 from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
 from selector.core.costs import Cost
 from selector.core.engine import Failure, failure_of, keeping_folder
@@ -380,11 +380,9 @@ class _Extraction:
         """Run an encoder over the items that its variants (``specs``) lack."""
         from selector.extract.backend_choice import JUDGED_ON
         from selector.extract.encode import extract_together, open_runner
-        from selector.extract.inputs import in_order
-        from selector.extract.tokens import TokenTable
 
         work, job = self.work, self.job
-        if isinstance(encoder.preprocess, Preprocess) and work.expected(specs[0]) != encoder.preprocess:
+        if modalities.of(encoder).resizable and work.expected(specs[0]) != encoder.preprocess:
             work.store.put("preprocess", {"network": network_of(specs[0])}, encoder.preprocess.to_dict())
         items = work.prepared.inputs(encoder.preprocess, lambda: job.to_come)  # may take bad items out of the target
         rows = self._indices()
@@ -392,7 +390,7 @@ class _Extraction:
         hashes = target.row_hashes(rows)
         units = target.units_of(rows)
         begun = next((entry for spec in specs if (entry := known.get(place_of(spec))) is not None), None)
-        sample = items.longest_first(rows[:JUDGED_ON]) if isinstance(items, TokenTable) else rows[:JUDGED_ON]
+        sample = items.longest_first(rows[:JUDGED_ON])
         runner = open_runner(
             encoder,
             **work.settings.of_features,
@@ -420,7 +418,7 @@ class _Extraction:
         started = time.perf_counter()
         failures = extract_together(
             runner, entries, items, target.hashes, rows[missing], work.notify, model=specs[0].name,
-            cut=items.cut if isinstance(items, TokenTable) else in_order,
+            cut=items.cut,
             keys=None if units is None else target.row_hashes, sample=sample,
         )  # fmt: skip
         ran = int(missing.sum()) - (0 if runner.judged is None else len(sample))

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from selector import data as targets
-from selector.core.contracts import AnyPreprocess, Preprocess, ProgressCallback, Target, TextPreprocess
+from selector import modalities
+from selector.core.contracts import AnyPreprocess, Preprocess, ProgressCallback, Target
+from selector.core.modality import Inputs
 from selector.store import FeatureStore
 
 if TYPE_CHECKING:
-    from selector.extract.pixels import Pixels
-    from selector.extract.tokens import TokenTable
+    from selector.modalities.pixels.prepared import Pixels
 
 ToCome: TypeAlias = Callable[[], Iterable[Preprocess]]
 
@@ -41,85 +42,62 @@ class Prepared:
         self.bad: dict[str, str] = {}
         self.seconds: dict[str, float] = {"decode": 0.0}
         self._store, self._device, self._on_bad, self._notify = store, device, on_bad, notify
-        self._pixels: dict[str, Pixels] = {}
-        self._tokens: dict[str, TokenTable] = {}
+        self._inputs: dict[str, Inputs] = {}
 
     @property
     def smallest_pixels(self) -> Pixels | None:
         """Of the pictures that were decoded the smallest; None when none were."""
-        return min(self._pixels.values(), key=lambda pixels: pixels.shape, default=None)
+        pictures = (found for found in self._inputs.values() if (found.shape or ()))
+        return min(pictures, key=lambda found: found.shape or (), default=None)  # type: ignore[return-value]
 
-    def inputs(self, preprocess: AnyPreprocess, to_come: ToCome = tuple) -> Pixels | TokenTable:
-        """Every item as an encoder reads it.
+    def inputs(self, preprocess: AnyPreprocess, to_come: ToCome = tuple) -> Inputs:
+        """Every item as an encoder reads it, prepared once for all encoders that share the preparation.
 
         Args:
             to_come: what later models will probably ask for: other sizes are made of the same decoded
                 pictures, as far as there is room. A wrong guess costs some decoding.
         """
-        return self.pixels(preprocess, to_come) if isinstance(preprocess, Preprocess) else self.tokens(preprocess)
+        from selector.extract.encode import resolve_device
 
-    def pixels(self, preprocess: Preprocess, to_come: ToCome = tuple) -> Pixels:
-        """Every picture, decoded and resized once for all models that share the size."""
-        from selector.extract.pixels import open_pixels_many
-
-        key = preprocess.pixels_key()
-        while key not in self._pixels:
+        items = modalities.of(preprocess)
+        key = items.key(preprocess)
+        while key not in self._inputs:
             started = time.perf_counter()
-            opened, bad = open_pixels_many(
+            opened, bad = items.prepare(
                 self.target.items,
                 self.target.hashes,
                 self.target.names,
                 [preprocess, *self._with_room(preprocess, to_come)],
                 folder=self._store.pixels_folder,
                 max_size=self._store.pixels_ceiling,
+                device=resolve_device(self._device),
                 on_bad=self._on_bad,
                 progress=self._notify,
             )
-            self.seconds["decode"] += time.perf_counter() - started
+            self.seconds[items.stage] = self.seconds.get(items.stage, 0.0) + time.perf_counter() - started
             if bad:
                 self._leave_out(bad)
-            else:
-                self._pixels |= opened
-        return self._pixels[key]
+                continue
+            self._inputs |= opened
+            self._remember_cut(preprocess, opened[key])
+        return self._inputs[key]
 
-    def _with_room(self, preprocess: Preprocess, to_come: ToCome) -> list[Preprocess]:
-        from selector.extract.pixels import DEFAULT_MAX_SIZE
+    def _with_room(self, preprocess: AnyPreprocess, to_come: ToCome) -> list[Preprocess]:
+        from selector.modalities.pixels.prepared import DEFAULT_MAX_SIZE
 
         known: dict[str, Preprocess] = {}
         room = DEFAULT_MAX_SIZE / 4
+        items = modalities.of(preprocess)
         for expected in to_come():
-            if expected.pixels_key() in {preprocess.pixels_key(), *self._pixels, *known}:
+            if expected.modality is not preprocess.modality:
+                continue
+            if expected.pixels_key() in {items.key(preprocess), *self._inputs, *known}:
                 continue
             room -= len(self.target) * 3 * expected.input_size[1] * expected.input_size[2]
             if room < 0:
                 break
             known[expected.pixels_key()] = expected
         return list(known.values())
-
-    def tokens(self, preprocess: TextPreprocess) -> TokenTable:
-        """Every text, tokenised once for all models that share the tokenizer and the length."""
-        from selector.extract.encode import resolve_device
-        from selector.extract.tokens import open_tokens
-
-        key = preprocess.tokens_key()
-        while key not in self._tokens:
-            started = time.perf_counter()
-            table, bad = open_tokens(
-                self.target.items,
-                self.target.hashes,
-                self.target.names,
-                preprocess,
-                device=resolve_device(self._device),
-                on_bad=self._on_bad,
-                progress=self._notify,
-            )
-            self.seconds["tokenise"] = self.seconds.get("tokenise", 0.0) + time.perf_counter() - started
-            if bad:
-                self._leave_out(bad)
-                continue
-            self._remember_cut(preprocess, table)
-            self._tokens[key] = table
-        return self._tokens[key]
 
     def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
         """How many texts are longer than a model reads, as was found when they were tokenised, for whichever target."""
@@ -129,10 +107,12 @@ class Prepared:
     def _known_cut(self, preprocess: Mapping[str, Any]) -> set[str]:
         return set((self._store.get("cut", {"preprocess": dict(preprocess)}) or {"hashes": []})["hashes"])
 
-    def _remember_cut(self, preprocess: TextPreprocess, table: TokenTable) -> None:
+    def _remember_cut(self, preprocess: AnyPreprocess, prepared: Inputs) -> None:
         """By content, so that another target with some of these texts counts them without tokenising."""
+        if prepared.cut_off is None:
+            return
         key = {"preprocess": preprocess.to_dict()}
-        found = {self.target.hashes[i] for i in np.flatnonzero(table.cut_off > 0)}
+        found = {self.target.hashes[i] for i in np.flatnonzero(prepared.cut_off > 0)}
         with self._store.lock(json.dumps({"cut": key}, sort_keys=True)):
             known = self._known_cut(key["preprocess"])
             if not found <= known:
@@ -150,5 +130,4 @@ class Prepared:
         self._store.add_bad_images(reasons)
         self.bad |= reasons
         self.target = targets.without(self.target, bad)
-        self._pixels.clear()
-        self._tokens.clear()
+        self._inputs.clear()

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.extract.backend_choice import JUDGED_ON, agreement
 from selector.extract.backends import PRECISIONS, check_choice
 from selector.extract.encode import Runner, prefetched, resolve_device
-from selector.extract.inputs import Batch, Batches, Cut, in_order, ready
+from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.memory import is_out_of_memory
 from selector.extract.readers import Outputs, Reader, registry
 
@@ -195,11 +196,10 @@ class MapRunner:
     ) -> dict[str, NDArray[np.float32]]:
         import torch
 
-        from selector.extract.backends.eager import staged
-
         device = torch.device(self.device)
         with torch.inference_mode():
-            batch = ready(staged(pixels, device), self.encoder.preprocess, device, self._dtype)
+            items = modalities.of(self.encoder)
+            batch = items.ready(items.staged(pixels, device), self.encoder.preprocess, device, self._dtype)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):
                 maps = self._tapped.maps(batch)
             outputs = Outputs(maps=maps)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from selector import tasks
-from selector.core.contracts import LabelKind, Modality, Target
+from selector import modalities, tasks
+from selector.core.contracts import LabelKind, Target
 from selector.core.units import format_duration
 from selector.ranking.agreement import spearman, weighted_tau
 from selector.ranking.calibration import calibration
@@ -182,7 +182,7 @@ def _at_least(right: int, count: int, share: float) -> float:
 def unlike_calibration(evidence: dict[str, Evidence], target: Target, rows: int) -> Caveat | None:
     """The target lies outside of everything that the default score was tried on."""
     frozen = calibration()
-    if target.modality is not Modality.IMAGE or target.label_kind is not LabelKind.CLASSES:
+    if not modalities.of(target).resizable or target.label_kind is not LabelKind.CLASSES:
         told = "the default score was made for images; on texts it was tried with six small encoders only (docs/evidence.md)."
         if target.label_kind is not LabelKind.CLASSES:
             what = f"{target.modality.noun}s with {target.label_kind} labels"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from selector import data as targets
-from selector import tasks
+from selector import modalities, tasks
 from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
-from selector.core.contracts import Modality, Target
+from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.results import BEST, RUN_FILE, Ranking, best_folder, load_ranking
@@ -83,7 +83,7 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
     Raises:
         OptionError: the metric is none of its task, or a size of images is given and it holds none.
     """
-    if config.resolution is not None and target.modality is not Modality.IMAGE:
+    if config.resolution is not None and not modalities.of(target).resizable:
         raise OptionError(
             f"resolution is the size of the images that models are trained at, and {target.name} holds "
             f"{target.modality.noun}s. Got {config.resolution}; leave it out.",
@@ -97,7 +97,7 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
             f"Got '{config.metric}'.",
             "metric",
         )
-    if isinstance(config, ScanConfig) and target.modality is Modality.ROWS:
+    if isinstance(config, ScanConfig) and not modalities.of(target).has_models:
         if config.models or config.tags:
             raise OptionError(
                 "models: a target of ready features has nothing that models could read; leave models and tags out, or "

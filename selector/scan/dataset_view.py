@@ -11,12 +11,10 @@ import numpy as np
 import xxhash
 
 from selector import data as targets
-from selector import tasks
-from selector.core.contracts import Modality, Target
-from selector.core.errors import BadImagesError
+from selector import modalities, tasks
+from selector.core.contracts import Target
 from selector.core.task import Facet, RowPlan
 from selector.extract.readers import registry as readers
-from selector.modalities.text import why_unusable
 from selector.store import FeatureStore
 
 
@@ -30,24 +28,13 @@ def without_known_bad(target: Target, store: FeatureStore, on_bad: str) -> Targe
     """
     known = store.bad_images()
     bad = {i: known[h] for i, h in enumerate(target.hashes) if h in known}
-    if target.modality is Modality.TEXT:
-        reasons = ((i, why_unusable(target.items[i])) for i in range(len(target)))
-        bad |= {i: reason for i, reason in reasons if reason}
+    items = modalities.of(target)
+    bad |= items.unusable(target.items)
     if not bad:
         return target
     if on_bad != "skip":
-        raise _unusable(bad, target)
+        raise items.bad_items(bad, target.names)
     return targets.without(target, bad)
-
-
-def _unusable(bad: Mapping[int, str], target: Target) -> BadImagesError:
-    if target.modality is Modality.TEXT:
-        from selector.extract.tokens import bad_texts
-
-        return bad_texts(bad, target.names)
-    from selector.extract.pixels import bad_images
-
-    return bad_images(bad, target.names)
 
 
 def reader_of(target: Target) -> str:

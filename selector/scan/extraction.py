@@ -26,8 +26,7 @@ from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.variants import place_of
 
 if TYPE_CHECKING:
-    from selector.extract.pixels import Pixels
-    from selector.extract.tokens import TokenTable
+    from selector.core.modality import Inputs
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +275,7 @@ class Extraction:
         """The encoder of a spec."""
         return self.work.load(spec)
 
-    def inputs(self, preprocess: AnyPreprocess) -> Pixels | TokenTable:
+    def inputs(self, preprocess: AnyPreprocess) -> Inputs:
         """Every item of the target, prepared once for all models that prepare it alike."""
         return self.work.prepared.inputs(preprocess)
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from selector.core.contracts import Modality, Target
+from selector import modalities
+from selector.core.contracts import Target
 from selector.results import Caveat
 
 if TYPE_CHECKING:
-    from selector.extract.pixels import Pixels
+    from selector.modalities.pixels.prepared import Pixels
     from selector.store import FeatureStore
 
 SAME = 0.995
@@ -47,7 +48,7 @@ def leak_caveat(target: Target, pixels: Pixels | None, store: FeatureStore) -> C
     ``pixels`` are its decoded pictures; None when this run decoded nothing, and then only what an
     earlier run found is told.
     """
-    if target.modality is not Modality.IMAGE:
+    if not modalities.of(target).resizable:
         return None
     key = {"near duplicates of": target.fingerprint, "version": _VERSION}
     found = store.get("caveat", key)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from selector import data as targets
-from selector import tasks
+from selector import modalities, tasks
 from selector.config import TOP_K, ConfirmConfig, ScanConfig
-from selector.core.contracts import Modality, ProgressCallback, Target
+from selector.core.contracts import ProgressCallback, Target
 from selector.core.engine import LocalEngine
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.progress import listening
@@ -75,7 +75,7 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
         if not config.proxies:  # what applies to the target's labels
             names = list(default_proxies(data.label_kind))
             wanted = list(names)
-        if data.modality is Modality.ROWS:
+        if not modalities.of(data).has_models:
             return save_run(rank_rows(data, wanted, names, config), run_folder(config, data, confirming=False))
         specs, trusted = choose_specs(data, config)
         task = tasks.task_for(data)
@@ -115,7 +115,7 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
             seed=config.seed,
             engine=LocalEngine(),
         )
-        if data.modality is Modality.TEXT:
+        if modalities.of(data).layer_curves:
             add_layer_curves(candidates, extraction)
         data = extraction.target  # without the items that turned out to be bad
         found = list(caveats(candidates, data, len(extraction.rows().indices)))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import LabelKind, Modality, Target
+from selector import modalities
+from selector.core.contracts import LabelKind, Target
 from selector.results import ModelResult
 
 
@@ -43,7 +44,7 @@ def summarise(target: Target) -> dict[str, Any]:
         "label_kind": str(target.label_kind),
         "items": len(target),
         **({} if target.row_starts is None else {"words": len(target.labels)}),
-        **({"pairs": _holds_pairs(target)} if target.modality is Modality.TEXT and target.row_starts is None else {}),
+        **modalities.of(target).facts(target.items),
         "classes": len(target.class_names),
         "class_names": list(target.class_names),
         "class_counts": counts,
@@ -51,7 +52,3 @@ def summarise(target: Target) -> dict[str, Any]:
         "split_origin": target.split_origin,
         "origin": target.origin,
     }
-
-
-def _holds_pairs(target: Target) -> bool:
-    return len(target) > 0 and not isinstance(target.items[0], str)

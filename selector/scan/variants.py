@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from selector.core.contracts import Modality, Target
+from selector import modalities
+from selector.core.contracts import Target
 from selector.core.errors import ConfigError, did_you_mean
 from selector.core.units import words
 from selector.scan.candidate import Candidate
@@ -80,10 +81,10 @@ def expand(
         return list(specs)
     readings: dict[str, ModelSpec] = {}
     for spec in specs:
-        pictures = spec.reads is Modality.IMAGE and not of_maps
+        last = modalities.of(spec.reads).own_is_last and not of_maps
         for layer in places:
-            own = layer == OWN or (pictures and layer == LAST)
-            shown = LAST if own and pictures else layer
+            own = layer == OWN or (last and layer == LAST)
+            shown = LAST if own and last else layer
             for kind in kinds:
                 named = spec.model_copy(update={"name": _name(spec.name, shown, kind, own=own)})
                 reading = at_place(named, spec.layer if own else layer, spec.pooling if kind == OWN else kind)

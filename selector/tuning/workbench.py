@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from selector import modalities
 from selector.core.contracts import (
     AnyPreprocess,
     Modality,
@@ -30,7 +31,6 @@ from selector.core.metric import Metric
 from selector.core.system import cpu_model
 from selector.core.task import Learner, NotFinite, Probe, RowPlan, Stats, Task
 from selector.extract.inputs import ready
-from selector.modalities.augmentation import augmented
 from selector.tuning import strategies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Candidate, Loaded
@@ -135,7 +135,7 @@ class Workbench:
         )
 
     def _augmented(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
-        return self.task.augment(*augmented(batch, annotations))
+        return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations))
 
     # -------------------------------------------------------------------- loading
 

@@ -25,10 +25,10 @@ from PIL import Image
 from selector.core.contracts import Preprocess, Progress
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.data import load_target
-from selector.extract import pixels as module
-from selector.extract._segments import SUFFIX, SegmentWriter, digest_of, prune, read_index
-from selector.extract.pixels import load_image, normalise, open_pixels, open_pixels_many, prepare, resize
 from selector.modalities.image import UnreadableImage, content_hash
+from selector.modalities.pixels import prepared as module
+from selector.modalities.pixels.prepared import load_image, normalise, open_pixels, open_pixels_many, prepare, resize
+from selector.modalities.pixels.segments import SUFFIX, SegmentWriter, digest_of, prune, read_index
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 OTHER = Preprocess(input_size=(3, 12, 20), interpolation="bilinear", crop_mode="squash")
@@ -403,8 +403,8 @@ def test_an_error_half_way_keeps_what_was_decoded(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from selector.core.contracts import Preprocess
-from selector.extract import _segments
-from selector.extract.pixels import open_pixels
+from selector.modalities.pixels import segments as _segments
+from selector.modalities.pixels.prepared import open_pixels
 from selector.data import load_target
 _segments.SEGMENT_ROWS = 4
 target = load_target(sys.argv[1])

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torchvision import tv_tensors
 
+from selector import modalities
 from selector.core.errors import TrainingError
-from selector.modalities.augmentation import augmented
+from selector.modalities.pixels.augmentation import augmented
 from selector.tuning.strategies import _loop
 from selector.tuning.strategies._kinds import is_classic, is_modern
 from selector.tuning.strategies._loop import Feed, Settings, predict, train
@@ -414,4 +415,4 @@ def test_augmentation_moves_a_mask_and_boxes_with_their_picture() -> None:
 
 def test_texts_are_not_augmented() -> None:
     tokens = object()
-    assert augmented(tokens, [1, 2]) == (tokens, [1, 2])
+    assert modalities.of("text").augment(tokens, [1, 2]) == (tokens, [1, 2])

@@ -13,8 +13,8 @@ from torch import nn
 
 from selector.core.contracts import Encoder
 from selector.core.errors import ConfigError, TrainingError
-from selector.extract.pixels import normalise
 from selector.linear import solve_head
+from selector.modalities.pixels.prepared import normalise
 from selector.sources import registry as sources
 from selector.tasks._learner import HeadLearner, head_layer, head_name
 from selector.tasks._linear import steadied

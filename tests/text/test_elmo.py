@@ -325,12 +325,12 @@ def test_the_identity_is_of_the_content(folder: Path, tmp_path: Path) -> None:
 
 
 def test_costs_and_batches_count_words(folder: Path) -> None:
-    from selector.extract.cost import usual_text
-    from selector.extract.tokens import open_tokens
+    from selector import modalities
     from selector.modalities.text import text_hash
+    from selector.modalities.tokens.table import open_tokens
 
     encoder = load(folder)
-    assert usual_text(encoder.preprocess).ids.shape == (1, 512)
+    assert modalities.of(encoder).standard(encoder.preprocess).ids.shape == (1, 512)
     texts = ["the sun and the rain, one and all"] * 400
     table, _ = open_tokens(texts, [text_hash(t) for t in texts], [str(i) for i in range(400)], encoder.preprocess)
     length = int(table.lengths[0])

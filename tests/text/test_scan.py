@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 import selector
 from selector.core.contracts import TextPreprocess
 from selector.core.errors import BadImagesError, ZooError
-from selector.extract.tokens import open_tokens
 from selector.modalities.text import Tokens
+from selector.modalities.tokens.table import open_tokens
 from selector.report.html import render_report
 from selector.report.rerun import command
 from selector.store import FeatureStore

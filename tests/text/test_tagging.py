@@ -299,7 +299,7 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None
     """One step equals a step by hand on the mean over all words; pieces of a batch count by their words."""
     from selector import sources
     from selector.extract.inputs import ready
-    from selector.extract.tokens import open_tokens
+    from selector.modalities.tokens.table import open_tokens
     from selector.tuning.strategies._loop import Settings, _accumulate
     from selector.zoo import ModelSpec
 

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from selector.core.contracts import TextPreprocess
 from selector.core.errors import ConfigError
-from selector.extract.tokens import open_tokens
 from selector.modalities.text import TokenisedText, Tokeniser, Tokens, text_hash
+from selector.modalities.tokens.table import open_tokens
 from selector.sources import registry
 from selector.tasks._learner import HeadLearner
 from selector.tuning.strategies._loop import Feed, Settings, train

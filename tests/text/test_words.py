@@ -13,8 +13,8 @@ from tokenizers import decoders
 from selector import sources
 from selector.core.contracts import TextPreprocess, Words
 from selector.core.errors import ConfigError, SourceError
-from selector.extract.tokens import open_tokens
 from selector.modalities.text import Tokeniser, Tokens, text_hash, why_unusable
+from selector.modalities.tokens.table import open_tokens
 from selector.zoo import ModelSpec
 from tests.text.models import FAMILIES, byte_level, text_model, wordpiece
 
@@ -110,7 +110,7 @@ def test_rows_of_words_are_the_first_state_or_the_mean(first: bool) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_a_table_gives_back_what_was_tokenised(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selector.extract.tokens._CHUNK", chunk)
+    monkeypatch.setattr("selector.modalities.tokens.table._CHUNK", chunk)
     preprocess = TextPreprocess(wordpiece().to_str(), 32, words=True)
     sentences = [*SENTENCES, Words((" ", "a"))]
     table, bad = open_tokens(sentences, [text_hash(s) for s in sentences], list("abcd"), preprocess, on_bad="skip")

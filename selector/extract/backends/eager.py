@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selector.core.contracts import Encoder, Modality
+from selector import modalities
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.extract.backends import Backend
 from selector.extract.backends.embedding import share_embedding
 from selector.extract.backends.folding import folded, shared_copy
-from selector.extract.inputs import Batch, ready
-from selector.modalities.text import Tokens
+from selector.extract.inputs import Batch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -38,15 +38,16 @@ class EagerBackend:
         self.precision = precision
         self.batch_size = batch_size
         self.device = torch.device(device)
-        pictures = encoder.modality is Modality.IMAGE
-        self.mixed = self.mixes and pictures and self.device.type == "cpu" and precision == "bfloat16"
+        fixed = modalities.of(encoder).fixed_shape
+        self.mixed = self.mixes and fixed and self.device.type == "cpu" and precision == "bfloat16"
         self.dtype = torch.float32 if self.mixed else DTYPES[precision]
         self.encoder = placed(encoder, self.device, self.dtype)
 
     def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D); on a GPU the work is queued and the result waits for it."""
         with torch.inference_mode():
-            moved = ready(staged(batch, self.device), self.encoder.preprocess, self.device, self.dtype)
+            items = modalities.of(self.encoder)
+            moved = items.ready(items.staged(batch, self.device), self.encoder.preprocess, self.device, self.dtype)
             features = self.forward(moved)
         return lambda: _to_numpy(features)
 
@@ -80,21 +81,12 @@ def placed(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encode
     """
     assert encoder.module is not None
     moved = copy.copy(encoder)
-    network = folded(encoder) if encoder.modality is Modality.IMAGE else encoder.module
-    module = shared_copy(network)
-    if device.type == "cpu" and encoder.modality is Modality.TEXT:
+    module = shared_copy(folded(encoder))
+    if device.type == "cpu":
         share_embedding(module, dtype)
     module = module.to(device=device, dtype=dtype)
     moved.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
-
-
-def staged(batch: Batch, device: torch.device) -> torch.Tensor | Tokens:
-    """Pixels as a tensor; page-locked for a GPU, so that the copy runs beside the computation. Tokens as they are."""
-    if isinstance(batch, Tokens):
-        return batch
-    tensor = torch.from_numpy(np.ascontiguousarray(batch))
-    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def has_bfloat16(device: str) -> bool:

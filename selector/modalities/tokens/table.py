@@ -9,7 +9,8 @@ import numpy as np
 
 from selector.core.contracts import Items, Progress, ProgressCallback, RawText, TextPreprocess, Words, no_progress
 from selector.core.errors import BadImagesError, TargetError
-from selector.modalities.text import TokenisedText, Tokeniser, Tokens, text_hash, why_unusable
+from selector.modalities.tokens import TokenisedText, Tokens
+from selector.modalities.tokens.tokeniser import Tokeniser, text_hash, why_unusable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class TokenTable:
         self._budget = (_CPU_TOKENS if device == "cpu" else _GPU_TOKENS) * preprocess.tokens_per_word
         # flattened chunk by chunk: as objects the texts take many times the memory
         flat = [_flattened(chunk) for chunk in chunks] or [_flattened([])]
+        self.shape: tuple[int, ...] | None = None
+        self.cut_off: NDArray[np.int64] | None
         self.lengths, self.cut_off, windows, self._counts, sizes, self._ids, self._flags, self._words = (
             np.concatenate(parts) for parts in zip(*flat, strict=True)
         )

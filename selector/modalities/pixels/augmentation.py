@@ -12,7 +12,7 @@ def augmented(batch: Any, annotations: Sequence[Any]) -> tuple[Any, list[Any]]:
     """A crop of 70-100 % of each image's area, and a mirror image of half of them.
 
     Args:
-        batch: uint8 tensor (B, H, W, C); anything else (tokens of texts) is left as it is.
+        batch: uint8 tensor (B, H, W, C).
         annotations: an entry an item, of any structure: in it ``tv_tensors`` (masks, boxes) move with their
             picture, everything else stays.
     Draws from torch's global generator.
@@ -21,8 +21,6 @@ def augmented(batch: Any, annotations: Sequence[Any]) -> tuple[Any, list[Any]]:
     from torchvision import tv_tensors
     from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
 
-    if not isinstance(batch, torch.Tensor):
-        return batch, list(annotations)
     height, width = batch.shape[1:3]
     change = Compose([RandomResizedCrop((height, width), SCALE, RATIO, antialias=True), RandomHorizontalFlip(0.5)])
     images, moved = [], []

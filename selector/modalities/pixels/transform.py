@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from selector.core.contracts import Preprocess, RawImage
-from selector.modalities.image import read_image
+from selector.modalities.pixels.decode import read_image
 
 if TYPE_CHECKING:
     import torch

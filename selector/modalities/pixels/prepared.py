@@ -32,9 +32,9 @@ import numpy as np
 
 from selector.core.contracts import Items, Preprocess, Progress, ProgressCallback, RawImage, no_progress
 from selector.core.errors import BadImagesError, TargetError
-from selector.extract._segments import Place, SegmentReader, SegmentWriter, digest_of, prune, read_index, touch
-from selector.extract.transform import normalise, prepare, resize
-from selector.modalities.image import UnreadableImage, content_hash, decode_rgb, image_size, read_image
+from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, image_size, read_image
+from selector.modalities.pixels.segments import Place, SegmentReader, SegmentWriter, digest_of, prune, read_index, touch
+from selector.modalities.pixels.transform import normalise, prepare, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,6 +75,7 @@ class Pixels:
 
     Attributes:
         key: ``Preprocess.pixels_key()``.
+        cut_off: None: nothing of a picture is left out that its preprocessing does not leave out.
         shape: (H, W, 3) of a row.
         bad: reason by position, for images that cannot be decoded.
     """
@@ -90,6 +91,7 @@ class Pixels:
         temporary: _Temporary | None = None,
     ) -> None:
         self.key = preprocess.pixels_key()
+        self.cut_off: NDArray[np.int64] | None = None
         _, height, width = preprocess.input_size
         self.shape = (height, width, 3)
         self.bad = dict(bad)
@@ -100,6 +102,14 @@ class Pixels:
 
     def __len__(self) -> int:
         return len(self._hashes)
+
+    def longest_first(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As they are: all have one shape."""
+        return indices
+
+    def cut(self, indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+        """Batches of ``size`` as they come; the last one may be smaller."""
+        return [indices[begin : begin + size] for begin in range(0, len(indices), size)]
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> NDArray[np.uint8]:
         """Rows uint8 (B, H, W, 3) of the items at ``indices``, in that order. Threads may share it.

@@ -6,17 +6,37 @@ torch is imported when a batch is made, not before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
-
-    from selector.modalities.text import TokenisedText
+    from numpy.typing import NDArray
 
 SPECIAL, SECOND = 1, 2
 """Flags of a token: not part of the text; of the second text of a pair."""
+
+
+@dataclass(frozen=True)
+class TokenisedText:
+    """The rows of one text: one, or several when it is read in windows.
+
+    ``ids`` and ``flags`` a row; ``cut`` is the number of tokens that were cut off. Of a list of words
+    ``words`` says for each token which word it is of, -1 for none, and ``count`` how many words there are.
+    """
+
+    ids: tuple[NDArray[np.int32], ...]
+    flags: tuple[NDArray[np.uint8], ...]
+    cut: int = 0
+    words: tuple[NDArray[np.int32], ...] = ()
+    count: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row) for row in self.ids)
 
 
 class Tokens:

@@ -1,0 +1,57 @@
+"""Features that are there already: nothing to prepare, and no network to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from selector import modalities
+from selector.core.contracts import Items, Modality, ProgressCallback, no_progress
+from selector.core.errors import BadImagesError, TargetError
+from selector.core.modality import Inputs, ModalityHandler
+
+_NONE = "a target of ready features holds rows, which no network reads; rank it without models."
+
+
+@modalities.modality("rows")
+class RowsModality(ModalityHandler):
+    """See ``core.modality``."""
+
+    kind = Modality.ROWS
+    stage = "read"
+    has_models = False
+
+    def bad_items(self, bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
+        """See ``core.modality``."""
+        listed = [(str(names[i]), reason) for i, reason in sorted(bad.items())]
+        shown = "; ".join(f"{name} {reason}" for name, reason in listed)
+        return BadImagesError(f"{len(listed)} row(s) cannot be used: {shown}.", listed)
+
+    def key(self, preprocess: Any) -> str:
+        """See ``core.modality``."""
+        return ""
+
+    def prepare(
+        self, items: Items, hashes: Sequence[str], names: Sequence[str], preprocesses: Sequence[Any], *,
+        folder: Path | None, max_size: int | None = None, device: str = "cpu", on_bad: Literal["fail", "skip"] = "fail",
+        progress: ProgressCallback = no_progress,
+    ) -> tuple[dict[str, Inputs], dict[int, str]]:  # fmt: skip
+        """Always an error."""
+        raise TargetError(_NONE)
+
+    def owns(self, batch: Any) -> bool:
+        """Nothing."""
+        return False
+
+    def ready(self, batch: Any, preprocess: Any, device: Any = "cpu", dtype: Any = None) -> Any:
+        """Always an error."""
+        raise TargetError(_NONE)
+
+    def repeated(self, batch: Any, size: int) -> Any:
+        """Always an error."""
+        raise TargetError(_NONE)
+
+    def described(self, preprocess: Any) -> str:
+        """See ``core.modality``."""
+        return "row."

@@ -1,0 +1,207 @@
+"""One text: its content hash, whether it can be used, and the way from a string to token ids.
+
+Shared by the targets (hashes), the extraction, the training loop and saved models that predict, so
+that a text means the same everywhere. Nothing here imports torch; ``tokens.Tokens`` is the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from selector.core.contracts import Words
+from selector.core.errors import ConfigError, TargetError
+from selector.modalities.tokens import SECOND, SPECIAL, TokenisedText
+from selector.modalities.tokens.pairs import pair_windows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from selector.core.contracts import RawText, TextPreprocess
+
+__all__ = ["Tokeniser", "UnreadableText", "text_hash", "why_unusable"]
+
+_OVERLAP = 8  # neighbouring windows share an eighth of their length
+
+
+class UnreadableText(TargetError):
+    """One text cannot be used; the message is the reason, without the text's name."""
+
+
+def text_hash(text: RawText | Words) -> str:
+    """xxh3_128 of a text, a pair or a list of words as 32 hex digits.
+
+    >>> text_hash("ab") == text_hash(("a", "b")) or text_hash(("a", "b")) == text_hash(Words(("a", "b")))
+    False
+    """
+    parts = (text,) if isinstance(text, str) else text
+    kind = "words" if isinstance(text, Words) else "text"
+    digest = xxhash.xxh3_128(f"{kind} {len(parts)}".encode())
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")  # a lone surrogate is reported later, with all other bad texts
+        digest.update(f"\n{len(encoded)}\n".encode())
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def why_unusable(text: RawText | Words) -> str:
+    """The reason why a text has no content, to follow its name; empty when it has.
+
+    >>> why_unusable(" \\t"), why_unusable("a"), why_unusable(("a", "")), why_unusable(Words(("a", " ")))
+    ('is only whitespace', '', 'has an empty text in its pair', 'has a word without content (word 2)')
+    """
+    if isinstance(text, Words):
+        return _why_no_words(text)
+    parts = (text,) if isinstance(text, str) else text
+    for part in parts:
+        if not part:
+            return "is empty" if len(parts) == 1 else "has an empty text in its pair"
+        if not part.strip():
+            return "is only whitespace" if len(parts) == 1 else "has only whitespace in its pair"
+        if _has_surrogate(part):
+            return _SURROGATE
+    return ""
+
+
+_SURROGATE = "holds half of a character (a lone surrogate); write the file in UTF-8 again"
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _why_no_words(words: Words) -> str:
+    if not words:
+        return "has no words"
+    for place, word in enumerate(words, 1):
+        if not word.strip():
+            return f"has a word without content (word {place})"
+        if _has_surrogate(word):
+            return _SURROGATE
+    return ""
+
+
+# ---------------------------------------------------------------------------- tokens
+
+
+class Tokeniser:
+    """Texts to token ids, as a ``TextPreprocess`` says.
+
+    Raises:
+        ConfigError: the extra ``text`` is not installed.
+    """
+
+    def __init__(self, preprocess: TextPreprocess) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise ConfigError(f"texts need the extra 'text' ({error}); run: pip install 'zoo-selector[text]'") from None
+        self.preprocess = preprocess
+        self._single = Tokenizer.from_str(preprocess.tokenizer)
+        self._single.no_padding()
+        self._windows = preprocess.long_texts == "window" or preprocess.words
+        self._stride = preprocess.max_length // _OVERLAP if self._windows else 0
+        self._side = "right" if self._windows else preprocess.truncation_side
+        self._single.enable_truncation(preprocess.max_length, stride=self._stride, direction=self._side)
+
+    def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
+        """One entry a text, in order. Cost: some 10,000 short texts a second and core."""
+        prefix = self.preprocess.prefix
+        if self.preprocess.words:
+            return self._of_words(texts)
+        pairs = bool(texts) and not isinstance(texts[0], str)
+        if any(isinstance(text, str) is pairs for text in texts):
+            raise ConfigError("some of the items are texts and some are pairs of texts; give all of one kind.")
+        if pairs:
+            given = [(prefix + text[0], text[1]) for text in texts]
+            found = self._pair.encode_batch(given)
+            if self._windows:
+                return [self._pair_rows(pair, whole) for pair, whole in zip(given, found, strict=True)]
+        else:
+            found = self._single.encode_batch([f"{prefix}{text}" for text in texts])
+        return [self._rows(encoding) for encoding in found]
+
+    def _of_words(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
+        sentences = [text if isinstance(text, Words) else None for text in texts]
+        if any(words is None for words in sentences):
+            raise ConfigError("this tokeniser takes lists of words (Words); some of the items are something else.")
+        # read as one text, so that a word's tokens are those it has in running text, whatever the tokenizer
+        prefix = self.preprocess.prefix
+        found = self._single.encode_batch([prefix + words.text for words in sentences if words is not None])
+        return [
+            self._words_of(encoding, words)
+            for encoding, words in zip(found, sentences, strict=True)
+            if words is not None
+        ]
+
+    def _words_of(self, encoding: Any, words: Words) -> TokenisedText:
+        text = self._rows(encoding)
+        lengths = np.array([len(word) for word in words], np.int64)
+        begins = len(self.preprocess.prefix) + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
+        windows = [_word_of_token(row, begins, begins + lengths) for row in (encoding, *encoding.overflowing)]
+        # the first token of a word decides in which window it is read: where most text is on both sides of it
+        best, owner = np.full(len(words), -1), np.full(len(words), -1)
+        for number, found in enumerate(windows):
+            seen, first = np.unique(found, return_index=True)
+            room = np.minimum(first, len(found) - 1 - first)
+            better = (seen >= 0) & (room > best[seen])
+            best[seen[better]], owner[seen[better]] = room[better], number
+        chosen = tuple(
+            np.where((found >= 0) & (owner[found] == number), found, -1).astype(np.int32)
+            for number, found in enumerate(windows)
+        )
+        return TokenisedText(text.ids, text.flags, words=chosen, count=len(words))
+
+    def _pair_rows(self, pair: tuple[str, str], whole: Any) -> TokenisedText:
+        longest = self.preprocess.max_length
+        if len(whole.ids) <= longest:
+            return self._rows(whole)
+        return self._rows(*pair_windows(self._windowed, pair, whole, longest, self._stride))
+
+    @cached_property
+    def _pair(self) -> Any:
+        """A tokenizer of its own, cut otherwise; made when there are pairs, since a large vocabulary takes long."""
+        found = type(self._single).from_str(self.preprocess.tokenizer)
+        found.no_padding()
+        if not self._windows:
+            found.enable_truncation(self.preprocess.max_length, direction=self._side)
+        return found
+
+    @cached_property
+    def _windowed(self) -> Any:
+        """A tokenizer of its own, whose truncation changes from pair to pair."""
+        return type(self._single).from_str(self.preprocess.tokenizer)
+
+    def _rows(self, encoding: Any, cut: int = 0) -> TokenisedText:
+        rows = [encoding]
+        if self._windows:
+            rows += encoding.overflowing
+        else:
+            cut = sum(len(part.ids) - sum(part.special_tokens_mask) for part in encoding.overflowing)
+        ids = tuple(np.asarray(row.ids or [self.preprocess.pad_id], np.int32) for row in rows)
+        flags = tuple(
+            np.asarray(row.special_tokens_mask or [0], np.uint8) * SPECIAL
+            + np.asarray(row.type_ids or [0], np.uint8) * SECOND
+            for row in rows
+        )
+        return TokenisedText(ids, flags, cut)
+
+
+def _word_of_token(encoding: Any, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which word each token is of, by the characters that they share; -1 for none."""
+    if not encoding.ids:
+        return np.array([-1])
+    spans = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+    word = np.searchsorted(ends, spans[:, 0], side="right")  # the first one that ends behind the token's begin
+    known = np.minimum(word, len(begins) - 1)
+    shares = (word < len(begins)) & (spans[:, 1] > begins[known]) & (spans[:, 1] > spans[:, 0])
+    own = np.asarray(encoding.special_tokens_mask) == 0
+    return np.where(shares & own, word, -1)
