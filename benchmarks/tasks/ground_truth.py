@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--encoders", nargs="+", help="all when left out")
     parser.add_argument("--heads", nargs="+", help="all when left out")
+    parser.add_argument("--strategies", nargs="+", help="frozen or full; both when left out")
     parser.add_argument(
         "--out", type=Path, help="the table; the committed one when left out, with --quick one in the cache"
     )
@@ -47,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(threads)
     out = args.out or (saved.folder(quick=True) / "tasks.csv" if args.quick else table.TRUTH)
     for name in args.sets:
+        asked = {"encoder": args.encoders, "head": args.heads, "strategy": args.strategies}
         wanted = [
             cell
             for cell in cells_of(name, args.seed)
-            if (not args.encoders or cell.encoder in args.encoders) and (not args.heads or cell.head in args.heads)
+            if all(not values or getattr(cell, field) in values for field, values in asked.items())
         ]
         table.run(wanted, measure_of(name, assets, args.quick), out, threads)
     return 0

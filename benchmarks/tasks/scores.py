@@ -41,8 +41,8 @@ COLUMNS = (
 COMBINED = "combined"  # mean normalised score of the members, without a prior
 FOR_CLASSES = ("knn", "probe", "logme", "lda", "gbc", "hscore", "ridge", "nearest-class-mean")
 """Of the proxies that need a partition into classes; the others take minutes on thousands of points or boxes."""
-POINTS = 20  # an image
-BOXES, BACKGROUND = 6, 3  # an image
+POINTS = 10  # an image
+BOXES, BACKGROUND = 4, 2  # an image
 POOL = 7  # cells a side of RoI-Align, averaged afterwards
 
 
@@ -96,10 +96,12 @@ def score_encoder(name: str, encoder: str, assets: Path, out: Path) -> None:
         found: dict[str, Score] = {}
         shape = {"rows": len(facet.features), "width": facet.features.shape[1]}
         where = {"variant": facet.variant, "facet": facet.name}
-        features = FeatureSet(facet.features, facet.labels, label_kind=facet.kind, units=facet.units)
+        features: FeatureSet | None = None
         for score in scores_of(facet.kind):
             row: dict[str, object] = {**about, **shape, **where, "score": score, "version": registry.get(score).version}
             try:
+                if features is None:
+                    features = FeatureSet(facet.features, facet.labels, label_kind=facet.kind, units=facet.units)
                 found[score] = evaluate(features, score)
             except SelectorError as error:
                 row |= {"status": "failed", "reason": str(error)}

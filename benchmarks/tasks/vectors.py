@@ -24,7 +24,7 @@ from benchmarks.tasks import vector_sets
 from benchmarks.tasks.cells import Cell, Outcome
 from benchmarks.tasks.vector_sets import MULTILABEL, VectorImages, VectorTexts
 
-STEPS = {"houses": 100, "bccd_cells": 150, "coco128_super": 80, "atis_slots": 60}
+STEPS = {"houses": 60, "bccd_cells": 120, "coco128_super": 80, "atis_slots": 60}
 REGRESSION_RATES = (
     0.003,
     0.01,
