@@ -68,17 +68,6 @@ def test_constant_columns_and_a_thousand_classes():
     assert ((x @ head.weight.T + head.bias).argmax(1) == labels).mean() > 0.95
 
 
-def test_class_weights_move_the_decision():
-    rng = np.random.default_rng(1)
-    labels = (np.arange(300) % 10 == 0).astype(int)
-    x = rng.standard_normal((300, 4)) + labels[:, None] * 0.8
-    scaled = StandardScaler().fit_transform(x)
-    weights = [1.0, 9.0]
-    head = solve_head(x, labels, x, labels, 2, strengths=[0.1], class_weight=weights)
-    reference = LogisticRegression(C=0.1, tol=1e-8, class_weight=dict(enumerate(weights))).fit(scaled, labels)
-    np.testing.assert_allclose(softmax(x @ head.weight.T + head.bias), reference.predict_proba(scaled), atol=3e-3)
-
-
 def test_multilabel_heads_are_one_logistic_regression_a_label():
     x, labels = data(200, 8, 3)
     many = np.stack([labels == 0, labels > 0, labels == 2], axis=1).astype(int)

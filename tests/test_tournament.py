@@ -175,7 +175,7 @@ def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
     rivals = [contestant(MNIST), contestant(SVHN), replace(contestant(MNIST), name="twin", identity={"twin": 1})]
     result = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
     assert result.settled
-    assert any("was settled after rung 1" in line for line in result.course)
+    assert any("was settled after round 1" in line for line in result.course)
     assert [h["steps"] for h in result.history if h["rung"] > 1] == [40]
     again = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)
     assert table(again) == table(result)
@@ -222,7 +222,7 @@ def test_a_lane_that_is_far_and_demonstrably_behind_goes_no_further(
     _halve(field, 2)
     assert lanes["first"].alive
     assert lanes["second"].alive is goes_on
-    told = [line for line in field.clock.course if "second full went no further: after rung 1 it was 0.1" in line]
+    told = [line for line in field.clock.course if "second full was pruned: after round 1 it was 0.1" in line]
     assert len(told) == (not goes_on)
 
 
@@ -665,7 +665,7 @@ def test_timings_are_kept_for_the_next_call(tmp_path: Path, monkeypatch: pytest.
 def test_a_budget_shorter_than_one_rung_compares_the_frozen_encoders(tmp_path: Path) -> None:
     result = tournament(tmp_path, max_steps=None, budget_seconds=0.5)
     assert any(
-        "is shorter than one rung" in n and "frozen encoders with solved heads are compared instead" in n
+        "is shorter than one round" in n and "frozen encoders with linear probes are compared instead" in n
         for n in result.notes
     ) or all(
         "ended before the features" in m.note for ms in result.measurements.values() for m in ms if m.status == "failed"
@@ -684,7 +684,7 @@ def test_with_cached_features_a_budget_of_nothing_still_gives_a_model(tmp_path: 
     )
     assert result.best is not None
     assert result.best.strategy == "frozen"
-    assert any("the budget of 0.0 s is shorter than one rung" in note for note in result.notes)
+    assert any("the budget of 0.0 s is shorter than one round" in note for note in result.notes)
 
 
 lanes = st.lists(st.builds(Lane, st.floats(0.001, 5), st.floats(0, 10), st.floats(0, 5)), min_size=1, max_size=9)
@@ -824,7 +824,7 @@ def test_a_lane_that_the_budget_left_out_stays_out_when_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr(Workbench, "measure_step", lambda *_: 3.0)
     first = tournament(tmp_path, max_steps=None, budget_seconds=60.0)
-    left_out = [note for note in first.notes if "was not trained: the budget is too short for 2 lanes" in note]
+    left_out = [note for note in first.notes if "was not trained: the budget is too short for 2 configurations" in note]
     assert len(left_out) == 1
     trained = {h["model"] for h in first.history}
     assert len(trained) == 1

@@ -44,9 +44,7 @@ def solve_head(
     num_outputs: int,
     *,
     label_kind: LabelKind = LabelKind.CLASSES,
-    class_weight: Sequence[float] | np.ndarray | None = None,
     strengths: Sequence[float] | None = None,
-    seed: int = 0,
 ) -> LinearHead:
     """Fit a head on the training rows, with the penalty that the validation rows prefer.
 
@@ -56,15 +54,12 @@ def solve_head(
             NaN: unknown, and not fitted.
         val_rows, val_labels: likewise; they choose the strength and are not fitted.
         num_outputs: K. Classes absent from the training rows get a very low, finite output.
-        class_weight: (K,) weights of the classes in the loss.
         strengths: inverse penalties C to try; ``STRENGTHS`` / D when not given. Without validation rows the
             smallest is taken.
-        seed: unused by the solver, which has no randomness; kept for strategies that pass theirs.
     Raises:
         ProxyError: features or labels are not usable.
     Cost: O(N·D·min(N, D)) and some forty products N × D × K.
     """
-    del seed
     x, v = as_rows(train_rows, "train_rows"), as_rows(val_rows, "val_rows") if len(val_rows) > 1 else None
     basis = standardise(x)
     grid = [s / x.shape[1] for s in STRENGTHS] if strengths is None else sorted(strengths)
@@ -74,10 +69,7 @@ def solve_head(
         return _solve_ridge(basis, z, train_labels, zv, val_labels, num_outputs, grid)
     labels = _Targets.of(train_labels, len(x), num_outputs, label_kind)
     val_targets = labels.like(val_labels, len(zv))
-    weights = np.ones((1, len(x)))
-    if class_weight is not None:
-        weights = weights * labels.row_weights(np.asarray(class_weight, dtype=np.float64))
-    problem = Logistic(z, basis.curvature, labels.targets, weights, labels.loss)
+    problem = Logistic(z, basis.curvature, labels.targets, np.ones((1, len(x))), labels.loss)
 
     def held_out(solution: np.ndarray) -> np.ndarray:
         return np.asarray(log_likelihood(zv, solution, val_targets, labels.loss)[0])
@@ -125,11 +117,6 @@ class _Targets:
         number = np.full(self.outputs, -1)
         number[self.present] = np.arange(len(self.present))
         return np.asarray(number[array.astype(np.int64).reshape(count)])
-
-    def row_weights(self, class_weight: np.ndarray) -> np.ndarray:
-        if self.loss == "sigmoid":
-            return np.ones(len(self.targets))
-        return np.asarray(class_weight[self.present][self.targets])
 
     def spread(
         self, weight: np.ndarray, bias: np.ndarray, rows: np.ndarray, outputs: int

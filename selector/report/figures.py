@@ -99,7 +99,7 @@ def history(ranking: Ranking) -> Figure | None:
     y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
     parts = left_axis(y, 60, 390, "value on validation (measured)")
     for rung in rungs:
-        parts.append(element("text", f"rung {rung}", x=x(rung), y=318, class_="tick", text_anchor="middle"))
+        parts.append(element("text", f"round {rung}", x=x(rung), y=318, class_="tick", text_anchor="middle"))
     heights: dict[int, float] = {}  # of the labels, by line; those of lines that end in one rung stand below each other
     for rung in rungs:
         here = [i for i, line in enumerate(lines) if line.points[-1][0] == rung]
@@ -114,8 +114,8 @@ def history(ranking: Ranking) -> Figure | None:
     return Figure(
         "history",
         "How the confirmation went",
-        "Every rung trains the contestants that are left for longer; a line that ends early was behind.",
-        picture(WIDTH, 336, "Validation value by rung of the confirmation", *parts),
+        "Every round trains the configurations that are left for longer; a line that ends early was pruned.",
+        picture(WIDTH, 336, "Validation value by round of the confirmation", *parts),
     )
 
 

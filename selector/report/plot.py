@@ -122,13 +122,13 @@ def history(ranking: Ranking) -> Figure:
     """
     lines = courses(ranking)
     if not lines:
-        raise ConfigError("the confirmation of this ranking had no second rung; there is no history to plot.")
+        raise ConfigError("the confirmation of this ranking had no second round; there is no history to plot.")
     figure, axes = _new(7.0, 4.2)
     for line in lines:
         label = _literal(f"{line.name} {line.strategy}")
         axes.plot([rung for rung, _ in line.points], [value for _, value in line.points], "o-", label=label)
     axes.set_xticks(sorted({rung for line in lines for rung, _ in line.points}))
-    axes.set_xlabel("rung")
+    axes.set_xlabel("round")
     axes.set_ylabel("value on validation (measured)")
     axes.legend(frameon=False)
     return figure

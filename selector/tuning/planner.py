@@ -37,7 +37,7 @@ def plan_rungs(field: Field) -> Plan | None:
         rungs = tuple(Rung(*rung) for rung in field.clock.state["rungs"])
         field.notes += field.clock.state["notes"]
         for line in field.clock.course:
-            field.bench.notify(Progress("plan", 0, 0, "rungs", note=line))
+            field.bench.notify(Progress("plan", 0, 0, "rounds", note=line))
         field.lanes = [lane for lane in field.lanes if lane.label in field.clock.state["step_seconds"]]
         for lane in field.lanes:
             lane.step_seconds = float(field.clock.state["step_seconds"][lane.label])
@@ -53,7 +53,9 @@ def plan_rungs(field: Field) -> Plan | None:
             break
         # too little for all: the lane that starts from the worst frozen figure leaves first
         worst = min(field.lanes, key=lambda lane: (field.frozen_value(lane.loaded), -lane.step_seconds))
-        field.notes.append(f"{worst.label} was not trained: the budget is too short for {len(field.lanes)} lanes.")
+        field.notes.append(
+            f"{worst.label} was not trained: the budget is too short for {len(field.lanes)} configurations."
+        )
         field.lanes.remove(worst)
     if plan is None and field.lanes:
         # rather a few steps of the one lane that is left than nothing
@@ -68,8 +70,8 @@ def plan_rungs(field: Field) -> Plan | None:
         if field.lanes:
             need = _least_seconds(field, an_epoch)
             field.notes.append(
-                f"the budget of {format_duration(field.clock.budget or 0)} is shorter than one rung (about "
-                f"{format_duration(need)} more are needed): the frozen encoders with solved heads are compared instead."
+                f"the budget of {format_duration(field.clock.budget or 0)} is shorter than one round (about "
+                f"{format_duration(need)} more are needed): the frozen encoders with linear probes are compared instead."
             )
         field.lanes = []
         return None
@@ -79,12 +81,12 @@ def plan_rungs(field: Field) -> Plan | None:
     field.clock.state["step_seconds"] = {lane.label: lane.step_seconds for lane in field.lanes}
     told = (
         ", then ".join(
-            f"{_several(r.lanes, 'lane')} x {_several(r.rates, 'rate')} x {r.steps} steps" for r in plan.rungs
+            f"{_several(r.lanes, 'configuration')} x {_several(r.rates, 'rate')} x {r.steps} steps" for r in plan.rungs
         )
         + f"; batch {batch}; about {format_duration(plan.seconds)}"
     )
     planned = f"Planned: {told}."
-    field.bench.notify(Progress("plan", 0, 0, "rungs", note=planned))
+    field.bench.notify(Progress("plan", 0, 0, "rounds", note=planned))
     field.clock.tell(planned)
     field.clock.state["notes"] = field.notes[noted:]
     field.clock.remember()

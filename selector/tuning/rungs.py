@@ -25,9 +25,9 @@ def run_rungs(field: Field, plan: Plan) -> None:
             rest = fit_rest(rungs[number:], alive, max(0.0, field.clock.left), rungs[number - 1].steps if number else 0)
             if rest != tuple(rungs[number:]):
                 field.clock.tell(
-                    f"Rung {number + 1} and later were cut to fit the budget."
+                    f"Round {number + 1} and later were cut to fit the budget."
                     if rest
-                    else f"The budget ended after rung {number}."
+                    else f"The budget ended after round {number}."
                 )
             rungs = rungs[:number] + list(rest)
             field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in rungs]
@@ -102,7 +102,7 @@ def _rung(field: Field, number: int, rung: Rung, later: Sequence[Rung] = ()) -> 
     if measured < len(lanes):
         left = ", ".join(lane.label for lane in lanes[measured:])
         field.clock.tell(
-            f"The budget ended in rung {number + 1}, after {measured} of {len(lanes)} lanes; not reached: {left}."
+            f"The budget ended in round {number + 1}, after {measured} of {len(lanes)} configurations; not reached: {left}."
         )
     return measured == len(lanes)
 
@@ -223,5 +223,5 @@ def _halve(field: Field, lanes: int) -> None:
         if far and field.demonstrably_worse(field.standing(lane), field.standing(leader)):
             lane.alive = False
             field.clock.tell(
-                f"{lane.label} went no further: after rung {lane.rung} it was {behind:.3g} behind the leader."
+                f"{lane.label} was pruned: after round {lane.rung} it was {behind:.3g} below the best configuration."
             )

@@ -30,7 +30,7 @@ def stop_if_settled(field: Field, doublings: float) -> bool:
         return False
     field.settled = True
     field.clock.tell(
-        f"{leader} was settled after rung {max(lane.rung for lane in alive)} (P(best) {table[leader].p_best:.2f}); "
+        f"{leader} was settled after round {max(lane.rung for lane in alive)} (P(best) {table[leader].p_best:.2f}); "
         "its rivals stopped."
     )
     for lane in alive:
