@@ -46,7 +46,7 @@ def boxes_of_rows(
             continue
         try:
             box = [float(cell) for cell in cells]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TargetError(f"{places[row]}: the box is {cells}; expected four numbers, or nothing.") from None
         label = labels[row]
         found[key]["boxes"].append(box)

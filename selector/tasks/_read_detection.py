@@ -177,6 +177,10 @@ class _One:
                 f"{where}: {name} has {len(boxes)} boxes but {len(labels)} classes; give one class a box."
             )
         crowd = _list(cell.get("crowd")) or [False] * len(boxes)
+        if len(crowd) != len(boxes):
+            raise TargetError(
+                f"{where}: {name} has {len(boxes)} boxes but {len(crowd)} marks of crowds; give one a box."
+            )
         return cls(where, name, boxes, labels, cell.get("lines"), crowd)
 
     def fail(self, index: int, what: str) -> NoReturn:
@@ -193,7 +197,8 @@ class _One:
 def _list(values: Any) -> list[Any]:
     if values is None:
         return []
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return list(values) if isinstance(values, list | tuple) else [values]
 
 
 def _corners(
@@ -203,7 +208,7 @@ def _corners(
     raw = _list(one.boxes[index])
     try:
         a, b, c, d = (float(value) for value in raw)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         one.fail(index, f"is {str(raw)[:60]}; expected four numbers ({kind}).")
     if not np.isfinite([a, b, c, d]).all():
         one.fail(index, f"holds NaN or inf ({a:g}, {b:g}, {c:g}, {d:g}); expected four numbers ({kind}).")
@@ -245,8 +250,10 @@ def _label(one: _One, index: int, fixed: Sequence[str] | None) -> Any:
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if fixed is None:
+        if isinstance(label, bool) or not isinstance(label, str | int | np.integer):
+            one.fail(index, f"has {str(label)[:40]!r} as its class; expected a name or a number.")
         return label
-    if isinstance(label, str) and label not in fixed and label.strip().isdigit():
+    if isinstance(label, str) and label not in fixed and label.strip().isdecimal():
         label = int(label)
     if isinstance(label, str):
         if label not in fixed:

@@ -90,7 +90,7 @@ def _floats(raw: Any, table: Table) -> np.ndarray:
     where = table.where
     try:
         values = np.asarray(raw, dtype=np.float64) if len(raw) else np.zeros(0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = next((v for v in raw if isinstance(v, str) or not np.isscalar(v)), raw[0])
         if isinstance(found, str) and not found.strip():
             row = next(i for i, v in enumerate(raw) if isinstance(v, str) and not v.strip())
@@ -149,7 +149,7 @@ def number_columns(table: Table, expected: str) -> np.ndarray:
         for row, cell in enumerate(plain(table.columns[column])):
             try:
                 value = math.nan if is_gap(cell) else float(cell)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 value = math.inf
             if math.isinf(value):
                 raise TargetError(

@@ -98,7 +98,11 @@ def _read(x: Any, options: Options) -> Table:
         rows: dict[Any, dict[str, Any]] = {}
         for number, image in enumerate(_list(file, "images")):
             where = f"{file.path}: images[{number}]"
-            if not isinstance(image, Mapping) or not isinstance(image.get("file_name"), str) or "id" not in image:
+            if (
+                not isinstance(image, Mapping)
+                or not isinstance(image.get("file_name"), str)
+                or not _is_id(image.get("id"))
+            ):
                 raise TargetError(f"{where}: expected id and file_name. Got {str(image)[:80]}.")
             path, status = picture_path(image["file_name"], where, options, folder, _places(file, folder))
             other = seen.setdefault(path, where)
@@ -114,7 +118,7 @@ def _read(x: Any, options: Options) -> Table:
             where = f"{file.path}: annotations[{number}]"
             if not isinstance(one, Mapping) or "bbox" not in one or "image_id" not in one or "category_id" not in one:
                 raise TargetError(f"{where}: expected image_id, category_id and bbox. Got {str(one)[:80]}.")
-            if one["image_id"] not in rows:
+            if not _is_id(one["image_id"]) or one["image_id"] not in rows:
                 raise TargetError(f"{where}: image_id {one['image_id']!r} is no picture of the file.")
             if not isinstance(one["category_id"], int) or one["category_id"] not in place:
                 raise TargetError(
@@ -138,6 +142,10 @@ def _read(x: Any, options: Options) -> Table:
         splits=splits if any(splits) else None,
         origin={"path": str(root)},
     )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
 
 
 def _open(path: Path, split: str) -> _File:
