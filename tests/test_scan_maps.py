@@ -96,8 +96,7 @@ def test_rows_are_the_maps_read_at_their_places(folder: Path, tmp_path: Path, ta
     entry = extraction.stored(TINY[0])
     assert entry is not None
     encoder = sources.registry.get("timm").load(TINY[0])
-    native = min(encoder.image_preprocess.input_size[1:])
-    encoder = canvas_encoder(encoder, canvas_of(target.items, native))
+    encoder = canvas_encoder(encoder, canvas_of(target.items, max(160, min(encoder.image_preprocess.input_size[1:]))))
     pixels = extraction.inputs(encoder.preprocess).batch(np.array([3]))
     with torch.inference_mode():
         maps = [m for _, m in encoder.maps(normalise(pixels, encoder.image_preprocess, "cpu", torch.float32))]

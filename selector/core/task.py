@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from selector.core.contracts import Encoder, Items, LabelKind, Modality, Target
-from selector.core.errors import TargetError, TrainingError
+from selector.core.errors import ConfigError, TargetError, TrainingError
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction, Predictions
 
@@ -295,6 +295,8 @@ class Task(ABC):
         most_rows: rows that proxies see at most; None for all of them.
         reader: how rows are read off a network (``extract/readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
+        batch_size: items a step, the same for every model.
+        probe_rows: rows that a probe is solved on, at most; None for all.
     """
 
     name: ClassVar[str]
@@ -304,6 +306,8 @@ class Task(ABC):
     tie_breaker: ClassVar[str | None] = None
     most_rows: ClassVar[int | None] = None
     reader: ClassVar[str] = "pooled"
+    batch_size: ClassVar[int] = 32
+    probe_rows: ClassVar[int | None] = None
 
     @property
     def default_metric(self) -> str:
@@ -312,6 +316,21 @@ class Task(ABC):
 
     def of(self, class_names: Sequence[str]) -> Task:
         """The task for such labels, where its metrics depend on them; else itself."""
+        return self
+
+    @property
+    def address(self) -> str:
+        """What names its trainings in a journal: two tasks that train differently differ in it."""
+        return self.name
+
+    def configured(self, *, decoder: str | None = None) -> Task:
+        """The task with options of its own.
+
+        Raises:
+            ConfigError: it has no such option, or not with that value.
+        """
+        if decoder is not None:
+            raise ConfigError(f"the task '{self.name}' has no decoder (got '{decoder}'); leave decoder out.")
         return self
 
     # what it is about
@@ -360,6 +379,18 @@ class Task(ABC):
         return []
 
     # learning
+
+    def prepared(self, encoder: Encoder, target: Target) -> Encoder:
+        """The encoder as this task reads its items: whole pictures on a canvas, where rows are places in them.
+
+        Raises:
+            SourceError: the network cannot be read so.
+        """
+        return encoder
+
+    def width(self, encoder: Encoder) -> int:
+        """D of the rows that ``learner`` reads off a prepared encoder."""
+        return encoder.num_features
 
     @abstractmethod
     def learner(

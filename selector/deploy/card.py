@@ -29,7 +29,8 @@ def model_card(
     noun = "text" if isinstance(trained.preprocess, TextPreprocess) else "image"
     item = '"a.jpg"' if noun == "image" else '("a text", "another")' if target.get("pairs") else '"a text"'
     words = isinstance(trained.preprocess, TextPreprocess) and trained.preprocess.words
-    pipeline = "token-classification" if words else f"{noun}-classification"
+    of_maps = trained.recipe.get("head") == "maps"
+    pipeline = "token-classification" if words else f"image-{trained.task}" if of_maps else f"{noun}-classification"
     licence = spec.get("licence") or "unknown: look at where the weights come from"
     rows = [_row(m, resolution=noun == "image") for m in figures]
     chosen = next((m for m in figures if m.strategy == trained.strategy and m.status == "ok"), None)
@@ -61,7 +62,7 @@ Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("sou
 | task | {trained.task}, {len(trained.class_names)} classes |
 | classes | {classes} |
 {_input(trained.preprocess, "pairs of texts" if target.get("pairs") else "texts")}
-| probabilities | softmax(logits / {float(trained.context.get("temperature", 1.0)):.4g}); the temperature was fitted on the validation {noun}s |
+{_outputs(trained, noun)}
 | target | {_cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
 | data fingerprint | `{_cell(target.get("fingerprint"))}` |
 | made with | zoo-selector {selector.__version__} |
@@ -92,6 +93,16 @@ With this package: `selector.load_model("this folder").predict([{item}])`. {"In 
 """
 
 
+def _outputs(trained: Trained, noun: str) -> str:
+    """A row of the table of facts: what becomes of the outputs."""
+    if trained.recipe.get("head") == "maps":
+        return f"| outputs | of a decoder ({_cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
+    temperature = float(trained.context.get("temperature", 1.0))
+    return (
+        f"| probabilities | softmax(logits / {temperature:.4g}); the temperature was fitted on the validation {noun}s |"
+    )
+
+
 def _input(preprocess: AnyPreprocess, texts: str) -> str:
     """Rows of the table of facts: how items are prepared."""
     if isinstance(preprocess, TextPreprocess):
@@ -116,6 +127,11 @@ def _tensor(preprocess: AnyPreprocess) -> str:
 def snippet(trained: Trained, *, program: bool) -> str:
     """Python lines that load ``model`` from the current folder in plain timm or plain torch."""
     recipe = trained.recipe
+    if recipe.get("head") == "maps":
+        return (
+            "import selector  # an encoder with a decoder: no public library builds both\n"
+            "model = selector.load_model('.').module"
+        )
     arguments = {**recipe.get("kwargs", {})}
     if trained.source == "timm" and not recipe.get("config"):
         return _library_snippet(

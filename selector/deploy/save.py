@@ -55,13 +55,15 @@ def save_model(
     """
     from safetensors.torch import save_file
 
+    from selector import tasks
     from selector.sources import registry as sources
 
     folder = Path(folder)
     module = trained.module.to("cpu").eval()
     # cloned: safetensors refuses tensors that share memory (tied weights)
     state = {name: value.detach().contiguous().clone() for name, value in module.state_dict().items()}
-    rebuilt = sources.get(trained.source).build(trained.recipe)
+    task = tasks.registry.get(trained.task).of(trained.class_names)
+    rebuilt = task.rebuild(trained.recipe, sources.get(trained.source).build)
     missing = rebuilt.load_state_dict(state, strict=False)
     if missing.missing_keys or missing.unexpected_keys:
         raise StoreError(
@@ -94,7 +96,7 @@ def save_model(
         program = False
         if isinstance(trained.preprocess, TextPreprocess):
             _write(partial / TOKENIZER, trained.preprocess.tokenizer)
-        elif trained.source not in ("timm", "torchvision"):
+        elif trained.source not in ("timm", "torchvision") and trained.recipe.get("head") != "maps":
             program = _save_program(module, trained.preprocess.input_size, partial / PROGRAM)
         _write(partial / CONFIG, json.dumps(plain(config), indent=1, ensure_ascii=False) + "\n")
         _write(partial / CARD, model_card(trained, target_summary, figures, spec, program=program))

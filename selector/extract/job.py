@@ -50,7 +50,7 @@ class Settings:
     Attributes:
         reader: row reader of the task (``extract/readers``).
         aspect: (height, width) of whole pictures at a short side of 224, for readers of feature maps; a network
-            reads them at its own short side. None where items are prepared as the network says.
+            reads them at its own short side (``canvas_side``). None where items are prepared as the network says.
     """
 
     device: str = "auto"
@@ -458,6 +458,7 @@ class _Extraction:
         from selector.extract.backend_choice import JUDGED_ON
         from selector.extract.readers import registry
         from selector.extract.rows import canvas_encoder, extract_rows, open_map_runner
+        from selector.modalities.pixels.maps import canvas_side
 
         job, work = self.job, self.work
         reader = registry.get(wanted.reader)
@@ -474,7 +475,7 @@ class _Extraction:
             if not lacking:
                 return [found[spec.layer] for spec in job.specs]
             plain = work.load(at_place(job.specs[0], None, None))
-            encoder = canvas_encoder(plain, work.canvas(min(plain.image_preprocess.input_size[1:])))
+            encoder = canvas_encoder(plain, work.canvas(canvas_side(plain)))
             variants = reader.variants(encoder.strides)
             for spec in lacking:
                 if spec.layer is not None and spec.layer not in variants:
@@ -598,8 +599,9 @@ class _Extraction:
         encoder = work.load(self.job.specs[0] if self.job.plan is None else at_place(self.job.specs[0], None, None))
         if self.job.plan is not None:
             from selector.extract.rows import canvas_encoder
+            from selector.modalities.pixels.maps import canvas_side
 
-            encoder = canvas_encoder(encoder, work.canvas(min(encoder.image_preprocess.input_size[1:])))
+            encoder = canvas_encoder(encoder, work.canvas(canvas_side(encoder)))
             self._cost_of_maps(encoder, entries, work.prepared.inputs(encoder.preprocess).batch(self._indices()[:1]))
             return list(entries)
         sample = work.prepared.inputs(encoder.preprocess).batch(self._indices()[:1])

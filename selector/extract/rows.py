@@ -23,6 +23,7 @@ from selector.extract.encode import Runner, prefetched, resolve_device
 from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.memory import is_out_of_memory
 from selector.extract.readers import Outputs, Reader, registry
+from selector.modalities.pixels.maps import canvas_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -40,33 +41,6 @@ class RowChunk:
 
     rows: NDArray[np.int64]
     features: dict[str, NDArray[np.float32]]
-
-
-def canvas_encoder(encoder: Encoder, canvas: tuple[int, int]) -> Encoder:
-    """The encoder for whole pictures on the canvas (H, W) or the nearest one that its network takes.
-
-    Sides are rounded to multiples of its largest stride; a network that only takes squares gets the square
-    of the same area. Places are relative, so rows of all models are read at the same points of a picture.
-
-    Raises:
-        SourceError: it gives no maps, or at no such size.
-    """
-    stride = encoder.strides[-1]
-
-    def rounded(side: float) -> int:
-        return max(1, round(side / stride)) * stride
-
-    side = rounded((canvas[0] * canvas[1]) ** 0.5)
-    try:
-        return encoder.on_canvas((rounded(canvas[0]), rounded(canvas[1])))
-    except SourceError:
-        if rounded(canvas[0]) == rounded(canvas[1]) == side:
-            raise
-        try:
-            return encoder.on_canvas((side, side))
-        except SourceError:
-            pass
-        raise
 
 
 class _Taps(Encoder):

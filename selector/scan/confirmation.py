@@ -20,7 +20,7 @@ from selector.scan.past import confirmed_results, predicted
 from selector.scan.previews import illustrated
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
-from selector.zoo.variants import network_of
+from selector.zoo.variants import at_place, network_of
 
 UNTRAINED = "no model was measured"
 
@@ -50,11 +50,12 @@ def confirm_leading(
         [
             Contestant(
                 name,
-                load=partial(extraction.load, by_name[name]),
+                # a variant of its maps is no place where the network itself ends
+                load=partial(extraction.load, at_place(spec, None, None) if extraction.reads_maps else spec),
                 identity=by_name[name].feature_settings(),
                 latency=_latency(ranking[name]),
             )
-            for name in by_name
+            for name, spec in by_name.items()
         ],
         target,
         task,

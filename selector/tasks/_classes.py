@@ -63,7 +63,12 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray | None:
     The root of inverse frequency rather than the inverse: full balancing gives a handful of images
     gradients that a fine-tuned network memorises. A class without rows weighs 0.
     """
-    counts = np.bincount(labels, minlength=num_classes).astype(np.float64)
+    return weights_of_counts(np.bincount(labels, minlength=num_classes))
+
+
+def weights_of_counts(counts: np.ndarray) -> np.ndarray | None:
+    """Likewise, of how many rows (or pixels) each class has, (C,)."""
+    counts = np.asarray(counts, dtype=np.float64)
     present = counts > 0
     if present.sum() < 2 or counts.max() / counts[present].min() <= IMBALANCE:
         return None

@@ -40,7 +40,7 @@ def solve(bench: Workbench, loaded: Loaded, deadline: float) -> Record | None:
         facts = {
             "status": "ok",
             "curve": _curve(bench, rows, stats),
-            "trained_parameters": sum(int(part.size) for part in probe.values() if part.ndim),
+            "trained_parameters": sum(int(probe[name].size) for name in ("weight", "bias")),
             "seconds": bench.now() - begun,
         }
         record = Record(facts, stats, probe)
@@ -89,10 +89,8 @@ def _features(bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadlin
             for split in splits
         }
         width = next(iter(cached.values()))[1].shape[1]
-        if width != loaded.encoder.num_features:
-            raise TrainingError(
-                f"cached features have {width} columns, but the encoder gives {loaded.encoder.num_features}; scan again."
-            )
+        if width != (expected := bench.task.width(loaded.encoder)):
+            raise TrainingError(f"cached features have {width} columns, but the encoder gives {expected}; scan again.")
         return cached
     module, feed = bench.task.learner(loaded.encoder, bench.target), bench.feed(loaded.encoder.preprocess)
     found = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from selector.core.contracts import Progress
 from selector.core.engine import LocalEngine
@@ -157,11 +157,26 @@ def _set_factor(field: Field, factor: float) -> None:
         native = loaded.encoder.image_preprocess.input_size[1:]
         size = _side(loaded, factor)
         if resolution is not None:
-            size = (resolution, resolution) if resolution < min(native) else (native[0], native[1])
+            size = _short_side(native, resolution)
         if not field.bench.reduce(loaded, size):
             field.notes.append(
                 f"{loaded.name} stays at {native[0]} x {native[1]}: its architecture allows no other size."
             )
+
+
+def _short_side(native: Sequence[int], short: int) -> tuple[int, int]:
+    """(height, width) of this short side, the long one in a multiple of 32; never larger than the native size.
+
+    >>> _short_side((224, 224), 100), _short_side((224, 288), 128), _short_side((224, 288), 300)
+    ((100, 100), (128, 160), (224, 288))
+    """
+    height, width = native
+    if short >= min(height, width):
+        return height, width
+    if height == width:
+        return short, short
+    long = max(32, round(short * max(height, width) / min(height, width) / 32) * 32)
+    return (short, long) if height < width else (long, short)
 
 
 def _prepare(field: Field) -> None:

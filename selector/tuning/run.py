@@ -27,8 +27,6 @@ from selector.tuning.types import Cache, Contestant, TournamentResult
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Workbench
 
-BATCH_SIZE = 32
-
 
 def run_tournament(
     contestants: Sequence[Contestant],
@@ -45,7 +43,7 @@ def run_tournament(
     device: str = "auto",
     seed: int = 0,
     augment: bool = True,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     repeats: int = 2,
     features_for: Callable[[str, np.ndarray], np.ndarray] | None = None,
     cache: Cache | None = None,
@@ -69,7 +67,7 @@ def run_tournament(
         resolution: side in pixels to train at; None for the native one, reduced only when the
             budget needs it. Reduced figures are marked.
         augment: light augmentation of the training images.
-        batch_size: images a step, equal for all.
+        batch_size: items a step, equal for all; the task's own when not given.
         repeats: further seeds for the two leading lanes, when time is left.
         features_for: (contestant, positions) -> cached features (N, D) at the native resolution.
         cache: keeps plans and finished measurements for later runs.
@@ -82,10 +80,11 @@ def run_tournament(
         TargetError: an empty split, or a single class among the training images.
         StoreError: the disk is full; finished trainings are kept.
     """
+    batch_size = task.batch_size if batch_size is None else batch_size
     _check(contestants, target, task, strategies, budget_seconds, max_steps, metric, epsilon, resolution, batch_size)
     settings = {
         "target": target.fingerprint,
-        "task": task.name,
+        "task": task.address,
         "contestants": [{"name": c.name, **c.identity} for c in contestants],
         "strategies": sorted(strategies),
         "budget": budget_seconds,

@@ -77,7 +77,7 @@ class Workbench:
 
     def plan(self, split: str, some: np.ndarray | None = None) -> RowPlan:
         """The rows of a split, or of some of its items (positions in the target)."""
-        return self.task.rows(self.target, self.indices[split] if some is None else some)
+        return self.task.rows(self.target, self.indices[split] if some is None else some, self.task.probe_rows)
 
     def stats_of_outputs(self, outputs: Any, split: str, context: Mapping[str, Any] | None = None) -> Stats:
         """Statistics of outputs of all items of a split."""
@@ -95,7 +95,10 @@ class Workbench:
         """
         evaluator = self.task.evaluator(self.target, context)
         feed = self.feed(loaded.preprocess)
-        predict(module, feed, self.indices[split], evaluator.update, device=self.device, bf16=loaded.bf16)
+        predict(
+            module, feed, self.indices[split], evaluator.update,
+            device=self.device, bf16=loaded.bf16, batch_size=2 * self.task.batch_size,
+        )  # fmt: skip
         return evaluator.stats()
 
     def rows_of(
@@ -109,7 +112,7 @@ class Workbench:
     ) -> tuple[RowPlan, np.ndarray | None]:
         """The rows of some items and what the learner's head reads of them, (R, D) float32; None where the deadline
         came first or the learner has no such rows."""
-        plan = self.task.rows(self.target, items)
+        plan = self.plan("", items)
         found: list[np.ndarray] = []
 
         def call(batch: Any, some: np.ndarray) -> Any:
@@ -121,7 +124,16 @@ class Workbench:
                 found.append(rows.float().cpu().numpy())
 
         done = predict(
-            module, feed, items, take, call=call, device=self.device, bf16=bf16, deadline=deadline, clock=self.now
+            module,
+            feed,
+            items,
+            take,
+            call=call,
+            device=self.device,
+            bf16=bf16,
+            batch_size=2 * self.task.batch_size,
+            deadline=deadline,
+            clock=self.now,
         )
         return plan, np.concatenate(found) if done and found else None
 
@@ -142,7 +154,7 @@ class Workbench:
     def load(self, contestant: Contestant) -> Loaded:
         """The contestant's encoder."""
         self.notify(Progress("load", 0, 1, "models", contestant.name))
-        encoder = contestant.load()
+        encoder = self.task.prepared(contestant.load(), self.target)
         loaded = Loaded(contestant, encoder, encoder.preprocess)
         if encoder.module is not None:
             loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
@@ -396,7 +408,7 @@ class Workbench:
     def facts(self, loaded: Loaded, preprocess: AnyPreprocess, bf16: bool | None = None) -> dict[str, Any]:
         return {
             "target": self.target.fingerprint,
-            "task": self.task.name,
+            "task": self.task.address,
             "encoder": {**loaded.encoder.identity, **loaded.contestant.identity},
             "preprocess": preprocess.to_dict(),
             "device": torch.device(self.device).type,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from selector.extract.readers import Outputs, reader
+from selector.modalities.pixels.maps import read_points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,19 +43,3 @@ class Point:
             number = int(variant.removeprefix("stage"))
             maps = maps[number - 1 : number]
         return torch.cat([read_points(found, item, place) for found in maps], 1)
-
-
-def read_points(found: Tensor, item: Tensor, place: Tensor) -> Tensor:
-    """Bilinear values (R, C) in float32 of maps (B, C, h, w) at places (R, 2), x before y, 0..1."""
-    import torch
-    from torch.nn.functional import grid_sample
-
-    counts = torch.bincount(item, minlength=len(found))
-    order = torch.argsort(item, stable=True)
-    slot = torch.empty_like(item)
-    slot[order] = torch.arange(len(item), device=item.device) - (counts.cumsum(0) - counts)[item[order]]
-    # as many points a picture as the one with most; what is filled up is read and dropped
-    grid = found.new_zeros((len(found), 1, max(1, int(counts.max())), 2), dtype=torch.float32)
-    grid[item, 0, slot] = 2 * place.to(grid) - 1
-    read = grid_sample(found.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return read[item, :, 0, slot]

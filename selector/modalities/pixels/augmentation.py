@@ -14,7 +14,8 @@ def augmented(batch: Any, annotations: Sequence[Any]) -> tuple[Any, list[Any]]:
     Args:
         batch: uint8 tensor (B, H, W, C).
         annotations: an entry an item, of any structure: in it ``tv_tensors`` (masks, boxes) move with their
-            picture, everything else stays.
+            picture, everything else stays. Those of another size are first brought to that of the prepared
+            picture, which then is the whole one, squashed.
     Draws from torch's global generator.
     """
     import torch
@@ -26,7 +27,24 @@ def augmented(batch: Any, annotations: Sequence[Any]) -> tuple[Any, list[Any]]:
     images, moved = [], []
     for image, annotation in zip(batch.permute(0, 3, 1, 2), annotations, strict=True):
         # an annotation that is a plain tensor would be taken for a picture: only tv_tensors may move
-        image, annotation = change(tv_tensors.Image(image), annotation)
+        image, annotation = change(tv_tensors.Image(image), fitted(annotation, (height, width)))
         images.append(image.as_subclass(torch.Tensor))
         moved.append(annotation)
     return torch.stack(images).permute(0, 2, 3, 1), moved
+
+
+def fitted(annotation: Any, size: tuple[int, int]) -> Any:
+    """An annotation whose masks and boxes are those of the picture squashed to (height, width)."""
+    from torch.utils._pytree import tree_map_only
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import get_size, resize
+
+    kinds = (tv_tensors.Mask, tv_tensors.BoundingBoxes)
+
+    def resized(part: Any) -> Any:
+        if tuple(get_size(part)) == size:
+            return part
+        return resize(part, list(size), InterpolationMode.NEAREST_EXACT, antialias=False)
+
+    return tree_map_only(kinds, resized, annotation)

@@ -1,0 +1,177 @@
+"""Networks that give a mask: maps of an encoder, a decoder on them; imports torch, so tasks import it late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+
+from selector.modalities.pixels.maps import read_points
+from selector.tasks._maps import read_places
+
+DECODER_STRIDE = 8  # of the maps that fcn and deeplabv3 read, as torchvision's own dilated backbones give
+
+
+class Linear(nn.Module):
+    """A linear layer on all maps side by side: one 1 x 1 convolution a map, summed at the size of the finest.
+
+    Channels are scaled by fixed factors first, so that one learning rate suits maps that differ in scale.
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(c, classes, 1, bias=i == 0) for i, c in enumerate(channels))
+        for i, c in enumerate(channels):
+            self.register_buffer(f"scale{i}", torch.ones(1, c, 1, 1))
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits (B, K, h, w) at the size of the first map."""
+        total = self.parts[0](maps[0] * self.get_buffer("scale0"))
+        for i, part in enumerate(self.parts):
+            if i:
+                found = part(maps[i] * self.get_buffer(f"scale{i}"))
+                total = total + _resized(found, total.shape[2:])
+        return cast(torch.Tensor, total)
+
+    def start_from(self, weight: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> None:
+        """A probe on all maps side by side: weight (K, D), bias (K,), and the factors (D,) of its columns."""
+        begin = 0
+        with torch.no_grad():
+            for i, part in enumerate(self.parts):
+                conv = cast(nn.Conv2d, part)
+                end = begin + conv.in_channels
+                factors = torch.from_numpy(scale[begin:end].astype(np.float32))
+                own = torch.from_numpy(np.ascontiguousarray(weight[:, begin:end], np.float32))
+                self.get_buffer(f"scale{i}").copy_(factors[None, :, None, None])
+                conv.weight.copy_((own / factors)[:, :, None, None])
+                if conv.bias is not None:
+                    conv.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
+                begin = end
+
+
+class Deep(nn.Module):
+    """One of torchvision's heads on the maps of stride 8 and more, side by side at the size of the finest of them."""
+
+    def __init__(self, head: type[nn.Module], channels: Sequence[int], strides: Sequence[int], classes: int) -> None:
+        super().__init__()
+        fits = [i for i, stride in enumerate(strides) if stride >= DECODER_STRIDE]
+        self.used = fits or [len(channels) - 1]
+        self.head = head(sum(channels[i] for i in self.used), classes)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits (B, K, h, w) at the size of the first map that is read."""
+        first = maps[self.used[0]]
+        side_by_side = [first, *(_resized(maps[i], first.shape[2:]) for i in self.used[1:])]
+        return cast(torch.Tensor, self.head(torch.cat(side_by_side, 1)))
+
+
+HEADS: dict[str, type[nn.Module]] = {"fcn": FCNHead, "deeplabv3": DeepLabHead}
+
+
+def decoder_of(name: str, channels: Sequence[int], strides: Sequence[int], classes: int) -> nn.Module:
+    """A fresh decoder; ``name`` is one of ``segmentation.DECODERS``."""
+    return Linear(channels, classes) if name == "linear" else Deep(HEADS[name], channels, strides, classes)
+
+
+class SegmentationNetwork(nn.Module):
+    """Normalised pictures (B, 3, H, W) -> logits (B, K, H, W).
+
+    Args:
+        encoder: what ``Encoder.map_module`` gives.
+        decoder: maps -> logits at a stride of its own.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def coarse(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, h, w) as the decoder gives them: a class map of any size is read off them bilinearly."""
+        return cast(torch.Tensor, self.decoder(self.encoder(batch)))
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits at the size of the pictures."""
+        return _resized(self.coarse(batch), batch.shape[2:])
+
+
+class SegmentationLearner(nn.Module):
+    """See ``core.task.Learner``: cross-entropy a pixel, at the size that the network reads.
+
+    Args:
+        classes: K.
+        weights: (K,) of the classes, or None.
+        ignore: value of a mask that is no class.
+    """
+
+    def __init__(self, network: SegmentationNetwork, classes: int, weights: np.ndarray | None, ignore: int) -> None:
+        super().__init__()
+        self.network = network
+        self.new = ("network.decoder",)
+        self._classes, self._ignore = classes, ignore
+        self._weights = torch.ones(classes) if weights is None else torch.from_numpy(weights)
+
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+        """Weighted mean over the pixels that have a class; 0 where none has."""
+        outputs = self.network.coarse(batch)
+        size = batch.shape[2:]
+        masks = torch.stack([_mask(mask, size) for mask in annotations]).to(outputs.device)
+        weights = self._weights.to(outputs.device)
+        with torch.autocast(outputs.device.type, enabled=False):
+            logits = _resized(outputs.float(), size)
+            total = functional.cross_entropy(logits, masks, weights, ignore_index=self._ignore, reduction="sum")
+            known = masks[masks != self._ignore]
+            return total / weights[known].sum().clamp(min=1e-6)
+
+    def weight(self, annotations: Sequence[Any]) -> float:
+        """Pixels with a class, by their weights; a picture of another size than its mask counts by the mask."""
+        total = 0.0
+        for mask in annotations:
+            values = torch.as_tensor(np.asarray(mask)).long().flatten()
+            counts = torch.bincount(values[values != self._ignore], minlength=self._classes)
+            total += float((counts * self._weights).sum())
+        return total
+
+    def predict(self, batch: Any) -> torch.Tensor:
+        """Logits (B, K, h, w) float32 of the decoder."""
+        return self.network.coarse(batch).float()
+
+    def rows(self, batch: Any, places: Sequence[np.ndarray | None]) -> torch.Tensor:
+        """All maps side by side at the places."""
+        return read_places(self.network.encoder(batch), places, read_points)
+
+
+def class_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The class (H, W), int64, of largest logit, read bilinearly off coarse logits (K, h, w).
+
+    Some classes at a time, so that many classes on a large picture need no more memory than a few.
+    """
+    classes = len(logits)
+    step = max(1, min(classes, 2**26 // (size[0] * size[1])))
+    best: torch.Tensor | None = None
+    place = torch.zeros(size, dtype=torch.int64, device=logits.device)
+    for begin in range(0, classes, step):
+        top, which = _resized(logits[None, begin : begin + step], size)[0].max(0)
+        if best is None:
+            best, place = top, which
+        else:
+            higher = top > best
+            best, place = torch.where(higher, top, best), torch.where(higher, which + begin, place)
+    return place
+
+
+def _resized(found: torch.Tensor, size: Any) -> torch.Tensor:
+    return functional.interpolate(found, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _mask(mask: Any, size: Any) -> torch.Tensor:
+    values = torch.as_tensor(np.asarray(mask)).long()
+    if tuple(values.shape) == tuple(size):
+        return values
+    return functional.interpolate(values[None, None].float(), size=tuple(size), mode="nearest-exact")[0, 0].long()

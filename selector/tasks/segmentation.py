@@ -1,0 +1,429 @@
+"""A class a pixel: linear or deeper decoders on feature maps, cross-entropy, IoU from counts an image."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+
+from selector.core.contracts import Encoder, LabelKind, Target
+from selector.core.errors import ConfigError, TargetError, did_you_mean
+from selector.core.metric import Metric
+from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Section, Stats
+from selector.tasks import task
+from selector.tasks._classes import weights_of_counts
+from selector.tasks._maps import MapTask
+from selector.tasks._points import points_of, relative
+from selector.tasks._read_segmentation import Masks, SegmentationReading
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
+DECODERS = ("linear", "fcn", "deeplabv3")
+POINTS = 100  # a picture
+MOST_ROWS = 200_000  # of all pictures
+MOST_CONFUSION = 200  # classes up to which the pixels of every pair of classes are counted
+PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)  # between classes as the points show them and as the pixels do
+_SMALLEST = 1e-6
+
+
+class SegmentationStats(Stats):
+    """Of each item and class ``hit`` (pixels of the class that were found), ``truth`` (its pixels) and ``said`` (pixels
+    that were predicted as it, where there is a class), int64 (N, C): enough for every metric of any resample.
+
+    ``summary`` holds ``confusion``: pixels (C, C) of all items, rows are the true class; up to 200 classes.
+    """
+
+    def __getitem__(self, items: np.ndarray) -> SegmentationStats:
+        """The same of some items; the pairs of classes are known of all items only."""
+        found = super().__getitem__(items)
+        found.summary.pop("confusion", None)
+        return found
+
+    def value(self, metric: str) -> float:
+        """Any of ``METRICS``."""
+        hit = self.arrays["hit"].sum(axis=0)
+        if metric == "pixel_accuracy":
+            pixels = self.arrays["truth"].sum()
+            return float(hit.sum() / pixels) if pixels else float("nan")
+        if metric == "miou":
+            return mean_iou(hit, self.arrays["truth"].sum(axis=0), self.arrays["said"].sum(axis=0))
+        raise KeyError(metric)
+
+    def ratio(self, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Pixel accuracy is pixels found over pixels."""
+        if metric != "pixel_accuracy":
+            return None
+        return self.arrays["hit"].sum(axis=1).astype(float), self.arrays["truth"].sum(axis=1).astype(float)
+
+    def of_each(self) -> np.ndarray:
+        """Mean IoU of each item by itself (N,), over the classes that it shows or is said to show; NaN without any."""
+        arrays = self.arrays
+        return np.array(
+            [mean_iou(h, t, s) for h, t, s in zip(arrays["hit"], arrays["truth"], arrays["said"], strict=True)]
+        )
+
+
+def ious(hit: np.ndarray, truth: np.ndarray, said: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class (C,); NaN for one that is neither there nor predicted."""
+    union = (truth + said - hit).astype(float)
+    found: np.ndarray = np.divide(hit, union, out=np.full(len(union), np.nan), where=union > 0)
+    return found
+
+
+def mean_iou(hit: np.ndarray, truth: np.ndarray, said: np.ndarray) -> float:
+    """Mean of ``ious`` over the classes that have one; NaN where none has.
+
+    >>> mean_iou(np.array([3, 0, 1]), np.array([4, 0, 2]), np.array([3, 0, 3]))
+    0.5
+    """
+    found = ious(hit, truth, said)
+    return float(np.nanmean(found)) if (found == found).any() else float("nan")
+
+
+@task("segmentation")
+class Segmentation(SegmentationReading, MapTask):
+    """See ``core.task.Task``.
+
+    Attributes:
+        decoder: what sits on the maps: ``linear`` (on all of them, starts as the probe), ``fcn`` or ``deeplabv3``.
+    """
+
+    name = "segmentation"
+    metrics = METRICS
+    stats_type: ClassVar[type[SegmentationStats]] = SegmentationStats
+    tie_breaker = "pixel_accuracy"
+    reader = "point"
+    most_rows = MOST_ROWS
+    decoder: str = "linear"
+
+    def configured(self, *, decoder: str | None = None) -> Segmentation:
+        """The task with another decoder.
+
+        Raises:
+            ConfigError: there is no such decoder.
+        """
+        if decoder is not None and decoder not in DECODERS:
+            raise ConfigError(
+                f"unknown decoder '{decoder}'{did_you_mean(decoder, DECODERS) or '.'} Known: {', '.join(DECODERS)}."
+            )
+        other = copy.copy(self)
+        other.decoder = decoder or self.decoder
+        return other
+
+    @property
+    def address(self) -> str:
+        """With the decoder, where it is not the usual one."""
+        return self.name if self.decoder == "linear" else f"{self.name} {self.decoder}"
+
+    # rows
+
+    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
+        """A ``tv_tensors.Mask`` (H, W) an item, of its picture's own size."""
+        import torch
+        from torchvision import tv_tensors
+
+        masks = _masks(target)
+        found = [masks[int(index)] for index in indices]
+        return [tv_tensors.Mask(torch.from_numpy(m if m.dtype == np.uint8 else m.astype(np.int32))) for m in found]
+
+    def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
+        """Points in the masks, as evenly by class as each allows: 100 a picture, fewer where ``limit`` (at most 200,000)
+        asks for it; of more pictures than that those with the smallest hash. Pixels without a class are left out."""
+        limit = min(MOST_ROWS, MOST_ROWS if limit is None else limit)
+        masks, indices = _masks(target), np.asarray(indices)
+        if len(indices) > limit:
+            indices = np.sort(sorted(indices.tolist(), key=lambda i: target.hashes[i])[:limit])
+        count = max(1, min(POINTS, limit // max(1, len(indices))))
+        found = [_sampled(target.hashes[i], masks, int(i), count, seed) for i in indices]
+        places = [place for place, _ in found]
+        labels = np.concatenate([label for _, label in found]) if found else np.empty(0, np.int64)
+        return RowPlan(
+            item=np.repeat(indices, [len(place) for place in places]).astype(np.int64),
+            place=np.concatenate(places) if places else np.empty((0, 2), np.float32),
+            facets={"class": Facet(LabelKind.CLASSES, labels, target.class_names)},
+            reader=self.reader,
+        )
+
+    def check(self, target: Target) -> None:
+        """Also: pixels of at least two classes in train."""
+        super().check(target)
+        shown = _masks(target).pixels[target.indices("train")].sum(axis=0) > 0
+        if shown.sum() < 2:
+            raise TargetError(
+                f"target '{target.name}' shows fewer than two classes in train; there is nothing to learn."
+            )
+
+    def notes(self, target: Target) -> list[str]:
+        """Classes that a split lacks: their IoU there counts only what is wrongly predicted as them."""
+        notes = []
+        for split in ("val", "test"):
+            lacking = np.flatnonzero(_masks(target).pixels[target.indices(split)].sum(axis=0) == 0)
+            if len(target.indices(split)) and len(lacking):
+                names = ", ".join(f"'{target.class_names[i]}'" for i in lacking[:5])
+                notes.append(
+                    f"{len(lacking)} of {len(target.class_names)} classes have no pixel in {split}, such as {names}: "
+                    "their IoU there is 0 once a pixel is predicted as them, and else left out of the mean."
+                )
+        return notes
+
+    # learning
+
+    def learner(
+        self,
+        encoder: Encoder,
+        target: Target,
+        init: Probe | None = None,
+        size: tuple[int, int] | None = None,
+        **settings: Any,
+    ) -> nn.Module:
+        """The encoder's maps with a decoder; the linear one starts as the solved probe."""
+        from selector.tasks._segmenter import Linear, SegmentationLearner, SegmentationNetwork, decoder_of
+
+        maps: Any = encoder.map_module(size)
+        classes = len(target.class_names)
+        decoder = decoder_of(self.decoder, maps.channels, maps.strides, classes)
+        if init is not None and isinstance(decoder, Linear):
+            decoder.start_from(init["weight"], init["bias"], init["scale"])
+        masks = _masks(target)
+        weights = weights_of_counts(masks.pixels[target.indices("train")].sum(axis=0))
+        return SegmentationLearner(SegmentationNetwork(maps, decoder), classes, weights, masks.ignore_index)
+
+    def probe(self, target: Target, train: tuple[RowPlan, np.ndarray], val: tuple[RowPlan, np.ndarray]) -> Probe | None:
+        """``weight`` (K, D), ``bias`` (K,), ``strength`` (), ``scale`` (D,) of the columns and ``prior`` ().
+
+        Points show classes evenly and pixels do not: the bias is moved towards the pixels' shares as far as the mIoU
+        of the held-out pictures, estimated from their points, wants it (``prior``: 0 not at all, 1 all the way).
+        None for decoders that start from nothing.
+        """
+        from selector.linear import solve_head
+        from selector.tasks._linear import steadied
+
+        (plan, rows), (held_plan, held_rows) = train, val
+        labels, held = plan.facets["class"].labels, held_plan.facets["class"].labels
+        if self.decoder != "linear" or len(np.unique(labels)) < 2:
+            return None
+        classes = len(target.class_names)
+        head = solve_head(steadied(rows), labels, held_rows, held, classes)
+        masks = _masks(target)
+        pixels = masks.pixels[np.unique(plan.item)].sum(axis=0)
+        points = np.bincount(labels, minlength=classes)
+        shown = points > 0
+        shift = np.zeros(classes)
+        shift[shown] = np.log(pixels[shown] / pixels.sum()) - np.log(points[shown] / points.sum())
+        outputs = held_rows @ head.weight.T + head.bias
+        weights = point_weights(masks, held_plan)
+        values = [estimated_iou((outputs + t * shift).argmax(axis=1), held, weights, classes) for t in PRIORS]
+        prior = PRIORS[int(np.nanargmax(values))] if len(held) else 0.5
+        return {
+            "weight": head.weight,
+            "bias": (head.bias + prior * shift).astype(np.float32),
+            "strength": np.array(head.strength),
+            "scale": (1 / np.maximum(rows.std(axis=0, dtype=np.float64), _SMALLEST)).astype(np.float32),
+            "prior": np.array(prior),
+        }
+
+    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
+        """Takes logits (B, K, h, w) and reads each mask when its picture comes."""
+        return _Counting(_masks(target), len(target.class_names))
+
+    def calibrate(self, stats: Stats) -> dict[str, Any]:
+        """``values``: what each class is written as in a mask, as in the target's own files."""
+        values = stats.summary.get("values")
+        return {"values": list(values)} if values else {}
+
+    def baseline(self, target: Target, metric: str) -> float | None:
+        """Always the most frequent class of train + val."""
+        test = target.indices("test")
+        if not len(test) or metric not in self.metrics:
+            return None
+        masks = _masks(target)
+        most = int(masks.pixels[target.indices("train", "val")].sum(axis=0).argmax())
+        truth = masks.pixels[test]
+        hit, said = np.zeros_like(truth), np.zeros_like(truth)
+        hit[:, most], said[:, most] = truth[:, most], truth.sum(axis=1)
+        return SegmentationStats({"hit": hit, "truth": truth, "said": said}).value(metric)
+
+    # use
+
+    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """That of the encoder's maps, with the decoder."""
+        return {**encoder.map_recipe(size), "decoder": self.decoder, "outputs": len(target.class_names)}
+
+    def rebuild(self, recipe: Mapping[str, Any], build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
+        """See ``core.task.Task``.
+
+        Raises:
+            ConfigError: a decoder that this version does not know.
+        """
+        from selector.tasks._segmenter import SegmentationNetwork, decoder_of
+
+        self.configured(decoder=str(recipe["decoder"]))
+        maps: Any = build(recipe)
+        decoder = decoder_of(recipe["decoder"], maps.channels, maps.strides, int(recipe["outputs"]))
+        return SegmentationNetwork(maps, decoder).eval()
+
+    def output(self, network: nn.Module, batch: Any) -> np.ndarray:
+        """Logits (B, K, h, w) float32 of the decoder."""
+        found: np.ndarray = cast(Any, network).coarse(batch).float().cpu().numpy()
+        return found
+
+    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """``mask`` (h, w) of class numbers at the size of the outputs, and ``shares`` of the classes that it shows."""
+        return [_predicted(row, row.shape[1:], class_names) for row in outputs]
+
+    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
+        """Probabilities of the classes a pixel."""
+        return "probabilities", outputs.softmax(dim=1)
+
+    def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
+        """IoU a class, confusions, and the worst, the median and the best pictures."""
+        assert isinstance(stats, SegmentationStats)
+        return _section(stats, class_names)
+
+
+def point_weights(masks: Masks, plan: RowPlan) -> np.ndarray:
+    """How many pixels each row stands for (R,): the pixels of its class in its picture over its points there."""
+    labels = plan.facets["class"].labels
+    classes = masks.pixels.shape[1]
+    pairs, inverse, counts = np.unique(plan.item * classes + labels, return_inverse=True, return_counts=True)
+    weights: np.ndarray = masks.pixels[pairs // classes, pairs % classes] / counts
+    return weights[inverse]
+
+
+def estimated_iou(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: int) -> float:
+    """Mean IoU of whole masks, estimated from points that stand for so many pixels each."""
+    hit = np.bincount(labels, weights * (predicted == labels), classes)
+    return mean_iou(hit, np.bincount(labels, weights, classes), np.bincount(predicted, weights, classes))
+
+
+# ---------------------------------------------------------------------------- statistics
+
+
+class _Counting:
+    """Logits -> counts, a picture at a time; see ``core.task.Evaluator``."""
+
+    def __init__(self, masks: Masks, classes: int) -> None:
+        self._masks, self._classes = masks, classes
+        self._rows: list[np.ndarray] = []
+        self._confusion = np.zeros((classes, classes), np.int64)
+
+    def update(self, outputs: Any, items: np.ndarray) -> None:
+        """``outputs`` (B, K, h, w)."""
+        import torch
+
+        from selector.tasks._segmenter import class_map
+
+        logits = torch.as_tensor(outputs)
+        if not bool(torch.isfinite(logits).all()):
+            raise NotFinite("logits must be finite; those of some pixels are not.")
+        classes = self._classes
+        for row, item in zip(logits, items, strict=True):
+            mask = self._masks[int(item)]
+            said = class_map(row, mask.shape).cpu().numpy()
+            known = mask != self._masks.ignore_index
+            truth, predicted = mask[known].astype(np.int64), said[known]
+            if classes <= MOST_CONFUSION:
+                pairs = np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+                self._confusion += pairs
+                counts = np.stack([np.diag(pairs), pairs.sum(axis=1), pairs.sum(axis=0)])
+            else:
+                several = (truth[truth == predicted], truth, predicted)
+                counts = np.stack([np.bincount(part, minlength=classes) for part in several])
+            self._rows.append(counts.astype(np.int64))
+
+    def stats(self) -> SegmentationStats:
+        """In the order in which the items came."""
+        rows = np.stack(self._rows)
+        summary: dict[str, Any] = {"values": [int(value) for value in self._masks.values]}
+        if self._classes <= MOST_CONFUSION:
+            summary["confusion"] = self._confusion.tolist()
+        return SegmentationStats({"hit": rows[:, 0], "truth": rows[:, 1], "said": rows[:, 2]}, summary)
+
+
+def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
+    hit, truth, said = (stats.arrays[name].sum(axis=0) for name in ("hit", "truth", "said"))
+    found = ious(hit, truth, said)
+    lines = [
+        {
+            "class": name,
+            "pixels": int(truth[i]),
+            "iou": _rounded(found[i]),
+            "recall": _rounded(hit[i] / truth[i] if truth[i] else np.nan),
+            "precision": _rounded(hit[i] / said[i] if said[i] else np.nan),
+        }
+        for i, name in enumerate(class_names)
+    ]
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {"classes": lines}
+    if "confusion" in stats.summary:
+        off = np.array(stats.summary["confusion"])
+        np.fill_diagonal(off, 0)
+        order = np.argsort(-off, axis=None, kind="stable")[:30]
+        pairs = [divmod(int(place), len(off)) for place in order]
+        tables["confused"] = [
+            {
+                "label": class_names[a],
+                "predicted": class_names[b],
+                "pixels": int(off[a, b]),
+                "share": _rounded(off[a, b] / truth[a]),
+            }
+            for a, b in pairs
+            if off[a, b]
+        ]
+    each = stats.of_each()
+    order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
+    middle = max(1, len(order) // 2)
+    picked = {
+        **{int(i): "worst" for i in order[:2]},
+        **{int(i): "median" for i in order[middle - 1 : middle + 1]},
+        **{int(i): "best" for i in order[-2:][::-1]},
+    }
+    samples = [{"row": row, "which": which, "miou": _rounded(each[row])} for row, which in picked.items()]
+    return Section(tables, samples, {"counted": "pixels"})
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)
+
+
+def _predicted(logits: Any, size: tuple[int, int], class_names: Sequence[str]) -> dict[str, Any]:
+    """A class map of some size, of logits (K, h, w)."""
+    import torch
+
+    from selector.tasks._segmenter import class_map
+
+    found = class_map(torch.as_tensor(logits), size).numpy()
+    mask = found.astype(np.uint8 if len(class_names) <= 256 else np.uint16)
+    counts = np.bincount(found.ravel(), minlength=len(class_names)) / found.size
+    order = np.argsort(-counts, kind="stable")
+    return {"mask": mask, "shares": {class_names[i]: float(counts[i]) for i in order if counts[i]}}
+
+
+# ---------------------------------------------------------------------------- masks
+
+
+def _masks(target: Target) -> Masks:
+    found = target.annotations
+    assert isinstance(found, Masks), "a target of this task has masks"
+    return found
+
+
+_MOST_KEPT = 20_000  # pictures
+_known: OrderedDict[tuple[str, str, int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+
+def _sampled(content: str, masks: Masks, index: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(places (R, 2), classes (R,)) of a picture; worked out once, since every model reads the same."""
+    key = (content, masks.digest(index), count, seed)
+    if key not in _known:
+        mask = masks[index]
+        points = points_of(mask, count, masks.ignore_index, content, seed)
+        _known[key] = relative(points, mask.shape), mask[points[:, 0], points[:, 1]].astype(np.int64)
+        while len(_known) > _MOST_KEPT:
+            _known.popitem(last=False)
+    return _known[key]

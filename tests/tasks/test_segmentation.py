@@ -1,0 +1,379 @@
+"""Segmentation: the sampler by brute force, IoU against torchmetrics, decoders, training and what is handed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchvision import tv_tensors
+
+from selector.core.contracts import Preprocess, Target
+from selector.core.errors import ConfigError
+from selector.core.task import NotFinite
+from selector.data import load_target
+from selector.deploy.save import save_model
+from selector.extract.inputs import ready
+from selector.extract.readers import Outputs
+from selector.extract.readers import registry as readers
+from selector.modalities.pixels.augmentation import augmented
+from selector.modalities.pixels.transform import prepare
+from selector.tasks import registry, task_of
+from selector.tasks._points import points_of, relative
+from selector.tasks._read_segmentation import IGNORE
+from selector.tasks.segmentation import Segmentation, SegmentationStats, estimated_iou, point_weights
+from selector.tuning import Contestant, run_tournament
+from tests.sources.samples import load, spec
+
+task = Segmentation()
+COLOURS = np.array([[30, 60, 200], [200, 40, 40], [40, 200, 60]], np.uint8)
+
+
+def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A picture whose classes have colours: background, and a disc and a bar where they fit; a void frame."""
+    height, width = size
+    mask = np.zeros(size, np.uint8)
+    y, x = np.mgrid[:height, :width]
+    cy, cx = rng.integers(height // 4, 3 * height // 4), rng.integers(width // 4, 3 * width // 4)
+    mask[(y - cy) ** 2 + (x - cx) ** 2 < (height // 4) ** 2] = 1
+    mask[:, (at := int(rng.integers(2, width - 8))) : at + 5] = 2
+    picture = np.clip(COLOURS[mask] + rng.normal(0, 12, (*size, 3)), 0, 255).astype(np.uint8)
+    mask[:2] = 255
+    return picture, mask
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6), ("test", 6)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for i in range(count):
+            picture, mask = scene(rng, (48, 64) if i % 3 else (40, 52))
+            Image.fromarray(picture).save(root / split / "images" / f"{i}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{i}.png")
+    (root / "names.txt").write_text("background\ndisc\nbar\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def scenes(folder: Path) -> Target:
+    return load_target(folder, class_names=folder / "names.txt")
+
+
+class Prepared:
+    """The pictures of a target as a preprocessing wants them."""
+
+    def __init__(self, target: Target, preprocess: Any) -> None:
+        self.rows = prepare([target.items[i] for i in range(len(target))], preprocess)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        return self.rows[np.asarray(indices)]
+
+
+def pixels_for(target: Target) -> Any:
+    return lambda preprocess: Prepared(target, preprocess)
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def shares(sizes: dict[int, int], count: int) -> dict[int, int]:
+    """Points a class, one at a time in turns from the smallest class: what an even share is."""
+    taken = dict.fromkeys(sizes, 0)
+    while sum(taken.values()) < count and any(taken[c] < sizes[c] for c in sizes):
+        open_classes = [c for c in sizes if taken[c] < sizes[c]]
+        least = min(taken[c] for c in open_classes)
+        taken[max(c for c in open_classes if taken[c] == least)] += 1
+    return taken
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([(1, 1), (7, 9), (16, 5)]))
+def test_points_are_shared_evenly_and_lie_in_their_class(seed: int, count: int, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.choice([0, 1, 2, 7, 255], size, p=[0.6, 0.25, 0.08, 0.02, 0.05]).astype(np.uint8)
+    points = points_of(mask, count, 255, f"picture {seed}")
+    assert len({tuple(p) for p in points.tolist()}) == len(points)
+    found = mask[points[:, 0], points[:, 1]]
+    assert 255 not in found
+    sizes = {int(c): int((mask == c).sum()) for c in np.unique(mask) if c != 255}
+    expected = shares(sizes, count)
+    got = {c: int((found == c).sum()) for c in sizes}
+    assert sum(got.values()) == sum(expected.values())  # never fewer than there are
+    assert sorted(got.values()) == pytest.approx(sorted(expected.values()), abs=1)
+    np.testing.assert_array_equal(points, points_of(mask.copy(), count, 255, f"picture {seed}"))
+    more = points_of(mask, count + 5, 255, f"picture {seed}")
+    assert {tuple(p) for p in points.tolist()} <= {tuple(p) for p in more.tolist()}, "more points keep those before"
+
+
+def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centres() -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    first, other, seeded = (
+        points_of(mask, 10, 255, "a", 0),
+        points_of(mask, 10, 255, "b", 0),
+        points_of(mask, 10, 255, "a", 1),
+    )
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, seeded)
+    place = relative(np.array([[0, 0], [19, 29]]), (20, 30))
+    np.testing.assert_allclose(place, [[0.5 / 30, 0.5 / 20], [29.5 / 30, 19.5 / 20]])
+    # read off a map of the picture's own size, a row is its pixel
+    picture = np.arange(600, dtype=np.float32).reshape(1, 1, 20, 30)
+    rows = readers.get("point").read(
+        Outputs(maps=[(1, torch.from_numpy(picture))]), torch.zeros(10, dtype=torch.int64),
+        torch.from_numpy(relative(first, (20, 30))), "last",
+    )  # fmt: skip
+    np.testing.assert_allclose(rows[:, 0].numpy(), picture[0, 0][first[:, 0], first[:, 1]], atol=1e-3)
+
+
+def test_a_plan_is_balanced_bounded_and_the_same_every_time(scenes: Target) -> None:
+    items = scenes.indices("train", "val")
+    plan = task.rows(scenes, items)
+    assert (plan.reader, len(plan)) == ("point", 100 * len(items))
+    assert np.array_equal(plan.item, np.sort(plan.item))
+    labels = plan.facets["class"].labels
+    assert np.bincount(labels).min() > 0.9 * len(plan) / 3
+    assert scenes.annotations is not None
+    for row in range(0, len(plan), 97):  # labels are those of the masks
+        mask = scenes.annotations[int(plan.item[row])]
+        x, y = plan.place[row] * [mask.shape[1], mask.shape[0]]  # type: ignore[index]
+        assert mask[int(y), int(x)] == labels[row] != IGNORE
+    few = task.rows(scenes, items, limit=90)
+    assert len(few) == 90
+    assert set(few.addresses(scenes.hashes)) <= set(plan.addresses(scenes.hashes))
+    least = task.rows(scenes, items, limit=7)
+    assert len(np.unique(least.item)) == 7
+    assert set(task.rows(scenes, items[:4]).addresses(scenes.hashes)) <= set(plan.addresses(scenes.hashes))
+
+
+def test_weights_of_points_add_up_to_the_pixels(scenes: Target) -> None:
+    plan = task.rows(scenes, scenes.indices("val"))
+    weights, labels = point_weights(scenes.annotations, plan), plan.facets["class"].labels  # type: ignore[arg-type]
+    pixels = scenes.annotations.pixels[scenes.indices("val")].sum(axis=0)  # type: ignore[union-attr]
+    np.testing.assert_allclose(np.bincount(labels, weights), pixels)
+    assert estimated_iou(labels, labels, weights, 3) == 1.0
+
+
+# ---------------------------------------------------------------------------- statistics
+
+
+def evaluated(target: Target, logits: torch.Tensor, items: np.ndarray) -> SegmentationStats:
+    evaluator = task.evaluator(target)
+    for begin in range(0, len(items), 4):
+        evaluator.update(logits[begin : begin + 4], items[begin : begin + 4])
+    found = evaluator.stats()
+    assert isinstance(found, SegmentationStats)
+    return found
+
+
+def test_metrics_are_those_of_torchmetrics(scenes: Target) -> None:
+    items = scenes.indices("val", "test")
+    logits = torch.randn((len(items), 3, 12, 16), generator=torch.Generator().manual_seed(0))
+    stats = evaluated(scenes, logits, items)
+    iou = MulticlassJaccardIndex(3, average="macro", ignore_index=IGNORE)
+    each = MulticlassJaccardIndex(3, average="none", ignore_index=IGNORE)
+    accuracy = MulticlassAccuracy(3, average="micro", ignore_index=IGNORE)
+    for row, item in zip(logits, items, strict=True):
+        mask = torch.from_numpy(scenes.annotations[int(item)]).long()  # type: ignore[index]
+        said = functional.interpolate(row[None], tuple(mask.shape), mode="bilinear").argmax(1)[0]
+        for metric in (iou, each, accuracy):
+            metric.update(said[None], mask[None])
+    assert stats.value("miou") == pytest.approx(float(iou.compute()), abs=1e-6)
+    assert stats.value("pixel_accuracy") == pytest.approx(float(accuracy.compute()), abs=1e-6)
+    table = task.report(stats, scenes.class_names).tables["classes"]
+    np.testing.assert_allclose([line["iou"] for line in table], each.compute().numpy(), atol=1e-4)
+    some = np.array([0, 0, 3])
+    parts, wholes = stats.ratio("pixel_accuracy")  # type: ignore[misc]
+    assert stats[some].value("pixel_accuracy") == pytest.approx(parts[some].sum() / wholes[some].sum())
+    assert stats[np.array([2])].value("miou") == pytest.approx(stats.of_each()[2])
+    assert "confusion" not in stats[some].summary
+
+
+def test_absent_classes_and_empty_masks_do_not_count() -> None:
+    zero = np.zeros((2, 3), np.int64)
+    hit, truth, said = (zero.copy() for _ in range(3))
+    truth[0], hit[0], said[0] = [10, 0, 0], [5, 0, 0], [5, 5, 0]
+    stats = SegmentationStats({"hit": hit, "truth": truth, "said": said})
+    assert stats.value("miou") == pytest.approx((0.5 + 0) / 2)  # class 2 is neither there nor predicted
+    assert np.isnan(stats[np.array([1])].value("miou"))
+    assert np.isnan(stats.of_each()[1])
+
+
+def test_outputs_that_are_no_numbers_are_told(scenes: Target) -> None:
+    logits = torch.zeros((1, 3, 4, 4))
+    logits[0, 1, 2, 2] = torch.nan
+    with pytest.raises(NotFinite, match="logits must be finite"):
+        task.evaluator(scenes).update(logits, scenes.indices("val")[:1])
+
+
+def test_many_classes_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    from selector.tasks import _segmenter
+
+    logits = torch.randn((37, 5, 6), generator=torch.Generator().manual_seed(1))
+    whole = functional.interpolate(logits[None], (200, 180), mode="bilinear")[0].argmax(0)
+    assert torch.equal(_segmenter.class_map(logits, (200, 180)), whole)
+    monkeypatch.setattr(_segmenter, "class_map", _segmenter.class_map)
+    big = functional.interpolate(logits[None], (900, 3000), mode="bilinear")[0].argmax(0)
+    assert torch.equal(_segmenter.class_map(logits, (900, 3000)), big)  # 31 classes a piece
+
+
+def test_the_baseline_is_the_most_frequent_class(scenes: Target) -> None:
+    masks = [scenes.annotations[int(i)] for i in scenes.indices("test")]  # type: ignore[index]
+    known = np.concatenate([m[m != IGNORE] for m in masks])
+    assert task.baseline(scenes, "pixel_accuracy") == pytest.approx((known == 0).mean())
+    assert task.baseline(scenes, "miou") == pytest.approx((known == 0).mean() / 3)
+
+
+# ---------------------------------------------------------------------------- learning
+
+
+def test_masks_move_with_their_pictures(scenes: Target) -> None:
+    """A picture that shows its mask still shows it after augmentation, whatever size the mask had."""
+    items = scenes.indices("train")[:6]
+    masks = task.annotations(scenes, items)
+    assert {tuple(m.shape) for m in masks} == {(48, 64), (40, 52)}
+    pictures = torch.stack(
+        [functional.interpolate(m[None, None].float(), (96, 128), mode="nearest-exact")[0, 0] for m in masks]
+    )
+    batch = pictures.to(torch.uint8)[..., None].repeat(1, 1, 1, 3)
+    torch.manual_seed(0)
+    moved, after = augmented(batch, masks)
+    for picture, mask, before in zip(moved, after, pictures, strict=True):
+        assert isinstance(mask, tv_tensors.Mask)
+        assert tuple(mask.shape) == (96, 128)
+        assert (picture[..., 0] == mask).float().mean() > 0.9  # bilinear edges apart
+        assert not torch.equal(mask, before.to(torch.uint8))
+
+
+def prepared(target: Target, name: str = "timm:test_resnet") -> Any:
+    return task.prepared(load(spec(name)), target)
+
+
+def test_the_linear_decoder_starts_as_the_probe(scenes: Target) -> None:
+    """Its logits at a point are the probe's outputs on the row of that point."""
+    encoder = prepared(scenes)
+    learner: Any = task.learner(encoder, scenes)
+    items = scenes.indices("train")
+    pixels = pixels_for(scenes)(encoder.preprocess).batch(items)
+    batch = ready(pixels, encoder.preprocess)
+    plan = task.rows(scenes, items)
+    with torch.no_grad():
+        rows = learner.eval().rows(batch, [plan.place[plan.item == i] for i in items]).numpy()
+    assert rows.shape == (len(plan), task.width(encoder))
+    probe = task.probe(scenes, (plan, rows), (plan, rows))
+    assert probe is not None
+    started: Any = task.learner(encoder, scenes, probe).eval()
+    with torch.no_grad():
+        maps = started.network.encoder(batch)
+        coarse = started.network.decoder(maps)
+    # where all maps have a cell's middle at the same place there is nothing to interpolate: compare as maps
+    upsampled = torch.cat([functional.interpolate(m, maps[0].shape[2:], mode="bilinear") for m in maps], 1)
+    expected = torch.einsum("bdhw,kd->bkhw", upsampled, torch.from_numpy(probe["weight"])) + torch.from_numpy(
+        probe["bias"]
+    ).reshape(1, -1, 1, 1)
+    torch.testing.assert_close(coarse, expected, atol=1e-3, rtol=1e-3)
+    labels = plan.facets["class"].labels
+    accuracy = ((rows @ probe["weight"].T + probe["bias"]).argmax(1) == labels).mean()
+    assert accuracy > 0.8
+
+
+def test_the_loss_is_weighted_cross_entropy_over_known_pixels(scenes: Target) -> None:
+    encoder = prepared(scenes)
+    learner: Any = task.learner(encoder, scenes)
+    size = encoder.preprocess.input_size[1:]
+    batch = torch.randn((3, 3, *size), generator=torch.Generator().manual_seed(0))
+    masks = [tv_tensors.Mask(torch.randint(0, 4, size, generator=torch.Generator().manual_seed(i))) for i in range(3)]
+    masks = [tv_tensors.Mask(torch.where(m == 3, IGNORE, m)) for m in masks]
+    learner.eval()
+    counts = scenes.annotations.pixels[scenes.indices("train")].sum(axis=0)  # type: ignore[union-attr]
+    weights = 1 / np.sqrt(counts)
+    assert learner._weights.numpy() / learner._weights[0].item() == pytest.approx(weights / weights[0], rel=1e-4)
+    with torch.no_grad():
+        logits = learner.network(batch)
+        assert logits.shape == (3, 3, *size)
+        expected = functional.cross_entropy(logits, torch.stack(masks).long(), learner._weights, ignore_index=IGNORE)
+        whole = learner.loss(batch, masks)
+        assert float(whole) == pytest.approx(float(expected), rel=1e-5)
+        # pieces of a batch add up by their weights
+        parts = [(learner.loss(batch[s], masks[s]), learner.weight(masks[s])) for s in (slice(0, 1), slice(1, 3))]
+        total = sum(float(loss) * weight for loss, weight in parts) / learner.weight(masks)
+        assert total == pytest.approx(float(expected), rel=1e-5)
+        nothing = [tv_tensors.Mask(torch.full(size, IGNORE)) for _ in range(3)]
+        assert float(learner.loss(batch, nothing)) == 0.0
+    assert learner.weight(nothing) == 0.0
+
+
+@pytest.mark.parametrize("decoder", ["linear", "fcn", "deeplabv3"])
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
+def test_decoders_learn_and_are_built_again(scenes: Target, name: str, decoder: str) -> None:
+    from selector.sources import registry as sources
+
+    own = task.configured(decoder=decoder)
+    encoder = prepared(scenes, name)
+    learner: Any = own.learner(encoder, scenes)
+    items = scenes.indices("train")[:4]
+    batch = ready(pixels_for(scenes)(encoder.preprocess).batch(items), encoder.preprocess)
+    masks = own.annotations(scenes, items)
+    optimiser = torch.optim.Adam(learner.parameters(), 1e-2)
+    losses = []
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss = learner.train().loss(batch, masks)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+    new = [n for n, _ in learner.named_parameters() if n.startswith(learner.new)]
+    assert new == [n for n, _ in learner.named_parameters() if n.startswith("network.decoder.")]
+    recipe = own.recipe(encoder, scenes)
+    again: Any = Segmentation().rebuild(recipe, sources.get(recipe["source"]).build)
+    again.load_state_dict(learner.network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again(batch), learner.eval().network(batch))
+
+
+def test_decoders_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"unknown decoder 'deeplab'; did you mean 'deeplabv3'\? Known: linear, fcn"):
+        task.configured(decoder="deeplab")
+    with pytest.raises(ConfigError, match="the task 'classification' has no decoder"):
+        registry.get("classification").configured(decoder="fcn")
+    assert {task.configured(decoder=d).address for d in ("linear", "fcn")} == {"segmentation", "segmentation fcn"}
+
+
+def test_pictures_are_read_whole(scenes: Target) -> None:
+    encoder = prepared(scenes)
+    preprocess: Preprocess = encoder.preprocess
+    assert (preprocess.crop_mode, preprocess.crop_pct) == ("squash", 1.0)
+    height, width = preprocess.input_size[1:]
+    assert height < width
+    assert width / height == pytest.approx(64 / 48, abs=0.15)
+
+
+def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> None:
+    """The whole confirmation on tiny networks: frozen from the probe, full better, the best saved and read again."""
+    specs = [spec("timm:test_resnet")]
+    result = run_tournament(
+        [Contestant(s.name, lambda s=s: load(s)) for s in specs],  # type: ignore[misc]
+        scenes, task_of(scenes), pixels_for(scenes),
+        strategies=("frozen", "full"), max_steps=6, device="cpu", checkpoint_folder=tmp_path / "journal", repeats=0,
+    )  # fmt: skip
+    frozen, full = next(iter(result.measurements.values()))
+    assert (frozen.strategy, full.strategy, full.status) == ("frozen", "full", "ok"), full.note
+    assert frozen.val["miou"] > 0.5
+    assert full.val["miou"] > frozen.val["miou"] - 0.1
+    assert frozen.extra["prior"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    best = result.best
+    assert best is not None
+    assert best.context == {"values": [0, 1, 2]}
+    save_model(tmp_path / "best", best, {"name": "scenes"}, result.measurements[best.name], {})
+    outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
+    assert [s["which"] for s in outcome["samples"]] == ["worst", "worst", "median", "median", "best", "best"]
+    assert [line["class"] for line in outcome["tables"]["classes"]] == ["background", "disc", "bar"]
