@@ -22,6 +22,7 @@ _PUBLIC = {
     "load_model": "selector.deploy",
     "load_ranking": "selector.results",
     "ModelSpec": "selector.zoo",
+    "Model": "selector.zoo",
     "Ranking": "selector.results",
     "Score": "selector.core.contracts",
     "ScanConfig": "selector.config",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from selector.report import plot as plot
     from selector.results import Ranking as Ranking
     from selector.results import load_ranking as load_ranking
+    from selector.zoo import Model as Model
     from selector.zoo import ModelSpec as ModelSpec
     from selector.zoo import load_zoo as load_zoo
 

@@ -53,7 +53,7 @@ def rank(
     on_bad_image: Literal["skip", "fail"] = "skip",
     trust: Literal["stat", "content"] = "stat",
     zoo: ZooLike | None = None,
-    models: Words | None = None,
+    models: str | Sequence[Any] | None = None,
     tags: Words | None = None,
     layers: Words | None = None,
     pooling: Words | None = None,
@@ -102,8 +102,9 @@ def rank(
         on_bad_image: ``skip`` leaves items that cannot be used out with a warning, ``fail`` lists all
             of them in one error.
         trust: ``content`` hashes every file again, ``stat`` believes size and time stamps.
-        zoo: a zoo file, a ``Zoo``, or specs; None for the shipped zoo.
-        models, tags: which of its models, by glob and by tag.
+        zoo: a zoo file, a ``Zoo``, or models in a list or by name (``{"mine": module}``): entries made by
+            ``selector.Model``, ``source:model`` or torch modules; None for the shipped zoo.
+        models, tags: which of its models, by glob and by tag; ``models=[module]`` looks at modules of your own.
         layers, pooling: where features are read: ``last`` and dotted names of submodules; ``own``,
             ``avg``, ``max``, ``cls``. Each combination is a row of its own (``model@layer/pooling``);
             one forward pass serves all of a model's.

@@ -26,13 +26,15 @@ from selector.data._class_names import ClassNames
 from selector.ranking.history import History
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo
+from selector.zoo.own import is_module
 
 TOP_K = 3
 """How many models are confirmed when nothing is said, where there are so many."""
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Words: TypeAlias = str | Sequence[str]
-ZooLike: TypeAlias = str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str]
+ZooLike: TypeAlias = str | os.PathLike[str] | Zoo | Sequence[Any] | Mapping[str, Any]
+"""Sequences and mappings hold ``ModelSpec``, ``source:model`` and torch modules."""
 ProxyLike: TypeAlias = str | Callable[..., Score | float]
 StoreLike: TypeAlias = str | os.PathLike[str] | FeatureStore
 HistoryLike: TypeAlias = bool | str | os.PathLike[str] | History
@@ -294,7 +296,7 @@ class ScanConfig(_Machine, _Training):
     zoo: SkipValidation[ZooLike | None] = option(
         None, "Zoo file; the shipped one when not given.", panel=SELECT, path=True
     )
-    models: Words | None = option(
+    models: SkipValidation[str | Sequence[Any] | None] = option(
         None, "Globs on names, comma-separated: 'resnet*,*lite*'.", panel=SELECT, complete="models"
     )
     tags: Words | None = option(
@@ -344,6 +346,23 @@ class ScanConfig(_Machine, _Training):
     model_memory: str | int | float | None = option(
         None, "Memory that one isolated network may take: 8GB; nine tenths of the machine's when not given."
     )
+
+    @field_validator("models")
+    @classmethod
+    def _some_models(cls, value: Any) -> str | list[Any] | None:
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, Sequence):
+            for each in value:
+                if not (isinstance(each, str | ModelSpec) or is_module(each)):
+                    raise OptionError(
+                        f"models must hold globs, entries (selector.Model) or torch modules. Got {_shown(each)}.",
+                        "models",
+                    )
+            return list(value)
+        raise OptionError(
+            f"models must be a text or a list of texts, entries or modules. Got {_shown(value)}.", "models"
+        )
 
     @field_validator("proxies")
     @classmethod
@@ -415,7 +434,9 @@ def _quantity(name: str, value: str | int | float, read: Callable[[str | int | f
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Zoo) or (isinstance(value, Sequence) and any(isinstance(p, ModelSpec | dict) for p in value)):
+    if isinstance(value, Zoo | Mapping):
+        return IN_MEMORY
+    if isinstance(value, list | tuple) and any(isinstance(p, ModelSpec | dict) or is_module(p) for p in value):
         return IN_MEMORY
     if isinstance(value, str | int | float | None):
         return value

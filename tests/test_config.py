@@ -113,7 +113,7 @@ def test_settings_of_an_old_run_are_read() -> None:
     [
         ({"top_k": 0}, "top_k must be an int in the range [1, inf). Got 0."),
         ({"drop": "yes"}, "drop must be 'auto', 'off' or 'force'. Got 'yes'."),
-        ({"models": 3}, "models must be a text or a list of texts. Got 3."),
+        ({"models": 3}, "models must be a text or a list of texts, entries or modules. Got 3."),
         ({"resolution": object()}, "resolution must be an int in the range [16, inf). Got an object."),
         ({"budget": "ten"}, "budget: A duration must be a number with a unit out of us, ms, s, m, h, d"),
         ({"max_latency": "20"}, "max_latency: A duration needs a unit here: 20ms or 20s?"),

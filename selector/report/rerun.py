@@ -20,7 +20,7 @@ def command(ranking: Ranking, config: type[ScanConfig] = ScanConfig) -> str | No
     origin = ranking.target.get("origin")
     place = str(origin["path"]) if isinstance(origin, Mapping) and origin.get("path") else None
     settings = _flat(ranking)
-    if place is None or settings.get("zoo") == IN_MEMORY:
+    if place is None or IN_MEMORY in (settings.get("zoo"), settings.get("models")):
         return None
     words = ["selector", "scan", place]
     for name, about in config.options():

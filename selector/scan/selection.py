@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from selector import sources
 from selector.core.contracts import Modality
@@ -12,8 +13,8 @@ from selector.zoo import ModelSpec, Zoo, load_zoo, select
 
 
 def choose_models(
-    zoo: str | os.PathLike[str] | Zoo | Sequence[ModelSpec | str] | None,
-    models: str | Sequence[str] | None = None,
+    zoo: str | os.PathLike[str] | Zoo | Sequence[Any] | Mapping[str, Any] | None,
+    models: str | Sequence[Any] | None = None,
     tags: str | Sequence[str] | None = None,
     *,
     trust_zoo: bool = False,

@@ -219,8 +219,9 @@ def build_headed(network: Network, recipe: Mapping[str, Any]) -> nn.Module:
         if recipe["head"] == "native":
             module = network.create(int(recipe["outputs"]))
             if not callable(getattr(module, "get_classifier", None)):
+                name = network.classifier(module)
                 module = _mixed(module, _Named)
-                cast(_Named, module).selector_classifier = network.classifier(module)
+                cast(_Named, module).selector_classifier = name
         else:
             module = network.create(recipe["backbone_classes"])
             module = add_linear(module, FeaturePath(**recipe["path"]), int(recipe["features"]), int(recipe["outputs"]))

@@ -12,7 +12,7 @@ import importlib.resources
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,9 +23,21 @@ from selector.core.contracts import Modality
 from selector.core.errors import WeightsMissing, ZooError, did_you_mean
 from selector.core.registry import Registry
 from selector.core.units import words
+from selector.zoo.own import as_spec, is_module
+from selector.zoo.own import make_spec as Model
 from selector.zoo.trust import check_trusted
 
-__all__ = ["ModelSpec", "Pooling", "PreprocessOverrides", "WeightsFile", "Zoo", "check_trusted", "load_zoo", "select"]
+__all__ = [
+    "Model",
+    "ModelSpec",
+    "Pooling",
+    "PreprocessOverrides",
+    "WeightsFile",
+    "Zoo",
+    "check_trusted",
+    "load_zoo",
+    "select",
+]
 
 _TEXT_SOURCES = ("elmo", "transformers")  # sources whose models read texts
 _FILE_SOURCES = ("elmo", "onnx", "transformers")  # sources whose models may be named by a path
@@ -167,6 +179,15 @@ class ModelSpec(_Strict):
     pretraining: str | None = None
     base: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise ZooError(explain(error, str(data.get("name") or data.get("source") or "ModelSpec"))) from None
+
+    # entries of a file are validated without it, so that their errors come together and with lines
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
@@ -268,13 +289,14 @@ def shipped_zoo_path() -> Path:
 
 
 def load_zoo(
-    zoo: str | os.PathLike[str] | Zoo | Iterable[ModelSpec | str] | None = None, *, trust: bool = False
+    zoo: str | os.PathLike[str] | Zoo | Iterable[Any] | Mapping[str, Any] | None = None, *, trust: bool = False
 ) -> Zoo:
     """Read and validate a zoo.
 
     Args:
         zoo: a path; None for the shipped zoo (``zoo.yaml`` in the working folder is used only when
-            it is named); a ``Zoo``; or specs / ``source:model`` strings from a library call.
+            it is named); a ``Zoo``; or, from a library call, specs, ``source:model`` strings and torch modules, in
+            a list or by name.
         trust: allow ``python:`` entries of a file to run code. The shipped zoo and library calls
             are trusted anyway.
 
@@ -289,15 +311,21 @@ def load_zoo(
     if isinstance(zoo, str | os.PathLike):
         path = Path(zoo)
         return _read(path, trusted=trust or (path.exists() and path.resolve() == shipped_zoo_path().resolve()))
+    if not isinstance(zoo, Iterable) or is_module(zoo):
+        raise ZooError(
+            "zoo must be a file, a Zoo, a list of models or a mapping of names to models. Got an object of type "
+            f"{type(zoo).__name__}."
+        )
     try:
-        models = tuple(spec if isinstance(spec, ModelSpec) else ModelSpec.model_validate(spec) for spec in zoo)
+        named = zoo.items() if isinstance(zoo, Mapping) else ((None, model) for model in zoo)
+        models = tuple(as_spec(model, name) for name, model in named)
         return _unique(Zoo(models=models, trusted=True), {}, "zoo")
     except ValidationError as error:
         raise ZooError(_explain(error, {}, "zoo", ())) from None
 
 
 def select(
-    zoo: Zoo, models: str | Sequence[str] | None = None, tags: str | Sequence[str] | None = None
+    zoo: Zoo, models: str | Sequence[Any] | None = None, tags: str | Sequence[str] | None = None
 ) -> list[ModelSpec]:
     """Entries chosen by glob on their names and by tag (any of them).
 
@@ -306,7 +334,8 @@ def select(
     its own; a control (random weights) is never found by its source, whose weights it has not.
 
     Args:
-        models: one glob or several; a comma separates globs in a string. None takes all.
+        models: one glob or several; a comma separates globs in a string. None takes all. A ``ModelSpec`` or a
+            torch module among them is an entry of its own.
         tags: likewise.
 
     Raises:
@@ -323,7 +352,9 @@ def select(
         chosen = [model for model in chosen if set(model.tags) & set(words(tags))]
     if models:
         picked: list[ModelSpec] = []
-        for pattern in words(models):
+        own = [as_spec(model) for model in words(models) if not isinstance(model, str)]
+        picked += own
+        for pattern in (word for word in words(models) if isinstance(word, str)):
             hits = [m for m in zoo.models if _is_called(m, pattern)]
             if not hits and _looks_like_reference(pattern):
                 hits = [ModelSpec.model_validate(pattern)]  # a model that the zoo does not list, named in full
@@ -332,7 +363,7 @@ def select(
                     f"no model of the zoo matches '{pattern}'{did_you_mean(pattern, zoo.names()) or '.'} 'selector zoo list' shows them."
                 )
             picked += [m for m in hits if m not in picked]
-        chosen = [m for m in picked if not tags or m in chosen]
+        chosen = [m for m in picked if not tags or m in chosen or m in own]
     if not chosen:
         raise ZooError("no model is left after selecting by name and tag; loosen --models or --tags.")
     return chosen
@@ -481,7 +512,7 @@ def _dotted(location: _Path) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
-def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models: Any) -> str:
+def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models: Any, within: _Path = ()) -> str:
     """The first validation error as ``file:line models[1].sorce: unknown key ...``."""
     # an unknown key is the likeliest slip, and explains a 'source' that seems to be missing
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
@@ -493,7 +524,7 @@ def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models
     dotted = _dotted(location)
     if first["type"] == "extra_forbidden":
         key = str(location[-1])
-        known = _known_keys(location)
+        known = _known_keys((*within, *location))
         return f"{place} {dotted}: unknown key '{key}'{did_you_mean(key, known) or '; known keys: ' + ', '.join(known) + '.'}"
     if first["type"] == "missing":
         return f"{place} {dotted}: the key '{location[-1]}' is missing."
@@ -503,8 +534,19 @@ def _explain(error: ValidationError, lines: dict[_Path, int], where: str, models
         .replace("valid tuple", "list")
         .replace("Input should", "it should")
     )
-    found = "" if first["type"] == "value_error" else f" Got {first['input']!r}."
+    found = "" if first["type"] == "value_error" else f" Got {_shown(first['input'])}."
     return f"{place} {dotted}: {message}.{found}"
+
+
+def explain(error: ValidationError, name: str) -> str:
+    """The first error of an entry that was made in a library call."""
+    return _explain(error, {}, name, (), within=("models", 0))
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; an object is told by its type."""
+    plain = isinstance(value, str | int | float | list | tuple | dict | None) and len(repr(value)) <= 200
+    return repr(value) if plain else f"an object of type {type(value).__name__}"
 
 
 def _known_keys(location: _Path) -> list[str]:
