@@ -1142,3 +1142,9 @@ def test_advice_says_that_a_gain_is_the_mean_of_several_seeds() -> None:
     worse = {"m frozen": [strong], "m full": [middling, weak]}
     (sentence,) = advised({}, {"m": ["full"]}, worse, labels)
     assert sentence == "m: take frozen; training gained nothing over the solved head in the mean of 2 seeds."
+
+
+def test_the_default_budget_is_named_without_torch() -> None:
+    code = "import sys; from selector.tuning import DEFAULT_BUDGET; print(DEFAULT_BUDGET, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.split() == ["1200.0", "False"]
