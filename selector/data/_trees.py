@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError
@@ -60,11 +60,6 @@ def subfolders(root: Path) -> list[str]:
 def split_among(parts: Sequence[str]) -> str:
     """The split that one of the folders of a path names; empty where none does."""
     return next((SPLIT_NAMES[part.lower()] for part in parts if part.lower() in SPLIT_NAMES), "")
-
-
-def stem_of(path: str) -> str:
-    """A path without its suffix."""
-    return str(PurePosixPath(path).with_suffix(""))
 
 
 def by_stem(entries: Sequence[Entry], key: Callable[[str], str], where: str, what: str) -> dict[str, Entry]:
