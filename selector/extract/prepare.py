@@ -89,7 +89,7 @@ class Prepared:
         room = DEFAULT_MAX_SIZE / 4
         items = modalities.of(preprocess)
         for expected in to_come():
-            if expected.modality is not preprocess.modality:
+            if modalities.of(expected) is not items:
                 continue
             if expected.pixels_key() in {items.key(preprocess), *self._inputs, *known}:
                 continue

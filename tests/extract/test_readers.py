@@ -15,6 +15,7 @@ from selector.extract.readers import Outputs, registry
 from selector.extract.readers.box import level_of
 from selector.extract.rows import MapRunner, canvas_encoder, extract_rows, open_map_runner
 from selector.modalities.image import canvas_of
+from selector.modalities.pixels.maps import read_points
 from tests.sources.samples import load, spec
 
 RNG = np.random.default_rng(0)
@@ -46,6 +47,18 @@ def test_points_are_read_bilinearly(shape: tuple[int, ...]) -> None:
     both = registry.get("point").read(outputs, torch.from_numpy(item), torch.from_numpy(place), "stages").numpy()
     last = registry.get("point").read(outputs, torch.from_numpy(item), torch.from_numpy(place), "last").numpy()
     np.testing.assert_array_equal(both, np.concatenate([rows, last], 1))
+
+
+def test_points_follow_the_conventions_of_grid_sample() -> None:
+    found = torch.from_numpy(RNG.normal(size=(2, 5, 6, 9)).astype(np.float32))
+    place = torch.from_numpy(RNG.random((2, 20, 2)).astype(np.float32))
+    item = torch.arange(2).repeat_interleave(20)
+    expected = torch.nn.functional.grid_sample(
+        found, 2 * place[:, None] - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    for maps in (found, found.contiguous(memory_format=torch.channels_last)):
+        rows = read_points(maps, item, place.reshape(-1, 2))
+        torch.testing.assert_close(rows, expected[:, :, 0].permute(0, 2, 1).reshape(40, 5), rtol=1e-4, atol=1e-5)
 
 
 def box_mean(cells: np.ndarray, box: np.ndarray) -> np.ndarray:

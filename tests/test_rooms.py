@@ -1,0 +1,86 @@
+"""Generic code asks no one which modality or label kind it is: it calls the task or the modality.
+
+``LEFT`` lists what still asks, by file. It only ever gets shorter: a new branch fails here.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "selector"
+ROOMS = ("modalities/", "tasks/", "data/readers/", "proxies/", "core/contracts.py")
+"""Where modalities and label kinds are known: their own rooms, readers, the label kinds that proxies declare."""
+
+CLASSES = {"Preprocess", "TextPreprocess", "Tokens", "TokenTable", "Pixels", "Words"}
+FIELDS = {"modality", "reads", "label_kind", "row_starts"}
+
+LEFT: dict[str, int] = {
+    "core/task.py": 2,
+    "data/_memory.py": 1,
+    "data/assembly.py": 1,
+    "data/subset.py": 3,
+    "deploy/card.py": 4,
+    "deploy/export.py": 3,
+    "deploy/load.py": 6,
+    "deploy/onnx_text.py": 1,
+    "deploy/save.py": 2,
+    "deploy/texts.py": 2,
+    "features/blocks.py": 2,
+    "features/feature_set.py": 1,
+    "features/labels.py": 10,
+    "linear/heads.py": 2,
+    "ranking/combination.py": 2,
+    "scan/caveats.py": 4,
+    "scan/planning.py": 3,
+    "scan/selection.py": 3,
+    "scan/summary.py": 2,
+    "scan/variants.py": 1,
+    "sources/onnx.py": 1,
+    "sources/python.py": 1,
+    "tuning/loaded.py": 2,
+    "tuning/strategies/_loop.py": 1,
+    "tuning/workbench.py": 1,
+    "zoo/__init__.py": 3,
+}
+
+
+def branches(tree: ast.AST) -> int:
+    """Type tests on what only one modality has, and comparisons of a modality, a label kind or row starts."""
+    found = 0
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            found += bool(CLASSES & {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)})
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            fields = {
+                n.attr if isinstance(n, ast.Attribute) else n.id
+                for n in sides
+                if isinstance(n, ast.Attribute | ast.Name)
+            }
+            kinds = any(
+                isinstance(n, ast.Attribute)
+                and isinstance(n.value, ast.Name)
+                and n.value.id in ("Modality", "LabelKind")
+                for side in sides
+                for n in ast.walk(side)
+            )
+            found += kinds or bool(FIELDS & fields)
+    return found
+
+
+def test_the_count_sees_branches() -> None:
+    seen = "a = isinstance(x, Tokens)\nif t.modality is Modality.TEXT: ...\nif row_starts is None: ...\nif k in (LabelKind.REAL,): ..."
+    assert branches(ast.parse(seen)) == 4
+    assert branches(ast.parse("if isinstance(x, str) and y.kind == 3: ...")) == 0
+
+
+def test_no_branch_on_modality_or_label_kind_outside_their_rooms() -> None:
+    found: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(ROOMS):
+            found[name] = branches(ast.parse(path.read_text(encoding="utf-8")))
+    more = {name: count for name, count in found.items() if count > LEFT.get(name, 0)}
+    assert not more, f"new branches on a modality or a label kind; call the modality or the task instead: {more}"
