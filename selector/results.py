@@ -6,6 +6,8 @@ and wherever they are shown.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import json
 import math
@@ -15,10 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, TypeAdapter
 
 from selector.core.contracts import Modality
 from selector.core.costs import Cost
+from selector.core.documents import checked, read_document
 from selector.core.errors import ConfigError
 from selector.core.metric import LEGACY
 
@@ -36,6 +41,10 @@ Status = Literal["ok", "failed", "stopped", "excluded"]
 """``stopped`` models could no longer reach the top k, ``excluded`` ones exceed a limit that was asked for."""
 
 
+Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number that JSON may not hold: NaN and infinity are written as null."""
+
+
 @dataclass(frozen=True)
 class ScoreCell:
     """One proxy of one model: a value, or the reason why there is none."""
@@ -43,8 +52,8 @@ class ScoreCell:
     value: float | None
     low: float | None = None
     high: float | None = None
-    details: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    details: Mapping[str, Number] = field(default_factory=dict)
+    seconds: Number = 0.0
     reason: str | None = None
 
 
@@ -60,11 +69,11 @@ class PriorCell:
         weight: share of this member in the evidence, 0..0.5.
     """
 
-    shift: float
-    value: float
+    shift: Number
+    value: Number
     origin: str
     targets: int = 0
-    weight: float = 0.0
+    weight: Number = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,9 @@ class PredictedValue:
         pairs, targets: how many confirmed models on how many targets it was calibrated on.
     """
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     metric: str
     strategy: str
     pairs: int
@@ -115,12 +124,12 @@ class Measurement:
 
     strategy: str
     metric: str
-    val: Mapping[str, float]
-    test: Mapping[str, float] = field(default_factory=dict)
+    val: Mapping[str, Number]
+    test: Mapping[str, Number] = field(default_factory=dict)
     seed: int = 0
     steps: int = 0
     learning_rate: float | None = None
-    seconds: float = 0.0
+    seconds: Number = 0.0
     resolution: tuple[int, int] | None = None
     reduced: bool = False
     trained_parameters: int = 0
@@ -177,19 +186,19 @@ class ModelResult:
     mean_rank: float | None = None
     tied: bool = False
     skill: float | None = None
-    members: Mapping[str, float] = field(default_factory=dict)
+    members: Mapping[str, Number] = field(default_factory=dict)
     prior: PriorCell | None = None
     predicted: PredictedValue | None = None
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Number] = field(default_factory=dict)
     scores: Mapping[str, ScoreCell] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
     num_features: int | None = None
     num_parameters: int | None = None
     rows: int = 0
-    layers: Mapping[str, float] = field(default_factory=dict)
+    layers: Mapping[str, Number] = field(default_factory=dict)
     backend: str = ""
     precision: str = ""
-    extract_seconds: float = 0.0
+    extract_seconds: Number = 0.0
     cached: bool = False
     cost: Cost | None = None
 
@@ -252,7 +261,7 @@ class Ranking:
     versions: Mapping[str, Any]
     models: tuple[ModelResult, ...]
     warnings: tuple[str, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, Number] = field(default_factory=dict)
     confirmation: Mapping[str, Any] = field(default_factory=dict)
     caveats: tuple[Caveat, ...] = ()
     prior: Mapping[str, Any] = field(default_factory=dict)
@@ -334,7 +343,9 @@ class Ranking:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         saved = replace(self, path=folder)
-        write_atomic(folder / RUN_FILE, saved.to_json().encode())
+        write_atomic(
+            folder / RUN_FILE, saved.to_json().encode("utf-8", "backslashreplace")
+        )  # half a character: as JSON escapes it
         return saved
 
     def __repr__(self) -> str:
@@ -346,10 +357,31 @@ class Ranking:
         )
 
     def __str__(self) -> str:
-        return str(_table().render_text(self))
+        with showing(self):
+            return str(_table().render_text(self))
 
     def _repr_html_(self) -> str:
-        return str(_table().render_html(self))
+        with showing(self):
+            return str(_table().render_html(self))
+
+
+@contextlib.contextmanager
+def showing(ranking: Ranking) -> Iterator[None]:
+    """Draw a run that was read: its free parts (settings, course, facts) may hold anything.
+
+    Raises:
+        ConfigError: something in it cannot be drawn; the message names the file. A ranking that was never saved
+            raises what it raises.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if ranking.path is None:
+            raise
+        raise ConfigError(
+            f"{ranking.path / RUN_FILE} cannot be shown ({type(error).__name__}: {error}): it holds a value that selector "
+            f"does not write; {_AGAIN}."
+        ) from error
 
 
 def load_ranking(path: str | os.PathLike[str]) -> Ranking:
@@ -361,22 +393,51 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
     folder = Path(path)
     file = folder if folder.is_file() else folder / RUN_FILE
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        data = read_document(file, _AGAIN)
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{folder} is not a run: it has no {RUN_FILE}; give the folder that 'selector scan' named."
         ) from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}; run the scan again, its features are kept.") from None
-    if data.pop("format", None) != FORMAT:
+    if data.get("format") != FORMAT:
         raise ConfigError(
             f"{file} has another format than this version of selector reads ({FORMAT}); run the scan again, its features are kept."
         )
-    data["models"] = tuple(_model(entry) for entry in data["models"])
-    data["warnings"] = tuple(data["warnings"])
-    data["caveats"] = tuple(Caveat(**entry) for entry in data.get("caveats", ()))
-    data["path"] = file.parent
-    return Ranking(**data)
+    form = _form()
+    for own in ("format", "loaded_target", "trusted"):  # trust is given on a call and never read
+        data.pop(own, None)
+    checked(_RunTarget, data.get("target"), file, _AGAIN, "target")
+    ranking = replace(checked(form, {**data, "path": None}, file, _AGAIN), path=file.parent)
+    for number, model in enumerate(ranking.models):
+        if not model.name.isprintable():  # escape sequences would reach the terminal
+            raise ConfigError(
+                f"{file}: models.{number}.name: expected printable characters, found {model.name!a}; {_AGAIN}."
+            )
+    return ranking
+
+
+_AGAIN = "run the scan again, its features are kept"
+
+
+class _RunTarget(BaseModel):
+    """What every reader of a run relies on; further keys are facts for people."""
+
+    name: str
+    fingerprint: str
+    modality: Modality = Modality.IMAGE
+    items: int = 0
+    classes: int = 0
+    class_names: list[str] = []
+    splits: dict[str, int] | None = None
+    class_counts: dict[str, int] | None = None
+    origin: dict[str, Any] | None = None
+
+
+@functools.cache
+def _form() -> TypeAdapter[Ranking]:
+    """Made when the first run is read: building it takes milliseconds that most calls need not spend."""
+    adapter: TypeAdapter[Ranking] = TypeAdapter(Ranking, config=None)
+    adapter.rebuild(_types_namespace={**globals(), "Target": Any})
+    return adapter
 
 
 def best_folder(ranking: Ranking) -> Path | None:
@@ -412,24 +473,6 @@ def _table() -> ModuleType:
     """How a ranking is drawn lives in the report, above this module; it is looked up when a person
     asks to see the ranking, so that reading and writing results needs no report."""
     return importlib.import_module("selector.report.table")
-
-
-def _model(entry: dict[str, Any]) -> ModelResult:
-    scores = {name: ScoreCell(**cell) for name, cell in entry.pop("scores").items()}
-    measurements = tuple(
-        Measurement(**{**m, "resolution": m["resolution"] and tuple(m["resolution"])})
-        for m in entry.pop("measurements")
-    )
-    prior, predicted = entry.pop("prior", None), entry.pop("predicted", None)
-    cost = entry.pop("cost", None)
-    return ModelResult(
-        **entry,
-        scores=scores,
-        measurements=measurements,
-        prior=None if prior is None else PriorCell(**prior),
-        predicted=None if predicted is None else PredictedValue(**predicted),
-        cost=None if cost is None else Cost.from_dict(cost),
-    )
 
 
 def _number(value: float | None) -> float:

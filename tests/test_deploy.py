@@ -501,3 +501,23 @@ def test_what_another_task_says_of_an_item_reaches_every_form() -> None:
     assert list(found.to_dataframe().columns) == ["item", "value", "mask", "error"]
     assert str(found[0]) == "a: value 3, mask array 1 × 2"
     assert found.probabilities.shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"context": {"temperature": 0}}, r"config\.json: context: 'temperature' must be a number above 0, got 0"),
+        ({"context": {"temperature": None}}, "'temperature' must be a number above 0"),
+        ({"context": {"temperature": float("nan")}}, "'temperature' must hold finite numbers"),
+        ({"class_names": "abc"}, r"config\.json: class_names: input should be a valid list, found 'abc'"),
+        ({"preprocess": {"std": [0.0, 1.0, 1.0]}}, r"preprocess\.std\.0: input should be greater than 0, found 0\.0"),
+        ({"preprocess": {"mean": None}}, r"preprocess\.mean: expected a value, found None"),
+        ({"source": "../x"}, r"config\.json: source: string should match pattern"),
+    ],
+)
+def test_a_changed_configuration_is_named_by_file_and_field(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    folder = saved(tmp_path / "best")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=said):
+        load_model(folder)

@@ -1,8 +1,10 @@
 """The history file: adding, reading, moving, forgetting, two processes, damage."""
 
+import contextlib
 import json
 import multiprocessing
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -197,3 +199,24 @@ def test_the_variable_names_the_file(monkeypatch, tmp_path):
     assert default_path() == History().path == tmp_path / "mine.sqlite"
     monkeypatch.delenv("SELECTOR_HISTORY")
     assert default_path().name == "history.sqlite"
+
+
+def test_an_export_with_any_character_comes_back(tmp_path: Path) -> None:
+    row = Result("t", "line\u2028separator\u0085next", "accuracy", 0.5)
+    one, other = History(tmp_path / "a.sqlite"), History(tmp_path / "b.sqlite")
+    one.add([row])
+    one.export(tmp_path / "rows.jsonl")
+    assert other.import_(tmp_path / "rows.jsonl") == 1
+
+
+@pytest.mark.parametrize("damage", ["value = 'x'", "facts = '{'", "kind = 'guess'", "model = CAST(x'ff61' AS TEXT)"])
+def test_a_damaged_row_is_left_out_with_a_warning(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History(tmp_path / "h.sqlite")
+    history.add([Result(f"t{i}", "m", "accuracy", 0.5) for i in range(3)])
+    with contextlib.closing(sqlite3.connect(history.path)) as connection:
+        connection.execute(f"UPDATE results SET {damage} WHERE target = 't1'")
+        connection.commit()
+    assert [row.target for row in history.results()] == ["t0", "t2"]
+    assert "1 of 3 rows of the history" in caplog.text

@@ -275,3 +275,11 @@ def test_a_guessed_range_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         decode_rgb(encode(Image.fromarray(np.full((3, 3), 3000, np.uint16)), "PNG"))
     assert caplog.text.count("whose values stay below 4096 are read as images of 12 bits") == 1
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_a_file_that_claims_far_more_pixels_than_it_has_bytes_is_not_decoded(form: str) -> None:
+    raw = encode(Image.new("L", (6000, 4000)), form)
+    with pytest.raises(UnreadableImage, match=r"claims 6000 × 4000 pixels in [\d,]+ bytes \(a decompression bomb\?\)"):
+        decode_rgb(raw)
+    assert decode_rgb(encode(Image.new("L", (3000, 2000)), form)).shape == (2000, 3000, 3)

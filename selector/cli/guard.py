@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import sys
@@ -38,6 +39,9 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
         )
         if debug:
             logging.getLogger("selector").setLevel(logging.DEBUG)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file name need not be UTF-8, and must not cost the table
+                stream.reconfigure(errors="backslashreplace")
         try:
             code = command(*args, **kwargs) or 0
         except SelectorError as error:

@@ -111,6 +111,10 @@ def load_target(
         "text_column": text_column,
     }
     said = {key: value for key, value in said.items() if value is not None}
+    if isinstance(x, str | os.PathLike) and "\0" in os.fspath(x):
+        raise TargetError(
+            f"the target's path {os.fspath(x)!a} holds a NUL character; give the name of a file or folder."
+        )
     options = Options(name=name, image_column=image_column, label_column=label_column, trust=trust, task=task, **said)
     reader_name, found = reader_of(x, options)
     table = found.read(x, options)

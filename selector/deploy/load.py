@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selector.core.contracts import AnyPreprocess, Preprocess, TextPreprocess
-from selector.core.errors import BadImagesError, ConfigError, SourceError
+from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError
 from selector.core.prediction import Predictions
 from selector.deploy import texts
-from selector.deploy.save import CONFIG, FORMAT, READABLE, WEIGHTS
+from selector.deploy.config import read_config
+from selector.deploy.save import CONFIG, READABLE, WEIGHTS
+from selector.extract.memory import is_out_of_memory
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
 from selector.modalities.text import Tokeniser
 from selector.results import BEST, RUN_FILE, best_folder, load_ranking
@@ -84,7 +85,16 @@ class SavedModel:
 
         recipe = self.config["recipe"]
         check_recipe_trusted(self.config, self._trust, self.path)
-        module = self.task.rebuild(recipe, registry.get(self.config["source"]).build)
+        try:
+            module = self.task.rebuild(recipe, registry.get(self.config["source"]).build)
+        except SelectorError:
+            raise
+        except Exception as error:
+            # a recipe that was changed makes libraries raise whatever they raise on wrong settings
+            raise SourceError(
+                f"{self.path / CONFIG}: recipe: no network can be built from it ({type(error).__name__}: "
+                f"{(str(error) or 'no reason given').splitlines()[0][:200]}); run 'selector confirm' again."
+            ) from error
         weights = self.path / WEIGHTS
         try:
             module.load_state_dict(load_file(weights))
@@ -156,8 +166,21 @@ class SavedModel:
         """Outputs of a batch that is ready, as the task takes them."""
         import torch
 
-        with torch.inference_mode():
-            return self.task.output(self.module.to(device), batch.to(device))
+        module = self.module.to(device)
+        try:
+            with torch.inference_mode():
+                found = self.task.output(module, batch.to(device))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise SourceError(
+                f"{self.path}: the network does not run on items as {CONFIG} prepares them: {str(error).splitlines()[0]}"
+            ) from error
+        if isinstance(found, np.ndarray) and found.dtype.kind == "f" and not np.isfinite(found).all():
+            raise SourceError(
+                f"{self.path}: outputs of the network are not finite; its weights or {CONFIG} are damaged."
+            )
+        return found
 
     def _outputs(self, items: Sequence[Any], batch_size: int, device: str) -> tuple[list[Any | None], list[str]]:
         """Outputs of each item, and a reason (or nothing) why there are none."""
@@ -214,16 +237,11 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedMod
     if not (folder / CONFIG).is_file() and (folder / BEST / CONFIG).is_file():
         folder = folder / BEST
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_config(folder / CONFIG, READABLE)
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{folder} holds no saved model (no {CONFIG}); give the folder 'best' of a run that was confirmed."
         ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / CONFIG} cannot be read: {error}; run 'selector confirm' again.") from None
-    if not isinstance(config, dict) or config.get("format") not in READABLE:
-        found = config.get("format") if isinstance(config, dict) else config
-        raise ConfigError(f"{folder / CONFIG} has format {found!r}, expected {FORMAT}; use the version that wrote it.")
     return SavedModel(folder, config, trust)
 
 

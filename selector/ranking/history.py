@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import sqlite3
@@ -24,6 +25,8 @@ import platformdirs
 from filelock import FileLock
 
 from selector.core.errors import ConfigError, HistoryError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 VERSION = 2
 Kind = Literal["measured", "predicted"]
@@ -152,7 +155,7 @@ class History:
         if not self.path.exists():
             return []
         rows = self._transaction(lambda connection: connection.execute(query, values).fetchall(), write=False)
-        return [_from_row(row) for row in rows]
+        return self._sound(rows)
 
     def forget(self, *, target: str = "", model: str = "", run: str = "", everything: bool = False) -> int:
         """Delete results that match all named values; returns how many.
@@ -200,7 +203,22 @@ class History:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} cannot be read: {error}; give a file that 'history export' wrote.") from error
-        return self.add(parse(text.splitlines(), str(file)))
+        return self.add(parse(text.split("\n"), str(file)))
+
+    def _sound(self, rows: Sequence[Sequence[Any]]) -> list[Result]:
+        """The rows that can be read; a damaged one is left out with a warning, and a run goes on without it."""
+        found, reasons = [], []
+        for row in rows:
+            try:
+                found.append(_from_row(row))
+            except (ConfigError, ValueError, TypeError, RecursionError) as error:
+                reasons.append(str(error))
+        if reasons:
+            log.warning(
+                "%d of %d rows of the history %s are damaged and left out (%s)",
+                len(reasons), len(rows), self.path, reasons[0],
+            )  # fmt: skip
+        return found
 
     def _transaction(self, action: Callable[[sqlite3.Connection], _Found], *, write: bool = True) -> _Found:
         """Run one action whole or not at all; a writer waits until the others are done."""
@@ -208,6 +226,7 @@ class History:
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)) as c:
+                c.text_factory = _text
                 c.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 try:
                     self._prepare(c)
@@ -223,6 +242,11 @@ class History:
                 raise self._set_aside(error) from error
             raise HistoryError(
                 f"The history {self.path} cannot be used: {error}; free it, or name another file in {_VARIABLE}."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise HistoryError(
+                f"The history {self.path} is damaged ({error}); move it away, the next run starts a new one. Results that "
+                "were exported come back with 'selector history import FILE'."
             ) from error
         except OSError as error:
             raise HistoryError(
@@ -282,7 +306,7 @@ def parse(lines: Iterable[str], where: str) -> list[Result]:
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no JSON, a number of 5,000 digits, nested too deeply
             raise ConfigError(f"{where}:{number}: expected one JSON object a line. Got {error}.") from None
         if not isinstance(entry, dict):
             raise ConfigError(f"{where}:{number}: expected a JSON object. Got {type(entry).__name__}.")
@@ -322,7 +346,18 @@ def _values(result: Result) -> tuple[Any, ...]:
 
 def _from_row(row: Sequence[Any]) -> Result:
     entry = dict(zip(_COLUMNS, row, strict=True))
+    for name, value in entry.items():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{name} holds bytes that are no UTF-8: {value!a}") from None
     return Result(**{**entry, "facts": json.loads(entry["facts"])})
+
+
+def _text(content: bytes) -> str:
+    """Bytes that are no UTF-8 make one row unreadable, and not the whole file."""
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _where(named: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:

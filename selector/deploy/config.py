@@ -1,0 +1,92 @@
+"""``config.json`` of a saved model, read as data that somebody may have changed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from selector.core.contracts import LongTexts, TruncationSide
+from selector.core.documents import checked, read_document
+from selector.core.errors import ConfigError
+from selector.zoo import PreprocessOverrides
+
+AGAIN = "run 'selector confirm' again, or use the version that wrote it"
+
+
+class _TextPreprocess(BaseModel):
+    """As ``TextPreprocess.to_dict`` writes it; of the tokenizer its hash."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokenizer: str
+    max_length: int = Field(ge=4)
+    prefix: str = ""
+    long_texts: LongTexts = "truncate"
+    pad_id: int = Field(default=0, ge=0)
+    token_types: bool = False
+    words: bool = False
+    truncation_side: TruncationSide = "right"
+    tokens_per_word: int = Field(default=1, ge=1)
+
+
+class _SavedConfig(BaseModel):
+    """What decides predictions; further keys are facts for people."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    task: str
+    source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+    recipe: dict[str, Any]
+    modality: Literal["image", "text"] = "image"
+    preprocess: dict[str, Any]
+    class_names: list[str]
+    pairs: bool | None = None
+    temperature: float | None = Field(default=None, gt=0)
+    context: dict[str, Any] | None = None
+
+    @field_validator("context")
+    @classmethod
+    def _usable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, found in (value or {}).items():
+            if not _finite(found):
+                raise ValueError(f"'{name}' must hold finite numbers")
+            if name == "temperature" and not (isinstance(found, int | float) and found > 0):
+                raise ValueError(f"'temperature' must be a number above 0, got {found!r}")
+        return value
+
+
+def read_config(path: Path, formats: tuple[int, ...]) -> dict[str, Any]:
+    """The configuration of a saved model, checked.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        ConfigError: it cannot be read; the message names the file and the field.
+    """
+    data = read_document(path, AGAIN)
+    if data.get("format") not in formats:
+        raise ConfigError(
+            f"{path} has format {data.get('format')!r}, expected {max(formats)}; use the version that wrote it."
+        )
+    config = checked(_SavedConfig, data, path, AGAIN)
+    if config.context is None and config.temperature is None:
+        raise ConfigError(f"{path}: context: field required; {AGAIN}.")
+    if config.modality == "text":
+        checked(_TextPreprocess, config.preprocess, path, AGAIN, "preprocess")
+    else:
+        found = checked(PreprocessOverrides, config.preprocess, path, AGAIN, "preprocess").changes()
+        for name, value in config.preprocess.items():
+            if value is None:
+                raise ConfigError(f"{path}: preprocess.{name}: expected a value, found None; {AGAIN}.")
+        return {**data, "preprocess": found}
+    return data
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(_finite(part) for part in value)
+    return all(_finite(part) for part in value.values()) if isinstance(value, dict) else True

@@ -1,0 +1,271 @@
+"""Changed files of every format that is read: no code, no silent change of kind, no raw exception.
+
+What is allowed: a result, or an error of the selector's own (``SelectorError``). Seeded; a small number of cases in
+the normal suite, thousands of each format as a slow test.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from selector.core.errors import SelectorError
+from selector.data import load_target
+from selector.deploy import load_model
+from selector.modalities.pixels.decode import decode_rgb
+from selector.ranking.history import History, Result
+from selector.report.html import write_report
+from selector.results import load_ranking
+from selector.sources import _weights, registry
+from selector.zoo import ModelSpec, load_zoo, shipped_zoo_path
+from tests.fuzz.mutations import byte_mutation, json_mutation
+from tests.report import samples
+from tests.sources.samples import onnx_file
+from tests.tournament_samples import MNIST
+from tests.tournament_samples import load as load_encoder
+
+Case = Callable[[random.Random], None]
+Maker = Callable[[Path], Case]
+
+
+def run_json(folder: Path) -> Case:
+    samples.ranking().save(folder)
+    tree = json.loads((folder / "run.json").read_text())
+
+    def case(rng: random.Random) -> None:
+        what, changed = json_mutation(tree, rng)
+        text = json.dumps(changed)
+        content = text.encode("utf-8", "surrogatepass") if rng.random() < 0.8 else byte_mutation(text.encode(), rng)
+        (folder / "run.json").write_bytes(content)
+        ranking = load_ranking(folder)
+        assert not ranking.trusted, what
+        str(ranking)
+        ranking.to_dict()
+
+    return case
+
+
+def reports(folder: Path) -> Case:
+    samples.ranking().save(folder)
+    tree = json.loads((folder / "run.json").read_text())
+
+    def case(rng: random.Random) -> None:
+        _, changed = json_mutation(tree, rng)
+        (folder / "run.json").write_text(json.dumps(changed))
+        html = write_report(load_ranking(folder)).read_text()
+        assert "<script>alert(1)" not in html
+
+    return case
+
+
+def config_json(folder: Path) -> Case:
+    from safetensors.torch import save_file
+
+    encoder: Any = load_encoder(MNIST)
+    module = encoder.with_head(3)
+    save_file({k: v.contiguous().clone() for k, v in module.state_dict().items()}, folder / "model.safetensors")
+    tree = {
+        "format": 2, "name": "m", "task": "classification", "source": "python", "recipe": encoder.recipe(3),
+        "modality": "image", "preprocess": encoder.preprocess.to_dict(), "class_names": ["a", "b", "c"],
+        "context": {"temperature": 1.5},
+    }  # fmt: skip
+    image = np.zeros((28, 28, 3), np.uint8)
+
+    def case(rng: random.Random) -> None:
+        what, changed = json_mutation(tree, rng)
+        (folder / "config.json").write_text(json.dumps(changed))
+        for row in load_model(folder).predict([image], top=2):
+            assert row.error or 0 <= row.probability <= 1, what
+
+    return case
+
+
+def zoos(folder: Path) -> Case:
+    tree = {"models": yaml.safe_load(shipped_zoo_path().read_text())["models"][:8]}
+    text = yaml.safe_dump(tree)
+
+    def case(rng: random.Random) -> None:
+        file = folder / "zoo.yaml"
+        if rng.random() < 0.5:
+            file.write_bytes(byte_mutation(text.encode(), rng))
+        else:
+            _, changed = json_mutation(tree, rng)
+            file.write_bytes(yaml.safe_dump(changed).encode("utf-8", "surrogatepass"))
+        assert not load_zoo(file).trusted
+
+    return case
+
+
+def histories(folder: Path) -> Case:
+    rows = [Result(f"t{i}", f"m{i % 3}", "accuracy", i / 10, facts={"parameters": 5.0}) for i in range(6)]
+    history = History(folder / "h.sqlite")
+    history.add(rows)
+    history.export(folder / "rows.jsonl")
+    lines = (folder / "rows.jsonl").read_bytes()
+    database = (folder / "h.sqlite").read_bytes()
+
+    def case(rng: random.Random) -> None:
+        if rng.random() < 0.5:
+            (folder / "rows.jsonl").write_bytes(byte_mutation(lines, rng))
+            History(folder / f"new-{rng.random()}.sqlite").import_(folder / "rows.jsonl")
+            return
+        (folder / "h.sqlite").write_bytes(byte_mutation(database, rng))
+        for row in History(folder / "h.sqlite").results():
+            assert np.isfinite(row.value)
+
+    return case
+
+
+def tables(folder: Path) -> Case:
+    out = io.StringIO()
+    table = csv.writer(out)
+    table.writerow(["text", "label"])
+    table.writerows([f"a text, number {i}", "abc"[i % 3]] for i in range(30))
+    content = out.getvalue().encode()
+
+    def case(rng: random.Random) -> None:
+        (folder / "t.csv").write_bytes(byte_mutation(content, rng))
+        target = load_target(folder / "t.csv", text_column="text", label_column="label")
+        assert len(target.labels) == len(target)
+
+    return case
+
+
+def tagged(folder: Path) -> Case:
+    sentences = "\n\n".join("EU B-ORG\nrejects O\nGerman B-MISC\ncall O" for _ in range(9)) + "\n"
+
+    def case(rng: random.Random) -> None:
+        (folder / "t.conll").write_bytes(byte_mutation(sentences.encode(), rng))
+        target = load_target(folder / "t.conll")
+        assert target.row_starts is not None
+        assert target.row_starts[-1] == len(target.labels)
+
+    return case
+
+
+def pictures(folder: Path) -> Case:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    files = []
+    for form in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, form)
+        files.append(out.getvalue())
+
+    def case(rng: random.Random) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged TIFF tags
+            found = decode_rgb(byte_mutation(rng.choice(files), rng))
+        assert found.dtype == np.uint8
+        assert found.ndim == 3
+
+    return case
+
+
+def graphs(folder: Path) -> Case:
+    onnx_file(folder / "n.onnx")
+    content = (folder / "n.onnx").read_bytes()
+
+    def case(rng: random.Random) -> None:
+        file = folder / f"m{rng.random()}.onnx"
+        file.write_bytes(byte_mutation(content, rng))
+        encoder = registry.get("onnx").load(ModelSpec(source=f"onnx:{file}"))
+        assert encoder.num_features > 0
+
+    return case
+
+
+def weights(folder: Path) -> Case:
+    import torch
+    from safetensors.torch import save_file
+
+    state = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.ones(3)}
+    save_file(state, folder / "w.safetensors")
+    torch.save(state, folder / "w.pth")
+    files = [(suffix, (folder / f"w.{suffix}").read_bytes()) for suffix in ("safetensors", "pth")]
+
+    def case(rng: random.Random) -> None:
+        suffix, content = rng.choice(files)
+        file = folder / f"m.{suffix}"
+        file.write_bytes(byte_mutation(content, rng))
+        assert all(isinstance(value, torch.Tensor) for value in _weights.read_state_dict(file).values())
+
+    return case
+
+
+FORMATS: dict[str, tuple[Maker, int, int]] = {
+    # maker, cases in the normal suite, cases in the long one
+    "run.json": (run_json, 60, 2000),
+    "reports": (reports, 12, 300),
+    "config.json": (config_json, 60, 1500),
+    "zoo": (zoos, 40, 1500),
+    "history": (histories, 40, 1500),
+    "CSV": (tables, 30, 1000),
+    "CoNLL": (tagged, 30, 1000),
+    "images": (pictures, 150, 4000),
+    "ONNX": (graphs, 20, 500),
+    "weights": (weights, 60, 2000),
+}
+
+
+def fuzz(name: str, folder: Path, cases: int, seed: int) -> None:
+    case = FORMATS[name][0](folder)
+    for number in range(cases):
+        try:
+            case(random.Random(f"{name} {seed} {number}"))
+        except SelectorError:
+            continue
+        except BaseException as error:
+            raise AssertionError(f"{name}, case {number} of seed {seed}: {type(error).__name__}: {error}") from error
+
+
+@pytest.fixture
+def tripwire(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Programs and code out of data are an error at once."""
+
+    def tripped(*args: Any, **_: Any) -> Any:
+        raise AssertionError(f"a changed file runs something: {args}")
+
+    monkeypatch.setattr("subprocess.Popen.__init__", tripped)
+    monkeypatch.setattr("os.system", tripped)
+    return
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_changed_files_are_results_or_errors_of_our_own(name: str, tmp_path: Path, tripwire: None) -> None:
+    fuzz(name, tmp_path, FORMATS[name][1], seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_thousands_of_changed_files(name: str, tmp_path: Path, tripwire: None) -> None:
+    fuzz(name, tmp_path, FORMATS[name][2], seed=1)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
+def test_any_document_as_one_of_ours(tmp_path: Path, tree: Any) -> None:
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    (tmp_path / "run").mkdir()
+    for name, read in (("run.json", load_ranking), ("config.json", load_model)):
+        (tmp_path / "run" / name).write_text(json.dumps(tree))
+        with pytest.raises(SelectorError):
+            read(tmp_path / "run")
+        (tmp_path / "run" / name).unlink()
