@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -556,3 +557,19 @@ def test_limits_leave_models_out_with_a_reason(photos: Path, zoo: Path, store: P
     assert "A duration needs a unit here: 20ms or 20s?" in fails(2, "scan", photos, *where, "--max-latency", "20")
     compared = ok("compare", tmp_path / "limited", tmp_path / "limited")
     assert "Both put tiny-resnet first." in compared.stdout
+
+
+def test_out_that_is_a_file_is_told_before_the_scan(zoo: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        result = run("scan", photos, "--zoo", zoo, "--no-confirm", "--out", out, *FAST)
+        assert result.exit_code == 2
+        assert f"{tmp_path / 'file'} is a file, expected a folder; name another one." in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_closed_streams_do_not_cost_the_run(zoo: Path, photos: Path, tmp_path: Path) -> None:
+    words = ["scan", str(photos), "--zoo", str(zoo), "--no-confirm", "--out", str(tmp_path / "run"), *FAST]
+    command = f"{shlex.join([sys.executable, '-m', 'selector', *words])} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert (tmp_path / "run" / "run.json").is_file()

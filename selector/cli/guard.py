@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,9 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name in ("stdout", "stderr"):  # in this order: they get the numbers that were closed
+            if getattr(sys, name) is None:  # the caller closed it, and the run is wanted all the same
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         debug, as_json = bool(kwargs.get("debug")), bool(kwargs.get("json"))
         logging.basicConfig(
             stream=sys.stderr,

@@ -26,7 +26,7 @@ def stdout_kept() -> Iterator[None]:
     try:
         real = sys.stdout.fileno() == 1
         sys.stdout.flush()
-    except (OSError, ValueError):  # closed, or no file
+    except (OSError, ValueError, AttributeError):  # closed, or no file
         real = False
     with contextlib.redirect_stdout(sys.stderr):
         if not real:
@@ -41,6 +41,10 @@ def stdout_kept() -> Iterator[None]:
                 ctypes.CDLL(None).fflush(None)  # what they have not written yet
             os.dup2(kept, 1)
             os.close(kept)
+
+
+def _terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()  # None where the caller closed it
 
 
 def document(data: Any) -> None:
@@ -64,7 +68,7 @@ def print_ranking(ranking: Ranking, limit: int | None = 40) -> None:
 
     from selector.report.table import render_text, renderable
 
-    if sys.stdout.isatty():
+    if _terminal():
         console = Console(highlight=False)
         console.print(renderable(ranking, width=console.width, limit=limit))
     else:
@@ -83,7 +87,7 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], numeric
         table.add_column(header, justify="right" if index in numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text("–" if value is None else str(value)) for value in row))
-    if sys.stdout.isatty():
+    if _terminal():
         Console(highlight=False).print(table)
         return
     out = io.StringIO()

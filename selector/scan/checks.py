@@ -157,6 +157,9 @@ def run_folder(config: ScanConfig | ConfirmConfig, target: Target, *, confirming
         return None
     named = config.out if config.out and not isinstance(config.out, bool) else None
     folder = default_run_folder(target) if named is None else Path(named)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():  # said now, and not when the table is written
+        raise OptionError(f"out: {nearest} is a file, expected a folder; name another one.", "out")
     if config.force or not (folder / RUN_FILE).is_file():
         return folder
     try:
