@@ -79,6 +79,11 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 32,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="Folder for the masks of a segmentation model; 'predictions' when not given."),
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write each picture under its mask.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     trust_code: _TrustCode = False,
     json: o.Json = False,
@@ -89,6 +94,8 @@ def predict(
 
     with stdout_kept():
         found = load_model(run, trust=trust_code).predict(images, top=top, batch_size=batch_size, device=device)
+        if found.writes_files or to is not None or overlay:
+            found = found.write(to or Path("predictions"), overlay=overlay)
     if json:
         document(found.to_dicts())
     elif csv:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from selector.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas
@@ -84,6 +87,19 @@ class Predictions(Sequence[Prediction]):
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self._rows)
+
+    writes_files: ClassVar[bool] = False
+    """Whether predictions are files (masks) that ``write`` writes."""
+
+    def write(self, folder: str | os.PathLike[str], *, overlay: bool = False) -> Predictions:
+        """The same, written as files into a folder.
+
+        Raises:
+            ConfigError: predictions of this task are no files.
+        """
+        raise ConfigError(
+            f"these predictions are no pictures, so there is nothing to write to {folder}; leave 'to' and 'overlay' out."
+        )
 
     @property
     def labels(self) -> list[str | None]:

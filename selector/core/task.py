@@ -260,7 +260,8 @@ class Section:
     """A task's part of the report: tables and samples as plain JSON; see ``report/outcome.py``.
 
     ``tables``: title -> list of rows (mappings, in column order). ``samples``: items worth looking at, each with
-    ``row`` (position in the split), what it is labelled and what was predicted. ``figures``: name -> data that
+    ``row`` (position in the split), and what it is labelled and what was predicted; or a ``group`` (the heading that
+    it is shown under) and a ``note``, for tasks that draw their samples. ``figures``: name -> data that
     ``report.figures`` knows how to draw.
     """
 
@@ -297,6 +298,8 @@ class Task(ABC):
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
         batch_size: items a step, the same for every model.
         probe_rows: rows that a probe is solved on, at most; None for all.
+        draws: samples of its report show more than their item (``drawn``).
+        free_size: an exported network takes pictures of any height and width, where its encoder does.
     """
 
     name: ClassVar[str]
@@ -308,6 +311,8 @@ class Task(ABC):
     reader: ClassVar[str] = "pooled"
     batch_size: ClassVar[int] = 32
     probe_rows: ClassVar[int | None] = None
+    draws: ClassVar[bool] = False
+    free_size: ClassVar[bool] = False
 
     @property
     def default_metric(self) -> str:
@@ -469,6 +474,10 @@ class Task(ABC):
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What predict hands over, an entry an item (or word): plain JSON but for arrays (masks)."""
 
+    def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
+        """What ``predict`` keeps of an item's outputs until all items are read: the outputs, unless they are large."""
+        return output
+
     def predicted(
         self,
         named: Sequence[tuple[str, Any]],
@@ -510,6 +519,15 @@ class Task(ABC):
     @abstractmethod
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """The error analysis."""
+
+    def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
+        """What a sample of ``report`` shows beside its item, an entry an item: ``pictures``, small ones as ``data:``
+        URIs with a ``title`` each. Only asked where ``draws``.
+
+        Args:
+            outputs: of each item its own, from ``Learner.predict``.
+        """
+        return [{} for _ in items]
 
 
 def _ends(target: Target, indices: np.ndarray) -> np.ndarray:

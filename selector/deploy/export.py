@@ -22,6 +22,8 @@ from selector.deploy.texts import TOKENIZER
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
+
 TOLERANCE = 1e-3  # of the largest probability difference, on seeded noise or on sample texts
 
 
@@ -37,6 +39,9 @@ def export_onnx(
     tagged there is a row a token: a word's logits are those of its first token, or the mean over its
     tokens, as ``word_pooling`` in the metadata says.
 
+    A network that gives masks: float (B, K, H, W), of pictures of any height and width where its encoder takes them
+    (``free_size`` in the metadata).
+
     The probabilities are calibrated. Class names and the preprocessing are in the file's metadata.
     The file is run through onnxruntime and compared before it gets its name.
 
@@ -50,14 +55,14 @@ def export_onnx(
         SelectorError: the network cannot be exported, or onnxruntime gives other values.
     """
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401 - here to be told early that it lacks
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401 - what torch's exporter needs
     except ImportError as error:
         raise ConfigError(
             f"ONNX export needs the extra 'onnx' ({error}); run: pip install 'zoo-selector[onnx]'"
         ) from None
-    from selector.deploy.onnx_text import check_tokenizer, word_pooling
+    from selector.deploy.onnx_text import check_tokenizer
 
     saved = model if isinstance(model, SavedModel) else load_model(model, trust=trust)
     if reason := getattr(saved.module, "no_onnx", ""):
@@ -69,27 +74,7 @@ def export_onnx(
         check_tokenizer(texts, out)
     temporary = out.with_name(f".{out.name}.partial")
     try:
-        form = _image_form(saved, saved.preprocess) if isinstance(saved.preprocess, Preprocess) else _text_form(saved)
-        _export(form, temporary)
-        exported: Any = onnx.load(str(temporary))
-        facts = {
-            "class_names": json.dumps(list(saved.class_names)),
-            "preprocess": json.dumps(saved.preprocess.to_dict()),
-            "name": saved.config["name"],
-        }
-        if texts is not None and texts.words:
-            facts["word_pooling"] = word_pooling(saved)
-        onnx.helper.set_model_props(exported, facts)
-        onnx.save(exported, str(temporary))
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        for inputs, expected in form.batches:
-            given = {name: value.numpy() for name, value in zip(form.names, inputs, strict=True)}
-            gap = float(np.abs(session.run(["probabilities"], given)[0] - expected.numpy()).max())
-            if not gap <= TOLERANCE:
-                raise SelectorError(
-                    f"the ONNX file of {saved.config['name']} gives other probabilities than torch (difference {gap:.2g}, "
-                    f"at most {TOLERANCE:g} is allowed); it was not kept."
-                )
+        _write_checked(saved, temporary)
         if texts is not None:
             out.with_name(TOKENIZER).write_text(texts.tokenizer, encoding="utf-8")
         temporary.replace(out)
@@ -102,6 +87,66 @@ def export_onnx(
     finally:
         temporary.unlink(missing_ok=True)
     return out
+
+
+def _write_checked(saved: SavedModel, path: Path) -> None:
+    """Write the file and compare it with torch; where pictures may have any size, on another size as well.
+
+    An encoder that only takes its own size (a plain vision transformer) is exported with that.
+
+    Raises:
+        SelectorError: onnxruntime gives other values.
+    """
+    import onnx
+    import onnxruntime
+
+    from selector.deploy.onnx_text import word_pooling
+
+    preprocess = saved.preprocess
+    facts = {
+        "class_names": json.dumps(list(saved.class_names)),
+        "preprocess": json.dumps(preprocess.to_dict()),
+        "name": saved.config["name"],
+    }
+    if isinstance(preprocess, Preprocess):
+        form = _exported_image(saved, preprocess, path)
+        if saved.task.free_size:
+            facts["free_size"] = json.dumps(form.free)
+    else:
+        form = _text_form(saved)
+        _export(form, path)
+        if preprocess.words:
+            facts["word_pooling"] = word_pooling(saved)
+    exported: Any = onnx.load(str(path))
+    onnx.helper.set_model_props(exported, facts)
+    onnx.save(exported, str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for inputs, expected in form.batches:
+        given = {name: value.numpy() for name, value in zip(form.names, inputs, strict=True)}
+        gap = float(np.abs(session.run(["probabilities"], given)[0] - expected.numpy()).max())
+        if not gap <= TOLERANCE:
+            raise SelectorError(
+                f"the ONNX file of {saved.config['name']} gives other probabilities than torch (difference {gap:.2g}, "
+                f"at most {TOLERANCE:g} is allowed); it was not kept."
+            )
+
+
+def _exported_image(saved: SavedModel, preprocess: Preprocess, path: Path) -> _Form:
+    if saved.task.free_size:
+        try:
+            form = _image_form(saved, preprocess, free=True)
+            _export(form, path)
+        except Exception as error:  # noqa: BLE001 - networks and the exporter refuse other sizes in many ways
+            log.warning(
+                "%s takes pictures of its own size only (%s)",
+                saved.config["name"],
+                (str(error).splitlines() or [""])[0],
+            )
+        else:
+            return form
+    form = _image_form(saved, preprocess)
+    _export(form, path)
+    return form
 
 
 def _check_place(out: Path) -> None:
@@ -125,25 +170,32 @@ class _Form:
         names: of its inputs.
         batches: inputs, and the probabilities that the file must give; the first is what torch traces.
         shapes: of each input the axes that may have any length.
+        free: pictures may have any height and width.
     """
 
     network: nn.Module
     names: tuple[str, ...]
     batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
     shapes: tuple[Mapping[int, Any], ...]
+    free: bool = False
 
 
-def _image_form(saved: SavedModel, preprocess: Preprocess) -> _Form:
+def _image_form(saved: SavedModel, preprocess: Preprocess, *, free: bool = False) -> _Form:
     import torch
 
     network = _activated(saved.module, _activation(saved))
     generator = torch.Generator().manual_seed(0)
     batches = []
-    for count in (2, 5):
-        images = torch.randn((count, *preprocess.input_size), generator=generator)
+    channels, height, width = preprocess.input_size
+    other = (height + 64, max(32, width - 32)) if free else (height, width)
+    for count, size in ((2, (height, width)), (5, other)):
+        images = torch.randn((count, channels, *size), generator=generator)
         with torch.inference_mode():
             batches.append(((images,), network(images)[1]))
-    return _Form(network, ("images",), batches, ({0: torch.export.Dim("batch", min=1)},))
+    axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    if free:
+        axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    return _Form(network, ("images",), batches, (axes,), free)
 
 
 def _text_form(saved: SavedModel) -> _Form:

@@ -197,9 +197,13 @@ class SavedModel:
                 pixels = [one for one in read if not isinstance(one, str)]
                 block: Any = self.logits(np.stack(pixels), device) if pixels else []
                 own = iter([block[i : i + 1] for i in range(len(pixels))])
-                outputs += [None if isinstance(one, str) else next(own) for one in read]
+                some = zip(read, items[start : start + batch_size], strict=True)
+                outputs += [None if isinstance(one, str) else self._condensed(next(own), item) for one, item in some]
                 reasons += [one if isinstance(one, str) else "" for one in read]
         return outputs, reasons
+
+    def _condensed(self, output: Any, item: Any) -> Any:
+        return self.task.condensed(output, item, self.class_names, self.context)
 
     def _read(self, image: Any) -> np.ndarray | str:
         from selector.modalities.pixels.prepared import prepare

@@ -3,7 +3,8 @@
 Reads the ``outcome`` that the confirmation left in ``Measurement.extra``; absent parts are left out. Two tables are
 drawn in a way of their own: ``classes`` (class, items, recall, precision, f1), beside the figure ``confusion`` where
 there is one, and ``confused`` (label, predicted, items). Every other table is shown as it is, under its title; a
-sample has ``name``, ``label``, ``predicted`` and where the task knows it ``probability``.
+sample has ``name``, ``label``, ``predicted`` and where the task knows it ``probability``; or ``group``, ``note`` and
+``pictures`` where the task draws it.
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """An item with the small pictures that its task drew of it: ``pictures`` are titles and ``data:`` URIs."""
+
+    name: str
+    note: str
+    pictures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class TaskTable:
     """A table of the task: its title, names of columns, and cells as text, with whether they are numbers."""
 
@@ -89,6 +99,7 @@ class Outcome:
         mistakes: wrong samples, the surest first; ``unsure`` right ones, the least sure first.
         tables: all other tables of the task.
         counted: what the lines count: items, or entities or words where words have labels.
+        drawn: samples that the task drew, by heading; ``legend`` the colours in them, as pictures with names.
     """
 
     model: str
@@ -102,6 +113,8 @@ class Outcome:
     unsure: tuple[Sample, ...]
     counted: str = "items"
     tables: tuple[TaskTable, ...] = ()
+    drawn: tuple[tuple[str, tuple[Drawn, ...]], ...] = ()
+    legend: tuple[tuple[str, str], ...] = ()
 
     @property
     def matrix(self) -> bool:
@@ -126,7 +139,7 @@ def outcome(ranking: Ranking) -> Outcome | None:
         lines = sorted((line for line in lines if line.items), key=lambda line: (line.f1, line.name))[:MOST_LINES]
     most = max((n for i, line in enumerate(lines) for j, n in enumerate(line.confusions) if i != j), default=0)
     confused = [(str(c["label"]), str(c["predicted"]), _items(c)) for c in tables.get("confused") or ()]
-    samples = [_sample(s) for s in kept.get("samples") or ()]
+    samples = [_sample(s) for s in kept.get("samples") or () if "group" not in s]
     return Outcome(
         name,
         measured.strategy,
@@ -141,6 +154,8 @@ def outcome(ranking: Ranking) -> Outcome | None:
         tuple(
             _table(str(title), rows) for title, rows in kept.get("tables", {}).items() if title not in _DRAWN and rows
         ),
+        _groups(kept.get("samples") or ()),
+        tuple((str(entry["class"]), _picture(entry["picture"])) for entry in figures.get("legend") or ()),
     )
 
 
@@ -218,6 +233,18 @@ def _sample(sample: Mapping[str, Any]) -> Sample:
         _picture(sample.get("thumbnail")),
         text=str(sample.get("text") or ""),
     )
+
+
+def _groups(samples: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, tuple[Drawn, ...]], ...]:
+    groups: dict[str, list[Drawn]] = {}
+    for sample in samples:
+        if "group" in sample:
+            own = [(str(one["title"]), _picture(one["uri"])) for one in sample.get("pictures") or ()]
+            if not own and (shown := _picture(sample.get("thumbnail"))):
+                own = [("picture", shown)]
+            drawn = Drawn(str(sample.get("name", "")), str(sample.get("note", "")), tuple(own))
+            groups.setdefault(str(sample["group"]), []).append(drawn)
+    return tuple((title, tuple(found)) for title, found in groups.items())
 
 
 def _picture(uri: object) -> str:

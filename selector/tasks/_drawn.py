@@ -215,9 +215,8 @@ def small_overlay(picture: np.ndarray, classes: np.ndarray, ignore: int | None =
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def legend(class_names: Sequence[str]) -> list[dict[str, str]]:
-    """The colour of each class, as ``#rrggbb``."""
-    colours = voc_palette()
-    return [
-        {"class": name, "colour": "#{:02x}{:02x}{:02x}".format(*colours[i % 256])} for i, name in enumerate(class_names)
-    ]
+def swatch(number: int) -> str:
+    """A square in the colour of a class, as a ``data:`` URI."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), voc_palette()[number % 256]).save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -13,8 +13,10 @@ from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.metric import Metric
 from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Section, Stats
+from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._classes import weights_of_counts
+from selector.tasks._drawn import SegmentedImage, SegmentedImages, mask_png, picture_size, small_overlay, swatch
 from selector.tasks._maps import MapTask
 from selector.tasks._points import points_of, relative
 from selector.tasks._read_segmentation import Masks, SegmentationReading
@@ -27,6 +29,7 @@ METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
 DECODERS = ("linear", "fcn", "deeplabv3")
 POINTS = 100  # a picture
 MOST_ROWS = 200_000  # of all pictures
+MOST_LEGEND = 60
 MOST_CONFUSION = 200  # classes up to which the pixels of every pair of classes are counted
 PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)  # between classes as the points show them and as the pixels do
 _SMALLEST = 1e-6
@@ -100,6 +103,8 @@ class Segmentation(SegmentationReading, MapTask):
     tie_breaker = "pixel_accuracy"
     reader = "point"
     most_rows = MOST_ROWS
+    draws = True
+    free_size = True
     decoder: str = "linear"
 
     def configured(self, *, decoder: str | None = None) -> Segmentation:
@@ -277,6 +282,46 @@ class Segmentation(SegmentationReading, MapTask):
         """``mask`` (h, w) of class numbers at the size of the outputs, and ``shares`` of the classes that it shows."""
         return [_predicted(row, row.shape[1:], class_names) for row in outputs]
 
+    def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
+        """(PNG of the mask, its size, shares of the classes): logits of many pictures would fill the memory."""
+        size = picture_size(item)
+        found = _predicted(output[0], size, class_names)
+        return mask_png(found["mask"], _values(class_names, context)), size, found["shares"]
+
+    def predicted(
+        self,
+        named: Sequence[tuple[str, Any]],
+        outputs: Sequence[Any | None],
+        reasons: Sequence[str],
+        class_names: Sequence[str],
+        context: Mapping[str, Any],
+        top: int = 1,
+    ) -> SegmentedImages:
+        """Masks of the pictures' own sizes."""
+        rows = []
+        for (name, source), output, reason in zip(named, outputs, reasons, strict=True):
+            if output is None:
+                rows.append(SegmentedImage(name, error=reason))
+                continue
+            png, size, shares = output
+            rows.append(SegmentedImage(name, values={"size": size, "classes": shares}, png=png, source=source))
+        return SegmentedImages(rows, class_names, _values(class_names, context))
+
+    def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
+        """Small copies of each picture: as it is, under its truth, and under what was predicted."""
+        masks, found = _masks(target), []
+        for output, item in zip(outputs, items, strict=True):
+            picture, mask = read_image(target.items[int(item)]), masks[int(item)]
+            said = _predicted(output, picture.shape[:2], target.class_names)["mask"]
+            nothing = np.full(mask.shape, masks.ignore_index)
+            pictures = {
+                "picture": small_overlay(picture, nothing, masks.ignore_index),
+                "truth": small_overlay(picture, mask, masks.ignore_index),
+                "predicted": small_overlay(picture, said),
+            }
+            found.append({"pictures": [{"title": title, "uri": uri} for title, uri in pictures.items()]})
+        return found
+
     def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
         """Probabilities of the classes a pixel."""
         return "probabilities", outputs.softmax(dim=1)
@@ -353,24 +398,24 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
         {
             "class": name,
             "pixels": int(truth[i]),
-            "iou": _rounded(found[i]),
+            "IoU": _rounded(found[i]),
             "recall": _rounded(hit[i] / truth[i] if truth[i] else np.nan),
             "precision": _rounded(hit[i] / said[i] if said[i] else np.nan),
         }
         for i, name in enumerate(class_names)
     ]
-    tables: dict[str, Sequence[Mapping[str, Any]]] = {"classes": lines}
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {"IoU a class": lines}
     if "confusion" in stats.summary:
         off = np.array(stats.summary["confusion"])
         np.fill_diagonal(off, 0)
         order = np.argsort(-off, axis=None, kind="stable")[:30]
         pairs = [divmod(int(place), len(off)) for place in order]
-        tables["confused"] = [
+        tables["pixels taken for another class"] = [
             {
-                "label": class_names[a],
+                "class": class_names[a],
                 "predicted": class_names[b],
                 "pixels": int(off[a, b]),
-                "share": _rounded(off[a, b] / truth[a]),
+                "share of the class": _rounded(off[a, b] / truth[a]),
             }
             for a, b in pairs
             if off[a, b]
@@ -379,12 +424,20 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
     order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
     middle = max(1, len(order) // 2)
     picked = {
-        **{int(i): "worst" for i in order[:2]},
-        **{int(i): "median" for i in order[middle - 1 : middle + 1]},
-        **{int(i): "best" for i in order[-2:][::-1]},
+        **{int(i): "The worst pictures" for i in order[:2]},
+        **{int(i): "The median pictures" for i in order[middle - 1 : middle + 1]},
+        **{int(i): "The best pictures" for i in order[-2:][::-1]},
     }
-    samples = [{"row": row, "which": which, "miou": _rounded(each[row])} for row, which in picked.items()]
-    return Section(tables, samples, {"counted": "pixels"})
+    samples = [{"row": row, "group": group, "note": f"mIoU {each[row]:.3f}"} for row, group in picked.items()]
+    shown = [{"class": name, "picture": swatch(i)} for i, name in enumerate(class_names[:MOST_LEGEND])]
+    return Section(tables, samples, {"counted": "pixels", "legend": shown})
+
+
+def _values(class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]:
+    """What classes are written as: as in the target's own masks, where those are numbers that fit."""
+    values = [int(value) for value in context.get("values", ())]
+    fits = len(values) == len(class_names) and max(values, default=0) <= 65535
+    return values if fits else list(range(len(class_names)))
 
 
 def _rounded(value: float) -> float | None:

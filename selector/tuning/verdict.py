@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
+
 from selector.core.task import Learner, Stats
 from selector.results import Measurement
 from selector.tuning.advice import advise
@@ -15,6 +17,7 @@ from selector.tuning.field import Field, Lane, Run, stats_of
 from selector.tuning.heads import frozen_module, frozen_stats
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
+from selector.tuning.strategies._loop import predict
 from selector.tuning.types import EpsilonMember, TournamentResult, Trained
 
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
@@ -134,6 +137,8 @@ def _test(
             if not tested:
                 stats = _final(field, loaded, run, "val", context)
             outcome = _outcome(field, stats, split)
+            if bench.task.draws and loaded.encoder.module is not None:
+                _draw(field, loaded, run, module, outcome["samples"])
     return tests, best, outcome
 
 
@@ -151,6 +156,18 @@ def _outcome(field: Field, stats: Stats, split: str) -> dict[str, Any]:
         sample["index"] = int(items[sample.pop("row")])
         sample["name"] = str(target.names[sample["index"]])
     return {"split": split, **found}
+
+
+def _draw(field: Field, loaded: Loaded, run: Run | None, module: Any, samples: Sequence[dict[str, Any]]) -> None:
+    """What the task draws of the samples, by the best model once more: outputs of whole splits are never kept."""
+    bench = field.bench
+    learner = frozen_module(bench, loaded) if run is None else module
+    feed = bench.feed(loaded.encoder.preprocess if run is None else loaded.preprocess)
+    items = np.array([sample["index"] for sample in samples], dtype=np.int64)
+    outputs: list[Any] = []
+    predict(learner, feed, items, lambda found, _: outputs.extend(found), device=bench.device, batch_size=4)
+    for sample, more in zip(samples, bench.task.drawn(outputs, bench.target, items), strict=True):
+        sample.update(more)
 
 
 def _with_outcome(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,23 @@ from PIL import Image
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from torchvision import tv_tensors
+from typer.testing import CliRunner
 
+from selector.cli.app import app
+from selector.cli.guard import SOME_FAILED
 from selector.core.contracts import Preprocess, Target
-from selector.core.errors import ConfigError
+from selector.core.errors import ConfigError, SelectorError
+from selector.core.prediction import Predictions
 from selector.core.task import NotFinite
 from selector.data import load_target
-from selector.deploy.save import save_model
+from selector.deploy import export_onnx, load_model, save_model
 from selector.extract.inputs import ready
 from selector.extract.readers import Outputs
 from selector.extract.readers import registry as readers
 from selector.modalities.pixels.augmentation import augmented
 from selector.modalities.pixels.transform import prepare
 from selector.tasks import registry, task_of
+from selector.tasks._drawn import mask_png
 from selector.tasks._points import points_of, relative
 from selector.tasks._read_segmentation import IGNORE
 from selector.tasks.segmentation import Segmentation, SegmentationStats, estimated_iou, point_weights
@@ -188,8 +195,8 @@ def test_metrics_are_those_of_torchmetrics(scenes: Target) -> None:
             metric.update(said[None], mask[None])
     assert stats.value("miou") == pytest.approx(float(iou.compute()), abs=1e-6)
     assert stats.value("pixel_accuracy") == pytest.approx(float(accuracy.compute()), abs=1e-6)
-    table = task.report(stats, scenes.class_names).tables["classes"]
-    np.testing.assert_allclose([line["iou"] for line in table], each.compute().numpy(), atol=1e-4)
+    table = task.report(stats, scenes.class_names).tables["IoU a class"]
+    np.testing.assert_allclose([line["IoU"] for line in table], each.compute().numpy(), atol=1e-4)
     some = np.array([0, 0, 3])
     parts, wholes = stats.ratio("pixel_accuracy")  # type: ignore[misc]
     assert stats[some].value("pixel_accuracy") == pytest.approx(parts[some].sum() / wholes[some].sum())
@@ -375,5 +382,117 @@ def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path)
     assert best.context == {"values": [0, 1, 2]}
     save_model(tmp_path / "best", best, {"name": "scenes"}, result.measurements[best.name], {})
     outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
-    assert [s["which"] for s in outcome["samples"]] == ["worst", "worst", "median", "median", "best", "best"]
-    assert [line["class"] for line in outcome["tables"]["classes"]] == ["background", "disc", "bar"]
+    groups = [f"The {which} pictures" for which in ("worst", "worst", "median", "median", "best", "best")]
+    assert [s["group"] for s in outcome["samples"]] == groups
+    assert [line["class"] for line in outcome["tables"]["IoU a class"]] == ["background", "disc", "bar"]
+    for sample in outcome["samples"]:
+        assert [p["title"] for p in sample["pictures"]] == ["picture", "truth", "predicted"]
+        assert all(p["uri"].startswith("data:image/jpeg;base64,") for p in sample["pictures"])
+
+
+# ---------------------------------------------------------------------------- use
+
+
+@pytest.fixture(scope="module")
+def saved(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model that draws well enough: the probe of a tiny network."""
+    root = tmp_path_factory.mktemp("saved")
+    result = run_tournament(
+        [Contestant("tiny", lambda: load(spec("timm:test_resnet")))],
+        scenes,
+        task, pixels_for(scenes), strategies=("frozen",), device="cpu", checkpoint_folder=root / "journal",
+    )  # fmt: skip
+    assert result.best is not None
+    return save_model(root / "best", result.best, {"name": "scenes"}, result.measurements["tiny"], {"licence": "mit"})
+
+
+def test_masks_are_predicted_at_the_size_of_each_picture(saved: Path, scenes: Target, tmp_path: Path) -> None:
+    model = load_model(saved)
+    rng = np.random.default_rng(5)
+    named = {}
+    for i, size in enumerate([(48, 64), (96, 131), (61, 40)]):
+        picture, named[f"{i}.png"] = scene(rng, size)
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    found = model.predict([str(tmp_path / "*.png"), scene(rng, (50, 50))[0]])
+    assert [m.shape for m in found.masks] == [(48, 64), (96, 131), (61, 40), (50, 50)]  # type: ignore[attr-defined]
+    hits = [(row.mask == named[Path(row.item).name])[2:].mean() for row in list(found)[:2]]
+    assert min(hits) > 0.7
+    shares = found[0].values["classes"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["disc"] == pytest.approx((found[0].mask == 1).mean())
+    frame = found.to_dataframe()
+    assert list(frame.columns) == ["item", "mask", "background", "disc", "bar", "error"]
+
+
+def test_masks_are_written_as_the_target_writes_them(scenes: Target, tmp_path: Path) -> None:
+    """Values of the target's own files, in an indexed PNG with a palette; an overlay on request; names that clash."""
+    pictures = [scene(np.random.default_rng(i), (48, 64))[0] for i in range(2)]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pictures[0]).save(tmp_path / folder / "same.png")
+    names, context = ("background", "disc", "bar"), {"values": [3, 7, 40]}
+    logits = torch.randn((1, 3, 6, 8), generator=torch.Generator().manual_seed(0)).numpy()
+    paths = [str(tmp_path / "a" / "same.png"), str(tmp_path / "b" / "same.png")]
+    outputs = [task.condensed(logits, path, names, context) for path in paths]
+    found = task.predicted(
+        [(p, p) for p in paths] + [("bad", None)], [*outputs, None], ["", "", "is empty"], names, context
+    )
+    written = found.write(tmp_path / "out", overlay=True)
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.*")) == [
+        "same-2.jpg",
+        "same-2.png",
+        "same.jpg",
+        "same.png",
+    ]
+    image = Image.open(tmp_path / "out" / "same.png")
+    assert image.mode == "P"
+    expected = functional.interpolate(torch.from_numpy(logits), (48, 64), mode="bilinear").argmax(1)[0].numpy()
+    np.testing.assert_array_equal(np.asarray(image), np.array([3, 7, 40])[expected])
+    assert [row.error for row in written] == [None, None, "is empty"]
+    assert written.to_dicts()[0]["mask"] == str(tmp_path / "out" / "same.png")
+    assert written.table(2)[1][2] == ["bad", "is empty", ""]
+    (tmp_path / "names.txt").write_text("")
+    with pytest.raises(SelectorError, match=r"masks cannot be written to .*names.txt .*; name another folder"):
+        found.write(tmp_path / "names.txt")
+
+
+def test_values_beyond_a_byte_are_written_in_sixteen_bits(tmp_path: Path) -> None:
+    png = mask_png(np.array([[0, 1]]), [5, 60000])
+    assert np.asarray(Image.open(io.BytesIO(png))).tolist() == [[5, 60000]]
+
+
+def test_predictions_that_are_no_files_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="these predictions are no pictures, so there is nothing to write"):
+        Predictions([], np.empty((0, 2)), ("a", "b")).write(tmp_path)
+
+
+def test_predict_on_the_command_line(saved: Path, tmp_path: Path) -> None:
+    for i in range(2):
+        Image.fromarray(scene(np.random.default_rng(i), (40, 60))[0]).save(tmp_path / f"{i}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    told = CliRunner().invoke(
+        app, ["predict", str(saved), str(tmp_path), "--to", str(tmp_path / "masks"), "--overlay", "--json"]
+    )
+    assert told.exit_code == SOME_FAILED
+    rows = json.loads(told.stdout)
+    assert [Path(row["mask"]).name if row["mask"] else row["error"] for row in rows][:2] == ["0.png", "1.png"]
+    assert rows[2]["error"]
+    assert Image.open(tmp_path / "masks" / "0.png").size == (60, 40)
+    assert (tmp_path / "masks" / "overlays" / "1.jpg").is_file()
+
+
+def test_the_exported_network_takes_pictures_of_any_size(saved: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    path = export_onnx(saved, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map["free_size"] == "true"
+    network = load_model(saved).module
+    for size in ((128, 160), (96, 224), (70, 101)):
+        images = torch.randn((3, 3, *size), generator=torch.Generator().manual_seed(0))
+        logits, probabilities = session.run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            expected = network(images)
+        assert logits.shape == (3, 3, *size)
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
+        np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), atol=1e-4)
