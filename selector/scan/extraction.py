@@ -159,6 +159,8 @@ class Extraction:
                 "%s: %s while working on this model",
                 spec.name, "an earlier run ended" if deaths == 1 else f"{deaths} earlier runs ended",
             )  # fmt: skip
+        import torch  # noqa: F401  seconds, in which a kill is not the death of a network
+
         self._deaths.begin(spec, lacking, deaths)
         try:
             return extract(job, self.work)
