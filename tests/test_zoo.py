@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selector.core.contracts import Modality
@@ -219,6 +219,7 @@ def test_weights_that_are_missing_say_what_to_do(tmp_path: Path, monkeypatch: py
         WeightsFile(env="SOME_FOLDER", file="link.pth").path()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(
     st.builds(
         ModelSpec,
