@@ -36,11 +36,13 @@ class OptionError(ConfigError):
 
         >>> OptionError("top_k is 3, but top_k=2 is the most", "top_k").spelled()
         '--top-k is 3, but --top-k 2 is the most'
+        >>> OptionError("name another folder, or say force=True.", "force").spelled()
+        'name another folder, or say --force.'
         """
         message = str(self)
         for name in self.names:
-            there = rf"(?<![\w'-]){re.escape(name)}(?![\w'-])(=?)"
-            message = re.sub(there, lambda m, n=name: f"--{n.replace('_', '-')}{' ' * len(m[1])}", message)  # type: ignore[misc]
+            there = rf"(?<![\w'-]){re.escape(name)}(?![\w'-])(=True|=|)"
+            message = re.sub(there, lambda m, n=name: f"--{n.replace('_', '-')}{' ' if m[1] == '=' else ''}", message)  # type: ignore[misc]
         return message
 
 

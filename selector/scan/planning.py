@@ -120,6 +120,7 @@ class _Found:
     missing: int = 0
     items: int = 0  # that rows are missing of
     note: str = ""
+    unread: int = 0  # rows that a model which cannot be used would have
     width: int = 1024
     rate: float | None = None  # items a second, as measured here
     cost: Cost | None = None
@@ -134,7 +135,7 @@ class _Found:
             "source": self.spec.source,
             "params": self.spec.params,
             "cached": self.cached,
-            "missing": self.missing,
+            "missing": self.missing or self.unread,
             "note": self.note,
         }
 
@@ -163,7 +164,7 @@ def _look(
     except OverLimit as error:
         return _Found(spec, note=f"excluded: {error}")
     except (SourceError, OSError) as error:
-        return _Found(spec, note=str(error))
+        return _Found(spec, note=str(error), unread=len(hashes))
     items = len(hashes) if units is None else len(np.unique(units))
     missing = len(hashes)
     if entry is not None:

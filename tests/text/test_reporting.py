@@ -108,7 +108,7 @@ def test_a_small_zoo_is_confirmed_as_far_as_it_goes(scan: Callable[..., Result],
     assert (ranking.settings["top_k"], ranking.settings["confirm"]["top_k"]) == (2, 2)
     refused = scan("classes", *words, "--top-k", 3)
     assert refused.exit_code == 2
-    assert "top_k is 3, but only 2 model(s) are selected" in refused.output
+    assert "--top-k is 3, but only 2 model(s) are selected" in refused.output
     assert selector.confirm(tmp_path / "run", strategies=["frozen"]).settings["confirm"]["top_k"] == 2
 
 
@@ -134,7 +134,7 @@ def test_a_reading_that_fails_is_told_once_with_its_reason(scan: Callable[..., R
 
 
 def test_a_plan_counts_what_models_read(scan: Callable[..., Result], folder: Path) -> None:
-    assert "2 models, 68 texts; disk" in scan("classes", "--dry-run").output
+    assert "2 of 2 models usable, 68 texts" in scan("classes", "--dry-run").output
     words, tags = tagged(60)
     lists = [json.dumps({"tokens": w, "tags": t}) for w, t in zip(words, tags, strict=True)]
     (folder / "words.jsonl").write_text("\n".join(lists))
