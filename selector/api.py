@@ -71,6 +71,7 @@ def rank(
     resolution: int | None = None,
     metric: str | None = None,
     max_steps: int | None = None,
+    decoder: str | None = None,
     device: str = "auto",
     store: StoreLike | None = None,
     out: str | os.PathLike[str] | bool | None = None,
@@ -122,7 +123,7 @@ def rank(
         top_k: how many models to confirm, and the k of P(in top k); None for three, or all of fewer.
         budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for no limit but the
             strategies' own steps.
-        strategies, resolution, metric, max_steps: for the confirmation; see ``confirm``.
+        strategies, resolution, metric, max_steps, decoder: for the confirmation; see ``confirm``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         store: folder or URL of the feature store; None for the user's cache folder.
         out: folder of the run; True for ``runs/NAME``; None saves nothing unless ``confirm``.
@@ -162,6 +163,7 @@ def confirm(
     resolution: int | None = None,
     metric: str | None = None,
     max_steps: int | None = None,
+    decoder: str | None = None,
     trust_zoo: bool = False,
     device: str = "auto",
     store: StoreLike | None = None,
@@ -183,6 +185,7 @@ def confirm(
         resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
         metric: the metric that decides; None for the task's own (accuracy).
         max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
+        decoder: what draws masks on an encoder's maps: ``linear`` (None), ``fcn``, ``deeplabv3``.
         trust_zoo: let ``python:`` entries of a saved run run code. What the run says of its own trust does not
             count; a ranking that ``rank`` has just made in this process keeps the trust that it was given.
         device, offline, progress: as for ``rank``.

@@ -216,6 +216,9 @@ class _Training(Options):
     resolution: int | None = option(
         None, "Train at this image size instead of the model's own; marked as reduced.", ge=16, panel=CONFIRM
     )
+    decoder: str | None = option(
+        None, "What draws masks on an encoder's maps: linear (when not given), fcn, deeplabv3.", panel=CONFIRM
+    )
     metric: str | None = option(None, "Metric that decides; the task's own when not given.", panel=CONFIRM)
     max_steps: int | None = option(
         None, "Steps of a finalist's training, at most; trials before it are shorter.", ge=1, panel=CONFIRM

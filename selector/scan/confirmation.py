@@ -45,7 +45,7 @@ def confirm_leading(
         return ranking
     by_name = {spec.name: spec for spec in chosen}
     target = extraction.target
-    task = tasks.task_of(target)
+    task = tasks.task_of(target).configured(decoder=config.decoder)
     result = run_tournament(
         [
             Contestant(

@@ -31,12 +31,19 @@ def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[Mo
     return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))
 
 
+def _per_class(target: Target) -> np.ndarray:
+    """Rows of each class; where an item shows several classes (a mask, boxes) the items that show it."""
+    if target.label_kind is not LabelKind.CLASSES:
+        return np.empty(0, np.int64)
+    if target.labels.ndim == 1:
+        return np.bincount(target.labels.astype(int), minlength=len(target.class_names))
+    strata = None if target.annotations is None else target.annotations.strata
+    return np.empty(0, np.int64) if strata is None or strata.ndim == 1 else (strata > 0).sum(axis=0)
+
+
 def summarise(target: Target) -> dict[str, Any]:
     """The target as plain JSON: what the run records and the report shows."""
-    counts = {}
-    if target.label_kind is LabelKind.CLASSES:
-        per_class = np.bincount(target.labels.astype(int), minlength=len(target.class_names))
-        counts = {name: int(n) for name, n in zip(target.class_names, per_class, strict=True)}
+    counts = {name: int(n) for name, n in zip(target.class_names, _per_class(target), strict=False)}
     return {
         "name": target.name,
         "fingerprint": target.fingerprint,

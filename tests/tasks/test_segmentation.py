@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchvision import tv_tensors
 from typer.testing import CliRunner
 
+import selector
 from selector.cli.app import app
 from selector.cli.guard import SOME_FAILED
 from selector.core.contracts import Preprocess, Target
@@ -496,3 +497,16 @@ def test_the_exported_network_takes_pictures_of_any_size(saved: Path, tmp_path: 
         assert logits.shape == (3, 3, *size)
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
         np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), atol=1e-4)
+
+
+def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
+    """From a folder to a saved model that draws: rows are points, classes are counted by the pictures that show them."""
+    ranking = selector.rank(
+        folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet")], proxies=["knn"], precision="float32",
+        cost="off", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True, max_steps=2,
+        strategies=["frozen"],
+    )  # fmt: skip
+    assert [m.status for m in ranking] == ["ok"]
+    assert ranking.target["class_counts"] == {"background": 24, "disc": 24, "bar": 24}
+    assert next(iter(ranking)).measurements[0].val["miou"] > 0.4
+    assert load_model(tmp_path / "run").predict(str(folder / "test" / "images" / "0.png")).masks[0].shape == (40, 52)  # type: ignore[attr-defined, union-attr]
