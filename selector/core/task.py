@@ -297,7 +297,8 @@ class Task(ABC):
         reader: how rows are read off a network (``extract/readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
         batch_size: items a step, the same for every model.
-        probe_rows: rows that a probe is solved on, at most; None for all.
+        probe_rows: rows that a probe is solved on, at most; None for all, 0 where no linear layer starts its heads.
+        optimiser: ``sgd`` or ``adamw`` where its heads need one; None for what suits the network.
         draws: samples of its report show more than their item (``drawn``).
         free_size: an exported network takes pictures of any height and width, where its encoder does.
     """
@@ -311,6 +312,7 @@ class Task(ABC):
     reader: ClassVar[str] = "pooled"
     batch_size: ClassVar[int] = 32
     probe_rows: ClassVar[int | None] = None
+    optimiser: ClassVar[str | None] = None
     draws: ClassVar[bool] = False
     free_size: ClassVar[bool] = False
 

@@ -159,6 +159,8 @@ class Workbench:
         if encoder.module is not None:
             loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
             loaded.layer_decay = is_modern(encoder.module)
+        if self.task.optimiser is not None:
+            loaded.optimiser = cast(Optimiser, self.task.optimiser)
         return loaded
 
     def reduce(self, loaded: Loaded, size: tuple[int, int]) -> bool:

@@ -1,0 +1,278 @@
+"""Networks that find boxes: maps of an encoder, a feature pyramid, torchvision's heads; imports torch, so tasks import it
+late."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD, SSDHead
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+WIDTH = 128  # channels of the pyramid: half of torchvision's, for pictures of a third of its side
+HIDDEN = 512  # of the two layers behind RoI-Align
+FINEST = {"fasterrcnn": 4, "retinanet": 8, "fcos": 8, "ssd": 8}
+"""Stride of the finest map that a head reads; the dense heads of one stage pay for every cell of it."""
+BACKGROUND_FIRST = ("fasterrcnn", "ssd")  # heads whose class 0 is background
+LEAST_SCORE = 0.01
+MOST_BOXES = 100  # a picture, as COCO's protocol counts
+_POOLED = 7
+
+
+class Canvas(nn.Module):
+    """In the place of torchvision's transform: pictures come resized and normalised already, and all alike."""
+
+    def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, Any]:
+        """Pictures (B, C, H, W) as torchvision's detectors hand them on."""
+        batch = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
+        size = (int(batch.shape[2]), int(batch.shape[3]))
+        return ImageList(batch, [size] * len(batch)), targets
+
+    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+        """Boxes stay in pixels of the canvas."""
+        return result
+
+
+class Pyramid(nn.Module):
+    """Maps of an encoder -> maps of ``WIDTH`` channels, by name, the finest first.
+
+    Networks of several strides have a feature pyramid (Lin et al., arXiv:1612.03144). Networks of one stride, such as
+    vision transformers, get three from their last map, twice as fine, as it is, and half as fine (Li et al.,
+    arXiv:2203.16527, with two steps less).
+
+    Args:
+        finest: stride from which on maps are read.
+        extra: what adds coarser levels.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], finest: int, extra: Any) -> None:
+        super().__init__()
+        self.single = len(set(strides)) < 2
+        if self.single:
+            self.used = [len(strides) - 1]
+            last = channels[-1]
+            self.finer: nn.Module | None = nn.ConvTranspose2d(last, last, 2, 2)
+            widths = [last] * 3
+        else:
+            self.used = [i for i, stride in enumerate(strides) if stride >= finest] or [len(strides) - 1]
+            self.finer = None
+            widths = [channels[i] for i in self.used]
+        self.levels = len(widths)
+        self.fpn = FeaturePyramidNetwork(widths, WIDTH, extra)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """``0``, ``1``, ... and what ``extra`` adds."""
+        found = [maps[i] for i in self.used]
+        if self.finer is not None:
+            found = [self.finer(found[0]), found[0], functional.max_pool2d(found[0], 2, ceil_mode=True)]
+        return cast("dict[str, torch.Tensor]", self.fpn(OrderedDict((str(i), each) for i, each in enumerate(found))))
+
+
+class Backbone(nn.Module):
+    """Pictures -> maps of the pyramid. The encoder runs as the caller says, all behind it in single precision: RoI-Align
+    and the suppression of doubles have no other on a processor."""
+
+    def __init__(self, encoder: nn.Module, pyramid: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pyramid = pyramid
+        self.out_channels = WIDTH
+        self.mixed: torch.dtype | None = None
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """By name, the finest first."""
+        with torch.autocast(batch.device.type, self.mixed or torch.bfloat16, enabled=self.mixed is not None):
+            maps = self.encoder(batch)
+        return cast("dict[str, torch.Tensor]", self.pyramid([each.float() for each in maps]))
+
+
+class DetectionNetwork(nn.Module):
+    """Normalised pictures (B, 3, H, W) -> boxes of each: a list of ``boxes`` (n, 4) in pixels of the canvas, ``labels``
+    (n,) 0..C-1 and ``scores`` (n,), the surest first.
+
+    Args:
+        detector: one of torchvision's, with ``Canvas`` as its transform and a ``Backbone``.
+        shift: how much its labels are above the classes: 1 where class 0 is background.
+    """
+
+    no_onnx = (
+        "torchvision's detectors choose boxes by conditions on the data, which the exporter cannot follow; use "
+        "selector.load_model(...).predict"
+    )
+
+    def __init__(self, detector: nn.Module, shift: int) -> None:
+        super().__init__()
+        self.detector = detector
+        self.shift = shift
+
+    def forward(self, batch: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """In eval mode."""
+        with self._single(batch):
+            found = self.detector(batch)
+        return [
+            {
+                "boxes": one["boxes"][keep],
+                "labels": one["labels"][keep] - self.shift,
+                "scores": one["scores"][keep],
+            }
+            for one in found
+            for keep in (one["labels"] >= self.shift,)
+        ]
+
+    def losses(self, batch: torch.Tensor, targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """In train mode; targets hold ``boxes`` in pixels of the canvas and ``labels`` 0..C-1."""
+        moved = [{**one, "labels": one["labels"] + self.shift} for one in targets]
+        with self._single(batch):
+            return cast("dict[str, torch.Tensor]", self.detector(batch, moved))
+
+    @contextmanager
+    def _single(self, batch: torch.Tensor) -> Iterator[None]:
+        kind = batch.device.type
+        backbone = cast(Backbone, self.detector.backbone)
+        backbone.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, enabled=False):
+            yield
+        backbone.mixed = None
+
+
+def network_of(head: str, encoder: nn.Module, classes: int) -> DetectionNetwork:
+    """A fresh detector on the maps of an encoder; ``head`` is one of ``detection.HEADS``.
+
+    Args:
+        encoder: what ``Encoder.map_module`` gives.
+        classes: C, without background.
+    """
+    maps = cast(Any, encoder)
+    extra = LastLevelMaxPool() if head in ("fasterrcnn", "ssd") else LastLevelP6P7(WIDTH, WIDTH)
+    pyramid = Pyramid(maps.channels, maps.strides, FINEST[head], extra)
+    backbone = Backbone(encoder, pyramid)
+    detector = _BUILDERS[head](backbone, pyramid, _strides(maps.strides, pyramid), classes)
+    detector.transform = Canvas()
+    return DetectionNetwork(detector, int(head in BACKGROUND_FIRST))
+
+
+def _strides(strides: Sequence[int], pyramid: Pyramid) -> list[int]:
+    """Pixels a cell of each level of the pyramid itself."""
+    if pyramid.single:
+        return [max(1, strides[-1] // 2), strides[-1], 2 * strides[-1]]
+    return [strides[i] for i in pyramid.used]
+
+
+def _fasterrcnn(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+    levels = [*strides, 2 * strides[-1]]
+    anchors = AnchorGenerator(tuple((4 * s, 8 * s) for s in levels), ((0.5, 1.0, 2.0),) * len(levels))
+    names = [str(i) for i in range(pyramid.levels)]
+    return FasterRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        box_roi_pool=MultiScaleRoIAlign(names, _POOLED, 2),
+        box_head=TwoMLPHead(WIDTH * _POOLED**2, HIDDEN),
+        box_predictor=FastRCNNPredictor(HIDDEN, classes + 1),
+        rpn_pre_nms_top_n_train=1000,
+        rpn_pre_nms_top_n_test=500,
+        rpn_post_nms_top_n_train=500,
+        rpn_post_nms_top_n_test=300,
+        box_batch_size_per_image=128,
+        box_score_thresh=LEAST_SCORE,
+        box_detections_per_img=MOST_BOXES,
+    )
+
+
+def _retinanet(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+    levels = [*strides, 2 * strides[-1], 4 * strides[-1]]
+    sizes = tuple(tuple(round(3 * s * 2 ** (k / 3)) for k in range(3)) for s in levels)
+    return RetinaNet(
+        backbone,
+        classes,
+        anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+        score_thresh=LEAST_SCORE,
+        detections_per_img=MOST_BOXES,
+    )
+
+
+def _fcos(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+    # one anchor a cell, of 8 strides: torchvision's own, whose range of sizes a level FCOS takes from it
+    levels = [*strides, 2 * strides[-1], 4 * strides[-1]]
+    anchors = AnchorGenerator(tuple((4 * s,) for s in levels), ((1.0,),) * len(levels))
+    return FCOS(backbone, classes, anchor_generator=anchors, score_thresh=LEAST_SCORE, detections_per_img=MOST_BOXES)
+
+
+def _ssd(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+    count = pyramid.levels + 1
+    anchors = DefaultBoxGenerator([[2, 3]] * count, min_ratio=10, max_ratio=90)
+    widths = [WIDTH] * count
+    return SSD(
+        backbone,
+        anchors,
+        (1, 1),  # read by the transform only, which is replaced
+        classes + 1,
+        head=SSDHead(widths, anchors.num_anchors_per_location(), classes + 1),
+        score_thresh=LEAST_SCORE,
+        detections_per_img=MOST_BOXES,
+    )
+
+
+_BUILDERS: Mapping[str, Any] = {"fasterrcnn": _fasterrcnn, "retinanet": _retinanet, "fcos": _fcos, "ssd": _ssd}
+HEAD_PARTS = ("backbone.pyramid", "rpn", "roi_heads", "head")
+
+
+class DetectionLearner(nn.Module):
+    """See ``core.task.Learner``: the sum of the losses that the detector names."""
+
+    def __init__(self, network: DetectionNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.new: tuple[str, ...] = tuple(f"network.detector.{part}" for part in HEAD_PARTS)
+
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+        """Mean over pictures; those without boxes teach what is background."""
+        targets = [_target(known, batch) for known in annotations]
+        losses = self.network.losses(batch, targets)
+        return torch.stack([value.float() for value in losses.values()]).sum()
+
+    def weight(self, annotations: Sequence[Any]) -> float:
+        """Pictures."""
+        return float(len(annotations))
+
+    def predict(self, batch: Any) -> list[dict[str, np.ndarray]]:
+        """See ``shares``."""
+        return shares(self.network(batch), (batch.shape[2], batch.shape[3]))
+
+    def rows(self, batch: Any, places: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+        """None: no linear layer starts a detector."""
+        return None
+
+
+def shares(found: Sequence[Mapping[str, torch.Tensor]], size: tuple[int, int]) -> list[dict[str, np.ndarray]]:
+    """Boxes of each picture as numpy, ``boxes`` float32 (n, 4) in shares of the canvas (height, width), 0..1."""
+    scale = np.array([size[1], size[0], size[1], size[0]], np.float32)
+    return [
+        {
+            "boxes": (one["boxes"].float().cpu().numpy() / scale).astype(np.float32),
+            "labels": one["labels"].cpu().numpy().astype(np.int64),
+            "scores": one["scores"].float().cpu().numpy(),
+        }
+        for one in found
+    ]
+
+
+def _target(known: Mapping[str, Any], batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    boxes = known["boxes"]
+    height, width = boxes.canvas_size
+    scale = torch.tensor([batch.shape[3] / width, batch.shape[2] / height] * 2)
+    plain = boxes.as_subclass(torch.Tensor).float() * scale
+    return {
+        "boxes": plain.to(batch.device),
+        "labels": torch.from_numpy(np.asarray(known["labels"], np.int64)).to(batch.device),
+    }

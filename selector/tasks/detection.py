@@ -1,0 +1,362 @@
+"""Boxes with classes: torchvision's detectors on the maps of an encoder, average precision from matches a picture."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+
+from selector.core.contracts import Encoder, LabelKind, Target
+from selector.core.errors import ConfigError, TargetError, did_you_mean
+from selector.core.metric import Metric
+from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats
+from selector.tasks import task
+from selector.tasks._box_rows import rows_of
+from selector.tasks._maps import MapTask
+from selector.tasks._matching import SIZES, DetectionStats, match
+from selector.tasks._read_detection import BoxAnnotations, Boxes, DetectionReading
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METRICS: Mapping[str, Metric] = {
+    name: Metric() for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large")
+}
+HEADS = ("fasterrcnn", "retinanet", "fcos", "ssd")
+MOST_ROWS = 12_000  # of all pictures
+MOST_BOXES = 20  # a picture; each gives three rows
+LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
+BACKGROUND = "background"
+
+
+@task("detection")
+class Detection(DetectionReading, MapTask):
+    """See ``core.task.Task``.
+
+    Attributes:
+        decoder: the detector on the maps: ``fasterrcnn`` (two stages), ``retinanet``, ``fcos`` or ``ssd`` (one stage).
+    """
+
+    name = "detection"
+    metrics = METRICS
+    stats_type: ClassVar[type[DetectionStats]] = DetectionStats
+    tie_breaker = "map50"
+    reader = "box"
+    most_rows = MOST_ROWS
+    probe_rows = 0
+    optimiser = "adamw"
+    decoder: str = "fasterrcnn"
+
+    def configured(self, *, decoder: str | None = None) -> Detection:
+        """The task with another detector.
+
+        Raises:
+            ConfigError: there is no such detector.
+        """
+        if decoder is not None and decoder not in HEADS:
+            raise ConfigError(
+                f"unknown detector '{decoder}'{did_you_mean(decoder, HEADS) or '.'} Known: {', '.join(HEADS)}."
+            )
+        other = copy.copy(self)
+        other.decoder = decoder or self.decoder
+        return other
+
+    @property
+    def address(self) -> str:
+        """With the detector, where it is not the usual one."""
+        return self.name if self.decoder == "fasterrcnn" else f"{self.name} {self.decoder}"
+
+    # rows
+
+    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
+        """Of each item ``boxes`` (``tv_tensors.BoundingBoxes``, in pixels of its picture) and ``labels`` (n,)."""
+        import torch
+        from torchvision import tv_tensors
+
+        known = _boxes(target)
+        return [
+            {
+                "boxes": tv_tensors.BoundingBoxes(
+                    torch.from_numpy(one.xyxy.reshape(-1, 4)), format="XYXY", canvas_size=one.size
+                ),
+                "labels": one.labels,
+            }
+            for one in (known[int(index)] for index in indices)
+        ]
+
+    def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
+        """True boxes, each of them jittered, and background (IoU below 0.3 with every true box): up to 20 of each a
+        picture, fewer where ``limit`` (at most 12,000 rows) asks for it.
+
+        Facet ``what``: the class, or background. Facet ``where``: (R, 4) what moves a jittered box onto its true one,
+        in its own sides (dx, dy, log dw, log dh); unknown (NaN) of all other rows.
+        """
+        limit = MOST_ROWS if limit is None else min(MOST_ROWS, max(limit, 1))
+        known, indices = _boxes(target), np.sort(np.asarray(indices))
+        if 3 * len(indices) > limit:
+            indices = np.sort(sorted(indices.tolist(), key=lambda i: target.hashes[i])[: max(1, limit // 3)])
+        count = _boxes_each([len(known[int(i)]) for i in indices], limit)
+        classes = len(target.class_names)
+        found = [
+            rows_of(one.xyxy, one.labels, one.size, classes, count, target.hashes[i], seed)
+            for i in indices.tolist()
+            if all((one := known[i]).size)
+        ]
+        shown = [i for i in indices.tolist() if all(known[i].size)]
+        labels = np.concatenate([one.labels for one in found]) if found else np.empty(0, np.int64)
+        offset = np.concatenate([one.offset for one in found]) if found else np.empty((0, 4))
+        return RowPlan(
+            item=np.repeat(np.array(shown, np.int64), [len(one.labels) for one in found]),
+            place=np.concatenate([one.place for one in found]) if found else np.empty((0, 4), np.float32),
+            facets={
+                "what": Facet(LabelKind.CLASSES, labels, (*target.class_names, BACKGROUND)),
+                "where": Facet(LabelKind.REAL, offset, ("dx", "dy", "dw", "dh"), mask=~np.isnan(offset)),
+            },
+            reader=self.reader,
+        )
+
+    def check(self, target: Target) -> None:
+        """Also: boxes in train and in val."""
+        super().check(target)
+        known = _boxes(target)
+        for split in ("train", "val"):
+            if not any(len(known[int(i)]) for i in target.indices(split)):
+                raise TargetError(
+                    f"target '{target.name}' has no box in {split}; there is nothing to learn or to measure."
+                )
+
+    def notes(self, target: Target) -> list[str]:
+        """Classes that a split lacks: they are in no figure of it."""
+        notes = []
+        known = _boxes(target)
+        for split in ("val", "test"):
+            items = target.indices(split)
+            lacking = np.flatnonzero(~known.take(items).strata.any(axis=0))
+            if len(items) and len(lacking):
+                names = ", ".join(f"'{target.class_names[i]}'" for i in lacking[:5])
+                notes.append(
+                    f"{len(lacking)} of {len(target.class_names)} classes have no box in {split}, such as {names}: "
+                    "the mean is over the others."
+                )
+        return notes
+
+    # learning
+
+    def learner(
+        self,
+        encoder: Encoder,
+        target: Target,
+        init: Probe | None = None,
+        size: tuple[int, int] | None = None,
+        **settings: Any,
+    ) -> nn.Module:
+        """The encoder's maps with a feature pyramid and a detector, all new but for the encoder; from one seed."""
+        import torch
+
+        from selector.tasks._detector import DetectionLearner, network_of
+
+        maps = encoder.map_module(size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return DetectionLearner(network_of(self.decoder, maps, len(target.class_names)))
+
+    def augment(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        """Boxes of which a crop has left less than two pixels are dropped."""
+        kept = []
+        for known in annotations:
+            boxes = known["boxes"]
+            sides = boxes[:, 2:] - boxes[:, :2]
+            keep = (sides >= LEAST_SIDE).all(dim=1)
+            kept.append({"boxes": _some(boxes, keep), "labels": known["labels"][keep.numpy()]})
+        return batch, kept
+
+    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
+        """Takes the boxes of ``Learner.predict`` and pairs them with the true ones, picture by picture."""
+        return _Matching(_boxes(target), len(target.class_names))
+
+    def calibrate(self, stats: Stats) -> dict[str, Any]:
+        """``min_score``: where the F1 of all boxes at IoU 0.5 is highest."""
+        assert isinstance(stats, DetectionStats)
+        least, f1 = stats.best_f1()
+        return {"min_score": least, "f1": f1}
+
+    def baseline(self, target: Target, metric: str) -> float | None:
+        """Finding nothing."""
+        return 0.0 if len(target.indices("test")) and metric in self.metrics else None
+
+    # use
+
+    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """That of the encoder's maps, with the detector."""
+        return {**encoder.map_recipe(size), "decoder": self.decoder, "outputs": len(target.class_names)}
+
+    def rebuild(self, recipe: Mapping[str, Any], build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
+        """See ``core.task.Task``.
+
+        Raises:
+            ConfigError: a detector that this version does not know.
+        """
+        from selector.tasks._detector import network_of
+
+        self.configured(decoder=str(recipe["decoder"]))
+        return network_of(str(recipe["decoder"]), build(recipe), int(recipe["outputs"])).eval()
+
+    def output(self, network: nn.Module, batch: Any) -> Any:
+        """Boxes of each picture; see ``_detector.shares``."""
+        from selector.tasks._detector import shares
+
+        return shares(cast(Any, network)(batch), (batch.shape[2], batch.shape[3]))
+
+    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """``boxes`` (n, 4) in shares of the picture, ``scores`` (n,) and ``labels`` (n names), the surest first; those
+        below the least score that validation chose are left out."""
+        least = float(context.get("min_score", 0.5))
+        found = []
+        for one in outputs:
+            order = np.argsort(-one["scores"], kind="stable")
+            order = order[one["scores"][order] >= least]
+            found.append(
+                {
+                    "boxes": one["boxes"][order],
+                    "scores": one["scores"][order],
+                    "labels": [class_names[i] for i in one["labels"][order]],
+                }
+            )
+        return found
+
+    def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
+        """Average precision a class, boxes found, missed and false by size, and the worst, median and best pictures."""
+        assert isinstance(stats, DetectionStats)
+        return _section(stats, class_names)
+
+
+def _boxes(target: Target) -> BoxAnnotations:
+    found = target.annotations
+    assert isinstance(found, BoxAnnotations), "a target of this task has boxes"
+    return found
+
+
+def _some(boxes: Any, keep: Any) -> Any:
+    from torchvision import tv_tensors
+
+    return tv_tensors.wrap(boxes[keep], like=boxes)
+
+
+def _boxes_each(counts: Sequence[int], limit: int) -> int:
+    """The largest number of boxes a picture, up to 20, with which all pictures have no more than ``limit`` rows."""
+    sizes = np.asarray(counts)
+    for count in range(MOST_BOXES, 1, -1):
+        if 3 * np.minimum(np.maximum(sizes, 1), count).sum() <= limit:
+            return count
+    return 1
+
+
+class _Matching:
+    """See ``core.task.Evaluator``."""
+
+    def __init__(self, known: BoxAnnotations, classes: int) -> None:
+        self._known, self._classes = known, classes
+        self._found: list[dict[str, np.ndarray]] = []
+
+    def update(self, outputs: Any, items: np.ndarray) -> None:
+        """``outputs``: a mapping a picture, as ``_detector.shares`` gives it."""
+        for one, item in zip(outputs, items, strict=True):
+            true: Boxes = self._known[int(item)]
+            height, width = true.size
+            boxes = one["boxes"] * np.array([width, height, width, height])
+            self._found.append(match(true.xyxy, true.labels, boxes, one["scores"], one["labels"], self._classes))
+
+    def stats(self) -> DetectionStats:
+        """In the order in which the items came."""
+        return stats_of(self._found)
+
+
+def stats_of(found: Sequence[Mapping[str, np.ndarray]]) -> DetectionStats:
+    """Statistics of pictures, each as ``match`` gave it."""
+    names = ("score", "category", "matched", "ignored", "box")
+    arrays = {name: np.concatenate([one[name] for one in found]) for name in names}
+    arrays["boxes"] = np.array([len(one["score"]) for one in found], np.int64)
+    arrays["truth"] = np.stack([one["truth"] for one in found])
+    return DetectionStats(arrays)
+
+
+def _section(stats: DetectionStats, class_names: Sequence[str]) -> Section:
+    least, _ = stats.best_f1()
+    sure = stats.arrays["score"] >= least
+    right = (stats.arrays["matched"][:, 0] & 1) > 0
+    truth, category = stats.arrays["truth"], stats.arrays["category"]
+    table = stats.by_class()
+    counts = truth[:, :, 0].sum(axis=0)
+    classes = []
+    for number, name in enumerate(class_names):
+        own = sure & (category == number)
+        hit = int((own & right).sum())
+        classes.append(
+            {
+                "class": name,
+                "boxes": int(counts[number]),
+                "ap": _rounded(float(np.nanmean(table[number])) if counts[number] else np.nan),
+                "ap50": _rounded(float(table[number, 0])),
+                "found": hit,
+                "missed": int(counts[number]) - hit,
+                "false": int(own.sum()) - hit,
+            }
+        )
+    sizes = []
+    for column, name in enumerate(SIZES):
+        if name == "all":
+            continue
+        matched = (stats.arrays["matched"][:, column] & 1) > 0
+        ignored = (stats.arrays["ignored"][:, column] & 1) > 0
+        total = int(truth[:, :, column].sum())
+        hit = int((sure & matched & ~ignored).sum())
+        sizes.append(
+            {
+                "size": name,
+                "boxes": total,
+                "ap": _rounded(stats.value(f"map_{name}")),
+                "found": hit,
+                "missed": total - hit,
+                "false": int((sure & ~matched & ~ignored).sum()),
+            }
+        )
+    each = np.array([2 * f / (2 * f + m + x) if f + m + x else np.nan for f, m, x in stats.hits(least)])
+    order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
+    middle = max(1, len(order) // 2)
+    picked = {
+        **{int(i): "worst" for i in order[:3]},
+        **{int(i): "median" for i in order[middle - 1 : middle + 1]},
+        **{int(i): "best" for i in order[-2:][::-1]},
+    }
+    starts, hits = stats.starts, list(stats.hits(least))
+    samples = []
+    for row, which in picked.items():
+        own = np.arange(starts[row], starts[row + 1])
+        own = own[sure[own]]
+        found, missed, false = hits[row]
+        samples.append(
+            {
+                "row": row,
+                "which": which,
+                "label": f"{found + missed} boxes",
+                "predicted": f"{which}: {found} found, {missed} missed, {false} false",
+                "probability": None,
+                "boxes": [
+                    {
+                        "box": [round(float(v), 1) for v in stats.arrays["box"][i]],
+                        "class": class_names[int(category[i])],
+                        "score": round(float(stats.arrays["score"][i]), 3),
+                        "right": bool(right[i]),
+                    }
+                    for i in own
+                ],
+            }
+        )
+    title = f"boxes by size, at a score of {least:.2f} or more and an IoU of 0.5"
+    return Section({"average precision by class": classes, title: sizes}, samples, {"counted": "boxes"})
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)

@@ -1,0 +1,339 @@
+"""Object detection: rows, matches against pycocotools, detectors, training, use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_iou
+
+import selector
+from selector.core.contracts import LabelKind, Target
+from selector.core.errors import ConfigError
+from selector.core.task import NotFinite
+from selector.data import load_target
+from selector.modalities.pixels.augmentation import augmented
+from selector.tasks import registry, task_of
+from selector.tasks._box_rows import offsets, rows_of
+from selector.tasks._matching import match
+from selector.tasks.detection import BACKGROUND, DetectionStats, stats_of
+from selector.zoo import ModelSpec
+
+TINY = [
+    ModelSpec(name="resnet", source="timm:test_resnet", weights="none"),
+    ModelSpec(name="vit", source="timm:test_vit", weights="none"),
+]
+FAST: dict[str, Any] = {
+    "zoo": TINY,
+    "proxies": ["logme", "loo-ridge"],
+    "precision": "float32",
+    "cost": "off",
+    "history": False,
+}
+CLASSES = ("disc", "square")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Discs and squares on grey; every seventh picture has none. COCO JSON beside them."""
+    root = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(36):
+        picture = Image.fromarray(rng.integers(90, 130, (96, 128, 3), dtype=np.uint8))
+        draw = ImageDraw.Draw(picture)
+        for slot in range(0 if number % 7 == 6 else int(rng.integers(1, 4))):
+            side, kind = int(rng.integers(16, 36)), int(rng.integers(0, 2))
+            left, top = 42 * slot + int(rng.integers(0, 42 - side)), int(rng.integers(0, 96 - side))
+            box = (left, top, left + side, top + side)
+            (draw.ellipse if kind == 0 else draw.rectangle)(box, fill=((220, 40, 40), (40, 60, 220))[kind])
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": kind + 1,
+                 "bbox": [left, top, side, side], "area": side * side, "iscrowd": 0}
+            )  # fmt: skip
+        picture.save(root / f"{number:02}.png")
+        images.append({"id": number, "file_name": f"{number:02}.png", "width": 128, "height": 96})
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations.json").write_text(json.dumps(document))
+    return root
+
+
+@pytest.fixture(scope="module")
+def target(shapes: Path) -> Target:
+    found = load_target(shapes / "annotations.json")
+    assert found.task == "detection"
+    return found
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def test_rows_are_true_jittered_and_background_boxes(target: Target) -> None:
+    task = task_of(target)
+    plan = task.rows(target, np.arange(len(target)))
+    what, where = plan.facets["what"], plan.facets["where"]
+    assert what.kind is LabelKind.CLASSES
+    assert where.kind is LabelKind.REAL
+    assert what.class_names == (*CLASSES, BACKGROUND)
+    assert plan.place is not None
+    assert (plan.place >= 0).all()
+    assert (plan.place <= 1).all()
+    moved = ~np.isnan(where.labels).any(axis=1)
+    for index in range(len(target)):
+        known = target.annotations[index]
+        own = plan.item == index
+        true = torch.from_numpy(known.xyxy / np.array([128, 96, 128, 96], np.float32)).reshape(-1, 4)
+        overlap = box_iou(torch.from_numpy(plan.place[own]), true).numpy()
+        behind = what.labels[own] == len(CLASSES)
+        assert not (overlap[behind] >= 0.3).any()
+        assert (~behind).sum() == 2 * len(known)
+        assert behind.any()
+        for row in np.flatnonzero(~behind):
+            best = overlap[row].argmax()
+            assert what.labels[own][row] == known.labels[best]
+            if not moved[own][row]:
+                assert overlap[row, best] == pytest.approx(1, abs=1e-5)
+        for row in np.flatnonzero(moved[own]):  # the offset leads back to the true box
+            x0, y0, x1, y1 = plan.place[own][row]
+            dx, dy, dw, dh = where.labels[own][row]
+            w, h = (x1 - x0), (y1 - y0)
+            cx, cy, nw, nh = (x0 + x1) / 2 + dx * w, (y0 + y1) / 2 + dy * h, w * np.exp(dw), h * np.exp(dh)
+            back = torch.tensor([[cx - nw / 2, cy - nh / 2, cx + nw / 2, cy + nh / 2]], dtype=torch.float32)
+            assert float(box_iou(back, true).max()) == pytest.approx(1, abs=1e-3)
+    assert moved.sum() == sum(len(target.annotations[i]) for i in range(len(target)))
+
+
+def test_rows_are_the_same_whatever_else_is_read(target: Target) -> None:
+    task = task_of(target)
+    whole, few = task.rows(target, np.arange(len(target))), task.rows(target, np.array([3, 8]))
+    known = dict(zip(whole.addresses(target.hashes), whole.facets["what"].labels, strict=True))
+    for address, label in zip(few.addresses(target.hashes), few.facets["what"].labels, strict=True):
+        assert known[address] == label
+    other = task.rows(target, np.array([3, 8]), seed=1)
+    assert set(other.addresses(target.hashes)) != set(few.addresses(target.hashes))
+    limited = task.rows(target, np.arange(len(target)), limit=60)
+    assert 0 < len(limited) <= 60
+    one = target.annotations[0]
+    swapped = rows_of(one.xyxy[::-1], one.labels[::-1], one.size, 2, 20, target.hashes[0])
+    own = whole.place[whole.item == 0]
+    true = ~np.isnan(swapped.offset).any(axis=1) | (swapped.labels < 2)
+    assert {tuple(p) for p in swapped.place[true]} <= {tuple(p) for p in own}
+
+
+def test_offsets_are_relative_to_the_box_that_is_read() -> None:
+    small, large = (offsets(np.array([0, 0, s, s]), np.array([s / 2, 0, 2.5 * s, s])) for s in (0.1, 0.3))
+    assert small == pytest.approx(large)
+    assert small == pytest.approx([1.0, 0.0, np.log(2), 0.0])
+
+
+def test_both_facets_are_scored(target: Target, tmp_path: Path) -> None:
+    ranking = selector.rank(target, **FAST, store=tmp_path)
+    assert [m.status for m in ranking] == ["ok", "ok"], [m.reason for m in ranking]
+    for model in ranking:
+        assert {"what:logme", "where:logme", "where:loo-ridge"} <= set(model.scores)
+        score = model.scores["where:loo-ridge"]
+        assert score.low is not None
+        assert score.low <= score.value <= score.high
+
+
+# ---------------------------------------------------------------------------- matches
+
+
+def drawn(case: int) -> tuple[int, list[dict[str, np.ndarray]]]:
+    """(classes, pictures with true boxes and predicted ones), ties of scores and doubles included."""
+    rng = np.random.default_rng(case)
+    classes = int(rng.integers(1, 5))
+    pictures = []
+    for _ in range(int(rng.integers(1, 10))):
+        count, copies = int(rng.integers(0, 9)), int(rng.integers(0, 5))
+        corner, side = rng.uniform(0, 200, (count, 2)), np.exp(rng.uniform(np.log(5), np.log(200), (count, 2)))
+        true = np.concatenate([corner, corner + side], 1).astype(np.float32)
+        labels = rng.integers(0, classes, count)
+        noise = rng.uniform(0, 100, (int(rng.integers(0, 150)), 4))
+        boxes = np.concatenate([np.repeat(true, copies, 0), noise])
+        boxes = boxes + rng.normal(0, 6 * rng.uniform(), boxes.shape)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        scores = rng.uniform(size=len(boxes)).round(1 if case % 3 == 0 else 6).astype(np.float32)
+        said = np.concatenate([np.repeat(labels, copies), rng.integers(0, classes, len(noise))])
+        pictures.append({"true": true, "labels": labels, "boxes": boxes, "scores": scores, "said": said})
+    return classes, pictures
+
+
+def pycocotools_values(classes: int, pictures: list[dict[str, np.ndarray]]) -> list[float] | None:
+    annotations: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    for number, one in enumerate(pictures, start=1):
+        for box, label in zip(one["true"].astype(float), one["labels"], strict=True):
+            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": int(label) + 1, "iscrowd": 0}
+            annotations.append({**entry, "bbox": xywh, "area": xywh[2] * xywh[3]})
+        for box, score, label in zip(one["boxes"], one["scores"], one["said"], strict=True):
+            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            found.append({"image_id": number, "category_id": int(label) + 1, "bbox": xywh, "score": float(score)})
+    if not annotations or not found:
+        return None
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": i + 1} for i in range(len(pictures))],
+            "annotations": annotations,
+            "categories": [{"id": i + 1, "name": str(i)} for i in range(classes)],
+        }
+        truth.createIndex()
+        judged = COCOeval(truth, truth.loadRes(found), "bbox")
+        judged.evaluate()
+        judged.accumulate()
+        judged.summarize()
+    return [float("nan") if value == -1 else float(value) for value in judged.stats[:6]]
+
+
+METRICS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
+
+
+def of_pictures(classes: int, pictures: list[dict[str, np.ndarray]]) -> DetectionStats:
+    return stats_of([match(p["true"], p["labels"], p["boxes"], p["scores"], p["said"], classes) for p in pictures])
+
+
+def test_every_metric_is_that_of_pycocotools_on_50_cases_and_on_their_resamples() -> None:
+    compared = 0
+    for case in range(50):
+        classes, pictures = drawn(case)
+        stats = of_pictures(classes, pictures)
+        again = np.random.default_rng(case).integers(0, len(pictures), len(pictures))
+        for own, some in ((stats, pictures), (stats[again], [pictures[i] for i in again])):
+            expected = pycocotools_values(classes, some)
+            if expected is not None:
+                assert [own.value(name) for name in METRICS] == pytest.approx(expected, abs=1e-6, nan_ok=True), case
+                compared += 1
+    assert compared > 80
+
+
+def test_no_boxes_at_all_is_a_value_and_not_a_crash() -> None:
+    nothing = {"boxes": np.empty((0, 4)), "scores": np.empty(0, np.float32), "said": np.empty(0, np.int64)}
+    one = {"true": np.array([[0, 0, 9, 9]], np.float32), "labels": np.array([0]), **nothing}
+    assert of_pictures(1, [one]).value("map") == 0.0
+    empty = {"true": np.empty((0, 4), np.float32), "labels": np.empty(0, np.int64), **nothing}
+    assert np.isnan(of_pictures(1, [empty]).value("map"))
+    bad = {**one, "boxes": np.array([[0, 0, np.nan, 1.0]]), "scores": np.ones(1), "said": np.zeros(1, int)}
+    with pytest.raises(NotFinite, match="must be finite"):
+        of_pictures(1, [bad])
+
+
+def test_the_least_score_is_where_f1_is_highest() -> None:
+    classes, pictures = drawn(4)
+    stats = of_pictures(classes, pictures)
+    least, f1 = stats.best_f1()
+
+    def f1_at(score: float) -> float:
+        found, missed, false = (sum(part) for part in zip(*stats.hits(score), strict=True))
+        return 2 * found / (2 * found + missed + false)
+
+    assert f1_at(least) == pytest.approx(f1)
+    assert f1 == pytest.approx(max(f1_at(float(score)) for score in np.unique(stats.arrays["score"])))
+
+
+def test_statistics_survive_the_journal(tmp_path: Path) -> None:
+    from selector.tuning.journal import Journal, Record
+
+    classes, pictures = drawn(2)
+    stats = of_pictures(classes, pictures)
+    journal = Journal(tmp_path, DetectionStats)
+    journal.write("a", Record({"status": "ok"}, stats))
+    back = journal.read("a")
+    assert back is not None
+    assert back.stats is not None
+    assert back.stats.value("map") == stats.value("map")
+
+
+# ---------------------------------------------------------------------------- augmentation
+
+
+def test_boxes_move_with_their_pictures_and_what_left_is_dropped(target: Target) -> None:
+    task = task_of(target)
+    picture = torch.zeros((1, 96, 128, 3), dtype=torch.uint8)
+    (known,) = task.annotations(target, np.array([int(np.argmax([len(target.annotations[i]) for i in range(36)]))]))
+    for number, box in enumerate(known["boxes"].int().tolist()):
+        picture[0, box[1] : box[3], box[0] : box[2]] = 40 * (number + 1)
+    torch.manual_seed(3)
+    for _ in range(20):
+        moved, (after,) = task.augment(*augmented(picture, [known]))
+        assert len(after["labels"]) == len(after["boxes"])
+        for box in after["boxes"].tolist():
+            assert box[2] - box[0] >= 2
+            assert box[3] - box[1] >= 2
+            x, y = int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)
+            assert moved[0, y, x].max() > 0  # still on what was drawn
+        lit = (moved[0, :, :, 0] > 20).any().item()
+        assert lit == bool(len(after["boxes"])) or len(after["boxes"]) < len(known["boxes"])
+
+
+# ---------------------------------------------------------------------------- detectors
+
+
+def test_unknown_detector_is_named() -> None:
+    with pytest.raises(ConfigError, match="unknown detector 'fastrcnn'; did you mean 'fasterrcnn'"):
+        registry.get("detection").configured(decoder="fastrcnn")
+
+
+def encoder_of(name: str, target: Target) -> Any:
+    from selector import sources
+
+    spec = ModelSpec(name=name, source=f"timm:{name}", weights="none")
+    return task_of(target).prepared(sources.registry.get("timm").load(spec), target)
+
+
+@pytest.mark.parametrize(
+    ("head", "backbone"),
+    [("fasterrcnn", "test_resnet"), ("retinanet", "test_vit"), ("fcos", "test_resnet"), ("ssd", "test_resnet")],
+)
+def test_detectors_learn_and_are_built_again(head: str, backbone: str, target: Target) -> None:
+    from selector import sources
+
+    task = registry.get("detection").configured(decoder=head)
+    encoder = encoder_of(backbone, target)
+    learner: Any = task.learner(encoder, target)
+    size = encoder.image_preprocess.input_size[1:]
+    items = np.array([0, 1, 6])  # the last one has no box
+    known = task.annotations(target, items)
+    batch = torch.randn((3, 3, *size), generator=torch.Generator().manual_seed(0))
+    learner.train()
+    torch.manual_seed(0)
+    loss = learner.loss(batch, known)
+    assert torch.isfinite(loss)
+    loss.backward()
+    moved = [n for n, p in learner.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any(name.startswith(learner.new) for name in moved)
+    assert any(not name.startswith(learner.new) for name in moved)
+    learner.eval()
+    with torch.inference_mode():
+        found = learner.predict(batch)
+        rebuilt = task.rebuild(task.recipe(encoder, target), sources.registry.get("timm").build)
+        rebuilt.load_state_dict(learner.network.state_dict())
+        again = task.output(rebuilt, batch)
+    assert len(found) == 3
+    for one, other in zip(found, again, strict=True):
+        assert np.array_equal(one["boxes"], other["boxes"])
+        assert set(one["labels"]) <= {0, 1}
+    evaluator = task.evaluator(target)
+    evaluator.update(found, items)
+    assert 0 <= evaluator.stats().value("map") <= 1
+
+
+def test_perfect_boxes_have_a_map_of_one(target: Target) -> None:
+    evaluator = task_of(target).evaluator(target)
+    for index in range(len(target)):
+        known = target.annotations[index]
+        boxes = known.xyxy / np.array([128, 96, 128, 96], np.float32)
+        outputs = [{"boxes": boxes, "labels": known.labels, "scores": np.linspace(0.9, 0.8, len(known))}]
+        evaluator.update(outputs, np.array([index]))
+    assert evaluator.stats().value("map") == pytest.approx(1)
