@@ -1,0 +1,102 @@
+"""Cost of rows at points of masks: against the pure forward pass at the same size, and against storing dense maps.
+
+Run: SELECTOR_ASSETS=... python -m benchmarks.bench_segmentation --quick. A row holds medians of alternating runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from benchmarks.assets import assets_folder
+from benchmarks.rows import write_rows
+from selector import sources
+from selector.core.system import cpu_model
+from selector.data import load_target
+from selector.extract.inputs import ready
+from selector.extract.rows import MapRunner, extract_rows
+from selector.modalities.pixels.transform import prepare
+from selector.tasks import task_of
+from selector.zoo import load_zoo
+
+OUT = Path(__file__).parent / "results" / "segmentation_cost.csv"
+MODELS = ("mnv1_100", "efflite0", "opennsfw")
+
+
+class _Prepared:
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self.rows[np.asarray(indices)]
+
+
+def seconds(run: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_segmentation", description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--quick", action="store_true", help="one model, 32 pictures, three runs")
+    args = parser.parse_args(argv)
+    assets = assets_folder("data/")
+    if assets is None:
+        return 2
+    target = load_target(assets / "data" / "camvid")
+    task = task_of(target)
+    items = target.indices("train", "val")[: 32 if args.quick else 200]
+    plan = task.rows(target, items)
+    assert plan.place is not None
+    rows = []
+    for spec in load_zoo(Path(__file__).parent / "assets-zoo.yaml").models:
+        if spec.name not in MODELS[: 1 if args.quick else None]:
+            continue
+        encoder = task.prepared(sources.registry.get(spec.source_name).load(spec), target)
+        pixels = prepare([target.items[int(i)] for i in items], encoder.image_preprocess)
+        inputs = _Prepared(pixels)
+        runner = MapRunner(encoder, "cpu", "float32")
+        positions = np.searchsorted(items, plan.item)
+        width, dense = task.width(encoder), 0
+
+        def forward(encoder=encoder, pixels=pixels, size=runner.batch_size) -> None:  # type: ignore[no-untyped-def]
+            with torch.inference_mode():
+                for begin in range(0, len(pixels), size):
+                    encoder.maps(ready(pixels[begin : begin + size], encoder.preprocess))
+
+        def points(runner=runner, inputs=inputs, positions=positions) -> None:  # type: ignore[no-untyped-def]
+            for _ in extract_rows(runner, inputs, positions, plan.place, plan.reader):
+                pass
+
+        with torch.inference_mode():
+            maps = encoder.maps(ready(pixels[:1], encoder.preprocess))
+            dense = sum(found.numel() for _, found in maps) * 4
+        forward(), points()
+        timed = [(seconds(forward), seconds(points)) for _ in range(3 if args.quick else 5)]
+        pure, read = (median(column) for column in zip(*timed, strict=True))
+        rows.append(
+            {
+                "model": spec.name, "pictures": len(items), "points": len(plan), "canvas": "x".join(map(str, encoder.image_preprocess.input_size[1:])),
+                "forward_s": round(pure, 3), "points_s": round(read, 3), "ratio": round(median(b / a for a, b in timed), 3),
+                "dense_bytes_a_picture": dense, "stored_bytes_a_picture": round(len(plan) / len(items) * width * 4),
+                "dense_over_stored": round(dense / (len(plan) / len(items) * width * 4), 1),
+                "processor": cpu_model(), "torch": torch.__version__, "python": platform.python_version(),
+            }
+        )  # fmt: skip
+        print(rows[-1], flush=True)
+    write_rows(args.out, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
