@@ -43,6 +43,8 @@ class Prediction:
         if label is not None and (shares := values.pop("probabilities", None)) is not None:
             order = np.argsort(-np.asarray(shares), kind="stable")[:top]
             leading = tuple((class_names[i], float(shares[i])) for i in order)
+        elif isinstance(shares := values.get("probabilities"), np.ndarray):  # of tasks that choose several
+            values["probabilities"] = dict(zip(class_names, shares.tolist(), strict=True))
         return cls(item, label, probability, leading, None, values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,9 +104,14 @@ class Predictions(Sequence[Prediction]):
         )
 
     @property
-    def labels(self) -> list[str | None]:
-        """One class name an item; None for one that could not be read."""
-        return [row.label for row in self._rows]
+    def labels(self) -> list[Any]:
+        """One class name an item, or the list of those that were chosen; None for one that could not be read."""
+        return [row.values.get("labels") if row.label is None else row.label for row in self._rows]
+
+    @property
+    def values(self) -> list[Any]:
+        """One value an item, of several the mapping of their names; None for one that could not be read."""
+        return [None if row.error is not None else row.values.get("value", dict(row.values)) for row in self._rows]
 
     @property
     def errors(self) -> list[Prediction]:
@@ -128,7 +135,7 @@ class Predictions(Sequence[Prediction]):
                 cells |= {"label": row.label, "probability": row.probability}
             for place, (name, probability) in enumerate(row.top[1:], start=2):
                 cells |= {f"label_{place}": name, f"probability_{place}": probability}
-            rows.append(cells | dict(row.values) | {"error": row.error})
+            rows.append(cells | _flat(row.values) | {"error": row.error})
         return pd.DataFrame(rows)
 
     def to_csv(self) -> str:
@@ -165,6 +172,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Cells of a table: a list with | between its parts, a mapping as a column an entry."""
+    cells: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            cells |= {f"{name}.{key}": part for key, part in value.items()}
+        else:
+            cells[name] = "|".join(map(str, value)) if isinstance(value, list) else value
+    return cells
 
 
 def _short(value: Any) -> str:

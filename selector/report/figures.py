@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from selector.report.outcome import outcome
 from selector.report.series import (
     COST_AXES,
     CostAxis,
@@ -28,6 +29,7 @@ from selector.results import Ranking
 WIDTH = 600.0
 MOST_ROWS = 40
 MOST_LABELS = 12
+MOST_VALUES = 4  # real values that are drawn
 PANEL = 366.0  # height of a scatter plot
 LINE = 13.0  # from one label to the next
 
@@ -87,6 +89,43 @@ def predicted_against_measured(ranking: Ranking) -> Figure | None:
         "Dots that rise from left to right: what the proxies predicted is what fine-tuning found.",
         _scatter(plane),
     )
+
+
+def values(ranking: Ranking) -> Figure | None:
+    """Predicted against true values of the model that is handed over, and residuals against predicted, a row a value."""
+    found = outcome(ranking)
+    shown = [] if found is None else [points for points in found.points if len(points.pairs) > 1][:MOST_VALUES]
+    if found is None or not shown:
+        return None
+    parts: list[Markup] = []
+    height, side = 250.0, 180.0
+    for row, points in enumerate(shown):
+        top = 24.0 + row * height
+        true, said = [y for y, _ in points.pairs], [p for _, p in points.pairs]
+        off = [p - y for y, p in points.pairs]
+        parts.append(element("text", points.name, x=60.0, y=top - 8, class_="name"))
+        both = Axis.over([*true, *said], 60, 60 + side)
+        up = Axis(both.low, both.high, top + side, top)
+        parts += _frame(both, up, top, side, 60, "true", "predicted")
+        ends = (max(both.low, up.low), min(both.high, up.high))
+        parts.append(element("line", x1=both(ends[0]), y1=up(ends[0]), x2=both(ends[1]), y2=up(ends[1]), class_="grid"))
+        across, rest = Axis.over(said, 372, 372 + side), Axis.over([*off, 0.0], top + side, top)
+        parts += _frame(across, rest, top, side, 372, "predicted", "residual")
+        for y, p in points.pairs:
+            told = f"true {y:.5g}, predicted {p:.5g}"
+            parts += [_dot(both(y), up(p), "predicted", told), _dot(across(p), rest(p - y), "predicted", told)]
+    return Figure(
+        "values",
+        f"Predicted and true values of the {found.split} split",
+        f"{found.model} ({found.strategy}): predicted against true values, and residuals against predicted ones. Points "
+        "on the diagonal, or at 0, are right; a residual that grows or bends with the prediction is a systematic error.",
+        picture(WIDTH, 24.0 + height * len(shown), "Predicted against true values", *parts),
+    )
+
+
+def _frame(x: Axis, y: Axis, top: float, side: float, left: float, below: str, beside: str) -> list[Markup]:
+    parts = [*bottom_axis(x, top, top + side, below), *left_axis(y, left, left + side, beside)]
+    return parts
 
 
 def history(ranking: Ranking) -> Figure | None:
@@ -222,6 +261,7 @@ def _measured_here(ranking: Ranking, axis: CostAxis) -> str:
 FIGURES: Sequence[Callable[[Ranking], Figure | None]] = (
     intervals,
     predicted_against_measured,
+    values,
     history,
     layers,
     proxies,

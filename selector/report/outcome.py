@@ -15,6 +15,7 @@ from typing import Any
 
 from selector.results import Ranking
 
+MOST_ROWS = 200  # of a table of a task
 MOST_LINES = 40  # classes that are shown, the ones that went worst where there are more
 
 
@@ -63,6 +64,7 @@ class Sample:
     words: tuple[Word, ...] = ()
     cut: bool = False
     text: str = ""
+    note: str = ""
 
     @property
     def wrong(self) -> bool:
@@ -76,6 +78,14 @@ class Drawn:
     name: str
     note: str
     pictures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Points:
+    """True and predicted values of one name."""
+
+    name: str
+    pairs: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ class Outcome:
         tables: all other tables of the task.
         counted: what the lines count: items, or entities or words where words have labels.
         drawn: samples that the task drew, by heading; ``legend`` the colours in them, as pictures with names.
+        points: predicted against true values.
     """
 
     model: str
@@ -115,6 +126,7 @@ class Outcome:
     tables: tuple[TaskTable, ...] = ()
     drawn: tuple[tuple[str, tuple[Drawn, ...]], ...] = ()
     legend: tuple[tuple[str, str], ...] = ()
+    points: tuple[Points, ...] = ()
 
     @property
     def matrix(self) -> bool:
@@ -156,6 +168,10 @@ def outcome(ranking: Ranking) -> Outcome | None:
         ),
         _groups(kept.get("samples") or ()),
         tuple((str(entry["class"]), _picture(entry["picture"])) for entry in figures.get("legend") or ()),
+        tuple(
+            Points(str(name), tuple((float(y), float(p)) for y, p in pairs))
+            for name, pairs in (figures.get("predicted against true") or {}).items()
+        ),
     )
 
 
@@ -232,6 +248,7 @@ def _sample(sample: Mapping[str, Any]) -> Sample:
         None if sample.get("probability") is None else float(sample["probability"]),
         _picture(sample.get("thumbnail")),
         text=str(sample.get("text") or ""),
+        note=str(sample.get("note") or ""),
     )
 
 

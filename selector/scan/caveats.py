@@ -151,7 +151,7 @@ def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
     By a one-sided binomial test of its right answers, on test where that was read, else on val.
     """
     if measured.metric != "accuracy" or target.label_kind is not LabelKind.CLASSES or target.row_starts is not None:
-        return None
+        return _no_better(name, measured, target)
     figures, split = (measured.val, "val") if math.isnan(measured.test_value) else (measured.test, "test")
     labels = target.labels[target.indices(split)].astype(int)
     classes = len(target.class_names)
@@ -169,6 +169,21 @@ def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
         "more of the other classes.",
         {"split": split, "items": count, "class": target.class_names[most], "share": share, "accuracy": accuracy}
         | others,
+    )
+
+
+def _no_better(name: str, measured: Measurement, target: Target) -> Caveat | None:
+    """Its metric on test is no better than that of the task's trivial predictor."""
+    task = tasks.task_for(target)
+    value = measured.test_value
+    base = None if task is None or math.isnan(value) else task.baseline(target, measured.metric)
+    if task is None or base is None or task.metrics[measured.metric].better(value, base):
+        return None
+    return Caveat(
+        MAJORITY,
+        f"{name} ({measured.strategy}) is not better on test than a prediction that looks at no {target.modality.noun}: "
+        f"{measured.metric} {value:.3f} against {base:.3f}. Label more {target.modality.noun}s, or check the labels.",
+        {"split": "test", "metric": measured.metric, "value": value, "baseline": base},
     )
 
 

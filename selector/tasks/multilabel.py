@@ -1,0 +1,311 @@
+"""Several labels an item: binary cross-entropy a label, thresholds chosen on validation, mean average precision."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from selector.core.contracts import LabelKind, Target
+from selector.core.errors import TargetError
+from selector.core.metric import Metric
+from selector.core.stats import mean_ranks
+from selector.core.task import Evaluator, NotFinite, Section, Stats
+from selector.tasks import task
+from selector.tasks._linear import LinearTask, OutputEvaluator
+from selector.tasks._read_multilabel import MultilabelReading
+
+METRICS: Mapping[str, Metric] = {
+    "map": Metric(),
+    "micro_f1": Metric(),
+    "macro_f1": Metric(),
+    "auroc": Metric(),
+    "log_loss": Metric(sign=-1, unit="nats"),
+}
+MAX_WEIGHT = 10.0  # a label with one positive in a thousand items must not outweigh a batch
+FEWEST_POSITIVES = 3  # on validation, below which a threshold is left at 0.5
+_MOST_SAMPLES, _MOST_PAIRS, _SHOWN_LABELS = 12, 30, 6
+
+
+class MultilabelStats(Stats):
+    """Of each item ``truth`` (N, L) in int8, -1 where unknown, and ``probability`` (N, L).
+
+    ``summary`` holds ``thresholds`` (L,), those of the evaluator's context or 0.5.
+    """
+
+    def value(self, metric: str) -> float:
+        """Any of ``METRICS``; means are over labels that have both a positive and a negative among these items."""
+        truth, probability = self.arrays["truth"], self.arrays["probability"]
+        if metric == "log_loss":
+            known = truth >= 0
+            likelihood = np.where(truth == 1, probability, 1 - probability)[known]
+            return float(-np.log(np.maximum(likelihood, 1e-15)).mean()) if known.any() else float("nan")
+        if metric in ("micro_f1", "macro_f1"):
+            hits, false, missed = self._counts()
+            if metric == "micro_f1":
+                return _f1(hits.sum(), false.sum(), missed.sum())
+            used = self._judged()
+            return float(
+                np.mean([_f1(*c) for c in zip(hits[used], false[used], missed[used], strict=True)] or [np.nan])
+            )
+        score = {"map": average_precision, "auroc": _area}[metric]
+        found = []
+        for label in np.flatnonzero(self._judged()):
+            known = truth[:, label] >= 0
+            found.append(score(truth[known, label] == 1, probability[known, label]))
+        return float(np.mean(found)) if found else float("nan")
+
+    def _judged(self) -> np.ndarray:
+        truth = self.arrays["truth"]
+        return np.asarray((truth == 1).any(axis=0) & (truth == 0).any(axis=0))
+
+    def chosen(self) -> np.ndarray:
+        """bool (N, L): labels whose probability reaches their threshold."""
+        return np.asarray(self.arrays["probability"] >= np.asarray(self.summary["thresholds"]))
+
+    def _counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(right, false, missed) by label."""
+        truth, chosen = self.arrays["truth"], self.chosen()
+        return (
+            (chosen & (truth == 1)).sum(axis=0),
+            (chosen & (truth == 0)).sum(axis=0),
+            (~chosen & (truth == 1)).sum(axis=0),
+        )
+
+
+@task("multilabel")
+class Multilabel(MultilabelReading, LinearTask):
+    """See ``core.task.Task``; what validation chooses is a threshold a label (best F1)."""
+
+    name = "multilabel"
+    label_kind = LabelKind.MULTILABEL
+    facet = "labels"
+    metrics = METRICS
+    stats_type: ClassVar[type[MultilabelStats]] = MultilabelStats
+    tie_breaker = "log_loss"
+
+    def labels(self, annotations: np.ndarray) -> np.ndarray:
+        """0, 1, or NaN where unknown."""
+        return annotations.astype(np.float32)
+
+    def num_outputs(self, target: Target) -> int:
+        """L, the number of labels."""
+        return len(target.class_names)
+
+    def criterion(self, target: Target) -> Callable[..., Any]:
+        """Binary cross-entropy over known entries; positives weigh (a root of) negatives over positives in train."""
+        import torch
+        from torch.nn import functional
+
+        weight = torch.from_numpy(positive_weights(self.labels(target.labels_of(target.indices("train")))))
+
+        def cross_entropy(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            known = ~labels.isnan()
+            losses = functional.binary_cross_entropy_with_logits(
+                outputs, labels.nan_to_num(), pos_weight=weight.to(outputs.device), reduction="none"
+            )
+            return (losses * known).sum() / known.sum().clamp(min=1)
+
+        return cross_entropy
+
+    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
+        """Takes outputs (B, L)."""
+        return OutputEvaluator(
+            lambda outputs, items: self.stats(outputs, self.labels(target.labels_of(items)), thresholds_of(context))
+        )
+
+    def stats(
+        self, outputs: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | None = None
+    ) -> MultilabelStats:
+        """Statistics of outputs (N, L) and labels (N, L), NaN where unknown.
+
+        Raises:
+            TargetError: shapes that do not fit.
+            NotFinite: outputs that are no numbers.
+        """
+        if outputs.shape != labels.shape or outputs.ndim != 2:
+            raise TargetError(f"outputs and labels must have one shape (N, L). Got {outputs.shape} and {labels.shape}.")
+        if not np.isfinite(outputs).all():
+            raise NotFinite(f"outputs must be finite; {int((~np.isfinite(outputs)).any(axis=1).sum())} row(s) are not.")
+        truth = np.where(np.isnan(labels), -1, labels).astype(np.int8)
+        chosen = [0.5] * outputs.shape[1] if thresholds is None else [float(t) for t in thresholds]
+        return self.stats_type({"truth": truth, "probability": _sigmoid(outputs)}, {"thresholds": chosen})
+
+    def calibrate(self, stats: Stats) -> dict[str, Any]:
+        """The threshold of each label that gives the best F1; 0.5 where there are too few positives to choose by."""
+        truth, probability = stats.arrays["truth"], stats.arrays["probability"]
+        return {
+            "thresholds": [
+                best_threshold(truth[truth[:, i] >= 0, i] == 1, probability[truth[:, i] >= 0, i])
+                for i in range(truth.shape[1])
+            ]
+        }
+
+    def baseline(self, target: Target, metric: str) -> float | None:
+        """Every label at its frequency in train + val."""
+        test = target.indices("test")
+        if not len(test) or metric not in self.metrics:
+            return None
+        known = self.labels(target.labels_of(target.indices("train", "val")))
+        shares = np.clip(np.nan_to_num(np.nanmean(known, axis=0)), 1e-6, 1 - 1e-6)
+        outputs = np.tile(np.log(shares / (1 - shares)), (len(test), 1))
+        value = self.stats(outputs, self.labels(target.labels_of(test))).value(metric)
+        return None if np.isnan(value) else value
+
+    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """``labels`` whose probability reaches their threshold, and ``probabilities`` (L,) of all."""
+        probabilities = _sigmoid(np.asarray(outputs))
+        thresholds = np.asarray(thresholds_of(context) or [0.5] * probabilities.shape[1])
+        return [
+            {"labels": [class_names[int(i)] for i in np.flatnonzero(row >= thresholds)], "probabilities": row}
+            for row in probabilities
+        ]
+
+    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Probabilities."""
+        return "probabilities", outputs.sigmoid()
+
+    def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
+        """Results by label, labels that are taken for each other, and the most confident errors."""
+        assert isinstance(stats, MultilabelStats)
+        truth, probability, chosen = stats.arrays["truth"], stats.arrays["probability"], stats.chosen()
+        rows = []
+        for i, name in enumerate(class_names):
+            known = truth[:, i] >= 0
+            hits, false = (
+                int((chosen[known, i] & (truth[known, i] == 1)).sum()),
+                int((chosen[known, i] & (truth[known, i] == 0)).sum()),
+            )
+            positives = int((truth[:, i] == 1).sum())
+            both = 0 < positives < int(known.sum())
+            rows.append(
+                {
+                    "label": name,
+                    "items": positives,
+                    "average precision": _short(
+                        average_precision(truth[known, i] == 1, probability[known, i]) if both else None
+                    ),
+                    "precision": _short(hits / (hits + false) if hits + false else None),
+                    "recall": _short(hits / positives if positives else None),
+                    "F1": _short(_f1(hits, false, positives - hits) if positives else None),
+                    "threshold": _short(float(stats.summary["thresholds"][i])),
+                }
+            )
+        tables = {"labels": rows, "missed, and another label predicted instead": _confused(truth, chosen, class_names)}
+        return Section({t: r for t, r in tables.items() if r}, _samples(truth, probability, chosen, class_names))
+
+
+def thresholds_of(context: Mapping[str, Any] | None) -> list[float] | None:
+    """Those that validation chose; None where none were."""
+    found = (context or {}).get("thresholds")
+    return None if found is None else [float(value) for value in found]
+
+
+def positive_weights(labels: np.ndarray) -> np.ndarray:
+    """float32 (L,): the root of negatives over positives, at most 10 and at least 1; full balancing gives a handful
+    of items gradients that a fine-tuned network memorises.
+
+    >>> positive_weights(np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, np.nan]]))
+    array([1.2247449, 1.7320508], dtype=float32)
+    """
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    weights = np.sqrt(negatives / np.maximum(positives, 1))
+    result: np.ndarray = np.clip(weights, 1.0, MAX_WEIGHT).astype(np.float32)
+    return result
+
+
+def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
+    """Sum over thresholds of precision times the gain in recall, ties together: scikit-learn's
+    ``average_precision_score``, which checks its input anew for each of the thousands of resamples.
+
+    >>> average_precision(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.3, 0.1]))
+    0.8333333333333333
+    """
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(truth[order])
+    ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    precision, gained = hits[ends] / (ends + 1), np.diff(hits[ends], prepend=0)
+    return float((precision * gained).sum() / hits[-1]) if hits[-1] else float("nan")
+
+
+def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
+    """The probability from which a label is chosen for the best F1, between two neighbours; of equal ones the nearest
+    to 0.5.
+
+    >>> round(best_threshold(np.array([True, True, True, False]), np.array([0.9, 0.4, 0.35, 0.1])), 3)
+    0.225
+    """
+    positives = int(truth.sum())
+    if positives < FEWEST_POSITIVES or positives == len(truth):
+        return 0.5
+    order = np.argsort(-probability, kind="stable")
+    sorted_probability = probability[order].astype(np.float64)
+    hits = np.cumsum(truth[order])
+    ends = np.append(np.flatnonzero(np.diff(sorted_probability)), len(truth) - 1)
+    f1 = 2 * hits[ends] / (ends + 1 + positives)
+    following = np.append(sorted_probability, 0.0)[ends + 1]
+    between = (sorted_probability[ends] + following) / 2
+    best = np.flatnonzero(f1 >= f1.max() - 1e-12)
+    return float(between[best[np.argmin(np.abs(between[best] - 0.5))]])
+
+
+def _area(truth: np.ndarray, score: np.ndarray) -> float:
+    positives = int(truth.sum())
+    ranks = mean_ranks(score)[truth].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * (len(truth) - positives)))
+
+
+def _f1(hits: float, false: float, missed: float) -> float:
+    below = 2 * hits + false + missed
+    return float(2 * hits / below) if below else 0.0
+
+
+def _sigmoid(outputs: np.ndarray) -> np.ndarray:
+    from scipy.special import expit
+
+    return np.asarray(expit(outputs.astype(np.float64)), dtype=np.float32)
+
+
+def _confused(truth: np.ndarray, chosen: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Pairs (label that was missed, label that was predicted though absent) by the items where both happened."""
+    pairs: Counter[tuple[int, int]] = Counter()
+    for known, said in zip(truth, chosen, strict=True):
+        for missed in np.flatnonzero((known == 1) & ~said):
+            pairs.update((int(missed), int(false)) for false in np.flatnonzero((known == 0) & said))
+    return [
+        {"missed": class_names[a], "predicted": class_names[b], "items": count}
+        for (a, b), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_PAIRS]
+    ]
+
+
+def _samples(
+    truth: np.ndarray, probability: np.ndarray, chosen: np.ndarray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Items with the most confident errors, each by its worst label."""
+    wrong = (truth >= 0) & (chosen != (truth == 1))
+    error = np.where(wrong, np.abs(probability - (truth == 1)), -1.0)
+    order = np.argsort(-error.max(axis=1), kind="stable")[:_MOST_SAMPLES]
+    return [
+        {
+            "row": int(row),
+            "label": _named(truth[row] == 1, class_names),
+            "predicted": _named(chosen[row], class_names),
+            "probability": _short(float(probability[row, error[row].argmax()])),
+            "note": f"{'missed' if truth[row, error[row].argmax()] == 1 else 'false'}: "
+            f"{class_names[int(error[row].argmax())]}",
+        }
+        for row in order
+        if wrong[row].any()
+    ]
+
+
+def _named(which: np.ndarray, class_names: Sequence[str]) -> str:
+    names = [class_names[int(i)] for i in np.flatnonzero(which)]
+    more = f" and {len(names) - _SHOWN_LABELS} more" if len(names) > _SHOWN_LABELS else ""
+    return (", ".join(names[:_SHOWN_LABELS]) + more) or "no label"
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

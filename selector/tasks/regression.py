@@ -1,0 +1,270 @@
+"""One or several real values an item: squared error on standardised values, judged in the target's own units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from selector.core.contracts import LabelKind, Target
+from selector.core.errors import TargetError
+from selector.core.metric import Metric
+from selector.core.stats import mean_ranks
+from selector.core.task import Evaluator, NotFinite, Probe, RowPlan, Section, Stats
+from selector.tasks import task
+from selector.tasks._linear import LinearTask, OutputEvaluator
+from selector.tasks._read_regression import RegressionReading, quantiles
+
+METRICS: Mapping[str, Metric] = {
+    "r2": Metric(unit="", chance=0.0),
+    "mae": Metric(sign=-1, unit="target", epsilon=0.0, format=".4g"),
+    "rmse": Metric(sign=-1, unit="target", epsilon=0.0, format=".4g"),
+    "spearman": Metric(unit=""),
+}
+COVERAGE = 0.9  # of the conformal intervals
+_MOST_SAMPLES, _MOST_POINTS = 12, 600
+
+
+class RegressionStats(Stats):
+    """Of each item ``truth`` (N, T), NaN where unknown, and ``predicted`` (N, T), both in the target's units.
+
+    ``summary`` holds ``mean`` and ``scale`` (T,) of the training values, and ``interval`` (T,), half-widths of the
+    conformal intervals, where they were chosen.
+    """
+
+    def value(self, metric: str) -> float:
+        """Any of ``METRICS``, the mean over the T values; of one that does not vary among these items none."""
+        truth, predicted = self.arrays["truth"], self.arrays["predicted"]
+        found = []
+        for y, p in zip(truth.T, predicted.T, strict=True):
+            known = ~np.isnan(y)
+            value = _of_column(metric, y[known], p[known])
+            if value == value:
+                found.append(value)
+        return float(np.mean(found)) if found else float("nan")
+
+    def ratio(self, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """The mean absolute error of one fully known value is a mean over items."""
+        truth, predicted = self.arrays["truth"], self.arrays["predicted"]
+        if metric != "mae" or truth.shape[1] != 1 or np.isnan(truth).any():
+            return None
+        return np.abs(truth - predicted)[:, 0], np.ones(len(truth))
+
+    def coverage(self) -> float | None:
+        """Share of known values inside their conformal interval; None where there is none."""
+        half = self.summary.get("interval")
+        if half is None:
+            return None
+        inside = np.abs(self.arrays["truth"] - self.arrays["predicted"]) <= np.asarray(half)
+        known = ~np.isnan(self.arrays["truth"])
+        return float(inside[known].mean()) if known.any() else None
+
+
+@task("regression")
+class Regression(RegressionReading, LinearTask):
+    """See ``core.task.Task``. Networks give standardised values; what validation chooses is the half-width of a split
+    conformal interval (Vovk et al. 2005), which covers 90 % of exchangeable items whatever the model."""
+
+    name = "regression"
+    label_kind = LabelKind.REAL
+    facet = "values"
+    metrics = METRICS
+    stats_type: ClassVar[type[RegressionStats]] = RegressionStats
+
+    def labels(self, annotations: np.ndarray) -> np.ndarray:
+        """float32 (N, T), NaN where unknown."""
+        values = annotations.astype(np.float32)
+        return values.reshape(len(values), -1)
+
+    def strata(self, target: Target) -> np.ndarray | None:
+        """Quantiles of a single value."""
+        values = self.labels(target.labels)
+        return quantiles(values[:, 0]) if values.shape[1] == 1 else None
+
+    def num_outputs(self, target: Target) -> int:
+        """T, the number of values."""
+        return 1 if target.labels.ndim == 1 else int(target.labels.shape[1])
+
+    def criterion(self, target: Target) -> Callable[..., Any]:
+        """Mean squared error of standardised values, over known ones."""
+        import torch
+
+        mean, scale = (torch.from_numpy(part.astype(np.float32)) for part in self.standard(target))
+
+        def squared_error(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            known = ~labels.isnan()
+            wanted = (labels.nan_to_num() - mean.to(outputs.device)) / scale.to(outputs.device)
+            return ((outputs - wanted) ** 2 * known).sum() / known.sum().clamp(min=1)
+
+        return squared_error
+
+    def standard(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (T,) of the training values."""
+        values = self.labels(target.labels_of(target.indices("train"))).astype(np.float64)
+        deviation = np.nanstd(values, axis=0)
+        return np.nanmean(values, axis=0), np.where(deviation > 0, deviation, 1.0)
+
+    def probe(self, target: Target, train: tuple[RowPlan, np.ndarray], val: tuple[RowPlan, np.ndarray]) -> Probe | None:
+        """Ridge on standardised values; see ``linear.solve_head``."""
+        mean, scale = self.standard(target)
+
+        def standardised(part: tuple[RowPlan, np.ndarray]) -> tuple[RowPlan, np.ndarray]:
+            plan, rows = part
+            facet = plan.facets[self.facet]
+            labels = ((self.labels(facet.labels) - mean) / scale).astype(np.float32)
+            return replace(plan, facets={self.facet: replace(facet, labels=labels)}), rows
+
+        return super().probe(target, standardised(train), standardised(val))
+
+    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
+        """Takes outputs (B, T), standardised."""
+        mean, scale = self.standard(target)
+        return OutputEvaluator(
+            lambda outputs, items: self.stats(
+                outputs, self.labels(target.labels_of(items)), mean, scale, (context or {}).get("interval")
+            )
+        )
+
+    def stats(
+        self,
+        outputs: np.ndarray,
+        labels: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        interval: Sequence[float] | None = None,
+    ) -> RegressionStats:
+        """Statistics of standardised outputs (N, T) and values (N, T), NaN where unknown.
+
+        Raises:
+            TargetError: shapes that do not fit.
+            NotFinite: outputs that are no numbers.
+        """
+        if outputs.shape != labels.shape or outputs.ndim != 2:
+            raise TargetError(f"outputs and values must have one shape (N, T). Got {outputs.shape} and {labels.shape}.")
+        if not np.isfinite(outputs).all():
+            raise NotFinite(f"outputs must be finite; {int((~np.isfinite(outputs)).any(axis=1).sum())} row(s) are not.")
+        summary: dict[str, Any] = {"mean": [float(m) for m in mean], "scale": [float(s) for s in scale]}
+        if interval is not None:
+            summary["interval"] = [float(half) for half in interval]
+        arrays = {"truth": labels.astype(np.float64), "predicted": outputs.astype(np.float64) * scale + mean}
+        return self.stats_type(arrays, summary)
+
+    def calibrate(self, stats: Stats) -> dict[str, Any]:
+        """The scale of the outputs, and half-widths of 90 % intervals from the residuals."""
+        residuals = np.abs(stats.arrays["truth"] - stats.arrays["predicted"])
+        halves = [conformal_half(column[~np.isnan(column)]) for column in residuals.T]
+        kept = {name: stats.summary[name] for name in ("mean", "scale")}
+        return {**kept, "interval": halves} if all(math.isfinite(half) for half in halves) else kept
+
+    def baseline(self, target: Target, metric: str) -> float | None:
+        """Always the mean of train + val."""
+        test = target.indices("test")
+        if not len(test) or metric not in self.metrics:
+            return None
+        known = np.nanmean(self.labels(target.labels_of(target.indices("train", "val"))), axis=0)
+        labels = self.labels(target.labels_of(test))
+        value = self.stats(np.zeros(labels.shape), labels, known, np.ones(len(known))).value(metric)
+        return None if np.isnan(value) else value
+
+    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """``value`` in the target's units (of several their names), with the ends of its 90 % interval."""
+        values = np.asarray(outputs, dtype=np.float64) * np.asarray(context["scale"]) + np.asarray(context["mean"])
+        names = list(class_names) or (
+            ["value"] if values.shape[1] == 1 else [f"value_{i}" for i in range(values.shape[1])]
+        )
+        halves = context.get("interval")
+        found = []
+        for row in values:
+            cells: dict[str, Any] = {}
+            for i, (name, value) in enumerate(zip(names, row, strict=True)):
+                cells[name] = float(value)
+                if halves is not None:
+                    cells |= {f"{name}_low": float(value - halves[i]), f"{name}_high": float(value + halves[i])}
+            found.append(cells)
+        return found
+
+    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Values in the target's units."""
+        scale, mean = (outputs.new_tensor(context[name]) for name in ("scale", "mean"))
+        return "values", outputs * scale + mean
+
+    def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
+        """Results by value, predicted against true values, and the largest errors."""
+        assert isinstance(stats, RegressionStats)
+        truth, predicted = stats.arrays["truth"], stats.arrays["predicted"]
+        names = list(class_names) or (
+            ["value"] if truth.shape[1] == 1 else [f"value {i}" for i in range(truth.shape[1])]
+        )
+        half = stats.summary.get("interval")
+        rows = []
+        for i, name in enumerate(names):
+            known = ~np.isnan(truth[:, i])
+            row: dict[str, Any] = {"value": name, "items": int(known.sum())}
+            row |= {m: _rounded(_of_column(m, truth[known, i], predicted[known, i])) for m in METRICS}
+            if half is not None:
+                inside = np.abs(truth[known, i] - predicted[known, i]) <= half[i]
+                row |= {"90 % interval ±": _rounded(float(half[i])), "coverage": _rounded(float(inside.mean()))}
+            rows.append(row)
+        step = max(1, len(truth) // _MOST_POINTS)
+        points = {
+            name: [
+                [_rounded(float(y)), _rounded(float(p))]
+                for y, p in zip(truth[::step, i], predicted[::step, i], strict=True)
+                if y == y
+            ]
+            for i, name in enumerate(names)
+        }
+        return Section({"values": rows}, self._samples(stats, names), {"predicted against true": points})
+
+    @staticmethod
+    def _samples(stats: RegressionStats, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The largest errors, in deviations of the training values."""
+        truth, predicted = stats.arrays["truth"], stats.arrays["predicted"]
+        error = np.nan_to_num(np.abs(truth - predicted) / np.asarray(stats.summary["scale"]), nan=-1.0)
+        found = []
+        for row in np.argsort(-error.max(axis=1), kind="stable")[:_MOST_SAMPLES]:
+            worst = int(error[row].argmax())
+            prefix = f"{names[worst]} " if len(names) > 1 else ""
+            found.append(
+                {
+                    "row": int(row),
+                    "label": f"{prefix}{truth[row, worst]:.5g}",
+                    "predicted": f"{prefix}{predicted[row, worst]:.5g}",
+                }
+            )
+        return found
+
+
+def conformal_half(residuals: np.ndarray, coverage: float = COVERAGE) -> float:
+    """Half-width of the split conformal interval: the ⌈(n + 1) · coverage⌉-th smallest absolute residual; infinite
+    with too few of them.
+
+    >>> conformal_half(np.arange(1.0, 20.0)), conformal_half(np.ones(5))
+    (18.0, inf)
+    """
+    place = math.ceil((len(residuals) + 1) * coverage)
+    return float(np.sort(residuals)[place - 1]) if place <= len(residuals) else math.inf
+
+
+def _of_column(metric: str, truth: np.ndarray, predicted: np.ndarray) -> float:
+    if not len(truth):
+        return float("nan")
+    error = truth - predicted
+    if metric == "mae":
+        return float(np.abs(error).mean())
+    if metric == "rmse":
+        return float(np.sqrt((error**2).mean()))
+    if np.ptp(truth) == 0:
+        return float("nan")
+    if metric == "r2":
+        return float(1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum())
+    if np.ptp(predicted) == 0:
+        return 0.0  # no order is worth a random one
+    return float(np.corrcoef(mean_ranks(truth), mean_ranks(predicted))[0, 1])
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
