@@ -294,6 +294,7 @@ class Task(ABC):
         strategies: names in ``tuning/strategies`` that make sense for it, in the order of cost.
         stats_type: the class of its statistics; a journal makes them again from arrays and summary.
         most_rows: rows that proxies see at most; None for all of them.
+        class_noun: what ``class_names`` are, in the plural.
         reader: how rows are read off a network (``extract/readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
         batch_size: items a step, the same for every model.
@@ -315,6 +316,7 @@ class Task(ABC):
     optimiser: ClassVar[str | None] = None
     draws: ClassVar[bool] = False
     free_size: ClassVar[bool] = False
+    class_noun: ClassVar[str] = "classes"
 
     @property
     def default_metric(self) -> str:

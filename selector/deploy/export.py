@@ -123,10 +123,12 @@ def _write_checked(saved: SavedModel, path: Path) -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for inputs, expected in form.batches:
         given = {name: value.numpy() for name, value in zip(form.names, inputs, strict=True)}
-        gap = float(np.abs(session.run(["probabilities"], given)[0] - expected.numpy()).max())
+        wanted = expected.numpy()
+        # values have a unit of their own: their differences are held against their size
+        gap = float(np.abs(session.run([form.output], given)[0] - wanted).max() / max(1.0, np.abs(wanted).max()))
         if not gap <= TOLERANCE:
             raise SelectorError(
-                f"the ONNX file of {saved.config['name']} gives other probabilities than torch (difference {gap:.2g}, "
+                f"the ONNX file of {saved.config['name']} gives other {form.output} than torch (difference {gap:.2g}, "
                 f"at most {TOLERANCE:g} is allowed); it was not kept."
             )
 
@@ -171,6 +173,7 @@ class _Form:
         batches: inputs, and the probabilities that the file must give; the first is what torch traces.
         shapes: of each input the axes that may have any length.
         free: pictures may have any height and width.
+        output: what stands beside the raw outputs, as the task calls it.
     """
 
     network: nn.Module
@@ -178,6 +181,7 @@ class _Form:
     batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
     shapes: tuple[Mapping[int, Any], ...]
     free: bool = False
+    output: str = "probabilities"
 
 
 def _image_form(saved: SavedModel, preprocess: Preprocess, *, free: bool = False) -> _Form:
@@ -195,7 +199,7 @@ def _image_form(saved: SavedModel, preprocess: Preprocess, *, free: bool = False
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if free:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    return _Form(network, ("images",), batches, (axes,), free)
+    return _Form(network, ("images",), batches, (axes,), free, _output_name(saved))
 
 
 def _text_form(saved: SavedModel) -> _Form:
@@ -208,7 +212,7 @@ def _text_form(saved: SavedModel) -> _Form:
     names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
     network = ReadsIds(saved.module, preprocess, _activation(saved)).eval()
-    return _Form(network, names, text_batches(saved, network), (axes,) * len(names))
+    return _Form(network, names, text_batches(saved, network), (axes,) * len(names), _output_name(saved))
 
 
 def _export(form: _Form, path: Path) -> None:
@@ -224,7 +228,7 @@ def _export(form: _Form, path: Path) -> None:
                 form.batches[0][0],
                 str(path),
                 input_names=list(form.names),
-                output_names=["logits", "probabilities"],
+                output_names=["logits", form.output],
                 dynamic_shapes=form.shapes,
                 external_data=False,
                 dynamo=True,
@@ -232,6 +236,14 @@ def _export(form: _Form, path: Path) -> None:
             )
         finally:
             logging.disable(previous)
+
+
+def _output_name(saved: SavedModel) -> str:
+    import torch
+
+    outputs = torch.zeros(1, max(1, int(saved.config["recipe"].get("outputs", len(saved.class_names)))))
+    found = saved.task.activation(outputs, saved.context)
+    return "probabilities" if found is None else found[0]
 
 
 def _activation(saved: SavedModel) -> Callable[[Tensor], Tensor]:

@@ -103,10 +103,9 @@ def values(ranking: Ranking) -> Figure | None:
         top = 24.0 + row * height
         true, said = [y for y, _ in points.pairs], [p for _, p in points.pairs]
         off = [p - y for y, p in points.pairs]
-        parts.append(element("text", points.name, x=60.0, y=top - 8, class_="name"))
         both = Axis.over([*true, *said], 60, 60 + side)
         up = Axis(both.low, both.high, top + side, top)
-        parts += _frame(both, up, top, side, 60, "true", "predicted")
+        parts += _frame(both, up, top, side, 60, "true", f"{points.name}: predicted")
         ends = (max(both.low, up.low), min(both.high, up.high))
         parts.append(element("line", x1=both(ends[0]), y1=up(ends[0]), x2=both(ends[1]), y2=up(ends[1]), class_="grid"))
         across, rest = Axis.over(said, 372, 372 + side), Axis.over([*off, 0.0], top + side, top)

@@ -76,14 +76,14 @@ def interval_rows(ranking: Ranking) -> list[IntervalRow]:
 
 
 def agreement_plane(ranking: Ranking) -> Plane | None:
-    """Evidence against the best measured value; None with fewer than two measured models."""
+    """Evidence against the best measured value; None with fewer than three measured models: two dots always rise or fall."""
     points, metric = [], ""
     for m in ranking:
         best = m.best_measurement()
         if m.evidence is not None and best is not None:
             points.append(Point(m.name, m.evidence, best.val_value))
             metric = best.metric
-    if len(points) < 2:
+    if len(points) < 3:
         return None
     return Plane("evidence (predicted)", f"{metric} on validation (measured)", "measured", tuple(points))
 

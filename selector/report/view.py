@@ -110,7 +110,7 @@ def title(ranking: Ranking) -> str:
         splits = " / ".join(f"{count} {split}" for split, count in (target.get("splits") or {}).items() if count)
         parts.append(f"{target['items']} items" + (f" ({splits})" if splits else ""))
     if target.get("classes"):
-        parts.append(f"{target['classes']} classes")
+        parts.append(f"{target['classes']} {target.get('class_noun') or 'classes'}")
     return ", ".join(parts)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from selector import modalities
 from selector.core.contracts import LabelKind, Target
 from selector.results import ModelResult
+from selector.tasks import task_for
 
 
 def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[ModelResult, ...]:
@@ -52,7 +53,9 @@ def summarise(target: Target) -> dict[str, Any]:
         "items": len(target),
         **({} if target.row_starts is None else {"words": len(target.labels)}),
         **modalities.of(target).facts(target.items),
+        "task": target.task,
         "classes": len(target.class_names),
+        "class_noun": "classes" if (task := task_for(target)) is None else task.class_noun,
         "class_names": list(target.class_names),
         "class_counts": counts,
         "splits": target.counts(),

@@ -82,6 +82,7 @@ class Multilabel(MultilabelReading, LinearTask):
     name = "multilabel"
     label_kind = LabelKind.MULTILABEL
     facet = "labels"
+    class_noun = "labels"
     metrics = METRICS
     stats_type: ClassVar[type[MultilabelStats]] = MultilabelStats
     tie_breaker = "log_loss"

@@ -71,6 +71,7 @@ class Regression(RegressionReading, LinearTask):
     name = "regression"
     label_kind = LabelKind.REAL
     facet = "values"
+    class_noun = "values"
     metrics = METRICS
     stats_type: ClassVar[type[RegressionStats]] = RegressionStats
 
