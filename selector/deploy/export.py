@@ -212,7 +212,7 @@ def _text_form(saved: SavedModel) -> _Form:
     names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
     network = ReadsIds(saved.module, preprocess, _activation(saved)).eval()
-    return _Form(network, names, text_batches(saved, network), (axes,) * len(names), _output_name(saved))
+    return _Form(network, names, text_batches(saved, network), (axes,) * len(names), output=_output_name(saved))
 
 
 def _export(form: _Form, path: Path) -> None:
