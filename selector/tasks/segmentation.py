@@ -404,7 +404,7 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
         }
         for i, name in enumerate(class_names)
     ]
-    tables: dict[str, Sequence[Mapping[str, Any]]] = {"IoU a class": lines}
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {"results by class": lines}
     if "confusion" in stats.summary:
         off = np.array(stats.summary["confusion"])
         np.fill_diagonal(off, 0)

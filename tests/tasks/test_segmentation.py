@@ -196,7 +196,7 @@ def test_metrics_are_those_of_torchmetrics(scenes: Target) -> None:
             metric.update(said[None], mask[None])
     assert stats.value("miou") == pytest.approx(float(iou.compute()), abs=1e-6)
     assert stats.value("pixel_accuracy") == pytest.approx(float(accuracy.compute()), abs=1e-6)
-    table = task.report(stats, scenes.class_names).tables["IoU a class"]
+    table = task.report(stats, scenes.class_names).tables["results by class"]
     np.testing.assert_allclose([line["IoU"] for line in table], each.compute().numpy(), atol=1e-4)
     some = np.array([0, 0, 3])
     parts, wholes = stats.ratio("pixel_accuracy")  # type: ignore[misc]
@@ -385,7 +385,7 @@ def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path)
     outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
     groups = [f"The {which} pictures" for which in ("worst", "worst", "median", "median", "best", "best")]
     assert [s["group"] for s in outcome["samples"]] == groups
-    assert [line["class"] for line in outcome["tables"]["IoU a class"]] == ["background", "disc", "bar"]
+    assert [line["class"] for line in outcome["tables"]["results by class"]] == ["background", "disc", "bar"]
     for sample in outcome["samples"]:
         assert [p["title"] for p in sample["pictures"]] == ["picture", "truth", "predicted"]
         assert all(p["uri"].startswith("data:image/jpeg;base64,") for p in sample["pictures"])
