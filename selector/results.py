@@ -1,6 +1,6 @@
 """What a run found: ``Ranking`` with one ``ModelResult`` a model; pandas, JSON, save and load.
 
-Predicted (``scores``, ``evidence``) and measured (``measurements``) figures are kept apart, here
+Predicted (``scores``, ``transferability``) and measured (``measurements``) figures are kept apart, here
 and wherever they are shown.
 """
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from selector.core.contracts import Target
 
-FORMAT = 1
+FORMAT = 2  # 1 had other names for some fields; it is still read
+_READABLE = (1, FORMAT)
 RUN_FILE = "run.json"
 BEST = "best"
 """Folder of a run's best model."""
@@ -62,11 +63,11 @@ class PriorCell:
     """What was known of a model before its target was looked at.
 
     Attributes:
-        shift: what it adds to the model's skill in the evidence.
+        shift: what it adds to the model's normalised score in the transferability.
         value: standard deviations of rank above the average model.
         origin: what that rests on, for a person.
         targets: earlier targets on which the model was measured.
-        weight: share of this member in the evidence, 0..0.5.
+        weight: share of this member in the transferability, 0..0.5.
     """
 
     shift: Number
@@ -163,10 +164,10 @@ class ModelResult:
     """Everything that a run knows of one model.
 
     ``spec`` is the frozen zoo entry, ``rank`` starts at 1 and is None for a failed or excluded model.
-    ``evidence`` is the combined score that ranks unmeasured models, with its 90 % interval, the
+    ``transferability`` is the combined score that ranks unmeasured models, with its 90 % interval, the
     probabilities of being the best and among the best k, the expected rank, and ``tied`` for models that the rows
     cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
-    It is ``skill`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
+    It is ``normalised_score`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
     known of the model without the target, by the names of ``prior.ModelFacts``.
     ``cost`` is what was measured on this machine, None where nothing was.
     ``layers`` is the 5-nearest-neighbour accuracy of each layer, for networks that are read at all of them.
@@ -178,14 +179,14 @@ class ModelResult:
     reason: str = ""
     traceback: str = ""
     rank: int | None = None
-    evidence: float | None = None
-    evidence_low: float | None = None
-    evidence_high: float | None = None
+    transferability: float | None = None
+    transferability_low: float | None = None
+    transferability_high: float | None = None
     p_best: float | None = None
     p_top_k: float | None = None
     mean_rank: float | None = None
     tied: bool = False
-    skill: float | None = None
+    normalised_score: float | None = None
     members: Mapping[str, Number] = field(default_factory=dict)
     prior: PriorCell | None = None
     predicted: PredictedValue | None = None
@@ -318,7 +319,7 @@ class Ranking:
         Args:
             short: only what ranks the models and what was measured of them.
 
-        Columns: rank, model, source, status, reason, evidence, skill, prior, one a proxy with
+        Columns: rank, model, source, status, reason, transferability, normalised score, prior, one a proxy with
         ``_low`` and ``_high`` where intervals were computed, ``measured_<strategy>_val|test`` with
         the other metrics and settings of that training, what the model costs, and
         ``front_<predicted|measured>_<parameters|latency|memory>`` for the best trade-offs.
@@ -398,10 +399,13 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
         raise ConfigError(
             f"{folder} is not a run: it has no {RUN_FILE}; give the folder that 'selector scan' named."
         ) from None
-    if data.get("format") != FORMAT:
+    if data.get("format") not in _READABLE:
         raise ConfigError(
-            f"{file} has another format than this version of selector reads ({FORMAT}); run the scan again, its features are kept."
+            f"{file} has another format than this version of selector reads (expected {FORMAT} or older, "
+            f"found {data.get('format')!r}); update selector, or {_AGAIN}."
         )
+    if data["format"] == 1:  # names of classes, in the target, are nobody's fields
+        data |= {part: _renamed(data[part]) for part in ("models", "caveats", "confirmation") if part in data}
     form = _form()
     for own in ("format", "loaded_target", "trusted"):  # trust is given on a call and never read
         data.pop(own, None)
@@ -416,6 +420,22 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
 
 
 _AGAIN = "run the scan again, its features are kept"
+
+_OLD_NAMES = {
+    "evidence": "transferability",
+    "evidence_low": "transferability_low",
+    "evidence_high": "transferability_high",
+    "skill": "normalised_score",
+    "best_skill": "best_normalised_score",
+}
+"""Fields of format 1 and what they are called since."""
+
+
+def _renamed(value: Any) -> Any:
+    """A document of format 1 under the names of today; what is malformed is left to the check of types."""
+    if isinstance(value, dict):
+        return {_OLD_NAMES.get(key, key): _renamed(part) for key, part in value.items()}
+    return [_renamed(part) for part in value] if isinstance(value, list) else value
 
 
 class _RunTarget(BaseModel):

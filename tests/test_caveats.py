@@ -14,7 +14,7 @@ import selector
 from selector.core.contracts import LabelKind, Modality
 from selector.ranking import calibration as frozen
 from selector.ranking.calibration import Calibration, CalibrationSet
-from selector.ranking.combination import Evidence
+from selector.ranking.combination import Transferability
 from selector.ranking.prior import PriorScore
 from selector.report.html import write_report
 from selector.results import Measurement, load_ranking
@@ -24,25 +24,25 @@ from selector.scan.near_duplicates import SIDE, near_duplicates
 from tests.conftest import draw, image_folder
 from tests.test_scan import FAST
 
-BASE = Evidence(0.5, 0.4, 0.6, 0.2, 0.5, False, 0.5)
+BASE = Transferability(0.5, 0.4, 0.6, 0.2, 0.5, False, 0.5)
 
 
 def pool(*columns, known=None, **changes):
-    """Models whose members have these skills; their value is the mean."""
+    """Models whose members have these normalised scores; their value is the mean."""
     rows = np.array(columns, dtype=float).T
     found = {}
     for i, row in enumerate(rows):
         members = {f"p{j}": float(v) for j, v in enumerate(row)}
         prior = None if known is None else PriorScore(known[i], "facts", 0, 0.25)
         value = float(row.mean())
-        found[f"m{i}"] = replace(BASE, value=value, skill=value, members=members, known=prior, **changes)
+        found[f"m{i}"] = replace(BASE, value=value, normalised_score=value, members=members, known=prior, **changes)
     return found
 
 
-def test_no_signal_looks_at_the_skill_not_at_the_prior():
-    hopeless = {"m": replace(BASE, skill=0.01, value=0.4)}
+def test_no_signal_looks_at_the_normalised_score_not_at_the_prior():
+    hopeless = {"m": replace(BASE, normalised_score=0.01, value=0.4)}
     assert caveats.no_signal(hopeless).code == "no-signal"
-    assert caveats.no_signal({"m": replace(BASE, skill=0.2, value=-0.1)}) is None
+    assert caveats.no_signal({"m": replace(BASE, normalised_score=0.2, value=-0.1)}) is None
 
 
 def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
@@ -55,7 +55,7 @@ def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
     assert found.numbers["items_needed"] == 500 * 9
     assert found.text == (
         "2 models cannot be told apart on these 500 rows: first, second. "
-        "About 4,500 labelled items would settle which of the first two has the higher evidence."
+        "About 4,500 labelled items would settle which of the first two has the higher transferability."
     )
     equal = {**tied, "second": replace(tied["second"], value=0.5999)}
     assert "Even 100 times as many would not settle" in caveats.too_small(equal, 500).text
@@ -102,27 +102,27 @@ def target(classes=5, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "rows", "skill", "text"),
+    ("changes", "rows", "normalised_score", "text"),
     [
         ({}, 900, 0.7, None),
         ({"classes": 20}, 900, 0.7, None),
         ({"classes": 21}, 900, 0.7, "21 classes (tried: 2 to 10)"),
         ({}, 4001, 0.7, "4001 items (tried: 800 to 1000)"),
         ({}, 199, 0.7, "199 items (tried: 800 to 1000)"),
-        ({}, 900, 0.55, "a best skill of 0.55 (tried: 0.60 and more)"),
+        ({}, 900, 0.55, "a best normalised score of 0.55 (tried: 0.60 and more)"),
         ({"label_kind": LabelKind.REAL}, 900, 0.7, "images with real labels"),
         ({"modality": Modality.TEXT}, 900, 0.7, "on texts it was tried with six small encoders only"),
     ],
 )
-def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, skill, text):
-    found = caveats.unlike_calibration({"m": replace(BASE, skill=skill)}, target(**changes), rows)
+def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, normalised_score, text):
+    found = caveats.unlike_calibration({"m": replace(BASE, normalised_score=normalised_score)}, target(**changes), rows)
     assert (found is None) == (text is None)
     assert text is None or (text in found.text and found.numbers["calibration"] == 3)
 
 
 def test_the_package_carries_a_calibration():
     made = frozen.calibration()
-    assert made.skill_per_deviation > 0
+    assert made.normalised_score_per_deviation > 0
 
 
 # ---------------------------------------------------------------------------- pictures that leak

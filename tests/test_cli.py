@@ -194,7 +194,7 @@ def test_the_reports_command_repeats_the_run(confirmed: tuple[Path, Result], tmp
     result = ok(*words[1:-1], tmp_path / "again", "--store", out.parent / "store")
     first, second = load_ranking(out), load_ranking(tmp_path / "again")
     assert [m.name for m in second] == [m.name for m in first]
-    assert [m.evidence for m in second] == [m.evidence for m in first]
+    assert [m.transferability for m in second] == [m.transferability for m in first]
     assert "frozen val" in result.stdout
 
 
@@ -534,7 +534,7 @@ def test_progress_on_a_terminal_draws_bars_and_leaves_lines() -> None:
 
 def test_numbers_of_a_ranking_survive_json(confirmed: tuple[Path, Result]) -> None:
     out, _ = confirmed
-    values = [m.evidence for m in load_ranking(out)]
+    values = [m.transferability for m in load_ranking(out)]
     assert all(value is not None and np.isfinite(value) for value in values)
 
 

@@ -26,7 +26,7 @@ def history(tmp_path):
 def test_results_come_back_as_they_were_added(history):
     rows = [
         result("a", strategy="full", source="timm:a", target_name="flowers", facts={"parameters": 1e6}),
-        result("b", value=0.25, kind="predicted", metric="evidence", run="r1"),
+        result("b", value=0.25, kind="predicted", metric="transferability", run="r1"),
     ]
     assert history.add(rows) == 2
     assert History(history.path).results() == rows
@@ -220,3 +220,12 @@ def test_a_damaged_row_is_left_out_with_a_warning(
         connection.commit()
     assert [row.target for row in history.results()] == ["t0", "t2"]
     assert "1 of 3 rows of the history" in caplog.text
+
+
+def test_rows_of_an_earlier_version_are_read_under_the_name_of_today(history: History) -> None:
+    """A normalised score was called a skill; a measured metric of that name is nobody's business."""
+    history.add([result(metric="skill:knn+logme", kind="predicted", run="r"), result(metric="skill:x")])
+    metrics = {row.kind: row.metric for row in history.results()}
+    assert metrics == {"predicted": "normalised_score:knn+logme", "measured": "skill:x"}
+    (imported,) = parse(['{"target": "t", "model": "m", "metric": "skill:knn", "value": 1, "kind": "predicted"}'], "f")
+    assert imported.metric == "normalised_score:knn"

@@ -35,17 +35,19 @@ def past():
     return history
 
 
-def test_past_results_move_the_evidence_and_the_run_says_so(photos, tmp_path, past):
+def test_past_results_move_the_transferability_and_the_run_says_so(photos, tmp_path, past):
     alone = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
     before = selector.rank(photos, **FAST, store=tmp_path / "store", history=tmp_path / "empty.sqlite")
     ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=tmp_path / "run")
     moved = {name: ranking[name].prior.shift - before[name].prior.shift for name in ("tiny-vit", "tiny-resnet")}
     assert moved["tiny-vit"] > moved["tiny-resnet"]
     for name, shift in moved.items():
-        assert abs(shift) <= (before[name].evidence_high - before[name].evidence_low) / 2 + 1e-9  # what is open
+        assert (
+            abs(shift) <= (before[name].transferability_high - before[name].transferability_low) / 2 + 1e-9
+        )  # what is open
     for model in ranking:
-        assert model.skill == alone[model.name].skill
-        assert model.evidence == pytest.approx(model.skill + model.prior.shift)
+        assert model.normalised_score == alone[model.name].normalised_score
+        assert model.transferability == pytest.approx(model.normalised_score + model.prior.shift)
         assert model.prior.origin == "mean rank on 8 earlier targets"
     assert (ranking.prior["method"], ranking.prior["history"]["rows"]) == ("mean rank", 16)
     assert ranking.prior["published"] > 400
@@ -69,7 +71,7 @@ def test_results_of_the_same_target_do_not_enter(photos, tmp_path, past):
     again = selector.rank(photos, **FAST, store=tmp_path / "store")
     assert again.prior["left_out"]["same target"] == 2
     assert again.prior["history"] == plain.prior["history"]
-    assert [m.evidence for m in again] == [m.evidence for m in plain]
+    assert [m.transferability for m in again] == [m.transferability for m in plain]
 
 
 def test_a_confirmation_adds_what_was_measured_once(photos, tmp_path):
@@ -87,7 +89,7 @@ def test_a_confirmation_adds_what_was_measured_once(photos, tmp_path):
         ("frozen", "accuracy", "photos")
     }
     predicted = {r.model: (r.metric, r.value) for r in kept if r.kind == "predicted"}
-    assert predicted == {m.name: ("skill:knn+logme", m.skill) for m in done}
+    assert predicted == {m.name: ("normalised_score:knn+logme", m.normalised_score) for m in done}
     assert kept[0].facts["pretraining_images"] == 0
     assert {r.items for r in kept} == {done.target["splits"]["val"]}
     selector.confirm(ranking, **confirm)

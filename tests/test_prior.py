@@ -331,7 +331,7 @@ def test_published_tables_vouch_for_models_that_were_measured_not_for_facts():
 
 
 def test_having_been_measured_once_does_not_make_the_facts_of_a_model_weigh_more():
-    """Twins, one of them measured beside its like: what they add to a skill is nearly the same."""
+    """Twins, one of them measured beside its like: what they add to a normalised score is nearly the same."""
     published = table(quality(0.02, targets=12), origin="published")  # facts unknown: the mean rank wins
     small = {"parameters": 1e6}
     own = [row(m, "own", i, facts=small) for i, m in enumerate(("seen", "beside it"))]

@@ -21,7 +21,7 @@ def ranking() -> Ranking:
         "good",
         {"source": "timm:resnet18"},
         rank=1,
-        evidence=0.5,
+        transferability=0.5,
         scores={
             "knn": ScoreCell(0.7, 0.6, 0.8, {"accuracy@5": 0.75}),
             "leep": ScoreCell(None, reason="no source head"),
@@ -138,3 +138,18 @@ def test_a_name_that_is_no_utf8_does_not_cost_the_table(tmp_path: Path) -> None:
     ranking.save(tmp_path)
     assert load_ranking(tmp_path).target["name"] == "caf\udce9"
     assert "caf" in write_report(load_ranking(tmp_path)).read_text()
+
+
+def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today() -> None:
+    """``old/run.json`` was written by the version before transferability had its name."""
+    old = json.loads((Path(__file__).parent / "old" / "run.json").read_text())
+    loaded = load_ranking(Path(__file__).parent / "old")
+    for model, was in zip(loaded, old["models"], strict=True):
+        found = (model.transferability, model.transferability_low, model.transferability_high)
+        assert found == (was["evidence"], was["evidence_low"], was["evidence_high"])
+        assert (model.normalised_score, dict(model.members)) == (was["skill"], was["members"])
+    assert loaded.models[0].normalised_score == 0.7
+    assert loaded.models[0].members == {"knn": 0.6, "logme": 0.8}
+    assert "transferability" in loaded.to_dataframe()
+    assert json.loads(loaded.to_json())["format"] == 2
+    assert "0.800" in str(loaded)

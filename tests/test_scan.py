@@ -63,7 +63,7 @@ def test_rank_gives_a_row_a_model_with_scores_intervals_and_probabilities(photos
         cell = model.scores["knn"]
         assert cell.low is not None
         assert cell.low <= cell.value <= cell.high
-        assert model.evidence_low <= model.evidence <= model.evidence_high
+        assert model.transferability_low <= model.transferability <= model.transferability_high
     assert sum(m.p_best for m in ranking) == pytest.approx(1)
     assert ranking.target["classes"] == 3
     assert ranking.path is None
@@ -444,7 +444,7 @@ def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(phot
     assert "the factory exploded" in ranking["crashes"].reason
     assert ranking["tiny-vit"].status == "ok"
     calm = selector.rank(photos, **FAST, store=tmp_path / "calm")
-    assert {m.name: m.evidence for m in ranking if m.status == "ok"} == {m.name: m.evidence for m in calm}
+    assert {m.name: m.transferability for m in ranking if m.status == "ok"} == {m.name: m.transferability for m in calm}
 
 
 def test_images_are_decoded_once_for_all_sizes_that_are_known_beforehand(photos, tmp_path):
@@ -480,7 +480,7 @@ def test_costs_are_measured_once_and_remembered(photos, tmp_path):
     assert all(m.cost is None for m in off)
     late = selector.rank(photos, **FAST, store=tmp_path / "other", max_latency="1h")
     assert all(m.cost is not None for m in late)  # asked for by the limit, although all rows are stored
-    # scores and evidence are what they are, whatever was measured beside them; the count of operations is a fact
+    # scores and transferability are what they are, whatever was measured beside them; the count of operations is a fact
     facts = {"facts", "origin"}
     assert without(json.loads(table(off)), facts) == without(json.loads(table(first)), facts)
 
@@ -593,7 +593,7 @@ def test_rows_that_vanish_beside_a_scan_are_told_and_extracted_again(photos, tmp
 
     monkeypatch.setattr(scan.scoring.Scoring, "run", vanishing)
     ranking = selector.rank(photos, **FAST, store=tmp_path / "store")
-    assert [(m.name, m.evidence) for m in ranking] == [(m.name, m.evidence) for m in alone]
+    assert [(m.name, m.transferability) for m in ranking] == [(m.name, m.transferability) for m in alone]
     assert f"{removed[0]}: 51 of its rows vanished from the store while this scan ran" in caplog.text
 
 
@@ -617,4 +617,4 @@ def test_a_proxy_that_raises_is_an_empty_cell_that_names_it(photos, tmp_path):
     ranking = selector.rank(photos, **{**FAST, "proxies": ["knn", broken]}, store=tmp_path / "store")
     assert [m.status for m in ranking] == ["ok", "ok"]
     assert all(m.scores["broken"].reason == "proxy 'broken' raised TypeError: no such thing" for m in ranking)
-    assert all(m.evidence is not None for m in ranking)
+    assert all(m.transferability is not None for m in ranking)

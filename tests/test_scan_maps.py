@@ -84,8 +84,8 @@ def test_each_facet_is_scored_and_counts_the_same(folder: Path, tmp_path: Path, 
     for model in ranking:
         assert set(model.scores) == {"side:knn", "side:logme", "where:knn", "where:logme"}
         sides = [np.mean([v for k, v in model.members.items() if k.startswith(f)]) for f in ("side", "where")]
-        assert model.skill == pytest.approx(np.mean(sides))
-        assert model.evidence_low < model.evidence < model.evidence_high
+        assert model.normalised_score == pytest.approx(np.mean(sides))
+        assert model.transferability_low < model.transferability < model.transferability_high
 
 
 def test_rows_are_the_maps_read_at_their_places(folder: Path, tmp_path: Path, task: None) -> None:
@@ -135,7 +135,7 @@ def test_a_second_scan_runs_nothing_and_new_pictures_only_themselves(
     again = selector.rank(fewer, **FAST, store=tmp_path)
     assert run == []
     assert all(m.cached for m in again)
-    assert [m.evidence for m in again] == [m.evidence for m in first]
+    assert [m.transferability for m in again] == [m.transferability for m in first]
     whole = selector.rank(target, **FAST, store=tmp_path)
     known = {h for h, s in zip(fewer.hashes, fewer.splits, strict=True) if s != "test"}
     scored = {h for h, s in zip(target.hashes, target.splits, strict=True) if s != "test"}

@@ -1,4 +1,4 @@
-"""How well do proxies, the combined evidence and static baselines agree with fine-tuned accuracy?
+"""How well do proxies, the combined transferability and static baselines agree with fine-tuned accuracy?
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.agreement_table [--suite images|texts] [--strategy full|frozen] [--draws 1000]
 
@@ -30,7 +30,7 @@ from selector.ranking.prior import ModelFacts, static_prior
 
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
-SKILL, EVIDENCE = "skill", "evidence"
+NORMALISED_SCORE, TRANSFERABILITY = "normalised_score", "transferability"
 RANDOM = "random order"
 ORDERS = 200  # random ones, whose mean agreement is the row of that name
 
@@ -111,8 +111,8 @@ def static_baselines(truth: Mapping[str, Column], facts: Mapping[str, Facts]) ->
 def known(
     scored: score_cells.Scored, truth: Mapping[str, Column], facts: Mapping[str, ModelFacts]
 ) -> dict[str, dict[str, Column]]:
-    """Scores of the cells that have a fine-tuned accuracy, their combined skill, and the evidence: the
-    skill moved by the prior over the encoders' facts, as the package does it without a history."""
+    """Scores of the cells that have a fine-tuned accuracy, their combined normalised score, and the transferability: the
+    normalised score moved by the prior over the encoders' facts, as the package does it without a history."""
     found: dict[str, dict[str, Column]] = {}
     for score, by_set in scored.values.items():
         for name, values in by_set.items():
@@ -125,8 +125,12 @@ def known(
             continue
         prior = static_prior({e: facts.get(e, ModelFacts()) for e in whole})
         combined = combine(whole, scored.labels[name], prior=prior)
-        found.setdefault(SKILL, {})[name] = {e: evidence.skill for e, evidence in combined.items()}
-        found.setdefault(EVIDENCE, {})[name] = {e: evidence.value for e, evidence in combined.items()}
+        found.setdefault(NORMALISED_SCORE, {})[name] = {
+            e: transferability.normalised_score for e, transferability in combined.items()
+        }
+        found.setdefault(TRANSFERABILITY, {})[name] = {
+            e: transferability.value for e, transferability in combined.items()
+        }
     return found
 
 
@@ -139,7 +143,7 @@ def seconds(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str
         ]:
             found[score] = float(np.median(cells))
     members = [found[member] for member in MEMBERS[LabelKind.CLASSES] if member in found]
-    return found | {SKILL: sum(members), EVIDENCE: sum(members)}
+    return found | {NORMALISED_SCORE: sum(members), TRANSFERABILITY: sum(members)}
 
 
 def agreement(
@@ -148,7 +152,7 @@ def agreement(
     """One row a scope and score: the mean of every measure over sets, with its interval.
 
     A score that lacks some encoders is compared on those it has; ``encoders`` says how many on average.
-    ``gain`` is its weighted tau minus that of the evidence, on the same encoders and resamples.
+    ``gain`` is its weighted tau minus that of the transferability, on the same encoders and resamples.
     """
     rows = []
     for scope, members in scopes.items():
@@ -162,7 +166,7 @@ def agreement(
             for measure in MEASURES:
                 found = mean_agreement(scores[0], accuracies, measure, draws=draws, seed=seed)
                 row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
-            both, accuracies = columns([by_set, by_score.get(EVIDENCE, {})], compared, truth)
+            both, accuracies = columns([by_set, by_score.get(TRANSFERABILITY, {})], compared, truth)
             if accuracies:
                 gain = paired_difference(*both, accuracies, draws=draws, seed=seed)
                 row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}

@@ -37,8 +37,11 @@ from selector.ranking.prior import static_prior
 
 FROZEN = Path(selector.__file__).parent / "ranking" / "calibration.json"
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3")
-DEFAULT = "skill: knn+probe+logme"
-SKILLS = {**MEMBERS[LabelKind.CLASSES], "lda": MEMBERS[LabelKind.CLASSES]["knn"]}  # its chance is that of knn
+DEFAULT = "normalised score: knn+probe+logme"
+NORMALISED_SCORES = {
+    **MEMBERS[LabelKind.CLASSES],
+    "lda": MEMBERS[LabelKind.CLASSES]["knn"],
+}  # its chance is that of knn
 OTHERS = ("ncti", "pactran", "hscore", "gbc")  # of other families; they have no fixed zero, so z-scores only
 WHOLE = 15  # encoders that a set must have to say how far encoders lie apart
 _RIDGE = 1.0  # equal weights count as much as this many deviations of rank
@@ -50,7 +53,7 @@ class Cells:
     """Members of one set: (encoders, members) beside the names, and the accuracies in points (NaN where unknown)."""
 
     names: tuple[str, ...]
-    skills: dict[str, np.ndarray]
+    normalised_scores: dict[str, np.ndarray]
     raw: dict[str, np.ndarray]
     prior: np.ndarray
     accuracy: np.ndarray
@@ -94,30 +97,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = [{k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     write_rows(folder / f"members_{args.strategy}.csv", shown)
     show(rows, cells)
-    print("\nsampling error of a skill over how far encoders lie apart: ", noise)
+    print("\nsampling error of a normalised score over how far encoders lie apart: ", noise)
     return 0
 
 
 def gather(scored: score_cells.Scored, name: str, column: Column, cards: Mapping[str, Mapping[str, Any]]) -> Cells:
     """The encoders of a set that have an accuracy and every member."""
-    wanted = [*SKILLS, *OTHERS]
+    wanted = [*NORMALISED_SCORES, *OTHERS]
     names = tuple(e for e in column if all(e in scored.values.get(m, {}).get(name, {}) for m in wanted))
     raw = {m: np.array([scored.values[m][name][e] for e in names]) for m in wanted}
-    skills = {m: np.asarray(scale(raw[m], scored.labels[name])) for m, scale in SKILLS.items()}
+    normalised_scores = {m: np.asarray(scale(raw[m], scored.labels[name])) for m, scale in NORMALISED_SCORES.items()}
     facts = {e: encoders.facts_of(cards[e]) for e in names}
     prior = static_prior(facts).scores if facts else {}
-    return Cells(names, skills, raw, np.array([prior[e].value for e in names]), np.array([column[e] for e in names]))
+    return Cells(
+        names, normalised_scores, raw, np.array([prior[e].value for e in names]), np.array([column[e] for e in names])
+    )
 
 
 # ---------------------------------------------------------------------------- candidates
 
 
-def on_skill(*members: str, weight: float = 0.0) -> Candidate:
-    """Mean skill, and a share of the prior as the package mixes it."""
+def on_normalised_score(*members: str, weight: float = 0.0) -> Candidate:
+    """Mean normalised score, and a share of the prior as the package mixes it."""
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
-        mean = np.mean([cells.skills[m] for m in members], axis=0)
-        return np.asarray((1 - weight) * mean + weight * calibration().skill_per_deviation * cells.prior)
+        mean = np.mean([cells.normalised_scores[m] for m in members], axis=0)
+        return np.asarray((1 - weight) * mean + weight * calibration().normalised_score_per_deviation * cells.prior)
 
     return score
 
@@ -136,11 +141,13 @@ def on_z(*members: str) -> Candidate:
 
 
 def learned(*members: str, prior: bool = False) -> Candidate:
-    """Non-negative least squares of the accuracy's rank on skills, drawn towards equal weights."""
+    """Non-negative least squares of the accuracy's rank on normalised scores, drawn towards equal weights."""
 
     def columns(cells: Cells) -> np.ndarray:
-        parts = [cells.skills[m] for m in members]
-        return np.stack([*parts, calibration().skill_per_deviation * cells.prior] if prior else parts, axis=1)
+        parts = [cells.normalised_scores[m] for m in members]
+        return np.stack(
+            [*parts, calibration().normalised_score_per_deviation * cells.prior] if prior else parts, axis=1
+        )
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
         width = len(members) + prior
@@ -155,18 +162,22 @@ def learned(*members: str, prior: bool = False) -> Candidate:
 
 
 CANDIDATES: dict[str, Candidate] = {
-    DEFAULT: on_skill("knn", "probe", "logme"),
-    **{f"skill: {m}": on_skill(m) for m in SKILLS},
-    "skill: knn+probe": on_skill("knn", "probe"),
-    "skill: knn+logme": on_skill("knn", "logme"),
-    "skill: probe+logme": on_skill("probe", "logme"),
-    "skill: knn+probe+logme+lda": on_skill("knn", "probe", "logme", "lda"),
-    "skill: probe+logme+lda": on_skill("probe", "logme", "lda"),
+    DEFAULT: on_normalised_score("knn", "probe", "logme"),
+    **{f"normalised score: {m}": on_normalised_score(m) for m in NORMALISED_SCORES},
+    "normalised score: knn+probe": on_normalised_score("knn", "probe"),
+    "normalised score: knn+logme": on_normalised_score("knn", "logme"),
+    "normalised score: probe+logme": on_normalised_score("probe", "logme"),
+    "normalised score: knn+probe+logme+lda": on_normalised_score("knn", "probe", "logme", "lda"),
+    "normalised score: probe+logme+lda": on_normalised_score("probe", "logme", "lda"),
     **{
-        f"skill: knn+probe+logme, prior {100 * w:.0f} %": on_skill("knn", "probe", "logme", weight=w)
+        f"normalised score: knn+probe+logme, prior {100 * w:.0f} %": on_normalised_score(
+            "knn", "probe", "logme", weight=w
+        )
         for w in (0.1, 0.25, 0.5)
     },
-    "skill: knn+probe+logme+lda, prior 25 %": on_skill("knn", "probe", "logme", "lda", weight=0.25),
+    "normalised score: knn+probe+logme+lda, prior 25 %": on_normalised_score(
+        "knn", "probe", "logme", "lda", weight=0.25
+    ),
     "prior alone (facts)": lambda cells, others: cells.prior,
     "z: knn+probe+logme": on_z("knn", "probe", "logme"),
     "z: knn+probe+logme+lda": on_z("knn", "probe", "logme", "lda"),
@@ -225,23 +236,23 @@ def show(rows: Sequence[Mapping[str, object]], cells: Mapping[str, Cells]) -> No
 
 
 def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
-    """By set and member: the median jackknife error of a skill over the deviation of skills between encoders.
+    """By set and member: the median jackknife error of a normalised score over the deviation of normalised scores between encoders.
 
     Near 1 and above a member would order encoders by its own noise.
     """
     rows = []
     for name, facts in scored.labels.items():
         row: dict[str, object] = {"set": name}
-        for member, scale in SKILLS.items():
+        for member, scale in NORMALISED_SCORES.items():
             values, errors = (kind.get(member, {}).get(name, {}) for kind in (scored.values, scored.errors))
             shared = [e for e in values if e in errors]
             if len(shared) < FEWEST_ENCODERS:
                 continue
             at, error = np.array([values[e] for e in shared]), np.array([errors[e] for e in shared])
-            skills = scale(at, facts)
+            normalised_scores = scale(at, facts)
             moved = np.abs(scale(at + error, facts) - scale(at - error, facts)) / 2
-            row[member] = round(float(np.median(moved) / skills.std()), 3)
-        if len(row) == 1 + len(SKILLS):
+            row[member] = round(float(np.median(moved) / normalised_scores.std()), 3)
+        if len(row) == 1 + len(NORMALISED_SCORES):
             rows.append(row)
     return rows
 
@@ -250,28 +261,28 @@ def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
 
 
 def frozen(scored: score_cells.Scored) -> str:
-    """``selector/ranking/calibration.json``: sizes and skills of every set, and how far encoders lie apart."""
+    """``selector/ranking/calibration.json``: sizes and normalised scores of every set, and how far encoders lie apart."""
     sets, slopes = {}, []
     for name, facts in scored.labels.items():
-        skill = mean_skill(scored, name, facts)
-        if len(skill) < WHOLE:
+        normalised_score = mean_normalised_score(scored, name, facts)
+        if len(normalised_score) < WHOLE:
             continue
-        deviations = (rankdata(skill) / (len(skill) + 1) - 0.5) * np.sqrt(12)
-        slopes.append(float(np.polyfit(deviations, skill, 1)[0]))
+        deviations = (rankdata(normalised_score) / (len(normalised_score) + 1) - 0.5) * np.sqrt(12)
+        slopes.append(float(np.polyfit(deviations, normalised_score, 1)[0]))
         sets[name] = {
             "rows": scored.rows[name],
             "classes": scored.classes[name],
-            "encoders": len(skill),
-            "best_skill": round(float(skill.max()), 4),
-            "median_skill": round(float(np.median(skill)), 4),
+            "encoders": len(normalised_score),
+            "best_normalised_score": round(float(normalised_score.max()), 4),
+            "median_normalised_score": round(float(np.median(normalised_score)), 4),
         }
-    made = {"skill_per_deviation": round(float(np.mean(slopes)), 3), "sets": sets}
+    made = {"normalised_score_per_deviation": round(float(np.mean(slopes)), 3), "sets": sets}
     before = json.loads(FROZEN.read_text(encoding="utf-8"))
     same = made == {k: v for k, v in before.items() if k != "version"}
     return json.dumps({"version": before["version"] + (not same), **made}, indent=1) + "\n"
 
 
-def mean_skill(scored: score_cells.Scored, name: str, facts: LabelFacts) -> np.ndarray:
+def mean_normalised_score(scored: score_cells.Scored, name: str, facts: LabelFacts) -> np.ndarray:
     """Of the default members, for the encoders that have all of them."""
     members = MEMBERS[LabelKind.CLASSES]
     by_member = [scored.values.get(m, {}).get(name, {}) for m in members]

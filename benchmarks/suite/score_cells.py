@@ -96,7 +96,7 @@ def score_cell(set_name: str, file: Path, names: Sequence[str], out: Path, seed:
 
 
 def write_labels(path: Path, set_name: str, labels: np.ndarray) -> None:
-    """What the skill scale needs to know of a set's labels, once."""
+    """What the normalised score scale needs to know of a set's labels, once."""
     if any(row["set"] == set_name for row in table.whole_rows(path)):
         return
     facts = LabelFacts.of(labels, LabelKind.CLASSES)

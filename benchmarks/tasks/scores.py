@@ -109,7 +109,7 @@ def score_encoder(name: str, encoder: str, assets: Path, out: Path) -> None:
                 row |= {"value": repr(found[score].value), "seconds": f"{found[score].seconds:.3f}", "status": "ok"}
             table.append(out, row, COLUMNS)
         if set(MEMBERS[facet.kind]) <= set(found):
-            mean = combine({encoder: found}, LabelFacts.of(facet.labels, facet.kind))[encoder].skill
+            mean = combine({encoder: found}, LabelFacts.of(facet.labels, facet.kind))[encoder].normalised_score
             whole: dict[str, object] = {
                 **about,
                 **shape,

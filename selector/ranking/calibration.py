@@ -1,6 +1,6 @@
-"""What the scale of the evidence was frozen on: the sets of the benchmark suite, versioned.
+"""What the scale of the transferability was frozen on: the sets of the benchmark suite, versioned.
 
-``benchmarks/suite/members.py --freeze`` writes the file beside this one. It holds what the evidence
+``benchmarks/suite/members.py --freeze`` writes the file beside this one. It holds what the transferability
 needs of the suite and nothing of any pool, so that a model that joins a zoo moves no other.
 """
 
@@ -15,13 +15,13 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """One set of the suite: its size, and the skill of the best encoder and of the median one."""
+    """One set of the suite: its size, and the normalised score of the best encoder and of the median one."""
 
     rows: int
     classes: int
     encoders: int
-    best_skill: float
-    median_skill: float
+    best_normalised_score: float
+    median_normalised_score: float
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Calibration:
 
     Attributes:
         version: raised with every change of a figure below; a run records it.
-        skill_per_deviation: how far encoders of a set lie apart in skill per standard deviation of their rank.
+        normalised_score_per_deviation: how far encoders of a set lie apart in normalised score per standard deviation of their rank.
         sets: by name.
     """
 
     version: int
-    skill_per_deviation: float
+    normalised_score_per_deviation: float
     sets: Mapping[str, CalibrationSet]
 
 
@@ -44,4 +44,4 @@ def calibration() -> Calibration:
     """The figures that the package carries."""
     data = json.loads((files("selector.ranking") / "calibration.json").read_text(encoding="utf-8"))
     sets = {name: CalibrationSet(**facts) for name, facts in data["sets"].items()}
-    return Calibration(data["version"], data["skill_per_deviation"], sets)
+    return Calibration(data["version"], data["normalised_score_per_deviation"], sets)

@@ -1,14 +1,14 @@
 """Many proxies -> one score a model, with intervals, P(best) and the set that cannot be told apart.
 
 Every member is put on one scale that depends on the target alone, never on the other models, so
-that adding a model reorders nothing: *skill*, 0 for a model that knows nothing about the labels
-and 1 for one that knows them all. The evidence is the mean skill of the members, equal weights,
+that adding a model reorders nothing: *normalised score*, 0 for a model that knows nothing about the labels
+and 1 for one that knows them all. The transferability is the mean normalised score of the members, equal weights,
 one member a family, moved by what was known of the model beforehand (``selector.ranking.prior``). Intervals
 come from the same deleted blocks of rows for every model, so that errors which all models share
 cancel in the differences.
 
 They describe sampling noise: how the order could change with other images of the same kind. How
-well proxies predict fine-tuned accuracy at all is another question (docs/evidence.md).
+well proxies predict fine-tuned accuracy at all is another question (docs/transferability.md).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from selector.ranking.prior import Prior, PriorScore
 from selector.results import PriorCell
 
 DRAWS = 4000
-AT_CHANCE = 0.05  # no model does clearly better than chance where the best skill is below
+AT_CHANCE = 0.05  # no model does clearly better than chance where the best normalised score is below
 _MOST_DEVIATIONS = 2.0  # of rank that own results move a model by, mostly
 _OPEN = math.inf  # without intervals nothing is known of what the target leaves open
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Transferability:
     """The combined score of one model.
 
     Attributes:
-        value: ``skill`` moved by ``prior``: what orders the models.
+        value: ``normalised_score`` moved by ``prior``: what orders the models.
         low, high: 90 % interval; None, as the next three, when the members came without blocks.
         p_best, p_top_k: probability of being the first, or among the first k, of this pool; equal models share
             it. None also where every model is at chance.
@@ -46,11 +46,11 @@ class Evidence:
         tied: not distinguishable from the first model (90 % interval of the paired difference
             includes zero; without blocks, the same value).
         half_to_first: half-width of that interval; 0 when the members came without blocks.
-        skill: mean skill of the members; 0 is chance, 1 is perfect.
+        normalised_score: mean normalised score of the members; 0 is chance, 1 is perfect.
         prior: what was known of the model beforehand moves ``value`` by this much.
         known: the prior itself; None without one.
-        members: skill by proxy.
-        deviations: (blocks,) jackknife deviations of the skill, the same blocks for every model; their
+        members: normalised score by proxy.
+        deviations: (blocks,) jackknife deviations of the normalised score, the same blocks for every model; their
             squares sum to its variance, and those of a difference of two models to the variance of that;
             no blocks when the members came without blocks.
     """
@@ -61,7 +61,7 @@ class Evidence:
     p_best: float | None
     p_top_k: float | None
     tied: bool
-    skill: float
+    normalised_score: float
     half_to_first: float = 0.0
     mean_rank: float | None = None
     prior: float = 0.0
@@ -72,14 +72,14 @@ class Evidence:
     def fields(self) -> dict[str, Any]:
         """As the fields of ``results.ModelResult`` are called."""
         return {
-            "evidence": self.value,
-            "evidence_low": self.low,
-            "evidence_high": self.high,
+            "transferability": self.value,
+            "transferability_low": self.low,
+            "transferability_high": self.high,
             "p_best": self.p_best,
             "p_top_k": self.p_top_k,
             "mean_rank": self.mean_rank,
             "tied": self.tied,
-            "skill": self.skill,
+            "normalised_score": self.normalised_score,
             "members": dict(self.members),
             "prior": None if self.known is None else _prior_cell(self.prior, self.known),
         }
@@ -87,7 +87,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """What the skill scale needs to know of the labels: it makes "chance" a number."""
+    """What the normalised score scale needs to know of the labels: it makes "chance" a number."""
 
     kind: LabelKind
     chance: float  # expected vote share of a label drawn from the priors
@@ -136,15 +136,15 @@ def _as_it_is(value: np.ndarray, facts: LabelFacts) -> np.ndarray:
     return value
 
 
-_Skill = Callable[[np.ndarray, LabelFacts], np.ndarray]
+_NormalisedScore = Callable[[np.ndarray, LabelFacts], np.ndarray]
 
 
-def _bounded(skill: _Skill) -> _Skill:
+def _bounded(normalised_score: _NormalisedScore) -> _NormalisedScore:
     """From 0, the label frequencies or the mean, to 1: what predicts worse than the mean would use the mean."""
-    return lambda value, facts: np.clip(skill(value, facts), 0.0, 1.0)
+    return lambda value, facts: np.clip(normalised_score(value, facts), 0.0, 1.0)
 
 
-MEMBERS: Mapping[LabelKind, Mapping[str, _Skill]] = {
+MEMBERS: Mapping[LabelKind, Mapping[str, _NormalisedScore]] = {
     LabelKind.CLASSES: {"knn": _above_chance, "probe": _entropy_explained, "logme": _variance_explained},
     LabelKind.MULTILABEL: {
         "knn": _bounded(_as_it_is),
@@ -169,7 +169,7 @@ class _Member(NamedTuple):
     """A proxy of one facet: the key of its scores, its scale, and its share of the mean."""
 
     key: str
-    scale: _Skill
+    scale: _NormalisedScore
     facts: LabelFacts
     share: float
 
@@ -210,8 +210,8 @@ def combine(
     prior: Prior | None = None,
     top_k: int = 3,
     seed: int = 0,
-) -> dict[str, Evidence]:
-    """Evidence of every model that has at least one member's score.
+) -> dict[str, Transferability]:
+    """Transferability of every model that has at least one member's score.
 
     Args:
         scores: model -> proxy -> score; ``facet:proxy`` where there are several facets. Members that some
@@ -221,15 +221,17 @@ def combine(
         top_k: for ``p_top_k``.
         seed: of the draws behind the probabilities.
     Returns:
-        model -> evidence; empty when no proxy of ``scores`` is a member for this label kind.
+        model -> transferability; empty when no proxy of ``scores`` is a member for this label kind.
     Cost: O(models² + draws · models).
     """
     members = _members(scores, facts if isinstance(facts, Mapping) else {"": facts})
     if not members:
         return {}
     names = list(scores)
-    skills = {m: {p.key: float(p.scale(np.asarray(scores[m][p.key].value), p.facts)) for p in members} for m in names}
-    means = np.array([sum(p.share * skills[m][p.key] for p in members) for m in names])
+    normalised_scores = {
+        m: {p.key: float(p.scale(np.asarray(scores[m][p.key].value), p.facts)) for p in members} for m in names
+    }
+    means = np.array([sum(p.share * normalised_scores[m][p.key] for p in members) for m in names])
     known = {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
     deviations = _deviations([[scores[m][p.key] for p in members] for m in names], members)
     quantile = t_quantile(deviations.shape[1] - 1)
@@ -243,15 +245,15 @@ def combine(
     first = int(np.argmax(values))
     to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1) + _pair(errors, first))
     return {
-        name: Evidence(
+        name: Transferability(
             value=float(values[i]),
             **noise[i]._asdict(),
             tied=bool(values[first] - values[i] <= quantile * to_first[i]),
-            skill=float(means[i]),
+            normalised_score=float(means[i]),
             half_to_first=float(quantile * to_first[i]),
             prior=float(shifts[i]),
             known=known.get(name),
-            members=skills[name],
+            members=normalised_scores[name],
             deviations=deviations[i],
         )
         for i, name in enumerate(names)
@@ -259,17 +261,17 @@ def combine(
 
 
 def shift(known: PriorScore, half: float = math.inf) -> float:
-    """What a prior of weight w adds to a skill.
+    """What a prior of weight w adds to a normalised score.
 
-    (1 - w) · skill + w · s · prior, divided by 1 - w: the same order, and a model of which nothing is
-    known keeps its skill. The prior is in deviations of rank; s puts it on the scale of the members:
-    how far models lie apart in skill per deviation of rank, frozen, so that the pool cannot move it.
+    (1 - w) · normalised score + w · s · prior, divided by 1 - w: the same order, and a model of which nothing is
+    known keeps its normalised score. The prior is in deviations of rank; s puts it on the scale of the members:
+    how far models lie apart in normalised score per deviation of rank, frozen, so that the pool cannot move it.
 
     Args:
-        half: half-width of the skill's own 90 % interval. What this machine's own results add stays within it:
+        half: half-width of the normalised score's own 90 % interval. What this machine's own results add stays within it:
             they decide between models that the target leaves open and never overturn what it says clearly.
     """
-    scale = calibration().skill_per_deviation
+    scale = calibration().normalised_score_per_deviation
     if known.without_own is None:
         return scale * known.effect
     # shrunk rather than only cut, so that two models that both exceed the bound keep their order
@@ -279,7 +281,7 @@ def shift(known: PriorScore, half: float = math.inf) -> float:
 
 def shift_error(known: PriorScore) -> float:
     """Standard error of a shift that rests on this machine's own results."""
-    return known.weight / (1 - known.weight) * calibration().skill_per_deviation * known.deviation
+    return known.weight / (1 - known.weight) * calibration().normalised_score_per_deviation * known.deviation
 
 
 def _pair(errors: np.ndarray, other: int) -> np.ndarray:
@@ -289,7 +291,9 @@ def _pair(errors: np.ndarray, other: int) -> np.ndarray:
     return found
 
 
-def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping[str, str] | None = None) -> list[str]:
+def out_of_reach(
+    transferability: Mapping[str, Transferability], top_k: int, networks: Mapping[str, str] | None = None
+) -> list[str]:
     """Models that cannot plausibly be among the first ``top_k``: the 90 % interval of the paired
     difference lies above zero for ``top_k`` others.
 
@@ -300,10 +304,10 @@ def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping
         networks: model -> network, where several models are readings of one: the best reading counts
             for its network, and only whole networks are out.
     """
-    network = {name: (networks or {}).get(name, name) for name in evidence}
-    names = list(evidence)
-    values = np.array([evidence[n].value for n in names])
-    deviations = np.stack([evidence[n].deviations for n in names]) if names else np.zeros((0, 0))
+    network = {name: (networks or {}).get(name, name) for name in transferability}
+    names = list(transferability)
+    values = np.array([transferability[n].value for n in names])
+    deviations = np.stack([transferability[n].deviations for n in names]) if names else np.zeros((0, 0))
     if not deviations.shape[1]:
         return []  # without intervals any lead may be noise
     quantile = t_quantile(deviations.shape[1] - 1)
@@ -316,7 +320,7 @@ def out_of_reach(evidence: Mapping[str, Evidence], top_k: int, networks: Mapping
 
 
 def _deviations(scores: Sequence[Sequence[Score]], members: Sequence[_Member]) -> np.ndarray:
-    """(models, blocks) jackknife deviations of the mean skill: their squares sum to its variance.
+    """(models, blocks) jackknife deviations of the mean normalised score: their squares sum to its variance.
 
     A score without blocks counts as exact beside others; all blocks of a pool come from the same rows.
     No blocks where no score has any.
@@ -335,7 +339,7 @@ def _deviations(scores: Sequence[Sequence[Score]], members: Sequence[_Member]) -
 
 
 class _Noise(NamedTuple):
-    """What the blocks tell of one model, by the names of ``Evidence``; nothing without blocks."""
+    """What the blocks tell of one model, by the names of ``Transferability``; nothing without blocks."""
 
     low: float | None = None
     high: float | None = None

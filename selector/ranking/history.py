@@ -1,7 +1,7 @@
 """Past results of this machine: one SQLite file that runs add to and the prior reads.
 
 A row is one figure of one model on one target: *measured* by fine-tuning, or *predicted* by the
-evidence of a scan. Only measured ones ever enter a prior (``selector.ranking.prior``); predicted ones are
+transferability of a scan. Only measured ones ever enter a prior (``selector.ranking.prior``); predicted ones are
 kept so that predictions can be compared with what was measured later.
 """
 
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 VERSION = 2
 Kind = Literal["measured", "predicted"]
 KINDS: tuple[Kind, ...] = ("measured", "predicted")
+SCORE_METRIC = "normalised_score:"
+"""Metric of the predicted rows: this, and the members that the normalised score is the mean of."""
+_OLD_SCORE = "skill:"
 _VARIABLE = "SELECTOR_HISTORY"
 _BUSY_SECONDS = 30.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -44,7 +47,7 @@ class Result:
     Attributes:
         target: fingerprint of the target.
         model: name in the zoo.
-        metric: what ``value`` is (accuracy, macro_f1, ...; for predicted rows evidence or a proxy).
+        metric: what ``value`` is (accuracy, macro_f1, ...; for predicted rows transferability or a proxy).
         value: finite; higher is better except where the metric says loss or error.
         kind: ``measured`` or ``predicted``.
         strategy: frozen, partial, full, lora; empty for predicted rows.
@@ -334,9 +337,16 @@ def _result(entry: Mapping[str, Any], where: str) -> Result:
     if missing:
         raise ConfigError(f"{where}: a result needs {', '.join(missing)}.")
     try:
-        return Result(**entry)
+        return _renamed(Result(**entry))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _renamed(result: Result) -> Result:
+    """Predicted rows of earlier versions called a normalised score a skill."""
+    if result.kind == "predicted" and result.metric.startswith(_OLD_SCORE):
+        return replace(result, metric=SCORE_METRIC + result.metric.removeprefix(_OLD_SCORE))
+    return result
 
 
 def _values(result: Result) -> tuple[Any, ...]:
@@ -352,7 +362,7 @@ def _from_row(row: Sequence[Any]) -> Result:
                 value.encode()
             except UnicodeEncodeError:
                 raise ValueError(f"{name} holds bytes that are no UTF-8: {value!a}") from None
-    return Result(**{**entry, "facts": json.loads(entry["facts"])})
+    return _renamed(Result(**{**entry, "facts": json.loads(entry["facts"])}))
 
 
 def _text(content: bytes) -> str:

@@ -45,13 +45,13 @@ def advice(ranking: Ranking) -> Advice:
     if measured is None and any(caveat.code == "no-training" for caveat in ranking.caveats):
         return Advice(
             f"Try {best.name} first: it is in front, but nothing here can train it for such labels and measure it.",
-            tuple(_sure_of_evidence(ranking, best)),
+            tuple(_sure_of_transferability(ranking, best)),
             tuple(_cost(best, None, ranking.noun)),
         )
     if measured is None:
         return Advice(
             f"Confirm before you choose: {best.name} is in front, but nothing has been measured yet.",
-            tuple(_sure_of_evidence(ranking, best)),
+            tuple(_sure_of_transferability(ranking, best)),
             tuple(_cost(best, None, ranking.noun)),
             commands=(confirm_command(ranking),),
         )
@@ -166,11 +166,11 @@ def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Itera
     yield from (str(sentence) for sentence in ranking.confirmation.get("advice", ()))
 
 
-def _sure_of_evidence(ranking: Ranking, best: ModelResult) -> Iterator[str]:
-    if best.evidence is not None:
-        line = f"Predicted: evidence {best.evidence:.3f} on a scale where 0 is chance and 1 is perfect"
-        if best.evidence_low is not None and best.evidence_high is not None:
-            line += f" (90 % interval {best.evidence_low:.3f} to {best.evidence_high:.3f})"
+def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[str]:
+    if best.transferability is not None:
+        line = f"Predicted: transferability {best.transferability:.3f} on a scale where 0 is chance and 1 is perfect"
+        if best.transferability_low is not None and best.transferability_high is not None:
+            line += f" (90 % interval {best.transferability_low:.3f} to {best.transferability_high:.3f})"
         yield line + "."
     if best.prior is not None and best.prior.weight:
         yield (
@@ -178,12 +178,12 @@ def _sure_of_evidence(ranking: Ranking, best: ModelResult) -> Iterator[str]:
             f"with a weight of {100 * best.prior.weight:.0f} %."
         )
     if best.p_best is not None:
-        yield f"The chance that it has the highest evidence of all is {100 * best.p_best:.0f} %."
+        yield f"The chance that it has the highest transferability of all is {100 * best.p_best:.0f} %."
     tied = [model.name for model in ranking if model.tied and model is not best]
     if tied:
         more = f" and {len(tied) - 5} more" if len(tied) > 5 else ""
         yield f"These rows cannot tell it apart from {', '.join(tied[:5])}{more}."
-    yield "Evidence predicts an order, not an accuracy; fine-tuning a few models is what settles it."
+    yield "Transferability predicts an order, not an accuracy; fine-tuning a few models is what settles it."
 
 
 def _cost(best: ModelResult, measured: Measurement | None, noun: str) -> Iterator[str]:

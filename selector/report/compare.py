@@ -19,7 +19,7 @@ class Side:
 
     rank: int | None
     status: str
-    evidence: float | None
+    transferability: float | None
     low: float | None
     high: float | None
     measured: float | None
@@ -32,8 +32,8 @@ class Moved:
 
     Attributes:
         moved: places gained among the models that both runs ranked; None where one did not rank it.
-        apart: whether the 90 % intervals of its evidence have nothing in common; None without intervals,
-            or when the runs are of different targets, whose evidence does not compare.
+        apart: whether the 90 % intervals of its transferability have nothing in common; None without intervals,
+            or when the runs are of different targets, whose transferability does not compare.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Comparison:
             yield f"Both runs are of the same target: {first}."
         else:
             yield (
-                f"The targets differ ({first}; {second if second != first else 'other items, labels or splits'}): ranks compare, but evidence and accuracy of one target say "
+                f"The targets differ ({first}; {second if second != first else 'other items, labels or splits'}): ranks compare, but transferability and accuracy of one target say "
                 "nothing of the other."
             )
         old, new = self.best
@@ -146,11 +146,22 @@ def _side(model: ModelResult) -> Side:
     ]
     measured = max(values, default=None)
     shift = None if model.prior is None else model.prior.shift
-    return Side(model.rank, model.status, model.evidence, model.evidence_low, model.evidence_high, measured, shift)
+    return Side(
+        model.rank,
+        model.status,
+        model.transferability,
+        model.transferability_low,
+        model.transferability_high,
+        measured,
+        shift,
+    )
 
 
 def _apart(first: ModelResult, second: ModelResult) -> bool | None:
-    a, b = (first.evidence_low, first.evidence_high), (second.evidence_low, second.evidence_high)
+    a, b = (
+        (first.transferability_low, first.transferability_high),
+        (second.transferability_low, second.transferability_high),
+    )
     if a[0] is None or a[1] is None or b[0] is None or b[1] is None:
         return None
     return a[1] < b[0] or b[1] < a[0]
@@ -177,7 +188,7 @@ def _some(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-HEADERS = ("model", "rank", "was", "moved", "evidence", "was", "apart", "measured", "was")
+HEADERS = ("model", "rank", "was", "moved", "transferability", "was", "apart", "measured", "was")
 """Of ``table``."""
 
 
@@ -189,8 +200,8 @@ def table(comparison: Comparison) -> list[tuple[str, ...]]:
             _rank(m.second),
             _rank(m.first),
             "–" if m.moved is None else f"{m.moved:+d}" if m.moved else "=",
-            _evidence(m.second),
-            _evidence(m.first),
+            _transferability(m.second),
+            _transferability(m.first),
             {None: "–", True: "yes", False: "no"}[m.apart],
             _value(m.second.measured),
             _value(m.first.measured),
@@ -203,10 +214,10 @@ def _rank(side: Side) -> str:
     return side.status if side.rank is None else str(side.rank)
 
 
-def _evidence(side: Side) -> str:
-    if side.evidence is None or side.low is None or side.high is None:
-        return _value(side.evidence)
-    return f"{side.evidence:.3f} ({side.low:.3f}–{side.high:.3f})"
+def _transferability(side: Side) -> str:
+    if side.transferability is None or side.low is None or side.high is None:
+        return _value(side.transferability)
+    return f"{side.transferability:.3f} ({side.low:.3f}–{side.high:.3f})"
 
 
 def _value(value: float | None) -> str:

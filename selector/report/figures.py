@@ -50,7 +50,7 @@ def figures(ranking: Ranking) -> list[Figure]:
 
 
 def intervals(ranking: Ranking) -> Figure | None:
-    """Evidence with its 90 % interval, one line a model, the highest first."""
+    """Transferability with its 90 % interval, one line a model, the highest first."""
     rows = interval_rows(ranking)
     if len(rows) < 2 or all(row.low is None for row in rows):
         return None  # without intervals it would say that the order is sure
@@ -59,7 +59,7 @@ def intervals(ranking: Ranking) -> Figure | None:
     bottom = top + height * len(shown)
     ends = [value for row in shown for value in (row.value, row.low, row.high) if value is not None]
     axis = Axis.over([*ends, 0.0], left, WIDTH - 12)
-    parts = bottom_axis(axis, top, bottom, "evidence (predicted; 0 is chance, 1 is perfect)")
+    parts = bottom_axis(axis, top, bottom, "transferability (predicted; 0 is chance, 1 is perfect)")
     for i, row in enumerate(shown):
         y, kind = top + height * (i + 0.5), "tied" if row.tied else "predicted"
         told = f"{row.name}: {row.value:.3f}"
@@ -72,14 +72,14 @@ def intervals(ranking: Ranking) -> Figure | None:
     return Figure(
         "intervals",
         "How sure the order is",
-        "Evidence of each model with its 90 % interval: how far other items of the same kind could move it, not how "
+        "Transferability of each model with its 90 % interval: how far other items of the same kind could move it, not how "
         f"well proxies predict fine-tuning. Filled dots cannot be told apart from the first.{rest}",
-        picture(WIDTH, bottom + 46, "Evidence of each model with its 90 % interval", *parts),
+        picture(WIDTH, bottom + 46, "Transferability of each model with its 90 % interval", *parts),
     )
 
 
 def predicted_against_measured(ranking: Ranking) -> Figure | None:
-    """Evidence against the best measured value, one dot a measured model."""
+    """Transferability against the best measured value, one dot a measured model."""
     plane = agreement_plane(ranking)
     if plane is None:
         return None

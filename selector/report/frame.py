@@ -42,14 +42,14 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "status": model.status,
         "reason": model.reason,
         "traceback": model.traceback,
-        "evidence": model.evidence,
-        "evidence_low": model.evidence_low,
-        "evidence_high": model.evidence_high,
+        "transferability": model.transferability,
+        "transferability_low": model.transferability_low,
+        "transferability_high": model.transferability_high,
         "p_best": model.p_best,
         "p_top_k": model.p_top_k,
         "mean_rank": model.mean_rank,
         "tied": model.tied,
-        "skill": model.skill,
+        "normalised_score": model.normalised_score,
     }
     if model.prior is not None:
         row |= {
@@ -87,7 +87,7 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
     }
 
 
-_SHORT = ("rank", "model", "status", "evidence", "evidence_low", "evidence_high", "p_best", "tied")
+_SHORT = ("rank", "model", "status", "transferability", "transferability_low", "transferability_high", "p_best", "tied")
 _ELSEWHERE = ("backend", "precision")  # of the extraction, under the same names
 
 

@@ -33,14 +33,14 @@ _COLOURS = {"predicted": "#2458a6", "measured": "#14713f"}
 
 
 def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
-    """Evidence of the ``most`` leading models with its 90 % interval; filled dots are tied with the first.
+    """Transferability of the ``most`` leading models with its 90 % interval; filled dots are tied with the first.
 
     Raises:
-        ConfigError: matplotlib is missing, or no model has evidence.
+        ConfigError: matplotlib is missing, or no model has transferability.
     """
     rows = interval_rows(ranking)[:most]
     if not rows:
-        raise ConfigError("no model of this ranking has evidence; there is nothing to plot.")
+        raise ConfigError("no model of this ranking has transferability; there is nothing to plot.")
     figure, axes = _new(7.0, 1.2 + 0.28 * len(rows))
     for y, row in enumerate(rows):
         if row.low is not None and row.high is not None:
@@ -49,12 +49,12 @@ def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
         axes.plot([row.value], [y], "o", color=_COLOURS["predicted"], markerfacecolor=face)
     axes.set_yticks(range(len(rows)), [_literal(row.name) for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("evidence (predicted; 0 is chance, 1 is perfect)")
+    axes.set_xlabel("transferability (predicted; 0 is chance, 1 is perfect)")
     return figure
 
 
 def agreement(ranking: Ranking) -> Figure:
-    """Evidence against the best measured value.
+    """Transferability against the best measured value.
 
     Raises:
         ConfigError: matplotlib is missing, or fewer than two models were measured.
@@ -73,7 +73,7 @@ def cost(
     Args:
         ranking: what to plot.
         against: ``parameters``, ``latency`` (a single image) or ``memory`` (at its peak).
-        value: ``predicted`` (evidence), ``measured``, or ``auto``: measured from two models on.
+        value: ``predicted`` (transferability), ``measured``, or ``auto``: measured from two models on.
 
     Raises:
         ConfigError: an unknown cost, matplotlib is missing, or too few models can be compared.

@@ -17,7 +17,7 @@ Kind = Literal["measured", "predicted"]
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """Evidence of one model with its 90 % interval (None where none was computed)."""
+    """Transferability of one model with its 90 % interval (None where none was computed)."""
 
     name: str
     value: float
@@ -66,26 +66,26 @@ class Curve:
 
 
 def interval_rows(ranking: Ranking) -> list[IntervalRow]:
-    """Finished models with evidence, the highest first."""
+    """Finished models with transferability, the highest first."""
     rows = [
-        IntervalRow(m.name, m.evidence, m.evidence_low, m.evidence_high, m.tied)
+        IntervalRow(m.name, m.transferability, m.transferability_low, m.transferability_high, m.tied)
         for m in ranking
-        if m.evidence is not None and m.status == "ok"
+        if m.transferability is not None and m.status == "ok"
     ]
     return sorted(rows, key=lambda row: -row.value)
 
 
 def agreement_plane(ranking: Ranking) -> Plane | None:
-    """Evidence against the best measured value; None with fewer than three measured models: two dots always rise or fall."""
+    """Transferability against the best measured value; None with fewer than three measured models: two dots always rise or fall."""
     points, metric = [], ""
     for m in ranking:
         best = m.best_measurement()
-        if m.evidence is not None and best is not None:
-            points.append(Point(m.name, m.evidence, best.val_value))
+        if m.transferability is not None and best is not None:
+            points.append(Point(m.name, m.transferability, best.val_value))
             metric = best.metric
     if len(points) < 3:
         return None
-    return Plane("evidence (predicted)", f"{metric} on validation (measured)", "measured", tuple(points))
+    return Plane("transferability (predicted)", f"{metric} on validation (measured)", "measured", tuple(points))
 
 
 def courses(ranking: Ranking) -> list[Course]:
@@ -132,20 +132,20 @@ _FEWEST: Mapping[Kind, int] = {"predicted": 3, "measured": 2}
 
 
 def cost_plane(ranking: Ranking, axis: CostAxis, kind: Kind) -> Plane | None:
-    """What models cost against their evidence or the best measured value, with the front of best trade-offs.
+    """What models cost against their transferability or the best measured value, with the front of best trade-offs.
 
     None with fewer than three predicted or two measured models whose cost is known.
     """
     points, metric = [], ""
     for m in ranking:
         cost, best = axis.of(m), m.best_measurement()
-        value = m.evidence if kind == "predicted" else None if best is None else best.val_value
+        value = m.transferability if kind == "predicted" else None if best is None else best.val_value
         if m.status == "ok" and cost and value is not None:
             points.append(Point(m.name, float(cost), value))
             metric = best.metric if best is not None and kind == "measured" else metric
     if len(points) < _FEWEST[kind]:
         return None
-    title = "evidence (predicted)" if kind == "predicted" else f"{metric} on validation (measured)"
+    title = "transferability (predicted)" if kind == "predicted" else f"{metric} on validation (measured)"
     return Plane(
         axis.title, title, kind, tuple(points), tuple(points[i] for i in front([(p.x, p.y) for p in points])), axis.form
     )
@@ -176,9 +176,9 @@ class RankTable:
 
 
 def rank_table(ranking: Ranking) -> RankTable | None:
-    """Where each proxy, and the evidence, places the finished models; None with fewer than two of either."""
-    models = [m for m in ranking if m.status == "ok" and m.evidence is not None]
-    columns: list[tuple[str, list[float | None]]] = [("evidence", [m.evidence for m in models])]
+    """Where each proxy, and the transferability, places the finished models; None with fewer than two of either."""
+    models = [m for m in ranking if m.status == "ok" and m.transferability is not None]
+    columns: list[tuple[str, list[float | None]]] = [("transferability", [m.transferability for m in models])]
     for proxy in ranking.proxies:
         values = [m.scores[proxy].value if proxy in m.scores else None for m in models]
         if any(value is not None for value in values):

@@ -23,7 +23,7 @@ REDUCED = "°"
 """Marks a figure measured at a smaller image size than the model's own."""
 
 FRONT_MEASURED, FRONT_PREDICTED = "◆", "◇"
-"""Mark costs at which no other model has a higher measured value, or higher evidence."""
+"""Mark costs at which no other model has a higher measured value, or higher transferability."""
 
 UNSTEADY = "~"
 """Marks a latency whose passes lie far apart: the machine was busy."""
@@ -32,7 +32,7 @@ MOST_EXCLUDED = 10  # named below the table
 MOST_ALIKE = 6  # named of those that failed for the same reason
 
 TIED = "≈"
-"""Marks evidence that cannot be told apart from the highest."""
+"""Marks transferability that cannot be told apart from the highest."""
 
 MARKS = frozenset({REDUCED, UNSTEADY, TIED, FRONT_MEASURED, FRONT_PREDICTED})
 """All of them; a note that begins with one explains it."""
@@ -131,18 +131,20 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         yield Column(f"{strategy}:val", f"{strategy} val", "measured", f"{told} the validation split")
         if any(not math.isnan(by[strategy].test_value) for by in finals if strategy in by):
             yield Column(f"{strategy}:test", f"{strategy} test", "measured", f"{told} the test split, read once")
-    if any(model.evidence is not None for model in ranking.models):
+    if any(model.transferability is not None for model in ranking.models):
         yield Column(
-            "evidence",
-            "evidence",
+            "transferability",
+            "transferability",
             "predicted",
-            "Mean skill of the proxies (0 is chance, 1 is perfect) moved by the prior; predicted",
+            "Mean normalised score of the proxies (0 is chance, 1 is perfect) moved by the prior; predicted",
         )
-    if any(model.evidence_low is not None for model in ranking.models):
-        told = "90 % interval of the evidence: how far other items of the same kind could move it"
+    if any(model.transferability_low is not None for model in ranking.models):
+        told = "90 % interval of the transferability: how far other items of the same kind could move it"
         yield Column("interval", "90 %", "predicted", told, drop=1)
     if any(model.p_best is not None for model in ranking.models):
-        yield Column("p_best", "P(best)", "predicted", "Probability of having the highest evidence of all", drop=1)
+        yield Column(
+            "p_best", "P(best)", "predicted", "Probability of having the highest transferability of all", drop=1
+        )
         k = ranking.settings.get("top_k", "k")
         yield Column("p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k}", drop=2)
     if expected := next((model.predicted for model in ranking.models if model.predicted is not None), None):
@@ -152,7 +154,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         )
         yield Column("expected", f"{expected.strategy} {expected.metric}, predicted", "predicted", told, drop=2)
     if any(model.prior is not None and model.prior.weight for model in ranking.models):
-        told = "What was known of the model beforehand moves its evidence by this much (docs/evidence.md)"
+        told = "What was known of the model beforehand moves its transferability by this much (docs/transferability.md)"
         yield Column("prior", "prior", "predicted", told, drop=2)
     proxies = ranking.proxies or list(dict.fromkeys(name for model in ranking.models for name in model.scores))
     for proxy in proxies:
@@ -221,11 +223,11 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return Cell("–", None) if model.rank is None else Cell(str(model.rank), model.rank)
         case "model":
             return Cell(model.name, model.name, str(model.spec.get("source", "")))
-        case "evidence":
-            cell = _number(model.evidence)
+        case "transferability":
+            cell = _number(model.transferability)
             return Cell(cell.text + TIED, cell.sort, "cannot be told apart from the highest") if tied else cell
         case "interval":
-            low, high = model.evidence_low, model.evidence_high
+            low, high = model.transferability_low, model.transferability_high
             return Cell("–") if low is None or high is None else Cell(f"{_figures(low)}–{_figures(high)}", low)
         case "p_best":
             told = "" if model.mean_rank is None else f"expected rank {model.mean_rank:.1f}"
@@ -315,7 +317,7 @@ def _figures(value: float) -> str:
 def _notes(ranking: Ranking) -> Iterator[str]:
     finals = [m for model in ranking.models for m in final_measurements(model).values()]
     if sum(model.tied for model in ranking.models) > 1:
-        yield f"{TIED} cannot be told apart from the highest evidence on these rows."
+        yield f"{TIED} cannot be told apart from the highest transferability on these rows."
     if any(model.prior is not None and model.prior.weight for model in ranking.models):
         yield _prior_note(ranking)
     if any(m.reduced for m in finals):
@@ -357,7 +359,7 @@ def front_notes(ranking: Ranking) -> Iterator[str]:
     kinds = {kind for _, kind in fronts(ranking)}
     for kind, mark, value in (
         ("measured", FRONT_MEASURED, "a higher measured value"),
-        ("predicted", FRONT_PREDICTED, "more evidence"),
+        ("predicted", FRONT_PREDICTED, "more transferability"),
     ):
         if kind in kinds:
             yield f"{mark} no model of equal or lower cost has {value}."
@@ -376,4 +378,4 @@ def _prior_note(ranking: Ranking) -> str:
     own = (made.get("history") or {}).get("rows", 0)
     rests = f"{measured} of {len(ranking)} models were measured on other targets" if measured else "facts of the models"
     past = f"; {own} past results of this machine entered" if own else ""
-    return f"The prior ({rests}{past}) is {share} of the evidence: docs/evidence.md."
+    return f"The prior ({rests}{past}) is {share} of the transferability: docs/transferability.md."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from selector.core.contracts import Score
 from selector.core.costs import Cost
 from selector.core.engine import Failure
-from selector.ranking.combination import Evidence
+from selector.ranking.combination import Transferability
 from selector.results import ModelResult, ScoreCell, Status
 from selector.store import Entry
 from selector.zoo import ModelSpec
@@ -25,7 +25,7 @@ class Candidate:
     failure: Failure | None = None
     scores: dict[str, Score] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    evidence: Evidence | None = None
+    transferability: Transferability | None = None
     seconds: float = 0.0
     rows: int = 0
     layers: dict[str, float] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Candidate:
             cached=self.cached,
             facts=self.known,
             cost=self.cost,
-            **(self.evidence.fields() if self.evidence else {}),
+            **(self.transferability.fields() if self.transferability else {}),
         )
 
     def _status(self) -> Status:

@@ -13,7 +13,7 @@ from selector.core.contracts import LabelKind, Target
 from selector.core.units import format_duration
 from selector.ranking.agreement import spearman, weighted_tau
 from selector.ranking.calibration import calibration
-from selector.ranking.combination import AT_CHANCE, Evidence
+from selector.ranking.combination import AT_CHANCE, Transferability
 from selector.results import Caveat, Measurement
 from selector.scan.candidate import Candidate
 from selector.zoo.variants import network_of
@@ -21,7 +21,7 @@ from selector.zoo.variants import network_of
 SHOWN = 6
 FEWEST_MODELS = 5  # fewer are in any order by chance
 DISAGREE, LEADERS_DISAGREE = 0.6, 0.3  # mean Spearman of members; judgements, as is the next
-EXPLAINS = 0.9  # weighted tau of what was known beforehand with the skills
+EXPLAINS = 0.9  # weighted tau of what was known beforehand with the normalised scores
 MAJORITY = "majority"
 SURE = 0.05  # one-sided: how likely an answer that is always the same may do as well
 _HOPELESS = 100  # times as many items: then the models are as good as equal
@@ -31,21 +31,21 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
     """The caveats of a scan, most important first.
 
     Args:
-        candidates: with their evidence.
+        candidates: with their transferability.
         target: what they were ranked for.
         rows: of train and val that finished models were scored on.
     """
-    good = [c for c in candidates if c.evidence is not None and c.running]
-    evidence = {c.spec.name: c.evidence for c in good if c.evidence is not None}
+    good = [c for c in candidates if c.transferability is not None and c.running]
+    transferability = {c.spec.name: c.transferability for c in good if c.transferability is not None}
     yield from (
         caveat
         for caveat in (
-            no_signal(evidence),
-            too_small(evidence, rows),
-            proxies_disagree(evidence),
-            static_explains(evidence),
+            no_signal(transferability),
+            too_small(transferability, rows),
+            proxies_disagree(transferability),
+            static_explains(transferability),
             no_training(target),
-            unlike_calibration(evidence, target, rows),
+            unlike_calibration(transferability, target, rows),
             _readings(good),
             _stopped(candidates, rows),
             _excluded(candidates),
@@ -55,27 +55,27 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
     )
 
 
-def no_signal(evidence: dict[str, Evidence]) -> Caveat | None:
+def no_signal(transferability: dict[str, Transferability]) -> Caveat | None:
     """Every model is at chance."""
-    best = max((e.skill for e in evidence.values()), default=1.0)
+    best = max((e.normalised_score for e in transferability.values()), default=1.0)
     if best >= AT_CHANCE:
         return None
     return Caveat(
         "no-signal",
         "no model does clearly better than chance: the labels may be wrong, or nothing in this zoo fits the target.",
-        {"best_skill": best},
+        {"best_normalised_score": best},
     )
 
 
-def too_small(evidence: dict[str, Evidence], rows: int) -> Caveat | None:
+def too_small(transferability: dict[str, Transferability], rows: int) -> Caveat | None:
     """Several models cannot be told apart, and how many items would settle which of the first two is better.
 
     The half-width of the paired interval shrinks with the root of the number of items.
     """
-    tied = [name for name, e in evidence.items() if e.tied]
+    tied = [name for name, e in transferability.items() if e.tied]
     if len(tied) < 2:
         return None
-    first, second = sorted(evidence.values(), key=lambda e: -e.value)[:2]
+    first, second = sorted(transferability.values(), key=lambda e: -e.value)[:2]
     gap, half = first.value - second.value, second.half_to_first
     times = (half / gap) ** 2 if gap > 0 else math.inf
     numbers = {"models": len(tied), "items": rows, "gap": gap, "half_width": half}
@@ -91,38 +91,38 @@ def too_small(evidence: dict[str, Evidence], rows: int) -> Caveat | None:
     rounded = float(f"{needed:.2g}")
     return Caveat(
         "too-small",
-        f"{text} About {rounded:,.0f} labelled items would settle which of the first two has the higher evidence.",
+        f"{text} About {rounded:,.0f} labelled items would settle which of the first two has the higher transferability.",
         {**numbers, "items_needed": needed},
     )
 
 
-def proxies_disagree(evidence: dict[str, Evidence]) -> Caveat | None:
+def proxies_disagree(transferability: dict[str, Transferability]) -> Caveat | None:
     """Members order the models differently: all of them, or the leading half."""
-    if len(evidence) < FEWEST_MODELS:
+    if len(transferability) < FEWEST_MODELS:
         return None
-    leading = sorted(evidence.values(), key=lambda e: -e.value)
+    leading = sorted(transferability.values(), key=lambda e: -e.value)
     half = leading[: max(FEWEST_MODELS, len(leading) // 2)]
     everyone, leaders = _mean_correlation(leading), _mean_correlation(half)
     if math.isnan(everyone) or (everyone >= DISAGREE and not leaders < LEADERS_DISAGREE):
         return None
     whom, value = ("the models", everyone) if everyone < DISAGREE else (f"the {len(half)} leading models", leaders)
-    firsts = {p: max(evidence, key=lambda m: evidence[m].members[p]) for p in leading[0].members}
+    firsts = {p: max(transferability, key=lambda m: transferability[m].members[p]) for p in leading[0].members}
     told = ", ".join(f"{proxy} {model}" for proxy, model in firsts.items())
     return Caveat(
         "proxies-disagree",
         f"the proxies order {whom} differently (mean rank correlation {value:.2f}; first by {told}): "
-        "the evidence is an average of views that do not agree, so confirm more models.",
+        "the transferability is an average of views that do not agree, so confirm more models.",
         {"mean_spearman": everyone, "mean_spearman_leaders": leaders, "models": len(leading), "first": firsts},
     )
 
 
-def static_explains(evidence: dict[str, Evidence]) -> Caveat | None:
+def static_explains(transferability: dict[str, Transferability]) -> Caveat | None:
     """What was known beforehand gives the same order as the rows do."""
-    known = [e for e in evidence.values() if e.known is not None]
+    known = [e for e in transferability.values() if e.known is not None]
     if len(known) < FEWEST_MODELS:
         return None
     priors = [e.known.value for e in known if e.known is not None]
-    tau = weighted_tau(priors, [e.skill for e in known])
+    tau = weighted_tau(priors, [e.normalised_score for e in known])
     if math.isnan(tau) or tau < EXPLAINS:
         return None
     return Caveat(
@@ -194,11 +194,11 @@ def _at_least(right: int, count: int, share: float) -> float:
     return float(bdtrc(right - 1, count, share))
 
 
-def unlike_calibration(evidence: dict[str, Evidence], target: Target, rows: int) -> Caveat | None:
+def unlike_calibration(transferability: dict[str, Transferability], target: Target, rows: int) -> Caveat | None:
     """The target lies outside of everything that the default score was tried on."""
     frozen = calibration()
     if not modalities.of(target).resizable or target.label_kind is not LabelKind.CLASSES:
-        told = "the default score was made for images; on texts it was tried with six small encoders only (docs/evidence.md)."
+        told = "the default score was made for images; on texts it was tried with six small encoders only (docs/transferability.md)."
         if target.label_kind is not LabelKind.CLASSES:
             what = f"{target.modality.noun}s with {target.label_kind} labels"
             told = f"the default score was tried on classes only, never on {what}: take its order as a guess."
@@ -207,7 +207,7 @@ def unlike_calibration(evidence: dict[str, Evidence], target: Target, rows: int)
             told,
             {"calibration": frozen.version, "modality": str(target.modality), "label_kind": str(target.label_kind)},
         )
-    if not evidence or not frozen.sets:
+    if not transferability or not frozen.sets:
         return None
     outside = []
     seen = {
@@ -217,16 +217,24 @@ def unlike_calibration(evidence: dict[str, Evidence], target: Target, rows: int)
     for name, (values, here, slack) in seen.items():
         if not min(values) / slack <= here <= max(values) * slack:
             outside.append(f"{here:.0f} {name} (tried: {min(values)} to {max(values)})")
-    best, lowest = max(e.skill for e in evidence.values()), min(s.best_skill for s in frozen.sets.values())
+    best, lowest = (
+        max(e.normalised_score for e in transferability.values()),
+        min(s.best_normalised_score for s in frozen.sets.values()),
+    )
     if best < lowest:
-        outside.append(f"a best skill of {best:.2f} (tried: {lowest:.2f} and more)")
+        outside.append(f"a best normalised score of {best:.2f} (tried: {lowest:.2f} and more)")
     if not outside:
         return None
     return Caveat(
         "unlike-calibration",
         f"the target is unlike the {len(frozen.sets)} image sets that the default score was tried on: "
         f"{', '.join(outside)}. How well its order agrees with fine-tuning is not known there.",
-        {"calibration": frozen.version, "classes": len(target.class_names), "items": rows, "best_skill": best},
+        {
+            "calibration": frozen.version,
+            "classes": len(target.class_names),
+            "items": rows,
+            "best_normalised_score": best,
+        },
     )
 
 
@@ -237,7 +245,7 @@ def _readings(good: Sequence[Candidate]) -> Caveat | None:
     return Caveat(
         "readings",
         f"{len(good)} rows are readings of {len(networks)} model(s): the highest of several readings was chosen "
-        "on these rows, so its evidence is a little optimistic. A model is fine-tuned once, as its leading reading: "
+        "on these rows, so its transferability is a little optimistic. A model is fine-tuned once, as its leading reading: "
         "the network up to that layer, with its pooling.",
         {"rows": len(good), "models": len(networks)},
     )
@@ -258,7 +266,7 @@ def _failed(candidates: Sequence[Candidate]) -> Caveat | None:
     return Caveat("failed", f"{len(failed)} model(s) failed and are not ranked: {_listed(failed)}.", {"models": failed})
 
 
-def _mean_correlation(models: Sequence[Evidence]) -> float:
+def _mean_correlation(models: Sequence[Transferability]) -> float:
     """Mean Spearman over pairs of members; NaN with one member or constant ones."""
     columns = [np.array([e.members[proxy] for e in models]) for proxy in models[0].members]
     varied = [column for column in columns if np.ptp(column) > 0]

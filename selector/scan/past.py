@@ -17,15 +17,12 @@ from selector.core.contracts import Target
 from selector.core.costs import Cost
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import best_line, confirmed_pairs
-from selector.ranking.history import History, Result, snapshot
+from selector.ranking.history import SCORE_METRIC, History, Result, snapshot
 from selector.ranking.prior import FEWEST_OWN_TARGETS, ModelFacts, Prior, pretraining_images, static_prior
 from selector.ranking.published import published_results
 from selector.results import ModelResult, Ranking, final_measurements
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec
-
-SKILL = "skill"
-"""Metric of the predicted rows: ``skill:`` and the members it is the mean of."""
 
 
 def open_history(history: HistoryLike) -> History | None:
@@ -149,7 +146,7 @@ def known_facts(facts: ModelFacts) -> dict[str, float]:
 
 
 def confirmed_results(ranking: Ranking) -> list[Result]:
-    """What a confirmation adds to the history: every figure it measured, and the skill it would have been told by.
+    """What a confirmation adds to the history: every figure it measured, and the normalised score it would have been told by.
 
     The last and best validation value of each model and strategy. The same confirmation made again
     replaces its own rows, since it is no second piece of evidence.
@@ -161,11 +158,11 @@ def confirmed_results(ranking: Ranking) -> list[Result]:
 
 
 def predicted(models: Sequence[ModelResult], fingerprint: str, results: Sequence[Result]) -> tuple[ModelResult, ...]:
-    """The models with what their skill lets expect, where confirmed pairs calibrate it.
+    """The models with what their normalised score lets expect, where confirmed pairs calibrate it.
 
     A model that was measured in that way needs no prediction and gets none.
     """
-    metric = next((skill_metric(m) for m in models if m.skill is not None), None)
+    metric = next((normalised_score_metric(m) for m in models if m.normalised_score is not None), None)
     line = None if metric is None else best_line(confirmed_pairs(results, metric), fingerprint)
     if line is None:
         return tuple(replace(m, predicted=None) for m in models)
@@ -173,8 +170,8 @@ def predicted(models: Sequence[ModelResult], fingerprint: str, results: Sequence
         replace(
             m,
             predicted=None
-            if m.status != "ok" or m.skill is None or line.strategy in final_measurements(m)
-            else line.at(m.skill),
+            if m.status != "ok" or m.normalised_score is None or line.strategy in final_measurements(m)
+            else line.at(m.normalised_score),
         )
         for m in models
     )
@@ -193,10 +190,10 @@ def _rows_of(model: ModelResult, target: Mapping[str, Any], run: str) -> Iterabl
     measured = {s: m for s, m in final_measurements(model).items() if m.status == "ok" and m.val_value == m.val_value}
     for strategy, m in measured.items():
         yield Result(metric=m.metric, value=m.val_value, strategy=strategy, **common)
-    if measured and model.skill is not None:
-        yield Result(metric=skill_metric(model), value=model.skill, kind="predicted", **common)
+    if measured and model.normalised_score is not None:
+        yield Result(metric=normalised_score_metric(model), value=model.normalised_score, kind="predicted", **common)
 
 
-def skill_metric(model: ModelResult) -> str:
-    """Skills over other members are other figures."""
-    return f"{SKILL}:{'+'.join(sorted(model.members))}"
+def normalised_score_metric(model: ModelResult) -> str:
+    """Normalised scores over other members are other figures."""
+    return f"{SCORE_METRIC}{'+'.join(sorted(model.members))}"

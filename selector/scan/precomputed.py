@@ -87,7 +87,7 @@ def _ranked(
             scores[model][name] = found = score_of(stored)
             cells[model][name] = ScoreCell(found.value, found.low, found.high, dict(found.details), found.seconds)
     top_k = min(config.top_k or 1, len(arrays))
-    evidence = combine(scores, LabelFacts.of(rows.labels, data.label_kind), top_k=top_k, seed=config.seed)
+    transferability = combine(scores, LabelFacts.of(rows.labels, data.label_kind), top_k=top_k, seed=config.seed)
     models = [
         ModelResult(
             name=model,
@@ -95,7 +95,7 @@ def _ranked(
             scores=cells[model],
             num_features=array.shape[1],
             rows=len(rows),
-            **(evidence[model].fields() if model in evidence else {}),
+            **(transferability[model].fields() if model in transferability else {}),
         )
         for model, array in arrays.items()
     ]

@@ -50,13 +50,13 @@ def run_rounds(
         labels = {name: LabelFacts.of(facet.labels, facet.kind) for name, facet in rows.facets.items()}
         scores = {c.spec.name: c.scores for c in running}
         prior = knowledge.prior(running) if running else None
-        evidence = combine(scores, labels, prior=prior, top_k=top_k, seed=seed)
+        transferability = combine(scores, labels, prior=prior, top_k=top_k, seed=seed)
         for c in running:
-            c.evidence, c.rows = evidence.get(c.spec.name), len(rows)
+            c.transferability, c.rows = transferability.get(c.spec.name), len(rows)
             c.known = known_facts(facts_of_candidate(c))
         if share < 1:
             left = len(extraction.rows().indices) - len(rows.indices)
-            for c in _lost([c for c in running if c.evidence], top_k):
+            for c in _lost([c for c in running if c.transferability], top_k):
                 c.stopped = (
                     f"stopped after {len(rows)} rows: {top_k} others are ahead by more than their paired interval"
                 )
@@ -67,8 +67,8 @@ def run_rounds(
 def _lost(running: Sequence[Candidate], top_k: int) -> list[Candidate]:
     """Candidates whose network cannot reach the top k: its readings stop together, because one pass gives them all."""
     networks = {c.spec.name: network.name for network in by_network(running) for c in network.members}
-    evidence = {c.spec.name: c.evidence for c in running if c.evidence}
-    lost = set(out_of_reach(evidence, top_k, networks))
+    transferability = {c.spec.name: c.transferability for c in running if c.transferability}
+    lost = set(out_of_reach(transferability, top_k, networks))
     return [c for c in running if c.spec.name in lost]
 
 

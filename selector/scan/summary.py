@@ -15,18 +15,18 @@ from selector.tasks import task_for
 
 
 def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[ModelResult, ...]:
-    """Measured models by what was measured, then finished ones by evidence, then stopped, excluded, failed.
+    """Measured models by what was measured, then finished ones by transferability, then stopped, excluded, failed.
 
     ``first`` names the model that comes first among those that measured the same: the one that was handed over.
     """
 
     def key(model: ModelResult) -> tuple[float, ...]:
         measured = model.best_measurement()
-        evidence = -np.inf if model.evidence is None else model.evidence
+        transferability = -np.inf if model.transferability is None else model.transferability
         group = {"failed": 4.0, "excluded": 3.0, "stopped": 2.0, "ok": 1.0 if measured is None else 0.0}[model.status]
         # stopped models of different N are ordered by how far they came, never by score across N
         merit = -measured.merit if measured else 0.0
-        return (group, merit, model.name != first, -model.rows if group == 2.0 else 0.0, -evidence)
+        return (group, merit, model.name != first, -model.rows if group == 2.0 else 0.0, -transferability)
 
     in_order = sorted(models, key=key)
     return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))

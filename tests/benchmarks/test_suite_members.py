@@ -22,10 +22,10 @@ def cells():
     found = {}
     for name in "abc":
         quality = rng.uniform(0.1, 0.9, len(NAMES))
-        raw = {m: rng.uniform(0, 1, len(NAMES)) for m in (*members.SKILLS, *members.OTHERS)}
+        raw = {m: rng.uniform(0, 1, len(NAMES)) for m in (*members.NORMALISED_SCORES, *members.OTHERS)}
         raw["knn"] = quality
-        skills = {m: raw[m] for m in members.SKILLS}
-        found[name] = members.Cells(NAMES, skills, raw, rng.standard_normal(len(NAMES)), 100 * quality)
+        normalised_scores = {m: raw[m] for m in members.NORMALISED_SCORES}
+        found[name] = members.Cells(NAMES, normalised_scores, raw, rng.standard_normal(len(NAMES)), 100 * quality)
     return found
 
 
@@ -40,11 +40,11 @@ def test_what_is_learned_comes_from_the_other_sets(cells, label):
 def test_learned_weights_find_the_member_that_says_something(cells):
     rows = members.compare(cells, draws=20, seed=0)
     taus = {row["score"]: row["weighted_tau"] for row in rows if row["scope"] == "all"}
-    assert taus["skill: knn"] == pytest.approx(1)
+    assert taus["normalised score: knn"] == pytest.approx(1)
     assert taus["learned: knn+probe+logme"] > taus[members.DEFAULT]
     gains = {row["score"]: row["gain"] for row in rows if row["scope"] == "all"}
     assert gains[members.DEFAULT] == 0
-    assert gains["skill: knn"] == pytest.approx(1 - taus[members.DEFAULT])
+    assert gains["normalised score: knn"] == pytest.approx(1 - taus[members.DEFAULT])
     assert {row["encoders"] for row in rows if row["scope"] == "upper half"} == {3 * 8}
 
 
@@ -60,23 +60,27 @@ def scored(count):
 
 def test_the_default_candidate_orders_as_the_package_does():
     found = scored(16)
-    skill = members.mean_skill(found, "a", FACTS)
+    normalised_score = members.mean_normalised_score(found, "a", FACTS)
     scores = {e: {m: Score(found.values[m]["a"][e]) for m in found.values} for e in found.values["knn"]["a"]}
-    assert skill == pytest.approx([e.skill for e in combine(scores, FACTS).values()])
+    assert normalised_score == pytest.approx([e.normalised_score for e in combine(scores, FACTS).values()])
 
 
 def test_what_is_frozen_is_what_the_package_reads(tmp_path, monkeypatch):
     file = tmp_path / "calibration.json"
-    file.write_text(json.dumps({"version": 4, "skill_per_deviation": 0.1, "sets": {}}))
+    file.write_text(json.dumps({"version": 4, "normalised_score_per_deviation": 0.1, "sets": {}}))
     monkeypatch.setattr(members, "FROZEN", file)
     data = json.loads(members.frozen(scored(16)))
     made = Calibration(
-        data["version"], data["skill_per_deviation"], {k: CalibrationSet(**v) for k, v in data["sets"].items()}
+        data["version"],
+        data["normalised_score_per_deviation"],
+        {k: CalibrationSet(**v) for k, v in data["sets"].items()},
     )
     assert (made.version, made.sets["a"].encoders, made.sets["a"].classes) == (5, 16, 3)
-    skill = members.mean_skill(scored(16), "a", FACTS)
-    assert made.sets["a"].best_skill == pytest.approx(skill.max(), abs=1e-4)
+    normalised_score = members.mean_normalised_score(scored(16), "a", FACTS)
+    assert made.sets["a"].best_normalised_score == pytest.approx(normalised_score.max(), abs=1e-4)
     uniform = (np.arange(1, 17) / 17 - 0.5) * np.sqrt(12)
-    assert made.skill_per_deviation == pytest.approx(np.cov(uniform, skill)[0, 1] / uniform.var(ddof=1), abs=1e-3)
+    assert made.normalised_score_per_deviation == pytest.approx(
+        np.cov(uniform, normalised_score)[0, 1] / uniform.var(ddof=1), abs=1e-3
+    )
     file.write_text(json.dumps(data))
     assert json.loads(members.frozen(scored(16)))["version"] == 5  # nothing changed

@@ -75,12 +75,14 @@ def test_agreement_comes_from_the_tables_alone(cells, tmp_path):
         file.unlink()
     truth = {"digits": {"mnv1_100": 90.0, "mnist_cnn": 60.0, "usps_cnn": 40.0}}
     found = agreement_table.known(score_cells.read(out), truth, {})
-    evidence = found[agreement_table.EVIDENCE]["digits"]
-    assert sorted(evidence, key=evidence.get) == ["usps_cnn", "mnist_cnn", "mnv1_100"]
-    assert evidence == pytest.approx(found[agreement_table.SKILL]["digits"])  # of nothing known no prior
+    transferability = found[agreement_table.TRANSFERABILITY]["digits"]
+    assert sorted(transferability, key=transferability.get) == ["usps_cnn", "mnist_cnn", "mnv1_100"]
+    assert transferability == pytest.approx(
+        found[agreement_table.NORMALISED_SCORE]["digits"]
+    )  # of nothing known no prior
     facts = {"usps_cnn": ModelFacts(parameters=1e12), "mnist_cnn": ModelFacts(parameters=1e6)}
-    moved = agreement_table.known(score_cells.read(out), truth, facts)[agreement_table.EVIDENCE]["digits"]
-    assert moved["usps_cnn"] > evidence["usps_cnn"]
+    moved = agreement_table.known(score_cells.read(out), truth, facts)[agreement_table.TRANSFERABILITY]["digits"]
+    assert moved["usps_cnn"] > transferability["usps_cnn"]
     path = tmp_path / "written.csv"
     agreement_table.write_scores(path, found, truth, {})
     assert len(list(csv.DictReader(path.open()))) == 15
@@ -106,14 +108,14 @@ def test_source_head_scores_are_compared_with_the_others_on_encoders_that_have_o
     assert counts == {"knn": 4, "leep": 4, agreement_table.RANDOM: 4}
 
 
-def test_the_gain_is_over_the_evidence_on_the_encoders_that_both_have():
+def test_the_gain_is_over_the_transferability_on_the_encoders_that_both_have():
     truth = {"a": {f"e{i}": float(i) for i in range(8)}}
-    evidence = {"a": {**truth["a"], "e7": -1.0}}  # the best encoder comes last
+    transferability = {"a": {**truth["a"], "e7": -1.0}}  # the best encoder comes last
     few = {"a": {f"e{i}": float(i) for i in range(7)}}
-    by_score = {agreement_table.EVIDENCE: evidence, "oracle": truth, "few": few}
+    by_score = {agreement_table.TRANSFERABILITY: transferability, "oracle": truth, "few": few}
     rows = agreement_table.agreement(by_score, truth, SUITE.scopes, draws=20, seed=0)
     found = {row["score"]: row for row in rows if row["scope"] == "all"}
-    assert found["oracle"]["gain"] == pytest.approx(1 - found[agreement_table.EVIDENCE]["weighted_tau"])
+    assert found["oracle"]["gain"] == pytest.approx(1 - found[agreement_table.TRANSFERABILITY]["weighted_tau"])
     assert found["oracle"]["gain_low"] >= 0
-    assert found[agreement_table.EVIDENCE]["gain"] == found["few"]["gain"] == 0
+    assert found[agreement_table.TRANSFERABILITY]["gain"] == found["few"]["gain"] == 0
     assert "gain" not in found[agreement_table.RANDOM]

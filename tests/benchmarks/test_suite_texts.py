@@ -150,8 +150,8 @@ def test_from_texts_to_the_table_of_agreement(assets, zoo):
         "knn",
         "probe",
         "logme",
-        "skill",
-        "evidence",
+        "normalised_score",
+        "transferability",
         "random order",
     }
     assert {score for scope, score in found if scope == "all"} == names

@@ -117,7 +117,7 @@ def test_tables_show_every_encoder_and_the_best_order_first(truth):
 
 
 def test_the_page_shows_the_committed_ground_truth():
-    page = (cells.RESULTS.parents[2] / "docs" / "tasks_evidence.md").read_text(encoding="utf-8")
+    page = (cells.RESULTS.parents[2] / "docs" / "tasks_transferability.md").read_text(encoding="utf-8")
     asked = agreement.questions(cells.read(cells.TRUTH))
     assert asked
     assert agreement.truth_tables(asked).strip() in page

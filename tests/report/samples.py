@@ -55,14 +55,14 @@ def confirmation() -> dict[str, Any]:
 
 def model(index: int, **changes: Any) -> ModelResult:
     """The ``index``-th best of an ordinary pool."""
-    evidence = 0.8 * 0.93**index
+    transferability = 0.8 * 0.93**index
     base = ModelResult(
         name=f"timm:network_{index}.in1k",
         spec={"source": f"timm:network_{index}.in1k", "licence": "apache-2.0", "tags": ["cnn"]},
         rank=index + 1,
-        evidence=evidence,
-        evidence_low=evidence - 0.04,
-        evidence_high=evidence + 0.04,
+        transferability=transferability,
+        transferability_low=transferability - 0.04,
+        transferability_high=transferability + 0.04,
         p_best=0.6 * 0.4**index,
         p_top_k=max(0.0, 1 - 0.1 * index),
         tied=index < 2,
@@ -92,9 +92,9 @@ def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ra
                 status="failed",
                 reason="weights are missing",
                 traceback="Traceback (most recent call last):\nWeightsMissing: weights are missing",
-                evidence=None,
-                evidence_low=None,
-                evidence_high=None,
+                transferability=None,
+                transferability_low=None,
+                transferability_high=None,
                 p_best=None,
                 p_top_k=None,
                 tied=False,
@@ -170,7 +170,7 @@ def costed(base: Ranking | None = None) -> Ranking:
     base = ranking() if base is None else base
     models = [m if m.status == "failed" else replace(m, cost=cost(i)) for i, m in enumerate(base)]
     gone = {"rank": None, "status": "excluded"} | dict.fromkeys(
-        ("evidence", "evidence_low", "evidence_high", "p_best", "p_top_k"), None
+        ("transferability", "transferability_low", "transferability_high", "p_best", "p_top_k"), None
     )
     more = (
         model(5, **gone, scores={}, cost=cost(5), tied=False, reason="7.9M parameters, more than 6.0M."),
@@ -236,4 +236,4 @@ def hostile() -> Ranking:
 
 def large(count: int = 500) -> Ranking:
     """As many models as a large zoo has."""
-    return ranking(tuple(model(i, evidence=0.9 - i / 1000, cost=cost(i)) for i in range(count)))
+    return ranking(tuple(model(i, transferability=0.9 - i / 1000, cost=cost(i)) for i in range(count)))

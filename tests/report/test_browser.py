@@ -50,14 +50,14 @@ def test_sorting_by_a_click_and_by_the_keyboard(driver: Any, tmp_path: Path) -> 
     show(driver, samples.ranking(), tmp_path)
     in_rank_order = [f"timm:network_{i}.in1k" for i in range(5)]
     assert names(driver) == in_rank_order
-    assert click(driver, "evidence") == "descending"
+    assert click(driver, "transferability") == "descending"
     assert names(driver) == in_rank_order
-    assert click(driver, "evidence") == "ascending"
-    # the failed model has no evidence and stays last in both directions
+    assert click(driver, "transferability") == "ascending"
+    # the failed model has no transferability and stays last in both directions
     assert names(driver) == [*reversed(in_rank_order[:4]), in_rank_order[4]]
     head(driver, "params").find_element("tag name", "button").send_keys("\ue007")  # Enter
     assert names(driver)[0] == "timm:network_3.in1k"
-    assert head(driver, "evidence").get_attribute("aria-sort") is None
+    assert head(driver, "transferability").get_attribute("aria-sort") is None
     assert click(driver, "#") == "ascending"
     assert names(driver) == in_rank_order
 
@@ -158,7 +158,7 @@ def test_five_hundred_models_open_quickly(driver: Any, tmp_path: Path) -> None:
     opened = driver.execute_script("const t = performance.getEntriesByType('navigation')[0]; return t.domComplete")
     assert len(names(driver)) == 500
     assert opened < 3000, opened  # milliseconds; a second on an idle machine, with room for a busy one
-    click(driver, "evidence")
+    click(driver, "transferability")
     assert time.perf_counter() - started < 20
 
 

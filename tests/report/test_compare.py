@@ -24,7 +24,7 @@ def shuffled() -> Ranking:
     base = samples.ranking()
     a, b, c, _, failed = base.models
     models = (
-        replace(c, rank=1, evidence=0.9, evidence_low=0.88, evidence_high=0.92),
+        replace(c, rank=1, transferability=0.9, transferability_low=0.88, transferability_high=0.92),
         replace(a, rank=2),
         replace(b, rank=3),
         samples.model(7, rank=4),
@@ -62,7 +62,7 @@ def test_the_same_run_twice_has_nothing_to_tell() -> None:
     ]
 
 
-def test_other_targets_are_said_and_their_evidence_is_not_compared() -> None:
+def test_other_targets_are_said_and_their_transferability_is_not_compared() -> None:
     base = shuffled()
     other = replace(base, target={**base.target, "name": "x-rays", "fingerprint": "fedcba"})
     found = compare(samples.ranking(), other)

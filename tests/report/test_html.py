@@ -103,7 +103,7 @@ def test_advice_names_what_may_be_as_good_and_the_strategy() -> None:
 def test_advice_of_an_unmeasured_run_promises_nothing() -> None:
     told = advice(samples.unmeasured())
     assert told.headline.startswith("Confirm before you choose: timm:network_0.in1k is in front")
-    assert "The chance that it has the highest evidence of all is 60 %." in told.sure
+    assert "The chance that it has the highest transferability of all is 60 %." in told.sure
     assert "These rows cannot tell it apart from timm:network_1.in1k." in told.sure
     assert told.commands == ("selector confirm RUN",)
 
@@ -173,7 +173,7 @@ def test_figures_are_well_formed_and_only_drawn_with_data() -> None:
     assert [f.key for f in figures(samples.unmeasured())] == ["intervals", "proxies", "cost-parameters"]
     assert [f.key for f in figures(samples.costed())][-3:] == ["cost-parameters", "cost-latency", "cost-memory"]
     assert figures(samples.ranking((), confirmation={})) == []
-    unsure = [replace(m, evidence_low=None, evidence_high=None) for m in samples.unmeasured()]
+    unsure = [replace(m, transferability_low=None, transferability_high=None) for m in samples.unmeasured()]
     assert [f.key for f in figures(samples.ranking(tuple(unsure), confirmation={}))] == ["proxies", "cost-parameters"]
     for ranking in (samples.costed(), samples.hostile(), samples.large(100)):
         for figure in figures(ranking):
@@ -265,7 +265,7 @@ def test_matplotlib_figures() -> None:
     assert plot.agreement(samples.ranking()).axes[0].get_ylabel() == "accuracy on validation (measured)"
     assert plot.cost(samples.ranking()).axes[0].get_xscale() == "log"
     latency = plot.cost(samples.costed(), "latency", "predicted")
-    assert latency.axes[0].get_ylabel() == "evidence (predicted)"
+    assert latency.axes[0].get_ylabel() == "transferability (predicted)"
     assert [list(line.get_xdata()) for line in latency.axes[0].get_lines()] == [
         [0.012, 0.016, 0.009, 0.024],
         [0.009, 0.012, 0.012, 0.024],
@@ -276,7 +276,7 @@ def test_matplotlib_figures() -> None:
     with pytest.raises(ConfigError, match=r"too few models of this ranking have latency and a measured value: three"):
         plot.cost(samples.ranking(), "latency", "measured")
     table = plot.proxies(samples.ranking()).axes[0]
-    assert [label.get_text() for label in table.get_xticklabels()] == ["evidence", "logme", "knn"]
+    assert [label.get_text() for label in table.get_xticklabels()] == ["transferability", "logme", "knn"]
     assert [text.get_text() for text in table.texts] == ["1", "1", "1", "2", "2", "2", "3", "3", "3", "4", "–", "–"]
     with pytest.raises(ConfigError, match=r"fewer than two models were measured; selector\.confirm"):
         plot.agreement(samples.unmeasured())
@@ -333,13 +333,13 @@ def test_ranks_of_the_proxies_against_scipy() -> None:
     values = [0.3, 0.9, 0.3, None, 0.1, 0.9, 0.3]
     models = tuple(
         samples.model(
-            i, evidence=1.0 - i / 10, scores={"logme": ScoreCell(v, reason="none"), "knn": ScoreCell(float(i))}
+            i, transferability=1.0 - i / 10, scores={"logme": ScoreCell(v, reason="none"), "knn": ScoreCell(float(i))}
         )
         for i, v in enumerate(values)
     )
     table = rank_table(samples.ranking(models))
     assert table is not None
-    assert table.columns == ("evidence", "logme", "knn")
+    assert table.columns == ("transferability", "logme", "knn")
     known = [v for v in values if v is not None]
     expected = iter(rankdata([-v for v in known]))
     assert [row[1] for row in table.ranks] == [None if v is None else next(expected) for v in values]

@@ -29,7 +29,7 @@ def test_columns_are_either_predicted_or_measured() -> None:
         "full:test",
     }
     assert {key for key, group in groups.items() if group == "predicted"} == {
-        "evidence",
+        "transferability",
         "interval",
         "p_best",
         "p_top_k",
@@ -42,7 +42,7 @@ def test_columns_are_either_predicted_or_measured() -> None:
 def test_values_marks_and_gaps() -> None:
     ranking = samples.ranking()
     assert [cell.text for cell in cells(ranking, "full:val")] == ["0.930°", "0.910", "–", "–", "–"]
-    assert [cell.text for cell in cells(ranking, "evidence")] == ["0.800≈", "0.744≈", "0.692", "0.643", "–"]
+    assert [cell.text for cell in cells(ranking, "transferability")] == ["0.800≈", "0.744≈", "0.692", "0.643", "–"]
     assert [cell.text for cell in cells(ranking, "proxy:knn")] == ["0.700", "0.680", "0.660", "–", "–"]
     assert cells(ranking, "proxy:logme")[3] == Cell("–", None, "N < D")
     assert [cell.text for cell in cells(ranking, "rank")] == ["1", "2", "3", "4", "–"]
@@ -108,14 +108,14 @@ def test_text_has_every_model_and_no_markup() -> None:
 def test_text_keeps_to_its_width(width: int) -> None:
     text = render_text(samples.ranking(), width=width)
     assert max(len(line) for line in text.splitlines()) <= width
-    for needed in ("full val", "evidence", "0.930°", "timm:network_3.in1k"):
+    for needed in ("full val", "transferability", "0.930°", "timm:network_3.in1k"):
         assert needed in (text if width >= 120 else text.replace("\n", "")) or width < 120
 
 
 def test_narrow_text_leaves_out_facts_before_figures() -> None:
     text = render_text(samples.ranking(), width=120)
     assert re.search(r"Not shown for want of space: licence, width, extract, params", text)
-    assert "evidence" in text.splitlines()[2]
+    assert "transferability" in text.splitlines()[2]
     assert "Not shown" not in render_text(samples.ranking(), width=250)
 
 
@@ -193,7 +193,7 @@ def test_the_dataframe_has_every_column_of_the_table() -> None:
     ranking = samples.costed()
     table = ranking.to_dataframe()
     names = {
-        "rank": "rank", "model": "model", "status": "status", "evidence": "evidence", "interval": "evidence_low",
+        "rank": "rank", "model": "model", "status": "status", "transferability": "transferability", "interval": "transferability_low",
         "p_best": "p_best", "p_top_k": "p_top_k", "parameters": "parameters", "features": "features",
         "licence": "licence", "flops": "flops", "latency": "latency", "memory": "memory", "disk": "disk",
     }  # fmt: skip

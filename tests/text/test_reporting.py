@@ -58,10 +58,10 @@ def scan(folder: Path, tmp_path: Path) -> Callable[..., Result]:
 
 
 def remember(history: History, metric: str) -> None:
-    """Four targets on which five models were measured in a metric, as their skill let expect."""
+    """Four targets on which five models were measured in a metric, as their normalised score let expect."""
     for t, i in np.ndindex(4, 5):
         common: dict[str, Any] = {"target": f"{metric}-{t}", "model": f"m{i}", "source": f"s{i}", "run": f"r{t}"}
-        history.add([Past(metric="skill:knn+logme", value=i / 5, kind="predicted", **common)])
+        history.add([Past(metric="normalised_score:knn+logme", value=i / 5, kind="predicted", **common)])
         history.add([Past(metric=metric, value=0.1 + i / 7 + t / 100, strategy="frozen", **common)])
 
 
@@ -88,7 +88,7 @@ def test_labels_that_nothing_trains_on_are_ranked_and_the_confirmation_is_left_o
     result = scan(kind)
     assert result.exit_code == 0, result.output
     ranking = selector.load_ranking(tmp_path / "run")
-    assert [m.rank for m in ranking if m.evidence is not None] == [1, 2]
+    assert [m.rank for m in ranking if m.transferability is not None] == [1, 2]
     assert not ranking.confirmation
     (told,) = [c.text for c in ranking.caveats if c.code == "no-training"]
     assert told.startswith(f"texts with {kind} labels can be ranked for, but nothing trains on them yet")
@@ -159,10 +159,10 @@ def test_without_intervals_nothing_is_said_of_them(folder: Path) -> None:
     asked: dict[str, Any] = {**FAST, "zoo": folder / "zoo.yaml", "store": folder / "store", "history": False}
     ranking = selector.rank(sentences(80), **asked, intervals=False)
     for model in ranking:
-        assert model.evidence is not None
-        assert (model.evidence_low, model.p_best, model.p_top_k, model.mean_rank) == (None, None, None, None)
+        assert model.transferability is not None
+        assert (model.transferability_low, model.p_best, model.p_top_k, model.mean_rank) == (None, None, None, None)
     keys = {column.key for column in table_view(ranking).columns}
-    assert "evidence" in keys
+    assert "transferability" in keys
     assert not keys & {"interval", "p_best", "p_top_k"}
     html = render_report(ranking)
     for claim in ("figure-intervals", "90 % interval", "The chance that", "cannot be told apart"):

@@ -1,4 +1,4 @@
-"""Evidence: a pool-independent scale, honest probabilities, a set that cannot be told apart."""
+"""Transferability: a pool-independent scale, honest probabilities, a set that cannot be told apart."""
 
 import math
 from dataclasses import replace
@@ -40,9 +40,9 @@ def pool():
 def test_the_scale_is_zero_at_chance_and_one_at_perfection():
     nothing = {"knn": Score(FACTS.chance), "probe": Score(-FACTS.entropy), "logme": Score(FACTS.null_logme)}
     everything = {"knn": Score(1.0), "probe": Score(0.0), "logme": Score(FACTS.null_logme + 20)}
-    evidence = combine({"nothing": nothing, "everything": everything}, FACTS)
-    assert evidence["nothing"].value == pytest.approx(0, abs=1e-12)
-    assert evidence["everything"].value == pytest.approx(1)
+    transferability = combine({"nothing": nothing, "everything": everything}, FACTS)
+    assert transferability["nothing"].value == pytest.approx(0, abs=1e-12)
+    assert transferability["everything"].value == pytest.approx(1)
 
 
 def test_null_logme_is_the_gaussian_log_likelihood_of_the_class_priors():
@@ -56,31 +56,31 @@ def test_null_logme_is_the_gaussian_log_likelihood_of_the_class_priors():
 def test_adding_a_model_changes_no_value_and_no_order(pool):
     before = combine({k: pool[k] for k in ("good", "fair")}, FACTS)
     after = combine(pool, FACTS)
-    for name, evidence in before.items():
-        assert after[name].value == evidence.value
-        assert after[name].low == pytest.approx(evidence.low)
+    for name, transferability in before.items():
+        assert after[name].value == transferability.value
+        assert after[name].low == pytest.approx(transferability.low)
 
 
 def test_errors_that_all_models_share_cancel_in_the_probabilities(pool):
-    evidence = combine(pool, FACTS, top_k=2)
-    good, fair, poor = evidence["good"], evidence["fair"], evidence["poor"]
+    transferability = combine(pool, FACTS, top_k=2)
+    good, fair, poor = transferability["good"], transferability["fair"], transferability["poor"]
     assert good.high - good.low > 0.1  # each alone is uncertain
     assert good.p_best > 0.99  # their difference is not
     assert (good.tied, fair.tied, poor.tied) == (True, False, False)
     assert fair.p_top_k > 0.99
-    assert sum(e.p_best for e in evidence.values()) == pytest.approx(1)
-    assert sum(e.p_top_k for e in evidence.values()) == pytest.approx(2)
-    assert [round(e.mean_rank, 1) for e in evidence.values()] == [1, 2, 3]
+    assert sum(e.p_best for e in transferability.values()) == pytest.approx(1)
+    assert sum(e.p_top_k for e in transferability.values()) == pytest.approx(2)
+    assert [round(e.mean_rank, 1) for e in transferability.values()] == [1, 2, 3]
 
 
 def test_independent_errors_of_the_same_size_do_not():
     rng = np.random.default_rng(1)
     pool = {name: model(q, rng, np.zeros(10), own=1.0) for name, q in {"a": 0.50, "b": 0.49, "c": 0.48}.items()}
-    evidence = combine(pool, FACTS)
-    assert all(e.tied for e in evidence.values())
-    assert evidence["a"].p_best < 0.7
-    assert 1 < evidence["a"].mean_rank < evidence["b"].mean_rank < evidence["c"].mean_rank < 3
-    assert sum(e.mean_rank for e in evidence.values()) == pytest.approx(6)
+    transferability = combine(pool, FACTS)
+    assert all(e.tied for e in transferability.values())
+    assert transferability["a"].p_best < 0.7
+    assert 1 < transferability["a"].mean_rank < transferability["b"].mean_rank < transferability["c"].mean_rank < 3
+    assert sum(e.mean_rank for e in transferability.values()) == pytest.approx(6)
 
 
 def test_a_member_that_one_model_lacks_is_left_out_for_all(pool):
@@ -97,7 +97,7 @@ def test_facets_count_the_same_however_many_members_they_have():
     found = combine({"m": scores}, facts)["m"]
     what = combine({"m": {"knn": scores["what:knn"], "probe": scores["what:probe"]}}, FACTS)["m"]
     where = combine({"m": {"knn": scores["where:knn"]}}, real)["m"]
-    assert found.skill == pytest.approx((what.skill + where.skill) / 2)
+    assert found.normalised_score == pytest.approx((what.normalised_score + where.normalised_score) / 2)
     assert found.deviations == pytest.approx((what.deviations + where.deviations) / 2)
     assert set(found.members) == {"what:knn", "what:probe", "where:knn"}
 
@@ -105,19 +105,19 @@ def test_facets_count_the_same_however_many_members_they_have():
 def test_out_of_reach_needs_k_models_above(pool):
     rng = np.random.default_rng(2)
     tight = {n: model(q, rng, np.zeros(10)) for n, q in {"a": 0.9, "b": 0.8, "c": 0.2}.items()}
-    evidence = combine(tight, FACTS, top_k=2)
-    assert out_of_reach(evidence, 2) == ["c"]
-    assert out_of_reach(evidence, 3) == []
+    transferability = combine(tight, FACTS, top_k=2)
+    assert out_of_reach(transferability, 2) == ["c"]
+    assert out_of_reach(transferability, 3) == []
 
 
 def test_without_blocks_nothing_is_known_of_the_noise(pool):
     exact = {name: {proxy: Score(s.value) for proxy, s in scores.items()} for name, scores in pool.items()}
-    evidence = combine({**exact, "twin": exact["good"]}, FACTS)
-    for name, found in evidence.items():
+    transferability = combine({**exact, "twin": exact["good"]}, FACTS)
+    for name, found in transferability.items():
         assert found.value == combine(pool | {"twin": pool["good"]}, FACTS)[name].value
         assert (found.low, found.high, found.p_best, found.p_top_k, found.mean_rank) == (None,) * 5
-    assert [name for name, found in evidence.items() if found.tied] == ["good", "twin"]
-    assert out_of_reach(evidence, 1) == []
+    assert [name for name, found in transferability.items() if found.tied] == ["good", "twin"]
+    assert out_of_reach(transferability, 1) == []
     assert out_of_reach({}, 1) == []
 
 
@@ -125,18 +125,18 @@ def test_out_of_reach_is_paired_shared_errors_cancel():
     rng = np.random.default_rng(3)
     shared = 0.3 * rng.standard_normal(10)  # the intervals overlap, the differences do not reach zero
     pool = {n: model(q, rng, shared) for n, q in {"a": 0.60, "b": 0.59, "c": 0.50}.items()}
-    evidence = combine(pool, FACTS, top_k=2)
-    assert evidence["c"].high > evidence["b"].low
-    assert out_of_reach(evidence, 2) == ["c"]
+    transferability = combine(pool, FACTS, top_k=2)
+    assert transferability["c"].high > transferability["b"].low
+    assert out_of_reach(transferability, 2) == ["c"]
 
 
 def test_a_network_is_out_only_with_all_its_readings_and_stands_in_the_way_once():
     rng = np.random.default_rng(4)
-    skills = {"a@1": 0.9, "a@2": 0.88, "b": 0.8, "c@1": 0.2, "c@2": 0.7, "d": 0.1}
-    evidence = combine({n: model(q, rng, np.zeros(10)) for n, q in skills.items()}, FACTS)
-    networks = {name: name[0] for name in skills}
-    assert out_of_reach(evidence, 2, networks) == ["c@1", "c@2", "d"]
-    assert out_of_reach(evidence, 3, networks) == ["d"]  # above c stand two networks, not three
+    normalised_scores = {"a@1": 0.9, "a@2": 0.88, "b": 0.8, "c@1": 0.2, "c@2": 0.7, "d": 0.1}
+    transferability = combine({n: model(q, rng, np.zeros(10)) for n, q in normalised_scores.items()}, FACTS)
+    networks = {name: name[0] for name in normalised_scores}
+    assert out_of_reach(transferability, 2, networks) == ["c@1", "c@2", "d"]
+    assert out_of_reach(transferability, 3, networks) == ["d"]  # above c stand two networks, not three
 
 
 def test_jackknife_interval_of_a_mean_matches_the_textbook():
@@ -147,18 +147,20 @@ def test_jackknife_interval_of_a_mean_matches_the_textbook():
     blocks = rng.normal(0.6, 0.1, 10)  # block means of a vote share
     left_out = (blocks.sum() - blocks) / 9
     facts = LabelFacts(LabelKind.CLASSES, chance=0.0, entropy=1.0, null_logme=0.0)
-    evidence = combine({"m": {"knn": Score(float(blocks.mean()), blocks=left_out)}}, facts)["m"]
+    transferability = combine({"m": {"knn": Score(float(blocks.mean()), blocks=left_out)}}, facts)["m"]
     half = t.ppf(0.95, 9) * blocks.std(ddof=1) / math.sqrt(10)
-    assert evidence.high - evidence.value == pytest.approx(half)
+    assert transferability.high - transferability.value == pytest.approx(half)
 
 
 def test_equal_models_share_their_probabilities(pool):
-    evidence = combine({"a": pool["good"], "b": pool["good"], "c": pool["good"], "d": pool["poor"]}, FACTS, top_k=2)
+    transferability = combine(
+        {"a": pool["good"], "b": pool["good"], "c": pool["good"], "d": pool["poor"]}, FACTS, top_k=2
+    )
     for name in "abc":
-        assert evidence[name].p_best == pytest.approx(1 / 3, abs=1e-9)
-        assert evidence[name].p_top_k == pytest.approx(2 / 3, abs=1e-9)
-        assert evidence[name].mean_rank == pytest.approx(2)
-    assert (evidence["d"].p_best, evidence["d"].mean_rank) == (0, 4)
+        assert transferability[name].p_best == pytest.approx(1 / 3, abs=1e-9)
+        assert transferability[name].p_top_k == pytest.approx(2 / 3, abs=1e-9)
+        assert transferability[name].mean_rank == pytest.approx(2)
+    assert (transferability["d"].p_best, transferability["d"].mean_rank) == (0, 4)
 
 
 def test_at_chance_nobody_is_the_best():
@@ -186,13 +188,13 @@ def test_several_labels_and_real_values_are_on_the_scale_from_frequencies_or_mea
     signal = values @ rng.standard_normal((2, 30)) + 3  # away from the origin, so that cosines see lengths
     rows = {"noise": noise, "fair": signal + 2 * noise, "good": signal + 0.1 * noise}
     scores = {name: scored(x, labels, kind, default_proxies(kind)) for name, x in rows.items()}
-    evidence = combine(scores, facts)
-    assert set(evidence["good"].members) == set(default_proxies(kind))
-    assert evidence["noise"].value == pytest.approx(0, abs=0.03)
-    assert 0.1 < evidence["fair"].value < evidence["good"].value <= 1
-    assert evidence["good"].value > 0.7
-    assert all(0 <= skill <= 1 for e in evidence.values() for skill in e.members.values())
-    assert evidence["good"].p_best == pytest.approx(1, abs=1e-3)
+    transferability = combine(scores, facts)
+    assert set(transferability["good"].members) == set(default_proxies(kind))
+    assert transferability["noise"].value == pytest.approx(0, abs=0.03)
+    assert 0.1 < transferability["fair"].value < transferability["good"].value <= 1
+    assert transferability["good"].value > 0.7
+    assert all(0 <= normalised_score <= 1 for e in transferability.values() for normalised_score in e.members.values())
+    assert transferability["good"].p_best == pytest.approx(1, abs=1e-3)
     hopeless = combine({"a": scores["noise"], "b": scores["noise"]}, facts)
     assert hopeless["a"].p_best is None
 
@@ -201,15 +203,15 @@ def test_several_labels_and_real_values_are_on_the_scale_from_frequencies_or_mea
 
 
 def test_the_prior_is_a_member_of_its_weight(pool):
-    """The order is that of (1 - w) skill + w s prior; a model of which nothing is known keeps its skill."""
+    """The order is that of (1 - w) normalised score + w s prior; a model of which nothing is known keeps its normalised score."""
     prior = Prior({"good": PriorScore(0.0, "nothing", 0, 0.4), "fair": PriorScore(2.0, "facts", 0, 0.4)}, "facts", 0.4)
     plain, with_prior = combine(pool, FACTS), combine(pool, FACTS, prior=prior)
     for name in ("good", "poor"):
-        assert with_prior[name].value == with_prior[name].skill == plain[name].value
+        assert with_prior[name].value == with_prior[name].normalised_score == plain[name].value
     fair = with_prior["fair"]
-    mixed = 0.6 * plain["fair"].value + 0.4 * calibration().skill_per_deviation * 2.0
+    mixed = 0.6 * plain["fair"].value + 0.4 * calibration().normalised_score_per_deviation * 2.0
     assert fair.value == pytest.approx(mixed / 0.6)
-    assert fair.value == pytest.approx(fair.skill + fair.prior)
+    assert fair.value == pytest.approx(fair.normalised_score + fair.prior)
     assert fair.high - fair.low == pytest.approx(
         plain["fair"].high - plain["fair"].low
     )  # rows only: no error of its own
@@ -234,12 +236,12 @@ def test_a_model_that_joins_reorders_nothing_with_a_prior_either(pool):
 
 def test_identical_models_share_what_one_of_them_would_have(pool):
     same = dict.fromkeys(("a", "b", "c", "d"), pool["good"])
-    evidence = combine({**same, "fair": pool["fair"]}, FACTS, top_k=2)
-    shares = [evidence[name].p_best for name in same]
+    transferability = combine({**same, "fair": pool["fair"]}, FACTS, top_k=2)
+    shares = [transferability[name].p_best for name in same]
     assert shares == [shares[0]] * 4
-    assert sum(e.p_best for e in evidence.values()) == pytest.approx(1)
-    assert sum(e.p_top_k for e in evidence.values()) == pytest.approx(2)
-    assert all(evidence[name].mean_rank == pytest.approx(2.5, abs=0.05) for name in same)
+    assert sum(e.p_best for e in transferability.values()) == pytest.approx(1)
+    assert sum(e.p_top_k for e in transferability.values()) == pytest.approx(2)
+    assert all(transferability[name].mean_rank == pytest.approx(2.5, abs=0.05) for name in same)
 
 
 def test_own_results_never_overturn_what_the_target_says_clearly(pool):
