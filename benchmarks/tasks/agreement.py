@@ -30,6 +30,7 @@ from selector.ranking.prior import ModelFacts, static_prior
 AGREEMENT_CSV = cells.RESULTS / "agreement.csv"
 MEASURES = ("weighted_tau", "regret@1", "regret@3")
 FEWEST = 5  # encoders; fewer say nothing about an order
+LEARNED = 5.0  # points: where not even the best encoder reaches this, nothing was learned and an order is noise
 ORDERS = 200
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 STATIC = ("static prior", "log parameters", "mean rank elsewhere")
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def questions(truth: Mapping[Cell, Mapping[str, str]]) -> list[Question]:
-    """Columns with at least ``FEWEST`` encoders; a set with several values is a column for each of them."""
+    """Columns with at least ``FEWEST`` encoders where something was learned; a set with several values is a column for each of them."""
     good = {cell: row for cell, row in truth.items() if row["status"] == "ok"}
     found = []
     for task, name, head, strategy in dict.fromkeys((c.task, c.set, c.head, c.strategy) for c in good):
@@ -114,7 +115,7 @@ def questions(truth: Mapping[Cell, Mapping[str, str]]) -> list[Question]:
             target = f"{name}: {head}, {strategy}" if task in ("segmentation", "detection") else name
             own = {} if task == "detection" else frozen
             found.append(Question(task, target, name, None, metric, values, own))
-    return [question for question in found if len(question.truth) >= FEWEST]
+    return [q for q in found if len(q.truth) >= FEWEST and max(q.truth.values()) >= LEARNED]
 
 
 def _mean_over_seeds(values: Mapping[Cell, float]) -> Column:

@@ -25,7 +25,7 @@ def row(value, outputs="", metric="map", status="ok", val=0.5):
 def truth():
     found = {}
     for i, name in enumerate(NAMES):
-        found[Cell("regression", "houses", name, "linear", "full")] = row(0.2, f"price:{i / 10};area:{-i / 10}", "r2")
+        found[Cell("regression", "houses", name, "linear", "full")] = row(0.2, f"price:{i / 10};area:{0.6 - i / 10}", "r2")
         found[Cell("multilabel", "coco", name, "linear", "frozen")] = row(0.9, val=i / 10)
         found[Cell("multilabel", "coco", name, "linear", "full", 0)] = row(i / 10)
         found[Cell("detection", "cells", name, "fcos", "frozen")] = row(i / 10, val=0.9 - i / 10)
@@ -55,12 +55,21 @@ def test_a_set_with_two_values_is_two_columns_and_seeds_are_averaged(truth):
     asked = {q.target: q for q in agreement.questions(truth)}
     assert list(asked) == ["houses: price", "houses: area", "coco", "cells: fcos, frozen", "cells: fcos, full"]
     assert asked["houses: price"].truth == pytest.approx({n: 10.0 * i for i, n in enumerate(NAMES)})
-    assert asked["houses: area"].truth["f"] == -50
+    assert asked["houses: area"].truth["f"] == pytest.approx(10)
     assert asked["coco"].truth["f"] == pytest.approx(60)  # of 0.5 and 0.7
     assert "g" not in asked["coco"].truth
     assert asked["coco"].frozen["f"] == 50
     assert asked["houses: price"].frozen == {}  # the mean over both values says nothing of one
     assert asked["cells: fcos, full"].frozen == {}
+
+
+def test_a_column_where_nothing_was_learned_is_left_out(truth):
+    for i, name in enumerate(NAMES):
+        truth[Cell("detection", "crowds", name, "fcos", "full")] = row(i / 1000)
+        truth[Cell("detection", "herds", name, "fcos", "full")] = row(i / 100)
+    targets = [q.target for q in agreement.questions(truth)]
+    assert "crowds: fcos, full" not in targets
+    assert "herds: fcos, full" in targets
 
 
 def test_scores_go_to_the_column_of_their_facet_and_two_facets_are_averaged(truth):
