@@ -25,7 +25,9 @@ def row(value, outputs="", metric="map", status="ok", val=0.5):
 def truth():
     found = {}
     for i, name in enumerate(NAMES):
-        found[Cell("regression", "houses", name, "linear", "full")] = row(0.2, f"price:{i / 10};area:{0.6 - i / 10}", "r2")
+        found[Cell("regression", "houses", name, "linear", "full")] = row(
+            0.2, f"price:{i / 10};area:{0.6 - i / 10}", "r2"
+        )
         found[Cell("multilabel", "coco", name, "linear", "frozen")] = row(0.9, val=i / 10)
         found[Cell("multilabel", "coco", name, "linear", "full", 0)] = row(i / 10)
         found[Cell("detection", "cells", name, "fcos", "frozen")] = row(i / 10, val=0.9 - i / 10)
