@@ -218,7 +218,7 @@ def _compare(field: _Field) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     first: dict[str, float] = dict.fromkeys(full, 0.0)
     for h in result.history:
-        if h["rung"] == 1 and h["value"] is not None:
+        if h["round"] == 1 and h["value"] is not None:
             first[h["model"]] = max(first[h["model"]], float(h["value"]))
     values, finals = list(first.values()), [full[n][0] for n in first]
     rung = {

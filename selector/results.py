@@ -118,7 +118,7 @@ class Measurement:
             to fit the budget.
         extra: further facts as plain JSON, those of ``docs/confirm.md``: the paired difference to the
             best, figures by seed, memory, and for the model that was handed over its error analysis
-            (``outcome``; its parts are those of ``core.task.Section``).
+            (``error_analysis``; its parts are those of ``core.task.Section``).
         sign: 1 where more of the deciding metric is better, -1 where less is; None in runs that were written
             before metrics were declared.
     """
@@ -136,7 +136,7 @@ class Measurement:
     trained_parameters: int = 0
     status: Literal["ok", "diverged", "failed", "not run"] = "ok"
     note: str = ""
-    rung: int = 0
+    round: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     sign: int | None = None
 
@@ -222,7 +222,7 @@ class ModelResult:
 
 
 def final_measurements(model: ModelResult) -> dict[str, Measurement]:
-    """The measurement that counts, by strategy: of the last rung, the best on validation."""
+    """The measurement that counts, by strategy: of the last round, the best on validation."""
     chosen: dict[str, Measurement] = {}
     for m in model.measurements:
         old = chosen.get(m.strategy)
@@ -232,7 +232,7 @@ def final_measurements(model: ModelResult) -> dict[str, Measurement]:
 
 
 def _finality(m: Measurement) -> tuple[bool, int, float]:
-    return m.status == "ok", m.rung, -math.inf if math.isnan(m.merit) else m.merit
+    return m.status == "ok", m.round, -math.inf if math.isnan(m.merit) else m.merit
 
 
 @dataclass(frozen=True)
@@ -249,8 +249,8 @@ class Ranking:
         prior: how the prior was made and what of the history entered, as plain JSON: method, weight,
             agreement on left-out targets, history (a snapshot), published; empty without a prior.
         seconds: by stage.
-        confirmation: how the tournament went, as plain JSON: metric, course (the plan and what became
-            of it), history (every training of every rung), epsilon_best, advice, p_best, settled;
+        confirmation: how the tournament went, as plain JSON: metric, tuning_log (the plan and what became
+            of it), history (every training of every round), epsilon_best, advice, p_best, settled;
             empty before a confirmation.
         path: the run's folder once it is saved.
         loaded_target, trusted: the target, and whether its zoo may run code, in the process that made the ranking;
@@ -319,7 +319,7 @@ class Ranking:
         Args:
             short: only what ranks the models and what was measured of them.
 
-        Columns: rank, model, source, status, reason, transferability, normalised score, prior, one a proxy with
+        Columns: rank, model, source, status, reason, transferability, normalised_score, prior, one a proxy with
         ``_low`` and ``_high`` where intervals were computed, ``measured_<strategy>_val|test`` with
         the other metrics and settings of that training, what the model costs, and
         ``front_<predicted|measured>_<parameters|latency|memory>`` for the best trade-offs.
@@ -427,6 +427,9 @@ _OLD_NAMES = {
     "evidence_high": "transferability_high",
     "skill": "normalised_score",
     "best_skill": "best_normalised_score",
+    "course": "tuning_log",
+    "outcome": "error_analysis",
+    "rung": "round",
 }
 """Fields of format 1 and what they are called since."""
 

@@ -170,7 +170,7 @@ def test_after_a_confirmation_the_terminal_says_what_to_take_and_why(confirmed: 
     assert best is not None
     assert f"Start from {ranking.models[0].name} and " in result.stdout
     assert f"Measured: accuracy {best.test_value:.3f} on the test split" in result.stdout
-    for sentence in [*ranking.confirmation["advice"], *ranking.confirmation["course"]]:
+    for sentence in [*ranking.confirmation["advice"], *ranking.confirmation["tuning_log"]]:
         assert sentence in result.stdout
 
 

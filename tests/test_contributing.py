@@ -106,5 +106,5 @@ def test_task(install: Install, tmp_path: Path) -> None:
     (measured,) = result.measurements["mnist_cnn"]
     assert measured.metric == "grades_off"
     assert measured.merit == -measured.val["grades_off"]
-    counts = measured.extra["outcome"]["tables"]["grades"]
+    counts = measured.extra["error_analysis"]["tables"]["grades"]
     assert sum(row["grades off"] * row["items"] for row in counts) / 32 == pytest.approx(measured.test_value)

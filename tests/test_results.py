@@ -151,5 +151,7 @@ def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today() -> None:
     assert loaded.models[0].normalised_score == 0.7
     assert loaded.models[0].members == {"knn": 0.6, "logme": 0.8}
     assert "transferability" in loaded.to_dataframe()
+    assert loaded.confirmation["tuning_log"] == old["confirmation"]["course"]
+    assert [h["round"] for h in loaded.confirmation["history"]] == [h["rung"] for h in old["confirmation"]["history"]]
     assert json.loads(loaded.to_json())["format"] == 2
     assert "0.800" in str(loaded)

@@ -262,9 +262,9 @@ def test_confirm_measures_reorders_and_saves_a_model_that_predicts(photos, tmp_p
     assert len(predictions) == 2
     loaded = selector.load_ranking(tmp_path / "run")
     assert table(loaded) == table(confirmed)
-    assert confirmed.confirmation["course"][0].startswith("Planned: ")
+    assert confirmed.confirmation["tuning_log"][0].startswith("Planned: ")
     assert not any("Planned" in warning for warning in confirmed.warnings)
-    (outcome,) = [m.extra["outcome"] for m in confirmed.best.measurements if "outcome" in m.extra]
+    (outcome,) = [m.extra["error_analysis"] for m in confirmed.best.measurements if "error_analysis" in m.extra]
     for shown in outcome["samples"]:
         picture = Image.open(io.BytesIO(base64.b64decode(shown["thumbnail"].removeprefix("data:image/jpeg;base64,"))))
         assert max(picture.size) <= 112

@@ -102,8 +102,8 @@ def test_full_measurements_say_how_they_came_about(finished: TournamentResult) -
 
 
 def test_rates_are_tried_in_the_first_rung_and_one_goes_on(finished: TournamentResult) -> None:
-    first = [h for h in finished.history if h["rung"] == 1]
-    later = [h for h in finished.history if h["rung"] > 1]
+    first = [h for h in finished.history if h["round"] == 1]
+    later = [h for h in finished.history if h["round"] > 1]
     for model in ("svhn_cnn", "mnist_cnn"):
         assert tuple(h["rate"] for h in first if h["model"] == model) in (RATES["sgd"], RATES["sgd"][:2])
     assert len({h["steps"] for h in first}) == 1
@@ -176,7 +176,7 @@ def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
     result = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
     assert result.settled
     assert any("was settled after round 1" in line for line in result.course)
-    assert [h["steps"] for h in result.history if h["rung"] > 1] == [40]
+    assert [h["steps"] for h in result.history if h["round"] > 1] == [40]
     again = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)
     assert table(again) == table(result)
     assert again.course == result.course
@@ -319,10 +319,10 @@ def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: To
 
 def test_the_outcome_of_the_best_model_agrees_with_its_test_figures(finished: TournamentResult) -> None:
     assert finished.best is not None
-    kept = {(n, m.strategy): m for n, ms in finished.measurements.items() for m in ms if "outcome" in m.extra}
+    kept = {(n, m.strategy): m for n, ms in finished.measurements.items() for m in ms if "error_analysis" in m.extra}
     assert list(kept) == [(finished.best.name, finished.best.strategy)]
     (measured,) = kept.values()
-    found = measured.extra["outcome"]
+    found = measured.extra["error_analysis"]
     assert found["split"] == "test"
     confusion = np.array(found["figures"]["confusion"])
     target = small_target()
@@ -511,7 +511,7 @@ def test_extreme_imbalance(tmp_path: Path) -> None:
     frozen, full = result.measurements["mnist_cnn"]
     assert (frozen.status, full.status) == ("ok", "ok")
     assert full.val["balanced_accuracy"] >= 1 / 3
-    outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
+    outcome = next(m.extra["error_analysis"] for m in (frozen, full) if "error_analysis" in m.extra)
     assert [line["items"] for line in outcome["tables"]["classes"]] == [20, 20, 20]
 
 
@@ -521,7 +521,9 @@ def test_without_a_test_split_the_notes_say_so(tmp_path: Path) -> None:
     result = tournament(tmp_path, [contestant(MNIST)], replace(target, splits=splits), max_steps=4)
     assert any("there is no test split" in note for note in result.notes)
     assert result.best is not None
-    outcome = next(m.extra["outcome"] for m in result.measurements["mnist_cnn"] if m.strategy == result.best.strategy)
+    outcome = next(
+        m.extra["error_analysis"] for m in result.measurements["mnist_cnn"] if m.strategy == result.best.strategy
+    )
     assert outcome["split"] == "val"
 
 
@@ -535,7 +537,7 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
     assert full.trained_parameters > 100_000 + 1000 * 129
     assert result.best is not None
     assert len(result.best.class_names) == 1000
-    outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
+    outcome = next(m.extra["error_analysis"] for m in (frozen, full) if "error_analysis" in m.extra)
     assert "confusion" not in outcome["figures"]
     assert len(json.dumps(outcome)) < 40_000
 
@@ -649,7 +651,7 @@ def test_a_slow_machine_cools_trainings_down_and_the_notes_say_so(tmp_path: Path
 
 def test_cheap_lanes_come_first(tmp_path: Path) -> None:
     result, _ = budgeted(tmp_path, 100.0)
-    first = list(dict.fromkeys(h["model"] for h in result.history if h["rung"] == 1))
+    first = list(dict.fromkeys(h["model"] for h in result.history if h["round"] == 1))
     assert first == ["mnist_cnn", "svhn_cnn"]  # 28 and 32 pixels, given the other way round
 
 
@@ -848,9 +850,9 @@ def test_the_plan_of_a_budget_survives_a_kill_and_another_load(tmp_path: Path, m
     resumed = tournament(tmp_path, max_steps=None, budget_seconds=300.0)
     planned = [line for line in resumed.course if line.startswith("Planned: ")]
     assert planned == state["course"]
-    first = {h["steps"] for h in resumed.history if h["rung"] == 1}
+    first = {h["steps"] for h in resumed.history if h["round"] == 1}
     assert first == {state["rungs"][0][0]}
-    assert len([h for h in resumed.history if h["rung"] == 1]) >= 2 * 2
+    assert len([h for h in resumed.history if h["round"] == 1]) >= 2 * 2
 
 
 def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -919,7 +921,7 @@ def test_a_disk_that_takes_no_more_is_named_and_leaves_nothing_half(tmp_path: Pa
     assert "File too large" in last
     assert last.endswith("free some space and run the same command again: finished trainings are kept.")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.suffix == ".safetensors"]
-    assert list(tmp_path.glob("*.npz"))  # the solved head is kept
+    assert list(tmp_path.glob("*.npz"))  # the linear-probe initialisation is kept
     assert tournament(tmp_path, [contestant(MNIST)]).best is not None
 
 
@@ -1118,8 +1120,8 @@ def test_advice_follows_from_the_figures() -> None:
     curves = {"m": [[75, 0.4], [150, 0.45], [300, 0.5]], "n": [[300, 0.5]]}
     m, n = advised(curves, {"m": ["full"], "n": ["full"]}, logits, labels)
     assert m.startswith("m: take full; it gained 40.0 points over frozen (90 % interval +")
-    assert m.endswith("From 150 to 300 training items the solved head gained 5.0 points: more would help.")
-    assert n == "n: take frozen; training gained nothing over the solved head."
+    assert m.endswith("From 150 to 300 training items the linear probe gained 5.0 points: more would help.")
+    assert n == "n: take frozen; training gained nothing over the linear probe."
     a_little = weak | (np.arange(300) % 60 == 1)
     logits["n full"] = [logits_that_are_right(a_little, labels)]
     logits["n full"][0][4:9:2] = np.eye(3)[(labels[4:9:2] + 1) % 3] * 5  # and a little is lost elsewhere
@@ -1141,7 +1143,7 @@ def test_advice_says_that_a_gain_is_the_mean_of_several_seeds() -> None:
     )
     worse = {"m frozen": [strong], "m full": [middling, weak]}
     (sentence,) = advised({}, {"m": ["full"]}, worse, labels)
-    assert sentence == "m: take frozen; training gained nothing over the solved head in the mean of 2 seeds."
+    assert sentence == "m: take frozen; training gained nothing over the linear probe in the mean of 2 seeds."
 
 
 def test_the_default_budget_is_named_without_torch() -> None:

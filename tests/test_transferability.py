@@ -1,4 +1,4 @@
-"""Transferability: a pool-independent scale, honest probabilities, a set that cannot be told apart."""
+"""Transferability: a pool-independent scale, honest probabilities, a set that is not significantly different."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""One cell of a matrix: the solved head on frozen features, then full fine-tuning from it."""
+"""One cell of a matrix: the linear-probe initialisation on frozen features, then full fine-tuning from it."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def figures(logits: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
 
 
 def frozen(head: Head, features: np.ndarray, data: LabelledSet) -> Result:
-    """The solved head itself: nothing else moves."""
+    """The linear probe itself: nothing else moves."""
     val, test = data.rows("val"), data.rows("test")
     return Result(
         *figures(head.logits(features[val]), data.labels[val]), *figures(head.logits(features[test]), data.labels[test])
@@ -128,7 +128,7 @@ def frozen(head: Head, features: np.ndarray, data: LabelledSet) -> Result:
 def full(
     learner: Learner, data: LabelledSet, head: Head, *, steps: int, seed: int, rate: float | None = None
 ) -> Result:
-    """All weights, from the solved head; the best of a few rates, each trained to the end.
+    """All weights, from the linear-probe initialisation; the best of a few rates, each trained to the end.
 
     Learners that try every rate do. The others take the middle one, and the lower one as well when
     the middle one ends below the frozen head on the validation split. The highest validation

@@ -56,7 +56,7 @@ def cells(name: str, seed: int = 0) -> list[Cell]:
         task, names = MULTILABEL, TEXT_ENCODERS
     else:
         task, names = (MULTILABEL if name == "coco128_super" else vector_sets.REGRESSION), IMAGE_ENCODERS
-    strategies = ("frozen", "full") if seed == 0 else ("full",)  # the solved head has no seed
+    strategies = ("frozen", "full") if seed == 0 else ("full",)  # the linear probe has no seed
     return [Cell(task, name, encoder, "linear", strategy, seed) for encoder in names for strategy in strategies]
 
 
@@ -87,7 +87,7 @@ def measured(kind: str, outputs: np.ndarray, truth: np.ndarray, names: tuple[str
     return found
 
 
-# ---------------------------------------------------------------------------- the solved head
+# ---------------------------------------------------------------------------- the linear-probe initialisation
 
 
 def solve(kind: str, x: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray) -> Head:
@@ -190,7 +190,7 @@ def load_set(name: str, assets: Path) -> VectorImages | VectorTexts:
 
 
 def measure(cell: Cell, assets: Path, steps: int | None = None) -> Outcome:
-    """Frozen: the solved head itself. Full: all weights from there, the middle rate, and the lower one as well when
+    """Frozen: the linear probe itself. Full: all weights from there, the middle rate, and the lower one as well when
     the middle one ends above the frozen validation loss; the lower validation loss is taken."""
     steps = steps or STEPS[cell.set]
     data = load_set(cell.set, assets)

@@ -121,7 +121,7 @@ def _duplicate_notes(
         a, b = across[0]
         notes.append(
             f"{len(across)} items have the same content as one in another split, such as {names[a]} ({splits[a]}) and "
-            f"{names[b]} ({splits[b]}); figures on held-out items are flattered"
+            f"{names[b]} ({splits[b]}); test metrics are likely optimistic (data leakage)"
         )
     if conflicts:
         a, b = conflicts[0]

@@ -134,9 +134,7 @@ def reader_of(x: Any, options: Options) -> tuple[str, Reader]:
         raise TargetError(f"an object of type {type(x).__name__} is not a target. Expected one of: {known}.")
     path = os.fspath(x)
     if os.path.lexists(path):
-        raise TargetError(
-            f"target {path} is no folder, parquet, CSV, TSV or JSONL file that can be read; these are the files that can be."
-        )
+        raise TargetError(f"target {path} is unsupported; expected a folder, or a parquet, CSV, TSV or JSONL file.")
     near = did_you_mean(os.path.basename(path), _listing(os.path.dirname(path) or "."))  # noqa: PTH119, PTH120
     raise TargetError(f"target {path} does not exist{near or '; give a folder, a parquet file or a CSV file.'}")
 

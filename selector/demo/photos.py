@@ -128,7 +128,7 @@ def weak_models_come_last(ranking: Ranking) -> str:
     low, high = known[worst_strong] or 0.0, known[best_weak] or 0.0
     if low > high:
         return (
-            f"As it should be: every ImageNet model ({worst_strong} is the lowest, 5-NN {low:.3f}) lies above the "
+            f"Sanity check passed: every ImageNet model ({worst_strong} is the lowest, 5-NN {low:.3f}) lies above the "
             f"untrained control and the digit networks ({best_weak} is the highest, {high:.3f})."
         )
     return (

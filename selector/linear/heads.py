@@ -20,7 +20,7 @@ _TOLERANCE = 1e-6  # predicted decrease of the loss, nats a row
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A solved head on raw features: outputs are ``features @ weight.T + bias``.
+    """A linear probe on raw features: outputs are ``features @ weight.T + bias``.
 
     Attributes:
         weight: (K, D) float32; ``bias``: (K,) float32.

@@ -1,4 +1,4 @@
-"""Many proxies -> one score a model, with intervals, P(best) and the set that cannot be told apart.
+"""Many proxies -> one score a model, with intervals, P(best) and the set that is not significantly different.
 
 Every member is put on one scale that depends on the target alone, never on the other models, so
 that adding a model reorders nothing: *normalised score*, 0 for a model that knows nothing about the labels

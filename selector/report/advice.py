@@ -38,13 +38,13 @@ def advice(ranking: Ranking) -> Advice:
     """Read the recommendation off a ranking."""
     best = next((model for model in ranking if model.status == "ok"), None)
     if best is None and any(model.status == "excluded" for model in ranking) and not ranking.failures:
-        return Advice("No model keeps the limits that were set; the ranking says what each exceeds.")
+        return Advice("No model satisfies the constraints; the ranking says what each exceeds.")
     if best is None:
         return Advice("No model finished; the reasons are below under failures.")
     measured = best.best_measurement()
     if measured is None and any(caveat.code == "no-training" for caveat in ranking.caveats):
         return Advice(
-            f"Try {best.name} first: it is in front, but nothing here can train it for such labels and measure it.",
+            f"Try {best.name} first: it is in front, but fine-tuning is not supported for this label type.",
             tuple(_sure_of_transferability(ranking, best)),
             tuple(_cost(best, None, ranking.noun)),
         )
@@ -174,7 +174,7 @@ def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[st
         yield line + "."
     if best.prior is not None and best.prior.weight:
         yield (
-            f"What was known of it beforehand ({best.prior.origin}) moved that by {best.prior.shift:+.3f}, "
+            f"The prior ({best.prior.origin}) moved that by {best.prior.shift:+.3f}, "
             f"with a weight of {100 * best.prior.weight:.0f} %."
         )
     if best.p_best is not None:

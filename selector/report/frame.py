@@ -108,7 +108,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
         "steps": m.steps,
         "rate": m.learning_rate,
         "seed": m.seed,
-        "rung": m.rung + 1,
+        "round": m.round + 1,
         "seconds": m.seconds,
         "trained_parameters": m.trained_parameters,
     }

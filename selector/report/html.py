@@ -64,7 +64,7 @@ def render_report(ranking: Ranking) -> str:
             advice=advice(ranking),
             columns=view.columns,
             command=command(ranking),
-            course=[str(line) for line in ranking.confirmation.get("course", ())],
+            course=[str(line) for line in ranking.confirmation.get("tuning_log", ())],
             facts=list(_target_facts(ranking.target)),
             excluded=[model for model in ranking if model.status == "excluded"],
             failures=ranking.failures,

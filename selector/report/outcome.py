@@ -106,7 +106,7 @@ class Outcome:
             many more there are.
         most: the largest count off the diagonal.
         confused: (true class, predicted class, items), the most frequent first; where there is no matrix.
-        mistakes: wrong samples, the surest first; ``unsure`` right ones, the least sure first.
+        mistakes: wrong samples, the most confident first; ``unsure`` right ones, the least sure first.
         tables: all other tables of the task.
         counted: what the lines count: items, or entities or words where words have labels.
         drawn: samples that the task drew, by heading; ``legend`` the colours in them, as pictures with names.
@@ -137,13 +137,13 @@ class Outcome:
 def outcome(ranking: Ranking) -> Outcome | None:
     """The outcome of the model that was handed over; None when none was kept."""
     found = next(
-        ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("outcome")),
+        ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("error_analysis")),
         None,
     )
     if found is None:
         return None
     name, measured = found
-    kept = measured.extra["outcome"]
+    kept = measured.extra["error_analysis"]
     tables, figures = kept.get("tables") or kept, kept.get("figures") or kept  # runs of before kept all side by side
     lines = _lines(tables.get("classes") or (), figures.get("confusion") or ())
     matrix = bool(lines and lines[0].confusions)

@@ -93,7 +93,7 @@ def courses(ranking: Ranking) -> list[Course]:
     better = max if metric_named(str(ranking.confirmation.get("metric", ""))).sign > 0 else min
     best: dict[tuple[str, str], dict[int, float]] = {}
     for entry in ranking.confirmation.get("history", ()):
-        value, rung = entry.get("value"), entry.get("rung")
+        value, rung = entry.get("value"), entry.get("round")
         if entry.get("status") == "ok" and value is not None and rung is not None:
             rungs = best.setdefault((str(entry["model"]), str(entry["strategy"])), {})
             rungs[int(rung)] = better(float(value), rungs.get(int(rung), float(value)))

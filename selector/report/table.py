@@ -44,7 +44,7 @@ def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> Ren
     columns, dropped = _fit(view, width)
     notes = _of_what_is_shown(view, {column.key for column in columns})
     if dropped:
-        notes.insert(0, f"Not shown for want of space: {', '.join(column.title for column in dropped)}.")
+        notes.insert(0, f"Hidden columns: {', '.join(column.title for column in dropped)}.")
     if limit is not None and len(view.rows) > limit:
         notes.insert(0, f"… and {len(view.rows) - limit} more; the report and run.json hold all of them.")
     return Group(_table(view, columns, limit), *(Text(note) for note in notes))

@@ -32,7 +32,7 @@ MOST_EXCLUDED = 10  # named below the table
 MOST_ALIKE = 6  # named of those that failed for the same reason
 
 TIED = "≈"
-"""Marks transferability that cannot be told apart from the highest."""
+"""Marks transferability that is not significantly different from the highest (90 %)."""
 
 MARKS = frozenset({REDUCED, UNSTEADY, TIED, FRONT_MEASURED, FRONT_PREDICTED})
 """All of them; a note that begins with one explains it."""
@@ -154,7 +154,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         )
         yield Column("expected", f"{expected.strategy} {expected.metric}, predicted", "predicted", told, drop=2)
     if any(model.prior is not None and model.prior.weight for model in ranking.models):
-        told = "What was known of the model beforehand moves its transferability by this much (docs/transferability.md)"
+        told = "The prior: what facts and past results add to its transferability (docs/transferability.md)"
         yield Column("prior", "prior", "predicted", told, drop=2)
     proxies = ranking.proxies or list(dict.fromkeys(name for model in ranking.models for name in model.scores))
     for proxy in proxies:
@@ -225,7 +225,11 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return Cell(model.name, model.name, str(model.spec.get("source", "")))
         case "transferability":
             cell = _number(model.transferability)
-            return Cell(cell.text + TIED, cell.sort, "cannot be told apart from the highest") if tied else cell
+            return (
+                Cell(cell.text + TIED, cell.sort, "not significantly different from the top score (90 %)")
+                if tied
+                else cell
+            )
         case "interval":
             low, high = model.transferability_low, model.transferability_high
             return Cell("–") if low is None or high is None else Cell(f"{_figures(low)}–{_figures(high)}", low)
@@ -317,7 +321,7 @@ def _figures(value: float) -> str:
 def _notes(ranking: Ranking) -> Iterator[str]:
     finals = [m for model in ranking.models for m in final_measurements(model).values()]
     if sum(model.tied for model in ranking.models) > 1:
-        yield f"{TIED} cannot be told apart from the highest transferability on these rows."
+        yield f"{TIED} not significantly different from the top score (90 %)."
     if any(model.prior is not None and model.prior.weight for model in ranking.models):
         yield _prior_note(ranking)
     if any(m.reduced for m in finals):
@@ -359,7 +363,7 @@ def front_notes(ranking: Ranking) -> Iterator[str]:
     kinds = {kind for _, kind in fronts(ranking)}
     for kind, mark, value in (
         ("measured", FRONT_MEASURED, "a higher measured value"),
-        ("predicted", FRONT_PREDICTED, "more transferability"),
+        ("predicted", FRONT_PREDICTED, "higher transferability"),
     ):
         if kind in kinds:
             yield f"{mark} no model of equal or lower cost has {value}."
@@ -370,7 +374,7 @@ def front_notes(ranking: Ranking) -> Iterator[str]:
 
 
 def _prior_note(ranking: Ranking) -> str:
-    """One line on what was known beforehand and how much it counts."""
+    """One line on the prior and how much it counts."""
     made = ranking.prior
     weights = sorted({round(100 * m.prior.weight) for m in ranking if m.prior is not None and m.prior.weight})
     share = f"{weights[0]} %" if len(weights) == 1 else f"{weights[0]} to {weights[-1]} %"

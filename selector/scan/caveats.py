@@ -21,7 +21,7 @@ from selector.zoo.variants import network_of
 SHOWN = 6
 FEWEST_MODELS = 5  # fewer are in any order by chance
 DISAGREE, LEADERS_DISAGREE = 0.6, 0.3  # mean Spearman of members; judgements, as is the next
-EXPLAINS = 0.9  # weighted tau of what was known beforehand with the normalised scores
+EXPLAINS = 0.9  # weighted tau of the prior with the normalised scores
 MAJORITY = "majority"
 SURE = 0.05  # one-sided: how likely an answer that is always the same may do as well
 _HOPELESS = 100  # times as many items: then the models are as good as equal
@@ -68,7 +68,7 @@ def no_signal(transferability: dict[str, Transferability]) -> Caveat | None:
 
 
 def too_small(transferability: dict[str, Transferability], rows: int) -> Caveat | None:
-    """Several models cannot be told apart, and how many items would settle which of the first two is better.
+    """Several models are not significantly different, and how many items would settle which of the first two is better.
 
     The half-width of the paired interval shrinks with the root of the number of items.
     """
@@ -79,7 +79,7 @@ def too_small(transferability: dict[str, Transferability], rows: int) -> Caveat 
     gap, half = first.value - second.value, second.half_to_first
     times = (half / gap) ** 2 if gap > 0 else math.inf
     numbers = {"models": len(tied), "items": rows, "gap": gap, "half_width": half}
-    text = f"{len(tied)} models cannot be told apart on these {rows} rows: {_listed(tied)}."
+    text = f"{len(tied)} models are not significantly different (90 %) on these {rows} rows: {_listed(tied)}."
     if half == 0:  # no intervals were computed
         return Caveat("too-small", text, numbers)
     if times > _HOPELESS:
@@ -117,7 +117,7 @@ def proxies_disagree(transferability: dict[str, Transferability]) -> Caveat | No
 
 
 def static_explains(transferability: dict[str, Transferability]) -> Caveat | None:
-    """What was known beforehand gives the same order as the rows do."""
+    """The prior gives the same order as the rows do."""
     known = [e for e in transferability.values() if e.known is not None]
     if len(known) < FEWEST_MODELS:
         return None
@@ -128,7 +128,7 @@ def static_explains(transferability: dict[str, Transferability]) -> Caveat | Non
     return Caveat(
         "static-explains",
         f"an order that never looked at the target (size, upstream accuracy, past results) agrees with the proxies "
-        f"(weighted tau {tau:.2f}): these items add little to what was known beforehand.",
+        f"(weighted tau {tau:.2f}): these items add little to the prior.",
         {"weighted_tau": tau, "models": len(known)},
     )
 
@@ -201,7 +201,7 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
         told = "the default score was made for images; on texts it was tried with six small encoders only (docs/transferability.md)."
         if target.label_kind is not LabelKind.CLASSES:
             what = f"{target.modality.noun}s with {target.label_kind} labels"
-            told = f"the default score was tried on classes only, never on {what}: take its order as a guess."
+            told = f"the default score was tried on classes only, never on {what}: this ranking is uncalibrated."
         return Caveat(
             "unlike-calibration",
             told,

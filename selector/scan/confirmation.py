@@ -92,7 +92,7 @@ def confirm_leading(
         confirmation=plain(
             {
                 "metric": config.metric or task.default_metric,
-                "course": result.course,
+                "tuning_log": result.course,
                 "history": result.history,
                 "epsilon_best": [asdict(member) for member in result.epsilon_best],
                 "advice": result.advice,

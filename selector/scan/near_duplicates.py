@@ -151,6 +151,6 @@ def _told(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat | None:
         "near-duplicates",
         f"{len(pairs)} of {checked} held-out pictures are nearly one of another split, such as "
         f"{target.names[first.held_out]} ({target.splits[first.held_out]}) and {target.names[first.other]} "
-        f"({target.splits[first.other]}): figures on held-out items are flattered.{labels} run.json lists them.",
+        f"({target.splits[first.other]}): test metrics are likely optimistic (data leakage).{labels} run.json lists them.",
         {"pairs": len(pairs), "checked": checked, "other_label": other_label, "listed": listed},
     )

@@ -16,13 +16,13 @@ def illustrated(measurements: Sequence[Measurement], target: Target) -> tuple[Me
     ready features have nothing to show."""
     if not modalities.of(target).has_models:
         return tuple(measurements)
-    return tuple(_illustrated(m, target) if "outcome" in m.extra else m for m in measurements)
+    return tuple(_illustrated(m, target) if "error_analysis" in m.extra else m for m in measurements)
 
 
 def _illustrated(measurement: Measurement, target: Target) -> Measurement:
-    outcome = measurement.extra["outcome"]
+    outcome = measurement.extra["error_analysis"]
     samples = [{**s, **_shown(target, s)} for s in outcome.get("samples", ())]
-    return replace(measurement, extra={**measurement.extra, "outcome": {**outcome, "samples": samples}})
+    return replace(measurement, extra={**measurement.extra, "error_analysis": {**outcome, "samples": samples}})
 
 
 def _shown(target: Target, sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Backbone(nn.Module):
 
 class DetectionNetwork(nn.Module):
     """Normalised pictures (B, 3, H, W) -> boxes of each: a list of ``boxes`` (n, 4) in pixels of the canvas, ``labels``
-    (n,) 0..C-1 and ``scores`` (n,), the surest first.
+    (n,) 0..C-1 and ``scores`` (n,), the most confident first.
 
     Args:
         detector: one of torchvision's, with ``Canvas`` as its transform and a ``Backbone``.

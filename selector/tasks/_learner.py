@@ -58,7 +58,7 @@ class HeadLearner(nn.Module):
         return caught[-1].float()
 
     def start_from(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        """Copy a solved head (K, D), (K,) into the network."""
+        """Copy a linear probe (K, D), (K,) into the network."""
         head = head_layer(self.network)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(np.asarray(weight, dtype=np.float32)))

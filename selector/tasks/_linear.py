@@ -114,7 +114,7 @@ class LinearTask(Task):
 
 
 def steadied(rows: np.ndarray) -> np.ndarray:
-    """Features (N, D) in which columns that hardly vary are constant, so that a solved head ignores them.
+    """Features (N, D) in which columns that hardly vary are constant, so that a linear-probe initialisation ignores them.
 
     Standardising blows such columns up: the head then leans on differences of a thousandth, which
     the first step of fine-tuning, a crop or another precision changes by more than that. On photos

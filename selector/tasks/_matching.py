@@ -78,7 +78,7 @@ def _area(boxes: np.ndarray) -> np.ndarray:
 
 
 def _pair(true: np.ndarray, outside: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(matched, ignored) as bits (d, S) of predicted boxes of one class, the surest first.
+    """(matched, ignored) as bits (d, S) of predicted boxes of one class, the most confident first.
 
     Each takes, of the true boxes that are left, the one with the largest IoU at or above the threshold, one within
     the range of sizes before one outside of it; at equal IoU the later one, as pycocotools does.
@@ -111,7 +111,7 @@ def average_precision(score: np.ndarray, matched: np.ndarray, ignored: np.ndarra
     """Mean precision at 101 recalls, at each threshold (10,), of the boxes of one class and one range of sizes.
 
     Args:
-        score: (n,), pictures one after the other, within each the surest first.
+        score: (n,), pictures one after the other, within each the most confident first.
         matched, ignored: bits (n,).
         positives: true boxes; without any the value is NaN.
     """

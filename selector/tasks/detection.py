@@ -210,7 +210,7 @@ class Detection(DetectionReading, MapTask):
         return shares(cast(Any, network)(batch), (batch.shape[2], batch.shape[3]))
 
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """``boxes`` (n, 4) in shares of the picture, ``scores`` (n,) and ``labels`` (n names), the surest first; those
+        """``boxes`` (n, 4) in shares of the picture, ``scores`` (n,) and ``labels`` (n names), the most confident first; those
         below the least score that validation chose are left out."""
         least = float(context.get("min_score", 0.5))
         found = []

@@ -55,7 +55,7 @@ def advise(
                 "give more time before deciding."
             )
         elif best == frozen:
-            sentence = f"{model}: take frozen; training gained nothing over the solved head{' ' * bool(mean)}{mean}."
+            sentence = f"{model}: take frozen; training gained nothing over the linear probe{' ' * bool(mean)}{mean}."
         elif low <= 0:
             sentence = (
                 f"{model}: {strategy} gained {metric.gap(gain)} over frozen ({interval}), which noise could "
@@ -76,4 +76,4 @@ def _curve(curve: Sequence[Sequence[float]], metric: Metric) -> str:
     gain = metric.sign * (now - before)
     if gain < metric.epsilon:
         return ""
-    return f" From {fewer:.0f} to {all_of_them:.0f} training items the solved head gained {metric.gap(gain)}: more would help."
+    return f" From {fewer:.0f} to {all_of_them:.0f} training items the linear probe gained {metric.gap(gain)}: more would help."

@@ -122,7 +122,7 @@ class Field:
     def standing(self, lane: Lane) -> Stats:
         """Statistics of the validation items by which a lane is compared on the way: those of its best run.
 
-        A lane that is demonstrably below the solved head that it started from stands where it
+        A lane that is demonstrably below the linear-probe initialisation that it started from stands where it
         started: a rate that is too high for a short rung spoils the head before the encoder has
         learned anything, which says little of a longer training.
         """

@@ -2,7 +2,7 @@
 
 A lane is a (model, strategy) pair. In the first rung every lane is tried at several learning
 rates; the better ones go on, each at its best rate, for more steps; two reach the last rung. In every
-rung training starts anew from the solved head and takes one full cosine cycle, so that what a rung
+rung training starts anew from the linear-probe initialisation and takes one full cosine cycle, so that what a rung
 measures is a finished model, and stopping after any rung leaves one. Going on from the weights of
 the rung before would begin each cycle with steps at the full rate, and a short cycle has no time
 to mend what they spoil.

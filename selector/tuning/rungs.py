@@ -136,7 +136,7 @@ def _tried(field: Field, lane: Lane, rate: float, number: int, rung: Rung, deadl
 def _beyond_the_worse(field: Field, lane: Lane, runs: Sequence[Run], rate: float) -> bool:
     """Whether a further rate is not worth its time: figures fall towards it, from the better of two rates to the worse.
 
-    Only while the better one is not demonstrably worse than the solved head it started from: where
+    Only while the better one is not demonstrably worse than the linear-probe initialisation it started from: where
     every rate spoils the network, figures are noise and have no slope.
     """
     if len(runs) != 2 or any(run.record.status != "ok" for run in runs):
@@ -169,7 +169,7 @@ def train_lane(
             "strategy": lane.strategy,
             "rate": candidate.rate,
             "seed": candidate.seed,
-            "rung": rung,
+            "round": rung,
             "steps": steps,
             "steps_done": measured,
             "status": record.status,

@@ -177,7 +177,7 @@ def _with_outcome(
     name, _, strategy = best_label.rpartition(" ")
     if outcome:
         measurements[name] = tuple(
-            replace(m, extra={**m.extra, "outcome": outcome}) if m.strategy == strategy else m
+            replace(m, extra={**m.extra, "error_analysis": outcome}) if m.strategy == strategy else m
             for m in measurements[name]
         )
     return measurements
@@ -298,7 +298,7 @@ def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test:
         reduced=lane.loaded.reduced,
         trained_parameters=int(run.record.facts["trained_parameters"]),
         note="; ".join(lane.notes),
-        rung=lane.rung,
+        round=lane.rung,
         extra={
             **_compared(field, standing),
             "context": _context(field, run.record),

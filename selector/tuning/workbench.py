@@ -1,4 +1,4 @@
-"""One candidate at a time: build it, train it from its solved head, measure it, keep the record."""
+"""One candidate at a time: build it, train it from its linear-probe initialisation, measure it, keep the record."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ class Workbench:
         return (times[-1] - times[0]) / max(len(times) - 1, 1) if len(times) > 1 else math.inf
 
     def run(self, loaded: Loaded, candidate: Candidate, steps: int, deadline: float = math.inf) -> Record | None:
-        """Train from the solved head for so many steps, in one cycle of the rate, and measure on val.
+        """Train from the linear-probe initialisation for so many steps, in one cycle of the rate, and measure on val.
 
         Returns:
             The record, from the journal when it was trained before; None when the deadline came

@@ -126,7 +126,7 @@ def test_duplicates_across_given_splits_are_noted() -> None:
     )
     assert (
         "2 items have the same content as one in another split, such as train: row 0 (train) and test: row 0 (test); "
-        "figures on held-out items are flattered"
+        "test metrics are likely optimistic (data leakage)"
     ) in target.notes
 
 

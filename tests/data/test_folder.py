@@ -231,7 +231,9 @@ def test_missing_path_names_the_nearest(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "x.docx").write_text("x")
-    with pytest.raises(TargetError, match=r"x\.docx is no folder, parquet, CSV, TSV or JSONL file"):
+    with pytest.raises(
+        TargetError, match=r"x\.docx is unsupported; expected a folder, or a parquet, CSV, TSV or JSONL file"
+    ):
         load_target(tmp_path / "x.docx")
 
 

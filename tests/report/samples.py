@@ -36,12 +36,12 @@ def confirmation() -> dict[str, Any]:
     member = {"value": 0.93, "difference": 0.0, "low": 0.0, "high": 0.0, "parameters": 3_400_000, "latency": None}
     return {
         "metric": "accuracy",
-        "course": ["Planned: 2 lanes x 1 rate x 150 steps; batch 32; about 40.0 s."],
+        "tuning_log": ["Planned: 2 lanes x 1 rate x 150 steps; batch 32; about 40.0 s."],
         "history": [
-            {**base, "model": first, "rung": 1, "steps": 50, "value": 0.88},
-            {**base, "model": second, "rung": 1, "steps": 50, "value": 0.91},
-            {**base, "model": second, "rung": 1, "steps": 50, "value": None, "status": "diverged"},
-            {**base, "model": first, "rung": 2, "steps": 150, "value": 0.93},
+            {**base, "model": first, "round": 1, "steps": 50, "value": 0.88},
+            {**base, "model": second, "round": 1, "steps": 50, "value": 0.91},
+            {**base, "model": second, "round": 1, "steps": 50, "value": None, "status": "diverged"},
+            {**base, "model": first, "round": 2, "steps": 150, "value": 0.93},
         ],
         "epsilon_best": [
             {**member, "name": first, "strategy": "frozen", "difference": 0.004, "low": -0.006, "high": 0.014},
@@ -82,7 +82,7 @@ def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ra
     """A confirmed run of five models: two measured, one without a proxy, one failed."""
     if models is None:
         models = (
-            model(0, measurements=(measurement(0.90, strategy="frozen", rung=0), measurement(0.93))),
+            model(0, measurements=(measurement(0.90, strategy="frozen", round=0), measurement(0.93))),
             model(1, measurements=(measurement(0.91, reduced=False, resolution=(224, 224)),)),
             model(2, cached=True),
             model(3, scores={"logme": ScoreCell(None, reason="N < D"), "knn": ScoreCell(math.nan)}),
@@ -132,7 +132,7 @@ def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ra
         },
         versions={"selector": "0.1.0", "python": "3.11.0"},
         models=models,
-        warnings=("2 models cannot be told apart on these rows.",),
+        warnings=("2 models are not significantly different (90 %) on these rows.",),
         confirmation=confirmation(),
         seconds={"extract": 61.0, "total": 190.5},
     )
@@ -215,14 +215,16 @@ def examined() -> Ranking:
     """A confirmed run whose best model was looked at: confusion matrix and samples."""
     first, *rest = ranking().models
     classes = ["good", "hole", "stain"]
-    return ranking((replace(first, measurements=(measurement(0.93, extra={"outcome": outcome(classes)}),)), *rest))
+    return ranking(
+        (replace(first, measurements=(measurement(0.93, extra={"error_analysis": outcome(classes)}),)), *rest)
+    )
 
 
 def hostile() -> Ranking:
     """Names, reasons, classes and paths that are HTML, markup and attribute breakers."""
     bad = f"</script><script>document.title='owned'</script>{HOSTILE}"
     first, second, *rest = ranking().models
-    extra = {"outcome": outcome([bad, "hole", "stain"], f"{bad}.jpg")}
+    extra = {"error_analysis": outcome([bad, "hole", "stain"], f"{bad}.jpg")}
     models = (
         replace(first, name=bad, spec={"source": bad, "licence": bad}, measurements=(measurement(0.93, extra=extra),)),
         replace(second, measurements=(measurement(0.9, note=bad),)),

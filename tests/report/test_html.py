@@ -215,7 +215,7 @@ def test_the_error_analysis_of_any_task_is_shown() -> None:
         "samples": [{"index": 1, "name": "a.jpg", "label": 3.25, "predicted": [1.5, {"x": 2}]}],
     }
     first, *rest = samples.ranking().models
-    measured = samples.measurement(0.9, extra={"outcome": kept})
+    measured = samples.measurement(0.9, extra={"error_analysis": kept})
     ranking = samples.ranking((replace(first, measurements=(measured,)), *rest))
     found = outcome(ranking)
     assert found is not None
@@ -240,7 +240,9 @@ def test_outcome_of_many_classes_shows_the_worst_and_what_they_are_taken_for() -
     kept["classes"] = [
         {"class": f"c{i}", "images": 5, "precision": 0.5, "recall": 0.5, "f1": i / 200} for i in range(100, -1, -1)
     ]
-    base = samples.ranking((replace(first, measurements=(samples.measurement(0.9, extra={"outcome": kept}),)), *rest))
+    base = samples.ranking(
+        (replace(first, measurements=(samples.measurement(0.9, extra={"error_analysis": kept}),)), *rest)
+    )
     many = replace(base, target={**base.target, "classes": 1000})
     found = outcome(many)
     assert found is not None
@@ -306,7 +308,7 @@ def test_excluded_models_are_listed_with_their_reasons() -> None:
     assert "&lt;img src=x" in html
     assert "<img" not in html
     excluded = replace(samples.costed(), models=samples.costed().models[5:6])
-    assert advice(excluded).headline.startswith("No model keeps the limits that were set")
+    assert advice(excluded).headline.startswith("No model satisfies the constraints")
 
 
 def test_limits_are_in_the_command_to_run_again() -> None:
@@ -360,7 +362,7 @@ def test_labels_of_curves_that_end_together_stand_apart() -> None:
     assert len(heights) == 5
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 12.9
     close = [{**entry, "value": 0.9} for entry in samples.confirmation()["history"] if entry["status"] == "ok"]
-    close += [{**close[1], "rung": 2}]
+    close += [{**close[1], "round": 2}]
     course = history(samples.ranking(confirmation={**samples.confirmation(), "history": close}))
     assert course is not None
     first, second = label_heights(course)

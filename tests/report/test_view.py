@@ -52,9 +52,9 @@ def test_values_marks_and_gaps() -> None:
 
 def test_notes_explain_marks_warnings_and_failures() -> None:
     notes = table_view(samples.ranking()).notes
-    assert any(note.startswith("≈ cannot be told apart") for note in notes)
+    assert any(note.startswith("≈ not significantly different") for note in notes)
     assert any(note.startswith("° trained at reduced size (128 × 128 pixels)") for note in notes)
-    assert "Note: 2 models cannot be told apart on these rows." in notes
+    assert "Note: 2 models are not significantly different (90 %) on these rows." in notes
     assert "Failed: timm:network_4.in1k: weights are missing" in notes
     assert not any("°" in note for note in table_view(samples.unmeasured()).notes)
 
@@ -90,8 +90,8 @@ def test_a_failure_is_named_once_and_not_by_its_own_reason() -> None:
 
 
 def test_the_last_rung_counts_and_failed_trainings_do_not() -> None:
-    early, late = samples.measurement(0.95, rung=0), samples.measurement(0.93, rung=1)
-    broken = samples.measurement(0.99, rung=2, status="diverged", note="loss is not finite")
+    early, late = samples.measurement(0.95, round=0), samples.measurement(0.93, round=1)
+    broken = samples.measurement(0.99, round=2, status="diverged", note="loss is not finite")
     assert final_measurements(samples.model(0, measurements=(early, late, broken)))["full"] is late
     only = samples.ranking((samples.model(0, measurements=(broken,)),))
     assert cells(only, "full:val") == [Cell("diverged", None, "loss is not finite")]
@@ -114,7 +114,7 @@ def test_text_keeps_to_its_width(width: int) -> None:
 
 def test_narrow_text_leaves_out_facts_before_figures() -> None:
     text = render_text(samples.ranking(), width=120)
-    assert re.search(r"Not shown for want of space: licence, width, extract, params", text)
+    assert re.search(r"Hidden columns: licence, width, extract, params", text)
     assert "transferability" in text.splitlines()[2]
     assert "Not shown" not in render_text(samples.ranking(), width=250)
 
@@ -124,7 +124,7 @@ def test_a_mark_is_explained_only_where_it_is_seen() -> None:
     shown = [line for line in wide.splitlines() if line.startswith("◇ no model")]
     assert shown
     assert not [line for line in narrow.splitlines() if line.startswith("◇ no model")]
-    assert "≈ cannot be told apart" in narrow
+    assert "≈ not significantly different" in narrow
 
 
 def test_limit_names_the_rest() -> None:

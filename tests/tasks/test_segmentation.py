@@ -382,7 +382,7 @@ def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path)
     assert best is not None
     assert best.context == {"values": [0, 1, 2]}
     save_model(tmp_path / "best", best, {"name": "scenes"}, result.measurements[best.name], {})
-    outcome = next(m.extra["outcome"] for m in (frozen, full) if "outcome" in m.extra)
+    outcome = next(m.extra["error_analysis"] for m in (frozen, full) if "error_analysis" in m.extra)
     groups = [f"The {which} pictures" for which in ("worst", "worst", "median", "median", "best", "best")]
     assert [s["group"] for s in outcome["samples"]] == groups
     assert [line["class"] for line in outcome["tables"]["results by class"]] == ["background", "disc", "bar"]

@@ -165,6 +165,6 @@ def test_without_intervals_nothing_is_said_of_them(folder: Path) -> None:
     assert "transferability" in keys
     assert not keys & {"interval", "p_best", "p_top_k"}
     html = render_report(ranking)
-    for claim in ("figure-intervals", "90 % interval", "The chance that", "cannot be told apart"):
+    for claim in ("figure-intervals", "90 % interval", "The chance that", "not significantly different"):
         assert claim not in html
     assert "figure-intervals" in render_report(selector.rank(sentences(80), **asked))

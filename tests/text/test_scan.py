@@ -123,7 +123,12 @@ def test_the_report_speaks_of_texts_and_shows_them(scanned: tuple[selector.Ranki
     ranking, _, _ = scanned
     target = ranking.loaded_target
     assert target is not None
-    kept = [m.extra["outcome"]["samples"] for model in ranking for m in model.measurements if "outcome" in m.extra]
+    kept = [
+        m.extra["error_analysis"]["samples"]
+        for model in ranking
+        for m in model.measurements
+        if "error_analysis" in m.extra
+    ]
     samples = [sample for outcome in kept for sample in outcome]
     assert samples
     assert all(sample["text"] == target.items[sample["index"]] for sample in samples)

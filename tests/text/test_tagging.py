@@ -143,7 +143,9 @@ def test_the_command_line_tags(scanned: tuple[selector.Ranking, Path, Path], tmp
 
 def test_the_report_shows_types_and_sentences(scanned: tuple[selector.Ranking, Path, Path]) -> None:
     ranking, run, _ = scanned
-    found = next(m.extra["outcome"] for model in ranking for m in model.measurements if "outcome" in m.extra)
+    found = next(
+        m.extra["error_analysis"] for model in ranking for m in model.measurements if "error_analysis" in m.extra
+    )
     assert [line["class"] for line in found["tables"]["classes"]] == ["LOC", "PER"]
     assert all(len(s["words"]) == len(s["label"]) == len(s["predicted"]) for s in found["samples"])
     html = render_report(selector.load_ranking(run))
