@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 import selector
 from selector import proxies, sources, tasks
+from selector.data import load_target
 from selector.tuning import run_tournament
 from selector.zoo import ModelSpec
 from tests.tournament_samples import MNIST, contestant, pixels_for, small_target
@@ -48,7 +50,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 def test_examples_are_short() -> None:
-    for name, most in (("proxy", 13), ("source", 13), ("task", 24)):
+    for name, most in (("proxy", 13), ("source", 13), ("task", 24), ("dense", 18)):
         lines = [line for line in example(name).splitlines() if line.strip()]
         assert len(lines) <= most, name
 
@@ -108,3 +110,24 @@ def test_task(install: Install, tmp_path: Path) -> None:
     assert measured.merit == -measured.val["grades_off"]
     counts = measured.extra["error_analysis"]["tables"]["grades"]
     assert sum(row["grades off"] * row["items"] for row in counts) / 32 == pytest.approx(measured.test_value)
+
+
+def test_dense_task(install: Install, tmp_path: Path) -> None:
+    """Rows come from the places of the plan: nine a picture, of the class of their picture, scored by a scan."""
+    from PIL import Image
+
+    install(tasks, "patches", example("dense"))
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 120 + 120 * (number % 2), (48, 48, 3)).astype(np.uint8)).save(path)
+    target = replace(load_target(tmp_path / "pictures"), task="patches")
+    plan = tasks.registry.get("patches").rows(target, np.array([3, 0]))
+    assert plan.item.tolist() == [3] * 9 + [0] * 9
+    assert plan.facets["class"].labels.tolist() == [target.labels[3]] * 9 + [target.labels[0]] * 9
+    zoo = [ModelSpec(name="resnet", source="timm:test_resnet", weights="none")]
+    ranking = selector.rank(target, zoo=zoo, proxies=["knn"], cost="off", history=False, store=tmp_path / "store")
+    (model,) = ranking
+    assert model.status == "ok"
+    assert model.rows == 9 * (target.splits == "train").sum() + 9 * (target.splits == "val").sum()
