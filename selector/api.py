@@ -185,7 +185,8 @@ def confirm(
         resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
         metric: the metric that decides; None for the task's own (accuracy).
         max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
-        decoder: what draws masks on an encoder's maps: ``linear`` (None), ``fcn``, ``deeplabv3``.
+        decoder: what is put on an encoder's maps: ``linear`` (None), ``fcn``, ``deeplabv3`` for masks;
+            ``fasterrcnn`` (None), ``retinanet``, ``fcos``, ``ssd`` for boxes.
         trust_zoo: let ``python:`` entries of a saved run run code. What the run says of its own trust does not
             count; a ranking that ``rank`` has just made in this process keeps the trust that it was given.
         device, offline, progress: as for ``rank``.

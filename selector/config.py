@@ -217,7 +217,9 @@ class _Training(Options):
         None, "Train at this image size instead of the model's own; marked as reduced.", ge=16, panel=CONFIRM
     )
     decoder: str | None = option(
-        None, "What draws masks on an encoder's maps: linear (when not given), fcn, deeplabv3.", panel=CONFIRM
+        None,
+        "What is put on an encoder's maps: linear, fcn, deeplabv3 for masks; fasterrcnn, retinanet, fcos, ssd for boxes.",
+        panel=CONFIRM,
     )
     metric: str | None = option(None, "Metric that decides; the task's own when not given.", panel=CONFIRM)
     max_steps: int | None = option(

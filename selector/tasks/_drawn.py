@@ -96,7 +96,7 @@ class SegmentedImages(Predictions):
                 if not row.png:
                     rows.append(row)
                     continue
-                name = _free(Path(row.item).stem or "mask", taken)
+                name = free_name(Path(row.item).stem or "mask", taken)
                 path = root / f"{name}.png"
                 path.write_bytes(row.png)
                 if overlay:
@@ -150,7 +150,7 @@ def _leading(shares: Mapping[str, float], top: int = 3) -> str:
     return ", ".join(named)
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """A file name that no other picture has: two folders may hold the same."""
     plain = "".join(c if c.isalnum() or c in "-_. " else "_" for c in name)
     found, number = plain, 2

@@ -12,8 +12,11 @@ from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.metric import Metric
 from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats
+from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._box_rows import rows_of
+from selector.tasks._drawn import picture_size, swatch
+from selector.tasks._found import FoundBoxes, FoundInImages, in_pixels, small_copy
 from selector.tasks._maps import MapTask
 from selector.tasks._matching import SIZES, DetectionStats, match
 from selector.tasks._read_detection import BoxAnnotations, Boxes, DetectionReading
@@ -29,6 +32,8 @@ MOST_ROWS = 12_000  # of all pictures
 MOST_BOXES = 20  # a picture; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
 BACKGROUND = "background"
+SHOWN = 0.5  # least score of a box that the report draws
+MOST_LEGEND = 30
 
 
 @task("detection")
@@ -47,6 +52,7 @@ class Detection(DetectionReading, MapTask):
     most_rows = MOST_ROWS
     probe_rows = 0
     optimiser = "adamw"
+    draws = True
     decoder: str = "fasterrcnn"
 
     def configured(self, *, decoder: str | None = None) -> Detection:
@@ -226,6 +232,43 @@ class Detection(DetectionReading, MapTask):
             )
         return found
 
+    def predicted(
+        self,
+        named: Sequence[tuple[str, Any]],
+        outputs: Sequence[Any | None],
+        reasons: Sequence[str],
+        class_names: Sequence[str],
+        context: Mapping[str, Any],
+        top: int = 1,
+    ) -> FoundInImages:
+        """Boxes in pixels of each picture."""
+        rows = []
+        for (name, source), output, reason in zip(named, outputs, reasons, strict=True):
+            if output is None:
+                rows.append(FoundBoxes(name, error=reason))
+                continue
+            size = picture_size(source)
+            (found,) = self.predictions(output, class_names, context)
+            values = {"size": list(size), "boxes": in_pixels(found, size)}
+            rows.append(FoundBoxes(name, values=values, source=source))
+        return FoundInImages(rows, class_names)
+
+    def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
+        """Small copies of each picture: with its true boxes, and with those that were predicted with a score of at
+        least 0.5 or, where that leaves none, as many as are true."""
+        known, names, drawn = _boxes(target), target.class_names, []
+        for output, item in zip(outputs, items, strict=True):
+            picture, true = read_image(target.items[int(item)]), known[int(item)]
+            truth = [
+                {"label": names[label], "box": box} for box, label in zip(true.xyxy.tolist(), true.labels, strict=True)
+            ]
+            found = in_pixels(self.predictions([output], names, {"min_score": 0.0})[0], picture.shape[:2])
+            sure = [one for one in found if one["score"] >= SHOWN] or found[: len(truth)]
+            pictures = {"truth": truth, "predicted": sure}
+            shown = [{"title": title, "uri": small_copy(picture, boxes, names)} for title, boxes in pictures.items()]
+            drawn.append({"pictures": shown})
+        return drawn
+
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """Average precision a class, boxes found, missed and false by size, and the worst, median and best pictures."""
         assert isinstance(stats, DetectionStats)
@@ -326,36 +369,18 @@ def _section(stats: DetectionStats, class_names: Sequence[str]) -> Section:
     order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
     middle = max(1, len(order) // 2)
     picked = {
-        **{int(i): "worst" for i in order[:3]},
-        **{int(i): "median" for i in order[middle - 1 : middle + 1]},
-        **{int(i): "best" for i in order[-2:][::-1]},
+        **{int(i): "The worst pictures" for i in order[:3]},
+        **{int(i): "The median pictures" for i in order[middle - 1 : middle + 1]},
+        **{int(i): "The best pictures" for i in order[-2:][::-1]},
     }
-    starts, hits = stats.starts, list(stats.hits(least))
+    hits = list(stats.hits(least))
     samples = []
-    for row, which in picked.items():
-        own = np.arange(starts[row], starts[row + 1])
-        own = own[sure[own]]
+    for row, group in picked.items():
         found, missed, false = hits[row]
-        samples.append(
-            {
-                "row": row,
-                "which": which,
-                "label": f"{found + missed} boxes",
-                "predicted": f"{which}: {found} found, {missed} missed, {false} false",
-                "probability": None,
-                "boxes": [
-                    {
-                        "box": [round(float(v), 1) for v in stats.arrays["box"][i]],
-                        "class": class_names[int(category[i])],
-                        "score": round(float(stats.arrays["score"][i]), 3),
-                        "right": bool(right[i]),
-                    }
-                    for i in own
-                ],
-            }
-        )
+        samples.append({"row": row, "group": group, "note": f"{found} found, {missed} missed, {false} false"})
+    legend = [{"class": name, "picture": swatch(i + 1)} for i, name in enumerate(class_names[:MOST_LEGEND])]
     title = f"boxes by size, at a score of {least:.2f} or more and an IoU of 0.5"
-    return Section({"average precision by class": classes, title: sizes}, samples, {"counted": "boxes"})
+    return Section({"AP a class": classes, title: sizes}, samples, {"counted": "boxes", "legend": legend})
 
 
 def _rounded(value: float) -> float | None:

@@ -337,3 +337,73 @@ def test_perfect_boxes_have_a_map_of_one(target: Target) -> None:
         outputs = [{"boxes": boxes, "labels": known.labels, "scores": np.linspace(0.9, 0.8, len(known))}]
         evaluator.update(outputs, np.array([index]))
     assert evaluator.stats().value("map") == pytest.approx(1)
+
+
+# ---------------------------------------------------------------------------- use
+
+
+@pytest.fixture(scope="module")
+def confirmed(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A scan to a trained detector, of few steps: the way is tested, not the figure."""
+    root = tmp_path_factory.mktemp("confirmed")
+    settings: dict[str, Any] = {**FAST, "zoo": TINY[:1], "proxies": ["knn"]}
+    return selector.rank(
+        target, **settings, store=root / "store", out=root / "run", confirm=True, strategies=["frozen"],
+        max_steps=2, top_k=1,
+    )  # fmt: skip
+
+
+def test_a_scan_ends_in_a_detector_that_reads_pictures(confirmed: Any, shapes: Path, tmp_path: Path) -> None:
+    (model,) = confirmed
+    assert {m.strategy for m in model.measurements if m.status == "ok"} == {"frozen"}
+    saved = selector.load_model(confirmed.path)
+    assert 0 <= saved.context["min_score"] <= 1
+    saved.context["min_score"] = 0.0  # hardly trained: whatever it sees
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    found: Any = saved.predict([shapes / "00.png", shapes / "01.png", tmp_path / "broken.png"])
+    assert found[2].error
+    assert found.boxes[2] == []
+    assert any(found.boxes[:2])
+    for one in found.boxes[0] + found.boxes[1]:
+        left, top, right, bottom = one["box"]
+        assert 0 <= left < right <= 128
+        assert 0 <= top < bottom <= 96
+        assert one["label"] in CLASSES
+    found.write(tmp_path / "out", overlay=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        document = COCO(tmp_path / "out" / "boxes.json")
+        results = document.loadRes(document.dataset["annotations"])
+    assert len(results.anns) == sum(len(boxes) for boxes in found.boxes)
+    lines = (tmp_path / "out" / "boxes.csv").read_text().splitlines()
+    assert lines[0] == "item,label,score,left,top,right,bottom,error"
+    assert len(lines) == 1 + sum(max(1, len(boxes)) for boxes in found.boxes)
+    with Image.open(tmp_path / "out" / "overlays" / "00.jpg") as drawn:
+        assert drawn.size == (128, 96)
+
+
+def test_the_report_draws_truth_and_prediction(confirmed: Any) -> None:
+    from selector.report.outcome import outcome
+
+    shown = outcome(confirmed)
+    assert shown is not None
+    assert [title for title, _ in shown.drawn][:1] == ["The worst pictures"]
+    pictures = shown.drawn[0][1][0].pictures
+    assert [title for title, _ in pictures] == ["truth", "predicted"]
+    assert all(uri.startswith("data:image/jpeg;base64,") for _, uri in pictures)
+    titles = [table.title for table in shown.tables]
+    assert titles[0] == "AP a class"
+    assert titles[1].startswith("boxes by size")
+
+
+def test_onnx_is_refused_with_the_reason(confirmed: Any, tmp_path: Path) -> None:
+    from selector.core.errors import SelectorError
+    from selector.deploy import export_onnx
+
+    with pytest.raises(SelectorError, match="cannot be exported to ONNX: torchvision's detectors choose boxes"):
+        export_onnx(confirmed.path, tmp_path / "model.onnx")
+
+
+def test_the_example_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
+    (example,) = [part.split("```")[0] for part in page.split("```python\n")[1:]]
+    exec(example, {})
