@@ -128,7 +128,7 @@ def _frame(x: Axis, y: Axis, top: float, side: float, left: float, below: str, b
 
 
 def history(ranking: Ranking) -> Figure | None:
-    """Validation value by rung, one line a contestant."""
+    """Validation value by round, one line a configuration."""
     lines = courses(ranking)
     if not lines:
         return None

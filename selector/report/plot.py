@@ -115,10 +115,10 @@ def proxies(ranking: Ranking, *, most: int = 40) -> Figure:
 
 
 def history(ranking: Ranking) -> Figure:
-    """Validation value by rung of the confirmation, one line a contestant.
+    """Validation value by round of the confirmation, one line a configuration.
 
     Raises:
-        ConfigError: matplotlib is missing, or the confirmation had one rung only.
+        ConfigError: matplotlib is missing, or the confirmation had one round only.
     """
     lines = courses(ranking)
     if not lines:

@@ -50,7 +50,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Course:
-    """How one contestant did in each rung: (rung from 1, value on validation), by rung."""
+    """How one configuration did in each round: (round from 1, value on validation), by round."""
 
     name: str
     strategy: str
@@ -89,7 +89,7 @@ def agreement_plane(ranking: Ranking) -> Plane | None:
 
 
 def courses(ranking: Ranking) -> list[Course]:
-    """The best value of each contestant in each rung; empty when there was one rung only."""
+    """The best value of each configuration in each round; empty when there was one round only."""
     better = max if metric_named(str(ranking.confirmation.get("metric", ""))).sign > 0 else min
     best: dict[tuple[str, str], dict[int, float]] = {}
     for entry in ranking.confirmation.get("history", ()):

@@ -327,7 +327,7 @@ def _notes(ranking: Ranking) -> Iterator[str]:
     if any(m.reduced for m in finals):
         sizes = sorted({m.resolution for m in finals if m.reduced and m.resolution})
         at = " or ".join(f"{height} × {width}" for height, width in sizes)
-        yield f"{REDUCED} trained at reduced size{f' ({at} pixels)' if at else ''}: compare such figures only with each other."
+        yield f"{REDUCED} trained at reduced size{f' ({at} pixels)' if at else ''}: compare such values only with each other."
     yield from front_notes(ranking)
     for warning in warnings(ranking):
         yield f"Note: {warning}"

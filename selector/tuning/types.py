@@ -89,10 +89,10 @@ class TournamentResult:
     """What was measured.
 
     Attributes:
-        measurements: by contestant, one a strategy: its best candidate in its last rung.
+        measurements: by model, one a strategy: its best candidate in its last round.
         best: the model with the best validation figure; None when nothing could be trained.
         epsilon_best: see ``EpsilonMember``; the cheapest first.
-        history: every candidate of every rung, in order (plain JSON).
+        history: every candidate of every round, in order (plain JSON).
         notes: what a reader should know before trusting the figures.
         course: the plan and what became of it, in sentences.
         advice: which strategy to take, in a sentence a model.

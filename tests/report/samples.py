@@ -30,13 +30,13 @@ def measurement(value: float, **changes: Any) -> Measurement:
 
 
 def confirmation() -> dict[str, Any]:
-    """Two rungs in which the second model fell behind, as a tournament leaves them."""
+    """Two rounds in which the second model fell behind, as a tournament leaves them."""
     base = {"strategy": "full", "rate": 1e-3, "seed": 0, "status": "ok", "seconds": 9.0, "notes": []}
     first, second = "timm:network_0.in1k", "timm:network_1.in1k"
     member = {"value": 0.93, "difference": 0.0, "low": 0.0, "high": 0.0, "parameters": 3_400_000, "latency": None}
     return {
         "metric": "accuracy",
-        "tuning_log": ["Planned: 2 lanes x 1 rate x 150 steps; batch 32; about 40.0 s."],
+        "tuning_log": ["Planned: 2 configurations x 1 rate x 150 steps; batch 32; about 40.0 s."],
         "history": [
             {**base, "model": first, "round": 1, "steps": 50, "value": 0.88},
             {**base, "model": second, "round": 1, "steps": 50, "value": 0.91},

@@ -256,7 +256,7 @@ def test_outcome_of_many_classes_shows_the_worst_and_what_they_are_taken_for() -
 
 def test_the_course_of_the_confirmation_is_told_with_the_trainings() -> None:
     html = render_report(samples.ranking())
-    assert "Planned: 2 lanes x 1 rate x 150 steps" in html.split('id="measurements"')[1].split("</section>")[0]
+    assert "Planned: 2 configurations x 1 rate x 150 steps" in html.split('id="measurements"')[1].split("</section>")[0]
 
 
 def test_matplotlib_figures() -> None:
