@@ -294,7 +294,7 @@ def encoder_of(name: str, target: Target) -> Any:
 
 @pytest.mark.parametrize(
     ("head", "backbone"),
-    [("fasterrcnn", "test_resnet"), ("retinanet", "test_vit"), ("fcos", "test_resnet"), ("ssd", "test_resnet")],
+    [("fasterrcnn", "test_resnet"), ("retinanet", "test_vit"), ("fcos", "cs3darknet_s"), ("ssd", "test_resnet")],
 )
 def test_detectors_learn_and_are_built_again(head: str, backbone: str, target: Target) -> None:
     from selector import sources
