@@ -137,7 +137,7 @@ def test_the_card_has_figures_fingerprint_and_licence(vit: Path) -> None:
     assert "the loss became nan \\| at step 3" in card
     assert "data fingerprint | `abc123`" in card
     assert "licence: Apache-2.0" in card
-    assert "softmax(logits / 2)" in card
+    assert "softmax(outputs / 2)" in card
     assert "test images were read once" in card.replace("\n", " ")
 
 

@@ -520,6 +520,10 @@ class Task(ABC):
         the target's unit. Torch operations only, since they are traced. None where it gives the outputs alone."""
         return None
 
+    def meaning(self, class_names: Sequence[str], context: Mapping[str, Any]) -> tuple[str, str]:
+        """(name, sentence) of what becomes of the outputs, with what validation chose, for the model card."""
+        return "probabilities", f"softmax(outputs / {float(context.get('temperature', 1.0)):.4g}), the temperature"
+
     @abstractmethod
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """The error analysis."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import selector
+from selector import tasks
 from selector.core.contracts import AnyPreprocess, TextPreprocess
 from selector.results import Measurement
 
@@ -59,8 +60,8 @@ Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("sou
 
 | | |
 |---|---|
-| task | {trained.task}, {len(trained.class_names)} classes |
-| classes | {classes} |
+| task | {trained.task}, {len(trained.class_names)} {tasks.registry.get(trained.task).class_noun} |
+| {tasks.registry.get(trained.task).class_noun} | {classes or "value"} |
 {_input(trained.preprocess, "pairs of texts" if target.get("pairs") else "texts")}
 {_outputs(trained, noun)}
 | target | {_cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
@@ -69,8 +70,8 @@ Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("sou
 
 ## Measured
 The validation {noun}s chose rate, strategy and model, so their figures are optimistic; the test
-{noun}s were read once, at the end. Figures are {metric}; test log-loss and calibration error are
-of the calibrated probabilities.
+{noun}s were read once, at the end. Values are {metric}; what was chosen on validation (temperature, thresholds, intervals) is
+applied to test.
 
 | strategy | val | test | steps | rate | time | trained parameters |{" resolution |" if noun == "image" else ""} note |
 |---|---|---|---|---|---|---|---|{"---|" if noun == "image" else ""}
@@ -97,10 +98,8 @@ def _outputs(trained: Trained, noun: str) -> str:
     """A row of the table of facts: what becomes of the outputs."""
     if trained.recipe.get("head") == "maps":
         return f"| outputs | of a decoder ({_cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
-    temperature = float(trained.context.get("temperature", 1.0))
-    return (
-        f"| probabilities | softmax(logits / {temperature:.4g}); the temperature was fitted on the validation {noun}s |"
-    )
+    name, text = tasks.registry.get(trained.task).meaning(trained.class_names, trained.context)
+    return f"| {name} | {_cell(text)}, chosen on the validation {noun}s |"
 
 
 def _input(preprocess: AnyPreprocess, texts: str) -> str:

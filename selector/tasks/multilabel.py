@@ -168,6 +168,12 @@ class Multilabel(MultilabelReading, LinearTask):
         """Probabilities."""
         return "probabilities", outputs.sigmoid()
 
+    def meaning(self, class_names: Sequence[str], context: Mapping[str, Any]) -> tuple[str, str]:
+        """Sigmoids, and the threshold of each label."""
+        chosen = thresholds_of(context) or [0.5] * len(class_names)
+        told = ", ".join(f"{name} {value:.3g}" for name, value in zip(class_names, chosen, strict=True))
+        return "probabilities", f"sigmoid(outputs); a label is given from its threshold on: {told}"
+
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """Results by label, labels that are taken for each other, and the most confident errors."""
         assert isinstance(stats, MultilabelStats)

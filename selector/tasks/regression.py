@@ -192,6 +192,13 @@ class Regression(RegressionReading, LinearTask):
         scale, mean = (outputs.new_tensor(context[name]) for name in ("scale", "mean"))
         return "values", outputs * scale + mean
 
+    def meaning(self, class_names: Sequence[str], context: Mapping[str, Any]) -> tuple[str, str]:
+        """How outputs become values, and the half-widths of their intervals."""
+        scale, mean = (", ".join(f"{value:.6g}" for value in context[name]) for name in ("scale", "mean"))
+        halves = context.get("interval")
+        told = "" if halves is None else f"; 90 % intervals (split conformal) ± {', '.join(f'{h:.4g}' for h in halves)}"
+        return "values", f"outputs · [{scale}] + [{mean}]{told}"
+
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """Results by value, predicted against true values, and the largest errors."""
         assert isinstance(stats, RegressionStats)
