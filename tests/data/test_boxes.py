@@ -427,3 +427,21 @@ def test_real_sets(assets: Path) -> None:
     several = load_target(assets / "data" / "coco128", label_column="supercategories")
     assert (several.task, several.labels.shape, several.class_names[0]) == ("multilabel", (256, 12), "person")
     assert load_target(assets / "data" / "bccd", label_column="red_cells").task == "regression"
+
+
+def test_pictures_of_a_parquet_file_go_to_another_process_without_what_was_read(tmp_path: Path) -> None:
+    """Isolated models get the target pickled."""
+    import pickle
+
+    import pandas as pd
+
+    from selector.data.readers.parquet import ParquetItems
+
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"image": [{"bytes": bytes([i]) * 5000, "path": None} for i in range(3)]}).to_parquet(path)
+    items = ParquetItems([path], "image")
+    assert items[1] == b"\x01" * 5000
+    sent = pickle.dumps(items)
+    assert len(sent) < 5000
+    received = pickle.loads(sent)  # noqa: S301 - made here
+    assert [received[i] for i in range(3)] == [items[i] for i in range(3)]

@@ -55,6 +55,15 @@ class ParquetItems:
         self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process (isolated models): files and places, without the lock and what was read."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_kept")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._kept = OrderedDict()
+        self._lock = threading.Lock()
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
