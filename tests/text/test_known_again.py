@@ -47,7 +47,7 @@ def test_a_text_of_the_test_split_that_is_unusable_stops_a_warm_scan_too(
     skipped = selector.rank(target, zoo=zoo, store=tmp_path, on_bad_image="skip", history=False)
     assert skipped.target["items"] == 59
     with pytest.raises(BadImagesError, match=r"1 text\(s\) cannot be used: test.* 2 is only whitespace"):
-        selector.rank(target, zoo=zoo, store=tmp_path, history=False)
+        selector.rank(target, zoo=zoo, store=tmp_path, on_bad_image="fail", history=False)
     again = selector.rank(target, zoo=zoo, store=tmp_path, on_bad_image="skip", history=False)
     assert again["small-bert"].cached
     assert any("1 of 60 items were skipped" in w for w in again.warnings)

@@ -205,7 +205,7 @@ def test_texts_that_cannot_be_used(zoo: list[dict[str, Any]], tmp_path: Path) ->
     with pytest.raises(
         BadImagesError, match=r"2 text\(s\) cannot be used: row 3 is only whitespace; row 10 holds half of"
     ):
-        selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path)
+        selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_bad_image="fail")
     ranking = selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_bad_image="skip")
     assert ranking.target["items"] == 58
     assert any("2 of 60 items were skipped: row 3 (is only whitespace)" in w for w in ranking.warnings)

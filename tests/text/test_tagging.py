@@ -228,7 +228,7 @@ def test_long_and_strange_sentences_lose_no_word(zoo: list[dict[str, Any]], tmp_
     assert not any("were cut" in w for w in ranking.warnings)
     words[7][0] = " "
     with pytest.raises(BadImagesError, match=r"row 7 has a word without content \(word 1\)"):
-        selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False)
+        selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, on_bad_image="fail")
     skipped = selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, on_bad_image="skip")
     assert skipped.target["items"] == 59
 
