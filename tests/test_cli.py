@@ -371,7 +371,7 @@ def test_predict(confirmed: tuple[Path, Result], photos: Path, tmp_path: Path) -
     document = json.loads(ok("predict", out, *images, "--json", "--top", 2).stdout)
     assert [len(row["top"]) for row in document] == [2, 2]
     assert document[0]["label"] in {"across", "leaning", "upright"}
-    assert ok("predict", out, *images, "--csv").stdout.startswith("image,label,probability")
+    assert ok("predict", out, *images, "--csv").stdout.startswith("item,label,probability")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     result = run("predict", out, images[0], broken)

@@ -97,13 +97,13 @@ def test_backends_run_readings_and_each_has_rows_of_its_own(backend: str, tmp_pa
     entries[0].append(hashes[:1], kept)  # stored before: stays
     asked = [entries[0], None, *entries[2:]]
     assert extract_together(runner, asked, Pixels(), hashes, np.arange(40)) == [None] * 4
-    assert len(entries[1]) == 0
+    assert entries[1].stored == 0
     alone = open_runner(
         together.outputs[2], device="cpu", precision="float32", backend="eager", sample=pictures, rows_expected=40
     )
     np.testing.assert_allclose(entries[2].rows(hashes), alone.encode(pictures), rtol=2e-3, atol=2e-4)
     assert np.array_equal(entries[0].rows(hashes[:1]), kept)
-    assert len(entries[0]) == len(entries[2]) == 40
+    assert entries[0].stored == entries[2].stored == 40
 
 
 def test_a_scan_has_a_row_a_reading_and_runs_each_network_once(photos, tmp_path):

@@ -438,10 +438,13 @@ def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(phot
         load(self, loading)
 
     monkeypatch.setattr(ahead._Loading, "_run", spied)
-    zoo = [TINY[0], ModelSpec(name="crashes", source="python:tests.networks:explodes"), TINY[1]]
+    exploding = ModelSpec(name="code", source="python:tests.networks:explodes")
+    zoo = [TINY[0], ModelSpec(name="no-such", source="timm:resnet_nope", weights="none"), TINY[1], exploding]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store")
-    assert threads["crashes"] == "selector-load"
-    assert "the factory exploded" in ranking["crashes"].reason
+    assert threads["no-such"] == "selector-load"
+    assert "resnet_nope" in ranking["no-such"].reason
+    assert "code" not in threads  # its death while another one runs would be put down to that one
+    assert "the factory exploded" in ranking["code"].reason
     assert ranking["tiny-vit"].status == "ok"
     calm = selector.rank(photos, **FAST, store=tmp_path / "calm")
     assert {m.name: m.transferability for m in ranking if m.status == "ok"} == {m.name: m.transferability for m in calm}
