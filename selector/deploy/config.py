@@ -16,7 +16,7 @@ from selector.zoo import PreprocessOverrides
 AGAIN = "run 'selector confirm' again, or use the version that wrote it"
 
 
-class _TextPreprocess(BaseModel):
+class _TextSettings(BaseModel):
     """As ``TextPreprocess.to_dict`` writes it; of the tokenizer its hash."""
 
     model_config = ConfigDict(extra="forbid")
@@ -74,7 +74,7 @@ def read_config(path: Path, formats: tuple[int, ...]) -> dict[str, Any]:
     if config.context is None and config.temperature is None:
         raise ConfigError(f"{path}: context: field required; {AGAIN}.")
     if config.modality == "text":
-        checked(_TextPreprocess, config.preprocess, path, AGAIN, "preprocess")
+        checked(_TextSettings, config.preprocess, path, AGAIN, "preprocess")
     else:
         found = checked(PreprocessOverrides, config.preprocess, path, AGAIN, "preprocess").changes()
         for name, value in config.preprocess.items():

@@ -29,6 +29,7 @@ from selector.results import Ranking
 WIDTH = 600.0
 MOST_ROWS = 40
 MOST_LABELS = 12
+FEWEST_DOTS = 3  # of a scatter plot: two always rise or fall
 MOST_VALUES = 4  # real values that are drawn
 PANEL = 366.0  # height of a scatter plot
 LINE = 13.0  # from one label to the next
@@ -81,7 +82,7 @@ def intervals(ranking: Ranking) -> Figure | None:
 def predicted_against_measured(ranking: Ranking) -> Figure | None:
     """Transferability against the best measured value, one dot a measured model."""
     plane = agreement_plane(ranking)
-    if plane is None:
+    if plane is None or len(plane.points) < FEWEST_DOTS:
         return None
     return Figure(
         "agreement",

@@ -76,14 +76,14 @@ def interval_rows(ranking: Ranking) -> list[IntervalRow]:
 
 
 def agreement_plane(ranking: Ranking) -> Plane | None:
-    """Transferability against the best measured value; None with fewer than three measured models: two dots always rise or fall."""
+    """Transferability against the best measured value; None with fewer than two measured models."""
     points, metric = [], ""
     for m in ranking:
         best = m.best_measurement()
         if m.transferability is not None and best is not None:
             points.append(Point(m.name, m.transferability, best.val_value))
             metric = best.metric
-    if len(points) < 3:
+    if len(points) < 2:
         return None
     return Plane("transferability (predicted)", f"{metric} on validation (measured)", "measured", tuple(points))
 

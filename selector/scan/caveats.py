@@ -174,9 +174,9 @@ def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
 
 def _no_better(name: str, measured: Measurement, target: Target) -> Caveat | None:
     """Its metric on test is no better than that of the task's trivial predictor."""
-    task = tasks.task_for(target)
     value = measured.test_value
-    base = None if task is None or math.isnan(value) else task.baseline(target, measured.metric)
+    task = None if math.isnan(value) else tasks.task_for(target)
+    base = None if task is None else task.baseline(target, measured.metric)
     if task is None or base is None or task.metrics[measured.metric].better(value, base):
         return None
     return Caveat(

@@ -8,15 +8,14 @@ from dataclasses import asdict, replace
 from functools import partial
 
 from selector import tasks
-from selector.config import ConfirmConfig
+from selector.config import ConfirmConfig, HistoryLike
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import of_metric
-from selector.ranking.history import History
 from selector.results import BEST, Caveat, Measurement, ModelResult, Ranking, plain
 from selector.scan.caveats import MAJORITY, majority
 from selector.scan.checks import save_run
 from selector.scan.extraction import Extraction
-from selector.scan.past import confirmed_results, predicted
+from selector.scan.past import confirmed_results, open_history, predicted, written_history
 from selector.scan.previews import illustrated
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
@@ -31,7 +30,7 @@ def confirm_leading(
     specs: Sequence[ModelSpec],
     config: ConfirmConfig,
     top_k: int,
-    history: History | None,
+    history: HistoryLike,
 ) -> Ranking:
     """The saved ranking with measurements of its first ``top_k`` models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
@@ -129,17 +128,22 @@ def with_caveat(ranking: Ranking, caveat: Caveat | None) -> Ranking:
     return replace(ranking, caveats=tuple(caveats), warnings=tuple(warnings))
 
 
-def remembered(confirmed: Ranking, history: History | None) -> Ranking:
-    """Adds what was measured to the history, and predicts the models that were not measured where enough was.
+def remembered(confirmed: Ranking, history: HistoryLike) -> Ranking:
+    """Adds what was measured to the history where that was asked for, and predicts the models that were not measured
+    where enough was.
 
     A history that cannot be written is a warning, not the end.
     """
     results = confirmed_results(confirmed)
     warnings = confirmed.warnings
-    if history is not None:
+    known, added = open_history(history), written_history(history)
+    if known is not None:
         try:
-            history.add(results)
-            results = history.results()
+            if added is not None:
+                added.add(results)
+                results = known.results()
+            else:
+                results = [*known.results(), *results]
         except HistoryError as error:
             warnings = (*warnings, f"nothing was added to the history: {error}")
     results = of_metric(results, confirmed.confirmation["metric"])

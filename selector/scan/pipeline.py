@@ -39,7 +39,7 @@ from selector.scan.confirmation import confirm_leading, leading
 from selector.scan.dataset_view import offline_hub
 from selector.scan.extraction import Extraction
 from selector.scan.near_duplicates import leak_caveat
-from selector.scan.past import Knowledge, open_history, predicted, written_history
+from selector.scan.past import Knowledge, open_history, predicted
 from selector.scan.precomputed import rank_rows
 from selector.scan.rounds import run_rounds
 from selector.scan.scoring import Scoring
@@ -154,7 +154,7 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
         # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
         ranking = ranking.save(folder)
         training = ConfirmConfig.of(**{name: getattr(config, name) for name in ConfirmConfig.training_fields()})
-        return confirm_leading(ranking, extraction, specs, training, top_k, written_history(config.history))
+        return confirm_leading(ranking, extraction, specs, training, top_k, config.history)
 
 
 def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, notify: ProgressCallback) -> Ranking:
@@ -194,7 +194,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
             trusted,
             notify,
         )
-        return confirm_leading(ranking, extraction, specs, config, top_k, written_history(config.history))
+        return confirm_leading(ranking, extraction, specs, config, top_k, config.history)
 
 
 def _check_trust(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int, trusted: bool) -> None:

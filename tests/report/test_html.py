@@ -167,9 +167,16 @@ def test_the_options_of_the_command_exist() -> None:
 
 
 def test_figures_are_well_formed_and_only_drawn_with_data() -> None:
-    assert [f.key for f in figures(samples.ranking())] == [
-        *("intervals", "agreement", "history", "proxies", "cost-parameters")
-    ]
+    two = samples.ranking()
+    assert [f.key for f in figures(two)] == [
+        "intervals",
+        "history",
+        "proxies",
+        "cost-parameters",
+    ]  # two dots always rise
+    third = replace(two.models[2], measurements=two.models[1].measurements)
+    three = replace(two, models=(*two.models[:2], third, *two.models[3:]))
+    assert [f.key for f in figures(three)] == ["intervals", "agreement", "history", "proxies", "cost-parameters"]
     assert [f.key for f in figures(samples.unmeasured())] == ["intervals", "proxies", "cost-parameters"]
     assert [f.key for f in figures(samples.costed())][-3:] == ["cost-parameters", "cost-latency", "cost-memory"]
     assert figures(samples.ranking((), confirmation={})) == []
@@ -226,7 +233,7 @@ def test_the_error_analysis_of_any_task_is_shown() -> None:
         "small &lt;b&gt;",
         "1,200",
         "0.25",
-        "is <strong>3.25</strong>",
+        "true: <strong>3.25</strong>",
         "<strong>1.5, x 2</strong>",
     ):
         assert text in html
