@@ -22,6 +22,7 @@ LEFT: dict[str, int] = {
     "data/assembly.py": 1,
     "data/subset.py": 3,
     "deploy/card.py": 4,
+    "deploy/config.py": 1,
     "deploy/export.py": 3,
     "deploy/load.py": 6,
     "deploy/onnx_text.py": 1,
