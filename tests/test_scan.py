@@ -252,7 +252,7 @@ def test_wrong_arguments_are_named_before_any_work(photos, tmp_path, changes, te
 
 def test_confirm_measures_reorders_and_saves_a_model_that_predicts(photos, tmp_path):
     ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=tmp_path / "run")
-    confirmed = selector.confirm(ranking, top_k=2, max_steps=6, budget="60s")
+    confirmed = selector.confirm(ranking, top_k=2, max_steps=6, budget="30m")
     assert {m.strategy for m in confirmed.best.measurements} >= {"frozen"}
     first, second = (m.best_measurement().val_value for m in confirmed.models[:2])
     assert first >= second
@@ -269,7 +269,7 @@ def test_confirm_measures_reorders_and_saves_a_model_that_predicts(photos, tmp_p
         picture = Image.open(io.BytesIO(base64.b64decode(shown["thumbnail"].removeprefix("data:image/jpeg;base64,"))))
         assert max(picture.size) <= 112
         assert (photos / shown["name"]).is_file()
-    again = selector.confirm(loaded, top_k=2, max_steps=6, budget="60s")  # from the saved run, from disk
+    again = selector.confirm(loaded, top_k=2, max_steps=6, budget="30m")  # from the saved run, from disk
     assert table(again) == table(confirmed)
 
 
