@@ -521,3 +521,20 @@ def test_a_changed_configuration_is_named_by_file_and_field(tmp_path: Path, chan
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ConfigError, match=said):
         load_model(folder)
+
+
+@pytest.mark.parametrize("drop", ["some", "all", "none"])
+def test_names_that_do_not_fit_the_outputs_are_told(tmp_path: Path, drop: str) -> None:
+    """Fewer names ended in an IndexError, more of them went unnoticed."""
+    folder = saved(tmp_path / "best")
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    names = config["class_names"]
+    config["class_names"] = {"some": names[:-1], "all": [], "none": [*names, "another"]}[drop]
+    file.write_text(json.dumps(config))
+    found = len(config["class_names"])
+    said = rf"class_names: the network has {len(names)} outputs, found {found} name\(s\); run 'selector confirm' again"
+    if drop == "all":
+        said = "class_names or context do not fit the outputs of the network"
+    with pytest.raises(ConfigError, match=rf"config\.json: {said}"):
+        load_model(folder).predict(list(images(3)))

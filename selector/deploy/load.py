@@ -16,7 +16,7 @@ from selector.core.contracts import AnyPreprocess, Preprocess, TextPreprocess
 from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError
 from selector.core.prediction import Predictions
 from selector.deploy import texts
-from selector.deploy.config import read_config
+from selector.deploy.config import AGAIN, read_config
 from selector.deploy.save import CONFIG, READABLE, WEIGHTS
 from selector.extract.memory import is_out_of_memory
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
@@ -125,7 +125,8 @@ class SavedModel:
                 with all of them listed.
         Raises:
             ConfigError: a path that does not exist, a glob or folder without images, single texts
-                where pairs are read or the reverse, a bad number.
+                where pairs are read or the reverse, a bad number; names of classes, or what validation
+                chose, that do not fit the outputs of the network.
             BadImagesError: images that cannot be read, with ``on_bad="fail"``.
         """
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
@@ -133,7 +134,14 @@ class SavedModel:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
         named = self._collected(images)
         outputs, reasons = self._outputs([item for _, item in named], batch_size, device)
-        found = self.task.predicted(named, outputs, reasons, self.class_names, self.context, top or 1)
+        try:
+            found = self.task.predicted(named, outputs, reasons, self.class_names, self.context, top or 1)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            # names that are gone, thresholds of other labels: what a task needs of them is its own matter
+            raise ConfigError(
+                f"{self.path / CONFIG}: class_names or context do not fit the outputs of the network "
+                f"({type(error).__name__}: {error}); {AGAIN}."
+            ) from error
         _raise_bad(found, self._noun, on_bad)
         return found
 
@@ -179,6 +187,12 @@ class SavedModel:
         if isinstance(found, np.ndarray) and found.dtype.kind == "f" and not np.isfinite(found).all():
             raise SourceError(
                 f"{self.path}: outputs of the network are not finite; its weights or {CONFIG} are damaged."
+            )
+        # a task without names (a single value) numbers its outputs itself
+        if isinstance(found, np.ndarray) and self.class_names and found.shape[1] != len(self.class_names):
+            raise ConfigError(
+                f"{self.path / CONFIG}: class_names: the network has {found.shape[1]} outputs, found "
+                f"{len(self.class_names)} name(s); {AGAIN}."
             )
         return found
 
