@@ -82,8 +82,8 @@ class _Features:
         from selector.extract.inputs import ready
 
         self._rows: dict[str, np.ndarray] = {}
-        for contestant in field.contestants:
-            encoder = contestant.load()
+        for candidate in field.candidates:
+            encoder = candidate.load()
             pixels, every = field.pixels_for(encoder.image_preprocess), np.arange(len(field.target))
             import torch
 
@@ -92,7 +92,7 @@ class _Features:
                     encoder.encode(ready(pixels.batch(every[i : i + 64]), encoder.preprocess)).float().numpy()
                     for i in range(0, len(every), 64)
                 ]
-            self._rows[contestant.name] = np.concatenate(parts)
+            self._rows[candidate.name] = np.concatenate(parts)
 
     def __call__(self, name: str, indices: np.ndarray) -> np.ndarray:
         return self._rows[name][indices]
@@ -101,7 +101,7 @@ class _Features:
 def _confirmed(field: _Field, features: _Features, budget: float | None, folder: str) -> tuple[TournamentResult, float]:
     begun = time.perf_counter()
     result = run_tournament(
-        field.contestants,
+        field.candidates,
         field.target,
         field.task,
         field.pixels_for,

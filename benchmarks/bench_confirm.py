@@ -9,11 +9,11 @@ replaces its own rows and keeps the others.
   of the grid, for the maximum of steps, with one seed, and take the best validation accuracy", on the
   same splits and images. Regret is the test accuracy of the best encoder under the rule minus that
   of the model chosen, in points. ``trained_regret`` is that of the best among the tournament's
-  fine-tuned lanes, as if the frozen encoders were no choice. ``wide_*`` is the rule with the frozen
+  fine-tuned configurations, as if the frozen encoders were no choice. ``wide_*`` is the rule with the frozen
   encoders as further choices: what the tournament loses against it, it loses by training less; what
   both lose, validation images could not tell. Cost is the processor time of training and evaluating
   (other work on the machine does not count) and optimiser steps.
-- ``confirm_rungs.csv``: validation accuracy frozen, after the first rung, and after training in full; the rank
+- ``confirm_rounds.csv``: validation accuracy frozen, after the first round, and after training in full; the rank
   agreement of the last two.
 - ``confirm_summary.csv``: means over sets and seeds with 90 % intervals, apart for the sets that were
   looked at all along while the tournament was made and for those that were looked at once.
@@ -44,16 +44,17 @@ from selector.core.task import Stats
 from selector.data import load_target
 from selector.modalities.pixels.prepared import Pixels, open_pixels
 from selector.ranking import agreement
-from selector.tuning import Contestant, TournamentResult, run_tournament
+from selector.tuning import Candidate, TournamentResult, run_tournament
 from selector.tuning.heads import frozen_stats, prepare_start, solve
 from selector.tuning.journal import Journal
-from selector.tuning.loaded import Candidate
+from selector.tuning.loading import load, settle_precision
+from selector.tuning.trial import Trial, final_stats, rates_of, run_trial
 from selector.tuning.workbench import Workbench
 from selector.zoo import ModelSpec, load_zoo
 
 ZOO = Path(__file__).parent / "assets-zoo.yaml"
 SETS = ("flowers", "cifar10", "pneumoniamnist", "dtd10", "brainmri")
-HELD_OUT = ("mnist", "textile", "digits")  # looked at once, with one seed, when two rungs were chosen over three
+HELD_OUT = ("mnist", "textile", "digits")  # looked at once, with one seed, when two rounds were chosen over three
 # name: side at which it is trained; None for its own (up to 32 pixels, or fixed)
 ENCODERS: dict[str, int | None] = {
     "mlc_resnet8": None,
@@ -98,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 folder = args.work / f"{name}-{seed}" if args.work else Path(temporary)
                 target = _target(assets, name, 200 if args.quick else IMAGES, seed)
                 field = _Field(name, target, [specs[n] for n in names], 8 if args.quick else args.steps, seed, folder)
-                row, rung = _compare(field)
+                row, first_round = _compare(field)
             put_row(args.out / "confirm_regret.csv", {**row, **environment()})
-            put_row(args.out / "confirm_rungs.csv", {**rung, **environment()})
+            put_row(args.out / "confirm_rounds.csv", {**first_round, **environment()})
             print({k: v for k, v in row.items() if k in SHOWN}, flush=True)
     summary = summarise(read_rows(args.out / "confirm_regret.csv"))
     write_rows(args.out / "confirm_summary.csv", summary)
@@ -141,9 +142,9 @@ class _Field:
     def __post_init__(self) -> None:
         self.task = tasks.registry.get("classification")
         self._opened: dict[str, Pixels] = {}
-        self.contestants = [self._contestant(spec) for spec in self.specs]
-        for contestant in self.contestants:  # decoding is paid by neither
-            self.pixels_for(contestant.load().image_preprocess)
+        self.candidates = [self._candidate(spec) for spec in self.specs]
+        for candidate in self.candidates:  # decoding is paid by neither
+            self.pixels_for(candidate.load().image_preprocess)
 
     def pixels_for(self, preprocess: Preprocess) -> Pixels:
         """Decoded images, one folder for all."""
@@ -155,18 +156,18 @@ class _Field:
         return self._opened[key]
 
     @staticmethod
-    def _contestant(spec: ModelSpec) -> Contestant:
+    def _candidate(spec: ModelSpec) -> Candidate:
         side = ENCODERS[spec.name]
         sized = spec if side is None else spec.model_copy(
             update={"preprocess": spec.preprocess.model_copy(update={"input_size": (3, side, side)})}
         )  # fmt: skip
-        return Contestant(
+        return Candidate(
             spec.name, load=lambda: sources.registry.get(spec.source_name).load(sized), identity={"n": spec.name}
         )
 
 
 def _compare(field: _Field) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The row of the regret and the row of the rungs."""
+    """The row of the regret and the row of the rounds."""
     rule = _rule(field)
     result = _tournament(field)
     assert result.best is not None
@@ -221,19 +222,19 @@ def _compare(field: _Field) -> tuple[dict[str, Any], dict[str, Any]]:
         if h["round"] == 1 and h["value"] is not None:
             first[h["model"]] = max(first[h["model"]], float(h["value"]))
     values, finals = list(first.values()), [full[n][0] for n in first]
-    rung = {
+    first_round = {
         "set": field.name,
         "seed": field.seed,
         "encoders": len(full),
-        "first_rung_steps": min(int(h["steps"]) for h in result.history),
+        "first_round_steps": min(int(h["steps"]) for h in result.history),
         "final_steps": field.steps,
         "weighted_tau": round(agreement.weighted_tau(values, finals), 3),
         "spearman": round(agreement.spearman(values, finals), 3),
         "frozen": _listed({n: v[0] for n, v in frozen.items()}),
-        "first_rung": _listed(first),
+        "first_round": _listed(first),
         "final": _listed({n: v[0] for n, v in full.items()}),
     }
-    return row, rung
+    return row, first_round
 
 
 def _tournament(field: _Field) -> TournamentResult:
@@ -242,7 +243,7 @@ def _tournament(field: _Field) -> TournamentResult:
     for plan in folder.glob("tournament-*.json"):
         plan.unlink()
     return run_tournament(
-        field.contestants,
+        field.candidates,
         field.target,
         field.task,
         field.pixels_for,  # type: ignore[arg-type]
@@ -260,7 +261,7 @@ def _rule(field: _Field) -> dict[str, Any]:
     kept = field.folder / "rule.json"
     if kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if found["steps_each"] == field.steps and list(found["full"]) == [c.name for c in field.contestants]:
+        if found["steps_each"] == field.steps and list(found["full"]) == [c.name for c in field.candidates]:
             return found
     bench = Workbench(
         field.target, field.task, field.pixels_for, Journal(field.folder / "rule", field.task.stats_type), "cpu", 32, True  # type: ignore[arg-type]
@@ -272,26 +273,26 @@ def _rule(field: _Field) -> dict[str, Any]:
     full: dict[str, tuple[float, float]] = {}
     frozen: dict[str, tuple[float, float]] = {}
     steps, seconds = 0, 0.0
-    for contestant in field.contestants:
-        loaded = bench.load(contestant)
+    for candidate in field.candidates:
+        loaded = load(bench, candidate)
         head = solve(bench, loaded, math.inf)
-        frozen[contestant.name] = (
+        frozen[candidate.name] = (
             accuracy(head.stats if head else None),
             accuracy(frozen_stats(bench, loaded, "test", {})),
         )
-        bench.settle_precision(loaded, "full")
+        settle_precision(bench, loaded)
         prepare_start(bench, loaded)
         best = (0.0, 0.0)
-        for rate in bench.rates(loaded, "full"):
-            candidate = Candidate(contestant.name, "full", rate, field.seed)
-            record = bench.run(loaded, candidate, field.steps)
+        for rate in rates_of(loaded, "full"):
+            trial = Trial(candidate.name, "full", rate, field.seed)
+            record = run_trial(bench, loaded, trial, field.steps)
             assert record is not None
             steps += int(record.facts["steps"])
             seconds += float(record.facts["processor_seconds"])
             val = accuracy(record.stats)
             if val > best[0]:
-                best = (val, accuracy(bench.final_stats(loaded, candidate, field.steps, "test", {})))
-        full[contestant.name] = best
+                best = (val, accuracy(final_stats(bench, loaded, trial, field.steps, "test", {})))
+        full[candidate.name] = best
     found = {"full": full, "frozen": frozen, "steps": steps, "seconds": seconds, "steps_each": field.steps}
     kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found

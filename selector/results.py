@@ -368,7 +368,7 @@ class Ranking:
 
 @contextlib.contextmanager
 def showing(ranking: Ranking) -> Iterator[None]:
-    """Draw a run that was read: its free parts (settings, course, facts) may hold anything.
+    """Draw a run that was read: its free parts (settings, tuning log, facts) may hold anything.
 
     Raises:
         ConfigError: something in it cannot be drawn; the message names the file. A ranking that was never saved

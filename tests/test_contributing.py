@@ -18,7 +18,7 @@ from selector import proxies, sources, tasks
 from selector.data import load_target
 from selector.tuning import run_tournament
 from selector.zoo import ModelSpec
-from tests.tournament_samples import MNIST, contestant, pixels_for, small_target
+from tests.tournament_samples import MNIST, candidate, pixels_for, small_target
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -97,7 +97,7 @@ def test_task(install: Install, tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
     features[np.arange(len(target)), target.labels] += 2
     result = run_tournament(
-        [contestant(MNIST)],
+        [candidate(MNIST)],
         target,
         task,
         pixels_for(target),

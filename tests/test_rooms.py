@@ -42,7 +42,7 @@ LEFT: dict[str, int] = {
     "sources/python.py": 1,
     "tuning/loaded.py": 2,
     "tuning/strategies/_loop.py": 1,
-    "tuning/workbench.py": 1,
+    "tuning/loading.py": 1,
     "zoo/__init__.py": 3,
 }
 

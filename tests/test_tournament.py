@@ -24,29 +24,33 @@ from selector.core.errors import ConfigError, SourceError, StoreError, TargetErr
 from selector.core.task import Stats
 from selector.extract.inputs import ready
 from selector.tuning import TournamentResult, run_tournament
+from selector.tuning import planner as planner_room
+from selector.tuning import rounds as rounds_room
+from selector.tuning import trial as trial_room
 from selector.tuning.advice import advise
 from selector.tuning.clock import Clock
 from selector.tuning.compare import spread_of_changes, standings
-from selector.tuning.field import Field, Run
-from selector.tuning.field import Lane as RungLane
+from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.journal import Journal, Record
-from selector.tuning.loaded import Candidate
-from selector.tuning.plan import MIN_STEPS, Lane, Plan, Rung, fit_rest, make_plan, rungs_of, seconds_of
-from selector.tuning.rungs import _beyond_the_worse, _halve, _take
+from selector.tuning.loading import load as load_candidate
+from selector.tuning.loading import settle_precision
+from selector.tuning.plan import MIN_STEPS, Cost, Plan, Round, fit_rest, make_plan, rounds_of, seconds_of
+from selector.tuning.rounds import _beyond_the_worse, _halve, _take
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.strategies import _loop
-from selector.tuning.workbench import RATES, Workbench
-from tests.tournament_samples import MNIST, SVHN, VIT, contestant, load, pixels_for, small_target, spec_of
+from selector.tuning.trial import RATES, Trial, key_of, module_of, run_trial
+from selector.tuning.workbench import Workbench
+from tests.tournament_samples import MNIST, SVHN, VIT, candidate, load, pixels_for, small_target, spec_of
 
 TASK: Any = tasks.registry.get("classification")
 ACCURACY = TASK.metrics["accuracy"]
 
 
-def tournament(folder: Path, contestants: Any = None, target: Any = None, **options: Any) -> TournamentResult:
+def tournament(folder: Path, candidates: Any = None, target: Any = None, **options: Any) -> TournamentResult:
     target = target or small_target()
     return run_tournament(
-        contestants or [contestant(SVHN), contestant(MNIST)],
+        candidates or [candidate(SVHN), candidate(MNIST)],
         target,
         TASK,
         options.pop("pixels", pixels_for(target)),
@@ -101,7 +105,7 @@ def test_full_measurements_say_how_they_came_about(finished: TournamentResult) -
     assert [n for n, _ in frozen.extra["learning_curve"]] == [16, 32, 64]
 
 
-def test_rates_are_tried_in_the_first_rung_and_one_goes_on(finished: TournamentResult) -> None:
+def test_rates_are_tried_in_the_first_round_and_one_goes_on(finished: TournamentResult) -> None:
     first = [h for h in finished.history if h["round"] == 1]
     later = [h for h in finished.history if h["round"] > 1]
     for model in ("svhn_cnn", "mnist_cnn"):
@@ -112,15 +116,15 @@ def test_rates_are_tried_in_the_first_rung_and_one_goes_on(finished: TournamentR
     assert len({h["model"] for h in later}) == len(later)
 
 
-def searching(folder: Path, start: float) -> tuple[Field, RungLane]:
-    """A field with one lane whose frozen head is right on the given share of the validation images."""
+def searching(folder: Path, start: float) -> tuple[Field, Configuration]:
+    """A field with one configuration whose frozen head is right on the given share of the validation images."""
     target = small_target(val=200)
     bench = Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, True)
     settings = {"metric": "accuracy", "epsilon": 0.01, "seed": 0, "budget": None}
     field = Field(bench, Clock(settings, bench.journal, None), settings)
-    loaded = bench.load(contestant(MNIST))
+    loaded = load_candidate(bench, candidate(MNIST))
     loaded.start = right_on(start, labels_of(bench))
-    return field, RungLane(loaded, "full")
+    return field, Configuration(loaded, "full")
 
 
 def labels_of(bench: Workbench) -> np.ndarray:
@@ -146,62 +150,68 @@ def right_on(share: float, labels: np.ndarray, shift: int = 0) -> Stats:
 def test_a_rate_beyond_the_worse_of_two_is_left_out(
     tmp_path: Path, start: float, rates: tuple[float, ...], values: tuple[float, ...], third: float, skipped: bool
 ) -> None:
-    field, lane = searching(tmp_path, start)
+    field, configuration = searching(tmp_path, start)
     runs = [
-        Run(Candidate("m", "full", rate, 0), 8, Record({"status": "ok"}, right_on(v, labels_of(field.bench))))
+        Run(Trial("m", "full", rate, 0), 8, Record({"status": "ok"}, right_on(v, labels_of(field.bench))))
         for rate, v in zip(rates, values, strict=True)
     ]
-    assert _beyond_the_worse(field, lane, runs, third) is skipped
-    assert not _beyond_the_worse(field, lane, runs[:1], third)
+    assert _beyond_the_worse(field, configuration, runs, third) is skipped
+    assert not _beyond_the_worse(field, configuration, runs[:1], third)
     diverged = replace(runs[1], record=Record({"status": "diverged"}))
-    assert not _beyond_the_worse(field, lane, [runs[0], diverged], third)
+    assert not _beyond_the_worse(field, configuration, [runs[0], diverged], third)
 
 
 @pytest.mark.parametrize(("later", "kept"), [(0.68, 1), (0.75, 1), (0.4, 0)])
 def test_the_longer_training_counts_unless_it_is_demonstrably_worse(tmp_path: Path, later: float, kept: int) -> None:
-    field, lane = searching(tmp_path, 0.5)
-    candidate = Candidate("m", "full", 0.003, 0)
+    field, configuration = searching(tmp_path, 0.5)
+    trial = Trial("m", "full", 0.003, 0)
     facts = {"status": "ok", "notes": []}
     runs = [
-        Run(candidate, steps, Record(facts, right_on(value, labels_of(field.bench), shift)))
+        Run(trial, steps, Record(facts, right_on(value, labels_of(field.bench), shift)))
         for steps, value, shift in ((8, 0.7, 0), (16, later, 40))  # both are right where the other is not
     ]
     for number, run in enumerate(runs):
-        _take(field, lane, [run], number)
-    assert lane.best is runs[kept]
+        _take(field, configuration, [run], number)
+    assert configuration.best is runs[kept]
 
 
 def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
-    rivals = [contestant(MNIST), contestant(SVHN), replace(contestant(MNIST), name="twin", identity={"twin": 1})]
+    rivals = [candidate(MNIST), candidate(SVHN), replace(candidate(MNIST), name="twin", identity={"twin": 1})]
     result = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
     assert result.settled
-    assert any("was settled after round 1" in line for line in result.course)
+    assert any("was settled after round 1" in line for line in result.tuning_log)
     assert [h["steps"] for h in result.history if h["round"] > 1] == [40]
     again = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)
     assert table(again) == table(result)
-    assert again.course == result.course
+    assert again.tuning_log == result.tuning_log
 
 
-def lanes_after_a_rung(field: Field, lane: RungLane, figures: dict[str, tuple[float, float]]) -> dict[str, RungLane]:
-    """A lane a name, with (validation accuracy at the start, after the first rung); enters them into the field."""
+def configurations_after_a_round(
+    field: Field, configuration: Configuration, figures: dict[str, tuple[float, float]]
+) -> dict[str, Configuration]:
+    """A configuration a name, with (validation accuracy at the start, after the first round); enters them into the field."""
     labels = labels_of(field.bench)
     for name, (start, value) in figures.items():
         loaded = replace(
-            lane.loaded, contestant=replace(lane.loaded.contestant, name=name), start=right_on(start, labels)
+            configuration.loaded,
+            candidate=replace(configuration.loaded.candidate, name=name),
+            start=right_on(start, labels),
         )
-        field.lanes.append(RungLane(loaded, "full"))
-        run = Run(Candidate(name, "full", 0.003, 0), 8, Record({"status": "ok", "notes": []}, right_on(value, labels)))
-        _take(field, field.lanes[-1], [run], 0)
-    return {one.loaded.name: one for one in field.lanes}
+        field.configurations.append(Configuration(loaded, "full"))
+        run = Run(Trial(name, "full", 0.003, 0), 8, Record({"status": "ok", "notes": []}, right_on(value, labels)))
+        _take(field, field.configurations[-1], [run], 0)
+    return {one.loaded.name: one for one in field.configurations}
 
 
-def test_a_lane_whose_head_was_spoiled_stands_where_it_started(tmp_path: Path) -> None:
-    field, lane = searching(tmp_path, 0.5)
-    lanes = lanes_after_a_rung(field, lane, {"spoiled": (0.8, 0.6), "steady": (0.76, 0.76), "weak": (0.4, 0.5)})
+def test_a_configuration_whose_head_was_spoiled_stands_where_it_started(tmp_path: Path) -> None:
+    field, configuration = searching(tmp_path, 0.5)
+    configurations = configurations_after_a_round(
+        field, configuration, {"spoiled": (0.8, 0.6), "steady": (0.76, 0.76), "weak": (0.4, 0.5)}
+    )
     _halve(field, 2)
-    assert [name for name, one in lanes.items() if one.alive] == ["spoiled", "steady"]
-    assert field.lane_order(lanes["spoiled"])[0] == pytest.approx(0.8)
-    assert field.lane_order(lanes["weak"])[0] == pytest.approx(0.5)
+    assert [name for name, one in configurations.items() if one.alive] == ["spoiled", "steady"]
+    assert field.configuration_order(configurations["spoiled"])[0] == pytest.approx(0.8)
+    assert field.configuration_order(configurations["weak"])[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -212,17 +222,19 @@ def test_a_lane_whose_head_was_spoiled_stands_where_it_started(tmp_path: Path) -
         (0.74, 100, True),  # six points behind, right on other images: chance may be what tells them apart
     ],
 )
-def test_a_lane_that_is_far_and_demonstrably_behind_goes_no_further(
+def test_a_configuration_that_is_far_and_demonstrably_behind_goes_no_further(
     tmp_path: Path, second: float, shift: int, goes_on: bool
 ) -> None:
-    field, lane = searching(tmp_path, 0.5)
-    lanes = lanes_after_a_rung(field, lane, {"first": (0.5, 0.8), "second": (0.5, second)})
+    field, configuration = searching(tmp_path, 0.5)
+    configurations = configurations_after_a_round(field, configuration, {"first": (0.5, 0.8), "second": (0.5, second)})
     outputs = right_on(second, labels_of(field.bench), shift)
-    lanes["second"].best = replace(lanes["second"].best, record=Record({"status": "ok", "notes": []}, outputs))
+    configurations["second"].best = replace(
+        configurations["second"].best, record=Record({"status": "ok", "notes": []}, outputs)
+    )
     _halve(field, 2)
-    assert lanes["first"].alive
-    assert lanes["second"].alive is goes_on
-    told = [line for line in field.clock.course if "second full was pruned: after round 1 it was 0.1" in line]
+    assert configurations["first"].alive
+    assert configurations["second"].alive is goes_on
+    told = [line for line in field.clock.tuning_log if "second full was pruned: after round 1 it was 0.1" in line]
     assert len(told) == (not goes_on)
 
 
@@ -231,21 +243,21 @@ def test_a_lane_that_is_far_and_demonstrably_behind_goes_no_further(
     [
         # ten points ahead on 200 images: by the images alone the best with more than 95 % ...
         ({"a": (0.6, 0.8), "b": (0.5, 0.7), "c": (0.4, 0.6)}, True),  # ... and all were moved alike
-        ({"a": (0.6, 0.8), "b": (0.65, 0.7), "c": (0.3, 0.6)}, False),  # the next rung may turn that round
-        ({"a": (0.2, 0.95), "b": (0.2, 0.4), "c": (0.2, 0.5)}, False),  # the first rung made all of the lead
-        ({"a": (0.8, 0.95), "b": (0.2, 0.3), "c": (0.2, 0.4)}, True),  # a lead beyond all that a rung moves
+        ({"a": (0.6, 0.8), "b": (0.65, 0.7), "c": (0.3, 0.6)}, False),  # the next round may turn that round
+        ({"a": (0.2, 0.95), "b": (0.2, 0.4), "c": (0.2, 0.5)}, False),  # the first round made all of the lead
+        ({"a": (0.8, 0.95), "b": (0.2, 0.3), "c": (0.2, 0.4)}, True),  # a lead beyond all that a round moves
     ],
 )
-def test_settled_needs_a_lead_that_the_rungs_left_would_not_turn_round(
+def test_settled_needs_a_lead_that_the_rounds_left_would_not_turn_round(
     tmp_path: Path, figures: dict[str, tuple[float, float]], settled: bool
 ) -> None:
-    field, lane = searching(tmp_path, 0.5)
-    lanes = lanes_after_a_rung(field, lane, figures)
-    by_images = field.standings({n: [field.standing(one)] for n, one in lanes.items()})
+    field, configuration = searching(tmp_path, 0.5)
+    configurations = configurations_after_a_round(field, configuration, figures)
+    by_images = field.standings({n: [field.standing(one)] for n, one in configurations.items()})
     assert by_images["a"].p_best > 0.95
     assert stop_if_settled(field, doublings=3) is settled
     assert field.settled is settled
-    assert [name for name, one in lanes.items() if one.alive] == (["a"] if settled else list(figures))
+    assert [name for name, one in configurations.items() if one.alive] == (["a"] if settled else list(figures))
 
 
 def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finished: TournamentResult) -> None:
@@ -264,7 +276,7 @@ def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finish
 
 
 def test_known_latency_comes_before_parameters(tmp_path: Path) -> None:
-    slow, fast = contestant(MNIST, latency=0.2), contestant(SVHN, latency=0.1)
+    slow, fast = candidate(MNIST, latency=0.2), candidate(SVHN, latency=0.1)
     result = tournament(tmp_path, [slow, fast], strategies=("frozen",), epsilon=1.0)
     assert [m.name for m in result.epsilon_best] == ["svhn_cnn", "mnist_cnn"]
 
@@ -281,14 +293,14 @@ def test_test_images_are_read_by_the_final_figures_only(tmp_path: Path, monkeypa
     read: set[int] = set()
     test = set(target.indices("test").tolist())
     seen: list[bool] = []
-    original = Workbench.run
+    original = trial_room.run_trial
 
-    def run(self: Workbench, *args: Any, **kwargs: Any) -> Any:
-        record = original(self, *args, **kwargs)
+    def run(bench: Workbench, *args: Any, **kwargs: Any) -> Any:
+        record = original(bench, *args, **kwargs)
         seen.append(bool(read & test))
         return record
 
-    monkeypatch.setattr(Workbench, "run", run)
+    monkeypatch.setattr(rounds_room, "run_trial", run)
     result = tournament(tmp_path, target=target, pixels=pixels_for(target, read))
     assert len(seen) > 6
     assert not any(seen)
@@ -355,27 +367,27 @@ def test_cached_features_are_used_for_the_frozen_head(tmp_path: Path) -> None:
         rows[:, :126] += np.repeat(3 * np.eye(3, dtype=np.float32)[target.labels[indices]], 42, axis=1)
         return rows
 
-    result = tournament(tmp_path, [contestant(MNIST)], target, strategies=("frozen",), features_for=features_for)
+    result = tournament(tmp_path, [candidate(MNIST)], target, strategies=("frozen",), features_for=features_for)
     assert asked[:2] == [("mnist_cnn", 64), ("mnist_cnn", 32)]
     assert result.measurements["mnist_cnn"][0].val_value == 1.0
 
 
 def test_a_reduced_resolution_is_marked(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [contestant(VIT)], resolution=32, max_steps=4)
+    result = tournament(tmp_path, [candidate(VIT)], resolution=32, max_steps=4)
     frozen, full = result.measurements["test_vit"]
     assert (frozen.resolution, frozen.reduced) == ((64, 64), False)
     assert (full.resolution, full.reduced) == ((32, 32), True)
 
 
 def test_a_network_of_fixed_size_keeps_it_and_the_notes_say_so(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [contestant(MNIST)], resolution=16, max_steps=4)
+    result = tournament(tmp_path, [candidate(MNIST)], resolution=16, max_steps=4)
     assert result.measurements["mnist_cnn"][1].resolution == (28, 28)
     assert any("mnist_cnn stays at 28 x 28: its architecture allows no other size" in note for note in result.notes)
 
 
 def test_repeats_with_other_seeds(tmp_path: Path) -> None:
-    twin = replace(contestant(MNIST), name="twin", identity={"twin": 1})  # equal models: nothing is settled
-    result = tournament(tmp_path, [contestant(MNIST), twin], repeats=2, epsilon=0.0)
+    twin = replace(candidate(MNIST), name="twin", identity={"twin": 1})  # equal models: nothing is settled
+    result = tournament(tmp_path, [candidate(MNIST), twin], repeats=2, epsilon=0.0)
     assert {h["seed"] for h in result.history} == {0, 1, 2}
     values = [m.extra["seed_values"] for ms in result.measurements.values() for m in ms if m.strategy == "full"]
     assert [len(v) for v in values] == [3, 3]
@@ -395,9 +407,9 @@ def test_on_a_gpu_the_model_comes_back_to_the_cpu(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- faults
 
 
-def test_a_failing_contestant_is_a_failed_measurement(tmp_path: Path) -> None:
-    broken = contestant(spec_of("timm:no_such_model"))
-    result = tournament(tmp_path, [broken, contestant(MNIST)], max_steps=4)
+def test_a_failing_candidate_is_a_failed_measurement(tmp_path: Path) -> None:
+    broken = candidate(spec_of("timm:no_such_model"))
+    result = tournament(tmp_path, [broken, candidate(MNIST)], max_steps=4)
     (failed,) = result.measurements["no_such_model"]
     assert failed.status == "failed"
     assert "no_such_model" in failed.note
@@ -405,7 +417,7 @@ def test_a_failing_contestant_is_a_failed_measurement(tmp_path: Path) -> None:
     assert result.best.name == "mnist_cnn"
 
 
-def test_a_contestant_that_fails_while_training_keeps_its_frozen_figure(tmp_path: Path) -> None:
+def test_a_candidate_that_fails_while_training_keeps_its_frozen_figure(tmp_path: Path) -> None:
     class Broken(Exception):
         pass
 
@@ -425,7 +437,7 @@ def test_a_contestant_that_fails_while_training_keeps_its_frozen_figure(tmp_path
         if module.training:
             raise Broken("the GPU fell out")
 
-    result = tournament(tmp_path, [contestant(SVHN, breaks), contestant(MNIST)], max_steps=4)
+    result = tournament(tmp_path, [candidate(SVHN, breaks), candidate(MNIST)], max_steps=4)
     frozen, full = result.measurements["svhn_cnn"]
     assert frozen.status == "ok"
     assert full.status == "failed"
@@ -448,7 +460,7 @@ def test_a_network_that_cannot_be_trained_has_a_frozen_figure_only(tmp_path: Pat
     target = small_target()
     result = tournament(
         tmp_path,
-        [contestant(spec_of("onnx:fixed.onnx"), lambda _: Fixed())],
+        [candidate(spec_of("onnx:fixed.onnx"), lambda _: Fixed())],
         target,
         features_for=lambda _, indices: features[indices],
     )
@@ -459,7 +471,7 @@ def test_a_network_that_cannot_be_trained_has_a_frozen_figure_only(tmp_path: Pat
 
 def test_rates_that_diverge_do_not_condemn_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RATES, "sgd", (1e30, 0.01, 1e29))  # type: ignore[index]
-    result = tournament(tmp_path, [contestant(SVHN)], max_steps=8)
+    result = tournament(tmp_path, [candidate(SVHN)], max_steps=8)
     full = result.measurements["svhn_cnn"][1]
     assert full.status == "ok"
     assert full.learning_rate == 0.01
@@ -471,7 +483,7 @@ def test_a_model_that_diverges_at_every_rate_is_marked_and_the_frozen_one_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RATES, "sgd", (1e30, 1e29, 1e28))  # type: ignore[index]
-    result = tournament(tmp_path, [contestant(SVHN)], max_steps=8)
+    result = tournament(tmp_path, [candidate(SVHN)], max_steps=8)
     assert result.measurements["svhn_cnn"][1].status == "diverged"
     assert [h["rate"] for h in result.history] == [1e30, 1e29, 1e28, pytest.approx(1e27)]
     assert result.best is not None
@@ -482,7 +494,7 @@ def test_classes_absent_from_a_split_are_noted(tmp_path: Path) -> None:
     target = small_target()
     splits = target.splits.copy()
     splits[(target.labels == 2) & (splits == "val")] = "train"
-    result = tournament(tmp_path, [contestant(MNIST)], replace(target, splits=splits), max_steps=4)
+    result = tournament(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
     assert "1 class(es) without images in val are in no val figure: blue." in result.notes
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
@@ -491,13 +503,13 @@ def test_a_class_absent_from_training_cannot_be_learned(tmp_path: Path) -> None:
     target = small_target()
     splits = target.splits.copy()
     splits[(target.labels == 2) & (splits == "train")] = "test"
-    result = tournament(tmp_path, [contestant(MNIST)], replace(target, splits=splits), max_steps=4)
+    result = tournament(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
     assert "1 class(es) without images in train cannot be learned: blue." in result.notes
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
 
 def test_two_images_a_class(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [contestant(MNIST)], small_target(train=6, val=6, test=6), max_steps=4)
+    result = tournament(tmp_path, [candidate(MNIST)], small_target(train=6, val=6, test=6), max_steps=4)
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
 
@@ -507,7 +519,7 @@ def test_extreme_imbalance(tmp_path: Path) -> None:
     labels[:400] = 0
     labels[:4] = [1, 2, 1, 2]  # two images each of two classes beside 396 of the third
     skewed = replace(target, labels=labels, fingerprint="skewed")
-    result = tournament(tmp_path, [contestant(MNIST)], skewed, max_steps=8, metric="balanced_accuracy")
+    result = tournament(tmp_path, [candidate(MNIST)], skewed, max_steps=8, metric="balanced_accuracy")
     frozen, full = result.measurements["mnist_cnn"]
     assert (frozen.status, full.status) == ("ok", "ok")
     assert full.val["balanced_accuracy"] >= 1 / 3
@@ -518,7 +530,7 @@ def test_extreme_imbalance(tmp_path: Path) -> None:
 def test_without_a_test_split_the_notes_say_so(tmp_path: Path) -> None:
     target = small_target()
     splits = np.where(target.splits == "test", "val", target.splits)
-    result = tournament(tmp_path, [contestant(MNIST)], replace(target, splits=splits), max_steps=4)
+    result = tournament(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
     assert any("there is no test split" in note for note in result.notes)
     assert result.best is not None
     outcome = next(
@@ -531,7 +543,7 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
     target = small_target(train=1000, val=1000, test=1000)
     labels = np.arange(len(target)) % 1000
     many = replace(target, labels=labels, class_names=tuple(f"c{i}" for i in range(1000)), fingerprint="many")
-    result = tournament(tmp_path, [contestant(MNIST)], many, max_steps=4)
+    result = tournament(tmp_path, [candidate(MNIST)], many, max_steps=4)
     frozen, full = result.measurements["mnist_cnn"]
     assert (frozen.status, full.status) == ("ok", "ok")
     assert full.trained_parameters > 100_000 + 1000 * 129
@@ -561,12 +573,12 @@ def test_wrong_settings_are_named(tmp_path: Path, options: dict[str, Any], messa
         tournament(tmp_path, **options)
 
 
-def test_wrong_contestants_and_targets_are_named(tmp_path: Path) -> None:
+def test_wrong_candidates_and_targets_are_named(tmp_path: Path) -> None:
     target = small_target()
-    with pytest.raises(ConfigError, match=r"at least one contestant\. Got none"):
+    with pytest.raises(ConfigError, match=r"at least one candidate\. Got none"):
         run_tournament([], target, TASK, pixels_for(target), checkpoint_folder=tmp_path)
     with pytest.raises(ConfigError, match=r"must have different names\. Got mnist_cnn, mnist_cnn"):
-        tournament(tmp_path, [contestant(MNIST), contestant(MNIST)])
+        tournament(tmp_path, [candidate(MNIST), candidate(MNIST)])
     with pytest.raises(TargetError, match="'squares' has no images in val"):
         tournament(tmp_path, target=replace(target, splits=np.full(len(target), "train")))
     with pytest.raises(TargetError, match="are all of one class"):
@@ -621,7 +633,7 @@ def budgeted(folder: Path, budget: float, **machine: Any) -> tuple[TournamentRes
 def test_a_budget_is_kept_and_what_was_begun_is_measured(tmp_path: Path, budget: float, slower: Any) -> None:
     result, machine = budgeted(tmp_path, budget, slower=slower)
     assert machine.now <= 1.05 * budget + 2 * 16 * 0.02 * 5  # a step that had begun, and a pass of the test split
-    assert result.course[0].startswith("Planned: ")
+    assert result.tuning_log[0].startswith("Planned: ")
     assert not any("Planned" in note for note in result.notes)  # a plan is no caveat
     assert result.history
     assert {h["status"] for h in result.history} == {"ok"}
@@ -649,7 +661,7 @@ def test_a_slow_machine_cools_trainings_down_and_the_notes_say_so(tmp_path: Path
                 assert m.steps in [h["steps_done"] for h in result.history if h["model"] == name]
 
 
-def test_cheap_lanes_come_first(tmp_path: Path) -> None:
+def test_cheap_configurations_come_first(tmp_path: Path) -> None:
     result, _ = budgeted(tmp_path, 100.0)
     first = list(dict.fromkeys(h["model"] for h in result.history if h["round"] == 1))
     assert first == ["mnist_cnn", "svhn_cnn"]  # 28 and 32 pixels, given the other way round
@@ -658,13 +670,13 @@ def test_cheap_lanes_come_first(tmp_path: Path) -> None:
 def test_timings_are_kept_for_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budgeted(tmp_path, 40.0)
     measured: list[str] = []
-    monkeypatch.setattr(Workbench, "measure_step", lambda _, loaded, *__: measured.append(loaded.name) or 0.3)
+    monkeypatch.setattr(planner_room, "measure_step", lambda _, loaded, *__: measured.append(loaded.name) or 0.3)
     again, _ = budgeted(tmp_path, 45.0)
     assert again.history
     assert measured == []
 
 
-def test_a_budget_shorter_than_one_rung_compares_the_frozen_encoders(tmp_path: Path) -> None:
+def test_a_budget_shorter_than_one_round_compares_the_frozen_encoders(tmp_path: Path) -> None:
     result = tournament(tmp_path, max_steps=None, budget_seconds=0.5)
     assert any(
         "is shorter than one round" in n and "frozen encoders with linear probes are compared instead" in n
@@ -682,62 +694,64 @@ def test_with_cached_features_a_budget_of_nothing_still_gives_a_model(tmp_path: 
     features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
     features[np.arange(len(target)), target.labels] += 3
     result = tournament(
-        tmp_path, [contestant(MNIST)], target, max_steps=None, budget_seconds=0.0, features_for=lambda _, i: features[i]
+        tmp_path, [candidate(MNIST)], target, max_steps=None, budget_seconds=0.0, features_for=lambda _, i: features[i]
     )
     assert result.best is not None
     assert result.best.strategy == "frozen"
     assert any("the budget of 0.0 s is shorter than one round" in note for note in result.notes)
 
 
-lanes = st.lists(st.builds(Lane, st.floats(0.001, 5), st.floats(0, 10), st.floats(0, 5)), min_size=1, max_size=9)
+costs_of_some = st.lists(
+    st.builds(Cost, st.floats(0.001, 5), st.floats(0, 10), st.floats(0, 5)), min_size=1, max_size=9
+)
 
 
-@given(lanes, st.floats(0, 20_000), st.integers(1, 3000), st.integers(1, 300))
-def test_a_plan_fits_its_budget(costs: list[Lane], budget: float, max_steps: int, epoch: int) -> None:
+@given(costs_of_some, st.floats(0, 20_000), st.integers(1, 3000), st.integers(1, 300))
+def test_a_plan_fits_its_budget(costs: list[Cost], budget: float, max_steps: int, epoch: int) -> None:
     plan = make_plan(costs, budget=budget, max_steps=max_steps, steps_an_epoch=epoch)
     if plan is None:
         return
     assert plan.seconds <= 0.9 * budget + 1e-6
     assert plan.steps <= max_steps
-    assert plan.rungs[0].lanes == len(costs)
-    alive = [rung.lanes for rung in plan.rungs]
+    assert plan.rounds[0].configurations == len(costs)
+    alive = [each.configurations for each in plan.rounds]
     assert alive == sorted(alive, reverse=True)
     assert 1 <= alive[-1] <= 2 or len(alive) == 1
 
 
-def test_a_rung_that_is_no_longer_than_the_one_before_is_left_out() -> None:
-    """Training starts anew in every rung, so a rung as short as the last one would tell nothing new."""
-    rungs, costs = [Rung(40, 4, 1), Rung(100, 2, 1)], [Lane(1.0, 0.0)] * 4
-    assert fit_rest(rungs, costs, 360.0, done=20) == tuple(rungs)
-    assert fit_rest(rungs, costs, 216.0, done=20) == (Rung(24, 4, 1), Rung(60, 2, 1))
-    assert fit_rest(rungs, costs, 144.0, done=20) == (Rung(72, 2, 1),)
-    assert fit_rest(rungs, costs, 40.0, done=20) == ()
+def test_a_round_that_is_no_longer_than_the_one_before_is_left_out() -> None:
+    """Training starts anew in every round, so a round as short as the last one would tell nothing new."""
+    rounds, costs = [Round(40, 4, 1), Round(100, 2, 1)], [Cost(1.0, 0.0)] * 4
+    assert fit_rest(rounds, costs, 360.0, done=20) == tuple(rounds)
+    assert fit_rest(rounds, costs, 216.0, done=20) == (Round(24, 4, 1), Round(60, 2, 1))
+    assert fit_rest(rounds, costs, 144.0, done=20) == (Round(72, 2, 1),)
+    assert fit_rest(rounds, costs, 40.0, done=20) == ()
 
 
-@given(lanes, st.integers(50, 3000), st.floats(0, 10_000))
-def test_rungs_that_are_cut_fit_what_is_left(costs: list[Lane], total: int, budget: float) -> None:
-    rungs = rungs_of(total, len(costs), 3)
-    rest = fit_rest(rungs, costs, budget)
+@given(costs_of_some, st.integers(50, 3000), st.floats(0, 10_000))
+def test_rounds_that_are_cut_fit_what_is_left(costs: list[Cost], total: int, budget: float) -> None:
+    rounds = rounds_of(total, len(costs), 3)
+    rest = fit_rest(rounds, costs, budget)
     if rest:
         assert seconds_of(rest, costs) <= budget
-        assert all(a.steps <= b.steps for a, b in zip(rest, rungs, strict=True))
-        assert rest[-1].steps >= min(MIN_STEPS, rungs[-1].steps)
+        assert all(a.steps <= b.steps for a, b in zip(rest, rounds, strict=True))
+        assert rest[-1].steps >= min(MIN_STEPS, rounds[-1].steps)
 
 
 def test_a_larger_budget_buys_rates_before_steps() -> None:
-    costs = [Lane(0.1, 1.0, 0.5)] * 2
+    costs = [Cost(0.1, 1.0, 0.5)] * 2
     plans = [make_plan(costs, budget=b, max_steps=2000, steps_an_epoch=40) for b in (5, 30, 60, 120, 100_000)]
     assert plans[0] is None
     found = [p for p in plans if isinstance(p, Plan)]
-    assert [p.rungs[0].rates for p in found] == sorted(p.rungs[0].rates for p in found)
+    assert [p.rounds[0].rates for p in found] == sorted(p.rounds[0].rates for p in found)
     assert found[-1].steps == 2000
     assert make_plan(costs, budget=None, max_steps=80, steps_an_epoch=40) == make_plan(
         costs, budget=1e9, max_steps=80, steps_an_epoch=40
     )
 
 
-def test_seconds_assume_that_the_most_expensive_lanes_go_on() -> None:
-    assert seconds_of([Rung(10, 2, 3), Rung(20, 1, 1)], [Lane(1.0, 2.0, 3.0), Lane(0.1, 0.2, 0.3)]) == pytest.approx(
+def test_seconds_assume_that_the_most_expensive_configurations_go_on() -> None:
+    assert seconds_of([Round(10, 2, 3), Round(20, 1, 1)], [Cost(1.0, 2.0, 3.0), Cost(0.1, 0.2, 0.3)]) == pytest.approx(
         3 * (10 + 2 + 3 + 1 + 0.2 + 0.3) + (20 + 2 + 3)
     )
 
@@ -752,13 +766,13 @@ class Killed(BaseException):
 def test_a_killed_tournament_goes_on_and_gives_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tournament(tmp_path / "whole")
     trained: list[str] = []
-    original = Workbench._train
+    original = trial_room._train
 
-    def counting(self: Workbench, loaded: Any, candidate: Any, steps: int, *rest: Any) -> Any:
-        trained.append(f"{candidate} {steps}")
-        return original(self, loaded, candidate, steps, *rest)
+    def counting(bench: Workbench, loaded: Any, trial: Any, steps: int, *rest: Any) -> Any:
+        trained.append(f"{trial} {steps}")
+        return original(bench, loaded, trial, steps, *rest)
 
-    monkeypatch.setattr(Workbench, "_train", counting)
+    monkeypatch.setattr(trial_room, "_train", counting)
     for stop in (2, 100):
 
         def progress(step: Any, stop: int = stop, start: int = len(trained)) -> None:
@@ -782,8 +796,8 @@ def test_a_second_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Workbench, "_train", never)
-    monkeypatch.setattr(Workbench, "measure_step", never)
+    monkeypatch.setattr(trial_room, "_train", never)
+    monkeypatch.setattr(planner_room, "measure_step", never)
     second = tournament(tmp_path)
     assert second.measurements == first.measurements
     assert second.best is not None
@@ -808,23 +822,23 @@ def test_the_precision_of_a_training_is_decided_by_the_network_and_not_by_the_cl
     target = small_target()
     bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, True)
     bench.bf16 = bf16
-    loaded = bench.load(contestant(spec))
+    loaded = load_candidate(bench, candidate(spec))
     with monkeypatch.context() as patch:
-        patch.setattr(Workbench, "measure_step", never)
-        bench.settle_precision(loaded)
+        patch.setattr(planner_room, "measure_step", never)
+        settle_precision(bench, loaded)
     assert loaded.bf16 is chosen
     if spec is MNIST:
         solve(bench, loaded, math.inf)
         prepare_start(bench, loaded)
-        record = bench.run(loaded, Candidate("mnist_cnn", "full", 0.003, 0), 2)
+        record = run_trial(bench, loaded, Trial("mnist_cnn", "full", 0.003, 0), 2)
         assert record is not None
         assert record.facts["precision"] == ("bfloat16" if chosen else "float32")
 
 
-def test_a_lane_that_the_budget_left_out_stays_out_when_the_run_goes_on(
+def test_a_configuration_that_the_budget_left_out_stays_out_when_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workbench, "measure_step", lambda *_: 3.0)
+    monkeypatch.setattr(planner_room, "measure_step", lambda *_: 3.0)
     first = tournament(tmp_path, max_steps=None, budget_seconds=60.0)
     left_out = [note for note in first.notes if "was not trained: the budget is too short for 2 configurations" in note]
     assert len(left_out) == 1
@@ -846,34 +860,34 @@ def test_the_plan_of_a_budget_survives_a_kill_and_another_load(tmp_path: Path, m
     with pytest.raises(Killed):
         tournament(tmp_path, max_steps=None, budget_seconds=300.0, progress=progress)
     (state,) = [json.loads(path.read_text()) for path in tmp_path.glob("tournament-*.json")]
-    monkeypatch.setattr(Workbench, "measure_step", lambda *_: 2.0)  # as slow as a machine may become
+    monkeypatch.setattr(planner_room, "measure_step", lambda *_: 2.0)  # as slow as a machine may become
     resumed = tournament(tmp_path, max_steps=None, budget_seconds=300.0)
-    planned = [line for line in resumed.course if line.startswith("Planned: ")]
-    assert planned == state["course"]
+    planned = [line for line in resumed.tuning_log if line.startswith("Planned: ")]
+    assert planned == state["tuning_log"]
     first = {h["steps"] for h in resumed.history if h["round"] == 1}
-    assert first == {state["rungs"][0][0]}
+    assert first == {state["rounds"][0][0]}
     assert len([h for h in resumed.history if h["round"] == 1]) >= 2 * 2
 
 
 def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     target = small_target()
     bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, True)
-    loaded = bench.load(contestant(MNIST))
+    loaded = load_candidate(bench, candidate(MNIST))
     solve(bench, loaded, math.inf)
     prepare_start(bench, loaded)
-    candidate = Candidate(loaded.name, "full", 0.003, 0)
-    record = bench.run(loaded, candidate, 6)
-    whole = bench.module_of(loaded, candidate, 6).state_dict()
-    key = bench.key(loaded, candidate, 6)
+    trial = Trial(loaded.name, "full", 0.003, 0)
+    record = run_trial(bench, loaded, trial, 6)
+    whole = module_of(bench, loaded, trial, 6).state_dict()
+    key = key_of(bench, loaded, trial, 6)
     weights = bench.journal.weights(key)
     weights.write_bytes(weights.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
-        again = bench.module_of(loaded, candidate, 6).state_dict()
+        again = module_of(bench, loaded, trial, 6).state_dict()
     assert f"weights {weights} are damaged" in caplog.text
     assert all(torch.equal(again[name], value) for name, value in whole.items())
     (tmp_path / f"{key}.npz").write_bytes(b"PK not a record")
     with caplog.at_level(logging.WARNING):
-        repeated = bench.run(loaded, candidate, 6)
+        repeated = run_trial(bench, loaded, trial, 6)
     assert "this training runs again" in caplog.text
     assert record is not None
     assert repeated is not None
@@ -887,13 +901,13 @@ def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pyte
 def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selector.tuning import workbench
+    from selector.tuning import weights
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(workbench, "save_file", full)
+        patch.setattr(weights, "save_file", full)
         with pytest.raises(
             StoreError, match=r"weights cannot be written to .*No space left.*finished trainings are kept"
         ):
@@ -905,9 +919,9 @@ def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from tests.test_tournament import MNIST, contestant, small_target, tournament
+from tests.test_tournament import MNIST, candidate, small_target, tournament
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow beyond: as a full disk
-tournament(Path(sys.argv[1]), [contestant(MNIST)])
+tournament(Path(sys.argv[1]), [candidate(MNIST)])
 """
 
 
@@ -922,25 +936,25 @@ def test_a_disk_that_takes_no_more_is_named_and_leaves_nothing_half(tmp_path: Pa
     assert last.endswith("free some space and run the same command again: finished trainings are kept.")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.suffix == ".safetensors"]
     assert list(tmp_path.glob("*.npz"))  # the linear-probe initialisation is kept
-    assert tournament(tmp_path, [contestant(MNIST)]).best is not None
+    assert tournament(tmp_path, [candidate(MNIST)]).best is not None
 
 
 def test_a_truncated_checkpoint_starts_that_training_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_loop, "CHECKPOINT_SECONDS", 0.0)
-    whole = tournament(tmp_path / "whole", [contestant(MNIST)])
+    whole = tournament(tmp_path / "whole", [candidate(MNIST)])
 
     def progress(step: Any) -> None:
-        if step.stage == "train" and step.done == step.total == 2:  # the first rung's checkpoint is written by now
+        if step.stage == "train" and step.done == step.total == 2:  # the first round's checkpoint is written by now
             raise Killed
 
     with pytest.raises(Killed):
-        tournament(tmp_path / "parts", [contestant(MNIST)], progress=progress)
+        tournament(tmp_path / "parts", [candidate(MNIST)], progress=progress)
     (checkpoint,) = (tmp_path / "parts").glob("*.checkpoint.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
     with caplog.at_level(logging.WARNING):
-        resumed = tournament(tmp_path / "parts", [contestant(MNIST)])
+        resumed = tournament(tmp_path / "parts", [candidate(MNIST)])
     assert "checkpoint" in caplog.text
     assert "is damaged" in caplog.text
     assert table(resumed) == table(whole)
@@ -950,20 +964,20 @@ def test_a_truncated_checkpoint_starts_that_training_again(
 def test_an_interrupt_while_weights_are_written_leaves_nothing_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selector.tuning import workbench
+    from selector.tuning import weights
 
-    original = workbench.save_file
+    original = weights.save_file
 
     def interrupted(state: Any, path: Path, metadata: Any = None) -> None:
         original(dict(list(state.items())[:1]), path, metadata)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(workbench, "save_file", interrupted)
+        patch.setattr(weights, "save_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            tournament(tmp_path, [contestant(MNIST)])
+            tournament(tmp_path, [candidate(MNIST)])
     assert not list(tmp_path.glob("*.safetensors*")) + list(tmp_path.glob(".*"))
-    assert tournament(tmp_path, [contestant(MNIST)]).best is not None
+    assert tournament(tmp_path, [candidate(MNIST)]).best is not None
 
 
 def test_records_survive_a_round_trip_and_name_what_decides_them(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def _tell_what_to_do(ranking: Ranking) -> None:
     from selector.report.advice import advice
 
     found = advice(ranking)
-    course = [str(line) for line in ranking.confirmation.get("tuning_log", ())]
-    for line in ("", found.headline, *found.sure, *found.others, *course):
+    tuning_log = [str(line) for line in ranking.confirmation.get("tuning_log", ())]
+    for line in ("", found.headline, *found.sure, *found.others, *tuning_log):
         typer.echo(line)
 
 

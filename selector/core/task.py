@@ -257,7 +257,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """A task's part of the report: tables and samples as plain JSON; see ``report/outcome.py``.
+    """A task's part of the report: tables and samples as plain JSON; see ``report/error_analysis.py``.
 
     ``tables``: title -> list of rows (mappings, in column order). ``samples``: items worth looking at, each with
     ``row`` (position in the split), and what it is labelled and what was predicted; or a ``group`` (the heading that

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from selector.report.outcome import outcome
+from selector.report.error_analysis import error_analysis
 from selector.report.series import (
     COST_AXES,
     CostAxis,
     Plane,
     agreement_plane,
     cost_planes,
-    courses,
     interval_rows,
     layer_curves,
     rank_table,
     steps,
+    tuning_curves,
 )
 from selector.report.svg import Axis, bottom_axis, element, left_axis, picture, written
 from selector.results import Ranking
@@ -94,7 +94,7 @@ def predicted_against_measured(ranking: Ranking) -> Figure | None:
 
 def values(ranking: Ranking) -> Figure | None:
     """Predicted against true values of the model that is handed over, and residuals against predicted, a row a value."""
-    found = outcome(ranking)
+    found = error_analysis(ranking)
     shown = [] if found is None else [points for points in found.points if len(points.pairs) > 1][:MOST_VALUES]
     if found is None or not shown:
         return None
@@ -130,24 +130,26 @@ def _frame(x: Axis, y: Axis, top: float, side: float, left: float, below: str, b
 
 def history(ranking: Ranking) -> Figure | None:
     """Validation value by round, one line a configuration."""
-    lines = courses(ranking)
+    lines = tuning_curves(ranking)
     if not lines:
         return None
-    rungs = sorted({rung for line in lines for rung, _ in line.points})
-    x = Axis(rungs[0] - 0.2, rungs[-1] + 0.2, 60, 390)
+    rounds = sorted({number for line in lines for number, _ in line.points})
+    x = Axis(rounds[0] - 0.2, rounds[-1] + 0.2, 60, 390)
     y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
     parts = left_axis(y, 60, 390, "value on validation (measured)")
-    for rung in rungs:
-        parts.append(element("text", f"round {rung}", x=x(rung), y=318, class_="tick", text_anchor="middle"))
-    heights: dict[int, float] = {}  # of the labels, by line; those of lines that end in one rung stand below each other
-    for rung in rungs:
-        here = [i for i, line in enumerate(lines) if line.points[-1][0] == rung]
+    for number in rounds:
+        parts.append(element("text", f"round {number}", x=x(number), y=318, class_="tick", text_anchor="middle"))
+    heights: dict[
+        int, float
+    ] = {}  # of the labels, by line; those of lines that end in one number stand below each other
+    for number in rounds:
+        here = [i for i, line in enumerate(lines) if line.points[-1][0] == number]
         heights |= zip(here, spread([y(lines[i].points[-1][1]) + 4 for i in here], 34, 304), strict=True)
     for number, line in enumerate(lines):
         told = f"{line.name}, {line.strategy}: " + ", ".join(f"{value:.3f}" for _, value in line.points)
-        path = " ".join(f"{x(rung):.1f},{y(value):.1f}" for rung, value in line.points)
+        path = " ".join(f"{x(number):.1f},{y(value):.1f}" for number, value in line.points)
         parts.append(element("polyline", points=path, class_="path"))
-        parts += [_dot(x(rung), y(value), "measured", told) for rung, value in line.points]
+        parts += [_dot(x(number), y(value), "measured", told) for number, value in line.points]
         label = _short(f"{line.name} {line.strategy}", 26)
         parts.append(element("text", label, x=x(line.points[-1][0]) + 10, y=heights[number], class_="name"))
     return Figure(

@@ -24,8 +24,8 @@ from selector.core.errors import ConfigError
 from selector.core.units import format_duration
 from selector.report.advice import advice
 from selector.report.compare import HEADERS, Comparison, table
+from selector.report.error_analysis import error_analysis
 from selector.report.figures import figures
-from selector.report.outcome import outcome
 from selector.report.rerun import command
 from selector.report.view import REDUCED, front_notes, groups, table_view, warnings
 from selector.results import Measurement, Ranking, showing, write_atomic
@@ -64,14 +64,14 @@ def render_report(ranking: Ranking) -> str:
             advice=advice(ranking),
             columns=view.columns,
             command=command(ranking),
-            course=[str(line) for line in ranking.confirmation.get("tuning_log", ())],
+            tuning_log=[str(line) for line in ranking.confirmation.get("tuning_log", ())],
             facts=list(_target_facts(ranking.target)),
             excluded=[model for model in ranking if model.status == "excluded"],
             failures=ranking.failures,
             figures=figures(ranking),
             groups=groups(view),
             measurements=list(_measurements(ranking)),
-            outcome=outcome(ranking),
+            analysis=error_analysis(ranking),
             policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
             "base-uri 'none'; form-action 'none'",
             marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),

@@ -15,10 +15,10 @@ from selector.report.series import (
     Plane,
     agreement_plane,
     cost_planes,
-    courses,
     interval_rows,
     rank_table,
     steps,
+    tuning_curves,
 )
 from selector.report.svg import written
 from selector.results import Ranking
@@ -120,14 +120,14 @@ def history(ranking: Ranking) -> Figure:
     Raises:
         ConfigError: matplotlib is missing, or the confirmation had one round only.
     """
-    lines = courses(ranking)
+    lines = tuning_curves(ranking)
     if not lines:
         raise ConfigError("the confirmation of this ranking had no second round; there is no history to plot.")
     figure, axes = _new(7.0, 4.2)
     for line in lines:
         label = _literal(f"{line.name} {line.strategy}")
-        axes.plot([rung for rung, _ in line.points], [value for _, value in line.points], "o-", label=label)
-    axes.set_xticks(sorted({rung for line in lines for rung, _ in line.points}))
+        axes.plot([number for number, _ in line.points], [value for _, value in line.points], "o-", label=label)
+    axes.set_xticks(sorted({number for line in lines for number, _ in line.points}))
     axes.set_xlabel("round")
     axes.set_ylabel("value on validation (measured)")
     axes.legend(frameon=False)

@@ -49,7 +49,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Course:
+class TuningCurve:
     """How one configuration did in each round: (round from 1, value on validation), by round."""
 
     name: str
@@ -88,18 +88,18 @@ def agreement_plane(ranking: Ranking) -> Plane | None:
     return Plane("transferability (predicted)", f"{metric} on validation (measured)", "measured", tuple(points))
 
 
-def courses(ranking: Ranking) -> list[Course]:
+def tuning_curves(ranking: Ranking) -> list[TuningCurve]:
     """The best value of each configuration in each round; empty when there was one round only."""
     better = max if metric_named(str(ranking.confirmation.get("metric", ""))).sign > 0 else min
     best: dict[tuple[str, str], dict[int, float]] = {}
     for entry in ranking.confirmation.get("history", ()):
-        value, rung = entry.get("value"), entry.get("round")
-        if entry.get("status") == "ok" and value is not None and rung is not None:
-            rungs = best.setdefault((str(entry["model"]), str(entry["strategy"])), {})
-            rungs[int(rung)] = better(float(value), rungs.get(int(rung), float(value)))
-    if len({rung for rungs in best.values() for rung in rungs}) < 2:
+        value, number = entry.get("value"), entry.get("round")
+        if entry.get("status") == "ok" and value is not None and number is not None:
+            rounds = best.setdefault((str(entry["model"]), str(entry["strategy"])), {})
+            rounds[int(number)] = better(float(value), rounds.get(int(number), float(value)))
+    if len({number for rounds in best.values() for number in rounds}) < 2:
         return []
-    return [Course(name, strategy, tuple(sorted(rungs.items()))) for (name, strategy), rungs in best.items()]
+    return [TuningCurve(name, strategy, tuple(sorted(rounds.items()))) for (name, strategy), rounds in best.items()]
 
 
 def layer_curves(ranking: Ranking) -> list[Curve]:

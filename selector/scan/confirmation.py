@@ -34,7 +34,7 @@ def confirm_leading(
 ) -> Ranking:
     """The saved ranking with measurements of its first ``top_k`` models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
-    from selector.tuning import Contestant, run_tournament
+    from selector.tuning import Candidate, run_tournament
 
     started = time.perf_counter()
     folder = ranking.path
@@ -47,7 +47,7 @@ def confirm_leading(
     task = tasks.task_of(target).configured(decoder=config.decoder)
     result = run_tournament(
         [
-            Contestant(
+            Candidate(
                 name,
                 # a variant of its maps is no place where the network itself ends
                 load=partial(extraction.load, at_place(spec, None, None) if extraction.reads_maps else spec),
@@ -91,7 +91,7 @@ def confirm_leading(
         confirmation=plain(
             {
                 "metric": config.metric or task.default_metric,
-                "tuning_log": result.course,
+                "tuning_log": result.tuning_log,
                 "history": result.history,
                 "epsilon_best": [asdict(member) for member in result.epsilon_best],
                 "advice": result.advice,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["DEFAULT_BUDGET", "Contestant", "EpsilonMember", "TournamentResult", "Trained", "run_tournament"]
+__all__ = ["DEFAULT_BUDGET", "Candidate", "EpsilonMember", "TournamentResult", "Trained", "run_tournament"]
 
 if TYPE_CHECKING:
     from selector.tuning.plan import DEFAULT_BUDGET as DEFAULT_BUDGET
     from selector.tuning.run import run_tournament as run_tournament
-    from selector.tuning.types import Contestant as Contestant
+    from selector.tuning.types import Candidate as Candidate
     from selector.tuning.types import EpsilonMember as EpsilonMember
     from selector.tuning.types import TournamentResult as TournamentResult
     from selector.tuning.types import Trained as Trained

@@ -10,7 +10,7 @@ from typing import Any
 from selector.tuning.journal import Journal
 from selector.tuning.types import Cache
 
-RESERVE_SECONDS = 3.0  # for what comes after the last rung
+RESERVE_SECONDS = 3.0  # for what comes after the last round
 
 
 class Clock:
@@ -18,8 +18,8 @@ class Clock:
 
     Attributes:
         budget: seconds, or None for no limit.
-        state: plain JSON, kept in the journal: seconds spent, rungs, resolution, costs, notes, course.
-        reserve: seconds to keep for what comes after the last rung.
+        state: plain JSON, kept in the journal: seconds spent, rounds, resolution, costs, notes, tuning_log.
+        reserve: seconds to keep for what comes after the last round.
         now: what is read for the time; tests give their own.
     """
 
@@ -57,14 +57,14 @@ class Clock:
         return self.now() + max(0.0, 1.05 * self.budget - self.spent - self.reserve)
 
     @property
-    def course(self) -> list[str]:
+    def tuning_log(self) -> list[str]:
         """What has happened so far, in sentences."""
-        return [str(line) for line in self.state.get("course", ())]
+        return [str(line) for line in self.state.get("tuning_log", ())]
 
     def tell(self, line: str) -> None:
-        """Add a sentence to the course; one that an interrupted call already said is not said again."""
-        if line not in self.course:
-            self.state["course"] = [*self.course, line]
+        """Add a sentence to the tuning log; one that an interrupted call already said is not said again."""
+        if line not in self.tuning_log:
+            self.state["tuning_log"] = [*self.tuning_log, line]
 
     def remember(self) -> None:
         """Write the state down, so that the same call goes on from here."""
@@ -72,7 +72,7 @@ class Clock:
 
     def finish(self) -> None:
         """The tournament is over: the same call reads its records, another folder gets its plan."""
-        if self._cache is not None and self.state["rungs"]:
+        if self._cache is not None and self.state["rounds"]:
             self._cache.put("tournament", self._settings, {**self.state, "spent": self.spent})
         self.state["finished"] = True
         self.remember()
@@ -85,4 +85,4 @@ class Clock:
                 state = {**plan, "spent": 0.0, "done": 0}
         if state is not None and state.get("finished"):
             state["spent"] = 0.0  # everything is read again, nothing is trained
-        return state or {"spent": 0.0, "rungs": [], "done": 0}
+        return state or {"spent": 0.0, "rounds": [], "done": 0}

@@ -1,4 +1,4 @@
-"""The field of a tournament: its contestants, its lanes, and what has been found so far."""
+"""The field of a tournament: its candidates, its configurations, and what has been found so far."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from selector.core.task import Stats
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
-from selector.tuning.loaded import Candidate, Loaded
-from selector.tuning.plan import Lane as Cost
+from selector.tuning.loaded import Loaded
+from selector.tuning.plan import Cost
+from selector.tuning.trial import Trial, key_of
 from selector.tuning.workbench import Workbench
 
 
 @dataclass
 class Run:
-    """One finished training of a lane."""
+    """One finished training of a configuration."""
 
-    candidate: Candidate
+    trial: Trial
     steps: int
     record: Record
 
 
 @dataclass
-class Lane:
-    """A (model, strategy) pair on its way through the rungs."""
+class Configuration:
+    """A (model, strategy) pair on its way through the rounds."""
 
     loaded: Loaded
     strategy: str
     step_seconds: float = math.nan
     rate: float = math.nan
-    best: Run | None = None  # of all its rungs
-    trail: list[Stats] = field(default_factory=list)  # on the validation items at the start and after each rung
+    best: Run | None = None  # of all its rounds
+    trail: list[Stats] = field(default_factory=list)  # on the validation items at the start and after each round
     repeats: list[Run] = field(default_factory=list)
-    rung: int = 0
+    round: int = 0
     alive: bool = True
     status: str = "ok"
     notes: list[str] = field(default_factory=list)
@@ -53,14 +54,14 @@ class Field:
     """All that the parts of a tournament share.
 
     Attributes:
-        bench: trains and measures one candidate at a time.
+        bench: trains and measures one trial at a time.
         clock: the budget.
         settings: of the call, plain JSON.
-        loaded, failed: contestants by name; the failed ones with their reason.
-        lanes: (model, strategy) pairs; ``dead`` those that failed before their first rung.
-        history: every candidate of every rung.
+        loaded, failed: candidates by name; the failed ones with their reason.
+        configurations: (model, strategy) pairs; ``dead`` those that failed before their first round.
+        history: every trial of every round.
         notes: for the reader.
-        settled: whether the leader was found before the last rung.
+        settled: whether the leader was found before the last round.
     """
 
     bench: Workbench
@@ -68,8 +69,8 @@ class Field:
     settings: Mapping[str, Any]
     loaded: dict[str, Loaded] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    lanes: list[Lane] = field(default_factory=list)
-    dead: list[Lane] = field(default_factory=list)
+    configurations: list[Configuration] = field(default_factory=list)
+    dead: list[Configuration] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settled: bool = False
@@ -86,7 +87,7 @@ class Field:
 
     @property
     def seed(self) -> int:
-        """Of the first run of every lane."""
+        """Of the first run of every configuration."""
         return int(self.settings["seed"])
 
     @property
@@ -94,13 +95,13 @@ class Field:
         """How much worse, in units of the metric, is as good."""
         return float(self.settings["epsilon"])
 
-    def alive(self) -> list[Lane]:
-        """Lanes that are still in."""
-        return [lane for lane in self.lanes if lane.alive]
+    def alive(self) -> list[Configuration]:
+        """Configurations that are still in."""
+        return [configuration for configuration in self.configurations if configuration.alive]
 
-    def key(self, lane: Lane, run: Run) -> str:
+    def key(self, configuration: Configuration, run: Run) -> str:
         """The address of a run in the journal."""
-        return self.bench.key(lane.loaded, run.candidate, run.steps)
+        return key_of(self.bench, configuration.loaded, run.trial, run.steps)
 
     def value(self, record: Record) -> float | None:
         """The deciding metric on val."""
@@ -115,18 +116,18 @@ class Field:
         """The deciding metric, then the task's tie-breaker: ties are common on few items."""
         return self._order(stats_of(run))
 
-    def lane_order(self, lane: Lane) -> tuple[float, float]:
-        """``order`` of where it stands; last for a lane without a run."""
-        return self._order(self.standing(lane)) if lane.best else (-math.inf, 0.0)
+    def configuration_order(self, configuration: Configuration) -> tuple[float, float]:
+        """``order`` of where it stands; last for a configuration without a run."""
+        return self._order(self.standing(configuration)) if configuration.best else (-math.inf, 0.0)
 
-    def standing(self, lane: Lane) -> Stats:
-        """Statistics of the validation items by which a lane is compared on the way: those of its best run.
+    def standing(self, configuration: Configuration) -> Stats:
+        """Statistics of the validation items by which a configuration is compared on the way: those of its best run.
 
-        A lane that is demonstrably below the linear-probe initialisation that it started from stands where it
-        started: a rate that is too high for a short rung spoils the head before the encoder has
+        A configuration that is demonstrably below the linear-probe initialisation that it started from stands where it
+        started: a rate that is too high for a short round spoils the head before the encoder has
         learned anything, which says little of a longer training.
         """
-        stats, start = stats_of(lane.best), lane.loaded.start
+        stats, start = stats_of(configuration.best), configuration.loaded.start
         return start if start is not None and self.demonstrably_worse(stats, start) else stats
 
     def demonstrably_worse(self, stats: Stats, than: Stats) -> bool:
@@ -143,19 +144,27 @@ class Field:
         value = self.value(loaded.frozen) if loaded.frozen else None
         return -math.inf if value is None else self.declared.sign * value
 
-    def cost(self, lane: Lane) -> Cost:
-        """What the lane costs, as far as it has been measured."""
-        forward = lane.loaded.forward_seconds
+    def cost(self, configuration: Configuration) -> Cost:
+        """What the configuration costs, as far as it has been measured."""
+        forward = configuration.loaded.forward_seconds
         if math.isnan(forward):  # never measured: a step is about three forward passes
-            forward = lane.step_seconds / 3 / self.bench.batch_size
-        saving = 4 * lane.loaded.encoder.num_parameters / 200e6
-        return Cost(lane.step_seconds, forward * len(self.bench.indices["val"]), lane.loaded.build_seconds + saving)
+            forward = configuration.step_seconds / 3 / self.bench.batch_size
+        saving = 4 * configuration.loaded.encoder.num_parameters / 200e6
+        return Cost(
+            configuration.step_seconds,
+            forward * len(self.bench.indices["val"]),
+            configuration.loaded.build_seconds + saving,
+        )
 
-    def costs(self, lanes: Sequence[Lane]) -> list[Cost]:
-        """``cost`` of several lanes; renews the clock's reserve for the test metrics of the one that is handed over."""
-        forward = [lane.loaded.forward_seconds for lane in lanes if not math.isnan(lane.loaded.forward_seconds)]
+    def costs(self, configurations: Sequence[Configuration]) -> list[Cost]:
+        """``cost`` of several configurations; renews the clock's reserve for the test metrics of the one that is handed over."""
+        forward = [
+            configuration.loaded.forward_seconds
+            for configuration in configurations
+            if not math.isnan(configuration.loaded.forward_seconds)
+        ]
         self.clock.reserve = RESERVE_SECONDS + max(forward, default=0.0) * len(self.bench.indices["test"])
-        return [self.cost(lane) for lane in lanes]
+        return [self.cost(configuration) for configuration in configurations]
 
 
 def stats_of(run: Run | None) -> Stats:

@@ -1,7 +1,7 @@
-"""What has been trained so far: one small file a candidate and rung, addressed by everything that decides it.
+"""What has been trained so far: one small file a trial and round, addressed by everything that decides it.
 
 A tournament that is started again asks here before it trains, so it goes on where it was stopped,
-and two tournaments that share candidates share their results.
+and two tournaments that share trials share their results.
 """
 
 from __future__ import annotations

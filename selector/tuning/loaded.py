@@ -1,4 +1,4 @@
-"""A contestant in memory, and what one training of it is."""
+"""A candidate in memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from selector.core.contracts import AnyPreprocess, Encoder, Modality, TextPrepro
 from selector.core.task import Probe, Stats
 from selector.tuning.journal import Record
 from selector.tuning.strategies._loop import Optimiser
-from selector.tuning.types import Contestant
+from selector.tuning.types import Candidate
 
 
 @dataclass
 class Loaded:
-    """A contestant whose encoder is in memory."""
+    """A candidate whose encoder is in memory."""
 
-    contestant: Contestant
+    candidate: Candidate
     encoder: Encoder
     preprocess: AnyPreprocess  # as trained
     reduced: bool = False
@@ -32,7 +32,7 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        return self.contestant.name
+        return self.candidate.name
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,13 +45,3 @@ class Loaded:
     def resolution(self) -> tuple[int, int] | None:
         """``size`` as it is reported: None for texts."""
         return None if self.encoder.modality is Modality.TEXT else self.size
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A lane (model, strategy) at one learning rate with one seed."""
-
-    model: str
-    strategy: str
-    rate: float
-    seed: int

@@ -1,4 +1,4 @@
-"""From what the lanes cost, measured, to the rungs that the budget allows."""
+"""From what the configurations cost, measured, to the rounds that the budget allows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from selector.core.contracts import Progress
 from selector.core.engine import LocalEngine
 from selector.core.errors import StoreError
 from selector.core.units import format_duration
-from selector.tuning.field import Field, Lane
+from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
 from selector.tuning.loaded import Loaded
-from selector.tuning.plan import MIN_EPOCHS, MIN_STEPS, Plan, Rung, make_plan, seconds_of
-from selector.tuning.plan import Lane as Cost
+from selector.tuning.loading import reduce, settle_precision
+from selector.tuning.plan import MIN_EPOCHS, MIN_STEPS, Cost, Plan, Round, make_plan, seconds_of
+from selector.tuning.step_costs import measure_step, remembered_costs
 
 EPOCHS = 20  # of the winner, when neither budget nor steps are given
 STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
@@ -22,66 +23,76 @@ SMALLEST_SIDE = 64
 GOOD_EPOCHS = 3  # of the winner: below it a smaller resolution is taken first
 
 
-def plan_rungs(field: Field) -> Plan | None:
+def plan_rounds(field: Field) -> Plan | None:
     """Choose resolution, rates and steps, or take up the plan of an interrupted call.
 
-    Lanes that the budget leaves no time for are removed from the field, with a note; None when none is left.
+    Configurations that the budget leaves no time for are removed from the field, with a note; None when none is left.
     """
     train = len(field.bench.indices["train"])
     batch = min(field.bench.batch_size, train)
     an_epoch = max(1, train // batch)
     wanted = field.settings["max_steps"] or min(max(EPOCHS * an_epoch, STEPS_AT_LEAST), STEPS_AT_MOST)
-    if field.clock.state["rungs"]:
+    if field.clock.state["rounds"]:
         _set_factor(field, float(field.clock.state["factor"]))
         _prepare(field)
-        rungs = tuple(Rung(*rung) for rung in field.clock.state["rungs"])
+        rounds = tuple(Round(*each) for each in field.clock.state["rounds"])
         field.notes += field.clock.state["notes"]
-        for line in field.clock.course:
+        for line in field.clock.tuning_log:
             field.bench.notify(Progress("plan", 0, 0, "rounds", note=line))
-        field.lanes = [lane for lane in field.lanes if lane.label in field.clock.state["step_seconds"]]
-        for lane in field.lanes:
-            lane.step_seconds = float(field.clock.state["step_seconds"][lane.label])
-        return Plan(rungs, 0.0) if field.lanes else None
+        field.configurations = [
+            configuration
+            for configuration in field.configurations
+            if configuration.label in field.clock.state["step_seconds"]
+        ]
+        for configuration in field.configurations:
+            configuration.step_seconds = float(field.clock.state["step_seconds"][configuration.label])
+        return Plan(rounds, 0.0) if field.configurations else None
     noted = len(field.notes)
     factor = _choose_factor(field, wanted, an_epoch)
     plan = None
-    while field.lanes:
+    while field.configurations:
         plan = make_plan(
-            field.costs(field.lanes), budget=_finite_left(field), max_steps=wanted, steps_an_epoch=an_epoch
+            field.costs(field.configurations), budget=_finite_left(field), max_steps=wanted, steps_an_epoch=an_epoch
         )
-        if plan is not None or len(field.lanes) == 1:
+        if plan is not None or len(field.configurations) == 1:
             break
-        # too little for all: the lane that starts from the worst frozen figure leaves first
-        worst = min(field.lanes, key=lambda lane: (field.frozen_value(lane.loaded), -lane.step_seconds))
-        field.notes.append(
-            f"{worst.label} was not trained: the budget is too short for {len(field.lanes)} configurations."
+        # too little for all: the configuration that starts from the worst frozen figure leaves first
+        worst = min(
+            field.configurations,
+            key=lambda configuration: (field.frozen_value(configuration.loaded), -configuration.step_seconds),
         )
-        field.lanes.remove(worst)
-    if plan is None and field.lanes:
-        # rather a few steps of the one lane that is left than nothing
+        field.notes.append(
+            f"{worst.label} was not trained: the budget is too short for {len(field.configurations)} configurations."
+        )
+        field.configurations.remove(worst)
+    if plan is None and field.configurations:
+        # rather a few steps of the one configuration that is left than nothing
         plan = make_plan(
-            field.costs(field.lanes),
+            field.costs(field.configurations),
             budget=_finite_left(field),
             max_steps=wanted,
             steps_an_epoch=an_epoch,
             min_epochs=0.0,
         )
     if plan is None:
-        if field.lanes:
+        if field.configurations:
             need = _least_seconds(field, an_epoch)
             field.notes.append(
                 f"the budget of {format_duration(field.clock.budget or 0)} is shorter than one round (about "
                 f"{format_duration(need)} more are needed): the frozen encoders with linear probes are compared instead."
             )
-        field.lanes = []
+        field.configurations = []
         return None
-    field.clock.state["rungs"] = [[r.steps, r.lanes, r.rates] for r in plan.rungs]
+    field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in plan.rounds]
     field.clock.state["factor"] = factor
     field.clock.state["wanted"] = wanted
-    field.clock.state["step_seconds"] = {lane.label: lane.step_seconds for lane in field.lanes}
+    field.clock.state["step_seconds"] = {
+        configuration.label: configuration.step_seconds for configuration in field.configurations
+    }
     told = (
         ", then ".join(
-            f"{_several(r.lanes, 'configuration')} x {_several(r.rates, 'rate')} x {r.steps} steps" for r in plan.rungs
+            f"{_several(r.configurations, 'configuration')} x {_several(r.rates, 'rate')} x {r.steps} steps"
+            for r in plan.rounds
         )
         + f"; batch {batch}; about {format_duration(plan.seconds)}"
     )
@@ -110,15 +121,18 @@ def _choose_factor(field: Field, wanted: int, an_epoch: int) -> float:
         return 1.0
     _set_factor(field, FACTORS[-1])
     _prepare(field)  # measured where it is cheapest, and scaled by area
-    areas = {lane.label: lane.loaded.size[0] * lane.loaded.size[1] for lane in field.lanes}
+    areas = {
+        configuration.label: configuration.loaded.size[0] * configuration.loaded.size[1]
+        for configuration in field.configurations
+    }
     # rather small images and a training worth its name than a few steps at full size
     for epochs, least_rates in ((GOOD_EPOCHS, 2), (GOOD_EPOCHS, 1), (0, 2), (0, 1)):
         for factor in FACTORS:
             costs = []
-            for lane in field.lanes:
-                height, width = _side(lane.loaded, factor)
-                grown = height * width / areas[lane.label]
-                cost = field.cost(lane)
+            for configuration in field.configurations:
+                height, width = _side(configuration.loaded, factor)
+                grown = height * width / areas[configuration.label]
+                cost = field.cost(configuration)
                 costs.append(Cost(cost.step * grown, cost.evaluate * grown, cost.start))
             left = max(0.0, field.clock.left)
             if factor != FACTORS[-1]:  # measuring again and solving the heads again take time as well
@@ -142,7 +156,7 @@ def _start_seconds(field: Field, factor: float, areas: Mapping[str, int]) -> flo
     if factor == 1.0:
         return 0.0  # the head solved at the native resolution is there
     total = 0.0
-    for loaded in {lane.loaded.name: lane.loaded for lane in field.lanes}.values():
+    for loaded in {configuration.loaded.name: configuration.loaded for configuration in field.configurations}.values():
         if not math.isnan(loaded.forward_seconds):
             height, width = _side(loaded, factor)
             total += loaded.forward_seconds * height * width / (loaded.size[0] * loaded.size[1]) * START_ROWS
@@ -151,14 +165,14 @@ def _start_seconds(field: Field, factor: float, areas: Mapping[str, int]) -> flo
 
 def _set_factor(field: Field, factor: float) -> None:
     resolution = field.settings["resolution"]
-    for loaded in {lane.loaded.name: lane.loaded for lane in field.lanes}.values():
+    for loaded in {configuration.loaded.name: configuration.loaded for configuration in field.configurations}.values():
         if loaded.resolution is None:
             continue  # a text has no resolution
         native = loaded.encoder.image_preprocess.input_size[1:]
         size = _side(loaded, factor)
         if resolution is not None:
             size = _short_side(native, resolution)
-        if not field.bench.reduce(loaded, size):
+        if not reduce(field.bench, loaded, size):
             field.notes.append(
                 f"{loaded.name} stays at {native[0]} x {native[1]}: its architecture allows no other size."
             )
@@ -180,42 +194,47 @@ def _short_side(native: Sequence[int], short: int) -> tuple[int, int]:
 
 
 def _prepare(field: Field) -> None:
-    """Solve the heads at the training resolution and measure a step of every lane."""
+    """Solve the heads at the training resolution and measure a step of every configuration."""
 
-    def measure(lane: Lane) -> float:
-        field.bench.settle_precision(lane.loaded)
-        prepare_start(field.bench, lane.loaded, field.clock.deadline())
-        if lane.label in field.clock.state.get("step_seconds", {}):
-            return float(field.clock.state["step_seconds"][lane.label])
-        known = field.bench.remembered_costs(lane.loaded, lane.strategy)
+    def measure(configuration: Configuration) -> float:
+        settle_precision(field.bench, configuration.loaded)
+        prepare_start(field.bench, configuration.loaded, field.clock.deadline())
+        if configuration.label in field.clock.state.get("step_seconds", {}):
+            return float(field.clock.state["step_seconds"][configuration.label])
+        known = remembered_costs(field.bench, configuration.loaded, configuration.strategy)
         if known is not None:
-            lane.loaded.forward_seconds = known["forward"]
+            configuration.loaded.forward_seconds = known["forward"]
             return known["step"]
-        return field.bench.measure_step(lane.loaded, lane.strategy)
+        return measure_step(field.bench, configuration.loaded, configuration.strategy)
 
-    for outcome in LocalEngine().map(measure, list(field.lanes), fatal=(StoreError,)):
-        lane = outcome.item
+    for outcome in LocalEngine().map(measure, list(field.configurations), fatal=(StoreError,)):
+        configuration = outcome.item
         if outcome.result is None:
-            lane.status = "failed"
-            lane.alive = False
-            lane.notes.append(outcome.failure.reason if outcome.failure else "unknown")
-            _out(field, lane)
+            configuration.status = "failed"
+            configuration.alive = False
+            configuration.notes.append(outcome.failure.reason if outcome.failure else "unknown")
+            _out(field, configuration)
         else:
-            lane.step_seconds = outcome.result
+            configuration.step_seconds = outcome.result
 
 
-def _out(field: Field, lane: Lane) -> None:
-    """A lane that failed before its first rung: measured as failed."""
-    field.lanes.remove(lane)
+def _out(field: Field, configuration: Configuration) -> None:
+    """A configuration that failed before its first round: measured as failed."""
+    field.configurations.remove(configuration)
     field.history.append(
-        {"model": lane.loaded.name, "strategy": lane.strategy, "status": "failed", "notes": lane.notes}
+        {
+            "model": configuration.loaded.name,
+            "strategy": configuration.strategy,
+            "status": "failed",
+            "notes": configuration.notes,
+        }
     )
-    field.dead.append(lane)
+    field.dead.append(configuration)
 
 
 def _least_seconds(field: Field, an_epoch: int) -> float:
     steps = max(MIN_STEPS, math.ceil(MIN_EPOCHS * an_epoch))
-    return min(seconds_of([Rung(steps, 1, 1)], [cost]) for cost in field.costs(field.lanes))
+    return min(seconds_of([Round(steps, 1, 1)], [cost]) for cost in field.costs(field.configurations))
 
 
 def _side(loaded: Loaded, factor: float) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The tournament, from top to bottom: load, solve the heads, plan, rungs, repeats, verdict."""
+"""The tournament, from top to bottom: load, solve the heads, plan, rounds, repeats, verdict."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from selector.core.errors import ConfigError, StoreError, did_you_mean
 from selector.core.task import Task
 from selector.tuning import strategies as strategy_room
 from selector.tuning.clock import Clock
-from selector.tuning.field import Field, Lane
+from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import solve
 from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
-from selector.tuning.planner import plan_rungs
+from selector.tuning.loading import load
+from selector.tuning.planner import plan_rounds
 from selector.tuning.repeats import repeat_leaders
-from selector.tuning.rungs import run_rungs
+from selector.tuning.rounds import run_rounds
 from selector.tuning.strategies._loop import PixelBatches
-from selector.tuning.types import Cache, Contestant, TournamentResult
+from selector.tuning.types import Cache, Candidate, TournamentResult
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Workbench
 
 
 def run_tournament(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     target: Target,
     task: Task,
     pixels_for: Callable[[AnyPreprocess], PixelBatches],
@@ -51,10 +52,10 @@ def run_tournament(
     progress: ProgressCallback | None = None,
     now: Callable[[], float] = time.perf_counter,
 ) -> TournamentResult:
-    """Fine-tune contestants within a budget; validation images choose, test images are read at the end.
+    """Fine-tune candidates within a budget; validation images choose, test images are read at the end.
 
     Args:
-        contestants: the models.
+        candidates: the models.
         target: its train, val and test splits must not be empty.
         task: head, loss and metrics.
         pixels_for: prepared items for a preprocessing; ``.batch(indices)`` gives uint8 (B, H, W, C) or
@@ -68,24 +69,24 @@ def run_tournament(
             budget needs it. Reduced figures are marked.
         augment: light augmentation of the training images.
         batch_size: items a step, equal for all; the task's own when not given.
-        repeats: further seeds for the two leading lanes, when time is left.
-        features_for: (contestant, positions) -> cached features (N, D) at the native resolution.
+        repeats: further seeds for the two leading configurations, when time is left.
+        features_for: (candidate, positions) -> cached features (N, D) at the native resolution.
         cache: keeps plans and finished measurements for later runs.
         checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
         now: the clock that the budget is kept by.
     Returns:
-        The result. A contestant that fails is a failed measurement.
+        The result. A candidate that fails is a failed measurement.
     Raises:
         ConfigError: an unknown strategy or metric, a number out of range.
         TargetError: an empty split, or a single class among the training images.
         StoreError: the disk is full; finished trainings are kept.
     """
     batch_size = task.batch_size if batch_size is None else batch_size
-    _check(contestants, target, task, strategies, budget_seconds, max_steps, metric, epsilon, resolution, batch_size)
+    _check(candidates, target, task, strategies, budget_seconds, max_steps, metric, epsilon, resolution, batch_size)
     settings = {
         "target": target.fingerprint,
         "task": task.address,
-        "contestants": [{"name": c.name, **c.identity} for c in contestants],
+        "candidates": [{"name": c.name, **c.identity} for c in candidates],
         "strategies": sorted(strategies),
         "budget": budget_seconds,
         "max_steps": max_steps,
@@ -112,37 +113,37 @@ def run_tournament(
     )
     field = Field(bench, Clock(settings, bench.journal, cache, now), settings)
     field.notes += task.notes(target)
-    _load(field, contestants)
-    _enter_lanes(field, strategies)
-    if field.lanes and (plan := plan_rungs(field)) is not None:
-        run_rungs(field, plan)
+    _load(field, candidates)
+    _enter_configurations(field, strategies)
+    if field.configurations and (plan := plan_rounds(field)) is not None:
+        run_rounds(field, plan)
         repeat_leaders(field)
     return verdict(field)
 
 
-def _load(field: Field, contestants: Sequence[Contestant]) -> None:
+def _load(field: Field, candidates: Sequence[Candidate]) -> None:
     """Bring the encoders into memory and solve their heads: the frozen strategy."""
 
-    def enter(contestant: Contestant) -> Loaded:
-        loaded = field.bench.load(contestant)
+    def enter(candidate: Candidate) -> Loaded:
+        loaded = load(field.bench, candidate)
         solve(field.bench, loaded, field.clock.deadline())
         return loaded
 
-    for outcome in LocalEngine().map(enter, contestants, fatal=(StoreError,)):
+    for outcome in LocalEngine().map(enter, candidates, fatal=(StoreError,)):
         if outcome.result is not None:
             field.loaded[outcome.item.name] = outcome.result
         else:
             field.failed[outcome.item.name] = outcome.failure.reason if outcome.failure else "unknown"
 
 
-def _enter_lanes(field: Field, strategies: Sequence[str]) -> None:
-    """A lane for every strategy that takes steps; where the task has no linear probe, ``frozen`` does as well."""
+def _enter_configurations(field: Field, strategies: Sequence[str]) -> None:
+    """A configuration for every strategy that takes steps; where the task has no linear probe, ``frozen`` does as well."""
     for loaded in field.loaded.values():
         own = [name for name in strategies if strategy_room.registry.get(name).trains or loaded.frozen is None]
         if loaded.encoder.module is None and own:
             field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen figure is given.")
             continue
-        field.lanes += [Lane(loaded, strategy) for strategy in own]
+        field.configurations += [Configuration(loaded, strategy) for strategy in own]
 
 
 def _device(device: str) -> str:
@@ -160,7 +161,7 @@ def _device(device: str) -> str:
 
 
 def _check(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     target: Target,
     task: Task,
     strategies: Sequence[str],
@@ -171,11 +172,11 @@ def _check(
     resolution: int | None,
     batch_size: int,
 ) -> None:
-    if not contestants:
-        raise ConfigError("a tournament needs at least one contestant. Got none.")
-    names = [c.name for c in contestants]
+    if not candidates:
+        raise ConfigError("a tournament needs at least one candidate. Got none.")
+    names = [c.name for c in candidates]
     if len(set(names)) < len(names):
-        raise ConfigError(f"contestants must have different names. Got {', '.join(sorted(names))}.")
+        raise ConfigError(f"candidates must have different names. Got {', '.join(sorted(names))}.")
     if not strategies:
         raise ConfigError(f"name at least one strategy out of {', '.join(strategy_room.registry.names())}.")
     for name in strategies:

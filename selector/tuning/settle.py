@@ -1,4 +1,4 @@
-"""Is the best lane found before the last rung?"""
+"""Is the best configuration found before the last round?"""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ CONFIDENT = 0.95
 def stop_if_settled(field: Field, doublings: float) -> bool:
     """Rivals stop when the leader is the best with 95 %, or none can plausibly gain ε on it.
 
-    Two things are uncertain: which images validation has (resampled), and what the rungs that are
+    Two things are uncertain: which images validation has (resampled), and what the rounds that are
     left would do to the order: they double the steps so many times, and each doubling is taken to move the
-    lanes apart as much as the last rung did, as independent changes.
+    configurations apart as much as the last round did, as independent changes.
     """
-    alive = [lane for lane in field.alive() if lane.best]
-    if len(alive) < 2 or any(len(lane.trail) < 2 for lane in alive):
+    alive = [configuration for configuration in field.alive() if configuration.best]
+    if len(alive) < 2 or any(len(configuration.trail) < 2 for configuration in alive):
         return False  # nothing says yet what a round moves
-    before, after = [lane.trail[-2] for lane in alive], [lane.trail[-1] for lane in alive]
+    before, after = (
+        [configuration.trail[-2] for configuration in alive],
+        [configuration.trail[-1] for configuration in alive],
+    )
     spread = spread_of_changes(before, after, field.metric, field.seed)
-    entrants = {lane.label: [field.standing(lane)] for lane in alive}
+    entrants = {configuration.label: [field.standing(configuration)] for configuration in alive}
     table = field.standings(entrants, unfinished=math.sqrt(doublings) * spread)
     leader = max(table, key=lambda label: table[label].p_best)
     most = max((-s.low for label, s in table.items() if label != leader), default=0.0)
@@ -30,9 +33,9 @@ def stop_if_settled(field: Field, doublings: float) -> bool:
         return False
     field.settled = True
     field.clock.tell(
-        f"{leader} was settled after round {max(lane.rung for lane in alive)} (P(best) {table[leader].p_best:.2f}); "
+        f"{leader} was settled after round {max(configuration.round for configuration in alive)} (P(best) {table[leader].p_best:.2f}); "
         "its rivals stopped."
     )
-    for lane in alive:
-        lane.alive = lane.label == leader
+    for configuration in alive:
+        configuration.alive = configuration.label == leader
     return True

@@ -22,7 +22,7 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """One model of the tournament.
 
     Attributes:
@@ -89,12 +89,12 @@ class TournamentResult:
     """What was measured.
 
     Attributes:
-        measurements: by model, one a strategy: its best candidate in its last round.
+        measurements: by model, one a strategy: its best trial in its last round.
         best: the model with the best validation figure; None when nothing could be trained.
         epsilon_best: see ``EpsilonMember``; the cheapest first.
-        history: every candidate of every round, in order (plain JSON).
+        history: every trial of every round, in order (plain JSON).
         notes: what a reader should know before trusting the figures.
-        course: the plan and what became of it, in sentences.
+        tuning_log: the plan and what became of it, in sentences.
         advice: which strategy to take, in a sentence a model.
         p_best: probability that ``best`` is the best of those measured, over validation images.
         settled: whether the tournament ended because it was decided.
@@ -105,7 +105,7 @@ class TournamentResult:
     epsilon_best: tuple[EpsilonMember, ...] = ()
     history: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
-    course: tuple[str, ...] = ()
+    tuning_log: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
     p_best: float | None = None
     settled: bool = False

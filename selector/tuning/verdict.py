@@ -13,11 +13,12 @@ from selector.core.task import Learner, Stats
 from selector.results import Measurement
 from selector.tuning.advice import advise
 from selector.tuning.compare import Standing
-from selector.tuning.field import Field, Lane, Run, stats_of
+from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.heads import frozen_module, frozen_stats
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._loop import predict
+from selector.tuning.trial import final_stats, module_of, optimiser_of
 from selector.tuning.types import EpsilonMember, TournamentResult, Trained
 
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
@@ -25,23 +26,25 @@ ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
 
 def verdict(field: Field) -> TournamentResult:
     """Compare everything that was measured, read the test split for the finalists, build the best model."""
-    entered = [lane for lane in field.lanes if lane.best is not None]
+    entered = [configuration for configuration in field.configurations if configuration.best is not None]
     entrants: dict[str, list[Stats]] = {}
     for loaded in field.loaded.values():
         if loaded.frozen is not None and loaded.frozen.stats is not None:
             entrants[f"{loaded.name} frozen"] = [loaded.frozen.stats]
-    for lane in entered:
-        entrants[lane.label] = [stats_of(run) for run in [lane.best, *lane.repeats] if run is not None]
+    for configuration in entered:
+        entrants[configuration.label] = [
+            stats_of(run) for run in [configuration.best, *configuration.repeats] if run is not None
+        ]
     if not entrants:
         return TournamentResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
     table = field.standings(entrants)
     best_label = _best_label(field, table)
-    tests, best, outcome = _test(field, table, best_label, entered)
+    tests, best, analysis = _test(field, table, best_label, entered)
     epsilon_best = tuple(_epsilon_best(field, table))
     advice = advise(
         {name: loaded.frozen.facts["curve"] for name, loaded in field.loaded.items() if loaded.frozen},
         {
-            name: [lane.strategy for lane in entered if lane.loaded.name == name]
+            name: [configuration.strategy for configuration in entered if configuration.loaded.name == name]
             for name, loaded in field.loaded.items()
             if loaded.frozen
         },
@@ -51,31 +54,31 @@ def verdict(field: Field) -> TournamentResult:
         field.epsilon,
         field.seed,
         {name: _sizes(loaded) for name, loaded in field.loaded.items() if loaded.reduced},
-        {lane.label: reason for lane in entered if (reason := _short_training(field, lane))},
+        {configuration.label: reason for configuration in entered if (reason := _short_training(field, configuration))},
     )
     field.clock.finish()
     _tidy(field, best_label)
     return TournamentResult(
-        measurements=_with_outcome(_measurements(field, table, tests), best_label, outcome),
+        measurements=_with_error_analysis(_measurements(field, table, tests), best_label, analysis),
         best=best,
         epsilon_best=epsilon_best,
         history=tuple(field.history),
         notes=tuple(dict.fromkeys(field.notes)),
-        course=tuple(field.clock.course),
+        tuning_log=tuple(field.clock.tuning_log),
         advice=tuple(advice),
         p_best=table[best_label].p_best,
         settled=field.settled,
     )
 
 
-def _short_training(field: Field, lane: Lane) -> str:
+def _short_training(field: Field, configuration: Configuration) -> str:
     """Why a training cannot speak against its strategy; empty where it can."""
-    assert lane.best is not None
-    done = int(lane.best.record.facts["steps"])
+    assert configuration.best is not None
+    done = int(configuration.best.record.facts["steps"])
     epochs = done * field.bench.batch_size / len(field.bench.indices["train"])
     if epochs < ENOUGH_EPOCHS:
         return f"ran for {done} steps only ({epochs:.1f} epochs)"
-    return "was trained below its own size" if lane.loaded.reduced else ""
+    return "was trained below its own size" if configuration.loaded.reduced else ""
 
 
 def _sizes(loaded: Loaded) -> str:
@@ -87,47 +90,51 @@ def _sizes(loaded: Loaded) -> str:
 def _best_label(field: Field, table: Mapping[str, Standing]) -> str:
     """The first by value; among equals the one that was found with fewer trained parameters."""
     trainable = {f"{name} frozen" for name, loaded in field.loaded.items() if loaded.encoder.module is not None}
-    trainable |= {lane.label for lane in field.lanes}
+    trainable |= {configuration.label for configuration in field.configurations}
     labels = [label for label in table if label in trainable] or list(table)
     return max(labels, key=lambda label: (field.declared.sign * table[label].value, label.endswith(" frozen")))
 
 
 def _test(
-    field: Field, table: Mapping[str, Standing], best_label: str, entered: Sequence[Lane]
+    field: Field, table: Mapping[str, Standing], best_label: str, entered: Sequence[Configuration]
 ) -> tuple[dict[str, dict[str, float]], Trained | None, dict[str, Any]]:
     """The test split is read here, once, for the finalists; the best model first.
 
     Returns:
         Test metrics by label, the best model, and its error analysis.
     """
-    outcome: dict[str, Any] = {}
+    analysis: dict[str, Any] = {}
     tests: dict[str, dict[str, float]] = {}
     bench = field.bench
     tested = len(bench.indices["test"]) > 0
     if not tested:
         field.notes.append("there is no test split: the validation figures chose the model and are optimistic.")
-    finalists = [lane for lane in entered if lane.alive or lane.label == best_label]
-    models = {lane.loaded.name for lane in finalists} | {best_label.rpartition(" ")[0]}
+    finalists = [configuration for configuration in entered if configuration.alive or configuration.label == best_label]
+    models = {configuration.loaded.name for configuration in finalists} | {best_label.rpartition(" ")[0]}
     if not entered:
         ranked = sorted(table, key=lambda label: field.declared.sign * table[label].value, reverse=True)
         models |= {label.rpartition(" ")[0] for label in ranked[:2]}
     best: Trained | None = None
     order = sorted(
-        [(lane.label, lane) for lane in finalists]
+        [(configuration.label, configuration) for configuration in finalists]
         + [(f"{name} frozen", None) for name, loaded in field.loaded.items() if name in models and loaded.frozen],
         key=lambda pair: (pair[0] != best_label, -field.declared.sign * table[pair[0]].value),
     )
-    for label, lane in order:
+    for label, configuration in order:
         loaded = field.loaded[label.rpartition(" ")[0]]
         if label != best_label and field.clock.budget is not None:
             forward = 0.0 if math.isnan(loaded.forward_seconds) else loaded.forward_seconds
             if field.clock.spent + forward * len(bench.indices["test"]) > field.clock.budget:
                 field.notes.append("the budget ended before every finalist's test figure was read.")
                 break
-        run = None if lane is None else max([r for r in [lane.best, *lane.repeats] if r is not None], key=field.order)
+        run = (
+            None
+            if configuration is None
+            else max([r for r in [configuration.best, *configuration.repeats] if r is not None], key=field.order)
+        )
         context = _context(field, loaded.frozen if run is None else run.record)
         if label == best_label and loaded.encoder.module is not None:
-            module = None if run is None else bench.module_of(loaded, run.candidate, run.steps)
+            module = None if run is None else module_of(bench, loaded, run.trial, run.steps)
             best = _trained(field, loaded, run, module, context)
         if tested:
             stats = _final(field, loaded, run, "test", context)
@@ -136,19 +143,19 @@ def _test(
             split = "test" if tested else "val"
             if not tested:
                 stats = _final(field, loaded, run, "val", context)
-            outcome = _outcome(field, stats, split)
+            analysis = _error_analysis(field, stats, split)
             if bench.task.draws and loaded.encoder.module is not None:
-                _draw(field, loaded, run, module, outcome["samples"])
-    return tests, best, outcome
+                _draw(field, loaded, run, module, analysis["samples"])
+    return tests, best, analysis
 
 
 def _final(field: Field, loaded: Loaded, run: Run | None, split: str, context: Mapping[str, Any]) -> Stats:
     if run is None:
         return frozen_stats(field.bench, loaded, split, context)
-    return field.bench.final_stats(loaded, run.candidate, run.steps, split, context)
+    return final_stats(field.bench, loaded, run.trial, run.steps, split, context)
 
 
-def _outcome(field: Field, stats: Stats, split: str) -> dict[str, Any]:
+def _error_analysis(field: Field, stats: Stats, split: str) -> dict[str, Any]:
     """The error analysis of the best model; its samples name their items."""
     target, items = field.bench.target, field.bench.indices[split]
     found = field.bench.task.report(stats, target.class_names).to_dict()
@@ -170,14 +177,14 @@ def _draw(field: Field, loaded: Loaded, run: Run | None, module: Any, samples: S
         sample.update(more)
 
 
-def _with_outcome(
-    measurements: dict[str, tuple[Measurement, ...]], best_label: str, outcome: Mapping[str, Any]
+def _with_error_analysis(
+    measurements: dict[str, tuple[Measurement, ...]], best_label: str, analysis: Mapping[str, Any]
 ) -> dict[str, tuple[Measurement, ...]]:
-    """The outcome goes into the record of the measurement that it belongs to."""
+    """The error analysis goes into the record of the measurement that it belongs to."""
     name, _, strategy = best_label.rpartition(" ")
-    if outcome:
+    if analysis:
         measurements[name] = tuple(
-            replace(m, extra={**m.extra, "error_analysis": outcome}) if m.strategy == strategy else m
+            replace(m, extra={**m.extra, "error_analysis": analysis}) if m.strategy == strategy else m
             for m in measurements[name]
         )
     return measurements
@@ -185,10 +192,10 @@ def _with_outcome(
 
 def _tidy(field: Field, best_label: str) -> None:
     """Keep the weights of the best model only; what was measured of the others is in their records."""
-    for lane in field.lanes:
-        for run in [lane.best, *lane.repeats]:
-            if run is not None and lane.label != best_label:
-                field.bench.journal.forget_weights(field.key(lane, run))
+    for configuration in field.configurations:
+        for run in [configuration.best, *configuration.repeats]:
+            if run is not None and configuration.label != best_label:
+                field.bench.journal.forget_weights(field.key(configuration, run))
     field.bench.journal.tidy()
 
 
@@ -198,7 +205,7 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, context
     learner = cast(Learner, module if module is not None else frozen_module(field.bench, loaded))
     return Trained(
         name=loaded.name,
-        strategy=run.candidate.strategy if run else "frozen",
+        strategy=run.trial.strategy if run else "frozen",
         module=learner.network.cpu().eval(),
         source=str(recipe["source"]),
         recipe=recipe,
@@ -206,8 +213,8 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, context
         class_names=tuple(field.bench.target.class_names),
         context=dict(context),
         task=field.bench.task.name,
-        learning_rate=run.candidate.rate if run else None,
-        seed=run.candidate.seed if run else field.seed,
+        learning_rate=run.trial.rate if run else None,
+        seed=run.trial.seed if run else field.seed,
         steps=int(run.record.facts["steps"]) if run else 0,
     )
 
@@ -232,7 +239,7 @@ def _epsilon_best(field: Field, table: Mapping[str, Standing]) -> list[EpsilonMe
                     standing.low,
                     standing.high,
                     loaded.encoder.num_parameters,
-                    loaded.contestant.latency,
+                    loaded.candidate.latency,
                 )
             )
     return sorted(members, key=lambda m: (math.inf if m.latency is None else m.latency, m.parameters, m.difference))
@@ -248,8 +255,12 @@ def _measurements(
         label = f"{name} frozen"
         if loaded.frozen is not None and label in table:
             found[name].append(_frozen_measurement(field, loaded, table[label], tests.get(label, {})))
-    for lane in [*field.lanes, *field.dead]:
-        found[lane.loaded.name].append(_lane_measurement(field, lane, table.get(lane.label), tests.get(lane.label, {})))
+    for configuration in [*field.configurations, *field.dead]:
+        found[configuration.loaded.name].append(
+            _configuration_measurement(
+                field, configuration, table.get(configuration.label), tests.get(configuration.label, {})
+            )
+        )
     return {name: tuple(measurements) for name, measurements in found.items()}
 
 
@@ -277,33 +288,37 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
     )
 
 
-def _lane_measurement(field: Field, lane: Lane, standing: Standing | None, test: Mapping[str, float]) -> Measurement:
-    if lane.best is None or standing is None:
-        status: Any = lane.status if lane.status != "ok" else "not run"
-        note = "; ".join(lane.notes) or "the budget ended before it was measured"
-        return Measurement(lane.strategy, field.metric, {}, status=status, note=note, seconds=lane.seconds)
-    run = max([lane.best, *lane.repeats], key=field.order)
+def _configuration_measurement(
+    field: Field, configuration: Configuration, standing: Standing | None, test: Mapping[str, float]
+) -> Measurement:
+    if configuration.best is None or standing is None:
+        status: Any = configuration.status if configuration.status != "ok" else "not run"
+        note = "; ".join(configuration.notes) or "the budget ended before it was measured"
+        return Measurement(
+            configuration.strategy, field.metric, {}, status=status, note=note, seconds=configuration.seconds
+        )
+    run = max([configuration.best, *configuration.repeats], key=field.order)
     assert run.record.stats is not None
     return Measurement(
-        lane.strategy,
+        configuration.strategy,
         field.metric,
         sign=field.declared.sign,
         val=run.record.stats.values(field.bench.task.metrics),
         test=test,
-        seed=run.candidate.seed,
+        seed=run.trial.seed,
         steps=int(run.record.facts["steps"]),
-        learning_rate=run.candidate.rate,
-        seconds=lane.seconds,
-        resolution=lane.loaded.resolution,
-        reduced=lane.loaded.reduced,
+        learning_rate=run.trial.rate,
+        seconds=configuration.seconds,
+        resolution=configuration.loaded.resolution,
+        reduced=configuration.loaded.reduced,
         trained_parameters=int(run.record.facts["trained_parameters"]),
-        note="; ".join(lane.notes),
-        round=lane.rung,
+        note="; ".join(configuration.notes),
+        round=configuration.round,
         extra={
             **_compared(field, standing),
             "context": _context(field, run.record),
-            "seed_values": [field.value(r.record) for r in [lane.best, *lane.repeats]],
-            "optimiser": field.bench.optimiser(lane.loaded, lane.strategy),
+            "seed_values": [field.value(r.record) for r in [configuration.best, *configuration.repeats]],
+            "optimiser": optimiser_of(configuration.loaded, configuration.strategy),
             "memory_bytes": run.record.facts["memory_bytes"],
             "batch_size": field.bench.batch_size,
         },

@@ -183,7 +183,7 @@ PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAD
 """A picture of one red pixel."""
 
 
-def outcome(classes: list[str], name: str = "a.jpg") -> dict[str, Any]:
+def error_analysis(classes: list[str], name: str = "a.jpg") -> dict[str, Any]:
     """What a tournament keeps of the model that it hands over: three classes, two mistakes, one right item."""
     first, second, third = classes
     sample = {"index": 3, "name": name, "label": first, "predicted": second, "probability": 0.97, "thumbnail": PIXEL}
@@ -216,7 +216,7 @@ def examined() -> Ranking:
     first, *rest = ranking().models
     classes = ["good", "hole", "stain"]
     return ranking(
-        (replace(first, measurements=(measurement(0.93, extra={"error_analysis": outcome(classes)}),)), *rest)
+        (replace(first, measurements=(measurement(0.93, extra={"error_analysis": error_analysis(classes)}),)), *rest)
     )
 
 
@@ -224,7 +224,7 @@ def hostile() -> Ranking:
     """Names, reasons, classes and paths that are HTML, markup and attribute breakers."""
     bad = f"</script><script>document.title='owned'</script>{HOSTILE}"
     first, second, *rest = ranking().models
-    extra = {"error_analysis": outcome([bad, "hole", "stain"], f"{bad}.jpg")}
+    extra = {"error_analysis": error_analysis([bad, "hole", "stain"], f"{bad}.jpg")}
     models = (
         replace(first, name=bad, spec={"source": bad, "licence": bad}, measurements=(measurement(0.93, extra=extra),)),
         replace(second, measurements=(measurement(0.9, note=bad),)),

@@ -18,9 +18,9 @@ import selector
 from selector.cli.app import app
 from selector.core.errors import ConfigError
 from selector.report.advice import advice, predict_command, wilson
+from selector.report.error_analysis import error_analysis
 from selector.report.figures import Figure, figures, history, layers, spread
 from selector.report.html import render_report, write_report
-from selector.report.outcome import outcome
 from selector.report.rerun import command
 from selector.report.series import fronts, rank_table
 from selector.report.svg import Axis
@@ -197,7 +197,7 @@ def test_axis_ends_and_ticks() -> None:
 
 
 def test_outcome_with_a_matrix() -> None:
-    found = outcome(samples.examined())
+    found = error_analysis(samples.examined())
     assert found is not None
     assert found.matrix
     assert [(line.name, line.items, line.recall) for line in found.lines] == [
@@ -210,7 +210,7 @@ def test_outcome_with_a_matrix() -> None:
     assert [s.name for s in found.unsure] == ["c.jpg"]
     assert found.mistakes[0].picture == samples.PIXEL
     assert found.mistakes[1].picture == ""  # a picture outside the file is not asked for
-    assert outcome(samples.ranking()) is None
+    assert error_analysis(samples.ranking()) is None
 
 
 def test_the_error_analysis_of_any_task_is_shown() -> None:
@@ -224,7 +224,7 @@ def test_the_error_analysis_of_any_task_is_shown() -> None:
     first, *rest = samples.ranking().models
     measured = samples.measurement(0.9, extra={"error_analysis": kept})
     ranking = samples.ranking((replace(first, measurements=(measured,)), *rest))
-    found = outcome(ranking)
+    found = error_analysis(ranking)
     assert found is not None
     assert found.tables[0].columns == ("size", "items", "error")
     html = render_report(ranking)
@@ -242,7 +242,7 @@ def test_the_error_analysis_of_any_task_is_shown() -> None:
 
 def test_outcome_of_many_classes_shows_the_worst_and_what_they_are_taken_for() -> None:
     first, *rest = samples.ranking().models
-    kept = samples.outcome(["good", "hole", "stain"])
+    kept = samples.error_analysis(["good", "hole", "stain"])
     del kept["confusion"]
     kept["classes"] = [
         {"class": f"c{i}", "images": 5, "precision": 0.5, "recall": 0.5, "f1": i / 200} for i in range(100, -1, -1)
@@ -251,7 +251,7 @@ def test_outcome_of_many_classes_shows_the_worst_and_what_they_are_taken_for() -
         (replace(first, measurements=(samples.measurement(0.9, extra={"error_analysis": kept}),)), *rest)
     )
     many = replace(base, target={**base.target, "classes": 1000})
-    found = outcome(many)
+    found = error_analysis(many)
     assert found is not None
     assert not found.matrix
     assert [line.name for line in found.lines[:3]] == ["c0", "c1", "c2"]
@@ -370,9 +370,9 @@ def test_labels_of_curves_that_end_together_stand_apart() -> None:
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 12.9
     close = [{**entry, "value": 0.9} for entry in samples.confirmation()["history"] if entry["status"] == "ok"]
     close += [{**close[1], "round": 2}]
-    course = history(samples.ranking(confirmation={**samples.confirmation(), "history": close}))
-    assert course is not None
-    first, second = label_heights(course)
+    tuning_log = history(samples.ranking(confirmation={**samples.confirmation(), "history": close}))
+    assert tuning_log is not None
+    first, second = label_heights(tuning_log)
     assert second - first >= 12.9
 
 

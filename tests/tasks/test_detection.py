@@ -382,9 +382,9 @@ def test_a_scan_ends_in_a_detector_that_reads_pictures(confirmed: Any, shapes: P
 
 
 def test_the_report_draws_truth_and_prediction(confirmed: Any) -> None:
-    from selector.report.outcome import outcome
+    from selector.report.error_analysis import error_analysis
 
-    shown = outcome(confirmed)
+    shown = error_analysis(confirmed)
     assert shown is not None
     assert [title for title, _ in shown.drawn][:1] == ["The worst pictures"]
     pictures = shown.drawn[0][1][0].pictures

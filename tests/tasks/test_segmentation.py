@@ -37,7 +37,7 @@ from selector.tasks._drawn import mask_png
 from selector.tasks._points import points_of, relative
 from selector.tasks._read_segmentation import IGNORE
 from selector.tasks.segmentation import Segmentation, SegmentationStats, estimated_iou, point_weights
-from selector.tuning import Contestant, run_tournament
+from selector.tuning import Candidate, run_tournament
 from tests.sources.samples import load, spec
 
 task = Segmentation()
@@ -369,7 +369,7 @@ def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path)
     """The whole confirmation on tiny networks: frozen from the probe, full better, the best saved and read again."""
     specs = [spec("timm:test_resnet")]
     result = run_tournament(
-        [Contestant(s.name, lambda s=s: load(s)) for s in specs],  # type: ignore[misc]
+        [Candidate(s.name, lambda s=s: load(s)) for s in specs],  # type: ignore[misc]
         scenes, task_of(scenes), pixels_for(scenes),
         strategies=("frozen", "full"), max_steps=6, device="cpu", checkpoint_folder=tmp_path / "journal", repeats=0,
     )  # fmt: skip
@@ -399,7 +399,7 @@ def saved(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model that draws well enough: the probe of a tiny network."""
     root = tmp_path_factory.mktemp("saved")
     result = run_tournament(
-        [Contestant("tiny", lambda: load(spec("timm:test_resnet")))],
+        [Candidate("tiny", lambda: load(spec("timm:test_resnet")))],
         scenes,
         task, pixels_for(scenes), strategies=("frozen",), device="cpu", checkpoint_folder=root / "journal",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The error analysis of the best model: what its task put into a ``core.task.Section``.
 
-Reads the ``outcome`` that the confirmation left in ``Measurement.extra``; absent parts are left out. Two tables are
+Reads the ``error_analysis`` that the confirmation left in ``Measurement.extra``; absent parts are left out. Two tables are
 drawn in a way of their own: ``classes`` (class, items, recall, precision, f1), beside the figure ``confusion`` where
 there is one, and ``confused`` (label, predicted, items). Every other table is shown as it is, under its title; a
 sample has ``name``, ``label``, ``predicted`` and where the task knows it ``probability``; or ``group``, ``note`` and
@@ -98,7 +98,7 @@ class TaskTable:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ErrorAnalysis:
     """``split`` says which items it is about.
 
     Attributes:
@@ -134,8 +134,8 @@ class Outcome:
         return bool(self.lines and self.lines[0].confusions)
 
 
-def outcome(ranking: Ranking) -> Outcome | None:
-    """The outcome of the model that was handed over; None when none was kept."""
+def error_analysis(ranking: Ranking) -> ErrorAnalysis | None:
+    """The error analysis of the model that was handed over; None when none was kept."""
     found = next(
         ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("error_analysis")),
         None,
@@ -152,7 +152,7 @@ def outcome(ranking: Ranking) -> Outcome | None:
     most = max((n for i, line in enumerate(lines) for j, n in enumerate(line.confusions) if i != j), default=0)
     confused = [(str(c["label"]), str(c["predicted"]), _items(c)) for c in tables.get("confused") or ()]
     samples = [_sample(s) for s in kept.get("samples") or () if "group" not in s]
-    return Outcome(
+    return ErrorAnalysis(
         name,
         measured.strategy,
         str(kept.get("split") or "val"),

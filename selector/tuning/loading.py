@@ -1,0 +1,72 @@
+"""A candidate's encoder in memory, at the resolution and the precision it is trained in, and its learner."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import torch
+from torch import nn
+
+from selector.core.contracts import Modality, Progress
+from selector.core.errors import SourceError
+from selector.core.task import Probe
+from selector.tuning.loaded import Loaded
+from selector.tuning.strategies._kinds import is_classic, is_depthwise, is_modern
+from selector.tuning.strategies._loop import Optimiser
+from selector.tuning.types import Candidate
+from selector.tuning.workbench import Workbench
+
+log = logging.getLogger(__name__)
+
+
+def load(bench: Workbench, candidate: Candidate) -> Loaded:
+    """The candidate's encoder."""
+    bench.notify(Progress("load", 0, 1, "models", candidate.name))
+    encoder = bench.task.prepared(candidate.load(), bench.target)
+    loaded = Loaded(candidate, encoder, encoder.preprocess)
+    if encoder.module is not None:
+        loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
+        loaded.layer_decay = is_modern(encoder.module)
+    if bench.task.optimiser is not None:
+        loaded.optimiser = cast(Optimiser, bench.task.optimiser)
+    return loaded
+
+
+def reduce(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> bool:
+    """Train this candidate at ``size``; False when its architecture does not allow it."""
+    if size == loaded.size:
+        return True
+    if loaded.encoder.modality is Modality.TEXT:
+        return False
+    native = loaded.encoder.image_preprocess
+    try:
+        bench.task.learner(loaded.encoder, bench.target, size=size)
+    except SourceError as error:
+        log.info("%s keeps its resolution: %s", loaded.name, error)
+        return False
+    loaded.preprocess = native.overridden({"input_size": (native.input_size[0], *size)})
+    loaded.reduced = size[0] * size[1] < native.input_size[1] * native.input_size[2]
+    loaded.probe = loaded.start = None
+    return True
+
+
+def settle_precision(bench: Workbench, loaded: Loaded) -> None:
+    """Mixed precision or single, by a rule: on a CPU depthwise networks train in float32, all others in bfloat16
+    where the device multiplies in it.
+
+    Not by the clock: precision is part of the address of a training and of its figures, so that two runs of the
+    same seed would differ by how busy the machine was.
+    """
+    on_cpu = torch.device(bench.device).type == "cpu"
+    module = loaded.encoder.module
+    loaded.bf16 = bench.bf16 and not (on_cpu and module is not None and is_depthwise(module))
+
+
+def build(bench: Workbench, loaded: Loaded, init: Probe | None = None) -> nn.Module:
+    """Its learner with a head that starts from ``init``, as every training starts from the linear probe."""
+    begun = bench.now()
+    size = loaded.size if loaded.reduced else None
+    module = bench.task.learner(loaded.encoder, bench.target, init, size)
+    loaded.build_seconds = bench.now() - begun
+    return module

@@ -1,0 +1,246 @@
+"""The rounds: train, choose a rate, halve, stop when it is settled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from selector.tuning.field import Configuration, Field, Run, stats_of
+from selector.tuning.plan import SHARE_OF_BUDGET, Plan, Round, fit_rest, seconds_of
+from selector.tuning.settle import stop_if_settled
+from selector.tuning.step_costs import remember_costs
+from selector.tuning.trial import Trial, rates_of, run_trial
+
+DIVERGED_RATE_SHARE = 0.1
+FAR_BEHIND = 5  # ε behind the leader; no configuration of the recorded trainings made up for so much
+
+
+def run_rounds(field: Field, plan: Plan) -> None:
+    """Take the configurations through the rounds; what is left of the budget cuts those that are left."""
+    rounds = list(plan.rounds)
+    number = 0
+    while number < len(rounds):
+        this = rounds[number]
+        if number >= int(field.clock.state["done"]) and field.clock.budget is not None:
+            alive = field.costs(field.alive())
+            rest = fit_rest(
+                rounds[number:], alive, max(0.0, field.clock.left), rounds[number - 1].steps if number else 0
+            )
+            if rest != tuple(rounds[number:]):
+                field.clock.tell(
+                    f"Round {number + 1} and later were cut to fit the budget."
+                    if rest
+                    else f"The budget ended after round {number}."
+                )
+            rounds = rounds[:number] + list(rest)
+            field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
+            field.clock.remember()
+            if not rest:
+                break
+            this = rounds[number]
+        if number:
+            _halve(field, this.configurations)
+        if not _run_round(field, number, this, rounds[number + 1 :]):
+            field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds[: number + 1]]
+            field.clock.remember()
+            break
+        number += 1
+        field.clock.state["done"] = max(number, int(field.clock.state["done"]))
+        field.clock.remember()
+        if not field.alive():
+            break
+        if number < len(rounds) and stop_if_settled(field, math.log2(max(2.0, rounds[-1].steps / this.steps))):
+            # nobody is left to compare with: the leader gets the time of its rivals
+            rounds = [*rounds[:number], Round(_most_steps(field, rounds[-1].steps), 1, 1)]
+            field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
+            field.clock.remember()
+
+
+def _most_steps(field: Field, planned: int) -> int:
+    """Steps that the only configuration left has time for; at least as planned, at most as a whole training has."""
+    (configuration,) = field.alive()
+    if field.clock.budget is None:
+        return planned
+    cost = field.cost(configuration)
+    fits = int((SHARE_OF_BUDGET * field.clock.left - cost.start - cost.evaluate) / cost.step)
+    return max(planned, min(fits, int(field.clock.state.get("wanted", planned))))
+
+
+def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = ()) -> bool:
+    """Every configuration that is alive goes through one round, the cheap ones first; False when the time is over.
+
+    Each training may take what is left in proportion to what is planned of it, so that none takes the time of those
+    behind it: one that runs slower than planned is cooled down, and measured as all others.
+    """
+    configurations = field.alive()
+    if field.clock.budget is not None:
+        configurations = sorted(configurations, key=lambda configuration: configuration.step_seconds)
+    rates = {
+        configuration.label: rates_of(configuration.loaded, configuration.strategy)[: this.rates]
+        if number == 0
+        else (configuration.rate,)
+        for configuration in configurations
+    }
+    measured = 0
+    for place, configuration in enumerate(configurations):
+        runs: list[Run] = []
+        for tried, rate in enumerate(rates[configuration.label]):
+            if _beyond_the_worse(field, configuration, runs, rate):
+                continue
+            rest = [
+                (configuration, len(rates[configuration.label]) - tried),
+                *((other, len(rates[other.label])) for other in configurations[place + 1 :]),
+            ]
+            run = _tried(field, configuration, rate, number, this, _deadline(field, configuration, this, rest, later))
+            if run is None:
+                break
+            runs.append(run)
+        if runs and all(run.record.status == "diverged" for run in runs):
+            rate = min(rates[configuration.label]) * DIVERGED_RATE_SHARE
+            run = _tried(field, configuration, rate, number, this, field.clock.deadline())
+            runs += [] if run is None else [run]
+        if runs:
+            _take(field, configuration, runs, number)
+            measured += 1
+        if field.clock.now() >= field.clock.deadline():
+            break
+    if measured < len(configurations):
+        left = ", ".join(configuration.label for configuration in configurations[measured:])
+        field.clock.tell(
+            f"The budget ended in round {number + 1}, after {measured} of {len(configurations)} configurations; not reached: {left}."
+        )
+    return measured == len(configurations)
+
+
+def _deadline(
+    field: Field,
+    configuration: Configuration,
+    this: Round,
+    rest: Sequence[tuple[Configuration, int]],
+    later: Sequence[Round],
+) -> float:
+    """Until when a training of ``configuration`` may run: its share of the time that is left.
+
+    Args:
+        rest: configurations of this round that are not through, this one included, with the trainings of each that are left.
+        later: the rounds behind this one, whose time is kept.
+    """
+    end = field.clock.deadline()
+    if math.isinf(end):
+        return end
+
+    def planned(one: Configuration, steps: int) -> float:
+        cost = field.cost(one)
+        return cost.start + cost.evaluate + cost.step * steps
+
+    kept = seconds_of(later, [field.cost(one) for one in field.alive()])
+    total = kept + sum(count * planned(one, this.steps) for one, count in rest)
+    left = end - field.clock.now()
+    return field.clock.now() + left * min(1.0, planned(configuration, this.steps) / total if total > 0 else 1.0)
+
+
+def _tried(
+    field: Field, configuration: Configuration, rate: float, number: int, this: Round, deadline: float
+) -> Run | None:
+    trial = Trial(configuration.loaded.name, configuration.strategy, rate, field.seed)
+    return train_configuration(field, configuration, trial, number + 1, this.steps, deadline)
+
+
+def _beyond_the_worse(field: Field, configuration: Configuration, runs: Sequence[Run], rate: float) -> bool:
+    """Whether a further rate is not worth its time: figures fall towards it, from the better of two rates to the worse.
+
+    Only while the better one is not demonstrably worse than the linear-probe initialisation it started from: where
+    every rate spoils the network, figures are noise and have no slope.
+    """
+    if len(runs) != 2 or any(run.record.status != "ok" for run in runs):
+        return False
+    worse, better = sorted(runs, key=field.order)
+    if (worse.trial.rate - better.trial.rate) * (rate - worse.trial.rate) <= 0:
+        return False
+    start = configuration.loaded.start
+    return start is None or not field.demonstrably_worse(stats_of(better), start)
+
+
+def train_configuration(
+    field: Field, configuration: Configuration, trial: Trial, number: int, steps: int, deadline: float | None = None
+) -> Run | None:
+    """One training, kept in the history; None when there was no time for a single step."""
+    end = field.clock.deadline() if deadline is None else deadline
+    record = run_trial(field.bench, configuration.loaded, trial, steps, end)
+    if record is None:
+        return None
+    configuration.seconds += float(record.facts["seconds"])
+    measured = int(record.facts["steps"])
+    if record.status == "ok" and measured:
+        # what a training takes while it runs is what the rest of the plan goes by
+        configuration.loaded.forward_seconds = float(record.facts["evaluate_seconds"]) / len(field.bench.indices["val"])
+        configuration.step_seconds = float(record.facts["seconds"]) / measured
+        remember_costs(
+            field.bench,
+            configuration.loaded,
+            configuration.strategy,
+            configuration.step_seconds,
+            configuration.loaded.forward_seconds,
+        )
+    field.history.append(
+        {
+            "model": configuration.loaded.name,
+            "strategy": configuration.strategy,
+            "rate": trial.rate,
+            "seed": trial.seed,
+            "round": number,
+            "steps": steps,
+            "steps_done": measured,
+            "status": record.status,
+            "value": field.value(record),
+            "seconds": record.facts["seconds"],
+            "processor_seconds": record.facts.get("processor_seconds", 0.0),
+            "precision": record.facts.get("precision"),
+            "notes": list(record.facts["notes"]),
+        }
+    )
+    field.clock.remember()
+    return Run(trial, steps, record)
+
+
+def _take(field: Field, configuration: Configuration, runs: Sequence[Run], number: int) -> None:
+    """The configuration goes on from its best run; weights that nobody needs are removed."""
+    good = [run for run in runs if run.record.status == "ok"]
+    for run in runs:
+        if run.record.status != "ok":
+            configuration.notes.append(
+                f"rate {run.trial.rate:g} {run.record.status}: {'; '.join(run.record.facts['notes'])}"
+            )
+        else:
+            configuration.notes += [note for note in run.record.facts["notes"] if note not in configuration.notes]
+    if not good:
+        configuration.alive = False
+        configuration.status = "ok" if configuration.best else runs[-1].record.status
+        return
+    chosen = max(good, key=field.order)
+    configuration.rate, configuration.round = chosen.trial.rate, number + 1
+    start = [] if configuration.loaded.start is None else [configuration.loaded.start]
+    configuration.trail = [*(configuration.trail or start), stats_of(chosen)]
+    before = configuration.best
+    # the longer training counts: the best of several rounds on few images would be the luckiest one
+    if before is None or not field.demonstrably_worse(stats_of(chosen), stats_of(before)):
+        configuration.best = chosen
+    for run in good if before is None else [*good, before]:
+        if run is not configuration.best:
+            field.bench.journal.forget_weights(field.key(configuration, run))
+
+
+def _halve(field: Field, configurations: int) -> None:
+    """The better configurations go on; of them none that is far and demonstrably behind the leader."""
+    ranked = sorted(field.alive(), key=field.configuration_order, reverse=True)
+    for configuration in ranked[configurations:]:
+        configuration.alive = False
+    leader = ranked[0]
+    for configuration in ranked[1:configurations]:
+        behind = field.configuration_order(leader)[0] - field.configuration_order(configuration)[0]
+        far = behind > FAR_BEHIND * field.epsilon
+        if far and field.demonstrably_worse(field.standing(configuration), field.standing(leader)):
+            configuration.alive = False
+            field.clock.tell(
+                f"{configuration.label} was pruned: after round {configuration.round} it was {behind:.3g} below the best configuration."
+            )
