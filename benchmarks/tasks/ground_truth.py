@@ -19,11 +19,11 @@ import torch
 from benchmarks.assets import assets_folder
 from benchmarks.suite import saved
 from benchmarks.tasks import cells as table
-from benchmarks.tasks import detection, segmentation, vectors
+from benchmarks.tasks import detection, mask_sets, segmentation, vectors
 from benchmarks.tasks.cells import Cell, Outcome
 
 VECTORS = ("houses", "bccd_cells", "coco128_super", "atis_slots")
-SETS = (*VECTORS, "camvid", *detection.SETS)
+SETS = (*VECTORS, *mask_sets.SETS, *detection.SETS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,12 +62,12 @@ def cells_of(name: str, seed: int) -> list[Cell]:
     """Every cell of a set, the cheap ones first."""
     if name in detection.SETS:
         return detection.cells(name, seed)
-    return segmentation.cells(seed) if name == "camvid" else vectors.cells(name, seed)
+    return segmentation.cells(name, seed) if name in mask_sets.SETS else vectors.cells(name, seed)
 
 
 def measure_of(name: str, assets: Path, quick: bool) -> Callable[[Cell], Outcome]:
     """What measures a cell of this set."""
-    module: ModuleType = detection if name in detection.SETS else segmentation if name == "camvid" else vectors
+    module: ModuleType = detection if name in detection.SETS else segmentation if name in mask_sets.SETS else vectors
     return lambda cell: module.measure(cell, assets, 2 if quick else None)
 
 

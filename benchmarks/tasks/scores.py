@@ -23,7 +23,7 @@ from torchvision.ops import roi_align
 
 from benchmarks.assets import assets_folder
 from benchmarks.suite import table
-from benchmarks.tasks import cells, detection, maps, segmentation, vectors
+from benchmarks.tasks import cells, detection, maps, mask_sets, segmentation, vectors
 from benchmarks.tasks.detection import BoxSet
 from benchmarks.tasks.maps import MapNetwork
 from benchmarks.tasks.vector_sets import MULTILABEL
@@ -136,8 +136,8 @@ def scores_of(kind: LabelKind) -> list[str]:
 
 def facets(name: str, encoder: str, assets: Path) -> Iterator[Facet]:
     """The row problems of a set with the features of one encoder."""
-    if name == "camvid":
-        yield from _points(encoder, assets)
+    if name in mask_sets.SETS:
+        yield from _points(name, encoder, assets)
     elif name in detection.SETS:
         yield from _boxes(name, encoder, assets)
     else:
@@ -158,8 +158,8 @@ def _pooled(name: str, encoder: str, assets: Path) -> Iterator[Facet]:
         yield Facet("pooled", output, LabelKind.REAL, x, y[:, i], rows)
 
 
-def _points(encoder: str, assets: Path) -> Iterator[Facet]:
-    data = segmentation.load_set(assets)
+def _points(name: str, encoder: str, assets: Path) -> Iterator[Facet]:
+    data = mask_sets.load_set(name, assets)
     network = maps.load(encoder, assets)
     parts = [segmentation.point_features(network, data, split, POINTS) for split in ("train", "val")]
     x, y, units = (np.concatenate([part[i] for part in parts]) for i in range(3))

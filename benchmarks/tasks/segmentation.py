@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-from benchmarks.suite.image_sets import decode
 from benchmarks.suite.training import CLIP, schedule
-from benchmarks.tasks import maps, vector_sets
+from benchmarks.tasks import maps
 from benchmarks.tasks.cells import Cell, Outcome
 from benchmarks.tasks.maps import MapNetwork
+from benchmarks.tasks.mask_sets import SIZE, MaskSet, load_set
 
-SIZE = (144, 192)  # height and width that networks read; masks are predicted and judged at their own size
 STEPS, BATCH = 60, 8
 RATES = {
     False: 3e-4,
@@ -39,42 +35,11 @@ ENCODERS = (
 ALSO_DEEPLAB = ("mnv1_025", "mnv1_100", "efflite0", "opennsfw", "untrained_resnet18")
 
 
-def cells(seed: int = 0) -> list[Cell]:
+def cells(name: str, seed: int = 0) -> list[Cell]:
     """Linear decoders of every encoder, then the deeper decoder of a few."""
     strategies = ("frozen", "full") if seed == 0 else ("full",)
-    found = [Cell("segmentation", "camvid", e, "linear", s, seed) for e in ENCODERS for s in strategies]
-    return found + [Cell("segmentation", "camvid", e, "deeplabv3", "full", seed) for e in ALSO_DEEPLAB]
-
-
-@dataclass(frozen=True)
-class MaskSet:
-    """``pixels`` uint8 (N, 3, *SIZE), ``masks`` uint8 (N, H, W) with ``ignore`` where nothing is known."""
-
-    pixels: torch.Tensor
-    masks: torch.Tensor
-    splits: np.ndarray
-    classes: tuple[str, ...]
-    ignore: int
-
-    def rows(self, split: str) -> torch.Tensor:
-        return torch.from_numpy(np.flatnonzero(self.splits == split))
-
-
-@lru_cache(maxsize=1)
-def load_set(assets: Path) -> MaskSet:
-    """CamVid's road scenes; the validation split is the last fifth of train by file name, since neighbouring frames
-    look alike and a random one would be seen in training."""
-    folder = assets / "data" / "camvid"
-    facts = vector_sets.info(folder / "train.parquet")
-    train, test = vector_sets.tables(folder)
-    train.sort(key=lambda row: row["image"]["path"])
-    held = round(vector_sets.VAL_SHARE * len(train))
-    splits = np.repeat(["train", "val", "test"], [len(train) - held, held, len(test)])
-    rows = train + test
-    images = [decode(row["image"]["bytes"]).resize(SIZE[::-1], Image.Resampling.BICUBIC) for row in rows]
-    masks = [np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"]))) for row in rows]
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
-    return MaskSet(pixels, torch.from_numpy(np.stack(masks)), splits, tuple(facts["classes"]), facts["ignore_index"])
+    found = [Cell("segmentation", name, e, "linear", s, seed) for e in ENCODERS for s in strategies]
+    return found + [Cell("segmentation", name, e, "deeplabv3", "full", seed) for e in ALSO_DEEPLAB]
 
 
 # ---------------------------------------------------------------------------- figures
@@ -234,15 +199,16 @@ def solve_probe(network: MapNetwork, data: MaskSet) -> Probe:
     return Probe(weight, (best[2].numpy() - weight @ (mean * scale) + prior).astype(np.float32), scale)
 
 
-_PROBES: dict[str, Probe] = {}  # of the encoder measured last: its frozen and full cells follow one another
+_PROBES: dict[tuple[str, str], Probe] = {}  # of the encoder measured last: its frozen and full cells follow one another
 
 
-def probe_of(name: str, network: MapNetwork, assets: Path) -> Probe:
+def probe_of(name: str, network: MapNetwork, data: MaskSet) -> Probe:
     """The solved probe of a pretrained encoder."""
-    if name not in _PROBES:
+    key = (data.name, name)
+    if key not in _PROBES:
         _PROBES.clear()
-        _PROBES[name] = solve_probe(network, load_set(assets))
-    return _PROBES[name]
+        _PROBES[key] = solve_probe(network, data)
+    return _PROBES[key]
 
 
 # ---------------------------------------------------------------------------- one encoder
@@ -319,7 +285,7 @@ def measure(cell: Cell, assets: Path, steps: int | None = None) -> Outcome:
     """Frozen: the solved probe as decoder. Full: everything from there, judged on test; a third of the rate as well
     where validation ends below the probe. deeplabv3: its decoder from nothing."""
     steps = steps or STEPS
-    data = load_set(assets)
+    data = load_set(cell.set, assets)
     torch.manual_seed(cell.seed)
     network = maps.load(cell.encoder, assets)
     if not network.transformer:
@@ -328,7 +294,7 @@ def measure(cell: Cell, assets: Path, steps: int | None = None) -> Outcome:
     linear = cell.head == "linear"
     decoder: nn.Module = Linear(network.channels, classes) if linear else DeepLab(network, classes)
     if isinstance(decoder, Linear):
-        decoder.set(probe_of(cell.encoder, network, assets))
+        decoder.set(probe_of(cell.encoder, network, data))
     model = Segmenter(network, decoder)
     counts = {f"n_{split}": len(data.rows(split)) for split in ("train", "val", "test")}
     facts: dict[str, Any] = {"size": f"{SIZE[0]}x{SIZE[1]}", "precision": "float32", **counts}

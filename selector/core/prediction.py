@@ -25,6 +25,7 @@ class Prediction:
         top: the leading classes with their probabilities, the first is ``label``.
         error: why there is no prediction.
         values: everything else that the task says, by name: a value, labels, a mask, boxes.
+        shares: probabilities of every class, (C,), or (W, C) of an item of several rows; None for tasks without.
     """
 
     item: str
@@ -33,11 +34,13 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    shares: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, item: str, found: Mapping[str, Any], class_names: Sequence[str], top: int) -> Prediction:
         """From an entry of ``Task.predictions``."""
         values = dict(found)
+        known = values.get("probabilities")
         label, probability = values.pop("label", None), values.pop("probability", None)
         leading: tuple[tuple[str, float], ...] = ()
         if label is not None and (shares := values.pop("probabilities", None)) is not None:
@@ -45,7 +48,8 @@ class Prediction:
             leading = tuple((class_names[i], float(shares[i])) for i in order)
         elif isinstance(shares := values.get("probabilities"), np.ndarray):  # of tasks that choose several
             values["probabilities"] = dict(zip(class_names, shares.tolist(), strict=True))
-        return cls(item, label, probability, leading, None, values)
+        every = known if isinstance(known, np.ndarray) else None
+        return cls(item, label, probability, leading, None, values, every)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

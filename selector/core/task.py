@@ -293,6 +293,7 @@ class Task(ABC):
         metrics: every metric it computes, declared; the first one decides unless the user says otherwise.
         strategies: names in ``tuning/strategies`` that make sense for it, in the order of cost.
         stats_type: the class of its statistics; a journal makes them again from arrays and summary.
+        prediction_type: the class of its predictions, an item each.
         most_rows: rows that proxies see at most; None for all of them.
         class_noun: what ``class_names`` are, in the plural.
         reader: how rows are read off a network (``extract/readers``).
@@ -308,6 +309,7 @@ class Task(ABC):
     metrics: Mapping[str, Metric]
     strategies: ClassVar[tuple[str, ...]] = ("frozen", "partial", "full")
     stats_type: ClassVar[type[Stats]]
+    prediction_type: ClassVar[type[Prediction]] = Prediction
     tie_breaker: ClassVar[str | None] = None
     most_rows: ClassVar[int | None] = None
     reader: ClassVar[str] = "pooled"
@@ -499,20 +501,29 @@ class Task(ABC):
                 reason at the same place.
             top: how many leading classes to name.
         """
-        rows: list[Prediction] = []
-        shares: list[np.ndarray | None] = []
-        for (name, _), output, reason in zip(named, outputs, reasons, strict=True):
-            if output is None:
-                rows.append(Prediction(name, error=reason))
-                shares.append(None)
-                continue
-            (found,) = self.predictions(output, class_names, context)
-            shares.append(found.get("probabilities"))
-            rows.append(Prediction.of(name, found, class_names, min(top, len(class_names))))
-        known = [share for share in shares if isinstance(share, np.ndarray)]
+        rows = [
+            self.prediction_type(name, error=reason)
+            if output is None
+            else self.prediction(name, item, output, class_names, context, top)
+            for (name, item), output, reason in zip(named, outputs, reasons, strict=True)
+        ]
+        return self.gathered(rows, class_names, context)
+
+    def prediction(
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+    ) -> Prediction:
+        """Of one item that could be read; see ``predicted``."""
+        (found,) = self.predictions(output, class_names, context)
+        return self.prediction_type.of(name, found, class_names, min(top, len(class_names)))
+
+    def gathered(
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
+    ) -> Predictions:
+        """What ``predicted`` hands over, of its rows."""
+        known = [row.shares for row in rows if row.shares is not None]
         width = len(known[0]) if known else len(class_names) if not any(row.values for row in rows) else 0
         nothing = np.full(width, np.nan)
-        probabilities = np.array([share if isinstance(share, np.ndarray) else nothing for share in shares])
+        probabilities = np.array([nothing if row.shares is None else row.shares for row in rows])
         return Predictions(rows, probabilities.reshape(len(rows), width), class_names)
 
     def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:

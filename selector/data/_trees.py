@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from selector.core.contracts import Modality
 from selector.core.errors import TargetError
+from selector.core.task import Table
+from selector.data._class_names import class_schema, usual_file
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import FileItems
 from selector.data.reader import SPLIT_NAMES, Options
@@ -76,14 +79,68 @@ def by_stem(entries: Sequence[Entry], key: Callable[[str], str], where: str, wha
     return found
 
 
-def pictures(root: Path, entries: Sequence[Entry], options: Options) -> tuple[FileItems, list[str], list[str]]:
-    """Items, names and hashes of picture files."""
-    relative = [path for path, _ in entries]
-    return (
-        FileItems(str(root), relative),
-        relative,
-        hash_files(str(root), relative, [s for _, s in entries], options.trust),
+def picture_table(
+    root: Path,
+    entries: Sequence[Entry],
+    options: Options,
+    role: str,
+    column: Any,
+    *,
+    schema: Mapping[str, Any],
+    splits: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    path: Path | None = None,
+) -> Table:
+    """The table of a folder of pictures with one annotation each.
+
+    Args:
+        entries: the pictures; ``column`` their annotations, an entry a picture.
+        role: of the column, which is its name as well.
+        schema: what the input says of the annotation; what the caller says of it (``options``) comes before that.
+        splits: of each picture; empty where no folder and no file says one.
+        path: what reads it again, where that is not the folder.
+    """
+    names = [name for name, _ in entries]
+    return Table(
+        where=str(root),
+        name=options.name or root.name,
+        modality=Modality.IMAGE,
+        items=FileItems(str(root), names),
+        names=names,
+        hashes=hash_files(str(root), names, [status for _, status in entries], options.trust),
+        columns={role: column},
+        roles={role: (role,)},
+        schema={**schema, **options.schema()},
+        splits=splits if any(splits) else None,
+        notes=list(notes),
+        origin={"path": str(path or root)},
     )
+
+
+def mask_table(
+    root: Path,
+    entries: Sequence[Entry],
+    masks: list[str],
+    options: Options,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    splits: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Table:
+    """``picture_table`` with a mask file a picture, named relative to the folder.
+
+    Args:
+        schema: what the layout says of the classes; None where a file of class names in the folder does.
+    """
+    known = {"mask_names": masks, **(named_classes(root, options) if schema is None else schema)}
+    files = FileItems(str(root), masks)
+    return picture_table(root, entries, options, "mask", files, schema=known, splits=splits, notes=notes)
+
+
+def named_classes(root: Path, options: Options) -> dict[str, Any]:
+    """What a file of class names that lies in the folder says, unless the caller names them."""
+    known = usual_file(root)
+    return {} if known is None or options.class_names is not None else class_schema(known)
 
 
 def first_missing(names: Sequence[str]) -> str:

@@ -147,7 +147,7 @@ class DetectionNetwork(nn.Module):
 
 
 def network_of(head: str, encoder: nn.Module, classes: int) -> DetectionNetwork:
-    """A fresh detector on the maps of an encoder; ``head`` is one of ``detection.HEADS``.
+    """A fresh detector on the maps of an encoder; ``head`` is one of ``Detection.decoders``.
 
     Args:
         encoder: what ``Encoder.map_module`` gives.

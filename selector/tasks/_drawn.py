@@ -67,7 +67,7 @@ class SegmentedImages(Predictions):
 
     writes_files = True
 
-    def __init__(self, rows: Sequence[SegmentedImage], class_names: Sequence[str], mask_values: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[Prediction], class_names: Sequence[str], mask_values: Sequence[int]) -> None:
         super().__init__(rows, np.empty((len(rows), 0)), class_names)
         self.mask_values = tuple(mask_values)
 
@@ -89,7 +89,7 @@ class SegmentedImages(Predictions):
         """
         root = Path(folder)
         taken: set[str] = set()
-        rows = []
+        rows: list[Prediction] = []
         try:
             (root / OVERLAYS if overlay else root).mkdir(parents=True, exist_ok=True)
             for row in self:

@@ -46,7 +46,7 @@ class FoundBoxes(Prediction):
 class FoundInImages(Predictions):
     """Pictures in the order in which they were given."""
 
-    def __init__(self, rows: Sequence[FoundBoxes], class_names: Sequence[str]) -> None:
+    def __init__(self, rows: Sequence[Prediction], class_names: Sequence[str]) -> None:
         super().__init__(rows, np.empty((len(rows), 0)), class_names)
 
     def __iter__(self) -> Iterator[FoundBoxes]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from selector.core.contracts import Encoder, Items, Target
+from selector.core.errors import ConfigError, did_you_mean
 from selector.core.task import Task
 from selector.modalities.image import canvas_of
 from selector.modalities.pixels.maps import canvas_encoder, canvas_side
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class MapTask(Task):
@@ -23,10 +27,54 @@ class MapTask(Task):
     Attributes:
         batch_size: pictures a step; maps hold far more than pooled features.
         probe_rows: of a probe, at most: the rows of every stage side by side are wide.
+        decoders: what can sit on the maps, by name; the first one is the usual one.
+        decoder: the one that sits there.
+        decoder_noun: what such a thing is called.
     """
 
     batch_size: ClassVar[int] = 8
     probe_rows: ClassVar[int | None] = 50_000
+    draws: ClassVar[bool] = True
+    decoders: ClassVar[tuple[str, ...]]
+    decoder: str
+    decoder_noun: ClassVar[str] = "decoder"
+
+    def configured(self, *, decoder: str | None = None) -> Self:
+        """The task with another decoder.
+
+        Raises:
+            ConfigError: there is no such decoder.
+        """
+        if decoder is not None and decoder not in self.decoders:
+            raise ConfigError(
+                f"unknown {self.decoder_noun} '{decoder}'{did_you_mean(decoder, self.decoders) or '.'} "
+                f"Known: {', '.join(self.decoders)}."
+            )
+        other = copy.copy(self)
+        other.decoder = decoder or self.decoder
+        return other
+
+    @property
+    def address(self) -> str:
+        """With the decoder, where it is not the usual one."""
+        return self.name if self.decoder == self.decoders[0] else f"{self.name} {self.decoder}"
+
+    @abstractmethod
+    def network(self, maps: nn.Module, outputs: int) -> nn.Module:
+        """The decoder, new, on a module that gives maps (``Encoder.map_module``), for so many classes."""
+
+    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """That of the encoder's maps, with the decoder."""
+        return {**encoder.map_recipe(size), "decoder": self.decoder, "outputs": len(target.class_names)}
+
+    def rebuild(self, recipe: Mapping[str, Any], build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
+        """See ``core.task.Task``.
+
+        Raises:
+            ConfigError: a decoder that this version does not know.
+        """
+        task = self.configured(decoder=str(recipe["decoder"]))
+        return task.network(build(recipe), int(recipe["outputs"])).eval()
 
     def prepared(self, encoder: Encoder, target: Target) -> Encoder:
         """The encoder for whole pictures: short side as ``canvas_side`` says, aspect of the target's pictures.
@@ -81,3 +129,20 @@ def read_places(
     place = torch.from_numpy(np.concatenate(known).astype(np.float32))
     device = maps[0].device
     return torch.cat([read(found, item.to(device), place.to(device)) for found in maps], 1)
+
+
+def telling(each: np.ndarray, worst: int) -> dict[int, str]:
+    """Rows of pictures worth looking at, and the heading of each: the worst, two in the middle and the two best ones
+    by a value each (N,); those without a value are left out."""
+    order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
+    middle = max(1, len(order) // 2)
+    return {
+        **{int(i): "The worst pictures" for i in order[:worst]},
+        **{int(i): "The median pictures" for i in order[middle - 1 : middle + 1]},
+        **{int(i): "The best pictures" for i in order[-2:][::-1]},
+    }
+
+
+def rounded(value: float) -> float | None:
+    """For a table: four digits, nothing for NaN."""
+    return None if np.isnan(value) else round(float(value), 4)

@@ -75,7 +75,7 @@ HEADS: dict[str, type[nn.Module]] = {"fcn": FCNHead, "deeplabv3": DeepLabHead}
 
 
 def decoder_of(name: str, channels: Sequence[int], strides: Sequence[int], classes: int) -> nn.Module:
-    """A fresh decoder; ``name`` is one of ``segmentation.DECODERS``."""
+    """A fresh decoder; ``name`` is one of ``Segmentation.decoders``."""
     return Linear(channels, classes) if name == "linear" else Deep(HEADS[name], channels, strides, classes)
 
 

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from selector.core.contracts import Encoder, LabelKind, Target
-from selector.core.errors import ConfigError, TargetError, did_you_mean
+from selector.core.errors import TargetError
 from selector.core.metric import Metric
+from selector.core.prediction import Prediction
 from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._box_rows import rows_of
 from selector.tasks._drawn import picture_size, swatch
 from selector.tasks._found import FoundBoxes, FoundInImages, in_pixels, small_copy
-from selector.tasks._maps import MapTask
+from selector.tasks._maps import MapTask, rounded, telling
 from selector.tasks._matching import SIZES, DetectionStats, match
 from selector.tasks._read_detection import BoxAnnotations, Boxes, DetectionReading
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from selector.tasks._detector import DetectionNetwork
+
 METRICS: Mapping[str, Metric] = {
     name: Metric() for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 }
-HEADS = ("fasterrcnn", "retinanet", "fcos", "ssd")
 MOST_ROWS = 12_000  # of all pictures
 MOST_BOXES = 20  # a picture; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
@@ -47,32 +48,15 @@ class Detection(DetectionReading, MapTask):
     name = "detection"
     metrics = METRICS
     stats_type: ClassVar[type[DetectionStats]] = DetectionStats
+    prediction_type = FoundBoxes
     tie_breaker = "map50"
     reader = "box"
     most_rows = MOST_ROWS
     probe_rows = 0
     optimiser = "adamw"
-    draws = True
-    decoder: str = "fasterrcnn"
-
-    def configured(self, *, decoder: str | None = None) -> Detection:
-        """The task with another detector.
-
-        Raises:
-            ConfigError: there is no such detector.
-        """
-        if decoder is not None and decoder not in HEADS:
-            raise ConfigError(
-                f"unknown detector '{decoder}'{did_you_mean(decoder, HEADS) or '.'} Known: {', '.join(HEADS)}."
-            )
-        other = copy.copy(self)
-        other.decoder = decoder or self.decoder
-        return other
-
-    @property
-    def address(self) -> str:
-        """With the detector, where it is not the usual one."""
-        return self.name if self.decoder == "fasterrcnn" else f"{self.name} {self.decoder}"
+    decoders = ("fasterrcnn", "retinanet", "fcos", "ssd")
+    decoder = "fasterrcnn"
+    decoder_noun = "detector"
 
     # rows
 
@@ -161,12 +145,18 @@ class Detection(DetectionReading, MapTask):
         """The encoder's maps with a feature pyramid and a detector, all new but for the encoder; from one seed."""
         import torch
 
-        from selector.tasks._detector import DetectionLearner, network_of
+        from selector.tasks._detector import DetectionLearner
 
         maps = encoder.map_module(size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return DetectionLearner(network_of(self.decoder, maps, len(target.class_names)))
+            return DetectionLearner(self.network(maps, len(target.class_names)))
+
+    def network(self, maps: nn.Module, outputs: int) -> DetectionNetwork:
+        """See ``MapTask``."""
+        from selector.tasks._detector import network_of
+
+        return network_of(self.decoder, maps, outputs)
 
     def augment(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
         """Boxes of which a crop has left less than two pixels are dropped."""
@@ -194,21 +184,6 @@ class Detection(DetectionReading, MapTask):
 
     # use
 
-    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """That of the encoder's maps, with the detector."""
-        return {**encoder.map_recipe(size), "decoder": self.decoder, "outputs": len(target.class_names)}
-
-    def rebuild(self, recipe: Mapping[str, Any], build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
-        """See ``core.task.Task``.
-
-        Raises:
-            ConfigError: a detector that this version does not know.
-        """
-        from selector.tasks._detector import network_of
-
-        self.configured(decoder=str(recipe["decoder"]))
-        return network_of(str(recipe["decoder"]), build(recipe), int(recipe["outputs"])).eval()
-
     def output(self, network: nn.Module, batch: Any) -> Any:
         """Boxes of each picture; see ``_detector.shares``."""
         from selector.tasks._detector import shares
@@ -232,25 +207,18 @@ class Detection(DetectionReading, MapTask):
             )
         return found
 
-    def predicted(
-        self,
-        named: Sequence[tuple[str, Any]],
-        outputs: Sequence[Any | None],
-        reasons: Sequence[str],
-        class_names: Sequence[str],
-        context: Mapping[str, Any],
-        top: int = 1,
+    def prediction(
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+    ) -> FoundBoxes:
+        """Boxes in pixels of the picture."""
+        size = picture_size(item)
+        (found,) = self.predictions(output, class_names, context)
+        return FoundBoxes(name, values={"size": list(size), "boxes": in_pixels(found, size)}, source=item)
+
+    def gathered(
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
     ) -> FoundInImages:
-        """Boxes in pixels of each picture."""
-        rows = []
-        for (name, source), output, reason in zip(named, outputs, reasons, strict=True):
-            if output is None:
-                rows.append(FoundBoxes(name, error=reason))
-                continue
-            size = picture_size(source)
-            (found,) = self.predictions(output, class_names, context)
-            values = {"size": list(size), "boxes": in_pixels(found, size)}
-            rows.append(FoundBoxes(name, values=values, source=source))
+        """Boxes of several pictures."""
         return FoundInImages(rows, class_names)
 
     def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
@@ -340,8 +308,8 @@ def _section(stats: DetectionStats, class_names: Sequence[str]) -> Section:
             {
                 "class": name,
                 "boxes": int(counts[number]),
-                "ap": _rounded(float(np.nanmean(table[number])) if counts[number] else np.nan),
-                "ap50": _rounded(float(table[number, 0])),
+                "ap": rounded(float(np.nanmean(table[number])) if counts[number] else np.nan),
+                "ap50": rounded(float(table[number, 0])),
                 "found": hit,
                 "missed": int(counts[number]) - hit,
                 "false": int(own.sum()) - hit,
@@ -359,29 +327,18 @@ def _section(stats: DetectionStats, class_names: Sequence[str]) -> Section:
             {
                 "size": name,
                 "boxes": total,
-                "ap": _rounded(stats.value(f"map_{name}")),
+                "ap": rounded(stats.value(f"map_{name}")),
                 "found": hit,
                 "missed": total - hit,
                 "false": int((sure & ~matched & ~ignored).sum()),
             }
         )
     each = np.array([2 * f / (2 * f + m + x) if f + m + x else np.nan for f, m, x in stats.hits(least)])
-    order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
-    middle = max(1, len(order) // 2)
-    picked = {
-        **{int(i): "The worst pictures" for i in order[:3]},
-        **{int(i): "The median pictures" for i in order[middle - 1 : middle + 1]},
-        **{int(i): "The best pictures" for i in order[-2:][::-1]},
-    }
     hits = list(stats.hits(least))
     samples = []
-    for row, group in picked.items():
+    for row, group in telling(each, 3).items():
         found, missed, false = hits[row]
         samples.append({"row": row, "group": group, "note": f"{found} found, {missed} missed, {false} false"})
     legend = [{"class": name, "picture": swatch(i + 1)} for i, name in enumerate(class_names[:MOST_LEGEND])]
     title = f"boxes by size, at a score of {least:.2f} or more and an IoU of 0.5"
     return Section({"AP a class": classes, title: sizes}, samples, {"counted": "boxes", "legend": legend})
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)

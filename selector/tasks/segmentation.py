@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from selector.core.contracts import Encoder, LabelKind, Target
-from selector.core.errors import ConfigError, TargetError, did_you_mean
+from selector.core.errors import TargetError
 from selector.core.metric import Metric
+from selector.core.prediction import Prediction
 from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._classes import weights_of_counts
 from selector.tasks._drawn import SegmentedImage, SegmentedImages, mask_png, picture_size, small_overlay, swatch
-from selector.tasks._maps import MapTask
+from selector.tasks._maps import MapTask, rounded, telling
 from selector.tasks._points import points_of, relative
 from selector.tasks._read_segmentation import Masks, SegmentationReading
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from selector.tasks._segmenter import SegmentationNetwork
+
 METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
-DECODERS = ("linear", "fcn", "deeplabv3")
 POINTS = 100  # a picture
 MOST_ROWS = 200_000  # of all pictures
 MOST_LEGEND = 60
@@ -100,31 +101,13 @@ class Segmentation(SegmentationReading, MapTask):
     name = "segmentation"
     metrics = METRICS
     stats_type: ClassVar[type[SegmentationStats]] = SegmentationStats
+    prediction_type = SegmentedImage
     tie_breaker = "pixel_accuracy"
     reader = "point"
     most_rows = MOST_ROWS
-    draws = True
     free_size = True
-    decoder: str = "linear"
-
-    def configured(self, *, decoder: str | None = None) -> Segmentation:
-        """The task with another decoder.
-
-        Raises:
-            ConfigError: there is no such decoder.
-        """
-        if decoder is not None and decoder not in DECODERS:
-            raise ConfigError(
-                f"unknown decoder '{decoder}'{did_you_mean(decoder, DECODERS) or '.'} Known: {', '.join(DECODERS)}."
-            )
-        other = copy.copy(self)
-        other.decoder = decoder or self.decoder
-        return other
-
-    @property
-    def address(self) -> str:
-        """With the decoder, where it is not the usual one."""
-        return self.name if self.decoder == "linear" else f"{self.name} {self.decoder}"
+    decoders = ("linear", "fcn", "deeplabv3")
+    decoder = "linear"
 
     # rows
 
@@ -188,16 +171,22 @@ class Segmentation(SegmentationReading, MapTask):
         **settings: Any,
     ) -> nn.Module:
         """The encoder's maps with a decoder; the linear one starts as the solved probe."""
-        from selector.tasks._segmenter import Linear, SegmentationLearner, SegmentationNetwork, decoder_of
+        from selector.tasks._segmenter import Linear, SegmentationLearner
 
-        maps: Any = encoder.map_module(size)
         classes = len(target.class_names)
-        decoder = decoder_of(self.decoder, maps.channels, maps.strides, classes)
-        if init is not None and isinstance(decoder, Linear):
-            decoder.start_from(init["weight"], init["bias"], init["scale"])
+        network = self.network(encoder.map_module(size), classes)
+        if init is not None and isinstance(network.decoder, Linear):
+            network.decoder.start_from(init["weight"], init["bias"], init["scale"])
         masks = _masks(target)
         weights = weights_of_counts(masks.pixels[target.indices("train")].sum(axis=0))
-        return SegmentationLearner(SegmentationNetwork(maps, decoder), classes, weights, masks.ignore_index)
+        return SegmentationLearner(network, classes, weights, masks.ignore_index)
+
+    def network(self, maps: nn.Module, outputs: int) -> SegmentationNetwork:
+        """See ``MapTask``."""
+        from selector.tasks._segmenter import SegmentationNetwork, decoder_of
+
+        shape = cast(Any, maps)
+        return SegmentationNetwork(maps, decoder_of(self.decoder, shape.channels, shape.strides, outputs))
 
     def probe(self, target: Target, train: tuple[RowPlan, np.ndarray], val: tuple[RowPlan, np.ndarray]) -> Probe | None:
         """``weight`` (K, D), ``bias`` (K,), ``strength`` (), ``scale`` (D,) of the columns and ``prior`` ().
@@ -256,23 +245,6 @@ class Segmentation(SegmentationReading, MapTask):
 
     # use
 
-    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """That of the encoder's maps, with the decoder."""
-        return {**encoder.map_recipe(size), "decoder": self.decoder, "outputs": len(target.class_names)}
-
-    def rebuild(self, recipe: Mapping[str, Any], build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
-        """See ``core.task.Task``.
-
-        Raises:
-            ConfigError: a decoder that this version does not know.
-        """
-        from selector.tasks._segmenter import SegmentationNetwork, decoder_of
-
-        self.configured(decoder=str(recipe["decoder"]))
-        maps: Any = build(recipe)
-        decoder = decoder_of(recipe["decoder"], maps.channels, maps.strides, int(recipe["outputs"]))
-        return SegmentationNetwork(maps, decoder).eval()
-
     def output(self, network: nn.Module, batch: Any) -> np.ndarray:
         """Logits (B, K, h, w) float32 of the decoder."""
         found: np.ndarray = cast(Any, network).coarse(batch).float().cpu().numpy()
@@ -288,23 +260,17 @@ class Segmentation(SegmentationReading, MapTask):
         found = _predicted(output[0], size, class_names)
         return mask_png(found["mask"], _values(class_names, context)), size, found["shares"]
 
-    def predicted(
-        self,
-        named: Sequence[tuple[str, Any]],
-        outputs: Sequence[Any | None],
-        reasons: Sequence[str],
-        class_names: Sequence[str],
-        context: Mapping[str, Any],
-        top: int = 1,
+    def prediction(
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+    ) -> SegmentedImage:
+        """A mask of the picture's own size, as ``condensed`` left it."""
+        png, size, shares = output
+        return SegmentedImage(name, values={"size": size, "classes": shares}, png=png, source=item)
+
+    def gathered(
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
     ) -> SegmentedImages:
-        """Masks of the pictures' own sizes."""
-        rows = []
-        for (name, source), output, reason in zip(named, outputs, reasons, strict=True):
-            if output is None:
-                rows.append(SegmentedImage(name, error=reason))
-                continue
-            png, size, shares = output
-            rows.append(SegmentedImage(name, values={"size": size, "classes": shares}, png=png, source=source))
+        """With what each class is written as."""
         return SegmentedImages(rows, class_names, _values(class_names, context))
 
     def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
@@ -398,9 +364,9 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
         {
             "class": name,
             "pixels": int(truth[i]),
-            "IoU": _rounded(found[i]),
-            "recall": _rounded(hit[i] / truth[i] if truth[i] else np.nan),
-            "precision": _rounded(hit[i] / said[i] if said[i] else np.nan),
+            "IoU": rounded(found[i]),
+            "recall": rounded(hit[i] / truth[i] if truth[i] else np.nan),
+            "precision": rounded(hit[i] / said[i] if said[i] else np.nan),
         }
         for i, name in enumerate(class_names)
     ]
@@ -415,20 +381,13 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
                 "class": class_names[a],
                 "predicted": class_names[b],
                 "pixels": int(off[a, b]),
-                "share of the class": _rounded(off[a, b] / truth[a]),
+                "share of the class": rounded(off[a, b] / truth[a]),
             }
             for a, b in pairs
             if off[a, b]
         ]
     each = stats.of_each()
-    order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
-    middle = max(1, len(order) // 2)
-    picked = {
-        **{int(i): "The worst pictures" for i in order[:2]},
-        **{int(i): "The median pictures" for i in order[middle - 1 : middle + 1]},
-        **{int(i): "The best pictures" for i in order[-2:][::-1]},
-    }
-    samples = [{"row": row, "group": group, "note": f"mIoU {each[row]:.3f}"} for row, group in picked.items()]
+    samples = [{"row": row, "group": group, "note": f"mIoU {each[row]:.3f}"} for row, group in telling(each, 2).items()]
     shown = [{"class": name, "picture": swatch(i)} for i, name in enumerate(class_names[:MOST_LEGEND])]
     return Section(tables, samples, {"counted": "pixels", "legend": shown})
 
@@ -438,10 +397,6 @@ def _values(class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]
     values = [int(value) for value in context.get("values", ())]
     fits = len(values) == len(class_names) and max(values, default=0) <= 65535
     return values if fits else list(range(len(class_names)))
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)
 
 
 def _predicted(logits: Any, size: tuple[int, int], class_names: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import xxhash
 
 from selector.core.contracts import LabelKind, Target, spread
 from selector.core.metric import Metric
+from selector.core.prediction import Prediction
 from selector.core.task import Evaluator, RowPlan, Section, Stats
 from selector.tasks import task
 from selector.tasks._classes import (
@@ -111,6 +112,7 @@ class Tagging(TaggingReading, LinearTask):
     facet = "label"
     of_words = True
     stats_type: ClassVar[type[TaggingStats]] = TaggingStats
+    prediction_type = TaggedText
     tie_breaker = "log_loss"
     most_rows = 10_000
     reader = "word"
@@ -226,31 +228,27 @@ class Tagging(TaggingReading, LinearTask):
             for i, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
         ]
 
-    def predicted(
-        self,
-        named: Sequence[tuple[str, Any]],
-        outputs: Sequence[Any | None],
-        reasons: Sequence[str],
-        class_names: Sequence[str],
-        context: Mapping[str, Any],
-        top: int = 1,
+    def prediction(
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+    ) -> TaggedText:
+        """A sentence with a label a word, and the entities of those."""
+        shares = softmax(np.asarray(output), temperature_of(context))
+        predicted = shares.argmax(axis=1)
+        entities = (Entity(kind, a, b, " ".join(item[a:b])) for kind, a, b in self.entities(predicted))
+        return TaggedText(
+            name,
+            words=tuple(item),
+            labels=tuple(class_names[i] for i in predicted),
+            probabilities=tuple(float(value) for value in shares.max(axis=1)),
+            entities=tuple(entities),
+            shares=shares,
+        )
+
+    def gathered(
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
     ) -> TaggedTexts:
-        """Sentences with a label a word, and the entities of those."""
-        rows: list[TaggedText] = []
-        blocks = [np.empty((0, len(class_names)))]
-        for (name, words), output, reason in zip(named, outputs, reasons, strict=True):
-            if output is None:
-                rows.append(TaggedText(name, error=reason))
-                continue
-            shares = softmax(np.asarray(output), temperature_of(context))
-            blocks.append(shares)
-            predicted = shares.argmax(axis=1)
-            entities = (Entity(kind, a, b, " ".join(words[a:b])) for kind, a, b in self.entities(predicted))
-            labels = tuple(class_names[i] for i in predicted)
-            likely = tuple(float(value) for value in shares.max(axis=1))
-            rows.append(
-                TaggedText(name, words=tuple(words), labels=labels, probabilities=likely, entities=tuple(entities))
-            )
+        """Probabilities word after word."""
+        blocks = [np.empty((0, len(class_names))), *(row.shares for row in rows if row.shares is not None)]
         return TaggedTexts(rows, np.concatenate(blocks), class_names)
 
     def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score, r2_score
 from torchvision.ops import box_iou
 
 from benchmarks import architectures
 from benchmarks.suite.encoders import Encoder
-from benchmarks.tasks import cells, detection, ground_truth, maps, segmentation, vector_sets, vectors
+from benchmarks.tasks import cells, detection, ground_truth, maps, mask_sets, segmentation, vector_sets, vectors
 from benchmarks.tasks.cells import Cell, Outcome
 from benchmarks.tasks.vector_sets import MULTILABEL, REGRESSION
 
@@ -204,6 +205,29 @@ def test_picture_and_mask_are_moved_alike():
     assert len({labels[i].numpy().tobytes() for i in range(4)}) == 2  # mirrored and not
     agree = (moved[:, 0] / 100 - labels).abs() < 0.01
     assert agree.float().mean() > 0.93
+
+
+def test_a_mosaic_shows_in_each_region_a_photograph_of_the_class_that_its_mask_names(rng):
+    """Photographs of one grey a class: brightness is drawn a piece, so what is asked is one value a class."""
+    photos = [[Image.new("RGB", (70, 50), (40 + 20 * c,) * 3) for _ in range(2)] for c in range(10)]
+    image, mask = mask_sets.mosaic(photos, rng)
+    assert image.shape == (180, 240, 3)
+    shown = np.unique(mask)
+    assert 3 <= len(shown) <= 6
+    for label in shown:
+        grey = (40 + 20 * int(label)) * np.array([0.7, 1.3])
+        values = np.unique(image[mask == label])
+        assert len(values) == 1
+        assert grey[0] - 1 <= values[0] <= grey[1]
+    again = mask_sets.mosaic(photos, np.random.default_rng(0))
+    assert np.array_equal(again[1], mask)
+    assert not np.array_equal(mask_sets.mosaic(photos, rng)[1], mask)
+
+
+def test_every_set_with_masks_has_its_own_cells():
+    names = {cell.set for name in mask_sets.SETS for cell in ground_truth.cells_of(name, 0)}
+    assert names == {"camvid", "dtd10_mosaics"}
+    assert {c.head for c in ground_truth.cells_of("dtd10_mosaics", 0)} == {"linear", "deeplabv3"}
 
 
 # ---------------------------------------------------------------------------- detection

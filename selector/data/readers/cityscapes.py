@@ -9,11 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
-from selector.data._items import FileItems
-from selector.data._trees import Entry, first_missing, is_folder, is_image, listed, pictures, split_among
+from selector.data._trees import Entry, first_missing, is_folder, is_image, listed, mask_table, split_among
 from selector.data.reader import Options, reader
 
 NAMES = (
@@ -49,19 +47,13 @@ def _read(x: Any, options: Options) -> Table:
     if lost or not kept:
         name = first_missing(lost) if lost else f"{truth}/.../*_{truth}_{ending}.png"
         raise TargetError(f"{root}: no mask {name}; add it or remove the picture.")
-    items, names, hashes = pictures(root, kept, options)
     classes = enumerate(NAMES) if ending == "labelTrainIds" else zip(IDS, NAMES, strict=True)
-    return Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality=Modality.IMAGE,
-        items=items,
-        names=names,
-        hashes=hashes,
-        columns={"mask": FileItems(str(root), masks)},
-        roles={"mask": ("mask",)},
-        schema={"mask_names": masks, "mask_classes": dict(classes), **options.schema()},
-        splits=[split_among(path.split("/")[:-1]) for path in names],
+    return mask_table(
+        root,
+        kept,
+        masks,
+        options,
+        schema={"mask_classes": dict(classes)},
+        splits=[split_among(path.split("/")[:-1]) for path, _ in kept],
         notes=[f"{len(lacking)} pictures of the test split have no mask and were left out"] if lacking else [],
-        origin={"path": str(root)},
     )

@@ -10,11 +10,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
-from selector.data._class_names import class_schema, usual_file
-from selector.data._items import FileItems
 from selector.data._trees import (
     Entry,
     by_stem,
@@ -23,7 +20,7 @@ from selector.data._trees import (
     is_folder,
     is_image,
     listed,
-    pictures,
+    mask_table,
     split_among,
     subfolders,
 )
@@ -88,27 +85,8 @@ def _read(x: Any, options: Options) -> Table:
         unused += len(own) - len(found)
     if not images:
         raise TargetError(f"{root}: no pictures found beside the masks; expected them in images/.")
-    items, names, hashes = pictures(root, images, options)
-    mask_names = [path for path, _ in masks]
-    known = usual_file(root)
-    return Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality=Modality.IMAGE,
-        items=items,
-        names=names,
-        hashes=hashes,
-        columns={"mask": FileItems(str(root), mask_names)},
-        roles={"mask": ("mask",)},
-        schema={
-            "mask_names": mask_names,
-            **({} if known is None or options.class_names is not None else class_schema(known)),
-            **options.schema(),
-        },
-        splits=splits if any(splits) else None,
-        notes=[f"{unused} masks have no picture and were left out"] if unused > 0 else [],
-        origin={"path": str(root)},
-    )
+    notes = [f"{unused} masks have no picture and were left out"] if unused > 0 else []
+    return mask_table(root, images, [path for path, _ in masks], options, splits=splits, notes=notes)
 
 
 def _key(path: str, below: str, *, tails: bool = True) -> str:

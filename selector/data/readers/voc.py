@@ -13,12 +13,9 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
-from selector.data._class_names import class_schema, usual_file
 from selector.data._csv import read_utf8
-from selector.data._items import FileItems
 from selector.data._trees import (
     Entry,
     by_stem,
@@ -27,7 +24,9 @@ from selector.data._trees import (
     is_folder,
     is_image,
     listed,
-    pictures,
+    mask_table,
+    named_classes,
+    picture_table,
     split_among,
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
@@ -122,26 +121,13 @@ def _of_masks(root: Path, options: Options) -> Table:
     if lacking:
         raise TargetError(f"{root}: no mask {first_missing(lacking)}; add it or remove its line in {_SETS}/.")
     kept: list[Entry] = [(f"{_PICTURES}/{images[stem][0]}", images[stem][1]) for stem in stems]
-    items, names, hashes = pictures(root, kept, options)
-    mask_names = [f"{_MASKS}/{masks[stem][0]}" for stem in stems]
-    known = usual_file(root)
-    return Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality=Modality.IMAGE,
-        items=items,
-        names=names,
-        hashes=hashes,
-        columns={"mask": FileItems(str(root), mask_names)},
-        roles={"mask": ("mask",)},
-        schema={
-            "mask_names": mask_names,
-            **({} if known is None or options.class_names is not None else class_schema(known)),
-            **options.schema(),
-        },
-        splits=[sets.get(stem, "") for stem in stems] if sets else None,
+    return mask_table(
+        root,
+        kept,
+        [f"{_MASKS}/{masks[stem][0]}" for stem in stems],
+        options,
+        splits=[sets.get(stem, "") for stem in stems] if sets else (),
         notes=[f"{len(bare)} pictures of the test split have no mask and were left out"] if bare else [],
-        origin={"path": str(root)},
     )
 
 
@@ -174,26 +160,15 @@ def _of_boxes(root: Path, options: Options) -> Table:
             raise TargetError(f"{root}: {other[0]} and {path} are two annotations of {image}; keep one of them.")
         lowest = min([lowest, *(value for box in cell["boxes"] for value in box[:2])])
     chosen = [path for path in images if path in cells or (not sets or PurePosixPath(path).stem in sets)]
-    items, names, hashes = pictures(root, [(path, images[path]) for path in chosen], options)
-    splits = [sets.get(PurePosixPath(path).stem, "") or split_among(path.split("/")[:-1]) for path in chosen]
-    known = usual_file(root)
-    return Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality=Modality.IMAGE,
-        items=items,
-        names=names,
-        hashes=hashes,
-        columns={"boxes": [cells[path][1] if path in cells else None for path in chosen]},
-        roles={"boxes": ("boxes",)},
-        schema={
-            "box_format": "xyxy",
-            "box_offset": 1 if lowest >= 1 else 0,  # VOC counts pixels from 1; who writes 0 does not
-            **({} if known is None or options.class_names is not None else class_schema(known)),
-            **options.schema(),
-        },
-        splits=splits if any(splits) else None,
-        origin={"path": str(root)},
+    return picture_table(
+        root,
+        [(path, images[path]) for path in chosen],
+        options,
+        "boxes",
+        [cells[path][1] if path in cells else None for path in chosen],
+        # VOC counts pixels from 1; who writes 0 does not
+        schema={"box_format": "xyxy", "box_offset": 1 if lowest >= 1 else 0, **named_classes(root, options)},
+        splits=[sets.get(PurePosixPath(path).stem, "") or split_among(path.split("/")[:-1]) for path in chosen],
     )
 
 

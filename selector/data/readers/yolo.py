@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._class_names import class_schema, read_mapping, usual_file
 from selector.data._csv import read_utf8
-from selector.data._trees import Entry, by_stem, first_missing, is_folder, is_image, listed, pictures, split_among
+from selector.data._trees import Entry, by_stem, first_missing, is_folder, is_image, listed, picture_table, split_among
 from selector.data.reader import Options, reader
 
 _YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -62,23 +61,19 @@ def _read(x: Any, options: Options) -> Table:
     lost = [path for stem, (path, _) in labels.items() if stem not in stems]
     if lost:
         raise TargetError(f"{root}: no picture for {first_missing(sorted(lost))}; add it or remove the file.")
-    items, names, hashes = pictures(root, images, options)
-    cells = [_boxes(root / labels[stem][0]) if (stem := _stem(_key(path))) in labels else None for path in names]
+    names = [path for path, _ in images]
     splits = [split_among(path.split("/")[:-1]) or _split_said(path, said) for path in names]
     if len(set(splits)) > 1 and "" in splits:
-        splits = [""] * len(splits)
-    return Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality=Modality.IMAGE,
-        items=items,
-        names=names,
-        hashes=hashes,
-        columns={"boxes": cells},
-        roles={"boxes": ("boxes",)},
-        schema={"box_format": "cxcywhn", **_names(root, spec, said), **options.schema()},
-        splits=splits if any(splits) else None,
-        origin={"path": str(given)},
+        splits = []
+    return picture_table(
+        root,
+        images,
+        options,
+        "boxes",
+        [_boxes(root / labels[stem][0]) if (stem := _stem(_key(path))) in labels else None for path in names],
+        schema={"box_format": "cxcywhn", **_names(root, spec, said)},
+        splits=splits,
+        path=given,
     )
 
 
