@@ -13,7 +13,8 @@ import torch
 
 from selector import sources
 from selector.core.contracts import Encoder
-from selector.sources._text import HeadedTextNetwork, TextPath, create_backbone
+from selector.sources._text import TextPath
+from selector.sources._transformer import Transformer, create_backbone
 from selector.zoo import ModelSpec, TextSettings, load_zoo
 
 MAX_LENGTH = 128  # tokens, for features and for training
@@ -60,7 +61,7 @@ def load(spec: ModelSpec) -> Encoder:
     return encoder
 
 
-def with_head(encoder: Encoder, spec: ModelSpec, classes: int) -> HeadedTextNetwork:
+def with_head(encoder: Encoder, spec: ModelSpec, classes: int) -> Transformer:
     """What is trained: the network with a linear layer on the features of the encoder.
 
     Raises:
@@ -71,7 +72,7 @@ def with_head(encoder: Encoder, spec: ModelSpec, classes: int) -> HeadedTextNetw
     return _rebuilt(encoder, spec, classes)
 
 
-def _rebuilt(encoder: Encoder, spec: ModelSpec, classes: int) -> HeadedTextNetwork:
+def _rebuilt(encoder: Encoder, spec: ModelSpec, classes: int) -> Transformer:
     import onnx
     from onnx import numpy_helper
 
@@ -90,7 +91,7 @@ def _rebuilt(encoder: Encoder, spec: ModelSpec, classes: int) -> HeadedTextNetwo
     backbone = create_backbone(PARAPHRASE_L3)
     backbone.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()}, strict=True)
     path = TextPath("last", "mean", specials=True)
-    module = HeadedTextNetwork(backbone, False, path, encoder.num_features, classes).eval()
+    module = Transformer(backbone, False, path, encoder.num_features, classes).eval()
     with torch.no_grad():
         ours, file = module.read(encoder.probe(), [path])[0], encoder.encode(encoder.probe())
     if not torch.allclose(ours, file, atol=1e-4):

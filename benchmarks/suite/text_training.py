@@ -17,7 +17,7 @@ from selector.core.contracts import Encoder
 from selector.extract.encode import open_runner
 from selector.modalities.text import Tokens, text_hash
 from selector.modalities.tokens.table import open_tokens
-from selector.sources._text import HeadedTextNetwork
+from selector.sources._transformer import Transformer
 from selector.zoo import ModelSpec
 
 RATES = (3e-5, 1e-4, 3e-4)  # AdamW
@@ -38,7 +38,7 @@ class TextLearner:
         hashes = [text_hash(text) for text in data.texts]
         names = [f"{data.name}:{i}" for i in range(len(hashes))]
         self._tokens, _ = open_tokens(data.texts, hashes, names, self._encoder.preprocess)  # type: ignore[arg-type]
-        self._module: HeadedTextNetwork = text_encoders.with_head(self._encoder, spec, data.classes)
+        self._module: Transformer = text_encoders.with_head(self._encoder, spec, data.classes)
         self._places = self._only_own_words()
 
     @property

@@ -100,3 +100,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error of another library, for a message of one's own.
+
+    >>> first_line(ValueError("too long\\nand more"))
+    'ValueError: too long'
+    """
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"

@@ -17,9 +17,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from torch import Tensor, nn
 
-from selector.core.errors import SourceError, did_you_mean
+from selector.core.errors import SourceError, did_you_mean, first_line
 from selector.modalities.text import Tokens
-from selector.sources._text import LAST, MEAN, TextPath, first_line
+from selector.sources._encoder import seeded
+from selector.sources._text import LAST, MEAN, TextPath
+from selector.sources._text_module import TextModule
 
 BYTES = 256
 BOS, EOS, BOW, EOW, PAD = range(BYTES, BYTES + 5)
@@ -34,7 +36,6 @@ NO_ONNX = (
 
 _AT_ONCE = 512  # words spelled in one pass: the widest convolution alone has 1,024 values a character
 _STEPS = 32  # words whose input products are made at once; those of a whole book would not fit
-_WINDOWS = (32_768, 524_288)  # bytes of windows in a forward pass on the processor, and elsewhere
 
 _OF_THE_TRAINING = frozenset(
     {
@@ -378,70 +379,40 @@ class ScalarMix(nn.Module):
         return self.scale * torch.einsum("l,lbd->bd", self.weights.softmax(0), torch.stack(list(layers)))
 
 
-class ElmoNetwork(nn.Module):
-    """ELMo, read at one place or several; with outputs a head on the features of ``path``, and where that is the
-    mean over all layers a mix that is learned along.
+class ElmoNetwork(TextModule):
+    """ELMo; with outputs and a path that is the mean over all layers, a mix of them is learned along.
 
     Attributes:
         no_onnx: why it cannot be exported.
     """
 
     no_onnx = NO_ONNX
+    at_once = (32_768, 524_288)  # bytes
 
-    def __init__(self, options: Options, path: TextPath, depth: int, num_outputs: int = 0) -> None:
-        super().__init__()
-        self.options, self.path, self.depth = options, path, depth
-        self.backbone = BiLm(options, depth)
-        self.mix = ScalarMix(depth) if num_outputs and path.layer == MEAN else None
-        self.selector_head = nn.Linear(2 * options.lstm.projection_dim, num_outputs) if num_outputs else None
+    def __init__(self, options: Options, depth: int, path: TextPath | None = None, num_outputs: int = 0) -> None:
+        super().__init__(BiLm(options, depth), path, 2 * options.lstm.projection_dim, num_outputs)
+        self.options, self.depth = options, depth
+        self.blocks = ("characters", *(f"layers.{i}" for i in range(depth - 1)))
+        self.mix = ScalarMix(depth) if num_outputs and self.path.layer == MEAN else None
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Outputs (B, K) of the head."""
-        return cast(Tensor, self.get_classifier()(self.read(tokens, [self.path])[0]))
+    def layers(self, tokens: Tokens, ways: Sequence[TextPath], wanted: set[str]) -> list[list[Tensor]]:
+        """See ``TextModule``; the characters' is the first layer."""
+        states, words = self.backbone(tokens, max(TextPath(name).depth(self.depth) for name in wanted))
+        return [[way.pool(state, words) for way in ways] for state in states[-1 if wanted == {LAST} else 0 :]]
 
-    def get_classifier(self) -> nn.Linear:
-        """The head."""
-        assert self.selector_head is not None
-        return self.selector_head
-
-    def read(self, tokens: Tokens, paths: Sequence[TextPath]) -> list[Tensor]:
-        """Features (B, D) of each path from one forward pass, in several parts for texts of many windows."""
-        budget = _WINDOWS[tokens.device.type != "cpu"]
-        if tokens.windows and tokens.words is None and not torch.is_grad_enabled() and tokens.ids.numel() > budget:
-            parts = [self._read(part, paths) for part in tokens.rows(max(1, budget // tokens.ids.shape[1]))]
-            return [tokens.per_text(torch.cat(rows)) for rows in zip(*parts, strict=True)]
-        return self._read(tokens, paths)
-
-    def _read(self, tokens: Tokens, paths: Sequence[TextPath]) -> list[Tensor]:
-        states, words = self.backbone(tokens, max(path.depth(self.depth) for path in paths))
-        pooled: dict[tuple[str, int], Tensor] = {}
-
-        def layer(path: TextPath, number: int) -> Tensor:
-            key = (path.pooling, number)
-            if key not in pooled:
-                pooled[key] = path.pool(states[number], words)
-            return pooled[key]
-
-        found = []
-        for path in paths:
-            if path.layer != MEAN:
-                found.append(layer(path, path.depth(self.depth) - 1))
-                continue
-            layers = [layer(path, number) for number in range(self.depth)]
-            found.append(torch.stack(layers).mean(0) if self.mix is None else self.mix(layers))
-        return found
+    def mixed(self, layers: Sequence[Tensor]) -> Tensor:
+        """See ``TextModule``."""
+        return super().mixed(layers) if self.mix is None else cast(Tensor, self.mix(layers))
 
 
 def build_headed(recipe: Mapping[str, Any]) -> ElmoNetwork:
     """The module that a recipe tells of, in eval mode, from the seeded random start."""
-    from selector.sources._encoder import seeded
-
     options, path = Options.model_validate(recipe["options"]), TextPath(**recipe["path"])
     if path.layer.isdigit():
         path = replace(path, layer=LAST)  # nothing is built behind the layer that is read
     depth = min(int(recipe["depth"]), options.lstm.n_layers + 1)
     with seeded():
-        return ElmoNetwork(options, path, depth, int(recipe["outputs"])).eval()
+        return ElmoNetwork(options, depth, path, int(recipe["outputs"])).eval()
 
 
 # ---------------------------------------------------------------------------- weights

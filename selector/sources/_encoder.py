@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from selector.core.contracts import Encoder, Preprocess
-from selector.core.errors import SourceError, did_you_mean
+from selector.core.errors import SourceError, did_you_mean, first_line
 from selector.sources._blocks import blocks_by_structure, in_forward_order
 from selector.sources._maps import MapNetwork, MapTaps, find_taps, run
 from selector.sources._network import Network
+from selector.sources._weights import identity_at
 from selector.zoo import ModelSpec, Pooling
 
 log = logging.getLogger(__name__)
@@ -279,12 +280,10 @@ class TorchEncoder(Encoder):
     def reading(self, spec: ModelSpec) -> TorchEncoder:
         """See ``contracts.Encoder``."""
         loaded = self._loaded
-        place = {key: value for key, value in (("layer", spec.layer), ("pooling", spec.pooling)) if value is not None}
-        identity = {k: v for k, v in self.identity.items() if k not in ("layer", "pooling")} | place
         path = _path(spec, loaded.module, loaded.default)
         with _refusing(spec, self.preprocess), torch.no_grad():
             raw = path.raw(loaded.module, probe_batch(self.preprocess.input_size))
-        return _read(spec, loaded, identity, path, raw)
+        return _read(spec, loaded, identity_at(self.identity, spec), path, raw)
 
     def encode_readings(self, batch: Tensor, readings: Sequence[Encoder]) -> list[Tensor]:
         """See ``contracts.Encoder``."""
@@ -344,7 +343,7 @@ class TorchEncoder(Encoder):
                 self._check_maps(module, built, input_size)
                 return built
             except _BUILD_ERRORS as error:
-                reasons.append(_short(error))
+                reasons.append(first_line(error))
         raise SourceError(f"{self.name}: its maps cannot be trained: {'; '.join(reasons)}")
 
     def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -387,7 +386,7 @@ class TorchEncoder(Encoder):
                 found = self.taps.read(module, probe_batch((channels, *size)), self._whole)[1]
         except Exception as error:
             raise SourceError(
-                f"{self.name}: the network gives no maps at {at} ({_short(error)}); leave it at its native "
+                f"{self.name}: the network gives no maps at {at} ({first_line(error)}); leave it at its native "
                 f"{native[0]}x{native[1]}."
             ) from error
         cells = [tuple(side // stride for side in size) for stride in self.taps.strides]
@@ -466,7 +465,7 @@ class TorchEncoder(Encoder):
                 features = self.path(module, probe_batch((channels, height, width)))
         except Exception as error:
             raise SourceError(
-                f"{self.name}: the network does not work at {at} ({_short(error)}); "
+                f"{self.name}: the network does not work at {at} ({first_line(error)}); "
                 f"leave it at its native {native[0]}x{native[1]}."
             ) from error
         if features.shape != (1, self.num_features):
@@ -546,7 +545,9 @@ def _refusing(spec: ModelSpec, preprocess: Preprocess) -> Iterator[None]:
         raise
     except Exception as error:
         size = "x".join(map(str, preprocess.input_size))
-        raise SourceError(f"{spec.name}: the network does not run on an input of {size}: {_short(error)}") from error
+        raise SourceError(
+            f"{spec.name}: the network does not run on an input of {size}: {first_line(error)}"
+        ) from error
 
 
 def probe_batch(input_size: tuple[int, ...]) -> Tensor:
@@ -562,7 +563,7 @@ def run_quietly(build: Callable[[], nn.Module], spec: ModelSpec, what: str) -> n
     except SourceError:
         raise
     except Exception as error:
-        raise SourceError(f"{spec.name}: {what}: {_short(error)}") from error
+        raise SourceError(f"{spec.name}: {what}: {first_line(error)}") from error
 
 
 def _path(spec: ModelSpec, module: nn.Module, default: FeaturePath) -> FeaturePath:
@@ -646,8 +647,3 @@ def _copy_backbone(module: nn.Module, headed: Any, head_names: tuple[str, ...]) 
 
 def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())))
-
-
-def _short(error: BaseException) -> str:
-    text = (str(error) or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {text[:200]}"

@@ -1,30 +1,42 @@
-"""What the transformers source builds: a network that reads tokens and gives a feature row a text.
+"""Texts and words, whatever the source: where features are read off a network, and the encoder around a torch module.
 
-Features are pooled inside the forward pass, layer by layer, so that the hidden states of all layers
-are never in memory together.
+A source says how its network is built and how it is described in a saved model; everything else of a text
+encoder is here. torch is imported by what a source builds, not by this module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast, get_args
+import copy
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-import torch
-from torch import Tensor, nn
+from selector.core.contracts import Encoder, TextPreprocess, Words
+from selector.core.errors import SourceError, first_line
+from selector.modalities.text import Tokeniser, Tokens
+from selector.sources._weights import identity_at
 
-from selector.core.errors import SourceError
-from selector.modalities.text import Tokens
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selector.sources._text_module import TextModule
+    from selector.zoo import ModelSpec
 
 TextPooling = Literal["mean", "cls", "last", "weighted", "max", "first"]
 WORD_POOLINGS = ("first", "mean")
 
 MEAN, LAST = "mean", "last"
 
+MAX_LENGTH = 512
+"""Tokens read of a text when neither the zoo nor the model says less: attention costs the square of it."""
+
 _ELSEWHERE = {"avg": "images", "first": "words"}
 """Poolings that are not over the tokens of a text, and what they are for."""
 
-_AT_ONCE = (8192, 131_072)  # tokens of windows in a forward pass on the processor, and elsewhere
+_PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,8 @@ class TextPath:
         if self.pooling == "cls":
             rows = hidden[:, 0].float()
         elif self.pooling == "last":
-            rows = hidden[torch.arange(len(hidden), device=hidden.device), tokens.mask.sum(1) - 1].float()
+            last = (tokens.mask.sum(1) - 1)[:, None, None]
+            rows = hidden.take_along_dim(last, 1)[:, 0].float()
         else:
             counted = tokens.mask.bool()
             if not self.specials:
@@ -68,20 +81,149 @@ class TextPath:
                 if self.pooling == "weighted":
                     weights = weights * weights.cumsum(1)
                 weights = weights / weights.sum(1, keepdim=True)
-                rows = torch.bmm(weights[:, None], hidden.float())[:, 0]
+                rows = weights[:, None].bmm(hidden.float())[:, 0]
         return tokens.per_text(rows)
 
 
-def text_pooling(name: str, pooling: str | None, usual: TextPooling) -> TextPooling:
-    """How a model pools the tokens of a whole text: what is asked for, else what is usual for it.
+class TextEncoder(Encoder):
+    """A torch module that reads texts or words: its features, its variants, its heads.
+
+    A source extends it by ``describe``.
+
+    Args:
+        spec: the zoo entry; ``layer`` and ``pooling`` say where features are read.
+        usual: (pooling of a whole text, pooling of a word) where the entry says nothing.
+        own: the path that the model itself asks for, where it has one.
 
     Raises:
-        SourceError: a pooling of images or words.
+        SourceError: no such layer or pooling, a network that does not run on a text, features that are not finite.
     """
-    if pooling in _ELSEWHERE:
+
+    module: TextModule
+    preprocess: TextPreprocess
+    path: TextPath
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        module: TextModule,
+        identity: dict[str, Any],
+        preprocess: TextPreprocess,
+        usual: tuple[TextPooling, TextPooling],
+        own: TextPath | None = None,
+    ) -> None:
+        import torch
+
+        self.name = spec.name
+        self.identity = identity
+        self.preprocess = preprocess
+        self.module = module.eval()
+        self._usual, self._own = usual[bool(preprocess.words)], None if preprocess.words else own
+        self._probe = probe_tokens(preprocess)
+        with running(spec):
+            self.path = self._path_of(spec)
+            with torch.no_grad():
+                features = self.encode(self._probe)
+        if features.ndim != 2 or not bool(torch.isfinite(features).all()):
+            found = "they hold NaN or infinity" if features.ndim == 2 else f"their shape is {tuple(features.shape)}"
+            raise SourceError(
+                f"{spec.name}: features of a test text are not finite (2, D): {found}; the weights may be damaged."
+            )
+        self.num_features = int(features.shape[1])
+        self._take_what_is_read()
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """``source`` and what its ``build`` needs beside path, features and outputs: plain JSON."""
+
+    def read_parts(self) -> tuple[list[str], int]:
+        """Names within ``backbone`` of the blocks up to the layer that is read, and the parameters so far: what lies
+        behind decides nothing."""
+        names = list(self.module.blocks)
+        depth = self.path.depth(len(names))
+        behind = [self.module.backbone.get_submodule(name) for name in names[depth:]]
+        unread = sum(p.numel() for block in behind for p in block.parameters())
+        return names[:depth], sum(p.numel() for p in self.module.backbone.parameters()) - unread
+
+    def _take_what_is_read(self) -> None:
+        names, self.num_parameters = self.read_parts()
+        self.blocks = tuple(f"backbone.{name}" for name in names)
+
+    def _path_of(self, spec: ModelSpec) -> TextPath:
+        own = self._own
+        if own is not None and spec.pooling in (None, own.pooling) and spec.layer in (None, own.layer):
+            return own
+        pooling = pooling_of(spec, self.preprocess, own.pooling if own is not None else self._usual)
+        layer = spec.layer or (MEAN if own is None else LAST)
+        require_layer(spec.name, layer, self.module.depth)
+        return TextPath(layer, pooling)
+
+    def probe(self) -> Tokens:
+        """See ``contracts.Encoder``."""
+        return self._probe
+
+    def encode(self, batch: Tokens) -> Tensor:
+        """Features (B, D)."""
+        return self.module.read(batch, [self.path])[0]
+
+    def reading(self, spec: ModelSpec) -> TextEncoder:
+        """See ``contracts.Encoder``."""
+        other = copy.copy(self)
+        other.name = spec.name
+        other.identity = identity_at(self.identity, spec)
+        other.path = self._path_of(spec)
+        other._take_what_is_read()
+        return other
+
+    def encode_readings(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
+        """See ``contracts.Encoder``."""
+        return self.module.read(batch, [cast(TextEncoder, reading).path for reading in readings])
+
+    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> TextModule:
+        """A fresh module Tokens -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""
+        from selector.sources import registry
+
+        recipe = self.recipe(num_outputs, input_size)
+        headed: Any = registry.get(str(recipe["source"])).build(recipe)
+        state = self.module.backbone.state_dict()
+        headed.backbone.load_state_dict({name: state[name] for name in headed.backbone.state_dict()})
+        return cast("TextModule", headed)
+
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Plain JSON for ``build`` of the same source."""
+        if input_size is not None:
+            raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
+        recipe = {**self.describe(), "path": asdict(self.path), "features": self.num_features, "outputs": num_outputs}
+        plain: dict[str, Any] = json.loads(json.dumps(recipe))
+        return plain
+
+
+@contextmanager
+def running(spec: ModelSpec) -> Iterator[None]:
+    """Whatever goes wrong in a forward pass on a test text is this model's ``SourceError``."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:  # a factory's code and onnxruntime raise anything
+        raise SourceError(f"{spec.name}: the network does not run on a text: {first_line(error)}") from error
+
+
+def pooling_of(spec: ModelSpec, preprocess: TextPreprocess, usual: TextPooling) -> TextPooling:
+    """How the tokens of a text, or of a word, become its row: what the spec says, else what is usual for the network.
+
+    Raises:
+        SourceError: a pooling of images, of whole texts for words, or of words for texts.
+    """
+    pooling = cast(TextPooling, spec.pooling or usual)
+    if preprocess.words and pooling not in WORD_POOLINGS:
+        raise SourceError(
+            f"{spec.name}: pooling '{pooling}' is over whole texts; words take {' or '.join(WORD_POOLINGS)}."
+        )
+    if not preprocess.words and pooling in _ELSEWHERE:
         known = ", ".join(sorted({*get_args(TextPooling)} - {*_ELSEWHERE}))
-        raise SourceError(f"{name}: pooling '{pooling}' is for {_ELSEWHERE[pooling]}; texts take {known}.")
-    return cast(TextPooling, pooling or usual)
+        raise SourceError(f"{spec.name}: pooling '{pooling}' is for {_ELSEWHERE[pooling]}; texts take {known}.")
+    return pooling
 
 
 def require_layer(name: str, layer: str, layers: int) -> None:
@@ -94,211 +236,28 @@ def require_layer(name: str, layer: str, layers: int) -> None:
         raise SourceError(f"{name}: there is no layer '{layer}'; expected 'mean', 'last' or a number in 1..{layers}.")
 
 
-class TextNetwork(nn.Module):
-    """A transformer whose features are read at one place or several.
-
-    Attributes:
-        backbone: a model of transformers without a head.
-        token_types: whether it is told which text of a pair a token belongs to.
-        cut: it ended further down once: its last block is read as it is, without the norm behind the last.
-        blocks: names of its layers within ``backbone``; empty where one block is run several times.
-    """
-
-    def __init__(self, backbone: nn.Module, token_types: bool, cut: bool = False) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.token_types = token_types
-        self.cut = cut
-        self.blocks = block_names(backbone)
-
-    def read(self, tokens: Tokens, paths: Sequence[TextPath]) -> list[Tensor]:
-        """Features (B, D) of each path from one forward pass.
-
-        Texts of many windows go through in several, unless gradients are wanted: a book must not
-        need the memory of all of its windows at once.
-        """
-        windows = tokens.windows and tokens.words is None and not torch.is_grad_enabled()
-        if windows and tokens.ids.numel() > (budget := _AT_ONCE[tokens.device.type != "cpu"]):
-            parts = [self._read(part, paths) for part in tokens.rows(max(1, budget // tokens.ids.shape[1]))]
-            return [tokens.per_text(torch.cat(rows)) for rows in zip(*parts, strict=True)]
-        return self._read(tokens, paths)
-
-    def _read(self, tokens: Tokens, paths: Sequence[TextPath]) -> list[Tensor]:
-        ways = list(dict.fromkeys(replace(path, layer=LAST) for path in paths))
-        inner = any(path.layer != LAST for path in paths)
-        layers = self._layers(tokens, ways, inner)
-        found = []
-        for path in paths:
-            way = [pooled[ways.index(replace(path, layer=LAST))] for pooled in layers]
-            if path.layer == MEAN:
-                found.append(torch.stack(way).mean(0))
-            else:
-                found.append(way[-1] if path.layer == LAST else way[int(path.layer) - 1])
-        return found
-
-    def _layers(self, tokens: Tokens, ways: Sequence[TextPath], inner: bool) -> list[list[Tensor]]:
-        """For every layer, the embeddings not among them, its output pooled in each way; the last one after its norm."""
-
-        def pooled(hidden: Tensor) -> list[Tensor]:
-            if hidden.shape[:2] != tokens.ids.shape:
-                hidden = hidden[:, : tokens.ids.shape[1]]  # some fill batches up to a multiple of their window
-                if hidden.shape[:2] != tokens.ids.shape:
-                    raise SourceError(
-                        f"the layers of a {cast(Any, self.backbone).config.model_type} give {tuple(hidden.shape)} for "
-                        f"{tuple(tokens.ids.shape)} tokens; expected (texts, tokens, width). Such networks are not read."
-                    )
-            return [way.pool(hidden, tokens) for way in ways]
-
-        if inner and not self.blocks:  # one block that is run several times (ALBERT)
-            return [pooled(states) for states in self._run(tokens, output_hidden_states=True).hidden_states[1:]]
-        found: list[list[Tensor]] = []
-
-        def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
-            found.append(pooled(out[0] if isinstance(out, tuple | list) else out))
-
-        hooked = self.blocks[: None if self.cut else -1] if inner else ()
-        handles = [self.backbone.get_submodule(name).register_forward_hook(keep) for name in hooked]
-        try:
-            last = self._run(tokens).last_hidden_state
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found if self.cut else [*found, pooled(last)]
-
-    def _run(self, tokens: Tokens, **more: Any) -> Any:
-        types = {"token_type_ids": tokens.types} if self.token_types else {}
-        return self.backbone(input_ids=tokens.ids, attention_mask=tokens.mask, **types, **more)
+def probe_tokens(preprocess: TextPreprocess) -> Tokens:
+    """Two texts that every network is tried on."""
+    texts = [Words(text.split()) for text in _PROBE] if preprocess.words else _PROBE
+    return Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
 
 
-def block_names(backbone: Any) -> tuple[str, ...]:
-    """Dotted names of the layers: the list with as many members as the configuration has layers."""
-    wanted = backbone.config.num_hidden_layers
-    for name, child in backbone.named_modules():
-        if isinstance(child, nn.ModuleList) and len(child) == wanted:
-            return tuple(f"{name}.{i}" for i in range(wanted))
-    return ()
-
-
-class HeadedTextNetwork(TextNetwork):
-    """A transformer with a linear layer on the features of one path."""
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        token_types: bool,
-        path: TextPath,
-        num_features: int,
-        num_outputs: int,
-        *,
-        cut: bool = False,
-    ) -> None:
-        super().__init__(backbone, token_types, cut)
-        self.path = path
-        self.selector_head = nn.Linear(num_features, num_outputs)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Outputs (B, K)."""
-        return cast(Tensor, self.selector_head(self.read(tokens, [self.path])[0]))
-
-    def get_classifier(self) -> nn.Linear:
-        """The head."""
-        return self.selector_head
-
-
-def create_backbone(config: Mapping[str, Any]) -> nn.Module:
-    """A model of transformers without weights and without the parts that features never use.
+def read_tokenizer(spec: ModelSpec) -> str:
+    """The ``tokenizer.json`` that a zoo entry names.
 
     Raises:
-        SourceError: transformers cannot build it.
+        SourceError: it is not there or not readable.
     """
-    from transformers import AutoConfig, AutoModel
+    assert spec.text is not None
+    assert spec.text.tokenizer is not None
+    from tokenizers import Tokenizer
 
-    settings = dict(config)
-    kind = settings.pop("model_type", None)
-    require_built_in(f"transformers: {kind}", settings)
+    path = spec.text.tokenizer.path()
     try:
-        made = AutoConfig.for_model(kind, **settings)
-        return stripped(AutoModel.from_config(made, dtype=torch.float32, trust_remote_code=False))  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
-        raise SourceError(f"transformers cannot build a network of the type '{kind}': {first_line(error)}") from error
-
-
-_BUILT_IN = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-
-
-def require_built_in(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that names kernels of a repository, which transformers would fetch and run.
-
-    Raises:
-        SourceError: an attention implementation that is not one of transformers' own, at any depth.
-    """
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            require_built_in(name, value)
-        elif "_implementation" in key and value not in _BUILT_IN:
-            raise SourceError(
-                f"{name}: the configuration asks for {key} {value!r}, which is code from elsewhere and is not run; "
-                "take the key out of config.json."
-            )
-
-
-def stripped(backbone: Any) -> nn.Module:
-    """Without the pooler that some encoders carry for their pretraining, and without a cache of keys."""
-    if backbone.config.is_encoder_decoder:
-        raise SourceError("models with an encoder and a decoder (T5, BART) are not read; take an encoder or a decoder.")
-    if isinstance(getattr(backbone, "pooler", None), nn.Module):
-        backbone.pooler = None
-    backbone.config.use_cache = False
-    module: nn.Module = backbone.eval()
-    return module
-
-
-def is_causal(network: TextNetwork, tokens: Tokens) -> bool:
-    """Whether a token's output depends on earlier tokens only: a decoder. From two real passes."""
-    other = tokens[:1]
-    changed = Tokens(other.ids.clone(), other.mask, other.content, other.types, other.owner)
-    changed.ids[0, -1] = (changed.ids[0, -1] + 1) % 3
-    with torch.no_grad():
-        first, second = (network._run(batch).last_hidden_state[0, 0] for batch in (other, changed))
-    return bool(torch.allclose(first, second, rtol=0, atol=1e-6))
-
-
-def describe(network: TextNetwork, path: TextPath, num_features: int, num_outputs: int) -> dict[str, Any]:
-    """Plain JSON from which ``build_headed`` makes the network again, up to the layer of the path, without weights."""
-    config = cast(Any, network.backbone).config
-    plain = {"model_type": config.model_type, **config.to_diff_dict()}
-    count = len(network.blocks)
-    if (depth := path.depth(count)) < count:
-        # such as the kind of attention of each layer
-        a_layer = {k for k, v in plain.items() if "layer" in k and isinstance(v, list) and len(v) == count}
-        plain |= {key: plain[key][:depth] for key in a_layer}
-        plain[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = depth
-    return {
-        "source": "transformers",
-        "model": config.model_type,
-        "config": plain,
-        **({"cut": True} if network.cut or depth < count else {}),
-        "path": asdict(path),
-        "token_types": network.token_types,
-        "features": num_features,
-        "outputs": num_outputs,
-    }
-
-
-def build_headed(recipe: Mapping[str, Any], seeded: Callable[[], Any]) -> HeadedTextNetwork:
-    """The module that ``describe`` tells of, in eval mode, from the seeded random start."""
-    with seeded():
-        network = HeadedTextNetwork(
-            create_backbone(recipe["config"]),
-            recipe["token_types"],
-            TextPath(**recipe["path"]),
-            recipe["features"],
-            recipe["outputs"],
-            cut=recipe.get("cut", False),
-        )
-        return network.eval()
-
-
-def first_line(error: BaseException) -> str:
-    """Type and first line of an error of another library."""
-    return f"{type(error).__name__}: {(str(error) or 'no message').strip().splitlines()[0][:200]}"
+        text = path.read_text(encoding="utf-8")
+        backend = Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
+        raise SourceError(f"{spec.name}: tokenizer {path} cannot be read: {error}") from None
+    backend.no_padding()
+    backend.no_truncation()
+    return str(backend.to_str())

@@ -1,4 +1,4 @@
-"""The files of a text model: the Hugging Face layout, a tokenizer named in the zoo, and the texts it is tried on. No torch."""
+"""The files of a text model in the Hugging Face layout. No torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import Words
 from selector.core.errors import SourceError, WeightsMissing
-from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import _hub, _weights
 
 if TYPE_CHECKING:
-    from selector.core.contracts import TextPreprocess
     from selector.zoo import ModelSpec
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -28,11 +25,6 @@ TOKENIZERS = (
     *("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
 )
 """Files of which a tokenizer has at least one."""
-
-MAX_LENGTH = 512
-"""Tokens read of a text when neither the zoo nor the model says less: attention costs the square of it."""
-
-_PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
 
 _SETTINGS = (
     CONFIG,
@@ -156,46 +148,3 @@ def _hub_files(spec: ModelSpec) -> ModelFiles:
         return ModelFiles(folder, (first,))
     names = _shards(spec, _hub.fetch(first, spec.name))
     return ModelFiles(folder, tuple(_hub.find(repo, [name], revision, spec.name) for name in names))
-
-
-def read_tokenizer(spec: ModelSpec) -> str:
-    """The ``tokenizer.json`` that a zoo entry names.
-
-    Raises:
-        SourceError: it is not there or not readable.
-    """
-    assert spec.text is not None
-    assert spec.text.tokenizer is not None
-    from tokenizers import Tokenizer
-
-    path = spec.text.tokenizer.path()
-    try:
-        text = path.read_text(encoding="utf-8")
-        backend = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
-        raise SourceError(f"{spec.name}: tokenizer {path} cannot be read: {error}") from None
-    backend.no_padding()
-    backend.no_truncation()
-    return str(backend.to_str())
-
-
-def probe_tokens(preprocess: TextPreprocess) -> Tokens:
-    """Two texts that every network is tried on."""
-    texts = [Words(text.split()) for text in _PROBE] if preprocess.words else _PROBE
-    return Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
-
-
-def word_pooling(spec: ModelSpec, usual: str) -> str:
-    """How the tokens of a word become its row: what the spec says, or what is usual for the network.
-
-    Raises:
-        SourceError: a pooling over whole texts.
-    """
-    from selector.sources._text import WORD_POOLINGS
-
-    pooling = spec.pooling or usual
-    if pooling not in WORD_POOLINGS:
-        raise SourceError(
-            f"{spec.name}: pooling '{pooling}' is over whole texts; words take {' or '.join(WORD_POOLINGS)}."
-        )
-    return pooling

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from selector.core.errors import SourceError
+from selector.core.errors import SourceError, first_line
 from selector.core.folders import cache_folder
 from selector.results import write_atomic
 
@@ -83,6 +83,12 @@ def content_hash(path: Path) -> str:
     return digest
 
 
+def identity_at(identity: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """The identity of a network that is read elsewhere: at the layer and with the pooling of ``spec``."""
+    place = {key: value for key, value in (("layer", spec.layer), ("pooling", spec.pooling)) if value is not None}
+    return {key: value for key, value in identity.items() if key not in ("layer", "pooling")} | place
+
+
 def settings_identity(spec: ModelSpec) -> dict[str, Any]:
     """The part of an identity that every source writes alike: kwargs, pooling, layer, overrides."""
     text = None if spec.text is None else spec.text.model_dump(mode="json", exclude_none=True, exclude={"tokenizer"})
@@ -102,7 +108,7 @@ def refused(path: Path, error: BaseException) -> SourceError:
     """A weights file that holds more than tensors."""
     return SourceError(
         f"weights file {path} is not plain tensors, and running code from a weights file is refused; "
-        f"save it as safetensors, or as torch.save(model.state_dict()). ({_first_line(error)})"
+        f"save it as safetensors, or as torch.save(model.state_dict()). ({first_line(error)})"
     )
 
 
@@ -134,7 +140,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         *(LookupError, ArithmeticError, MemoryError, struct.error),  # each was met on a changed file
     ) as error:
         raise SourceError(
-            f"weights file {path} cannot be read, it is damaged or in another format: {_first_line(error)}"
+            f"weights file {path} cannot be read, it is damaged or in another format: {first_line(error)}"
         ) from None
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -255,7 +261,3 @@ def refuse_kwargs(name: str, kwargs: Mapping[str, Any], reserved: Collection[str
 
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,24 +11,20 @@ HDF5 files hold arrays, no code; h5py (extra ``elmo``) is needed to load them, n
 
 from __future__ import annotations
 
-import copy
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from selector.core.contracts import Encoder, TextPreprocess
-from selector.core.errors import SourceError, WeightsMissing, ZooError
+from selector.core.errors import SourceError, WeightsMissing, ZooError, first_line
 from selector.sources import _hub, _weights, source
-from selector.sources._text_files import probe_tokens, word_pooling
+from selector.sources._text import TextEncoder
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from selector.modalities.text import Tokens
     from selector.sources._elmo import ElmoNetwork, Options
-    from selector.sources._text import TextPath
     from selector.zoo import ModelSpec
 
 MAX_LENGTH = 2048
@@ -94,21 +90,20 @@ class ElmoSource:
         """See ``contracts.Source``."""
         from selector.sources._elmo import ElmoNetwork, load_weights
         from selector.sources._encoder import seeded
-        from selector.sources._text import TextPath, first_line
 
         identity = self.identify(spec)
         files = _find(spec)
         options = _options(spec, files)
         try:
             with seeded():
-                network = ElmoNetwork(options, TextPath(), options.lstm.n_layers + 1).eval()
+                network = ElmoNetwork(options, options.lstm.n_layers + 1)
         except (RuntimeError, MemoryError) as error:
             raise SourceError(
                 f"{spec.name}: a network as {_OPTIONS} says cannot be built: {first_line(error)}"
             ) from error
         if files.weights is not None:
             load_weights(network.backbone, options, _hub.fetch(files.weights, spec.name), spec.name)
-        return ElmoEncoder(spec, network, identity)
+        return ElmoEncoder(spec, network, identity, _preprocess(spec, options), ("mean", "first"))
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
@@ -117,97 +112,16 @@ class ElmoSource:
         return build_headed(recipe)
 
 
-class ElmoEncoder(Encoder):
-    """ELMo as an encoder of texts or words.
-
-    Raises:
-        SourceError: a layer or pooling that does not exist, windows too short for words, features that are not finite.
-    """
+class ElmoEncoder(TextEncoder):
+    """ELMo as an encoder of texts or words; see ``TextEncoder``."""
 
     module: ElmoNetwork
-    preprocess: TextPreprocess
-    path: TextPath
 
-    def __init__(self, spec: ModelSpec, network: ElmoNetwork, identity: dict[str, Any]) -> None:
-        import torch
-
-        self.name = spec.name
-        self.identity = identity
-        self.module = network
-        self.preprocess = _preprocess(spec, network.options)
-        self._probe = probe_tokens(self.preprocess)
-        self.path = self._path_of(spec)
-        with torch.no_grad():
-            features = self.encode(self._probe)
-        if not bool(torch.isfinite(features).all()):
-            raise SourceError(
-                f"{spec.name}: features of a test text are not finite (2, D); the weights may be damaged."
-            )
-        self.num_features = int(features.shape[1])
-        self._take_what_is_read()
-
-    def _take_what_is_read(self) -> None:
-        """Blocks and parameters up to the layer of the path: what lies behind it decides nothing."""
-        names = ["characters", *(f"layers.{i}" for i in range(self.module.depth - 1))]
-        names = names[: self.path.depth(self.module.depth)]
-        read = [self.module.backbone.get_submodule(name) for name in names]
-        self.num_parameters = sum(p.numel() for block in read for p in block.parameters())
-        self.blocks = tuple(f"backbone.{name}" for name in names)
-
-    def _path_of(self, spec: ModelSpec) -> TextPath:
-        from selector.sources._text import MEAN, TextPath, require_layer, text_pooling
-
-        words = self.preprocess.words
-        pooling: Any = word_pooling(spec, "first") if words else text_pooling(spec.name, spec.pooling, "mean")
-        layer = spec.layer or MEAN
-        require_layer(spec.name, layer, self.module.depth)
-        return TextPath(layer, pooling)
-
-    def probe(self) -> Tokens:
-        """See ``contracts.Encoder``."""
-        return self._probe
-
-    def encode(self, batch: Tokens) -> Tensor:
-        """Features (B, D)."""
-        return self.module.read(batch, [self.path])[0]
-
-    def reading(self, spec: ModelSpec) -> ElmoEncoder:
-        """See ``contracts.Encoder``."""
-        place = {key: value for key, value in (("layer", spec.layer), ("pooling", spec.pooling)) if value is not None}
-        other = copy.copy(self)
-        other.name = spec.name
-        other.identity = {k: v for k, v in self.identity.items() if k not in ("layer", "pooling")} | place
-        other.path = self._path_of(spec)
-        other._take_what_is_read()
-        return other
-
-    def encode_readings(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
-        """See ``contracts.Encoder``."""
-        return self.module.read(batch, [cast(ElmoEncoder, reading).path for reading in readings])
-
-    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """A fresh module Tokens -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""
-        from selector.sources._elmo import build_headed
-
-        headed = build_headed(self.recipe(num_outputs, input_size))
-        state = self.module.backbone.state_dict()
-        headed.backbone.load_state_dict({name: state[name] for name in headed.backbone.state_dict()})
-        return headed
-
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Plain JSON for ``build`` of the same source."""
-        if input_size is not None:
-            raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
-        recipe = {
-            "source": "elmo",
-            "model": "elmo",
-            "options": self.module.options.model_dump(mode="json"),
-            "path": asdict(self.path),
-            "depth": self.path.depth(self.module.depth),
-            "outputs": num_outputs,
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(recipe))
-        return plain
+    def describe(self) -> dict[str, Any]:
+        """See ``TextEncoder``."""
+        options = self.module.options.model_dump(mode="json")
+        depth = self.path.depth(self.module.depth)
+        return {"source": "elmo", "model": "elmo", "options": options, "depth": depth}
 
 
 def _preprocess(spec: ModelSpec, options: Options) -> TextPreprocess:

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.core.contracts import Encoder, Modality, Preprocess
-from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_mean
+from selector.core.contracts import Encoder, Modality, Preprocess, TextPreprocess
+from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_mean, first_line
 from selector.sources import _weights, source
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from selector.modalities.text import Tokens
     from selector.sources._maps import Geometry
     from selector.zoo import ModelSpec
 
+_TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -54,14 +56,7 @@ class OnnxSource:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """See ``contracts.Source``."""
-        if spec.reads is Modality.TEXT:
-            from selector.sources._onnx_text import OnnxTextEncoder
-
-            path = _file(spec)
-            encoder = OnnxTextEncoder(spec, path, _session(spec, path), self.identify(spec), _count(path))
-            encoder.weights_bytes = _bytes(spec, path)
-            return encoder
-        return OnnxEncoder(spec, self.identify(spec))
+        return _READERS[spec.reads](spec, self.identify(spec))
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """Always an error: there is no recipe for a network that cannot be trained."""
@@ -69,31 +64,55 @@ class OnnxSource:
 
 
 class OnnxEncoder(Encoder):
-    """Features of an ONNX network; not differentiable, and on the CPU."""
+    """What an ONNX network gives for images or for texts; not differentiable, and on the CPU."""
 
     module = None
-    preprocess: Preprocess
 
     def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
         path = _file(spec)
+        self.name = spec.name
+        self.identity = identity
         self._session = _session(spec, path)
-        inputs, outputs = self._session.get_inputs(), [o.name for o in self._session.get_outputs()]
+        self._outputs = {output.name: output for output in self._session.get_outputs()}
+        if spec.layer is not None and spec.layer not in self._outputs:
+            raise SourceError(
+                f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, self._outputs) or '.'} "
+                f"Outputs: {', '.join(self._outputs)}."
+            )
+        self._pooling = spec.pooling
+        self.num_parameters = _count(path)
+        self.weights_bytes = sum(part.stat().st_size for part in [path, *_external(spec, path)])
+
+    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
+        """Always an error."""
+        raise SourceError(
+            f"{self.name}: an ONNX network gives frozen features only and cannot be fine-tuned; take the model through "
+            f"{', '.join(_TRAINABLE[self.modality])} or python: for that."
+        )
+
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Always an error."""
+        self.with_head(num_outputs, input_size)
+        raise AssertionError("unreachable")
+
+
+class OnnxImageEncoder(OnnxEncoder):
+    """Features and maps of an ONNX network for images."""
+
+    preprocess: Preprocess
+
+    def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
+        super().__init__(spec, identity)
+        inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
             raise SourceError(f"{spec.name}: expected one float input (B, C, H, W) or (B, H, W, C), found {found}.")
-        if spec.layer is not None and spec.layer not in outputs:
-            raise SourceError(
-                f"{spec.name}: the network has no output '{spec.layer}'{did_you_mean(spec.layer, outputs) or '.'} "
-                f"Outputs: {', '.join(outputs)}."
-            )
         if spec.pooling not in (None, "avg", "max", "cls"):
             raise SourceError(f"{spec.name}: pooling '{spec.pooling}' is for texts; images take avg, max or cls.")
         if spec.kwargs:
             raise SourceError(f"{spec.name}: an ONNX network takes no kwargs, got {', '.join(spec.kwargs)}.")
-        self.name = spec.name
-        self.identity = identity
         self._input, self._type = inputs[0].name, _TYPES[inputs[0].type]
-        self._output = spec.layer or outputs[0]
+        self._output = spec.layer or next(iter(self._outputs))
         shape = [axis if isinstance(axis, int) and axis > 0 else None for axis in inputs[0].shape]
         self._rows = shape[0]
         self._channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
@@ -102,9 +121,6 @@ class OnnxEncoder(Encoder):
         self.preprocess = Preprocess(
             input_size=tuple(a or b for a, b in zip(own, default.input_size, strict=True))  # type: ignore[arg-type]
         ).overridden(spec.preprocess.changes())
-        self._pooling = spec.pooling
-        self.num_parameters = _count(path)
-        self.weights_bytes = _bytes(spec, path)
         self.num_features = self._probe().shape[1]
 
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
@@ -122,7 +138,7 @@ class OnnxEncoder(Encoder):
         from selector.sources._maps import geometry_of
 
         size = self.preprocess.input_size[1:]
-        names = [output.name for output in self._session.get_outputs()]
+        names = list(self._outputs)
         blank = self._as_input(torch.zeros((1, *self.preprocess.input_size)))
         found: dict[int, tuple[str, Geometry]] = {}
         for name, out in zip(names, self._run_all(blank, names), strict=True):
@@ -157,7 +173,7 @@ class OnnxEncoder(Encoder):
         ]
         return torch.from_numpy(self._pooled(features).astype(np.float32)), found
 
-    def on_canvas(self, size: tuple[int, int]) -> OnnxEncoder:
+    def on_canvas(self, size: tuple[int, int]) -> OnnxImageEncoder:
         """See ``contracts.Encoder``; only files that were exported with a free height and width take another size."""
         import torch
 
@@ -170,7 +186,7 @@ class OnnxEncoder(Encoder):
         except Exception as error:  # onnxruntime's own exceptions have no common base
             own = "x".join(map(str, self.preprocess.input_size[1:]))
             raise SourceError(
-                f"{self.name}: the network gives no maps at {size[0]}x{size[1]} ({_first_line(error)}); export it with a "
+                f"{self.name}: the network gives no maps at {size[0]}x{size[1]} ({first_line(error)}); export it with a "
                 f"free height and width, use a multiple of {stride}, or leave it at {own}."
             ) from error
         if any(found.shape[2:] != (size[0] // s, size[1] // s) for s, found in maps):
@@ -186,18 +202,6 @@ class OnnxEncoder(Encoder):
     def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
         """Always an error."""
         return self.recipe(1, input_size)
-
-    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """Always an error."""
-        raise SourceError(
-            f"{self.name}: an ONNX network gives frozen features only and cannot be fine-tuned; "
-            "take the model through timm:, torchvision: or python: for that."
-        )
-
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Always an error."""
-        self.with_head(num_outputs, input_size)
-        raise AssertionError("unreachable")
 
     def _as_input(self, batch: torch.Tensor) -> np.ndarray:
         rows = batch.detach().cpu().numpy().astype(self._type)
@@ -251,11 +255,105 @@ class OnnxEncoder(Encoder):
         except Exception as error:
             size = "x".join(map(str, self.preprocess.input_size))
             raise SourceError(
-                f"{self.name}: the network does not run on an input of {size}: {_first_line(error)}"
+                f"{self.name}: the network does not run on an input of {size}: {first_line(error)}"
             ) from error
         if features.ndim != 2 or not bool(torch.isfinite(features).all()):
             raise SourceError(f"{self.name}: features of a test image are not finite (1, D).")
         return features
+
+
+class OnnxTextEncoder(OnnxEncoder):
+    """Features of an ONNX network for texts; its tokenizer is named in the zoo (``text.tokenizer``).
+
+    The features are the output that ``layer`` names, else the first one that has a row a text
+    (sentence encoders), else the first one that has a row a token, pooled. With a ``pooling``, as
+    for words, only an output that has a row a token will do.
+
+    Raises:
+        SourceError: other inputs than token ids, no tokenizer, no output that can be read (so).
+    """
+
+    preprocess: TextPreprocess
+
+    def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
+        from selector.sources._text import (
+            LAST,
+            MAX_LENGTH,
+            TextPath,
+            pooling_of,
+            probe_tokens,
+            read_tokenizer,
+            running,
+        )
+
+        super().__init__(spec, identity)
+        self._names = [i.name for i in self._session.get_inputs()]
+        if "input_ids" not in self._names or not set(self._names) <= set(_TOKENS):
+            raise SourceError(f"{spec.name}: expected the inputs {', '.join(_TOKENS)}, found {', '.join(self._names)}.")
+        if spec.text is None or spec.text.tokenizer is None:
+            raise SourceError(
+                f"{spec.name}: an ONNX file has no tokenizer; name one with 'text: {{tokenizer: {{file: tokenizer.json}}}}'."
+            )
+        changes = {"max_length": MAX_LENGTH, **spec.text.changes()}
+        self.preprocess = TextPreprocess(tokenizer=read_tokenizer(spec), **changes)
+        pooling = pooling_of(spec, self.preprocess, "first" if self.preprocess.words else "mean")
+        self._output = spec.layer or _best_output(spec, self._outputs, words=self.preprocess.words)
+        self._path = TextPath(LAST, pooling, specials=True)
+        self._tokens = probe_tokens(self.preprocess)
+        with running(spec):
+            self.num_features = int(self.encode(self._tokens).shape[1])
+
+    def probe(self) -> Tokens:
+        """See ``contracts.Encoder``."""
+        return self._tokens
+
+    def encode(self, batch: Tokens) -> torch.Tensor:
+        """Features (B, D) on the CPU, without a gradient."""
+        import torch
+
+        given = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": batch.types}
+        found = self._session.run([self._output], {name: given[name].cpu().numpy() for name in self._names})[0]
+        rows = torch.from_numpy(np.asarray(found, np.float32))
+        if rows.ndim == 3:
+            return self._path.pool(rows, batch)
+        if batch.words is not None or rows.ndim != 2 or len(rows) != len(batch.ids):
+            raise SourceError(
+                f"{self.name}: output '{self._output}' has the shape {tuple(rows.shape)}; name another with 'layer'."
+            )
+        if self._pooling is not None:
+            raise SourceError(_rows_only(self.name, self._output, self._pooling))
+        return batch.per_text(rows)
+
+
+_READERS: dict[Modality, type[OnnxEncoder]] = {Modality.IMAGE: OnnxImageEncoder, Modality.TEXT: OnnxTextEncoder}
+"""How the networks of a modality are fed and read."""
+
+_TRAINABLE = {Modality.IMAGE: ("timm:", "torchvision:"), Modality.TEXT: ("transformers:",)}
+
+
+def _best_output(spec: ModelSpec, outputs: dict[str, Any], *, words: bool) -> str:
+    floats = [o for o in outputs.values() if o.type in _TYPES]
+    of_rank = {len(o.shape): str(o.name) for o in reversed(floats) if o.shape and isinstance(o.shape[-1], int)}
+    of_texts, of_tokens = of_rank.get(2), of_rank.get(3)
+    if words or spec.pooling is not None:
+        if of_tokens is None and of_texts is not None and not words:
+            raise SourceError(_rows_only(spec.name, of_texts, str(spec.pooling)))
+        found = of_tokens
+    else:
+        found = of_texts or of_tokens
+    if found is None:
+        raise SourceError(
+            f"{spec.name}: none of the outputs {', '.join(outputs)} can be read as features"
+            f"{' of words (a row a token)' if words else ''}; name one with 'layer'."
+        )
+    return found
+
+
+def _rows_only(model: str, output: str, pooling: str) -> str:
+    return (
+        f"{model}: pooling '{pooling}' needs a row a token, but output '{output}' has a row a text, which is read as it "
+        "is; leave 'pooling' out or name another with 'layer'."
+    )
 
 
 def _session(spec: ModelSpec, path: Path) -> Any:
@@ -266,11 +364,7 @@ def _session(spec: ModelSpec, path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions have no common base
-        raise SourceError(f"{spec.name}: onnxruntime cannot load {path}: {_first_line(error)}") from error
-
-
-def _bytes(spec: ModelSpec, path: Path) -> int:
-    return sum(part.stat().st_size for part in [path, *_external(spec, path)])
+        raise SourceError(f"{spec.name}: onnxruntime cannot load {path}: {first_line(error)}") from error
 
 
 def _file(spec: ModelSpec) -> Path:
@@ -294,7 +388,7 @@ def _external(spec: ModelSpec, path: Path) -> list[Path]:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors, whose module moves between its versions
-        raise SourceError(f"{spec.name}: {path} is not an ONNX file, or it is damaged: {_first_line(error)}") from error
+        raise SourceError(f"{spec.name}: {path} is not an ONNX file, or it is damaged: {first_line(error)}") from error
     named = {
         entry.value
         for tensor in _tensors(model)
@@ -331,7 +425,3 @@ def _count(path: Path) -> int:
 
     graph = onnx.load(str(path), load_external_data=False).graph
     return int(sum(np.prod(list(tensor.dims), dtype=np.int64) for tensor in graph.initializer))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

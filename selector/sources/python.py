@@ -69,7 +69,7 @@ class PythonSource:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """See ``contracts.Source``."""
-        from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
+        from selector.sources._encoder import run_quietly
 
         identity = self.identify(spec)
         network = PythonNetwork(spec.model_id, spec.kwargs)
@@ -78,18 +78,7 @@ class PythonSource:
             path = spec.weights.path()
             state = _weights.read_state_dict(path)
             _weights.load_into(module, state, spec.weights.mapping, f"{spec.name}: {path}", "")
-        if spec.reads is Modality.TEXT:
-            from selector.sources._python_text import PythonTextEncoder
-
-            return PythonTextEncoder(spec, module, identity)
-        own = getattr(module, "preprocess", None)
-        try:
-            preprocess = Preprocess().overridden(own if isinstance(own, Mapping) else {})
-        except TypeError as error:
-            raise SourceError(f"{spec.name}: attribute 'preprocess' of the module is wrong: {error}") from None
-        timm_like = hasattr(module, "forward_features") and hasattr(module, "forward_head")
-        default = FeaturePath("head" if timm_like else "forward")
-        return make_encoder(spec, network, module, preprocess.overridden(spec.preprocess.changes()), identity, default)
+        return _READERS[spec.reads](spec, network, module, identity)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``. Imports the factory: only for recipes from a trusted place."""
@@ -100,6 +89,29 @@ class PythonSource:
         from selector.sources._encoder import build_headed
 
         return build_headed(PythonNetwork(recipe["model"], recipe["kwargs"]), recipe)
+
+
+def _image_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, Any]) -> Encoder:
+    from selector.sources._encoder import FeaturePath, make_encoder
+
+    own = getattr(module, "preprocess", None)
+    try:
+        preprocess = Preprocess().overridden(own if isinstance(own, Mapping) else {})
+    except TypeError as error:
+        raise SourceError(f"{spec.name}: attribute 'preprocess' of the module is wrong: {error}") from None
+    timm_like = hasattr(module, "forward_features") and hasattr(module, "forward_head")
+    default = FeaturePath("head" if timm_like else "forward")
+    return make_encoder(spec, network, module, preprocess.overridden(spec.preprocess.changes()), identity, default)
+
+
+def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, Any]) -> Encoder:
+    from selector.sources._python_text import PythonTextEncoder
+
+    return PythonTextEncoder(spec, module, identity)
+
+
+_READERS = {Modality.IMAGE: _image_encoder, Modality.TEXT: _text_encoder}
+"""How the networks of a modality are fed and read."""
 
 
 def _split(reference: str, name: str) -> tuple[str, str]:

@@ -11,32 +11,22 @@ Weights are read as tensors (safetensors, or ``pytorch_model.bin`` without runni
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from selector.core.contracts import Encoder, TextPreprocess, TruncationSide
-from selector.core.errors import SourceError, ZooError
+from selector.core.errors import SourceError, ZooError, first_line
 from selector.sources import _weights, source
-from selector.sources._text_files import (
-    MAX_LENGTH,
-    TOKENIZERS,
-    ModelFiles,
-    find_files,
-    probe_tokens,
-    read_tokenizer,
-    word_pooling,
-)
+from selector.sources._text import LAST, MAX_LENGTH, TextEncoder, TextPath, probe_tokens, read_tokenizer, running
+from selector.sources._text_files import TOKENIZERS, ModelFiles, find_files
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from selector.modalities.text import Tokens
-    from selector.sources._text import TextNetwork, TextPath
+    from selector.sources._transformer import Transformer
     from selector.zoo import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -87,128 +77,49 @@ class TransformersSource:
         identity = self.identify(spec)
         files = find_files(spec)
         backbone = _backbone(spec, files)
-        return TextEncoder(spec, files, backbone, identity)
+        return TransformersEncoder(spec, files, backbone, identity)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
-        from selector.sources._encoder import seeded
-        from selector.sources._text import build_headed
+        from selector.sources._transformer import build_headed
 
-        return build_headed(recipe, seeded)
+        return build_headed(recipe)
 
 
-class TextEncoder(Encoder):
+class TransformersEncoder(TextEncoder):
     """A transformer that reads texts.
 
     Raises:
-        SourceError: no tokenizer, one that does not belong to the network, a layer that does not
-            exist, a length that the network cannot read, features that are not finite.
+        SourceError: as for ``TextEncoder``; no tokenizer, one that does not belong to the network, a length that the
+            network cannot read.
     """
 
-    module: TextNetwork
-    preprocess: TextPreprocess
-    path: TextPath
+    module: Transformer
 
     def __init__(self, spec: ModelSpec, files: ModelFiles, backbone: nn.Module, identity: dict[str, Any]) -> None:
-        import torch
+        from selector.sources._transformer import Transformer, is_causal
 
-        from selector.sources._text import TextNetwork, is_causal
+        token_types = int(getattr(cast(Any, backbone).config, "type_vocab_size", 0) or 0) > 1
+        preprocess = _preprocess(spec, files, backbone, token_types)
+        own = _own_pooling(files)
+        network = Transformer(backbone, token_types).eval()
+        with running(spec):
+            causal = is_causal(network, probe_tokens(preprocess))
+        # the first token of a word sees the rest of it, except in a decoder
+        super().__init__(
+            spec,
+            network,
+            identity,
+            preprocess,
+            ("weighted", "mean") if causal else ("mean", "first"),
+            None if own is None else TextPath(LAST, cast(Any, own), specials=True),
+        )
 
-        config = cast(Any, backbone).config
-        token_types = int(getattr(config, "type_vocab_size", 0) or 0) > 1
-        self.name = spec.name
-        self.identity = identity
-        self.preprocess = _preprocess(spec, files, backbone, token_types)
-        self._probe = probe_tokens(self.preprocess)
-        self._sentence_pooling = _own_pooling(files)
-        self.module = TextNetwork(backbone, token_types).eval()
-        try:
-            causal = is_causal(self.module, self._probe)
-            if self.preprocess.words:
-                # the first token of a word sees the rest of it, except in a decoder
-                self._pooling = "mean" if causal else "first"
-            else:
-                self._pooling = "weighted" if causal else "mean"
-            self.path = self._path_of(spec)
-            with torch.no_grad():
-                features = self.encode(self._probe)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-            raise SourceError(f"{spec.name}: the network does not run on a text: {error}") from error
-        if features.ndim != 2 or not bool(torch.isfinite(features).all()):
-            raise SourceError(
-                f"{spec.name}: features of a test text are not finite (2, D); the weights may be damaged."
-            )
-        self.num_features = int(features.shape[1])
-        self._take_what_is_read()
+    def describe(self) -> dict[str, Any]:
+        """See ``TextEncoder``."""
+        from selector.sources._transformer import describe
 
-    def encode(self, batch: Tokens) -> Tensor:
-        """Features (B, D)."""
-        return self.module.read(batch, [self.path])[0]
-
-    def _take_what_is_read(self) -> None:
-        """Blocks and parameters up to the layer of the path: what lies behind it decides nothing."""
-        network = self.module
-        depth = self.path.depth(len(network.blocks))
-        behind = [network.backbone.get_submodule(name) for name in network.blocks[depth:]]
-        unread = sum(p.numel() for block in behind for p in block.parameters())
-        self.num_parameters = sum(p.numel() for p in network.backbone.parameters()) - unread
-        self.blocks = tuple(f"backbone.{name}" for name in network.blocks[:depth])
-
-    def _path_of(self, spec: ModelSpec) -> TextPath:
-        """Where the features of a spec are read.
-
-        Raises:
-            SourceError: no such layer or pooling.
-        """
-        from selector.sources._text import LAST, MEAN, TextPath, require_layer, text_pooling
-
-        own = None if self.preprocess.words else self._sentence_pooling
-        if own is not None and spec.pooling in (None, own) and spec.layer in (None, LAST):
-            return TextPath(LAST, cast(Any, own), specials=True)
-        layer = spec.layer or (MEAN if own is None else LAST)
-        if self.preprocess.words:
-            pooling: Any = word_pooling(spec, self._pooling)
-        else:
-            pooling = text_pooling(spec.name, spec.pooling, cast(Any, own or self._pooling))
-        require_layer(spec.name, layer, int(cast(Any, self.module.backbone).config.num_hidden_layers))
-        return TextPath(layer, pooling)
-
-    def probe(self) -> Tokens:
-        """See ``contracts.Encoder``."""
-        return self._probe
-
-    def reading(self, spec: ModelSpec) -> TextEncoder:
-        """See ``contracts.Encoder``."""
-        place = {key: value for key, value in (("layer", spec.layer), ("pooling", spec.pooling)) if value is not None}
-        other = copy.copy(self)
-        other.name = spec.name
-        other.identity = {k: v for k, v in self.identity.items() if k not in ("layer", "pooling")} | place
-        other.path = self._path_of(spec)
-        other._take_what_is_read()
-        return other
-
-    def encode_readings(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
-        """See ``contracts.Encoder``."""
-        return self.module.read(batch, [cast(TextEncoder, reading).path for reading in readings])
-
-    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """A fresh module Tokens -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""
-        from selector.sources._encoder import seeded
-        from selector.sources._text import build_headed
-
-        if input_size is not None:
-            raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
-        headed = build_headed(self.recipe(num_outputs), seeded)
-        state = self.module.backbone.state_dict()
-        headed.backbone.load_state_dict({name: state[name] for name in headed.backbone.state_dict()})
-        return headed
-
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Plain JSON for ``build`` of the same source."""
-        from selector.sources._text import describe
-
-        plain: dict[str, Any] = json.loads(json.dumps(describe(self.module, self.path, self.num_features, num_outputs)))
-        return plain
+        return describe(self.module, self.path)
 
 
 # ---------------------------------------------------------------------------- weights
@@ -221,7 +132,7 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     except ImportError as error:
         raise SourceError(f"{spec.name}: {error}; run: pip install 'zoo-selector[text]'") from None
     from selector.sources._encoder import seeded
-    from selector.sources._text import create_backbone, require_built_in
+    from selector.sources._transformer import create_backbone, require_built_in
 
     if not files.weights:
         config = {**files.read("config.json"), **spec.kwargs}
@@ -244,7 +155,7 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     from transformers.utils import logging
 
     from selector.sources._encoder import seeded
-    from selector.sources._text import first_line, stripped
+    from selector.sources._transformer import stripped
 
     folder = str(files.folder)
     shown = logging.get_verbosity()
@@ -351,8 +262,6 @@ def _pad_id(pad: int | None, config: Any) -> int:
 
 def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int | None, TruncationSide]:
     """The tokenizer as JSON, its maximum length and its pad id, where it says so, and where it cuts."""
-    from selector.sources._text import first_line
-
     if spec.text is not None and spec.text.tokenizer is not None:
         return read_tokenizer(spec), None, None, "right"
     if files.folder is None or not any((files.folder / name).is_file() for name in TOKENIZERS):

@@ -189,13 +189,11 @@ def test_windows_keep_every_word_and_cut_none(folder: Path) -> None:
 
 
 def test_many_windows_are_read_in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selector.sources import _elmo
-
     encoder = load(folder, text={"max_length": 800, "long_texts": "window"})
     batch = tokens(encoder, ["the sun and the rain " * 200, "one"])
     with torch.no_grad():
         whole = encoder.encode(batch)
-        monkeypatch.setattr(_elmo, "_WINDOWS", (1600, 1600))
+        monkeypatch.setattr(encoder.module, "at_once", (1600, 1600))
         torch.testing.assert_close(encoder.encode(batch), whole, rtol=1e-4, atol=1e-6)
 
 

@@ -245,7 +245,7 @@ def test_texts_of_many_windows_go_through_in_pieces(tmp_path: Path, monkeypatch:
     )
     with torch.no_grad():
         whole = encoder.encode(batch)
-        monkeypatch.setattr("selector.sources._text._AT_ONCE", (50, 50))
+        monkeypatch.setattr(encoder.module, "at_once", (50, 50))
         sliced = encoder.encode(batch)
     assert seen[0] == batch.ids.numel() > 50
     assert len(seen) > 3

@@ -1,0 +1,174 @@
+"""Networks of transformers: built without weights from a configuration, read at their layers, described again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from selector.core.errors import SourceError, first_line
+from selector.modalities.text import Tokens
+from selector.sources._encoder import seeded
+from selector.sources._text import LAST, TextPath
+from selector.sources._text_module import TextModule
+
+
+class Transformer(TextModule):
+    """A model of transformers without a head of its own.
+
+    Args:
+        token_types: whether it is told which text of a pair a token belongs to.
+        cut: it ended further down once: its last block is read as it is, without the norm behind the last.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        token_types: bool,
+        path: TextPath | None = None,
+        num_features: int = 0,
+        num_outputs: int = 0,
+        *,
+        cut: bool = False,
+    ) -> None:
+        super().__init__(backbone, path, num_features, num_outputs)
+        self.token_types = token_types
+        self.cut = cut
+        self.blocks = block_names(backbone)
+        self.depth = int(cast(Any, backbone).config.num_hidden_layers)
+
+    def layers(self, tokens: Tokens, ways: Sequence[TextPath], wanted: set[str]) -> list[list[Tensor]]:
+        """See ``TextModule``; the embeddings are no layer, and the last one is read behind its norm."""
+        inner = wanted != {LAST}
+
+        def pooled(hidden: Tensor) -> list[Tensor]:
+            if hidden.shape[:2] != tokens.ids.shape:
+                hidden = hidden[:, : tokens.ids.shape[1]]  # some fill batches up to a multiple of their window
+                if hidden.shape[:2] != tokens.ids.shape:
+                    raise SourceError(
+                        f"the layers of a {self.backbone.config.model_type} give {tuple(hidden.shape)} for "
+                        f"{tuple(tokens.ids.shape)} tokens; expected (texts, tokens, width). Such networks are not read."
+                    )
+            return [way.pool(hidden, tokens) for way in ways]
+
+        if inner and not self.blocks:  # one block that is run several times (ALBERT)
+            return [pooled(states) for states in self._run(tokens, output_hidden_states=True).hidden_states[1:]]
+        found: list[list[Tensor]] = []
+
+        def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
+            found.append(pooled(out[0] if isinstance(out, tuple | list) else out))
+
+        hooked = self.blocks[: None if self.cut else -1] if inner else ()
+        handles = [self.backbone.get_submodule(name).register_forward_hook(keep) for name in hooked]
+        try:
+            last = self._run(tokens).last_hidden_state
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found if self.cut else [*found, pooled(last)]
+
+    def _run(self, tokens: Tokens, **more: Any) -> Any:
+        types = {"token_type_ids": tokens.types} if self.token_types else {}
+        return self.backbone(input_ids=tokens.ids, attention_mask=tokens.mask, **types, **more)
+
+
+def block_names(backbone: Any) -> tuple[str, ...]:
+    """Dotted names of the layers: the list with as many members as the configuration has layers."""
+    wanted = backbone.config.num_hidden_layers
+    for name, child in backbone.named_modules():
+        if isinstance(child, nn.ModuleList) and len(child) == wanted:
+            return tuple(f"{name}.{i}" for i in range(wanted))
+    return ()
+
+
+def create_backbone(config: Mapping[str, Any]) -> nn.Module:
+    """A model of transformers without weights and without the parts that features never use.
+
+    Raises:
+        SourceError: transformers cannot build it.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    settings = dict(config)
+    kind = settings.pop("model_type", None)
+    require_built_in(f"transformers: {kind}", settings)
+    try:
+        made = AutoConfig.for_model(kind, **settings)
+        return stripped(AutoModel.from_config(made, dtype=torch.float32, trust_remote_code=False))  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
+        raise SourceError(f"transformers cannot build a network of the type '{kind}': {first_line(error)}") from error
+
+
+_BUILT_IN = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def require_built_in(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that names kernels of a repository, which transformers would fetch and run.
+
+    Raises:
+        SourceError: an attention implementation that is not one of transformers' own, at any depth.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            require_built_in(name, value)
+        elif "_implementation" in key and value not in _BUILT_IN:
+            raise SourceError(
+                f"{name}: the configuration asks for {key} {value!r}, which is code from elsewhere and is not run; "
+                "take the key out of config.json."
+            )
+
+
+def stripped(backbone: Any) -> nn.Module:
+    """Without the pooler that some encoders carry for their pretraining, and without a cache of keys."""
+    if backbone.config.is_encoder_decoder:
+        raise SourceError("models with an encoder and a decoder (T5, BART) are not read; take an encoder or a decoder.")
+    if isinstance(getattr(backbone, "pooler", None), nn.Module):
+        backbone.pooler = None
+    backbone.config.use_cache = False
+    module: nn.Module = backbone.eval()
+    return module
+
+
+def is_causal(network: Transformer, tokens: Tokens) -> bool:
+    """Whether a token's output depends on earlier tokens only: a decoder. From two real passes."""
+    other = tokens[:1]
+    changed = Tokens(other.ids.clone(), other.mask, other.content, other.types, other.owner)
+    changed.ids[0, -1] = (changed.ids[0, -1] + 1) % 3
+    with torch.no_grad():
+        first, second = (network._run(batch).last_hidden_state[0, 0] for batch in (other, changed))
+    return bool(torch.allclose(first, second, rtol=0, atol=1e-6))
+
+
+def describe(network: Transformer, path: TextPath) -> dict[str, Any]:
+    """Plain JSON from which ``build_headed`` makes the network again, up to the layer of the path, without weights."""
+    config = cast(Any, network.backbone).config
+    plain = {"model_type": config.model_type, **config.to_diff_dict()}
+    count = len(network.blocks)
+    if (depth := path.depth(count)) < count:
+        # such as the kind of attention of each layer
+        a_layer = {k for k, v in plain.items() if "layer" in k and isinstance(v, list) and len(v) == count}
+        plain |= {key: plain[key][:depth] for key in a_layer}
+        plain[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = depth
+    return {
+        "source": "transformers",
+        "model": config.model_type,
+        "config": plain,
+        **({"cut": True} if network.cut or depth < count else {}),
+        "token_types": network.token_types,
+    }
+
+
+def build_headed(recipe: Mapping[str, Any]) -> Transformer:
+    """The module that a recipe describes, in eval mode, from the seeded random start."""
+    with seeded():
+        network = Transformer(
+            create_backbone(recipe["config"]),
+            recipe["token_types"],
+            TextPath(**recipe["path"]),
+            recipe["features"],
+            recipe["outputs"],
+            cut=recipe.get("cut", False),
+        )
+        return network.eval()
