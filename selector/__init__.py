@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from selector.core.version import __version__
 
 _PUBLIC = {
     "rank": "selector.api",
@@ -20,10 +20,10 @@ _PUBLIC = {
     "load_target": "selector.data",
     "load_zoo": "selector.zoo",
     "load_model": "selector.deploy",
-    "load_ranking": "selector.results",
+    "load_ranking": "selector.report.ranking",
     "ModelSpec": "selector.zoo",
     "Model": "selector.zoo",
-    "Ranking": "selector.results",
+    "Ranking": "selector.report.ranking",
     "Score": "selector.core.contracts",
     "ScanConfig": "selector.config",
     "ConfirmConfig": "selector.config",
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from selector.data import load_target as load_target
     from selector.deploy import load_model as load_model
     from selector.report import plot as plot
-    from selector.results import Ranking as Ranking
-    from selector.results import load_ranking as load_ranking
+    from selector.report.ranking import Ranking as Ranking
+    from selector.report.ranking import load_ranking as load_ranking
     from selector.zoo import Model as Model
     from selector.zoo import ModelSpec as ModelSpec
     from selector.zoo import load_zoo as load_zoo

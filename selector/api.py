@@ -24,7 +24,7 @@ from selector.config import (
 )
 from selector.core.contracts import ProgressCallback
 from selector.proxies import score
-from selector.results import Ranking
+from selector.report.ranking import Ranking
 
 if TYPE_CHECKING:
     from selector.scan import Plan

@@ -1,4 +1,4 @@
-"""What a run found: ``Ranking`` with one ``ModelResult`` a model; pandas, JSON, save and load.
+"""What a run found: ``Ranking`` with one ``ModelResult`` a model; JSON, save and load.
 
 Predicted (``scores``, ``transferability``) and measured (``measurements``) figures are kept apart, here
 and wherever they are shown.
@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, TypeAdapter
 
 from selector.core.contracts import Modality
 from selector.core.costs import Cost
-from selector.core.documents import checked, read_document
+from selector.core.documents import checked, plain, read_document, write_atomic
 from selector.core.errors import ConfigError
 from selector.core.metric import LEGACY
 
 if TYPE_CHECKING:
-    import pandas
-
     from selector.core.contracts import Target
 
 FORMAT = 2  # 1 had other names for some fields; it is still read
@@ -313,20 +308,6 @@ class Ranking:
         """Names of the proxies in the table."""
         return list(self.settings.get("proxies", ()))
 
-    def to_dataframe(self, *, short: bool = False) -> pandas.DataFrame:
-        """Everything that the report says of a model, one row a model, in rank order.
-
-        Args:
-            short: only what ranks the models and what was measured of them.
-
-        Columns: rank, model, source, status, reason, transferability, normalised_score, prior, one a proxy with
-        ``_low`` and ``_high`` where intervals were computed, ``measured_<strategy>_val|test`` with
-        the other metrics and settings of that training, what the model costs, and
-        ``front_<predicted|measured>_<parameters|latency|memory>`` for the best trade-offs.
-        """
-        found: pandas.DataFrame = importlib.import_module("selector.report.frame").frame(self, short=short)
-        return found
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``load_ranking`` reads them back."""
         data = {"format": FORMAT, **asdict(replace(self, loaded_target=None))}
@@ -339,7 +320,7 @@ class Ranking:
         """One JSON document."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
-    def save(self, path: str | os.PathLike[str]) -> Ranking:
+    def save(self, path: str | os.PathLike[str]) -> Self:
         """Write ``run.json`` into a folder (made when missing) and return the saved ranking."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -356,14 +337,6 @@ class Ranking:
             f"Ranking({self.target.get('name', '?')}: {self.target.get('items', '?')} items, "
             f"{len(self.models)} models{first}{', measured' if self.confirmation else ''})"
         )
-
-    def __str__(self) -> str:
-        with showing(self):
-            return str(_table().render_text(self))
-
-    def _repr_html_(self) -> str:
-        with showing(self):
-            return str(_table().render_html(self))
 
 
 @contextlib.contextmanager
@@ -477,41 +450,5 @@ def best_folder(ranking: Ranking) -> Path | None:
     return folder if saved == (ranking.target.get("fingerprint"), first) else None
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write under a unique temporary name in the same folder, then rename: never half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes files private; results are meant to be shared
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _table() -> ModuleType:
-    """How a ranking is drawn lives in the report, above this module; it is looked up when a person
-    asks to see the ranking, so that reading and writing results needs no report."""
-    return importlib.import_module("selector.report.table")
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else value  # JSON has no NaN
-
-
-def plain(value: Any) -> Any:
-    """JSON has no NaN and no numpy: both become what a strict reader accepts."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Path):
-        return str(value)
-    return value

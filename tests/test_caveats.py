@@ -17,7 +17,8 @@ from selector.ranking.calibration import Calibration, CalibrationSet
 from selector.ranking.combination import Transferability
 from selector.ranking.prior import PriorScore
 from selector.report.html import write_report
-from selector.results import Measurement, load_ranking
+from selector.report.ranking import load_ranking
+from selector.results import Measurement
 from selector.scan import caveats
 from selector.scan.caveats import majority
 from selector.scan.near_duplicates import SIDE, near_duplicates

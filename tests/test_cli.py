@@ -28,7 +28,7 @@ from typer.testing import CliRunner, Result
 from selector.cli.app import app
 from selector.core.contracts import Progress
 from selector.core.progress import ProgressView, line
-from selector.results import load_ranking
+from selector.report.ranking import load_ranking
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "pydantic", "numpy", "scipy", "sklearn", "faiss", "jinja2", "yaml")
 ZOO = """\

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from selector.core.documents import write_atomic
 from selector.core.errors import ConfigError
 from selector.report.html import write_report
-from selector.results import Measurement, ModelResult, Ranking, ScoreCell, load_ranking, write_atomic
+from selector.report.ranking import Ranking, load_ranking
+from selector.results import Measurement, ModelResult, ScoreCell
 from tests.report import samples
 
 

@@ -25,7 +25,7 @@ import selector
 from selector import scan
 from selector.core.contracts import Progress, Score
 from selector.core.errors import BadImagesError, ConfigError, TargetError
-from selector.results import Ranking, load_ranking
+from selector.report.ranking import Ranking, load_ranking
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, PreprocessOverrides
 from tests.conftest import image_folder

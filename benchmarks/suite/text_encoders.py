@@ -13,7 +13,7 @@ import torch
 
 from selector import sources
 from selector.core.contracts import Encoder
-from selector.sources._text import TextPath
+from selector.sources._text_path import TextPath
 from selector.sources._transformer import Transformer, create_backbone
 from selector.zoo import ModelSpec, TextSettings, load_zoo
 

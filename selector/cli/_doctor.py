@@ -51,7 +51,7 @@ def examine(store: str | None = None, *, offline: bool = False, timeout: float =
 
 
 def _versions() -> Iterator[Finding]:
-    from selector import __version__
+    from selector.core.version import __version__
 
     yield Finding("versions", "selector", __version__)
     yield Finding("versions", "python", platform.python_version())

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from selector import __version__
+        from selector.core.version import __version__
 
         typer.echo(f"selector {__version__}")
         raise typer.Exit

@@ -17,7 +17,7 @@ import typer
 from selector.cli.guard import FAILED, SOME_FAILED
 
 if TYPE_CHECKING:
-    from selector.results import Ranking
+    from selector.report.ranking import Ranking
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def report(
 ) -> None:
     """Write the run's HTML report again and say where it lies."""
     from selector.report.html import write_report
-    from selector.results import load_ranking
+    from selector.report.ranking import load_ranking
 
     path = write_report(load_ranking(run))
     if json:
@@ -47,7 +47,7 @@ def compare(
 ) -> None:
     """Say which models moved from one run to another, and which settings differ."""
     from selector.report import compare as comparing
-    from selector.results import load_ranking
+    from selector.report.ranking import load_ranking
 
     found = comparing.compare(load_ranking(first), load_ranking(second))
     if html is not None:

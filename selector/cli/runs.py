@@ -13,7 +13,7 @@ from selector.cli.output import document, exit_code, print_ranking, print_rows, 
 from selector.core.progress import ProgressView
 
 if TYPE_CHECKING:
-    from selector.results import Ranking
+    from selector.report.ranking import Ranking
     from selector.scan import Plan
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from selector.core.task import Annotations
-
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
 
@@ -423,6 +421,47 @@ class Items(Protocol):
         ...
 
 
+class Annotations(Protocol):
+    """What is known of each item, checked by a task; lazy where it is large.
+
+    ``strata`` (N,) ints or (N, L) 0/1 is what splits keep the share of (classes, labels, what a picture contains,
+    quantiles of a value). ``digest(i)`` enters the target's fingerprint. ``labels`` is the array form where an
+    item or word has one: (N,) or (N, L) or (N, T), else None. ``notes`` are what a person should know.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def strata(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """A class, a 0/1 vector, a value, the labels of words, a mask (H, W), boxes: as the task says."""
+        ...
+
+    def digest(self, index: int) -> str: ...
+
+    def take(self, indices: np.ndarray) -> Annotations:
+        """Those of some items."""
+        ...
+
+    def review(self, splits: np.ndarray, names: Sequence[str]) -> list[str]:
+        """What the splits make of them, as notes: labels that training never shows, and the like.
+
+        Raises:
+            TargetError: nothing can be learned so (a class that a split lacks).
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Target:
     """A labelled data set.
@@ -448,7 +487,7 @@ class Target:
         notes: what a person should know (grey images converted, items skipped, splits drawn).
         row_starts: (items + 1,) where the rows of each item begin; None where an item is a row.
         task: name of the task that read the annotations.
-        annotations: of the items, as that task reads them (``core.task.Annotations``); lazy where they are large.
+        annotations: of the items, as that task reads them (``Annotations``); lazy where they are large.
             ``labels`` is their array form where an item has one, else of the shape (N, 0).
     """
 

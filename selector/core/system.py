@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import selector
+from selector.core.version import __version__
 
 LIBRARIES = (
     *("torch", "torchvision", "timm", "transformers", "tokenizers"),
@@ -18,7 +18,7 @@ LIBRARIES = (
 
 def versions() -> dict[str, Any]:
     """Versions of selector, Python and the libraries that are installed, and the processor."""
-    found: dict[str, Any] = {"selector": selector.__version__, "python": platform.python_version()}
+    found: dict[str, Any] = {"selector": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 import numpy as np
 import xxhash
 
-from selector.core.contracts import Encoder, Items, LabelKind, Modality, Target
+from selector.core.contracts import Annotations, Encoder, Items, LabelKind, Modality, Target
 from selector.core.errors import ConfigError, TargetError, TrainingError
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction, Predictions
@@ -65,47 +65,6 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.hashes)
-
-
-class Annotations(Protocol):
-    """What is known of each item, checked by a task; lazy where it is large.
-
-    ``strata`` (N,) ints or (N, L) 0/1 is what splits keep the share of (classes, labels, what a picture contains,
-    quantiles of a value). ``digest(i)`` enters the target's fingerprint. ``labels`` is the array form where an
-    item or word has one: (N,) or (N, L) or (N, T), else None. ``notes`` are what a person should know.
-    """
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def strata(self) -> np.ndarray: ...
-
-    @property
-    def labels(self) -> np.ndarray | None: ...
-
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any:
-        """A class, a 0/1 vector, a value, the labels of words, a mask (H, W), boxes: as the task says."""
-        ...
-
-    def digest(self, index: int) -> str: ...
-
-    def take(self, indices: np.ndarray) -> Annotations:
-        """Those of some items."""
-        ...
-
-    def review(self, splits: np.ndarray, names: Sequence[str]) -> list[str]:
-        """What the splits make of them, as notes: labels that training never shows, and the like.
-
-        Raises:
-            TargetError: nothing can be learned so (a class that a split lacks).
-        """
-        ...
 
 
 # ---------------------------------------------------------------------------- rows

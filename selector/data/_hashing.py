@@ -18,10 +18,10 @@ from typing import Any, Literal, TypeAlias
 
 import xxhash
 
+from selector.core.documents import write_atomic
 from selector.core.errors import TargetError
 from selector.core.folders import cache_folder
 from selector.modalities.image import content_hash
-from selector.results import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.core.contracts import LabelKind, Target
+from selector.core.contracts import Annotations, LabelKind, Target
 from selector.core.errors import TargetError
-from selector.core.task import Annotations, Table
+from selector.core.task import Table
 from selector.data.splits import split
 from selector.tasks._reading import read_table
 

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from selector.core.contracts import SPLITS
+from selector.core.contracts import SPLITS, Annotations
 from selector.core.errors import TargetError
-from selector.core.task import Annotations, Table
+from selector.core.task import Table
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 _MOST = 10  # classes that one error names

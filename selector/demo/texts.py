@@ -24,7 +24,7 @@ from selector.report.html import write_report
 
 if TYPE_CHECKING:
     from selector.core.contracts import ProgressCallback, Target
-    from selector.results import Ranking
+    from selector.report.ranking import Ranking
 
 LIBRARIES = {"numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "scikit-learn": "sklearn"}
 TAG = "offline-text"

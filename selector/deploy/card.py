@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import selector
 from selector import tasks
 from selector.core.contracts import AnyPreprocess, TextPreprocess
+from selector.core.version import __version__
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("sou
 {_outputs(trained, noun)}
 | target | {_cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
 | data fingerprint | `{_cell(target.get("fingerprint"))}` |
-| made with | zoo-selector {selector.__version__} |
+| made with | zoo-selector {__version__} |
 
 ## Measured
 The validation {noun}s chose rate, strategy and model, so their figures are optimistic; the test

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selector.core.contracts import TextPreprocess
+from selector.core.documents import plain
 from selector.core.errors import StoreError
 from selector.core.system import versions
 from selector.deploy.card import model_card
 from selector.deploy.texts import TOKENIZER
-from selector.results import Measurement, plain
+from selector.results import Measurement
 
 if TYPE_CHECKING:
     import torch

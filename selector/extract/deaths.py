@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from selector.core.documents import write_atomic
 from selector.core.errors import SourceError
-from selector.results import write_atomic
 from selector.sources._weights import read_memory
 from selector.store.documents import digest
 from selector.zoo import ModelSpec

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from selector.core.documents import plain
 from selector.core.errors import ConfigError
 from selector.ranking.agreement import kendall
 from selector.report.view import title
-from selector.results import ModelResult, Ranking, final_measurements, plain
+from selector.results import ModelResult, Ranking, final_measurements
 
 
 @dataclass(frozen=True)

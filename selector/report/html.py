@@ -20,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from selector.core.documents import write_atomic
 from selector.core.errors import ConfigError
 from selector.core.units import format_duration
 from selector.report.advice import advice
@@ -28,7 +29,7 @@ from selector.report.error_analysis import error_analysis
 from selector.report.figures import figures
 from selector.report.rerun import command
 from selector.report.view import REDUCED, front_notes, groups, table_view, warnings
-from selector.results import Measurement, Ranking, showing, write_atomic
+from selector.results import Measurement, Ranking, showing
 
 REPORT_FILE = "report.html"
 

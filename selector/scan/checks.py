@@ -13,7 +13,8 @@ from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLi
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.proxies import DEFAULT_PROXIES, proxy_name
-from selector.results import BEST, RUN_FILE, Ranking, best_folder, load_ranking
+from selector.report.ranking import Ranking, load_ranking
+from selector.results import BEST, RUN_FILE, best_folder
 from selector.scan.dataset_view import reads_maps
 from selector.scan.selection import choose_models
 from selector.scan.variants import expand, reading_rows_of

@@ -9,9 +9,11 @@ from functools import partial
 
 from selector import tasks
 from selector.config import ConfirmConfig, HistoryLike
+from selector.core.documents import plain
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import of_metric
-from selector.results import BEST, Caveat, Measurement, ModelResult, Ranking, plain
+from selector.report.ranking import Ranking
+from selector.results import BEST, Caveat, Measurement, ModelResult
 from selector.scan.caveats import MAJORITY, majority
 from selector.scan.checks import save_run
 from selector.scan.extraction import Extraction

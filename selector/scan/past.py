@@ -20,7 +20,8 @@ from selector.ranking.forecast import best_line, confirmed_pairs
 from selector.ranking.history import SCORE_METRIC, History, Result, snapshot
 from selector.ranking.prior import FEWEST_OWN_TARGETS, ModelFacts, Prior, pretraining_images, static_prior
 from selector.ranking.published import published_results
-from selector.results import ModelResult, Ranking, final_measurements
+from selector.report.ranking import Ranking
+from selector.results import ModelResult, final_measurements
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec
 

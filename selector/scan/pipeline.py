@@ -12,6 +12,7 @@ from selector import data as targets
 from selector import modalities, tasks
 from selector.config import TOP_K, ConfirmConfig, ScanConfig
 from selector.core.contracts import ProgressCallback, Target
+from selector.core.documents import plain
 from selector.core.engine import LocalEngine
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.progress import listening
@@ -19,7 +20,7 @@ from selector.core.system import versions
 from selector.extract.isolated import Isolation
 from selector.proxies import default_proxies
 from selector.ranking.forecast import of_metric
-from selector.results import Ranking, load_ranking, plain
+from selector.report.ranking import Ranking, load_ranking
 from selector.scan import dataset_view
 from selector.scan.caveats import caveats, no_training
 from selector.scan.checks import (

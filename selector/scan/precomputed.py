@@ -16,7 +16,8 @@ from selector.core.system import versions
 from selector.features import FeatureSet
 from selector.proxies import default_proxies
 from selector.ranking.combination import LabelFacts, combine
-from selector.results import ModelResult, Ranking, ScoreCell
+from selector.report.ranking import Ranking
+from selector.results import ModelResult, ScoreCell
 from selector.scan.checks import check_names, load_target, run_folder, save_run
 from selector.scan.dataset_view import Rows
 from selector.scan.scoring import evaluate, naming, score_of

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from selector.core.errors import SourceError, did_you_mean, first_line
 from selector.modalities.text import Tokens
 from selector.sources._encoder import seeded
-from selector.sources._text import LAST, MEAN, TextPath
 from selector.sources._text_module import TextModule
+from selector.sources._text_path import LAST, MEAN, TextPath
 
 BYTES = 256
 BOS, EOS, BOW, EOW, PAD = range(BYTES, BYTES + 5)

@@ -11,8 +11,10 @@ from selector.core.contracts import TextPreprocess
 from selector.core.errors import SourceError
 from selector.modalities.text import Tokens
 from selector.sources._encoder import seeded
-from selector.sources._text import MAX_LENGTH, TextEncoder, TextPath, probe_tokens, read_tokenizer, running
+from selector.sources._python import PythonNetwork
+from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running
 from selector.sources._text_module import TextModule
+from selector.sources._text_path import TextPath
 
 if TYPE_CHECKING:
     from selector.zoo import ModelSpec
@@ -64,8 +66,6 @@ class PythonTextEncoder(TextEncoder):
 
 def build_embedder(recipe: Mapping[str, Any]) -> Embedder:
     """The module that a recipe describes, in eval mode, from the seeded random start."""
-    from selector.sources.python import PythonNetwork
-
     with seeded():
         module = PythonNetwork(recipe["model"], recipe["kwargs"]).create(None)
         return Embedder(module, TextPath(**recipe["path"]), int(recipe["features"]), int(recipe["outputs"])).eval()

@@ -11,12 +11,13 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from selector.core.contracts import Encoder, TextPreprocess, Words
 from selector.core.errors import SourceError, first_line
 from selector.modalities.text import Tokeniser, Tokens
+from selector.sources._text_path import LAST, MEAN, WORD_POOLINGS, TextPath, TextPooling
 from selector.sources._weights import identity_at
 
 if TYPE_CHECKING:
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from selector.sources._text_module import TextModule
     from selector.zoo import ModelSpec
 
-TextPooling = Literal["mean", "cls", "last", "weighted", "max", "first"]
-WORD_POOLINGS = ("first", "mean")
-
-MEAN, LAST = "mean", "last"
-
 MAX_LENGTH = 512
 """Tokens read of a text when neither the zoo nor the model says less: attention costs the square of it."""
 
@@ -37,52 +33,6 @@ _ELSEWHERE = {"avg": "images", "first": "words"}
 """Poolings that are not over the tokens of a text, and what they are for."""
 
 _PROBE = ("The quick brown fox jumps over the lazy dog.", "A second text.")
-
-
-@dataclass(frozen=True)
-class TextPath:
-    """How features (B, D) are read off a text network.
-
-    Attributes:
-        layer: ``mean`` over all layers without the embeddings, ``last``, or a number from 1.
-        pooling: over the tokens of a text; ``weighted`` is the mean weighted by position, for
-            decoders, whose later tokens have seen more (Muennighoff, arXiv:2202.08904). Of texts that
-            are lists of words over the tokens of each word: ``first`` or ``mean``.
-        specials: whether tokens that the tokenizer adds count in mean and max.
-    """
-
-    layer: str = MEAN
-    pooling: TextPooling = "mean"
-    specials: bool = False
-
-    def depth(self, blocks: int) -> int:
-        """How many of so many blocks are read."""
-        return min(int(self.layer), blocks) if self.layer.isdigit() else blocks
-
-    def pool(self, hidden: Tensor, tokens: Tokens) -> Tensor:
-        """(R, T, D) to (B, D) in float32; windows of one text are averaged. Of lists of words (W, D), a row a word."""
-        if tokens.words is not None:
-            return tokens.per_word(hidden, first=self.pooling == "first")
-        if self.pooling == "cls":
-            rows = hidden[:, 0].float()
-        elif self.pooling == "last":
-            last = (tokens.mask.sum(1) - 1)[:, None, None]
-            rows = hidden.take_along_dim(last, 1)[:, 0].float()
-        else:
-            counted = tokens.mask.bool()
-            if not self.specials:
-                # a text of which the tokenizer leaves nothing still has its special tokens
-                own = tokens.content & counted
-                counted = own | (counted & ~own.any(1, keepdim=True))
-            if self.pooling == "max":
-                rows = hidden.masked_fill(~counted[:, :, None], float("-inf")).amax(1).float()
-            else:
-                weights = counted.float()
-                if self.pooling == "weighted":
-                    weights = weights * weights.cumsum(1)
-                weights = weights / weights.sum(1, keepdim=True)
-                rows = weights[:, None].bmm(hidden.float())[:, 0]
-        return tokens.per_text(rows)
 
 
 class TextEncoder(Encoder):

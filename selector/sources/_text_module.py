@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from selector.modalities.text import Tokens
-from selector.sources._text import LAST, MEAN, TextPath
+from selector.sources._text_path import LAST, MEAN, TextPath
 
 
 class TextModule(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from selector.core.errors import SourceError, first_line
 from selector.modalities.text import Tokens
 from selector.sources._encoder import seeded
-from selector.sources._text import LAST, TextPath
 from selector.sources._text_module import TextModule
+from selector.sources._text_path import LAST, TextPath
 
 
 class Transformer(TextModule):

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from selector.core.documents import write_atomic
 from selector.core.errors import SourceError, first_line
 from selector.core.folders import cache_folder
-from selector.results import write_atomic
 
 if TYPE_CHECKING:
     import torch

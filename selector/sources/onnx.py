@@ -276,15 +276,8 @@ class OnnxTextEncoder(OnnxEncoder):
     preprocess: TextPreprocess
 
     def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
-        from selector.sources._text import (
-            LAST,
-            MAX_LENGTH,
-            TextPath,
-            pooling_of,
-            probe_tokens,
-            read_tokenizer,
-            running,
-        )
+        from selector.sources._text import MAX_LENGTH, pooling_of, probe_tokens, read_tokenizer, running
+        from selector.sources._text_path import LAST, TextPath
 
         super().__init__(spec, identity)
         self._names = [i.name for i in self._session.get_inputs()]

@@ -18,25 +18,18 @@ Importing the factory runs code, so a zoo file has to be trusted first:
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from selector.core.contracts import Encoder, Modality, Preprocess
-from selector.core.errors import SourceError, ZooError, did_you_mean
+from selector.core.errors import SourceError, ZooError
 from selector.sources import _weights, source
-from selector.sources._network import Network
+from selector.sources._python import REFERENCE, PythonNetwork, source_file, split
 
 if TYPE_CHECKING:
     from torch import nn
 
     from selector.zoo import ModelSpec
-
-_REFERENCE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<factory>[A-Za-z_]\w*)")
 
 
 @source("python")
@@ -45,13 +38,13 @@ class PythonSource:
 
     def expand(self, pattern: str) -> list[str]:
         """The reference itself; code cannot be listed by a wildcard."""
-        if not _REFERENCE.fullmatch(pattern):
+        if not REFERENCE.fullmatch(pattern):
             raise ZooError(f"python:{pattern}: expected package.module:factory, in full and without a wildcard.")
         return [pattern]
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``. A hash of the module's source file stands for the code."""
-        module, _ = _split(spec.model_id, spec.name)
+        module, _ = split(spec.model_id, spec.name)
         if spec.weights == "none":
             weights = _weights.RANDOM_START
         elif spec.weights is not None:
@@ -62,7 +55,7 @@ class PythonSource:
             "source": "python",
             "model": spec.model_id,
             "weights": weights,
-            "code": _weights.content_hash(_source_file(module, spec.name)),
+            "code": _weights.content_hash(source_file(module, spec.name)),
             **_weights.settings_identity(spec),
             "versions": _weights.versions("torch"),
         }
@@ -112,61 +105,3 @@ def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, id
 
 _READERS = {Modality.IMAGE: _image_encoder, Modality.TEXT: _text_encoder}
 """How the networks of a modality are fed and read."""
-
-
-def _split(reference: str, name: str) -> tuple[str, str]:
-    match = _REFERENCE.fullmatch(reference)
-    if match is None:
-        raise SourceError(
-            f"{name}: a python model is written 'python:package.module:factory'; got 'python:{reference}'."
-        )
-    return match["module"], match["factory"]
-
-
-def _source_file(module: str, name: str) -> Path:
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None or found.origin is None or not Path(found.origin).is_file():
-        raise SourceError(
-            f"{name}: there is no python module '{module}'; install it, or run where it can be imported (PYTHONPATH)."
-        )
-    return Path(found.origin)
-
-
-def _factory(reference: str, name: str) -> Callable[..., Any]:
-    module_name, factory_name = _split(reference, name)
-    _source_file(module_name, name)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise SourceError(f"{name}: importing {module_name} failed: {type(error).__name__}: {error}") from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        known = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
-        raise SourceError(
-            f"{name}: {module_name} has no factory '{factory_name}'{did_you_mean(factory_name, known) or '.'}"
-        )
-    return factory  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class PythonNetwork(Network):
-    """What a factory makes."""
-
-    source: ClassVar[str] = "python"
-
-    def create(self, num_classes: int | None) -> nn.Module:
-        """Call the factory; another width of the head through ``reset_classifier``."""
-        from torch.nn import Module
-
-        module = _factory(self.model, f"python:{self.model}")(**self.kwargs)
-        if not isinstance(module, Module):
-            raise SourceError(f"python:{self.model}: expected a torch module, got {type(module).__name__}.")
-        if num_classes is not None:
-            reset: Any = getattr(module, "reset_classifier", None)
-            if reset is None:
-                raise SourceError(f"python:{self.model}: the module has no reset_classifier")
-            reset(num_classes)
-        return module

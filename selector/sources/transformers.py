@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 from selector.core.contracts import Encoder, TextPreprocess, TruncationSide
 from selector.core.errors import SourceError, ZooError, first_line
 from selector.sources import _weights, source
-from selector.sources._text import LAST, MAX_LENGTH, TextEncoder, TextPath, probe_tokens, read_tokenizer, running
+from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running
 from selector.sources._text_files import TOKENIZERS, ModelFiles, find_files
+from selector.sources._text_path import LAST, TextPath
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from selector.core.contracts import Annotations
 from selector.core.errors import ConfigError, TargetError, did_you_mean
-from selector.core.task import Annotations, Table
+from selector.core.task import Table
 from selector.tasks import registry
 from selector.tasks._read_classification import ClassificationReading
 from selector.tasks._read_detection import DetectionReading

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from selector.core.documents import write_atomic
 from selector.core.errors import StoreError
 from selector.core.task import Stats
-from selector.results import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import xxhash
 from pydantic import ValidationError
 
 from selector.core.errors import OptionError, ZooError
+from selector.zoo.spec import ModelSpec, explain
 
 _LIVE: dict[str, Any] = {}
 
@@ -70,8 +71,6 @@ def make_spec(
         ZooError: a fact that an entry has not, or one of a wrong kind.
         OptionError: a transform that is none of these.
     """
-    from selector.zoo import ModelSpec
-
     given: dict[str, Any] = {"layer": layer, "pooling": pooling, **facts}
     if is_module(model):
         if weights is not None:
@@ -92,15 +91,11 @@ def make_spec(
     try:
         return ModelSpec.model_validate({key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
-        from selector.zoo import explain
-
         raise ZooError(explain(error, str(given["name"]))) from None
 
 
 def as_spec(value: Any, name: str | None = None) -> Any:
     """A value of ``zoo=`` or ``models=`` as an entry: a module, ``source:model``, or an entry already."""
-    from selector.zoo import ModelSpec
-
     if isinstance(value, ModelSpec):
         return value if name is None else value.model_copy(update={"name": name})
     if isinstance(value, Mapping):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from selector.core.errors import SourceError
 
 if TYPE_CHECKING:
-    from selector.zoo import ModelSpec
+    from selector.zoo.spec import ModelSpec
 
 OWN_FACTORIES = frozenset({f"selector.networks:{name}" for name in ("mnist_cnn", "usps_cnn", "svhn_cnn")})
 """Factories that build a network and do nothing else. A list and no prefix: most functions of this package do other

@@ -29,7 +29,7 @@ from selector.deploy import load_model
 from selector.modalities.pixels.decode import decode_rgb
 from selector.ranking.history import History, Result
 from selector.report.html import write_report
-from selector.results import load_ranking
+from selector.report.ranking import load_ranking
 from selector.sources import _weights, registry
 from selector.zoo import ModelSpec, load_zoo, shipped_zoo_path
 from tests.fuzz.mutations import byte_mutation, json_mutation

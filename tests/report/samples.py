@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from selector.core.costs import Cost
-from selector.results import Measurement, ModelResult, Ranking, ScoreCell
+from selector.report.ranking import Ranking
+from selector.results import Measurement, ModelResult, ScoreCell
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">&'[red]"
 

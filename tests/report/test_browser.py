@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from selector.report.html import write_report
-from selector.results import Ranking
+from selector.report.ranking import Ranking
 from tests.report import samples
 from tests.report.browser import MISSING, browser, requests
 

@@ -15,7 +15,7 @@ from selector.cli.app import app
 from selector.core.errors import ConfigError
 from selector.report.compare import compare
 from selector.report.html import write_comparison
-from selector.results import Ranking
+from selector.report.ranking import Ranking
 from tests.report import samples
 
 

@@ -21,10 +21,11 @@ from selector.report.advice import advice, predict_command, wilson
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import Figure, figures, history, layers, spread
 from selector.report.html import render_report, write_report
+from selector.report.ranking import load_ranking
 from selector.report.rerun import command
 from selector.report.series import fronts, rank_table
 from selector.report.svg import Axis
-from selector.results import Caveat, ModelResult, ScoreCell, load_ranking
+from selector.results import Caveat, ModelResult, ScoreCell
 from tests.report import samples
 
 

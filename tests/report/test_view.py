@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from selector.report.ranking import Ranking
 from selector.report.table import render_html, render_text
 from selector.report.view import Cell, table_view
-from selector.results import Caveat, ModelResult, Ranking, ScoreCell, final_measurements
+from selector.results import Caveat, ModelResult, ScoreCell, final_measurements
 from tests.report import samples
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
-from selector.extract.backends import Backend
+from selector.extract.backends.backend import Backend
 from selector.extract.backends.embedding import share_embedding
 from selector.extract.backends.folding import folded, shared_copy
 from selector.extract.inputs import Batch
