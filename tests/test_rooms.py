@@ -38,12 +38,9 @@ LEFT: dict[str, int] = {
     "scan/selection.py": 3,
     "scan/summary.py": 2,
     "scan/variants.py": 1,
-    "sources/onnx.py": 1,
-    "sources/python.py": 1,
     "tuning/loaded.py": 2,
     "tuning/strategies/_loop.py": 1,
     "tuning/loading.py": 1,
-    "zoo/__init__.py": 3,
 }
 
 

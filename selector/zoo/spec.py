@@ -14,7 +14,15 @@ from selector.core.contracts import Modality
 from selector.core.errors import WeightsMissing, ZooError, did_you_mean
 from selector.core.registry import Registry
 
-_TEXT_SOURCES = ("elmo", "transformers")  # sources whose models read texts
+_READS = {"elmo": Modality.TEXT, "transformers": Modality.TEXT}
+"""What the models of a source read, where it is not images."""
+
+_MISPLACED = {
+    Modality.IMAGE: "'preprocess' is for images, and this model reads texts; its settings stand under 'text'",
+    Modality.TEXT: "'text' is for models that read texts; say 'modality: text' if this one does",
+}
+"""Errors of the settings of another modality."""
+
 FILE_SOURCES = ("elmo", "onnx", "transformers")  # sources whose models may be named by a path
 
 SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
@@ -203,18 +211,17 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_modality(self) -> ModelSpec:
-        if self.reads is Modality.TEXT and self.preprocess.changes():
-            raise ValueError("'preprocess' is for images, and this model reads texts; its settings stand under 'text'")
-        if self.reads is Modality.IMAGE and self.text is not None:
-            raise ValueError("'text' is for models that read texts; say 'modality: text' if this one does")
+        given = {Modality.IMAGE: bool(self.preprocess.changes()), Modality.TEXT: self.text is not None}
+        given.pop(self.reads, None)  # its own section
+        for other, found in given.items():
+            if found:
+                raise ValueError(_MISPLACED[other])
         return self
 
     @property
     def reads(self) -> Modality:
         """What the model reads: as given, or as its source says."""
-        if self.modality is not None:
-            return Modality(self.modality)
-        return Modality.TEXT if self.source_name in _TEXT_SOURCES else Modality.IMAGE
+        return Modality(self.modality or _READS.get(self.source_name, Modality.IMAGE))
 
     @property
     def source_name(self) -> str:
