@@ -237,6 +237,23 @@ class Section:
         }
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What an ONNX file holds of a network whose outputs are not one tensor.
+
+    Attributes:
+        module: one picture (1, C, H, W), normalised -> a tensor for each of ``names``.
+        names: of the outputs; the first axis of each may have any length.
+        differ: (arrays of the file, those of torch) -> how they differ, in words; "" where they say the same.
+        facts: metadata of the file.
+    """
+
+    module: nn.Module
+    names: tuple[str, ...]
+    differ: Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], str]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
 Probe: TypeAlias = Mapping[str, np.ndarray]
 """A solved linear probe, as the task solved it: ``weight`` (K, D) and ``bias`` (K,) of a linear head, ``strength`` ()."""
 
@@ -488,6 +505,10 @@ class Task(ABC):
     def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
         """(name, tensor) that an exported network gives beside its raw outputs: calibrated probabilities, values in
         the target's unit. Torch operations only, since they are traced. None where it gives the outputs alone."""
+        return None
+
+    def traced(self, network: nn.Module, context: Mapping[str, Any]) -> Traced | None:
+        """What is exported of a saved network where its outputs are not one tensor (boxes); None where they are."""
         return None
 
     def meaning(self, class_names: Sequence[str], context: Mapping[str, Any]) -> tuple[str, str]:

@@ -22,6 +22,8 @@ from selector.deploy.texts import TOKENIZER
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from selector.core.task import Traced
+
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3  # of the largest probability difference, on seeded noise or on sample texts
@@ -41,6 +43,10 @@ def export_onnx(
 
     A network that gives masks: float (B, K, H, W), of pictures of any height and width where its encoder takes them
     (``free_size`` in the metadata).
+
+    A network that finds boxes takes one picture and gives ``boxes`` (n, 4) in shares of it (left, top, right, bottom),
+    ``labels`` (n,) and ``scores`` (n,), the most confident first; ``min_score`` in the metadata is the score from
+    which on validation counts a box.
 
     The probabilities are calibrated. Class names and the preprocessing are in the file's metadata.
     The file is run through onnxruntime and compared before it gets its name.
@@ -109,7 +115,13 @@ def _write_checked(saved: SavedModel, path: Path) -> None:
         "name": saved.config["name"],
     }
     if isinstance(preprocess, Preprocess):
-        form = _exported_image(saved, preprocess, path)
+        traced = saved.task.traced(saved.module, saved.context)
+        if traced is not None:
+            facts |= traced.facts
+            form = _traced_form(traced, preprocess)
+            _export(form, path)
+        else:
+            form = _exported_image(saved, preprocess, path)
         if saved.task.free_size:
             facts["free_size"] = json.dumps(form.free)
     else:
@@ -123,14 +135,19 @@ def _write_checked(saved: SavedModel, path: Path) -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for inputs, expected in form.batches:
         given = {name: value.numpy() for name, value in zip(form.names, inputs, strict=True)}
-        wanted = expected.numpy()
-        # values have a unit of their own: their differences are held against their size
-        gap = float(np.abs(session.run([form.output], given)[0] - wanted).max() / max(1.0, np.abs(wanted).max()))
-        if not gap <= TOLERANCE:
+        found = session.run(list(form.outputs), given)
+        if reason := form.differ(found, [value.numpy() for value in expected]):
             raise SelectorError(
-                f"the ONNX file of {saved.config['name']} gives other {form.output} than torch (difference {gap:.2g}, "
-                f"at most {TOLERANCE:g} is allowed); it was not kept."
+                f"the ONNX file of {saved.config['name']} gives other {form.outputs[-1]} than torch ({reason}); "
+                "it was not kept."
             )
+
+
+def _gap(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
+    """How the last output (probabilities, values) differs; values have a unit of their own, so differences are held against their size."""
+    size = max(1.0, float(np.abs(wanted[-1]).max()))
+    gap = float(np.abs(found[-1] - wanted[-1]).max() / size)
+    return "" if gap <= TOLERANCE else f"difference {gap:.2g}, at most {TOLERANCE:g} is allowed"
 
 
 def _exported_image(saved: SavedModel, preprocess: Preprocess, path: Path) -> _Form:
@@ -168,20 +185,37 @@ class _Form:
     """What is exported.
 
     Attributes:
-        network: tensors -> (logits, probabilities).
+        network: tensors -> outputs.
         names: of its inputs.
-        batches: inputs, and the probabilities that the file must give; the first is what torch traces.
+        batches: inputs, and the outputs that the file must give; the first is what torch traces.
+        outputs: their names.
         shapes: of each input the axes that may have any length.
         free: pictures may have any height and width.
-        output: what stands beside the raw outputs, as the task calls it.
+        traced: by torch's older exporter, which follows one run; the newer one refuses lengths that depend on data.
+        differ: see ``core.task.Traced``.
     """
 
     network: nn.Module
     names: tuple[str, ...]
-    batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
-    shapes: tuple[Mapping[int, Any], ...]
+    batches: Sequence[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+    outputs: tuple[str, ...]
+    shapes: tuple[Mapping[int, Any], ...] = ()
     free: bool = False
-    output: str = "probabilities"
+    traced: bool = False
+    differ: Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], str] = _gap
+
+
+def _traced_form(traced: Traced, preprocess: Preprocess) -> _Form:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    module = traced.module.eval()
+    batches = []
+    for contrast in (1.0, 0.3, 2.0):
+        picture = contrast * torch.randn((1, *preprocess.input_size), generator=generator)
+        with torch.inference_mode():
+            batches.append(((picture,), tuple(module(picture))))
+    return _Form(module, ("images",), batches, traced.names, traced=True, differ=traced.differ)
 
 
 def _image_form(saved: SavedModel, preprocess: Preprocess, *, free: bool = False) -> _Form:
@@ -195,11 +229,11 @@ def _image_form(saved: SavedModel, preprocess: Preprocess, *, free: bool = False
     for count, size in ((2, (height, width)), (5, other)):
         images = torch.randn((count, channels, *size), generator=generator)
         with torch.inference_mode():
-            batches.append(((images,), network(images)[1]))
+            batches.append(((images,), tuple(network(images))))
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if free:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    return _Form(network, ("images",), batches, (axes,), free, _output_name(saved))
+    return _Form(network, ("images",), batches, ("logits", _output_name(saved)), (axes,), free)
 
 
 def _text_form(saved: SavedModel) -> _Form:
@@ -212,7 +246,7 @@ def _text_form(saved: SavedModel) -> _Form:
     names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
     network = ReadsIds(saved.module, preprocess, _activation(saved)).eval()
-    return _Form(network, names, text_batches(saved, network), (axes,) * len(names), output=_output_name(saved))
+    return _Form(network, names, text_batches(saved, network), ("logits", _output_name(saved)), (axes,) * len(names))
 
 
 def _export(form: _Form, path: Path) -> None:
@@ -223,17 +257,20 @@ def _export(form: _Form, path: Path) -> None:
         previous = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            torch.onnx.export(
-                form.network,
-                form.batches[0][0],
-                str(path),
-                input_names=list(form.names),
-                output_names=["logits", form.output],
-                dynamic_shapes=form.shapes,
-                external_data=False,
-                dynamo=True,
-                verbose=False,
+            how: dict[str, Any] = (
+                {"dynamo": False, "dynamic_axes": {name: {0: "found"} for name in form.outputs}}
+                if form.traced
+                else {"dynamo": True, "dynamic_shapes": form.shapes, "external_data": False, "verbose": False}
             )
+            with torch.no_grad():
+                torch.onnx.export(
+                    form.network,
+                    form.batches[0][0],
+                    str(path),
+                    input_names=list(form.names),
+                    output_names=list(form.outputs),
+                    **how,
+                )
         finally:
             logging.disable(previous)
 

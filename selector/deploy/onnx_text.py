@@ -87,7 +87,7 @@ def added_ids(preprocess: TextPreprocess) -> list[int]:
     return sorted(found)
 
 
-def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """Inputs of an ONNX file, and the probabilities that it must give: those of the saved network as ``predict``
     calls it.
 
@@ -110,7 +110,7 @@ def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tenso
             if preprocess.words:
                 each, expected = network(*inputs)
                 _check_words(saved, tokens.per_word(each, first=word_pooling(saved) == "first"), logits)
-        found.append((inputs, expected))
+        found.append((inputs, (expected,)))
     return found
 
 

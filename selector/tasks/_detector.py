@@ -106,11 +106,6 @@ class DetectionNetwork(nn.Module):
         shift: how much its labels are above the classes: 1 where class 0 is background.
     """
 
-    no_onnx = (
-        "torchvision's detectors choose boxes by conditions on the data, which the exporter cannot follow; use "
-        "selector.load_model(...).predict"
-    )
-
     def __init__(self, detector: nn.Module, shift: int) -> None:
         super().__init__()
         self.detector = detector
@@ -144,6 +139,44 @@ class DetectionNetwork(nn.Module):
         with torch.autocast(kind, enabled=False):
             yield
         backbone.mixed = None
+
+
+class OnePicture(nn.Module):
+    """A detection network as an ONNX file holds it: one picture (1, C, H, W) -> ``boxes`` (n, 4) in shares of the canvas,
+    ``labels`` (n,) and ``scores`` (n,), the most confident first. No conversions to Python: it is traced."""
+
+    names = ("boxes", "labels", "scores")
+
+    def __init__(self, network: DetectionNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See the class."""
+        (found,) = self.network(images)
+        height, width = images.shape[2], images.shape[3]
+        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+        return found["boxes"] / scale, found["labels"], found["scores"]
+
+
+NEAR = 1e-3  # of the picture's sides and of a score
+_TIED = 1e-5  # scores that are no further apart may change places
+MOST_UNLIKE = 0.02  # of the boxes: of two of equal score that overlap, rounding decides which one is kept
+
+
+def unlike(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
+    """How boxes, labels and scores (see ``OnePicture``) differ from those that are wanted; "" where they are the same.
+
+    Order is free, since near scores change places. Where all places are taken, the last ones may go to others.
+    """
+    least = float(wanted[2].min()) + _TIED if len(wanted[2]) == MOST_BOXES else -1.0
+    missing = 0
+    for box, label, score in zip(*wanted, strict=True):
+        near = (np.abs(found[0] - box).max(axis=1) <= NEAR) & (np.abs(found[2] - score) <= NEAR)
+        missing += score > least and not (near & (found[1] == label)).any()
+    if missing > MOST_UNLIKE * len(wanted[2]) or abs(len(found[2]) - len(wanted[2])) > MOST_UNLIKE * len(wanted[2]):
+        return f"of {len(wanted[2])} boxes {missing} are not among the {len(found[2])} of the file"
+    return ""
 
 
 def network_of(head: str, encoder: nn.Module, classes: int) -> DetectionNetwork:

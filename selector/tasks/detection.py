@@ -11,7 +11,7 @@ from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import TargetError
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction
-from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats
+from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats, Traced
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._box_rows import rows_of
@@ -189,6 +189,13 @@ class Detection(DetectionReading, MapTask):
         from selector.tasks._detector import shares
 
         return shares(cast(Any, network)(batch), (batch.shape[2], batch.shape[3]))
+
+    def traced(self, network: nn.Module, context: Mapping[str, Any]) -> Traced:
+        """See ``_detector.OnePicture``."""
+        from selector.tasks._detector import OnePicture, unlike
+
+        facts = {"min_score": str(context.get("min_score", 0.5))}
+        return Traced(OnePicture(cast(Any, network)), OnePicture.names, unlike, facts)
 
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """``boxes`` (n, 4) in shares of the picture, ``scores`` (n,) and ``labels`` (n names), the most confident first; those

@@ -395,12 +395,70 @@ def test_the_report_draws_truth_and_prediction(confirmed: Any) -> None:
     assert titles[1].startswith("boxes by size")
 
 
-def test_onnx_is_refused_with_the_reason(confirmed: Any, tmp_path: Path) -> None:
-    from selector.core.errors import SelectorError
-    from selector.deploy import export_onnx
+def test_onnx_finds_what_torch_finds(confirmed: Any, shapes: Path, tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
 
-    with pytest.raises(SelectorError, match="cannot be exported to ONNX: torchvision's detectors choose boxes"):
-        export_onnx(confirmed.path, tmp_path / "model.onnx")
+    from selector.deploy import export_onnx
+    from selector.modalities.pixels.prepared import normalise, prepare
+
+    saved = selector.load_model(confirmed.path)
+    path = export_onnx(saved, tmp_path / "model.onnx")
+    facts = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    assert json.loads(facts["class_names"]) == list(CLASSES)
+    assert float(facts["min_score"]) == saved.context["min_score"]
+    saved.context["min_score"] = 0.0  # hardly trained: whatever it sees
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for name in ("00.png", "06.png"):
+        given = normalise(prepare([str(shapes / name)], saved.preprocess), saved.preprocess, "cpu").numpy()
+        boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"images": given})
+        wanted = saved.predict([shapes / name]).boxes[0]
+        assert len(wanted) == len(scores) > 0
+        near = sorted(scores.tolist(), reverse=True)
+        assert [one["score"] for one in wanted] == pytest.approx(near, abs=1e-3)
+        rows = {(one["label"], *(round(v) for v in one["box"])) for one in wanted}
+        own = (boxes.clip(0, 1) * np.array([128, 96, 128, 96])).round().astype(int).tolist()
+        found = {(CLASSES[label], *box) for label, box in zip(labels.tolist(), own, strict=True)}
+        assert len(rows & found) >= 0.9 * len(rows)  # a coordinate at one half may round either way
+
+
+@pytest.mark.parametrize(("head", "shift"), [("retinanet", 0), ("fcos", 0), ("ssd", 1)])
+def test_every_head_is_exported(head: str, shift: int, target: Target, tmp_path: Path) -> None:
+    """Pictures on which nothing is found included: lengths are followed, not those of the traced picture kept."""
+    import onnxruntime
+
+    from selector.deploy.export import _export, _traced_form
+    from selector.tasks._detector import OnePicture, network_of, unlike
+
+    encoder = encoder_of("test_resnet", target)
+    torch.manual_seed(0)
+    network = network_of(head, encoder.map_module(), 2).eval()
+    task = registry.get("detection")
+    for (
+        layer
+    ) in network.detector.head.classification_head.modules():  # scores that differ: the order of equal ones is free
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+    form = _traced_form(task.traced(network, {"min_score": 0.25}), encoder.image_preprocess)
+    assert form.names == ("images",)
+    _export(form, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for (picture,), expected in form.batches:
+        found = session.run(None, {"images": picture.numpy()})
+        wanted = [value.numpy() for value in expected]
+        assert len(wanted[2]) > 5
+        assert unlike(found, wanted) == ""
+        assert unlike([found[0] + 0.01, *found[1:]], wanted).startswith(f"of {len(wanted[2])} boxes")
+        assert unlike([found[0], found[1] + 1, found[2]], wanted)
+        assert unlike([part[:1] for part in found], wanted)
+    network.detector.score_thresh = 1.0
+    empty = _traced_form(task.traced(network, {}), encoder.image_preprocess)
+    _export(empty, tmp_path / "none.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "none.onnx"), providers=["CPUExecutionProvider"])
+    boxes, labels, scores = session.run(None, {"images": empty.batches[0][0][0].numpy()})
+    assert (boxes.shape, labels.shape, scores.shape) == ((0, 4), (0,), (0,))
+    assert isinstance(OnePicture(network)(empty.batches[0][0][0])[1], torch.Tensor)
+    assert network.shift == shift
 
 
 def test_the_example_of_the_page() -> None:
