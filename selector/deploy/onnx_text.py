@@ -98,7 +98,7 @@ def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tenso
     assert isinstance(preprocess, TextPreprocess)
     longest = " ".join(["word"] * preprocess.max_length)
     tokenise = Tokeniser(replace(preprocess, long_texts="truncate"))
-    found = []
+    found: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     for texts in (_SAMPLES[0], (*_SAMPLES[1], longest)):
         # of a text that is read in windows the ONNX file reads one at a time
         given = [Words(text.split()) for text in texts] if preprocess.words else texts
