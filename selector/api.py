@@ -86,6 +86,9 @@ def rank(
     isolate: Literal["auto", "on", "off"] = "auto",
     model_timeout: str | int | float | None = None,
     model_memory: str | int | float | None = None,
+    engine: Literal["local", "processes", "ray"] = "local",
+    ray_address: str | None = None,
+    workers: int | None = None,
     progress: ProgressCallback | bool | None = None,
 ) -> Ranking:
     """Rank pretrained models for a labelled target.
@@ -140,6 +143,10 @@ def rank(
             row: ``auto`` for ``python:`` and ``onnx:`` entries of a zoo file, ``on`` for all, ``off`` for none.
         model_timeout, model_memory: what an isolated network may take for a round of rows, e.g. ``"10m"`` and
             ``"8GB"``; None for no limit of time, and for nine tenths of the machine's memory.
+        engine: ``local`` runs networks one after another in this process, ``processes`` in a pool of processes of
+            this machine, ``ray`` on a Ray cluster (extra ``ray``). The table is the same.
+        ray_address: ``auto`` or ``HOST:PORT``; None for ``RAY_ADDRESS``, or a cluster of this machine for this run.
+        workers: networks that run at once on ``processes`` or ``ray``; None for as many as devices and cores allow.
         progress: called with every step; True for bars, False for silence, None for bars in a notebook only.
     Returns:
         The ranking; models that failed are rows with a status and a reason.

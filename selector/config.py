@@ -352,6 +352,18 @@ class ScanConfig(_Machine, _Training):
         None, "Memory that one isolated network may take: 8GB; nine tenths of the machine's when not given."
     )
 
+    engine: Literal["local", "processes", "ray"] = option(
+        "local", "Where networks run: one after another in this process, in a pool of processes, on a Ray cluster.",
+    )  # fmt: skip
+    ray_address: str | None = option(
+        None, "Ray cluster: auto or HOST:PORT; RAY_ADDRESS, or one of this machine for this run, when not given.",
+        rerun=False,
+    )  # fmt: skip
+    workers: int | None = option(
+        None, "Networks that run at once on engine processes or ray; as devices and cores allow when not given.", ge=1,
+        rerun=False,
+    )  # fmt: skip
+
     @field_validator("models")
     @classmethod
     def _some_models(cls, value: Any) -> str | list[Any] | None:
@@ -403,6 +415,12 @@ class ScanConfig(_Machine, _Training):
         if self.drop == "force" and not self.intervals:
             raise OptionError(
                 "drop is 'force', but models are stopped by their intervals, and those are off; leave one out.", "drop"
+            )
+        if self.ray_address is not None and self.engine != "ray":
+            raise OptionError(
+                f"ray_address is a cluster for engine 'ray'. Got engine {self.engine!r}; say engine='ray'.",
+                "ray_address",
+                "engine",
             )
         if self.cost == "off" and (self.max_latency is not None or self.max_memory is not None):
             raise OptionError(

@@ -1,8 +1,8 @@
 """A generic executor: maps a job over items and hands results back as they finish.
 
 It knows no job. A failing item is a ``Failure`` beside the other results, never the end of the
-run; only an interrupt ends it. This one runs in the calling process; a Ray engine has the same
-``map``.
+run; only an interrupt ends it. This one runs in the calling process; ``fleet.Fleet`` runs on workers
+elsewhere and has the same ``map``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from selector.core.errors import SelectorError
+from selector.core.errors import ConfigError, SelectorError, SourceError, StoreError
+
+if TYPE_CHECKING:
+    from selector.core.answers import Shared
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,11 @@ class Failure:
     traceback: str
     error: BaseException
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Exceptions of other libraries need not survive a pipe: the error arrives as one of ours."""
+        kind = next((k for k in (StoreError, ConfigError) if isinstance(self.error, k)), SourceError)
+        return Failure, (self.reason, self.traceback, kind(self.reason))
+
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
@@ -41,17 +49,41 @@ class Outcome(Generic[Item, Result]):
     failure: Failure | None = None
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What an item takes, for engines that share out devices.
+
+    Attributes:
+        bytes: memory on the device, measured or estimated; None where nothing is known.
+        alone: whether it must not share a device.
+        shared: the values that it reads (``Engine.share``).
+    """
+
+    bytes: int | None = None
+    alone: bool = False
+    shared: tuple[Shared, ...] = ()
+
+
+def _no_needs(item: object) -> Needs:
+    return Needs()
+
+
 class Engine(Protocol):
     """Where jobs run. ``in_process`` says whether a job may use objects of this process; elsewhere function,
     items and results are pickled."""
 
     in_process: bool
 
+    def share(self, value: Any) -> Shared:
+        """Hand a value over once for many jobs, which read it with ``answers.opened``; not in this process."""
+        ...
+
     def map(
         self,
         job: Callable[[Item], Result],
         items: Iterable[Item],
         fatal: tuple[type[BaseException], ...] = (),
+        needs: Callable[[Item], Needs] = _no_needs,
     ) -> Iterator[Outcome[Item, Result]]:
         """Yield an outcome an item, in the order in which they finish; see ``LocalEngine.map``."""
         ...
@@ -62,11 +94,16 @@ class LocalEngine:
 
     in_process = True
 
+    def share(self, value: Any) -> Shared:
+        """Nothing needs handing over in one process."""
+        raise NotImplementedError("jobs of this process read their values themselves")
+
     def map(
         self,
         job: Callable[[Item], Result],
         items: Iterable[Item],
         fatal: tuple[type[BaseException], ...] = (),
+        needs: Callable[[Item], Needs] = _no_needs,
     ) -> Iterator[Outcome[Item, Result]]:
         """Yield an outcome an item, in the order in which they finish.
 
@@ -74,6 +111,7 @@ class LocalEngine:
             job: called once an item.
             items: what to work on; may be a generator that reacts to earlier results.
             fatal: exceptions that concern the whole run (a full disk) and are passed on.
+            needs: what an item takes; this engine gives each all there is.
         """
         for item in items:
             try:

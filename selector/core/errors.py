@@ -70,6 +70,10 @@ class WeightsMissing(SourceError):
     """The weights of a model are not on this machine and may not or cannot be fetched."""
 
 
+class OutOfMemory(SourceError):
+    """A model does not fit into the memory of its device, even one item at a time."""
+
+
 class ProxyError(SelectorError):
     """A proxy cannot give a value for these rows and labels."""
 

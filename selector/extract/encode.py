@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from selector import modalities
 from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress
-from selector.core.errors import ConfigError, SourceError
+from selector.core.errors import ConfigError, OutOfMemory, SourceError
 from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
@@ -160,7 +160,7 @@ class Runner:
     def _halve(self) -> None:
         size = self.batch_size // 2
         if size < 1:
-            raise SourceError(
+            raise OutOfMemory(
                 f"{self.encoder.name}: memory of {self.device} is too small for a single {_size_of(self.encoder)}"
             )
         logger.warning("%s: out of memory on %s; going on with batches of %d", self.encoder.name, self.device, size)

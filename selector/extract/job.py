@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selector import modalities, sources
+from selector.core.answers import report
 from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
 from selector.core.costs import Cost
 from selector.core.engine import Failure, failure_of, keeping_folder
@@ -224,12 +225,12 @@ _OWN: dict[str, Workspace] = {}
 """Of a worker process: the workspace of the target that it saw last."""
 
 
-def workspace_of(job: ExtractJob, notify: ProgressCallback = no_progress) -> Workspace:
-    """The workspace of this process for a job's target and store, made anew for another one."""
+def workspace_of(job: ExtractJob) -> Workspace:
+    """The workspace of this worker process for a job's target and store, made anew for another one."""
     key = json.dumps([job.store, job.target.fingerprint, repr(job.settings)])
     if key not in _OWN:
         _OWN.clear()
-        _OWN[key] = Workspace(job.target, FeatureStore(job.store), job.settings, notify)
+        _OWN[key] = Workspace(job.target, FeatureStore(job.store), job.settings, report)
     return _OWN[key]
 
 

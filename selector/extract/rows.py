@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from selector import modalities
 from selector.core.contracts import Encoder
-from selector.core.errors import SourceError
+from selector.core.errors import OutOfMemory, SourceError
 from selector.extract.backend_choice import JUDGED_ON, agreement
 from selector.extract.backends import PRECISIONS, check_choice
 from selector.extract.encode import Runner, prefetched, resolve_device
@@ -140,7 +140,7 @@ class MapRunner:
                 found = None
             if found is None:  # outside of the except block: its traceback would keep the maps alive
                 if size == 1:
-                    raise SourceError(
+                    raise OutOfMemory(
                         f"{self.encoder.name}: memory of {self.device} is too small for a single picture of "
                         f"{self.encoder.image_preprocess.input_size}; use a smaller resolution."
                     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from selector.core.contracts import AnyPreprocess, Encoder, ProgressCallback, Target
-from selector.core.engine import Engine, LocalEngine, Outcome, failure_of
+from selector.core.answers import Shared
+from selector.core.contracts import AnyPreprocess, Encoder, Progress, ProgressCallback, Target
+from selector.core.engine import Engine, LocalEngine, Needs, Outcome, failure_of
 from selector.core.errors import ConfigError, StoreError
 from selector.extract.deaths import Deaths
 from selector.extract.isolated import IsolatedJobs, Isolation, of_others
@@ -19,6 +21,7 @@ from selector.extract.known_costs import CostMode
 from selector.modalities.image import canvas_of
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
+from selector.scan.parcel import Parcel, ScoreSettings, parcel_of, work
 from selector.scan.variants import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
     from selector.core.modality import Inputs
 
 log = logging.getLogger(__name__)
+
+_Lacking: TypeAlias = "tuple[SameNetwork, list[Candidate], bool]"
+"""A network, those of its candidates that lack something, and whether that is only what they cost."""
+
+OF_THIS_PROCESS = ("memory",)
+"""Sources whose networks no other process knows."""
 
 NO_LIMITS = Limits()
 NOT_ISOLATED = Isolation()
@@ -54,6 +63,7 @@ class Extraction:
         cost: CostMode = "off",
         engine: Engine | None = None,
         isolation: Isolation = NOT_ISOLATED,
+        scores: ScoreSettings | None = None,
     ) -> None:
         self.store = store
         self.notify = notify
@@ -63,6 +73,8 @@ class Extraction:
         self.work = Workspace(target, store, self.job_settings, notify)
         self.engine: Engine = engine or LocalEngine()
         self.isolation = isolation
+        self._scores = scores  # what workers elsewhere score as well
+        self._views: dict[float, tuple[Rows, Shared]] = {}
         self._isolated = IsolatedJobs(isolation, notify)
         self._deaths = Deaths(store.working_folder)
         self._seconds: dict[str, float] = {}
@@ -105,7 +117,7 @@ class Extraction:
 
         The store is asked first, once a candidate: a scan that it answers runs no job.
         """
-        lacking: list[tuple[SameNetwork, list[Candidate], bool]] = []
+        lacking: list[_Lacking] = []
         for network in networks:
             try:
                 pending, cost_only = self._lookup(network, share)
@@ -116,30 +128,62 @@ class Extraction:
                 continue
             if pending or cost_only:
                 lacking.append((network, pending or cost_only, not pending))
-        told: dict[int, list[Candidate]] = {}
+        try:
+            if self.engine.in_process:
+                self._work(lacking, share)
+            else:
+                here = [found for found in lacking if found[0].members[0].spec.source_name in OF_THIS_PROCESS]
+                elsewhere = [found for found in lacking if found not in here]
+                if elsewhere:
+                    self._work_elsewhere(elsewhere, share)
+                self._work(here, share)
+        finally:
+            self._isolated.close()
+
+    def _work(self, lacking: Sequence[_Lacking], share: float) -> None:
+        """Run the jobs of a round in this process, each network loading beside the one before it."""
+        asked: dict[int, list[Candidate]] = {}
 
         def jobs() -> Iterator[ExtractJob]:
             for number, (_, candidates, cost_only) in enumerate(lacking):
                 upcoming = [members[0].spec for _, members, alone in lacking[number + 1 :] if not alone]
                 job = self._job(candidates, share, upcoming, cost_only=cost_only)
-                told[id(job)] = candidates
+                asked[id(job)] = candidates
                 yield job
 
-        try:
-            for outcome in self.engine.map(self._function(), jobs(), fatal=(StoreError, ConfigError)):
-                candidates = told.pop(id(outcome.item))
-                if outcome.result is None:
-                    _fail(candidates, outcome)
-                else:
-                    self._apply(candidates, outcome.result, cost_only=outcome.item.cost_only)
-        finally:
-            self._isolated.close()
+        for outcome in LocalEngine().map(self._here, jobs(), fatal=(StoreError, ConfigError)):
+            self._settle(asked.pop(id(outcome.item)), outcome)
 
-    def _function(self) -> Any:
-        """``extract`` for the engine: in this process with what it has at hand, elsewhere as it is."""
-        if not self.engine.in_process:
-            return extract
-        return self._here
+    def _work_elsewhere(self, lacking: Sequence[_Lacking], share: float) -> None:
+        """Likewise on the engine's workers, which score what they extract."""
+        asked: dict[int, list[Candidate]] = {}
+        upcoming = [members[0].spec for _, members, alone in lacking if not alone]
+
+        def parcels() -> Iterator[Parcel]:
+            for _, candidates, cost_only in lacking:
+                job = self._job(candidates, share, upcoming, cost_only=cost_only)
+                parcel = parcel_of(job, self._view(share), self.isolation, self._scores)
+                asked[id(parcel)] = candidates
+                yield parcel
+
+        outcomes = self.engine.map(work, parcels(), fatal=(StoreError, ConfigError), needs=_needs)
+        with contextlib.closing(outcomes):  # type: ignore[type-var]  # a generator: workers stop where this ends early
+            for done, outcome in enumerate(outcomes, 1):
+                self._settle(asked.pop(id(outcome.item)), outcome)
+                self.notify(Progress("extract", done, len(lacking), "models"))
+
+    def _view(self, share: float) -> Shared:
+        """The rows of a round as workers read them, handed over once."""
+        rows = self.rows(share)
+        if share not in self._views or self._views[share][0] is not rows:
+            self._views[share] = rows, self.engine.share(rows)
+        return self._views[share][1]
+
+    def _settle(self, candidates: Sequence[Candidate], outcome: Outcome[Any, ExtractResult]) -> None:
+        if outcome.result is None:
+            _fail(candidates, outcome)
+        else:
+            self._apply(candidates, outcome.result, cost_only=outcome.item.cost_only)
 
     def _here(self, job: ExtractJob) -> ExtractResult:
         """A job in this process, or in its child; it is on record meanwhile which network is worked on."""
@@ -177,7 +221,7 @@ class Extraction:
             specs=specs,
             target=self.target,
             indices=self.rows(share).indices,
-            store=str(self.store.root),
+            store=self.store.address,
             settings=self.job_settings,
             beside=()
             if cost_only or self.reads_maps
@@ -265,7 +309,7 @@ class Extraction:
             except RowsMissing as error:
                 log.info("%s: %s", spec.name, error)  # a damaged chunk was set aside: extracted again below
         settings = replace(self.job_settings, limits=NO_LIMITS)
-        job = ExtractJob((spec,), self.target, indices, str(self.store.root), settings)
+        job = ExtractJob((spec,), self.target, indices, self.store.address, settings)
         (found,) = extract(job, self.work).variants
         if found.failure is not None:
             raise found.failure.error
@@ -289,3 +333,9 @@ class Extraction:
 def _fail(candidates: Sequence[Candidate], outcome: Outcome[Any, Any]) -> None:
     for candidate in candidates:
         candidate.failure = outcome.failure
+
+
+def _needs(parcel: Parcel) -> Needs:
+    """What the zoo says of a network's size: its weights in float32."""
+    parameters = parcel.job.specs[0].params
+    return Needs(None if parameters is None else 4 * int(parameters), shared=(parcel.rows,))

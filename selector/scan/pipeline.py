@@ -38,8 +38,10 @@ from selector.scan.checks import (
 )
 from selector.scan.confirmation import confirm_leading, leading
 from selector.scan.dataset_view import offline_hub
+from selector.scan.engines import open_engine
 from selector.scan.extraction import Extraction
 from selector.scan.near_duplicates import leak_caveat
+from selector.scan.parcel import score_settings
 from selector.scan.past import Knowledge, open_history, predicted
 from selector.scan.precomputed import rank_rows
 from selector.scan.rounds import run_rounds
@@ -69,7 +71,7 @@ def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) ->
 def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
     started = time.perf_counter()
     wanted, names = check_names(config)
-    with offline_hub(config.offline):
+    with offline_hub(config.offline), open_engine(config, notify) as engine:
         features_store = open_store(config.store)
         data = load_target(target, config)
         check_for_target(config, data)
@@ -96,12 +98,14 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
             notify,
             replace(limits_of(config), noun=data.modality.noun),
             config.cost,
+            engine=engine,
             isolation=Isolation(
                 config.isolate,
                 isinstance(config.zoo, str | os.PathLike),
                 None if config.model_timeout is None else float(config.model_timeout),
                 None if config.model_memory is None else int(config.model_memory),
             ),
+            scores=score_settings(wanted, config.seed, config.intervals),
         )
         scoring = Scoring(features_store, wanted, config.seed, config.intervals, notify)
         past = open_history(config.history)

@@ -98,6 +98,11 @@ class FeatureStore:
         return f"FeatureStore({self.root!r})"
 
     @property
+    def address(self) -> str:
+        """What opens this store in another process, whatever its working folder."""
+        return self.root if self._files.is_remote else str(self._local_root)
+
+    @property
     def read_only(self) -> bool:
         """Whether writing was switched off, or was refused so far."""
         return self._files.read_only

@@ -145,7 +145,7 @@ def test_the_child_ends_with_its_parent(photos: Path, tmp_path: Path) -> None:
     child: list[psutil.Process] = []
     deadline = time.monotonic() + 90
     while not child and time.monotonic() < deadline:
-        child = [p for p in psutil.Process(parent.pid).children() if "selector.extract.worker" in " ".join(p.cmdline())]
+        child = [p for p in psutil.Process(parent.pid).children() if "selector.core.child" in " ".join(p.cmdline())]
         time.sleep(0.1)
     assert child
     parent.kill()

@@ -1,0 +1,275 @@
+"""Engines on workers elsewhere: the same table as in one process, and what a death, an interrupt or a full memory costs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import selector
+from selector.core.answers import Shared, opened
+from selector.core.engine import Needs
+from selector.core.errors import BadImagesError, OptionError, OutOfMemory, SourceError, StoreError
+from selector.core.fleet import Fleet
+from selector.core.processes import Processes
+from selector.zoo import ModelSpec
+from tests.test_scan import table
+
+ROOT = Path(__file__).parents[1]
+ZOO = [
+    ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
+    ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none"),
+    ModelSpec(name="no-such", source="timm:resnet_nope", weights="none"),
+]
+FAST: dict[str, Any] = {
+    "zoo": ZOO, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager", "cost": "off",
+}  # fmt: skip
+
+
+def misbehave(item: tuple[str, Any]) -> Any:
+    """A job that does as it is told."""
+    what, value = item
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "die once":
+        try:
+            Path(value).touch(exist_ok=False)
+        except FileExistsError:
+            return "second time"
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "raise":
+        raise value
+    if what == "bad":
+        raise BadImagesError("two", [("a", "b")])
+    if what == "log":
+        logging.getLogger("selector.far").warning("%s from afar", value)
+    if what == "shared":
+        return opened(value)[1]
+    if what == "touch":
+        Path(value).touch()
+    if what == "wait for":
+        deadline = time.monotonic() + 60
+        while not Path(value).exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)  # until the other job's answer is there
+    return value
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """A cluster of this machine for all tests here: it takes seconds to start."""
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["processes", "ray"])
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    def start() -> Any:
+        if request.param == "processes":
+            return Processes(2)
+        request.getfixturevalue("ray_here")
+        from selector.core.ray_workers import RayWorkers
+
+        return RayWorkers(workers=2)
+
+    made = Fleet(start)
+    yield made
+    made.close()
+
+
+def test_jobs_come_back_in_the_order_of_completion_and_one_that_died_runs_again(fleet: Fleet, tmp_path: Path) -> None:
+    items = [("die", 0), ("die once", str(tmp_path / "begun")), ("value", 7), ("raise", ValueError("odd"))]
+    found = {o.item[0]: o for o in fleet.map(misbehave, items)}
+    assert found["value"].result == 7
+    assert found["die once"].result == "second time"
+    assert found["raise"].failure.reason == "ValueError: odd"
+    assert "raise value" in found["raise"].failure.traceback
+    assert found["die"].failure.reason.startswith("tuple: the process that ran this model ")
+    assert found["die"].failure.reason.endswith(", twice.")
+    file = str(tmp_path / "second")
+    order = [o.item[0] for o in fleet.map(misbehave, [("wait for", file), ("touch", file)])]
+    assert order == ["touch", "wait for"]
+
+
+def test_shared_values_logs_and_fatal_errors_reach_the_driver(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    shared = fleet.share(["a", "b"])
+    (outcome,) = fleet.map(misbehave, [("shared", shared)], needs=lambda item: Needs(shared=(shared,)))
+    assert outcome.result == "b"
+    list(fleet.map(misbehave, [("log", "a word")]))
+    assert "a word from afar" in caplog.messages
+    with pytest.raises(StoreError, match="disk full"):
+        list(fleet.map(misbehave, [("raise", StoreError("disk full"))], fatal=(StoreError,)))
+    with pytest.raises(BadImagesError) as bad:
+        list(fleet.map(misbehave, [("bad", 0)], fatal=(BadImagesError,)))
+    assert bad.value.bad == [("a", "b")]
+
+
+def test_what_cannot_be_pickled_is_a_failure_that_says_what_to_do() -> None:
+    made = Fleet(lambda: Processes(1))
+    (outcome,) = made.map(misbehave, [("value", lambda: 0)])
+    made.close()
+    assert "run with isolate='off' (--isolate off) and engine='local'" in outcome.failure.reason
+
+
+class _Recorded:
+    """Workers that answer at once and keep what they were asked for."""
+
+    room = 2
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, Needs]] = []
+        self.most = 0
+
+    def start(self, function: Any, item: Any, needs: Needs) -> int:
+        self.asked.append((item, needs))
+        return len(self.asked) - 1
+
+    def wait(self, tickets: list[int]) -> list[tuple[int, Any]]:
+        from selector.core.answers import answered, packed
+
+        self.most = max(self.most, len(tickets))
+        item, needs = self.asked[tickets[0]]
+        what = misbehave if not needs.alone else str
+        return [(tickets[0], answered(packed(what, item)))]
+
+    def stop(self, tickets: list[int]) -> None:
+        self.given_up = tickets
+
+    def share(self, value: Any) -> Shared:
+        return Shared("")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_job_without_memory_goes_again_with_a_whole_device_and_no_more_jobs_are_open_than_there_is_room_for() -> None:
+    workers = _Recorded()
+    taken: list[int] = []
+
+    def items() -> Iterator[tuple[str, Any]]:
+        yield "raise", OutOfMemory("small: memory of cuda is too small")
+        for number in range(5):
+            taken.append(number)
+            yield "value", number
+
+    outcomes = Fleet(lambda: workers).map(misbehave, items())
+    first = next(outcomes)
+    assert first.result is not None
+    assert len(taken) <= 2  # taken when there is room
+    assert [o.result for o in outcomes] == [0, 1, 2, 3, 4] or len(taken) == 5
+    again = [needs.alone for item, needs in workers.asked if item[0] == "raise"]
+    assert again == [False, True]
+    assert workers.most == 2
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_the_table_is_that_of_one_process(
+    engine: str, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if engine == "ray":
+        request.getfixturevalue("ray_here")
+    here = selector.rank(photos, **FAST, store=tmp_path / "here")
+    there = selector.rank(photos, **FAST, store=tmp_path / "there", engine=engine, workers=2)
+    assert table(there) == table(here)
+    assert [m.name for m in there.failures] == ["no-such"]
+    assert not any(m.cached for m in there if m.status == "ok")
+
+
+def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, tmp_path: Path) -> None:
+    from tests.networks import Orientation
+
+    def width(features: Any) -> float:
+        return float(features.rows.shape[1])
+
+    options = {**FAST, "zoo": [*ZOO[:1], selector.Model(Orientation(), name="own")], "proxies": [width, "knn"]}
+    ranking = selector.rank(photos, **options, store=tmp_path / "s", engine="processes", workers=1)
+    assert {m.name: m.status for m in ranking} == {"tiny-resnet": "ok", "own": "ok"}
+    assert ranking["own"].scores["width"].value == 4
+
+
+def test_a_network_that_takes_its_worker_along_costs_its_own_row(photos: Path, tmp_path: Path) -> None:
+    zoo = [*ZOO[:1], ModelSpec(name="bad", source="python:tests.networks:Segfaults")]
+    ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "s", engine="processes", workers=2)
+    assert {m.name: m.reason for m in ranking} == {
+        "tiny-resnet": "",
+        "bad": "bad: the process that ran this model was killed by SIGSEGV, twice.",
+    }
+
+
+def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match=r"ray_address is a cluster for engine 'ray'\. Got engine 'local'"):
+        selector.rank("x", ray_address="auto")
+    with pytest.raises(OptionError, match=r"engine must be 'local', 'processes' or 'ray'\. Got 'cluster'"):
+        selector.rank("x", engine="cluster")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    from selector.core.ray_workers import RayWorkers
+
+    with pytest.raises(OptionError, match="needs the package ray, which is not installed; pip install"):
+        RayWorkers()
+
+
+@pytest.mark.slow  # a scan in a process of its own, and its cluster
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(engine: str, photos: Path, tmp_path: Path) -> None:
+    import psutil
+
+    zoo = tmp_path / "zoo.yaml"
+    slow = {"name": "slow", "source": "python:tests.networks:slow"}
+    zoo.write_text(json.dumps({"models": [{"name": "good", "source": "timm:test_resnet", "weights": "none"}, slow]}))
+    words = [
+        sys.executable,
+        "-m",
+        "selector",
+        "scan",
+        str(photos),
+        "--zoo",
+        str(zoo),
+        "--trust-zoo",
+        "--isolate",
+        "off",
+    ]
+    words += ["--no-confirm", "--proxies", "knn", "--store", str(tmp_path / "store"), "--cost", "off", "--out"]
+    words += [
+        str(tmp_path / "run"),
+        "--precision",
+        "float32",
+        "--backend",
+        "eager",
+        "--engine",
+        engine,
+        "--workers",
+        "2",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store" / "entries").glob("*/*.rows")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGINT)
+    _, messages = run.communicate(timeout=60)
+    assert run.returncode == 130, messages
+    assert "interrupted; the same command goes on" in messages
+    assert not psutil.wait_procs([c for c in children if "ray" not in c.name()], timeout=30)[1]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_errors_of_an_answer_keep_their_kind() -> None:
+    from selector.core.answers import answered, packed
+
+    for error in (StoreError("a"), OutOfMemory("b"), SourceError("c"), OptionError("d", "top_k")):
+        answer = answered(packed(misbehave, ("raise", error)))
+        assert isinstance(answer.error(), type(error) if not isinstance(error, OptionError) else OptionError.__mro__[1])
+        assert str(answer.error()) == str(error)
