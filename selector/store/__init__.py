@@ -6,7 +6,7 @@ such as scores, and the list of images that cannot be decoded. Nothing here impo
 
     store/entries/<key>/meta.json, 00000001-<random>.rows, head.arrays, used.json
     store/aliases/<key>.json   store/results/<kind>/<xx>/<key>.json   store/bad/<key>.json
-    store/pixels/   store/compiled/   store/locks/   store/quarantine/
+    store/pixels/   store/compiled/   store/locks/   store/leases/   store/quarantine/
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from selector.core.folders import cache_folder
 from selector.core.units import parse_size
 from selector.store.documents import digest, read_json, write_json
 from selector.store.entry import Entry, RowsMissing
-from selector.store.files import Layered, LocalFiles, RemoteFiles, copies_folder, is_url
+from selector.store.files import Layered, LocalFiles, RemoteFiles, copies_folder, is_url, on_network
+from selector.store.leases import lease
 from selector.store.upkeep import EntryInfo, Pruned, Upkeep, Verified
 
 __all__ = [
@@ -81,10 +82,12 @@ class FeatureStore:
             self._local_root = copies_folder(place, cache_folder())
             base = RemoteFiles(place, self._local_root)
         else:
-            self._local_root = Path(place.removeprefix("file://")).expanduser().absolute()
-            if self._local_root.exists() and not self._local_root.is_dir():
+            folder = Path(place.removeprefix("file://")).expanduser().absolute()
+            if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"the store {place} is a file; give a folder with --store.")
-            base = LocalFiles(self._local_root)
+            base = LocalFiles(folder)
+            # what is made again from what is at hand is a cache of each machine
+            self._local_root = copies_folder(str(folder), cache_folder()) if on_network(folder) else folder
         if max_bytes is None and os.environ.get(_CAP):
             max_bytes = parse_size(os.environ[_CAP])
         self.root = place
@@ -100,7 +103,12 @@ class FeatureStore:
     @property
     def address(self) -> str:
         """What opens this store in another process, whatever its working folder."""
-        return self.root if self._files.is_remote else str(self._local_root)
+        return self.root if self._files.is_remote else self._files.where
+
+    @property
+    def shared(self) -> bool:
+        """Whether other machines may write to it too: a URL, or a folder on a network file system."""
+        return self._files.is_remote or self._files.where != str(self._local_root)
 
     @property
     def read_only(self) -> bool:
@@ -247,10 +255,15 @@ class FeatureStore:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock among the processes of this machine; it avoids double work and nothing else.
+        """Hold a piece of work among all writers of this store; it avoids double work and nothing else.
 
-        Where the folder cannot lock, the work goes on without.
+        A file lock where the store lies on a disk of this machine, a lease with a heartbeat where it is shared
+        (``leases``). Where neither can be had, the work goes on without.
         """
+        if self.shared and not self.read_only:
+            with lease(self._files, name):
+                yield
+            return
         import filelock
 
         folder = (self._files.spare_root() if self.read_only else self._local_root) / "locks"

@@ -324,6 +324,31 @@ def is_url(place: str) -> bool:
     return "://" in place and not place.startswith("file://")
 
 
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "fuse.sshfs")
+_SHARED = "SELECTOR_STORE_SHARED"
+
+
+def on_network(folder: Path) -> bool:
+    """Whether a folder lies on a file system that other machines write to as well.
+
+    ``SELECTOR_STORE_SHARED`` (1 or 0) says so where the mount does not tell: on the machine whose own disk the others
+    mount.
+    """
+    asked = os.environ.get(_SHARED)
+    if asked:
+        return asked not in ("0", "no", "false")
+    mounts = Path("/proc/self/mounts")
+    if not mounts.is_file():
+        return False
+    nearest = ("", "")
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, place, kind, *_ = line.split(" ")
+        place = place.encode().decode("unicode_escape") if "\\" in place else place
+        if folder.is_relative_to(place) and len(place) >= len(nearest[0]):
+            nearest = (place, kind)
+    return nearest[1] in _NETWORK
+
+
 def copies_folder(url: str, cache: Path) -> Path:
     """The local folder that keeps copies of a remote store."""
     return cache / "remote" / xxhash.xxh3_128_hexdigest(url.rstrip("/").encode())
