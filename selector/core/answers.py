@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from selector.core.contracts import Progress, ProgressCallback, no_progress
-from selector.core.engine import Failure, failure_of
+from selector.core.engine import Failure, Shared, failure_of
 from selector.core.errors import BadImagesError, ConfigError, OutOfMemory, SourceError, StoreError
 
 Kind = Literal["result", "model", "memory", "store", "config", "bad", "died"]
@@ -25,13 +25,6 @@ Module = tuple[str, "str | None"]
 """A plugin: its name, and its file where it has no name of its own."""
 
 _MOST = 128  # shared values that a worker keeps
-
-
-@dataclass(frozen=True)
-class Shared:
-    """A value that many jobs read: it is handed over once a worker and not once a job."""
-
-    key: str
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,9 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from selector.core.errors import ConfigError, SelectorError, SourceError, StoreError
-
-if TYPE_CHECKING:
-    from selector.core.answers import Shared
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +44,13 @@ class Outcome(Generic[Item, Result]):
     item: Item
     result: Result | None = None
     failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A value that many jobs read: it is handed over once a worker and not once a job."""
+
+    key: str
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol
 
-from selector.core.answers import Answer, Shared
-from selector.core.engine import Failure, Item, Needs, Outcome, Result, failure_of
+from selector.core.answers import Answer
+from selector.core.engine import Failure, Item, Needs, Outcome, Result, Shared, failure_of
 from selector.core.errors import SourceError
 
 log = logging.getLogger(__name__)

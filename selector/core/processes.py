@@ -12,10 +12,10 @@ from typing import Any
 
 import xxhash
 
-from selector.core.answers import Answer, Module, Shared, packed
+from selector.core.answers import Answer, Module, packed
 from selector.core.child_process import Child
 from selector.core.contracts import ProgressCallback, no_progress
-from selector.core.engine import Needs
+from selector.core.engine import Needs, Shared
 
 CORES = 4  # a worker on a processor: beyond, one network gains less from a further core than a second network does
 

@@ -12,9 +12,9 @@ from typing import Any
 import xxhash
 
 from selector.core import answers
-from selector.core.answers import Answer, Module, Shared, packed
+from selector.core.answers import Answer, Module, packed
 from selector.core.contracts import no_progress
-from selector.core.engine import Needs
+from selector.core.engine import Needs, Shared
 from selector.core.errors import OptionError
 from selector.core.processes import CORES
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from selector.core.answers import Shared
 from selector.core.contracts import AnyPreprocess, Encoder, Progress, ProgressCallback, Target
-from selector.core.engine import Engine, LocalEngine, Needs, Outcome, failure_of
+from selector.core.engine import Engine, LocalEngine, Needs, Outcome, Shared, failure_of
 from selector.core.errors import ConfigError, StoreError
 from selector.extract.deaths import Deaths
 from selector.extract.isolated import IsolatedJobs, Isolation, of_others

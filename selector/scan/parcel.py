@@ -9,7 +9,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from selector.core.answers import Shared, opened, report
+from selector.core.answers import opened, report
+from selector.core.engine import Shared
 from selector.core.errors import StoreError
 from selector.extract.isolated import IsolatedJobs, Isolation
 from selector.extract.job import ExtractJob, ExtractResult, extract, workspace_of
