@@ -28,8 +28,9 @@ lint: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A worker a core, with one thread each: what a test measures does not depend on its neighbours.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Minutes rather than seconds; SELECTOR_ASSETS names the folder of further weights and data sets.
 test-slow: venv

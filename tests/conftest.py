@@ -24,6 +24,7 @@ def shared_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What fixtures of a module or a session use: never the user's own cache folders and history."""
     with pytest.MonkeyPatch.context() as patch:
         caches_below(tmp_path_factory.mktemp("shared-cache"), patch)
+        patch.setenv("COLUMNS", "160")  # tables are as wide in a worker of pytest-xdist as anywhere
         yield
 
 
