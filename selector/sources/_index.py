@@ -19,7 +19,7 @@ from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.core.folders import cache_folder
 from selector.sources._weights import read_memory, versions, write_memory
 
-_FORMAT = 2
+_FORMAT = 3
 _read: dict[str, dict[str, Any]] = {}  # what this process has read already
 
 

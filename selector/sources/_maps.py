@@ -225,10 +225,10 @@ def _of_blocks(
         adaptive = name and isinstance(module.get_submodule(name), nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
         if adaptive or any(name.startswith(f"{block}.") for block in blocks):
             continue
-        if _same_grid(found, before) and found.channels == before.channels:
+        if not _same_grid(found, before):
+            taken.append((name, found))  # coarser, or what a decoder has enlarged
+        elif found.channels == before.channels:
             taken[-1] = (name, found)  # a last norm: what the features are pooled from
-        elif found.height < before.height or found.width < before.width:
-            taken.append((name, found))
     return taken
 
 

@@ -1,4 +1,8 @@
-"""Models of torchvision: ``torchvision:resnet50`` (its default weights) or ``torchvision:resnet50.IMAGENET1K_V2``."""
+"""Models of torchvision: ``torchvision:resnet50`` (its default weights) or ``torchvision:resnet50.IMAGENET1K_V2``.
+
+A whole pretrained segmenter (``torchvision:fcn_resnet50``) is an encoder up to its last layer: the map that this layer
+reads is one of its maps, so that a linear decoder on it is a new last layer and the pretrained decoder stays.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from selector.core.contracts import Encoder, Preprocess
-from selector.core.errors import SourceError, did_you_mean
+from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _hub, _index, _weights, source
 from selector.sources._network import Network
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from selector.sources._encoder import FeaturePath
     from selector.zoo import ModelSpec
 
 _LIST = """
 import json, torchvision.models as m
 names = {}
-for name in m.list_models(module=m):
+for name in m.list_models(module=m) + m.list_models(module=m.segmentation):
     weights = list(m.get_model_weights(name))
     default = getattr(m.get_model_weights(name), "DEFAULT", None)
-    names[name] = {"default": default.name if default else None, "urls": {w.name: w.url for w in weights}}
+    names[name] = {"default": default.name if default else None, "urls": {w.name: w.url for w in weights},
+                   "dense": name not in m.list_models(module=m)}
 print(json.dumps(names))
 """
 
@@ -36,14 +42,20 @@ _SAMPLES = {"nearest", "bilinear", "bicubic", "lanczos"}
 
 @source("torchvision")
 class TorchvisionSource:
-    """The ``torchvision:`` source: image classifiers, without segmentation, detection and video."""
+    """The ``torchvision:`` source: image classifiers and segmenters, without detection and video."""
 
     def expand(self, pattern: str) -> list[str]:
-        """``model.WEIGHTS`` that match, in natural order; see ``contracts.Source``."""
+        """``model.WEIGHTS`` that match, in natural order; see ``contracts.Source``.
+
+        Segmenters are meant where nothing else matches (``fcn_*``): they read large pictures and cost accordingly.
+        """
         if not any(char in pattern for char in "*?["):
             return [pattern]
-        names = [f"{model}.{weights}" for model, facts in _known().items() for weights in facts["urls"]]
-        return _index.matching(pattern, names, "torchvision")
+        every = [(f"{model}.{name}", facts["dense"]) for model, facts in _known().items() for name in facts["urls"]]
+        try:
+            return _index.matching(pattern, [name for name, dense in every if not dense], "torchvision")
+        except ZooError:
+            return _index.matching(pattern, [name for name, _ in every], "torchvision")
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``."""
@@ -60,21 +72,20 @@ class TorchvisionSource:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """See ``contracts.Source``."""
-        from torch import nn
         from torchvision import models
 
-        from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
+        from selector.sources._encoder import make_encoder, run_quietly
 
         identity = self.identify(spec)
         model, weights, url = _resolve(spec)
-        network = TorchvisionNetwork(model, dict(spec.kwargs))
+        network = network_of(model, dict(spec.kwargs))
         module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
         if spec.weights != "none":
             path = _hub.fetch_url(url, spec.name) if spec.weights is None else spec.weights.path()
-            dropped = _WITH_AUXILIARY.get(model, ())  # their training-time side heads are never built
+            dropped = network.dropped  # training-time side heads are never built
             state = {k: v for k, v in _weights.read_state_dict(path).items() if not k.startswith(dropped)}
             mapping = "by_name" if spec.weights is None else spec.weights.mapping
-            head = network.classifier(module)
+            head = next(iter(network.last_layers(module)), "")
             if mapping == "by_name" and f"{head}.weight" in state and "num_classes" not in spec.kwargs:
                 classes = len(state[f"{head}.weight"])
                 network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
@@ -85,22 +96,25 @@ class TorchvisionSource:
         preprocess = preset.overridden(spec.preprocess.changes())
         if preprocess.input_size[1:] != preset.input_size[1:]:
             module, network = network.resized(module, preprocess.input_size[1:])
-        head = network.classifier(module)
-        source_head = None
-        if head:
-            source_head = _taken_off(module, head)
-        default = FeaturePath("forward") if head else FeaturePath("layer", layer="features")
-        if isinstance(module, models.VisionTransformer):
-            module.num_prefix_tokens = 1  # the class token, for 'layer' and 'pooling'
-        if not head and not isinstance(getattr(module, "features", None), nn.Module):
-            raise SourceError(f"{spec.name}: torchvision's {model} has no features that this source knows how to read.")
+        default, source_head = network.features(module, spec.name)
         return make_encoder(spec, network, module, preprocess, identity, default, source_head)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
         from selector.sources._encoder import build_headed
 
-        return build_headed(TorchvisionNetwork(recipe["model"], recipe["kwargs"]), recipe)
+        return build_headed(network_of(recipe["model"], recipe["kwargs"]), recipe)
+
+
+def network_of(model: str, kwargs: Mapping[str, Any]) -> TorchvisionNetwork:
+    """How torchvision builds it, by the module that it is in."""
+    from torchvision import models
+
+    return (
+        DenseNetwork(model, kwargs)
+        if model in models.list_models(models.segmentation)
+        else TorchvisionNetwork(model, kwargs)
+    )
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,34 @@ class TorchvisionNetwork(Network):
     """An architecture of ``torchvision.models``."""
 
     source: ClassVar[str] = "torchvision"
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Prefixes of weights that are never built."""
+        return _WITH_AUXILIARY.get(self.model, ())
+
+    def last_layers(self, module: nn.Module) -> tuple[str, ...]:
+        """Dotted names of the layers that know the classes."""
+        return tuple(name for name in (self.classifier(module),) if name)
+
+    def features(self, module: Any, name: str) -> tuple[FeaturePath, tuple[np.ndarray, np.ndarray] | None]:
+        """How features are read off a network with its weights, whose last layer is taken off; and that layer.
+
+        Raises:
+            SourceError: features that this source does not know how to read.
+        """
+        from torch import nn
+        from torchvision.models import VisionTransformer
+
+        from selector.sources._encoder import FeaturePath
+
+        if isinstance(module, VisionTransformer):
+            module.num_prefix_tokens = 1  # the class token, for 'layer' and 'pooling'
+        if head := self.classifier(module):
+            return FeaturePath("forward"), _taken_off(module, head)
+        if not isinstance(getattr(module, "features", None), nn.Module):
+            raise SourceError(f"{name}: torchvision's {self.model} has no features that this source knows how to read.")
+        return FeaturePath("layer", layer="features"), None
 
     def create(self, num_classes: int | None) -> nn.Module:
         """``torchvision.models.get_model``; a width of 0 takes the final linear layer off.
@@ -169,6 +211,53 @@ class TorchvisionNetwork(Network):
         return changed.eval(), network
 
 
+@dataclass(frozen=True)
+class DenseNetwork(TorchvisionNetwork):
+    """A segmenter of ``torchvision.models.segmentation``: backbone and decoder, up to the last layer."""
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """That of training's second loss."""
+        return ("aux_classifier.",)
+
+    def create(self, num_classes: int | None) -> nn.Module:
+        """``torchvision.models.get_model`` with ``forward_features``; a width of 0 takes the last layer off."""
+        from torchvision import models
+
+        from selector.sources._segmenters import headless, without_last_layer
+
+        _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
+        settings = {**self.kwargs, "weights_backbone": None, "aux_loss": False}
+        if num_classes:
+            settings["num_classes"] = num_classes
+        module = headless(models.get_model(self.model, weights=None, **settings))
+        if num_classes == 0:
+            without_last_layer(module)
+        return module
+
+    def classifier(self, module: nn.Module) -> str:
+        """None: the last layer is a convolution."""
+        return ""
+
+    def last_layers(self, module: nn.Module) -> tuple[str, ...]:
+        """One, or the two of LR-ASPP."""
+        from selector.sources._segmenters import last_layers
+
+        return last_layers(module)
+
+    def head_names(self, module: nn.Module) -> tuple[str, ...]:
+        """The last layers."""
+        return self.last_layers(module)
+
+    def features(self, module: Any, name: str) -> tuple[FeaturePath, None]:
+        """The mean of the map that the last layer reads."""
+        from selector.sources._encoder import FeaturePath
+        from selector.sources._segmenters import without_last_layer
+
+        without_last_layer(module)
+        return FeaturePath("features"), None
+
+
 def _known() -> dict[str, Any]:
     return _index.index("torchvision", _LIST)
 
@@ -201,7 +290,8 @@ def _preset(weights: Any) -> Preprocess:
     if weights is None:
         return Preprocess()
     transform = weights.transforms()
-    crop, resize = transform.crop_size[0], transform.resize_size[0]
+    resize = transform.resize_size[0]
+    crop = getattr(transform, "crop_size", [resize])[0]  # whole pictures have none
     interpolation = transform.interpolation.value
     return Preprocess(
         input_size=(3, crop, crop),

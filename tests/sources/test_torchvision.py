@@ -138,3 +138,48 @@ def test_a_recipe_cannot_make_torchvision_fetch_weights(change: dict[str, Any], 
     recipe = {"model": "resnet18", "kwargs": {}, "head": "native", "outputs": 2, "features": 512}
     with pytest.raises(SourceError, match=said):
         registry.get("torchvision").build(recipe | change)
+
+
+# ---------------------------------------------------------------------------- whole segmenters
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_a_segmenter_keeps_its_decoder_up_to_the_last_layer(tmp_path: Path, name: str) -> None:
+    """Its last layer on one map of the encoder is the whole network; training's second head is left out."""
+    extra = {} if name.startswith("lraspp") else {"aux_loss": True}
+    module, weights = stored(tmp_path, name, num_classes=5, weights_backbone=None, **extra)
+    encoder = load(spec(f"torchvision:{name}", weights=weights, **SMALL))
+    batch = images(encoder)
+    maps = dict(encoder.maps(batch))
+    place = sorted(maps).index(8 if not name.startswith("deeplabv3") else 16)
+    last = maps[sorted(maps)[place]]
+    parts = module.classifier
+    layers = [parts.low_classifier, parts.high_classifier] if name.startswith("lraspp") else [parts[-1]]
+    weight = torch.cat([layer.weight for layer in layers], 1)
+    bias = sum(layer.bias for layer in layers)
+    with torch.no_grad():
+        logits = torch.nn.functional.conv2d(last, weight, bias)
+        whole = torch.nn.functional.interpolate(logits, size=batch.shape[2:], mode="bilinear", align_corners=False)
+        torch.testing.assert_close(whole, module(batch)["out"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(encoder.encode(batch), last.mean((2, 3)))
+        trained = encoder.map_module()
+        torch.testing.assert_close(trained(batch)[place], last)
+        rebuilt = registry.get("torchvision").build(encoder.map_recipe())
+        rebuilt.load_state_dict(trained.state_dict())
+        torch.testing.assert_close(rebuilt(batch)[place], last)
+    assert any(block.startswith("classifier") for block in encoder.blocks), "partial fine-tuning begins at the decoder"
+    assert encoder.blocks[-1].startswith("classifier")
+    assert not any("aux" in key for key in trained.state_dict())
+
+
+def test_a_wildcard_means_segmenters_where_it_matches_nothing_else() -> None:
+    source = registry.get("torchvision")
+    assert source.expand("fcn_*") == ["fcn_resnet50.COCO_WITH_VOC_LABELS_V1", "fcn_resnet101.COCO_WITH_VOC_LABELS_V1"]
+    assert not any(name.startswith(("fcn", "deeplab", "lraspp")) for name in source.expand("*resnet*"))
+
+
+def test_a_segmenter_reads_pictures_as_its_weights_do() -> None:
+    encoder = load(spec("torchvision:lraspp_mobilenet_v3_large", weights="none"))
+    transform = models.segmentation.LRASPP_MobileNet_V3_Large_Weights.DEFAULT.transforms()
+    assert encoder.preprocess.input_size == (3, *transform.resize_size * 2)
+    assert list(encoder.preprocess.mean) == transform.mean

@@ -32,6 +32,7 @@ from selector.extract.readers import Outputs
 from selector.extract.readers import registry as readers
 from selector.modalities.pixels.augmentation import augmented
 from selector.modalities.pixels.transform import prepare
+from selector.sources import registry as registry_of_sources
 from selector.tasks import registry, task_of
 from selector.tasks._drawn import mask_png
 from selector.tasks._points import points_of, relative
@@ -510,3 +511,20 @@ def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
     assert ranking.target["class_counts"] == {"background": 24, "disc": 24, "bar": 24}
     assert next(iter(ranking)).measurements[0].val["miou"] > 0.4
     assert load_model(tmp_path / "run").predict(str(folder / "test" / "images" / "0.png")).masks[0].shape == (40, 52)  # type: ignore[attr-defined, union-attr]
+
+
+def test_a_whole_segmenter_is_a_candidate_and_is_built_again(scenes: Target, tmp_path: Path) -> None:
+    """The linear decoder on its maps is a new last layer; all else, its own decoder included, came pretrained."""
+    source = spec("torchvision:lraspp_mobilenet_v3_large", weights="none", preprocess={"input_size": [3, 64, 64]})
+    encoder = task.prepared(load(source), scenes)
+    learner = task.learner(encoder, scenes)
+    names = [name for name, _ in learner.named_parameters()]
+    assert any(name.startswith("network.encoder.network.classifier.cbr") for name in names)
+    assert {name for name in names if name.startswith(learner.new)} == {
+        name for name in names if name.startswith("network.decoder.parts")
+    }
+    batch = torch.randn(1, 3, 64, 96)
+    rebuilt = task.rebuild(task.recipe(encoder, scenes), registry_of_sources.get("torchvision").build)
+    rebuilt.load_state_dict(learner.network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt(batch), learner.eval().network(batch))
