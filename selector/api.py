@@ -71,7 +71,7 @@ def rank(
     resolution: int | None = None,
     metric: str | None = None,
     max_steps: int | None = None,
-    decoder: str | None = None,
+    decoder: Words | None = None,
     device: str = "auto",
     store: StoreLike | None = None,
     out: str | os.PathLike[str] | bool | None = None,
@@ -170,7 +170,7 @@ def confirm(
     resolution: int | None = None,
     metric: str | None = None,
     max_steps: int | None = None,
-    decoder: str | None = None,
+    decoder: Words | None = None,
     trust_zoo: bool = False,
     device: str = "auto",
     store: StoreLike | None = None,
@@ -193,7 +193,8 @@ def confirm(
         metric: the metric that decides; None for the task's own (accuracy).
         max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
         decoder: what is put on an encoder's maps: ``linear`` (None), ``fcn``, ``deeplabv3`` for masks;
-            ``fasterrcnn`` (None), ``retinanet``, ``fcos``, ``ssd`` for boxes.
+            ``fasterrcnn`` (None), ``retinanet``, ``fcos``, ``ssd`` for boxes. Several are compared: each is trained by
+            each strategy, and measured as ``fcos/full``.
         trust_zoo: let ``python:`` entries of a saved run run code. What the run says of its own trust does not
             count; a ranking that ``rank`` has just made in this process keeps the trust that it was given.
         device, offline, progress: as for ``rank``.

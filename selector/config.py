@@ -216,10 +216,12 @@ class _Training(Options):
     resolution: int | None = option(
         None, "Train at this image size instead of the model's own; marked as reduced.", ge=16, panel=CONFIRM
     )
-    decoder: str | None = option(
+    decoder: Words | None = option(
         None,
-        "What is put on an encoder's maps: linear, fcn, deeplabv3 for masks; fasterrcnn, retinanet, fcos, ssd for boxes.",
+        "What is put on an encoder's maps: linear, fcn, deeplabv3 for masks; fasterrcnn, retinanet, fcos, ssd for boxes. "
+        "Several, comma-separated, are compared.",
         panel=CONFIRM,
+        many=True,
     )
     metric: str | None = option(None, "Metric that decides; the task's own when not given.", panel=CONFIRM)
     max_steps: int | None = option(
@@ -233,6 +235,16 @@ class _Training(Options):
         if not named:
             raise OptionError("strategies names none; give at least one, such as frozen.", "strategies")
         return named
+
+    @field_validator("decoder")
+    @classmethod
+    def _decoders(cls, value: Words | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(dict.fromkeys(words(value))) or None
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """Those that were asked for; none for the task's usual one."""
+        return tuple(self.decoder or ())
 
     @field_validator("device", check_fields=False)
     @classmethod

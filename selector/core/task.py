@@ -320,6 +320,10 @@ class Task(ABC):
             raise ConfigError(f"the task '{self.name}' has no decoder (got '{decoder}'); leave decoder out.")
         return self
 
+    def decoders_for(self, encoder: Encoder, named: Sequence[str]) -> Sequence[str]:
+        """Those of the named decoders that can be compared on an encoder, none for its usual way."""
+        return named
+
     # what it is about
 
     @abstractmethod

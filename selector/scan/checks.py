@@ -82,6 +82,7 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
     """Options that depend on what the target holds.
 
     Raises:
+        ConfigError: the task has no such decoder.
         OptionError: the metric is none of its task, or a size of images is given and it holds none.
     """
     if config.resolution is not None and not modalities.of(target).resizable:
@@ -98,6 +99,9 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
             f"Got '{config.metric}'.",
             "metric",
         )
+    if task is not None:
+        for name in config.decoders:
+            task.configured(decoder=name)  # raises, with the nearest known one
     if isinstance(config, ScanConfig) and not modalities.of(target).has_models:
         if config.models or config.tags:
             raise OptionError(

@@ -46,7 +46,8 @@ def confirm_leading(
         return ranking
     by_name = {spec.name: spec for spec in chosen}
     target = extraction.target
-    task = tasks.task_of(target).configured(decoder=config.decoder)
+    decoders = config.decoders
+    task = tasks.task_of(target).configured(decoder=decoders[0] if decoders else None)
     result = run_tournament(
         [
             Candidate(
@@ -62,6 +63,7 @@ def confirm_leading(
         task,
         extraction.inputs,
         strategies=config.strategies,
+        decoders=decoders if len(decoders) > 1 else (),
         budget_seconds=config.seconds,
         max_steps=config.max_steps,
         metric=config.metric,

@@ -29,7 +29,8 @@ class Run:
 
 @dataclass
 class Configuration:
-    """A (model, strategy) pair on its way through the rounds."""
+    """A (model, strategy) pair on its way through the rounds; where several decoders are compared, ``strategy`` begins with
+    one: ``fcos/full``."""
 
     loaded: Loaded
     strategy: str

@@ -63,10 +63,14 @@ def settle_precision(bench: Workbench, loaded: Loaded) -> None:
     loaded.bf16 = bench.bf16 and not (on_cpu and module is not None and is_depthwise(module))
 
 
-def build(bench: Workbench, loaded: Loaded, init: Probe | None = None) -> nn.Module:
-    """Its learner with a head that starts from ``init``, as every training starts from the linear probe."""
+def build(bench: Workbench, loaded: Loaded, init: Probe | None = None, adaptation: str = "") -> nn.Module:
+    """Its learner with a head that starts from ``init``, as every training starts from the linear probe.
+
+    Args:
+        adaptation: its strategy, behind the decoder where several are compared.
+    """
     begun = bench.now()
     size = loaded.size if loaded.reduced else None
-    module = bench.task.learner(loaded.encoder, bench.target, init, size)
+    module = bench.task_for(adaptation).learner(loaded.encoder, bench.target, init, size)
     loaded.build_seconds = bench.now() - begun
     return module

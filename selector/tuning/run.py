@@ -36,6 +36,7 @@ def run_tournament(
     pixels_for: Callable[[AnyPreprocess], PixelBatches],
     *,
     strategies: Sequence[str] = ("frozen", "full"),
+    decoders: Sequence[str] = (),
     budget_seconds: float | None = None,
     max_steps: int | None = None,
     metric: str | None = None,
@@ -61,6 +62,8 @@ def run_tournament(
         pixels_for: prepared items for a preprocessing; ``.batch(indices)`` gives uint8 (B, H, W, C) or
             tokens for positions in the target.
         strategies: ``frozen``, ``partial``, ``full``, ``lora``; ``frozen`` is always measured.
+        decoders: of a task on maps, to be compared: each is trained by each strategy, and measured as ``fcos/full``; the
+            first one is that of ``task``. Empty for that of ``task`` alone.
         budget_seconds: kept: every training that is begun is cooled down and measured within it.
         max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
         metric: decides; None for the task's own.
@@ -88,6 +91,7 @@ def run_tournament(
         "task": task.address,
         "candidates": [{"name": c.name, **c.identity} for c in candidates],
         "strategies": sorted(strategies),
+        "decoders": list(decoders),
         "budget": budget_seconds,
         "max_steps": max_steps,
         "metric": metric or task.default_metric,
@@ -114,7 +118,7 @@ def run_tournament(
     field = Field(bench, Clock(settings, bench.journal, cache, now), settings)
     field.notes += task.notes(target)
     _load(field, candidates)
-    _enter_configurations(field, strategies)
+    _enter_configurations(field, strategies, decoders)
     if field.configurations and (plan := plan_rounds(field)) is not None:
         run_rounds(field, plan)
         repeat_leaders(field)
@@ -136,10 +140,14 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
             field.failed[outcome.item.name] = outcome.failure.reason if outcome.failure else "unknown"
 
 
-def _enter_configurations(field: Field, strategies: Sequence[str]) -> None:
+def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Sequence[str]) -> None:
     """A configuration for every strategy that takes steps; where the task has no linear probe, ``frozen`` does as well."""
     for loaded in field.loaded.values():
-        own = [name for name in strategies if strategy_room.registry.get(name).trains or loaded.frozen is None]
+        own = []
+        for place, decoder in enumerate(field.bench.task.decoders_for(loaded.encoder, decoders) or ("",)):
+            solved = loaded.frozen is not None and place == 0  # by the probe, which the first one starts from
+            taken = [name for name in strategies if strategy_room.registry.get(name).trains or not solved]
+            own += [f"{decoder}/{name}" if decoder else name for name in taken]
         if loaded.encoder.module is None and own:
             field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen figure is given.")
             continue

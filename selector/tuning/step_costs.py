@@ -31,7 +31,8 @@ def _name(bench: Workbench, loaded: Loaded, strategy: str) -> str:
     asked = {
         "encoder": loaded.encoder.identity,
         "preprocess": loaded.preprocess.to_dict(),
-        "strategy": strategy,
+        "task": bench.task_for(strategy).address,
+        "strategy": strategies.plan_of(strategy).name,
         "batch_size": bench.batch_size,
         "bf16": loaded.bf16,
         "machine": cpu_model()
@@ -44,8 +45,8 @@ def _name(bench: Workbench, loaded: Loaded, strategy: str) -> str:
 def measure_step(bench: Workbench, loaded: Loaded, strategy: str, steps: int = 3) -> float:
     """Seconds of one step, from those after a first; the module is thrown away."""
     times: list[float] = []
-    plan = strategies.registry.get(strategy)
-    module = plan.wrap(build(bench, loaded))
+    plan = strategies.plan_of(strategy)
+    module = plan.wrap(build(bench, loaded, adaptation=strategy))
     train(
         module,
         plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay),

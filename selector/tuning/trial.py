@@ -77,7 +77,8 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
     return bench.journal.key(
         {
             **bench.facts(loaded, loaded.preprocess, loaded.bf16),
-            "strategy": trial.strategy,
+            "task": bench.task_for(trial.strategy).address,
+            "strategy": strategies.plan_of(trial.strategy).name,
             "rate": trial.rate,
             "seed": trial.seed,
             "steps": steps,
@@ -91,7 +92,7 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
 def module_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> nn.Module:
     """The trained module; trained again when its weights were not kept."""
     state = _weights(bench, loaded, trial, steps)
-    module = build(bench, loaded, loaded.probe)
+    module = build(bench, loaded, loaded.probe, trial.strategy)
     module.load_state_dict(state)
     return module.eval()
 
@@ -112,13 +113,13 @@ def final_stats(
 
 def optimiser_of(loaded: Loaded, strategy: str) -> Optimiser:
     """Which one a configuration trains with."""
-    own = strategies.registry.get(strategy).optimiser
+    own = strategies.plan_of(strategy).optimiser
     return loaded.optimiser if own is None else cast(Optimiser, own)
 
 
 def rates_of(loaded: Loaded, strategy: str) -> tuple[float, ...]:
     """The learning rates to try, by preference."""
-    factor = strategies.registry.get(strategy).rate_factor
+    factor = strategies.plan_of(strategy).rate_factor
     return tuple(rate * factor for rate in RATES[optimiser_of(loaded, strategy)])
 
 
@@ -144,8 +145,8 @@ def _train(
     key: str,
     deadline: float,
 ) -> tuple[Record | None, nn.Module]:
-    strategy = strategies.registry.get(trial.strategy)
-    module = build(bench, loaded, loaded.probe)
+    strategy = strategies.plan_of(trial.strategy)
+    module = build(bench, loaded, loaded.probe, trial.strategy)
     module = strategy.wrap(module)
     groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay)
     settings = settings_of(bench, loaded, trial, steps)

@@ -60,6 +60,11 @@ class Workbench:
         """The declaration of a metric."""
         return self.task.metrics[name]
 
+    def task_for(self, adaptation: str) -> Task:
+        """The task with the decoder of an adaptation: of ``fcos/full`` that is fcos, of ``full`` the task's own."""
+        decoder = adaptation.rpartition("/")[0]
+        return self.task.configured(decoder=decoder) if decoder else self.task
+
     def plan(self, split: str, some: np.ndarray | None = None) -> RowPlan:
         """The rows of a split, or of some of its items (positions in the target)."""
         return self.task.rows(self.target, self.indices[split] if some is None else some, self.task.probe_rows)

@@ -29,8 +29,10 @@ from selector.tasks.detection import BACKGROUND, DetectionStats, stats_of
 from selector.zoo import ModelSpec
 
 TINY = [
-    ModelSpec(name="resnet", source="timm:test_resnet", weights="none"),
-    ModelSpec(name="vit", source="timm:test_vit", weights="none"),
+    ModelSpec.model_validate(
+        {"name": name, "source": f"timm:test_{name}", "weights": "none", "preprocess": {"input_size": [3, 64, 64]}}
+    )
+    for name in ("resnet", "vit")
 ]
 FAST: dict[str, Any] = {
     "zoo": TINY,
@@ -40,6 +42,19 @@ FAST: dict[str, Any] = {
     "history": False,
 }
 CLASSES = ("disc", "square")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Any:
+    """Pictures are read at their own size, and detectors are narrow: the code is the same, and quicker."""
+    from selector.modalities.pixels import maps
+    from selector.tasks import _detector
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "LEAST_SIDE", 64)
+        patch.setattr(_detector, "WIDTH", 64)  # FCOS normalises 32 groups of channels
+        patch.setattr(_detector, "HIDDEN", 32)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -285,10 +300,17 @@ def test_unknown_detector_is_named() -> None:
         registry.get("detection").configured(decoder="fastrcnn")
 
 
+def test_a_mistyped_detector_ends_the_call_before_anything_is_read(target: Target, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown detector 'fcoss'; did you mean 'fcos'"):
+        selector.rank(target, **FAST, store=tmp_path, confirm=True, decoder=["ssd", "fcoss"])
+    assert not list(tmp_path.rglob("*.bin")), "nothing was extracted"
+
+
 def encoder_of(name: str, target: Target) -> Any:
     from selector import sources
 
-    spec = ModelSpec(name=name, source=f"timm:{name}", weights="none")
+    settings = {"name": name, "source": f"timm:{name}", "weights": "none", "preprocess": {"input_size": [3, 64, 64]}}
+    spec = ModelSpec.model_validate(settings)
     return task_of(target).prepared(sources.registry.get("timm").load(spec), target)
 
 
@@ -351,6 +373,21 @@ def confirmed(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Any:
         target, **settings, store=root / "store", out=root / "run", confirm=True, strategies=["frozen"],
         max_steps=2, top_k=1,
     )  # fmt: skip
+
+
+def test_several_detectors_are_compared_in_one_confirmation(confirmed: Any, target: Target, tmp_path: Path) -> None:
+    again = selector.confirm(
+        confirmed.path, target=target, store=confirmed.path.parent / "store", out=tmp_path / "run", history=False,
+        decoder="fasterrcnn,ssd", strategies=["frozen", "full"], max_steps=1, top_k=1,
+    )  # fmt: skip
+    (model,) = again
+    wanted = {f"{head}/{strategy}" for head in ("fasterrcnn", "ssd") for strategy in ("frozen", "full")}
+    assert {m.strategy for m in model.measurements if m.status == "ok"} == wanted
+    saved = selector.load_model(again.path)
+    assert saved.config["strategy"] in wanted
+    assert saved.config["recipe"]["decoder"] == saved.config["strategy"].partition("/")[0]
+    assert saved.predict(np.zeros((96, 128, 3), np.uint8)).boxes is not None
+    assert again.settings["confirm"]["decoder"] == ["fasterrcnn", "ssd"]
 
 
 def test_a_scan_ends_in_a_detector_that_reads_pictures(confirmed: Any, shapes: Path, tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class Strategy(Protocol):
         ...
 
 
+def plan_of(adaptation: str) -> Strategy:
+    """The strategy of an adaptation: ``full``, or where several decoders are compared ``fcos/full``."""
+    return registry.get(adaptation.rpartition("/")[2])
+
+
 registry: Registry[Strategy] = Registry("selector.tuning.strategies", "strategy")
 strategy = registry.instance
 """Class decorator: ``@strategy("name")`` files one instance of the class."""
