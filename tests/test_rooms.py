@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "selector"
-ROOMS = ("modalities/", "tasks/", "data/readers/", "proxies/", "core/contracts.py")
+ROOMS = ("modalities/", "tasks/", "data/readers/", "deploy/forms/", "proxies/", "core/contracts.py")
 """Where modalities and label kinds are known: their own rooms, readers, the label kinds that proxies declare."""
 
 CLASSES = {"Preprocess", "TextPreprocess", "Tokens", "TokenTable", "Pixels", "Words"}
@@ -21,13 +21,8 @@ LEFT: dict[str, int] = {
     "data/_memory.py": 1,
     "data/assembly.py": 1,
     "data/subset.py": 3,
-    "deploy/card.py": 4,
-    "deploy/config.py": 1,
     "deploy/export.py": 3,
-    "deploy/load.py": 6,
     "deploy/onnx_text.py": 1,
-    "deploy/save.py": 2,
-    "deploy/texts.py": 2,
     "features/blocks.py": 2,
     "features/feature_set.py": 1,
     "features/labels.py": 10,

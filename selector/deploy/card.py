@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from selector import tasks
-from selector.core.contracts import AnyPreprocess, TextPreprocess
+from selector import modalities, tasks
 from selector.core.version import __version__
+from selector.deploy import forms
+from selector.deploy.forms._form import cell
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -27,18 +28,16 @@ def model_card(
     Args:
         program: whether ``model.pt2`` lies beside the card.
     """
-    noun = "text" if isinstance(trained.preprocess, TextPreprocess) else "image"
-    item = '"a.jpg"' if noun == "image" else '("a text", "another")' if target.get("pairs") else '"a text"'
-    words = isinstance(trained.preprocess, TextPreprocess) and trained.preprocess.words
-    of_maps = trained.recipe.get("head") == "maps"
-    pipeline = "token-classification" if words else f"image-{trained.task}" if of_maps else f"{noun}-classification"
+    modality, form, pairs = modalities.of(trained.preprocess), forms.of(trained.preprocess), bool(target.get("pairs"))
+    noun, resizable = modality.noun, modality.resizable
+    pipeline = form.pipeline(trained.preprocess, trained.task, of_maps=trained.recipe.get("head") == "maps")
     licence = spec.get("licence") or "unknown: look at where the weights come from"
-    rows = [_row(m, resolution=noun == "image") for m in figures]
+    rows = [_row(m, resolution=resizable) for m in figures]
     chosen = next((m for m in figures if m.strategy == trained.strategy and m.status == "ok"), None)
     metric = chosen.metric if chosen else "metric"
     more = (
         "\n".join(
-            f"| {_cell(name)} | {_figure(chosen.val.get(name))} | {_figure(chosen.test.get(name))} |"
+            f"| {cell(name)} | {_figure(chosen.val.get(name))} | {_figure(chosen.test.get(name))} |"
             for name in chosen.val
         )
         if chosen
@@ -46,7 +45,7 @@ def model_card(
     )
     splits = target.get("splits") or {}
     counts = ", ".join(f"{count} {split}" for split, count in splits.items())
-    classes = ", ".join(_cell(name) for name in trained.class_names[:50])
+    classes = ", ".join(cell(name) for name in trained.class_names[:50])
     if len(trained.class_names) > 50:
         classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
     return f"""---
@@ -54,18 +53,18 @@ library_name: {"timm" if trained.source == "timm" else "pytorch"}
 pipeline_tag: {pipeline}
 tags: [{pipeline}, zoo-selector]
 ---
-# {_cell(trained.name)}, adapted to {_cell(target.get("name"))}
+# {cell(trained.name)}, adapted to {cell(target.get("name"))}
 
-Strategy: **{trained.strategy}**. Weights it started from: `{_cell(spec.get("source"))}`; their licence: {_cell(licence)}.
+Strategy: **{trained.strategy}**. Weights it started from: `{cell(spec.get("source"))}`; their licence: {cell(licence)}.
 
 | | |
 |---|---|
 | task | {trained.task}, {len(trained.class_names)} {tasks.registry.get(trained.task).class_noun} |
 | {tasks.registry.get(trained.task).class_noun} | {classes or "value"} |
-{_input(trained.preprocess, "pairs of texts" if target.get("pairs") else "texts")}
+{form.facts(trained.preprocess, pairs)}
 {_outputs(trained, noun)}
-| target | {_cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
-| data fingerprint | `{_cell(target.get("fingerprint"))}` |
+| target | {cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
+| data fingerprint | `{cell(target.get("fingerprint"))}` |
 | made with | zoo-selector {__version__} |
 
 ## Measured
@@ -73,8 +72,8 @@ The validation {noun}s chose rate, strategy and model, so their figures are opti
 {noun}s were read once, at the end. Values are {metric}; what was chosen on validation (temperature, thresholds, intervals) is
 applied to test.
 
-| strategy | val | test | steps | rate | time | trained parameters |{" resolution |" if noun == "image" else ""} note |
-|---|---|---|---|---|---|---|---|{"---|" if noun == "image" else ""}
+| strategy | val | test | steps | rate | time | trained parameters |{" resolution |" if resizable else ""} note |
+|---|---|---|---|---|---|---|---|{"---|" if resizable else ""}
 {chr(10).join(rows)}
 
 The saved model (**{trained.strategy}**) in other metrics:
@@ -84,43 +83,22 @@ The saved model (**{trained.strategy}**) in other metrics:
 {more}
 
 ## Use
-With this package: `selector.load_model("this folder").predict([{item}])`. {"In plain torch" if noun == "text" else "Without it"}:
+With this package: `selector.load_model("this folder").predict([{form.example(pairs)}])`. {form.without()}:
 
 ```python
 {snippet(trained, program=program)}
 ```
 
-{_tensor(trained.preprocess)}
+{form.tensor(trained.preprocess)}
 """
 
 
 def _outputs(trained: Trained, noun: str) -> str:
     """A row of the table of facts: what becomes of the outputs."""
     if trained.recipe.get("head") == "maps":
-        return f"| outputs | of a decoder ({_cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
+        return f"| outputs | of a decoder ({cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
     name, text = tasks.registry.get(trained.task).meaning(trained.class_names, trained.context)
-    return f"| {name} | {_cell(text)}, chosen on the validation {noun}s |"
-
-
-def _input(preprocess: AnyPreprocess, texts: str) -> str:
-    """Rows of the table of facts: how items are prepared."""
-    if isinstance(preprocess, TextPreprocess):
-        windows = preprocess.words or preprocess.long_texts == "window"
-        long = "read in overlapping windows" if windows else "cut off"
-        prefix = f"; `{_cell(preprocess.prefix)}` is put before each" if preprocess.prefix else ""
-        return f"| input | {texts}, tokenised by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
-    height, width = preprocess.input_size[1:]
-    return (
-        f"| input | {height} × {width} RGB, values / 255, mean {list(preprocess.mean)}, std {list(preprocess.std)} |\n"
-        f"| resize | {preprocess.interpolation}, crop {preprocess.crop_pct:g} ({preprocess.crop_mode}) |"
-    )
-
-
-def _tensor(preprocess: AnyPreprocess) -> str:
-    if isinstance(preprocess, TextPreprocess):
-        return "The input is `selector.modalities.text.Tokens` of a batch: token ids, attention mask and which tokens are the text's own."
-    height, width = preprocess.input_size[1:]
-    return f"The input is a float tensor (B, {preprocess.input_size[0]}, {height}, {width}), prepared as in the table above."
+    return f"| {name} | {cell(text)}, chosen on the validation {noun}s |"
 
 
 def snippet(trained: Trained, *, program: bool) -> str:
@@ -207,7 +185,7 @@ def _row(m: Measurement, *, resolution: bool) -> str:
     rate = "–" if m.learning_rate is None else f"{m.learning_rate:.4g}"
     measured = f"{_figure(m.val_value)} | {_figure(m.test_value)} | {m.steps} | {rate} | {m.seconds:.0f} s"
     size = f" {_size(m)} |" if resolution else ""
-    return f"| {m.strategy} | {measured} | {m.trained_parameters:,} |{size} {_cell(m.note or m.status)} |"
+    return f"| {m.strategy} | {measured} | {m.trained_parameters:,} |{size} {cell(m.note or m.status)} |"
 
 
 def _figure(value: float | None) -> str:
@@ -218,11 +196,3 @@ def _size(m: Measurement) -> str:
     if m.resolution is None:
         return "–"
     return f"{m.resolution[0]} × {m.resolution[1]}{' (reduced)' if m.reduced else ''}"
-
-
-def _cell(text: Any) -> str:
-    """Names come from zoo files and folders: nothing in them may be read as Markdown or HTML."""
-    shown = str(text if text is not None else "–").replace("\n", " ").replace("\r", " ")
-    for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
-        shown = shown.replace(sign, escaped)
-    return shown

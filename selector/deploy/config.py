@@ -8,28 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from selector.core.contracts import LongTexts, TruncationSide
 from selector.core.documents import checked, read_document
 from selector.core.errors import ConfigError
-from selector.zoo import PreprocessOverrides
-
-AGAIN = "run 'selector confirm' again, or use the version that wrote it"
-
-
-class _TextSettings(BaseModel):
-    """As ``TextPreprocess.to_dict`` writes it; of the tokenizer its hash."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tokenizer: str
-    max_length: int = Field(ge=4)
-    prefix: str = ""
-    long_texts: LongTexts = "truncate"
-    pad_id: int = Field(default=0, ge=0)
-    token_types: bool = False
-    words: bool = False
-    truncation_side: TruncationSide = "right"
-    tokens_per_word: int = Field(default=1, ge=1)
+from selector.deploy import forms
+from selector.deploy.forms._form import AGAIN
 
 
 class _SavedConfig(BaseModel):
@@ -73,15 +55,7 @@ def read_config(path: Path, formats: tuple[int, ...]) -> dict[str, Any]:
     config = checked(_SavedConfig, data, path, AGAIN)
     if config.context is None and config.temperature is None:
         raise ConfigError(f"{path}: context: field required; {AGAIN}.")
-    if config.modality == "text":
-        checked(_TextSettings, config.preprocess, path, AGAIN, "preprocess")
-    else:
-        found = checked(PreprocessOverrides, config.preprocess, path, AGAIN, "preprocess").changes()
-        for name, value in config.preprocess.items():
-            if value is None:
-                raise ConfigError(f"{path}: preprocess.{name}: expected a value, found None; {AGAIN}.")
-        return {**data, "preprocess": found}
-    return data
+    return {**data, "preprocess": forms.of(config.modality).checked(config.preprocess, path)}
 
 
 def _finite(value: Any) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 
 from selector.core.contracts import Preprocess, TextPreprocess
 from selector.core.errors import ConfigError, SelectorError
+from selector.deploy.forms.text import TOKENIZER
 from selector.deploy.load import SavedModel, load_model
-from selector.deploy.texts import TOKENIZER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

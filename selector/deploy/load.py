@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector.core.contracts import AnyPreprocess, Preprocess, TextPreprocess
+from selector import modalities
+from selector.core.contracts import AnyPreprocess
 from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError
 from selector.core.prediction import Predictions
-from selector.deploy import texts
-from selector.deploy.config import AGAIN, read_config
+from selector.deploy import forms
+from selector.deploy.config import read_config
+from selector.deploy.forms._form import AGAIN
 from selector.deploy.save import CONFIG, READABLE, WEIGHTS
 from selector.extract.memory import is_out_of_memory
-from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
-from selector.modalities.text import Tokeniser
 from selector.results import BEST, RUN_FILE, best_folder, load_ranking
 from selector.zoo.trust import check_recipe_trusted
 
@@ -48,11 +45,8 @@ class SavedModel:
     def __init__(self, path: Path, config: dict[str, Any], trust: bool) -> None:
         self.path = path
         self.config = config
-        self.preprocess: AnyPreprocess = (
-            texts.read_preprocess(path, config["preprocess"])
-            if config.get("modality") == "text"
-            else Preprocess.from_dict(config["preprocess"])
-        )
+        self._form = forms.of(config.get("modality", "image"))
+        self.preprocess: AnyPreprocess = self._form.read(path, config["preprocess"])
         self.pairs: bool | None = config.get("pairs")
         self.class_names: tuple[str, ...] = tuple(config["class_names"])
         # format 1 knew a temperature only
@@ -117,8 +111,7 @@ class SavedModel:
 
         Args:
             images: files, folders (searched for images), globs, arrays, Pillow images, or a
-                sequence of these; for a model that reads texts see ``deploy.texts.expand``, for one
-                that tags words ``deploy.texts.expand_words``.
+                sequence of these; for a model that reads texts see ``deploy.forms.text``.
             top: how many leading classes to name an image; None for one.
             batch_size: images at a time; of texts at most, fewer of long ones.
             on_bad: an image that cannot be read becomes a row with an error, or ends the call
@@ -132,8 +125,10 @@ class SavedModel:
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
-        named = self._collected(images)
-        outputs, reasons = self._outputs([item for _, item in named], batch_size, device)
+        named = self._form.collect(images, self.preprocess, self.pairs)
+        items = [item for _, item in named]
+        run = partial(self._run, device=device)
+        outputs, reasons = self._form.outputs(run, items, self.preprocess, batch_size, device, self._condensed)
         try:
             found = self.task.predicted(named, outputs, reasons, self.class_names, self.context, top or 1)
         except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -142,32 +137,13 @@ class SavedModel:
                 f"{self.path / CONFIG}: class_names or context do not fit the outputs of the network "
                 f"({type(error).__name__}: {error}); {AGAIN}."
             ) from error
-        _raise_bad(found, self._noun, on_bad)
+        _raise_bad(found, self._form.noun(self.preprocess), on_bad)
         return found
-
-    @property
-    def _noun(self) -> str:
-        if not isinstance(self.preprocess, TextPreprocess):
-            return "image"
-        return "sentence" if self.preprocess.words else "text"
-
-    def _collected(self, given: Images) -> list[tuple[str, Any]]:
-        """(name, item) of everything that was given."""
-        if not isinstance(self.preprocess, TextPreprocess):
-            return list(_expand(given))
-        return texts.expand_words(given) if self.preprocess.words else texts.expand(given, self.pairs)
-
-    @cached_property
-    def _tokeniser(self) -> Tokeniser:
-        assert isinstance(self.preprocess, TextPreprocess)
-        return Tokeniser(self.preprocess)
 
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""
-        from selector.modalities.pixels.prepared import normalise
-
-        assert isinstance(self.preprocess, Preprocess)
-        result: np.ndarray = self._run(normalise(batch, self.preprocess, device), device)
+        ready = modalities.of(self.preprocess).ready(batch, self.preprocess, device)
+        result: np.ndarray = self._run(ready, device)
         return result
 
     def _run(self, batch: Any, device: str) -> Any:
@@ -196,40 +172,8 @@ class SavedModel:
             )
         return found
 
-    def _outputs(self, items: Sequence[Any], batch_size: int, device: str) -> tuple[list[Any | None], list[str]]:
-        """Outputs of each item, and a reason (or nothing) why there are none."""
-        if isinstance(self.preprocess, TextPreprocess):
-            found, reasons = texts.outputs(
-                lambda tokens: self._run(tokens, device), items, self._tokeniser, batch_size, device
-            )
-            return list(found), reasons
-        outputs: list[Any | None] = []
-        reasons = []
-        with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(items), batch_size):
-                read = list(pool.map(self._read, items[start : start + batch_size]))
-                pixels = [one for one in read if not isinstance(one, str)]
-                block: Any = self.logits(np.stack(pixels), device) if pixels else []
-                own = iter([block[i : i + 1] for i in range(len(pixels))])
-                some = zip(read, items[start : start + batch_size], strict=True)
-                outputs += [None if isinstance(one, str) else self._condensed(next(own), item) for one, item in some]
-                reasons += [one if isinstance(one, str) else "" for one in read]
-        return outputs, reasons
-
     def _condensed(self, output: Any, item: Any) -> Any:
         return self.task.condensed(output, item, self.class_names, self.context)
-
-    def _read(self, image: Any) -> np.ndarray | str:
-        from selector.modalities.pixels.prepared import prepare
-
-        assert isinstance(self.preprocess, Preprocess)
-        try:
-            pixels: np.ndarray = prepare([image], self.preprocess)[0]
-            return pixels
-        except UnreadableImage as error:
-            text = str(error)
-            prefix = f"image {os.fspath(image)} " if isinstance(image, str | os.PathLike) else "\0"
-            return text.removeprefix(prefix)
 
 
 def _raise_bad(found: Predictions, noun: str, on_bad: str) -> None:
@@ -281,39 +225,3 @@ def _check_own(run: Path) -> None:
         else "so it holds no model yet;"
     )
     raise ConfigError(f"{run} is a run without a confirmation of its own, {there} run: selector confirm {run}")
-
-
-def _expand(images: Images) -> Iterator[tuple[str, Any]]:
-    """(name, image) of everything that ``images`` stands for."""
-    if isinstance(images, str | os.PathLike):
-        yield from _files(os.fspath(images))
-        return
-    if isinstance(images, bytes | np.ndarray) or hasattr(images, "convert"):
-        several = isinstance(images, np.ndarray) and images.ndim == 4
-        for i, image in enumerate(images if several else [images]):
-            yield f"image {i}", image
-        return
-    given = texts.listed(images, "files, folders, globs or images")
-    if not given:
-        raise ConfigError("there are no images to predict; give files, folders, globs or arrays.")
-    for i, image in enumerate(given):
-        if isinstance(image, str | os.PathLike):
-            yield from _files(os.fspath(image))
-        else:
-            yield f"image {i}", image
-
-
-def _files(text: str) -> Iterator[tuple[str, str]]:
-    path = Path(text)
-    if path.is_file():
-        yield text, text
-        return
-    if path.is_dir():
-        found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not found:
-            raise ConfigError(f"folder {text} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    else:
-        found = sorted(p for p in glob.glob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - may be absolute
-        if not found:
-            raise ConfigError(f"no image matches '{text}'; give an existing file, a folder or a glob.")
-    yield from ((name, name) for name in found)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from selector.core.contracts import TextPreprocess, Words
 from selector.core.errors import ConfigError, SelectorError
-from selector.deploy.texts import TOKENIZER
+from selector.deploy.forms.text import TOKENIZER
 from selector.modalities.text import Tokeniser, Tokens
 
 if TYPE_CHECKING:

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import TextPreprocess
 from selector.core.documents import plain
 from selector.core.errors import StoreError
 from selector.core.system import versions
+from selector.deploy import forms
 from selector.deploy.card import model_card
-from selector.deploy.texts import TOKENIZER
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def save_model(
         "task": trained.task,
         "source": trained.source,
         "recipe": dict(trained.recipe),
-        "modality": "text" if isinstance(trained.preprocess, TextPreprocess) else "image",
+        "modality": str(trained.preprocess.modality),
         "preprocess": trained.preprocess.to_dict(),
         **({"pairs": target_summary["pairs"]} if "pairs" in target_summary else {}),
         "class_names": list(trained.class_names),
@@ -94,11 +93,13 @@ def save_model(
     }
     with _whole(folder) as partial:
         save_file(state, partial / WEIGHTS, {"format": "pt"})
-        program = False
-        if isinstance(trained.preprocess, TextPreprocess):
-            _write(partial / TOKENIZER, trained.preprocess.tokenizer)
-        elif trained.source not in ("timm", "torchvision") and trained.recipe.get("head") != "maps":
-            program = _save_program(module, trained.preprocess.input_size, partial / PROGRAM)
+        form, program = forms.of(trained.preprocess), False
+        shape = form.shape(trained.preprocess)
+        for name, content in form.files(trained.preprocess).items():
+            _write(partial / name, content)
+        public = trained.source in ("timm", "torchvision")
+        if shape is not None and not public and trained.recipe.get("head") != "maps":
+            program = _save_program(module, shape, partial / PROGRAM)
         _write(partial / CONFIG, json.dumps(plain(config), indent=1, ensure_ascii=False) + "\n")
         _write(partial / CARD, model_card(trained, target_summary, figures, spec, program=program))
     return folder

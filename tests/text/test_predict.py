@@ -17,7 +17,7 @@ import selector
 from selector import sources
 from selector.core.errors import BadImagesError, ConfigError
 from selector.deploy import SavedModel, load_model, save_model
-from selector.deploy import load as load_module
+from selector.deploy.forms import text as text_form
 from selector.modalities.text import Tokeniser
 from selector.results import Measurement
 from selector.tuning import Trained
@@ -190,7 +190,7 @@ def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(
         built.append(Tokeniser(preprocess))
         return built[-1]
 
-    monkeypatch.setattr(load_module, "Tokeniser", build)
+    monkeypatch.setattr(text_form, "Tokeniser", build)
     model.module.register_forward_pre_hook(lambda _, given: sizes.append((len(given[0]), given[0].ids.numel())))
     texts = ["sun and rain " * 900, *["goal", "the team", "money in the bank"] * 20, "", *["rain " * 300] * 9]
     found = model.predict(texts, batch_size=16)

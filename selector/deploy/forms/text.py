@@ -1,18 +1,23 @@
-"""Saved models that read texts: their tokenizer beside the weights, what stands for texts to predict, and their outputs."""
+"""Saved models that read texts or tag words: the tokenizer beside the weights, what stands for texts, and outputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
-from selector.core.contracts import RawText, TextPreprocess, Words
+from selector.core.contracts import LongTexts, RawText, TextPreprocess, TruncationSide, Words
+from selector.core.documents import checked
 from selector.core.errors import ConfigError
-from selector.deploy.text_files import JSON_LINES, file_of, json_lines, lines
-from selector.modalities.text import TokenisedText, Tokeniser, Tokens, why_unusable
+from selector.deploy.forms import form
+from selector.deploy.forms._form import AGAIN, Form, Keep, Run, cell, listed
+from selector.deploy.forms._text_files import JSON_LINES, file_of, json_lines, lines
+from selector.modalities.text import TokenisedText, Tokeniser, why_unusable
 from selector.modalities.tokens.table import TokenTable
 
 TOKENIZER = "tokenizer.json"
@@ -23,26 +28,108 @@ _WORDS_LINE = "a list of words"
 _KEYS = ("tokens", "words")
 
 
-def read_preprocess(folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
-    """The preprocessing of a saved model, its tokenizer checked against the configuration.
+class _TextSettings(BaseModel):
+    """As ``TextPreprocess.to_dict`` writes it; of the tokenizer its hash."""
 
-    Raises:
-        ConfigError: the tokenizer is missing or is another one.
-    """
-    path = folder / TOKENIZER
-    try:
-        preprocess = TextPreprocess.from_dict(data, path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the tokenizer {path} cannot be read ({error}); save the model again.") from None
-    if preprocess.to_dict()["tokenizer"] != data["tokenizer"]:
-        raise ConfigError(f"the tokenizer {path} is not the one that the model was trained with; save the model again.")
-    return preprocess
+    model_config = ConfigDict(extra="forbid")
+
+    tokenizer: str
+    max_length: int = Field(ge=4)
+    prefix: str = ""
+    long_texts: LongTexts = "truncate"
+    pad_id: int = Field(default=0, ge=0)
+    token_types: bool = False
+    words: bool = False
+    truncation_side: TruncationSide = "right"
+    tokens_per_word: int = Field(default=1, ge=1)
+
+
+@form("text")
+class TextForm(Form):
+    """See ``Form``."""
+
+    def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """See ``Form``."""
+        checked(_TextSettings, preprocess, path, AGAIN, "preprocess")
+        return dict(preprocess)
+
+    def read(self, folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
+        """See ``Form``; the tokenizer is checked against the configuration."""
+        path = folder / TOKENIZER
+        try:
+            preprocess = TextPreprocess.from_dict(data, path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the tokenizer {path} cannot be read ({error}); save the model again.") from None
+        if preprocess.to_dict()["tokenizer"] != data["tokenizer"]:
+            raise ConfigError(
+                f"the tokenizer {path} is not the one that the model was trained with; save the model again."
+            )
+        return preprocess
+
+    def files(self, preprocess: TextPreprocess) -> dict[str, str]:
+        """See ``Form``."""
+        return {TOKENIZER: preprocess.tokenizer}
+
+    def noun(self, preprocess: TextPreprocess) -> str:
+        """See ``Form``."""
+        return "sentence" if preprocess.words else "text"
+
+    def collect(self, given: Any, preprocess: TextPreprocess, pairs: bool | None) -> list[tuple[str, Any]]:
+        """See ``Form``."""
+        found: list[tuple[str, Any]] = []
+        found += _expand_words(given) if preprocess.words else _expand(given, pairs)
+        return found
+
+    def outputs(
+        self, run: Run, items: Sequence[Any], preprocess: TextPreprocess, batch_size: int, device: str, keep: Keep
+    ) -> tuple[list[Any | None], list[str]]:
+        """Outputs float32 (1, K) of each text, (words, K) of each list of words; and why there are none, or nothing.
+
+        Texts of like length go through the network together, ``batch_size`` at most and no more tokens than
+        the extraction takes at once.
+        """
+        reasons = [why_unusable(text) for text in items]
+        table = TokenTable(preprocess, _tokenised(items, reasons, _tokeniser(preprocess)), device)
+        found: list[Any | None] = [None] * len(items)
+        for part in table.cut(np.flatnonzero([not reason for reason in reasons]), batch_size):
+            rows = run(table.batch(part))
+            sizes = [len(items[i]) if preprocess.words else 1 for i in part]
+            for i, own in zip(part, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
+                found[i] = keep(own, items[i])
+        return found, reasons
+
+    def example(self, pairs: bool) -> str:
+        """See ``Form``."""
+        return '("a text", "another")' if pairs else '"a text"'
+
+    def pipeline(self, preprocess: TextPreprocess, task: str, *, of_maps: bool) -> str:
+        """See ``Form``."""
+        return "token-classification" if preprocess.words else "text-classification"
+
+    def facts(self, preprocess: TextPreprocess, pairs: bool) -> str:
+        """See ``Form``."""
+        windows = preprocess.words or preprocess.long_texts == "window"
+        long = "read in overlapping windows" if windows else "cut off"
+        prefix = f"; `{cell(preprocess.prefix)}` is put before each" if preprocess.prefix else ""
+        texts = "pairs of texts" if pairs else "texts"
+        return f"| input | {texts}, tokenised by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
+
+    def tensor(self, preprocess: TextPreprocess) -> str:
+        """See ``Form``."""
+        return (
+            "The input is `selector.modalities.text.Tokens` of a batch: token ids, attention mask and which tokens are the "
+            "text's own."
+        )
+
+    def without(self) -> str:
+        """See ``Form``."""
+        return "In plain torch"
 
 
 # ---------------------------------------------------------------------------- what is given
 
 
-def expand(texts: Any, pairs: bool | None) -> list[tuple[str, RawText]]:
+def _expand(texts: Any, pairs: bool | None) -> list[tuple[str, RawText]]:
     """(name, text) of everything that ``texts`` stands for.
 
     Args:
@@ -105,24 +192,13 @@ def _mistaken(name: str, pairs: bool | None) -> str:
     return f"{name}: found a pair of texts; the model reads single texts. Give each as a string."
 
 
-def listed(given: Any, expected: str) -> list[Any]:
-    """What was given, as a list.
-
-    Raises:
-        ConfigError: it is no sequence.
-    """
-    if isinstance(given, bytes) or not isinstance(given, Iterable):
-        raise ConfigError(f"expected {expected}. Got {type(given).__name__}.")
-    return list(given)
-
-
 def shortened(text: str) -> str:
     """What names a text in a result: its begin, on one line."""
     one_line = " ".join(text.split())
     return one_line if len(one_line) <= _SHOWN else one_line[: _SHOWN - 1] + "…"
 
 
-def expand_words(sentences: Any) -> list[tuple[str, Words]]:
+def _expand_words(sentences: Any) -> list[tuple[str, Words]]:
     """(name, words) of everything that ``sentences`` stands for.
 
     Args:
@@ -167,33 +243,10 @@ def _is_words(item: Any) -> bool:
     return isinstance(item, list | tuple) and all(isinstance(word, str) for word in item)
 
 
-# ---------------------------------------------------------------------------- what the network says
-
-
-def outputs(
-    run: Callable[[Tokens], np.ndarray],
-    texts: Sequence[RawText | Words],
-    tokenise: Tokeniser,
-    batch_size: int,
-    device: str,
-) -> tuple[list[np.ndarray | None], list[str]]:
-    """Outputs float32 (1, K) of each text, (words, K) of each list of words; and why there are none, or nothing.
-
-    Args:
-        run: tokens on the CPU -> outputs of their rows.
-
-    Texts of like length go through the network together, ``batch_size`` at most and no more tokens than
-    the extraction takes at once.
-    """
-    reasons = [why_unusable(text) for text in texts]
-    table = TokenTable(tokenise.preprocess, _tokenised(texts, reasons, tokenise), device)
-    found: list[np.ndarray | None] = [None] * len(texts)
-    for part in table.cut(np.flatnonzero([not reason for reason in reasons]), batch_size):
-        rows = run(table.batch(part))
-        sizes = [len(text) if isinstance(text, Words) else 1 for text in (texts[i] for i in part)]
-        for i, own in zip(part, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
-            found[i] = own
-    return found, reasons
+@lru_cache(maxsize=4)
+def _tokeniser(preprocess: TextPreprocess) -> Tokeniser:
+    """Reading a tokenizer takes longer than a short text does."""
+    return Tokeniser(preprocess)
 
 
 def _tokenised(

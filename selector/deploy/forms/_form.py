@@ -1,0 +1,110 @@
+"""The contract of a form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selector.core.errors import ConfigError
+
+AGAIN = "run 'selector confirm' again, or use the version that wrote it"
+"""What to do about a folder that cannot be read."""
+
+Run = Callable[[Any], Any]
+"""A batch as the network takes it, on the processor -> its outputs as the task takes them."""
+
+Keep = Callable[[Any, Any], Any]
+"""(outputs of one item, the item) -> what is kept of them until all items are read."""
+
+
+class Form(ABC):
+    """What generic code of this room asks of a modality."""
+
+    # the folder
+
+    @abstractmethod
+    def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """``preprocess`` of ``config.json``.
+
+        Raises:
+            ConfigError: it cannot be that; the message names the file and the field.
+        """
+
+    @abstractmethod
+    def read(self, folder: Path, data: Mapping[str, Any]) -> Any:
+        """The preprocessing of a saved model.
+
+        Raises:
+            ConfigError: a file that it needs is missing, or is another one.
+        """
+
+    def files(self, preprocess: Any) -> dict[str, str]:
+        """Texts that lie beside the weights, by name: what ``read`` needs beside the configuration."""
+        return {}
+
+    def shape(self, preprocess: Any) -> tuple[int, ...] | None:
+        """Of an item as a network takes it, where all have one: such networks can be written as a torch program."""
+        return None
+
+    # use
+
+    @abstractmethod
+    def noun(self, preprocess: Any) -> str:
+        """One item, in messages."""
+
+    @abstractmethod
+    def collect(self, given: Any, preprocess: Any, pairs: bool | None) -> list[tuple[str, Any]]:
+        """(name, item) of everything that was given to predict.
+
+        Raises:
+            ConfigError: nothing, or something that the model does not read.
+        """
+
+    @abstractmethod
+    def outputs(
+        self, run: Run, items: Sequence[Any], preprocess: Any, batch_size: int, device: str, keep: Keep
+    ) -> tuple[list[Any | None], list[str]]:
+        """Outputs of each item, and the reason (or nothing) why there are none."""
+
+    # the model card
+
+    @abstractmethod
+    def example(self, pairs: bool) -> str:
+        """Python text of what ``predict`` is given."""
+
+    @abstractmethod
+    def pipeline(self, preprocess: Any, task: str, *, of_maps: bool) -> str:
+        """The hub's name of what the model does."""
+
+    @abstractmethod
+    def facts(self, preprocess: Any, pairs: bool) -> str:
+        """Rows of the table of facts: how items are prepared."""
+
+    @abstractmethod
+    def tensor(self, preprocess: Any) -> str:
+        """What the network takes, in a sentence."""
+
+    def without(self) -> str:
+        """Where the lines that load the model without this package lead."""
+        return "Without it"
+
+
+def listed(given: Any, expected: str) -> list[Any]:
+    """What was given, as a list.
+
+    Raises:
+        ConfigError: it is no sequence.
+    """
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ConfigError(f"expected {expected}. Got {type(given).__name__}.")
+    return list(given)
+
+
+def cell(text: Any) -> str:
+    """Names come from zoo files and folders: nothing in them may be read as Markdown or HTML."""
+    shown = str(text if text is not None else "–").replace("\n", " ").replace("\r", " ")
+    for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
+        shown = shown.replace(sign, escaped)
+    return shown
