@@ -110,6 +110,11 @@ class Preprocess:
         padding = "-" + "-".join(str(value) for value in self.fill()) if self.crop_mode == "border" else ""
         return f"{height}x{width}-{self.interpolation}-{self.crop_mode}-{self.crop_pct:g}{padding}"
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How large an item is as the network reads it: (height, width)."""
+        return self.input_size[1:]
+
     def fill(self) -> tuple[int, int, int]:
         """RGB of the pixels beyond the image: the mean when a border is padded, as in timm, else black."""
         if self.crop_mode != "border":
@@ -179,6 +184,11 @@ class TextPreprocess:
     tokens_per_word: int = 1
 
     modality: ClassVar[Modality] = Modality.TEXT
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How large an item is as the network reads it: (tokens, 1)."""
+        return self.max_length, 1
 
     def tokens_key(self) -> str:
         """What decides the tokens: encoders with an equal key share them."""
@@ -524,6 +534,23 @@ class Target:
         """One row, in messages."""
         return self.modality.noun if self.row_starts is None else "word"
 
+    @property
+    def of_words(self) -> bool:
+        """Whether a row is a word of its item."""
+        return self.row_starts is not None
+
+    @property
+    def item_classes(self) -> np.ndarray | None:
+        """(N,) the class of each item; None where it has several, values, or rows of its own."""
+        one = self.label_kind is LabelKind.CLASSES and self.row_starts is None and self.labels.ndim == 1
+        return self.labels if one else None
+
+    def starts_of(self, indices: np.ndarray) -> np.ndarray | None:
+        """``row_starts`` of some items alone."""
+        if self.row_starts is None:
+            return None
+        return np.concatenate([[0], np.cumsum(np.diff(self.row_starts)[indices])])
+
     def rows_of(self, indices: np.ndarray) -> np.ndarray:
         """Positions in ``labels`` of the rows of some items, item after item."""
         return indices if self.row_starts is None else spread(self.row_starts, indices)
@@ -532,6 +559,11 @@ class Target:
         """Labels of the rows of some items, item after item."""
         labels: np.ndarray = self.labels[self.rows_of(indices)]
         return labels
+
+    def labels_by_item(self, indices: np.ndarray) -> Sequence[Any]:
+        """The label of each of some items, or the labels of its rows."""
+        starts = self.starts_of(indices)
+        return list(self.labels_of(indices)) if starts is None else np.split(self.labels_of(indices), starts[1:-1])
 
     def row_hashes(self, indices: np.ndarray) -> list[str]:
         """What addresses the rows of some items in the store, item after item.
@@ -563,6 +595,16 @@ class Target:
         The keys are always train, val and test.
         """
         return {split: int((self.splits == split).sum()) for split in SPLITS}
+
+    def class_counts(self) -> np.ndarray:
+        """Rows of each class; where an item shows several classes (a mask, boxes) the items that show it; else empty."""
+        nothing = np.empty(0, np.int64)
+        if self.label_kind is not LabelKind.CLASSES:
+            return nothing
+        if self.labels.ndim == 1:
+            return np.bincount(self.labels.astype(int), minlength=len(self.class_names))
+        strata = None if self.annotations is None else self.annotations.strata
+        return nothing if strata is None or strata.ndim == 1 else (strata > 0).sum(axis=0)
 
 
 def spread(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ which one it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -59,6 +59,7 @@ class ModalityHandler(ABC):
         resizable: its items are resized, so that ``resolution`` means something and small copies can be compared.
         layer_curves: the scores of a network's layers are shown as a curve.
         own_is_last: a network read where it says itself is read at its last layer.
+        prepare_seconds: an item and core, at least and at most.
     """
 
     kind: ClassVar[Modality]
@@ -68,6 +69,7 @@ class ModalityHandler(ABC):
     resizable: ClassVar[bool] = False
     layer_curves: ClassVar[bool] = False
     own_is_last: ClassVar[bool] = False
+    prepare_seconds: ClassVar[tuple[float, float]] = (0.0, 0.0)
 
     @property
     def noun(self) -> str:
@@ -155,6 +157,24 @@ class ModalityHandler(ABC):
     def standard(self, preprocess: Any) -> Any:
         """A batch of one item that costs are of, where items differ in size; None where all are alike."""
         return None
+
+    def pieces(self, batch: Any, size: int, tokens: int) -> Iterable[slice]:
+        """Parts of a batch of so many items at most, and of so many tokens where items differ in length."""
+        return [slice(start, start + size) for start in range(0, len(batch), size)]
+
+    # costs, before anything has run
+
+    def operations(self, parameters: int, input_size: Sequence[int] | None) -> tuple[float, float]:
+        """Multiply-adds an item of a network with so many parameters, at least and at most.
+
+        Args:
+            input_size: (channels, height, width) where the network has one of its own.
+        """
+        return 0.0, 0.0
+
+    def kept_bytes(self, input_size: Sequence[int] | None) -> int:
+        """Of one prepared item in a cache that the store keeps."""
+        return 0
 
     @abstractmethod
     def described(self, preprocess: Any) -> str:

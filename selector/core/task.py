@@ -342,8 +342,7 @@ class Task(ABC):
         """What is known of some items, an entry an item, as ``loss`` and ``evaluator`` take it: a class, the labels
         of words, a mask (``torchvision.tv_tensors.Mask``), boxes. What is a tv_tensor moves with its picture when
         that is augmented."""
-        labels = target.labels_of(indices)
-        return list(labels) if target.row_starts is None else np.split(labels, _ends(target, indices))
+        return target.labels_by_item(indices)
 
     @abstractmethod
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
@@ -531,9 +530,3 @@ class Task(ABC):
             outputs: of each item its own, from ``Learner.predict``.
         """
         return [{} for _ in items]
-
-
-def _ends(target: Target, indices: np.ndarray) -> np.ndarray:
-    assert target.row_starts is not None
-    ends: np.ndarray = np.cumsum(np.diff(target.row_starts)[indices])[:-1]
-    return ends

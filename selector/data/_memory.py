@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selector.core.contracts import Items, Words
+from selector.core.contracts import Items
 from selector.core.errors import TargetError
 from selector.data._boxes import BoxCells, is_boxes
 from selector.data._items import ListItems
@@ -54,13 +54,6 @@ def is_image_path(x: Any) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
     return "." + os.fspath(x).rpartition(".")[2].strip().lower() in IMAGE_SUFFIXES
-
-
-def is_pair(x: Any) -> bool:
-    """Whether a row is a pair of texts."""
-    return (
-        isinstance(x, tuple | list) and not isinstance(x, Words) and len(x) == 2 and all(isinstance(p, str) for p in x)
-    )
 
 
 def raw_image(image: Any, where: str) -> Any:

@@ -98,7 +98,7 @@ def fingerprint(target: Target) -> str:
     digest.update("\0".join(target.class_names).encode())
     digest.update(b"\n")
     digest.update(" ".join(target.splits.tolist()).encode())
-    if target.row_starts is not None:
+    if target.of_words:
         digest.update(np.ascontiguousarray(target.row_starts, dtype="<i8").data)
     return digest.hexdigest()
 

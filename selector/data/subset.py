@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import SPLITS, LabelKind, Target
+from selector.core.contracts import SPLITS, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.data._items import SubsetItems
 from selector.data.assembly import fingerprint
@@ -21,7 +21,6 @@ from selector.tasks._read_labels import cell_counts
 def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str, Any]) -> Target:
     """The items at ``keep`` (sorted positions); ``step`` is what ``load_origin`` repeats."""
     origin = target.origin
-    counts = None if target.row_starts is None else np.diff(target.row_starts)[keep]
     if origin is not None:
         origin = {**origin, "steps": [*origin.get("steps", []), step]}
     smaller = replace(
@@ -34,7 +33,7 @@ def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str
         features=None if target.features is None else target.features[keep],
         notes=(*target.notes, *notes),
         origin=origin,
-        row_starts=None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
+        row_starts=target.starts_of(keep),
         annotations=None if target.annotations is None else target.annotations.take(keep),
     )
     return replace(smaller, fingerprint=fingerprint(smaller))
@@ -57,9 +56,9 @@ def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
     if max_samples >= len(target):
         return target
     cells: dict[tuple[str, int], list[int]] = defaultdict(list)
-    by_class = _has_class(target)
+    classes = target.item_classes
     for index, split in enumerate(target.splits.tolist()):
-        cells[split, int(target.labels[index]) if by_class else 0].append(index)
+        cells[split, 0 if classes is None else int(classes[index])].append(index)
     if max_samples < len(cells):
         raise TargetError(
             f"{target.name}: max_samples = {max_samples} is too small: {len({c for _, c in cells})} classes in "
@@ -68,7 +67,7 @@ def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
     sizes = _allocate({key: len(members) for key, members in cells.items()}, max_samples)
     ranks = draw_order(target.hashes, seed)
     keep = [i for key, members in cells.items() for i in sorted(members, key=lambda i: (ranks[i], i))[: sizes[key]]]
-    how = "by split and class" if by_class else "by split"
+    how = "by split" if classes is None else "by split and class"
     note = f"{max_samples} of {len(target)} items were drawn, {how}, with seed {seed}"
     step = {"subsample": {"max_samples": max_samples, "seed": seed}}
     return _take(target, np.array(sorted(keep)), [note], step)
@@ -93,7 +92,7 @@ def without(
     if len(bad) == 0:
         return target
     keep = np.setdiff1d(np.arange(len(target)), bad)
-    if _has_class(target):
+    if target.item_classes is not None:
         before, after = (
             cell_counts(target.labels, target.splits),
             cell_counts(target.labels[keep], target.splits[keep]),
@@ -113,11 +112,6 @@ def without(
     note = f"{len(bad)} of {len(target)} items were skipped: {first}{more}"
     step = {"without": [[target.hashes[i], by_index.get(i, "")] for i in bad.tolist()]}
     return _take(target, keep, [note], step)
-
-
-def _has_class(target: Target) -> bool:
-    """Whether an item is of one class."""
-    return target.label_kind is LabelKind.CLASSES and target.row_starts is None and target.labels.ndim == 1
 
 
 def _allocate(sizes: dict[tuple[str, int], int], total: int) -> dict[tuple[str, int], int]:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from selector.core.contracts import LabelKind
 from selector.features.labels import Labels
 
 NUM_BLOCKS = 10
@@ -64,13 +63,8 @@ def stratified_sample(labels: Labels, hashes: np.ndarray, seed: int, count: int)
 
 def _strata(labels: Labels, mixed: np.ndarray) -> np.ndarray:
     """A number a row that sorts the strata by hash, not by label id: renaming classes changes nothing."""
-    if labels.kind is LabelKind.CLASSES:
-        groups = labels.codes
-    elif labels.kind is LabelKind.MULTILABEL:
-        assert labels.columns is not None
-        _, groups = np.unique(np.nan_to_num(labels.columns, nan=-1.0), axis=0, return_inverse=True)
-        groups = groups.ravel()
-    else:
+    groups = labels.groups()
+    if groups is None:
         assert labels.columns is not None
         # ranks in runs of ten: every run of similar values is spread over all blocks
         ranks = np.lexsort((mixed, labels.columns[:, 0]))

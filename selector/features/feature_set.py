@@ -183,7 +183,7 @@ class FeatureSet:
         Neither depends on the order of rows or the names of classes, so what is computed in single
         precision along them is the same to the last bit.
         """
-        if self.label_kind is not LabelKind.CLASSES:
+        if self.label_data.columns is not None:  # no classes
             return np.argsort(self.hashes, kind="stable"), np.empty(0, dtype=np.int64)
         lowest = np.full(len(self.classes), np.iinfo(np.uint64).max, dtype=np.uint64)
         np.minimum.at(lowest, self.labels, self.hashes)

@@ -60,7 +60,7 @@ class Labels:
             return of_classes(self.classes[codes]), np.unique(codes)
         asked = np.arange(self.num_columns) if columns is None else columns
         values = self.columns[np.ix_(rows, asked)]
-        varying = _spread(values, self.kind) > 0
+        varying = KINDS[self.kind].rarer(values) > 0
         if not varying.any():
             raise ProxyError(f"{self.kind} labels must vary. All rows have the same label.")
         values, kept = values[:, varying], asked[varying]
@@ -81,12 +81,11 @@ class Labels:
             return ""
         shown = ", ".join(f"{name} ({count})" for name, count in list(self.left_out.items())[:10])
         more = f" and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
-        if self.kind is LabelKind.REAL:
-            return f"{len(self.left_out)} columns are constant and not scored: {shown}{more}."
-        return (
-            f"{len(self.left_out)} labels have fewer than {ENOUGH} positive or negative rows and are not scored: "
-            f"{shown}{more}."
-        )
+        return f"{len(self.left_out)} {KINDS[self.kind].not_scored}: {shown}{more}."
+
+    def groups(self) -> np.ndarray | None:
+        """(N,) rows with the same labels have the same number, from 0 on; None where labels are values on a scale."""
+        return KINDS[self.kind].groups(self)
 
     def block(self, rows: slice | np.ndarray) -> np.ndarray:
         """The columns (n, T) of some rows as a dense float64 array."""
@@ -137,7 +136,7 @@ def check_labels(
         ProxyError: wrong length or shape, infinite, one class only, or no column that varies.
     """
     array = as_array(labels, "labels")
-    if array.ndim == 2 and array.shape[1] == 1 and kind is not LabelKind.MULTILABEL:
+    if array.ndim == 2 and array.shape[1] == 1 and (kind is None or KINDS[kind].flat):
         array = array[:, 0]
     if array.ndim not in (1, 2) or array.dtype.kind not in "iubfUSO":
         raise ProxyError(
@@ -147,29 +146,14 @@ def check_labels(
         raise ProxyError(f"features and labels must have equal lengths. Got {count} rows and {len(array)} labels.")
     known = _mask(array, mask)
     array = np.asarray(array)
-    kind = kind or _infer(array, known)
-    wrong = np.isinf(array) | (~known & (kind is LabelKind.CLASSES)) if array.dtype.kind == "f" else ~known
-    if wrong.any() and (kind is LabelKind.CLASSES or array.dtype.kind == "f"):
+    means = KINDS[kind or _infer(array, known)]
+    wrong = np.isinf(array) if array.dtype.kind == "f" else np.zeros(array.shape, dtype=bool)
+    wrong = wrong | (~known & (not means.may_be_unknown))
+    if wrong.any():
         first = int(np.argwhere(wrong)[0][0])
-        hint = "; a class cannot be unknown: drop the row" if kind is LabelKind.CLASSES else ""
+        hint = "" if means.may_be_unknown else "; a class cannot be unknown: drop the row"
         raise ProxyError(f"labels must be finite. Label {first} is not{hint}.")
-    if kind is LabelKind.CLASSES:
-        if array.ndim != 1:
-            raise ProxyError(
-                f"class labels must have the shape (N,). Got shape {array.shape}; 0/1 columns are multi-label."
-            )
-        if array.dtype.kind == "f" and (array != np.floor(array)).any():
-            raise ProxyError(
-                "class labels must be whole numbers or names. Got fractions; real values need label_kind='real'."
-            )
-        return of_classes(array)
-    columns = array.reshape(count, -1)
-    if columns.dtype.kind not in "iubf":
-        raise ProxyError(f"{kind} labels must be numbers. Got the type {array.dtype}.")
-    if names and len(names) != columns.shape[1]:
-        raise ProxyError(f"label_names must name every column. Got {len(names)} for {columns.shape[1]}.")
-    columns = np.where(known.reshape(count, -1), columns.astype(np.float64), np.nan)
-    return of_columns(columns, kind, names)
+    return means.labels(array, known, names)
 
 
 def of_classes(ids: np.ndarray) -> Labels:
@@ -182,13 +166,11 @@ def of_classes(ids: np.ndarray) -> Labels:
 
 def of_columns(columns: np.ndarray, kind: LabelKind, names: Sequence[str] = ()) -> Labels:
     """Multi-label or real columns, NaN where unknown; those that cannot be scored are left out."""
-    if kind is LabelKind.MULTILABEL and not np.isin(columns[~np.isnan(columns)], (0, 1)).all():
-        raise ProxyError("multi-label columns must hold 0 and 1 only.")
     scored = scored_columns(columns, kind)
     if not scored.any():
         raise ProxyError(f"{kind} labels must vary. All rows have the same label.")
     names = tuple(names) or tuple(str(i) for i in range(columns.shape[1]))
-    rare = _spread(columns, kind)
+    rare = KINDS[kind].rarer(columns)
     left_out = {names[i]: int(rare[i]) for i in np.flatnonzero(~scored)}
     columns = columns[:, scored]
     nothing = np.empty(0, dtype=np.int64)
@@ -201,18 +183,107 @@ def scored_columns(columns: np.ndarray, kind: LabelKind) -> np.ndarray:
 
     Labels whose rarer side has at least ``ENOUGH`` rows, all that vary where none has; real columns that vary.
     """
-    rare = _spread(columns, kind)
-    enough = rare >= (ENOUGH if kind is LabelKind.MULTILABEL else 1)
+    rare = KINDS[kind].rarer(columns)
+    enough = rare >= KINDS[kind].enough
     return np.asarray(enough if enough.any() else rare > 0)
 
 
-def _spread(columns: np.ndarray, kind: LabelKind) -> np.ndarray:
-    """(T,) rows of the rarer of 0 and 1; of real columns 1 where they vary."""
-    if kind is LabelKind.MULTILABEL:
+# ---------------------------------------------------------------------------- what a kind of label means
+
+
+class _Kind:
+    """What differs between the kinds of labels.
+
+    Attributes:
+        enough: rows of a column's rarer side from which it is scored.
+        flat: an array (N, 1) means the same as (N,).
+        may_be_unknown: single entries may be.
+        not_scored: of columns that are left out.
+    """
+
+    enough = 1
+    flat = True
+    may_be_unknown = True
+    not_scored = "columns are constant and not scored"
+
+    def labels(self, array: np.ndarray, known: np.ndarray, names: Sequence[str]) -> Labels:
+        raise NotImplementedError
+
+    def rarer(self, columns: np.ndarray) -> np.ndarray:
+        """(T,) rows of the rarer of 0 and 1; of real columns 1 where they vary."""
+        raise NotImplementedError
+
+    def groups(self, labels: Labels) -> np.ndarray | None:
+        raise NotImplementedError
+
+
+class _Classes(_Kind):
+    may_be_unknown = False
+
+    def labels(self, array: np.ndarray, known: np.ndarray, names: Sequence[str]) -> Labels:
+        if array.ndim != 1:
+            raise ProxyError(
+                f"class labels must have the shape (N,). Got shape {array.shape}; 0/1 columns are multi-label."
+            )
+        if array.dtype.kind == "f" and (array != np.floor(array)).any():
+            raise ProxyError(
+                "class labels must be whole numbers or names. Got fractions; real values need label_kind='real'."
+            )
+        return of_classes(array)
+
+    def groups(self, labels: Labels) -> np.ndarray:
+        return labels.codes
+
+
+class _Real(_Kind):
+    kind = LabelKind.REAL
+
+    def labels(self, array: np.ndarray, known: np.ndarray, names: Sequence[str]) -> Labels:
+        columns = array.reshape(len(array), -1)
+        if columns.dtype.kind not in "iubf":
+            raise ProxyError(f"{self.kind} labels must be numbers. Got the type {array.dtype}.")
+        if names and len(names) != columns.shape[1]:
+            raise ProxyError(f"label_names must name every column. Got {len(names)} for {columns.shape[1]}.")
+        columns = np.where(known.reshape(columns.shape), columns.astype(np.float64), np.nan)
+        return of_columns(self.checked(columns), self.kind, names)
+
+    def checked(self, columns: np.ndarray) -> np.ndarray:
+        return columns
+
+    def rarer(self, columns: np.ndarray) -> np.ndarray:
+        low = np.where(np.isnan(columns), np.inf, columns).min(axis=0)
+        high = np.where(np.isnan(columns), -np.inf, columns).max(axis=0)
+        return np.asarray((low < high).astype(np.int64))
+
+    def groups(self, labels: Labels) -> np.ndarray | None:
+        return None
+
+
+class _Multilabel(_Real):
+    kind = LabelKind.MULTILABEL
+    enough = ENOUGH
+    flat = False
+    not_scored = f"labels have fewer than {ENOUGH} positive or negative rows and are not scored"
+
+    def checked(self, columns: np.ndarray) -> np.ndarray:
+        if not np.isin(columns[~np.isnan(columns)], (0, 1)).all():
+            raise ProxyError("multi-label columns must hold 0 and 1 only.")
+        return columns
+
+    def rarer(self, columns: np.ndarray) -> np.ndarray:
         return np.asarray(np.minimum((columns == 1).sum(axis=0), (columns == 0).sum(axis=0)))
-    low = np.where(np.isnan(columns), np.inf, columns).min(axis=0)
-    high = np.where(np.isnan(columns), -np.inf, columns).max(axis=0)
-    return np.asarray((low < high).astype(np.int64))
+
+    def groups(self, labels: Labels) -> np.ndarray:
+        assert labels.columns is not None
+        _, groups = np.unique(np.nan_to_num(labels.columns, nan=-1.0), axis=0, return_inverse=True)
+        return np.asarray(groups.ravel())
+
+
+KINDS: Mapping[LabelKind, _Kind] = {
+    LabelKind.CLASSES: _Classes(),
+    LabelKind.MULTILABEL: _Multilabel(),
+    LabelKind.REAL: _Real(),
+}
 
 
 def _known(columns: np.ndarray) -> np.ndarray | None:

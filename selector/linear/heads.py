@@ -65,9 +65,10 @@ def solve_head(
     grid = [s / x.shape[1] for s in STRENGTHS] if strengths is None else sorted(strengths)
     z = basis.coordinates(x)
     zv = z[:0] if v is None else basis.coordinates(v)
-    if label_kind is LabelKind.REAL:
+    targets = _TARGETS.get(label_kind)
+    if targets is None:
         return _solve_ridge(basis, z, train_labels, zv, val_labels, num_outputs, grid)
-    labels = _Targets.of(train_labels, len(x), num_outputs, label_kind)
+    labels = targets(_checked_length(train_labels, len(x)), num_outputs)
     val_targets = labels.like(val_labels, len(zv))
     problem = Logistic(z, basis.curvature, labels.targets, np.ones((1, len(x))), labels.loss)
 
@@ -95,16 +96,15 @@ class _Targets:
     outputs: int
 
     @classmethod
-    def of(cls, labels: Any, count: int, outputs: int, kind: LabelKind) -> _Targets:
-        array = np.asarray(labels)
-        if len(array) != count:
-            raise ProxyError(f"features and labels must have equal lengths. Got {count} rows and {len(array)} labels.")
-        if kind is LabelKind.MULTILABEL:
-            if array.ndim != 2 or array.shape[1] != outputs:
-                raise ProxyError(f"multi-label labels must have the shape (N, {outputs}). Got {array.shape}.")
-            return cls(array.astype(np.float32), np.arange(outputs), "sigmoid", outputs)
-        array = array.astype(np.int64).reshape(count)
-        if count and not (array.min() >= 0 and array.max() < outputs):
+    def of_columns(cls, array: np.ndarray, outputs: int) -> _Targets:
+        if array.ndim != 2 or array.shape[1] != outputs:
+            raise ProxyError(f"multi-label labels must have the shape (N, {outputs}). Got {array.shape}.")
+        return cls(array.astype(np.float32), np.arange(outputs), "sigmoid", outputs)
+
+    @classmethod
+    def of_classes(cls, array: np.ndarray, outputs: int) -> _Targets:
+        array = array.astype(np.int64).reshape(len(array))
+        if len(array) and not (array.min() >= 0 and array.max() < outputs):
             raise ProxyError(f"class labels must lie in 0..{outputs - 1}. Got {array.min()}..{array.max()}.")
         present, codes = np.unique(array, return_inverse=True)
         return cls(codes, present, "softmax", outputs)
@@ -129,6 +129,17 @@ class _Targets:
         full_weight, full_bias = np.zeros((outputs, weight.shape[1])), np.full(outputs, lowest - np.log(len(rows) + 1))
         full_weight[self.present], full_bias[self.present] = weight, bias
         return full_weight, full_bias
+
+
+_TARGETS = {LabelKind.CLASSES: _Targets.of_classes, LabelKind.MULTILABEL: _Targets.of_columns}
+"""Kinds of labels that a logistic loss is for; others are regressed on."""
+
+
+def _checked_length(labels: Any, count: int) -> np.ndarray:
+    array = np.asarray(labels)
+    if len(array) != count:
+        raise ProxyError(f"features and labels must have equal lengths. Got {count} rows and {len(array)} labels.")
+    return array
 
 
 def _solve_ridge(

@@ -46,6 +46,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_OPERATIONS = (40.0, 350.0)
+"""Multiply-adds a parameter and image of 224 x 224 pixels: MobileNets below 50, ResNets and ViTs 150 to 200, DenseNets 350."""
+
 
 @modalities.modality("image")
 class ImageModality(ModalityHandler):
@@ -56,6 +59,7 @@ class ImageModality(ModalityHandler):
     fixed_shape = True
     resizable = True
     own_is_last = True
+    prepare_seconds = (0.002, 0.03)
 
     def bad_items(self, bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
         """See ``core.modality``."""
@@ -121,6 +125,17 @@ class ImageModality(ModalityHandler):
         """See ``core.modality``."""
         return np.resize(batch, (size, *batch.shape[1:])) if len(batch) < size else batch[:size]
 
+    def operations(self, parameters: int, input_size: Sequence[int] | None) -> tuple[float, float]:
+        """See ``core.modality``."""
+        height, width = _side(input_size)
+        low, high = (parameters * each * height * width / 224**2 for each in _OPERATIONS)
+        return low, high
+
+    def kept_bytes(self, input_size: Sequence[int] | None) -> int:
+        """Decoded, three bytes a pixel."""
+        height, width = _side(input_size)
+        return 3 * height * width
+
     def described(self, preprocess: Preprocess) -> str:
         """See ``core.modality``."""
         return f"image of {preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
@@ -130,3 +145,7 @@ class ImageModality(ModalityHandler):
         from selector.modalities.pixels.augmentation import augmented
 
         return augmented(batch, annotations)
+
+
+def _side(input_size: Sequence[int] | None) -> tuple[int, int]:
+    return (224, 224) if input_size is None else (input_size[1], input_size[2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from selector.modalities.tokens.tokeniser import Tokeniser, UnreadableText, text
 __all__ = ["TokenisedText", "Tokeniser", "Tokens", "UnreadableText", "text_hash", "why_unusable"]
 
 _SHOWN = 200  # characters of a text
+_USUAL_TOKENS = (16.0, 256.0)
 
 
 @modalities.modality("text")
@@ -96,6 +97,14 @@ class TextModality(ModalityHandler):
     def repeated(self, batch: Tokens, size: int) -> Tokens:
         """See ``core.modality``."""
         return batch.repeated(size)
+
+    def pieces(self, batch: Tokens, size: int, tokens: int) -> Iterable[slice]:
+        """Texts read in windows have many rows each."""
+        return batch.pieces(size, tokens)
+
+    def operations(self, parameters: int, input_size: Sequence[int] | None) -> tuple[float, float]:
+        """See ``core.modality``; a token takes a multiply-add a parameter, at most: embeddings are looked up."""
+        return parameters * _USUAL_TOKENS[0] / 4, parameters * _USUAL_TOKENS[1]
 
     def described(self, preprocess: TextPreprocess) -> str:
         """See ``core.modality``."""

@@ -38,6 +38,14 @@ class Calibration:
     normalised_score_per_deviation: float
     sets: Mapping[str, CalibrationSet]
 
+    def unlike(self, modality: str, label_kind: str) -> set[str]:
+        """In what a target differs from all sets: modality, label_kind."""
+        found = {"modality": str(modality), "label_kind": str(label_kind)}
+        return {name for name, value in found.items() if _MADE_ON[name] != value}
+
+
+_MADE_ON = {"modality": "image", "label_kind": "classes"}
+
 
 @lru_cache(maxsize=1)
 def calibration() -> Calibration:

@@ -97,18 +97,29 @@ class LabelFacts:
     @classmethod
     def of(cls, labels: np.ndarray, kind: LabelKind) -> LabelFacts:
         """From labels (N,), (N, L) or (N, T), NaN where unknown."""
-        if kind is LabelKind.CLASSES:
-            shares = np.bincount(labels.astype(int)) / len(labels)
-            shares = shares[shares > 0]
-            entropy = float(-(shares * np.log(shares)).sum())
-            return cls(kind, float((shares**2).sum()), entropy, _null_logme(shares * (1 - shares)))
-        if kind is LabelKind.REAL:
-            return cls(kind, 0.0, 0.0, _null_logme(np.ones(1)))  # proxies standardise real columns
-        columns = labels.reshape(len(labels), -1).astype(float)
-        rates = np.nanmean(columns[:, scored_columns(columns, kind)], axis=0)  # those that the proxies score
-        variances = rates * (1 - rates)
-        entropy = -(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
-        return cls(kind, 0.0, float(entropy.mean()) if len(rates) else 0.0, _null_logme(variances))
+        return cls(kind, *_FACTS[kind](labels))
+
+
+def _of_classes(labels: np.ndarray) -> tuple[float, float, float]:
+    shares = np.bincount(labels.astype(int)) / len(labels)
+    shares = shares[shares > 0]
+    entropy = float(-(shares * np.log(shares)).sum())
+    return float((shares**2).sum()), entropy, _null_logme(shares * (1 - shares))
+
+
+def _of_several(labels: np.ndarray) -> tuple[float, float, float]:
+    columns = labels.reshape(len(labels), -1).astype(float)
+    scored = scored_columns(columns, LabelKind.MULTILABEL)  # those that the proxies score
+    rates = np.nanmean(columns[:, scored], axis=0)
+    entropy = -(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
+    return 0.0, float(entropy.mean()) if len(rates) else 0.0, _null_logme(rates * (1 - rates))
+
+
+def _of_values(labels: np.ndarray) -> tuple[float, float, float]:
+    return 0.0, 0.0, _null_logme(np.ones(1))  # proxies standardise real columns
+
+
+_FACTS = {LabelKind.CLASSES: _of_classes, LabelKind.MULTILABEL: _of_several, LabelKind.REAL: _of_values}
 
 
 def _null_logme(variances: np.ndarray) -> float:

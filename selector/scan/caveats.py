@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from selector import modalities, tasks
-from selector.core.contracts import LabelKind, Target
+from selector import tasks
+from selector.core.contracts import Target
 from selector.core.units import format_duration
 from selector.ranking.agreement import spearman, weighted_tau
 from selector.ranking.calibration import calibration
@@ -150,7 +150,7 @@ def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
 
     By a one-sided binomial test of its right answers, on test where that was read, else on val.
     """
-    if measured.metric != "accuracy" or target.label_kind is not LabelKind.CLASSES or target.row_starts is not None:
+    if measured.metric != "accuracy" or target.item_classes is None:
         return _no_better(name, measured, target)
     figures, split = (measured.val, "val") if math.isnan(measured.test_value) else (measured.test, "test")
     labels = target.labels[target.indices(split)].astype(int)
@@ -197,9 +197,10 @@ def _at_least(right: int, count: int, share: float) -> float:
 def unlike_calibration(transferability: dict[str, Transferability], target: Target, rows: int) -> Caveat | None:
     """The target lies outside of everything that the default score was tried on."""
     frozen = calibration()
-    if not modalities.of(target).resizable or target.label_kind is not LabelKind.CLASSES:
+    outside_of = frozen.unlike(target.modality, target.label_kind)
+    if outside_of:
         told = "the default score was made for images; on texts it was tried with six small encoders only (docs/transferability.md)."
-        if target.label_kind is not LabelKind.CLASSES:
+        if "label_kind" in outside_of:
             what = f"{target.modality.noun}s with {target.label_kind} labels"
             told = f"the default score was tried on classes only, never on {what}: this ranking is uncalibrated."
         return Caveat(

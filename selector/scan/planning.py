@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from selector import modalities
 from selector.config import ScanConfig
 from selector.core.contracts import Modality, Preprocess, Target
 from selector.core.costs import Cost
@@ -34,12 +35,8 @@ from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.variants import network_of
 
-# multiply-adds a parameter and image of 224 x 224 pixels: MobileNets below 50, ResNets and ViTs 150 to 200, DenseNets 350
-IMAGE_OPERATIONS = (40.0, 350.0)
-TEXT_TOKENS = (16.0, 256.0)  # of usual texts; a token takes a multiply-add a parameter, at most
 EFFICIENCY = (0.1, 0.8)  # share of the rate of a plain matrix product that networks reach on a processor
 LOADING = (0.5, 5.0)  # seconds until a network runs: building, weights, choice of a backend
-DECODING = (0.002, 0.03)  # seconds an image and core
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def plan(target: Any, config: ScanConfig) -> Plan:
             data.row_noun,
             low,
             high,
-            _pixels(lacking, data, len(indices)),
+            _prepared_bytes(lacking, data, len(indices)),
             _compiled(lacking, config),
             sum(found.fetch for found in looked),
             unusable,
@@ -213,10 +210,9 @@ def _seconds(
     for found in lacking:
         quick, slow = _of_network(found, data.modality, rate)
         low, high = low + quick, high + slow
-    if data.modality is Modality.IMAGE:
-        items = max((found.items for found in lacking), default=0)
-        low, high = low + items * DECODING[0], high + items * DECODING[1]
-    return low, high, None
+    items = max((found.items for found in lacking), default=0)
+    quick, slow = modalities.of(data).prepare_seconds
+    return low + items * quick, high + items * slow, None
 
 
 def _of_network(found: _Found, modality: Modality, rate: float) -> tuple[float, float]:
@@ -237,10 +233,7 @@ def _operations(found: _Found, modality: Modality) -> tuple[float, float] | None
         return float(found.cost.flops), float(found.cost.flops)
     if not found.parameters:
         return None
-    if modality is Modality.TEXT:
-        return found.parameters * TEXT_TOKENS[0] / 4, found.parameters * TEXT_TOKENS[1]  # embeddings are looked up
-    height, width = _size(found)
-    return tuple(found.parameters * each * height * width / 224**2 for each in IMAGE_OPERATIONS)  # type: ignore[return-value]
+    return modalities.of(modality).operations(found.parameters, _size(found))
 
 
 def arithmetic_rate() -> float:
@@ -258,16 +251,14 @@ def arithmetic_rate() -> float:
 # ---------------------------------------------------------------------------- disk
 
 
-def _size(found: _Found) -> tuple[int, int]:
-    known = found.preprocess.input_size if found.preprocess is not None else found.spec.preprocess.input_size
-    return (224, 224) if known is None else (known[1], known[2])
+def _size(found: _Found) -> tuple[int, int, int] | None:
+    return found.preprocess.input_size if found.preprocess is not None else found.spec.preprocess.input_size
 
 
-def _pixels(lacking: Sequence[_Found], data: Target, items: int) -> int:
-    """Decoded pictures, once a size."""
-    if data.modality is not Modality.IMAGE:
-        return 0
-    return sum(3 * height * width * items for height, width in {_size(found) for found in lacking})
+def _prepared_bytes(lacking: Sequence[_Found], data: Target, items: int) -> int:
+    """Prepared items (decoded pictures), once a size."""
+    sizes = {_size(found) for found in lacking}
+    return sum(modalities.of(data).kept_bytes(size) * items for size in sizes)
 
 
 def _compiled(lacking: Sequence[_Found], config: ScanConfig) -> int:

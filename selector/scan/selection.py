@@ -30,8 +30,11 @@ def choose_models(
     loaded = load_zoo(zoo, trust=trust_zoo)
     specs: list[ModelSpec] = []
     selected = select(loaded, models, tags)
-    readers = [spec for spec in selected if modality is None or spec.reads is modality]
-    if not readers and modality is not None:
+    by_modality: dict[Modality, list[ModelSpec]] = {}
+    for spec in selected:
+        by_modality.setdefault(spec.reads, []).append(spec)
+    readers = by_modality.get(modality, []) if modality else selected
+    if modality and not readers:
         raise ZooError(
             f"none of the {len(selected)} selected model(s) reads {modality.noun}s, and the target holds {modality.noun}s; "
             f"select others ('selector zoo list' shows them)."

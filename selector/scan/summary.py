@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import LabelKind, Target
+from selector.core.contracts import Target
 from selector.results import ModelResult
 from selector.tasks import task_for
 
@@ -32,26 +32,16 @@ def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[Mo
     return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))
 
 
-def _per_class(target: Target) -> np.ndarray:
-    """Rows of each class; where an item shows several classes (a mask, boxes) the items that show it."""
-    if target.label_kind is not LabelKind.CLASSES:
-        return np.empty(0, np.int64)
-    if target.labels.ndim == 1:
-        return np.bincount(target.labels.astype(int), minlength=len(target.class_names))
-    strata = None if target.annotations is None else target.annotations.strata
-    return np.empty(0, np.int64) if strata is None or strata.ndim == 1 else (strata > 0).sum(axis=0)
-
-
 def summarise(target: Target) -> dict[str, Any]:
     """The target as plain JSON: what the run records and the report shows."""
-    counts = {name: int(n) for name, n in zip(target.class_names, _per_class(target), strict=False)}
+    counts = {name: int(n) for name, n in zip(target.class_names, target.class_counts(), strict=False)}
     return {
         "name": target.name,
         "fingerprint": target.fingerprint,
         "modality": str(target.modality),
         "label_kind": str(target.label_kind),
         "items": len(target),
-        **({} if target.row_starts is None else {"words": len(target.labels)}),
+        **({"words": len(target.labels)} if target.of_words else {}),
         **modalities.of(target).facts(target.items),
         "task": target.task,
         "classes": len(target.class_names),

@@ -39,7 +39,7 @@ def reading_rows_of(specs: Sequence[ModelSpec], target: Target) -> list[ModelSpe
     A pooling that the zoo names is over whole texts and says nothing about words; ``first`` is over
     words and says nothing about whole texts.
     """
-    words: Literal[True] | None = None if target.row_starts is None else True
+    words: Literal[True] | None = True if target.of_words else None
     found = []
     for spec in specs:
         changes: dict[str, Any] = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from selector.core.contracts import AnyPreprocess, Encoder, Modality, TextPreprocess
+from selector import modalities
+from selector.core.contracts import AnyPreprocess, Encoder
 from selector.core.task import Probe, Stats
 from selector.tuning.journal import Record
 from selector.tuning.strategies._loop import Optimiser
@@ -37,11 +38,9 @@ class Loaded:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training; of a text network (tokens, 1), which is never reduced."""
-        if isinstance(self.preprocess, TextPreprocess):
-            return self.preprocess.max_length, 1
-        return self.preprocess.input_size[1], self.preprocess.input_size[2]
+        return self.preprocess.extent
 
     @property
     def resolution(self) -> tuple[int, int] | None:
         """``size`` as it is reported: None for texts."""
-        return None if self.encoder.modality is Modality.TEXT else self.size
+        return self.size if modalities.of(self.encoder).resizable else None

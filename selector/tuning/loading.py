@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from selector.core.contracts import Modality, Progress
+from selector import modalities
+from selector.core.contracts import Progress
 from selector.core.errors import SourceError
 from selector.core.task import Probe
 from selector.tuning.loaded import Loaded
@@ -37,7 +38,7 @@ def reduce(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> bool:
     """Train this candidate at ``size``; False when its architecture does not allow it."""
     if size == loaded.size:
         return True
-    if loaded.encoder.modality is Modality.TEXT:
+    if not modalities.of(loaded.encoder).resizable:
         return False
     native = loaded.encoder.image_preprocess
     try:

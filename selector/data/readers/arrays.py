@@ -18,7 +18,6 @@ from selector.data._memory import (
     STRINGS,
     annotation_of,
     is_image_path,
-    is_pair,
     is_picture,
     is_tensor,
     raw_image,
@@ -29,6 +28,7 @@ from selector.data.columns import tagged_words, words_table
 from selector.data.reader import Found, Options, reader, refuse_masked
 from selector.modalities.image import content_hash
 from selector.modalities.text import text_hash
+from selector.modalities.tokens.pairs import is_pair
 
 Kind = Literal["images", "paths", "features", "words", "texts"]
 

@@ -18,6 +18,7 @@ from selector.deploy.forms import form
 from selector.deploy.forms._form import AGAIN, Form, Keep, Run, cell, listed
 from selector.deploy.forms._text_files import JSON_LINES, file_of, json_lines, lines
 from selector.modalities.text import TokenisedText, Tokeniser, why_unusable
+from selector.modalities.tokens.pairs import is_pair
 from selector.modalities.tokens.table import TokenTable
 
 TOKENIZER = "tokenizer.json"
@@ -140,16 +141,14 @@ def _expand(texts: Any, pairs: bool | None) -> list[tuple[str, RawText]]:
     Raises:
         ConfigError: nothing there, an item that is no text, or a pair where a text is expected or the reverse.
     """
-    alone = isinstance(texts, str | os.PathLike) or (
-        pairs is not False and isinstance(texts, tuple) and _is_pair(texts)
-    )
+    alone = isinstance(texts, str | os.PathLike) or (pairs is not False and isinstance(texts, tuple) and is_pair(texts))
     given = [texts] if alone else listed(texts, "texts, pairs of texts or files")
     found = [named for place, item in enumerate(given) for named in _named(place, item)]
     if not found:
         raise ConfigError("there are no texts to predict; give texts, or .txt files with a text a line.")
-    wanted = _is_pair(found[0][1]) if pairs is None else pairs
+    wanted = is_pair(found[0][1]) if pairs is None else pairs
     for name, text in found:
-        if _is_pair(text) != wanted:
+        if is_pair(text) != wanted:
             raise ConfigError(_mistaken(name, pairs))
     return found
 
@@ -174,11 +173,7 @@ def _named(place: int, item: Any) -> Iterator[tuple[str, RawText]]:
 
 def _text(item: Any) -> RawText | None:
     """A text or a pair; None for anything else."""
-    return item if isinstance(item, str) else (item[0], item[1]) if _is_pair(item) else None
-
-
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item)
+    return item if isinstance(item, str) else (item[0], item[1]) if is_pair(item) else None
 
 
 def _mistaken(name: str, pairs: bool | None) -> str:

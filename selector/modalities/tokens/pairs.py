@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from selector.core.contracts import Words
 from selector.core.errors import ConfigError
+
+
+def is_pair(item: Any) -> bool:
+    """Whether an item is a pair of texts; two words (``Words``) are none."""
+    texts = isinstance(item, tuple | list) and not isinstance(item, Words)
+    return texts and len(item) == 2 and all(isinstance(part, str) for part in item)
 
 
 def pair_windows(tokenizer: Any, pair: tuple[str, str], whole: Any, longest: int, stride: int) -> tuple[Any, int]:

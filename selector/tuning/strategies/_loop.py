@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from selector import modalities
 from selector.core.errors import TrainingError
 from selector.core.task import Learner
-from selector.modalities.tokens import Tokens
 from selector.tuning.strategies._checkpoint import read_checkpoint, write_checkpoint
 from selector.tuning.strategies._parts import Group
 
@@ -303,7 +303,7 @@ def _accumulate(
     learner = cast(Learner, module)
     module.zero_grad(set_to_none=True)
     total, whole = 0.0, learner.weight(known)
-    for part in _pieces(prepared, micro_batch):
+    for part in modalities.of_batch(prepared).pieces(prepared, micro_batch, MAX_TOKENS):
         piece, annotations = normalise(prepared[part]), known[part]
         with torch.autocast(torch.device(settings.device).type, dtype=torch.bfloat16, enabled=settings.bf16):
             loss = learner.loss(piece, annotations)
@@ -311,12 +311,6 @@ def _accumulate(
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
-
-
-def _pieces(prepared: Any, micro_batch: int) -> Iterable[slice]:
-    if isinstance(prepared, Tokens):  # texts read in windows have many rows each
-        return prepared.pieces(micro_batch, MAX_TOKENS)
-    return [slice(start, start + micro_batch) for start in range(0, len(prepared), micro_batch)]
 
 
 def _smaller(micro_batch: int, error: Exception, fit: Fit) -> int:
