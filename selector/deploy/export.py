@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from selector.core.contracts import Preprocess, TextPreprocess
+from selector.core.contracts import Modality, Preprocess, TextPreprocess
 from selector.core.errors import ConfigError, SelectorError
-from selector.deploy.forms.text import TOKENIZER
+from selector.deploy import forms
 from selector.deploy.load import SavedModel, load_model
 
 if TYPE_CHECKING:
@@ -68,21 +68,19 @@ def export_onnx(
         raise ConfigError(
             f"ONNX export needs the extra 'onnx' ({error}); run: pip install 'zoo-selector[onnx]'"
         ) from None
-    from selector.deploy.onnx_text import check_tokenizer
-
     saved = model if isinstance(model, SavedModel) else load_model(model, trust=trust)
     if reason := getattr(saved.module, "no_onnx", ""):
         raise SelectorError(f"{saved.config['name']} cannot be exported to ONNX: {reason}.")
     out = Path(out)
     _check_place(out)
-    texts = saved.preprocess if isinstance(saved.preprocess, TextPreprocess) else None
-    if texts is not None:
-        check_tokenizer(texts, out)
+    files = forms.of(saved.preprocess).files(saved.preprocess)
+    for name, content in files.items():
+        _check_own(out.with_name(name), content, out.name)
     temporary = out.with_name(f".{out.name}.partial")
     try:
         _write_checked(saved, temporary)
-        if texts is not None:
-            out.with_name(TOKENIZER).write_text(texts.tokenizer, encoding="utf-8")
+        for name, content in files.items():
+            out.with_name(name).write_text(content, encoding="utf-8")
         temporary.replace(out)
     except SelectorError:
         raise
@@ -106,29 +104,13 @@ def _write_checked(saved: SavedModel, path: Path) -> None:
     import onnx
     import onnxruntime
 
-    from selector.deploy.onnx_text import word_pooling
-
     preprocess = saved.preprocess
     facts = {
         "class_names": json.dumps(list(saved.class_names)),
         "preprocess": json.dumps(preprocess.to_dict()),
         "name": saved.config["name"],
     }
-    if isinstance(preprocess, Preprocess):
-        traced = saved.task.traced(saved.module, saved.context)
-        if traced is not None:
-            facts |= traced.facts
-            form = _traced_form(traced, preprocess)
-            _export(form, path)
-        else:
-            form = _exported_image(saved, preprocess, path)
-        if saved.task.free_size:
-            facts["free_size"] = json.dumps(form.free)
-    else:
-        form = _text_form(saved)
-        _export(form, path)
-        if preprocess.words:
-            facts["word_pooling"] = word_pooling(saved)
+    form = _EXPORTED[preprocess.modality](saved, path, facts)
     exported: Any = onnx.load(str(path))
     onnx.helper.set_model_props(exported, facts)
     onnx.save(exported, str(path))
@@ -150,7 +132,35 @@ def _gap(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
     return "" if gap <= TOLERANCE else f"difference {gap:.2g}, at most {TOLERANCE:g} is allowed"
 
 
-def _exported_image(saved: SavedModel, preprocess: Preprocess, path: Path) -> _Form:
+def _exported_image(saved: SavedModel, path: Path, facts: dict[str, str]) -> _Form:
+    preprocess = cast(Preprocess, saved.preprocess)
+    traced = saved.task.traced(saved.module, saved.context)
+    if traced is not None:
+        facts |= traced.facts
+        form = _traced_form(traced, preprocess)
+        _export(form, path)
+    else:
+        form = _pictures_exported(saved, preprocess, path)
+    if saved.task.free_size:
+        facts["free_size"] = json.dumps(form.free)
+    return form
+
+
+def _exported_text(saved: SavedModel, path: Path, facts: dict[str, str]) -> _Form:
+    from selector.deploy.onnx_text import word_pooling
+
+    form = _text_form(saved)
+    _export(form, path)
+    if cast(TextPreprocess, saved.preprocess).words:
+        facts["word_pooling"] = word_pooling(saved)
+    return form
+
+
+_EXPORTED = {Modality.IMAGE: _exported_image, Modality.TEXT: _exported_text}
+"""Write the file of a network, and what else its metadata say."""
+
+
+def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) -> _Form:
     if saved.task.free_size:
         try:
             form = _image_form(saved, preprocess, free=True)
@@ -166,6 +176,18 @@ def _exported_image(saved: SavedModel, preprocess: Preprocess, path: Path) -> _F
     form = _image_form(saved, preprocess)
     _export(form, path)
     return form
+
+
+def _check_own(path: Path, content: str, out: str) -> None:
+    """Whether a file beside the ONNX file may be written.
+
+    Raises:
+        ConfigError: another model's lies there.
+    """
+    if path.is_file() and path.read_text(encoding="utf-8") != content:
+        raise ConfigError(
+            f"{path} is the tokenizer of another model; write {out} to a folder of its own, or remove that file."
+        )
 
 
 def _check_place(out: Path) -> None:
@@ -241,8 +263,7 @@ def _text_form(saved: SavedModel) -> _Form:
 
     from selector.deploy.onnx_text import ReadsIds, text_batches
 
-    preprocess = saved.preprocess
-    assert isinstance(preprocess, TextPreprocess)
+    preprocess = cast(TextPreprocess, saved.preprocess)
     names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if preprocess.token_types else 2]
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=preprocess.max_length)}
     network = ReadsIds(saved.module, preprocess, _activation(saved)).eval()

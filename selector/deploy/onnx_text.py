@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from selector.core.contracts import TextPreprocess, Words
-from selector.core.errors import ConfigError, SelectorError
-from selector.deploy.forms.text import TOKENIZER
+from selector.core.errors import SelectorError
 from selector.modalities.text import Tokeniser, Tokens
 
 if TYPE_CHECKING:
@@ -94,8 +92,7 @@ def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tenso
     Raises:
         SelectorError: the network tags words, and the tokens of one do not give its answer.
     """
-    preprocess = saved.preprocess
-    assert isinstance(preprocess, TextPreprocess)
+    preprocess = cast(TextPreprocess, saved.preprocess)
     longest = " ".join(["word"] * preprocess.max_length)
     tokenise = Tokeniser(replace(preprocess, long_texts="truncate"))
     found: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
@@ -129,17 +126,4 @@ def _check_words(saved: SavedModel, found: Tensor, expected: Tensor) -> None:
         raise SelectorError(
             f"the logits of {saved.config['name']} for a word are not those of its tokens (difference {gap:.2g}); it "
             "cannot be exported to ONNX."
-        )
-
-
-def check_tokenizer(preprocess: TextPreprocess, file: Path) -> None:
-    """Whether ``tokenizer.json`` may be written beside an ONNX file.
-
-    Raises:
-        ConfigError: another tokenizer lies there.
-    """
-    path = file.with_name(TOKENIZER)
-    if path.is_file() and path.read_text(encoding="utf-8") != preprocess.tokenizer:
-        raise ConfigError(
-            f"{path} is the tokenizer of another model; write {file.name} to a folder of its own, or remove that file."
         )
