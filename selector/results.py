@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, TypeAdapter
 
+from selector.core.atomic import write_atomic
 from selector.core.contracts import Modality
 from selector.core.costs import Cost
-from selector.core.documents import checked, plain, read_document, write_atomic
+from selector.core.documents import checked, plain, read_document
 from selector.core.errors import ConfigError
 from selector.core.metric import LEGACY
 

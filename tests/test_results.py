@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from selector.core.documents import write_atomic
+from selector.core.atomic import write_atomic
 from selector.core.errors import ConfigError
 from selector.report.html import write_report
 from selector.report.ranking import Ranking, load_ranking

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import xxhash
 
-from selector.core.documents import write_atomic
+from selector.core.atomic import write_atomic
 from selector.core.errors import TargetError
 from selector.core.folders import cache_folder
 from selector.modalities.image import content_hash

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from selector.core.atomic import replacing
 from selector.core.contracts import Modality, Preprocess, TextPreprocess
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import forms
@@ -76,20 +77,17 @@ def export_onnx(
     files = forms.of(saved.preprocess).files(saved.preprocess)
     for name, content in files.items():
         _check_own(out.with_name(name), content, out.name)
-    temporary = out.with_name(f".{out.name}.partial")
     try:
-        _write_checked(saved, temporary)
-        for name, content in files.items():
-            out.with_name(name).write_text(content, encoding="utf-8")
-        temporary.replace(out)
+        with replacing(out) as temporary:
+            _write_checked(saved, temporary)
+            for name, content in files.items():
+                out.with_name(name).write_text(content, encoding="utf-8")
     except SelectorError:
         raise
     except Exception as error:
         raise SelectorError(
             f"{saved.config['name']} cannot be exported to ONNX: {str(error).splitlines()[0]}"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return out
 
 

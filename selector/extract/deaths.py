@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from selector.core.documents import write_atomic
+from selector.core.atomic import write_atomic
 from selector.core.errors import SourceError
 from selector.sources._weights import read_memory
 from selector.store.documents import digest

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar
 import platformdirs
 from filelock import FileLock
 
+from selector.core.atomic import replacing
 from selector.core.errors import ConfigError, HistoryError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -186,12 +187,10 @@ class History:
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write all results as JSON lines, whole or not at all; returns how many."""
         rows, file = self.results(), Path(path)
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
         try:
-            temporary.write_text("".join(f"{line}\n" for line in dump(rows)), encoding="utf-8")
-            temporary.replace(file)
+            with replacing(file) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in dump(rows)), encoding="utf-8")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise HistoryError(f"{file} cannot be written: {error}; name another file.") from error
         return len(rows)
 

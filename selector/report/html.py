@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from selector.core.documents import write_atomic
+from selector.core.atomic import write_atomic
 from selector.core.errors import ConfigError
 from selector.core.units import format_duration
 from selector.report.advice import advice

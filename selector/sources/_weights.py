@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from selector.core.documents import write_atomic
+from selector.core.atomic import write_atomic
 from selector.core.errors import SourceError, first_line
 from selector.core.folders import cache_folder
 

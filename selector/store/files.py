@@ -13,13 +13,13 @@ import logging
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import xxhash
 
+from selector.core.atomic import replacing
 from selector.core.errors import ConfigError, StoreError
 from selector.core.units import format_size
 
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 Parts = Callable[[], Iterable["bytes | memoryview"]]
 """The content of a file, piece by piece; called again when the first place refuses it."""
 
-TEMPORARY = ".tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -83,16 +82,10 @@ class LocalFiles:
 
     def write(self, name: str, parts: Parts) -> int:
         target = self.root / name
-        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    size = sum(file.write(part) for part in parts())
-                temporary.replace(target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            with replacing(target) as temporary, temporary.open("xb") as file:
+                size = sum(file.write(part) for part in parts())
         except OSError as error:
             raise self._explained(error, name) from error
         return size

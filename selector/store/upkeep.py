@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from selector.core.atomic import TEMPORARY, replacing
 from selector.core.errors import ConfigError, StoreError
 from selector.store.container import Container, Damaged
 from selector.store.documents import QUARANTINE, parse_json, read_json, set_aside, write_json
 from selector.store.entry import CHUNK_SUFFIX
-from selector.store.files import TEMPORARY, Layered
+from selector.store.files import Layered
 
 logger = logging.getLogger(__name__)
 
@@ -180,19 +181,15 @@ class Upkeep:
         count = 0
         suffix = path.suffix.lstrip(".")
         mode: Any = f"w:{suffix}" if suffix in ("gz", "bz2", "xz") else "w"
-        temporary = path.with_name(f"{TEMPORARY}{path.name}")
         try:
-            with tarfile.open(temporary, mode) as tar:
+            with replacing(path) as temporary, tarfile.open(temporary, mode) as tar:
                 for folder in _EXPORTED:
                     for name, _ in self._walk(folder):
                         with contextlib.suppress(FileNotFoundError):  # merged or pruned meanwhile
                             tar.add(self._files.path(name), name)
                             count += 1
-            temporary.replace(path)
         except OSError as error:
             raise StoreError(f"the store cannot be exported to {path}: {error}.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
         return count
 
     def import_(self, path: Path, holds: Callable[[str, np.ndarray], bool]) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.core.documents import write_atomic
+from selector.core.atomic import write_atomic
 from selector.core.errors import StoreError
 from selector.core.task import Stats
 

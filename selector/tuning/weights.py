@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from selector.core.atomic import replacing
 from selector.core.errors import StoreError
 
 
@@ -17,14 +18,11 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str,
     Raises:
         StoreError: the disk is full or not writable.
     """
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        save_file(state, temporary, metadata)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise StoreError(
             f"weights cannot be written to {path} ({error}); free some space and run the same command again: "
             "finished trainings are kept."
         ) from error
-    finally:  # after an interrupt as well
-        temporary.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ import importlib.util
 import logging
 import platform
 import sys
-import uuid
 import warnings
 from collections.abc import Callable
 from importlib import metadata
@@ -23,6 +22,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from selector.core.atomic import replacing
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.extract.inputs import Batch
@@ -188,17 +188,14 @@ def _key(encoder: Encoder, precision: str, batch_size: int) -> str:
 
 def _keep(compiled: Any, path: Path) -> None:
     """Write the compiled model; a failure costs a conversion next time, nothing else."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         blob = compiled.export_model().getvalue()
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(xxhash.xxh3_128_digest(blob))
             file.write(blob)
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
         logger.warning("the compiled model could not be kept in %s: %s", path.parent, error)
-        temporary.unlink(missing_ok=True)
 
 
 def _load(core: Any, path: Path, settings: dict[str, str]) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from selector.core.atomic import replacing
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +18,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save tensors and plain values; a full disk is a warning, since training can go on without."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-        try:
+        with replacing(path) as temporary:
             torch.save(state, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as RuntimeError
         log.warning("checkpoint %s could not be written (%s); training goes on without it", path, error)
 

@@ -1,0 +1,35 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+"""How names of files that are being written begin; the store sweeps those that a kill left behind."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A free name in the folder of ``path``; the file written there takes its place when the block ends well.
+
+    Whatever ends it otherwise (an interrupt, a full disk) leaves ``path`` as it was and nothing beside it.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
