@@ -7,7 +7,6 @@ for each data set, and is only ever a shortcut: a lost or damaged one costs time
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
@@ -18,9 +17,9 @@ from typing import Any, Literal, TypeAlias
 
 import xxhash
 
-from selector.core.atomic import write_atomic
 from selector.core.errors import TargetError
 from selector.core.folders import cache_folder
+from selector.core.memory import read_memory, write_memory
 from selector.modalities.image import content_hash
 
 log = logging.getLogger(__name__)
@@ -95,25 +94,17 @@ class FileMemory:
         self._changed = False
 
     def __enter__(self) -> FileMemory:
-        try:
-            data = json.loads(self._path.read_bytes())
-            if data["format"] == _FORMAT and data["root"] == self._root:
-                self._known = data["files"]
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is unreadable and will be written again: %s", self._path, error)
+        data = read_memory(self._path)
+        files = data.get("files")
+        if data.get("format") == _FORMAT and data.get("root") == self._root and isinstance(files, dict):
+            self._known = files
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None or not (self._changed or self._seen.keys() != self._known.keys()):
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            content = {"format": _FORMAT, "root": self._root, "files": self._seen}
-            write_atomic(self._path, json.dumps(content, separators=(",", ":")).encode())
-        except OSError as error:
-            log.warning("hashes of %s could not be remembered in %s: %s", self._root, self._path, error)
+        if kind is None and (self._changed or self._seen.keys() != self._known.keys()):
+            memory = {"format": _FORMAT, "root": self._root, "files": self._seen}
+            if not write_memory(self._path, memory):
+                log.warning("hashes of %s could not be remembered in %s.", self._root, self._path)
 
     def get(self, path: str, status: os.stat_result) -> Any:
         """What was remembered of an unchanged file, or None."""

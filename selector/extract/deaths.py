@@ -6,14 +6,12 @@ names the network, and sets it aside after the second death at the same place.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from selector.core.atomic import write_atomic
 from selector.core.errors import SourceError
-from selector.sources._weights import read_memory
+from selector.core.memory import read_memory, write_memory
 from selector.store.documents import digest
 from selector.zoo import ModelSpec
 
@@ -55,11 +53,7 @@ class Deaths:
             "name": spec.name, "pid": os.getpid(), "started": psutil.Process().create_time(), "lacking": lacking,
             "deaths": deaths,
         }  # fmt: skip
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._file(spec), json.dumps(record).encode())
-        except OSError:
-            return  # a disk that is full is told when rows are written
+        write_memory(self._file(spec), record)  # a disk that is full is told when rows are written
 
     def end(self, spec: ModelSpec) -> None:
         """The work came to an end, good or bad: nothing died."""

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from selector.core.errors import SourceError, WeightsMissing
 from selector.core.folders import cache_folder
-from selector.sources._weights import content_hash, offline, read_memory, write_memory
+from selector.core.memory import read_memory, write_memory
+from selector.sources._weights import content_hash, offline
 
 log = logging.getLogger(__name__)
 

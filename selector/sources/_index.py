@@ -17,7 +17,8 @@ from typing import Any
 
 from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.core.folders import cache_folder
-from selector.sources._weights import read_memory, versions, write_memory
+from selector.core.memory import read_memory, write_memory
+from selector.sources._weights import versions
 
 _FORMAT = 3
 _read: dict[str, dict[str, Any]] = {}  # what this process has read already

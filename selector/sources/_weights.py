@@ -6,9 +6,7 @@ ask for identities cheaply.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import json
 import os
 import re
 import struct
@@ -19,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from selector.core.atomic import write_atomic
 from selector.core.errors import SourceError, first_line
 from selector.core.folders import cache_folder
+from selector.core.memory import read_memory, write_memory
 
 if TYPE_CHECKING:
     import torch
@@ -46,22 +44,6 @@ def versions(*distributions: str) -> dict[str, str]:
     The build after the plus sign says which device was compiled in, not what is computed.
     """
     return {name: importlib.metadata.version(name).partition("+")[0] for name in distributions}
-
-
-def read_memory(file: Path) -> dict[str, Any]:
-    """A remembered JSON object; empty when there is none or it is damaged (it is only a memory)."""
-    try:
-        memory = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return memory if isinstance(memory, dict) else {}
-
-
-def write_memory(file: Path, memory: Mapping[str, Any]) -> None:
-    """Remember a JSON object; a folder that cannot be written only costs time later."""
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(memory).encode())
 
 
 def content_hash(path: Path) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from selector.core.folders import cache_folder
+from selector.core.memory import write_memory
 from selector.sources import _index, registry
-from selector.sources._weights import write_memory
 
 
 @pytest.fixture
