@@ -12,18 +12,8 @@ from selector.core.errors import ConfigError
 from selector.core.registry import Registry
 from selector.features import FeatureSet
 
-INVARIANCES = frozenset(
-    {
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    }
-)
+NAMES_OF_CLASSES = frozenset({"row order", "class renaming", "absent classes"})
+INVARIANCES = NAMES_OF_CLASSES | {"column permutation", "rotation", "zero padding", "scale", "offset"}
 """What a proxy may declare; the conformance test holds it to 1e-9."""
 
 Blocks = Literal["auto", "recompute", "halfway", "own"]

@@ -7,7 +7,7 @@ import numpy as np
 from selector.core.contracts import LabelKind
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 
 @proxy(
@@ -18,16 +18,7 @@ from selector.proxies._proxy import proxy
     source="Cortes, Mohri and Rostamizadeh, JMLR 2012; Kornblith et al., ICML 2019, arXiv:1905.00414 (linear)",
     cost="nothing on top of logme",
     bounds=(0.0, 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     formula="‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, both centred.",
     domain="A diagnostic. Biased upwards when D is large against N.",
 )

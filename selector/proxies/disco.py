@@ -7,7 +7,7 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 COMPONENTS = 8
 
@@ -21,16 +21,7 @@ COMPONENTS = 8
     cost="a projection N × D × min(N, D) on top of logme (classes), nothing for real values; a spectrum for every pattern of "
     "unknown labels",
     bounds=(0.0, 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     formula="Singular vectors of the centred rows, in order, fall into 8 groups of equal number. Score = Σ_g w_g s_g: w_g the group's "
     "share of the sum of singular values. Classes: s_g the mean posterior of the true class by isotropic Gaussians about "
     "the class means in the group's coordinates, the row left out of its own mean. Real values: s_g the share of variance that "

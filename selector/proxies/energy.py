@@ -9,7 +9,7 @@ import numpy as np
 from selector.core.contracts import LabelKind
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 SHARE = 0.05
 LEAST_ROWS = 30
@@ -24,7 +24,7 @@ LEAST_ROWS = 30
     source="Gholami et al., ICCV 2023, arXiv:2308.02027 (ETran); Liu et al., NeurIPS 2020",
     cost="O(N·C_s)",
     needs_source_logits=True,
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     formula="Mean of log Σ_z exp(logit_z) over the lowest 5 % of rows, 30 at least.",
     deviations="The public code takes any share of rows, so small targets were judged by two or three; here there are at least 30. "
     "Published combinations divide by the pool's extremes, which changes scores when a model joins; this is the plain value.",

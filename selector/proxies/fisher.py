@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 
 @proxy(
@@ -14,16 +14,7 @@ from selector.proxies._proxy import proxy
     source="Fisher, Annals of Eugenics 1936 (traces)",
     cost="nothing on top of logme",
     bounds=(0.0, float("inf")),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     formula="tr(S_b)/tr(S_w), the scatters between and within classes.",
     domain="A cheap diagnostic: directions of large variance decide, whether they tell classes apart or not.",
 )

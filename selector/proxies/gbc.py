@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 DIMENSIONS = 64
 FLOOR = 1e-4
@@ -18,15 +18,7 @@ FLOOR = 1e-4
     source="Pándy et al., CVPR 2022, arXiv:2111.12780",
     cost="a projection N × D × 64 on top of logme, and C² pairs",
     bounds=(-float("inf"), 0.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "offset",
-    },
+    invariances=INVARIANCES - {"scale"},
     formula="−Σ_{i≠j} exp(−D_B), D_B = ⅛ Σ Δμ²/σ̄ + ½[Σ log σ̄ − ½ Σ log σ_i − ½ Σ log σ_j], σ̄ = (σ_i + σ_j)/2, after PCA to 64 "
     "dimensions; variances not below 1e-4.",
     deviations="PCA is exact, not randomised; variances divide by n_c. The floor is in the features' own units, so the score "

@@ -6,7 +6,7 @@ import numpy as np
 
 from selector.core.contracts import Score
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 
 @proxy(
@@ -17,15 +17,7 @@ from selector.proxies._proxy import proxy
     source="Ibrahim et al., ECML PKDD 2022, arXiv:2110.06893; unshrunk: Bao et al., ICIP 2019",
     cost="O(N·D·min(N, D)) multiplications in float64; nothing on top of logme",
     bounds=(0.0, float("inf")),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES - {"zero padding"},
     formula="tr(Σ_a⁻¹ (1 − a) Σ_g): Σ_a = (1 − a) Σ + a·tr(Σ)/D·I of centred rows, a by Ledoit-Wolf, Σ_g the covariance of "
     "the class means placed at each row; every covariance divides by N.",
     deviations="One public version multiplies elementwise inside the trace and gives thousands where the bound is C − 1. "

@@ -7,7 +7,7 @@ import numpy as np
 from selector.core.contracts import Score
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.probe import rows_without_training
 
 DIMENSIONS = 64
@@ -20,16 +20,7 @@ DIMENSIONS = 64
     source="after Zheng et al., NeurIPS 2025, arXiv:2510.23145 (ITM)",
     cost="a projection N × D × 64 on top of logme, and five times N × 64 × (64 + C)",
     bounds=(0.0, 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     seeded=True,
     blocks="halfway",
     formula="PCA to 64. One step E ← (I − ηC)E + ηCÊ on the training rows of a fold, C = EEᵀ/(N·λ_max), Ê the class means, λ_max "

@@ -11,7 +11,7 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
 from selector.features.device import nearest
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 KS = (1, 5, 20)
 VALUE_K = 5
@@ -36,15 +36,7 @@ _BLOCK_BYTES = 96 * 2**20
     bounds=(-float("inf"), 1.0),
     blocks="own",
     version=2,
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-    },
+    invariances=INVARIANCES - {"offset"},
     formula="Classes: mean over rows of the share of the k = 5 nearest rows by cosine that have the row's class. "
     "Several labels: the share of votes that are right, per label, from its expectation under the label's frequency p (0) to "
     "1: 1 − mean|y − v|/(2p(1 − p)). Real values: R² of the neighbours' mean. Both are means over columns; neighbours whose "

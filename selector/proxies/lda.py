@@ -9,7 +9,7 @@ from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.features.threads import capped
 from selector.proxies._discriminant import Space, class_means, fit, frobenius_square, within_scatter
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.hscore import shrinkage_from
 from selector.proxies.probe import rows_without_training
 
@@ -23,7 +23,7 @@ _FLOAT64_CELLS = 2e7  # N·D up to which distances to the class means are comput
     source="Fisher 1936; Ledoit and Wolf 2004; first stage of Shao et al., ECCV 2022, and of Gholami et al., ICCV 2023",
     cost="five Cholesky factorisations and a product N × D × C on top of logme's moments",
     bounds=(0.0, 1.0),
-    invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "scale", "offset"},
+    invariances=INVARIANCES - {"zero padding"},
     seeded=True,
     version=2,
     blocks="halfway",

@@ -6,7 +6,7 @@ import numpy as np
 
 from selector.core.contracts import Score
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.ridge import STRENGTHS, column_strengths, held_out_residuals
 
 
@@ -18,16 +18,7 @@ from selector.proxies.ridge import STRENGTHS, column_strengths, held_out_residua
     source="after Hu et al., CVPR 2024, arXiv:2507.14559 (LEAD)",
     cost="a product N × D × min(N, D) on top of logme, in the rows' own precision",
     bounds=(-float("inf"), 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     formula="F₀: leave-one-out predictions of a ridge regression on the one-hot labels Y. F_t = (1 − e^{−λt}) Y + e^{−λt} F₀ with "
     "a rate λ for each class c: λ_c = N·‖Xᵀr_c‖²/(‖r_c‖² ‖X‖²), r = Y − F₀, X centred: how strongly the features' kernel acts "
     "on what is left to learn; 1 where that is noise to the features. Score = 1 − Σ_c e^{−2λ_c t}‖r_c‖²/Σ_c ‖Y_c − mean‖².",

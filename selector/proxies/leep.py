@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 from selector.proxies.energy import log_sum_exp
 
 
@@ -17,7 +17,7 @@ from selector.proxies.energy import log_sum_exp
     cost="O(N·C_s·C)",
     needs_source_logits=True,
     bounds=(-float("inf"), 0.0),
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     formula="mean log Σ_z P(y_i | z) θ_iz, P(y | z) from soft counts of θ, the softmax of the source logits.",
     deviations="Several copies dropped the logarithm; it is kept. Source classes of no mass are left out instead of dividing by 0.",
     domain="Encoders with their source head. Measures the head as much as the encoder, in-sample; weak when source classes are few "

@@ -11,7 +11,7 @@ from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ProxyError
 from selector.features import FeatureSet, Spectrum
 from selector.features.threads import capped
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _TILE = 64  # label columns worked on together, so that their arrays stay in the
     good="Compare it with other models on the same rows only; the absolute value says little.",
     source="You et al., ICML 2021, arXiv:2102.11005",
     cost="O(N·D·min(N, D)) multiplications in float64; one eigendecomposition",
-    invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "zero padding"},
+    invariances=INVARIANCES - {"offset", "scale"},
     formula="For every label column y: D/2·log α + N/2·log β − ½·log det(αI + βXᵀX) − β/2·‖y − Xw‖² − α/2·‖w‖² − "
     "N/2·log 2π, at the α and β that maximise it (fixed point from α = β = 1, ε = 1e-5), divided by N; mean over columns. "
     "Real columns are standardised, 0/1 columns are as they are; a column is scored on the rows where it is known.",

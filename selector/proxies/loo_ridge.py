@@ -9,7 +9,7 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
 from selector.features.threads import each
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.ridge import column_fits, mean_r2
 
 _NAMED = 20  # columns whose own value is in the details
@@ -25,16 +25,7 @@ _NAMED = 20  # columns whose own value is in the details
     cost="a product N × D × min(N, D) on top of logme, in the rows' own precision; a spectrum for every pattern of unknown "
     "labels",
     bounds=(-float("inf"), 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     blocks="own",
     formula="1 − Σ e_i²/Σ (y_i − mean without i)², e_i = (y − ŷ)_i/(1 − h_ii), the penalty of each column by generalised "
     "cross-validation over 17 strengths, free intercept; mean over columns. Rows of one item are left out together: "

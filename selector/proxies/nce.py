@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 
 @proxy(
@@ -16,7 +16,7 @@ from selector.proxies._proxy import proxy
     cost="O(N·C_s)",
     needs_source_logits=True,
     bounds=(-float("inf"), 0.0),
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     formula="−H(Y | Z), z = argmax of the source logits.",
     domain="Encoders with their source head. Biased upwards when source classes are many against N: with one row each it is 0.",
 )

@@ -8,7 +8,7 @@ from selector.core.contracts import Score
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet, accumulate
 from selector.proxies._discriminant import class_means, fit, frobenius_square, within_scatter
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.hscore import shrinkage_from
 
 DIMENSIONS = 64
@@ -21,16 +21,7 @@ DIMENSIONS = 64
     source="after Wang et al., ICCV 2023 (NCTI)",
     cost="a projection N × D × 64 on top of logme, and a small decomposition a class",
     bounds=(-1.0, 2.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     formula="PCA to 64. seli = 1 − 1/g, g the mean over the discriminants of √(1 + r), r the variance between "
     "classes over the shrunk variance within (without shrinkage: the nuclear norm of the centred discriminant features over "
     "√N·(number of discriminants)); "

@@ -6,7 +6,7 @@ import numpy as np
 
 from selector.core.contracts import Score
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 
 @proxy(
@@ -16,16 +16,7 @@ from selector.proxies._proxy import proxy
     source="Mensink et al., PAMI 2013 (Euclidean); leave-one-out in closed form",
     cost="a product N × D × C on top of the class sums",
     bounds=(0.0, 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     formula="Share of rows with ‖x − μ_y⁻‖ < ‖x − μ_c‖ for every other class c, μ_y⁻ the mean without the row: ‖x − μ_y⁻‖ = "
     "n_y/(n_y − 1)·‖x − μ_y‖.",
     domain="A diagnostic. The only row of a class counts as wrong.",

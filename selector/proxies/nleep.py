@@ -9,7 +9,7 @@ import numpy as np
 from selector.core.contracts import Score
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 from selector.proxies.leep import soft_count_likelihood
 
 VARIANCE = 0.8
@@ -23,7 +23,7 @@ COMPONENTS_PER_CLASS = 5
     source="Li et al., CVPR 2021, arXiv:2011.11200",
     cost="expectation-maximisation with 5C components in the leading principal components; slow for many classes",
     bounds=(-float("inf"), 0.0),
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     seeded=True,
     formula="PCA to 80 % of the variance, Gaussian mixture with 5C full components, LEEP on its posteriors.",
     deviations="Seeded, with rows in the order of their hashes; the logarithm, which copies dropped, is kept.",

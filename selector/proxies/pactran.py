@@ -8,7 +8,7 @@ from selector.core.contracts import Score
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
 from selector.linear import Basis, Logistic
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 
 @proxy(
@@ -17,7 +17,7 @@ from selector.proxies._proxy import proxy
     good="Higher is better; the bound itself is lower-better, so the value is its negative.",
     source="Ding et al., ECCV 2022, arXiv:2203.05126 (PACTran-Gauss)",
     cost="a logistic regression: some ten products N × D × C, and one N × D × C for the curvature",
-    invariances={"row order", "class renaming", "absent classes", "offset"},
+    invariances=NAMES_OF_CLASSES | {"offset"},
     formula="−[min (mean CE + ‖W‖²/2λ) + ½ (CD/λ)(s/D) log(λh/(CD))], h = Σ x_id² p_ic(1 − p_ic) + Σ p_ic(1 − p_ic) + CD/λ, centred "
     "rows, λ = f·N, s = 10f or 100f, f ∈ {0.1, 1, 10}.",
     deviations="Solved in the eigenbasis to a tolerance instead of 100 steps from a random start, so there is no seed.",

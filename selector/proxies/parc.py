@@ -7,7 +7,7 @@ import numpy as np
 from selector.core.contracts import LabelKind
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 DIMENSIONS = 32
 MAX_ROWS = 2000
@@ -22,16 +22,7 @@ MAX_ROWS = 2000
     source="Bolya, Mittapalli and Hoffman, NeurIPS 2021, arXiv:2111.06977",
     cost="a projection N × D × 32 on top of logme, and a ranking of min(N, 2000)²/2 pairs",
     bounds=(-1.0, 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     seeded=True,
     version=2,
     formula="Spearman correlation, over pairs of rows, of 1 − cosine(row_i, row_j) after PCA to 32 standardised dimensions with "

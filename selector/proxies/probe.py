@@ -13,7 +13,7 @@ from selector.core.errors import NotApplicable
 from selector.features import NUM_FOLDS, FeatureSet
 from selector.features.threads import capped, each
 from selector.linear import STRENGTHS, Logistic, best_strength, label_log_likelihood, log_likelihood, standardise
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 _TOLERANCES = ((5e8, 6e-5), (5e7, 6e-6), (0, 1e-6))
 """From which N·D·C on which predicted decrease of the loss a row will do: each leaves values some 3e-4 off,
@@ -29,7 +29,7 @@ _AGAIN = 2e-5  # of fits without some rows, from the solution with them
     source="Kornblith et al., CVPR 2019, arXiv:1805.08974 (protocol)",
     cost="O(N·D·min(N, D)) and about 40 products N × D × 5C, in float32",
     bounds=(-float("inf"), 0.0),
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     seeded=True,
     blocks="own",
     version=4,

@@ -11,7 +11,7 @@ from selector.core.errors import ConfigError, NotApplicable
 from selector.features import FeatureSet, Spectrum
 from selector.features.arrays import chunk_rows
 from selector.features.threads import capped
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-8, 9))
 """Penalties, in units of the mean squared length of a centred row."""
@@ -25,16 +25,7 @@ STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-8, 9))
     source="Golub, Heath and Wahba, Technometrics 1979; Allen, Technometrics 1974 (leave-one-out)",
     cost="nothing on top of logme; leave-one-out one more pass of N·D·min(N, D)",
     bounds=(-float("inf"), 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     formula="1 − GCV(λ)/GCV(∞) at the best of 17 penalties λ, GCV(λ) = N·RSS(λ)/(N − 1 − Σ S/(S + λ))²; free intercept. One λ "
     "for all classes (RSS summed over the one-hot columns), one for each label and each real target, whose values are averaged.",
     version=2,

@@ -8,7 +8,7 @@ from selector.core.contracts import Score
 from selector.features import FeatureSet, accumulate
 from selector.features.threads import capped
 from selector.proxies._discriminant import Discriminant, Space, class_means, fit, within_scatter
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 
 @proxy(
@@ -19,7 +19,7 @@ from selector.proxies._proxy import proxy
     cost="two Cholesky factorisations, one more pass of N·D·min(N, D) and a copy of the rows",
     bounds=(0.0, 1.0),
     blocks="recompute",
-    invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "offset"},
+    invariances=INVARIANCES - {"scale", "zero padding"},
     formula="Discriminants with shrinkage s = exp(−5 λ_max(S_w)); their softmax, taken twice, gives p; x becomes p·x + (1 − p)·mean "
     "of the other classes; mean posterior of discriminants with the same s on the mixed rows.",
     deviations="λ_max is exact instead of three power iterations; the rows given are not changed, which the public code does. Like "

@@ -8,7 +8,7 @@ from selector.core.contracts import Score
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 MAX_ROWS = 4000
 
@@ -20,16 +20,7 @@ MAX_ROWS = 4000
     source="Rousseeuw, J. Comput. Appl. Math. 1987 (Euclidean)",
     cost="min(N, 4000)²·D",
     bounds=(-1.0, 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-        "offset",
-    },
+    invariances=INVARIANCES,
     seeded=True,
     blocks="recompute",
     formula="Mean of (b − a)/max(a, b): a the mean distance to the other rows of the class, b the smallest mean distance to "

@@ -7,7 +7,7 @@ import numpy as np
 from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
-from selector.proxies._proxy import proxy
+from selector.proxies._proxy import INVARIANCES, proxy
 
 
 @proxy(
@@ -16,7 +16,7 @@ from selector.proxies._proxy import proxy
     good="Higher is better; 0 when the classes look alike. Grows with the number of directions that separate classes.",
     source="Huang et al., ICML 2022, arXiv:2106.09362",
     cost="one pass over the rows on top of logme, and a determinant of min(n_c, D) a class",
-    invariances={"row order", "class renaming", "absent classes", "column permutation", "rotation", "scale", "offset"},
+    invariances=INVARIANCES - {"zero padding"},
     formula="R(Z) − Σ_c n_c/n·R(Z_c), R(Z) = ½ log det(I + ZᵀZ/(nε)), ε = 1e-4, Z centred and scaled so that its covariance has "
     "trace D.",
     deviations="The public code leaves the scale as it is, so that multiplying features by ten changes the ranking, and weights "
