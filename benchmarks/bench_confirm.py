@@ -42,7 +42,7 @@ from selector import sources, tasks
 from selector.core.contracts import Preprocess, Target
 from selector.core.task import Stats
 from selector.data import load_target
-from selector.modalities.pixels.prepared import Pixels, open_pixels
+from selector.modalities.pixels.prepared import Pixels, open_pixels_many
 from selector.ranking import agreement
 from selector.tuning import Candidate, TournamentResult, run_tournament
 from selector.tuning.heads import frozen_stats, prepare_start, solve
@@ -150,9 +150,11 @@ class _Field:
         """Decoded images, one folder for all."""
         key = preprocess.pixels_key()
         if key not in self._opened:
-            self._opened[key], _ = open_pixels(
-                self.target.items, self.target.hashes, self.target.names, preprocess, folder=self.folder / "pixels"
+            target = self.target
+            opened, _ = open_pixels_many(
+                target.items, target.hashes, target.names, [preprocess], folder=self.folder / "pixels"
             )
+            self._opened |= opened
         return self._opened[key]
 
     @staticmethod

@@ -55,8 +55,8 @@ from selector.core.system import versions
 from selector.data import load_target
 from selector.demo.photos import photos as textile_folder
 from selector.extract.backends import openvino
-from selector.extract.encode import Runner, extract_rows, open_runner
-from selector.modalities.pixels.prepared import Pixels, normalise, open_pixels
+from selector.extract.encode import Runner, extract_together, open_runner
+from selector.modalities.pixels.prepared import Pixels, normalise, open_pixels_many
 from selector.scan.extraction import wanted_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo, select
@@ -229,9 +229,10 @@ def alone(bench: Bench) -> None:
     for spec in bench.models:
         entry = store.resolve(wanted_of(spec, "auto", "auto", "auto"))
         encoder = sources.registry.get(spec.source_name).load(spec)
-        pixels, _ = open_pixels(
-            target.items, target.hashes, target.names, encoder.preprocess, folder=store.pixels_folder
+        opened, _ = open_pixels_many(
+            target.items, target.hashes, target.names, [encoder.preprocess], folder=store.pixels_folder
         )
+        (pixels,) = opened.values()
         count = min(len(target), bench.args.images)
         runner = open_runner(
             encoder, sample=pixels.batch(np.arange(min(128, count))), rows_expected=count,
@@ -241,7 +242,7 @@ def alone(bench: Bench) -> None:
         forward = forward_seconds(runner, pixels)
         fresh = scratch.entry({"model": spec.name, "at": time.time_ns()})
         started = time.perf_counter()
-        extract_rows(runner, fresh, pixels, target.hashes, np.arange(count))
+        extract_together(runner, [fresh], pixels, target.hashes, np.arange(count))
         taken = time.perf_counter() - started
         forward = min(forward, forward_seconds(runner, pixels))
         how = {name: runner.identity[name] for name in ("backend", "precision")}

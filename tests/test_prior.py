@@ -154,22 +154,6 @@ def test_published_rows_of_a_data_set_of_the_same_name_do_not_enter():
     assert static_prior(NOTHING, local, target="f00", target_name="cifar10").left_out == {}
 
 
-def test_only_results_of_the_named_strategy_enter():
-    full = table(quality(0.05), strategy="full")
-    frozen = [row(m, f"t{j}", -i, strategy="frozen") for j in range(9) for i, m in enumerate(MODELS)]
-    prior = static_prior(NOTHING, [*full, *frozen], strategy="full")
-    assert values(prior) == values(static_prior(NOTHING, full))
-    assert prior.left_out == {"another strategy": len(frozen)}
-
-
-def test_a_namesake_from_another_source_is_another_model():
-    rows = table(quality(0.05), source="timm:x")
-    own = static_prior(NOTHING, rows, sources=dict.fromkeys(MODELS, "timm:x"))
-    other = static_prior(NOTHING, rows, sources=dict.fromkeys(MODELS, "onnx:y"))
-    assert own.scores["m7"].targets == 6
-    assert values(other) == [0] * len(MODELS)
-
-
 @pytest.mark.parametrize(
     ("name", "left_out"),
     [("oxford_flowers-102", 8), ("flowers", 8), ("Flowers (train).parquet", 8), ("flow", 0), ("", 0), ("my photos", 0)],

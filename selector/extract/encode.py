@@ -29,7 +29,7 @@ from selector.store import Entry, FeatureStore
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CHUNK_ROWS", "Runner", "extract_rows", "extract_together", "open_runner", "resolve_device"]
+__all__ = ["CHUNK_ROWS", "Runner", "extract_together", "open_runner", "resolve_device"]
 
 CHUNK_ROWS = 256  # rows written at once: what a kill can lose
 _CPU_BATCH = 16  # larger ones leave the cache: up to a third slower in eager torch, no faster in OpenVINO
@@ -221,32 +221,6 @@ def open_runner(
     return Runner(encoder, device, decision, ready, store)
 
 
-def extract_rows(
-    runner: Runner,
-    entry: Entry,
-    pixels: Batches,
-    hashes: Sequence[str],
-    indices: NDArray[np.int64],
-    progress: ProgressCallback = no_progress,
-    *,
-    model: str = "",
-) -> None:
-    """Encode some items and append their rows to the entry, chunk by chunk.
-
-    Args:
-        pixels: decoded images of the whole target, read by position.
-        hashes: content hash of each item of the target.
-        indices: positions of the items to encode; those already stored should not be among them.
-
-    Raises:
-        SourceError: features that are not finite.
-        StoreError: the disk is full; the chunks written before stay.
-    """
-    (failure,) = extract_together(runner, [entry], pixels, hashes, indices, progress, model=model)
-    if failure is not None:
-        raise failure
-
-
 def extract_together(
     runner: Runner,
     entries: Sequence[Entry | None],
@@ -265,8 +239,8 @@ def extract_together(
     Args:
         entries: one a reading of the runner's encoder (``Encoder.outputs``), or the one entry of an
             encoder without readings; None for a reading whose rows are not wanted.
-        pixels, hashes, indices: as for ``extract_rows``. An entry that has some of the rows already
-            keeps those.
+        pixels, hashes: of the whole target, by position.
+        indices: positions of the items to encode. An entry that has some of the rows already keeps those.
         cut: how the items are put into batches.
         keys: what addresses the rows of some items, where an item has several; ``hashes`` otherwise.
         sample: positions of the items that ``runner`` was decided on: they are not run again.

@@ -176,8 +176,6 @@ def static_prior(
     *,
     target: str = "",
     target_name: str = "",
-    strategy: str = "",
-    sources: Mapping[str, str] | None = None,
     fewest_own: int = 0,
 ) -> Prior:
     """Prior scores of the models in ``facts``, and how they were made.
@@ -188,10 +186,6 @@ def static_prior(
         target: fingerprint of the target that is about to be ranked.
         target_name: its name; published results of a data set that it may mean are left out as well,
             since a fact table has no fingerprint.
-        strategy: when given, only results of this strategy enter: head-only and full fine-tuning
-            order models differently.
-        sources: of the pool's models, as the zoo names them; results of a model of the same name
-            and another source belong to another model.
         fewest_own: unlike, decisive targets of this machine below which its own results do not enter.
     Returns:
         One score a model of ``facts``, in the same order.
@@ -201,7 +195,7 @@ def static_prior(
     """
     if not facts:
         raise ConfigError("A prior needs at least one model. Got none.")
-    usable, left_out = _usable(history, target, target_name, strategy, sources or {})
+    usable, left_out = _usable(history, target, target_name)
     columns, past = _columns(usable), _past_facts(usable)
     alike = {row.target: row.target_name or row.target for _, row in usable}
     own = {alike[c.target] for c in columns if not c.published and c.reliability >= _DECISIVE}
@@ -215,7 +209,7 @@ def static_prior(
         past = _past_facts(usable)
     elif own:
         published = [row for _, row in usable if row.origin == "published"]
-        base = static_prior(facts, published, target=target, target_name=target_name, sources=sources)
+        base = static_prior(facts, published, target=target, target_name=target_name)
     agreement = _left_out_agreement(past, columns)
     method: Method = max(METHODS, key=lambda m: agreement[m]) if agreement else "facts"
     values = _predict(method, facts, past, columns, list(facts))
@@ -283,22 +277,21 @@ def pretraining_images(tag: str) -> float | None:
 
 
 def _usable(
-    history: Iterable[Result], target: str, target_name: str, strategy: str, sources: Mapping[str, str]
+    history: Iterable[Result], target: str, target_name: str
 ) -> tuple[list[tuple[str, Result]], dict[str, int]]:
     """(model, row) of the rows that may enter, and how many may not, by reason."""
     usable: list[tuple[str, Result]] = []
     left_out: dict[str, int] = {}
     for row in history:
-        reason = _reason_against(row, target, target_name, strategy)
+        reason = _reason_against(row, target, target_name)
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
-            same = sources.get(row.model, row.source) == row.source
-            usable.append((row.model if same else f"{row.model} ({row.source})", row))
+            usable.append((row.model, row))
     return usable, left_out
 
 
-def _reason_against(row: Result, target: str, target_name: str, strategy: str) -> str:
+def _reason_against(row: Result, target: str, target_name: str) -> str:
     if row.kind != "measured":
         return "predicted, not measured"
     if metric_named(row.metric).sign < 0:
@@ -307,8 +300,6 @@ def _reason_against(row: Result, target: str, target_name: str, strategy: str) -
         return "same target"
     if row.origin == "published" and _names(target_name, row.target_name or row.target):
         return "same target"
-    if strategy and row.strategy != strategy:
-        return "another strategy"
     return ""
 
 

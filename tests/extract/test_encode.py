@@ -23,7 +23,7 @@ from selector.extract import backend_choice as deciding
 from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import why_not
 from selector.extract.backends.eager import has_bfloat16
-from selector.extract.encode import CHUNK_ROWS, Runner, extract_rows, extract_together, open_runner, resolve_device
+from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
 from selector.store import Entry, FeatureStore
 from selector.store.documents import digest
 from selector.zoo import ModelSpec
@@ -80,6 +80,15 @@ class Pictures:
     def batch(self, indices: Any) -> np.ndarray:
         self.read += len(indices)
         return self.rows[np.asarray(indices)]
+
+
+def extract_rows(
+    runner: Runner, entry: Entry, pixels: Any, hashes: Any, indices: np.ndarray, *progress: Any, model: str = ""
+) -> None:
+    """Of an encoder that is read in one place."""
+    (failure,) = extract_together(runner, [entry], pixels, hashes, indices, *progress, model=model)
+    if failure is not None:
+        raise failure
 
 
 def reference(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:

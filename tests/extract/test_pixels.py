@@ -27,11 +27,17 @@ from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.data import load_target
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.modalities.pixels import prepared as module
-from selector.modalities.pixels.prepared import load_image, normalise, open_pixels, open_pixels_many, prepare, resize
+from selector.modalities.pixels.prepared import Pixels, load_image, normalise, open_pixels_many, prepare, resize
 from selector.modalities.pixels.segments import SUFFIX, SegmentWriter, digest_of, prune, read_index
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 OTHER = Preprocess(input_size=(3, 12, 20), interpolation="bilinear", crop_mode="squash")
+
+
+def open_pixels(items: Any, hashes: Any, names: Any, preprocess: Preprocess, **options: Any) -> tuple[Pixels, dict]:
+    """For one resize."""
+    opened, bad = open_pixels_many(items, hashes, names, [preprocess], **options)
+    return opened[preprocess.pixels_key()], bad
 
 
 def photo(seed: int, height: int, width: int) -> np.ndarray:
@@ -404,14 +410,14 @@ SCRIPT = """
 import sys
 from selector.core.contracts import Preprocess
 from selector.modalities.pixels import segments as _segments
-from selector.modalities.pixels.prepared import open_pixels
+from selector.modalities.pixels.prepared import open_pixels_many
 from selector.data import load_target
 _segments.SEGMENT_ROWS = 4
 target = load_target(sys.argv[1])
 preprocess = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 print("ready", flush=True)
 sys.stdin.readline()
-open_pixels(target.items, target.hashes, target.names, preprocess, folder=__import__("pathlib").Path(sys.argv[2]))
+open_pixels_many(target.items, target.hashes, target.names, [preprocess], folder=__import__("pathlib").Path(sys.argv[2]))
 print("done", flush=True)
 """
 

@@ -44,7 +44,6 @@ __all__ = [
     "Pixels",
     "load_image",
     "normalise",
-    "open_pixels",
     "open_pixels_many",
     "prepare",
     "resize",
@@ -147,29 +146,6 @@ class Pixels:
             return resize(decode_rgb(_checked_item(self._items, index, self._hashes, self._names)), self._preprocess)
         except UnreadableImage as error:
             raise TargetError(f"image {self._names[index]} {error}; replace it or leave it out.") from None
-
-
-def open_pixels(
-    items: Items,
-    hashes: Sequence[str],
-    names: Sequence[str],
-    preprocess: Preprocess,
-    *,
-    folder: Path | None,
-    on_bad: OnBad = "fail",
-    workers: int | None = None,
-    progress: ProgressCallback = no_progress,
-    max_size: int = DEFAULT_MAX_SIZE,
-) -> tuple[Pixels, dict[int, str]]:
-    """Decode what is missing of a target for one resize; see ``open_pixels_many``.
-
-    Returns:
-        The pixels, and the reason by position of every image that cannot be decoded.
-    """
-    opened, bad = open_pixels_many(
-        items, hashes, names, [preprocess], folder=folder, on_bad=on_bad, workers=workers, progress=progress, max_size=max_size
-    )  # fmt: skip
-    return opened[preprocess.pixels_key()], bad
 
 
 def open_pixels_many(
