@@ -194,6 +194,7 @@ def target_of(counts: dict[str, dict[str, int]], **changes):
     splits, labels = np.array([split for split, _ in rows]), np.array([label for _, label in rows])
     return SimpleNamespace(
         labels=labels,
+        item_classes=labels,
         class_names=names,
         label_kind=LabelKind.CLASSES,
         row_starts=None,
