@@ -18,6 +18,7 @@ import numpy as np
 
 from selector.core.atomic import TEMPORARY, replacing
 from selector.core.errors import ConfigError, StoreError
+from selector.core.pruning import prune_files, size_of
 from selector.store.container import Container, Damaged
 from selector.store.documents import QUARANTINE, parse_json, read_json, set_aside, write_json
 from selector.store.entry import CHUNK_SUFFIX
@@ -119,16 +120,7 @@ class Upkeep:
     def trim(self, folders: Sequence[Path], ceiling: int) -> int:
         """Remove the files of some folders that were used least recently, beyond a ceiling; returns bytes removed."""
         files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
-        excess = sum(map(_stat_size, files)) - ceiling
-        removed = 0
-        for path in sorted(files, key=_last_use):
-            if removed >= excess:
-                break
-            size = _stat_size(path)
-            with contextlib.suppress(OSError):  # another process uses it, or has removed it
-                path.unlink()
-                removed += size
-        return removed
+        return prune_files(files, ceiling)
 
     def verify(self) -> Verified:
         """Check every file; set the damaged ones aside."""
@@ -265,14 +257,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def _tree_size(folder: Path) -> int:
-    return sum(_stat_size(p) for p in folder.rglob("*")) if folder.is_dir() else _stat_size(folder)
-
-
-def _stat_size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except FileNotFoundError:
-        return 0
+    return sum(size_of(p) for p in folder.rglob("*")) if folder.is_dir() else size_of(folder)
 
 
 def _remade(root: Path) -> list[Path]:
@@ -286,14 +271,6 @@ def _last_write(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _last_use(path: Path) -> float:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return 0.0
-    return max(stat.st_atime, stat.st_mtime)
 
 
 def _remove_old(folder: Path, limit: float) -> None:

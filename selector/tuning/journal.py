@@ -20,6 +20,7 @@ import xxhash
 
 from selector.core.atomic import write_atomic
 from selector.core.errors import StoreError
+from selector.core.pruning import prune_files
 from selector.core.task import Stats
 
 log = logging.getLogger(__name__)
@@ -131,12 +132,7 @@ class Journal:
 
     def tidy(self, max_bytes: int = MAX_WEIGHTS) -> None:
         """Remove the oldest weights beyond ``max_bytes``; a tournament that needs them trains again."""
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-        total = 0
-        for path in files:
-            total += path.stat().st_size
-            if total > max_bytes:
-                path.unlink(missing_ok=True)
+        prune_files(self.folder.glob("*.safetensors"), max_bytes)
 
     def _write(self, path: Path, content: bytes) -> None:
         try:

@@ -24,6 +24,7 @@ import numpy as np
 import xxhash
 
 from selector.core.errors import StoreError
+from selector.core.pruning import last_use, prune_files
 
 SUFFIX = ".pixels"
 _MAGIC = b"SELPIX1\n"
@@ -217,26 +218,8 @@ def prune(root: Path, max_bytes: int, keep: Collection[Path] = ()) -> int:
         max_bytes: what may stay.
         keep: segments in use, never deleted.
     """
-    found: list[tuple[float, int, Path]] = []
-    kept, freed = set(keep), 0
-    for path in root.rglob(f"*{SUFFIX}*"):
-        with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            if path.suffix == ".tmp":
-                if time.time() - status.st_mtime > _STALE_SECONDS:
-                    path.unlink()
-                    freed += status.st_size
-            elif path.suffix == SUFFIX:
-                found.append((status.st_mtime, status.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found, key=lambda entry: entry[0]):
-        if total <= max_bytes:
-            break
-        if path not in kept:
-            path.unlink(missing_ok=True)
-            total -= size
-            freed += size
-    return freed
+    begun = [path for path in root.rglob(f"*{SUFFIX}.tmp") if time.time() - last_use(path) > _STALE_SECONDS]
+    return prune_files(begun, 0) + prune_files(root.rglob(f"*{SUFFIX}"), max_bytes, keep)
 
 
 def _write_all(handle: int, data: memoryview) -> None:
