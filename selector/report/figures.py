@@ -106,11 +106,13 @@ def values(ranking: Ranking) -> Figure | None:
         off = [p - y for y, p in points.pairs]
         both = Axis.over([*true, *said], 60, 60 + side)
         up = Axis(both.low, both.high, top + side, top)
-        parts += _frame(both, up, top, side, 60, "true", f"{points.name}: predicted")
-        ends = (max(both.low, up.low), min(both.high, up.high))
-        parts.append(element("line", x1=both(ends[0]), y1=up(ends[0]), x2=both(ends[1]), y2=up(ends[1]), class_="grid"))
+        parts += bottom_axis(both, top, top + side, "true")
+        parts += left_axis(up, 60, 60 + side, f"{points.name}: predicted")
+        low, high = both.low, both.high
+        parts.append(element("line", x1=both(low), y1=up(low), x2=both(high), y2=up(high), class_="grid"))
         across, rest = Axis.over(said, 372, 372 + side), Axis.over([*off, 0.0], top + side, top)
-        parts += _frame(across, rest, top, side, 372, "predicted", "residual")
+        parts += bottom_axis(across, top, top + side, "predicted")
+        parts += left_axis(rest, 372, 372 + side, "residual")
         for y, p in points.pairs:
             told = f"true {y:.5g}, predicted {p:.5g}"
             parts += [_dot(both(y), up(p), "predicted", told), _dot(across(p), rest(p - y), "predicted", told)]
@@ -121,11 +123,6 @@ def values(ranking: Ranking) -> Figure | None:
         "on the diagonal, or at 0, are right; a residual that grows or bends with the prediction is a systematic error.",
         picture(WIDTH, 24.0 + height * len(shown), "Predicted against true values", *parts),
     )
-
-
-def _frame(x: Axis, y: Axis, top: float, side: float, left: float, below: str, beside: str) -> list[Markup]:
-    parts = [*bottom_axis(x, top, top + side, below), *left_axis(y, left, left + side, beside)]
-    return parts
 
 
 def history(ranking: Ranking) -> Figure | None:
