@@ -118,7 +118,7 @@ def rank(
             ``"20ms"`` (a single item, on this device), ``"4GB"`` (at its peak, for a single item)
             and ``"permissive"``; see ``selector.zoo.limits``. Models beyond are rows with the status
             ``excluded`` and a reason.
-        cost: ``auto`` measures what a model costs when its network is loaded and the figures are not
+        cost: ``auto`` measures what a model costs when its network is loaded and the values are not
             known yet (about a second a model), ``again`` measures every model anew, ``off`` none.
         confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
             by what was measured, and save the best model. The library does so only when asked, and never
@@ -201,7 +201,7 @@ def confirm(
         store: the run's own when not given.
         out: the run's folder; None for the ranking's own.
         force: as for ``rank``.
-        history: where the measured figures are added: True for the user's own, ``"read"`` or False for nowhere,
+        history: where the measured values are added: True for the user's own, ``"read"`` or False for nowhere,
             or a file.
         seed: of the training; the run's own when not given.
         target: the data, when the ranking was made from objects in memory and then saved.

@@ -297,7 +297,7 @@ class ScanConfig(_Machine, _Training):
         panel=DATA,
     )
     task: str | None = option(
-        None, "What is learned: classification, multilabel, regression, tagging, …; told from the data when not given.",
+        None, "What is learned: classification, multilabel, regression, tagging, …; inferred from the data when not given.",
         panel=DATA,
     )  # fmt: skip
     max_samples: int | None = option(None, "Score a stratified subsample of so many items.", ge=2, panel=DATA)

@@ -75,7 +75,7 @@ class PriorCell:
 
 @dataclass(frozen=True)
 class PredictedValue:
-    """A measured metric as it is expected, calibrated on confirmed pairs; never shown among measured figures.
+    """A measured metric as it is expected, calibrated on confirmed pairs; never shown among measured values.
 
     Attributes:
         value, low, high: with its 90 % interval, from the residuals of the pairs.
@@ -113,7 +113,7 @@ class Measurement:
         status: ok, diverged, failed, or not run where the budget ended before; ``note`` says why, or what was cut
             to fit the budget.
         extra: further facts as plain JSON, those of ``docs/confirm.md``: the paired difference to the
-            best, figures by seed, memory, and for the model that was handed over its error analysis
+            best, values by seed, memory, and for the model that was handed over its error analysis
             (``error_analysis``; its parts are those of ``core.task.Section``).
         sign: 1 where more of the deciding metric is better, -1 where less is; None in runs that were written
             before metrics were declared.

@@ -1,4 +1,4 @@
-"""What the rooms agree on: Encoder, Target, Score, and the kinds that they are told apart by.
+"""What the rooms agree on: Encoder, Target, Score, and the kinds that distinguish them.
 
 The five rooms in the middle (sources, targets, tasks, proxies, strategies) do not import each
 other; they meet in these types and in ``core.task``. Nothing here imports torch at run time, so the command line and
@@ -61,7 +61,7 @@ class Score:
         value: the score.
         low, high: 90 % interval, or None when it was not asked for.
         per_row: contributions (N,) whose mean is ``value``, for scores that are means over rows.
-        details: further figures by name (accuracy beside a log-likelihood, the strength chosen).
+        details: further values by name (accuracy beside a log-likelihood, the strength chosen).
         seconds: time that the value took; ``interval_seconds`` what the interval took on top.
         blocks: leave-one-block-out values that the interval came from, for paired differences.
     """
@@ -165,7 +165,7 @@ class TextPreprocess:
         long_texts: what does not fit is cut off, or read in overlapping windows whose features are
             averaged.
         pad_id: fills rows up; the network never looks at it.
-        token_types: whether the network is told which text of a pair a token belongs to.
+        token_types: whether the network gets token types: which text of a pair a token belongs to.
         words: the texts are lists of words (``Words``) and a row of features is a word. Long ones are
             always read in windows, so that every word has a row and all models have the same rows.
         truncation_side: where a text that does not fit is cut off.
@@ -488,7 +488,7 @@ class Target:
         labels: of the rows: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
         class_names: C names, in label order; empty for regression.
         splits: (N,) of ``train``, ``val``, ``test``. Proxies score train + val, val chooses, test
-            is read once, for the final figure.
+            is read once, for the final metric.
         split_origin: ``given`` (by the data set) or ``drawn`` (by us, with ``seed``).
         hashes: content hash of each item; addresses its row in the store. Labels are not in it.
         fingerprint: of the whole: hashes, labels and splits; survives moving the folder.

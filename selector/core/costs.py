@@ -17,7 +17,7 @@ TEXT_TOKENS = 128
 class Cost:
     """One model on one device, measured in forward passes at its own input size.
 
-    None where a figure could not be found out (a network that is not torch has no count of
+    None where a value could not be determined (a network that is not torch has no count of
     operations). Times are medians of several passes, from decoded pixels to features.
 
     Attributes:
@@ -62,7 +62,7 @@ class Cost:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cost:
-        """The inverse of ``to_dict``; figures that a later version added are left out."""
+        """The inverse of ``to_dict``; values that a later version added are left out."""
         known = cls.__dataclass_fields__
         return cls(**{name: value for name, value in data.items() if name in known})
 

@@ -1,4 +1,4 @@
-"""What a figure was measured with: library versions and the machine, without importing the libraries."""
+"""What a value was measured with: library versions and the machine, without importing the libraries."""
 
 from __future__ import annotations
 

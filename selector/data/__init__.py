@@ -78,7 +78,7 @@ def load_target(
         seed: of the drawn splits and samples.
         trust: ``stat`` believes the remembered hash of a file whose size, time and inode are
             unchanged; ``content`` reads every file again.
-        task: classification, multilabel, regression, tagging, segmentation or detection; told from the data when not
+        task: classification, multilabel, regression, tagging, segmentation or detection; inferred from the data when not
             given.
 
     Returns:

@@ -97,7 +97,7 @@ def table_of(found: Columns, options: Options) -> Table:
     """Items and annotations of a table.
 
     Raises:
-        TargetError: a column cannot be told, or holds something else; names the columns there are, or the row.
+        TargetError: a column cannot be determined, or holds something else; names the columns there are, or the row.
     """
     if takes_words(found, options):
         return _of_words(found, options)
@@ -347,7 +347,7 @@ def roles_of(
         pictures: further columns of pictures, which are masks; ``boxes``: columns of boxes.
 
     Raises:
-        TargetError: no column can be told, or one that was named is not there.
+        TargetError: no column can be determined, or one that was named is not there.
     """
     where, columns = found.where, found.known
     if options.mask_column is not None:

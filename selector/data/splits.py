@@ -131,7 +131,7 @@ class _Draw:
     def _check_sizes(
         self, groups: np.ndarray, members: Mapping[int, Mapping[str, list[int]]], names: Sequence[str]
     ) -> None:
-        """Each class has enough different items for train and each of ``parts``; those that have not are told together."""
+        """Each class has enough different items for train and each of ``parts``; those that have not are reported together."""
         need = len(self.parts) + 1
         small = [group for group in range(len(names)) if len(members[group]) < need]
         if not small:

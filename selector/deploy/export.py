@@ -36,7 +36,7 @@ def export_onnx(
     """Write an ONNX file: -> ``logits``, ``probabilities``, both float (B, K), of a network that tags words (B, T, K).
 
     Its inputs are ``images`` float (B, C, H, W), normalised; or, of a network that reads texts,
-    ``input_ids``, ``attention_mask`` and where it is told which text of a pair a token belongs to
+    ``input_ids``, ``attention_mask`` and where it reads token types (which text of a pair a token belongs to)
     ``token_type_ids``, int64 (B, T) with any B and T, and ``tokenizer.json`` is written beside the
     file. A text that is read in windows is one row a window: average the logits. Of words that are
     tagged there is a row a token: a word's logits are those of its first token, or the mean over its

@@ -53,7 +53,7 @@ class Deaths:
             "name": spec.name, "pid": os.getpid(), "started": psutil.Process().create_time(), "lacking": lacking,
             "deaths": deaths,
         }  # fmt: skip
-        write_memory(self._file(spec), record)  # a disk that is full is told when rows are written
+        write_memory(self._file(spec), record)  # a full disk is reported when rows are written
 
     def end(self, spec: ModelSpec) -> None:
         """The work came to an end, good or bad: nothing died."""

@@ -1,4 +1,4 @@
-"""The work of one network as a pure job: plain values and store keys in, keys and figures out.
+"""The work of one network as a pure job: plain values and store keys in, keys and measurements out.
 
 ``extract`` is the same function in this process, in a worker and on a cluster. What it can reuse between jobs
 of one process (decoded pictures, a network that loads ahead) lies in a ``Workspace``, which changes how long a
@@ -592,7 +592,7 @@ class _Extraction:
     # ---------------------------------------------------------------- cost
 
     def _measured(self) -> list[Entry | SourceError]:
-        """Measure a network whose rows are all stored, because its figures are asked for."""
+        """Measure a network whose rows are all stored, because its costs are asked for."""
         from selector.extract.encode import open_runner
 
         work = self.work

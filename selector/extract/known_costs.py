@@ -25,7 +25,7 @@ CostMode = Literal["auto", "again", "off"]
 class Costs:
     """Looks costs up, and measures those of networks that are loaded anyway.
 
-    Figures belong to an entry (hence an encoder, backend and precision), a device and a machine;
+    Costs belong to an entry (hence an encoder, backend and precision), a device and a machine;
     they are in no key of features or scores.
 
     Args:
@@ -49,7 +49,7 @@ class Costs:
         return self.mode == "again" and entry.key not in self._fresh
 
     def measure(self, entries: Sequence[Entry], encoder: Encoder, runner: Runner, pixels: Batch) -> Cost | None:
-        """Measure a loaded network unless its figures are there; None when it did not run for this.
+        """Measure a loaded network unless its costs are known; None when it did not run for this.
 
         Args:
             entries: what its readings give rows to; one pass serves them all, so they cost the same.
@@ -76,7 +76,7 @@ class Costs:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What figures of a device depend on, found out without torch.
+    """What the costs on a device depend on, determined without torch.
 
     Args:
         device: as asked for; ``auto`` stays that, and the cards that it may mean are named.

@@ -105,8 +105,8 @@ class Proxy:
 
 
 _COMMON_ANSWERS = {
-    "Which split?": "Training and validation rows of the target. The test split is for the final figure only; a score that "
-    "has seen it makes the figure too good.",
+    "Which split?": "Training and validation rows of the target. The test split is for the final metric only; a score that "
+    "has seen it makes the metric too optimistic.",
 }
 
 registry: Registry[Proxy] = Registry("selector.proxies", "proxy")

@@ -44,6 +44,6 @@ def nearest_class_mean(features: FeatureSet) -> Score:
             else np.where(n > 1, np.maximum(distance[index, own], 0) * np.where(n > 1, factor, 0) ** 2, np.inf)
         )
         distance[index, own] = np.inf
-        # at equal distance the row is not told apart
+        # at equal distance the row counts as wrong
         per_row[start : start + len(z)] = mine < distance.min(axis=1)
     return Score(float(per_row.mean()), per_row=per_row)

@@ -26,10 +26,10 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The frozen figures.
+    """The frozen values.
 
     Attributes:
-        version: raised with every change of a figure below; a run records it.
+        version: raised with every change of a value below; a run records it.
         normalised_score_per_deviation: how far encoders of a set lie apart in normalised score per standard deviation of their rank.
         sets: by name.
     """
@@ -49,7 +49,7 @@ _MADE_ON = {"modality": "image", "label_kind": "classes"}
 
 @lru_cache(maxsize=1)
 def calibration() -> Calibration:
-    """The figures that the package carries."""
+    """The values that the package carries."""
     data = json.loads((files("selector.ranking") / "calibration.json").read_text(encoding="utf-8"))
     sets = {name: CalibrationSet(**facts) for name, facts in data["sets"].items()}
     return Calibration(data["version"], data["normalised_score_per_deviation"], sets)

@@ -47,7 +47,7 @@ class Transferability:
             includes zero; without blocks, the same value).
         half_to_first: half-width of that interval; 0 when the members came without blocks.
         normalised_score: mean normalised score of the members; 0 is chance, 1 is perfect.
-        prior: what was known of the model beforehand moves ``value`` by this much.
+        prior: the prior of the model moves ``value`` by this much.
         known: the prior itself; None without one.
         members: normalised score by proxy.
         deviations: (blocks,) jackknife deviations of the normalised score, the same blocks for every model; their

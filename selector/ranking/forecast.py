@@ -62,7 +62,7 @@ def confirmed_pairs(results: Iterable[Result], normalised_score_metric: str) -> 
 
     Args:
         results: of a history, predicted rows and measured ones.
-        normalised_score_metric: of the predicted rows; normalised scores over other members are other figures.
+        normalised_score_metric: of the predicted rows; normalised scores over other members cannot be compared.
     """
     rows = list(results)
     normalised_scores = {

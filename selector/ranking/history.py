@@ -43,7 +43,7 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True)
 class Result:
-    """One figure of one model on one target.
+    """One value of one model on one target.
 
     Attributes:
         target: fingerprint of the target.
@@ -54,8 +54,8 @@ class Result:
         strategy: frozen, partial, full, lora; empty for predicted rows.
         source: as the zoo names it, such as ``timm:resnet18``; two zoos may give one name to two models.
         target_name: for people, and to recognise a published data set.
-        origin: ``run``, or ``published`` for figures out of a fact table.
-        run: which run wrote it; the same run writes a figure once, a second time replaces it.
+        origin: ``run``, or ``published`` for values of a fact table.
+        run: which run wrote it; the same run writes a value once, a second time replaces it.
         when: UTC, ISO 8601; filled in when the row is added.
         facts: what was known of the model without the target (parameters, upstream accuracy, ...),
             so that facts can be weighted by what was measured, whichever models a later run looks at.

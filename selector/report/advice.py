@@ -140,7 +140,7 @@ def _settled(first: Measurement, second: Measurement, items: int) -> str:
     if low is not None and high is not None:
         ends = " to ".join(metric_named(first.metric).number(end) for end in (low, high))
         told = f" (90 % interval of the paired difference {ends})"
-        return told + ("" if low > 0 else "; these items cannot tell the two apart")
+        return told + ("" if low > 0 else "; the two are not significantly different on these items")
     if first.metric != "accuracy" or not items:
         return ""
     error = math.sqrt(sum(m.val_value * (1 - m.val_value) / items for m in (first, second)))

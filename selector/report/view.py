@@ -20,7 +20,7 @@ from selector.results import Measurement, ModelResult, PriorCell, Ranking, Score
 Group = Literal["model", "measured", "predicted", "facts"]
 
 REDUCED = "°"
-"""Marks a figure measured at a smaller image size than the model's own."""
+"""Marks a metric measured at a smaller image size than the model's own."""
 
 FRONT_MEASURED, FRONT_PREDICTED = "◆", "◇"
 """Mark costs at which no other model has a higher measured value, or higher transferability."""

@@ -1,4 +1,4 @@
-"""What is known of the models beforehand, and what a run adds to it: the history around a scan.
+"""The prior knowledge of the models, and what a run adds to it: the history around a scan.
 
 Models are told apart by what they are (source, weights, layer), never by the name that a zoo gives
 them, so that two zoos share what was measured.
@@ -39,7 +39,7 @@ def written_history(history: HistoryLike) -> History | None:
 
 
 class Knowledge:
-    """What a run may know beforehand.
+    """What a run may know before it measures anything.
 
     Args:
         history: past runs; None for none, and then no published table enters either.
@@ -147,7 +147,7 @@ def known_facts(facts: ModelFacts) -> dict[str, float]:
 
 
 def confirmed_results(ranking: Ranking) -> list[Result]:
-    """What a confirmation adds to the history: every figure it measured, and the normalised score it would have been told by.
+    """What a confirmation adds to the history: every value it measured, and the normalised score it had before.
 
     The last and best validation value of each model and strategy. The same confirmation made again
     replaces its own rows, since it is no second piece of evidence.
@@ -196,5 +196,5 @@ def _rows_of(model: ModelResult, target: Mapping[str, Any], run: str) -> Iterabl
 
 
 def normalised_score_metric(model: ModelResult) -> str:
-    """Normalised scores over other members are other figures."""
+    """Normalised scores over other members cannot be compared."""
     return f"{SCORE_METRIC}{'+'.join(sorted(model.members))}"

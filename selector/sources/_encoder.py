@@ -495,7 +495,7 @@ def make_encoder(
         preprocess: final, overrides applied.
         identity: as ``Source.identify`` gives it.
         default: how features are read when the spec names no layer and no pooling.
-        source_head: known beforehand; otherwise it is taken from the classifier, when that is
+        source_head: given where it is known; otherwise it is taken from the classifier, when that is
             linear on the features.
     Raises:
         SourceError: the layer does not exist, the pooling does not fit, the network does not run

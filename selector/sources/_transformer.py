@@ -19,7 +19,7 @@ class Transformer(TextModule):
     """A model of transformers without a head of its own.
 
     Args:
-        token_types: whether it is told which text of a pair a token belongs to.
+        token_types: whether it gets token types: which text of a pair a token belongs to.
         cut: it ended further down once: its last block is read as it is, without the norm behind the last.
     """
 

@@ -179,6 +179,6 @@ def absent_classes(target: Target, told: Sequence[str] = ()) -> list[str]:
         absent = [name for i, name in enumerate(target.class_names) if i not in present and name not in told]
         if absent:
             shown = ", ".join(absent[:5]) + (" ..." if len(absent) > 5 else "")
-            effect = "cannot be learned" if split == "train" else f"are in no {split} figure"
+            effect = "cannot be learned" if split == "train" else f"count in no metric on {split}"
             found.append(f"{len(absent)} class(es) without {target.row_noun}s in {split} {effect}: {shown}.")
     return found

@@ -49,7 +49,7 @@ def read_table(table: Table, task: str | None) -> tuple[str, Annotations]:
     """The name of the task and what it reads.
 
     Args:
-        task: the one that is asked for; told from the table when not given.
+        task: the one that is asked for; inferred from the table when not given.
 
     Raises:
         ConfigError: an unknown task, or one for another kind of annotation.

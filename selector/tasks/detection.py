@@ -118,7 +118,7 @@ class Detection(DetectionReading, MapTask):
                 )
 
     def notes(self, target: Target) -> list[str]:
-        """Classes that a split lacks: they are in no figure of it."""
+        """Classes that a split lacks: they count in no metric on it."""
         notes = []
         known = _boxes(target)
         for split in ("val", "test"):

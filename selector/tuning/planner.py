@@ -56,7 +56,7 @@ def plan_rounds(field: Field) -> Plan | None:
         )
         if plan is not None or len(field.configurations) == 1:
             break
-        # too little for all: the configuration that starts from the worst frozen figure leaves first
+        # too little for all: the configuration that starts from the worst frozen metric leaves first
         worst = min(
             field.configurations,
             key=lambda configuration: (field.frozen_value(configuration.loaded), -configuration.step_seconds),

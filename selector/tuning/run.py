@@ -69,7 +69,7 @@ def run_tournament(
         metric: decides; None for the task's own.
         epsilon: how much worse, in units of the metric, is as good; None for what the metric declares.
         resolution: side in pixels to train at; None for the native one, reduced only when the
-            budget needs it. Reduced figures are marked.
+            budget needs it. Metrics at a reduced resolution are marked.
         augment: light augmentation of the training images.
         batch_size: items a step, equal for all; the task's own when not given.
         repeats: further seeds for the two leading configurations, when time is left.
@@ -149,7 +149,7 @@ def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Seq
             taken = [name for name in strategies if strategy_room.registry.get(name).trains or not solved]
             own += [f"{decoder}/{name}" if decoder else name for name in taken]
         if loaded.encoder.module is None and own:
-            field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen figure is given.")
+            field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen metric is given.")
             continue
         field.configurations += [Configuration(loaded, strategy) for strategy in own]
 

@@ -90,10 +90,10 @@ class TournamentResult:
 
     Attributes:
         measurements: by model, one a strategy: its best trial in its last round.
-        best: the model with the best validation figure; None when nothing could be trained.
+        best: the model with the best validation metric; None when nothing could be trained.
         epsilon_best: see ``EpsilonMember``; the cheapest first.
         history: every trial of every round, in order (plain JSON).
-        notes: what a reader should know before trusting the figures.
+        notes: what a reader should know before trusting the metrics.
         tuning_log: the plan and what became of it, in sentences.
         advice: which strategy to take, in a sentence a model.
         p_best: probability that ``best`` is the best of those measured, over validation images.

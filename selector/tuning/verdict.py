@@ -1,4 +1,4 @@
-"""What the tournament found: the best model, the test figures, the set that is as good."""
+"""What the tournament found: the best model, its test metrics, the set that is as good."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _short_training(field: Field, configuration: Configuration) -> str:
 def _sizes(loaded: Loaded) -> str:
     height, width = loaded.size
     own_height, own_width = loaded.encoder.image_preprocess.input_size[1:]
-    return f"It was trained at {height} x {width} pixels; the frozen figure is of {own_height} x {own_width}."
+    return f"It was trained at {height} x {width} pixels; the frozen metric is of {own_height} x {own_width}."
 
 
 def _best_label(field: Field, table: Mapping[str, Standing]) -> str:
@@ -108,7 +108,7 @@ def _test(
     bench = field.bench
     tested = len(bench.indices["test"]) > 0
     if not tested:
-        field.notes.append("there is no test split: the validation figures chose the model and are optimistic.")
+        field.notes.append("there is no test split: the validation metrics chose the model and are optimistic.")
     finalists = [configuration for configuration in entered if configuration.alive or configuration.label == best_label]
     models = {configuration.loaded.name for configuration in finalists} | {best_label.rpartition(" ")[0]}
     if not entered:
@@ -125,7 +125,7 @@ def _test(
         if label != best_label and field.clock.budget is not None:
             forward = 0.0 if math.isnan(loaded.forward_seconds) else loaded.forward_seconds
             if field.clock.spent + forward * len(bench.indices["test"]) > field.clock.budget:
-                field.notes.append("the budget ended before every finalist's test figure was read.")
+                field.notes.append("the budget ended before every finalist's test metric was read.")
                 break
         run = (
             None

@@ -28,7 +28,7 @@ class Limits:
     """Limits on the models of a scan; None or empty where there is none.
 
     A model that exceeds one is a row with the status ``excluded`` and a reason, and so is a model of
-    which the figure cannot be found out: nothing is guessed.
+    which the value is unknown: nothing is guessed.
 
     Attributes:
         max_params: of the network without its source head.
@@ -118,7 +118,7 @@ class Limits:
 
 
 def describe_latency(cost: Cost, noun: str) -> str:
-    """The figure with how far its passes lay apart.
+    """The value with the spread of its passes.
 
     >>> describe_latency(Cost(latency=0.02, latency_low=0.018, latency_high=0.05, runs=9), "text")
     'a text takes 20 ms (18.0 ms to 50 ms in 9 passes)'

@@ -139,7 +139,7 @@ class ModelSpec(_Strict):
         kwargs: passed on to the factory of the network.
         preprocess: changes to the model's own preprocessing of images.
         text: likewise for texts.
-        modality: what the model reads; told from the source when not given.
+        modality: what the model reads; inferred from the source when not given.
         pooling: None for the model's own; of images ``avg``, ``max`` or ``cls``, of texts ``mean``,
             ``cls``, ``last``, ``weighted`` (by position) or ``max``, of words ``first`` or ``mean``.
         layer: None for the penultimate layer, else the dotted name of a submodule; of texts ``mean``
@@ -321,7 +321,7 @@ def explain(error: ValidationError, name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message; an object is told by its type."""
+    """A value in a message; an object by its type."""
     plain = isinstance(value, str | int | float | list | tuple | dict | None) and len(repr(value)) <= 200
     return repr(value) if plain else f"an object of type {type(value).__name__}"
 

@@ -80,7 +80,7 @@ def test_advice_says_when_the_gap_is_real() -> None:
     paired = advice(samples.ranking((first, second(difference_low=0.12, difference_high=0.18)))).sure[1]
     assert paired.endswith("15.0 points behind on validation (90 % interval of the paired difference 12.0 to 18.0).")
     tied = advice(samples.ranking((first, second(difference_low=-0.01, difference_high=0.31)))).sure[1]
-    assert tied.endswith("-1.0 to 31.0); these items cannot tell the two apart.")
+    assert tied.endswith("-1.0 to 31.0); the two are not significantly different on these items.")
     alone = advice(samples.ranking((first, samples.model(1)))).sure[1]
     assert alone == "It is the only model that was measured; how the others would do is predicted only."
 
