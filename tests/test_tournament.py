@@ -495,7 +495,7 @@ def test_classes_absent_from_a_split_are_noted(tmp_path: Path) -> None:
     splits = target.splits.copy()
     splits[(target.labels == 2) & (splits == "val")] = "train"
     result = tournament(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
-    assert "1 class(es) without images in val are in no val figure: blue." in result.notes
+    assert "1 class(es) without images in val count in no metric on val: blue." in result.notes
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
 

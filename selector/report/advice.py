@@ -146,7 +146,7 @@ def _settled(first: Measurement, second: Measurement, items: int) -> str:
     error = math.sqrt(sum(m.val_value * (1 - m.val_value) / items for m in (first, second)))
     if first.val_value - second.val_value > Z90 * error:
         return f"; more than chance would do on {items} items"
-    return f"; {items} items cannot tell the two apart"
+    return f"; {items} items show no significant difference"
 
 
 def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The prior knowledge of the models, and what a run adds to it: the history around a scan.
 
-Models are told apart by what they are (source, weights, layer), never by the name that a zoo gives
+Models are identified by what they are (source, weights, layer), never by the name that a zoo gives
 them, so that two zoos share what was measured.
 """
 

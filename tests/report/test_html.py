@@ -65,7 +65,7 @@ def test_advice_of_a_measured_run() -> None:
     assert told.headline == "Start from timm:network_0.in1k and fine-tune all of it."
     low, _high = wilson(0.92, 300)
     assert f"accuracy 0.920 on the test split, which was read once (300 items; 90 % interval {low:.3f}" in told.sure[0]
-    assert told.sure[1].endswith("is 2.0 points behind on validation; 300 items cannot tell the two apart.")
+    assert told.sure[1].endswith("is 2.0 points behind on validation; 300 items show no significant difference.")
     assert "trained at 128 × 128 pixels, below its own size, for 150 steps" in told.sure[2]
     assert told.cost[0] == "3.4M parameters, licence apache-2.0."
 
