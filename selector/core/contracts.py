@@ -560,10 +560,10 @@ class Target:
         labels: np.ndarray = self.labels[self.rows_of(indices)]
         return labels
 
-    def labels_by_item(self, indices: np.ndarray) -> Sequence[Any]:
-        """The label of each of some items, or the labels of its rows."""
+    def by_item(self, rows: np.ndarray, indices: np.ndarray) -> Sequence[Any]:
+        """What belongs to the rows of some items, item after item: an entry an item, or an array of its rows."""
         starts = self.starts_of(indices)
-        return list(self.labels_of(indices)) if starts is None else np.split(self.labels_of(indices), starts[1:-1])
+        return list(rows) if starts is None else np.split(rows, starts[1:-1])
 
     def row_hashes(self, indices: np.ndarray) -> list[str]:
         """What addresses the rows of some items in the store, item after item.

@@ -342,7 +342,7 @@ class Task(ABC):
         """What is known of some items, an entry an item, as ``loss`` and ``evaluator`` take it: a class, the labels
         of words, a mask (``torchvision.tv_tensors.Mask``), boxes. What is a tv_tensor moves with its picture when
         that is augmented."""
-        return target.labels_by_item(indices)
+        return target.by_item(target.labels_of(indices), indices)
 
     @abstractmethod
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:

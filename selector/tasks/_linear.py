@@ -14,7 +14,8 @@ import numpy as np
 import xxhash
 
 from selector.core.contracts import Encoder, LabelKind, Target
-from selector.core.task import Facet, Probe, RowPlan, Stats, Task
+from selector.core.errors import TargetError
+from selector.core.task import Facet, NotFinite, Probe, RowPlan, Stats, Task
 from selector.linear import solve_head
 
 if TYPE_CHECKING:
@@ -37,13 +38,35 @@ class LinearTask(Task):
     facet: ClassVar[str] = "label"
     of_words: ClassVar[bool] = False
 
-    @abstractmethod
     def num_outputs(self, target: Target) -> int:
-        """Width of the head."""
+        """Width of the head: an output a class or label."""
+        return len(target.class_names)
 
     @abstractmethod
     def criterion(self, target: Target) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """(outputs (R, K) float32, labels (R,) or (R, K)) -> mean loss; weights learned from the training split."""
+
+    @abstractmethod
+    def judged(
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+    ) -> Stats:
+        """Statistics of the outputs (R, K) of the rows of some items; ``context`` is what validation chose."""
+
+    @abstractmethod
+    def trivial(self, target: Target, items: np.ndarray) -> Stats:
+        """Statistics of a predictor that looks at no item: what train + val say alone."""
+
+    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> OutputEvaluator:
+        """Takes outputs (R, K)."""
+        return OutputEvaluator(lambda outputs, items: self.judged(outputs, target, items, context))
+
+    def baseline(self, target: Target, metric: str) -> float | None:
+        """That of ``trivial``."""
+        test = target.indices("test")
+        if not len(test) or metric not in self.metrics:
+            return None
+        value = self.trivial(target, test).value(metric)
+        return None if np.isnan(value) else value
 
     def labels(self, annotations: np.ndarray) -> np.ndarray:
         """Labels of rows in the type that loss and metrics take; classes are whole numbers."""
@@ -51,11 +74,7 @@ class LinearTask(Task):
 
     def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
         """The labels of some items: a number or a vector an item, of words an array (W,)."""
-        labels = self.labels(target.labels_of(indices))
-        if target.row_starts is None:
-            return list(labels)
-        ends = np.cumsum(np.diff(target.row_starts)[indices])
-        return np.split(labels, ends[:-1])
+        return target.by_item(self.labels(target.labels_of(indices)), indices)
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
         """Every item (or word) a row; beyond ``limit`` the items with the smallest hash of content and seed, so that
@@ -148,6 +167,19 @@ class OutputEvaluator:
     def stats(self) -> Stats:
         """In the order in which the items came."""
         return self._make(np.concatenate(self._outputs), np.concatenate(self._items))
+
+
+def check_columns(outputs: np.ndarray, labels: np.ndarray, expected: str) -> None:
+    """Whether outputs are finite, a column a label.
+
+    Raises:
+        TargetError: shapes that do not fit.
+        NotFinite: outputs that are no numbers.
+    """
+    if outputs.shape != labels.shape or outputs.ndim != 2:
+        raise TargetError(f"outputs and {expected}. Got {outputs.shape} and {labels.shape}.")
+    if not np.isfinite(outputs).all():
+        raise NotFinite(f"outputs must be finite; {int((~np.isfinite(outputs)).any(axis=1).sum())} row(s) are not.")
 
 
 def softmax(outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:

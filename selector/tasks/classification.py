@@ -7,17 +7,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from selector.core.contracts import LabelKind, Target
+from selector.core.contracts import Target
 from selector.core.metric import Metric
-from selector.core.task import Evaluator, Section, Stats
+from selector.core.task import Section, Stats
 from selector.tasks import task
+from selector.tasks._class_task import ClassTask
 from selector.tasks._classes import (
     absent_classes,
     auroc,
     balanced_accuracy,
     best_temperature,
     calibration_error,
-    check_classes,
     checked,
     class_weights,
     confusion_matrix,
@@ -25,7 +25,7 @@ from selector.tasks._classes import (
     macro_f1,
     per_class_table,
 )
-from selector.tasks._linear import LinearTask, OutputEvaluator, softmax, temperature_of
+from selector.tasks._linear import softmax, temperature_of
 from selector.tasks._outcome import section_of_items
 from selector.tasks._read_classification import ClassificationReading
 
@@ -87,28 +87,17 @@ class ClassificationStats(Stats):
 
 
 @task("classification")
-class Classification(ClassificationReading, LinearTask):
-    """See ``core.task.Task``; what validation chooses is a temperature."""
+class Classification(ClassificationReading, ClassTask):
+    """See ``ClassTask``."""
 
     name = "classification"
-    label_kind = LabelKind.CLASSES
     facet = "class"
     metrics = METRICS
     stats_type: ClassVar[type[ClassificationStats]] = ClassificationStats
-    tie_breaker = "log_loss"
 
     def strata(self, target: Target) -> np.ndarray | None:
         """The classes."""
         return self.labels(target.labels)
-
-    def num_outputs(self, target: Target) -> int:
-        """C, the number of class names."""
-        return len(target.class_names)
-
-    def check(self, target: Target) -> None:
-        """Also: at least two classes in train."""
-        super().check(target)
-        check_classes(target)
 
     def notes(self, target: Target) -> list[str]:
         """Classes that a split lacks."""
@@ -130,11 +119,11 @@ class Classification(ClassificationReading, LinearTask):
 
         return cross_entropy
 
-    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
-        """Takes outputs (B, C)."""
-        return OutputEvaluator(
-            lambda outputs, items: self.stats(outputs, self.labels(target.labels_of(items)), temperature_of(context))
-        )
+    def judged(
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+    ) -> ClassificationStats:
+        """See ``LinearTask``."""
+        return self.stats(outputs, self.labels(target.labels_of(items)), temperature_of(context))
 
     def stats(self, outputs: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> ClassificationStats:
         """Statistics of outputs (N, C) and labels (N,).
@@ -158,34 +147,6 @@ class Classification(ClassificationReading, LinearTask):
         else:
             arrays["ranks"] = ranks
         return self.stats_type(arrays, summary)
-
-    def calibrate(self, stats: Stats) -> dict[str, Any]:
-        """The temperature that minimises the log-loss."""
-        return {"temperature": float(stats.summary["temperature"])}
-
-    def baseline(self, target: Target, metric: str) -> float | None:
-        """Always the most frequent class of train + val; its log-loss is that of their class shares."""
-        test = target.indices("test")
-        if not len(test) or metric not in self.metrics:
-            return None
-        known = self.labels(target.labels_of(target.indices("train", "val")))
-        labels = self.labels(target.labels_of(test))
-        shares = np.bincount(known, minlength=self.num_outputs(target)) / len(known)
-        outputs = np.log(np.maximum(np.tile(shares, (len(labels), 1)), 1e-15))
-        value = self.stats(outputs, labels).value(metric)
-        return None if np.isnan(value) else value
-
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """``label``, its calibrated ``probability``, and ``probabilities`` (C,) of all classes."""
-        probabilities = softmax(np.asarray(outputs), temperature_of(context))
-        return [
-            {"label": class_names[int(i)], "probability": float(row[i]), "probabilities": row}
-            for i, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
-        ]
-
-    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
-        """Calibrated probabilities."""
-        return "probabilities", (outputs / temperature_of(context)).softmax(dim=-1)
 
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """Results by class, confusions, and the most telling items."""

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from selector.core.contracts import LabelKind, Target
-from selector.core.errors import TargetError
 from selector.core.metric import Metric
 from selector.core.stats import mean_ranks
-from selector.core.task import Evaluator, NotFinite, Section, Stats
+from selector.core.task import Section, Stats
 from selector.tasks import task
-from selector.tasks._linear import LinearTask, OutputEvaluator
+from selector.tasks._linear import LinearTask, check_columns
 from selector.tasks._read_multilabel import MultilabelReading
 
 METRICS: Mapping[str, Metric] = {
@@ -91,10 +90,6 @@ class Multilabel(MultilabelReading, LinearTask):
         """0, 1, or NaN where unknown."""
         return annotations.astype(np.float32)
 
-    def num_outputs(self, target: Target) -> int:
-        """L, the number of labels."""
-        return len(target.class_names)
-
     def criterion(self, target: Target) -> Callable[..., Any]:
         """Binary cross-entropy over known entries; positives weigh (a root of) negatives over positives in train."""
         import torch
@@ -111,11 +106,11 @@ class Multilabel(MultilabelReading, LinearTask):
 
         return cross_entropy
 
-    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
-        """Takes outputs (B, L)."""
-        return OutputEvaluator(
-            lambda outputs, items: self.stats(outputs, self.labels(target.labels_of(items)), thresholds_of(context))
-        )
+    def judged(
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+    ) -> MultilabelStats:
+        """See ``LinearTask``."""
+        return self.stats(outputs, self.labels(target.labels_of(items)), thresholds_of(context))
 
     def stats(
         self, outputs: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | None = None
@@ -126,10 +121,7 @@ class Multilabel(MultilabelReading, LinearTask):
             TargetError: shapes that do not fit.
             NotFinite: outputs that are no numbers.
         """
-        if outputs.shape != labels.shape or outputs.ndim != 2:
-            raise TargetError(f"outputs and labels must have one shape (N, L). Got {outputs.shape} and {labels.shape}.")
-        if not np.isfinite(outputs).all():
-            raise NotFinite(f"outputs must be finite; {int((~np.isfinite(outputs)).any(axis=1).sum())} row(s) are not.")
+        check_columns(outputs, labels, "labels must have one shape (N, L)")
         truth = np.where(np.isnan(labels), -1, labels).astype(np.int8)
         chosen = [0.5] * outputs.shape[1] if thresholds is None else [float(t) for t in thresholds]
         return self.stats_type({"truth": truth, "probability": _sigmoid(outputs)}, {"thresholds": chosen})
@@ -144,16 +136,11 @@ class Multilabel(MultilabelReading, LinearTask):
             ]
         }
 
-    def baseline(self, target: Target, metric: str) -> float | None:
+    def trivial(self, target: Target, items: np.ndarray) -> MultilabelStats:
         """Every label at its frequency in train + val."""
-        test = target.indices("test")
-        if not len(test) or metric not in self.metrics:
-            return None
         known = self.labels(target.labels_of(target.indices("train", "val")))
         shares = np.clip(np.nan_to_num(np.nanmean(known, axis=0)), 1e-6, 1 - 1e-6)
-        outputs = np.tile(np.log(shares / (1 - shares)), (len(test), 1))
-        value = self.stats(outputs, self.labels(target.labels_of(test))).value(metric)
-        return None if np.isnan(value) else value
+        return self.judged(np.tile(np.log(shares / (1 - shares)), (len(items), 1)), target, items)
 
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """``labels`` whose probability reaches their threshold, and ``probabilities`` (L,) of all."""

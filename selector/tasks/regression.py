@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from selector.core.contracts import LabelKind, Target
-from selector.core.errors import TargetError
 from selector.core.metric import Metric
 from selector.core.stats import mean_ranks
-from selector.core.task import Evaluator, NotFinite, Probe, RowPlan, Section, Stats
+from selector.core.task import Probe, RowPlan, Section, Stats
 from selector.tasks import task
-from selector.tasks._linear import LinearTask, OutputEvaluator
+from selector.tasks._linear import LinearTask, check_columns
 from selector.tasks._read_regression import RegressionReading, quantiles
 
 METRICS: Mapping[str, Metric] = {
@@ -120,14 +119,12 @@ class Regression(RegressionReading, LinearTask):
 
         return super().probe(target, standardised(train), standardised(val))
 
-    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
-        """Takes outputs (B, T), standardised."""
-        mean, scale = self.standard(target)
-        return OutputEvaluator(
-            lambda outputs, items: self.stats(
-                outputs, self.labels(target.labels_of(items)), mean, scale, (context or {}).get("interval")
-            )
-        )
+    def judged(
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+    ) -> RegressionStats:
+        """See ``LinearTask``; outputs are standardised."""
+        labels = self.labels(target.labels_of(items))
+        return self.stats(outputs, labels, *self.standard(target), (context or {}).get("interval"))
 
     def stats(
         self,
@@ -143,10 +140,7 @@ class Regression(RegressionReading, LinearTask):
             TargetError: shapes that do not fit.
             NotFinite: outputs that are no numbers.
         """
-        if outputs.shape != labels.shape or outputs.ndim != 2:
-            raise TargetError(f"outputs and values must have one shape (N, T). Got {outputs.shape} and {labels.shape}.")
-        if not np.isfinite(outputs).all():
-            raise NotFinite(f"outputs must be finite; {int((~np.isfinite(outputs)).any(axis=1).sum())} row(s) are not.")
+        check_columns(outputs, labels, "values must have one shape (N, T)")
         summary: dict[str, Any] = {"mean": [float(m) for m in mean], "scale": [float(s) for s in scale]}
         if interval is not None:
             summary["interval"] = [float(half) for half in interval]
@@ -160,15 +154,11 @@ class Regression(RegressionReading, LinearTask):
         kept = {name: stats.summary[name] for name in ("mean", "scale")}
         return {**kept, "interval": halves} if all(math.isfinite(half) for half in halves) else kept
 
-    def baseline(self, target: Target, metric: str) -> float | None:
+    def trivial(self, target: Target, items: np.ndarray) -> RegressionStats:
         """Always the mean of train + val."""
-        test = target.indices("test")
-        if not len(test) or metric not in self.metrics:
-            return None
         known = np.nanmean(self.labels(target.labels_of(target.indices("train", "val"))), axis=0)
-        labels = self.labels(target.labels_of(test))
-        value = self.stats(np.zeros(labels.shape), labels, known, np.ones(len(known))).value(metric)
-        return None if np.isnan(value) else value
+        labels = self.labels(target.labels_of(items))
+        return self.stats(np.zeros(labels.shape), labels, known, np.ones(len(known)))
 
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """``value`` in the target's units (of several their names), with the ends of its 90 % interval."""

@@ -13,23 +13,23 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import xxhash
 
-from selector.core.contracts import LabelKind, Target, spread
+from selector.core.contracts import Target, spread
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction
-from selector.core.task import Evaluator, RowPlan, Section, Stats
+from selector.core.task import RowPlan, Section, Stats
 from selector.tasks import task
+from selector.tasks._class_task import ClassTask
 from selector.tasks._classes import (
     absent_classes,
     best_temperature,
     calibration_error,
-    check_classes,
     checked,
     confusion_matrix,
     macro_f1,
     per_class_table,
 )
 from selector.tasks._entities import Found, Scheme
-from selector.tasks._linear import LinearTask, OutputEvaluator, softmax, temperature_of
+from selector.tasks._linear import softmax, temperature_of
 from selector.tasks._outcome import section_of_sentences
 from selector.tasks._read_tagging import TaggingReading
 from selector.tasks._tagged import Entity, TaggedText, TaggedTexts
@@ -100,7 +100,7 @@ class TaggingStats(Stats):
 
 
 @task("tagging")
-class Tagging(TaggingReading, LinearTask):
+class Tagging(TaggingReading, ClassTask):
     """See ``core.task.Task``. The registered one knows no labels; ``of`` gives the one for a target's.
 
     Where all labels are tags (O, B-x, I-x, ...), entities are what counts: micro-averaged precision,
@@ -108,12 +108,10 @@ class Tagging(TaggingReading, LinearTask):
     """
 
     name = "tagging"
-    label_kind = LabelKind.CLASSES
     facet = "label"
     of_words = True
     stats_type: ClassVar[type[TaggingStats]] = TaggingStats
     prediction_type = TaggedText
-    tie_breaker = "log_loss"
     most_rows = 10_000
     reader = "word"
 
@@ -133,15 +131,6 @@ class Tagging(TaggingReading, LinearTask):
     def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
         """Those of entities come first where labels are tags. A task without labels declares all."""
         return {**(_ENTITIES if self.scheme or not self.class_names else {}), **_WORDS}
-
-    def num_outputs(self, target: Target) -> int:
-        """C, the number of labels."""
-        return len(target.class_names)
-
-    def check(self, target: Target) -> None:
-        """Also: at least two labels in train."""
-        super().check(target)
-        check_classes(target)
 
     def notes(self, target: Target) -> list[str]:
         """Labels that val or test lack; those that train lacks are in the target's own notes."""
@@ -167,14 +156,12 @@ class Tagging(TaggingReading, LinearTask):
 
         return functional.cross_entropy
 
-    def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
-        """Takes outputs (words of the batch, C)."""
-
-        def make(outputs: np.ndarray, items: np.ndarray) -> Stats:
-            labels, units = self.labels(target.labels_of(items)), target.units_of(items)
-            return self.stats(outputs, labels, units, temperature_of(context))
-
-        return OutputEvaluator(make)
+    def judged(
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+    ) -> TaggingStats:
+        """See ``LinearTask``."""
+        labels, units = self.labels(target.labels_of(items)), target.units_of(items)
+        return self.stats(outputs, labels, units, temperature_of(context))
 
     def stats(
         self, outputs: np.ndarray, labels: np.ndarray, units: np.ndarray | None, temperature: float = 1.0
@@ -205,29 +192,6 @@ class Tagging(TaggingReading, LinearTask):
         summary = {"classes": outputs.shape[1], "temperature": best_temperature(outputs, labels)}
         return self.stats_type(arrays, summary)
 
-    def calibrate(self, stats: Stats) -> dict[str, Any]:
-        """The temperature that minimises the log-loss of words."""
-        return {"temperature": float(stats.summary["temperature"])}
-
-    def baseline(self, target: Target, metric: str) -> float | None:
-        """Always the most frequent label of train + val."""
-        test = target.indices("test")
-        if not len(test) or metric not in self.metrics:
-            return None
-        known = self.labels(target.labels_of(target.indices("train", "val")))
-        shares = np.bincount(known, minlength=self.num_outputs(target)) / len(known)
-        labels = self.labels(target.labels_of(test))
-        outputs = np.log(np.maximum(np.tile(shares, (len(labels), 1)), 1e-15))
-        return self.of(target.class_names).stats(outputs, labels, target.units_of(test)).value(metric)
-
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Of one sentence, an entry a word: ``label``, its calibrated ``probability`` and ``probabilities`` (C,)."""
-        probabilities = softmax(np.asarray(outputs), temperature_of(context))
-        return [
-            {"label": class_names[int(i)], "probability": float(row[i]), "probabilities": row}
-            for i, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
-        ]
-
     def prediction(
         self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
     ) -> TaggedText:
@@ -250,10 +214,6 @@ class Tagging(TaggingReading, LinearTask):
         """Probabilities word after word."""
         blocks = [np.empty((0, len(class_names))), *(row.shares for row in rows if row.shares is not None)]
         return TaggedTexts(rows, np.concatenate(blocks), class_names)
-
-    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
-        """Calibrated probabilities."""
-        return "probabilities", (outputs / temperature_of(context)).softmax(dim=-1)
 
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """Results by entity type (by label where they are no tags), confused labels and telling sentences."""
