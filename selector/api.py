@@ -38,6 +38,8 @@ T = TypeVar("T")
 def rank(
     target: Any,
     *,
+    source_domain: Any = None,
+    labelled_target: int | None = None,
     image_column: str | None = None,
     text_column: Words | None = None,
     label_column: Words | int | None = None,
@@ -95,7 +97,12 @@ def rank(
 
     Args:
         target: what ``load_target`` takes (image folder, parquet, manifest, arrays, ...), or a
-            ``Target``.
+            ``Target``. With ``source_domain`` it needs no labels: a flat folder of images, a list of paths,
+            images or texts, an array.
+        source_domain: labelled data of the same classes from elsewhere, as a target is given. Models are ordered by
+            the accuracy that is predicted for the target, and ``confirm`` adapts them to it; labels that the target
+            has are for the final figure only.
+        labelled_target: learn from so many of them as well.
         image_column, text_column, label_column, mask_column, box_column: of a table, where they have no
             usual name; a sequence of two text columns makes pairs.
         box_format, separator, class_names, ignore_index, image_root: how a table is read, as for

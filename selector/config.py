@@ -267,6 +267,16 @@ class _Training(Options):
 class ScanConfig(_Machine, _Training):
     """The options of ``selector scan``, ``selector.rank`` and ``selector.plan``."""
 
+    source_domain: SkipValidation[Any] = option(
+        None,
+        "Labelled data of the same classes from elsewhere (another camera, clinic, year): the target then needs no labels, "
+        "and those that it has are used for the final figure only.",
+        panel=DATA, path=True,
+    )  # fmt: skip
+    labelled_target: int | None = option(
+        None, "Learn from so many labels of the target as well, where it has some (with --source-domain).", ge=1,
+        panel=DATA,
+    )  # fmt: skip
     image_column: str | None = option(None, "Column of a table that holds image paths or images.", panel=DATA)
     image_root: SkipValidation[PathLike | None] = option(
         None, "Folder that the image paths of a table are relative to; its own folder when not given.",

@@ -27,6 +27,8 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
 
 SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabelled"
+"""The split of the items of a domain without labels, beside those of the labelled source domain."""
 
 
 class LabelKind(StrEnum):
@@ -488,7 +490,7 @@ class Target:
         labels: of the rows: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
         class_names: C names, in label order; empty for regression.
         splits: (N,) of ``train``, ``val``, ``test``. Proxies score train + val, val chooses, test
-            is read once, for the final metric.
+            is read once, for the final metric. Items of a domain without labels are ``UNLABELLED``.
         split_origin: ``given`` (by the data set) or ``drawn`` (by us, with ``seed``).
         hashes: content hash of each item; addresses its row in the store. Labels are not in it.
         fingerprint: of the whole: hashes, labels and splits; survives moving the folder.
@@ -602,7 +604,8 @@ class Target:
         if self.label_kind is not LabelKind.CLASSES:
             return nothing
         if self.labels.ndim == 1:
-            return np.bincount(self.labels.astype(int), minlength=len(self.class_names))
+            known = self.labels[self.splits != UNLABELLED].astype(int)
+            return np.bincount(known, minlength=len(self.class_names))
         strata = None if self.annotations is None else self.annotations.strata
         return nothing if strata is None or strata.ndim == 1 else (strata > 0).sum(axis=0)
 

@@ -272,6 +272,9 @@ class Task(ABC):
         prediction_type: the class of its predictions, an item each.
         most_rows: rows that proxies see at most; None for all of them.
         class_noun: what ``class_names`` are, in the plural.
+        proxies: what is computed when nothing is asked for, where that is not a matter of the label kind alone.
+        adapts: it learns from one domain for another that has no labels: what was measured before of labelled targets
+            does not tell of it, and what is measured is not comparable with that.
         reader: how rows are read off a network (``extract/readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
         batch_size: items a step, the same for every model.
@@ -295,6 +298,8 @@ class Task(ABC):
     draws: ClassVar[bool] = False
     free_size: ClassVar[bool] = False
     class_noun: ClassVar[str] = "classes"
+    proxies: ClassVar[tuple[str, ...]] = ()
+    adapts: ClassVar[bool] = False
 
     @property
     def default_metric(self) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from selector.core.contracts import Target
-from selector.core.errors import TargetError
+from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.data._class_names import ClassNames
 from selector.data._hashing import Trust
 from selector.data.assembly import assemble, fingerprint
@@ -49,8 +50,10 @@ def load_target(
     seed: int = 0,
     trust: Trust = "stat",
     task: str | None = None,
+    source_domain: Any = None,
+    labelled_target: int | None = None,
 ) -> Target:
-    """Read a labelled data set.
+    """Read a labelled data set, or one without labels beside a labelled one.
 
     Args:
         x: a folder with one folder of images a class (below train/, val/, test/ or not); a parquet
@@ -88,7 +91,7 @@ def load_target(
         TargetError: the data set cannot be used as it is; the message says why and what to do.
     Cost: reads every file once; the second time only their directory entries.
     """
-    if isinstance(x, Target):
+    if isinstance(x, Target) and source_domain is None:
         return x if max_samples is None else subsample(x, max_samples, seed)
     if isinstance(text_column, int):
         text_column = str(text_column)
@@ -116,6 +119,15 @@ def load_target(
             f"the target's path {os.fspath(x)!a} holds a NUL character; give the name of a file or folder."
         )
     options = Options(name=name, image_column=image_column, label_column=label_column, trust=trust, task=task, **said)
+    if source_domain is not None:
+        target = _domains(x, source_domain, options, said, labelled_target, seed)
+        return target if max_samples is None else subsample(target, max_samples, seed)
+    if labelled_target is not None:
+        raise OptionError(
+            "labelled_target is how many labels of the target are learned from beside a source domain; give "
+            "source_domain as well, or leave it out.",
+            "labelled_target",
+        )
     reader_name, found = reader_of(x, options)
     table = found.read(x, options)
     if table.origin is not None:
@@ -123,6 +135,34 @@ def load_target(
         table.origin = {"kind": reader_name, **table.origin, "options": {**always, **said}, "steps": []}
     target = assemble(table, seed=seed, task=task)
     return target if max_samples is None else subsample(target, max_samples, seed)
+
+
+def _domains(
+    x: Any, source_domain: Any, options: Options, said: Mapping[str, Any], labelled_target: int | None, seed: int
+) -> Target:
+    """Both domains as one target; read again by its origin where both lie in files."""
+    from selector.data.domains import combine, unlabelled_table
+
+    if options.task not in (None, "classification", "adaptation"):
+        raise ConfigError(
+            f"task '{options.task}' was asked for; with source_domain the task is classification, one class an item."
+        )
+    source = (
+        source_domain
+        if isinstance(source_domain, Target)
+        else _source(source_domain, replace(options, name=None, task=None), seed)
+    )
+    target = combine(source, unlabelled_table(x, options), labelled_target=labelled_target, seed=seed)
+    if target.origin is None or not isinstance(source_domain, str | os.PathLike):
+        return replace(target, origin=None)
+    always = {"name": options.name, "image_column": options.image_column, "label_column": options.label_column}
+    domains = {"seed": seed, "source_domain": os.path.abspath(source_domain), "labelled_target": labelled_target}  # noqa: PTH100
+    return replace(target, origin={**target.origin, "options": {**always, **domains, **said}, "steps": []})
+
+
+def _source(x: Any, options: Options, seed: int) -> Target:
+    """The labelled source domain: any classification target."""
+    return assemble(reader_of(x, options)[1].read(x, options), seed=seed, task=None)
 
 
 def load_origin(origin: Mapping[str, Any] | None, *, trust: Trust = "stat") -> Target:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import SPLITS, Target
+from selector.core.contracts import SPLITS, UNLABELLED, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.data._items import SubsetItems
 from selector.data.assembly import fingerprint
@@ -98,12 +98,12 @@ def without(
             cell_counts(target.labels[keep], target.splits[keep]),
         )
         for (label, split), number in sorted(before.items()):
-            if not after[label, split]:
+            if label >= 0 and not after[label, split]:
                 raise TargetError(
                     f"{target.name}: none of the {number} {target.modality.noun}s of class '{target.class_names[label]}' in {split} can "
                     f"be used, so the class would disappear there; replace the files or remove the class."
                 )
-    for split in SPLITS:
+    for split in (*SPLITS, UNLABELLED):
         if (target.splits == split).any() and not (target.splits[keep] == split).any():
             raise TargetError(f"{target.name}: no item of {split} can be used; replace the files.")
     by_index = dict(zip(np.asarray(bad_indices).tolist(), reasons, strict=False))

@@ -43,6 +43,7 @@ class FeatureSet:
             Folds, blocks and subsamples are drawn from them, never from the position.
         source_logits: (N, C_s) of the encoder's source head, or ``source_head``: (weight (C_s, D),
             bias (C_s,)), from which they are computed.
+        unlabelled: (M, D) rows of another domain, of which no label is known; ``unlabelled_keys`` as ``keys``.
         seed: of folds, blocks and subsamples.
         device: where torch does the large products (``cuda``); that of ``rows`` when they are a
             tensor on a GPU, else numpy on the CPU.
@@ -63,6 +64,8 @@ class FeatureSet:
         keys: Sequence[object] | np.ndarray | None = None,
         source_logits: Any = None,
         source_head: tuple[Any, Any] | None = None,
+        unlabelled: Any = None,
+        unlabelled_keys: Sequence[object] | np.ndarray | None = None,
         seed: int = 0,
         device: str | None = None,
     ) -> None:
@@ -82,6 +85,8 @@ class FeatureSet:
                 f"source_logits must have one row a feature row. Got {len(self._source_logits)} for {len(self)}."
             )
         self._source_head = source_head
+        self._unlabelled = None if unlabelled is None else _other_domain(unlabelled, self.width)
+        self._unlabelled_keys = unlabelled_keys
         self._part_of: tuple[FeatureSet, np.ndarray, np.ndarray] | None = None
         self._left_out: int | None = None
         self._spectra: dict[int, tuple[Spectrum, np.ndarray | None]] = {}
@@ -135,6 +140,32 @@ class FeatureSet:
                 yield start, as_float(whole.rows[indices[start : start + size]])
             else:
                 yield start, as_float(self.rows[start : start + size])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no block is left out of it."""
+        return self._left_out is None
+
+    @property
+    def unlabelled(self) -> np.ndarray | None:
+        """(M, D) rows of the domain without labels; of a part without a block also without theirs in that block."""
+        if self._part_of is None:
+            return self._unlabelled
+        whole = self._part_of[0]
+        if whole.unlabelled is None or self._left_out is None:
+            return whole.unlabelled
+        return np.asarray(whole.unlabelled[whole.unlabelled_blocks != self._left_out])
+
+    @cached_property
+    def unlabelled_blocks(self) -> np.ndarray:
+        """(M,) in 0..9, from keys and the seed: deleted together with the blocks of the labelled rows."""
+        assert self._unlabelled is not None
+        keys, seed = self._unlabelled_keys, self.seed
+        hashes = content_hashes(self._unlabelled, seed) if keys is None else hash_names(keys, seed)
+        order = np.argsort(hashes, kind="stable")
+        blocks = np.empty(len(order), dtype=np.int64)
+        blocks[order] = np.arange(len(order)) % NUM_BLOCKS
+        return blocks
 
     @property
     def has_source_logits(self) -> bool:
@@ -239,7 +270,7 @@ class FeatureSet:
         part.seed = self.seed
         part.device = self.device
         part.units = None if self.units is None else self.units[indices]
-        part._keys = part._source_logits = part._source_head = None
+        part._keys = part._source_logits = part._source_head = part._unlabelled = part._unlabelled_keys = None
         part._part_of = (self, indices, kept)
         part._left_out = None
         part._spectra = {}
@@ -438,6 +469,13 @@ class FeatureSet:
             )
         # an eigenvector's sign is arbitrary: the long tail points up, whatever the order of rows
         return np.asarray(z * np.where(np.einsum("ij,ij,ij->j", z, z, z) < 0, -1, 1).astype(z.dtype))
+
+
+def _other_domain(rows: Any, width: int) -> np.ndarray:
+    found = as_rows(rows, "unlabelled")
+    if found.shape[1] != width:
+        raise ProxyError(f"unlabelled must have as many features as the labelled rows, {width}. Got {found.shape[1]}.")
+    return found
 
 
 def _kind(kind: LabelKind | str | None) -> LabelKind | None:

@@ -37,7 +37,9 @@ def catalogue() -> str:
 
 
 def _labels(card: Proxy) -> str:
-    return ", ".join(sorted(card.label_kinds)) + ("; source logits" if card.needs_source_logits else "")
+    return ", ".join(sorted(card.label_kinds)) + (
+        "; source logits" if card.needs_source_logits else "; a target without labels" if card.needs_unlabelled else ""
+    )
 
 
 def _range(card: Proxy) -> str:

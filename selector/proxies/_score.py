@@ -28,6 +28,7 @@ def score(
     intervals: bool = False,
     seed: int = 0,
     source_logits: Any = None,
+    unlabelled: Any = None,
     label_kind: LabelKind | str | None = None,
     units: Any = None,
     keys: Sequence[object] | None = None,
@@ -45,6 +46,7 @@ def score(
     intervals: bool = False,
     seed: int = 0,
     source_logits: Any = None,
+    unlabelled: Any = None,
     label_kind: LabelKind | str | None = None,
     units: Any = None,
     keys: Sequence[object] | None = None,
@@ -60,6 +62,7 @@ def score(
     intervals: bool = False,
     seed: int = 0,
     source_logits: Any = None,
+    unlabelled: Any = None,
     label_kind: LabelKind | str | None = None,
     mask: Any = None,
     label_names: Sequence[str] = (),
@@ -78,6 +81,7 @@ def score(
         intervals: add a 90 % interval for the score of a fresh sample of the same size.
         seed: of folds, blocks and subsamples.
         source_logits: (N, C_s) of the encoder's source head, for the proxies that need them.
+        unlabelled: (M, D) rows of another domain, for the proxies that predict how far the labels carry there.
         label_kind: ``classes``, ``multilabel`` or ``real``; inferred when not given.
         mask: (N,) or (N, L), True where a label is known; label_names: of the columns.
         units: (N,) ids of the items that an interval resamples; each row when not given.
@@ -107,6 +111,7 @@ def score(
         units=units,
         keys=keys,
         source_logits=source_logits,
+        unlabelled=unlabelled,
         seed=seed,
         device=device,
     )
@@ -180,6 +185,8 @@ def check_applies(proxy: Proxy, features: FeatureSet) -> None:
         raise NotApplicable(f"{proxy.name} takes {takes} labels; these are {features.label_kind}")
     if proxy.needs_source_logits and not features.has_source_logits:
         raise NotApplicable(f"{proxy.name} needs source logits, and this encoder has no head of its source task")
+    if proxy.needs_unlabelled and features.unlabelled is None:
+        raise NotApplicable(f"{proxy.name} compares two domains, and there are no rows of a target without labels")
 
 
 def _as_score(result: Any, name: str, count: int) -> Score:

@@ -171,6 +171,9 @@ MEMBERS: Mapping[LabelKind, Mapping[str, _NormalisedScore]] = {
 """One member a family. The H-score is shown but is no member: its value on permuted labels moves
 with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
 
+ACROSS_DOMAINS: Mapping[str, _NormalisedScore] = {"target-accuracy": _bounded(_above_chance)}
+"""The one member where a target has no labels: what is predicted for the target, not how well the source is separated."""
+
 
 def _prior_cell(moved: float, known: PriorScore) -> PriorCell:
     return PriorCell(moved, known.value, known.origin, known.targets, known.weight)
@@ -196,16 +199,12 @@ def score_key(facet: str, proxy: str, facets: int) -> str:
 
 def _members(scores: Mapping[str, Mapping[str, Score]], facets: Mapping[str, LabelFacts]) -> list[_Member]:
     """Members that every model has: each facet counts the same, and within it each of its members."""
-    found = {
-        facet: [
-            (key, scale)
-            for proxy, scale in MEMBERS[facts.kind].items()
-            if (key := score_key(facet, proxy, len(facets)))
-            and scores
-            and all(key in by_proxy for by_proxy in scores.values())
-        ]
-        for facet, facts in facets.items()
-    }
+
+    def had(facet: str, members: Mapping[str, _NormalisedScore]) -> list[tuple[str, _NormalisedScore]]:
+        keys = ((score_key(facet, proxy, len(facets)), scale) for proxy, scale in members.items())
+        return [(key, scale) for key, scale in keys if scores and all(key in own for own in scores.values())]
+
+    found = {facet: had(facet, ACROSS_DOMAINS) or had(facet, MEMBERS[facts.kind]) for facet, facts in facets.items()}
     found = {facet: members for facet, members in found.items() if members}
     return [
         _Member(key, scale, facets[facet], 1 / (len(found) * len(members)))

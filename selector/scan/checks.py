@@ -57,7 +57,7 @@ def check_strategies(config: ScanConfig | ConfirmConfig) -> None:
 
 def load_target(target: Any, config: ScanConfig) -> Target:
     """The target of a run, from anything that ``selector.load_target`` takes."""
-    if isinstance(target, Target):
+    if isinstance(target, Target) and config.source_domain is None:
         return target if config.max_samples is None else targets.subsample(target, config.max_samples, config.seed)
     return targets.load_target(
         target,
@@ -75,6 +75,8 @@ def load_target(target: Any, config: ScanConfig) -> Target:
         seed=config.seed,
         trust=config.trust,
         task=config.task,
+        source_domain=config.source_domain,
+        labelled_target=config.labelled_target,
     )
 
 

@@ -12,7 +12,7 @@ import xxhash
 
 from selector import data as targets
 from selector import modalities, tasks
-from selector.core.contracts import Target
+from selector.core.contracts import UNLABELLED, Target
 from selector.core.task import Facet, RowPlan
 from selector.extract.readers import registry as readers
 from selector.store import FeatureStore
@@ -58,11 +58,16 @@ class Rows:
         hashes: what addresses the rows in the store.
         facets: row problems by name; see ``core.task.Facet``.
         units: (rows,) which item a row belongs to, by content; None where an item is a row.
+        beside: (M,) positions of the items without labels that are read with them, and ``hashes_beside`` their rows'.
     """
 
-    def __init__(self, target: Target, indices: np.ndarray, limit: int | None = None) -> None:
+    def __init__(
+        self, target: Target, indices: np.ndarray, limit: int | None = None, beside: np.ndarray | None = None
+    ) -> None:
         self.target = target
         self.indices = indices
+        self.beside = target.indices(UNLABELLED) if beside is None else beside
+        self.hashes_beside = target.row_hashes(self.beside)
         task = tasks.task_for(target)
         if task is None:  # labels that are scored and that nothing trains on yet
             self.plan = RowPlan(indices, {"label": Facet(target.label_kind, target.labels_of(indices))})
@@ -85,7 +90,7 @@ class Rows:
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {name: _digest(facet, self.hashes) for name, facet in self.facets.items()}
+        return {name: _digest(facet, self.hashes, self.hashes_beside) for name, facet in self.facets.items()}
 
     @property
     def digest(self) -> str:
@@ -96,13 +101,20 @@ class Rows:
         """What addresses the scores of these rows: their content and labels, in any order."""
         return self._digests[facet]
 
+    @property
+    def every_item(self) -> np.ndarray:
+        """Positions of all items that are read, ascending."""
+        return np.union1d(self.indices, self.beside)
 
-def _digest(facet: Facet, hashes: Sequence[str]) -> str:
+
+def _digest(facet: Facet, hashes: Sequence[str], beside: Sequence[str] = ()) -> str:
     digest = xxhash.xxh3_128(str(facet.kind).encode())
     known = ((content, np.ascontiguousarray(row).tobytes()) for content, row in zip(hashes, facet.labels, strict=True))
     for content, label in sorted(known):
         digest.update(content.encode())
         digest.update(label)
+    for content in sorted(beside):
+        digest.update(content.encode())
     return digest.hexdigest()
 
 

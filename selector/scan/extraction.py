@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from selector.core.contracts import AnyPreprocess, Encoder, Progress, ProgressCallback, Target
+from selector.core.contracts import UNLABELLED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
 from selector.core.engine import Engine, LocalEngine, Needs, Outcome, Shared, failure_of
 from selector.core.errors import ConfigError, StoreError
 from selector.extract.deaths import Deaths
@@ -105,8 +105,12 @@ class Extraction:
         sample and the next one only adds to it."""
         known = self._rows.get(share)
         if known is None or known.target is not self.target:  # bad items may have left the target
-            order = stratified(self.target, self.target.indices("train", "val"))
-            known = self._rows[share] = Rows(self.target, np.sort(order[: max(2, round(share * len(order)))]))
+            scored, beside = (
+                np.sort(order[: max(2, round(share * len(order)))])
+                for splits in (("train", "val"), (UNLABELLED,))
+                for order in [stratified(self.target, self.target.indices(*splits))]
+            )
+            known = self._rows[share] = Rows(self.target, scored, beside=beside)
         return known
 
     # ---------------------------------------------------------------- a round
@@ -219,7 +223,7 @@ class Extraction:
         return ExtractJob(
             specs=specs,
             target=self.target,
-            indices=self.rows(share).indices,
+            indices=self.rows(share).every_item,
             store=self.store.address,
             settings=self.job_settings,
             beside=()
@@ -265,7 +269,8 @@ class Extraction:
         candidate.cost = self.work.costs.known(entry)
         if candidate.cost is not None and not self.work.costs.wanted(entry):
             limits.check_cost(candidate.cost)
-        return len(entry.missing(self.rows(share).hashes)) > 0
+        rows = self.rows(share)
+        return len(entry.missing([*rows.hashes, *rows.hashes_beside])) > 0
 
     def _lacks_cost(self, candidate: Candidate) -> bool:
         entry = candidate.entry

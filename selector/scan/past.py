@@ -23,6 +23,7 @@ from selector.ranking.published import published_results
 from selector.report.ranking import Ranking
 from selector.results import ModelResult, final_measurements
 from selector.scan.candidate import Candidate
+from selector.tasks import task_for
 from selector.zoo import ModelSpec
 
 
@@ -53,6 +54,7 @@ class Knowledge:
     def __init__(self, history: History | None, target: Target) -> None:
         self.history = history
         self.target = target
+        self._adapts = (task := task_for(target)) is not None and task.adapts
         self.notes: list[str] = []
         self.results: list[Result] = []
         if history is not None:
@@ -63,8 +65,11 @@ class Knowledge:
         self._prior: Prior | None = None
         self._models: tuple[str, ...] = ()
 
-    def prior(self, candidates: Sequence[Candidate]) -> Prior:
-        """The prior of some models by their names in the zoo."""
+    def prior(self, candidates: Sequence[Candidate]) -> Prior | None:
+        """The prior of some models by their names in the zoo; None of a target without labels, of which results on
+        labelled ones do not tell."""
+        if self._adapts or not candidates:
+            return None
         names = tuple(c.spec.name for c in candidates)
         if self._prior is None or not set(names) <= set(self._models):
             identities = {c.spec.name: identity_of(c.spec) for c in candidates}

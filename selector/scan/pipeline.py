@@ -75,13 +75,13 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
         features_store = open_store(config.store)
         data = load_target(target, config)
         check_for_target(config, data)
+        task = tasks.task_for(data)
         if not config.proxies:  # what applies to the target's labels
-            names = list(default_proxies(data.label_kind))
+            names = list((task and task.proxies) or default_proxies(data.label_kind))
             wanted = list(names)
         if not modalities.of(data).has_models:
             return save_run(rank_rows(data, wanted, names, config), run_folder(config, data, confirming=False))
         specs, trusted = choose_specs(data, config)
-        task = tasks.task_for(data)
         confirming = config.confirm and task is not None
         deciding = None if task is None else config.metric or task.default_metric
         top_k = settled_top_k(config, specs, confirming)
@@ -108,7 +108,7 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
             scores=score_settings(wanted, config.seed, config.intervals),
         )
         scoring = Scoring(features_store, wanted, config.seed, config.intervals, notify)
-        past = open_history(config.history)
+        past = None if task is not None and task.adapts else open_history(config.history)
         knowledge = Knowledge(past, data)
         candidates = run_rounds(
             specs,

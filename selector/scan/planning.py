@@ -11,7 +11,7 @@ import numpy as np
 
 from selector import modalities
 from selector.config import ScanConfig
-from selector.core.contracts import Modality, Preprocess, Target
+from selector.core.contracts import UNLABELLED, Modality, Preprocess, Target
 from selector.core.costs import Cost
 from selector.core.errors import SourceError
 from selector.core.system import graphics_cards
@@ -81,7 +81,7 @@ def plan(target: Any, config: ScanConfig) -> Plan:
         specs, trusted = choose_specs(data, config)
         settled_top_k(config, specs, config.confirm)
         run_folder(config, data, confirming=config.confirm)
-        indices = data.indices("train", "val")
+        indices = data.indices("train", "val", UNLABELLED)
         hashes, units = data.row_hashes(indices), data.units_of(indices)
         costs = Costs(store, config.device, config.cost)
         looked = [_look(spec, trusted, config, store, costs, limits_of(config), hashes, units) for spec in specs]

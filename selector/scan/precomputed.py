@@ -61,7 +61,10 @@ def rank_rows(data: Target, proxies: Sequence[ProxyLike], names: list[str], conf
     """A target of ready features: there is one "model", the features themselves."""
     assert data.features is not None
     rows = Rows(data, data.indices("train", "val"))
-    return _ranked({data.name: data.features[rows.indices]}, data, rows, rows.hashes, proxies, names, config)
+    beside = data.features[rows.beside] if len(rows.beside) else None
+    return _ranked(
+        {data.name: data.features[rows.indices]}, data, rows, rows.hashes, proxies, names, config, beside=beside
+    )
 
 
 def _ranked(
@@ -72,12 +75,16 @@ def _ranked(
     proxies: Sequence[ProxyLike],
     names: list[str],
     config: ScanConfig,
+    *,
+    beside: np.ndarray | None = None,
 ) -> Ranking:
     cells: dict[str, dict[str, ScoreCell]] = {}
     scores: dict[str, dict[str, Score]] = {}
     told: set[tuple[str, str]] = set()
     for model, array in arrays.items():
-        features = FeatureSet(array, rows.labels, label_kind=data.label_kind, keys=keys, seed=config.seed)
+        features = FeatureSet(
+            array, rows.labels, label_kind=data.label_kind, keys=keys, unlabelled=beside, seed=config.seed
+        )
         cells[model], scores[model] = {}, {}
         for name, proxy in zip(names, proxies, strict=True):
             with naming(model, told):

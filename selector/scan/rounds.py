@@ -49,8 +49,7 @@ def run_rounds(
         running = [c for c in running if c.running]
         labels = {name: LabelFacts.of(facet.labels, facet.kind) for name, facet in rows.facets.items()}
         scores = {c.spec.name: c.scores for c in running}
-        prior = knowledge.prior(running) if running else None
-        transferability = combine(scores, labels, prior=prior, top_k=top_k, seed=seed)
+        transferability = combine(scores, labels, prior=knowledge.prior(running), top_k=top_k, seed=seed)
         for c in running:
             c.transferability, c.rows = transferability.get(c.spec.name), len(rows)
             c.known = known_facts(facts_of_candidate(c))

@@ -124,6 +124,8 @@ def feature_set(entry: Entry, rows: Rows, seed: int = 0, facet: str | None = Non
         keys=rows.hashes,
         units=rows.units,
         source_head=entry.head(),
+        unlabelled=entry.rows(rows.hashes_beside) if rows.hashes_beside else None,
+        unlabelled_keys=rows.hashes_beside or None,
         seed=seed,
     )
 

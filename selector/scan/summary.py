@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import Target
+from selector.core.contracts import UNLABELLED, Target
 from selector.results import ModelResult
 from selector.tasks import task_for
 
@@ -49,6 +49,7 @@ def summarise(target: Target) -> dict[str, Any]:
         "class_names": list(target.class_names),
         "class_counts": counts,
         "splits": target.counts(),
+        **({UNLABELLED: len(found)} if len(found := target.indices(UNLABELLED)) else {}),
         "split_origin": target.split_origin,
         "origin": target.origin,
     }

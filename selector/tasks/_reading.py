@@ -78,4 +78,5 @@ def _reading(name: str) -> Any:
 
 
 def _readings() -> Iterator[tuple[str, Any]]:
-    yield from ((name, _reading(name)) for name in task_names())
+    found = ((name, _reading(name)) for name in task_names())
+    yield from ((name, reading) for name, reading in found if getattr(reading, "reads_tables", True))

@@ -1,0 +1,287 @@
+"""A target without labels beside a labelled source domain of the same classes, as one ``Target``.
+
+The source is read as any classification target. The target may be a flat folder of pictures, a list of paths,
+pictures or texts, an array, a text file with a text a line, a table without labels; or whatever else is read with
+labels, which are then sealed (``core.sealed``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selector import modalities
+from selector.core.contracts import UNLABELLED, Target
+from selector.core.errors import OptionError, TargetError
+from selector.core.sealed import UNKNOWN, SealedLabels
+from selector.core.task import Table
+from selector.data._files import JSON_LINES, TABLES, files_of, table_files
+from selector.data._hashing import hash_files, walk_files
+from selector.data._items import ConcatItems, FileItems, ListItems, SubsetItems
+from selector.data._memory import rows_of
+from selector.data.assembly import fingerprint
+from selector.data.reader import SPLIT_NAMES, Options, reader_of
+from selector.data.splits import draw_order
+from selector.modalities.image import IMAGE_SUFFIXES
+from selector.tasks._read_labels import declared_names, first_of, is_gap, labels_of
+from selector.tasks.adaptation import DomainLabels
+
+MOST_SHARED = 0.5
+"""Share of the target's items that the source may hold as well; beyond, they are one data set."""
+
+
+def unlabelled_table(x: Any, options: Options) -> Table:
+    """What a target without labels holds: items, and a column ``label`` with None where an item has none.
+
+    Raises:
+        TargetError: nothing reads it, or it is empty.
+    """
+    if isinstance(x, str | os.PathLike):
+        path = Path(x)
+        if path.suffix.lower() == ".txt" and path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return _read((lines, [None] * len(lines)), _named(options, path.stem))
+        if path.is_dir() and not files_of(path) and not table_files(path):
+            return _folder(path, options)
+        if (path.suffix.lower() in TABLES or path.suffix.lower() == ".parquet") and path.is_file():
+            return _table(path, options)
+    elif not (isinstance(x, tuple) and len(x) == 2) and (_is_array(x) or rows_of(x) is not None):
+        if not len(x):
+            raise TargetError("the target is empty; give at least one item without labels.")
+        return _read((x, [None] * len(x)), options)
+    return _read(x, options)
+
+
+def combine(source: Target, table: Table, *, labelled_target: int | None, seed: int) -> Target:
+    """One target of both domains: the source's splits, and ``UNLABELLED`` for the items of the table.
+
+    Args:
+        labelled_target: so many of the target's labels, drawn by content, are learned from; their items join train.
+
+    Raises:
+        TargetError: other items or classes than the source's, nothing left, or the source once more.
+        OptionError: fewer labels than ``labelled_target``.
+    """
+    if source.task != "classification" or source.labels.ndim != 1:
+        raise TargetError(
+            f"source_domain '{source.name}' is read as {source.task}; adaptation to a target without labels is for "
+            "classification, one class an item."
+        )
+    if modalities.of(table) is not modalities.of(source):
+        raise TargetError(
+            f"the target holds {table.modality.noun}s and source_domain '{source.name}' {source.modality.noun}s; both "
+            "must hold the same."
+        )
+    if table.features is not None and source.features is not None:
+        widths = table.features.shape[1], source.features.shape[1]
+        if widths[0] != widths[1]:
+            raise TargetError(
+                f"the target has {widths[0]} features a row and source_domain {widths[1]}; expected as many."
+            )
+    codes = _codes(table, source.class_names)
+    keep, notes = _not_in_source(source, table, codes)
+    few = _few_shot(table, codes, keep, labelled_target, seed)
+    shown = np.where(few, codes, UNKNOWN)[keep]
+    hidden = np.where(few, UNKNOWN, codes)[keep]
+    target = _joined(source, table, keep, shown, hidden)
+    notes = [*notes, *_class_notes(hidden, source.class_names, table.modality.noun)]
+    if few.any():
+        notes.append(
+            f"{int(few.sum())} labelled {table.modality.noun}s of the target are learned from (labelled_target)"
+        )
+    target = replace(target, notes=(*source.notes, *table.notes, *notes))
+    return replace(target, fingerprint=fingerprint(target))
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def _read(x: Any, options: Options) -> Table:
+    return reader_of(x, options)[1].read(x, options)
+
+
+def _named(options: Options, name: str) -> Options:
+    return options if options.name else replace(options, name=name)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or (hasattr(x, "ndim") and hasattr(x, "__len__"))
+
+
+def _folder(root: Path, options: Options) -> Table:
+    """Pictures anywhere below a folder; those in class folders (below train, val, test or not) carry the class."""
+    root = root.absolute()
+    found = sorted(walk_files(str(root), lambda name: "." + name.rpartition(".")[2].lower() in IMAGE_SUFFIXES))
+    relative = [path for path, _ in found]
+    if not relative:
+        raise TargetError(f"{root}: no images found; the target is a folder of images, with or without class folders.")
+    folders = [path.split("/")[:-1] for path in relative]
+    inner = [parts[1:] if parts and parts[0].lower() in SPLIT_NAMES else parts for parts in folders]
+    return Table(
+        where=str(root),
+        name=options.name or root.name,
+        modality=modalities.of("image").kind,
+        items=FileItems(str(root), relative),
+        names=relative,
+        hashes=hash_files(str(root), relative, [status for _, status in found], options.trust),
+        columns={"label": [parts[0] if parts else None for parts in inner]},
+        roles={"label": ("label",)},
+        origin={"path": str(root)},
+    )
+
+
+def _table(path: Path, options: Options) -> Table:
+    """A table file; where it has no column of labels, one of gaps is put beside it."""
+    import pandas
+
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        frame = pandas.read_parquet(path)
+    elif suffix in JSON_LINES:
+        frame = pandas.read_json(path, lines=True, dtype=False)
+    else:
+        frame = pandas.read_csv(path, sep="\t" if suffix == ".tsv" else ",", dtype=str)
+    names = (
+        (options.one_label,) if options.one_label else ("label", "labels", "class", "target", "category", "fine_label")
+    )
+    column = next((name for name in names if name in frame.columns), None)
+    if column is None:
+        column = "label"
+        frame[column] = None
+    frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
+    own = replace(options, name=options.name or path.stem, label_column=column)
+    table = _read(_rooted(frame, path.parent, own), own)
+    table.origin = {"path": str(path.absolute())}
+    return table
+
+
+def _rooted(frame: Any, folder: Path, options: Options) -> Any:
+    """Paths of pictures relative to the table's own folder, or to the one that was named."""
+    root = Path(options.image_root) if options.image_root else folder
+    for column in frame.columns:
+        first = next((cell for cell in frame[column] if isinstance(cell, str)), "")
+        if "." + first.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
+            frame[column] = [str(root / cell) if isinstance(cell, str) else cell for cell in frame[column]]
+    return frame
+
+
+# ---------------------------------------------------------------------------- joining
+
+
+def _codes(table: Table, class_names: Sequence[str]) -> np.ndarray:
+    """Class numbers of the source for the target's labels, ``UNKNOWN`` for gaps.
+
+    Raises:
+        TargetError: a label that is no class of the source.
+    """
+    if "label" not in table.roles:
+        return np.full(len(table), UNKNOWN)
+    declared = declared_names(table, table.roles["label"][0])
+    number = {name: code for code, name in enumerate(class_names)}
+    codes = np.full(len(table), UNKNOWN)
+    unknown: dict[str, str] = {}
+    for row, label in enumerate(labels_of(table)):
+        if is_gap(label):
+            continue
+        if isinstance(label, float | np.floating) and float(label).is_integer():
+            label = int(label)
+        name = str(declared[int(label)] if declared is not None else label)
+        if name in number:
+            codes[row] = number[name]
+        else:
+            unknown.setdefault(name, str(table.names[row]))
+    if unknown:
+        listed = first_of(f"'{name}' ({where})" for name, where in unknown.items())
+        raise TargetError(
+            f"{table.where}: the classes of the two domains differ: {listed} occur in the target and not among the "
+            f"{len(class_names)} of source_domain ({first_of(class_names)}); both domains need the same classes. "
+            "Rename or leave out what differs, or give the target without labels."
+        )
+    return codes
+
+
+def _not_in_source(source: Target, table: Table, codes: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Positions of items that the source does not hold as well.
+
+    Raises:
+        TargetError: nothing there, or most items are the source's.
+    """
+    if not len(table):
+        raise TargetError(f"{table.where}: the target is empty; give at least one item without labels.")
+    own = set(source.hashes)
+    shared = np.array([value in own for value in table.hashes])
+    if shared.mean() > MOST_SHARED:
+        raise TargetError(
+            f"{table.where}: {int(shared.sum())} of {len(table)} items of the target have the same content as items of "
+            f"source_domain '{source.name}': the target is the source. Give the data that have no labels yet."
+        )
+    if not shared.any():
+        return np.arange(len(table)), []
+    first = table.names[int(np.flatnonzero(shared)[0])]
+    return np.flatnonzero(~shared), [
+        f"{int(shared.sum())} items of the target have the same content as items of the source domain, such as {first}; "
+        "they were left out of the target"
+    ]
+
+
+def _few_shot(table: Table, codes: np.ndarray, keep: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """(N,) True for the labelled items that are learned from: drawn by content and seed."""
+    few = np.zeros(len(table), bool)
+    if count is None:
+        return few
+    labelled = [int(i) for i in keep if codes[i] != UNKNOWN]
+    if count > len(labelled):
+        raise OptionError(
+            f"labelled_target is {count}, but {len(labelled)} items of the target have a label; use at most as many.",
+            "labelled_target",
+        )
+    order = draw_order([table.hashes[i] for i in labelled], seed)
+    few[[labelled[i] for i in np.argsort(np.array(order, dtype=np.uint64), kind="stable")[:count]]] = True
+    return few
+
+
+def _class_notes(hidden: np.ndarray, class_names: Sequence[str], noun: str) -> list[str]:
+    known = hidden[hidden != UNKNOWN]
+    if not len(known):
+        return []
+    lacking = [name for code, name in enumerate(class_names) if not (known == code).any()]
+    notes = [f"{len(known)} of {len(hidden)} {noun}s of the target have a label, used for the final figure only"]
+    if lacking:
+        notes.append(f"no labelled {noun} of the target is of {len(lacking)} of the classes: {first_of(lacking)}")
+    return notes
+
+
+def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> Target:
+    count = len(keep)
+    if not (shown == UNKNOWN).any():
+        raise TargetError(f"{table.where}: no item without a label is left in the target; use fewer labelled_target.")
+    splits = np.concatenate([source.splits.astype(object), np.where(shown == UNKNOWN, UNLABELLED, "train")])
+    labels = np.concatenate([source.labels.astype(np.int64), shown])
+    sealed = SealedLabels(np.concatenate([np.full(len(source), UNKNOWN), hidden]))
+    own = [table.names[i] for i in keep.tolist()]
+    rows = table.features
+    both_have_origin = source.origin is not None and table.origin is not None
+    return (
+        replace(
+            source,
+            name=table.name,
+            items=ConcatItems([source.items, SubsetItems(table.items, keep)]) if rows is None else ListItems([]),
+            names=[*source.names, *own],
+            labels=labels,
+            splits=splits.astype(f"<U{len(UNLABELLED)}"),
+            hashes=(*source.hashes, *(table.hashes[i] for i in keep.tolist())),
+            features=None if rows is None or source.features is None else np.concatenate([source.features, rows[keep]]),
+            origin={"kind": "domains", "path": table.origin["path"]} if both_have_origin and table.origin else None,
+            task="adaptation",
+            annotations=DomainLabels(
+                labels, source.class_names, labels, table.where, table.modality.noun, (), sealed, source.name
+            ),
+        )
+        if count
+        else source
+    )
