@@ -149,7 +149,10 @@ class Measurement:
     @property
     def merit(self) -> float:
         """What orders measurements: the deciding metric on val, the mean over seeds where it was
-        trained with several, negated where less is better; NaN when it failed."""
+        trained with several, negated where less is better; NaN when it failed. Where something else chose (validators,
+        of a target without labels), its value: ``extra["merit"]``."""
+        if self.status == "ok" and self.extra.get("merit") is not None:
+            return float(self.extra["merit"])
         by_seed = [v for v in self.extra.get("seed_values", ()) if v is not None]
         sign = LEGACY.get(self.metric, 1) if self.sign is None else self.sign
         return sign * (sum(by_seed) / len(by_seed) if by_seed else self.val_value)

@@ -45,6 +45,8 @@ def solve_head(
     *,
     label_kind: LabelKind = LabelKind.CLASSES,
     strengths: Sequence[float] | None = None,
+    weights: np.ndarray | None = None,
+    val_weights: np.ndarray | None = None,
 ) -> LinearHead:
     """Fit a head on the training rows, with the penalty that the validation rows prefer.
 
@@ -56,6 +58,7 @@ def solve_head(
         num_outputs: K. Classes absent from the training rows get a very low, finite output.
         strengths: inverse penalties C to try; ``STRENGTHS`` / D when not given. Without validation rows the
             smallest is taken.
+        weights, val_weights: (N,) and (V,) how much each row counts (classes and several labels); 1 when not given.
     Raises:
         ProxyError: features or labels are not usable.
     Cost: O(N·D·min(N, D)) and some forty products N × D × K.
@@ -70,10 +73,12 @@ def solve_head(
         return _solve_ridge(basis, z, train_labels, zv, val_labels, num_outputs, grid)
     labels = targets(_checked_length(train_labels, len(x)), num_outputs)
     val_targets = labels.like(val_labels, len(zv))
-    problem = Logistic(z, basis.curvature, labels.targets, np.ones((1, len(x))), labels.loss)
+    rows = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64) * (len(x) / weights.sum())
+    problem = Logistic(z, basis.curvature, labels.targets, rows[None], labels.loss)
 
     def held_out(solution: np.ndarray) -> np.ndarray:
-        return np.asarray(log_likelihood(zv, solution, val_targets, labels.loss)[0])
+        found = np.asarray(log_likelihood(zv, solution, val_targets, labels.loss)[0])
+        return found if val_weights is None else found * (val_weights / val_weights.mean())
 
     if len(zv):
         solved, found = best_strength(problem, grid, held_out, _TOLERANCE)

@@ -12,6 +12,7 @@ from selector import modalities, tasks
 from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
+from selector.core.task import Task
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.report.ranking import Ranking, load_ranking
 from selector.results import BEST, RUN_FILE, best_folder
@@ -94,6 +95,7 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
             "resolution",
         )
     task = tasks.task_for(target)
+    _check_adaptation(config, task)
     known = [] if task is None else list(task.metrics)
     if config.metric is not None and task is not None and config.metric not in known:
         raise OptionError(
@@ -113,6 +115,26 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
             )
         if limits_of(config):
             raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
+
+
+def _check_adaptation(config: ScanConfig | ConfirmConfig, task: Task | None) -> None:
+    """Strategies for a target without labels, and only those, go with one."""
+    if tuple(config.strategies) == type(config).model_fields["strategies"].default:
+        return
+    from selector.tuning.strategies import registry
+
+    adapts = task is not None and task.adapts
+    for name in config.strategies:
+        if registry.get(name).adapts and not adapts:
+            raise OptionError(
+                f"strategies: '{name}' adapts to a target without labels; give source_domain as well.",
+                "strategies", "source_domain",
+            )  # fmt: skip
+        if adapts and not registry.get(name).adapts:
+            known = ", ".join(other for other in registry.names() if registry.get(other).adapts)
+            raise OptionError(
+                f"strategies: '{name}' learns from labels, and this target has none; use one of {known}.", "strategies"
+            )
 
 
 def limits_of(config: ScanConfig) -> Limits:

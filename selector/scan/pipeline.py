@@ -10,7 +10,7 @@ from typing import Any
 
 from selector import data as targets
 from selector import modalities, tasks
-from selector.config import TOP_K, ConfirmConfig, ScanConfig
+from selector.config import TOP_K, ConfirmConfig, HistoryLike, ScanConfig
 from selector.core.contracts import ProgressCallback, Target
 from selector.core.documents import plain
 from selector.core.engine import LocalEngine
@@ -22,6 +22,7 @@ from selector.proxies import default_proxies
 from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking, load_ranking
 from selector.scan import dataset_view
+from selector.scan.adapting import adapt_leading
 from selector.scan.caveats import caveats, no_training
 from selector.scan.checks import (
     check_for_target,
@@ -159,7 +160,7 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
         # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
         ranking = ranking.save(folder)
         training = ConfirmConfig.of(**{name: getattr(config, name) for name in ConfirmConfig.training_fields()})
-        return confirm_leading(ranking, extraction, specs, training, top_k, config.history)
+        return _tuned(ranking, extraction, specs, training, top_k, config.history)
 
 
 def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, notify: ProgressCallback) -> Ranking:
@@ -199,7 +200,21 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
             trusted,
             notify,
         )
-        return confirm_leading(ranking, extraction, specs, config, top_k, config.history)
+        return _tuned(ranking, extraction, specs, config, top_k, config.history)
+
+
+def _tuned(
+    ranking: Ranking,
+    extraction: Extraction,
+    specs: Sequence[ModelSpec],
+    config: ConfirmConfig,
+    top_k: int,
+    history: HistoryLike,
+) -> Ranking:
+    """The leading models fine-tuned on the target's labels, or adapted to a target without any."""
+    if tasks.task_of(extraction.target).adapts:
+        return adapt_leading(ranking, extraction, specs, config, top_k)
+    return confirm_leading(ranking, extraction, specs, config, top_k, history)
 
 
 def _check_trust(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int, trusted: bool) -> None:

@@ -48,7 +48,7 @@ class Adaptation(Classification):
     """See ``core.task.Task``; what is learned and measured is that of classification."""
 
     name = "adaptation"
-    strategies = ("source-only", "coral", "reweight")
+    strategies = ("source-only", "coral", "reweight", "label-shift")
     proxies = ("target-accuracy", "pas", "a-distance", "mmd", "coral-distance", "label-shift", "probe")
     adapts = True
     reads_tables = False

@@ -23,6 +23,8 @@ class Strategy(Protocol):
     name: str
     trains: bool
     """Whether steps are taken at all: ``frozen`` takes none, its head is solved."""
+    adapts: bool
+    """Whether it learns for a target without labels, from the labels of another domain."""
     optimiser: str | None
     """``sgd`` or ``adamw`` where the strategy decides; None for what suits the network."""
     rate_factor: float

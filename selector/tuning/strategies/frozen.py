@@ -14,6 +14,7 @@ class Frozen:
 
     name = "frozen"
     trains = False
+    adapts = False
     optimiser = None
     rate_factor = 1.0
 

@@ -14,6 +14,7 @@ class Full:
 
     name = "full"
     trains = True
+    adapts = False
     optimiser = None
     rate_factor = 1.0
 

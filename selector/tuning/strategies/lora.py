@@ -25,6 +25,7 @@ class Lora:
 
     name = "lora"
     trains = True
+    adapts = False
     optimiser = "adamw"
     rate_factor = 10.0  # matrices that start at zero bear, and need, more
 

@@ -17,6 +17,7 @@ class Partial:
 
     name = "partial"
     trains = True
+    adapts = False
     optimiser = None
     rate_factor = 1.0
 

@@ -1,0 +1,91 @@
+"""Adapts the leading models of a ranking to a target without labels, and hands over the one that validators choose."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from selector import tasks
+from selector.config import ConfirmConfig
+from selector.core.contracts import UNLABELLED
+from selector.core.documents import plain, write_atomic
+from selector.report.ranking import Ranking
+from selector.results import BEST
+from selector.scan.checks import save_run
+from selector.scan.confirmation import leading
+from selector.scan.extraction import Extraction
+from selector.scan.previews import illustrated
+from selector.scan.summary import ordered
+from selector.tasks.adaptation import Adaptation
+from selector.zoo import ModelSpec
+
+PREDICTIONS = "target_predictions.npz"
+
+
+def adapt_leading(
+    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
+) -> Ranking:
+    """The saved ranking with its first ``top_k`` models adapted by every strategy; ``best`` holds the one handed over."""
+    from selector.deploy import save_model
+    from selector.tuning import Candidate
+    from selector.tuning.adapt import run_adaptation
+
+    started = time.perf_counter()
+    folder, target = ranking.path, extraction.target
+    assert folder is not None
+    by_name = {spec.name: spec for spec in leading(ranking, specs, top_k)}
+    if not by_name:
+        return ranking
+    task = tasks.task_of(target)
+    assert isinstance(task, Adaptation)
+    usual = type(config).model_fields["strategies"].default
+    names = task.strategies if tuple(config.strategies) == usual else config.strategies
+    result = run_adaptation(
+        [
+            Candidate(name, load=partial(extraction.load, spec), identity=spec.feature_settings())
+            for name, spec in by_name.items()
+        ],
+        target,
+        task,
+        lambda name, indices: extraction.features(by_name[name], indices),
+        names=names,
+        seed=config.seed or 0,
+        progress=extraction.notify,
+    )
+    measured = {name: illustrated(found, target) for name, found in result.measurements.items()}
+    adapted = replace(
+        ranking,
+        models=ordered(
+            [replace(m, measurements=measured.get(m.name, m.measurements)) for m in ranking],
+            first=None if result.chosen is None else result.chosen.name[0],
+        ),
+        warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes))),
+        seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
+        settings={**ranking.settings, "confirm": {**config.training_record(), "top_k": top_k, "strategies": names}},
+        confirmation=plain({"metric": task.default_metric, "adaptation": result.section}),
+    )
+    if result.best is not None:
+        best = adapted[result.best.name]
+        save_model(folder / BEST, result.best, adapted.target, best.measurements, best.spec)
+    if len(result.keys):
+        hashes = [target.hashes[i] for i in target.indices(UNLABELLED)]
+        write_predictions(folder / PREDICTIONS, result.keys, hashes, result.probabilities)
+    return save_run(adapted, folder)
+
+
+def write_predictions(
+    path: Path, keys: Sequence[tuple[str, str]], hashes: Sequence[str], probabilities: np.ndarray
+) -> None:
+    """What every candidate says of the target's items, for ``selector label``: probabilities (K, M, C) by content."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, models=[key[0] for key in keys], strategies=[key[1] for key in keys], hashes=list(hashes),
+        probabilities=probabilities.astype(np.float32),
+    )  # fmt: skip
+    write_atomic(path, buffer.getvalue())

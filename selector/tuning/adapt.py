@@ -1,0 +1,291 @@
+"""Adaptation to a target without labels, from top to bottom: heads on frozen features, validators, the choice, figures.
+
+Everything up to the decision runs where labels of the target cannot be read (``core.sealed``); where some exist, each
+candidate's final figure is worked out afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from selector.core.contracts import UNLABELLED, Progress, ProgressCallback, Target, no_progress
+from selector.core.engine import LocalEngine
+from selector.core.errors import StoreError
+from selector.core.sealed import UNKNOWN, Decision, SealedLabels
+from selector.core.task import Learner
+from selector.results import Measurement
+from selector.tasks.adaptation import Adaptation, DomainLabels
+from selector.tuning import strategies
+from selector.tuning.choice import Chosen, choose
+from selector.tuning.domains import AdaptedHead, Domains
+from selector.tuning.strategies._heads import HeadStrategy
+from selector.tuning.types import Candidate, Trained
+from selector.tuning.validators import View
+
+Key = tuple[str, str]
+POINTS = 400  # of each domain in the projection
+UNCERTAIN = 12
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model adapted by one strategy, and what it says of both domains' items."""
+
+    head: AdaptedHead
+    val: np.ndarray
+    target: np.ndarray
+    context: Mapping[str, Any]
+    view: View
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class AdaptationResult:
+    """What came of it.
+
+    Attributes:
+        measurements: by model, one a strategy: ``val`` of the source's validation items, ``test`` of the target's sealed
+            labels where there are some; ``extra`` holds the validators, their combination and the strategy's facts.
+        best: the model that is handed over; None when nothing could be adapted.
+        chosen: how it was chosen; None likewise.
+        notes: what a reader should know.
+        section: what the report shows, as plain JSON.
+        probabilities: (K, M, C) float32 of the target's items, by ``keys``.
+    """
+
+    measurements: Mapping[str, tuple[Measurement, ...]]
+    best: Trained | None
+    chosen: Chosen | None
+    notes: tuple[str, ...]
+    section: Mapping[str, Any]
+    keys: tuple[Key, ...] = ()
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.float32))
+
+
+def run_adaptation(
+    candidates: Sequence[Candidate],
+    target: Target,
+    task: Adaptation,
+    features_for: Callable[[str, np.ndarray], np.ndarray],
+    *,
+    names: Sequence[str],
+    seed: int = 0,
+    progress: ProgressCallback = no_progress,
+) -> AdaptationResult:
+    """Adapt every model by every strategy, choose one without a label of the target, measure where there are labels.
+
+    Args:
+        candidates: the models.
+        target: both domains.
+        features_for: (model, positions) -> features (n, D).
+        names: of the strategies; source-only is always among them.
+        seed: of whatever is drawn.
+    Returns:
+        The result; a model that fails is a failed measurement.
+    Cost: a head a model and strategy, and the validators: seconds each.
+    """
+    task.check(target)
+    sealed = task.hidden(target)
+    wanted = list(dict.fromkeys(["source-only", *names]))
+    with sealed.choosing():
+        made: dict[Key, Adapted] = {}
+        failed: dict[str, str] = {}
+        domains: dict[str, Domains] = {}
+
+        def adapt(candidate: Candidate) -> None:
+            progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
+            domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
+            for done, name in enumerate(wanted):
+                made[candidate.name, name] = _adapted(name, found, task)
+                progress(Progress("train", done + 1, len(wanted), "strategies", candidate.name, name))
+
+        for outcome in LocalEngine().map(adapt, candidates, fatal=(StoreError,)):
+            if outcome.failure:
+                failed[outcome.item.name] = outcome.failure.reason
+        if not made:
+            reasons = {name: _failures(name, reason) for name, reason in failed.items()}
+            return AdaptationResult(reasons, None, None, (), {})
+        chosen = choose({key: adapted.view for key, adapted in made.items()})
+        best, trouble = _trained(candidates, chosen, made, target, task, seed)
+    decision = Decision(*chosen.name)
+    finals = _finals(made, target, task, sealed, decision)
+    measurements = {
+        c.name: tuple(
+            _measurement(key, adapted, chosen, target, task, finals.get(key, {}))
+            for key, adapted in made.items()
+            if key[0] == c.name
+        )
+        or _failures(c.name, failed.get(c.name, "unknown"))
+        for c in candidates
+    }
+    return AdaptationResult(
+        measurements, best, chosen, (*trouble, *chosen.notes),
+        _section(made, chosen, domains[chosen.name[0]], target), tuple(made),
+        np.stack([adapted.view.target for adapted in made.values()]).astype(np.float32),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- before the decision
+
+
+def _domains(
+    name: str, target: Target, task: Adaptation, features_for: Callable[[str, np.ndarray], np.ndarray], seed: int
+) -> Domains:
+    parts = {split: target.indices(split) for split in ("train", "val", UNLABELLED)}
+    rows = {split: np.asarray(features_for(name, items), dtype=np.float32) for split, items in parts.items()}
+    labels = {split: task.labels(target.labels_of(parts[split])) for split in ("train", "val")}
+    classes = len(target.class_names)
+    return Domains(rows["train"], labels["train"], rows["val"], labels["val"], rows[UNLABELLED], classes, seed)
+
+
+def _adapted(name: str, domains: Domains, task: Adaptation) -> Adapted:
+    begun = time.perf_counter()
+    head = cast(HeadStrategy, strategies.registry.get(name)).solve(domains)
+    val, target = head.outputs(domains.val), head.outputs(domains.target)
+    context = task.calibrate(task.stats(val, domains.val_labels))
+    temperature = float(context["temperature"])
+    view = View(
+        probabilities(target, temperature), domains.target, probabilities(val, temperature), domains.val_labels,
+        domains.val, domains.train, seed=domains.seed,
+    )  # fmt: skip
+    return Adapted(head, val, target, context, view, time.perf_counter() - begun)
+
+
+def probabilities(outputs: np.ndarray, temperature: float) -> np.ndarray:
+    """(N, C) softmax of outputs / temperature."""
+    scaled = outputs.astype(np.float64) / temperature
+    exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+
+
+def _trained(
+    candidates: Sequence[Candidate],
+    chosen: Chosen,
+    made: Mapping[Key, Adapted],
+    target: Target,
+    task: Adaptation,
+    seed: int,
+) -> tuple[Trained | None, list[str]]:
+    """The chosen model as a network, ready to be saved; None where its encoder is no torch network."""
+    model, strategy = chosen.name
+    encoder = task.prepared(next(c for c in candidates if c.name == model).load(), target)
+    if encoder.module is None:
+        return None, [f"{model} is no torch network: its features were adapted, and no model is saved."]
+    adapted = made[chosen.name]
+    probe = {"weight": adapted.head.weight, "bias": adapted.head.bias}
+    learner = cast(Learner, task.learner(encoder, target, probe))
+    recipe = task.recipe(encoder, target)
+    return Trained(
+        model, strategy, learner.network.cpu().eval(), str(recipe["source"]), recipe, encoder.preprocess,
+        tuple(target.class_names), adapted.context, task.name, seed=seed,
+    ), []  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- after it
+
+
+def _finals(
+    made: Mapping[Key, Adapted], target: Target, task: Adaptation, sealed: SealedLabels, decision: Decision
+) -> dict[Key, dict[str, float]]:
+    """Metrics of every candidate on the target's labelled items, read once nothing is left to choose."""
+    if not sealed.known:
+        return {}
+    labels = sealed.open(decision)[target.indices(UNLABELLED)]
+    known = labels != UNKNOWN
+    return {
+        key: task.stats(a.target[known], labels[known], float(a.context["temperature"])).values(task.metrics)
+        for key, a in made.items()
+    }
+
+
+def _measurement(
+    key: Key, adapted: Adapted, chosen: Chosen, target: Target, task: Adaptation, final: Mapping[str, float]
+) -> Measurement:
+    labels = task.labels(target.labels_of(target.indices("val")))
+    stats = task.stats(adapted.val, labels, float(adapted.context["temperature"]))
+    handed = key == chosen.name
+    return Measurement(
+        key[1],
+        task.default_metric,
+        stats.values(task.metrics),
+        dict(final),
+        seconds=adapted.seconds,
+        trained_parameters=adapted.head.weight.size + adapted.head.bias.size,
+        sign=1,
+        extra={
+            "merit": max(chosen.combined.values()) if handed else chosen.combined[key],
+            "validators": dict(chosen.values[key]),
+            "context": dict(adapted.context),
+            **adapted.head.facts,
+            **({"error_analysis": _analysis(adapted, target, task)} if handed else {}),
+        },
+    )
+
+
+def _analysis(adapted: Adapted, target: Target, task: Adaptation) -> dict[str, Any]:
+    """The error analysis on the source's validation items: the only ones whose labels may be shown before a figure."""
+    items = target.indices("val")
+    stats = task.stats(adapted.val, task.labels(target.labels_of(items)), float(adapted.context["temperature"]))
+    found = task.report(stats, target.class_names).to_dict()
+    for sample in found["samples"]:
+        sample["index"] = int(items[sample.pop("row")])
+        sample["name"] = str(target.names[sample["index"]])
+    return {"split": "val of the source domain", **found}
+
+
+def _failures(name: str, reason: str) -> tuple[Measurement, ...]:
+    return (Measurement("source-only", "accuracy", {}, status="failed", note=reason.removeprefix(f"{name}: ")),)
+
+
+def _section(made: Mapping[Key, Adapted], chosen: Chosen, domains: Domains, target: Target) -> dict[str, Any]:
+    """What the report shows: validators side by side, both domains in one projection, the most uncertain items."""
+    items = target.indices(UNLABELLED)
+    shown = made[chosen.name].view.target
+    ordered = np.sort(shown, axis=1)
+    doubt = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[:UNCERTAIN]
+    annotations = target.annotations
+    assert isinstance(annotations, DomainLabels)
+    return {
+        "source": annotations.source,
+        "handed over": list(chosen.name),
+        "first": list(chosen.first),
+        "agreement": None if np.isnan(chosen.agreement) else chosen.agreement,
+        "candidates": [
+            {
+                "model": key[0], "strategy": key[1], "combined": chosen.combined[key], "validators": dict(chosen.values[key]),
+                "effective_sample_size": adapted.head.facts.get("effective_sample_size"), "items": len(domains.train),
+            }
+            for key, adapted in sorted(made.items(), key=lambda pair: -chosen.combined[pair[0]])
+        ],
+        "projection": projection(domains, shown.argmax(axis=1)),
+        "uncertain": [
+            {
+                "index": int(items[i]), "name": str(target.names[items[i]]),
+                "classes": [[target.class_names[c], float(shown[i, c])] for c in np.argsort(-shown[i])[:3]],
+            }
+            for i in doubt
+        ],
+    }  # fmt: skip
+
+
+def projection(domains: Domains, predicted: np.ndarray) -> dict[str, Any]:
+    """The first two principal components of both domains together: [x, y, class] a point; of the target the class is
+    the predicted one."""
+    rng = np.random.default_rng(domains.seed)
+    parts = [(domains.train, domains.labels), (domains.target, predicted)]
+    drawn = [np.sort(rng.permutation(len(rows))[:POINTS]) for rows, _ in parts]
+    rows = np.concatenate([part[0][some] for part, some in zip(parts, drawn, strict=True)]).astype(np.float64)
+    rows -= rows.mean(axis=0)
+    _, values, axes = np.linalg.svd(rows, full_matrices=False)
+    flat = rows @ axes[:2].T
+    classes = np.concatenate([part[1][some] for part, some in zip(parts, drawn, strict=True)])
+    points = [[float(x), float(y), int(c)] for (x, y), c in zip(flat, classes, strict=True)]
+    shares = (values**2 / max(float((values**2).sum()), 1e-300))[:2]
+    return {
+        "source": points[: len(drawn[0])], "target": points[len(drawn[0]) :], "shares": [float(s) for s in shares],
+    }  # fmt: skip

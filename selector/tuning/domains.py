@@ -1,0 +1,105 @@
+"""Features of both domains of one model, what strategies solve on them, and how far a weighted source carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from selector.linear import solve_head
+
+MOST_WEIGHT = 20.0
+"""Times the mean: a larger importance weight is cut down to it, or few items decide everything."""
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Features of one network on the labelled source and on the target.
+
+    Attributes:
+        train, val: (N, D) and (V, D) of the source; ``labels`` and ``val_labels`` their classes.
+        target: (M, D); of it no label is known.
+        classes: C.
+        seed: of whatever is drawn.
+    """
+
+    train: np.ndarray
+    labels: np.ndarray
+    val: np.ndarray
+    val_labels: np.ndarray
+    target: np.ndarray
+    classes: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AdaptedHead:
+    """A linear head for rows of the target as they are: outputs are ``features @ weight.T + bias``.
+
+    Attributes:
+        weight, bias: (C, D) and (C,) float32.
+        facts: what should be known of how it came about: strength, effective sample size.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def outputs(self, rows: np.ndarray) -> np.ndarray:
+        """(N, C) float32."""
+        return np.asarray((rows @ self.weight.T + self.bias).astype(np.float32))
+
+
+def solved(
+    domains: Domains,
+    train: np.ndarray,
+    val: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray] | None = None,
+    **facts: float,
+) -> AdaptedHead:
+    """A head on source rows (moved, or weighted: ``weights`` of train and val), whose penalty the validation rows choose."""
+    head = solve_head(
+        train, domains.labels, val, domains.val_labels, domains.classes,
+        weights=None if weights is None else weights[0], val_weights=None if weights is None else weights[1],
+    )  # fmt: skip
+    return AdaptedHead(head.weight, head.bias, {"strength": head.strength, **facts})
+
+
+def density_ratios(source: np.ndarray, target: np.ndarray, others: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(K,) how much likelier rows are in the target than in the source, by a logistic regression that tells them apart.
+
+    Clipped to ``MOST_WEIGHT`` times their mean, which is 1.
+
+    Args:
+        source, target: (N, D) and (M, D) that the classifier is fitted on; a fifth of each chooses its penalty.
+        others: (K, D) rows that are weighted.
+    Source: Bickel et al., ICML 2007: w = (N/M)·p(target|x)/p(source|x).
+    """
+    rng = np.random.default_rng(seed)
+    held = [rng.permutation(len(rows)) < len(rows) // 5 for rows in (source, target)]
+    fitted = [rows[~out] for rows, out in zip((source, target), held, strict=True)]
+    rest = [rows[out] for rows, out in zip((source, target), held, strict=True)]
+    head = solve_head(
+        np.concatenate(fitted), np.repeat([0, 1], [len(rows) for rows in fitted]),
+        np.concatenate(rest), np.repeat([0, 1], [len(rows) for rows in rest]), 2,
+    )  # fmt: skip
+    logits = others @ head.weight.T.astype(np.float64) + head.bias
+    log_ratio = logits[:, 1] - logits[:, 0] + np.log(len(fitted[0]) / len(fitted[1]))
+    return clipped(np.exp(log_ratio - log_ratio.max()))
+
+
+def clipped(weights: np.ndarray) -> np.ndarray:
+    """Weights with a mean of 1 of which none exceeds ``MOST_WEIGHT``."""
+    found = weights / weights.mean()
+    for _ in range(20):  # cutting lowers the mean, which raises what is left
+        if found.max() <= MOST_WEIGHT * (1 + 1e-9):
+            break
+        found = np.minimum(found, MOST_WEIGHT)
+        found /= found.mean()
+    return np.asarray(np.minimum(found, MOST_WEIGHT))
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """Items of equal weight that would tell as much: (Σw)²/Σw² (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())

@@ -1,0 +1,224 @@
+"""Strategies and validators for a target without labels, against independent references."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_mutual_info_score
+
+from selector.linear import solve_head
+from selector.tuning import strategies, validators
+from selector.tuning.choice import choose, combined_ranks
+from selector.tuning.domains import MOST_WEIGHT, Domains, clipped, density_ratios, effective_sample_size
+from selector.tuning.strategies.coral import alignment
+from selector.tuning.validators import View
+from selector.tuning.validators.dev import weighted_risk
+
+ADAPTING = ["coral", "label-shift", "reweight", "source-only"]
+
+
+def domains(seed=0, turn=0.0, shares=(1, 1, 1)):
+    """Three classes in a plane and six columns of noise; the target is turned, or has other shares of the classes."""
+    rng = np.random.default_rng(seed)
+    centres = np.zeros((3, 8))
+    centres[:, :2] = 2.2 * np.array([[1, 0], [-0.5, 0.9], [-0.5, -0.9]])
+
+    def drawn(count, chances):
+        labels = rng.choice(3, count, p=np.array(chances) / sum(chances))
+        return (centres[labels] + rng.standard_normal((count, 8))).astype(np.float32), labels
+
+    train, labels = drawn(400, (1, 1, 1))
+    val, val_labels = drawn(150, (1, 1, 1))
+    target, hidden = drawn(400, shares)
+    rotation = np.eye(8, dtype=np.float32)
+    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    return Domains(train, labels, val, val_labels, target @ rotation.T, 3), hidden
+
+
+def accuracy(name, found, hidden):
+    return float((strategies.registry.get(name).solve(found).outputs(found.target).argmax(axis=1) == hidden).mean())
+
+
+@pytest.mark.parametrize("name", ADAPTING)
+def test_every_strategy_gives_a_head_for_the_target_as_it_is(name):
+    found, hidden = domains()
+    head = strategies.registry.get(name).solve(found)
+    assert head.weight.shape == (3, 8)
+    assert accuracy(name, found, hidden) > 0.8
+    assert strategies.registry.get(name).adapts
+    assert not strategies.registry.get(name).trains
+
+
+def test_coral_moves_source_rows_as_skada_does():
+    skada = pytest.importorskip("skada")
+    found, _ = domains()
+    target = found.target * np.linspace(0.5, 3, 8, dtype=np.float32) + 2
+    rows = np.concatenate([found.train, target])
+    theirs = skada.CORALAdapter(reg=None).fit_transform(rows, sample_domain=np.r_[np.ones(400), -2 * np.ones(400)])
+    own, aim = (np.cov(part, rowvar=False) for part in (found.train, target))
+    ours = (found.train - found.train.mean(axis=0)) @ alignment(own, aim)
+    assert ours == pytest.approx(np.asarray(theirs)[:400], abs=1e-3)
+    assert np.cov(ours, rowvar=False) == pytest.approx(aim, abs=1e-3)
+
+
+def test_coral_mends_a_target_that_is_stretched():
+    found, hidden = domains()
+    stretched = Domains(
+        found.train, found.labels, found.val, found.val_labels,
+        found.target * np.array([0.1, 4, 1, 1, 1, 1, 1, 1], dtype=np.float32) + 3, 3,
+    )  # fmt: skip
+    assert accuracy("coral", stretched, hidden) > accuracy("source-only", stretched, hidden) + 0.1
+
+
+def test_label_shift_weights_help_where_classes_are_rarer():
+    found, hidden = domains(shares=(8, 1, 1))
+    assert accuracy("label-shift", found, hidden) > accuracy("source-only", found, hidden)
+    facts = strategies.registry.get("label-shift").solve(found).facts
+    assert facts["effective_sample_size"] < 300
+
+
+def test_a_weighted_head_is_that_of_scikit_learn():
+    found, _ = domains()
+    weights = np.random.default_rng(1).uniform(0.1, 4, 400)
+    ours = solve_head(found.train, found.labels, found.val, found.val_labels, 3, strengths=[0.5], weights=weights)
+    mean, deviation = found.train.mean(axis=0), found.train.std(axis=0)
+    theirs = LogisticRegression(C=0.5, tol=1e-8, max_iter=2000)
+    theirs.fit((found.train - mean) / deviation, found.labels, sample_weight=weights * 400 / weights.sum())
+    expected = theirs.predict_proba((found.val - mean) / deviation)
+    logits = found.val @ ours.weight.T + ours.bias
+    shown = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert shown == pytest.approx(expected, abs=5e-3)
+
+
+def test_density_ratios_of_two_gaussians():
+    rng = np.random.default_rng(0)
+    source, target = rng.standard_normal((4000, 1)), rng.standard_normal((2000, 1)) + 1
+    rows = np.linspace(-1, 2, 7)[:, None]
+    found = density_ratios(source, target, rows)
+    expected = np.exp(rows[:, 0] - 0.5)
+    assert found == pytest.approx(expected / expected.mean(), rel=0.15)
+
+
+def test_weights_are_cut_and_their_size_is_told():
+    weights = clipped(np.r_[np.ones(999), 1e6])
+    assert weights.max() == pytest.approx(MOST_WEIGHT)
+    assert effective_sample_size(np.ones(50)) == pytest.approx(50)
+    assert effective_sample_size(np.r_[np.zeros(49), 1.0]) == pytest.approx(1)
+
+
+# ---------------------------------------------------------------------------- validators
+
+
+def view(found, probabilities, val):
+    return View(probabilities, found.target, val, found.val_labels, found.val, found.train)
+
+
+@pytest.fixture
+def seen():
+    found, hidden = domains()
+    rng = np.random.default_rng(3)
+    logits = np.eye(3)[hidden] * 3 + rng.standard_normal((400, 3))
+    val = np.eye(3)[found.val_labels] * 3 + rng.standard_normal((150, 3))
+    target, val = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (logits, val))
+    return view(found, target, val), hidden
+
+
+def test_im_and_bnm_by_their_formulas(seen):
+    shown, _ = seen
+    p = shown.target
+    mean = p.mean(axis=0)
+    expected = -(mean * np.log(mean)).sum() + (p * np.log(p)).sum(axis=1).mean()
+    assert validators.registry.get("im")(shown) == pytest.approx(expected)
+    assert validators.registry.get("bnm")(shown) == pytest.approx(np.linalg.svd(p, compute_uv=False).sum() / 400)
+
+
+def test_snd_row_by_row(seen):
+    shown, _ = seen
+    unit = shown.target / np.linalg.norm(shown.target, axis=1, keepdims=True)
+    entropies = []
+    for i in range(400):
+        others = np.delete(unit @ unit[i], i) / 0.05
+        weights = np.exp(others) / np.exp(others).sum()
+        entropies.append(-(weights * np.log(np.maximum(weights, 1e-300))).sum())
+    assert validators.registry.get("snd")(shown) == pytest.approx(np.mean(entropies), rel=1e-9)
+
+
+def test_dev_has_the_control_variate_of_the_paper():
+    rng = np.random.default_rng(0)
+    weights, loss = rng.gamma(1, 1, 500), rng.gamma(2, 1, 500)
+    product = weights * loss
+    eta = -np.cov(product, weights)[0, 1] / np.var(weights, ddof=1)
+    assert weighted_risk(loss, weights) == pytest.approx(product.mean() + eta * weights.mean() - eta)
+    assert weighted_risk(loss, np.ones(500)) == pytest.approx(loss.mean())
+
+
+def test_class_ami_ensv_and_source_validation(seen):
+    shown, hidden = seen
+    right = shown.beside(np.eye(3)[hidden])
+    assert validators.registry.get("ensv")(right) == pytest.approx((shown.target.argmax(axis=1) == hidden).mean())
+    assert validators.registry.get("source-validation")(shown) == pytest.approx(
+        (shown.val.argmax(axis=1) == shown.val_labels).mean()
+    )
+    found = validators.registry.get("class-ami")(shown)
+    assert 0.3 < found <= adjusted_mutual_info_score(hidden, hidden)
+
+
+@pytest.mark.parametrize("name", ["bnm", "class-ami", "dev", "ensv", "im", "source-validation"])
+def test_a_model_that_knows_is_preferred_to_one_that_guesses(seen, name):
+    shown, hidden = seen
+    rng = np.random.default_rng(5)
+    guess, guess_val = rng.dirichlet(np.ones(3) * 5, 400), rng.dirichlet(np.ones(3) * 5, 150)
+    pool = np.eye(3)[hidden]
+    blind = View(
+        guess, rng.standard_normal((400, 8)), guess_val, shown.val_labels, shown.val_features, shown.train_features
+    )
+    assert validators.registry.get(name)(shown.beside(pool)) > validators.registry.get(name)(blind.beside(pool))
+
+
+# ---------------------------------------------------------------------------- the choice
+
+
+def test_ranks_are_combined():
+    assert combined_ranks(np.array([[1.0, 5], [2, 7], [3, 6]])).tolist() == [0.0, 0.75, 0.75]
+    assert combined_ranks(np.array([[1.0], [1.0]])).tolist() == [0.5, 0.5]
+
+
+def made(seen, **sharpness):
+    shown, _ = seen
+    out = {}
+    for key, power in sharpness.items():
+        sharp = [p**power / (p**power).sum(axis=1, keepdims=True) for p in (shown.target, shown.val)]
+        out["m", key.replace("_", "-")] = View(
+            sharp[0], shown.features, sharp[1], shown.val_labels, shown.val_features, shown.train_features
+        )
+    return out
+
+
+def test_an_adapted_model_that_is_not_expected_to_win_is_not_handed_over(seen):
+    found = choose(made(seen, source_only=1.0, coral=1.0), names=["im", "bnm", "source-validation"])
+    assert found.name[1] == "source-only"
+    blurred = made(seen, source_only=0.3, coral=1.0)
+    # two of five prefer it, and so the ranks of a third candidate may put it first without it being better
+    assert choose(blurred, names=["im", "bnm"]).name == ("m", "coral")
+    chosen = choose({**blurred}, names=["im", "source-validation", "class-ami"])
+    assert chosen.name == ("m", "source-only")
+    if chosen.first == ("m", "coral"):
+        assert any("is not expected to beat m source-only: 1 of 3 validators prefer it" in n for n in chosen.notes)
+
+
+def test_disagreement_is_told_and_the_safer_choice_named(seen):
+    shown, _ = seen
+    rng = np.random.default_rng(0)
+    views = {}
+    for i in range(4):  # the surer on the target, the worse on the source
+        power = 0.4 + i
+        target = shown.target**power / (shown.target**power).sum(axis=1, keepdims=True)
+        wrong = rng.random(150) < 0.2 * i
+        val = np.where(wrong[:, None], np.roll(shown.val, 1, axis=1), shown.val)
+        key = ("m", "source-only" if i == 0 else f"s{i}")
+        views[key] = View(target, shown.features, val, shown.val_labels, shown.val_features, shown.train_features)
+    chosen = choose(views, names=["im", "source-validation"])
+    assert chosen.agreement == pytest.approx(-1)
+    assert chosen.name == ("m", "source-only")
+    assert any(
+        "the validators disagree (mean rank correlation -1.00); each would take: im m s3" in n for n in chosen.notes
+    )

@@ -1,0 +1,135 @@
+"""A scan of a target without labels from beginning to end: order, adaptation, choice, model, and sealed labels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import selector
+from selector.core.errors import ConfigError
+from selector.scan.adapting import PREDICTIONS
+
+CLASSES = ("across", "down", "plain")
+
+
+class Tiny(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem = nn.Sequential(nn.Conv2d(3, 10, 5, 2), nn.ReLU(), nn.Conv2d(10, 16, 3, 2), nn.ReLU())
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, batch):
+        return self.last(self.stem(batch).amax((2, 3)))
+
+
+def pictures(count, seed, low=0, high=200):
+    """Stripes across, stripes down, or none, with noise."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = []
+    for label in labels:
+        image = np.full((24, 24), (low + high) / 2)
+        if label == 0:
+            image[:, rng.integers(0, 3) :: 4] = high
+        elif label == 1:
+            image[rng.integers(0, 3) :: 4] = high
+        images.append(np.clip(image[..., None] + rng.normal(0, 8, (24, 24, 3)), 0, 255))
+    return np.array(images).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return {
+        name: selector.Model(Tiny(seed).eval(), transform={"input_size": (3, 24, 24)})
+        for name, seed in (("a", 0), ("b", 1))
+    }
+
+
+def run(zoo, folder, target, **options):
+    images, labels = pictures(90, 0)
+    asked = {
+        "precision": "float32", "backend": "eager", "history": False, "cost": "off", "confirm": True,
+        "store": folder / "store", "out": folder / "run", "proxies": ["target-accuracy", "pas"], "top_k": 2,
+    }  # fmt: skip
+    return selector.rank(target, source_domain=(images, np.array(CLASSES)[labels]), zoo=zoo, **{**asked, **options})
+
+
+def without_figures(ranking):
+    """Everything but the final figures, times and places."""
+    found = json.loads(json.dumps(ranking.to_dict(), default=str))
+    for model in found["models"]:
+        for key in ("extract_seconds", "cached"):
+            model.pop(key, None)
+        for measurement in model["measurements"]:
+            measurement.pop("test")
+            measurement.pop("seconds")
+        for score in model["scores"].values():
+            score.pop("seconds", None)
+    for key in ("seconds", "settings", "versions", "path", "warnings", "created"):
+        found.pop(key, None)
+    return found
+
+
+def test_from_features_to_a_model(zoo, tmp_path):
+    images, labels = pictures(60, 7, low=60, high=255)
+    ranking = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]))
+    assert not ranking.failures
+    assert ranking.target["unlabelled"] == 60
+    assert ranking.best.scores["target-accuracy"].details["source_accuracy"] > 0.6
+    assert ranking.best.transferability == ranking.best.normalised_score  # no prior
+    section = ranking.confirmation["adaptation"]
+    model, strategy = section["handed over"]
+    assert ranking.best.name == model
+    assert len(section["candidates"]) == 8
+    assert {c["strategy"] for c in section["candidates"]} == {"source-only", "coral", "reweight", "label-shift"}
+    assert all(len(c["validators"]) == 7 for c in section["candidates"])
+    assert next(c for c in section["candidates"] if c["strategy"] == "reweight")["effective_sample_size"] > 1
+    assert len(section["projection"]["target"]) == 60
+    assert len(section["uncertain"]) == 12
+    handed = next(m for m in ranking.best.measurements if m.strategy == strategy)
+    loaded = selector.load_model(tmp_path / "run")
+    assert loaded.class_names == CLASSES
+    kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)
+    place = list(zip(kept["models"], kept["strategies"], strict=True)).index((model, strategy))
+    predicted = np.array(CLASSES)[kept["probabilities"][place].argmax(axis=1)]
+    assert handed.test["accuracy"] == pytest.approx((predicted == np.array(CLASSES)[labels]).mean())
+    found = loaded.predict(list(images[:9]))
+    assert [p.label for p in found] == predicted[:9].tolist()
+
+
+def test_labels_of_the_target_change_nothing_but_the_final_figures(zoo, tmp_path):
+    images, labels = pictures(45, 8, low=40, high=240)
+    names = np.array(CLASSES)[labels]
+    right = run(zoo, tmp_path / "right", (images, names))
+    wrong = run(zoo, tmp_path / "wrong", (images, np.roll(names, 1)))
+    none = run(zoo, tmp_path / "none", images)
+    assert without_figures(right) == without_figures(wrong) == without_figures(none)
+    figures = [{m.strategy: dict(m.test) for m in ranking.best.measurements} for ranking in (right, wrong, none)]
+    assert figures[0] != figures[1]
+    assert not any(figures[2].values())
+
+
+def test_strategies_that_need_labels_are_refused_and_the_other_way_round(zoo, tmp_path):
+    images, labels = pictures(30, 9)
+    with pytest.raises(
+        ConfigError, match="strategies: 'full' learns from labels, and this target has none; use one of coral"
+    ):
+        run(zoo, tmp_path, images + 1, strategies="full")
+    with pytest.raises(ConfigError, match="strategies: 'coral' adapts to a target without labels; give source_domain"):
+        selector.rank(
+            (images, labels), zoo=zoo, strategies="coral", confirm=True, out=tmp_path / "x", store=tmp_path / "store",
+            history=False,
+        )  # fmt: skip
+
+
+def test_ready_features_are_compared_without_a_network():
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    rows = np.eye(3)[labels] * 3 + rng.standard_normal((120, 3))
+    ranking = selector.rank(rows[60:] + 0.2, source_domain=(rows[:60], labels[:60]))
+    details = ranking.best.scores["target-accuracy"].details
+    assert details["source_accuracy"] > 0.7
+    assert ranking.best.transferability is not None
