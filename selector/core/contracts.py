@@ -7,49 +7,32 @@ a scan that is answered from the store stay light.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import xxhash
 
 from selector.core.errors import SourceError
+from selector.core.kinds import LabelKind as LabelKind
+from selector.core.kinds import Modality as Modality
+from selector.core.preprocess import AnyPreprocess as AnyPreprocess
+from selector.core.preprocess import CropMode as CropMode
+from selector.core.preprocess import Interpolation as Interpolation
+from selector.core.preprocess import LongTexts as LongTexts
+from selector.core.preprocess import Preprocess as Preprocess
+from selector.core.preprocess import TextPreprocess as TextPreprocess
+from selector.core.preprocess import TruncationSide as TruncationSide
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-CropMode = Literal["center", "squash", "border"]
-
 SPLITS = ("train", "val", "test")
 UNLABELLED = "unlabelled"
 """The split of the items of a domain without labels, beside those of the labelled source domain."""
-
-
-class LabelKind(StrEnum):
-    """What the labels of a row are; proxies and tasks declare which of them they accept."""
-
-    CLASSES = "classes"  # int (N,)
-    MULTILABEL = "multilabel"  # 0/1 (N, L)
-    REAL = "real"  # float (N,) or (N, T)
-
-
-class Modality(StrEnum):
-    """What an item of a target is."""
-
-    IMAGE = "image"
-    TEXT = "text"
-    ROWS = "rows"  # ready features: nothing to extract
-
-    @property
-    def noun(self) -> str:
-        """One item, in messages."""
-        return {"image": "image", "text": "text", "rows": "row"}[self.value]
 
 
 # ---------------------------------------------------------------------------- scores
@@ -82,141 +65,6 @@ class Score:
 
 
 # ---------------------------------------------------------------------------- encoders
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """From a decoded image to the tensor that an encoder reads.
-
-    Attributes:
-        input_size: (channels, height, width).
-        mean, std: per channel, applied to values in 0..1.
-        interpolation: how the image is resized.
-        crop_pct: share of the resized image's side that the crop keeps (timm's convention).
-        crop_mode: ``center`` (resize the short side, cut the middle), ``squash`` (resize to the
-            size without keeping the aspect), ``border`` (resize the long side, pad).
-    """
-
-    input_size: tuple[int, int, int] = (3, 224, 224)
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: Interpolation = "bicubic"
-    crop_pct: float = 0.875
-    crop_mode: CropMode = "center"
-
-    modality: ClassVar[Modality] = Modality.IMAGE
-
-    def pixels_key(self) -> str:
-        """The part that decides the uint8 pixels: encoders with an equal key share them."""
-        _, height, width = self.input_size
-        padding = "-" + "-".join(str(value) for value in self.fill()) if self.crop_mode == "border" else ""
-        return f"{height}x{width}-{self.interpolation}-{self.crop_mode}-{self.crop_pct:g}{padding}"
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """How large an item is as the network reads it: (height, width)."""
-        return self.input_size[1:]
-
-    def fill(self) -> tuple[int, int, int]:
-        """RGB of the pixels beyond the image: the mean when a border is padded, as in timm, else black."""
-        if self.crop_mode != "border":
-            return 0, 0, 0
-        values = [round(255 * value) for value in self.mean]
-        red, green, blue = values if len(values) == 3 else values[:1] * 3
-        return red, green, blue
-
-    def on_canvas(self, size: tuple[int, int]) -> Preprocess:
-        """For whole pictures squashed to (height, width): places in relative coordinates stay what they are."""
-        return replace(self, input_size=(self.input_size[0], *size), crop_mode="squash", crop_pct=1.0)
-
-    def overridden(self, changes: Mapping[str, Any]) -> Preprocess:
-        """A copy with the given fields changed (lists, as YAML gives them, become tuples)."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-        return replace(self, **fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; ``from_dict`` reads it back."""
-        return {
-            "input_size": list(self.input_size),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "interpolation": self.interpolation,
-            "crop_pct": self.crop_pct,
-            "crop_mode": self.crop_mode,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
-        """The inverse of ``to_dict``."""
-        return cls().overridden(data)
-
-
-LongTexts = Literal["truncate", "window"]
-TruncationSide = Literal["right", "left"]
-
-
-@dataclass(frozen=True)
-class TextPreprocess:
-    """From a text to the token ids that an encoder reads.
-
-    Attributes:
-        tokenizer: the tokenizer in the JSON form of the ``tokenizers`` library: all that is needed
-            to tokenise again, on any machine.
-        max_length: tokens a row at most, special ones included.
-        prefix: put before every text (``"query: "``); of a pair before the first one.
-        long_texts: what does not fit is cut off, or read in overlapping windows whose features are
-            averaged.
-        pad_id: fills rows up; the network never looks at it.
-        token_types: whether the network gets token types: which text of a pair a token belongs to.
-        words: the texts are lists of words (``Words``) and a row of features is a word. Long ones are
-            always read in windows, so that every word has a row and all models have the same rows.
-        truncation_side: where a text that does not fit is cut off.
-        tokens_per_word: how many tokens, about, are what one is elsewhere: several where tokens are
-            characters. Budgets of tokens (batches, the text that costs are measured on) are multiplied by it.
-    """
-
-    tokenizer: str = field(repr=False)
-    max_length: int
-    prefix: str = ""
-    long_texts: LongTexts = "truncate"
-    pad_id: int = 0
-    token_types: bool = False
-    words: bool = False
-    truncation_side: TruncationSide = "right"
-    tokens_per_word: int = 1
-
-    modality: ClassVar[Modality] = Modality.TEXT
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """How large an item is as the network reads it: (tokens, 1)."""
-        return self.max_length, 1
-
-    def tokens_key(self) -> str:
-        """What decides the tokens: encoders with an equal key share them."""
-        return json.dumps(self.to_dict(), sort_keys=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; of the tokenizer only the hash, its JSON is kept apart."""
-        return {
-            "tokenizer": xxhash.xxh3_128_hexdigest(self.tokenizer.encode()),
-            "max_length": self.max_length,
-            "prefix": self.prefix,
-            "long_texts": self.long_texts,
-            "pad_id": self.pad_id,
-            "token_types": self.token_types,
-            **({"words": True} if self.words else {}),
-            **({"truncation_side": self.truncation_side} if self.truncation_side != "right" else {}),
-            **({"tokens_per_word": self.tokens_per_word} if self.tokens_per_word != 1 else {}),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], tokenizer: str) -> TextPreprocess:
-        """The inverse of ``to_dict``."""
-        return cls(**{**data, "tokenizer": tokenizer})
-
-
-AnyPreprocess: TypeAlias = "Preprocess | TextPreprocess"
 
 
 class Encoder(ABC):

@@ -7,18 +7,17 @@ Source: Peters et al., NAACL 2018, arXiv:1802.05365; Kim et al., AAAI 2016, arXi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from torch import Tensor, nn
 
-from selector.core.errors import SourceError, did_you_mean, first_line
+from selector.core.errors import SourceError, first_line
 from selector.modalities.text import Tokens
+from selector.sources._elmo_options import Options
 from selector.sources._encoder import seeded
 from selector.sources._text_module import TextModule
 from selector.sources._text_path import LAST, MEAN, TextPath
@@ -36,106 +35,6 @@ NO_ONNX = (
 
 _AT_ONCE = 512  # words spelled in one pass: the widest convolution alone has 1,024 values a character
 _STEPS = 32  # words whose input products are made at once; those of a whole book would not fit
-
-_OF_THE_TRAINING = frozenset(
-    {
-        *("all_clip_norm_val", "batch_size", "bidirectional", "dropout", "learning_rate", "n_epochs", "n_gpus"),
-        *("n_negative_samples_batch", "n_tokens_vocab", "n_train_tokens", "sample_softmax", "share_embedding_softmax"),
-        "unroll_steps",
-    }
-)
-"""Options that the training writes and that decide nothing here."""
-
-
-# ---------------------------------------------------------------------------- options
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-_Width = Annotated[
-    int, Field(ge=1, le=65_536)
-]  # bounds far beyond any model: options of others must not fill the memory
-_Count = Annotated[int, Field(ge=0, le=64)]
-
-
-class _Embedding(_Strict):
-    dim: _Width
-
-
-class _CharCnn(_Strict):
-    activation: Literal["relu", "tanh"]
-    filters: tuple[tuple[_Width, _Width], ...] = Field(min_length=1, max_length=64)
-    embedding: _Embedding
-    n_characters: Literal[261, 262]  # as it was trained, and with the row that masks words out
-    max_characters_per_token: int = Field(ge=4, le=1024)
-    n_highway: _Count = 0
-
-
-class _Lstm(_Strict):
-    dim: _Width
-    projection_dim: _Width
-    n_layers: Annotated[_Count, Field(ge=1)] = 1
-    cell_clip: PositiveFloat | None = None
-    proj_clip: PositiveFloat | None = None
-    use_skip_connections: bool
-
-
-class Options(_Strict):
-    """``options.json``: ``char_cnn`` and ``lstm``, as bilm-tf and AllenNLP write and read it."""
-
-    char_cnn: _CharCnn
-    lstm: _Lstm
-
-    @property
-    def num_filters(self) -> int:
-        """Channels of all convolutions together."""
-        return sum(count for _, count in self.char_cnn.filters)
-
-
-def read_options(data: Any, where: str) -> Options:
-    """Check what stands in ``options.json``.
-
-    Args:
-        data: its content.
-        where: the model and the file, for messages.
-    Raises:
-        SourceError: an option is missing, wrong or unknown; the first one is named.
-    """
-    if not isinstance(data, dict):
-        raise SourceError(f"{where}: expected a mapping with 'lstm' and 'char_cnn', found {type(data).__name__}.")
-    if data.get("bidirectional", True) is not True:
-        raise SourceError(
-            f"{where}: bidirectional is {data['bidirectional']!r}; only models that read both ways are read."
-        )
-    try:
-        options = Options.model_validate({k: v for k, v in data.items() if k not in _OF_THE_TRAINING})
-    except ValidationError as error:
-        raise SourceError(f"{where}: {_first_problem(error, data)}") from None
-    widest = max(width for width, _ in options.char_cnn.filters)
-    if widest > options.char_cnn.max_characters_per_token:
-        raise SourceError(
-            f"{where}: char_cnn.filters are up to {widest} characters wide, but a word has at most "
-            f"{options.char_cnn.max_characters_per_token} (char_cnn.max_characters_per_token)."
-        )
-    return options
-
-
-def _first_problem(error: ValidationError, data: Mapping[str, Any]) -> str:
-    found = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in found["loc"])
-    if found["type"] == "missing":
-        return f"option '{place}' is missing."
-    if found["type"] == "extra_forbidden":
-        section, _, key = place.rpartition(".")
-        model: Any = {"": Options, "char_cnn": _CharCnn, "lstm": _Lstm, "char_cnn.embedding": _Embedding}[section]
-        known = sorted(model.model_fields)
-        return (
-            f"unknown option '{place}'{did_you_mean(key, known) or '.'} Known{f' in {section}' if section else ''}: "
-            f"{', '.join(known)}."
-        )
-    return f"option '{place}' is {found['input']!r}: {found['msg'][:1].lower()}{found['msg'][1:]}."
 
 
 # ---------------------------------------------------------------------------- tokenizer
@@ -506,15 +405,3 @@ def _gates(rows: Tensor) -> Tensor:
     """From TensorFlow's order (input, new, forget, output) to torch's (input, forget, new, output)."""
     enter, new, forget, leave = rows.chunk(4)
     return torch.cat([enter, forget, new, leave])
-
-
-def read_json(path: Path, model: str) -> Any:
-    """The content of ``options.json``.
-
-    Raises:
-        SourceError: it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{model}: {path} cannot be read: {first_line(error)}") from None

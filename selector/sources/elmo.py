@@ -24,7 +24,8 @@ from selector.sources._text import TextEncoder
 if TYPE_CHECKING:
     from torch import nn
 
-    from selector.sources._elmo import ElmoNetwork, Options
+    from selector.sources._elmo import ElmoNetwork
+    from selector.sources._elmo_options import Options
     from selector.zoo import ModelSpec
 
 MAX_LENGTH = 2048
@@ -142,7 +143,7 @@ def _preprocess(spec: ModelSpec, options: Options) -> TextPreprocess:
 
 
 def _options(spec: ModelSpec, files: _Files) -> Options:
-    from selector.sources._elmo import read_json, read_options
+    from selector.sources._elmo_options import read_json, read_options
 
     path = _hub.fetch(files.options, spec.name)
     return read_options(read_json(path, spec.name), f"{spec.name}: {path}")
