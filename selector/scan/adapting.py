@@ -13,9 +13,9 @@ import numpy as np
 
 from selector import tasks
 from selector.config import ConfirmConfig
+from selector.core.atomic import write_atomic
 from selector.core.contracts import UNLABELLED
 from selector.core.documents import plain
-from selector.core.atomic import write_atomic
 from selector.report.ranking import Ranking
 from selector.results import BEST
 from selector.scan.checks import save_run
