@@ -98,7 +98,9 @@ def rank(
     Args:
         target: what ``load_target`` takes (image folder, parquet, manifest, arrays, ...), or a
             ``Target``. With ``source_domain`` it needs no labels: a flat folder of images, a list of paths,
-            images or texts, an array.
+            images or texts, an array. Otherwise a list of paths and ``Target``, or ``"@FILE"`` (a path a line), ranks for
+            several targets in one scan: each network is loaded once, and what comes back is a ``Rankings``, in the same
+            order.
         source_domain: labelled data of the same classes from elsewhere, as a target is given. Models are ordered by
             the accuracy that is predicted for the target, and ``confirm`` adapts them to it; labels that the target
             has are for the final figure only.
@@ -156,7 +158,9 @@ def rank(
         workers: networks that run at once on ``processes`` or ``ray``; None for as many as devices and cores allow.
         progress: called with every step; True for bars, False for silence, None for bars in a notebook only.
     Returns:
-        The ranking; models that failed are rows with a status and a reason.
+        The ranking; models that failed are rows with a status and a reason. For several targets
+        ``report.overview.Rankings``: a sequence of rankings, and of ``FailedTarget`` for those that could not be
+        ranked, with ``overview()``; ``out`` is then the folder of the overview and of a run folder a target.
     Raises:
         ConfigError: a wrong setting, zoo or target (``OptionError``, ``TargetError``, ``ZooError``).
         StoreError: the store cannot be written; nothing is lost.
@@ -165,7 +169,7 @@ def rank(
     config = ScanConfig.of(**_options(locals(), "target"))
     from selector import scan
 
-    return scan.rank(target, config)
+    return scan.rank(target, config)  # type: ignore[return-value]  # several targets give Rankings
 
 
 def confirm(
@@ -282,7 +286,7 @@ def plan(target: Any, **options: Any) -> Plan:
     config = ScanConfig.of(**options)
     from selector import scan
 
-    return scan.plan(target, config)
+    return scan.plan(target, config)  # type: ignore[return-value]  # several targets give a list of plans
 
 
 def _options(given: dict[str, Any], *others: str) -> dict[str, Any]:

@@ -23,9 +23,13 @@ def list_models(
 ) -> None:
     """List the entries of a zoo with their facts."""
     from selector.core.units import format_count
-    from selector.zoo import load_zoo, select
+    from selector.zoo import load_zoo
 
-    specs = select(load_zoo(options["zoo"]), options["models"], options["tags"])
+    specs = list(load_zoo(options["zoo"]).models)
+    if options["models"] or options["tags"]:  # wildcards are listed by their sources
+        from selector.scan.selection import choose_models
+
+        specs, _ = choose_models(options["zoo"], options["models"], options["tags"])
     if json:
         document([spec.model_dump(mode="json", exclude_none=True) for spec in specs])
         return

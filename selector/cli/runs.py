@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selector.cli import options as o
-from selector.cli.guard import FAILED, guarded
+from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, exit_code, print_ranking, print_rows, say, stdout_kept
 from selector.core.progress import ProgressView
 
 if TYPE_CHECKING:
+    from selector.report.overview import Rankings
     from selector.report.ranking import Ranking
     from selector.scan import Plan
+
+MODELS_SHOWN = 20
+"""Rows of the overview's table of models on the terminal; the page and --json hold all."""
 
 
 @o.with_fields("ScanConfig")
 @guarded
 def scan(
     target: Annotated[
-        str,
+        list[str],
         typer.Argument(
             help="Image folder (class folders), CSV manifest of images, table of texts (CSV, TSV, JSONL, parquet), CoNLL "
-            "file of tagged words.",
-            metavar="TARGET",
+            "file of tagged words. Several, or @FILE with a path a line, are ranked in one scan with an overview.",
+            metavar="TARGET...",
         ),
     ],
     plugin: o.Plugin = None,
@@ -43,14 +48,16 @@ def scan(
 
     options["out"] = options["out"] or True  # the library saves only when asked
     options["text_column"] = _columns(options["text_column"])
+    targets: Any = target[0] if len(target) == 1 else target
     if dry_run:
         with stdout_kept():
-            planned = api.plan(target, **options)
-        _show_plan(planned, as_json=json)
+            planned = api.plan(targets, **options)
+        _show_plans(planned, as_json=json)
         return 0
     with ProgressView() as progress, stdout_kept():
-        ranking = api.rank(target, **options, progress=progress)
-    return _finish(ranking, as_json=json)
+        found: Any = api.rank(targets, **options, progress=progress)
+    several = isinstance(found, Sequence)
+    return _finish_several(found, as_json=json) if several else _finish(found, as_json=json)
 
 
 @o.with_fields("ConfirmConfig")
@@ -107,6 +114,29 @@ def _finish(ranking: Ranking, *, as_json: bool) -> int:
     return code
 
 
+def _finish_several(rankings: Rankings, *, as_json: bool) -> int:
+    """Print the overview and where it lies; 1 when no target was ranked, 3 when some target or model failed."""
+    from selector.report.overview import OVERVIEW_FILE, model_table, summary, target_table
+
+    found = rankings.overview()
+    if as_json:
+        document(rankings.to_dict())
+    else:
+        print_rows(*target_table(found), numeric=range(2, 8))
+        headers, rows = model_table(found)
+        print_rows(headers, rows[:MODELS_SHOWN], numeric=(1, 2, 3))
+        if len(rows) > MODELS_SHOWN:
+            typer.echo(f"and {len(rows) - MODELS_SHOWN} more models")
+        for line in summary(found):
+            typer.echo(line)
+    if rankings.path is not None:
+        say(f"overview: {rankings.path / OVERVIEW_FILE}")
+    codes = [exit_code(ranking) for ranking in rankings.rankings]
+    if all(code == FAILED for code in codes):
+        return FAILED
+    return SOME_FAILED if any(codes) or len(codes) < len(rankings) else 0
+
+
 def _tell_what_to_do(ranking: Ranking) -> None:
     """After a confirmation: the model to take, how sure that is, and how it was found; as on the report's first screen."""
     from selector.report.advice import advice
@@ -117,14 +147,21 @@ def _tell_what_to_do(ranking: Ranking) -> None:
         typer.echo(line)
 
 
-def _show_plan(plan: Plan, *, as_json: bool) -> None:
+def _show_plans(plans: Any, *, as_json: bool) -> None:
+    """One plan, or one a target."""
     from dataclasses import asdict
 
+    several = list(plans) if isinstance(plans, Sequence) else [plans]
+    if as_json:
+        document([asdict(plan) for plan in several] if isinstance(plans, Sequence) else asdict(plans))
+        return
+    for plan in several:
+        _show_plan(plan)
+
+
+def _show_plan(plan: Plan) -> None:
     from selector.core.units import format_count, format_duration, format_size
 
-    if as_json:
-        document(asdict(plan))
-        return
     usable = [m for m in plan.models if not m["note"]]
     rows = [(m["name"], m["params"] and format_count(m["params"]), m["cached"], m["missing"]) for m in usable]
     print_rows(["model", "params", "rows in store", "rows to extract"], rows, numeric=(1, 2, 3))

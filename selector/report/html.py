@@ -93,22 +93,20 @@ def render_report(ranking: Ranking) -> str:
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
     """Write a comparison as one HTML file that stands alone; returns its path."""
-    style = _part("report.css")
-    text = (
-        _environment()
-        .get_template("compare.html.j2")
-        .render(
-            comparison=comparison,
-            headers=HEADERS,
-            policy=f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
-            rows=table(comparison),
-            style=Markup(style),
-            summary=list(comparison.summary()),
-        )
+    summary = list(comparison.summary())
+    text = render_page(
+        "compare.html.j2", comparison=comparison, headers=HEADERS, rows=table(comparison), summary=summary
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode())
     return path
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page without a script: nothing but its own style is let through."""
+    style = _part("report.css")
+    policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
+    return _environment().get_template(template).render(style=Markup(style), policy=policy, **values)
 
 
 def _environment() -> Environment:

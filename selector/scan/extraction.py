@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from selector.core.contracts import UNLABELLED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
-from selector.core.engine import Engine, LocalEngine, Needs, Outcome, Shared, failure_of
+from selector.core.engine import Engine, Failure, LocalEngine, Needs, Outcome, Shared, failure_of
 from selector.core.errors import ConfigError, StoreError
 from selector.extract.deaths import Deaths
 from selector.extract.isolated import IsolatedJobs, Isolation, of_others
@@ -20,12 +20,12 @@ from selector.extract.known_costs import CostMode
 from selector.modalities.image import canvas_of
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
-from selector.scan.parcel import Parcel, ScoreSettings, parcel_of, work
+from selector.scan.parcel import Parcel, ScoreSettings, ToScore, parcel_of, work
 from selector.scan.variants import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
-from selector.zoo.variants import place_of
+from selector.zoo.variants import network_of, place_of
 
 if TYPE_CHECKING:
     from selector.core.modality import Inputs
@@ -46,6 +46,9 @@ class Extraction:
     """Brings candidates' rows into the store through pure jobs, and applies what they found.
 
     A job is a value; only this class writes to candidates.
+
+    Attributes:
+        failed: networks (``network_of``) that failed for several targets at once, and are not tried again.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Extraction:
         self._views: dict[float, tuple[Rows, Shared]] = {}
         self._isolated = IsolatedJobs(isolation, notify)
         self._deaths = Deaths(store.working_folder)
+        self.failed: Mapping[str, Failure] = {}
         self._seconds: dict[str, float] = {}
         self._rows: dict[float, Rows] = {}
 
@@ -122,6 +126,9 @@ class Extraction:
         """
         lacking: list[_Lacking] = []
         for network in networks:
+            if (why := self.failed.get(network_of(network.members[0].spec))) is not None:
+                _fail(network.members, Outcome(network, failure=why))
+                continue
             try:
                 pending, cost_only = self._lookup(network, share)
             except (StoreError, ConfigError):
@@ -165,7 +172,7 @@ class Extraction:
         def parcels() -> Iterator[Parcel]:
             for _, candidates, cost_only in lacking:
                 job = self._job(candidates, share, upcoming, cost_only=cost_only)
-                parcel = parcel_of(job, self._view(share), self.isolation, self._scores)
+                parcel = parcel_of(job, self.view(share), self.isolation, self.scored(share))
                 asked[id(parcel)] = candidates
                 yield parcel
 
@@ -175,7 +182,11 @@ class Extraction:
                 self._settle(asked.pop(id(outcome.item)), outcome)
                 self.notify(Progress("extract", done, len(lacking), "models"))
 
-    def _view(self, share: float) -> Shared:
+    def scored(self, share: float) -> tuple[ToScore, ...]:
+        """What workers score as well."""
+        return () if self._scores is None else (ToScore(self.view(share), self._scores),)
+
+    def view(self, share: float) -> Shared:
         """The rows of a round as workers read them, handed over once."""
         rows = self.rows(share)
         if share not in self._views or self._views[share][0] is not rows:
@@ -342,4 +353,4 @@ def _fail(candidates: Sequence[Candidate], outcome: Outcome[Any, Any]) -> None:
 def _needs(parcel: Parcel) -> Needs:
     """What the zoo says of a network's size: its weights in float32."""
     parameters = parcel.job.specs[0].params
-    return Needs(None if parameters is None else 4 * int(parameters), shared=(parcel.rows,))
+    return Needs(None if parameters is None else 4 * int(parameters), shared=parcel.shared)

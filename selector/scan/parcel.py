@@ -32,20 +32,34 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True)
+class ToScore:
+    """Rows of a target (``Rows``), and how they are scored."""
+
+    rows: Shared
+    settings: ScoreSettings
+
+
+@dataclass(frozen=True)
 class Parcel:
     """A job whose target travels apart, once a worker.
 
     Attributes:
-        job: without items (``stripped``).
-        rows: the ``Rows`` that it is about.
+        job: without items.
+        rows: the ``Rows`` whose items it extracts.
         isolation: whether and how the worker runs the network in a child of its own.
-        scores: None where the driver scores (proxies that are functions have no key).
+        scored: what is scored of them, a target each; nothing where the driver scores (proxies that are functions
+            have no key).
     """
 
     job: ExtractJob
     rows: Shared
     isolation: Isolation
-    scores: ScoreSettings | None = None
+    scored: tuple[ToScore, ...] = ()
+
+    @property
+    def shared(self) -> tuple[Shared, ...]:
+        """All values that it reads."""
+        return tuple(dict.fromkeys((self.rows, *(each.rows for each in self.scored))))
 
     @property
     def name(self) -> str:
@@ -58,10 +72,10 @@ class Parcel:
         return self.job.cost_only
 
 
-def parcel_of(job: ExtractJob, rows: Shared, isolation: Isolation, scores: ScoreSettings | None) -> Parcel:
+def parcel_of(job: ExtractJob, rows: Shared, isolation: Isolation, scored: tuple[ToScore, ...]) -> Parcel:
     """A job without what all jobs of a round share."""
     empty = replace(job, target=None, indices=None, next_spec=None)  # type: ignore[arg-type]
-    return Parcel(replace(empty, plan=None), rows, isolation, None if job.cost_only else scores)
+    return Parcel(replace(empty, plan=None), rows, isolation, () if job.cost_only else scored)
 
 
 def work(parcel: Parcel) -> ExtractResult:
@@ -72,7 +86,7 @@ def work(parcel: Parcel) -> ExtractResult:
     """
     rows: Rows = opened(parcel.rows)
     plan = rows.plan if parcel.job.settings.aspect is not None else None
-    job = replace(parcel.job, target=rows.target, indices=rows.indices, plan=plan)
+    job = replace(parcel.job, target=rows.target, indices=rows.every_item, plan=plan)
     run = _isolated(parcel.isolation).run if parcel.isolation.concerns(job.specs[0]) else extract
     result = run(job)
     store = workspace_of(job).store
@@ -81,8 +95,9 @@ def work(parcel: Parcel) -> ExtractResult:
             f"the store {store.root} cannot be written by a worker, so that its rows would be lost; give all workers the "
             "right to write there, or name another store."
         )
-    if parcel.scores is not None and not result.bad:  # bad items leave the target, and the rows are others
-        _score(job, result, rows, parcel.scores)
+    if not result.bad:  # bad items leave the target, and the rows are others
+        for each in parcel.scored:
+            _score(job, result, opened(each.rows), each.settings)
     return result
 
 

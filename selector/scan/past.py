@@ -25,6 +25,7 @@ from selector.results import ModelResult, final_measurements
 from selector.scan.candidate import Candidate
 from selector.tasks import task_for
 from selector.zoo import ModelSpec
+from selector.zoo.timm_facts import timm_facts
 
 
 def open_history(history: HistoryLike) -> History | None:
@@ -127,16 +128,17 @@ def facts_of(spec: ModelSpec, meta: Mapping[str, Any], cost: Cost | None = None)
     Args:
         spec: the zoo's entry; what it states wins.
         meta: of the model's entry in the store: parameters and input size as they were found.
-        cost: as it was measured, for the FLOPs.
+        cost: as it was measured, for the FLOPs; what is published of a model of timm stands in for it.
     """
     size = spec.preprocess.input_size or (meta.get("preprocess") or {}).get("input_size")
     parameters = spec.params or meta.get("num_parameters")
     tag = spec.pretraining or spec.model_id.partition(".")[2]
+    known = timm_facts(spec)
     return ModelFacts(
         parameters=float(parameters) if parameters else None,
         upstream_accuracy=spec.upstream_accuracy,
         pretraining_images=0.0 if spec.weights == "none" else pretraining_images(tag),
-        flops=float(cost.flops) if cost is not None and cost.flops else None,
+        flops=float(cost.flops) if cost is not None and cost.flops else None if known is None else known.operations,
         input_size=float(size[-1]) if size else None,
     )
 

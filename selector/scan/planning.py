@@ -29,13 +29,16 @@ from selector.scan.checks import (
     settled_top_k,
 )
 from selector.scan.dataset_view import offline_hub
-from selector.sources import noting_fetches
+from selector.scan.many import listed
+from selector.sources import _weights, noting_fetches
 from selector.store import Entry, FeatureStore
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
+from selector.zoo.timm_facts import timm_facts
 from selector.zoo.variants import network_of
 
 EFFICIENCY = (0.1, 0.8)  # share of the rate of a plain matrix product that networks reach on a processor
+ASKED = 200  # models, up to which a plan asks the hub about each
 LOADING = (0.5, 5.0)  # seconds until a network runs: building, weights, choice of a backend
 
 
@@ -71,8 +74,16 @@ class Plan:
     unusable: Mapping[str, tuple[str, ...]] | None = None
 
 
-def plan(target: Any, config: ScanConfig) -> Plan:
-    """Which models a scan would look at, what is cached, and what the rest costs; see ``selector.plan``."""
+def plan(target: Any, config: ScanConfig) -> Plan | list[Plan]:
+    """Which models a scan would look at, what is cached, and what the rest costs; see ``selector.plan``.
+
+    One a target where the call names several; what they share is counted for each.
+    """
+    several = listed(target, config)
+    return _plan(target, config) if several is None else [_plan(each, config) for each in several]
+
+
+def _plan(target: Any, config: ScanConfig) -> Plan:
     check_names(config)
     with offline_hub(config.offline):
         store = open_store(config.store)
@@ -84,7 +95,9 @@ def plan(target: Any, config: ScanConfig) -> Plan:
         indices = data.indices("train", "val", UNLABELLED)
         hashes, units = data.row_hashes(indices), data.units_of(indices)
         costs = Costs(store, config.device, config.cost)
-        looked = [_look(spec, trusted, config, store, costs, limits_of(config), hashes, units) for spec in specs]
+        # of so many models one by one the hub is not asked what it has: that takes longer than a plan may
+        ask = len(specs) <= ASKED or _weights.offline()
+        looked = [_look(spec, trusted, config, store, costs, limits_of(config), hashes, units, ask) for spec in specs]
         low, high, exact = _seconds(looked, data, config)
         unusable: dict[str, tuple[str, ...]] = {}
         for found in looked:
@@ -146,12 +159,18 @@ def _look(
     limits: Limits,
     hashes: Sequence[str],
     units: np.ndarray | None,
+    ask: bool,
 ) -> _Found:
     entry: Entry | None = None
     cost: Cost | None = None
+    items = len(hashes) if units is None else len(np.unique(units))
+    facts = store.get("rate", {"source": spec.source}) or {}
     try:
         limits.check_facts(spec)
         check_trusted(spec, trusted)  # a source imports packages to say what such an entry is
+        if not (ask or facts) and spec.weights is None:  # never ran here: what the zoo and tables say is enough
+            missing = len(hashes)
+            return _Found(spec, missing=missing, items=items, parameters=spec.params, fetch=4 * (spec.params or 0))
         with noting_fetches() as lacking:
             entry = store.resolve(wanted_of(spec, config.device, config.precision, config.backend))
         if entry is not None:
@@ -162,12 +181,10 @@ def _look(
         return _Found(spec, note=f"excluded: {error}")
     except (SourceError, OSError) as error:
         return _Found(spec, note=str(error), unread=len(hashes))
-    items = len(hashes) if units is None else len(np.unique(units))
     missing = len(hashes)
     if entry is not None:
         rows = entry.missing(hashes)
         missing, items = len(rows), len(rows) if units is None else len(np.unique(units[rows]))
-    facts = store.get("rate", {"source": spec.source}) or {}
     remembered = store.get("preprocess", {"network": network_of(spec)})
     parameters = spec.params or (entry.meta.get("num_parameters") if entry is not None else None)
     return _Found(
@@ -233,7 +250,11 @@ def _operations(found: _Found, modality: Modality) -> tuple[float, float] | None
         return float(found.cost.flops), float(found.cost.flops)
     if not found.parameters:
         return None
-    return modalities.of(modality).operations(found.parameters, _size(found))
+    size = _size(found)
+    if (known := timm_facts(found.spec)) is not None and known.operations:
+        share = 1.0 if size is None else size[1] * size[2] / known.img_size**2
+        return known.operations * share, known.operations * share
+    return modalities.of(modality).operations(found.parameters, size)
 
 
 def arithmetic_rate() -> float:

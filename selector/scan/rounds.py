@@ -6,10 +6,11 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from selector.core.engine import Engine
+from selector.core.engine import LocalEngine
 from selector.core.errors import SourceError, StoreError
 from selector.ranking.combination import LabelFacts, combine, out_of_reach
 from selector.scan.candidate import Candidate
+from selector.scan.dataset_view import Rows
 from selector.scan.extraction import Extraction
 from selector.scan.past import Knowledge, facts_of_candidate, known_facts
 from selector.scan.scoring import Scoring
@@ -23,44 +24,69 @@ DROP_FROM = 8  # models: below, a pool is too small for early stopping to pay
 ROUNDS = (0.25, 0.5, 1.0)
 
 
-def run_rounds(
-    specs: Sequence[ModelSpec],
-    extraction: Extraction,
-    scoring: Scoring,
-    knowledge: Knowledge,
-    *,
-    top_k: int,
-    drop: str,
-    seed: int,
-    engine: Engine,
-) -> list[Candidate]:
-    """Rounds of rows: extract, score, stop the models that can no longer reach the top k."""
-    candidates = [Candidate(spec) for spec in specs]
-    dropping = drop == "force" or (drop == "auto" and len(by_network(candidates)) >= max(DROP_FROM, top_k + 1))
-    for share in ROUNDS if dropping else (1.0,):
-        running = [c for c in candidates if c.running]
+class Rounds:
+    """The rounds of one target.
+
+    Attributes:
+        candidates: the models, with what is known of each so far.
+        shares: of the rows, a round each.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ModelSpec],
+        extraction: Extraction,
+        scoring: Scoring,
+        knowledge: Knowledge,
+        *,
+        top_k: int,
+        drop: str,
+        seed: int,
+    ) -> None:
+        self.candidates = [Candidate(spec) for spec in specs]
+        self.extraction, self._scoring, self._knowledge = extraction, scoring, knowledge
+        self._top_k, self._seed = top_k, seed
+        enough = len(by_network(self.candidates)) >= max(DROP_FROM, top_k + 1)
+        self.shares = ROUNDS if drop == "force" or (drop == "auto" and enough) else (1.0,)
+
+    @property
+    def running(self) -> list[Candidate]:
+        """Those that are still in."""
+        return [c for c in self.candidates if c.running]
+
+    def run(self) -> None:
+        """All rounds."""
+        for share in self.shares:
+            self.step(share)
+
+    def step(self, share: float) -> None:
+        """One round: extract, score, stop the models that can no longer reach the top k."""
+        extraction = self.extraction
         # features of every model first: an item found to be bad on the way leaves the target for all
-        extraction.run(by_network(running), share)
-        running = [c for c in running if c.running]
+        extraction.run(by_network(self.running), share)
         rows = extraction.rows(share)
-        score = partial(_score, share=share, extraction=extraction, scoring=scoring)
-        for outcome in engine.map(score, running, fatal=(StoreError,)):
+        score = partial(_score, share=share, extraction=extraction, scoring=self._scoring)
+        for outcome in LocalEngine().map(score, self.running, fatal=(StoreError,)):
             outcome.item.failure = outcome.failure
-        running = [c for c in running if c.running]
+        self._combine(rows)
+        if share < 1:
+            left = len(extraction.rows().indices) - len(rows.indices)
+            for c in _lost([c for c in self.running if c.transferability], self._top_k):
+                c.stopped = (
+                    f"stopped after {len(rows)} rows: {self._top_k} others are ahead by more than their paired interval"
+                )
+                c.spared = extraction.estimate(c.spec, left)
+
+    def _combine(self, rows: Rows) -> None:
+        running = self.running
         labels = {name: LabelFacts.of(facet.labels, facet.kind) for name, facet in rows.facets.items()}
         scores = {c.spec.name: c.scores for c in running}
-        transferability = combine(scores, labels, prior=knowledge.prior(running), top_k=top_k, seed=seed)
+        transferability = combine(
+            scores, labels, prior=self._knowledge.prior(running), top_k=self._top_k, seed=self._seed
+        )
         for c in running:
             c.transferability, c.rows = transferability.get(c.spec.name), len(rows)
             c.known = known_facts(facts_of_candidate(c))
-        if share < 1:
-            left = len(extraction.rows().indices) - len(rows.indices)
-            for c in _lost([c for c in running if c.transferability], top_k):
-                c.stopped = (
-                    f"stopped after {len(rows)} rows: {top_k} others are ahead by more than their paired interval"
-                )
-                c.spared = extraction.estimate(c.spec, left)
-    return candidates
 
 
 def _lost(running: Sequence[Candidate], top_k: int) -> list[Candidate]:

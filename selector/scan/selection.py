@@ -10,6 +10,7 @@ from selector import sources
 from selector.core.contracts import Modality
 from selector.core.errors import ZooError
 from selector.zoo import ModelSpec, Zoo, load_zoo, select
+from selector.zoo.timm_facts import with_facts
 
 
 def choose_models(
@@ -29,7 +30,7 @@ def choose_models(
     """
     loaded = load_zoo(zoo, trust=trust_zoo)
     specs: list[ModelSpec] = []
-    selected = select(loaded, models, tags)
+    selected = select(loaded, models, tags, beyond=zoo is None)
     by_modality: dict[Modality, list[ModelSpec]] = {}
     for spec in selected:
         by_modality.setdefault(spec.reads, []).append(spec)
@@ -43,15 +44,17 @@ def choose_models(
         if not spec.is_wildcard:
             specs.append(spec)
             continue
+        listed = {s.source for s in readers if s.weights is None}
         ids = sources.registry.get(spec.source_name).expand(spec.model_id)
         if not ids:
             raise ZooError(f"the wildcard '{spec.source}' matches no model of {spec.source_name}; loosen it.")
         specs += [
             spec.model_copy(update={"source": f"{spec.source_name}:{i}", "name": f"{spec.source_name}:{i}"})
             for i in ids
+            if f"{spec.source_name}:{i}" not in listed  # by hand, under whatever name
         ]
     unique = {spec.name: spec for spec in reversed(specs)}  # a name listed by hand wins over a wildcard's
-    chosen = [_with_licence(spec) for spec in specs if unique.get(spec.name) is spec]
+    chosen = [with_facts(_with_licence(spec)) for spec in specs if unique.get(spec.name) is spec]
     return chosen, loaded.trusted or trust_zoo
 
 

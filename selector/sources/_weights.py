@@ -6,6 +6,7 @@ ask for identities cheaply.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import re
@@ -43,7 +44,12 @@ def versions(*distributions: str) -> dict[str, str]:
 
     The build after the plus sign says which device was compiled in, not what is computed.
     """
-    return {name: importlib.metadata.version(name).partition("+")[0] for name in distributions}
+    return {name: _version(name) for name in distributions}
+
+
+@functools.cache
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution).partition("+")[0]
 
 
 def content_hash(path: Path) -> str:

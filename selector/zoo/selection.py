@@ -13,7 +13,11 @@ from selector.zoo.spec import SOURCES, ModelSpec, Zoo
 
 
 def select(
-    zoo: Zoo, models: str | Sequence[Any] | None = None, tags: str | Sequence[str] | None = None
+    zoo: Zoo,
+    models: str | Sequence[Any] | None = None,
+    tags: str | Sequence[str] | None = None,
+    *,
+    beyond: bool = False,
 ) -> list[ModelSpec]:
     """Entries chosen by glob on their names and by tag (any of them).
 
@@ -25,6 +29,8 @@ def select(
         models: one glob or several; a comma separates globs in a string. None takes all. A ``ModelSpec`` or a
             torch module among them is an entry of its own.
         tags: likewise.
+        beyond: whether a wildcard with its source (``timm:*``) also stands for what the source lists and the zoo
+            does not: where no zoo was named.
 
     Raises:
         ZooError: a glob or tag that matches nothing; nothing left.
@@ -44,8 +50,8 @@ def select(
         picked += own
         for pattern in (word for word in words(models) if isinstance(word, str)):
             hits = [m for m in zoo.models if _is_called(m, pattern)]
-            if not hits and _looks_like_reference(pattern):
-                hits = [ModelSpec.model_validate(pattern)]  # a model that the zoo does not list, named in full
+            if _looks_like_reference(pattern) and (not hits or (beyond and any(char in pattern for char in "*?["))):
+                hits = [*hits, ModelSpec.model_validate(pattern)]  # what the zoo does not list
             if not hits:
                 raise ZooError(
                     f"no model of the zoo matches '{pattern}'{did_you_mean(pattern, zoo.names()) or '.'} 'selector zoo list' shows them."

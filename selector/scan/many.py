@@ -1,0 +1,185 @@
+"""Several targets in one scan: each network is loaded once and reads them all; a run folder a target, one overview."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selector.config import ScanConfig
+from selector.core.contracts import ProgressCallback, Target
+from selector.core.engine import failure_of
+from selector.core.errors import ConfigError, OptionError, StoreError, TargetError
+from selector.report.html import write_report
+from selector.report.overview import FailedTarget, Rankings, write_overview
+from selector.report.ranking import Ranking
+from selector.scan.dataset_view import offline_hub
+from selector.scan.engines import open_engine
+from selector.scan.target_scan import TargetScan
+from selector.scan.union import JoinedExtraction, Wanted, joinable
+from selector.zoo.variants import network_of
+
+log = logging.getLogger(__name__)
+
+LIST = "@"
+"""Before the name of a file that lists targets."""
+
+
+def listed(target: Any, config: ScanConfig) -> list[Any] | None:
+    """The targets of a call that names several: a list of paths and ``Target``, or ``@FILE``; None for a single one.
+
+    With a source domain a list of paths is one target: its images or texts.
+
+    Raises:
+        OptionError: the file cannot be read, or names none.
+    """
+    if isinstance(target, str) and target.startswith(LIST):
+        return _read_list(Path(target.removeprefix(LIST)))
+    if config.source_domain is not None or not isinstance(target, list) or not target:
+        return None
+    if all(isinstance(each, str | os.PathLike | Target) for each in target):
+        return list(target)
+    return None
+
+
+def _read_list(file: Path) -> list[Any]:
+    """Paths, one a line, relative to the file; empty lines and those that begin with # are left out."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"target: the list of targets {file} cannot be read: {error}.", "target") from None
+    named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not named:
+        raise OptionError(f"target: {file} names no targets; write one path a line.", "target")
+    return [name if "://" in name else str(file.parent / name) for name in named]
+
+
+@dataclass
+class _Member:
+    """One target of a scan of several."""
+
+    name: str
+    scan: TargetScan | None = None
+    result: Ranking | FailedTarget | None = None
+
+    def fail(self, error: BaseException) -> None:
+        failure = failure_of(error)
+        log.warning("%s: %s", self.name, failure.reason)
+        self.scan, self.result = None, FailedTarget(self.name, failure.reason, failure.traceback)
+
+
+def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallback) -> Rankings:
+    """Rank the models of a zoo for several targets; see ``selector.rank``.
+
+    Raises:
+        StoreError: the store cannot be written.
+        ConfigError: what is wrong with the first target, where something is wrong with every one; a single target that
+            cannot be ranked is a ``FailedTarget``.
+    """
+    started = time.perf_counter()
+    root = _root(config, targets)
+    members = [_Member(name) for name in _names(targets)]
+    errors: list[ConfigError] = []
+    with offline_hub(config.offline), open_engine(config, notify) as engine:
+        for member, target in zip(members, targets, strict=True):
+            own = config if root is None else config.model_copy(update={"out": root / member.name})
+            try:
+                member.scan = TargetScan(target, own, engine, notify)
+            except ConfigError as error:
+                member.fail(error)
+                errors.append(error)
+        if len(errors) == len(members):
+            raise errors[0]
+        _rounds(members)
+        for member in members:
+            if member.scan is not None:
+                _finish(member)
+    rankings = Rankings([m.result for m in members if m.result is not None], time.perf_counter() - started, root)
+    if root is not None:
+        write_overview(rankings, root)
+    return rankings
+
+
+def _rounds(members: Sequence[_Member]) -> None:
+    """The rounds of all targets side by side: what several want of a network is extracted in one go before each."""
+    shares = sorted({share for m in members if m.scan and m.scan.rounds for share in m.scan.rounds.shares})
+    for share in shares:
+        racing = [m for m in members if m.scan and m.scan.rounds and share in m.scan.rounds.shares]
+        groups: dict[str, list[_Member]] = {}
+        for member in racing:
+            assert member.scan is not None
+            if joinable(member.scan.extraction):
+                groups.setdefault(str(member.scan.extraction.target.modality), []).append(member)
+        for group in groups.values():
+            if len(group) > 1:
+                _bring([m.scan for m in group if m.scan is not None], share)
+        for member in racing:
+            assert member.scan is not None
+            assert member.scan.rounds is not None
+            try:
+                member.scan.rounds.step(share)
+            except (StoreError, KeyboardInterrupt):
+                raise
+            except Exception as error:  # noqa: BLE001  one target's failure must not end the scan of the others
+                member.fail(error)
+
+
+def _bring(scans: Sequence[TargetScan], share: float) -> None:
+    wanted = [Wanted(scan.extraction, [c.spec for c in scan.rounds.running]) for scan in scans if scan.rounds]
+    try:
+        found = JoinedExtraction(wanted, share).bring()
+    except TargetError as error:  # whose items those are, its own round says
+        log.info("the targets are read one by one: %s", error)
+        return
+    for scan in scans:
+        scan.extraction.failed = {**scan.extraction.failed, **found.failed}
+        scan.extraction.work.prepared.leave_out(found.bad)
+        for candidate in scan.rounds.running if scan.rounds else ():
+            if (seconds := found.seconds.get(network_of(candidate.spec))) is not None:
+                candidate.cached = False
+                candidate.seconds += seconds
+
+
+def _finish(member: _Member) -> None:
+    assert member.scan is not None
+    try:
+        ranking = member.scan.finish(elsewhere=True)
+    except (StoreError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # noqa: BLE001  one target's failure must not end the scan of the others
+        member.fail(error)
+        return
+    if ranking.path is not None:
+        write_report(ranking)
+    member.result = ranking
+
+
+def _names(targets: Sequence[Any]) -> list[str]:
+    """A name a target for its folder: the last part of its path, and a number where that is taken."""
+    taken: dict[str, int] = {}
+    names = []
+    for target in targets:
+        name = target.name if isinstance(target, Target) else Path(target).stem or "target"
+        taken[name] = taken.get(name, 0) + 1
+        names.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
+    return names
+
+
+def _root(config: ScanConfig, targets: Sequence[Any]) -> Path | None:
+    """The folder of the overview and of the runs below it.
+
+    Raises:
+        ConfigError: it is a file.
+    """
+    if not config.out and not config.confirm:
+        return None
+    first, number = _names(targets)[0], len(targets) - 1
+    named = None if config.out is None or isinstance(config.out, bool) else Path(config.out)
+    root = named or Path("runs") / f"{first}-and-{number}-more"
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"out: {root} is a file, expected a folder; name another one.")
+    return root

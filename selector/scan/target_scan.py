@@ -1,0 +1,184 @@
+"""The scan of one target: what it needs, its rounds, and the ranking that comes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from selector import modalities, tasks
+from selector.config import ConfirmConfig, HistoryLike, ScanConfig
+from selector.core.contracts import Preprocess, ProgressCallback
+from selector.core.documents import plain
+from selector.core.engine import Engine
+from selector.core.system import versions
+from selector.extract.isolated import Isolation
+from selector.proxies import default_proxies
+from selector.ranking.forecast import of_metric
+from selector.report.ranking import Ranking
+from selector.scan import dataset_view
+from selector.scan.adapting import adapt_leading
+from selector.scan.caveats import caveats
+from selector.scan.checks import (
+    check_for_target,
+    check_names,
+    choose_specs,
+    limits_of,
+    load_target,
+    open_store,
+    run_folder,
+    save_run,
+    settled_top_k,
+)
+from selector.scan.confirmation import confirm_leading
+from selector.scan.extraction import Extraction
+from selector.scan.near_duplicates import leak_caveat
+from selector.scan.parcel import score_settings
+from selector.scan.past import Knowledge, open_history, predicted
+from selector.scan.precomputed import rank_rows
+from selector.scan.rounds import Rounds
+from selector.scan.scoring import Scoring
+from selector.scan.summary import ordered, summarise
+from selector.scan.texts import add_layer_curves, cut_notes
+from selector.zoo import ModelSpec
+
+
+class TargetScan:
+    """One target on its way from the call to its ranking.
+
+    Attributes:
+        rounds: of its models; None for ready features, which no model reads.
+    """
+
+    def __init__(self, target: Any, config: ScanConfig, engine: Engine, notify: ProgressCallback) -> None:
+        self._started = time.perf_counter()
+        self._config, self._engine = config, engine
+        wanted, names = check_names(config)
+        self._store = open_store(config.store)
+        data = load_target(target, config)
+        check_for_target(config, data)
+        task = tasks.task_for(data)
+        if not config.proxies:  # what applies to the target's labels
+            names = list((task and task.proxies) or default_proxies(data.label_kind))
+            wanted = list(names)
+        self._names = names
+        self.rounds: Rounds | None = None
+        self._ready: Ranking | None = None
+        if not modalities.of(data).has_models:
+            self._ready = save_run(rank_rows(data, wanted, names, config), run_folder(config, data, confirming=False))
+            return
+        self._specs, self._trusted = choose_specs(data, config)
+        self._confirming = config.confirm and task is not None
+        self._deciding = None if task is None else config.metric or task.default_metric
+        self._top_k = settled_top_k(config, self._specs, self._confirming)
+        self._folder = run_folder(config, data, confirming=self._confirming)
+        data = dataset_view.without_known_bad(data, self._store, config.on_bad_image)
+        self.extraction = Extraction(
+            data,
+            self._store,
+            config.device,
+            config.precision,
+            config.backend,
+            config.on_bad_image,
+            self._trusted,
+            notify,
+            replace(limits_of(config), noun=data.modality.noun),
+            config.cost,
+            engine=engine,
+            isolation=_isolation(config),
+            scores=score_settings(wanted, config.seed, config.intervals),
+        )
+        self._scoring = Scoring(self._store, wanted, config.seed, config.intervals, notify)
+        self._past = None if task is not None and task.adapts else open_history(config.history)
+        self._knowledge = Knowledge(self._past, data)
+        drop = config.drop if config.intervals else "off"
+        self.rounds = Rounds(
+            self._specs, self.extraction, self._scoring, self._knowledge, top_k=self._top_k, drop=drop, seed=config.seed
+        )
+
+    def finish(self, *, elsewhere: bool = False) -> Ranking:
+        """The ranking, saved and confirmed as the call asks for.
+
+        Args:
+            elsewhere: whether the pictures were decoded by others: by workers, or for several targets at once.
+        """
+        if self._ready is not None:
+            return self._ready
+        assert self.rounds is not None
+        config, extraction, candidates = self._config, self.extraction, self.rounds.candidates
+        data = extraction.target  # without the items that turned out to be bad
+        if modalities.of(data).layer_curves:
+            add_layer_curves(candidates, extraction)
+        found = list(caveats(candidates, data, len(extraction.rows().indices)))
+        if elsewhere or not self._engine.in_process:
+            self._open_pictures()
+        if leak := leak_caveat(data, extraction.work.prepared.smallest_pixels, self._store):
+            found.insert(0, leak)
+        ranking = Ranking(
+            target=summarise(data),
+            settings={
+                **config.record(),
+                "proxies": self._names,
+                "top_k": self._top_k,
+                "store": str(self._store.root),
+                "history": self._past is not None,
+                "trusted": self._trusted,
+            },
+            versions=versions(),
+            models=predicted(
+                ordered([candidate.result() for candidate in candidates]),
+                data.fingerprint,
+                of_metric(self._knowledge.results, self._deciding),
+            ),
+            warnings=(
+                *data.notes,
+                *self._knowledge.notes,
+                *cut_notes(candidates, extraction),
+                *(caveat.text for caveat in found),
+            ),
+            caveats=tuple(found),
+            prior=plain(self._knowledge.record()),
+            seconds={**extraction.seconds, **self._scoring.seconds, "total": time.perf_counter() - self._started},
+            loaded_target=data,
+            trusted=self._trusted,
+        )
+        if not self._confirming or self._folder is None:
+            return save_run(ranking, self._folder)
+        # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
+        ranking = ranking.save(self._folder)
+        training = ConfirmConfig.of(**{name: getattr(config, name) for name in ConfirmConfig.training_fields()})
+        return tuned(ranking, extraction, self._specs, training, self._top_k, config.history)
+
+    def _open_pictures(self) -> None:
+        """Open the decoded pictures that near duplicates are looked for in, where this run has not looked yet."""
+        assert self.rounds is not None
+        fresh = (c for c in self.rounds.candidates if c.entry is not None and not c.cached and not c.failure)
+        found = next(fresh, None)
+        if found is not None and found.entry is not None and modalities.of(self.extraction.target).resizable:
+            self.extraction.inputs(Preprocess.from_dict(found.entry.meta["preprocess"]))
+
+
+def tuned(
+    ranking: Ranking,
+    extraction: Extraction,
+    specs: Sequence[ModelSpec],
+    config: ConfirmConfig,
+    top_k: int,
+    history: HistoryLike,
+) -> Ranking:
+    """The leading models fine-tuned on the target's labels, or adapted to a target without any."""
+    if tasks.task_of(extraction.target).adapts:
+        return adapt_leading(ranking, extraction, specs, config, top_k)
+    return confirm_leading(ranking, extraction, specs, config, top_k, history)
+
+
+def _isolation(config: ScanConfig) -> Isolation:
+    import os
+
+    return Isolation(
+        config.isolate,
+        isinstance(config.zoo, str | os.PathLike),
+        None if config.model_timeout is None else float(config.model_timeout),
+        None if config.model_memory is None else int(config.model_memory),
+    )
