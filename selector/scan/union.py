@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.core.contracts import LabelKind, Target
+from selector.core.contracts import Target
 from selector.core.engine import Failure
 from selector.data._items import ConcatItems, SubsetItems
 from selector.scan.candidate import Candidate
@@ -22,6 +22,10 @@ from selector.scan.parcel import ToScore
 from selector.scan.variants import by_network
 from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
+
+
+WHOLE_ITEMS = "pooled"
+"""The row reader of targets that are joined."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Brought:
 
 def joinable(extraction: Extraction) -> bool:
     """Whether rows of a target are whole items: words of texts and places in pictures are read target by target."""
-    return not extraction.reads_maps and extraction.target.row_starts is None
+    return extraction.job_settings.reader == WHOLE_ITEMS
 
 
 def joined(targets: Sequence[Target]) -> Target:
@@ -64,15 +68,16 @@ def joined(targets: Sequence[Target]) -> Target:
     return Target(
         name="+".join(target.name for target in targets[:3]) + ("…" if len(targets) > 3 else ""),
         modality=targets[0].modality,
-        label_kind=LabelKind.REAL,
+        label_kind=targets[0].label_kind,
         items=SubsetItems(ConcatItems([target.items for target in targets]), keep),
         names=[names[i] for i in keep.tolist()],
-        labels=np.zeros((len(keep), 1)),
+        labels=np.zeros(len(keep)),
         class_names=(),
         splits=np.full(len(keep), "train"),
         split_origin="given",
         hashes=tuple(hashes),
         fingerprint=fingerprints,
+        task="none",  # items are read and nothing is learned from them
     )
 
 
