@@ -23,7 +23,6 @@ from selector.scan.variants import by_network
 from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
 
-
 WHOLE_ITEMS = "pooled"
 """The row reader of targets that are joined."""
 
