@@ -59,7 +59,9 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
             ``linear.STRENGTHS`` / D when not given.
         blocks: add the values with each block left out, fitted again from the solutions found.
     Returns:
-        Score ≤ 0 with a contribution a row; ``details``: accuracy, strength; of several labels also ``map``.
+        Score ≤ 0 with a contribution a row; ``details``: accuracy and miou (mean IoU of the classes) of
+        rows that the fit did not see, strength; of several labels also ``map``. Rows of one item share a fold, so
+        those of a mask are judged by fits on other pictures; each row counts the same, whatever it stands for.
     Raises:
         NotApplicable: fewer than two classes have rows in two folds.
     """
@@ -107,6 +109,7 @@ class _Problem:
     ) -> None:
         self.z, self.curvature, self.codes, self.rare = z, curvature, codes, rare
         self.guess = -np.log(classes)
+        self.classes = classes
         held = np.unique(folds)
         self.parts = [np.flatnonzero(folds == f) for f in held]
         self.weights = (folds != held[:, None]).astype(np.float64)
@@ -130,12 +133,18 @@ class _Problem:
         return float(self.held_out(solved.solution)[~gone].mean())
 
     def details(self, solution: np.ndarray) -> dict[str, float]:
-        """The share of rows that their fold's model gets right."""
-        right = sum(
-            int(((self.z[rows] @ solution[:, f]).argmax(axis=1) == self.codes[rows]).sum())
-            for f, rows in enumerate(self.parts)
-        )
-        return {"accuracy": right / len(self.codes)}
+        """The share of rows that their fold's model gets right, and the mean IoU of the classes over them."""
+        predicted = np.empty_like(self.codes)
+        for f, rows in enumerate(self.parts):
+            predicted[rows] = (self.z[rows] @ solution[:, f]).argmax(axis=1)
+        right = predicted == self.codes
+        counts = (np.bincount(part) for part in (self.codes[right], self.codes, predicted))
+        hit, truth, said = (np.pad(c, (0, self.classes - len(c))) for c in counts)
+        shown = truth + said > 0
+        return {
+            "accuracy": float(right.mean()),
+            "miou": float((hit[shown] / (truth + said - hit)[shown]).mean()),
+        }
 
 
 class _Labels:

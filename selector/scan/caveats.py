@@ -16,6 +16,7 @@ from selector.ranking.calibration import calibration
 from selector.ranking.combination import AT_CHANCE, Transferability
 from selector.results import Caveat, Measurement
 from selector.scan.candidate import Candidate
+from selector.scan.masked import under_ranked
 from selector.zoo.variants import network_of
 
 SHOWN = 6
@@ -44,6 +45,7 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
             too_small(transferability, rows),
             proxies_disagree(transferability),
             static_explains(transferability),
+            under_ranked(good, target),
             no_training(target),
             unlike_calibration(transferability, target, rows),
             _readings(good),

@@ -14,6 +14,7 @@ from selector.core.errors import HistoryError
 from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
 from selector.results import BEST, Caveat, Measurement, ModelResult
+from selector.scan import masked
 from selector.scan.caveats import MAJORITY, majority
 from selector.scan.checks import save_run
 from selector.scan.extraction import Extraction
@@ -113,13 +114,20 @@ def confirm_leading(
 
 
 def leading(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int) -> list[ModelSpec]:
-    """The first models of a ranking, each once: a network is trained as its leading variant."""
+    """The first models of a ranking, each once: a network is trained as its leading variant.
+
+    Where probes rank some models too low (``scan.masked``), the first of those is added.
+    """
     by_name = {spec.name: spec for spec in specs}
     first: dict[str, ModelSpec] = {}
     for model in ranking:
         if model.status == "ok" and model.name in by_name:
             first.setdefault(network_of(by_name[model.name]), by_name[model.name])
-    return list(first.values())[:top_k]
+    chosen = list(first.values())[:top_k]
+    doubted = {name for caveat in ranking.caveats if caveat.code == masked.CODE for name in caveat.numbers["models"]}
+    if not any(spec.name in doubted for spec in chosen):
+        chosen += [spec for spec in first.values() if spec.name in doubted][:1]
+    return chosen
 
 
 def with_caveat(ranking: Ranking, caveat: Caveat | None) -> Ranking:

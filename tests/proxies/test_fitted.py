@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegressionCV, Ridge
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
+from sklearn.metrics import jaccard_score
 from sklearn.model_selection import LeaveOneOut, PredefinedSplit, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
@@ -197,3 +198,20 @@ def test_ridge_gcv_equals_its_definition(mixture):
 def test_ridge_refuses_an_unknown_method(mixture):
     with pytest.raises(Exception, match=r"ridge: method must be 'gcv' or 'loo'. Got 'looo'"):
         proxies.score(*mixture(), "ridge", method="looo")
+
+
+def test_the_probe_tells_the_mean_iou_of_rows_on_items_that_it_did_not_see() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 180)
+    rows = (np.eye(3)[labels] @ rng.normal(size=(3, 6)) + rng.normal(0, 0.7, (180, 6))).astype(np.float32)
+    units = np.repeat(np.arange(30), 6)
+    features = FeatureSet(rows, labels, units=units)
+    found = proxies.evaluate(features, "probe").details
+    z = (rows - rows.mean(0)) / rows.std(0)
+    predicted = np.empty_like(labels)
+    for fold in np.unique(features.folds):
+        held = features.folds == fold
+        assert not set(units[held]) & set(units[~held])
+        model = LogisticRegression(C=found["strength"], tol=1e-8, max_iter=2000).fit(z[~held], labels[~held])
+        predicted[held] = model.predict(z[held])
+    assert found["miou"] == pytest.approx(jaccard_score(labels, predicted, average="macro"), abs=0.01)

@@ -513,6 +513,37 @@ def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
     assert load_model(tmp_path / "run").predict(str(folder / "test" / "images" / "0.png")).masks[0].shape == (40, 52)  # type: ignore[attr-defined, union-attr]
 
 
+def test_several_decoders_are_compared_in_one_confirmation(folder: Path, tmp_path: Path) -> None:
+    """A configuration is (model, decoder, strategy): one table, one tuning log, one winner with its decoder."""
+    ranking = selector.rank(
+        folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet", name="tiny")], proxies=["knn"],
+        precision="float32", cost="off", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True,
+        max_steps=2, strategies=["frozen", "full"], decoder="linear, fcn",
+    )  # fmt: skip
+    found = {m.strategy: m for m in ranking["tiny"].measurements}
+    assert set(found) == {"frozen", "linear/full", "fcn/frozen", "fcn/full"}
+    assert all(m.status == "ok" and 0 <= m.val["miou"] <= 1 for m in found.values())
+    assert found["fcn/frozen"].steps > 0, "a deep decoder has no probe: frozen trains it"
+    trials = {(t["model"], t["strategy"]) for t in ranking.confirmation["history"]}
+    assert trials == {("tiny", name) for name in found if name != "frozen"}
+    best = max(found.values(), key=lambda m: m.val["miou"])
+    config = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
+    assert config["recipe"]["decoder"] == (best.strategy.partition("/")[0] if "/" in best.strategy else "linear")
+    assert "error_analysis" in best.extra
+
+
+def test_a_misspelled_decoder_is_told_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"unknown decoder 'linaer'; did you mean 'linear'\? Known: linear, fcn, deep"
+    ):
+        selector.rank(
+            folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet")], store=tmp_path / "store",
+            out=tmp_path / "run", confirm=True, decoder="fcn,linaer",
+        )  # fmt: skip
+    assert not list((tmp_path / "store").rglob("*.npy"))
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_a_whole_segmenter_is_a_candidate_and_is_built_again(scenes: Target, tmp_path: Path) -> None:
     """The linear decoder on its maps is a new last layer; all else, its own decoder included, came pretrained."""
     source = spec("torchvision:lraspp_mobilenet_v3_large", weights="none", preprocess={"input_size": [3, 64, 64]})
