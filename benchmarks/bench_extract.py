@@ -56,8 +56,8 @@ from selector.data import load_target
 from selector.demo.photos import photos as textile_folder
 from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_together, open_runner
+from selector.extract.job import wanted_of
 from selector.modalities.pixels.prepared import Pixels, normalise, open_pixels_many
-from selector.scan.extraction import wanted_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo, select
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from selector.results import Measurement
 from selector.tasks.classification import Classification
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
+from tests.cards import run_card
 from tests.tournament_samples import CLASSES, MNIST, VIT, load, spec_of
 
 SUMMARY = {
@@ -149,15 +148,6 @@ def test_names_in_the_card_cannot_be_markup(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|'x'" in card
 
 
-def run_card(folder: Path, check: str) -> None:
-    """Execute the card's snippet where this package cannot be imported, then ``check``."""
-    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert code is not None
-    block = "import sys; sys.modules['selector'] = None\n" + code[1] + textwrap.dedent(check)
-    done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize(
     ("spec", "lines"), [(VIT, 5), (MNIST, 2), (LAYER, 13)], ids=["timm", "own network", "timm, an inner layer"]
 )
@@ -183,6 +173,23 @@ def test_the_snippet_of_the_card_loads_the_model_without_this_package(
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert code is not None
     assert len(code[1].strip().splitlines()) <= lines
+
+
+def test_timm_loads_the_folder_where_the_card_says_so(vit: Path, tmp_path: Path) -> None:
+    import timm
+
+    assert "library_name: timm" in (vit / "README.md").read_text()
+    saved_model = load_model(vit)
+    module = timm.create_model(f"local-dir:{vit}", pretrained=True).eval()
+    batch = torch.randn((2, *saved_model.preprocess.input_size), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(module(batch), saved_model.module(batch))
+    settings = timm.data.resolve_model_data_config(module)
+    assert tuple(settings["mean"]) == tuple(saved_model.preprocess.mean)
+    assert settings["interpolation"] == saved_model.preprocess.interpolation
+    inner = saved(tmp_path / "inner", LAYER)  # timm has no such network: the card does not claim it
+    assert "library_name: pytorch" in (inner / "README.md").read_text()
+    assert "architecture" not in json.loads((inner / "config.json").read_text())
 
 
 def test_saving_again_replaces_the_folder(tmp_path: Path) -> None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selector.cli import options as o
 from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, print_rows, say, stdout_kept
+from selector.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from selector.core.prediction import Predictions
+
+_WRITERS: dict[str, Callable[[Predictions], str]] = {
+    ".csv": lambda found: found.to_csv(),
+    ".jsonl": lambda found: "".join(dumps(row, ensure_ascii=False) + "\n" for row in found.to_dicts()),
+    ".json": lambda found: dumps(found.to_dicts(), ensure_ascii=False, indent=1) + "\n",
+}
 
 _RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")]
 _TrustCode = Annotated[
@@ -71,14 +84,22 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders or globs; for a text model texts, .txt files with a text a line, or .jsonl files "
-            "with a text or a pair a line; for a tagging model .jsonl files with a list of words a line.",
+            help="Image files, folders or globs; for a text model texts, .txt files with a text a line, .jsonl files "
+            "with a text or a pair a line, or tables (.csv, .tsv, .parquet); for a tagging model .jsonl files with a list of "
+            "words a line. - reads lines from stdin.",
             metavar="ITEMS…",
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 32,
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option("--text-column", help="Column of the texts of a table; twice for the two of pairs."),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the predictions to this file: .csv, .jsonl or .json.")
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option("--to", help="Folder for the masks of a segmentation model; 'predictions' when not given."),
@@ -92,12 +113,26 @@ def predict(
     """Use a run's best model on images or texts."""
     from selector.deploy import load_model
 
+    if out is not None and out.suffix.lower() not in _WRITERS:
+        raise ConfigError(f"--out {out}: expected a file that ends with {', '.join(_WRITERS)}.")
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first.")
+    given = [sys.stdin if item == "-" else item for item in images]
     with stdout_kept():
-        found = load_model(run, trust=trust_code).predict(images, top=top, batch_size=batch_size, device=device)
+        found = load_model(run, trust=trust_code).predict(
+            given, top=top, batch_size=batch_size, device=device, text_column=text_column
+        )
         if found.writes_files or to is not None or overlay:
             found = found.write(to or Path("predictions"), overlay=overlay)
+    if out is not None:
+        from selector.core.atomic import write_atomic
+
+        write_atomic(out, _WRITERS[out.suffix.lower()](found).encode())
+        say(f"{len(found)} predictions: {out}")
     if json:
         document(found.to_dicts())
+    elif out is not None:
+        pass  # they are in the file
     elif csv:
         typer.echo(found.to_csv(), nl=False)
     else:
@@ -116,11 +151,16 @@ def export(
     debug: o.Debug = False,
 ) -> None:
     """Export a run's best model for use without this package."""
-    from selector.deploy import export_onnx
+    from selector.deploy import export_onnx, load_model
+    from selector.deploy.export import files_beside
 
     with stdout_kept():
-        path = export_onnx(run, onnx, trust=trust_code)
+        saved = load_model(run, trust=trust_code)
+        path = export_onnx(saved, onnx)
+    beside = files_beside(saved, path)
     if json:
-        document({"onnx": str(path)})
-    else:
-        typer.echo(str(path))
+        document({"onnx": str(path), "beside": [str(file) for file in beside]})
+        return
+    typer.echo(str(path))
+    for file in beside:
+        say(f"written beside it: {file}")

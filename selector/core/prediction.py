@@ -14,13 +14,15 @@ from selector.core.errors import ConfigError
 if TYPE_CHECKING:
     import pandas
 
+SHOWN = 60  # characters of a text in a table
+
 
 @dataclass(frozen=True)
 class Prediction:
     """One item: what was predicted of it, or why nothing was.
 
     Attributes:
-        item: its name: a path, the text, its place in what was given.
+        item: a path, the text itself (of a pair both), or its place in what was given.
         label, probability: the class and its calibrated probability, of tasks that choose one.
         top: the leading classes with their probabilities, the first is ``label``.
         error: why there is no prediction.
@@ -61,10 +63,10 @@ class Prediction:
 
     def __str__(self) -> str:
         if self.error:
-            return f"{self.item}: {self.error}"
+            return f"{_shown(self.item)}: {self.error}"
         if self.label is not None:
-            return f"{self.item}: {self.label} ({self.probability:.2f})"
-        return f"{self.item}: {', '.join(f'{name} {_short(value)}' for name, value in self.values.items())}"
+            return f"{_shown(self.item)}: {self.label} ({self.probability:.2f})"
+        return f"{_shown(self.item)}: {', '.join(f'{name} {_short(value)}' for name, value in self.values.items())}"
 
 
 class Predictions(Sequence[Prediction]):
@@ -151,21 +153,32 @@ class Predictions(Sequence[Prediction]):
         names = list(dict.fromkeys(name for row in self._rows for name in row.values))
         if names and all(row.label is None for row in self._rows):
             cells = [
-                [row.item, *(_short(row.values[name]) if name in row.values else "" for name in names)]
+                [_shown(row.item), *(_short(row.values[name]) if name in row.values else "" for name in names)]
                 if row.error is None
-                else [row.item, row.error, *[""] * (len(names) - 1)]
+                else [_shown(row.item), row.error, *[""] * (len(names) - 1)]
                 for row in self._rows
             ]
             return ["item", *names], cells
         places = min(top, len(self.class_names))
         rows = []
         for row in self._rows:
-            shown = [row.item, *([f"{name} {100 * share:.0f} %" for name, share in row.top] or [row.error or ""])]
+            shown = [
+                _shown(row.item),
+                *([f"{name} {100 * share:.0f} %" for name, share in row.top] or [row.error or ""]),
+            ]
             rows.append([*shown, *[""] * (places + 1 - len(shown))])
         return ["item", "predicted", *["then"] * (places - 1)], rows
 
     def __str__(self) -> str:
         return "\n".join(str(row) for row in self._rows)
+
+
+def _shown(item: str) -> str:
+    """The begin of a long text, on one line; a path has no blanks and stays whole."""
+    words = item.split(maxsplit=1)
+    if len(item) <= SHOWN or len(words) < 2:
+        return " ".join(item.split())
+    return " ".join(item.split())[: SHOWN - 1] + "…"
 
 
 def _plain(value: Any) -> Any:

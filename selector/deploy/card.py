@@ -9,6 +9,8 @@ from selector import modalities, tasks
 from selector.core.version import __version__
 from selector.deploy import forms
 from selector.deploy.forms._form import cell
+from selector.deploy.hub import library_of
+from selector.deploy.snippets import snippet
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def model_card(
     if len(trained.class_names) > 50:
         classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
     return f"""---
-library_name: {"timm" if trained.source == "timm" else "pytorch"}
+library_name: {library_of(trained.source, trained.recipe)}
 pipeline_tag: {pipeline}
 tags: [{pipeline}, zoo-selector]
 ---
@@ -83,7 +85,7 @@ The saved model (**{trained.strategy}**) in other metrics:
 {more}
 
 ## Use
-With this package: `selector.load_model("this folder").predict([{form.example(pairs)}])`. {form.without()}:
+With this package: `selector.load_model("this folder").predict([{form.example(pairs)}])`. Without it:
 
 ```python
 {snippet(trained, program=program)}
@@ -99,86 +101,6 @@ def _outputs(trained: Trained, noun: str) -> str:
         return f"| outputs | of a decoder ({cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
     name, text = tasks.registry.get(trained.task).meaning(trained.class_names, trained.context)
     return f"| {name} | {cell(text)}, chosen on the validation {noun}s |"
-
-
-def snippet(trained: Trained, *, program: bool) -> str:
-    """Python lines that load ``model`` from the current folder in plain timm or plain torch."""
-    recipe = trained.recipe
-    if recipe.get("head") == "maps":
-        return (
-            "import selector  # an encoder with a decoder: no public library builds both\n"
-            "model = selector.load_model('.').module"
-        )
-    arguments = {**recipe.get("kwargs", {})}
-    if trained.source == "timm" and not recipe.get("config"):
-        return _library_snippet(
-            recipe, f"import timm\nmodel = timm.create_model({recipe['model']!r}", arguments, "num_classes"
-        )
-    if trained.source == "torchvision":
-        return _library_snippet(
-            recipe,
-            f"import torchvision\nmodel = torchvision.models.get_model({recipe['model']!r}",
-            arguments,
-            "num_classes",
-        )
-    if program:
-        return "import torch\nmodel = torch.export.load('model.pt2').module()"
-    return (
-        "import json, selector.sources  # this network's code is not in a public library\n"
-        "from safetensors.torch import load_file\n"
-        "config = json.load(open('config.json'))\n"
-        "model = selector.sources.registry.get(config['source']).build(config['recipe'])\n"
-        "model.load_state_dict(load_file('model.safetensors'))"
-    )
-
-
-def _library_snippet(recipe: Mapping[str, Any], call: str, arguments: dict[str, Any], classes: str) -> str:
-    native = recipe.get("head") == "native"
-    if native:
-        arguments[classes] = recipe["outputs"]
-    elif recipe.get("backbone_classes") is not None:
-        arguments[classes] = recipe["backbone_classes"]
-    call += "".join(f", {key}={value!r}" for key, value in arguments.items()) + ")"
-    lines = ["from safetensors.torch import load_file", call]
-    if native:
-        return "\n".join([*lines, "model.load_state_dict(load_file('model.safetensors'))", "model = model.eval()"])
-    return "\n".join(
-        [
-            "import torch",
-            *lines,
-            "state = load_file('model.safetensors')",
-            f"head = torch.nn.Linear({recipe['features']}, {recipe['outputs']})",
-            "head.load_state_dict({k: state.pop(f'selector_head.{k}') for k in ('weight', 'bias')})",
-            "model.load_state_dict(state)",
-            *_features(recipe["path"]),
-        ]
-    )
-
-
-def _features(path: Mapping[str, Any]) -> list[str]:
-    """Lines that turn ``model`` (a backbone) and ``head`` into one callable ``model``."""
-    out = {
-        "head": "backbone.forward_head(backbone.forward_features(x), pre_logits=True)",
-        "features": "backbone.forward_features(x)",
-        "forward": "backbone(x)",
-    }.get(path["kind"])
-    lines = ["backbone = model.eval()"]
-    if out is None:
-        lines += [
-            "caught = []",
-            f"backbone.get_submodule({path['layer']!r}).register_forward_hook(lambda _, i, out: caught.append(out))",
-            "run = lambda x: (backbone(x), caught.pop())[1]",
-        ]
-        out = "run(x)"
-    pooled = out
-    if path["layout"] != "rows":
-        axes = {"nchw": (2, 3), "nhwc": (1, 2), "tokens": (1,)}[path["layout"]]
-        if path["layout"] == "tokens" and path["pooling"] == "cls":
-            pooled = f"{out}[:, 0]"
-        else:
-            skip = f"[:, {path['prefix_tokens']}:]" if path["layout"] == "tokens" and path["prefix_tokens"] else ""
-            pooled = f"{out}{skip}.{'amax' if path['pooling'] == 'max' else 'mean'}({axes})"
-    return [*lines, f"model = lambda x: head({pooled})"]
 
 
 def _row(m: Measurement, *, resolution: bool) -> str:

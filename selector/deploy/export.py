@@ -91,6 +91,11 @@ def export_onnx(
     return out
 
 
+def files_beside(saved: SavedModel, path: Path) -> list[Path]:
+    """What an ONNX file needs beside it: of a model that reads texts its tokenizer."""
+    return [path.with_name(name) for name in forms.of(saved.preprocess).files(saved.preprocess)]
+
+
 def _write_checked(saved: SavedModel, path: Path) -> None:
     """Write the file and compare it with torch; where pictures may have any size, on another size as well.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from selector.core.prediction import Predictions
 from selector.deploy import forms
 from selector.deploy.config import read_config
 from selector.deploy.forms._form import AGAIN
+from selector.deploy.hub import from_library
 from selector.deploy.save import CONFIG, READABLE, WEIGHTS
 from selector.extract.memory import is_out_of_memory
 from selector.results import BEST, RUN_FILE, best_folder, load_ranking
@@ -91,7 +93,7 @@ class SavedModel:
             ) from error
         weights = self.path / WEIGHTS
         try:
-            module.load_state_dict(load_file(weights))
+            module.load_state_dict(from_library(self.config["source"], load_file(weights)))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise SourceError(
                 f"weights {weights} cannot be loaded ({str(error).splitlines()[0]}); save the model again with 'selector confirm'."
@@ -106,16 +108,18 @@ class SavedModel:
         *,
         on_bad: Literal["report", "fail"] = "report",
         device: str = "cpu",
+        text_column: str | Sequence[str] | None = None,
     ) -> Predictions:
         """Labels and calibrated probabilities.
 
         Args:
             images: files, folders (searched for images), globs, arrays, Pillow images, or a
-                sequence of these; for a model that reads texts see ``deploy.forms.text``.
+                sequence of these, or an open text file with one a line; for a model that reads texts see ``deploy.forms.text``.
             top: how many leading classes to name an image; None for one.
             batch_size: images at a time; of texts at most, fewer of long ones.
             on_bad: an image that cannot be read becomes a row with an error, or ends the call
                 with all of them listed.
+            text_column: of .csv, .tsv, .jsonl and .parquet files, the column of the texts, or the two of pairs.
         Raises:
             ConfigError: a path that does not exist, a glob or folder without images, single texts
                 where pairs are read or the reverse, a bad number; names of classes, or what validation
@@ -125,7 +129,8 @@ class SavedModel:
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
-        named = self._form.collect(images, self.preprocess, self.pairs)
+        columns = () if text_column is None else (text_column,) if isinstance(text_column, str) else tuple(text_column)
+        named = self._form.collect(images, self.preprocess, self.pairs, columns)
         items = [item for _, item in named]
         run = partial(self._run, device=device)
         outputs, reasons = self._form.outputs(run, items, self.preprocess, batch_size, device, self._condensed)

@@ -17,6 +17,7 @@ from selector.core.errors import StoreError
 from selector.core.system import versions
 from selector.deploy import forms
 from selector.deploy.card import model_card
+from selector.deploy.hub import library_fields, to_library
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def save_model(
             f"the recipe of {trained.name} does not fit its weights ({missing}); its source must fix that."
         )
     chosen = [m for m in figures if m.strategy == trained.strategy and m.status == "ok"]
+    names = list(trained.class_names)
     config = {
+        **library_fields(trained.source, trained.recipe, trained.preprocess, names),
         "format": FORMAT,
         "name": trained.name,
         "task": trained.task,
@@ -79,7 +82,7 @@ def save_model(
         "modality": str(trained.preprocess.modality),
         "preprocess": trained.preprocess.to_dict(),
         **({"pairs": target_summary["pairs"]} if "pairs" in target_summary else {}),
-        "class_names": list(trained.class_names),
+        "class_names": names,
         "context": dict(trained.context),
         "strategy": trained.strategy,
         "training": {"learning_rate": trained.learning_rate, "seed": trained.seed, "steps": trained.steps},
@@ -92,10 +95,10 @@ def save_model(
         "versions": versions(),
     }
     with _whole(folder) as partial:
-        save_file(state, partial / WEIGHTS, {"format": "pt"})
+        save_file(to_library(trained.source, state), partial / WEIGHTS, {"format": "pt"})
         form, program = forms.of(trained.preprocess), False
         shape = form.shape(trained.preprocess)
-        for name, content in form.files(trained.preprocess).items():
+        for name, content in (form.files(trained.preprocess) | form.library_files(trained.preprocess)).items():
             _write(partial / name, content)
         public = trained.source in ("timm", "torchvision")
         if shape is not None and not public and trained.recipe.get("head") != "maps":

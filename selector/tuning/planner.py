@@ -205,6 +205,7 @@ def _prepare(field: Field) -> None:
         if known is not None:
             configuration.loaded.forward_seconds = known["forward"]
             return known["step"]
+        field.bench.notify(Progress("load", 0, 1, "models", configuration.loaded.name, "timing a training step"))
         return measure_step(field.bench, configuration.loaded, configuration.strategy)
 
     for outcome in LocalEngine().map(measure, list(field.configurations), fatal=(StoreError,)):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
 from selector import sources
+from selector.cli.app import app
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy import export as export_module
@@ -67,6 +69,10 @@ def test_the_onnx_file_says_the_same(
     best = saved(tmp_path, family)
     path = export_onnx(best, tmp_path / "out" / "model.onnx")
     assert sorted(p.name for p in path.parent.iterdir()) == ["model.onnx", "tokenizer.json"]
+    again = CliRunner().invoke(app, ["export", str(best), "--onnx", str(path)])
+    assert again.exit_code == 0, again.output
+    assert again.stdout == f"{path}\n"
+    assert f"written beside it: {path.with_name('tokenizer.json')}" in again.stderr
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == names
     model = load_model(best)

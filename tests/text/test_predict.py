@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Callable
@@ -12,16 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import selector
 from selector import sources
+from selector.cli.app import app
 from selector.core.errors import BadImagesError, ConfigError
 from selector.deploy import SavedModel, load_model, save_model
 from selector.deploy.forms import text as text_form
-from selector.modalities.text import Tokeniser
+from selector.modalities.text import Tokeniser, Tokens
 from selector.results import Measurement
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
+from tests.cards import run_card
 from tests.text.models import text_model
 
 CLASSES = ("money", "sport", "weather")
@@ -93,13 +98,11 @@ def test_a_path_without_a_file_is_no_text(make: Make, kind: str, tmp_path: Path)
     model = make(kind)
     spaced = f"{tmp_path}{os.sep}no such.txt"
     for given in ("nosuch.txt", "nosuch.jsonl", "nosuch.CSV", "nosuch.conll", "data/nosuch.md", spaced, Path("nosuch")):
-        with pytest.raises(
-            ConfigError, match=r"does not exist; predict reads \.txt files \(a text a line\) and \.jsonl"
-        ):
+        with pytest.raises(ConfigError, match=r"does not exist; predict reads \.txt files \(a text a line\), \.jsonl"):
             model.predict([given])
-    (tmp_path / "texts.csv").write_text("text\nsun\n")
-    with pytest.raises(ConfigError, match=r"texts\.csv is a file of another kind; predict reads"):
-        model.predict(str(tmp_path / "texts.csv"))
+    (tmp_path / "texts.conll").write_text("sun O\n")
+    with pytest.raises(ConfigError, match=r"texts\.conll is a file of another kind; predict reads"):
+        model.predict(str(tmp_path / "texts.conll"))
     with pytest.raises(ConfigError, match=r"is a folder; predict reads"):
         model.predict([f"{tmp_path}{os.sep}"])
 
@@ -122,7 +125,13 @@ def test_only_line_feeds_end_a_line(make: Make, kind: str, tmp_path: Path) -> No
     file = tmp_path / "texts.TXT"
     file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\n")
     found = model.predict(str(file))
-    assert [row.item for row in found] == [f"{file}:{number}" for number in (1, 2, 3, 4)]
+    shown = [" ".join(line.split()) for line in lines] if kind == "words" else lines
+    assert [row.item for row in found] == [
+        shown[0],
+        shown[1],
+        f"{file}:3",
+        shown[3],
+    ]  # an empty text has its place only
     assert [bool(row.error) for row in found] == [False, False, True, False]
     expected = model.predict([lines[0], lines[1], lines[3]]).probabilities
     np.testing.assert_allclose(found.probabilities[~np.isnan(found.probabilities).any(1)], expected, rtol=1e-5)
@@ -134,7 +143,7 @@ def test_json_lines_hold_texts_or_pairs(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text('\ufeff"sun"\n\n{"text": "rain"}\n', encoding="utf-8")
     found = make("single").predict(file)
-    assert [row.item for row in found] == [f"{file}:1", f"{file}:3"]
+    assert [row.item for row in found] == ["sun", "rain"]
     np.testing.assert_allclose(found.probabilities, make("single").predict(["sun", "rain"]).probabilities, rtol=1e-5)
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('["sun", "rain"]\n{"text": ["goal", "team"]}\n')
@@ -204,7 +213,128 @@ def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(
     assert len(built) == 1
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet", ".jsonl"])
+def test_a_column_of_a_table_is_read(make: Make, ending: str, tmp_path: Path) -> None:
+    import pandas as pd
+
+    file = tmp_path / f"in{ending}"
+    table = pd.DataFrame({"id": [7, 8], "said": ["the sun, and rain", "goal"], "answer": ["yes", "no"]})
+    if ending == ".parquet":
+        table.to_parquet(file)
+    elif ending == ".jsonl":
+        table.to_json(file, orient="records", lines=True)
+    else:
+        table.to_csv(file, index=False, sep="\t" if ending == ".tsv" else ",")
+    model = make("single")
+    found = model.predict(file, text_column="said")
+    assert [row.item for row in found] == ["the sun, and rain", "goal"]
+    np.testing.assert_array_equal(found.probabilities, model.predict(["the sun, and rain", "goal"]).probabilities)
+    pairs = make("pairs").predict(file, text_column=("said", "answer"))
+    assert [row.item for row in pairs] == ["the sun, and rain | yes", "goal | no"]
+    with pytest.raises(ConfigError, match=r"text_column=\['spoken'\]: 'spoken' is missing.*Columns: id, said, answer"):
+        model.predict(file, text_column="spoken")
+    if ending != ".jsonl":
+        with pytest.raises(ConfigError, match=r"which column holds the texts\? name it with text_column"):
+            model.predict(file)
+
+
+@pytest.mark.parametrize("kind", ["single", "words"])
+def test_open_files_hold_a_text_a_line(make: Make, kind: str) -> None:
+    model = make(kind)
+    lines = ["notes.txt and more", "rain in /tmp"]  # what is read there is never taken for a path
+    found = model.predict(io.StringIO("\n".join(lines) + "\n"))
+    assert [row.item for row in found] == lines
+    np.testing.assert_array_equal(found.probabilities, model.predict(lines).probabilities)
+    with pytest.raises(ConfigError, match="is empty; expected a text a line"):
+        model.predict([io.StringIO("")])
+
+
+def test_the_command_reads_stdin_and_tables_and_writes_files(make: Make, tmp_path: Path) -> None:
+    model = make("single")
+    text = "rain, sun and a long story " * 5
+    runner = CliRunner()
+    told = runner.invoke(app, ["predict", str(model.path), "-", "--csv"], input=f"{text}\ngoal\n")
+    assert told.exit_code == 0, told.output
+    rows = list(csv.DictReader(io.StringIO(told.stdout)))
+    assert [row["item"] for row in rows] == [text, "goal"]  # whole, and no row for "-"
+    file = tmp_path / "in.csv"
+    file.write_text(f'said,id\n"{text}",1\ngoal,2\n')
+    for out in (tmp_path / "out.csv", tmp_path / "out.jsonl"):
+        told = runner.invoke(app, ["predict", str(model.path), str(file), "--text-column", "said", "--out", str(out)])
+        assert told.exit_code == 0, told.output
+        assert not told.stdout
+        assert f"2 predictions: {out}" in told.stderr
+    assert next(csv.DictReader((tmp_path / "out.csv").open()))["item"] == text
+    assert [json.loads(line)["item"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [text, "goal"]
+    told = runner.invoke(app, ["predict", str(model.path), "x", "--out", str(tmp_path / "out.xlsx")])
+    assert told.exit_code == 2
+    assert "expected a file that ends with .csv, .jsonl, .json" in " ".join(told.stderr.split())
+
+
+# ---------------------------------------------------------------------------- the folder as a library reads it
+
+
+def as_transformers(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def test_transformers_loads_the_folder(make: Make) -> None:
+    model = make("single")
+    assert "library_name: transformers" in (model.path / "README.md").read_text()
+    backbone, tokenizer = as_transformers(model.path)
+    given = tokenizer(["sun and rain", "goal"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found = backbone(**given).last_hidden_state
+        expected = model.module.backbone(**given).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_were_saved_under_other_names_are_read(make: Make) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = make("single")
+    expected = model.predict(["sun", "goal"]).probabilities
+    weights = model.path / "model.safetensors"
+    old = {k if k.startswith("selector_head.") else f"backbone.{k}": v for k, v in load_file(weights).items()}
+    save_file(old, weights)
+    np.testing.assert_array_equal(load_model(model.path).predict(["sun", "goal"]).probabilities, expected)
+
+
 # ---------------------------------------------------------------------------- the card
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize(
+    ("layer", "pooling"), [("mean", "mean"), ("last", "weighted"), ("1", "max"), ("last", "cls"), ("2", "last")]
+)
+def test_the_lines_of_the_card_need_no_selector(family: str, layer: str, pooling: str, tmp_path: Path) -> None:
+    folder = text_model(tmp_path / family, family)
+    spec = ModelSpec.model_validate(
+        {"source": f"transformers:{folder}", "layer": layer, "pooling": pooling, "name": "net"}
+    )
+    encoder: Any = sources.registry.get("transformers").load(spec)
+    module = encoder.with_head(3)
+    with torch.no_grad():
+        module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
+    preprocess = replace(encoder.preprocess, max_length=16)
+    trained = Trained("net", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
+    model = load_model(save_model(tmp_path / "best", trained, {"name": "x"}, [], {}))
+    texts = ["sun and rain " * 9, "goal", "the team in the bank"]
+    tokens = Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
+    with torch.no_grad():
+        expected = model.module(tokens).numpy()
+    np.save(tmp_path / "expected.npy", expected)
+    run_card(
+        model.path,
+        f"""
+        import numpy as np
+        with torch.no_grad():
+            found = model({texts!r}).numpy()
+        np.testing.assert_allclose(found, np.load({str(tmp_path / "expected.npy")!r}), rtol=1e-4, atol=1e-5)
+        """,
+    )
 
 
 def test_the_card_speaks_of_texts(make: Make) -> None:

@@ -44,6 +44,10 @@ class Form(ABC):
         """Texts that lie beside the weights, by name: what ``read`` needs beside the configuration."""
         return {}
 
+    def library_files(self, preprocess: Any) -> dict[str, str]:
+        """Texts that only the library of the network looks for, by name."""
+        return {}
+
     def shape(self, preprocess: Any) -> tuple[int, ...] | None:
         """Of an item as a network takes it, where all have one: such networks can be written as a torch program."""
         return None
@@ -55,8 +59,11 @@ class Form(ABC):
         """One item, in messages."""
 
     @abstractmethod
-    def collect(self, given: Any, preprocess: Any, pairs: bool | None) -> list[tuple[str, Any]]:
+    def collect(self, given: Any, preprocess: Any, pairs: bool | None, columns: Sequence[str]) -> list[tuple[str, Any]]:
         """(name, item) of everything that was given to predict.
+
+        Args:
+            columns: of tables, the one that holds the items, or the two of pairs.
 
         Raises:
             ConfigError: nothing, or something that the model does not read.
@@ -85,10 +92,6 @@ class Form(ABC):
     @abstractmethod
     def tensor(self, preprocess: Any) -> str:
         """What the network takes, in a sentence."""
-
-    def without(self) -> str:
-        """Where the lines that load the model without this package lead."""
-        return "Without it"
 
 
 def listed(given: Any, expected: str) -> list[Any]:

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
+from selector.core.contracts import RawText
 from selector.core.errors import ConfigError, TargetError
-from selector.data._csv import read_utf8
+from selector.data._csv import read_csv, read_utf8
 from selector.data._json_lines import json_lines as read_json_lines
 
 LINES, JSON_LINES = (".txt",), (".jsonl", ".ndjson")
-_TABLES = (".csv", ".tsv", ".parquet", ".json", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes")
-_KNOWN = (*LINES, *JSON_LINES, *_TABLES)
+TABLES = (".csv", ".tsv", ".parquet")
+_OTHERS = (".json", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes")
+_KNOWN = (*LINES, *JSON_LINES, *TABLES, *_OTHERS)
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,7}$")
 _LONGEST = 4096  # characters of a path
 
 
-def file_of(item: Any, line: str) -> Path | None:
+def file_of(item: Any, line: str, *, table: bool = False) -> Path | None:
     """The file that an argument means; None where it is a text.
 
     Args:
         line: what a line of a .jsonl file holds, for messages.
+        table: whether a column was named.
     Raises:
         ConfigError: there is no such file, or none of a kind that is read.
     """
     if not isinstance(item, os.PathLike) and not (isinstance(item, str) and _is_path(item)):
         return None
     path = Path(item)
-    if path.is_file() and path.suffix.lower() in (*LINES, *JSON_LINES):
+    if path.is_file() and path.suffix.lower() in (*JSON_LINES, *TABLES, *(() if table else LINES)):
         return path
     found = "is a file of another kind" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
     raise ConfigError(
-        f"{path} {found}; predict reads .txt files (a text a line) and .jsonl files ({line} a line). If it is meant as a "
-        "text, put it into one of these: what stands in a file is never taken for a path."
+        f"{path} {found}; predict reads .txt files (a text a line), .jsonl files ({line} a line) and a column of .csv, .tsv "
+        "and .parquet files. If it is meant as a text, put it into one of these: what stands in a file is never taken "
+        "for a path."
     )
 
 
@@ -56,19 +61,67 @@ def _is_path(text: str) -> bool:
     return known or bool(folder and suffix)
 
 
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of each line of a .txt file; nothing but a line feed ends one.
+def lines(path: Path | TextIOBase) -> Iterator[tuple[str, str]]:
+    """(name, text) of each line of a .txt file or an open one; nothing but a line feed ends one.
 
     Raises:
         ConfigError: it cannot be read, or is empty.
     """
-    found = _read(path).split("\n")
+    named = str(getattr(path, "name", path)).strip("<>") if isinstance(path, TextIOBase) else str(path)
+    found = (path.read() if isinstance(path, TextIOBase) else _read(path)).split("\n")
     if not found[-1]:
         found.pop()
     if not found:
-        raise ConfigError(f"{path} is empty; expected a text a line.")
+        raise ConfigError(f"{named} is empty; expected a text a line.")
     for number, line in enumerate(found, 1):
-        yield f"{path}:{number}", line.removesuffix("\r")
+        yield f"{named}:{number}", line.removesuffix("\r")
+
+
+def column(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
+    """(name, text) of each row of a table; pairs of two columns.
+
+    Args:
+        columns: at most two; none for the only column, or the one that is called ``text``.
+    Raises:
+        ConfigError: it cannot be read, lacks a column, or it is open which one is meant.
+    """
+    names, rows = _table(path)
+    asked = list(columns) or (names if len(names) == 1 else [name for name in names if name == "text"])
+    listed = ", ".join(names) or "none"
+    if not 1 <= len(asked) <= 2 or (missing := [name for name in asked if name not in names]):
+        what = (
+            f"text_column={asked!r}: {', '.join(map(repr, missing))} is missing"
+            if asked
+            else "which column holds the texts"
+        )
+        raise ConfigError(f"{path}: {what}? name it with text_column (--text-column). Columns: {listed}.")
+    if not rows:
+        raise ConfigError(f"{path} is empty; expected a text a row.")
+    for line, row in rows:
+        cells = ["" if row[name] is None else str(row[name]) for name in asked]
+        yield f"{path}:{line}", cells[0] if len(cells) == 1 else (cells[0], cells[1])
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """Column names, and (line, cells) of each row."""
+    kind = path.suffix.lower()
+    try:
+        if kind == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            try:
+                table = pq.read_table(path)
+            except (OSError, pa.ArrowException) as error:
+                raise ConfigError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}).") from None
+            return table.column_names, list(enumerate(table.to_pylist(), 1))
+        if kind in JSON_LINES:
+            rows = [(number, row) for number, row in read_json_lines(path, "an object") if isinstance(row, dict)]
+            names = list(dict.fromkeys(name for _, row in rows for name in row))
+            return names, [(number, dict.fromkeys(names) | row) for number, row in rows]
+        return read_csv(path)
+    except TargetError as error:
+        raise ConfigError(str(error)) from None
 
 
 def json_lines(path: Path, line: str) -> Iterator[tuple[str, Any]]:

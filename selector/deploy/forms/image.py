@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ class ImageForm(Form):
         """See ``Form``."""
         return "image"
 
-    def collect(self, given: Images, preprocess: Preprocess, pairs: bool | None) -> list[tuple[str, Any]]:
+    def collect(
+        self, given: Images, preprocess: Preprocess, pairs: bool | None, columns: Sequence[str]
+    ) -> list[tuple[str, Any]]:
         """See ``Form``."""
+        if columns:
+            raise ConfigError(f"text_column={', '.join(columns)} was given, but the model reads images; leave it out.")
         return list(_expand(given))
 
     def outputs(
@@ -118,11 +123,15 @@ def _expand(images: Images) -> Iterator[tuple[str, Any]]:
         for i, image in enumerate(images if several else [images]):
             yield f"image {i}", image
         return
+    if isinstance(images, TextIOBase):
+        images = [line.strip() for line in images if line.strip()]
     given = listed(images, "files, folders, globs or images")
     if not given:
         raise ConfigError("there are no images to predict; give files, folders, globs or arrays.")
     for i, image in enumerate(given):
-        if isinstance(image, str | os.PathLike):
+        if isinstance(image, TextIOBase):
+            yield from _expand(image)
+        elif isinstance(image, str | os.PathLike):
             yield from _files(os.fspath(image))
         else:
             yield f"image {i}", image

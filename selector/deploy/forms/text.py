@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from selector.core.documents import checked
 from selector.core.errors import ConfigError
 from selector.deploy.forms import form
 from selector.deploy.forms._form import AGAIN, Form, Keep, Run, cell, listed
-from selector.deploy.forms._text_files import JSON_LINES, file_of, json_lines, lines
+from selector.deploy.forms._text_files import JSON_LINES, TABLES, column, file_of, json_lines, lines
 from selector.modalities.text import TokenisedText, Tokeniser, why_unusable
 from selector.modalities.tokens.pairs import is_pair
 from selector.modalities.tokens.table import TokenTable
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _SHOWN = 60  # characters of a text that name it
 _CHUNK = 1000  # texts tokenised at once
 _LINE = "a text in quotes, or a list of two,"
@@ -71,15 +73,21 @@ class TextForm(Form):
         """See ``Form``."""
         return {TOKENIZER: preprocess.tokenizer}
 
+    def library_files(self, preprocess: TextPreprocess) -> dict[str, str]:
+        """See ``Form``."""
+        return {TOKENIZER_CONFIG: json.dumps(_settings(preprocess), indent=1) + "\n"}
+
     def noun(self, preprocess: TextPreprocess) -> str:
         """See ``Form``."""
         return "sentence" if preprocess.words else "text"
 
-    def collect(self, given: Any, preprocess: TextPreprocess, pairs: bool | None) -> list[tuple[str, Any]]:
-        """See ``Form``."""
+    def collect(
+        self, given: Any, preprocess: TextPreprocess, pairs: bool | None, columns: Sequence[str]
+    ) -> list[tuple[str, Any]]:
+        """See ``Form``; a text is its own name, one without content has its place."""
         found: list[tuple[str, Any]] = []
-        found += _expand_words(given) if preprocess.words else _expand(given, pairs)
-        return found
+        found += _expand_words(given, columns) if preprocess.words else _expand(given, pairs, columns)
+        return [(shown if (shown := _written(item)).strip() else name, item) for name, item in found]
 
     def outputs(
         self, run: Run, items: Sequence[Any], preprocess: TextPreprocess, batch_size: int, device: str, keep: Keep
@@ -117,33 +125,47 @@ class TextForm(Form):
 
     def tensor(self, preprocess: TextPreprocess) -> str:
         """See ``Form``."""
-        return (
-            "The input is `selector.modalities.text.Tokens` of a batch: token ids, attention mask and which tokens are the "
-            "text's own."
-        )
+        if preprocess.words:
+            return (
+                "The input is a list of sentences, the output a row of logits a token: a word's are those of its first "
+                "token, or the mean over its tokens."
+            )
+        return "The input is a list of texts, or of pairs (tuples); the output their logits."
 
-    def without(self) -> str:
-        """See ``Form``."""
-        return "In plain torch"
+
+def _settings(preprocess: TextPreprocess) -> dict[str, Any]:
+    """What ``transformers.AutoTokenizer`` looks for beside ``tokenizer.json``."""
+    tokens = json.loads(preprocess.tokenizer)
+    known = {token["id"]: token["content"] for token in tokens.get("added_tokens", ())}
+    pad = {"pad_token": known[preprocess.pad_id]} if preprocess.pad_id in known else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": preprocess.max_length,
+        "truncation_side": preprocess.truncation_side,
+        **pad,
+    }
 
 
 # ---------------------------------------------------------------------------- what is given
 
 
-def _expand(texts: Any, pairs: bool | None) -> list[tuple[str, RawText]]:
+def _expand(texts: Any, pairs: bool | None, columns: Sequence[str]) -> list[tuple[str, RawText]]:
     """(name, text) of everything that ``texts`` stands for.
 
     Args:
-        texts: a text, a pair, a .txt file with a text a line, a .jsonl file with a text or a pair a line, or
-            a sequence of them. A tuple of two strings is a pair, unless the model reads single texts.
+        texts: a text, a pair, a .txt file or an open file with a text a line, a .jsonl file with a text or a pair a
+            line, a table, or a sequence of them. A tuple of two strings is a pair, unless the model reads single texts.
+        columns: of tables, the one of the texts or the two of pairs; none for the only column or ``text``.
         pairs: whether the model reads pairs; None where its record does not say: all must be of one kind then.
 
     Raises:
         ConfigError: nothing there, an item that is no text, or a pair where a text is expected or the reverse.
     """
-    alone = isinstance(texts, str | os.PathLike) or (pairs is not False and isinstance(texts, tuple) and is_pair(texts))
+    alone = isinstance(texts, str | os.PathLike | TextIOBase) or (
+        pairs is not False and isinstance(texts, tuple) and is_pair(texts)
+    )
     given = [texts] if alone else listed(texts, "texts, pairs of texts or files")
-    found = [named for place, item in enumerate(given) for named in _named(place, item)]
+    found = [named for place, item in enumerate(given) for named in _named(place, item, columns)]
     if not found:
         raise ConfigError("there are no texts to predict; give texts, or .txt files with a text a line.")
     wanted = is_pair(found[0][1]) if pairs is None else pairs
@@ -153,9 +175,14 @@ def _expand(texts: Any, pairs: bool | None) -> list[tuple[str, RawText]]:
     return found
 
 
-def _named(place: int, item: Any) -> Iterator[tuple[str, RawText]]:
-    file = file_of(item, _LINE)
-    if file is None:
+def _named(place: int, item: Any, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
+    if isinstance(item, TextIOBase):
+        yield from lines(item)
+        return
+    file = file_of(item, _LINE, table=bool(columns))
+    if file is not None and (columns or file.suffix.lower() in TABLES):
+        yield from column(file, columns)
+    elif file is None:
         text = _text(item)
         if text is None:
             raise ConfigError(f"expected a text, a pair of texts or a file. Got {type(item).__name__}.")
@@ -193,7 +220,14 @@ def shortened(text: str) -> str:
     return one_line if len(one_line) <= _SHOWN else one_line[: _SHOWN - 1] + "…"
 
 
-def _expand_words(sentences: Any) -> list[tuple[str, Words]]:
+def _written(item: RawText | Words) -> str:
+    """A text, a pair or a sentence as a result shows it."""
+    if isinstance(item, Words):
+        return item.text
+    return item if isinstance(item, str) else " | ".join(item) if any(item) else ""
+
+
+def _expand_words(sentences: Any, columns: Sequence[str]) -> list[tuple[str, Words]]:
     """(name, words) of everything that ``sentences`` stands for.
 
     Args:
@@ -204,16 +238,20 @@ def _expand_words(sentences: Any) -> list[tuple[str, Words]]:
     Raises:
         ConfigError: nothing there, or an item that is none of these.
     """
-    alone = isinstance(sentences, str | os.PathLike | Words)
+    alone = isinstance(sentences, str | os.PathLike | Words | TextIOBase)
     given = [sentences] if alone else listed(sentences, "texts, lists of words or files")
     if not given:
         raise ConfigError("there are no sentences to predict; give texts, lists of words, or .txt or .jsonl files.")
-    return [named for place, item in enumerate(given) for named in _named_words(place, item)]
+    return [named for place, item in enumerate(given) for named in _named_words(place, item, columns)]
 
 
-def _named_words(place: int, item: Any) -> Iterator[tuple[str, Words]]:
-    file = file_of(item, _WORDS_LINE)
-    if file is not None:
+def _named_words(place: int, item: Any, columns: Sequence[str]) -> Iterator[tuple[str, Words]]:
+    file = None if isinstance(item, TextIOBase) else file_of(item, _WORDS_LINE, table=bool(columns))
+    if isinstance(item, TextIOBase):
+        yield from _of_texts(item)
+    elif file is not None and (columns or file.suffix.lower() in TABLES):
+        yield from ((name, Words(str(text).split())) for name, text in column(file, columns[:1]))
+    elif file is not None:
         yield from _of_lists(file) if file.suffix.lower() in JSON_LINES else _of_texts(file)
     elif isinstance(item, str) or _is_words(item):
         words = Words(item.split() if isinstance(item, str) else item)
@@ -222,7 +260,7 @@ def _named_words(place: int, item: Any) -> Iterator[tuple[str, Words]]:
         raise ConfigError(f"expected a text, a list of words or a file. Got {type(item).__name__}.")
 
 
-def _of_texts(path: Path) -> Iterator[tuple[str, Words]]:
+def _of_texts(path: Path | TextIOBase) -> Iterator[tuple[str, Words]]:
     return ((name, Words(text.split())) for name, text in lines(path))
 
 
