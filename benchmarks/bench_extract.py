@@ -7,6 +7,7 @@ its rows before the next begins, and ``--work`` keeps the store between calls:
 
 * ``cold``: ``selector.rank`` over the zoo with an empty store, on ``--cold-images`` photos: decode,
   load, decide on backend and precision by measuring, convert, extract, write.
+* ``small``: as ``cold``, on ``--small-images`` photos: a first scan by somebody who wants to see what comes out.
 * ``naive``: what other tools do, for each model: a DataLoader with two workers that decodes with PIL
   and timm's own transform, and the network in float32 in torch's default layout. Measured on
   ``--naive-images`` photos after loading, and scaled up to ``--images``.
@@ -78,13 +79,14 @@ MODEL_COLUMNS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write, print the ratios."""
     stages: dict[str, Callable[[Bench], None]] = {
-        "cold": cold, "naive": naive, "second": second, "torch": without_openvino, "alone": alone, "known": known,
+        "cold": cold, "small": small, "naive": naive, "second": second, "torch": without_openvino, "alone": alone, "known": known,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", help=", ".join(stages))
     parser.add_argument("--quick", action="store_true", help="few images and models: does it run?")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--cold-images", type=int, default=2000)
+    parser.add_argument("--small-images", type=int, default=500)
     parser.add_argument("--naive-images", type=int, default=256)
     parser.add_argument("--models", default=None, help="globs on names, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [stage for stage in args.stages if stage not in stages]:
         parser.error(f"unknown stage {unknown[0]}; known: {', '.join(stages)}")
     if args.quick:
-        args.images, args.cold_images, args.naive_images = 96, 200, 32
+        args.images, args.cold_images, args.small_images, args.naive_images = 96, 200, 96, 32
         args.models = args.models or "*lite0,*mn*"
     with contextlib.ExitStack() as stack:
         args.work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -154,7 +156,7 @@ class Bench:
 
     def summary(self) -> list[str]:
         """The ratios that the stages allow, as Markdown."""
-        per_1000 = {name: float(self.stage(name)["seconds_1000"]) for name in ("naive", "cold", "second", "torch")
+        per_1000 = {name: float(self.stage(name)["seconds_1000"]) for name in ("naive", "cold", "small", "second", "torch")
                     if self.stage(name)}  # fmt: skip
         lines = ["| stage | seconds for 1,000 photos by the zoo | naive loop / this |", "|---|---|---|"]
         for name, value in per_1000.items():
@@ -185,6 +187,15 @@ def cold(bench: Bench) -> None:
     """An empty store."""
     shutil.rmtree(bench.store, ignore_errors=True)
     _scan(bench, "cold", bench.first, bench.store, bench.args.cold_images)
+
+
+def small(bench: Bench) -> None:
+    """An empty store and few photos: what is set up is most of the time."""
+    images = bench.args.small_images
+    store = bench.work / "small-store"
+    shutil.rmtree(store, ignore_errors=True)
+    photos, _ = lay_out(bench.work / "photos", images, 1, bench.args.seed)
+    _scan(bench, "small", photos, store, images)
 
 
 def second(bench: Bench) -> None:

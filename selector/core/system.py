@@ -37,6 +37,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu_kind() -> str:
+    """What this processor multiplies fast: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``other``."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    kinds = {"amx_tile": "amx", "avx512_bf16": "avx512_bf16", "avx512f": "avx512", "avx2": "avx2"}
+    return next((kind for flag, kind in kinds.items() if flag in flags), "other")
+
+
 def graphics_cards() -> list[str]:
     """Names of NVIDIA cards as their driver gives them, asked without torch; empty where there is no such driver."""
     found = []

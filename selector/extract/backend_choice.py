@@ -1,8 +1,9 @@
-"""How a network is run: which backend, precision and batch size, decided once an encoder by measuring.
+"""How a network is run: which backend, precision and batch size, decided once an encoder.
 
-Nothing is assumed of a backend: eager torch is timed on a sample of the images, another backend is
-tried where what was measured on this machine so far says that it pays, and it is taken only if it
-is faster and gives the same features.
+Eager torch is timed on two batches. Where reading the other images takes no longer than a trial of backends and
+precisions would, a table of measured families of networks (``backend_table``) and what this machine remembers of earlier
+trials decide, and two batches check that the features stay the same. Where it takes longer, both are tried on a sample;
+nothing is taken that is not faster and does not give the same features.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.extract import backend_table
+from selector.extract.backend_table import Known, family_of
 from selector.extract.backends import Backend, open_backend, why_not
 from selector.extract.inputs import Batch, rows_of
 from selector.extract.memory import is_out_of_memory
@@ -149,10 +152,64 @@ def _chosen(
         return "eager", _lowered(trial, "eager", precision)
     if backend != "auto":
         return _forced(trial, backend, precision)
+    if precision == "auto" and (known := _short_cut(trial, rows_expected, store)) is not None:
+        return known
     for other in _others(trial.device):
         if _pays(trial, other, precision, rows_expected, store) and _faster(trial, other, store):
             return other, _lowered(trial, other, precision)
     return "eager", _lowered(trial, "eager", precision)
+
+
+def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) -> tuple[str, str] | None:
+    """(backend, precision) as they are known for such a network; None where that must be measured.
+
+    A trial reads the sample in float32 and in bfloat16 and may convert the network for it: it is worth its time only
+    where the images that are left take longer.
+    """
+    known = next((found for name in _others(trial.device) if (found := _known(trial, name, store)) is not None), None)
+    if known is None or len(trial.sample) < JUDGED_ON:
+        return None
+    trial.measure("eager", "float32", _compared(trial))
+    each = 1 / trial.rates["eager", "float32"]
+    if rows_expected * each / known.over_float32 > JUDGED_ON * each + known.setup:
+        return None
+    other = known.pays(rows_expected * each)
+    name, precision = (known.backend, known.precision) if other else ("eager", known.eager_precision)
+    if precision == "bfloat16" and not _may_lower(trial.device, trial.sample):
+        precision = "float32"
+    if (name, precision) == ("eager", "float32"):
+        return name, precision
+    try:
+        near = trial.agreement(name, precision, images=_compared(trial))
+    except (SourceError, RuntimeError, TypeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        logger.info(
+            "%s does not run in %s, %s: %s", trial.encoder.name, name, precision, str(error).splitlines()[0][:200]
+        )
+        near = Agreement(0.0, 0.0, 0)
+    if near.good() if precision == "bfloat16" else _same(near):
+        return name, precision
+    if name != "eager":
+        trial.drop(name)
+    return "eager", "float32"  # it was measured already, and a search would take longer than it saves
+
+
+def _known(trial: _Trial, other: str, store: FeatureStore | None) -> Known | None:
+    """What this machine remembers of networks of this family, else the shipped table."""
+    if trial.device != "cpu" or trial.encoder.module is None:
+        return None
+    family = family_of(trial.encoder.module)
+    shipped = backend_table.look_up(family, other)
+    mine = [m for m in _measured(store, other, trial.device) if m.get("family") == family]
+    if shipped is None or len(mine) < 2:
+        return shipped
+    return replace(
+        shipped,
+        speedup=statistics.median(m["speedup"] for m in mine),
+        setup=statistics.median(m["setup"] for m in mine),
+        networks=len(mine),
+    )
 
 
 class _Trial:
@@ -232,10 +289,13 @@ class _Trial:
         return backend.batch_size / min(times[1:])
 
     def decision(self, name: str, precision: str, backend: Backend) -> Decision:
+        reference = next((n for n in (name, "eager") if (n, "float32") in self._features), None)
         facts: dict[str, Any] = {"judged_on": len(self.sample)}
-        if precision != "float32" and (name, "float32") in self._features:
-            near = self.agreement(name, precision, reference=name)
-            facts |= {"agreement_cosine": near.cosine, "agreement_neighbours": near.neighbours}
+        if precision != "float32" and reference is not None:
+            batches = min(len(self._features.get(key, ())) for key in ((reference, "float32"), (name, precision)))
+            images = min(self.batch_size * batches, len(self.sample))
+            near = self.agreement(name, precision, reference=reference, images=images)
+            facts = {"judged_on": images, "agreement_cosine": near.cosine, "agreement_neighbours": near.neighbours}
         return Decision(
             backend.name, backend.precision, backend.batch_size, facts, self._judged(name, precision, backend)
         )
@@ -371,6 +431,8 @@ def _faster(trial: _Trial, other: str, store: FeatureStore | None) -> bool:
     speedup = trial.rates[other, "float32"] / trial.rates["eager", "float32"]
     if store is not None:
         new = {"speedup": speedup, "setup": trial.setup[other, "float32"], "model": trial.encoder.name}
+        if trial.encoder.module is not None:
+            new["family"] = family_of(trial.encoder.module)
         known = _measured(store, other, trial.device)
         store.put("backend", _machine(other, trial.device), {"measured": [*known, new][-REMEMBERED:]})
     if _same(near) and speedup > 1:

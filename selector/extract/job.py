@@ -392,6 +392,8 @@ class _Extraction:
         units = target.units_of(rows)
         begun = next((entry for spec in specs if (entry := known.get(place_of(spec))) is not None), None)
         sample = items.longest_first(rows[:JUDGED_ON])
+        if begun is None:  # may take seconds: silence would look like a hang
+            work.notify(Progress("load", 0, 1, "models", specs[0].name, "choosing a backend"))
         runner = open_runner(
             encoder,
             **work.settings.of_features,

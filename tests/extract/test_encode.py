@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from selector import sources
 from selector.core.contracts import Encoder, Preprocess, Progress
 from selector.core.errors import ConfigError, SourceError
 from selector.extract import backend_choice as deciding
+from selector.extract import backend_table
 from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import why_not
 from selector.extract.backends.eager import has_bfloat16
@@ -355,7 +357,8 @@ def test_residual_sums_of_pictures_on_a_cpu_are_not_rounded() -> None:
 
 
 @needs_bfloat16
-def test_auto_takes_bfloat16_where_the_features_agree(small: Small) -> None:
+def test_auto_takes_bfloat16_where_the_features_agree(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_table, "look_up", lambda *_: None)  # a processor that nobody has measured
     pixels = pictures(128)
     runner = open_runner(small, device="cpu", precision="auto", backend="auto", sample=pixels, rows_expected=128)
     assert runner.identity == {"backend": "eager", "precision": "bfloat16", "arithmetic": "mixed"}
@@ -762,3 +765,92 @@ def test_a_batch_size_that_memory_forced_is_remembered(tmp_path: Path) -> None:
     encoder, pixels, store = Small(Greedy(10), 3), pictures(40), FeatureStore(tmp_path)
     open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40, store=store).encode(pixels)
     assert open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40, store=store).batch_size == 8
+
+
+# ---------------------------------------------------------------------------- short scans
+
+
+def known(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """What the table says of every network on this processor."""
+    row = backend_table.Known("eager", "float32", "float32", speedup=0.5, setup=0.0, networks=3, over_float32=2.0)
+    monkeypatch.setattr(backend_table, "look_up", lambda *_: replace(row, **changes))
+    monkeypatch.setattr(deciding, "_others", lambda _: ["openvino"])
+
+
+def batches_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """(backend, precision, images) of every batch that is run to decide."""
+    ran: list[tuple[str, str, int]] = []
+    original = deciding._Trial.measure
+
+    def measure(self: Any, name: str, precision: str, images: int | None = None) -> Any:
+        ran.append((name, precision, len(self.sample) if images is None else images))
+        return original(self, name, precision, images)
+
+    monkeypatch.setattr(deciding._Trial, "measure", measure)
+    return ran
+
+
+AUTO: dict[str, Any] = {"device": "cpu", "precision": "auto", "backend": "auto"}
+
+
+def test_a_short_scan_decides_by_the_table_and_a_long_one_by_measuring(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, eager_precision="bfloat16")
+    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+    ran = batches_run(monkeypatch)
+    sample = pictures(128)
+    runner = open_runner(small, **AUTO, sample=sample, rows_expected=200)
+    assert {images for *_, images in ran} == {32}  # two batches check what the table says
+    assert runner.identity["backend"] == "eager"
+    assert runner.facts["judged_on"] == 32
+    ran.clear()
+    monkeypatch.setattr(deciding, "_pays", lambda *_: False)
+    open_runner(small, **AUTO, sample=sample, rows_expected=1_000_000)
+    assert max(images for *_, images in ran) == 128
+
+
+def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, eager_precision="bfloat16")
+    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+    monkeypatch.setattr(
+        deciding._Trial, "agreement", lambda *_, **__: deciding.Agreement(cosine=0.99, neighbours=0.5, images=32)
+    )
+    runner = open_runner(Small(torch.nn.Flatten(), 3 * 32 * 32), **AUTO, sample=pictures(128), rows_expected=200)
+    assert runner.identity == {"backend": "eager", "precision": "float32"}
+
+
+def test_what_this_machine_remembers_of_a_family_counts_more_than_the_table(
+    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known(monkeypatch, backend="openvino", precision="float32", speedup=100.0, setup=0.0)
+    store = FeatureStore(tmp_path)
+    trial = deciding._Trial(small, "cpu", 16, pictures(128), None, lambda *_: pytest.fail("it was run"))
+    assert deciding._known(trial, "openvino", None).speedup == 100.0  # type: ignore[union-attr]
+    family = backend_table.family_of(small.module)
+    mine = [{"speedup": speed, "setup": 9.0, "model": "x", "family": family} for speed in (0.5, 0.7)]
+    store.put("backend", deciding._machine("openvino", "cpu"), {"measured": mine})
+    found = deciding._known(trial, "openvino", store)
+    assert found is not None
+    assert (found.speedup, found.setup, found.networks) == (0.6, 9.0, 2)
+    assert not found.pays(1000.0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [("test_vit", "attention"), ("mobilenetv2_035", "depthwise"), ("test_resnet", "convolution")],
+)
+def test_families_are_told_apart_by_their_layers(architecture: str, family: str) -> None:
+    import timm
+
+    assert backend_table.family_of(timm.create_model(architecture)) == family
+
+
+def test_every_row_of_the_shipped_table_can_be_used() -> None:
+    table = backend_table._table()
+    assert {cpu for cpu, *_ in table} >= {"amx", "avx512_bf16"}
+    for row in table.values():
+        assert row.speedup > 0
+        assert row.over_float32 >= 1
+        assert row.setup > 0
+        assert {row.precision, row.eager_precision} <= {"float32", "bfloat16"}

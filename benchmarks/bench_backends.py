@@ -1,0 +1,166 @@
+"""How fast families of networks run in each backend and precision here: the table that short scans decide by.
+
+    SELECTOR_ASSETS=... python -m benchmarks.bench_backends [--models GLOBS] [--quick]
+
+``results/backends.csv`` has a row a network and kind of processor: images a second of the fastest of three batches in
+memory, the processor seconds that converting and compiling took, and whether the features in bfloat16 agree with those in float32
+on 128 photos. ``selector/extract/backend_table.csv`` is made of all its rows: the median by family and kind of processor. Rows of processors with AMX come from whole extractions instead, stages torch, second and
+naive of ``results/bench_extract_models.csv``, which were measured on one; their set-up is that of the batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_extract import RESULTS, chosen_models, lay_out
+from benchmarks.rows import read_rows, write_rows
+from selector import sources
+from selector.core.system import cpu_kind, versions
+from selector.data import load_target
+from selector.extract import backend_table
+from selector.extract.backend_choice import JUDGED_ON, agreement
+from selector.extract.backend_table import family_of
+from selector.extract.backends import open_backend
+from selector.modalities.pixels.prepared import open_pixels_many
+from selector.zoo import ModelSpec
+
+BATCH = 16
+WAYS = [(backend, precision) for backend in ("eager", "openvino") for precision in ("float32", "bfloat16")]
+COLUMNS = (
+    "cpu", "model", "family", *(f"{backend}_{precision}" for backend, precision in WAYS), "setup_s",
+    "eager_bfloat16_agrees", "openvino_bfloat16_agrees", "source", "processor", "torch", "openvino",
+)  # fmt: skip
+TABLE = Path(backend_table.__file__).with_suffix(".csv")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the networks that have no row of this kind of processor, then make the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two networks: does it run?")
+    parser.add_argument("--models", default=None, help="globs on names, separated by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "backends.csv")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    args = parser.parse_args(argv)
+    rows = read_rows(args.out) if args.out.is_file() else []
+    models = chosen_models(args.models)
+    with tempfile.TemporaryDirectory() as folder:
+        photos, _ = lay_out(Path(folder) / "photos", JUDGED_ON, JUDGED_ON, args.seed)
+        for spec in models[:2] if args.quick else models:
+            if (cpu_kind(), spec.name) not in {(row["cpu"], row["model"]) for row in rows}:
+                rows.append(_measured(spec, photos, Path(folder)))
+                print(rows[-1], file=sys.stderr, flush=True)
+                write_rows(args.out, rows, COLUMNS)
+    whole = read_rows(RESULTS / "bench_extract_models.csv")
+    write_rows(args.table, [*amx_rows(whole, rows), *table_of(rows)])
+    return 0
+
+
+def _measured(spec: ModelSpec, photos: Path, folder: Path) -> dict[str, Any]:
+    encoder = sources.registry.get(spec.source_name).load(spec)
+    assert encoder.module is not None
+    target = load_target(photos)
+    items = (target.items, target.hashes, target.names)
+    opened, _ = open_pixels_many(*items, [encoder.preprocess], folder=folder / "pixels")
+    (pixels,) = opened.values()
+    row: dict[str, Any] = {
+        "cpu": cpu_kind(),
+        "model": spec.name,
+        "family": family_of(encoder.module),
+        "source": "batches",
+    }
+    found = {}
+    for backend, precision in WAYS:
+        started = time.process_time()  # other programs on the machine do not count
+        opened = open_backend(backend, encoder, "cpu", precision, BATCH, None)
+        parts = []
+        times = []
+        for start in range(0, JUDGED_ON, BATCH):
+            begun = time.perf_counter()
+            parts.append(opened.start(pixels.batch(np.arange(start, start + BATCH)))())
+            if not start and (backend, precision) == ("openvino", "float32"):
+                row["setup_s"] = round(time.process_time() - started, 3)
+            times.append(time.perf_counter() - begun)
+        row[f"{backend}_{precision}"] = round(BATCH / min(times[1:]), 2)
+        found[backend, precision] = np.concatenate(parts)
+    for backend in ("eager", "openvino"):
+        near = agreement(found[backend, "float32"], found[backend, "bfloat16"])
+        row[f"{backend}_bfloat16_agrees"] = int(near.good())
+    facts = versions()
+    return {**row, "processor": facts["cpu"], "torch": facts["torch"], "openvino": facts.get("openvino", "")}
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The medians of each family on each kind of processor."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["cpu"], row["family"]].append(row)
+    table = []
+    for (cpu, family), members in sorted(groups.items()):
+        best = {backend: _faster_precision(members, backend) for backend in ("eager", "openvino")}
+        ratios = [_rate(m, "openvino", best["openvino"]) / _rate(m, "eager", best["eager"]) for m in members]
+        fastest = [
+            max(_rate(m, backend, best[backend]) for backend in best) / _rate(m, "eager", "float32") for m in members
+        ]
+        table.append(
+            {
+                "cpu": cpu, "family": family, "backend": "openvino", "precision": best["openvino"],
+                "eager_precision": best["eager"], "speedup": round(statistics.median(ratios), 2),
+                "over_float32": round(statistics.median(fastest), 2),
+                "setup_s": round(statistics.median(float(m["setup_s"]) for m in members), 2), "networks": len(members),
+            }
+        )  # fmt: skip
+    return table
+
+
+def amx_rows(whole: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The medians of extractions on a processor with AMX, of the networks that ran in OpenVINO there."""
+    took = {(row["stage"], row["model"]): row for row in whole if row["status"] == "ok"}
+    families: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if took.get(("second", row["model"]), {}).get("backend") == "openvino":
+            families[row["family"]].append(row["model"])
+
+    def seconds(stage: str, model: str) -> float:
+        return float(took[stage, model]["extract_s"]) / float(took[stage, model]["images"])
+
+    def precision(stage: str, names: Sequence[str]) -> str:
+        lowered = [took[stage, name]["precision"] == "bfloat16" for name in names]
+        return "bfloat16" if statistics.mean(lowered) >= 0.5 else "float32"
+
+    return [
+        {
+            "cpu": "amx", "family": family, "backend": "openvino", "precision": precision("second", names),
+            "eager_precision": precision("torch", names),
+            "speedup": round(statistics.median(seconds("torch", n) / seconds("second", n) for n in names), 2),
+            "over_float32": round(statistics.median(seconds("naive", n) / seconds("second", n) for n in names), 2),
+            "setup_s": round(statistics.median(float(r["setup_s"]) for r in rows if r["model"] in names), 2),
+            "networks": len(names),
+        }
+        for family, names in sorted(families.items())
+    ]  # fmt: skip
+
+
+def _rate(row: Mapping[str, Any], backend: str, precision: str) -> float:
+    return float(row[f"{backend}_{precision}"])
+
+
+def _faster_precision(members: Sequence[Mapping[str, Any]], backend: str) -> str:
+    """bfloat16 where it is faster in the median and at least half of the networks keep their features."""
+    gain = statistics.median(_rate(m, backend, "bfloat16") / _rate(m, backend, "float32") for m in members)
+    agree = statistics.mean(float(m[f"{backend}_bfloat16_agrees"]) for m in members)
+    return "bfloat16" if gain > 1 and agree >= 0.5 else "float32"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
