@@ -20,7 +20,7 @@ from selector.core.folders import cache_folder
 from selector.core.memory import read_memory, write_memory
 from selector.sources._weights import versions
 
-_FORMAT = 3
+_FORMAT = 4
 _read: dict[str, dict[str, Any]] = {}  # what this process has read already
 
 

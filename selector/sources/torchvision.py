@@ -1,7 +1,9 @@
 """Models of torchvision: ``torchvision:resnet50`` (its default weights) or ``torchvision:resnet50.IMAGENET1K_V2``.
 
 A whole pretrained segmenter (``torchvision:fcn_resnet50``) is an encoder up to its last layer: the map that this layer
-reads is one of its maps, so that a linear decoder on it is a new last layer and the pretrained decoder stays.
+reads is one of its maps, so that a linear decoder on it is a new last layer and the pretrained decoder stays. A whole
+pretrained detector (``torchvision:retinanet_resnet50_fpn``) is an encoder whose maps are those of its neck, with its heads
+beside them: object detection keeps all but the layers that know the classes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 _LIST = """
 import json, torchvision.models as m
 names = {}
-for name in m.list_models(module=m) + m.list_models(module=m.segmentation):
+whole = [n for n in m.list_models(module=m.detection) if not n.startswith(("maskrcnn", "keypointrcnn"))]
+for name in m.list_models(module=m) + m.list_models(module=m.segmentation) + whole:
     weights = list(m.get_model_weights(name))
     default = getattr(m.get_model_weights(name), "DEFAULT", None)
     names[name] = {"default": default.name if default else None, "urls": {w.name: w.url for w in weights},
@@ -37,17 +40,20 @@ print(json.dumps(names))
 
 _RESERVED = frozenset({"weights", "weights_backbone", "progress", "pretrained", "norm_layer"})
 _WITH_AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+COCO_CLASSES = 91  # of torchvision's detectors, background and gaps in COCO's numbers included
+_OF_MORE = ("maskrcnn", "keypointrcnn")  # their heads find more than boxes: not built
 _SAMPLES = {"nearest", "bilinear", "bicubic", "lanczos"}
 
 
 @source("torchvision")
 class TorchvisionSource:
-    """The ``torchvision:`` source: image classifiers and segmenters, without detection and video."""
+    """The ``torchvision:`` source: image classifiers, segmenters and detectors of boxes, without video."""
 
     def expand(self, pattern: str) -> list[str]:
         """``model.WEIGHTS`` that match, in natural order; see ``contracts.Source``.
 
-        Segmenters are meant where nothing else matches (``fcn_*``): they read large pictures and cost accordingly.
+        Segmenters and detectors are meant where nothing else matches (``fcn_*``): they read large pictures and cost
+        accordingly.
         """
         if not any(char in pattern for char in "*?["):
             return [pattern]
@@ -87,12 +93,12 @@ class TorchvisionSource:
             mapping = "by_name" if spec.weights is None else spec.weights.mapping
             head = next(iter(network.last_layers(module)), "")
             if mapping == "by_name" and f"{head}.weight" in state and "num_classes" not in spec.kwargs:
-                classes = len(state[f"{head}.weight"])
+                classes = network.classes_in(state[f"{head}.weight"], module.get_submodule(head).weight)
                 network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
                 module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
             _weights.load_into(module, state, mapping, f"{spec.name}: {path}", "")
         enum = models.get_model_weights(model)
-        preset = _preset(enum[weights] if weights else getattr(enum, "DEFAULT", None))
+        preset = network.preset(module, enum[weights] if weights else getattr(enum, "DEFAULT", None))
         preprocess = preset.overridden(spec.preprocess.changes())
         if preprocess.input_size[1:] != preset.input_size[1:]:
             module, network = network.resized(module, preprocess.input_size[1:])
@@ -110,11 +116,9 @@ def network_of(model: str, kwargs: Mapping[str, Any]) -> TorchvisionNetwork:
     """How torchvision builds it, by the module that it is in."""
     from torchvision import models
 
-    return (
-        DenseNetwork(model, kwargs)
-        if model in models.list_models(models.segmentation)
-        else TorchvisionNetwork(model, kwargs)
-    )
+    kinds = ((models.segmentation, DenseNetwork), (models.detection, DetectorNetwork))
+    kind = next((kind for module, kind in kinds if model in models.list_models(module)), TorchvisionNetwork)
+    return TorchvisionNetwork(model, kwargs) if model.startswith(_OF_MORE) else kind(model, kwargs)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,14 @@ class TorchvisionNetwork(Network):
     def last_layers(self, module: nn.Module) -> tuple[str, ...]:
         """Dotted names of the layers that know the classes."""
         return tuple(name for name in (self.classifier(module),) if name)
+
+    def classes_in(self, weight: Any, own: Any) -> int:
+        """How many classes the weight of a last layer is for; ``own`` is that of the network as it is built."""
+        return len(weight)
+
+    def preset(self, module: Any, weights: Any) -> Preprocess:
+        """How its weights read pictures."""
+        return _preset(weights)
 
     def features(self, module: Any, name: str) -> tuple[FeaturePath, tuple[np.ndarray, np.ndarray] | None]:
         """How features are read off a network with its weights, whose last layer is taken off; and that layer.
@@ -255,6 +267,65 @@ class DenseNetwork(TorchvisionNetwork):
         from selector.sources._segmenters import without_last_layer
 
         without_last_layer(module)
+        return FeaturePath("features"), None
+
+
+@dataclass(frozen=True)
+class DetectorNetwork(TorchvisionNetwork):
+    """A detector of ``torchvision.models.detection``: its encoder ends at the neck, and its heads go with it."""
+
+    def create(self, num_classes: int | None) -> nn.Module:
+        """``torchvision.models.get_model``, whole whatever the width, with timm's interface to its maps."""
+        from torchvision import models
+
+        from selector.sources._detectors import with_neck
+
+        _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
+        settings = {**self.kwargs, "weights_backbone": None}
+        if num_classes:
+            settings["num_classes"] = num_classes
+        return with_neck(models.get_model(self.model, weights=None, **settings), self.model)
+
+    def classifier(self, module: nn.Module) -> str:
+        """None: it has several layers that know the classes."""
+        return ""
+
+    def last_layers(self, module: nn.Module) -> tuple[str, ...]:
+        """See ``_detectors.class_layers``."""
+        from selector.sources._detectors import class_layers
+
+        return class_layers(module)
+
+    def head_names(self, module: nn.Module) -> tuple[str, ...]:
+        """None: all goes with its maps, and what reads them renews the class layers."""
+        return ()
+
+    def block_names(self, module: nn.Module) -> list[str]:
+        """Those of the backbone."""
+        from selector.sources._detectors import blocks
+
+        return blocks(module)
+
+    def classes_in(self, weight: Any, own: Any) -> int:
+        """A last layer may have several anchors a class."""
+        return len(weight) * int(self.kwargs.get("num_classes", COCO_CLASSES)) // len(own)
+
+    def preset(self, module: Any, weights: Any) -> Preprocess:
+        """What its own transform does: the short side, mean and deviation."""
+        reads = module.transform
+        side = int((reads.fixed_size or reads.min_size)[-1])
+        return Preprocess(
+            input_size=(3, side, side),
+            mean=tuple(reads.image_mean),
+            std=tuple(reads.image_std),
+            interpolation="bilinear",
+            crop_pct=1.0,
+        )
+
+    def features(self, module: Any, name: str) -> tuple[FeaturePath, None]:
+        """The mean of the coarsest map of its neck."""
+        from selector.sources._encoder import FeaturePath
+
         return FeaturePath("features"), None
 
 

@@ -28,6 +28,7 @@ BACKGROUND_FIRST = ("fasterrcnn", "ssd")  # heads whose class 0 is background
 LEAST_SCORE = 0.01
 MOST_BOXES = 100  # a picture, as COCO's protocol counts
 _POOLED = 7
+HEAD_PARTS = ("backbone.pyramid", "rpn", "roi_heads", "head")
 
 
 class Canvas(nn.Module):
@@ -104,12 +105,14 @@ class DetectionNetwork(nn.Module):
     Args:
         detector: one of torchvision's, with ``Canvas`` as its transform and a ``Backbone``.
         shift: how much its labels are above the classes: 1 where class 0 is background.
+        new: parts of it that move in every strategy.
     """
 
-    def __init__(self, detector: nn.Module, shift: int) -> None:
+    def __init__(self, detector: nn.Module, shift: int, new: tuple[str, ...] = HEAD_PARTS) -> None:
         super().__init__()
         self.detector = detector
         self.shift = shift
+        self.new = new
 
     def forward(self, batch: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         """In eval mode."""
@@ -134,7 +137,7 @@ class DetectionNetwork(nn.Module):
     @contextmanager
     def _single(self, batch: torch.Tensor) -> Iterator[None]:
         kind = batch.device.type
-        backbone = cast(Backbone, self.detector.backbone)
+        backbone = cast(Backbone, self.detector.backbone)  # of a whole detector another one, all in single precision
         backbone.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         with torch.autocast(kind, enabled=False):
             yield
@@ -257,7 +260,6 @@ def _ssd(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int)
 
 
 _BUILDERS: Mapping[str, Any] = {"fasterrcnn": _fasterrcnn, "retinanet": _retinanet, "fcos": _fcos, "ssd": _ssd}
-HEAD_PARTS = ("backbone.pyramid", "rpn", "roi_heads", "head")
 
 
 class DetectionLearner(nn.Module):
@@ -266,7 +268,7 @@ class DetectionLearner(nn.Module):
     def __init__(self, network: DetectionNetwork) -> None:
         super().__init__()
         self.network = network
-        self.new: tuple[str, ...] = tuple(f"network.detector.{part}" for part in HEAD_PARTS)
+        self.new: tuple[str, ...] = tuple(f"network.detector.{part}" for part in network.new)
 
     def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
         """Mean over pictures; those without boxes teach what is background."""

@@ -142,7 +142,8 @@ class Detection(DetectionReading, MapTask):
         size: tuple[int, int] | None = None,
         **settings: Any,
     ) -> nn.Module:
-        """The encoder's maps with a feature pyramid and a detector, all new but for the encoder; from one seed."""
+        """The encoder's maps with a feature pyramid and a detector, all new but for the encoder; of a whole detector the
+        class layers are new; from one seed."""
         import torch
 
         from selector.tasks._detector import DetectionLearner
@@ -153,10 +154,18 @@ class Detection(DetectionReading, MapTask):
             return DetectionLearner(self.network(maps, len(target.class_names)))
 
     def network(self, maps: nn.Module, outputs: int) -> DetectionNetwork:
-        """See ``MapTask``."""
+        """See ``MapTask``; a whole detector keeps its neck and its heads."""
         from selector.tasks._detector import network_of
+        from selector.tasks._whole_detector import is_whole, whole_network
 
-        return network_of(self.decoder, maps, outputs)
+        inner = cast(Any, maps).network
+        return whole_network(inner, outputs) if is_whole(inner) else network_of(self.decoder, maps, outputs)
+
+    def decoders_for(self, encoder: Encoder, named: Sequence[str]) -> Sequence[str]:
+        """None for a whole detector: it has its own."""
+        from selector.tasks._whole_detector import is_whole
+
+        return () if is_whole(encoder.module) else named
 
     def augment(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
         """Boxes of which a crop has left less than two pixels are dropped."""

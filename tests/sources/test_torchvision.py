@@ -131,7 +131,7 @@ def test_names_and_settings_that_are_wrong(tmp_path: Path) -> None:
     [
         ({"kwargs": {"weights": "DEFAULT"}}, r"kwargs\.weights is not passed on"),
         ({"kwargs": {"weights_backbone": "DEFAULT"}}, r"kwargs\.weights_backbone is not passed on"),
-        ({"model": "fasterrcnn_resnet50_fpn"}, "torchvision has no classifier of this name"),
+        ({"model": "maskrcnn_resnet50_fpn"}, "torchvision has no classifier of this name"),
     ],
 )
 def test_a_recipe_cannot_make_torchvision_fetch_weights(change: dict[str, Any], said: str) -> None:

@@ -1,0 +1,81 @@
+"""torchvision's detectors as encoders: the maps of their neck, everything else kept beside it; imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+_COARSER = {"pool", "p6", "p7"}  # levels that a neck adds behind its last map
+_OF_SSD = 2  # its first maps; the others are a few cells
+_NO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")  # torchvision reads their weights so
+
+
+class _Neck(nn.Module):
+    """Mixed into a detector's own class, so that its submodules keep their names: timm's interface to maps."""
+
+    backbone: nn.Module
+
+    def forward_intermediates(
+        self, batch: Tensor, indices: Any = None, norm: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(the coarsest map, maps (B, C, h, w) of the neck, the finest first)."""
+        found: Mapping[str, Tensor] = self.backbone(batch)
+        maps = [each for name, each in found.items() if name not in _COARSER]
+        if isinstance(self, SSD):
+            maps = maps[:_OF_SSD]
+        return maps[-1], maps if indices is None else [maps[i] for i in indices]
+
+    def forward_features(self, batch: Tensor) -> Tensor:
+        """The coarsest map."""
+        return self.forward_intermediates(batch)[0]
+
+
+def with_neck(module: nn.Module, name: str) -> nn.Module:
+    """The detector, in place, with the interface of ``_Neck``, and with the normalisation that its weights are for:
+    torchvision fixes that of a pretrained backbone, but for its second versions and for SSD."""
+    if not isinstance(module, SSD) and not name.endswith("_v2"):
+        _freeze_norms(cast(Any, module).backbone.body, 0.0 if name in _NO_EPSILON else 1e-5)
+    base = type(module)
+    module.__class__ = type(base.__name__, (_Neck, base), {"__module__": base.__module__})
+    return module
+
+
+def _freeze_norms(module: nn.Module, epsilon: float) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            fixed = FrozenBatchNorm2d(child.num_features, epsilon)
+            with torch.no_grad():
+                fixed.weight.copy_(child.weight)
+                fixed.bias.copy_(child.bias)
+            setattr(module, name, fixed)
+        else:
+            _freeze_norms(child, epsilon)
+
+
+def class_layers(module: Any) -> tuple[str, ...]:
+    """Dotted names of the layers whose width is that of the classes."""
+    if isinstance(module, GeneralizedRCNN):
+        return "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
+    if not isinstance(module, SSD):
+        return ("head.classification_head.cls_logits",)
+    parts = module.head.classification_head.module_list
+    last = [
+        "" if isinstance(part, nn.Conv2d) else f".{len(part) - 1}" for part in parts
+    ]  # SSDlite: behind a depthwise one
+    return tuple(f"head.classification_head.module_list.{i}{place}" for i, place in enumerate(last))
+
+
+def blocks(module: Any) -> list[str]:
+    """Dotted names of the blocks of the backbone, without the neck."""
+    if isinstance(module, SSD):
+        parts = module.backbone.features
+        several = isinstance(parts, nn.ModuleList)
+        return [f"backbone.features.{i}" for i in range(len(parts))] if several else ["backbone.features"]
+    body = module.backbone.body.named_children()
+    return [f"backbone.body.{name}" for name, child in body if len(list(child.children())) > 0]
