@@ -534,7 +534,7 @@ def test_several_decoders_are_compared_in_one_confirmation(folder: Path, tmp_pat
 
 def test_a_misspelled_decoder_is_told_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        OptionError, match=r"unknown decoder 'linaer'; did you mean 'linear'\? Known: linear, fcn, deep"
+        ConfigError, match=r"unknown decoder 'linaer'; did you mean 'linear'\? Known: linear, fcn, deep"
     ):
         selector.rank(
             folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet")], store=tmp_path / "store",
