@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from selector.core.errors import ConfigError, SourceError, StoreError
 from selector.store import FeatureStore, RowsMissing, default_store, default_store_path
+from selector.store import entry as entries
 from selector.store.documents import digest
 from tests.stored import IDENTITY, WIDTH, features, fill, hashes
 
@@ -30,6 +31,14 @@ from tests.stored import IDENTITY, WIDTH, features, fill, hashes
 def store(tmp_path: Path) -> FeatureStore:
     """A store on a path with a space and letters beyond ASCII."""
     return FeatureStore(tmp_path / "my störe 猫")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def merge_all() -> Iterator[None]:
+    """Chunks of these small entries are merged, as those of large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "FEW_CHUNKS", 1)
+        yield
 
 
 def chunk_files(store: FeatureStore) -> list[Path]:
@@ -69,6 +78,22 @@ def test_the_stored_order_is_mapped_without_a_copy(store: FeatureStore) -> None:
     assert not again.flags.writeable
     assert np.array_equal(first, features(shuffled))
     assert np.array_equal(again, features(shuffled))
+
+
+def test_rows_in_few_chunks_are_written_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "FEW_CHUNKS", 4)
+    entry = store.entry(IDENTITY)
+    fill(entry, range(40))
+    written = {path: path.stat().st_ino for path in chunk_files(store)}
+    assert len(written) == 4
+    order = list(range(39, -1, -1))
+    found = entry.rows(hashes(order))
+    assert np.array_equal(found, features(order))
+    assert not found.flags.writeable
+    assert {path: path.stat().st_ino for path in chunk_files(store)} == written
+    fill(entry, range(40, 50))  # one more than a few
+    assert np.array_equal(entry.rows(hashes(range(50))), features(range(50)))
+    assert len(chunk_files(store)) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not list the maps of a process")

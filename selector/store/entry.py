@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 CHUNK_SUFFIX = ".rows"
 _HEAD = "head.arrays"
 _MERGE_BLOCK = 4096  # rows in memory at once while chunks are merged
+FEW_CHUNKS = 16  # chunks that are read as they lie: copying some thousand rows costs less than writing them again
 _ATTEMPTS = 100  # other processes may merge chunks between our listing and our reading
 _PAUSE = 0.02  # seconds at most before the next attempt
 
@@ -124,8 +125,8 @@ class Entry:
     def rows(self, hashes: Sequence[str]) -> NDArray[np.float32]:
         """Features (N, D) in the order asked for, read-only.
 
-        Memory-mapped where that order is the stored one. Rows that lie in several chunks are first
-        merged into one file in this order, so that the next time they are.
+        Memory-mapped where they lie in one chunk in that order, else a copy. Rows that lie in many chunks are
+        first merged into one file in this order, so that the next time they are mapped.
 
         Raises:
             RowsMissing: some are not stored; or a checksum did not match, the chunk was set aside
@@ -144,7 +145,7 @@ class Entry:
                 used = self._check(np.unique(self._index.chunk[found]))
                 if not len(keys):
                     return np.empty((0, self.num_features or 0), np.float32)
-                if len(used) > 1 and self._merge(used, keys):
+                if len(used) > FEW_CHUNKS and self._merge(used, keys):
                     continue
                 return self._gather(found)
             except FileNotFoundError:
