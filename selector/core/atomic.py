@@ -18,7 +18,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Whatever ends it otherwise (an interrupt, a full disk) leaves ``path`` as it was and nothing beside it.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
+    # a suffix of its own: no reader takes it for a finished file, and torch names its archive by what stands before it
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}.part")
     try:
         yield temporary
         temporary.replace(path)
