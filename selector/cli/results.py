@@ -102,9 +102,15 @@ def predict(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="Folder for the masks of a segmentation model; 'predictions' when not given."),
+        typer.Option("--to", help="Folder for masks, or for boxes as COCO JSON and CSV; 'predictions' when not given."),
     ] = None,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write each picture under its mask.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write each picture under its mask, or with its boxes.")
+    ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option("--min-score", help="Hand over boxes from this score on; what validation chose when not given."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     trust_code: _TrustCode = False,
     json: o.Json = False,
@@ -120,7 +126,12 @@ def predict(
     given = [sys.stdin if item == "-" else item for item in images]
     with stdout_kept():
         found = load_model(run, trust=trust_code).predict(
-            given, top=top, batch_size=batch_size, device=device, text_column=text_column
+            given,
+            top=top,
+            batch_size=batch_size,
+            device=device,
+            text_column=text_column,
+            min_score=min_score,
         )
         if found.writes_files or to is not None or overlay:
             found = found.write(to or Path("predictions"), overlay=overlay)

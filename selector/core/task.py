@@ -527,11 +527,14 @@ class Task(ABC):
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
         """The error analysis."""
 
-    def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
+    def drawn(
+        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
         """What a sample of ``report`` shows beside its item, an entry an item: ``pictures``, small ones as ``data:``
         URIs with a ``title`` each. Only asked where ``draws``.
 
         Args:
             outputs: of each item its own, from ``Learner.predict``.
+            context: what validation chose.
         """
         return [{} for _ in items]

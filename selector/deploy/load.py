@@ -109,6 +109,7 @@ class SavedModel:
         on_bad: Literal["report", "fail"] = "report",
         device: str = "cpu",
         text_column: str | Sequence[str] | None = None,
+        min_score: float | None = None,
     ) -> Predictions:
         """Labels and calibrated probabilities.
 
@@ -120,6 +121,8 @@ class SavedModel:
             on_bad: an image that cannot be read becomes a row with an error, or ends the call
                 with all of them listed.
             text_column: of .csv, .tsv, .jsonl and .parquet files, the column of the texts, or the two of pairs.
+            min_score: of a model that finds boxes, the score from which on they are handed over; None for the one that
+                validation chose.
         Raises:
             ConfigError: a path that does not exist, a glob or folder without images, single texts
                 where pairs are read or the reverse, a bad number; names of classes, or what validation
@@ -130,12 +133,13 @@ class SavedModel:
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an int in the range [1, inf). Got {value!r}.")
         columns = () if text_column is None else (text_column,) if isinstance(text_column, str) else tuple(text_column)
+        context = self.context if min_score is None else {**self.context, "min_score": self._checked(min_score)}
         named = self._form.collect(images, self.preprocess, self.pairs, columns)
         items = [item for _, item in named]
         run = partial(self._run, device=device)
         outputs, reasons = self._form.outputs(run, items, self.preprocess, batch_size, device, self._condensed)
         try:
-            found = self.task.predicted(named, outputs, reasons, self.class_names, self.context, top or 1)
+            found = self.task.predicted(named, outputs, reasons, self.class_names, context, top or 1)
         except (IndexError, KeyError, TypeError, ValueError) as error:
             # names that are gone, thresholds of other labels: what a task needs of them is its own matter
             raise ConfigError(
@@ -144,6 +148,15 @@ class SavedModel:
             ) from error
         _raise_bad(found, self._form.noun(self.preprocess), on_bad)
         return found
+
+    def _checked(self, min_score: float) -> float:
+        if "min_score" not in self.context:
+            raise ConfigError(
+                f"min_score is for models that find boxes; this is one of {self.task.name}. Leave it out."
+            )
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score must be a number in the range [0, 1]. Got {min_score}.")
+        return float(min_score)
 
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""

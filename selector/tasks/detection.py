@@ -33,7 +33,6 @@ MOST_ROWS = 12_000  # of all pictures
 MOST_BOXES = 20  # a picture; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
 BACKGROUND = "background"
-SHOWN = 0.5  # least score of a box that the report draws
 MOST_LEGEND = 30
 
 
@@ -179,7 +178,8 @@ class Detection(DetectionReading, MapTask):
 
     def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
         """Takes the boxes of ``Learner.predict`` and pairs them with the true ones, picture by picture."""
-        return _Matching(_boxes(target), len(target.class_names))
+        known = {name: value for name, value in (context or {}).items() if name == "min_score"}
+        return _Matching(_boxes(target), len(target.class_names), known)
 
     def calibrate(self, stats: Stats) -> dict[str, Any]:
         """``min_score``: where the F1 of all boxes at IoU 0.5 is highest."""
@@ -237,18 +237,19 @@ class Detection(DetectionReading, MapTask):
         """Boxes of several pictures."""
         return FoundInImages(rows, class_names)
 
-    def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
-        """Small copies of each picture: with its true boxes, and with those that were predicted with a score of at
-        least 0.5 or, where that leaves none, as many as are true."""
+    def drawn(
+        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Small copies of each picture: with its true boxes, and with those that are predicted as ``predict`` hands them
+        over, from the score on that validation chose."""
         known, names, drawn = _boxes(target), target.class_names, []
         for output, item in zip(outputs, items, strict=True):
             picture, true = read_image(target.items[int(item)]), known[int(item)]
             truth = [
                 {"label": names[label], "box": box} for box, label in zip(true.xyxy.tolist(), true.labels, strict=True)
             ]
-            found = in_pixels(self.predictions([output], names, {"min_score": 0.0})[0], picture.shape[:2])
-            sure = [one for one in found if one["score"] >= SHOWN] or found[: len(truth)]
-            pictures = {"truth": truth, "predicted": sure}
+            found = in_pixels(self.predictions([output], names, context)[0], picture.shape[:2])
+            pictures = {"truth": truth, "predicted": found}
             shown = [{"title": title, "uri": small_copy(picture, boxes, names)} for title, boxes in pictures.items()]
             drawn.append({"pictures": shown})
         return drawn
@@ -283,8 +284,8 @@ def _boxes_each(counts: Sequence[int], limit: int) -> int:
 class _Matching:
     """See ``core.task.Evaluator``."""
 
-    def __init__(self, known: BoxAnnotations, classes: int) -> None:
-        self._known, self._classes = known, classes
+    def __init__(self, known: BoxAnnotations, classes: int, summary: Mapping[str, Any]) -> None:
+        self._known, self._classes, self._summary = known, classes, summary
         self._found: list[dict[str, np.ndarray]] = []
 
     def update(self, outputs: Any, items: np.ndarray) -> None:
@@ -297,20 +298,21 @@ class _Matching:
 
     def stats(self) -> DetectionStats:
         """In the order in which the items came."""
-        return stats_of(self._found)
+        return stats_of(self._found, self._summary)
 
 
-def stats_of(found: Sequence[Mapping[str, np.ndarray]]) -> DetectionStats:
+def stats_of(found: Sequence[Mapping[str, np.ndarray]], summary: Mapping[str, Any] | None = None) -> DetectionStats:
     """Statistics of pictures, each as ``match`` gave it."""
     names = ("score", "category", "matched", "ignored", "box")
     arrays = {name: np.concatenate([one[name] for one in found]) for name in names}
     arrays["boxes"] = np.array([len(one["score"]) for one in found], np.int64)
     arrays["truth"] = np.stack([one["truth"] for one in found])
-    return DetectionStats(arrays)
+    return DetectionStats(arrays, summary)
 
 
 def _section(stats: DetectionStats, class_names: Sequence[str]) -> Section:
-    least, _ = stats.best_f1()
+    chosen = stats.summary.get("min_score")  # on validation; of validation itself, before it was chosen, its own
+    least = stats.best_f1()[0] if chosen is None else float(chosen)
     sure = stats.arrays["score"] >= least
     right = (stats.arrays["matched"][:, 0] & 1) > 0
     truth, category = stats.arrays["truth"], stats.arrays["category"]

@@ -273,7 +273,9 @@ class Segmentation(SegmentationReading, MapTask):
         """With what each class is written as."""
         return SegmentedImages(rows, class_names, _values(class_names, context))
 
-    def drawn(self, outputs: Sequence[Any], target: Target, items: np.ndarray) -> list[dict[str, Any]]:
+    def drawn(
+        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
         """Small copies of each picture: as it is, under its truth, and under what was predicted."""
         masks, found = _masks(target), []
         for output, item in zip(outputs, items, strict=True):

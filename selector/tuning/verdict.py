@@ -145,7 +145,7 @@ def _test(
                 stats = _final(field, loaded, run, "val", context)
             analysis = _error_analysis(field, stats, split)
             if bench.task.draws and loaded.encoder.module is not None:
-                _draw(field, loaded, run, module, analysis["samples"])
+                _draw(field, loaded, run, module, analysis["samples"], context)
     return tests, best, analysis
 
 
@@ -165,7 +165,14 @@ def _error_analysis(field: Field, stats: Stats, split: str) -> dict[str, Any]:
     return {"split": split, **found}
 
 
-def _draw(field: Field, loaded: Loaded, run: Run | None, module: Any, samples: Sequence[dict[str, Any]]) -> None:
+def _draw(
+    field: Field,
+    loaded: Loaded,
+    run: Run | None,
+    module: Any,
+    samples: Sequence[dict[str, Any]],
+    context: Mapping[str, Any],
+) -> None:
     """What the task draws of the samples, by the best model once more: outputs of whole splits are never kept."""
     bench = field.bench
     learner = frozen_module(bench, loaded) if run is None else module
@@ -173,7 +180,7 @@ def _draw(field: Field, loaded: Loaded, run: Run | None, module: Any, samples: S
     items = np.array([sample["index"] for sample in samples], dtype=np.int64)
     outputs: list[Any] = []
     predict(learner, feed, items, lambda found, _: outputs.extend(found), device=bench.device, batch_size=4)
-    for sample, more in zip(samples, bench.task.drawn(outputs, bench.target, items), strict=True):
+    for sample, more in zip(samples, bench.task.drawn(outputs, bench.target, items, context), strict=True):
         sample.update(more)
 
 

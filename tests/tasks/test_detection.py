@@ -418,6 +418,51 @@ def test_a_scan_ends_in_a_detector_that_reads_pictures(confirmed: Any, shapes: P
         assert drawn.size == (128, 96)
 
 
+def test_boxes_are_handed_over_from_a_score_on(confirmed: Any, shapes: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from selector.cli.app import app
+
+    saved: Any = selector.load_model(confirmed.path)
+    every = saved.predict(shapes / "00.png", min_score=0.0).boxes[0]
+    scores = sorted(one["score"] for one in every)
+    middle = scores[len(scores) // 2]
+    some = saved.predict(shapes / "00.png", min_score=middle - 1e-4).boxes[0]
+    assert 0 < len(some) < len(every)
+    assert all(one["score"] >= middle - 2e-4 for one in some)
+    with pytest.raises(ConfigError, match=r"min_score must be a number in the range \[0, 1\]\. Got 2"):
+        saved.predict(shapes / "00.png", min_score=2)
+    words = ["predict", str(confirmed.path), str(shapes / "00.png"), "--to", str(tmp_path / "found"), "--csv"]
+    said = CliRunner().invoke(app, [*words, "--min-score", "0", "--overlay"])
+    assert said.exit_code == 0, said.output
+    assert len(json.loads((tmp_path / "found" / "boxes.json").read_text())["annotations"]) == len(every)
+    assert (tmp_path / "found" / "overlays" / "00.jpg").is_file()
+
+
+def test_the_report_counts_and_draws_from_the_score_that_validation_chose() -> None:
+    from selector.tasks._matching import DetectionStats
+
+    classes, pictures = drawn(4)
+    stats = of_pictures(classes, pictures)
+    task, names = registry.get("detection"), [str(i) for i in range(classes)]
+    chosen = DetectionStats(stats.arrays, {"min_score": 0.9})
+    (title,) = [title for title in task.report(chosen, names).tables if title.startswith("boxes by size")]
+    assert "at a score of 0.90 or more" in title
+    found, missed, false = (sum(part) for part in zip(*stats.hits(0.9), strict=True))
+    rows = task.report(chosen, names).tables["AP a class"]
+    assert [sum(row[name] for row in rows) for name in ("found", "missed", "false")] == [found, missed, false]
+    output = {
+        "boxes": np.array([[0, 0, 0.5, 0.5]] * 2, np.float32), "labels": np.zeros(2, int), "scores": np.array([0.4, 0.2])
+    }  # fmt: skip
+    pictures_of = [np.full((32, 32, 3), 10 * i, np.uint8) for i in range(9)]
+    known = load_target((pictures_of, [{"boxes": [[1, 1, 9, 9]], "labels": ["a"]}] * 9))
+    one, two, none = (
+        task.drawn([output], known, np.array([0]), {"min_score": least})[0]["pictures"] for least in (0.3, 0.1, 0.5)
+    )
+    uris = [part[1]["uri"] for part in (one, two, none)]
+    assert uris[0] == uris[1] != uris[2]  # two boxes lie on each other; from 0.5 on there is none
+
+
 def test_the_report_draws_truth_and_prediction(confirmed: Any) -> None:
     from selector.report.error_analysis import error_analysis
 
