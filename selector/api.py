@@ -52,6 +52,7 @@ def rank(
     image_root: str | os.PathLike[str] | None = None,
     task: str | None = None,
     max_samples: int | None = None,
+    max_pixels: str | int | float | None = None,
     on_bad_image: Literal["skip", "fail"] = "skip",
     trust: Literal["stat", "content"] = "stat",
     zoo: ZooLike | None = None,
@@ -111,6 +112,7 @@ def rank(
             ``load_target``.
         task: what is learned (classification, multilabel, regression, tagging, ...); told from the
             data when not given.
+        max_pixels: pixels that an image may have, e.g. ``"50M"``; 179 million when not given.
         max_samples: score on a stratified subsample of at most so many items.
         on_bad_image: ``skip`` leaves items that cannot be used out with a warning, ``fail`` lists all
             of them in one error.

@@ -311,6 +311,9 @@ class ScanConfig(_Machine, _Training):
         panel=DATA,
     )  # fmt: skip
     max_samples: int | None = option(None, "Score a stratified subsample of so many items.", ge=2, panel=DATA)
+    max_pixels: str | int | float | None = option(
+        None, "Pixels that an image may have: 50M; 179M when not given. Larger ones cannot be used.", panel=DATA
+    )
     on_bad_image: Literal["skip", "fail"] = option(
         "skip",
         "What to do about items that cannot be used (images that do not decode, texts without content): leave them "
@@ -419,6 +422,14 @@ class ScanConfig(_Machine, _Training):
             raise OptionError(f"{info.field_name} must be more than 0. Got {value!r}.", info.field_name)
         return found
 
+    @field_validator("max_pixels")
+    @classmethod
+    def _pixels(cls, value: str | int | float | None) -> int | None:
+        found = None if value is None else int(_quantity("max_pixels", value, parse_count))
+        if found == 0:
+            raise OptionError(f"max_pixels must be more than 0, or no image can be used. Got {value!r}.", "max_pixels")
+        return found
+
     @field_validator("max_params", "max_latency", "max_memory")
     @classmethod
     def _readable(cls, value: str | int | float | None, info: Any) -> str | int | float | None:
@@ -431,6 +442,11 @@ class ScanConfig(_Machine, _Training):
                 f"{info.field_name} must be more than 0, or every model is excluded. Got {value!r}.", info.field_name
             )
         return value
+
+    @property
+    def pixels(self) -> int | None:
+        """``max_pixels`` as a number."""
+        return None if self.max_pixels is None else parse_count(self.max_pixels)
 
     @model_validator(mode="after")
     def _together(self) -> Self:

@@ -37,6 +37,15 @@ class Blind(nn.Module):
         return self.weight * torch.sin(1e3 * corners)
 
 
+class EndsWhenTrained(Blind):
+    """Gives features, and ends the process at the first step of a training."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            os._exit(0)
+        return super().forward(x)
+
+
 class Slow(Blind):
     """Takes a while for every batch, however fast the machine."""
 

@@ -1,10 +1,13 @@
 """Moments, blocks and the spectrum that proxies share."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import selector
 from selector.core.contracts import LabelKind
 from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet, accumulate
@@ -203,3 +206,20 @@ def test_unknown_entries_make_parts_that_are_complete():
         FeatureSet(x, labels, label_names=["a", "b"])
     with pytest.raises(ProxyError, match=r"features must have no masked entries. Row 3 has one"):
         FeatureSet(np.ma.masked_array(x, np.tile(np.arange(60)[:, None] == 3, 4)), labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a", 1, "b", "a"], r"all names or all numbers\. Label 0 is 'a', but label 1 is 1"),
+        ([1, 2, "1", 2], r"all names or all numbers\. Label 0 is 1, but label 2 is '1'"),
+        (np.array([True, "yes", False, "no"], dtype=object), r"Label 0 is True, but label 1 is 'yes'"),
+        (np.array(["a", None, "b", "a"], dtype=object), r"labels must be known\. Label 1 is None; drop the row"),
+        (["a", float("nan"), "b", "a"], r"labels must be known\. Label 1 is nan; drop the row"),
+    ],
+)
+def test_labels_of_two_kinds_are_told(labels: Any, said: str) -> None:
+    """numpy made names of the numbers: 1 and '1' were one class, without a word."""
+    rows = np.random.default_rng(0).standard_normal((4, 3))
+    with pytest.raises(ProxyError, match=said):
+        selector.score(rows, labels, "knn")

@@ -95,7 +95,22 @@ def test_an_export_is_imported_elsewhere_once(history, tmp_path):
         ('{"target": "t", "model": "m", "metric": "accuracy"}', r"in\.jsonl:2: a result needs value"),
         ('{"target": "t", "modle": "m"}', r"in\.jsonl:2: unknown key 'modle'; did you mean 'model'\?"),
         ('{"target": "t", "model": "m", "metric": "a", "value": NaN}', r"in\.jsonl:2: .*finite number\. Got nan"),
-        ('{"target": "t", "model": 3, "metric": "a", "value": 1}', r"in\.jsonl:2: The 'model' .* must be text\. Got 3"),
+        (
+            '{"target": "t", "model": 3, "metric": "a", "value": 1}',
+            r"in\.jsonl:2: The 'model' .* must be text, .*Got 3",
+        ),
+        (
+            '{"target": "", "model": "m", "metric": "a", "value": 1}',
+            r"in\.jsonl:2: The 'target' .* not be empty\. Got ''",
+        ),
+        (
+            '{"target": "t", "model": "m", "metric": "a", "value": true}',
+            r"in\.jsonl:2: The 'value' .*finite.* Got True",
+        ),
+        (
+            '{"target": "t", "model": "m", "metric": "a", "value": 1, "items": -1}',
+            r"in\.jsonl:2: The 'items' .* >= 0\. Got -1",
+        ),
         (
             '{"target": "t", "model": "m", "metric": "a", "value": 1, "kind": "guessed"}',
             r"in\.jsonl:2: .*one of measured, predicted\. Got 'guessed'",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -15,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-import selector.modalities.pixels.decode
+import selector
+from selector.core.errors import ConfigError, OptionError
 from selector.modalities.image import UnreadableImage, content_hash, decode_rgb, image_size, pil_to_array, read_image
+from selector.modalities.pixels import decode
 
 RNG = np.random.default_rng(0)
 PICTURE = np.kron(RNG.integers(0, 255, (6, 9, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # (24, 36, 3), flat patches
@@ -271,7 +274,7 @@ def test_a_black_picture_of_16_bits_is_black() -> None:
 
 
 def test_a_guessed_range_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    selector.modalities.pixels.decode._note_bits.cache_clear()
+    decode._note_bits.cache_clear()
     for _ in range(2):
         decode_rgb(encode(Image.fromarray(np.full((3, 3), 3000, np.uint16)), "PNG"))
     assert caplog.text.count("whose values stay below 4096 are read as images of 12 bits") == 1
@@ -283,3 +286,42 @@ def test_a_file_that_claims_far_more_pixels_than_it_has_bytes_is_not_decoded(for
     with pytest.raises(UnreadableImage, match=r"claims 6000 × 4000 pixels in [\d,]+ bytes \(a decompression bomb\?\)"):
         decode_rgb(raw)
     assert decode_rgb(encode(Image.new("L", (3000, 2000)), form)).shape == (2000, 3000, 3)
+
+
+def test_another_limit_on_pixels_is_kept_and_what_it_refused_is_not_remembered(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for number in range(48):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        side = 40 if number == 3 else 24
+        pixels = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "ab"[number % 2] / f"{number}.png")
+    options: dict[str, Any] = {
+        "zoo": [selector.Model("timm:test_resnet", weights="none", name="m")], "store": tmp_path / "store",
+        "proxies": ["knn"], "cost": "off", "precision": "float32", "backend": "eager", "history": False,
+    }  # fmt: skip
+    small = selector.rank(folder, max_pixels="1000", **options)
+    assert small.target["items"] == 47
+    assert any(
+        "too large (40 × 40 pixels, more than 1,000); make it smaller, or allow more" in w for w in small.warnings
+    )
+    assert small.settings["max_pixels"] == 1000
+    assert selector.rank(folder, **options).target["items"] == 48
+    assert "SELECTOR_MAX_PIXELS" not in os.environ
+    with pytest.raises(OptionError, match="max_pixels must be more than 0, or no image can be used"):
+        selector.rank(folder, max_pixels=0, **options)
+
+
+def test_more_pixels_than_pillow_allows_are_read_where_a_person_allows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    raw = encode(Image.new("L", (40, 30)), "PNG")
+    with pytest.raises(UnreadableImage, match=r"^is too large"):
+        decode_rgb(raw)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 200)
+    with decode.pixel_limit(1200):
+        assert decode_rgb(raw).shape == (30, 40, 3)
+    with decode.pixel_limit(1199), pytest.raises(UnreadableImage, match=r"40 × 30 pixels, more than 1,199"):
+        decode_rgb(raw)
+    monkeypatch.setenv("SELECTOR_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="SELECTOR_MAX_PIXELS: "):
+        decode_rgb(raw)

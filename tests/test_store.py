@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -698,6 +701,32 @@ def test_the_order_of_use_survives_a_clock_set_back(store: FeatureStore, monkeyp
     assert [e.key for e in store.list_entries()] == [keys[1], keys[2], keys[0]]
     assert store.prune(older_than=3600).entries == ()
     assert not len(FeatureStore(store.root).entry({**IDENTITY, "weights": 0}).missing(hashes(range(200))))
+
+
+def test_a_store_that_cannot_be_written_is_not_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It said how much it had removed, and nothing was."""
+    before = filled(tmp_path / "store")
+    told = r"^the store .*store cannot be pruned \(it was opened for reading only\): nothing in it can be removed"
+    with pytest.raises(StoreError, match=told):
+        FeatureStore(tmp_path / "store", read_only=True).prune(max_bytes=0)
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(StoreError, match=r"cannot be pruned \(Read-only file system\)"):
+        FeatureStore(tmp_path / "store").prune(max_bytes=0)
+    monkeypatch.undo()
+    assert sorted((tmp_path / "store").rglob("*")) == before
+
+
+def test_a_full_store_is_pruned(small_disk: Path) -> None:
+    store = FeatureStore(small_disk / "store")
+    three_entries(store)
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "ballast").write_bytes(b"x" * free)
+    assert len(store.prune(max_bytes=0).entries) == 3
 
 
 def test_pruning_by_age(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:

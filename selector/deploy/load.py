@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,14 +139,8 @@ class SavedModel:
         items = [item for _, item in named]
         run = partial(self._run, device=device)
         outputs, reasons = self._form.outputs(run, items, self.preprocess, batch_size, device, self._condensed)
-        try:
+        with self._names_fit():
             found = self.task.predicted(named, outputs, reasons, self.class_names, context, top or 1)
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            # names that are gone, thresholds of other labels: what a task needs of them is its own matter
-            raise ConfigError(
-                f"{self.path / CONFIG}: class_names or context do not fit the outputs of the network "
-                f"({type(error).__name__}: {error}); {AGAIN}."
-            ) from error
         _raise_bad(found, self._form.noun(self.preprocess), on_bad)
         return found
 
@@ -191,7 +186,19 @@ class SavedModel:
         return found
 
     def _condensed(self, output: Any, item: Any) -> Any:
-        return self.task.condensed(output, item, self.class_names, self.context)
+        with self._names_fit():
+            return self.task.condensed(output, item, self.class_names, self.context)
+
+    @contextlib.contextmanager
+    def _names_fit(self) -> Iterator[None]:
+        try:
+            yield
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            # names that are gone, thresholds of other labels: what a task needs of them is its own matter
+            raise ConfigError(
+                f"{self.path / CONFIG}: class_names or context do not fit the outputs of the network "
+                f"({type(error).__name__}: {error}); {AGAIN}."
+            ) from error
 
 
 def _raise_bad(found: Predictions, noun: str, on_bad: str) -> None:

@@ -13,6 +13,7 @@ from selector import data as targets
 from selector import modalities
 from selector.core.contracts import AnyPreprocess, Preprocess, ProgressCallback, Target
 from selector.core.modality import Inputs
+from selector.modalities.image import TOO_LARGE
 from selector.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class Prepared:
 
     def _leave_out(self, bad: Mapping[int, str]) -> None:
         reasons = {self.target.hashes[i]: reason for i, reason in bad.items()}
-        self._store.add_bad_images(reasons)
+        # what is too large under this run's limit may be wanted under the next one's
+        self._store.add_bad_images({h: why for h, why in reasons.items() if not why.startswith(TOO_LARGE)})
         self.bad |= reasons
         self.target = targets.without(self.target, bad)
         self._inputs.clear()

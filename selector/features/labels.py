@@ -5,6 +5,7 @@ Classes are renumbered over those that occur, so an id without rows changes noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +136,7 @@ def check_labels(
     Raises:
         ProxyError: wrong length or shape, infinite, one class only, or no column that varies.
     """
+    _check_mixed(labels)
     array = as_array(labels, "labels")
     if array.ndim == 2 and array.shape[1] == 1 and (kind is None or KINDS[kind].flat):
         array = array[:, 0]
@@ -154,6 +156,25 @@ def check_labels(
         hint = "" if means.may_be_unknown else "; a class cannot be unknown: drop the row"
         raise ProxyError(f"labels must be finite. Label {first} is not{hint}.")
     return means.labels(array, known, names)
+
+
+def _check_mixed(labels: Any) -> None:
+    """numpy would make names of the numbers between them, so that 1 and '1' are one class."""
+    if not isinstance(labels, list | tuple) and getattr(getattr(labels, "dtype", None), "kind", "") != "O":
+        return
+    first: tuple[int, bool] | None = None
+    for number, label in enumerate(labels):
+        if label is None or (isinstance(label, float) and math.isnan(label) and first is not None and first[1]):
+            raise ProxyError(f"labels must be known. Label {number} is {label}; drop the row.")
+        if not isinstance(label, str | bool | int | float | np.generic):
+            continue  # a row of several columns, which the shape is checked of
+        name = isinstance(label, str)
+        if first is not None and first[1] != name:
+            raise ProxyError(
+                f"labels must be all names or all numbers. Label {first[0]} is {labels[first[0]]!r}, but label {number} "
+                f"is {label!r}."
+            )
+        first = first or (number, name)
 
 
 def of_classes(ids: np.ndarray) -> Labels:

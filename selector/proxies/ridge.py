@@ -180,7 +180,8 @@ def _coordinates(
     rows = features.rows
     precision = np.float64 if rows.dtype == np.float64 else np.float32
     basis = features.directions[:, positive].astype(precision)
-    mean = features.mean.astype(precision)
+    # V is a whole basis: the mean comes back from the spectrum without another pass over the rows
+    mean = (features.directions @ (features.spectrum.offset / np.sqrt(len(features)))).astype(precision)
     size, start = chunk_rows(rows), 0
     with capped(features.width):
         while start < len(order):

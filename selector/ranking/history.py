@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import os
 import sqlite3
 import uuid
@@ -19,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import platformdirs
 from filelock import FileLock
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from selector.core.atomic import replacing
 from selector.core.errors import ConfigError, HistoryError, did_you_mean
@@ -77,30 +77,42 @@ class Result:
     items: int = 0
 
     def __post_init__(self) -> None:
-        for column in fields(self):
-            value = getattr(self, column.name)
-            if column.name == "value":
-                if not _finite(value):
-                    raise ConfigError(f"The 'value' of a result must be a finite number. Got {value!r}.")
-            elif column.name == "facts":
-                if not (
-                    isinstance(value, Mapping) and all(isinstance(k, str) and _finite(v) for k, v in value.items())
-                ):
-                    raise ConfigError(f"The 'facts' of a result must be finite numbers by name. Got {value!r}.")
-            elif column.name == "items":
-                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                    raise ConfigError(f"The 'items' of a result must be an int >= 0. Got {value!r}.")
-            elif not isinstance(value, str):
-                raise ConfigError(f"The {column.name!r} of a result must be text. Got {value!r}.")
-        for name in ("target", "model", "metric"):
-            if not getattr(self, name):
-                raise ConfigError(f"The {name!r} of a result must not be empty.")
-        if self.kind not in KINDS:
-            raise ConfigError(f"The 'kind' of a result must be one of {', '.join(KINDS)}. Got {self.kind!r}.")
+        try:
+            _Row.model_validate(vars(self))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, found = str(first["loc"][0]), first["input"]
+            needed = _Row.model_fields[name].description
+            if name == "facts":
+                found = dict(self.facts) if isinstance(self.facts, Mapping) else self.facts
+            raise ConfigError(f"The {name!r} of a result must be {needed}. Got {found!r}.") from None
 
 
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Text = Annotated[str, Field(description="text")]
+_Named = Annotated[str, Field(min_length=1, description="text, and not be empty")]
+
+
+class _Row(BaseModel):
+    """What a result may hold, whoever wrote it: a run, a file of others, a damaged database."""
+
+    model_config = ConfigDict(strict=True)
+
+    target: _Named
+    model: _Named
+    metric: _Named
+    value: _Number = Field(description="a finite number")
+    kind: Kind = Field(description=f"one of {', '.join(KINDS)}")
+    strategy: _Text
+    source: _Text
+    target_name: _Text
+    origin: _Text
+    run: _Text
+    when: _Text
+    facts: Annotated[
+        dict[str, _Number], BeforeValidator(lambda value: dict(value) if isinstance(value, Mapping) else value)
+    ] = Field(description="finite numbers by name")
+    items: int = Field(ge=0, description="an int >= 0")
 
 
 _COLUMNS = tuple(column.name for column in fields(Result))
@@ -355,12 +367,6 @@ def _values(result: Result) -> tuple[Any, ...]:
 
 def _from_row(row: Sequence[Any]) -> Result:
     entry = dict(zip(_COLUMNS, row, strict=True))
-    for name, value in entry.items():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"{name} holds bytes that are no UTF-8: {value!a}") from None
     return _renamed(Result(**{**entry, "facts": json.loads(entry["facts"])}))
 
 

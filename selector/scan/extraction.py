@@ -40,6 +40,7 @@ OF_THIS_PROCESS = ("memory",)
 
 NO_LIMITS = Limits()
 NOT_ISOLATED = Isolation()
+_APART = "run it in a process of its own with isolate='on' (--isolate on)"
 
 
 class Extraction:
@@ -204,26 +205,17 @@ class Extraction:
         spec = job.specs[0]
         if self.isolation.concerns(spec):
             result = self._isolated.run(job)
-            self._deaths.end(spec)
+            self._deaths.forget(_work(spec))
             return result
         if job.next_spec is not None and (self.isolation.concerns(job.next_spec) or of_others(job.next_spec)):
             job = replace(job, next_spec=None)  # dying while it loads beside would be put down to this one
         entry = self.work.entry(spec)
         rows = job.target.row_hashes(job.indices)
         lacking = len(rows) if entry is None else len(entry.missing(rows))
-        deaths = self._deaths.before(spec, lacking)
-        if deaths:
-            log.warning(
-                "%s: %s while working on this model",
-                spec.name, "an earlier run ended" if deaths == 1 else f"{deaths} earlier runs ended",
-            )  # fmt: skip
         import torch  # noqa: F401  seconds, in which a kill is not the death of a network
 
-        self._deaths.begin(spec, lacking, deaths)
-        try:
+        with self._deaths.working_on(spec.name, _work(spec), lacking, _APART):
             return extract(job, self.work)
-        finally:
-            self._deaths.end(spec)
 
     def _job(
         self, candidates: Sequence[Candidate], share: float, upcoming: Sequence[ModelSpec], *, cost_only: bool
@@ -325,7 +317,10 @@ class Extraction:
                 log.info("%s: %s", spec.name, error)  # a damaged chunk was set aside: extracted again below
         settings = replace(self.job_settings, limits=NO_LIMITS)
         job = ExtractJob((spec,), self.target, indices, self.store.address, settings)
-        (found,) = extract(job, self.work).variants
+        try:
+            (found,) = self._here(job).variants
+        finally:
+            self._isolated.close()
         if found.failure is not None:
             raise found.failure.error
         again = self.work.entry(spec)
@@ -343,6 +338,10 @@ class Extraction:
     def stored(self, spec: ModelSpec) -> Entry | None:
         """The entry of a spec, if there is one."""
         return self.work.entry(spec)
+
+
+def _work(spec: ModelSpec) -> dict[str, Any]:
+    return {"spec": spec.feature_settings(), "base": spec.base}
 
 
 def _fail(candidates: Sequence[Candidate], outcome: Outcome[Any, Any]) -> None:

@@ -14,6 +14,7 @@ from selector.config import ScanConfig
 from selector.core.contracts import ProgressCallback, Target
 from selector.core.engine import failure_of
 from selector.core.errors import ConfigError, OptionError, StoreError, TargetError
+from selector.modalities.image import pixel_limit
 from selector.report.html import write_report
 from selector.report.overview import FailedTarget, Rankings, write_overview
 from selector.report.ranking import Ranking
@@ -84,7 +85,7 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
     root = _root(config, targets)
     members = [_Member(name) for name in _names(targets)]
     errors: list[ConfigError] = []
-    with offline_hub(config.offline), open_engine(config, notify) as engine:
+    with offline_hub(config.offline), pixel_limit(config.pixels), open_engine(config, notify) as engine:
         for member, target in zip(members, targets, strict=True):
             own = config if root is None else config.model_copy(update={"out": root / member.name})
             try:

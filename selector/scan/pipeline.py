@@ -11,6 +11,7 @@ from selector.config import TOP_K, ConfirmConfig, ScanConfig
 from selector.core.contracts import ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.progress import listening
+from selector.modalities.image import pixel_limit
 from selector.report.overview import Rankings
 from selector.report.ranking import Ranking, load_ranking
 from selector.scan import dataset_view
@@ -28,7 +29,7 @@ from selector.scan.dataset_view import offline_hub
 from selector.scan.engines import open_engine
 from selector.scan.extraction import Extraction
 from selector.scan.many import listed, rank_many
-from selector.scan.target_scan import TargetScan, tuned
+from selector.scan.target_scan import TargetScan, isolation_of, tuned
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.variants import network_of
@@ -51,7 +52,7 @@ def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) ->
 
 
 def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
-    with offline_hub(config.offline), open_engine(config, notify) as engine:
+    with offline_hub(config.offline), pixel_limit(config.pixels), open_engine(config, notify) as engine:
         scan = TargetScan(target, config, engine, notify)
         if scan.rounds is not None:
             scan.rounds.run()
@@ -77,7 +78,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
     check_strategies(config)
     trusted = config.trust_zoo or ranking.trusted
     _check_trust(ranking, specs, top_k, trusted)
-    with offline_hub(config.offline or made.offline):
+    with offline_hub(config.offline or made.offline), pixel_limit(made.pixels):
         features_store = open_store(config.store or made.store)
         data = _target_of(ranking, config.target, made, features_store)
         check_for_target(config, data)
@@ -94,6 +95,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
             "skip",
             trusted,
             notify,
+            isolation=isolation_of(made),
         )
         return tuned(ranking, extraction, specs, config, top_k, config.history)
 

@@ -18,6 +18,7 @@ from selector.core.system import graphics_cards
 from selector.core.units import format_duration
 from selector.extract.job import wanted_of
 from selector.extract.known_costs import Costs
+from selector.modalities.image import pixel_limit
 from selector.scan.checks import (
     check_for_target,
     check_names,
@@ -85,7 +86,7 @@ def plan(target: Any, config: ScanConfig) -> Plan | list[Plan]:
 
 def _plan(target: Any, config: ScanConfig) -> Plan:
     check_names(config)
-    with offline_hub(config.offline):
+    with offline_hub(config.offline), pixel_limit(config.pixels):
         store = open_store(config.store)
         data = load_target(target, config)
         check_for_target(config, data)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from selector import modalities, tasks
-from selector.config import ConfirmConfig, HistoryLike, ScanConfig
+from selector.config import IN_MEMORY, ConfirmConfig, HistoryLike, ScanConfig
 from selector.core.contracts import Preprocess, ProgressCallback
 from selector.core.documents import plain
 from selector.core.engine import Engine
@@ -86,7 +86,7 @@ class TargetScan:
             replace(limits_of(config), noun=data.modality.noun),
             config.cost,
             engine=engine,
-            isolation=_isolation(config),
+            isolation=isolation_of(config),
             scores=score_settings(wanted, config.seed, config.intervals),
         )
         self._scoring = Scoring(self._store, wanted, config.seed, config.intervals, notify)
@@ -173,12 +173,13 @@ def tuned(
     return confirm_leading(ranking, extraction, specs, config, top_k, history)
 
 
-def _isolation(config: ScanConfig) -> Isolation:
+def isolation_of(config: ScanConfig) -> Isolation:
+    """Which networks of a scan, or of the run that one recorded, give their features in a child process."""
     import os
 
     return Isolation(
         config.isolate,
-        isinstance(config.zoo, str | os.PathLike),
+        isinstance(config.zoo, str | os.PathLike) and config.zoo != IN_MEMORY,
         None if config.model_timeout is None else float(config.model_timeout),
         None if config.model_memory is None else int(config.model_memory),
     )

@@ -305,7 +305,11 @@ class FeatureStore:
         """Remove what was not used for ``older_than`` seconds, then the least recently used beyond ``max_bytes``.
 
         Decoded pixels and compiled models go before features; quarantine and leftovers of killed processes always go.
+
+        Raises:
+            StoreError: the store cannot be written, so nothing can be removed from it.
         """
+        self._files.check_writable("pruned")
         result = self._upkeep.prune(self._local_root, max_bytes, older_than)
         self._entries.clear()
         self._size = None

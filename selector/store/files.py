@@ -7,19 +7,21 @@ force: a power cut may leave a damaged file, which its checksum reveals.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import xxhash
 
-from selector.core.atomic import replacing
+from selector.core.atomic import TEMPORARY, replacing
 from selector.core.errors import ConfigError, StoreError
 from selector.core.units import format_size
 
@@ -289,6 +291,27 @@ class Layered:
             except WriteRefused as error:
                 self._use_spare(str(error))
         self._removed.add(name)
+
+    def check_writable(self, what: str) -> None:
+        """Try to write and remove a file.
+
+        Raises:
+            StoreError: the place refuses it; a full one still lets files be removed.
+        """
+        reason = "it was opened for reading only"
+        if self._may_write:
+            probe = f"{TEMPORARY}{uuid.uuid4().hex}"
+            try:
+                with contextlib.suppress(StoreError):
+                    self.base.write(probe, lambda: [b""])
+                self.base.remove(probe)
+                return
+            except WriteRefused as error:
+                reason = str(error).partition(":")[0]
+        raise StoreError(
+            f"the store {self.where} cannot be {what} ({reason}): nothing in it can be removed. Make it writable, or "
+            "name another with --store."
+        )
 
     def path(self, name: str) -> Path:
         if self._spare is not None and self._spare.path(name).exists():

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from selector.core.errors import TargetError
-from selector.modalities.image import DAMAGE, MAX_PIXELS, UnreadableImage, decode_rgb, image_size
+from selector.modalities.image import DAMAGE, UnreadableImage, check_pixels, decode_rgb, image_size, opened
 
 _ORIENTATION = 0x0112
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
@@ -53,9 +53,8 @@ def mask_values(raw: Any) -> tuple[np.ndarray, list[tuple[int, int, int]] | None
     if not raw:
         raise UnreadableImage("is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(f"is too large ({image.width} × {image.height} pixels, more than {MAX_PIXELS:,})")
+        with opened(raw, _FORMATS) as image:
+            check_pixels(image.width, image.height)
             return _of_image(image)
     except UnreadableImage:
         raise

@@ -206,7 +206,9 @@ def _prepare(field: Field) -> None:
             configuration.loaded.forward_seconds = known["forward"]
             return known["step"]
         field.bench.notify(Progress("load", 0, 1, "models", configuration.loaded.name, "timing a training step"))
-        return measure_step(field.bench, configuration.loaded, configuration.strategy)
+        work = {"stage": "a step", "strategy": configuration.strategy}
+        with field.bench.working_on(configuration.loaded.candidate, work):
+            return measure_step(field.bench, configuration.loaded, configuration.strategy)
 
     for outcome in LocalEngine().map(measure, list(field.configurations), fatal=(StoreError,)):
         configuration = outcome.item

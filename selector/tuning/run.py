@@ -129,9 +129,10 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
     """Bring the encoders into memory and solve their heads: the frozen strategy."""
 
     def enter(candidate: Candidate) -> Loaded:
-        loaded = load(field.bench, candidate)
-        solve(field.bench, loaded, field.clock.deadline())
-        return loaded
+        with field.bench.working_on(candidate, {"stage": "linear probe"}):
+            loaded = load(field.bench, candidate)
+            solve(field.bench, loaded, field.clock.deadline())
+            return loaded
 
     for outcome in LocalEngine().map(enter, candidates, fatal=(StoreError,)):
         if outcome.result is not None:

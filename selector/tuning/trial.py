@@ -57,7 +57,7 @@ def run_trial(bench: Workbench, loaded: Loaded, trial: Trial, steps: int, deadli
     record = bench.journal.read(key)
     if record is not None:
         return record
-    job = functools.partial(_train, bench, loaded, trial, steps, key)
+    job = functools.partial(_on_record, bench, loaded, trial, steps, key)
     outcome = next(LocalEngine().map(job, [deadline], fatal=(StoreError,)))
     if outcome.result is None:
         reason = outcome.failure.reason if outcome.failure else "no reason given"
@@ -135,6 +135,15 @@ def settings_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> S
         device=bench.device,
         weight_decay=1e-4 if optimiser == "sgd" else 0.05,
     )
+
+
+def _on_record(
+    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, key: str, deadline: float
+) -> tuple[Record | None, nn.Module]:
+    checkpoint = bench.journal.checkpoint(key)
+    left = -int(checkpoint.stat().st_mtime) if checkpoint.is_file() else 0  # a newer one is less that is left
+    with bench.working_on(loaded.candidate, {"training": key}, left):
+        return _train(bench, loaded, trial, steps, key, deadline)
 
 
 def _train(

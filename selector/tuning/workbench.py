@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,11 +22,13 @@ from selector.core.contracts import (
 )
 from selector.core.metric import Metric
 from selector.core.task import Learner, RowPlan, Stats, Task
+from selector.extract.deaths import Deaths, SetAside
 from selector.extract.inputs import ready
 from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._kinds import bf16_helps
 from selector.tuning.strategies._loop import Feed, Normalise, PixelBatches, predict
+from selector.tuning.types import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +51,10 @@ class Workbench:
     notify: ProgressCallback = lambda _: None
     now: Callable[[], float] = time.perf_counter
     indices: dict[str, np.ndarray] = field(default_factory=dict)
+    set_aside: dict[str, str] = field(default_factory=dict)  # candidates that runs died of, with the reason
 
     def __post_init__(self) -> None:
+        self.deaths = Deaths(self.journal.folder / "working")
         self.bf16 = bf16_helps(self.device)
         for split in ("train", "val", "test"):
             self.indices[split] = self.target.indices(split)
@@ -138,6 +143,24 @@ class Workbench:
 
     def _augmented(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
         return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations))
+
+    @contextlib.contextmanager
+    def working_on(self, candidate: Candidate, work: Mapping[str, Any], left: int = 0) -> Iterator[None]:
+        """On record as long as it takes: a process that dies of a network is named by the next run, and the network
+        set aside, in all its trainings, after the second death.
+
+        Raises:
+            SetAside: runs died of it too often.
+        """
+        if reason := self.set_aside.get(candidate.name):
+            raise SetAside(reason)
+        about = {"candidate": dict(candidate.identity), "target": self.target.fingerprint, **work}
+        try:
+            with self.deaths.working_on(candidate.name, about, left, "confirm without it"):
+                yield
+        except SetAside as error:
+            self.set_aside[candidate.name] = str(error)
+            raise
 
     def normalise(self, preprocess: AnyPreprocess) -> Normalise:
         return lambda batch: ready(batch, preprocess, self.device)

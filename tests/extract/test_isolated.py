@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 
 import selector
-from selector.core.errors import OptionError, SourceError
-from selector.extract.deaths import Deaths
+from selector.core.errors import OptionError
+from selector.extract.deaths import Deaths, SetAside
 from selector.extract.isolated import Isolation
+from selector.tasks.classification import Classification
+from selector.tuning import run_tournament
 from selector.zoo import ModelSpec
+from tests.tournament_samples import MNIST, SVHN, candidate, pixels_for, small_target
 
 ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"proxies": ["knn"], "precision": "float32", "backend": "eager", "cost": "off"}
@@ -99,22 +103,82 @@ def test_a_network_that_two_runs_died_of_is_set_aside(photos: Path, tmp_path: Pa
     assert "--isolate on" in runs[2].stdout
 
 
-def test_deaths_count_only_what_did_not_get_on_and_is_not_running(tmp_path: Path) -> None:
-    deaths, spec = Deaths(tmp_path), ModelSpec(source="timm:a")
-    assert deaths.before(spec, 10) == 0
-    deaths.begin(spec, 10, 0)
-    assert deaths.before(spec, 10) == 0  # this process is alive
-    (file,) = tmp_path.glob("*.json")
-    record = json.loads(file.read_text()) | {"started": 1.0}
-    file.write_text(json.dumps(record | {"deaths": 1}))
-    assert deaths.before(spec, 10) == 2
-    assert deaths.before(spec, 4) == 1  # rows were stored meanwhile: a long job that was killed
-    with pytest.raises(SourceError, match="set aside, because 2 runs ended"):
-        deaths.begin(spec, 10, 2)
-    deaths.end(spec)
+def died(at: Deaths, folder: Path, work: dict[str, Any], **more: Any) -> None:
+    """What a process that ended in the middle of some work leaves."""
+    with contextlib.suppress(SystemExit), at.working_on("a", work, 10):
+        (file,) = folder.glob("*.json")
+        record = file.read_text()
+        raise SystemExit
+    file.write_text(json.dumps(json.loads(record) | {"started": 1.0} | more))
+
+
+def test_deaths_count_only_what_did_not_get_on_and_is_not_running(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths, work = Deaths(tmp_path), {"spec": "a"}
+    with deaths.working_on("a", work, 10), Deaths(tmp_path).working_on("a", work, 10):
+        assert not caplog.records  # this process is alive: nothing died
     assert not list(tmp_path.glob("*.json"))
+    died(deaths, tmp_path, work)
+    with deaths.working_on("a", work, 10):
+        assert "a: an earlier run ended while working on this model" in caplog.text
+    died(deaths, tmp_path, work, deaths=1)
+    with deaths.working_on("a", work, 4):  # rows were stored meanwhile: a long job that was killed
+        pass
+    died(deaths, tmp_path, work, deaths=1)
+    told = r"^a: set aside, because 2 runs ended .* leave it out, or remove .*json to try"
+    with pytest.raises(SetAside, match=told), deaths.working_on("a", work, 10):
+        pytest.fail("it is not worked on")
+    (file,) = tmp_path.glob("*.json")  # it stays set aside
     file.write_text("[1, ")  # half a record counts as none
-    assert deaths.before(spec, 10) == 0
+    with deaths.working_on("a", work, 10):
+        pass
+
+
+def test_a_network_that_runs_died_of_while_it_was_trained_is_set_aside_in_all_its_trainings(tmp_path: Path) -> None:
+    target = small_target()
+    people = [candidate(spec) for spec in (MNIST, SVHN)]
+    about = {
+        "candidate": dict(people[0].identity),
+        "target": target.fingerprint,
+        "stage": "a step",
+        "strategy": "full",
+    }
+    died(Deaths(tmp_path / "working"), tmp_path / "working", about, deaths=1, left=0)
+    result = run_tournament(
+        people, target, Classification(), pixels_for(target), strategies=("frozen", "full", "partial"), max_steps=4,
+        repeats=0, checkpoint_folder=tmp_path,
+    )  # fmt: skip
+    reasons = {m.strategy: (m.status, m.note) for m in result.measurements["mnist_cnn"]}
+    for strategy in ("full", "partial"):
+        assert reasons[strategy][0] == "failed"
+        assert "mnist_cnn: set aside, because 2 runs ended while they worked" in reasons[strategy][1]
+    assert reasons["frozen"][0] == "ok"
+    assert all(m.status == "ok" for m in result.measurements["svhn_cnn"])
+
+
+TRAINING = """
+import selector
+from selector.zoo import ModelSpec
+zoo = [ModelSpec(name="good", source="python:tests.networks:Orientation"),
+       ModelSpec(name="bad", source="python:tests.networks:EndsWhenTrained")]
+ranking = selector.rank({photos!r}, zoo=zoo, store={store!r}, proxies=["knn"], precision="float32", backend="eager",
+                        cost="off", confirm=True, strategies="full", max_steps=4, out={out!r})
+print({{m.name: [(x.status, x.note) for x in m.measurements] for m in ranking}})
+"""
+
+
+@pytest.mark.slow  # three processes
+def test_a_network_that_ends_its_process_in_training_is_named_and_then_set_aside(photos: Path, tmp_path: Path) -> None:
+    code = TRAINING.format(photos=str(photos), store=str(tmp_path / "store"), out=str(tmp_path / "run"))
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        for _ in range(3)
+    ]
+    assert [(run.returncode, run.stdout) for run in runs[:2]] == [(0, "")] * 2
+    assert "bad: an earlier run ended while working on this model" in runs[1].stderr
+    assert "bad: set aside, because 2 runs ended while they worked on this model" in runs[2].stdout
+    assert "'good': [('ok', '')" in runs[2].stdout  # and it is saved
 
 
 def test_a_print_leaves_json_alone_and_a_chdir_leaves_the_run_where_it_was_asked_for(

@@ -12,7 +12,7 @@ import json
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from selector import tasks
 from selector.core.errors import SelectorError
 from selector.data import load_target
 from selector.deploy import load_model
@@ -32,6 +33,8 @@ from selector.report.html import write_report
 from selector.report.ranking import load_ranking
 from selector.sources import _weights, registry
 from selector.zoo import ModelSpec, load_zoo, shipped_zoo_path
+from tests.data import test_boxes as boxes
+from tests.data import test_masks as masks
 from tests.fuzz.mutations import byte_mutation, json_mutation
 from tests.report import samples
 from tests.sources.samples import onnx_file
@@ -206,6 +209,128 @@ def weights(folder: Path) -> Case:
     return case
 
 
+def columns(folder: Path, name: str, write: Callable[[Any, Path], None]) -> Case:
+    """A table of texts with a list of labels each, in a file whose bytes or values are changed."""
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"text": [f"a text, number {i}" for i in range(30)], "label": [["a", "b", "c"][: 1 + i % 3] for i in range(30)]}
+    )
+    write(frame, folder / name)
+    content = (folder / name).read_bytes()
+
+    def case(rng: random.Random) -> None:
+        if rng.random() < 0.5:
+            (folder / name).write_bytes(byte_mutation(content, rng))
+        else:
+            _, rows = json_mutation(frame.to_dict("records"), rng)
+            try:
+                write(pd.DataFrame(rows), folder / name)
+            except Exception:  # noqa: BLE001  no such table can be written: nothing to read
+                return
+        target = load_target(folder / name, text_column="text", label_column="label")
+        assert len(target.labels) == len(target)
+
+    return case
+
+
+def json_lines(folder: Path) -> Case:
+    def write(frame: Any, path: Path) -> None:
+        rows = frame.to_dict("records")
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+    return columns(folder, "t.jsonl", write)
+
+
+def parquet(folder: Path) -> Case:
+    return columns(folder, "t.parquet", lambda frame, path: frame.to_parquet(path))
+
+
+def coco_json(folder: Path) -> Case:
+    boxes.pictures(folder / "images")
+    tree = boxes.coco(range(boxes.COUNT))
+    path = folder / "annotations.json"
+
+    def case(rng: random.Random) -> None:
+        if rng.random() < 0.5:
+            path.write_bytes(byte_mutation(json.dumps(tree).encode(), rng))
+        else:
+            path.write_text(json.dumps(json_mutation(tree, rng)[1]))
+        check_annotations(load_target(path))
+
+    return case
+
+
+def annotated(folder: Path, path: Path, target: Path | None = None) -> Case:
+    """A folder of which one file is changed."""
+    content = path.read_bytes()
+
+    def case(rng: random.Random) -> None:
+        path.write_bytes(byte_mutation(content, rng))
+        check_annotations(load_target(target or folder))
+
+    return case
+
+
+def check_annotations(target: Any) -> None:
+    for annotation in tasks.task_of(target).annotations(target, np.arange(len(target))):
+        if isinstance(annotation, Mapping):
+            assert all(np.isfinite(np.asarray(value, dtype=float)).all() for value in annotation.values())
+
+
+def voc(folder: Path) -> Case:
+    boxes.pictures(folder, ".jpg")
+    for number in range(boxes.COUNT):
+        boxes.xml(folder / f"{number:02}.xml", number)
+    return annotated(folder, folder / "03.xml")
+
+
+def yolo(folder: Path) -> Case:
+    boxes.yolo(folder)
+    (folder / "data.yaml").write_text("path: .\ntrain: images\nnames:\n  0: cat\n  1: dog\n")
+    labels = annotated(folder, folder / "labels" / "03.txt")
+    names = annotated(folder, folder / "data.yaml")
+    kept = {path: path.read_bytes() for path in (folder / "labels" / "03.txt", folder / "data.yaml")}
+
+    def case(rng: random.Random) -> None:
+        for path, content in kept.items():
+            path.write_bytes(content)
+        (labels if rng.random() < 0.5 else names)(rng)
+
+    return case
+
+
+def box_table(folder: Path) -> Case:
+    boxes.pictures(folder / "images")
+    path = boxes.csv(folder / "a.csv", boxes.csv_rows())
+    return annotated(folder, path, path)
+
+
+def box_samples(folder: Path) -> Case:
+    samples = [
+        {"image": boxes.pixels(i), "boxes": boxes.boxes(i)[0], "labels": boxes.boxes(i)[1]} for i in range(boxes.COUNT)
+    ]
+
+    def case(rng: random.Random) -> None:
+        row = rng.randrange(len(samples))
+        changed = json_mutation({key: samples[row][key] for key in ("boxes", "labels")}, rng)[1]
+        sample = {**changed, "image": samples[row]["image"]}
+        check_annotations(load_target([*samples[:row], sample, *samples[row + 1 :]], task="detection"))
+
+    return case
+
+
+def mask_pictures(folder: Path) -> Case:
+    (masks.pairs(folder) / "classes.txt").write_text("sky\nroad\ncar\n")
+    return annotated(folder, folder / "masks" / "003.png")
+
+
+def mask_colours(folder: Path) -> Case:
+    masks.pairs(folder)
+    (folder / "label_colors.txt").write_text("0 0 0 sky\n1 1 1 road\n2 2 2 car\n255 255 255 void\n")
+    return annotated(folder, folder / "label_colors.txt")
+
+
 FORMATS: dict[str, tuple[Maker, int, int]] = {
     # maker, cases in the normal suite, cases in the long one
     "run.json": (run_json, 60, 2000),
@@ -215,6 +340,15 @@ FORMATS: dict[str, tuple[Maker, int, int]] = {
     "history": (histories, 40, 1500),
     "CSV": (tables, 30, 1000),
     "CoNLL": (tagged, 30, 1000),
+    "JSONL": (json_lines, 40, 1000),
+    "parquet": (parquet, 40, 1000),
+    "COCO": (coco_json, 60, 1000),
+    "VOC": (voc, 30, 500),
+    "YOLO": (yolo, 40, 500),
+    "boxes in a table": (box_table, 30, 500),
+    "boxes in memory": (box_samples, 60, 500),
+    "masks": (mask_pictures, 30, 500),
+    "mask colours": (mask_colours, 30, 500),
     "images": (pictures, 150, 4000),
     "ONNX": (graphs, 20, 500),
     "weights": (weights, 60, 2000),

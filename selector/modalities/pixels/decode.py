@@ -12,6 +12,7 @@ say what is wrong.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import io
 import logging
@@ -24,9 +25,12 @@ import numpy as np
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
-from selector.core.errors import TargetError
+from selector.core.errors import ConfigError, TargetError
+from selector.core.units import parse_count
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from selector.core.contracts import Items, RawImage
@@ -36,18 +40,28 @@ log = logging.getLogger(__name__)
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "TOO_LARGE",
     "UnreadableImage",
     "canvas_of",
+    "check_pixels",
     "content_hash",
     "decode_rgb",
     "image_size",
+    "max_pixels",
     "pil_to_array",
+    "pixel_limit",
     "read_image",
     "thumbnail",
 ]
 
 MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded: half a gigabyte as RGB (Pillow's own limit)."""
+"""Larger images are refused before they are decoded, where nothing else is said: half a gigabyte as RGB (Pillow's own
+limit)."""
+
+MAX_PIXELS_VARIABLE = "SELECTOR_MAX_PIXELS"
+
+TOO_LARGE = "is too large"
+"""How the reason begins that depends on the limit and not on the image alone."""
 
 BOMB_PIXELS, BOMB_RATIO = 20_000_000, 300
 """Above so many pixels a file must have a byte for every 300: photos have one for 2 to 20, drawings for up to 200. What
@@ -68,6 +82,52 @@ DAMAGE = (
 
 class UnreadableImage(TargetError):
     """One image cannot be decoded; the message is the reason, without the image's name."""
+
+
+def max_pixels() -> int:
+    """Pixels that an image may have: ``SELECTOR_MAX_PIXELS``, which ``--max-pixels`` sets, or ``MAX_PIXELS``.
+
+    Raises:
+        ConfigError: the variable holds no number.
+    """
+    named = os.environ.get(MAX_PIXELS_VARIABLE)
+    if not named:
+        return MAX_PIXELS
+    try:
+        return parse_count(named)
+    except ConfigError as error:
+        raise ConfigError(f"{MAX_PIXELS_VARIABLE}: {error}") from None
+
+
+@contextlib.contextmanager
+def pixel_limit(most: int | None) -> Iterator[None]:
+    """Another limit than ``MAX_PIXELS`` for the length of a run, in its child processes too; None changes nothing."""
+    if most is None:
+        yield
+        return
+    before = os.environ.get(MAX_PIXELS_VARIABLE)
+    os.environ[MAX_PIXELS_VARIABLE] = str(most)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[MAX_PIXELS_VARIABLE]
+        else:
+            os.environ[MAX_PIXELS_VARIABLE] = before
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse an image by its header.
+
+    Raises:
+        UnreadableImage: it has more pixels than ``max_pixels``.
+    """
+    most = max_pixels()
+    if width * height > most:
+        raise UnreadableImage(
+            f"{TOO_LARGE} ({width} × {height} pixels, more than {most:,}); make it smaller, or allow more with "
+            "max_pixels (--max-pixels)"
+        )
 
 
 def content_hash(raw: RawImage | memoryview) -> str:
@@ -131,10 +191,9 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
     if not raw:
         raise UnreadableImage("is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(raw), formats=_formats()) as image:
+        with opened(raw) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImage(f"is too large ({width} × {height} pixels, more than {MAX_PIXELS:,})")
+            check_pixels(width, height)
             if width * height > BOMB_PIXELS and width * height > BOMB_RATIO * len(raw):
                 raise UnreadableImage(
                     f"claims {width} × {height} pixels in {len(raw):,} bytes (a decompression bomb?); save it smaller"
@@ -148,7 +207,7 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
     except UnidentifiedImageError:
         raise UnreadableImage("is not an image of a known format") from None
     except Image.DecompressionBombError:
-        raise UnreadableImage(f"is too large (more than {MAX_PIXELS:,} pixels: a decompression bomb?)") from None
+        raise UnreadableImage(f"{TOO_LARGE} (more than {max_pixels():,} pixels: a decompression bomb?)") from None
     except UnreadableImage:
         raise
     except DAMAGE as error:
@@ -156,6 +215,18 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
         reason = "is truncated" if "truncated" in text.lower() else "is damaged"
         raise UnreadableImage(f"{reason} ({text.splitlines()[0][:120]})") from None
     return _upright(pixels, orientation)
+
+
+def opened(raw: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """An image file with its header read, of one of some formats; of any that is taken when none is named.
+
+    Raises:
+        Image.DecompressionBombError: it has more pixels than are allowed, and than Pillow allows.
+    """
+    most = max_pixels()
+    if most > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most  # Pillow warns beyond its own limit and refuses twice that: the person allowed it
+    return Image.open(io.BytesIO(raw), formats=formats or _formats())
 
 
 def thumbnail(raw: RawImage, side: int = 112) -> str:
@@ -174,7 +245,7 @@ def thumbnail(raw: RawImage, side: int = 112) -> str:
 def image_size(raw: bytes) -> tuple[int, int]:
     """(height, width) from the header; (0, 0) when it cannot be read, which decoding will explain."""
     try:
-        with Image.open(io.BytesIO(raw), formats=_formats()) as image:
+        with opened(raw) as image:
             return image.size[1], image.size[0]
     except (*DAMAGE, Image.DecompressionBombError):
         return 0, 0
@@ -210,7 +281,7 @@ def _upright_size(raw: RawImage) -> tuple[int, int]:
     if isinstance(raw, np.ndarray):
         return int(raw.shape[0]), int(raw.shape[1])
     try:
-        with Image.open(io.BytesIO(raw), formats=_formats()) as image:
+        with opened(raw) as image:
             width, height = image.size
             return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
     except (*DAMAGE, Image.DecompressionBombError):
