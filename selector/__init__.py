@@ -15,6 +15,7 @@ _PUBLIC = {
     "rank": "selector.api",
     "confirm": "selector.api",
     "plan": "selector.api",
+    "label": "selector.api",
     "rank_features": "selector.api",
     "score": "selector.api",
     "load_target": "selector.data",
@@ -34,6 +35,7 @@ __all__ = ["__version__", "plot", *_PUBLIC]
 
 if TYPE_CHECKING:
     from selector.api import confirm as confirm
+    from selector.api import label as label
     from selector.api import plan as plan
     from selector.api import rank as rank
     from selector.api import rank_features as rank_features

@@ -28,8 +28,9 @@ from selector.report.ranking import Ranking
 
 if TYPE_CHECKING:
     from selector.scan import Plan
+    from selector.scan.labels import Asked
 
-__all__ = ["confirm", "plan", "rank", "rank_features", "score"]
+__all__ = ["confirm", "label", "plan", "rank", "rank_features", "score"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -228,6 +229,36 @@ def confirm(
     from selector import scan
 
     return scan.confirm(ranking, config)
+
+
+def label(
+    ranking: Ranking | str | os.PathLike[str],
+    *,
+    count: int = 25,
+    answers: str | os.PathLike[str] | None = None,
+    trust_zoo: bool = False,
+    target: Any = None,
+    progress: ProgressCallback | bool | None = None,
+) -> Asked:
+    """Ask for few labels of a target that has none, where they would best tell the adapted models apart.
+
+    Args:
+        ranking: a confirmed ranking with a source domain, or its folder.
+        count: how many items to ask for.
+        answers: the table of an earlier call with its column ``label`` filled in: what it says is kept, decides which
+            model is handed over, and the next items are asked for.
+        trust_zoo: as for ``confirm``.
+        target: the data (``load_target(..., source_domain=...)``), when the ranking was made from objects in memory.
+        progress: as for ``rank``.
+    Returns:
+        Where the table and the page lie, and how the candidates stand.
+    Raises:
+        ConfigError: nothing was adapted, or a label is no class (``OptionError`` with the line).
+    Cost: seconds; features come from the store.
+    """
+    from selector import scan
+
+    return scan.label(ranking, count, answers, trust_zoo, target, progress)
 
 
 def rank_features(

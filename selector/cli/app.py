@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from selector.cli import demo, doctor, history, models, proxies, results, runs, store
+from selector.cli import demo, doctor, history, label, models, proxies, results, runs, store
 from selector.cli.options import LazyGroup
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def _root(
 
 app.command("scan")(runs.scan)
 app.command("confirm")(runs.confirm)
+app.command("label")(label.label)
 app.command("report")(results.report)
 app.command("compare")(results.compare)
 app.command("predict")(results.predict)

@@ -56,10 +56,10 @@ def write_report(ranking: Ranking, path: Path | None = None) -> Path:
 
 def render_report(ranking: Ranking) -> str:
     """The whole file as text."""
-    style, script = _part("report.css"), _part("report.js")
+    style, script = template_part("report.css"), template_part("report.js")
     view = table_view(ranking)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             advice=advice(ranking),
@@ -73,8 +73,7 @@ def render_report(ranking: Ranking) -> str:
             groups=groups(view),
             measurements=list(_measurements(ranking)),
             analysis=error_analysis(ranking),
-            policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-            "base-uri 'none'; form-action 'none'",
+            policy=policy_of(style, script),
             marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
             reduced=REDUCED if any(m.reduced for model in ranking for m in model.measurements) else "",
             rows=view.rows,
@@ -104,12 +103,13 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
 
 def render_page(template: str, **values: Any) -> str:
     """A page without a script: nothing but its own style is let through."""
-    style = _part("report.css")
+    style = template_part("report.css")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
-    return _environment().get_template(template).render(style=Markup(style), policy=policy, **values)
+    return environment().get_template(template).render(style=Markup(style), policy=policy, **values)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates that escape every value."""
     return Environment(
         loader=PackageLoader("selector.report", "templates"),
         autoescape=True,
@@ -119,8 +119,17 @@ def _environment() -> Environment:
     )
 
 
-def _part(name: str) -> str:
+def template_part(name: str) -> str:
+    """A style or script of the templates."""
     return (files("selector.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def policy_of(style: str, script: str) -> str:
+    """The content security policy of a page with this style and this script, and pictures inside it."""
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _hash(text: str) -> str:

@@ -7,9 +7,9 @@ features (once a model, in rounds of rows), scores (once a model and target), me
 from __future__ import annotations
 
 from selector.scan.checks import default_run_folder
-from selector.scan.pipeline import confirm, rank
+from selector.scan.pipeline import confirm, label, rank
 from selector.scan.planning import Plan, plan
 from selector.scan.precomputed import rank_features
 from selector.scan.selection import choose_models
 
-__all__ = ["Plan", "choose_models", "confirm", "default_run_folder", "plan", "rank", "rank_features"]
+__all__ = ["Plan", "choose_models", "confirm", "default_run_folder", "label", "plan", "rank", "rank_features"]

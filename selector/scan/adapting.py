@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from selector.config import ConfirmConfig
 from selector.core.atomic import write_atomic
 from selector.core.contracts import UNLABELLED
 from selector.core.documents import plain
+from selector.core.errors import ConfigError
 from selector.report.ranking import Ranking
 from selector.results import BEST
 from selector.scan.checks import save_run
@@ -26,7 +28,8 @@ from selector.scan.summary import ordered
 from selector.tasks.adaptation import Adaptation
 from selector.zoo import ModelSpec
 
-PREDICTIONS = "target_predictions.npz"
+PREDICTIONS, LABELS = "target_predictions.npz", "labels.json"
+"""Of a run's folder: what candidates say of the target, and labels that a person gave (class numbers by content)."""
 
 
 def adapt_leading(
@@ -56,9 +59,11 @@ def adapt_leading(
         task,
         lambda name, indices: extraction.features(by_name[name], indices),
         names=names,
+        labels=read_labels(folder),
         seed=config.seed or 0,
         progress=extraction.notify,
     )
+    before = ranking.confirmation.get("adaptation", {}).get("notes", ())  # of a choice that this one replaces
     measured = {name: illustrated(found, target) for name, found in result.measurements.items()}
     adapted = replace(
         ranking,
@@ -66,10 +71,12 @@ def adapt_leading(
             [replace(m, measurements=measured.get(m.name, m.measurements)) for m in ranking],
             first=None if result.chosen is None else result.chosen.name[0],
         ),
-        warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes))),
+        warnings=tuple(dict.fromkeys((*(text for text in ranking.warnings if text not in before), *result.notes))),
         seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
         settings={**ranking.settings, "confirm": {**config.training_record(), "top_k": top_k, "strategies": names}},
-        confirmation=plain({"metric": task.default_metric, "adaptation": result.section}),
+        confirmation=plain(
+            {"metric": task.default_metric, "adaptation": {**result.section, "notes": list(result.notes)}}
+        ),
     )
     if result.best is not None:
         best = adapted[result.best.name]
@@ -78,6 +85,21 @@ def adapt_leading(
         hashes = [target.hashes[i] for i in target.indices(UNLABELLED)]
         write_predictions(folder / PREDICTIONS, result.keys, hashes, result.probabilities)
     return save_run(adapted, folder)
+
+
+def read_labels(folder: Path) -> dict[str, int]:
+    """Class numbers by content that a person gave; none at first.
+
+    Raises:
+        ConfigError: the file is no such table.
+    """
+    path = folder / LABELS
+    if not path.is_file():
+        return {}
+    try:
+        return {str(key): int(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); remove it and hand the answers over again.") from None
 
 
 def write_predictions(

@@ -58,7 +58,7 @@ def check_strategies(config: ScanConfig | ConfirmConfig) -> None:
 
 def load_target(target: Any, config: ScanConfig) -> Target:
     """The target of a run, from anything that ``selector.load_target`` takes."""
-    if isinstance(target, Target) and config.source_domain is None:
+    if isinstance(target, Target) and (config.source_domain is None or tasks.task_of(target).adapts):
         return target if config.max_samples is None else targets.subsample(target, config.max_samples, config.seed)
     return targets.load_target(
         target,

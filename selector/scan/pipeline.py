@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from selector import data as targets
@@ -28,6 +29,7 @@ from selector.scan.confirmation import leading
 from selector.scan.dataset_view import offline_hub
 from selector.scan.engines import open_engine
 from selector.scan.extraction import Extraction
+from selector.scan.labels import Asked, ask, take
 from selector.scan.many import listed, rank_many
 from selector.scan.target_scan import TargetScan, isolation_of, tuned
 from selector.store import FeatureStore
@@ -49,6 +51,35 @@ def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) ->
     """Fine-tune the leading models of a ranking; see ``selector.confirm``."""
     with listening(config.progress) as notify:
         return _confirm(ranking, config, notify)
+
+
+def label(
+    ranking: Ranking | str | os.PathLike[str],
+    count: int,
+    answers: str | os.PathLike[str] | None,
+    trust_zoo: bool,
+    target: Any,
+    progress: ProgressCallback | bool | None,
+) -> Asked:
+    """Few labels of a target that has none; see ``selector.label``."""
+    if not isinstance(ranking, Ranking):
+        ranking = load_ranking(ranking)
+    if answers is not None:
+        take(ranking, Path(answers))
+        ranking = confirm(ranking, _as_confirmed(ranking, trust_zoo, target, progress))
+    made = ScanConfig.from_record(ranking.settings)
+    return ask(ranking, _target_of(ranking, target, made, open_store(made.store)), count)
+
+
+def _as_confirmed(
+    ranking: Ranking, trust_zoo: bool, target: Any, progress: ProgressCallback | bool | None
+) -> ConfirmConfig:
+    """The options of the run's confirmation, for the same once more."""
+    given = dict(ranking.settings.get("confirm", {}))
+    return ConfirmConfig.of(
+        strategies=given.get("strategies", ConfirmConfig.model_fields["strategies"].default), top_k=given.get("top_k"),
+        seed=given.get("seed"), trust_zoo=trust_zoo, target=target, progress=progress, force=True,
+    )  # fmt: skip
 
 
 def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
 from selector.tuning.choice import Chosen, choose
 from selector.tuning.domains import AdaptedHead, Domains
+from selector.tuning.labelling import Labelling
 from selector.tuning.strategies._heads import HeadStrategy
 from selector.tuning.types import Candidate, Trained
 from selector.tuning.validators import View
@@ -74,6 +75,7 @@ def run_adaptation(
     features_for: Callable[[str, np.ndarray], np.ndarray],
     *,
     names: Sequence[str],
+    labels: Mapping[str, int] | None = None,
     seed: int = 0,
     progress: ProgressCallback = no_progress,
 ) -> AdaptationResult:
@@ -84,6 +86,7 @@ def run_adaptation(
         target: both domains.
         features_for: (model, positions) -> features (n, D).
         names: of the strategies; source-only is always among them.
+        labels: class numbers by content that a person gave for the choice; the figures leave these items out.
         seed: of whatever is drawn.
     Returns:
         The result; a model that fails is a failed measurement.
@@ -101,7 +104,7 @@ def run_adaptation(
             progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
             domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
             for done, name in enumerate(wanted):
-                made[candidate.name, name] = _adapted(name, found, task)
+                made[candidate.name, name] = adapted_by(name, found, task)
                 progress(Progress("train", done + 1, len(wanted), "strategies", candidate.name, name))
 
         for outcome in LocalEngine().map(adapt, candidates, fatal=(StoreError,)):
@@ -111,9 +114,14 @@ def run_adaptation(
             reasons = {name: _failures(name, reason) for name, reason in failed.items()}
             return AdaptationResult(reasons, None, None, (), {})
         chosen = choose({key: adapted.view for key, adapted in made.items()})
+        items = target.indices(UNLABELLED)
+        given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
+        labelled: dict[str, Any] = {}
+        if given:
+            chosen, labelled = _by_labels(chosen, made, given)
         best, trouble = _trained(candidates, chosen, made, target, task, seed)
     decision = Decision(*chosen.name)
-    finals = _finals(made, target, task, sealed, decision)
+    finals = _finals(made, target, task, sealed, decision, given)
     measurements = {
         c.name: tuple(
             _measurement(key, adapted, chosen, target, task, finals.get(key, {}))
@@ -125,7 +133,7 @@ def run_adaptation(
     }
     return AdaptationResult(
         measurements, best, chosen, (*trouble, *chosen.notes),
-        _section(made, chosen, domains[chosen.name[0]], target), tuple(made),
+        {**_section(made, chosen, domains[chosen.name[0]], target), **labelled}, tuple(made),
         np.stack([adapted.view.target for adapted in made.values()]).astype(np.float32),
     )  # fmt: skip
 
@@ -143,7 +151,8 @@ def _domains(
     return Domains(rows["train"], labels["train"], rows["val"], labels["val"], rows[UNLABELLED], classes, seed)
 
 
-def _adapted(name: str, domains: Domains, task: Adaptation) -> Adapted:
+def adapted_by(name: str, domains: Domains, task: Adaptation) -> Adapted:
+    """A head by one strategy, calibrated on the source's validation items."""
     begun = time.perf_counter()
     head = cast(HeadStrategy, strategies.registry.get(name)).solve(domains)
     val, target = head.outputs(domains.val), head.outputs(domains.target)
@@ -186,17 +195,45 @@ def _trained(
     ), []  # fmt: skip
 
 
+def _by_labels(chosen: Chosen, made: Mapping[Key, Adapted], given: Mapping[int, int]) -> tuple[Chosen, dict[str, Any]]:
+    """The choice with labels that a person gave: the candidate of the highest expected accuracy."""
+    labelling = Labelling(np.stack([adapted.view.target for adapted in made.values()]))
+    for item, label in given.items():
+        labelling.label(item, label)
+    standing = labelling.standing()
+    keys = list(made)
+    name = keys[standing.leader]
+    note = (
+        f"{len(given)} labels of the target decide: {' '.join(name)} leads, P(best) {standing.p_best[standing.leader]:.2f}, "
+        f"expected to be {100 * standing.regret:.1f} points behind the best."
+    )
+    order = np.argsort(-standing.accuracy, kind="stable")
+    values = [(*keys[k], float(standing.accuracy[k]), float(standing.p_best[k])) for k in order]
+    rows = [dict(zip(("model", "strategy", "accuracy", "p_best"), row, strict=True)) for row in values]
+    shown = {"labels": len(given), "standing": rows, "regret": standing.regret}
+    combined = dict(zip(keys, map(float, standing.accuracy), strict=True))
+    return replace(chosen, name=name, combined=combined, notes=(note,)), {"labelled": shown}
+
+
 # ---------------------------------------------------------------------------- after it
 
 
 def _finals(
-    made: Mapping[Key, Adapted], target: Target, task: Adaptation, sealed: SealedLabels, decision: Decision
+    made: Mapping[Key, Adapted],
+    target: Target,
+    task: Adaptation,
+    sealed: SealedLabels,
+    decision: Decision,
+    given: Mapping[int, int],
 ) -> dict[Key, dict[str, float]]:
     """Metrics of every candidate on the target's labelled items, read once nothing is left to choose."""
     if not sealed.known:
         return {}
     labels = sealed.open(decision)[target.indices(UNLABELLED)]
     known = labels != UNKNOWN
+    known[list(given)] = False  # they have chosen
+    if not known.any():
+        return {}
     return {
         key: task.stats(a.target[known], labels[known], float(a.context["temperature"])).values(task.metrics)
         for key, a in made.items()

@@ -1,0 +1,148 @@
+"""Few labels of a target that has none: which items to ask for, the answers read back, the choice made again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selector import modalities
+from selector.core.atomic import write_atomic
+from selector.core.contracts import Target
+from selector.core.errors import ConfigError, OptionError, did_you_mean
+from selector.report.labels import render_page
+from selector.report.ranking import Ranking
+from selector.scan.adapting import LABELS, PREDICTIONS, read_labels
+from selector.tuning.labelling import Labelling
+
+QUESTIONS, PAGE = "label.csv", "label.html"
+HEADER = ("item", "label", "id")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Items to label: where the table and the page lie, and how the candidates stand before their labels are known.
+
+    Attributes:
+        items: readable names, in the order of what they are expected to tell.
+        standing: rows of model, strategy, expected accuracy and P(best), the best first.
+    """
+
+    table: Path
+    page: Path
+    items: tuple[str, ...]
+    standing: tuple[tuple[str, str, float, float], ...]
+
+
+def ask(ranking: Ranking, target: Target, count: int) -> Asked:
+    """Write a CSV and a page of the items whose labels would best tell the leading candidates apart.
+
+    Raises:
+        ConfigError: the run has adapted nothing, or everything has a label already.
+    """
+    folder = _folder(ranking)
+    keys, hashes, labelling = _labelling(folder, read_labels(folder))
+    left = len(hashes) - len(labelling.labels)
+    if not left:
+        raise ConfigError(f"{folder}: every item of the target has a label by now; there is nothing to ask for.")
+    place = {value: i for i, value in enumerate(target.hashes)}
+    chosen = [(hashes[i], place[hashes[i]]) for i in labelling.batch(count)]
+    names = [str(target.names[i]) for _, i in chosen]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows((name, "", value) for name, (value, _) in zip(names, chosen, strict=True))
+    write_atomic(folder / QUESTIONS, text.getvalue().encode())
+    items = modalities.of(target)
+    shown = [
+        {"id": value, "name": name, **(items.preview(target.items, i, name) if items.has_models else {})}
+        for name, (value, i) in zip(names, chosen, strict=True)
+    ]
+    page = render_page(ranking.target["name"], list(target.class_names), shown, HEADER)
+    write_atomic(folder / PAGE, page.encode("utf-8", "backslashreplace"))
+    return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), standing_rows(keys, labelling))
+
+
+def take(ranking: Ranking, answers: Path) -> int:
+    """Keep the labels of a filled-in table beside the run; returns how many are known now.
+
+    Raises:
+        OptionError: the file is no such table, or a label is no class; names the line.
+    """
+    folder = _folder(ranking)
+    _, hashes, _ = _labelling(folder, {})
+    found = _answers(answers, set(hashes), list(ranking.target["class_names"]))
+    known = {**read_labels(folder), **found}
+    write_atomic(folder / LABELS, json.dumps(known, indent=1).encode())
+    return len(known)
+
+
+def standing_rows(keys: Sequence[tuple[str, str]], labelling: Labelling) -> tuple[tuple[str, str, float, float], ...]:
+    """(model, strategy, expected accuracy, P(best)) of every candidate, the best first."""
+    standing = labelling.standing()
+    order = np.argsort(-standing.accuracy, kind="stable")
+    return tuple((*keys[k], float(standing.accuracy[k]), float(standing.p_best[k])) for k in order)
+
+
+def _labelling(folder: Path, known: Mapping[str, int]) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+    try:
+        with np.load(folder / PREDICTIONS, allow_pickle=False) as kept:
+            keys = list(zip(kept["models"].tolist(), kept["strategies"].tolist(), strict=True))
+            hashes, probabilities = kept["hashes"].tolist(), kept["probabilities"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{folder}: there is no readable {PREDICTIONS} ({error}); labels are asked for after a confirmation of a "
+            "target without labels: 'selector confirm RUN'."
+        ) from None
+    labelling = Labelling(probabilities)
+    for i, value in enumerate(hashes):
+        if value in known:
+            labelling.label(i, known[value])
+    return keys, hashes, labelling
+
+
+def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, int]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OptionError(
+            f"answers: {path} cannot be read ({error}); give the filled-in {QUESTIONS}.", "answers"
+        ) from None
+    found: dict[str, int] = {}
+    for line, row in enumerate(rows, 2):
+        where = f"answers: {path}:{line}"
+        if "id" not in row or "label" not in row:
+            raise OptionError(
+                f"{where}: expected the columns {', '.join(HEADER)}. Got {', '.join(map(str, row))}.", "answers"
+            )
+        label = (row["label"] or "").strip()
+        if not label:
+            continue
+        if row["id"] not in hashes:
+            raise OptionError(f"{where}: '{row['item']}' is no item of this run's target (id {row['id']}).", "answers")
+        if label not in class_names:
+            raise OptionError(
+                f"{where}: label must be one of {', '.join(class_names[:20])}{did_you_mean(label, class_names) or '.'} "
+                f"Got '{label}'.",
+                "answers",
+            )
+        found[row["id"]] = class_names.index(label)
+    if not found:
+        raise OptionError(f"answers: {path} holds no label; fill in the column 'label'.", "answers")
+    return found
+
+
+def _folder(ranking: Ranking) -> Path:
+    adaptation: Any = ranking.confirmation.get("adaptation")
+    if ranking.path is None or not adaptation:
+        raise ConfigError(
+            "this run has adapted nothing to a target without labels; scan with --source-domain, or 'selector confirm' it."
+        )
+    return ranking.path

@@ -1,0 +1,134 @@
+"""Few labels where they tell candidates apart: the choice of items, the table and page, answers read back."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import selector
+from selector.core.errors import ConfigError, OptionError
+from selector.tuning.labelling import Labelling
+from tests.test_adapting import CLASSES, pictures, run, zoo  # noqa: F401  a fixture
+
+
+def candidates(seed=0, count=600, accuracies=(0.9, 0.8, 0.78, 0.7, 0.6)):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 4, count)
+    found = []
+    for accuracy in accuracies:
+        said = np.where(rng.random(count) < accuracy, truth, (truth + rng.integers(1, 4, count)) % 4)
+        found.append(0.1 + 0.6 * np.eye(4)[said])
+    return np.array(found), truth
+
+
+def regret(labelling, right):
+    return right.max() - right[labelling.standing().leader]
+
+
+def test_asked_items_find_the_best_candidate_with_fewer_labels_than_random_ones():
+    asked, drawn = [], []
+    for seed in range(6):
+        probabilities, truth = candidates(seed)
+        order = np.random.default_rng(seed).permutation(5)  # the best is not the first
+        probabilities = probabilities[order]
+        right = (probabilities.argmax(axis=2) == truth).mean(axis=1)
+        active, random = Labelling(probabilities), Labelling(probabilities)
+        for item in np.random.default_rng(100 + seed).permutation(600)[:25]:
+            chosen = active.next()
+            active.label(chosen, int(truth[chosen]))
+            random.label(int(item), int(truth[item]))
+        asked.append(regret(active, right))
+        drawn.append(regret(random, right))
+    assert np.mean(asked) <= 0.02
+    assert np.mean(asked) <= np.mean(drawn)
+
+
+def test_labels_raise_the_probability_of_the_best():
+    probabilities, truth = candidates()
+    labelling = Labelling(probabilities)
+    before = labelling.standing().p_best[0]
+    for _ in range(60):
+        item = labelling.next()
+        labelling.label(item, int(truth[item]))
+    after = labelling.standing()
+    assert after.leader == 0
+    assert after.p_best[0] > before
+    assert after.p_best.sum() == pytest.approx(1)
+
+
+def test_items_on_which_all_agree_are_not_asked_for():
+    probabilities, _ = candidates(accuracies=(1.0, 1.0))
+    probabilities[1, 17] = probabilities[1, 17][[1, 2, 3, 0]]  # the only difference
+    assert Labelling(probabilities).next() == 17
+
+
+def test_a_batch_holds_different_items_and_changes_nothing():
+    probabilities, _ = candidates()
+    labelling = Labelling(probabilities)
+    before = labelling.standing().accuracy.copy()
+    assert len(set(labelling.batch(10))) == 10
+    assert not labelling.labels
+    assert (labelling.standing().accuracy == before).all()
+    small = Labelling(probabilities[:, :3])
+    assert sorted(small.batch(10)) == [0, 1, 2]
+    for item in range(3):
+        small.label(item, 0)
+    with pytest.raises(ValueError, match="every item has a label"):
+        small.next()
+
+
+def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
+    images, labels = pictures(60, 7, low=60, high=255)
+    ranking = run(zoo, tmp_path, images)
+    asked = selector.label(ranking, count=8)
+    assert len(asked.items) == 8
+    page = asked.page.read_text()
+    assert page.count("data:image/jpeg") == 8
+    assert "script-src &#39;sha256-" in page
+    with asked.table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["item"] for row in rows] == list(asked.items)
+    for row in rows:
+        row["label"] = CLASSES[labels[int(row["item"].split()[-1])]]
+    answers = tmp_path / "answers.csv"
+    with answers.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["item", "label", "id"])
+        writer.writeheader()
+        writer.writerows(rows)
+    again = selector.label(ranking, count=5, answers=answers)
+    assert not set(again.items) & set(asked.items)
+    after = selector.load_ranking(tmp_path / "run")
+    found = after.confirmation["adaptation"]
+    assert found["labelled"]["labels"] == 8
+    leader = found["labelled"]["standing"][0]
+    assert found["handed over"] == [leader["model"], leader["strategy"]]
+    assert any("8 labels of the target decide:" in text for text in after.warnings)
+    saved = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
+    assert (saved["name"], saved["strategy"]) == (leader["model"], leader["strategy"])
+    assert selector.label(tmp_path / "run", count=2, target=ranking.loaded_target).items == again.items[:2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("item,label\na,plain\n", "expected the columns item, label, id"),
+        ("item,label,id\nrow 1,plane,{id}\n", "label must be one of across, down, plain; did you mean 'plain'"),
+        ("item,label,id\nrow 1,plain,abc\n", "answers.csv:2: 'row 1' is no item of this run's target"),
+        ("item,label,id\nrow 1,,{id}\n", "holds no label; fill in the column 'label'"),
+    ],
+)
+def test_answers_that_cannot_be_read(zoo, tmp_path, text, message):  # noqa: F811
+    images, _ = pictures(30, 7, low=60, high=255)
+    ranking = run(zoo, tmp_path, images, strategies="coral")
+    known = np.load(tmp_path / "run" / "target_predictions.npz")["hashes"][0]
+    (tmp_path / "answers.csv").write_text(text.format(id=known))
+    with pytest.raises(OptionError, match=message):
+        selector.label(ranking, answers=tmp_path / "answers.csv")
+
+
+def test_a_run_without_adaptation_has_nothing_to_label(zoo, tmp_path):  # noqa: F811
+    images, _ = pictures(30, 7, low=60, high=255)
+    ranking = run(zoo, tmp_path, images, confirm=False)
+    with pytest.raises(ConfigError, match="has adapted nothing to a target without labels; scan with --source-domain"):
+        selector.label(ranking)
