@@ -163,6 +163,20 @@ def test_a_plan_is_balanced_bounded_and_the_same_every_time(scenes: Target) -> N
     assert set(task.rows(scenes, items[:4]).addresses(scenes.hashes)) <= set(plan.addresses(scenes.hashes))
 
 
+def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few of a part of them as of all, so that what the first round of a scan stores serves the last one."""
+    monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 30 * 18)
+    items = scenes.indices("train", "val")
+    assert len(items) == 18
+    plan = task.rows(scenes, items)
+    assert len(plan) == 30 * 18
+    part = task.rows(scenes, items[:5])
+    assert len(part) == 30 * 5
+    assert set(part.addresses(scenes.hashes)) <= set(plan.addresses(scenes.hashes))
+    monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 18)
+    assert len(task.rows(scenes, items)) == 10 * 18
+
+
 def test_weights_of_points_add_up_to_the_pixels(scenes: Target) -> None:
     plan = task.rows(scenes, scenes.indices("val"))
     weights, labels = point_weights(scenes.annotations, plan), plan.facets["class"].labels  # type: ignore[arg-type]
