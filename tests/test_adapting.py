@@ -9,6 +9,7 @@ from torch import nn
 
 import selector
 from selector.core.errors import ConfigError
+from selector.report.html import write_report
 from selector.scan.adapting import PREDICTIONS
 
 CLASSES = ("across", "down", "plain")
@@ -92,6 +93,12 @@ def test_from_features_to_a_model(zoo, tmp_path):
     handed = next(m for m in ranking.best.measurements if m.strategy == strategy)
     loaded = selector.load_model(tmp_path / "run")
     assert loaded.class_names == CLASSES
+    page = write_report(ranking).read_text()
+    assert "Adaptation from arrays to arrays" in page
+    assert page.count('class="domain hue-') == len(section["projection"]["source"]) + 60
+    assert "effective sample size" in page
+    assert "Final figure, on labelled items of the target that chose nothing: accuracy" in page
+    assert page.count("data:image/jpeg") >= 12
     kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)
     place = list(zip(kept["models"], kept["strategies"], strict=True)).index((model, strategy))
     predicted = np.array(CLASSES)[kept["probabilities"][place].argmax(axis=1)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from selector.core.costs import Cost
 from selector.core.units import format_count, format_duration, format_latency, format_size
+from selector.report.adaptation import sure_of_choice
 from selector.results import Measurement, ModelResult, Ranking
 from selector.tasks import metric_named
 from selector.zoo.trust import runs_code
@@ -20,6 +21,10 @@ HOW = {
     "partial": "fine-tune its last blocks",
     "full": "fine-tune all of it",
     "lora": "fine-tune it through low-rank adapters",
+    "source-only": "take it as it is after training a head on the source domain",
+    "coral": "align the source's features with the target's before its head is trained",
+    "reweight": "train its head on source items weighted by how much they look like the target",
+    "label-shift": "train its head on source items weighted by the target's estimated class shares",
 }
 
 
@@ -58,10 +63,19 @@ def advice(ranking: Ranking) -> Advice:
     how = HOW.get(measured.strategy, f"adapt it by the strategy {measured.strategy}")
     return Advice(
         f"Start from {best.name} and {how}.",
-        tuple(_sure_of_measurement(ranking, best, measured)),
+        tuple(sure(ranking, best, measured)),
         tuple(_cost(best, measured, ranking.noun)),
         tuple(_others(ranking, best, measured)),
         (predict_command(ranking, best),),
+    )
+
+
+def sure(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
+    """How sure the choice is: by what was measured, or of a target without labels by what chose instead."""
+    return (
+        sure_of_choice(ranking, measured)
+        if ranking.confirmation.get("adaptation")
+        else _sure_of_measurement(ranking, best, measured)
     )
 
 

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from selector.core.atomic import write_atomic
 from selector.core.errors import ConfigError
 from selector.core.units import format_duration
+from selector.report.adaptation import adaptation
 from selector.report.advice import advice
 from selector.report.compare import HEADERS, Comparison, table
 from selector.report.error_analysis import error_analysis
@@ -62,6 +63,7 @@ def render_report(ranking: Ranking) -> str:
         environment()
         .get_template("report.html.j2")
         .render(
+            adaptation=adaptation(ranking),
             advice=advice(ranking),
             columns=view.columns,
             command=command(ranking),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from selector import tasks
+from selector import modalities, tasks
 from selector.config import ConfirmConfig
 from selector.core.atomic import write_atomic
-from selector.core.contracts import UNLABELLED
+from selector.core.contracts import UNLABELLED, Target
 from selector.core.documents import plain
 from selector.core.errors import ConfigError
 from selector.report.ranking import Ranking
@@ -75,7 +76,10 @@ def adapt_leading(
         seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
         settings={**ranking.settings, "confirm": {**config.training_record(), "top_k": top_k, "strategies": names}},
         confirmation=plain(
-            {"metric": task.default_metric, "adaptation": {**result.section, "notes": list(result.notes)}}
+            {
+                "metric": task.default_metric,
+                "adaptation": {**_illustrated(result.section, target), "notes": result.notes},
+            }
         ),
     )
     if result.best is not None:
@@ -85,6 +89,16 @@ def adapt_leading(
         hashes = [target.hashes[i] for i in target.indices(UNLABELLED)]
         write_predictions(folder / PREDICTIONS, result.keys, hashes, result.probabilities)
     return save_run(adapted, folder)
+
+
+def _illustrated(section: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    """The section with small pictures or texts of its uncertain items."""
+    items = modalities.of(target)
+    shown = [
+        {**item, **items.preview(target.items, item["index"], item["name"])} if items.has_models else dict(item)
+        for item in section.get("uncertain", ())
+    ]
+    return {**section, "uncertain": shown}
 
 
 def read_labels(folder: Path) -> dict[str, int]:
