@@ -97,6 +97,7 @@ def test_from_features_to_a_model(zoo, tmp_path):
     assert "Adaptation from arrays to arrays" in page
     assert page.count('class="domain hue-') == len(section["projection"]["source"]) + 60
     assert "effective sample size" in page
+    assert " / 60 without labels), 3 classes" in page
     assert "Final figure, on labelled items of the target that chose nothing: accuracy" in page
     assert page.count("data:image/jpeg") >= 12
     kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)

@@ -107,7 +107,8 @@ def title(ranking: Ranking) -> str:
     target = ranking.target
     parts = [str(target.get("name") or "target")]
     if target.get("items"):
-        splits = " / ".join(f"{count} {split}" for split, count in (target.get("splits") or {}).items() if count)
+        counts = {**(target.get("splits") or {}), "without labels": target.get("unlabelled")}
+        splits = " / ".join(f"{count} {split}" for split, count in counts.items() if count)
         parts.append(f"{target['items']} items" + (f" ({splits})" if splits else ""))
     if target.get("classes"):
         parts.append(f"{target['classes']} {target.get('class_noun') or 'classes'}")

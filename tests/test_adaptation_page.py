@@ -1,0 +1,51 @@
+"""The examples of docs/domain_adaptation.md do what the page says."""
+
+from pathlib import Path
+
+from PIL import Image
+from typer.testing import CliRunner
+
+import selector
+from selector.cli.app import app
+from tests.test_adapting import CLASSES, Tiny, pictures
+
+PAGE = (Path(__file__).parent.parent / "docs" / "domain_adaptation.md").read_text(encoding="utf-8")
+
+
+def folders(root):
+    for part, count, seed in (("labelled_photos", 60, 0), ("new_photos", 24, 5)):
+        images, labels = pictures(count, seed)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            folder = root / part / (CLASSES[label] if part == "labelled_photos" else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.png")
+
+
+def test_the_examples(tmp_path, monkeypatch):
+    folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = {
+        "zoo": {"mine": selector.Model(Tiny(0).eval(), transform={"input_size": (3, 24, 24)}), "other": Tiny(1).eval()}
+    }
+    found["zoo"].pop("other")
+    exec(PAGE.split("```python\n")[1].split("```")[0].replace("top_k=2", "top_k=1, history=False"), found)
+    assert 0 < found["details"]["thresholded_confidence"] <= 1
+    assert found["model"] == "mine"
+    assert len(found["predictions"]) == 24
+    assert {p.label for p in found["predictions"]} <= set(CLASSES)
+
+
+def test_the_commands_exist_and_say_what_is_wrong(tmp_path, monkeypatch):
+    folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    commands = PAGE.split("```\n")[1].split("```")[0].splitlines()
+    assert [line.split()[1] for line in commands] == ["scan", "label"]
+    dry = CliRunner().invoke(app, [*commands[0].replace("'", "").split()[1:], "--dry-run", "--json", "--offline"])
+    assert dry.exit_code == 0, dry.output
+    same = CliRunner().invoke(app, ["scan", "labelled_photos", "--source-domain", "labelled_photos", "--dry-run"])
+    assert same.exit_code == 2
+    assert "the target is the source" in same.output
+    lone = CliRunner().invoke(app, ["scan", "labelled_photos", "--labelled-target", "3", "--dry-run"])
+    assert lone.exit_code == 2
+    assert "--labelled-target is how many labels of the target are learned from" in lone.output
