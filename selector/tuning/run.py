@@ -108,7 +108,7 @@ def run_tournament(
         task,
         pixels_for,
         Journal(Path(checkpoint_folder), task.stats_type),
-        _device(device),
+        device_of(device),
         batch_size,
         augment,
         features_for,
@@ -155,7 +155,7 @@ def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Seq
         field.configurations += [Configuration(loaded, strategy) for strategy in own]
 
 
-def _device(device: str) -> str:
+def device_of(device: str) -> str:
     import torch
 
     if device == "auto":

@@ -1,0 +1,236 @@
+"""Micro trials: a few steps of real fine-tuning of a model, judged on validation items.
+
+What frozen features cannot show is how well a network trains. A micro trial measures it for about what extraction
+cost: a linear probe on some training items, then one short cycle of full fine-tuning on others, each seen once, at a
+low resolution, then one pass over validation items. What it costs is counted in forward passes before it begins, not
+by the clock, so that a repeated run does the same steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selector.core.contracts import AnyPreprocess, Progress, ProgressCallback, Target, no_progress
+from selector.core.engine import LocalEngine
+from selector.core.errors import StoreError, TrainingError
+from selector.core.task import Probe, Stats, Task
+from selector.tuning import strategies
+from selector.tuning.journal import Journal, Record
+from selector.tuning.loaded import Loaded
+from selector.tuning.loading import build, load, reduce, settle_precision
+from selector.tuning.run import device_of
+from selector.tuning.strategies._loop import Optimiser, PixelBatches, Settings, train
+from selector.tuning.strategies._parts import parts_of
+from selector.tuning.trial import optimiser_of
+from selector.tuning.types import Candidate
+from selector.tuning.workbench import Workbench
+
+STEPS = 24  # at most
+LEAST_STEPS = 8  # fewer move nothing
+BATCH = 16  # many small steps rather than few large ones: what is seen in a pass is the same
+PROBE_ITEMS = 400  # that the probe is solved on, at most
+HELD_OUT = 200  # validation items that judge, at most
+SIDE = 96  # pixels that images are reduced to, at most
+RATES: Mapping[Optimiser, float] = {"sgd": 0.01, "adamw": 3e-4}  # high: a short cycle has to move far
+STRATEGY = "full"
+BACKWARD = 3  # forward passes that a step costs for each of its items
+
+
+@dataclass(frozen=True)
+class MicroTrial:
+    """What became of one model.
+
+    Attributes:
+        status: ``ok``, ``diverged``, ``failed``, or ``not run`` with its ``reason``.
+        before, after: the task's default metric on the held-out items, of the linear probe and after the steps; None
+            where the trial did not end well.
+        losses: of each batch before its step, by which the network had not been trained on it: a learning curve.
+        stats: of the held-out items, after the steps; the same items for every model.
+    """
+
+    name: str
+    status: str = "ok"
+    reason: str = ""
+    before: float | None = None
+    after: float | None = None
+    steps: int = 0
+    held_out: int = 0
+    size: tuple[int, int] | None = None
+    seconds: float = 0.0
+    losses: tuple[float, ...] = ()
+    stats: Stats | None = None
+
+
+def micro_trials(
+    candidates: Sequence[Candidate],
+    target: Target,
+    task: Task,
+    pixels_for: Callable[[AnyPreprocess], PixelBatches],
+    *,
+    share: float = 1.0,
+    device: str = "auto",
+    seed: int = 0,
+    folder: Path,
+    progress: ProgressCallback | None = None,
+) -> list[MicroTrial]:
+    """One micro trial a candidate.
+
+    Args:
+        candidates: the models.
+        target: train and val must not be empty; test is not read.
+        pixels_for: as for ``run_tournament``.
+        share: forward passes that a trial may cost, as a share of what the extraction of train and val costs at the
+            model's own resolution.
+        seed: of the items that are drawn; they are the same for every model.
+        folder: of the journal; a trial that stands in it is not run again.
+    Returns:
+        In the order of the candidates. A candidate that fails is a trial with that status.
+    Raises:
+        StoreError: the disk is full.
+    Cost: at most ``share`` times the extraction a model, and the loading of it.
+    """
+    held_out = draw(target.indices("val"), HELD_OUT, seed)
+    train_items = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
+    probed = min(PROBE_ITEMS, len(train_items) // 2)
+    bench = Workbench(
+        target, task, pixels_for, Journal(folder, task.stats_type), device_of(device), BATCH, augment=False,
+        notify=progress or no_progress,
+    )  # fmt: skip
+    bench.indices = {"train": train_items[:probed], "val": held_out, "test": np.empty(0, np.int64)}
+    everything = len(target.indices("train")) + len(target.indices("val"))
+    run = functools.partial(_run, bench, train_items[probed:], share * everything, seed)
+    found = []
+    for done, outcome in enumerate(LocalEngine().map(run, candidates, fatal=(StoreError,))):
+        name = outcome.item.name
+        bench.notify(Progress("micro trials", done + 1, len(candidates), "models", name))
+        reason = outcome.failure.reason if outcome.failure else "unknown"
+        found.append(outcome.result or MicroTrial(name, "failed", reason))
+    return found
+
+
+def draw(items: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many of the items, in an order that the seed decides."""
+    return np.asarray(items[np.random.default_rng((seed, len(items))).permutation(len(items))[:most]])
+
+
+def steps_within(forwards: float, fixed: int) -> int:
+    """Steps that so many forward passes allow beside ``fixed`` ones for the probe and the judgement.
+
+    >>> steps_within(2000, 800), steps_within(1200, 800), steps_within(1000, 800)
+    (24, 8, 0)
+    """
+    steps = min(STEPS, int((forwards - fixed) / (BACKWARD * BATCH)))
+    return steps if steps >= LEAST_STEPS else 0
+
+
+def _run(bench: Workbench, stream: np.ndarray, forwards: float, seed: int, candidate: Candidate) -> MicroTrial:
+    """One candidate: load, probe, train, judge; or what the journal has of it."""
+    if bench.task.probe_rows == 0:
+        return MicroTrial(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
+    loaded = load(bench, candidate)
+    if loaded.encoder.module is None:
+        return MicroTrial(candidate.name, "not run", "no torch network, so it cannot be trained")
+    native = math.prod(loaded.size)
+    if loaded.resolution is not None:
+        reduce(bench, loaded, (min(SIDE, loaded.size[0]), min(SIDE, loaded.size[1])))
+    settle_precision(bench, loaded)
+    fixed = len(bench.indices["train"]) + 2 * len(bench.indices["val"])
+    steps = steps_within(forwards * native / math.prod(loaded.size), fixed)
+    if not steps:
+        return MicroTrial(
+            candidate.name, "not run", f"fewer than {LEAST_STEPS} steps cost as much as the extraction; raise trials"
+        )
+    key = bench.journal.key(_address(bench, loaded, stream, steps, seed))
+    record = bench.journal.read(key)
+    if record is None:
+        record = _measure(bench, loaded, stream, steps, seed)
+        bench.journal.write(key, record)
+    facts = record.facts
+    return MicroTrial(
+        candidate.name,
+        record.status,
+        "; ".join(facts["notes"]),
+        facts["before"],
+        None if record.stats is None else record.stats.value(bench.task.default_metric),
+        int(facts["steps"]),
+        len(bench.indices["val"]),
+        loaded.resolution,
+        float(facts["seconds"]),
+        tuple(facts["losses"]),
+        record.stats,
+    )
+
+
+def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int) -> dict[str, Any]:
+    return {
+        **bench.facts(loaded, loaded.preprocess, loaded.bf16),
+        "strategy": f"micro {STRATEGY}",
+        "steps": steps,
+        "batch_size": BATCH,
+        "rate": RATES[optimiser_of(loaded, STRATEGY)],
+        "items": [len(bench.indices["train"]), len(stream), len(bench.indices["val"])],
+        "seed": seed,
+    }
+
+
+def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int) -> Record:
+    begun = bench.now()
+    probe, before = _probe(bench, loaded)
+    module = build(bench, loaded, probe)
+    optimiser = optimiser_of(loaded, STRATEGY)
+    fit = train(
+        module,
+        strategies.registry.get(STRATEGY).groups(
+            parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay
+        ),
+        bench.feed(loaded.preprocess),
+        stream,
+        Settings(
+            steps=steps,
+            batch_size=BATCH,
+            rate=RATES[optimiser],
+            optimiser=optimiser,
+            seed=seed,
+            bf16=loaded.bf16,
+            device=bench.device,
+            weight_decay=0.0,  # too few steps for it to matter
+        ),
+        clock=bench.now,
+    )
+    stats = bench.stats_of(loaded, module, "val") if fit.status == "ok" else None
+    facts = {
+        "status": fit.status,
+        "before": before.value(bench.task.default_metric),
+        "steps": fit.steps,
+        "losses": fit.losses,
+        "notes": fit.notes,
+        "seconds": bench.now() - begun,
+    }
+    return Record(facts, stats)
+
+
+def _probe(bench: Workbench, loaded: Loaded) -> tuple[Probe, Stats]:
+    """The linear probe at the resolution of the trial, and what it reaches on the held-out items."""
+    size = loaded.size if loaded.reduced else None
+    module, feed = bench.task.learner(loaded.encoder, bench.target, size=size), bench.feed(loaded.preprocess)
+    rows = {}
+    for split in ("train", "val"):
+        plan, features = bench.rows_of(module, feed, bench.indices[split], bf16=loaded.bf16)
+        if features is None:
+            raise TrainingError("the task reads no rows off the network, so no linear probe can be solved.")
+        rows[split] = plan, features
+    probe = bench.task.probe(bench.target, rows["train"], rows["val"])
+    if probe is None:
+        raise TrainingError("the task solves no linear probe on these rows.")
+    outputs = bench.task.probe_outputs(probe, rows["val"][1])
+    if outputs is not None:
+        return probe, bench.stats_of_outputs(outputs, "val")
+    start = replace(loaded, probe=probe)
+    return probe, bench.stats_of(start, build(bench, start, probe), "val")
