@@ -70,6 +70,7 @@ def rank(
     cost: Literal["auto", "again", "off"] = "auto",
     confirm: bool = False,
     top_k: int | None = None,
+    trials: float = 1.0,
     budget: str | int | float | None = None,
     strategies: Words = ("frozen", "full"),
     resolution: int | None = None,
@@ -135,7 +136,9 @@ def rank(
         confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
             by what was measured, and save the best model. The library does so only when asked, and never
             where nothing trains on the target's labels; a caveat says so then.
-        top_k: how many models to confirm, and the k of P(in top k); None for three, or all of fewer.
+        top_k: how many models to confirm, and the k of P(in top k); None for as many as scores and micro trials
+            leave open (k is then three).
+        trials: see ``confirm``.
         budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for no limit but the
             strategies' own steps.
         strategies, resolution, metric, max_steps, decoder: for the confirmation; see ``confirm``.
@@ -179,6 +182,7 @@ def confirm(
     ranking: Ranking | str | os.PathLike[str],
     *,
     top_k: int | None = None,
+    trials: float = 1.0,
     budget: str | int | float | None = None,
     strategies: Words = ("frozen", "full"),
     resolution: int | None = None,
@@ -200,7 +204,8 @@ def confirm(
 
     Args:
         ranking: a ranking or the folder of a saved run.
-        top_k: how many of its models to fine-tune; None for three, or all of fewer.
+        top_k: how many of its models to fine-tune; None for as many as scores and micro trials leave open.
+        trials: what the micro trial of a model may cost, as a multiple of its extraction; 0 for none.
         budget: time for all of it, e.g. ``"10m"``.
         strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
         resolution: side in pixels to train at, when the native one is too slow; marked as reduced.

@@ -206,8 +206,15 @@ class _Training(Options):
     """How the leading models are fine-tuned."""
 
     top_k: int | None = option(
-        None, "How many models to fine-tune, and the k of P(in top k); when not given three, or all of fewer.",
+        None, "How many models to fine-tune, and the k of P(in top k); when not given as many as scores and micro trials "
+        "leave open, and k is three.",
         ge=1, panel=CONFIRM, usual=TOP_K,
+    )  # fmt: skip
+    trials: float = option(
+        1.0,
+        "Micro trials of the models near the first ones, before the confirmation: what one may cost, as a multiple of "
+        "the extraction of its model; 0 for none.",
+        ge=0, panel=CONFIRM,
     )  # fmt: skip
     budget: str | int | float | None = option(
         None, "Time for the confirmation: 90s, 20m, 3h.", panel=CONFIRM, record="budget_seconds", unit="s"

@@ -74,6 +74,31 @@ class PriorCell:
 
 
 @dataclass(frozen=True)
+class TrialCell:
+    """A micro trial: a few steps of real fine-tuning, before the confirmation.
+
+    Attributes:
+        status: ok, diverged, failed or not run; ``reason`` says why.
+        metric: the task's default one; ``before`` and ``after`` the steps, on the same held-out items for every model.
+        items: that were trained on; ``held_out`` that judged.
+        resolution: (height, width); None for texts.
+        combined: with the transferability: what orders the models that had a trial.
+    """
+
+    status: str
+    reason: str = ""
+    metric: str = ""
+    before: Number | None = None
+    after: Number | None = None
+    steps: int = 0
+    items: int = 0
+    held_out: int = 0
+    resolution: tuple[int, int] | None = None
+    seconds: Number = 0.0
+    combined: Number | None = None
+
+
+@dataclass(frozen=True)
 class PredictedValue:
     """A measured metric as it is expected, calibrated on confirmed pairs; never shown among measured values.
 
@@ -168,6 +193,7 @@ class ModelResult:
     cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
     It is ``normalised_score`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
     known of the model without the target, by the names of ``prior.ModelFacts``.
+    ``trial`` is its micro trial, where it had one before a confirmation: models with one stand by its ``combined``.
     ``cost`` is what was measured on this machine, None where nothing was.
     ``layers`` is the 5-nearest-neighbour accuracy of each layer, for networks that are read at all of them.
     """
@@ -189,6 +215,7 @@ class ModelResult:
     members: Mapping[str, Number] = field(default_factory=dict)
     prior: PriorCell | None = None
     predicted: PredictedValue | None = None
+    trial: TrialCell | None = None
     facts: Mapping[str, Number] = field(default_factory=dict)
     scores: Mapping[str, ScoreCell] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()

@@ -15,7 +15,7 @@ from typing import Literal
 from selector.core.costs import Cost
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.series import fronts
-from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell, final_measurements
+from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell, TrialCell, final_measurements
 
 Group = Literal["model", "measured", "predicted", "facts"]
 
@@ -148,6 +148,12 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         )
         k = ranking.settings.get("top_k", "k")
         yield Column("p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k}", drop=2)
+    if tried := next((model.trial for model in ranking.models if model.trial is not None and model.trial.metric), None):
+        told = (
+            f"{tried.metric} after a micro trial: a few steps of fine-tuning at a low resolution, judged on {tried.held_out} "
+            "validation items; with the transferability it chose what was confirmed"
+        )
+        yield Column("trial", "micro trial", "predicted", told, drop=1)
     if expected := next((model.predicted for model in ranking.models if model.predicted is not None), None):
         told = (
             f"{expected.metric} that fine-tuning ({expected.strategy}) should reach, with its 90 % interval; predicted "
@@ -241,6 +247,8 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return _share(model.p_top_k)
         case "prior":
             return _prior(model.prior)
+        case "trial":
+            return _trial(model.trial)
         case "expected":
             p = model.predicted
             return (
@@ -273,6 +281,15 @@ def _prior(prior: PriorCell | None) -> Cell:
         return Cell("–")
     told = f"{prior.origin}; {prior.value:+.2f} deviations of rank, weight {100 * prior.weight:.0f} %"
     return Cell(f"{prior.shift:+.3f}" if round(prior.shift, 3) else "0.000", prior.shift, told)
+
+
+def _trial(trial: TrialCell | None) -> Cell:
+    if trial is None:
+        return Cell("–")
+    if trial.after is None or trial.before is None:
+        return Cell(trial.status, None, trial.reason)
+    size = "" if trial.resolution is None else f", {trial.resolution[0]} × {trial.resolution[1]} pixels"
+    return Cell(_figures(trial.after), trial.after, f"{_figures(trial.before)} before; {trial.steps} steps{size}")
 
 
 def _score(cell: ScoreCell | None) -> Cell:

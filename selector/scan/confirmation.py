@@ -20,6 +20,7 @@ from selector.scan.checks import save_run
 from selector.scan.extraction import Extraction
 from selector.scan.past import confirmed_results, open_history, predicted, written_history
 from selector.scan.previews import illustrated
+from selector.scan.second_stage import second_stage
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
 from selector.zoo.variants import at_place, network_of
@@ -35,37 +36,44 @@ def confirm_leading(
     top_k: int,
     history: HistoryLike,
 ) -> Ranking:
-    """The saved ranking with measurements of its first ``top_k`` models; ``best`` in its folder holds the best."""
+    """The saved ranking with micro trials and with measurements of its leading models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
     from selector.tuning import Candidate, run_tournament
 
     started = time.perf_counter()
     folder = ranking.path
     assert folder is not None
-    chosen = leading(ranking, specs, top_k)
-    if not chosen:
-        return ranking
-    by_name = {spec.name: spec for spec in chosen}
     target = extraction.target
     decoders = config.decoders
     task = tasks.task_of(target).configured(decoder=decoders[0] if decoders else None)
-    result = run_tournament(
-        [
+
+    def candidates(some: Sequence[ModelSpec]) -> list[Candidate]:
+        return [
             Candidate(
-                name,
+                spec.name,
                 # a variant of its maps is no place where the network itself ends
                 load=partial(extraction.load, at_place(spec, None, None) if extraction.reads_maps else spec),
-                identity=by_name[name].feature_settings(),
-                latency=_latency(ranking[name]),
+                identity=spec.feature_settings(),
+                latency=_latency(ranking[spec.name]),
             )
-            for name, spec in by_name.items()
-        ],
+            for spec in some
+        ]
+
+    ranking, chosen, told = second_stage(
+        ranking, lambda found, k: leading(found, specs, k), extraction, task, config, candidates, top_k
+    )
+    if not chosen:
+        return ranking
+    by_name = {spec.name: spec for spec in chosen}
+    spent = time.perf_counter() - started
+    result = run_tournament(
+        candidates(chosen),
         target,
         task,
         extraction.inputs,
         strategies=config.strategies,
         decoders=decoders if len(decoders) > 1 else (),
-        budget_seconds=config.seconds,
+        budget_seconds=None if config.seconds is None else max(1.0, config.seconds - spent) if told else config.seconds,
         max_steps=config.max_steps,
         metric=config.metric,
         resolution=config.resolution,
@@ -91,12 +99,15 @@ def confirm_leading(
             first=result.best.name if result.best else None,
         ),
         warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes, *_untrained(result.measurements)))),
-        seconds={**ranking.seconds, "confirm": time.perf_counter() - started},
-        settings={**ranking.settings, "confirm": {**config.training_record(), "top_k": top_k}},
+        seconds={**ranking.seconds, "trials": spent, "confirm": time.perf_counter() - started},
+        settings={
+            **ranking.settings,
+            "confirm": {**config.training_record(), "top_k": top_k, "confirmed": len(chosen)},
+        },
         confirmation=plain(
             {
                 "metric": config.metric or task.default_metric,
-                "tuning_log": result.tuning_log,
+                "tuning_log": [*told, *result.tuning_log],
                 "history": result.history,
                 "epsilon_best": [asdict(member) for member in result.epsilon_best],
                 "advice": result.advice,

@@ -1,0 +1,100 @@
+"""The second stage: who gets a micro trial, the order that transferability and trials give together, who is confirmed.
+
+Pure functions of what a run records, so that a saved ranking goes through the same stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector.results import ModelResult, TrialCell
+
+NEAR = 0.05  # P(top k) from which a model is not significantly different (90 %) from the k-th
+MOST_TRIALS = 8
+TRIAL_WEIGHT = 0.5  # of a trial beside the transferability; docs/transferability.md has the comparison
+MARGIN = 0.10  # behind the first, in the combined value, within which the best lay in nine of ten left-out sets
+FEWEST, MOST = 2, 6  # models that are confirmed where the user names no number
+SHARE_OF_BUDGET = 0.5  # that the first round of the confirmed set may take
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The models to confirm, and why as many, in a sentence."""
+
+    names: tuple[str, ...]
+    why: str
+
+
+def contenders(models: Sequence[ModelResult], top_k: int) -> list[ModelResult]:
+    """Finished models that are not significantly different from the ``top_k``-th, by what the rows alone or the rows and
+    the prior say; at most ``MOST_TRIALS``, the leading ones first.
+
+    Args:
+        models: those that finished, a network once, in rank order.
+    """
+    leading = list(models[:top_k])
+    if any(m.p_top_k is None for m in models):
+        near = models[top_k : 2 * top_k]  # without intervals as many again
+    else:
+        near = [m for m in models[top_k:] if (m.p_top_k or 0.0) >= NEAR]
+    # what the prior has pushed behind the first k is a contender as well: trials decide, not the prior
+    scored = [m for m in models if m.normalised_score is not None]
+    by_rows = sorted(scored, key=lambda m: -(m.normalised_score or 0.0))[:top_k]
+    chosen = {m.name: m for m in [*leading, *by_rows, *near]}
+    return list(chosen.values())[:MOST_TRIALS]
+
+
+def combined(transferability: Mapping[str, float], trials: Mapping[str, TrialCell]) -> dict[str, float]:
+    """The mean of a model's transferability and the value after its micro trial.
+
+    Both are about 0 for a model that knows nothing and 1 for a perfect one. A model whose trial was not run counts as if
+    it had trained as the others did on average; one whose trial diverged or failed comes last.
+
+    >>> ended = TrialCell("ok", before=0.5, after=0.9)
+    >>> combined({"a": 0.6, "b": 0.65}, {"a": ended, "b": TrialCell("not run")})
+    {'a': 0.75, 'b': 0.8}
+    """
+    ended = {n: cell.after for n, cell in trials.items() if cell.after is not None}
+    beyond = [after - transferability[n] for n, after in ended.items()]
+    usual = float(np.mean(beyond)) if beyond else 0.0
+    found = {}
+    for name, value in transferability.items():
+        cell = trials.get(name)
+        if cell is not None and cell.status in ("diverged", "failed"):
+            found[name] = value - 1.0
+            continue
+        after = ended.get(name, value + usual)
+        found[name] = round((1 - TRIAL_WEIGHT) * value + TRIAL_WEIGHT * after, 12)
+    return found
+
+
+def choose(
+    values: Mapping[str, float], errors: Mapping[str, float], seconds: Mapping[str, float], budget: float | None
+) -> Choice:
+    """As many of the leading models as may be the best and as the budget can train.
+
+    Args:
+        values: combined value of each contender.
+        errors: half-width of the 90 % interval of its trial's difference to the first; widens the margin.
+        seconds: that a first round of it takes, where its trial has told.
+        budget: of the confirmation in seconds; None for no limit.
+    """
+    order = sorted(values, key=lambda n: -values[n])
+    first = values[order[0]]
+    margins = {n: float(np.hypot(MARGIN, TRIAL_WEIGHT * errors.get(n, 0.0))) for n in order}
+    near = [n for n in order if first - values[n] <= margins[n]]
+    # a failed trial says why a model is not taken; it is no reason to confirm it
+    chosen = order[: max(FEWEST, min(len(near), MOST))]
+    why = f"{len(near)} may be the best by scores and micro trials (90 %)"
+    if budget is not None:
+        fits, spent = 0, 0.0
+        for name in chosen:
+            spent += seconds.get(name, 0.0)
+            fits += spent <= SHARE_OF_BUDGET * budget
+        if fits < len(chosen):
+            chosen = chosen[: max(FEWEST, fits)]
+            why += f", and the budget has time for {len(chosen)}"
+    return Choice(tuple(chosen), f"Confirmed are {len(chosen)} models: {why}.")

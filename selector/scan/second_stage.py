@@ -1,0 +1,86 @@
+"""Between ranking and confirmation: micro trials of the models that the rows cannot tell from the k-th."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from selector.config import ConfirmConfig
+from selector.core.task import Task
+from selector.ranking.second_stage import choose, combined, contenders
+from selector.report.ranking import Ranking
+from selector.results import ModelResult, TrialCell
+from selector.scan.extraction import Extraction
+from selector.scan.summary import ordered
+from selector.zoo import ModelSpec
+
+if TYPE_CHECKING:
+    from selector.tuning import Candidate
+
+FIRST_ROUND_ITEMS = 3 * 10 * 32  # three rates, ten steps, a batch of 32
+
+
+def second_stage(
+    ranking: Ranking,
+    leading: Callable[[Ranking, int], list[ModelSpec]],
+    extraction: Extraction,
+    task: Task,
+    config: ConfirmConfig,
+    candidates: Callable[[Sequence[ModelSpec]], list[Candidate]],
+    top_k: int,
+) -> tuple[Ranking, list[ModelSpec], list[str]]:
+    """The ranking with trials, ordered by both; the models to confirm; and what to tell of it.
+
+    Args:
+        leading: the first models of a ranking, a network once.
+        candidates: how they are loaded for training.
+        top_k: of the ranking; how many are confirmed where the user fixed it or no trial could be run.
+    """
+    every = leading(ranking, len(ranking))
+    tried = [m.name for m in contenders([ranking[spec.name] for spec in every], top_k)]
+    fixed = config.top_k is not None
+    needless = len(tried) <= (top_k if fixed else 1) or len(every) <= top_k
+    if needless or not config.trials or task.metrics[task.default_metric].sign < 0 or task.probe_rows == 0:
+        return ranking, every[:top_k], []
+    cells, errors = _tried(extraction, task, config, candidates([s for s in every if s.name in tried]))
+    if not any(cell.after is not None for cell in cells.values()):
+        reasons = "; ".join(dict.fromkeys(f"{n}: {cell.reason}" for n, cell in cells.items()))
+        return ranking, every[:top_k], [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."]
+    values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells)
+    models = [_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]
+    ranking = replace(ranking, models=ordered(models))
+    told = [f"Micro trials of {len(cells)} models took {sum(cell.seconds for cell in cells.values()):.0f} s."]
+    if fixed:
+        return ranking, leading(ranking, top_k), told
+    rounds = {n: cell.seconds * FIRST_ROUND_ITEMS / cell.items for n, cell in cells.items() if cell.items}
+    choice = choose(values, errors, rounds, config.seconds)
+    return ranking, [s for s in leading(ranking, len(ranking)) if s.name in choice.names], [*told, choice.why]
+
+
+def _tried(
+    extraction: Extraction, task: Task, config: ConfirmConfig, candidates: Sequence[Candidate]
+) -> tuple[dict[str, TrialCell], dict[str, float]]:
+    """The trials by model, and the half-width of each one's paired difference to the best of them."""
+    from selector.tuning.compare import standings
+    from selector.tuning.micro_trials import BATCH, micro_trials
+
+    trials = micro_trials(
+        candidates, extraction.target, task, extraction.inputs, share=config.trials, seed=config.seed or 0,
+        device=extraction.settings["device"], folder=extraction.store.trainings_folder, progress=extraction.notify,
+    )  # fmt: skip
+    cells = {
+        t.name: TrialCell(
+            t.status, t.reason, task.default_metric, t.before, t.after, t.steps, t.steps * BATCH, t.held_out,
+            t.size, t.seconds,
+        )
+        for t in trials
+    }  # fmt: skip
+    judged = {t.name: [t.stats] for t in trials if t.stats is not None}
+    metric = task.metrics[task.default_metric]
+    found = standings(judged, task.default_metric, metric, config.seed or 0) if len(judged) > 1 else {}
+    return cells, {name: (standing.high - standing.low) / 2 for name, standing in found.items()}
+
+
+def _with_trial(model: ModelResult, cell: TrialCell | None, value: float | None) -> ModelResult:
+    return model if cell is None else replace(model, trial=replace(cell, combined=value))

@@ -1,0 +1,126 @@
+"""Between ranking and confirmation: who gets a micro trial, the order by both, and how many are confirmed."""
+
+import numpy as np
+import pytest
+
+import selector
+from selector.ranking.second_stage import MARGIN, choose, combined, contenders
+from selector.report.html import write_report
+from selector.report.ranking import load_ranking
+from selector.results import ModelResult, TrialCell
+
+
+def model(name: str, score: float, p_top_k: float | None, shift: float = 0.0) -> ModelResult:
+    return ModelResult(name, {}, transferability=score + shift, normalised_score=score, p_top_k=p_top_k)
+
+
+def test_contenders_are_those_not_significantly_different_from_the_kth() -> None:
+    models = [model("a", 0.9, 1.0), model("b", 0.8, 0.9), model("c", 0.7, 0.06), model("d", 0.6, 0.04)]
+    assert [m.name for m in contenders(models, 2)] == ["a", "b", "c"]
+
+
+def test_a_model_that_the_prior_pushed_behind_the_kth_is_a_contender() -> None:
+    models = [model("a", 0.5, 1.0, 0.3), model("b", 0.5, 1.0, 0.2), model("c", 0.4, 0.0), model("d", 0.6, 0.0, -0.3)]
+    assert [m.name for m in contenders(models, 2)] == ["a", "b", "d"]
+
+
+def test_without_intervals_as_many_again_are_contenders() -> None:
+    assert [m.name for m in contenders([model(n, 0.5, None) for n in "abcde"], 2)] == ["a", "b", "c", "d"]
+
+
+def test_a_model_whose_trial_was_not_run_counts_as_the_others_on_average() -> None:
+    trials = {"a": TrialCell("ok", after=0.8), "b": TrialCell("ok", after=0.6), "c": TrialCell("not run")}
+    found = combined({"a": 0.6, "b": 0.6, "c": 0.6}, trials)
+    assert found == {"a": 0.7, "b": 0.6, "c": 0.65}
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_model_that_cannot_be_trained_comes_last(status: str) -> None:
+    found = combined({"a": 0.9, "b": 0.2}, {"a": TrialCell(status), "b": TrialCell("ok", after=0.3)})
+    assert found["a"] < found["b"]
+
+
+def test_as_many_are_confirmed_as_may_be_the_best() -> None:
+    values = {"a": 0.8, "b": 0.8 - 0.9 * MARGIN, "c": 0.8 - 0.95 * MARGIN, "d": 0.8 - 1.1 * MARGIN}
+    found = choose(values, {}, {}, None)
+    assert found.names == ("a", "b", "c")
+    assert found.why == "Confirmed are 3 models: 3 may be the best by scores and micro trials (90 %)."
+    # a trial whose own interval is wide leaves its model open
+    assert choose(values, {"d": 4 * MARGIN}, {}, None).names == ("a", "b", "c", "d")
+    assert choose({"a": 0.9, "b": 0.1, "c": 0.0}, {}, {}, None).names == ("a", "b")  # two at least
+    assert len(choose(dict.fromkeys("abcdefgh", 0.5), {}, {}, None).names) == 6
+
+
+def test_the_budget_bounds_how_many_are_confirmed() -> None:
+    values, seconds = dict.fromkeys("abcd", 0.5), dict.fromkeys("abcd", 20.0)
+    found = choose(values, {}, seconds, 120.0)  # half of it has room for three first rounds
+    assert found.names == ("a", "b", "c")
+    assert found.why.endswith(", and the budget has time for 3.")
+    assert choose(values, {}, seconds, 1000.0).names == ("a", "b", "c", "d")
+
+
+# ---------------------------------------------------------------------------- from a scan on
+
+
+@pytest.fixture(scope="module")
+def squares():
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    pictures = rng.integers(0, 160, (240, 32, 32, 3)).astype(np.uint8)
+    for picture, label in zip(pictures, labels, strict=True):
+        picture[8:24, 8:24, label] += 60
+    return selector.load_target((list(pictures), [f"class {label}" for label in labels]))
+
+
+def entries(count: int) -> list[dict]:
+    """One untrained network behind different normalisations: features and trainings of their own."""
+    return [
+        {
+            "name": f"net{i}",
+            "source": "python:selector.networks:svhn_cnn",
+            "weights": "none",
+            "preprocess": {"input_size": [3, 32, 32], "mean": [mean] * 3, "std": [0.2 + mean] * 3},
+        }
+        for i, mean in enumerate((0.5, 0.4, 0.3, 0.2, 0.1)[:count])
+    ]
+
+
+@pytest.mark.timeout(300)
+def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_path) -> None:
+    ranking = selector.rank(
+        squares, zoo=entries(5), proxies=["knn", "logme"], store=tmp_path / "store", out=tmp_path / "run",
+        history=False, intervals=False, trust_zoo=True, cost="off", confirm=True, max_steps=2, strategies=("frozen",), trials=8,
+    )  # fmt: skip
+    log = ranking.confirmation["tuning_log"]
+    tried = [m for m in ranking if m.trial is not None]
+    assert len(tried) == 5
+    assert log[0].startswith("Micro trials of 5 models took ")
+    assert log[1].startswith("Confirmed are ")
+    confirmed = {m.name for m in ranking if m.measurements}
+    by_both = sorted(tried, key=lambda m: -m.trial.combined)
+    assert confirmed == {m.name for m in by_both[: len(confirmed)]}
+    assert ranking.settings["confirm"]["confirmed"] == len(confirmed) >= 2
+    # unmeasured models with a trial stand by both
+    rest = [m for m in ranking if not m.measurements]
+    assert [m.name for m in rest] == [m.name for m in by_both[len(confirmed) :]]
+    kept = load_ranking(tmp_path / "run")
+    assert [m.trial for m in kept] == [m.trial for m in ranking]
+    assert "micro trial" in write_report(kept).read_text()
+
+
+@pytest.mark.timeout(300)
+def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) -> None:
+    given = {"store": tmp_path / "store", "history": False, "trust_zoo": True, "target": squares}
+    ranking = selector.rank(
+        squares, zoo=entries(4), proxies=["knn", "logme"], intervals=False, cost="off", out=tmp_path / "run",
+        **{k: v for k, v in given.items() if k != "target"},
+    )  # fmt: skip
+    options = {"max_steps": 2, "strategies": ("frozen",), "out": tmp_path / "run", **given}
+    without = selector.confirm(ranking, trials=0, **options)
+    assert sum(bool(m.measurements) for m in without) == 3
+    assert all(m.trial is None for m in without)
+    fixed = selector.confirm(ranking, top_k=1, trials=8, **options)
+    assert sum(bool(m.measurements) for m in fixed) == 1
+    assert sum(m.trial is not None for m in fixed) >= 2
+    best = max((m for m in fixed if m.trial), key=lambda m: m.trial.combined)
+    assert best.measurements
