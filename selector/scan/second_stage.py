@@ -42,11 +42,15 @@ def second_stage(
     fixed = config.top_k is not None
     needless = len(tried) <= (top_k if fixed else 1) or len(every) <= top_k
     if needless or not config.trials or task.metrics[task.default_metric].sign < 0 or task.probe_rows == 0:
-        return ranking, every[:top_k], []
+        return ranking, leading(ranking, top_k), []
     cells, errors = _tried(extraction, task, config, candidates([s for s in every if s.name in tried]))
     if not any(cell.after is not None for cell in cells.values()):
         reasons = "; ".join(dict.fromkeys(f"{n}: {cell.reason}" for n, cell in cells.items()))
-        return ranking, every[:top_k], [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."]
+        return (
+            ranking,
+            leading(ranking, top_k),
+            [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."],
+        )
     values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells)
     models = [_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]
     ranking = replace(ranking, models=ordered(models))
@@ -55,7 +59,11 @@ def second_stage(
         return ranking, leading(ranking, top_k), told
     rounds = {n: cell.seconds * FIRST_ROUND_ITEMS / cell.items for n, cell in cells.items() if cell.items}
     choice = choose(values, errors, rounds, config.seconds)
-    return ranking, [s for s in leading(ranking, len(ranking)) if s.name in choice.names], [*told, choice.why]
+    count = len(choice.names)
+    chosen = {spec.name: spec for spec in leading(ranking, len(ranking)) if spec.name in choice.names}
+    # what probes rank too low is confirmed beside those that scores and trials chose
+    chosen |= {spec.name: spec for spec in leading(ranking, count)[count:]}
+    return ranking, list(chosen.values()), [*told, choice.why]
 
 
 def _tried(
