@@ -91,6 +91,7 @@ def rank(
     isolate: Literal["auto", "on", "off"] = "auto",
     model_timeout: str | int | float | None = None,
     model_memory: str | int | float | None = None,
+    scan_budget: str | int | float | None = None,
     engine: Literal["local", "processes", "ray"] = "local",
     ray_address: str | None = None,
     workers: int | None = None,
@@ -158,6 +159,10 @@ def rank(
             row: ``auto`` for ``python:`` and ``onnx:`` entries of a zoo file, ``on`` for all, ``off`` for none.
         model_timeout, model_memory: what an isolated network may take for a round of rows, e.g. ``"10m"`` and
             ``"8GB"``; None for no limit of time, and for nine tenths of the machine's memory.
+        scan_budget: time for the scan itself (``"30m"``), or a share of what all models on all rows would take
+            (``"25%"``): models are looked at by prior and price, about a hundred rows first, the leading ones at more,
+            until they stay the same or it is spent. What was not looked at is a row with the status ``stopped`` and
+            its reason. Of several targets each gets an equal part of the time.
         engine: ``local`` runs networks one after another in this process, ``processes`` in a pool of processes of
             this machine, ``ray`` on a Ray cluster (extra ``ray``). The table is the same.
         ray_address: ``auto`` or ``HOST:PORT``; None for ``RAY_ADDRESS``, or a cluster of this machine for this run.

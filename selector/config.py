@@ -384,6 +384,10 @@ class ScanConfig(_Machine, _Training):
         None, "Memory that one isolated network may take: 8GB; nine tenths of the machine's when not given."
     )
 
+    scan_budget: str | int | float | None = option(
+        None, "Time for the scan itself: 30m; or a share of what all models on all rows would take: 25%. Models are then "
+        "looked at by prior and price, a few rows first.", panel=COST, unit="s",
+    )  # fmt: skip
     engine: Literal["local", "processes", "ray"] = option(
         "local", "Where networks run: one after another in this process, in a pool of processes, on a Ray cluster.",
     )  # fmt: skip
@@ -435,6 +439,23 @@ class ScanConfig(_Machine, _Training):
         found = None if value is None else int(_quantity("max_pixels", value, parse_count))
         if found == 0:
             raise OptionError(f"max_pixels must be more than 0, or no image can be used. Got {value!r}.", "max_pixels")
+        return found
+
+    @field_validator("scan_budget")
+    @classmethod
+    def _spendable(cls, value: str | int | float | None) -> str | float | None:
+        if value is None:
+            return None
+        if isinstance(value, str) and value.strip().endswith("%"):
+            share = _quantity("scan_budget", value.strip()[:-1], _per_cent)
+            if not 0 < share <= 100:
+                raise OptionError(
+                    f"scan_budget must be a share above 0 % and at most 100 %. Got {value!r}.", "scan_budget"
+                )
+            return f"{share:g}%"
+        found = _quantity("scan_budget", value, parse_duration)
+        if found <= 0:
+            raise OptionError(f"scan_budget must be more than 0. Got {value!r}.", "scan_budget")
         return found
 
     @field_validator("max_params", "max_latency", "max_memory")
@@ -499,6 +520,13 @@ def _quantity(name: str, value: str | int | float, read: Callable[[str | int | f
         return read(value)
     except ConfigError as error:
         raise OptionError(f"{name}: {error}", name) from None
+
+
+def _per_cent(text: str | int | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"a share is a number of per cent, such as 25%. Got '{text}%'.") from None
 
 
 def _plain(value: Any) -> Any:

@@ -78,6 +78,11 @@ class Engine(Protocol):
 
     in_process: bool
 
+    @property
+    def width(self) -> int:
+        """How many jobs it can have under way at once."""
+        ...
+
     def share(self, value: Any) -> Shared:
         """Hand a value over once for many jobs, which read it with ``answers.opened``; not in this process."""
         ...
@@ -97,6 +102,7 @@ class LocalEngine:
     """Runs the items one after another in this process."""
 
     in_process = True
+    width = 1
 
     def share(self, value: Any) -> Shared:
         """Nothing needs handing over in one process."""

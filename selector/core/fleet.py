@@ -81,6 +81,11 @@ class Fleet:
             self._workers = self._start()
         return self._workers
 
+    @property
+    def width(self) -> int:
+        """See ``Workers.room``."""
+        return self.workers.room
+
     def close(self) -> None:
         """End the workers."""
         workers, self._workers = self._workers, None

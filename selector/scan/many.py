@@ -87,7 +87,10 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
     errors: list[ConfigError] = []
     with offline_hub(config.offline), pixel_limit(config.pixels), open_engine(config, notify) as engine:
         for member, target in zip(members, targets, strict=True):
-            own = config if root is None else config.model_copy(update={"out": root / member.name})
+            changes: dict[str, Any] = {} if root is None else {"out": root / member.name}
+            if isinstance(config.scan_budget, float):
+                changes["scan_budget"] = config.scan_budget / len(members)
+            own = config.model_copy(update=changes)
             try:
                 member.scan = TargetScan(target, own, engine, notify)
             except ConfigError as error:
@@ -95,7 +98,11 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
                 errors.append(error)
         if len(errors) == len(members):
             raise errors[0]
-        _rounds(members)
+        if config.scan_budget is None:
+            _rounds(members)
+        else:  # which models are looked at is each target's own question
+            for member in members:
+                _alone(member)
         for member in members:
             if member.scan is not None:
                 _finish(member)
@@ -127,6 +134,16 @@ def _rounds(members: Sequence[_Member]) -> None:
                 raise
             except Exception as error:  # noqa: BLE001  one target's failure must not end the scan of the others
                 member.fail(error)
+
+
+def _alone(member: _Member) -> None:
+    try:
+        if member.scan is not None and member.scan.rounds is not None:
+            member.scan.rounds.run()
+    except (StoreError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # noqa: BLE001  one target's failure must not end the scan of the others
+        member.fail(error)
 
 
 def _bring(scans: Sequence[TargetScan], share: float) -> None:

@@ -61,9 +61,13 @@ class Rounds:
 
     def step(self, share: float) -> None:
         """One round: extract, score, stop the models that can no longer reach the top k."""
-        extraction = self.extraction
         # features of every model first: an item found to be bad on the way leaves the target for all
-        extraction.run(by_network(self.running), share)
+        self.extraction.run(by_network(self.running), share)
+        self.judge(share)
+
+    def judge(self, share: float) -> None:
+        """Score the rows of a round, and stop the models that can no longer reach the top k."""
+        extraction = self.extraction
         rows = extraction.rows(share)
         score = partial(_score, share=share, extraction=extraction, scoring=self._scoring)
         for outcome in LocalEngine().map(score, self.running, fatal=(StoreError,)):

@@ -19,6 +19,7 @@ from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
 from selector.scan import dataset_view
 from selector.scan.adapting import adapt_leading
+from selector.scan.budgeted import BudgetedRounds, ScanBudget
 from selector.scan.caveats import caveats
 from selector.scan.checks import (
     check_for_target,
@@ -93,9 +94,11 @@ class TargetScan:
         self._past = None if task is not None and task.adapts else open_history(config.history)
         self._knowledge = Knowledge(self._past, data)
         drop = config.drop if config.intervals else "off"
-        self.rounds = Rounds(
-            self._specs, self.extraction, self._scoring, self._knowledge, top_k=self._top_k, drop=drop, seed=config.seed
-        )
+        made: dict[str, Any] = {"top_k": self._top_k, "drop": drop, "seed": config.seed}
+        kind: Any = Rounds
+        if config.scan_budget is not None:
+            kind, made["budget"] = BudgetedRounds, _budget(config.scan_budget)
+        self.rounds = kind(self._specs, self.extraction, self._scoring, self._knowledge, **made)
 
     def finish(self, *, elsewhere: bool = False) -> Ranking:
         """The ranking, saved and confirmed as the call asks for.
@@ -171,6 +174,12 @@ def tuned(
     if tasks.task_of(extraction.target).adapts:
         return adapt_leading(ranking, extraction, specs, config, top_k)
     return confirm_leading(ranking, extraction, specs, config, top_k, history)
+
+
+def _budget(value: str | float) -> ScanBudget:
+    if isinstance(value, str):
+        return ScanBudget(share=float(value.removesuffix("%")) / 100)
+    return ScanBudget(seconds=float(value))
 
 
 def isolation_of(config: ScanConfig) -> Isolation:

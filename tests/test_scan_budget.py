@@ -1,0 +1,113 @@
+"""A budget for the scan itself: what is looked at, what is not and why, and that it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import selector
+from selector.core.errors import OptionError
+from selector.scan import budgeted
+from selector.scan.budgeted import BudgetedRounds, Prices
+from selector.store import FeatureStore
+from selector.zoo import ModelSpec
+from tests.test_scan import table
+
+NAMES = ("resnet", "vit", "efficientnet", "byobnet", "convnext", "vit2", "nfnet", "mambaout")
+ZOO = [ModelSpec(name="orientation", source="python:tests.networks:orientation")] + [
+    ModelSpec(name=f"tiny-{name}", source=f"timm:test_{name}", weights="none") for name in NAMES
+]
+FAST: dict[str, Any] = {
+    "zoo": ZOO, "proxies": ["knn"], "precision": "float32", "backend": "eager", "cost": "off", "trust_zoo": True,
+    "top_k": 2, "history": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scanned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A store that holds every row, with set prices: the networks cost 1, 2, ... units an item."""
+    store = FeatureStore(tmp_path_factory.mktemp("scanned"))
+    selector.rank(photos, **FAST, store=store, drop="off")
+    for number, spec in enumerate(ZOO):
+        store.put("rate", {"source": spec.source}, {"rows_per_second": 1 / (1 + number), "num_features": 8})
+    return store
+
+
+def paid(ranking: selector.Ranking, rows: int) -> float:
+    """Share of what all models on all rows cost."""
+    price = {spec.name: 1 + number for number, spec in enumerate(ZOO)}
+    return sum(price[m.name] * m.rows for m in ranking) / (rows * sum(price.values()))
+
+
+@pytest.mark.parametrize("share", [30, 60])
+def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
+    share: int, photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    ranking = selector.rank(photos, **FAST, store=scanned, scan_budget=f"{share}%")
+    assert paid(ranking, 51) <= share / 100 + 0.01
+    assert {m.name for m in ranking} == {spec.name for spec in ZOO}
+    finished = [m for m in ranking if m.status == "ok"]
+    assert len(finished) >= 2
+    assert len({m.rows for m in finished}) == 1  # scores of different N are never compared
+    assert ranking.best.name == "orientation"
+    unseen = [m for m in ranking if m.status == "stopped" and not m.rows]
+    for model in unseen:
+        assert model.reason == (
+            f"not looked at: the scan budget of {share} % of the full scan went to models that promise more for their price"
+        )
+    assert bool(unseen) == (share == 30)
+    assert ranking.settings["scan_budget"] == f"{share}%"
+
+
+def test_without_a_budget_and_with_all_of_it_the_table_is_todays(photos: Path, scanned: FeatureStore) -> None:
+    today = selector.rank(photos, **FAST, store=scanned, drop="off")
+    whole = selector.rank(photos, **FAST, store=scanned, drop="off", scan_budget="100%")
+    assert table(whole) == table(today)
+
+
+def test_a_budget_of_time_ends_by_the_clock(
+    photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    ticks = iter(range(10**6))
+    made = BudgetedRounds.__init__
+
+    def ticking(self: BudgetedRounds, *args: Any, **settings: Any) -> None:
+        made(self, *args, **settings, clock=lambda: float(next(ticks)))
+
+    monkeypatch.setattr(BudgetedRounds, "__init__", ticking)
+    ranking = selector.rank(photos, **FAST, store=scanned, scan_budget=8)
+    looked = [m for m in ranking if m.rows]
+    assert 2 <= len(looked) < len(ZOO)
+    assert all("the scan budget of 8.0 s" in m.reason for m in ranking if not m.rows)
+
+
+def test_prices_of_networks_that_never_ran_come_from_their_multiply_adds(tmp_path: Path) -> None:
+    class Asked:
+        """As much of an extraction as prices read."""
+
+        rates = {"timm:resnet18.a1_in1k": 0.02}  # noqa: RUF012
+
+        def estimate(self, spec: ModelSpec, rows: int) -> float | None:
+            return self.rates.get(spec.source)
+
+    specs = [ModelSpec(source=f"timm:{name}") for name in ("resnet18.a1_in1k", "resnet50.a1_in1k", "unheard_of")]
+    prices = Prices(Asked()).all(specs)  # type: ignore[arg-type]
+    small, large, unknown = prices.values()
+    assert small == 0.02
+    assert large / small == pytest.approx(4.11 / 1.82, rel=0.02)  # published multiply-adds at 224 pixels
+    assert unknown in (small, large)
+
+
+def test_budgets_that_cannot_be_one(tmp_path: Path) -> None:
+    for value, message in {
+        "0%": r"scan_budget must be a share above 0 % and at most 100 %\. Got '0%'\.",
+        "x%": r"scan_budget: a share is a number of per cent, such as 25%\. Got 'x%'\.",
+        0: r"scan_budget must be more than 0\. Got 0\.",
+        "soon": r"scan_budget: ",
+    }.items():
+        with pytest.raises(OptionError, match=message):
+            selector.rank(tmp_path, scan_budget=value)
