@@ -452,7 +452,7 @@ class Target:
         if self.label_kind is not LabelKind.CLASSES:
             return nothing
         if self.labels.ndim == 1:
-            known = self.labels[self.splits != UNLABELLED].astype(int)
+            known = self.labels_of(np.flatnonzero(self.splits != UNLABELLED)).astype(int)
             return np.bincount(known, minlength=len(self.class_names))
         strata = None if self.annotations is None else self.annotations.strata
         return nothing if strata is None or strata.ndim == 1 else (strata > 0).sum(axis=0)

@@ -1,0 +1,146 @@
+"""What a budget for the scan costs in regret, by replay on stored features.
+
+    SELECTOR_ASSETS=... python -m benchmarks.bench_scan_budget --store FOLDER [--sets ...] [--out FILE]
+
+Every image set is ranked by all encoders of the assets, from rows that the store has (a set that lacks rows is
+extracted first), once whole and once for each budget, with the scan's own code. The price of a network is the forward
+seconds an image of ``results/bench_extract_models.csv``. A row holds the choice with and without the budget, and the
+regret: test accuracy after full fine-tuning (``results/suite/ground_truth.csv``, best strategy, mean over seeds) of the
+whole scan's choice less that of the budget's, in points; negative where the budget chose better.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import selector
+from benchmarks.bench_dropping import HERE, SETS, forward_seconds, image_set
+from benchmarks.rows import read_rows, write_rows
+from selector.core.system import versions
+from selector.data import subsample
+from selector.ranking.history import History
+from selector.store import FeatureStore
+from selector.zoo import load_zoo
+
+OUT = HERE / "results" / "bench_scan_budget.csv"
+TRUTH = HERE / "results" / "suite" / "ground_truth.csv"
+SHARES = (5, 10, 20, 25, 50)
+COLUMNS = (
+    "set", "seed", "share", "rows", "models", "spent", "looked_at", "finished", "finished_rows", "whole_choice",
+    "choice", "regret", "whole_regret", "python", "selector", "cpu",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, write it, print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", required=True, help="feature store with rows of the sets")
+    parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS)
+    parser.add_argument("--items", type=int, default=800, help="of a set, that are extracted")
+    parser.add_argument("--seeds", type=int, default=3, help="subsamples of four fifths of them")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--quick", action="store_true", help="one set and one seed")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.sets, args.seeds = args.sets[:1], 1
+    rows = read_rows(args.out)
+    made = {(row["set"], int(row["seed"])) for row in rows}
+    truth = accuracies()
+    for name in args.sets:
+        pool = subsample(image_set(name), args.items)
+        for seed in range(args.seed, args.seed + args.seeds):
+            if (name, seed) not in made:
+                rows += replay(name, subsample(pool, round(0.8 * len(pool)), seed), args.store, truth[name], seed)
+                write_rows(args.out, rows, COLUMNS)
+    for line in summary(rows):
+        print(line)
+    return 0
+
+
+def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed: int) -> list[dict[str, Any]]:
+    """One target, whole and within each budget."""
+    opened = FeatureStore(store)
+    zoo = [spec for spec in load_zoo(HERE / "assets-zoo.yaml", trust=True).models if spec.name in truth]
+    price = forward_seconds(zoo, opened)
+    for spec in zoo:
+        opened.put("rate", {"source": spec.source}, {"rows_per_second": 1 / price[spec.name], "num_features": 512})
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(Path(folder) / "empty.sqlite")
+        options: dict[str, Any] = {
+            "zoo": zoo, "store": opened, "backend": "eager", "cost": "off", "seed": seed, "history": history,
+        }  # fmt: skip
+        whole = selector.rank(target, **options, drop="off")
+        ranked = {share: selector.rank(target, **options, scan_budget=f"{share}%") for share in SHARES}
+    best = max(truth[model.name] for model in whole if model.status == "ok")
+    told = versions()
+    cost = whole.best.rows * sum(price[m.name] for m in whole if m.status == "ok")
+    found = []
+    for share, ranking in ranked.items():
+        finished = [m for m in ranking if m.status == "ok"]
+        choice, first = ranking.best.name, whole.best.name
+        found.append(
+            {
+                "set": name,
+                "seed": seed,
+                "share": share,
+                "rows": whole.best.rows,
+                "models": len(zoo),
+                "spent": round(sum(price[m.name] * m.rows for m in ranking) / cost, 4),
+                "looked_at": sum(m.rows > 0 for m in ranking),
+                "finished": len(finished),
+                "finished_rows": finished[0].rows,
+                "whole_choice": first,
+                "choice": choice,
+                "regret": round(100 * (truth[first] - truth[choice]), 2),
+                "whole_regret": round(100 * (best - truth[first]), 2),
+                **{key: told.get(key, "") for key in ("python", "selector", "cpu")},
+            }
+        )
+        print({k: v for k, v in found[-1].items() if k not in ("python", "cpu")}, file=sys.stderr, flush=True)
+    return found
+
+
+def accuracies() -> dict[str, dict[str, float]]:
+    """Test accuracy by set and encoder: of the best strategy, mean over seeds."""
+    cells: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for row in read_rows(TRUTH):
+        if row["status"] == "ok":
+            cells[row["set"], row["encoder"], row["strategy"]][row["seed"]] = float(row["test_accuracy"])
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for (name, encoder, _), values in cells.items():
+        found[name][encoder] = max(found[name].get(encoder, 0.0), statistics.mean(values.values()))
+    return found
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line a share: regret against the whole scan's choice over sets and seeds."""
+    lines = [
+        "| budget | spent (mean) | looked at | same choice | regret, mean | regret, worst |",
+        "|---|---|---|---|---|---|",
+    ]
+    for share in SHARES:
+        mine = [row for row in rows if int(row["share"]) == share]
+        if not mine:
+            continue
+        spent = statistics.mean(float(row["spent"]) for row in mine)
+        looked = statistics.mean(int(row["looked_at"]) / int(row["models"]) for row in mine)
+        same = sum(row["choice"] == row["whole_choice"] for row in mine)
+        regrets = [float(row["regret"]) for row in mine]
+        lines.append(
+            f"| {share} % | {100 * spent:.1f} % | {100 * looked:.0f} % | {same} of {len(mine)} | "
+            f"{statistics.mean(regrets):+.2f} | {max(regrets):+.2f} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
