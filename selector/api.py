@@ -77,6 +77,7 @@ def rank(
     metric: str | None = None,
     max_steps: int | None = None,
     decoder: Words | None = None,
+    loss: str | None = None,
     device: str = "auto",
     store: StoreLike | None = None,
     out: str | os.PathLike[str] | bool | None = None,
@@ -142,7 +143,7 @@ def rank(
         trials: see ``confirm``.
         budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for no limit but the
             strategies' own steps.
-        strategies, resolution, metric, max_steps, decoder: for the confirmation; see ``confirm``.
+        strategies, resolution, metric, max_steps, decoder, loss: for the confirmation; see ``confirm``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         store: folder or URL of the feature store; None for the user's cache folder.
         out: folder of the run; True for ``runs/NAME``; None saves nothing unless ``confirm``.
@@ -194,6 +195,7 @@ def confirm(
     metric: str | None = None,
     max_steps: int | None = None,
     decoder: Words | None = None,
+    loss: str | None = None,
     trust_zoo: bool = False,
     device: str = "auto",
     store: StoreLike | None = None,
@@ -216,6 +218,7 @@ def confirm(
         resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
         metric: the metric that decides; None for the task's own (accuracy).
         max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
+        loss: of real values ``squared`` (None) or ``huber``.
         decoder: what is put on an encoder's maps: ``linear`` (None), ``fcn``, ``deeplabv3`` for masks;
             ``fasterrcnn`` (None), ``retinanet``, ``fcos``, ``ssd`` for boxes. Several are compared: each is trained by
             each strategy, and measured as ``fcos/full``.

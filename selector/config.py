@@ -230,6 +230,9 @@ class _Training(Options):
         panel=CONFIRM,
         many=True,
     )
+    loss: str | None = option(
+        None, "What trains real values: squared, or huber, which outliers move less.", panel=CONFIRM
+    )
     metric: str | None = option(None, "Metric that decides; the task's own when not given.", panel=CONFIRM)
     max_steps: int | None = option(
         None, "Steps of a finalist's training, at most; trials before it are shorter.", ge=1, panel=CONFIRM

@@ -713,10 +713,11 @@ def test_a_store_that_cannot_be_written_is_not_pruned(tmp_path: Path, monkeypatc
     def refused(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
+    store = FeatureStore(tmp_path / "store")
     monkeypatch.setattr(Path, "unlink", refused)
     monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(StoreError, match=r"cannot be pruned \(Read-only file system\)"):
-        FeatureStore(tmp_path / "store").prune(max_bytes=0)
+        store.prune(max_bytes=0)
     monkeypatch.undo()
     assert sorted((tmp_path / "store").rglob("*")) == before
 

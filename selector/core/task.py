@@ -315,7 +315,7 @@ class Task(ABC):
         """What names its trainings in a journal: two tasks that train differently differ in it."""
         return self.name
 
-    def configured(self, *, decoder: str | None = None) -> Task:
+    def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Task:
         """The task with options of its own.
 
         Raises:
@@ -323,6 +323,8 @@ class Task(ABC):
         """
         if decoder is not None:
             raise ConfigError(f"the task '{self.name}' has no decoder (got '{decoder}'); leave decoder out.")
+        if loss is not None:
+            raise ConfigError(f"the task '{self.name}' has no choice of loss (got '{loss}'); leave loss out.")
         return self
 
     def decoders_for(self, encoder: Encoder, named: Sequence[str]) -> Sequence[str]:

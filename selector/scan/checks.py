@@ -106,6 +106,7 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
     if task is not None:
         for name in config.decoders:
             task.configured(decoder=name)  # raises, with the nearest known one
+        task.configured(loss=config.loss)
     if isinstance(config, ScanConfig) and not modalities.of(target).has_models:
         if config.models or config.tags:
             raise OptionError(

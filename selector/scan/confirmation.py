@@ -45,7 +45,7 @@ def confirm_leading(
     assert folder is not None
     target = extraction.target
     decoders = config.decoders
-    task = tasks.task_of(target).configured(decoder=decoders[0] if decoders else None)
+    task = tasks.task_of(target).configured(decoder=decoders[0] if decoders else None, loss=config.loss)
 
     def candidates(some: Sequence[ModelSpec]) -> list[Candidate]:
         return [

@@ -39,12 +39,13 @@ class MapTask(Task):
     decoder: str
     decoder_noun: ClassVar[str] = "decoder"
 
-    def configured(self, *, decoder: str | None = None) -> Self:
+    def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Self:
         """The task with another decoder.
 
         Raises:
             ConfigError: there is no such decoder.
         """
+        super().configured(loss=loss)
         if decoder is not None and decoder not in self.decoders:
             raise ConfigError(
                 f"unknown {self.decoder_noun} '{decoder}'{did_you_mean(decoder, self.decoders) or '.'} "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from selector.core.contracts import LabelKind, Target
+from selector.core.errors import ConfigError, did_you_mean
 from selector.core.metric import Metric
 from selector.core.stats import mean_ranks
 from selector.core.task import Probe, RowPlan, Section, Stats
@@ -23,6 +25,7 @@ METRICS: Mapping[str, Metric] = {
     "rmse": Metric(sign=-1, unit="target", epsilon=0.0, format=".4g"),
     "spearman": Metric(unit=""),
 }
+LOSSES = ("squared", "huber")
 COVERAGE = 0.9  # of the conformal intervals
 _MOST_SAMPLES, _MOST_POINTS = 12, 600
 
@@ -88,18 +91,45 @@ class Regression(RegressionReading, LinearTask):
         """T, the number of values."""
         return 1 if target.labels.ndim == 1 else int(target.labels.shape[1])
 
+    loss: str = "squared"
+
+    def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Self:
+        """The task with another loss.
+
+        Raises:
+            ConfigError: there is no such loss, or a decoder is named.
+        """
+        super().configured(decoder=decoder)
+        if loss not in (None, *LOSSES):
+            raise ConfigError(
+                f"unknown loss '{loss}'{did_you_mean(str(loss), LOSSES) or '.'} Known: {', '.join(LOSSES)}."
+            )
+        other = copy.copy(self)
+        other.loss = loss or self.loss
+        return other
+
+    @property
+    def address(self) -> str:
+        """With the loss, where it is not the usual one."""
+        return self.name if self.loss == "squared" else f"{self.name} {self.loss}"
+
     def criterion(self, target: Target) -> Callable[..., Any]:
-        """Mean squared error of standardised values, over known ones."""
+        """Mean over known, standardised values: their squared error, or Huber's loss, which is linear beyond one
+        deviation (on the scale of the squared error below it)."""
         import torch
 
         mean, scale = (torch.from_numpy(part.astype(np.float32)) for part in self.standard(target))
 
-        def squared_error(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        def criterion(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             known = ~labels.isnan()
             wanted = (labels.nan_to_num() - mean.to(outputs.device)) / scale.to(outputs.device)
-            return ((outputs - wanted) ** 2 * known).sum() / known.sum().clamp(min=1)
+            if self.loss == "huber":
+                each = 2 * torch.nn.functional.huber_loss(outputs, wanted, reduction="none")
+            else:
+                each = (outputs - wanted) ** 2
+            return (each * known).sum() / known.sum().clamp(min=1)
 
-        return squared_error
+        return criterion
 
     def standard(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (T,) of the training values."""

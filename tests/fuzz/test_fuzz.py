@@ -384,6 +384,7 @@ def test_changed_files_are_results_or_errors_of_our_own(name: str, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FORMATS)
 def test_thousands_of_changed_files(name: str, tmp_path: Path, tripwire: None) -> None:
     fuzz(name, tmp_path, FORMATS[name][2], seed=1)

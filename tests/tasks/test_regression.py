@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
 import selector
-from selector.core.errors import TargetError
+from selector.core.errors import ConfigError, TargetError
+from selector.tasks import registry
 from selector.tasks.regression import METRICS, Regression, conformal_half
 from selector.zoo import ModelSpec
 
@@ -102,3 +105,47 @@ def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path: Pat
     again = selector.confirm(tmp_path / "run", target=(images, 1000 + 7 * brightness), store=tmp_path / "store",
                              max_steps=4, top_k=1, history=False)  # fmt: skip
     assert again.best.measurements[0].val == ranking.best.measurements[0].val  # from the journal
+
+
+def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    values = np.array([[1.0], [2.0], [3.0], [np.nan], [90.0]])
+    target: Any = SimpleNamespace(indices=lambda *_: np.arange(5), labels_of=lambda indices: values[indices])
+    robust = task.configured(loss="huber")
+    assert (task.address, robust.address) == ("regression", "regression huber")
+    mean, scale = np.nanmean(values), np.nanstd(values)
+    outputs = torch.tensor([[0.3], [-2.0], [0.1], [5.0], [-3.0]], requires_grad=True)
+    known = [0, 1, 2, 4]
+    wanted = torch.tensor((values[known] - mean) / scale, dtype=torch.float32)
+    for own, reference in ((task, torch.nn.MSELoss()), (robust, lambda o, w: 2 * torch.nn.HuberLoss()(o, w))):
+        assert own.criterion(target)(outputs, torch.tensor(values)).item() == pytest.approx(
+            reference(outputs[known], wanted).item(), rel=1e-6
+        )
+    with pytest.raises(ConfigError, match=r"unknown loss 'hubert'; did you mean 'huber'\? Known: squared, huber\."):
+        task.configured(loss="hubert")
+    with pytest.raises(ConfigError, match="the task 'classification' has no choice of loss"):
+        registry.get("classification").configured(loss="huber")
+
+
+@pytest.mark.parametrize("strategy", ["partial", "lora"])
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_other_strategies_train_and_are_handed_over(tmp_path: Path, strategy: str, kind: str) -> None:
+    if strategy == "lora":
+        pytest.importorskip("peft")
+    rng = np.random.default_rng(0)
+    shown = rng.random((80, 3)) < 0.5
+    images = (shown[:, None, None] * 200 + rng.integers(0, 55, (80, 24, 24, 3))).astype(np.uint8)
+    labels = shown.astype(int) if kind == "multilabel" else shown.astype(float) @ [10.0, 20.0, 40.0]
+    ranking = selector.rank(
+        (images, labels), zoo=[ModelSpec(name="tiny", source="timm:test_vit", weights="none")], confirm=True,
+        strategies=[strategy], max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", cost="off",
+        history=False, device="cpu", task=kind, proxies=["knn"], loss="huber" if kind == "regression" else None,
+    )  # fmt: skip
+    measured = {m.strategy: m for m in ranking.best.measurements}
+    assert set(measured) == {"frozen", strategy}
+    assert measured[strategy].status == "ok"
+    assert measured[strategy].trained_parameters > 0
+    assert measured[strategy].val_value > 0.5  # of any use: chance is 0 for r2 and about half for map
+    found = selector.load_model(tmp_path / "run" / "best").predict(list(images[:3]))
+    assert [row.error for row in found] == [None] * 3
