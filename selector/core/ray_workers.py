@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -72,13 +73,13 @@ class RayWorkers:
 
     @property
     def room(self) -> int:
-        return self._workers or max(2, int(_WAITING * (self._gpus or self._cpus / self._threads)))
+        return max(2, int(_WAITING * (self._workers or self._gpus or self._cpus / self._threads)))
 
     @property
     def _threads(self) -> int:
         """Cores a job on processors."""
         if self._workers:
-            return max(1, min(int(self._cpus / self._workers), int(self._node_cpus)))
+            return max(1, min(math.ceil(self._cpus / self._workers), int(self._node_cpus)))
         return max(1, min(CORES, int(self._node_cpus / 2)))
 
     def start(self, function: Callable[[Any], Any], item: Any, needs: Needs) -> Any:
