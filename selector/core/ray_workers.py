@@ -79,7 +79,8 @@ class RayWorkers:
     def _threads(self) -> int:
         """Cores a job on processors."""
         if self._workers:
-            return max(1, min(math.ceil(self._cpus / self._workers), int(self._node_cpus)))
+            each: int = math.ceil(self._cpus / self._workers)
+            return max(1, min(each, int(self._node_cpus)))
         return max(1, min(CORES, int(self._node_cpus / 2)))
 
     def start(self, function: Callable[[Any], Any], item: Any, needs: Needs) -> Any:
