@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 
 
 class Strategy(Protocol):
-    """One answer to "what moves?"."""
+    """One answer to "what moves?".
+
+    Attributes:
+        trains: whether steps are taken at all: ``frozen`` takes none, its head is solved.
+        adapts: whether it learns for a target without labels, from the labels of another domain.
+        optimiser: ``sgd`` or ``adamw`` where the strategy decides; None for what suits the network.
+        rate_factor: on the grid of learning rates.
+    """
 
     name: str
-    trains: bool
-    """Whether steps are taken at all: ``frozen`` takes none, its head is solved."""
-    adapts: bool
-    """Whether it learns for a target without labels, from the labels of another domain."""
-    optimiser: str | None
-    """``sgd`` or ``adamw`` where the strategy decides; None for what suits the network."""
-    rate_factor: float
-    """On the grid of learning rates."""
+    trains: bool = True
+    adapts: bool = False
+    optimiser: str | None = None
+    rate_factor: float = 1.0
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module to train; most strategies return it as it is, lora adds its matrices."""
-        ...
+        return module
 
     def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
         """The parameters that move, in groups; all others stay as they are.
@@ -45,7 +48,7 @@ class Strategy(Protocol):
 
     def unwrap(self, module: nn.Module) -> nn.Module:
         """The plain module of ``with_head`` with what was learned in it; undoes ``wrap``."""
-        ...
+        return module
 
 
 def plan_of(adaptation: str) -> Strategy:

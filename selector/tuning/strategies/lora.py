@@ -12,7 +12,7 @@ from torch import nn
 
 from selector.core.errors import ConfigError, TrainingError
 from selector.core.task import Learner
-from selector.tuning.strategies import strategy
+from selector.tuning.strategies import Strategy, strategy
 from selector.tuning.strategies._parts import Group, Parts
 
 RANK = 8
@@ -20,12 +20,10 @@ ALPHA = 16  # the update is scaled by alpha / rank
 
 
 @strategy("lora")
-class Lora:
+class Lora(Strategy):
     """Matrices of rank 8 on every linear layer and every convolution that is not grouped, and the head."""
 
     name = "lora"
-    trains = True
-    adapts = False
     optimiser = "adamw"
     rate_factor = 10.0  # matrices that start at zero bear, and need, more
 

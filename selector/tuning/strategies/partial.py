@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from selector.core.errors import TrainingError
-from selector.tuning.strategies import strategy
+from selector.tuning.strategies import Strategy, strategy
 from selector.tuning.strategies._parts import Group, Parts, decayed
 
 SHARE = 8  # one block in so many: two of ResNet-50's seventeen, two of ViT's twelve
 
 
 @strategy("partial")
-class Partial:
+class Partial(Strategy):
     """Frees the last n blocks, what follows them, and the head; n is an eighth of the blocks."""
 
     name = "partial"
-    trains = True
-    adapts = False
-    optimiser = None
-    rate_factor = 1.0
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module itself."""
-        return module
 
     def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
         """The last n blocks, the rest after them, and the head.
@@ -35,10 +25,6 @@ class Partial:
             raise TrainingError("'partial' needs the network's blocks, and its source names none; use full or frozen.")
         count = blocks_to_free(len(parts.blocks))
         return decayed([*parts.blocks[-count:], parts.rest, parts.head], layer_decay)
-
-    def unwrap(self, module: nn.Module) -> nn.Module:
-        """The module itself."""
-        return module
 
 
 def blocks_to_free(blocks: int) -> int:
