@@ -19,28 +19,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Together(Encoder):
-    """Readings of one network side by side; a reading is split off with ``parts``.
+class Around(Encoder):
+    """An encoder with other outputs; a backend moves the network of the one inside."""
 
-    Args:
-        readings: at least one; all of the same network (``Encoder.reading``).
-    """
-
-    def __init__(self, readings: Sequence[Encoder]) -> None:
-        first = readings[0]
-        self._base = first
-        self.outputs = tuple(readings)
-        self.name = first.name
-        self.preprocess = first.preprocess
-        # addresses compiled networks: a graph with other outputs is another one
-        self.identity: dict[str, Any] = {"together": [reading.identity for reading in readings]}
-        self.num_features = sum(reading.num_features for reading in readings)
-        self.num_parameters = first.num_parameters
-        self.blocks = first.blocks
+    def __init__(self, base: Encoder, identity: dict[str, Any], num_features: int) -> None:
+        self._base = base
+        self.name, self.preprocess = base.name, base.preprocess
+        self.identity = identity
+        self.num_features, self.num_parameters = num_features, base.num_parameters
+        self.blocks = base.blocks
 
     @property
     def module(self) -> nn.Module | None:
-        """The network that the readings share; a backend puts a moved copy in its place."""
+        """The network; a moved copy is put in its place."""
         return self._base.module
 
     @module.setter
@@ -51,6 +42,20 @@ class Together(Encoder):
     def probe(self) -> Any:
         """See ``contracts.Encoder``."""
         return self._base.probe()
+
+
+class Together(Around):
+    """Readings of one network side by side; a reading is split off with ``parts``.
+
+    Args:
+        readings: at least one; all of the same network (``Encoder.reading``).
+    """
+
+    def __init__(self, readings: Sequence[Encoder]) -> None:
+        # addresses compiled networks: a graph with other outputs is another one
+        identity = {"together": [reading.identity for reading in readings]}
+        super().__init__(readings[0], identity, sum(reading.num_features for reading in readings))
+        self.outputs = tuple(readings)
 
     def encode(self, batch: Any) -> torch.Tensor:
         """Features (B, sum of D), the readings side by side."""

@@ -6,7 +6,6 @@ what is read off them is a small part of what a compiled graph would have to han
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,12 @@ from selector.extract.backends import PRECISIONS, check_choice
 from selector.extract.encode import Runner, prefetched, resolve_device
 from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.memory import is_out_of_memory
+from selector.extract.multi_tap import Around
 from selector.extract.readers import Outputs, Reader, registry
 from selector.modalities.pixels.maps import canvas_encoder
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 __all__ = ["MapRunner", "RowChunk", "canvas_encoder", "extract_rows", "open_map_runner"]
 
@@ -43,29 +42,11 @@ class RowChunk:
     features: dict[str, NDArray[np.float32]]
 
 
-class _Taps(Encoder):
+class _Taps(Around):
     """An encoder whose features are the means of its maps: by them its copies on a device are checked."""
 
     def __init__(self, base: Encoder) -> None:
-        self._base = base
-        self.name, self.preprocess = base.name, base.preprocess
-        self.identity = {"maps": base.identity, "strides": list(base.strides)}
-        self.num_parameters, self.blocks = base.num_parameters, base.blocks
-        self.num_features = 0
-
-    @property
-    def module(self) -> nn.Module | None:
-        """The network; a moved copy is put in its place."""
-        return self._base.module
-
-    @module.setter
-    def module(self, module: nn.Module | None) -> None:
-        self._base = copy.copy(self._base)
-        self._base.module = module
-
-    def probe(self) -> Any:
-        """See ``contracts.Encoder``."""
-        return self._base.probe()
+        super().__init__(base, {"maps": base.identity, "strides": list(base.strides)}, 0)
 
     def maps(self, batch: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
         """See ``contracts.Encoder``."""
