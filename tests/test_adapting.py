@@ -123,7 +123,8 @@ def test_labels_of_the_target_change_nothing_but_the_final_figures(zoo, tmp_path
 def test_strategies_that_need_labels_are_refused_and_the_other_way_round(zoo, tmp_path):
     images, labels = pictures(30, 9)
     with pytest.raises(
-        ConfigError, match="strategies: 'full' learns from labels, and this target has none; use one of coral"
+        ConfigError,
+        match="strategies: 'full' learns from labels, and this target has none; use one of cdan, coral, dann",
     ):
         run(zoo, tmp_path, images + 1, strategies="full")
     with pytest.raises(ConfigError, match="strategies: 'coral' adapts to a target without labels; give source_domain"):
@@ -141,3 +142,36 @@ def test_ready_features_are_compared_without_a_network():
     details = ranking.best.scores["target-accuracy"].details
     assert details["source_accuracy"] > 0.7
     assert ranking.best.transferability is not None
+
+
+def test_networks_are_trained_for_the_target_and_one_is_handed_over(zoo, tmp_path):
+    images, labels = pictures(45, 7, low=60, high=255)
+    options = {"strategies": "deep-coral,dann,cdan,mcc", "max_steps": 3, "top_k": 1}
+    ranking = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), **options)
+    found = {m.strategy: m for m in ranking.best.measurements}
+    assert set(found) == {"source-only", "deep-coral", "dann", "cdan", "mcc"}
+    assert all(m.status == "ok" for m in found.values()), [m.note for m in found.values()]
+    assert all(found[name].steps == 3 for name in ("deep-coral", "dann", "cdan", "mcc"))
+    assert found["dann"].trained_parameters > 1000
+    assert 0 <= found["dann"].test["accuracy"] <= 1
+    again = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), **options, force=True)
+    same = {m.strategy: m for m in again.best.measurements}
+    assert same["mcc"].val == found["mcc"].val  # from the journal
+    assert same["mcc"].seconds < found["mcc"].seconds
+
+
+def test_a_trained_network_is_saved_as_it_was_judged(zoo, tmp_path, monkeypatch):
+    images, _ = pictures(30, 7, low=60, high=255)
+    from selector.tuning import adapt
+
+    choose = adapt.choose
+    monkeypatch.setattr(
+        adapt, "choose", lambda views: adapt.replace(choose(views), name=(next(iter(views))[0], "dann"))
+    )
+    ranking = run(zoo, tmp_path, images, strategies="dann", max_steps=4, top_k=1)
+    assert ranking.confirmation["adaptation"]["handed over"][1] == "dann"
+    kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)
+    place = kept["strategies"].tolist().index("dann")
+    predicted = np.array(CLASSES)[kept["probabilities"][place].argmax(axis=1)]
+    found = selector.load_model(tmp_path / "run").predict(list(images))
+    assert [p.label for p in found] == predicted.tolist()

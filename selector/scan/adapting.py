@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from selector.scan.previews import illustrated
 from selector.scan.summary import ordered
 from selector.tasks.adaptation import Adaptation
 from selector.zoo import ModelSpec
+
+if TYPE_CHECKING:
+    from selector.tuning.workbench import Workbench
 
 PREDICTIONS, LABELS = "target_predictions.npz", "labels.json"
 """Of a run's folder: what candidates say of the target, and labels that a person gave (class numbers by content)."""
@@ -60,6 +63,9 @@ def adapt_leading(
         task,
         lambda name, indices: extraction.features(by_name[name], indices),
         names=names,
+        bench=_bench(extraction, task, by_name),
+        budget_seconds=config.seconds,
+        max_steps=config.max_steps,
         labels=read_labels(folder),
         seed=config.seed or 0,
         progress=extraction.notify,
@@ -89,6 +95,25 @@ def adapt_leading(
         hashes = [target.hashes[i] for i in target.indices(UNLABELLED)]
         write_predictions(folder / PREDICTIONS, result.keys, hashes, result.probabilities)
     return save_run(adapted, folder)
+
+
+def _bench(extraction: Extraction, task: Adaptation, by_name: Mapping[str, ModelSpec]) -> Workbench:
+    """What trains the networks."""
+    from selector.tuning.journal import Journal
+    from selector.tuning.run import device_of
+    from selector.tuning.workbench import Workbench
+
+    return Workbench(
+        extraction.target,
+        task,
+        extraction.inputs,
+        Journal(extraction.store.trainings_folder, task.stats_type),
+        device_of(extraction.settings["device"]),
+        task.batch_size,
+        augment=True,
+        features_for=lambda name, indices: extraction.features(by_name[name], indices),
+        notify=extraction.notify,
+    )
 
 
 def _illustrated(section: Mapping[str, Any], target: Target) -> dict[str, Any]:

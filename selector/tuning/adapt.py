@@ -1,4 +1,4 @@
-"""Adaptation to a target without labels, from top to bottom: heads on frozen features, validators, the choice, figures.
+"""Adaptation to a target without labels, from top to bottom: heads and networks, validators, the choice, figures.
 
 Everything up to the decision runs where labels of the target cannot be read (``core.sealed``); where some exist, each
 candidate's final figure is worked out afterwards.
@@ -6,6 +6,7 @@ candidate's final figure is worked out afterwards.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,11 @@ from selector.tuning import strategies
 from selector.tuning.choice import Chosen, choose
 from selector.tuning.domains import AdaptedHead, Domains
 from selector.tuning.labelling import Labelling
+from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._heads import HeadStrategy
 from selector.tuning.types import Candidate, Trained
 from selector.tuning.validators import View
+from selector.tuning.workbench import Workbench
 
 Key = tuple[str, str]
 POINTS = 400  # of each domain in the projection
@@ -43,6 +46,7 @@ class Adapted:
     context: Mapping[str, Any]
     view: View
     seconds: float = 0.0
+    module: Any = None  # the learner, where the whole network was trained
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ def run_adaptation(
     features_for: Callable[[str, np.ndarray], np.ndarray],
     *,
     names: Sequence[str],
+    bench: Workbench | None = None,
+    budget_seconds: float | None = None,
+    max_steps: int | None = None,
     labels: Mapping[str, int] | None = None,
     seed: int = 0,
     progress: ProgressCallback = no_progress,
@@ -86,6 +93,8 @@ def run_adaptation(
         target: both domains.
         features_for: (model, positions) -> features (n, D).
         names: of the strategies; source-only is always among them.
+        bench: what trains networks, for strategies that do; heads on frozen features need none.
+        budget_seconds, max_steps: of the trainings; the time that is left is shared out evenly.
         labels: class numbers by content that a person gave for the choice; the figures leave these items out.
         seed: of whatever is drawn.
     Returns:
@@ -94,7 +103,8 @@ def run_adaptation(
     """
     task.check(target)
     sealed = task.hidden(target)
-    wanted = list(dict.fromkeys(["source-only", *names]))
+    wanted = [n for n in dict.fromkeys(["source-only", *names]) if not strategies.registry.get(n).trains]
+    training = [n for n in names if strategies.registry.get(n).trains]
     with sealed.choosing():
         made: dict[Key, Adapted] = {}
         failed: dict[str, str] = {}
@@ -110,6 +120,7 @@ def run_adaptation(
         for outcome in LocalEngine().map(adapt, candidates, fatal=(StoreError,)):
             if outcome.failure:
                 failed[outcome.item.name] = outcome.failure.reason
+        lost = _train_networks(candidates, training, made, domains, task, bench, budget_seconds, max_steps, seed)
         if not made:
             reasons = {name: _failures(name, reason) for name, reason in failed.items()}
             return AdaptationResult(reasons, None, None, (), {})
@@ -128,6 +139,11 @@ def run_adaptation(
             for key, adapted in made.items()
             if key[0] == c.name
         )
+        + tuple(
+            Measurement(strategy, task.default_metric, {}, status="failed", note=why)
+            for (model, strategy), why in lost.items()
+            if model == c.name
+        )
         or _failures(c.name, failed.get(c.name, "unknown"))
         for c in candidates
     }
@@ -139,6 +155,48 @@ def run_adaptation(
 
 
 # ---------------------------------------------------------------------------- before the decision
+
+
+def _train_networks(
+    candidates: Sequence[Candidate],
+    training: Sequence[str],
+    made: dict[Key, Adapted],
+    domains: Mapping[str, Domains],
+    task: Adaptation,
+    bench: Workbench | None,
+    budget_seconds: float | None,
+    max_steps: int | None,
+    seed: int,
+) -> dict[Key, str]:
+    """Add a candidate for every network that was trained; returns why the others were not."""
+    if bench is None or not training:
+        return {}
+    from selector.tuning.adapted_networks import network_outputs, started, steps_of
+
+    loaded: dict[str, Loaded] = {}
+    ends = math.inf if budget_seconds is None else bench.now() + budget_seconds
+    jobs = [(c, name) for c in candidates if c.name in domains for name in training]
+
+    def work(job: tuple[int, tuple[Candidate, str]]) -> None:
+        done, (candidate, name) = job
+        begun = bench.now()
+        if candidate.name not in loaded:
+            loaded[candidate.name] = started(bench, candidate)
+        share = begun + (ends - begun) / (len(jobs) - done)
+        found = network_outputs(bench, loaded[candidate.name], name, steps_of(bench, max_steps), share, seed)
+        module, head, outputs, features = found
+        seen = replace(
+            domains[candidate.name], train=features["train"], val=features["val"], target=features[UNLABELLED]
+        )
+        made[candidate.name, name] = replace(
+            _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task),
+            seconds=bench.now() - begun,
+            module=module,
+        )
+
+    outcomes = LocalEngine().map(work, list(enumerate(jobs)), fatal=(StoreError,))
+    reasons = {o.item[1]: o.failure.reason for o in outcomes if o.failure}
+    return {(candidate.name, name): reason for (candidate, name), reason in reasons.items()}
 
 
 def _domains(
@@ -155,14 +213,19 @@ def adapted_by(name: str, domains: Domains, task: Adaptation) -> Adapted:
     """A head by one strategy, calibrated on the source's validation items."""
     begun = time.perf_counter()
     head = cast(HeadStrategy, strategies.registry.get(name)).solve(domains)
-    val, target = head.outputs(domains.val), head.outputs(domains.target)
+    found = _looked_at(head, domains, head.outputs(domains.val), head.outputs(domains.target), task)
+    return replace(found, seconds=time.perf_counter() - begun)
+
+
+def _looked_at(head: AdaptedHead, domains: Domains, val: np.ndarray, target: np.ndarray, task: Adaptation) -> Adapted:
+    """A candidate from its outputs, calibrated on the source's validation items."""
     context = task.calibrate(task.stats(val, domains.val_labels))
     temperature = float(context["temperature"])
     view = View(
         probabilities(target, temperature), domains.target, probabilities(val, temperature), domains.val_labels,
         domains.val, domains.train, seed=domains.seed,
     )  # fmt: skip
-    return Adapted(head, val, target, context, view, time.perf_counter() - begun)
+    return Adapted(head, val, target, context, view)
 
 
 def probabilities(outputs: np.ndarray, temperature: float) -> np.ndarray:
@@ -187,7 +250,7 @@ def _trained(
         return None, [f"{model} is no torch network: its features were adapted, and no model is saved."]
     adapted = made[chosen.name]
     probe = {"weight": adapted.head.weight, "bias": adapted.head.bias}
-    learner = cast(Learner, task.learner(encoder, target, probe))
+    learner = cast(Learner, task.learner(encoder, target, probe) if adapted.module is None else adapted.module)
     recipe = task.recipe(encoder, target)
     return Trained(
         model, strategy, learner.network.cpu().eval(), str(recipe["source"]), recipe, encoder.preprocess,
@@ -252,7 +315,11 @@ def _measurement(
         stats.values(task.metrics),
         dict(final),
         seconds=adapted.seconds,
-        trained_parameters=adapted.head.weight.size + adapted.head.bias.size,
+        steps=int(adapted.head.facts.get("steps", 0)),
+        learning_rate=adapted.head.facts.get("learning_rate"),
+        trained_parameters=sum(p.numel() for p in adapted.module.parameters())
+        if adapted.module is not None
+        else adapted.head.weight.size + adapted.head.bias.size,
         sign=1,
         extra={
             "merit": max(chosen.combined.values()) if handed else chosen.combined[key],

@@ -156,6 +156,11 @@ def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Seq
 
 
 def device_of(device: str) -> str:
+    """The device of a call: ``auto`` is a GPU where torch sees one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     import torch
 
     if device == "auto":

@@ -16,6 +16,7 @@ from torch import nn
 
 from selector import modalities
 from selector.core.contracts import (
+    UNLABELLED,
     AnyPreprocess,
     ProgressCallback,
     Target,
@@ -139,6 +140,7 @@ class Workbench:
             self.normalise(preprocess),
             lambda items: self.task.annotations(self.target, items),
             self._augmented if augment else None,
+            self.target.indices(UNLABELLED),
         )
 
     def _augmented(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:

@@ -61,12 +61,23 @@ class Feed:
         normalise: see ``Normalise``.
         annotations: see ``Annotated``; None where nothing is learned from them.
         augment: of training batches; None leaves them as they are.
+        unlabelled: positions of items of another domain, for learners that look at them (``adapts``).
     """
 
     inputs: PixelBatches
     normalise: Normalise
     annotations: Annotated | None = None
     augment: Augment | None = None
+    unlabelled: np.ndarray | None = None
+
+    def beside(self, step: int, count: int, seed: int) -> Any:
+        """Items without labels for a step, before they are normalised: drawn from seed and step, so any step can be
+        the first."""
+        assert self.unlabelled is not None
+        rng = np.random.default_rng((seed, step, 1))
+        some = rng.choice(self.unlabelled, count, replace=count > len(self.unlabelled))
+        prepared = self.prepared(some)
+        return prepared if self.augment is None else self.augment(prepared, [0] * count)[0]
 
     def prepared(self, items: np.ndarray) -> Any:
         """A batch before it is normalised."""
@@ -170,9 +181,13 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate * group["share"] * _schedule(step, settings.steps, cooling)
             prepared, known = feed.batch(items[rows])
+            beside = None
+            if getattr(module, "adapts", False):
+                module.progress = step / settings.steps  # type: ignore[assignment]
+                beside = feed.beside(step, len(rows), settings.seed)
             while True:
                 try:
-                    loss = _accumulate(module, prepared, known, micro_batch, feed.normalise, settings)
+                    loss = _accumulate(module, prepared, known, micro_batch, feed.normalise, settings, beside)
                     break
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     micro_batch = _smaller(micro_batch, error, fit)
@@ -298,6 +313,7 @@ def _accumulate(
     micro_batch: int,
     normalise: Normalise,
     settings: Settings,
+    beside: Any = None,
 ) -> float:
     """Gradients of the mean loss of the batch, in pieces of at most ``micro_batch`` items."""
     learner = cast(Learner, module)
@@ -306,7 +322,8 @@ def _accumulate(
     for part in modalities.of_batch(prepared).pieces(prepared, micro_batch, MAX_TOKENS):
         piece, annotations = normalise(prepared[part]), known[part]
         with torch.autocast(torch.device(settings.device).type, dtype=torch.bfloat16, enabled=settings.bf16):
-            loss = learner.loss(piece, annotations)
+            more = () if beside is None else (normalise(beside[part]),)
+            loss = learner.loss(piece, annotations, *more)
         loss = loss * (learner.weight(annotations) / whole if whole else 0.0)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())

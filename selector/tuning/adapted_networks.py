@@ -1,0 +1,87 @@
+"""Adaptation that trains the whole network: one trial a model and strategy, looked at as a candidate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+from torch import nn
+
+from selector.core.contracts import UNLABELLED
+from selector.core.errors import TrainingError
+from selector.core.task import Learner
+from selector.tasks._learner import head_layer
+from selector.tuning.domains import AdaptedHead
+from selector.tuning.heads import prepare_start, solve
+from selector.tuning.loaded import Loaded
+from selector.tuning.loading import load, settle_precision
+from selector.tuning.strategies._loop import Feed, predict
+from selector.tuning.trial import Trial, module_of, rates_of, run_trial
+from selector.tuning.types import Candidate
+from selector.tuning.workbench import Workbench
+
+EPOCHS, LEAST, MOST = 20, 100, 3000  # steps of a training when nothing is said, as in the tournament
+
+
+def started(bench: Workbench, candidate: Candidate) -> Loaded:
+    """The candidate in memory, with the head of the source domain that every training starts from.
+
+    Raises:
+        TrainingError: it cannot be trained.
+    """
+    loaded = load(bench, candidate)
+    if loaded.encoder.module is None:
+        raise TrainingError(
+            f"{candidate.name} cannot be trained (no torch network); use strategies of frozen features."
+        )
+    settle_precision(bench, loaded)
+    solve(bench, loaded, math.inf)
+    prepare_start(bench, loaded)
+    return loaded
+
+
+def steps_of(bench: Workbench, most: int | None) -> int:
+    """How many steps a training has."""
+    usual = max(LEAST, min(MOST, EPOCHS * len(bench.indices["train"]) // bench.batch_size))
+    return usual if most is None else most
+
+
+def network_outputs(
+    bench: Workbench, loaded: Loaded, strategy: str, steps: int, deadline: float, seed: int
+) -> tuple[nn.Module, AdaptedHead, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Train, or read the journal's training: the learner, its head, outputs (val, unlabelled) and features by split.
+
+    Raises:
+        TrainingError: it failed, diverged, or the budget ended before its first step.
+    """
+    trial = Trial(loaded.name, strategy, rates_of(loaded, strategy)[0], seed)
+    record = run_trial(bench, loaded, trial, steps, deadline)
+    if record is None:
+        raise TrainingError("the budget ended before its first step.")
+    if record.status != "ok":
+        raise TrainingError("; ".join(record.facts["notes"]) or record.status)
+    module = module_of(bench, loaded, trial, steps)
+    feed = bench.feed(loaded.preprocess)
+    outputs: dict[str, np.ndarray] = {}
+    features: dict[str, np.ndarray] = {}
+    for split in ("train", "val", UNLABELLED):
+        items = bench.target.indices(split)
+        outputs[split] = _outputs(bench, loaded, module, feed, items)
+        rows = bench.rows_of(module, feed, items, bf16=loaded.bf16)[1]
+        assert rows is not None
+        features[split] = rows
+    head = head_layer(cast(Learner, module).network)
+    weight, bias = (part.detach().float().cpu().numpy() for part in (head.weight, head.bias))
+    facts = {"steps": float(record.facts["steps"]), "learning_rate": trial.rate}
+    return module, AdaptedHead(weight, bias, facts), outputs, features
+
+
+def _outputs(bench: Workbench, loaded: Loaded, module: nn.Module, feed: Feed, items: np.ndarray) -> np.ndarray:
+    found: list[Any] = []
+
+    def take(some: Any, _: np.ndarray) -> None:
+        found.append(some)
+
+    predict(module, feed, items, take, device=bench.device, bf16=loaded.bf16)
+    return np.concatenate(found)

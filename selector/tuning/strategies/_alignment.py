@@ -1,0 +1,130 @@
+"""Strategies that train the whole network on the source's labels while they bring the two domains together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from selector.core.task import Learner
+from selector.tasks._learner import head_layer
+from selector.tuning.strategies._parts import Group, Parts, decayed
+
+Seen = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class AlignmentStrategy(ABC):
+    """See ``strategies.Strategy``; what counts is ``alignment``."""
+
+    name: str
+    trains = True
+    adapts = True
+    optimiser = None
+    rate_factor = 1.0
+
+    @abstractmethod
+    def alignment(self, features: int, classes: int) -> nn.Module:
+        """A module (source features (B, D) and logits (B, C), those of the target, progress 0..1) -> loss."""
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The learner with the alignment added to its loss."""
+        head = head_layer(cast(Learner, module).network)
+        return AligningLearner(module, self.alignment(head.in_features, head.out_features))
+
+    def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
+        """Stem, blocks, rest and, at the full rate, the head with what the alignment learns."""
+        return decayed(parts.sections(), layer_decay)
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """The learner alone."""
+        return cast(AligningLearner, module).learner
+
+
+class AligningLearner(nn.Module):
+    """See ``core.task.Learner``: another learner whose loss also sees items without labels.
+
+    Args:
+        learner: around a network with one linear head.
+        alignment: what ``AlignmentStrategy.alignment`` gave; its parameters live as long as the training.
+    Attributes:
+        progress: share of the training that is done, set by the loop.
+    """
+
+    adapts = True
+
+    def __init__(self, learner: nn.Module, alignment: nn.Module) -> None:
+        super().__init__()
+        self.network = cast(Learner, learner).network
+        self.alignment = alignment
+        self.new = (*cast(Learner, learner).new, "alignment")
+        self.progress = 0.0
+        self._learner = (learner,)  # not a second owner of the network's parameters
+
+    @property
+    def learner(self) -> nn.Module:
+        """What was wrapped, with what was learned since."""
+        return self._learner[0]
+
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+        """The learner's own loss on the source, and the alignment of both domains."""
+        with self._caught() as seen:
+            own = cast(Learner, self.learner).loss(batch, annotations)
+            if unlabelled is None:
+                return own
+            self.network(unlabelled)
+        (rows, logits), (other_rows, other_logits) = seen
+        with torch.autocast(rows.device.type, enabled=False):
+            found: torch.Tensor = self.alignment(
+                rows.float(), logits.float(), other_rows.float(), other_logits.float(), self.progress
+            )
+        return own + found
+
+    def weight(self, annotations: Sequence[Any]) -> float:
+        """The learner's own."""
+        return cast(Learner, self.learner).weight(annotations)
+
+    def predict(self, batch: Any) -> Any:
+        """The learner's own."""
+        return cast(Learner, self.learner).predict(batch)
+
+    @contextmanager
+    def _caught(self) -> Iterator[Seen]:
+        """What the head reads and gives, a pair a forward pass."""
+        seen: Seen = []
+        handle = head_layer(self.network).register_forward_hook(
+            lambda _, inputs, output: seen.append((inputs[0], output))
+        )
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: torch.Tensor, strength: float) -> torch.Tensor:
+        context.strength = strength
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return -context.strength * gradient, None
+
+
+class DomainAdversary(nn.Module):
+    """A domain classifier behind a gradient reversal whose strength rises from 0 to 1 (Ganin et al., JMLR 2016, sec. 5.2.2)."""
+
+    def __init__(self, width: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.classifier = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
+        """Its cross-entropy: the classifier lowers it, and the network, through the reversal, raises it."""
+        strength = 2 / (1 + float(torch.exp(torch.tensor(-10.0 * progress)))) - 1
+        said = self.classifier(_Reversed.apply(torch.cat([source, target]), strength))[:, 0]  # type: ignore[no-untyped-call]
+        domain = torch.cat([torch.zeros(len(source)), torch.ones(len(target))]).to(said.device)
+        return nn.functional.binary_cross_entropy_with_logits(said, domain)

@@ -1,0 +1,156 @@
+"""Losses that bring two domains together, by their papers' formulas, and what moves under them."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from selector.tasks._learner import HeadLearner
+from selector.tuning import strategies
+from selector.tuning.strategies._alignment import AligningLearner, DomainAdversary
+from selector.tuning.strategies._loop import Feed, Settings, train
+from selector.tuning.strategies._parts import parts_of
+from selector.tuning.strategies.cdan import WIDEST, OnJoint
+from selector.tuning.strategies.deep_coral import CovarianceDistance
+from selector.tuning.strategies.mcc import ClassConfusion
+
+NAMES = ["cdan", "dann", "deep-coral", "mcc"]
+
+
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, width), nn.ReLU())
+        self.head = nn.Linear(width, 2)
+
+    def get_classifier(self):
+        return self.head
+
+    def forward(self, batch):
+        return self.head(self.body(batch))
+
+
+def learner():
+    return HeadLearner(Net(), nn.functional.cross_entropy)
+
+
+def drawn(seed, rows=32):
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(rows, k, generator=rng) for k in (5, 3, 5, 3)]
+
+
+def test_deep_coral_is_the_covariance_distance():
+    rows, logits, other, other_logits = drawn(0)
+    own, theirs = (np.cov(part.numpy(), rowvar=False) for part in (rows, other))
+    found = CovarianceDistance()(rows, logits, other, other_logits, 0.5)
+    assert float(found) == pytest.approx(((own - theirs) ** 2).sum() / (4 * 25), rel=1e-5)
+
+
+def test_mcc_class_by_class():
+    rows, logits, other, other_logits = drawn(1)
+    said = torch.softmax(other_logits / 2.5, dim=1).numpy().astype(float)
+    entropy = -(said * np.log(said + 1e-5)).sum(axis=1)
+    weight = len(said) * (1 + np.exp(-entropy)) / (1 + np.exp(-entropy)).sum()
+    table = np.array([[sum(weight * said[:, i] * said[:, j]) for j in range(3)] for i in range(3)])
+    table /= table.sum(axis=1, keepdims=True)
+    expected = (table.sum() - np.trace(table)) / 3
+    assert float(ClassConfusion()(rows, logits, other, other_logits, 0.0)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_reversal_pushes_features_against_the_classifier_more_and_more():
+    rows, _, other, _ = drawn(2)
+    torch.manual_seed(0)
+    adversary = DomainAdversary(5)
+
+    def gradients(progress):
+        own = rows.clone().requires_grad_()
+        adversary.zero_grad()
+        loss = adversary(own, other, progress)
+        loss.backward()
+        return float(loss.detach()), own.grad.clone(), adversary.classifier[0].weight.grad.clone()
+
+    start, middle, end = (gradients(progress) for progress in (0.0, 0.3, 1.0))
+    assert start[0] == middle[0] == end[0]
+    assert start[1].abs().max() == 0
+    assert middle[1] == pytest.approx(end[1] * (2 / (1 + np.exp(-3)) - 1) / (2 / (1 + np.exp(-10)) - 1), rel=1e-4)
+    assert torch.equal(start[2], end[2])
+    # without a reversal the step would lower the loss: with it the features raise it
+    moved = DomainAdversary.forward(adversary, rows - 5 * end[1], other, 1.0)
+    assert float(moved) > end[0]
+
+
+def test_cdan_sees_features_times_predictions():
+    rows, logits, _, _ = drawn(3)
+    expected = torch.einsum("bd,bc->bdc", rows, logits.softmax(dim=1)).reshape(32, 15)
+    assert torch.allclose(OnJoint(5, 3).joint(rows, logits), expected)
+    wide = OnJoint(600, 3)
+    assert wide.joint(torch.randn(4, 600), torch.randn(4, 3)).shape == (4, WIDEST)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrapped_learner_trains_its_network_and_gives_it_back(name):
+    strategy, plain = strategies.registry.get(name), learner()
+    assert strategy.adapts
+    assert strategy.trains
+    wrapped = strategy.wrap(plain)
+    assert {n for n, _ in wrapped.named_parameters() if not n.startswith("alignment")} == {
+        n for n, _ in plain.named_parameters()
+    }
+    groups = strategy.groups(parts_of(wrapped, ()), layer_decay=False)
+    assert {n for group in groups for n in group.names} == {n for n, _ in wrapped.named_parameters()}
+    before = plain.network.body[0].weight.detach().clone()
+    batch, other = torch.randn(8, 2), torch.randn(8, 2)
+    alone = float(wrapped.loss(batch, [0, 1] * 4))
+    assert alone == pytest.approx(float(plain.loss(batch, [0, 1] * 4)))
+    both = wrapped.loss(batch, [0, 1] * 4, other)
+    assert float(both) > alone
+    both.backward()
+    assert plain.network.body[0].weight.grad is not None
+    assert strategy.unwrap(wrapped) is plain
+    assert torch.equal(before, plain.network.body[0].weight)
+
+
+class Rows:
+    def __init__(self, rows):
+        self.rows = rows
+
+    def batch(self, indices):
+        return self.rows[indices]
+
+
+def trained(strategy):
+    """How well a linear classifier tells the domains apart after training, and the accuracy on the source."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    rows = rng.standard_normal((400, 2)) * 0.4 + np.stack([2.0 * labels - 1, np.zeros(400)], axis=1)
+    rows[200:, 1] += 2.0  # the target is moved along the axis that carries no class
+    rows = rows.astype(np.float32)
+    module, domain = learner(), np.arange(400) >= 200
+    wrapped = strategies.registry.get(strategy).wrap(module)
+    groups = strategies.registry.get(strategy).groups(parts_of(wrapped, ()), layer_decay=False)
+    feed = Feed(Rows(rows), lambda x: x, lambda items: labels[items].tolist(), None, np.arange(200, 400))
+    assert train(wrapped, groups, feed, np.arange(200), Settings(400, 32, 1e-2, "adamw")).status == "ok"
+    with torch.no_grad():
+        found = module.network.body(torch.from_numpy(rows)).numpy()
+        said = module.network(torch.from_numpy(rows)).argmax(dim=1).numpy()
+    standard = (found - found.mean(axis=0)) / (found.std(axis=0) + 1e-6)
+    told_apart = LogisticRegression(max_iter=500).fit(standard, domain).score(standard, domain)
+    return told_apart, (said[:200] == labels[:200]).mean()
+
+
+def test_training_on_the_source_alone_keeps_the_domains_apart():
+    assert trained("full")[0] > 0.7
+
+
+@pytest.mark.parametrize("name", ["cdan", "dann", "deep-coral"])
+def test_domains_that_are_moved_apart_come_together_and_the_classes_stay(name):
+    told_apart, accuracy = trained(name)
+    assert told_apart < 0.6
+    assert accuracy > 0.95
+
+
+def test_an_aligning_learner_says_that_it_looks_at_both_domains():
+    assert AligningLearner.adapts
+    assert not getattr(learner(), "adapts", False)
