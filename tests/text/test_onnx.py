@@ -174,3 +174,47 @@ def test_tokens_that_do_not_tell_their_word_are_not_exported(tmp_path: Path) -> 
     with pytest.raises(SelectorError, match=r"the logits of bert for a word are not those of its tokens \(difference"):
         export_onnx(model, tmp_path / "out" / "model.onnx")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_two_labels_a_row_from_a_table_to_onnx_on_the_command_line(tmp_path: Path) -> None:
+    """As a new user: ``selector scan`` of a CSV, ``predict`` to CSV, ``export``, onnxruntime."""
+    rng = np.random.default_rng(0)
+    words = {"rain": "rain storm wet cloud", "wind": "wind gust blow sail"}
+    lines = ["text,label"]
+    for number in range(90):
+        shown = [name for name in words if rng.random() < 0.5] or ["rain"]
+        said = [str(rng.choice(words[name].split())) for name in shown]
+        lines.append(f"{' '.join([*said, 'on day', str(number)])},{'|'.join(shown)}")
+    table = tmp_path / "reports.csv"
+    table.write_text("\n".join(lines))
+    zoo = tmp_path / "zoo.yaml"
+    zoo.write_text(
+        json.dumps({"models": [{"name": "tiny", "source": f"transformers:{text_model(tmp_path / 'b', 'bert')}"}]})
+    )
+
+    def selector(*given: Any) -> str:
+        done = CliRunner().invoke(app, [str(word) for word in given])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    scan = selector(
+        "scan", table, "--zoo", zoo, "--separator", "|", "--store", tmp_path / "store", "--out", tmp_path / "run",
+        "--strategies", "frozen,full", "--max-steps", 6, "--no-history", "--cost", "off", "--json",
+    )  # fmt: skip
+    (model,) = json.loads(scan)["models"]
+    assert {m["strategy"]: m["status"] for m in model["measurements"]} == {"frozen": "ok", "full": "ok"}
+    assert json.loads(scan)["target"]["task"] == "multilabel"
+    (tmp_path / "in.txt").write_text("storm and gust\nwet cloud\nsail\n")
+    rows = selector("predict", tmp_path / "run", tmp_path / "in.txt", "--csv").splitlines()
+    assert rows[0] == "item,labels,probabilities.rain,probabilities.wind,error"
+    best = load_model(tmp_path / "run")
+    path = Path(selector("export", tmp_path / "run", "--onnx", tmp_path / "m.onnx").strip())
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    texts = ["storm and gust", "wet cloud", "sail"]
+    given = as_users_do(path, session, texts)
+    logits, probabilities = session.run(None, {i.name: given[i.name] for i in session.get_inputs()})
+    np.testing.assert_allclose(probabilities, best.predict(texts).probabilities, atol=1e-5)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), atol=1e-5)  # sigmoids: both may hold
+    thresholds = json.loads((best.path / "config.json").read_text())["context"]["thresholds"]
+    chosen = [[n for n, p, t in zip(best.class_names, row, thresholds, strict=True) if p >= t] for row in probabilities]
+    assert [row.split(",")[1].split("|") if row.split(",")[1] else [] for row in rows[1:]] == chosen
