@@ -211,6 +211,21 @@ def test_texts_that_cannot_be_used(zoo: list[dict[str, Any]], tmp_path: Path) ->
     assert any("2 of 60 items were skipped: row 3 (is only whitespace)" in w for w in ranking.warnings)
 
 
+def test_a_text_as_long_as_a_library_is_left_out_and_said(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A cell of 200 MB took 30 GB in the tokenizer and the scan with it."""
+    texts, labels = sentences(60)
+    texts[3] = "rain " * 200_001
+    rows = "\n".join(f"{text},{label}" for text, label in zip(texts, labels, strict=True))
+    (tmp_path / "t.csv").write_text(f"text,label\n{rows}\n")
+    ranking = selector.rank(
+        tmp_path / "t.csv", zoo=zoo[:1], store=tmp_path / "store", proxies=["knn"], out=tmp_path / "run"
+    )
+    assert ranking.target["items"] == 59
+    told = r"is too long \(1,000,00\d characters, more than 1,000,000\); split it"
+    assert any(re.search(told, warning) for warning in ranking.warnings), ranking.warnings
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
 def test_strange_texts_are_read_and_long_ones_counted(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
     texts, labels = sentences(60)
     texts[:5] = ["word " * 20_000, "a\x00b\x07c\x1b[0m", "مرحبا بالعالم", "🙂👩‍👩‍👧‍👦🏳️‍🌈", "​"]

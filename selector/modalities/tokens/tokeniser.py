@@ -48,6 +48,10 @@ def text_hash(text: RawText | Words) -> str:
     return digest.hexdigest()
 
 
+LONGEST_TEXT = 1_000_000
+"""Characters of one text: a tokenizer takes 150 bytes for each, and a text of 200 MB the machine with it."""
+
+
 def why_unusable(text: RawText | Words) -> str:
     """The reason why a text has no content, to follow its name; empty when it has.
 
@@ -58,6 +62,8 @@ def why_unusable(text: RawText | Words) -> str:
         return _why_no_words(text)
     parts = (text,) if isinstance(text, str) else text
     for part in parts:
+        if len(part) > LONGEST_TEXT:
+            return f"is too long ({len(part):,} characters, more than {LONGEST_TEXT:,}); split it into several texts"
         if not part:
             return "is empty" if len(parts) == 1 else "has an empty text in its pair"
         if not part.strip():
