@@ -141,8 +141,8 @@ def rank(
         top_k: how many models to confirm, and the k of P(in top k); None for as many as scores and micro trials
             leave open (k is then three).
         trials: see ``confirm``.
-        budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for no limit but the
-            strategies' own steps.
+        budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for 20 minutes, or for no limit of time
+            where ``max_steps`` is given.
         strategies, resolution, metric, max_steps, decoder, loss: for the confirmation; see ``confirm``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         store: folder or URL of the feature store; None for the user's cache folder.

@@ -28,6 +28,7 @@ from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo
 from selector.zoo.own import is_module
 
+DEFAULT_BUDGET = 20 * 60.0  # seconds of a confirmation that names neither budget nor steps
 TOP_K = 3
 """How many models are confirmed when nothing is said, where there are so many."""
 
@@ -217,7 +218,12 @@ class _Training(Options):
         ge=0, panel=CONFIRM,
     )  # fmt: skip
     budget: str | int | float | None = option(
-        None, "Time for the confirmation: 90s, 20m, 3h.", panel=CONFIRM, record="budget_seconds", unit="s"
+        None,
+        "Time for the confirmation: 90s, 20m, 3h. When neither it nor max_steps is given: "
+        f"{DEFAULT_BUDGET / 60:.0f}m; max_steps alone sets no limit of time.",
+        panel=CONFIRM,
+        record="budget_seconds",
+        unit="s",
     )
     strategies: Words = option(("frozen", "full"), "How models are adapted, comma-separated.", panel=CONFIRM, many=True)
     resolution: int | None = option(
@@ -265,8 +271,10 @@ class _Training(Options):
 
     @property
     def seconds(self) -> float | None:
-        """The budget in seconds."""
-        return None if self.budget is None else parse_duration(self.budget)
+        """The budget in seconds: the usual one where neither it nor the number of steps is given."""
+        if self.budget is None:
+            return DEFAULT_BUDGET if self.max_steps is None else None
+        return parse_duration(self.budget)
 
     @field_validator("budget")
     @classmethod

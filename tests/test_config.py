@@ -152,3 +152,13 @@ def test_at_most_ten_modules_at_the_top() -> None:
 
     top = {p.stem for p in Path(selector.__file__).parent.glob("*.py")}
     assert top == {"__init__", "__main__", "api", "config", "results", "networks"}
+
+
+def test_a_confirmation_without_a_budget_has_the_usual_one_and_the_help_says_it() -> None:
+    from selector.config import DEFAULT_BUDGET
+
+    assert ConfirmConfig().seconds == DEFAULT_BUDGET == 1200
+    assert ConfirmConfig(max_steps=5).seconds is None
+    assert ConfirmConfig(budget="90s").seconds == 90
+    told = CliRunner().invoke(app, ["confirm", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "20m" in told

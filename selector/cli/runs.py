@@ -57,7 +57,14 @@ def scan(
     with ProgressView() as progress, stdout_kept():
         found: Any = api.rank(targets, **options, progress=progress)
     several = isinstance(found, Sequence)
-    return _finish_several(found, as_json=json) if several else _finish(found, as_json=json)
+    code = _finish_several(found, as_json=json) if several else _finish(found, as_json=json)
+    if code or not options["confirm"]:
+        return code
+    rankings = list(found) if several else [found]
+    left_out = [c.text for ranking in rankings for c in ranking.caveats if c.code == "no-training"]
+    for text in left_out:
+        say(f"not confirmed: {text}")
+    return SOME_FAILED if left_out else 0
 
 
 @o.with_fields("ConfirmConfig")

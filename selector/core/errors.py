@@ -94,6 +94,10 @@ class TrainingError(SelectorError):
     """Fine-tuning a model failed; the reason becomes the row's status."""
 
 
+class BudgetEnded(TrainingError):
+    """There was no time left for it: nothing failed."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or nothing when no known word is near.
 

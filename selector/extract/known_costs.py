@@ -55,7 +55,8 @@ class Costs:
             entries: what its readings give rows to; one pass serves them all, so they cost the same.
         """
         known = self.known(entries[0])
-        if self.mode == "off" or (known is not None and not self.wanted(entries[0])):
+        busy = known is not None and known.unsteady  # the network is loaded anyway: a busy moment is not kept for ever
+        if self.mode == "off" or (known is not None and not busy and not self.wanted(entries[0])):
             return known
         from selector.extract.cost import measure_cost
 

@@ -250,7 +250,7 @@ def combine(
     errors = np.array([shift_error(known[m]) if m in known else 0.0 for m in names])
     values = means + shifts
     noise = _noise(values, deviations, errors, top_k, seed)
-    if means.max() < AT_CHANCE:  # which of several that know nothing is the best is no question
+    if means.max() < AT_CHANCE or len(names) < 2:  # which of several that know nothing, or of one, is no question
         noise = [n._replace(p_best=None, p_top_k=None) for n in noise]
     first = int(np.argmax(values))
     to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1) + _pair(errors, first))

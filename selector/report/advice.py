@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from selector.core.costs import Cost
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.adaptation import sure_of_choice
+from selector.report.view import NO_CAVEAT, tie
 from selector.results import Measurement, ModelResult, Ranking
 from selector.tasks import metric_named
 from selector.zoo.trust import runs_code
@@ -119,13 +120,8 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
         low, high = wilson(value, items)
         line += f" ({items} items; 90 % interval {low:.3f} to {high:.3f})"
     yield line + "."
-    others = [(m.best_measurement(), m) for m in ranking if m is not best]
-    rivals = sorted(
-        ((m, model) for m, model in others if m is not None and m.metric == measured.metric),
-        key=lambda pair: -pair[0].merit,
-    )
-    if rivals:
-        second, model = rivals[0]
+    if (rival := _second(ranking, best, measured)) is not None:
+        second, model = rival
         gap = metric_named(measured.metric).gap(measured.merit - second.merit)
         yield (
             f"The second, {model.name}, is {gap} behind on validation{_of_seeds(measured, second)}"
@@ -140,6 +136,13 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
             f"It was trained at {height} × {width} pixels, below its own size, for {measured.steps} steps: "
             "train longer at full size before judging what it can reach."
         )
+
+
+def _second(ranking: Ranking, best: ModelResult, measured: Measurement) -> tuple[Measurement, ModelResult] | None:
+    """The best other model that was measured in the same metric."""
+    others = [(m.best_measurement(), m) for m in ranking if m is not best]
+    rivals = [(m, model) for m, model in others if m is not None and m.metric == measured.metric]
+    return max(rivals, key=lambda pair: pair[0].merit, default=None)
 
 
 def _of_seeds(*compared: Measurement) -> str:
@@ -169,11 +172,10 @@ def _settled(first: Measurement, second: Measurement, items: int) -> str:
 
 def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
     """Choices that may be as good, the cheapest first, and what was learned about strategies."""
-    members = [
-        m
-        for m in ranking.confirmation.get("epsilon_best", ())
-        if (m["name"], m["strategy"]) != (best.name, measured.strategy)
-    ]
+    told = {(best.name, measured.strategy)}
+    if (second := _second(ranking, best, measured)) is not None:  # its gap was told already
+        told.add((second[1].name, second[0].strategy))
+    members = [m for m in ranking.confirmation.get("epsilon_best", ()) if (m["name"], m["strategy"]) not in told]
     metric = metric_named(measured.metric)
     for m in members[:3]:
         yield (
@@ -198,7 +200,9 @@ def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[st
     if best.p_best is not None:
         yield f"The chance that it has the highest transferability of all is {100 * best.p_best:.0f} %."
     tied = [model.name for model in ranking if model.tied and model is not best]
-    if tied:
+    if (told := tie(ranking)) not in ("", NO_CAVEAT):
+        yield told
+    elif tied:
         more = f" and {len(tied) - 5} more" if len(tied) > 5 else ""
         yield f"These rows cannot tell it apart from {', '.join(tied[:5])}{more}."
     yield "Transferability predicts an order, not an accuracy; fine-tuning a few models is what settles it."
@@ -219,7 +223,10 @@ def _cost(best: ModelResult, measured: Measurement | None, noun: str) -> Iterato
         else:
             yield f"Solving the head took {format_duration(measured.seconds)}{moved}."
     if best.extract_seconds and best.rows:
-        yield f"Extraction: {best.rows / best.extract_seconds:.3g} items a second on this machine."
+        yield (
+            f"Extraction took {format_duration(best.extract_seconds)} for {best.rows} rows, loading and choosing a backend "
+            "included."
+        )
 
 
 def _running_cost(cost: Cost, noun: str) -> Iterator[str]:

@@ -233,7 +233,7 @@ def layers(ranking: Ranking) -> Figure | None:
 
 def _cost_front(axis: CostAxis) -> Callable[[Ranking], Figure | None]:
     def make(ranking: Ranking) -> Figure | None:
-        planes = cost_planes(ranking, axis)
+        planes = [plane for plane in cost_planes(ranking, axis) if len(plane.points) >= FEWEST_DOTS]
         if not planes:
             return None
         parts = [part for i, plane in enumerate(planes) for part in _scatter_parts(plane, i * PANEL, log=True)]

@@ -29,7 +29,7 @@ from selector.report.compare import HEADERS, Comparison, table
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import figures
 from selector.report.rerun import command
-from selector.report.view import REDUCED, front_notes, groups, table_view, warnings
+from selector.report.view import REDUCED, front_notes, groups, table_view, tie, warnings
 from selector.results import Measurement, Ranking, showing
 
 REPORT_FILE = "report.html"
@@ -58,7 +58,7 @@ def write_report(ranking: Ranking, path: Path | None = None) -> Path:
 def render_report(ranking: Ranking) -> str:
     """The whole file as text."""
     style, script = template_part("report.css"), template_part("report.js")
-    view = table_view(ranking)
+    view, measured = table_view(ranking), list(_measurements(ranking))
     return (
         environment()
         .get_template("report.html.j2")
@@ -73,7 +73,7 @@ def render_report(ranking: Ranking) -> str:
             failures=ranking.failures,
             figures=figures(ranking),
             groups=groups(view),
-            measurements=list(_measurements(ranking)),
+            measurements=measured,
             analysis=error_analysis(ranking),
             policy=policy_of(style, script),
             marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
@@ -81,12 +81,12 @@ def render_report(ranking: Ranking) -> str:
             rows=view.rows,
             script=Markup(script),
             seconds=[(stage, format_duration(value)) for stage, value in ranking.seconds.items()],
-            settings=[(key, _shown(value)) for key, value in ranking.settings.items()],
+            settings=[(key.replace("_", " "), _shown(value)) for key, value in ranking.settings.items()],
             style=Markup(style),
             target=ranking.target,
             title=view.title,
             versions=[(key, _shown(value)) for key, value in ranking.versions.items()],
-            warnings=warnings(ranking),
+            warnings=[text for text in warnings(ranking) if measured or text != tie(ranking)],
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
@@ -193,8 +193,13 @@ def _target_facts(target: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple) and all(isinstance(part, str | int | float) for part in value):
         return ", ".join(str(part) for part in value)
+    if isinstance(value, Mapping):
+        parts = [f"{str(key).replace('_', ' ')}: {_shown(part)}" for key, part in value.items() if part is not None]
+        return "; ".join(parts) or "–"
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -173,7 +173,13 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         yield Column("features", "width", "facts", "Width of the features", drop=5)
     if any(model.spec.get("licence") for model in ranking.models):
         yield Column("licence", "licence", "facts", "Licence of the weights", numeric=False, drop=6)
-    yield Column("seconds", "extract", "facts", "Time that extraction took; 'store' when nothing was missing", drop=4)
+    yield Column(
+        "seconds",
+        "extract",
+        "facts",
+        "Time of loading, choosing a backend and extraction; 'store' when nothing was missing",
+        drop=4,
+    )
 
 
 def _cost_columns(ranking: Ranking) -> Iterator[Column]:
@@ -205,7 +211,8 @@ def _cost_cell(cost: Cost | None, key: str) -> Cell:
             return Cell(mark + format_latency(cost.latency), cost.latency, f"{spread}; {cost.device}, {cost.precision}")
         case "rate" if cost.image_seconds:
             rate = 1 / cost.image_seconds
-            return Cell(f"{rate:.3g}", rate, f"in batches of {cost.batch_size}, {cost.backend}")
+            mark = UNSTEADY if cost.unsteady else ""
+            return Cell(f"{mark}{rate:.3g}", rate, f"in batches of {cost.batch_size}, {cost.backend}")
         case "memory" if cost.memory is not None:
             return Cell(format_size(cost.memory), cost.memory, "without what the libraries themselves take")
         case "disk" if cost.disk is not None:
@@ -338,8 +345,8 @@ def _figures(value: float) -> str:
 
 def _notes(ranking: Ranking) -> Iterator[str]:
     finals = [m for model in ranking.models for m in final_measurements(model).values()]
-    if sum(model.tied for model in ranking.models) > 1:
-        yield f"{TIED} not significantly different from the top score (90 %)."
+    if told := tie(ranking):
+        yield f"{TIED} {told}"
     if any(model.prior is not None and model.prior.weight for model in ranking.models):
         yield _prior_note(ranking)
     if any(m.reduced for m in finals):
@@ -348,7 +355,8 @@ def _notes(ranking: Ranking) -> Iterator[str]:
         yield f"{REDUCED} trained at reduced size{f' ({at} pixels)' if at else ''}: compare such values only with each other."
     yield from front_notes(ranking)
     for warning in warnings(ranking):
-        yield f"Note: {warning}"
+        if warning != told:
+            yield f"Note: {warning}"
     excluded = [model for model in ranking.models if model.status == "excluded"]
     for model in excluded[:MOST_EXCLUDED]:
         yield f"Excluded: {model.name}: {model.why}"
@@ -374,6 +382,17 @@ def warnings(ranking: Ranking) -> list[str]:
     """Those of a ranking, without the one that lists failed models: they are shown with their reasons."""
     failed = {caveat.text for caveat in ranking.caveats if caveat.code == "failed"}
     return [warning for warning in ranking.warnings if warning not in failed]
+
+
+NO_CAVEAT = "not significantly different from the top score (90 %)."
+
+
+def tie(ranking: Ranking) -> str:
+    """That several models are not significantly different: the caveat where there is one; empty where none are."""
+    if sum(model.tied for model in ranking.models) < 2:
+        return ""
+    found = next((caveat.text for caveat in ranking.caveats if caveat.code == "too-small"), "")
+    return found or NO_CAVEAT
 
 
 def front_notes(ranking: Ranking) -> Iterator[str]:

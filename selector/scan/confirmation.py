@@ -182,7 +182,8 @@ def _untrained(measurements: Mapping[str, Sequence[Measurement]]) -> list[str]:
     told = "; ".join(
         f"{name}: {reason.removeprefix(f'{name}: ') or 'no reason given'}" for name, reason in reasons.items()
     )
-    return [f"{UNTRAINED}, all trainings failed: {told}"]
+    ended = all(m.status == "not run" for found in measurements.values() for m in found)
+    return [f"{UNTRAINED}, {'the budget ended first' if ended else 'all trainings failed'}: {told}"]
 
 
 def _latency(model: ModelResult) -> float | None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["DEFAULT_BUDGET", "Candidate", "EpsilonMember", "TournamentResult", "Trained", "run_tournament"]
+__all__ = ["Candidate", "EpsilonMember", "TournamentResult", "Trained", "run_tournament"]
 
 if TYPE_CHECKING:
-    from selector.tuning.plan import DEFAULT_BUDGET as DEFAULT_BUDGET
     from selector.tuning.run import run_tournament as run_tournament
     from selector.tuning.types import Candidate as Candidate
     from selector.tuning.types import EpsilonMember as EpsilonMember
     from selector.tuning.types import TournamentResult as TournamentResult
     from selector.tuning.types import Trained as Trained
 
-_PLACES = {"DEFAULT_BUDGET": "selector.tuning.plan", "run_tournament": "selector.tuning.run"}
+_PLACES = {"run_tournament": "selector.tuning.run"}
 
 
 def __getattr__(name: str) -> Any:
-    """On first use: the command line names the default budget without torch."""
+    """On first use: importing this room does not import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'selector.tuning' has no attribute '{name}'")
     return getattr(importlib.import_module(_PLACES.get(name, "selector.tuning.types")), name)

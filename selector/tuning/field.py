@@ -58,7 +58,8 @@ class Field:
         bench: trains and measures one trial at a time.
         clock: the budget.
         settings: of the call, plain JSON.
-        loaded, failed: candidates by name; the failed ones with their reason.
+        loaded, failed, not_run: candidates by name; the failed ones, and those that the budget ended before, with their
+            reason.
         configurations: (model, strategy) pairs; ``dead`` those that failed before their first round.
         history: every trial of every round.
         notes: for the reader.
@@ -70,6 +71,7 @@ class Field:
     settings: Mapping[str, Any]
     loaded: dict[str, Loaded] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
     configurations: list[Configuration] = field(default_factory=list)
     dead: list[Configuration] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)

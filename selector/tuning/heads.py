@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from selector.core.errors import TrainingError
+from selector.core.errors import BudgetEnded, TrainingError
 from selector.core.task import Facet, Probe, RowPlan, Stats
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
@@ -100,7 +100,7 @@ def _features(bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadlin
         plan, rows = bench.rows_of(module, feed, bench.indices[split], bf16=bench.bf16, deadline=deadline)
         if rows is None:
             if bench.now() >= deadline:
-                raise TrainingError("the budget ended before the features were computed; give more time.")
+                raise BudgetEnded("the budget ended before the features were computed; give more time.")
             return None
         found[split] = (plan, rows)
     return found
@@ -150,7 +150,7 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
             begun = bench.now()
             plan, found = bench.rows_of(module, feed, which, bf16=loaded.bf16, deadline=deadline)
             if found is None:
-                raise TrainingError("the budget ended before the first step; give more time.")
+                raise BudgetEnded("the budget ended before the first step; give more time.")
             rows[split] = (plan, found)
             loaded.forward_seconds = (bench.now() - begun) / len(which)
         probe = bench.task.probe(bench.target, rows["train"], rows["val"])

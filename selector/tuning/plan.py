@@ -19,7 +19,6 @@ FINAL_LANES = 2
 SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
 MIN_EPOCHS = 0.5  # of the first round; less shows nothing of a rate
 MIN_STEPS = 10
-DEFAULT_BUDGET = 20 * 60.0  # seconds of a confirmation that names no budget
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from selector.core.contracts import Progress
 from selector.core.engine import LocalEngine
-from selector.core.errors import StoreError
+from selector.core.errors import BudgetEnded, StoreError
 from selector.core.units import format_duration
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
@@ -213,7 +213,8 @@ def _prepare(field: Field) -> None:
     for outcome in LocalEngine().map(measure, list(field.configurations), fatal=(StoreError,)):
         configuration = outcome.item
         if outcome.result is None:
-            configuration.status = "failed"
+            ended = outcome.failure is not None and isinstance(outcome.failure.error, BudgetEnded)
+            configuration.status = "not run" if ended else "failed"
             configuration.alive = False
             configuration.notes.append(outcome.failure.reason if outcome.failure else "unknown")
             _out(field, configuration)
@@ -222,13 +223,13 @@ def _prepare(field: Field) -> None:
 
 
 def _out(field: Field, configuration: Configuration) -> None:
-    """A configuration that failed before its first round: measured as failed."""
+    """A configuration that failed before its first round, or that the budget ended before."""
     field.configurations.remove(configuration)
     field.history.append(
         {
             "model": configuration.loaded.name,
             "strategy": configuration.strategy,
-            "status": "failed",
+            "status": configuration.status,
             "notes": configuration.notes,
         }
     )

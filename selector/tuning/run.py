@@ -11,7 +11,7 @@ import numpy as np
 
 from selector.core.contracts import AnyPreprocess, ProgressCallback, Target, no_progress
 from selector.core.engine import LocalEngine
-from selector.core.errors import ConfigError, StoreError, did_you_mean
+from selector.core.errors import BudgetEnded, ConfigError, StoreError, did_you_mean
 from selector.core.task import Task
 from selector.tuning import strategies as strategy_room
 from selector.tuning.clock import Clock
@@ -137,6 +137,8 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
     for outcome in LocalEngine().map(enter, candidates, fatal=(StoreError,)):
         if outcome.result is not None:
             field.loaded[outcome.item.name] = outcome.result
+        elif outcome.failure is not None and isinstance(outcome.failure.error, BudgetEnded):
+            field.not_run[outcome.item.name] = outcome.failure.reason
         else:
             field.failed[outcome.item.name] = outcome.failure.reason if outcome.failure else "unknown"
 

@@ -256,9 +256,11 @@ def _epsilon_best(field: Field, table: Mapping[str, Standing]) -> list[EpsilonMe
 def _measurements(
     field: Field, table: Mapping[str, Standing], tests: Mapping[str, Mapping[str, float]]
 ) -> dict[str, tuple[Measurement, ...]]:
-    found: dict[str, list[Measurement]] = {name: [] for name in [*field.loaded, *field.failed]}
+    found: dict[str, list[Measurement]] = {name: [] for name in [*field.loaded, *field.failed, *field.not_run]}
     for name, reason in field.failed.items():
         found[name].append(Measurement("frozen", field.metric, {}, status="failed", note=reason))
+    for name, reason in field.not_run.items():
+        found[name].append(Measurement("frozen", field.metric, {}, status="not run", note=reason))
     for name, loaded in field.loaded.items():
         label = f"{name} frozen"
         if loaded.frozen is not None and label in table:

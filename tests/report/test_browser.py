@@ -167,3 +167,37 @@ def test_dark_theme(tmp_path: Path) -> None:
         show(driver, samples.ranking(), tmp_path)
         background = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert max(int(part) for part in background.strip("rgb()").split(",")) < 64
+
+
+def test_a_table_that_scrolls_says_so_until_its_end(driver: Any, tmp_path: Path) -> None:
+    driver.set_window_size(700, 900)
+    try:
+        show(driver, samples.costed(), tmp_path)
+        box = "document.querySelector('.scroll')"
+        assert driver.execute_script(f"return {box}.classList.contains('more-right')")
+        assert driver.find_element("id", "more-columns").is_displayed()
+        driver.execute_script(f"{box}.scrollLeft = {box}.scrollWidth")
+        wait_for(driver, f"return !{box}.classList.contains('more-right') && {box}.classList.contains('more-left')")
+    finally:
+        driver.set_window_size(1400, 1200)
+
+
+def test_no_hole_beside_a_lonely_card(driver: Any, tmp_path: Path) -> None:
+    """What stands alone in a row takes the row."""
+    show(driver, samples.costed(), tmp_path)
+    wide = "document.querySelector('main').getBoundingClientRect().right"
+    ends = driver.execute_script(
+        "return [...document.querySelectorAll('.figures > figure')].map(f => [f.getBoundingClientRect().top, f.getBoundingClientRect().right])"
+    )
+    rows: dict[float, float] = {}
+    for top, right in ends:
+        rows[round(top)] = max(right, rows.get(round(top), 0.0))
+    edge = driver.execute_script(f"return {wide}")
+    assert len(rows) > 1
+    assert all(abs(right - edge) < 2 for right in rows.values())
+
+
+def wait_for(driver: Any, script: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 20).until(lambda d: d.execute_script(script))

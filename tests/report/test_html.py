@@ -25,6 +25,7 @@ from selector.report.ranking import load_ranking
 from selector.report.rerun import command
 from selector.report.series import fronts, rank_table
 from selector.report.svg import Axis
+from selector.report.view import table_view
 from selector.results import Caveat, ModelResult, ScoreCell
 from tests.report import samples
 
@@ -390,3 +391,71 @@ def test_labels_that_do_not_fit_share_the_height() -> None:
     assert spread([10.0] * 5, 0, 40) == [0, 10, 20, 30, 40]
     assert spread([], 0, 40) == []
     assert spread([30.0, 5.0], 0, 40) == [30, 5]
+
+
+def test_a_tie_is_told_once() -> None:
+    told = "2 models are not significantly different (90 %) on these 40 rows: a and b."
+    caveats = (Caveat("too-small", told, {}),)
+    ranking = samples.unmeasured()
+    models = [replace(m, tied=i < 2) for i, m in enumerate(ranking)]
+    ranking = replace(ranking, models=tuple(models), caveats=caveats, warnings=(told,))
+    assert render_report(ranking).count(told) == 1
+    assert table_view(ranking).notes.count(f"≈ {told}") == 1
+    assert not [note for note in table_view(ranking).notes if note == f"Note: {told}"]
+
+
+def test_a_rival_is_told_once() -> None:
+    ranking = samples.ranking()
+    _, second = [m for m in ranking if m.best_measurement() is not None][:2]
+    strategy = second.best_measurement().strategy  # type: ignore[union-attr]
+    member = {
+        "name": second.name,
+        "strategy": strategy,
+        "parameters": 1,
+        "difference": 0.01,
+        "low": -0.01,
+        "high": 0.03,
+    }
+    found = advice(replace(ranking, confirmation={**ranking.confirmation, "epsilon_best": [member]}))
+    assert sum(second.name in line for line in (*found.sure, *found.others)) == 1
+
+
+def test_rates_of_a_busy_machine_are_marked_and_extraction_says_what_it_holds() -> None:
+    ranking = samples.ranking((samples.model(0, cost=samples.cost(0, load=99.0), extract_seconds=27.0, rows=500),))
+    view = table_view(ranking)
+    cells = {column.key: cell for column, cell in zip(view.columns, view.rows[0].cells, strict=True)}
+    assert cells["rate"].text.startswith("~")
+    assert cells["latency"].text.startswith("~")
+    lines = advice(ranking).cost
+    assert any(
+        "Extraction took 27.0 s for 500 rows, loading and choosing a backend included." in line for line in lines
+    )
+
+
+def test_no_scatter_of_two_points() -> None:
+    two = samples.ranking(
+        tuple(
+            samples.model(i, cost=samples.cost(i), measurements=(samples.measurement(0.8 + i / 50),)) for i in range(2)
+        )
+    )
+    assert not [figure.key for figure in figures(two) if figure.key.startswith("cost-") or "measured" in figure.key]
+
+
+def test_settings_are_words_and_not_json() -> None:
+    page = render_report(
+        samples.ranking(
+            settings={
+                "top_k": 3,
+                "confirm": {"budget": "20min", "max_steps": None, "strategies": ["full", "lora"]},
+                "force": False,
+            }
+        )
+    )
+    assert "<dt>top k</dt><dd>3</dd>" in page
+    assert "<dt>confirm</dt><dd>budget: 20min; strategies: full, lora</dd>" in page
+    assert "<dt>force</dt><dd>no</dd>" in page
+
+
+def test_predicted_columns_step_back_once_there_are_measured_ones() -> None:
+    assert '<table id="table" class="confirmed">' in render_report(samples.ranking())
+    assert '<table id="table">' in render_report(samples.unmeasured())

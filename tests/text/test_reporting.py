@@ -103,14 +103,15 @@ def test_labels_that_nothing_trains_on_are_ranked_and_the_confirmation_is_left_o
     """Every kind that ships has a task; a target of a kind that a later version adds has none yet."""
     monkeypatch.setattr(selector.tasks, "task_for", lambda target: None)
     result = scan(kind)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output  # the confirmation was asked for
+    assert "not confirmed: texts with" in result.stderr
+    assert scan(kind, "--no-confirm", "--out", tmp_path / "ranked").exit_code == 0
     ranking = selector.load_ranking(tmp_path / "run")
     assert [m.rank for m in ranking if m.transferability is not None] == [1, 2]
     assert not ranking.confirmation
     (told,) = [c.text for c in ranking.caveats if c.code == "no-training"]
     assert told.startswith(f"texts with {kind} labels can be ranked for, but nothing trains on them yet")
-    listed = "classification, detection, multilabel, regression, segmentation, tagging"
-    assert told.endswith(f"Tasks that can be confirmed: {listed}.")
+    assert told.endswith(f"Tasks that can be confirmed: {', '.join(selector.tasks.registry.names())}.")
     html = (tmp_path / "run" / "report.html").read_text()
     assert told in html
     assert "selector confirm" not in html

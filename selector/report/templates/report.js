@@ -55,6 +55,19 @@
     if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) { event.preventDefault(); filter.focus(); }
   });
 
+  // tables that go on beyond their box say so
+  const more = document.getElementById("more-columns");
+  document.querySelectorAll(".scroll").forEach((box) => {
+    const look = () => {
+      box.classList.toggle("more-right", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+      box.classList.toggle("more-left", box.scrollLeft > 1);
+      if (box.contains(table)) more.hidden = box.scrollWidth <= box.clientWidth + 1;
+    };
+    box.addEventListener("scroll", look, { passive: true });
+    new ResizeObserver(look).observe(box);
+    look();
+  });
+
   // what is folded on a screen must be on paper
   let folded = [];
   addEventListener("beforeprint", () => {
