@@ -22,7 +22,7 @@ import selector
 from selector.cli.app import app
 from selector.cli.guard import SOME_FAILED
 from selector.core.contracts import Preprocess, Target
-from selector.core.errors import ConfigError, OptionError, SelectorError
+from selector.core.errors import ConfigError, SelectorError
 from selector.core.prediction import Predictions
 from selector.core.task import NotFinite
 from selector.data import load_target
