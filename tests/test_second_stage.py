@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import selector
+from selector.ranking.combination import agreeing
+from selector.ranking.prior import PriorScore
 from selector.ranking.second_stage import MARGIN, choose, combined, contenders
 from selector.report.html import write_report
 from selector.report.ranking import load_ranking
@@ -124,3 +126,16 @@ def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) 
     assert sum(m.trial is not None for m in fixed) >= 2
     best = max((m for m in fixed if m.trial), key=lambda m: m.trial.combined)
     assert best.measurements
+
+
+def test_a_prior_that_contradicts_the_targets_own_scores_has_no_weight() -> None:
+    own = dict(zip("abcde", (0.9, 0.8, 0.6, 0.4, 0.2), strict=True))
+    against = {name: PriorScore(-score, "facts", weight=0.25) for name, score in own.items()}
+    found = agreeing(against, own)
+    assert {p.effect for p in found.values()} == {0.0}
+    assert found["a"].origin == "facts; left out, because it orders these models against the target's own scores"
+    agreed = {name: PriorScore(score, "facts", weight=0.25) for name, score in own.items()}
+    assert agreeing(agreed, own) == agreed
+    few = {name: against[name] for name in "abcd"}
+    assert agreeing(few, own) == few  # four models say nothing against a prior
+    assert agreeing({n: PriorScore(1.0, "facts", weight=0.25) for n in own}, own)["a"].weight == 0.25  # orders nothing

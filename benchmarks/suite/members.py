@@ -30,7 +30,7 @@ from benchmarks.suite import encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.image_suite import SUITE, foreign
 from selector.core.contracts import LabelKind
-from selector.ranking.agreement import mean_agreement, paired_difference
+from selector.ranking.agreement import mean_agreement, paired_difference, weighted_tau
 from selector.ranking.calibration import calibration
 from selector.ranking.combination import MEMBERS, LabelFacts
 from selector.ranking.prior import static_prior
@@ -127,6 +127,17 @@ def on_normalised_score(*members: str, weight: float = 0.0) -> Candidate:
     return score
 
 
+def where_it_agrees(*members: str, weight: float) -> Candidate:
+    """``on_normalised_score``, and no prior on a set whose own scores it orders the other way."""
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        mean = on_normalised_score(*members)(cells, others)
+        agrees = not weighted_tau(cells.prior, mean) < 0
+        return on_normalised_score(*members, weight=weight if agrees else 0.0)(cells, others)
+
+    return score
+
+
 def on_z(*members: str) -> Candidate:
     """Mean of z-scores with means and deviations of the other sets."""
 
@@ -177,6 +188,9 @@ CANDIDATES: dict[str, Candidate] = {
     },
     "normalised score: knn+probe+logme+lda, prior 25 %": on_normalised_score(
         "knn", "probe", "logme", "lda", weight=0.25
+    ),
+    "normalised score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(
+        "knn", "probe", "logme", weight=0.25
     ),
     "prior alone (facts)": lambda cells, others: cells.prior,
     "z: knn+probe+logme": on_z("knn", "probe", "logme"),

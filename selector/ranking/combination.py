@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +23,14 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.core.stats import t_quantile
 from selector.features.labels import scored_columns
+from selector.ranking.agreement import weighted_tau
 from selector.ranking.calibration import calibration
 from selector.ranking.prior import Prior, PriorScore
 from selector.results import PriorCell
 
 DRAWS = 4000
 AT_CHANCE = 0.05  # no model does clearly better than chance where the best normalised score is below
+JUDGED_FROM = 5  # models: fewer orders agree or disagree by chance
 _MOST_DEVIATIONS = 2.0  # of rank that own results move a model by, mostly
 _OPEN = math.inf  # without intervals nothing is known of what the target leaves open
 
@@ -242,7 +244,10 @@ def combine(
         m: {p.key: float(p.scale(np.asarray(scores[m][p.key].value), p.facts)) for p in members} for m in names
     }
     means = np.array([sum(p.share * normalised_scores[m][p.key] for p in members) for m in names])
-    known = {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
+    known: Mapping[str, PriorScore] = (
+        {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
+    )
+    known = agreeing(known, dict(zip(names, means, strict=True)))
     deviations = _deviations([[scores[m][p.key] for p in members] for m in names], members)
     quantile = t_quantile(deviations.shape[1] - 1)
     halves = quantile * np.sqrt((deviations**2).sum(axis=1)) if deviations.shape[1] else np.full(len(names), _OPEN)
@@ -267,6 +272,21 @@ def combine(
             deviations=deviations[i],
         )
         for i, name in enumerate(names)
+    }
+
+
+def agreeing(known: Mapping[str, PriorScore], normalised_scores: Mapping[str, float]) -> Mapping[str, PriorScore]:
+    """The prior, at weight 0 where it orders the models against what the target's own scores say.
+
+    A weighted tau below 0 over at least ``JUDGED_FROM`` models; with fewer the prior is neither confirmed nor refuted.
+    """
+    pairs = [(known[m].value, normalised_scores[m]) for m in known]
+    if len(pairs) < JUDGED_FROM or not weighted_tau(*zip(*pairs, strict=True)) < 0:  # NaN: a prior that orders nothing
+        return known
+    told = "left out, because it orders these models against the target's own scores"
+    return {
+        m: replace(p, weight=0.0, deviation=0.0, origin=f"{p.origin}; {told}", without_own=None)
+        for m, p in known.items()
     }
 
 

@@ -1,0 +1,167 @@
+"""What micro trials add to the default order, and how near the noise ceiling that comes.
+
+    SELECTOR_ASSETS=... python -m benchmarks.suite.second_stage_table [--draws 1000]
+
+Reads ``ground_truth.csv``, ``scores.csv`` and ``trials.csv``; writes ``second_stage.csv`` beside them: agreement with full
+fine-tuning on the sets whose trials are complete, in the whole pool, its upper half, without networks trained on the
+target's own data, and over pairs of like size (parameters within a factor of two); and ``second_stage_errors.csv``: the
+correlation of the members' errors of rank. ``noise ceiling`` is what a second measurement of the truth would reach: the
+accuracies with the spread between seeds added once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from benchmarks.assets import assets_folder
+from benchmarks.rows import write_rows
+from benchmarks.suite import encoders, members, score_cells, table
+from benchmarks.suite.agreement_table import fine_tuned, static_baselines
+from benchmarks.suite.image_suite import SUITE
+from benchmarks.suite.members import MEASURES, SCOPES, Cells
+from selector.ranking.agreement import mean_agreement
+from selector.ranking.second_stage import MARGIN, TRIAL_WEIGHT
+
+COMPLETE = 17  # encoders with trial, truth and scores
+CEILING_DRAWS = 200
+FROZEN = "transferability"
+WEIGHTS = (0.33, 0.5, 0.67)
+Values = dict[str, np.ndarray]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.second_stage_table", description=__doc__)
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    args = parser.parse_args(argv)
+    assets = assets_folder(SUITE.needs)
+    if assets is None:
+        return 2
+    cards = encoders.cards(assets / "models")
+    trials = {(r["set"], r["encoder"]): r for r in table.whole_rows(SUITE.table("trials"))}
+    truth = fine_tuned(SUITE.table("ground_truth"), "full")
+    scored = score_cells.read(SUITE.table("scores"))
+    cells = {}
+    for name, column in truth.items():
+        found = members.gather(scored, name, {e: a for e, a in column.items() if (name, e) in trials}, cards)
+        if len(found.names) >= COMPLETE:
+            cells[name] = found
+    elsewhere = static_baselines(truth, SUITE.encoders(assets))["mean rank elsewhere"]
+    scores = {name: scores_of(name, c, trials, elsewhere[name]) for name, c in cells.items()}
+    sizes = {e: float(card["params"]) for e, card in cards.items()}
+    rows = agreement(cells, scores, sizes, seed_deviation(), args.draws)
+    write_rows(SUITE.table("second_stage"), rows)
+    write_rows(SUITE.table("second_stage_errors"), correlations(cells, scores))
+    for row in rows:
+        print(*row.values())
+    costs = [float(r["trial_seconds"]) / float(r["extract_seconds"]) for (s, _), r in trials.items() if s in cells]
+    print(
+        f"cost of a trial over that of the extraction: median {np.median(costs):.2f}, 90 % below {np.quantile(costs, 0.9):.2f}"
+    )
+    for name, c in cells.items():
+        value = scores[name]["transferability + trial"]
+        best = max(np.flatnonzero(c.accuracy == c.accuracy.max()), key=lambda i: value[i])  # any of those that tie
+        near = value >= value.max() - MARGIN
+        print(
+            f"{name}: {near.sum()} within {MARGIN} of the first; the best is {value.max() - value[best]:.3f} behind it"
+        )
+    return 0
+
+
+def scores_of(
+    name: str, cells: Cells, trials: Mapping[tuple[str, str], Mapping[str, str]], elsewhere: Mapping[str, float]
+) -> Values:
+    """Every score of a set, in the order of its encoders."""
+    frozen = members.where_it_agrees("knn", "probe", "logme", weight=0.25)(cells, ()) / 0.75
+    after = np.array([float(trials[name, e]["after"]) for e in cells.names])
+    found = {
+        FROZEN: frozen,
+        "transferability, no prior": np.mean([cells.normalised_scores[m] for m in ("knn", "probe", "logme")], axis=0),
+        "trial": after,
+        "transferability + trial": (1 - TRIAL_WEIGHT) * frozen + TRIAL_WEIGHT * after,
+        "static: mean rank elsewhere": np.array([elsewhere[e] for e in cells.names]),
+    }
+    found |= {m: cells.normalised_scores[m] for m in ("knn", "probe", "logme")}
+    return found | {f"both, trial {w:.0%}": (1 - w) * frozen + w * after for w in WEIGHTS}
+
+
+def seed_deviation() -> float:
+    """Standard deviation of an accuracy between seeds, in points, from the cells with two."""
+    pairs: dict[tuple[str, str], list[float]] = {}
+    for (name, encoder, how, _), row in table.read(SUITE.table("ground_truth")).items():
+        if how == "full" and row["status"] == "ok" and row["diverged"] == "0":
+            pairs.setdefault((name, encoder), []).append(100 * float(row["test_accuracy"]))
+    several = [v for v in pairs.values() if len(v) > 1]
+    return float(np.sqrt(np.mean([np.var(v, ddof=1) for v in several])))
+
+
+def agreement(
+    cells: Mapping[str, Cells], scores: Mapping[str, Values], sizes: Mapping[str, float], noise: float, draws: int
+) -> list[dict[str, object]]:
+    """One row a scope and score."""
+    rows = []
+    rng = np.random.default_rng(0)
+    for scope, kept in SCOPES.items():
+        keep = {n: kept(n, c) for n, c in cells.items()}
+        truth = [c.accuracy[keep[n]] for n, c in cells.items()]
+        for label in next(iter(scores.values())):
+            here = [scores[n][label][keep[n]] for n in cells]
+            row: dict[str, object] = {
+                "scope": scope,
+                "score": label,
+                "sets": len(truth),
+                "encoders": sum(map(len, truth)),
+            }
+            for measure in MEASURES:
+                found = mean_agreement(here, truth, measure, draws=draws, seed=0)
+                row |= {measure: round(found.value, 3), f"{measure}_low": round(found.low, 3), f"{measure}_high": round(found.high, 3)}  # fmt: skip
+            pairs = [like_size(scores[n][label], c, sizes, keep[n]) for n, c in cells.items()]
+            row["like_size_right"] = round(float(np.mean(pairs)), 3)
+            rows.append(row)
+        for label in ("noise ceiling", "random order"):
+            row = {"scope": scope, "score": label, "sets": len(truth), "encoders": sum(map(len, truth))}
+            for measure in MEASURES:
+                means = []
+                for _ in range(CEILING_DRAWS):
+                    drawn = [
+                        t + rng.normal(0, noise, len(t))
+                        if label == "noise ceiling"
+                        else rng.permutation(len(t)).astype(float)
+                        for t in truth
+                    ]
+                    means.append(mean_agreement(drawn, truth, measure, draws=1, seed=0).value)
+                low, high = np.quantile(means, (0.05, 0.95))
+                row |= {measure: round(float(np.mean(means)), 3), f"{measure}_low": round(low, 3), f"{measure}_high": round(high, 3)}  # fmt: skip
+            rows.append(row | {"like_size_right": ""})
+    return rows
+
+
+def like_size(score: np.ndarray, cells: Cells, sizes: Mapping[str, float], keep: np.ndarray) -> float:
+    """Share of pairs of like size that the score orders as the truth does; ties of the truth are left out."""
+    size = np.array([sizes[e] for e in cells.names])
+    right = [
+        (score[i] - score[j]) * (cells.accuracy[i] - cells.accuracy[j]) > 0
+        for i in np.flatnonzero(keep)
+        for j in np.flatnonzero(keep)
+        if i < j and 0.5 <= size[i] / size[j] <= 2 and cells.accuracy[i] != cells.accuracy[j]
+    ]
+    return float(np.mean(right)) if right else float("nan")
+
+
+def correlations(cells: Mapping[str, Cells], scores: Mapping[str, Values]) -> list[dict[str, object]]:
+    """Correlation of the errors of rank, over the cells of all sets."""
+    labels = [FROZEN, "trial", "knn", "probe", "logme"]
+    errors = [np.concatenate([rankdata(scores[n][x]) - rankdata(c.accuracy) for n, c in cells.items()]) for x in labels]
+    matrix = np.corrcoef(errors)
+    return [
+        {"score": a, **{b: round(float(matrix[i, j]), 2) for j, b in enumerate(labels)}} for i, a in enumerate(labels)
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
