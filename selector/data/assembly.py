@@ -62,7 +62,18 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
         task=name,
         annotations=found,
     )
+    _check_names(found.class_names, table.where)
     return replace(target, fingerprint=fingerprint(target))
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise TargetError(
+                f"{where}: the class {name!a} holds half of a character, a lone surrogate; write its name in UTF-8 again."
+            ) from None
 
 
 def other_roles(table: Table, task: str) -> list[str]:

@@ -445,3 +445,13 @@ def test_pictures_of_a_parquet_file_go_to_another_process_without_what_was_read(
     assert len(sent) < 5000
     received = pickle.loads(sent)  # noqa: S301 - made here
     assert [received[i] for i in range(3)] == [items[i] for i in range(3)]
+
+
+def test_a_class_name_that_is_no_text_is_told() -> None:
+    """Found by the long fuzz run: the fingerprint raised."""
+    samples = [{"image": pixels(i), "boxes": boxes(i)[0], "labels": boxes(i)[1]} for i in range(COUNT)]
+    samples[2]["labels"] = ["half \ud800" for _ in samples[2]["labels"]]
+    with pytest.raises(
+        TargetError, match=r"the class 'half \\ud800' holds half of a character, a lone surrogate; write"
+    ):
+        load_target(samples, task="detection")
