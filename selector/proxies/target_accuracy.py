@@ -14,6 +14,13 @@ from selector.proxies.label_shift import label_shift
 from selector.proxies.mmd import mmd
 from selector.proxies.pas import pas
 
+INTERCEPT = 0.550
+WEIGHTS = {"source_accuracy": 0.0622, "pas": 0.511, "label_shift": 0.626}
+"""Ridge regression of the accuracy on these, over 8 encoders on 7 pairs of domains (``benchmarks.da_tables``). Of pairs
+that were left out it misses the accuracy by 9.5 points on average; confidence, calibrated, misses it by 32."""
+MISSES = 0.20
+"""The 90 % quantile of what it misses on pairs that were left out."""
+
 MEASURES = {
     "pas": pas,
     "a_distance": a_distance,
@@ -35,19 +42,26 @@ MEASURES = {
     invariances={"row order", "class renaming", "absent classes"},
     seeded=True,
     blocks="recompute",
-    formula="The mean of average confidence and average thresholded confidence of the head on the target, at the temperature "
-    "that fits held-out source rows; never above the accuracy on those.",
-    domain="Rests on the head's confidence. Where the target looks like another class throughout, it is too high.",
+    version=2,
+    formula="0.55 + 0.06·(accuracy on held-out source rows) + 0.51·pas + 0.63·label-shift, within 0..1: a ridge regression "
+    "over 8 encoders on 7 pairs of domains.",
+    domain="Few pairs stand behind it: 90 % of what it misses on a pair that it has not seen is within 0.20 "
+    "(details: low, high). Too low where the domains hardly differ. The head's confidence, also in the details, is no "
+    "better than a guess where the domains differ much.",
 )
 def target_accuracy(features: FeatureSet) -> Score:
     """The predicted accuracy; ``details``: its ingredients."""
     head = source_head(features)
     accuracy, confidence = head.accuracy, float(head.target.max(axis=1).mean())
     thresholded = thresholded_confidence(head.held_out, head.labels, head.target)
-    details = {"source_accuracy": accuracy, "confidence": confidence, "thresholded_confidence": thresholded}
+    details = {"source_accuracy": accuracy, "pas": float(pas(features)), "label_shift": float(label_shift(features))}
+    value = INTERCEPT + sum(weight * details[name] for name, weight in WEIGHTS.items())
+    value = min(max(value, 0.0), 1.0)
     if features.is_whole:  # intervals need the value alone
-        details |= {name: float(measure(features)) for name, measure in MEASURES.items()}
-    return Score(min((confidence + thresholded) / 2, accuracy), details=details)
+        details |= {"confidence": confidence, "thresholded_confidence": thresholded}
+        details |= {name: float(measure(features)) for name, measure in MEASURES.items() if name not in details}
+        details |= {"low": max(value - MISSES, 0.0), "high": min(value + MISSES, 1.0)}
+    return Score(value, details=details)
 
 
 def thresholded_confidence(held_out: np.ndarray, labels: np.ndarray, target: np.ndarray) -> float:

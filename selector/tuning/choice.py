@@ -15,6 +15,9 @@ from selector.tuning import validators
 from selector.tuning.validators import View
 
 SOURCE_ONLY = "source-only"
+COMBINED = ("class-ami", "im")
+"""Validators whose ranks are combined: the pair of lowest regret on ``benchmarks/results/da.csv``; the others are shown.
+On those pairs the density of neighbourhoods (snd) orders candidates the wrong way round."""
 AGREE = 0.2
 """Mean rank correlation between validators below which they are said to disagree."""
 
@@ -40,23 +43,22 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def choose(candidates: Mapping[tuple[str, str], View], names: Sequence[str] | None = None) -> Chosen:
+def choose(candidates: Mapping[tuple[str, str], View], names: Sequence[str] = COMBINED) -> Chosen:
     """The candidate with the best mean rank, or source-only of its model where adaptation is not expected to beat it.
 
     Args:
         candidates: by (model, strategy).
-        names: of the validators; all when not given.
+        names: of the validators that choose; all are worked out.
     """
     known = list(candidates)
-    names = validators.registry.names() if names is None else list(names)
     pool = np.mean([view.target for view in candidates.values()], axis=0)
     views = {key: view.beside(pool) for key, view in candidates.items()}
-    values = {key: {name: validators.registry.get(name)(view) for name in names} for key, view in views.items()}
+    every = validators.registry.names()
+    values = {key: {name: validators.registry.get(name)(view) for name in every} for key, view in views.items()}
     table = np.array([[values[key][name] for name in names] for key in known])
     combined = dict(zip(known, combined_ranks(table), strict=True))
-    first = max(known, key=lambda key: combined[key])
-    agreement, notes = _agreement(table), []
-    name = first
+    name, first, agreement = decided(known, table)
+    notes: list[str] = []
     safe = (first[0], SOURCE_ONLY)
     if agreement < AGREE and len(known) > 1:
         leaders = {validator: known[int(np.argmax(table[:, i]))] for i, validator in enumerate(names)}
@@ -67,8 +69,7 @@ def choose(candidates: Mapping[tuple[str, str], View], names: Sequence[str] | No
         )
     if first[1] != SOURCE_ONLY and safe in values:
         wins = sum(values[first][v] > values[safe][v] for v in names)
-        if 2 * wins <= len(names) or agreement < AGREE:
-            name = safe
+        if name == safe:
             notes.append(
                 f"{' '.join(first)} leads by its ranks but is not expected to beat {' '.join(safe)}: "
                 f"{wins} of {len(names)} validators prefer it; {' '.join(safe)} is handed over."
@@ -76,6 +77,21 @@ def choose(candidates: Mapping[tuple[str, str], View], names: Sequence[str] | No
         else:
             notes.append(f"{wins} of {len(names)} validators prefer {' '.join(first)} to {' '.join(safe)}.")
     return Chosen(name, first, values, combined, agreement, tuple(notes))
+
+
+def decided(known: Sequence[tuple[str, str]], table: np.ndarray) -> tuple[tuple[str, str], tuple[str, str], float]:
+    """(handed over, first by the ranks, agreement of the validators) of values (K, V).
+
+    Source-only of the first model is handed over where not more than half of the validators prefer the adaptation, or
+    where they disagree.
+    """
+    ranks, agreement = combined_ranks(table), _agreement(table)
+    best = int(np.argmax(ranks))
+    first, safe = known[best], (known[best][0], SOURCE_ONLY)
+    if first == safe or safe not in known:
+        return first, first, agreement
+    wins = int((table[best] > table[known.index(safe)]).sum())
+    return (safe if 2 * wins <= table.shape[1] or agreement < AGREE else first), first, agreement
 
 
 def combined_ranks(table: np.ndarray) -> np.ndarray:

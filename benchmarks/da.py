@@ -1,0 +1,182 @@
+"""Adaptation to a target without labels on the pairs of ``da_pairs``: what predicts, what chooses, what it gains.
+
+    SELECTOR_ASSETS=... python -m benchmarks.da [--pairs a,b] [--models x,y] [--quick] [--out FILE]
+
+For every pair and encoder features of both domains are extracted (from the store where they are), the measures of
+``selector.proxies`` are computed, and every head strategy is solved and looked at by every validator. A row of the
+output is a (pair, encoder, strategy). ``accuracy`` and ``test_accuracy`` (items of the target that nothing has seen)
+are worked out last, from labels that nothing before has; ``da_tables.py`` makes the tables from the rows. Rows that
+the file holds are not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import selector
+from benchmarks import da_pairs
+from benchmarks.assets import assets_folder
+from selector.core.contracts import no_progress
+from selector.core.system import versions
+from selector.data import load_target
+from selector.features import FeatureSet
+from selector.proxies.target_accuracy import MEASURES, target_accuracy
+from selector.scan.candidate import Candidate
+from selector.scan.extraction import Extraction
+from selector.scan.variants import by_network
+from selector.store import FeatureStore
+from selector.tasks.adaptation import Adaptation
+from selector.tuning import validators
+from selector.tuning.adapt import Adapted, adapted_by
+from selector.tuning.domains import Domains
+from selector.zoo import load_zoo, select
+
+RESULTS = Path(__file__).parent / "results" / "da.csv"
+ENCODERS = (
+    "mlc_resnet8", "tiniest", "cifar_resnet20", "cifar_resnet56", "usps_cnn", "svhn_cnn", "mnist_cnn", "mnv1_025",
+    "mn_edgetpu075", "mnv2_coral", "mnv2_coral_birds", "efflite0",
+)  # fmt: skip
+STRATEGIES = ("source-only", "coral", "reweight", "label-shift")
+DETAILS = ("source_accuracy", "confidence", "thresholded_confidence", *MEASURES)
+VALIDATORS = ("bnm", "class-ami", "dev", "ensv", "im", "snd", "source-validation")
+FIELDS = (
+    "pair", "model", "strategy", "accuracy", "test_accuracy", "source_val_accuracy", "target_accuracy_predicted",
+    *DETAILS, *VALIDATORS, "effective_sample_size", "source_items", "target_items", "num_features", "seconds", "versions",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", default=",".join(name for name in da_pairs.NAMES if name != "sst2-emotion"))
+    parser.add_argument("--models", default=",".join(ENCODERS))
+    parser.add_argument("--zoo", default=str(Path(__file__).parent / "assets-zoo.yaml"))
+    parser.add_argument("--items", type=int, default=None, help="of each part of a pair at most")
+    parser.add_argument("--quick", action="store_true", help="two encoders, 300 items a domain")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    assets = assets_folder("pairs of domains and encoders")
+    if assets is None:
+        return 0
+    models = args.models.split(",")[: 2 if args.quick else None]
+    for name in args.pairs.split(","):
+        done = {(row["pair"], row["model"]) for row in _rows(args.out)}
+        if all((name, model) in done for model in models):
+            continue
+        pair = da_pairs.load(name, assets)
+        for model, found in pair_rows(pair, models, args.zoo, args.seed, 300 if args.quick else args.items, done):
+            _write(args.out, found)
+            print(name, model, [f"{row['strategy']} {row['accuracy']:.3f}" for row in found], flush=True)
+    return 0
+
+
+def pair_rows(
+    pair: da_pairs.DomainPair, models: Sequence[str], zoo: str, seed: int, most: int | None, done: set[tuple[str, str]]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(model, rows) of a pair; validators that look at the pool see all candidates of the pair."""
+    classes = np.array(pair.classes)
+    source = _stacked(pair.source, most), classes[pair.source.labels[:most]]
+    target = load_target(_stacked(pair.target, most), source_domain=source, seed=seed)
+    held = load_target(_stacked(pair.target_test, most), source_domain=source, seed=seed)
+    task = Adaptation()
+    store = FeatureStore(None)
+    # labels for the last step alone: matched by position, since items of the source have left
+    hidden = _labels(target, pair.target, most), _labels(held, pair.target_test, most)
+    # items are in the order of the data sets, whose classes are mixed already
+    made: dict[tuple[str, str], tuple[Adapted, dict[str, Any]]] = {}
+    outputs: dict[tuple[str, str], np.ndarray] = {}
+    for spec in select(load_zoo(zoo, trust=True), models=list(models)):
+        begun = time.perf_counter()
+        rows, test_rows = (_features(data, spec, store) for data in (target, held))
+        domains = Domains(
+            rows["train"], target.labels[target.indices("train")], rows["val"], target.labels[target.indices("val")],
+            rows["unlabelled"], len(classes), seed,
+        )  # fmt: skip
+        features = FeatureSet(
+            np.concatenate([domains.train, domains.val]), np.concatenate([domains.labels, domains.val_labels]),
+            unlabelled=domains.target, seed=seed,
+        )  # fmt: skip
+        predicted = target_accuracy(features)
+        for strategy in STRATEGIES:
+            adapted = adapted_by(strategy, domains, task)
+            made[spec.name, strategy] = adapted, {
+                "pair": pair.name, "model": spec.name, "strategy": strategy,
+                "target_accuracy_predicted": float(predicted), **dict(predicted.details),
+                "effective_sample_size": adapted.head.facts.get("effective_sample_size", ""),
+                "source_items": len(domains.train), "target_items": len(domains.target),
+                "num_features": domains.train.shape[1], "seconds": round(time.perf_counter() - begun, 2),
+                "versions": f"selector {selector.__version__}, numpy {versions().get('numpy', '')}, {versions().get('cpu', '')}",
+            }  # fmt: skip
+            outputs[spec.name, strategy] = adapted.head.outputs(test_rows["unlabelled"])
+    pool = np.mean([adapted.view.target for adapted, _ in made.values()], axis=0)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (model, strategy), (adapted, row) in made.items():
+        view = adapted.view.beside(pool)
+        row |= {name: validators.registry.get(name)(view) for name in VALIDATORS}
+        row["source_val_accuracy"] = row["source-validation"]
+        row["accuracy"] = float((adapted.target.argmax(axis=1) == hidden[0]).mean())
+        row["test_accuracy"] = float((outputs[model, strategy].argmax(axis=1) == hidden[1]).mean())
+        if (pair.name, model) not in done:
+            found.setdefault(model, []).append(row)
+    _keep_predictions(pair.name, made, hidden[0])
+    return list(found.items())
+
+
+def _stacked(domain: da_pairs.Domain, most: int | None) -> Any:
+    items = domain.items[:most]
+    same = isinstance(items[0], np.ndarray) and len({item.shape for item in items}) == 1
+    return np.stack(items) if same else items
+
+
+def _labels(target: Any, domain: da_pairs.Domain, most: int | None) -> np.ndarray:
+    names = [target.names[i] for i in target.indices("unlabelled")]
+    return np.array([domain.labels[:most][int(name.split()[-1])] for name in names])
+
+
+def _features(target: Any, spec: Any, store: FeatureStore) -> dict[str, np.ndarray]:
+    extraction = Extraction(target, store, "cpu", "auto", "auto", "skip", True, no_progress)
+    candidate = Candidate(spec)
+    extraction.run(by_network([candidate]), 1.0)
+    if candidate.failure:
+        raise candidate.failure.error
+    return {split: extraction.features(spec, target.indices(split)) for split in ("train", "val", "unlabelled")}
+
+
+def _keep_predictions(pair: str, made: Any, labels: np.ndarray) -> None:
+    """Probabilities of every candidate with the true classes: what ``da_label`` asks for labels of. Not committed."""
+    folder = Path("runs") / "da"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        folder / f"{pair}.npz", keys=[" ".join(key) for key in made], labels=labels,
+        probabilities=np.stack([adapted.view.target for adapted, _ in made.values()]).astype(np.float32),
+    )  # fmt: skip
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    new = not path.is_file()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
