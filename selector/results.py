@@ -336,8 +336,12 @@ class Ranking:
 
     @property
     def proxies(self) -> list[str]:
-        """Names of the proxies in the table."""
-        return list(self.settings.get("proxies", ()))
+        """Names of the proxies in the table, each with its facet where the task has several: ``what:logme``."""
+        scored = dict.fromkeys(name for model in self.models for name in model.scores)
+        found: list[str] = []
+        for asked in self.settings.get("proxies", ()):
+            found += [name for name in scored if name == asked or name.endswith(f":{asked}")] or [asked]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``load_ranking`` reads them back."""

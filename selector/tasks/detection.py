@@ -49,6 +49,7 @@ class Detection(DetectionReading, MapTask):
     stats_type: ClassVar[type[DetectionStats]] = DetectionStats
     prediction_type = FoundBoxes
     tie_breaker = "map50"
+    proxies = ("logme", "hscore", "knn", "probe", "loo-ridge")  # of both facets; the target's labels name one kind
     reader = "box"
     most_rows = MOST_ROWS
     probe_rows = 0

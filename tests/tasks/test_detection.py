@@ -151,6 +151,12 @@ def test_offsets_are_relative_to_the_box_that_is_read() -> None:
     assert small == pytest.approx([1.0, 0.0, np.log(2), 0.0])
 
 
+def test_what_is_computed_unasked_serves_both_facets() -> None:
+    from selector.proxies import default_proxies
+
+    assert set(registry.get("detection").proxies) == set(default_proxies(LabelKind.CLASSES, LabelKind.REAL))
+
+
 def test_both_facets_are_scored(target: Target, tmp_path: Path) -> None:
     ranking = selector.rank(target, **FAST, store=tmp_path)
     assert [m.status for m in ranking] == ["ok", "ok"], [m.reason for m in ranking]
@@ -159,6 +165,14 @@ def test_both_facets_are_scored(target: Target, tmp_path: Path) -> None:
         score = model.scores["where:loo-ridge"]
         assert score.low is not None
         assert score.low <= score.value <= score.high
+    from selector.report import view
+
+    shown = {column.key for column in view.table_view(ranking).columns}
+    assert ranking.proxies == ["what:logme", "where:logme", "where:loo-ridge"]
+    assert shown >= {f"proxy:{name}" for name in ranking.proxies}
+    frame = ranking.to_dataframe()
+    assert frame["where:loo-ridge"].notna().all()
+    assert (frame["where:loo-ridge_low"] <= frame["where:loo-ridge_high"]).all()
 
 
 # ---------------------------------------------------------------------------- matches
@@ -316,7 +330,14 @@ def encoder_of(name: str, target: Target) -> Any:
 
 @pytest.mark.parametrize(
     ("head", "backbone"),
-    [("fasterrcnn", "test_resnet"), ("retinanet", "test_vit"), ("fcos", "cs3darknet_s"), ("ssd", "test_resnet")],
+    [
+        ("fasterrcnn", "test_resnet"),
+        ("retinanet", "test_vit"),
+        ("ssd", "test_resnet"),
+        ("fcos", "cs3darknet_s"),
+        pytest.param("fcos", "darknet53", marks=pytest.mark.slow),
+        pytest.param("retinanet", "cspdarknet53", marks=pytest.mark.slow),
+    ],
 )
 def test_detectors_learn_and_are_built_again(head: str, backbone: str, target: Target) -> None:
     from selector import sources
