@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -573,3 +574,14 @@ def test_a_whole_segmenter_is_a_candidate_and_is_built_again(scenes: Target, tmp
     rebuilt.load_state_dict(learner.network.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(batch), learner.eval().network(batch))
+
+
+@pytest.mark.parametrize("names", [[], ["disc"]])
+def test_masks_of_a_model_whose_names_are_gone_are_refused(saved: Path, tmp_path: Path, names: list[str]) -> None:
+    """What is kept of a mask while others are predicted needs the names: it raised a raw error."""
+    folder = tmp_path / "best"
+    shutil.copytree(saved, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"class_names": names}))
+    with pytest.raises(ConfigError, match=r"config\.json: class_names"):
+        load_model(folder).predict([np.zeros((40, 50, 3), np.uint8)])
