@@ -129,7 +129,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
     files = sorted(files_of(root), key=lambda path: (split_rank(split_of(path)), path.name))
     try:
         return _table(root, files, pq.read_schema(files[0]), options)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TargetError(
             f"{root}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
         ) from None
