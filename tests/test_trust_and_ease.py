@@ -272,7 +272,7 @@ def test_a_dry_run_gives_a_range_of_time_on_first_use(
     assert plan["pixel_bytes"] == 51 * 3 * 224 * 224
     assert plan["compiled_bytes"] == 4 * 840_000
     assert "of decoded pictures" in shown
-    assert "the confirmation comes on top: no limit (--budget sets one)." in shown
+    assert "the confirmation comes on top: at most 20 min" in shown
     assert "at most 1 min 30 s" in dry(photos, tmp_path / "store", "--models", "other", "--budget", "90s")[0]
 
 

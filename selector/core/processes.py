@@ -84,8 +84,8 @@ def _cores() -> list[int]:
 def _place(k: int, number: int, gpus: int, cores: Sequence[int]) -> tuple[dict[str, str], list[int] | None]:
     """(environment, cores) of worker ``k``: a GPU, or a set of cores with as many threads.
 
-    >>> _place(1, 2, 0, [0, 1, 2, 3])
-    ({'OMP_NUM_THREADS': '2'}, [2, 3])
+    >>> _place(3, 4, 0, [0, 1, 2, 3])
+    ({'OMP_NUM_THREADS': '1'}, [3])
     >>> _place(3, 4, 2, [0, 1, 2, 3])
     ({'CUDA_VISIBLE_DEVICES': '1'}, None)
     """

@@ -20,6 +20,7 @@ MOST = 1000  # rows a domain
     good="About 0 is two samples of one distribution, −2 two that share nothing.",
     source="Gretton et al., JMLR 2012, eq. 3 (unbiased)",
     cost="O(n²·D), n at most 1,000 rows a domain",
+    seeded=True,
     bounds=(-2.0, 2.0),
     invariances={
         "row order", "class renaming", "absent classes", "column permutation", "rotation", "zero padding", "scale", "offset",
