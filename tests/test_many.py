@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 import selector
 from selector.cli.app import app
-from selector.core.errors import OptionError, TargetError
+from selector.core.errors import OptionError, StoreError, TargetError
 from selector.report.overview import FailedTarget, Rankings, overview
+from selector.scan.many import _Member
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.conftest import image_folder
@@ -158,3 +159,13 @@ def test_lists_of_targets_that_cannot_be_read(tmp_path: Path) -> None:
         selector.rank(f"@{tmp_path / 'list.txt'}")
     with pytest.raises(TargetError):  # every target is wrong: an error, not a table of failures
         selector.rank([tmp_path / "a", tmp_path / "b"], **FAST)
+
+
+def test_a_failure_within_a_targets_scan_is_its_row_and_that_of_the_store_ends_the_scan() -> None:
+    member = _Member("photos")
+    with member.own_failure():
+        raise RuntimeError("the rows vanished")
+    assert isinstance(member.result, FailedTarget)
+    assert member.result.reason == "RuntimeError: the rows vanished"
+    with pytest.raises(StoreError, match="the disk is full"), member.own_failure():
+        raise StoreError("the disk is full")

@@ -1,4 +1,4 @@
-"""Statistics that several rooms share: ranks and quantiles."""
+"""Statistics that several rooms share: ranks, quantiles and probabilities."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def t_quantile(freedom: float, probability: float = 0.95) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability)) if freedom > 0 else 0.0
+
+
+def softmax(outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """softmax(outputs / temperature), float64 (N, C)."""
+    scaled = outputs.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))

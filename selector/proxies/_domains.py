@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selector.core.contracts import LabelKind
+from selector.core.stats import softmax
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
 from selector.linear import solve_head
@@ -78,15 +79,9 @@ def _fit(features: FeatureSet) -> SourceHead:
 
     own = logits(rows[held])
     temperature = best_temperature(own, codes[held])
-    target = softmax(logits(target_rows(features)) / temperature)
+    target = softmax(logits(target_rows(features)), temperature)
     shares = np.bincount(codes, minlength=outputs) / len(codes)
-    return SourceHead(softmax(own / temperature), codes[held], target, shares, head.strength)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities a row."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+    return SourceHead(softmax(own, temperature), codes[held], target, shares, head.strength)
 
 
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import NotApplicable
+from selector.core.stats import softmax
 from selector.features import FeatureSet
 from selector.proxies._proxy import INVARIANCES, proxy
 
@@ -88,6 +89,5 @@ def _posterior(z: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> float:
     own_count = np.maximum(counts[codes] - 1, 1)
     squares[everyone, codes] = own * (counts[codes] / own_count) ** 2
     logits = np.log(counts / len(z)) - squares / (2 * variance)
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    share = p[everyone, codes] / p.sum(axis=1)
+    share = softmax(logits)[everyone, codes]
     return float(np.where(several, share, 1 / len(counts)).mean())

@@ -6,6 +6,7 @@ import numpy as np
 
 from selector.core.contracts import Score
 from selector.core.errors import NotApplicable
+from selector.core.stats import softmax
 from selector.features import FeatureSet
 from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.probe import rows_without_training
@@ -88,8 +89,7 @@ def _posteriors(
         a, b = held @ moves, means @ moves
         squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
         logits = np.log(counts[present] / len(rows)) - squares / (2 * variance)
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
         full = np.zeros((len(held), classes))
-        full[:, present] = p / p.sum(axis=1, keepdims=True)
+        full[:, present] = softmax(logits)
         found.append(full)
     return found[0], found[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
     ]
     page = render_page(ranking.target["name"], list(target.class_names), shown, HEADER)
     write_atomic(folder / PAGE, page.encode("utf-8", "backslashreplace"))
-    return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), standing_rows(keys, labelling))
+    return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), labelling.standing().rows(keys))
 
 
 def take(ranking: Ranking, answers: Path) -> int:
@@ -81,13 +81,6 @@ def take(ranking: Ranking, answers: Path) -> int:
     known = {**read_labels(folder), **found}
     write_atomic(folder / LABELS, json.dumps(known, indent=1).encode())
     return len(known)
-
-
-def standing_rows(keys: Sequence[tuple[str, str]], labelling: Labelling) -> tuple[tuple[str, str, float, float], ...]:
-    """(model, strategy, expected accuracy, P(best)) of every candidate, the best first."""
-    standing = labelling.standing()
-    order = np.argsort(-standing.accuracy, kind="stable")
-    return tuple((*keys[k], float(standing.accuracy[k]), float(standing.p_best[k])) for k in order)
 
 
 def _labelling(folder: Path, known: Mapping[str, int]) -> tuple[list[tuple[str, str]], list[str], Labelling]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,16 @@ class _Member:
         log.warning("%s: %s", self.name, failure.reason)
         self.scan, self.result = None, FailedTarget(self.name, failure.reason, failure.traceback)
 
+    @contextlib.contextmanager
+    def own_failure(self) -> Iterator[None]:
+        """One target's failure must not end the scan of the others; that of the store ends it."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self.fail(error)
+
 
 def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallback) -> Rankings:
     """Rank the models of a zoo for several targets; see ``selector.rank``.
@@ -128,22 +139,14 @@ def _rounds(members: Sequence[_Member]) -> None:
         for member in racing:
             assert member.scan is not None
             assert member.scan.rounds is not None
-            try:
+            with member.own_failure():
                 member.scan.rounds.step(share)
-            except (StoreError, KeyboardInterrupt):
-                raise
-            except Exception as error:  # noqa: BLE001  one target's failure must not end the scan of the others
-                member.fail(error)
 
 
 def _alone(member: _Member) -> None:
-    try:
-        if member.scan is not None and member.scan.rounds is not None:
+    if member.scan is not None and member.scan.rounds is not None:
+        with member.own_failure():
             member.scan.rounds.run()
-    except (StoreError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # noqa: BLE001  one target's failure must not end the scan of the others
-        member.fail(error)
 
 
 def _bring(scans: Sequence[TargetScan], share: float) -> None:
@@ -164,16 +167,10 @@ def _bring(scans: Sequence[TargetScan], share: float) -> None:
 
 def _finish(member: _Member) -> None:
     assert member.scan is not None
-    try:
-        ranking = member.scan.finish(elsewhere=True)
-    except (StoreError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # noqa: BLE001  one target's failure must not end the scan of the others
-        member.fail(error)
-        return
-    if ranking.path is not None:
-        write_report(ranking)
-    member.result = ranking
+    with member.own_failure():
+        member.result = member.scan.finish(elsewhere=True)
+    if isinstance(member.result, Ranking) and member.result.path is not None:
+        write_report(member.result)
 
 
 def _names(targets: Sequence[Any]) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from selector.core.contracts import LabelKind, Target
+from selector.core.stats import softmax
 from selector.core.task import Stats
 from selector.tasks._classes import check_classes
-from selector.tasks._linear import LinearTask, softmax, temperature_of
+from selector.tasks._linear import LinearTask, temperature_of
 
 
 class ClassTask(LinearTask):

@@ -182,14 +182,6 @@ def check_columns(outputs: np.ndarray, labels: np.ndarray, expected: str) -> Non
         raise NotFinite(f"outputs must be finite; {int((~np.isfinite(outputs)).any(axis=1).sum())} row(s) are not.")
 
 
-def softmax(outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """softmax(outputs / temperature), float64 (N, C)."""
-    scaled = outputs.astype(np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    result: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return result
-
-
 def temperature_of(context: Mapping[str, Any] | None) -> float:
     """The temperature that validation chose; 1 where none was."""
     return float((context or {}).get("temperature", 1.0))

@@ -9,6 +9,7 @@ import numpy as np
 
 from selector.core.contracts import Target
 from selector.core.metric import Metric
+from selector.core.stats import softmax
 from selector.core.task import Section, Stats
 from selector.tasks import task
 from selector.tasks._class_task import ClassTask
@@ -25,7 +26,7 @@ from selector.tasks._classes import (
     macro_f1,
     per_class_table,
 )
-from selector.tasks._linear import softmax, temperature_of
+from selector.tasks._linear import temperature_of
 from selector.tasks._outcome import section_of_items
 from selector.tasks._read_classification import ClassificationReading
 

@@ -16,6 +16,7 @@ import xxhash
 from selector.core.contracts import Target, spread
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction
+from selector.core.stats import softmax
 from selector.core.task import RowPlan, Section, Stats
 from selector.tasks import task
 from selector.tasks._class_task import ClassTask
@@ -29,7 +30,7 @@ from selector.tasks._classes import (
     per_class_table,
 )
 from selector.tasks._entities import Found, Scheme
-from selector.tasks._linear import softmax, temperature_of
+from selector.tasks._linear import temperature_of
 from selector.tasks._outcome import section_of_sentences
 from selector.tasks._read_tagging import TaggingReading
 from selector.tasks._tagged import Entity, TaggedText, TaggedTexts

@@ -18,6 +18,7 @@ from selector.core.contracts import UNLABELLED, Progress, ProgressCallback, Targ
 from selector.core.engine import LocalEngine
 from selector.core.errors import StoreError
 from selector.core.sealed import UNKNOWN, Decision, SealedLabels
+from selector.core.stats import softmax
 from selector.core.task import Learner
 from selector.results import Measurement
 from selector.tasks.adaptation import Adaptation, DomainLabels
@@ -222,17 +223,10 @@ def _looked_at(head: AdaptedHead, domains: Domains, val: np.ndarray, target: np.
     context = task.calibrate(task.stats(val, domains.val_labels))
     temperature = float(context["temperature"])
     view = View(
-        probabilities(target, temperature), domains.target, probabilities(val, temperature), domains.val_labels,
+        softmax(target, temperature), domains.target, softmax(val, temperature), domains.val_labels,
         domains.val, domains.train, seed=domains.seed,
     )  # fmt: skip
     return Adapted(head, val, target, context, view)
-
-
-def probabilities(outputs: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, C) softmax of outputs / temperature."""
-    scaled = outputs.astype(np.float64) / temperature
-    exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
 
 
 def _trained(
@@ -270,9 +264,7 @@ def _by_labels(chosen: Chosen, made: Mapping[Key, Adapted], given: Mapping[int, 
         f"{len(given)} labels of the target decide: {' '.join(name)} leads, P(best) {standing.p_best[standing.leader]:.2f}, "
         f"expected to be {100 * standing.regret:.1f} points behind the best."
     )
-    order = np.argsort(-standing.accuracy, kind="stable")
-    values = [(*keys[k], float(standing.accuracy[k]), float(standing.p_best[k])) for k in order]
-    rows = [dict(zip(("model", "strategy", "accuracy", "p_best"), row, strict=True)) for row in values]
+    rows = [dict(zip(("model", "strategy", "accuracy", "p_best"), row, strict=True)) for row in standing.rows(keys)]
     shown = {"labels": len(given), "standing": rows, "regret": standing.regret}
     combined = dict(zip(keys, map(float, standing.accuracy), strict=True))
     return replace(chosen, name=name, combined=combined, notes=(note,)), {"labelled": shown}

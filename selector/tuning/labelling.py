@@ -8,6 +8,7 @@ their Beta moments, and an item's classes are those of the pool weighted by P(be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class Standing:
     accuracy: np.ndarray
     p_best: np.ndarray
     regret: float
+
+    def rows(self, keys: Sequence[tuple[str, str]]) -> tuple[tuple[str, str, float, float], ...]:
+        """(model, strategy, expected accuracy, P(best)) of every candidate, the best first."""
+        order = np.argsort(-self.accuracy, kind="stable")
+        return tuple((*keys[k], float(self.accuracy[k]), float(self.p_best[k])) for k in order)
 
     @property
     def leader(self) -> int:

@@ -6,7 +6,8 @@ from scipy.optimize import minimize
 from sklearn.metrics.pairwise import cosine_distances, rbf_kernel
 
 import selector.proxies as proxies
-from selector.proxies._domains import best_temperature, softmax
+from selector.core.stats import softmax
+from selector.proxies._domains import best_temperature
 from selector.proxies.label_shift import estimated_shares
 from selector.proxies.target_accuracy import thresholded_confidence
 

@@ -16,6 +16,7 @@ from sklearn import metrics as sk
 
 from selector.core.contracts import LabelKind, Modality, Target
 from selector.core.errors import ConfigError, TargetError
+from selector.core.stats import softmax
 from selector.core.task import NotFinite
 from selector.tasks import _classes, registry
 from selector.tasks._classes import (
@@ -26,7 +27,6 @@ from selector.tasks._classes import (
     confusion_matrix,
     per_class_table,
 )
-from selector.tasks._linear import softmax
 from selector.tasks.classification import (
     METRICS,
     Classification,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.proxies._domains import best_temperature, softmax
+from selector.core.stats import softmax
+from selector.proxies._domains import best_temperature
 from selector.proxies.label_shift import estimated_shares
 from selector.tuning.domains import AdaptedHead, Domains, clipped, effective_sample_size, solved
 from selector.tuning.strategies import strategy
@@ -23,7 +24,7 @@ class LabelShift(HeadStrategy):
         own, other = plain.outputs(domains.val), plain.outputs(domains.target)
         shares = np.bincount(domains.labels, minlength=domains.classes) / len(domains.labels)
         known = shares > 0
-        probabilities = softmax(other[:, known] / best_temperature(own, domains.val_labels))
+        probabilities = softmax(other[:, known], best_temperature(own, domains.val_labels))
         ratio = np.zeros(domains.classes)
         ratio[known] = estimated_shares(probabilities, shares[known]) / shares[known]
         # a class that the head never sees in the target is rare there, not impossible
