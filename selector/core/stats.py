@@ -27,6 +27,17 @@ def t_quantile(freedom: float, probability: float = 0.95) -> float:
     return float(stdtrit(freedom, probability)) if freedom > 0 else 0.0
 
 
+def binomial_tail(count: int, trials: int, share: float) -> float:
+    """How likely ``count`` of ``trials`` or more are, each of which has the chance ``share``.
+
+    >>> binomial_tail(2, 2, 0.5)
+    0.25
+    """
+    from scipy.special import bdtrc
+
+    return float(bdtrc(count - 1, trials, share))
+
+
 def softmax(outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """softmax(outputs / temperature), float64 (N, C)."""
     scaled = outputs.astype(np.float64) / temperature

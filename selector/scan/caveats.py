@@ -10,6 +10,7 @@ import numpy as np
 
 from selector import tasks
 from selector.core.contracts import Target
+from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
 from selector.ranking.agreement import spearman, weighted_tau
 from selector.ranking.calibration import calibration
@@ -159,7 +160,7 @@ def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
     classes = len(target.class_names)
     most = int(np.bincount(target.labels[target.indices("train")].astype(int), minlength=classes).argmax())
     share, count, accuracy = float((labels == most).mean()), len(labels), figures["accuracy"]
-    if accuracy > share and _at_least(round(accuracy * count), count, share) <= SURE:
+    if accuracy > share and binomial_tail(round(accuracy * count), count, share) <= SURE:
         return None
     others = {key: figures[key] for key in ("balanced_accuracy", "macro_f1") if key in figures}
     told = "".join(f", {key} {value:.3f}" for key, value in others.items())
@@ -187,13 +188,6 @@ def _no_better(name: str, measured: Measurement, target: Target) -> Caveat | Non
         f"{measured.metric} {value:.3f} against {base:.3f}. Label more {target.modality.noun}s, or check the labels.",
         {"split": "test", "metric": measured.metric, "value": value, "baseline": base},
     )
-
-
-def _at_least(right: int, count: int, share: float) -> float:
-    """How likely so many of ``count`` items or more are of a class that has this share."""
-    from scipy.special import bdtrc
-
-    return float(bdtrc(right - 1, count, share))
 
 
 def unlike_calibration(transferability: dict[str, Transferability], target: Target, rows: int) -> Caveat | None:

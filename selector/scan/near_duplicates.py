@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image
 from selector import modalities
 from selector.core.contracts import Target
 from selector.results import Caveat
+from selector.scan import sequences
+from selector.scan.sequences import Pair, listed
 
 if TYPE_CHECKING:
     from selector.modalities.pixels.prepared import Pixels
@@ -25,40 +28,38 @@ if TYPE_CHECKING:
 
 SAME = 0.995
 SIDE = 32
-LISTED = 20
 _SEARCH = 16  # side of what the nearest picture is searched with
 _FLAT = 3.0  # grey levels of deviation: a blank picture is like every other blank one
 _PRODUCTS = 3e9  # compared pairs: seconds on two cores; beyond, an even share of the held-out pictures is looked at
 _BATCH = 256
-_VERSION = 1
+_VERSION = 2
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Positions of a held-out picture and of the one that it is like, and how they correlate."""
-
-    held_out: int
-    other: int
-    similarity: float
-
-
-def leak_caveat(target: Target, pixels: Pixels | None, store: FeatureStore) -> Caveat | None:
-    """The warning of a target, from the store where it was looked for before.
+def leak_caveats(target: Target, pixels: Pixels | None, store: FeatureStore) -> list[Caveat]:
+    """The warnings of a target about pictures of one split that tell of another, from the store where it was looked
+    for before: near duplicates, and neighbours in a sequence (``scan.sequences``).
 
     ``pixels`` are its decoded pictures; None when this run decoded nothing, and then only what an
     earlier run found is told.
     """
     if not modalities.of(target).resizable:
-        return None
-    key = {"near duplicates of": target.fingerprint, "version": _VERSION}
+        return []
+    key = {"leaks of": target.fingerprint, "version": _VERSION}
     found = store.get("caveat", key)
     if found is None:
         if pixels is None:
-            return None
-        pairs, checked = near_duplicates(thumbnails(pixels), target.splits, target.hashes)
-        found = {"checked": checked, "pairs": [[p.held_out, p.other, p.similarity] for p in pairs]}
+            return []
+        thumbs = thumbnails(pixels)
+        pairs, checked = near_duplicates(thumbs, target.splits, target.hashes)
+        frames, compared = sequences.alike_neighbours(target, partial(likeness_of, thumbs))
+        found = {
+            "duplicates": {"checked": checked, "pairs": [astuple(pair) for pair in pairs]},
+            "frames": {"checked": compared, "pairs": [astuple(pair) for pair in frames]},
+        }
         store.put("caveat", key, found)
-    return _told([Pair(*pair) for pair in found["pairs"]], int(found["checked"]), target)
+    told = ((found["duplicates"], _told), (found["frames"], sequences.told))
+    caveats = [tell([Pair(*pair) for pair in part["pairs"]], int(part["checked"]), target) for part, tell in told]
+    return [caveat for caveat in caveats if caveat is not None]
 
 
 def thumbnails(pixels: Pixels) -> np.ndarray:
@@ -120,6 +121,14 @@ def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("ij,ij->i", _units(_flat(first)), _units(_flat(second))))
 
 
+def likeness_of(thumbs: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """``likeness`` of the thumbnails at some positions and at others."""
+    parts = [
+        likeness(thumbs[first[i : i + _BATCH]], thumbs[second[i : i + _BATCH]]) for i in range(0, len(first), _BATCH)
+    ]
+    return np.concatenate(parts)
+
+
 def _flat(thumbs: np.ndarray) -> np.ndarray:
     return thumbs.reshape(len(thumbs), -1).astype(np.float32)
 
@@ -136,21 +145,11 @@ def _told(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat | None:
     pairs = sorted(pairs, key=lambda p: -p.similarity)
     first = pairs[0]
     other_label = sum(not np.array_equal(target.labels[p.held_out], target.labels[p.other]) for p in pairs)
-    listed = [
-        {
-            "held_out": target.names[p.held_out],
-            "split": str(target.splits[p.held_out]),
-            "like": target.names[p.other],
-            "like_split": str(target.splits[p.other]),
-            "similarity": round(p.similarity, 4),
-        }
-        for p in pairs[:LISTED]
-    ]
     labels = f" {other_label} of them have another label than the picture they are like." if other_label else ""
     return Caveat(
         "near-duplicates",
         f"{len(pairs)} of {checked} held-out pictures are nearly one of another split, such as "
         f"{target.names[first.held_out]} ({target.splits[first.held_out]}) and {target.names[first.other]} "
         f"({target.splits[first.other]}): test metrics are likely optimistic (data leakage).{labels} run.json lists them.",
-        {"pairs": len(pairs), "checked": checked, "other_label": other_label, "listed": listed},
+        {"pairs": len(pairs), "checked": checked, "other_label": other_label, "listed": listed(pairs, target)},
     )

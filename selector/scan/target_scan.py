@@ -34,7 +34,7 @@ from selector.scan.checks import (
 )
 from selector.scan.confirmation import confirm_leading
 from selector.scan.extraction import Extraction
-from selector.scan.near_duplicates import leak_caveat
+from selector.scan.near_duplicates import leak_caveats
 from selector.scan.parcel import score_settings
 from selector.scan.past import Knowledge, open_history, predicted
 from selector.scan.precomputed import rank_rows
@@ -116,8 +116,7 @@ class TargetScan:
         found = list(caveats(candidates, data, len(extraction.rows().indices)))
         if elsewhere or not self._engine.in_process:
             self._open_pictures()
-        if leak := leak_caveat(data, extraction.work.prepared.smallest_pixels, self._store):
-            found.insert(0, leak)
+        found[:0] = leak_caveats(data, extraction.work.prepared.smallest_pixels, self._store)
         ranking = Ranking(
             target=summarise(data),
             settings={
