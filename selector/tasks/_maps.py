@@ -30,6 +30,7 @@ class MapTask(Task):
         decoders: what can sit on the maps, by name; the first one is the usual one.
         decoder: the one that sits there.
         decoder_noun: what such a thing is called.
+        lacking: what is said of classes that a split lacks, with ``{split}`` and ``{names}``.
     """
 
     batch_size: ClassVar[int] = 8
@@ -38,6 +39,7 @@ class MapTask(Task):
     decoders: ClassVar[tuple[str, ...]]
     decoder: str
     decoder_noun: ClassVar[str] = "decoder"
+    lacking: ClassVar[str]
 
     def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Self:
         """The task with another decoder.
@@ -59,6 +61,22 @@ class MapTask(Task):
     def address(self) -> str:
         """With the decoder, where it is not the usual one."""
         return self.name if self.decoder == self.decoders[0] else f"{self.name} {self.decoder}"
+
+    @abstractmethod
+    def shows(self, target: Target, items: np.ndarray) -> np.ndarray:
+        """Which classes some items show, bool (C,)."""
+
+    def notes(self, target: Target) -> list[str]:
+        """Classes that val or test lacks, and what becomes of them in the metrics."""
+        notes = []
+        for split in ("val", "test"):
+            items = target.indices(split)
+            lacking = np.flatnonzero(~self.shows(target, items))
+            if len(items) and len(lacking):
+                names = ", ".join(f"'{target.class_names[i]}'" for i in lacking[:5])
+                told = self.lacking.format(split=split, names=names)
+                notes.append(f"{len(lacking)} of {len(target.class_names)} classes {told}")
+        return notes
 
     @abstractmethod
     def network(self, maps: nn.Module, outputs: int) -> nn.Module:

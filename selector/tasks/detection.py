@@ -57,6 +57,7 @@ class Detection(DetectionReading, MapTask):
     decoders = ("fasterrcnn", "retinanet", "fcos", "ssd")
     decoder = "fasterrcnn"
     decoder_noun = "detector"
+    lacking = "have no box in {split}, such as {names}: the mean is over the others."
 
     # rows
 
@@ -117,20 +118,9 @@ class Detection(DetectionReading, MapTask):
                     f"target '{target.name}' has no box in {split}; there is nothing to learn or to measure."
                 )
 
-    def notes(self, target: Target) -> list[str]:
-        """Classes that a split lacks: they count in no metric on it."""
-        notes = []
-        known = _boxes(target)
-        for split in ("val", "test"):
-            items = target.indices(split)
-            lacking = np.flatnonzero(~known.take(items).strata.any(axis=0))
-            if len(items) and len(lacking):
-                names = ", ".join(f"'{target.class_names[i]}'" for i in lacking[:5])
-                notes.append(
-                    f"{len(lacking)} of {len(target.class_names)} classes have no box in {split}, such as {names}: "
-                    "the mean is over the others."
-                )
-        return notes
+    def shows(self, target: Target, items: np.ndarray) -> np.ndarray:
+        """See ``MapTask``."""
+        return np.asarray(_boxes(target).take(items).strata.any(axis=0))
 
     # learning
 

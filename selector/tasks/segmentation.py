@@ -110,6 +110,10 @@ class Segmentation(SegmentationReading, MapTask):
     free_size = True
     decoders = ("linear", "fcn", "deeplabv3")
     decoder = "linear"
+    lacking = (
+        "have no pixel in {split}, such as {names}: their IoU there is 0 once a pixel is predicted as them, and else left "
+        "out of the mean."
+    )
 
     # rows
 
@@ -145,24 +149,14 @@ class Segmentation(SegmentationReading, MapTask):
     def check(self, target: Target) -> None:
         """Also: pixels of at least two classes in train."""
         super().check(target)
-        shown = _masks(target).pixels[target.indices("train")].sum(axis=0) > 0
-        if shown.sum() < 2:
+        if self.shows(target, target.indices("train")).sum() < 2:
             raise TargetError(
                 f"target '{target.name}' shows fewer than two classes in train; there is nothing to learn."
             )
 
-    def notes(self, target: Target) -> list[str]:
-        """Classes that a split lacks: their IoU there counts only what is wrongly predicted as them."""
-        notes = []
-        for split in ("val", "test"):
-            lacking = np.flatnonzero(_masks(target).pixels[target.indices(split)].sum(axis=0) == 0)
-            if len(target.indices(split)) and len(lacking):
-                names = ", ".join(f"'{target.class_names[i]}'" for i in lacking[:5])
-                notes.append(
-                    f"{len(lacking)} of {len(target.class_names)} classes have no pixel in {split}, such as {names}: "
-                    "their IoU there is 0 once a pixel is predicted as them, and else left out of the mean."
-                )
-        return notes
+    def shows(self, target: Target, items: np.ndarray) -> np.ndarray:
+        """See ``MapTask``."""
+        return np.asarray(_masks(target).pixels[items].sum(axis=0) > 0)
 
     # learning
 

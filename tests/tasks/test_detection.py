@@ -145,6 +145,23 @@ def test_rows_are_the_same_whatever_else_is_read(target: Target) -> None:
     assert {tuple(p) for p in swapped.place[true]} <= {tuple(p) for p in own}
 
 
+def test_classes_that_a_split_lacks_are_noted(shapes: Path, target: Target) -> None:
+    task = registry.get("detection")
+    assert not task.notes(target)
+    document = json.loads((shapes / "annotations.json").read_text())
+    first = [int(Path(target.names[i]).stem) for i in target.indices("train")][:4]
+    for one in document["annotations"]:
+        if one["image_id"] in first:
+            one["category_id"] = 3
+    document["categories"].append({"id": 3, "name": "blob"})
+    (shapes / "more.json").write_text(json.dumps(document))
+    more = load_target(shapes / "more.json")
+    lacking = [split for split in ("val", "test") if not task.shows(more, more.indices(split))[2]]
+    told = "1 of 3 classes have no box in {}, such as 'blob': the mean is over the others."
+    assert lacking
+    assert task.notes(more) == [told.format(split) for split in lacking]
+
+
 def test_offsets_are_relative_to_the_box_that_is_read() -> None:
     small, large = (offsets(np.array([0, 0, s, s]), np.array([s / 2, 0, 2.5 * s, s])) for s in (0.1, 0.3))
     assert small == pytest.approx(large)
