@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +115,7 @@ def held_out_residuals(
     features: FeatureSet, penalties: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Chunks of (coordinates (n, k), residuals (n, T) without the row itself, deviations (n, T) from the mean of
-    the others), each column at its penalty.
+    the others), each column at its penalty. Coordinates are overwritten by those of the next chunk.
 
     Rows of one unit are left out together: a box says much about the next box of its image. Exact in closed
     form: the residuals of rows u without u are (I - H_uu)⁻¹ times those with u.
@@ -130,10 +131,12 @@ def held_out_residuals(
     solution = shrunk[:, of_column] * spectrum.response[positive]
     units = None if features.units is None else np.unique(features.units, return_inverse=True)[1].ravel()
     order = np.arange(n) if units is None else np.argsort(units, kind="stable")
+    of_row = np.empty((0, 0))
     for rows, z in _coordinates(features, order, units, positive):
         residual = targets[rows] - z @ solution.astype(z.dtype)
         if units is None:
-            leverage = 1 / n + (z * z) @ shrunk.astype(z.dtype)
+            of_row = _room(of_row, z)
+            leverage = 1 / n + np.multiply(z, z, out=of_row) @ shrunk.astype(z.dtype)
             residual = residual / np.maximum(1 - leverage, 1e-12)[:, of_column]
             alone = targets[rows] * (n / (n - 1))
         else:
@@ -183,6 +186,9 @@ def _coordinates(
     # V is a whole basis: the mean comes back from the spectrum without another pass over the rows
     mean = (features.directions @ (features.spectrum.offset / np.sqrt(len(features)))).astype(precision)
     size, start = chunk_rows(rows), 0
+    # one array for all chunks: fresh ones of this size come page by page from the system, which costs as much as a
+    # third of the product
+    centred, z = np.empty((0, 0)), np.empty((0, 0))
     with capped(features.width):
         while start < len(order):
             stop = min(start + size, len(order))
@@ -191,5 +197,17 @@ def _coordinates(
                     stop += 1
             part = order[start:stop]
             chunk = rows[start:stop] if units is None else rows[part]
-            yield part, np.subtract(chunk, mean, dtype=precision) @ basis
+            centred = _room(centred, chunk, precision)
+            np.subtract(chunk, mean, out=centred, dtype=precision)
+            z = _room(z, centred, columns=basis.shape[1])
+            yield part, np.matmul(centred, basis, out=z)
             start = stop
+
+
+def _room(last: np.ndarray, like: np.ndarray, precision: Any = None, columns: int | None = None) -> np.ndarray:
+    """An array of the shape and type of ``like``, in the memory of the last one where that is large enough."""
+    shape = len(like), like.shape[1] if columns is None else columns
+    wanted = np.dtype(precision or like.dtype)
+    if last.dtype == wanted and last.shape[1] == shape[1] and len(last) >= len(like):
+        return last[: len(like)]
+    return np.empty(shape, wanted)
