@@ -88,6 +88,21 @@ def content_hashes(rows: np.ndarray, seed: int) -> np.ndarray:
     return hashes
 
 
+def equal_rows(rows: np.ndarray) -> np.ndarray | None:
+    """(N,) ids 0.. of groups of equal rows; None where no two are equal."""
+    ids = alike = np.arange(len(rows))
+    for column in range(0, rows.shape[1], max(1, rows.shape[1] // 8)):  # only rows that agree in these are looked at
+        _, value, counts = np.unique(as_float(rows[alike, column]), return_inverse=True, return_counts=True)
+        alike = alike[counts[value] > 1]
+    if not len(alike):
+        return None
+    _, place, groups = np.unique(content_hashes(rows[alike], 0), return_index=True, return_inverse=True)
+    ids = ids.copy()
+    ids[alike] = alike[place[groups.ravel()]]
+    found = np.unique(ids, return_inverse=True)[1].ravel()
+    return found if found.max() + 1 < len(found) else None
+
+
 def _explain_bad_value(chunk: np.ndarray, start: int, what: str) -> None:
     bad = ~(np.abs(chunk) < _LARGEST)
     row, column = np.argwhere(bad)[0]

@@ -11,7 +11,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind
 from selector.core.errors import NotApplicable, ProxyError
-from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, content_hashes
+from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, content_hashes, equal_rows
 from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names, stratified_sample
 from selector.features.device import device_of
 from selector.features.labels import check_labels
@@ -206,6 +206,21 @@ class FeatureSet:
         if self._keys is not None:
             return hash_names(self._keys, 0)
         return content_hashes(self.rows, 0)
+
+    @cached_property
+    def equal_rows(self) -> np.ndarray | None:
+        """(N,) ids 0.. of groups of equal rows; None where no two are equal.
+
+        Cost: a few columns, unless rows agree in these.
+        """
+        if self._part_of is not None:
+            whole, indices, _ = self._part_of
+            groups = whole.equal_rows
+            if groups is None:
+                return None
+            ids = np.unique(groups[indices], return_inverse=True)[1].ravel()
+            return ids if ids.max() + 1 < len(ids) else None
+        return equal_rows(self.rows)
 
     @cached_property
     def canonical(self) -> tuple[np.ndarray, np.ndarray]:

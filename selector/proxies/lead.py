@@ -18,6 +18,7 @@ from selector.proxies.ridge import STRENGTHS, column_strengths, held_out_residua
     source="after Hu et al., CVPR 2024, arXiv:2507.14559 (LEAD)",
     cost="a product N × D × min(N, D) on top of logme, in the rows' own precision",
     bounds=(-float("inf"), 1.0),
+    version=2,
     invariances=INVARIANCES,
     formula="F₀: leave-one-out predictions of a ridge regression on the one-hot labels Y. F_t = (1 − e^{−λt}) Y + e^{−λt} F₀ with "
     "a rate λ for each class c: λ_c = N·‖Xᵀr_c‖²/(‖r_c‖² ‖X‖²), r = Y − F₀, X centred: how strongly the features' kernel acts "

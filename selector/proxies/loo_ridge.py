@@ -27,8 +27,9 @@ _NAMED = 20  # columns whose own value is in the details
     bounds=(-float("inf"), 1.0),
     invariances=INVARIANCES,
     blocks="own",
+    version=2,
     formula="1 − Σ e_i²/Σ (y_i − mean without i)², e_i = (y − ŷ)_i/(1 − h_ii), the penalty of each column by generalised "
-    "cross-validation over 17 strengths, free intercept; mean over columns. Rows of one item are left out together: "
+    "cross-validation over 17 strengths (those of `ridge`), free intercept; mean over columns. Rows of one item are left out together: "
     "e_u = (I − H_uu)⁻¹ (y − ŷ)_u.",
     deviations="In-sample least squares, as in the published Linear MSE, means nothing once D ≥ N. The penalty has seen the "
     "row that is left out, as in every GCV.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-8, 9))
     bounds=(-float("inf"), 1.0),
     invariances=INVARIANCES,
     formula="1 − GCV(λ)/GCV(∞) at the best of 17 penalties λ, GCV(λ) = N·RSS(λ)/(N − 1 − Σ S/(S + λ))²; free intercept. One λ "
-    "for all classes (RSS summed over the one-hot columns), one for each label and each real target, whose values are averaged.",
-    version=2,
+    "for all classes (RSS summed over the one-hot columns), one for each label and each real target, whose values are averaged. "
+    "Rows that occur several times count once: labels that agree on them would say that there is no noise.",
+    version=3,
     deviations="In-sample least squares, as some codes have it, means nothing once D ≥ N.",
     domain="All label kinds, any N and D. GCV treats all rows alike; `method='loo'` leaves out each row exactly.",
 )
@@ -62,11 +64,12 @@ def column_fits(features: FeatureSet, method: str) -> tuple[np.ndarray, np.ndarr
     strengths = np.array(STRENGTHS)[chosen]
     if method == "loo":
         return *leave_one_out(features, unit * strengths), strengths
-    null = spectrum.count * spectrum.label_square / (spectrum.count - 1) ** 2
+    distinct = _of_distinct_rows(features)
+    null = distinct.count * distinct.label_square / (distinct.count - 1) ** 2
     errors = np.empty(len(chosen))
     for number in np.unique(chosen):
         columns = chosen == number
-        errors[columns] = gcv(spectrum, unit * STRENGTHS[number])[columns]
+        errors[columns] = gcv(distinct, unit * STRENGTHS[number])[columns]
     return errors, null, strengths
 
 
@@ -80,7 +83,8 @@ def column_strengths(features: FeatureSet) -> np.ndarray:
     unit = spectrum.trace / spectrum.count
     if unit <= 0 or not (spectrum.label_square > 1e-12 * spectrum.count).any() or spectrum.count < 3:
         raise NotApplicable("needs three rows, and features and labels that vary")
-    values = np.array([gcv(spectrum, unit * s) for s in STRENGTHS])  # (strengths, T)
+    distinct = _of_distinct_rows(features)
+    values = np.array([gcv(distinct, unit * s) for s in STRENGTHS])  # (strengths, T)
     if features.label_kind is LabelKind.CLASSES:
         return np.full(values.shape[1], values.sum(axis=1).argmin())
     return np.asarray(values.argmin(axis=0))
@@ -100,6 +104,23 @@ def gcv(spectrum: Spectrum, penalty: float) -> np.ndarray:
     rss = spectrum.residual + shrink**2 @ spectrum.energy
     free = spectrum.count - 1 - len(spectrum.values) + float(shrink.sum())  # N - 1 - Σ S/(S + λ), nothing cancels
     return np.asarray(spectrum.count * rss / max(free, 1e-12) ** 2)
+
+
+def _of_distinct_rows(features: FeatureSet) -> Spectrum:
+    """The spectrum without the contrasts between equal rows.
+
+    No penalty can fit them, and where their labels agree they have no residual: generalised cross-validation takes that
+    for the absence of noise. Four photographs that occurred twice among 374 gave an R² of 0.15 at a penalty whose
+    leave-one-out R² is -0.75.
+    """
+    spectrum, groups = features.spectrum, features.equal_rows
+    if groups is None:
+        return spectrum
+    labels = features.label_data.block(slice(None)) - spectrum.label_mean
+    counts = np.bincount(groups)
+    totals = np.stack([np.bincount(groups, column) for column in labels.T], axis=1)
+    between = np.einsum("gt,gt,g->t", totals, totals, 1 / counts)
+    return replace(spectrum, count=len(counts), label_square=np.minimum(between, spectrum.label_square))
 
 
 def leave_one_out(features: FeatureSet, penalties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -180,6 +180,34 @@ def test_probe_of_several_labels_is_scikit_learns_one_against_rest(mixture, miss
     assert score.low < score.value < score.high
 
 
+def test_duplicates_do_not_fool_generalised_cross_validation():
+    """Rows that occur twice with their label leave no residual and nearly no degrees of freedom at a weak penalty."""
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((120, 300)), rng.standard_normal(120)
+    x[1:11:2], target[1:11:2] = x[:10:2], target[:10:2]
+    assert proxies.score(x, target, "ridge").value < 0.05  # noise; it was 0.99998
+    assert proxies.score(x, target, "loo-ridge").value > -0.05
+    # every row twice is every row once with another step of the penalty
+    once = proxies.score(x[10:], target[10:], "ridge")
+    twice = proxies.score(np.repeat(x[10:], 2, axis=0), np.repeat(target[10:], 2), "ridge")
+    assert twice.value == pytest.approx(once.value, abs=0.01)
+
+
+def test_equal_rows_are_found_as_they_are():
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.standard_normal((200, 40)), 0).astype(np.float32) * (rng.random((200, 40)) < 0.7)
+    x[[3, 9, 150]] = x[70]
+    x[199] = x[0]
+    features = FeatureSet(x, np.arange(200) % 2)
+    _, expected = np.unique(x, axis=0, return_inverse=True)
+    for part, rows in ((features, np.arange(200)), (features.take(np.arange(3, 200)), np.arange(3, 200))):
+        groups, wanted = part.equal_rows, expected.ravel()[rows]
+        assert groups is not None
+        np.testing.assert_array_equal(groups[:, None] == groups, wanted[:, None] == wanted)
+    assert features.take(np.arange(10, 150)).equal_rows is None
+    assert FeatureSet(rng.standard_normal((50, 3)), np.arange(50) % 2).equal_rows is None
+
+
 def test_ridge_gcv_equals_its_definition(mixture):
     for n, d in ((60, 10), (25, 40)):
         x, labels = mixture(n, d)
