@@ -281,21 +281,31 @@ def rank_features(
     proxies: str | Sequence[ProxyLike] | None = None,
     task: str | None = None,
     top_k: int | None = None,
+    confirm: bool = False,
+    metric: str | None = None,
+    store: StoreLike | None = None,
     intervals: bool = True,
     seed: int = 0,
     out: str | os.PathLike[str] | bool | None = None,
+    force: bool = False,
 ) -> Ranking:
     """Compare ready features of the same items: which of them transfers best, and whether that is more than noise.
 
     Args:
-        features: arrays (N, D) by name, such as ``{"clip": F1, "dino": F2}``; row i of each is of the same item.
-        labels: (N,) or (N, L), as for ``load_target`` of ready features.
-        proxies, task, top_k, intervals, seed, out: as for ``rank``; all rows are scored.
+        features: arrays (N, D) by name, such as ``{"clip": F1, "dino": F2}``; row i of each is of the same item. They
+            are copied, as float32.
+        labels: (N,) classes, (N, L) of 0 and 1, or (N,) and (N, T) real values, as for ``load_target`` of ready features.
+        confirm: score rows of train and val alone, fit a head on each array, judge it on test, and save the best one
+            as ``<folder>/best``, which predicts from features.
+        metric: that decides there; None for the task's own.
+        store: keeps the fitted heads.
+        proxies, task, top_k, intervals, seed, out, force: as for ``rank``; without ``confirm`` all rows are scored.
     Returns:
         A row an array, with intervals, P(best) and ties from the same resamples of the items.
     Raises:
-        OptionError: no arrays, or arrays of different items.
-    Cost: that of the proxies.
+        OptionError: it is no mapping of arrays, or there is no such metric.
+        TargetError: arrays of different items, or of another shape than (N, D).
+    Cost: that of the proxies, and of a linear probe an array.
 
     >>> import numpy as np
     >>> labels = np.arange(90) % 3

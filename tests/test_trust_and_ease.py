@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import selector
 from selector.cli.app import app
-from selector.core.errors import ConfigError, OptionError
+from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.core.progress import in_notebook
 from selector.ranking.history import History
 from selector.ranking.history import Result as Figure
@@ -181,11 +181,11 @@ def test_ready_features_are_compared_with_intervals_and_ties() -> None:
         {"good": good[order], "bad": bad[order], "same": good[order]}, labels[order], proxies="knn"
     )
     assert moved["good"].scores["knn"].value == ranking["good"].scores["knn"].value
-    with pytest.raises(OptionError, match="'b' has 3 rows and 'a' 90"):
+    with pytest.raises(TargetError, match="'b' has 3 rows and 'a' 90"):
         selector.rank_features({"a": good, "b": good[:3]}, labels)
     with pytest.raises(OptionError, match=r"features must be a mapping of names to arrays"):
         selector.rank_features(good, labels)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match=r"'a' must be numbers \(N, D\)"):
+    with pytest.raises(TargetError, match=r"features: 'a': features are <U1 \(1,\); expected floats \(N, D\)"):
         selector.rank_features({"a": np.array(["x"])}, labels)
 
 

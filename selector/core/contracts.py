@@ -23,6 +23,7 @@ from selector.core.preprocess import CropMode as CropMode
 from selector.core.preprocess import Interpolation as Interpolation
 from selector.core.preprocess import LongTexts as LongTexts
 from selector.core.preprocess import Preprocess as Preprocess
+from selector.core.preprocess import RowsPreprocess as RowsPreprocess
 from selector.core.preprocess import TextPreprocess as TextPreprocess
 from selector.core.preprocess import TruncationSide as TruncationSide
 
@@ -334,6 +335,7 @@ class Target:
         modality: what an item is.
         label_kind: what a label is.
         items: the items, lazily; for ``Modality.ROWS`` empty, and ``features`` (N, D) is set.
+        feature_widths: columns of each array by its name, in order, where ``features`` holds several side by side.
         names: a readable name an item (relative path, row number), for messages and reports.
         labels: of the rows: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
         class_names: C names, in label order; empty for regression.
@@ -365,6 +367,7 @@ class Target:
     origin: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     features: np.ndarray | None = None
+    feature_widths: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     row_starts: np.ndarray | None = None
     task: str | None = None
@@ -378,6 +381,18 @@ class Target:
     def __len__(self) -> int:
         """Items."""
         return len(self.splits)
+
+    def ready_features(self, name: str) -> np.ndarray:
+        """(N, D) of one of the arrays of ready features, a view; the only one has any name."""
+        assert self.features is not None
+        if not self.feature_widths:
+            return self.features
+        start = 0
+        for other, width in self.feature_widths.items():
+            if other == name:
+                return self.features[:, start : start + width]
+            start += width
+        raise KeyError(name)
 
     @property
     def row_noun(self) -> str:

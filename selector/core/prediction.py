@@ -211,6 +211,6 @@ def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_short(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
-        shown = "; ".join(_short(part) for part in value[:4])
+        shown = "; ".join(_short(part) for part in value[:4]) or "none"
         return f"{shown}; and {len(value) - 4} more" if len(value) > 4 else shown
     return str(value)

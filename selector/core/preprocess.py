@@ -147,4 +147,33 @@ class TextPreprocess:
         return cls(**{**data, "tokenizer": tokenizer})
 
 
-AnyPreprocess: TypeAlias = "Preprocess | TextPreprocess"
+@dataclass(frozen=True)
+class RowsPreprocess:
+    """Ready features are read as they are.
+
+    Attributes:
+        width: features a row.
+        name: of the array, where a file holds several.
+    """
+
+    width: int
+    name: str = ""
+
+    modality: ClassVar[Modality] = Modality.ROWS
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How large an item is: (features, 1)."""
+        return self.width, 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; ``from_dict`` reads it back."""
+        return {"width": self.width, "name": self.name}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RowsPreprocess:
+        """The inverse of ``to_dict``."""
+        return cls(**data)
+
+
+AnyPreprocess: TypeAlias = "Preprocess | TextPreprocess | RowsPreprocess"

@@ -46,7 +46,7 @@ class Table:
         schema: what the input says of them: ``class_names``, a colour table, ``ignore_index``, box format, ...
         splits: (N,) of train, val, test or ""; None where the input does not say.
         notes: what a person should know. ``origin``: what reads it again, plain JSON, or None.
-        features: ready features (N, D) instead of items.
+        features: ready features (N, D) instead of items; ``feature_widths`` as in ``Target``.
     """
 
     where: str
@@ -62,6 +62,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] | None = None
     features: np.ndarray | None = None
+    feature_widths: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.hashes)

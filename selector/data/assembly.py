@@ -57,6 +57,7 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
         origin=table.origin,
         notes=tuple(notes),
         features=table.features,
+        feature_widths=table.feature_widths,
         seed=seed,
         row_starts=getattr(found, "starts", None),  # of annotations whose labels are of words
         task=name,

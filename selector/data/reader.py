@@ -168,6 +168,7 @@ class Found:
     notes: Sequence[str] = ()
     origin: dict[str, Any] | None = None
     features: np.ndarray | None = None
+    feature_widths: Mapping[str, int] = field(default_factory=dict)
     modality: Modality = Modality.IMAGE
     written: bool = False
     role: str = "label"
@@ -193,6 +194,7 @@ class Found:
             notes=list(self.notes),
             origin=self.origin,
             features=self.features,
+            feature_widths=self.feature_widths,
         )
 
 

@@ -61,7 +61,7 @@ Strategy: **{trained.strategy}**. Weights it started from: `{cell(spec.get("sour
 
 | | |
 |---|---|
-| task | {trained.task}, {len(trained.class_names)} {tasks.registry.get(trained.task).class_noun} |
+| task | {trained.task}, {len(trained.class_names) or trained.recipe.get("outputs", 0)} {tasks.registry.get(trained.task).class_noun} |
 | {tasks.registry.get(trained.task).class_noun} | {classes or "value"} |
 {form.facts(trained.preprocess, pairs)}
 {_outputs(trained, noun)}
@@ -100,7 +100,8 @@ def _outputs(trained: Trained, noun: str) -> str:
     if trained.recipe.get("head") == "maps":
         return f"| outputs | of a decoder ({cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
     name, text = tasks.registry.get(trained.task).meaning(trained.class_names, trained.context)
-    return f"| {name} | {cell(text)}, chosen on the validation {noun}s |"
+    row = "outputs" if name == tasks.registry.get(trained.task).class_noun else name
+    return f"| {row} | {cell(text)}, chosen on the validation {noun}s |"
 
 
 def _row(m: Measurement, *, resolution: bool) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from selector.core.atomic import replacing
-from selector.core.contracts import Modality, Preprocess, TextPreprocess
+from selector.core.contracts import Modality, Preprocess, RowsPreprocess, TextPreprocess
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import forms
 from selector.deploy.load import SavedModel, load_model
@@ -35,7 +35,8 @@ def export_onnx(
 ) -> Path:
     """Write an ONNX file: -> ``logits``, ``probabilities``, both float (B, K), of a network that tags words (B, T, K).
 
-    Its inputs are ``images`` float (B, C, H, W), normalised; or, of a network that reads texts,
+    Its inputs are ``images`` float (B, C, H, W), normalised; of ready features ``features`` float (B, D); or, of a
+    network that reads texts,
     ``input_ids``, ``attention_mask`` and where it reads token types (which text of a pair a token belongs to)
     ``token_type_ids``, int64 (B, T) with any B and T, and ``tokenizer.json`` is written beside the
     file. A text that is read in windows is one row a window: average the logits. Of words that are
@@ -159,7 +160,14 @@ def _exported_text(saved: SavedModel, path: Path, facts: dict[str, str]) -> _For
     return form
 
 
-_EXPORTED = {Modality.IMAGE: _exported_image, Modality.TEXT: _exported_text}
+def _exported_rows(saved: SavedModel, path: Path, facts: dict[str, str]) -> _Form:
+    width = cast(RowsPreprocess, saved.preprocess).width
+    form = _tensor_form(saved, "features", (width,), (width,))
+    _export(form, path)
+    return form
+
+
+_EXPORTED = {Modality.IMAGE: _exported_image, Modality.TEXT: _exported_text, Modality.ROWS: _exported_rows}
 """Write the file of a network, and what else its metadata say."""
 
 
@@ -244,21 +252,28 @@ def _traced_form(traced: Traced, preprocess: Preprocess) -> _Form:
 
 
 def _image_form(saved: SavedModel, preprocess: Preprocess, *, free: bool = False) -> _Form:
+    channels, height, width = preprocess.input_size
+    other = (height + 64, max(32, width - 32)) if free else (height, width)
+    return _tensor_form(saved, "images", (channels, height, width), (channels, *other), free=free)
+
+
+def _tensor_form(
+    saved: SavedModel, name: str, size: tuple[int, ...], other: tuple[int, ...], *, free: bool = False
+) -> _Form:
+    """Of a network whose one input is a float tensor (B, *size); compared on items of the ``other`` size as well."""
     import torch
 
     network = _activated(saved.module, _activation(saved))
     generator = torch.Generator().manual_seed(0)
     batches = []
-    channels, height, width = preprocess.input_size
-    other = (height + 64, max(32, width - 32)) if free else (height, width)
-    for count, size in ((2, (height, width)), (5, other)):
-        images = torch.randn((count, channels, *size), generator=generator)
+    for count, shape in ((2, size), (5, other)):
+        items = torch.randn((count, *shape), generator=generator)
         with torch.inference_mode():
-            batches.append(((images,), tuple(network(images))))
+            batches.append(((items,), tuple(network(items))))
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if free:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    return _Form(network, ("images",), batches, ("logits", _output_name(saved)), (axes,), free)
+    return _Form(network, (name,), batches, ("logits", _output_name(saved)), (axes,), free)
 
 
 def _text_form(saved: SavedModel) -> _Form:

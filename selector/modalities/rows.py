@@ -1,4 +1,4 @@
-"""Features that are there already: nothing to prepare, and no network to run."""
+"""Features that are there already: nothing to prepare, and no network to run but the head on them."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ class RowsModality(ModalityHandler):
         return False
 
     def ready(self, batch: Any, preprocess: Any, device: Any = "cpu", dtype: Any = None) -> Any:
-        """Always an error."""
-        raise TargetError(_NONE)
+        """Rows (B, D) as a tensor on the device."""
+        import torch
+
+        return torch.as_tensor(batch, dtype=dtype or torch.float32, device=device)
 
     def repeated(self, batch: Any, size: int) -> Any:
         """Always an error."""

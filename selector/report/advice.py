@@ -93,7 +93,7 @@ def confirm_command(ranking: Ranking) -> str:
 
 def predict_command(ranking: Ranking, best: ModelResult) -> str:
     """What to type to use the model of a confirmed run."""
-    items = "TEXTS…" if ranking.target.get("modality") == "text" else "IMAGES…"
+    items = {"text": "TEXTS…", "rows": "FEATURES.npy"}.get(str(ranking.target.get("modality")), "IMAGES…")
     source, _, model = str(best.spec.get("source", "")).partition(":")
     return f"selector predict {_run(ranking)} {items}" + (" --trust-code" if runs_code(source, model) else "")
 

@@ -28,9 +28,9 @@ from selector.scan.checks import (
 from selector.scan.confirmation import leading
 from selector.scan.dataset_view import offline_hub
 from selector.scan.engines import open_engine
-from selector.scan.extraction import Extraction
 from selector.scan.labels import Asked, ask, take
 from selector.scan.many import listed, rank_many
+from selector.scan.precomputed import extraction_for
 from selector.scan.target_scan import TargetScan, isolation_of, tuned
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, check_trusted
@@ -117,17 +117,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
             raise ConfigError(untrained.text)
         if config.out or ranking.path is None:
             ranking = ranking.save(run_folder(config, data, confirming=True) or default_run_folder(data))
-        extraction = Extraction(
-            data,
-            features_store,
-            config.device,
-            made.precision,
-            made.backend,
-            "skip",
-            trusted,
-            notify,
-            isolation=isolation_of(made),
-        )
+        extraction = extraction_for(data, features_store, made, config, trusted, notify, isolation_of(made))
         return tuned(ranking, extraction, specs, config, top_k, config.history)
 
 

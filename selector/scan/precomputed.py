@@ -1,27 +1,68 @@
-"""Ready features: nothing to extract; each array is a "model"."""
+"""Ready features: nothing to extract; each array is a "model", of which a head is all that is fitted."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import xxhash
 
-from selector.config import ProxyLike, ScanConfig
-from selector.core.contracts import Score, Target
+from selector import modalities, tasks
+from selector.config import ConfirmConfig, ProxyLike, ScanConfig
+from selector.core.contracts import Encoder, ProgressCallback, Score, Target, no_progress
 from selector.core.errors import OptionError
 from selector.core.system import versions
+from selector.extract.isolated import Isolation
 from selector.features import FeatureSet
 from selector.proxies import default_proxies
 from selector.ranking.combination import LabelFacts, combine
 from selector.report.ranking import Ranking
-from selector.results import ModelResult, ScoreCell
-from selector.scan.checks import check_names, load_target, run_folder, save_run
+from selector.results import Caveat, ModelResult, ScoreCell
+from selector.scan.checks import check_for_target, check_names, load_target, open_store, run_folder, save_run
+from selector.scan.confirmation import confirm_leading
 from selector.scan.dataset_view import Rows
+from selector.scan.extraction import NOT_ISOLATED, Extraction
 from selector.scan.scoring import evaluate, naming, score_of
 from selector.scan.summary import ordered, summarise
+from selector.store import FeatureStore
+from selector.zoo import ModelSpec
+
+ALL_ROWS = "all_rows_scored"
+"""In the settings of a run whose scores saw the test split."""
+
+DOMAINS = "ready features of two domains are compared, and nothing adapts them: the confirmation is left out."
+
+
+class ReadyFeatures(Extraction):
+    """See ``Extraction``: the arrays of the target in the place of networks and of rows in the store."""
+
+    def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
+        """Rows (len(indices), D) of one array."""
+        return np.ascontiguousarray(self.target.ready_features(spec.model_id)[indices])
+
+    def load(self, spec: ModelSpec) -> Encoder:
+        """What passes them on to a head."""
+        from selector.sources.features import ReadyEncoder
+
+        return ReadyEncoder(spec, self.target.ready_features(spec.model_id).shape[1])
+
+
+def extraction_for(
+    target: Target,
+    store: FeatureStore,
+    made: ScanConfig,
+    config: ScanConfig | ConfirmConfig,
+    trusted: bool,
+    notify: ProgressCallback,
+    isolation: Isolation = NOT_ISOLATED,
+) -> Extraction:
+    """What a confirmation takes features and networks from, as the scan ``made`` them."""
+    kind = Extraction if modalities.of(target).has_models else ReadyFeatures
+    return kind(
+        target, store, config.device, made.precision, made.backend, "skip", trusted, notify, isolation=isolation
+    )
 
 
 def rank_features(features: Mapping[str, Any], labels: Any, config: ScanConfig) -> Ranking:
@@ -32,58 +73,85 @@ def rank_features(features: Mapping[str, Any], labels: Any, config: ScanConfig) 
             f"Got {type(features).__name__}.",
             "features",
         )
-    arrays = {str(name): _matrix(name, rows) for name, rows in features.items()}
-    first, *others = arrays
-    for name in others:
-        if len(arrays[name]) != len(arrays[first]):
-            raise OptionError(
-                f"features: '{name}' has {len(arrays[name])} rows and '{first}' {len(arrays[first])}; they must be "
-                "features of the same items in the same order.",
-                "features",
-            )
     wanted, names = check_names(config)
-    data = replace(load_target((arrays[first], labels), config), name="features")
+    data = load_target((features, labels), config)
+    check_for_target(config, data)
     if config.proxies is None:
         names = list(default_proxies(data.label_kind))
         wanted = list(names)
-    everything = np.arange(len(data))
-    # a row is what it is in all of the arrays, so that each of them is divided into the same folds and blocks
-    digests = [xxhash.xxh3_128() for _ in everything]
-    for name in sorted(arrays):
-        for digest, row in zip(digests, arrays[name], strict=True):
-            digest.update(np.ascontiguousarray(row).data)
-    keys = [digest.hexdigest() for digest in digests]
-    ranking = _ranked(arrays, data, Rows(data, everything), keys, wanted, names, config)
-    return save_run(ranking, run_folder(config, data, confirming=False))
+    return rank_rows(data, wanted, names, config, no_progress, all_rows=not config.confirm)
 
 
-def rank_rows(data: Target, proxies: Sequence[ProxyLike], names: list[str], config: ScanConfig) -> Ranking:
-    """A target of ready features: there is one "model", the features themselves."""
-    assert data.features is not None
-    rows = Rows(data, data.indices("train", "val"))
-    beside = data.features[rows.beside] if len(rows.beside) else None
-    return _ranked(
-        {data.name: data.features[rows.indices]}, data, rows, rows.hashes, proxies, names, config, beside=beside
-    )
-
-
-def _ranked(
-    arrays: Mapping[str, np.ndarray],
+def rank_rows(
     data: Target,
-    rows: Rows,
-    keys: Sequence[str],
     proxies: Sequence[ProxyLike],
     names: list[str],
     config: ScanConfig,
+    notify: ProgressCallback,
     *,
-    beside: np.ndarray | None = None,
+    all_rows: bool = False,
 ) -> Ranking:
+    """A target of ready features: its arrays are the models.
+
+    Args:
+        all_rows: score those of the test split as well, where nothing is confirmed.
+    """
+    task = tasks.task_for(data)
+    confirming = config.confirm and task is not None and not task.adapts
+    folder = run_folder(config, data, confirming=confirming)
+    indices = np.arange(len(data)) if all_rows else data.indices("train", "val")
+    ranking = _ranked(data, Rows(data, indices), proxies, names, config)
+    if all_rows:
+        ranking = replace(ranking, settings={**ranking.settings, ALL_ROWS: True})
+    if config.confirm and task is not None and task.adapts:
+        ranking = replace(
+            ranking,
+            caveats=(Caveat("no-training", DOMAINS, {}),),
+            warnings=(*ranking.warnings, DOMAINS),
+        )
+    if not confirming or folder is None:
+        return save_run(ranking, folder)
+    ranking = ranking.save(folder)
+    training = ConfirmConfig.of(**{name: getattr(config, name) for name in ConfirmConfig.training_fields()})
+    extraction = extraction_for(data, open_store(config.store), config, config, trusted=True, notify=notify)
+    return confirm_rows(ranking, extraction, training)
+
+
+def confirm_rows(ranking: Ranking, extraction: Extraction, config: ConfirmConfig) -> Ranking:
+    """Heads fitted on the arrays, all of them where no number is given, and the best one saved.
+
+    Nothing of it enters the history: what an array is called says nothing of a network.
+
+    Raises:
+        OptionError: a choice by scores that saw the test split.
+    """
+    specs = [ModelSpec.model_validate(dict(m.spec)) for m in ranking if m.status == "ok"]
+    top_k = len(specs) if config.top_k is None else config.top_k
+    if ranking.settings.get(ALL_ROWS) and top_k < len(specs):
+        raise OptionError(
+            f"top_k: the scores of this ranking saw the test split, so they must not choose {top_k} of {len(specs)} arrays "
+            "for a test metric; leave top_k out, or rank with confirm=True.",
+            "top_k",
+        )
+    # a micro trial trains what is under the head, and there is nothing
+    return confirm_leading(ranking, extraction, specs, config.model_copy(update={"trials": 0.0}), top_k, history=False)
+
+
+def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], names: list[str], config: ScanConfig) -> Ranking:
+    started = time.perf_counter()
+    assert data.features is not None
+    arrays = {name: data.ready_features(name) for name in data.feature_widths or (data.name,)}
     cells: dict[str, dict[str, ScoreCell]] = {}
     scores: dict[str, dict[str, Score]] = {}
     told: set[tuple[str, str]] = set()
     for model, array in arrays.items():
         features = FeatureSet(
-            array, rows.labels, label_kind=data.label_kind, keys=keys, unlabelled=beside, seed=config.seed
+            array[rows.indices],
+            rows.labels,
+            label_kind=data.label_kind,
+            keys=rows.hashes,
+            unlabelled=array[rows.beside] if len(rows.beside) else None,
+            seed=config.seed,
         )
         cells[model], scores[model] = {}, {}
         for name, proxy in zip(names, proxies, strict=True):
@@ -99,7 +167,7 @@ def _ranked(
     models = [
         ModelResult(
             name=model,
-            spec={"source": "features"},
+            spec=ModelSpec(name=model, source=f"features:{model}").model_dump(mode="json", exclude_defaults=True),
             scores=cells[model],
             num_features=array.shape[1],
             rows=len(rows),
@@ -108,18 +176,7 @@ def _ranked(
         for model, array in arrays.items()
     ]
     settings = {**config.record(), "proxies": names, "top_k": top_k}
-    return Ranking(summarise(data), settings, versions(), ordered(models), data.notes, loaded_target=data)
-
-
-def _matrix(name: Any, rows: Any) -> np.ndarray:
-    """Features as numpy.
-
-    Raises:
-        OptionError: they are not (N, D).
-    """
-    found = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows)
-    if found.ndim != 2 or found.dtype.kind not in "fiu":
-        raise OptionError(
-            f"features: '{name}' must be numbers (N, D). Got {found.dtype} of shape {found.shape}.", "features"
-        )
-    return found if found.dtype.kind == "f" else found.astype(np.float32)
+    seconds = {"total": time.perf_counter() - started}
+    return Ranking(
+        summarise(data), settings, versions(), ordered(models), data.notes, seconds=seconds, loaded_target=data
+    )

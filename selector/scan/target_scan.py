@@ -37,7 +37,7 @@ from selector.scan.extraction import Extraction
 from selector.scan.near_duplicates import leak_caveats
 from selector.scan.parcel import score_settings
 from selector.scan.past import Knowledge, open_history, predicted
-from selector.scan.precomputed import rank_rows
+from selector.scan.precomputed import confirm_rows, rank_rows
 from selector.scan.rounds import Rounds
 from selector.scan.scoring import Scoring
 from selector.scan.summary import ordered, summarise
@@ -67,7 +67,7 @@ class TargetScan:
         self.rounds: Rounds | None = None
         self._ready: Ranking | None = None
         if not modalities.of(data).has_models:
-            self._ready = save_run(rank_rows(data, wanted, names, config), run_folder(config, data, confirming=False))
+            self._ready = rank_rows(data, wanted, names, config, notify)
             return
         self._specs, self._trusted = choose_specs(data, config)
         self._confirming = config.confirm and task is not None
@@ -169,7 +169,9 @@ def tuned(
     top_k: int,
     history: HistoryLike,
 ) -> Ranking:
-    """The leading models fine-tuned on the target's labels, or adapted to a target without any."""
+    """The leading models fine-tuned on the target's labels, or adapted to a target without any; heads on ready features."""
+    if not modalities.of(extraction.target).has_models:
+        return confirm_rows(ranking, extraction, config)
     if tasks.task_of(extraction.target).adapts:
         return adapt_leading(ranking, extraction, specs, config, top_k)
     return confirm_leading(ranking, extraction, specs, config, top_k, history)

@@ -151,6 +151,8 @@ def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Seq
             solved = loaded.frozen is not None and place == 0  # by the probe, which the first one starts from
             taken = [name for name in strategies if strategy_room.registry.get(name).trains or not solved]
             own += [f"{decoder}/{name}" if decoder else name for name in taken]
+        if not loaded.encoder.num_parameters and loaded.encoder.module is not None:
+            continue  # ready features: there is nothing under the head
         if loaded.encoder.module is None and own:
             field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen metric is given.")
             continue

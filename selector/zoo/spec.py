@@ -14,7 +14,7 @@ from selector.core.contracts import Modality
 from selector.core.errors import WeightsMissing, ZooError, did_you_mean
 from selector.core.registry import Registry
 
-_READS = {"elmo": Modality.TEXT, "transformers": Modality.TEXT}
+_READS = {"elmo": Modality.TEXT, "transformers": Modality.TEXT, "features": Modality.ROWS}
 """What the models of a source read, where it is not images."""
 
 _MISPLACED = {

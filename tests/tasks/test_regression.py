@@ -107,6 +107,34 @@ def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path: Pat
     assert again.best.measurements[0].val == ranking.best.measurements[0].val  # from the journal
 
 
+def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    red, blue = rng.uniform(0, 200, (2, 80))
+    images = np.stack([red, 0 * red, blue], axis=-1)[:, None, None] + rng.integers(0, 55, (80, 24, 24, 3))
+    values = np.stack([1000 + 7 * red, -blue], axis=1)
+    values[3, 1] = np.nan
+    ranking = selector.rank(
+        (images.astype(np.uint8), values), zoo=TINY, proxies=["loo-ridge"], confirm=True, strategies=["frozen", "full"],
+        max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", cost="off", history=False, device="cpu",
+    )  # fmt: skip
+    measured = {m.strategy: m for m in ranking.best.measurements}
+    assert set(measured) == {"frozen", "full"}
+    assert measured["frozen"].test["r2"] > 0.8
+    model = selector.load_model(tmp_path / "run")
+    found = model.predict(list(images.astype(np.uint8)))
+    header = "item,value_0,value_0_low,value_0_high,value_1,value_1_low,value_1_high,error"
+    assert found.to_csv().splitlines()[0] == header
+    handed = measured[model.config["strategy"]]
+    target = ranking.loaded_target
+    assert target is not None
+    test = target.indices("test")
+    said = np.array([[row[f"value_{i}"] for i in range(2)] for row in found.values])[test]
+    known = ~np.isnan(values[test])
+    columns = [(values[test][known[:, i], i], said[known[:, i], i]) for i in range(2)]
+    assert handed.test["r2"] == pytest.approx(np.mean([sk.r2_score(*c) for c in columns]), abs=1e-3)
+    assert handed.test["mae"] == pytest.approx(np.mean([sk.mean_absolute_error(*c) for c in columns]), rel=1e-2)
+
+
 def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_path: Path) -> None:
     from types import SimpleNamespace
 

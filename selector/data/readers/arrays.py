@@ -4,7 +4,7 @@ ready features. What lies beside images may also be masks or boxes."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ def _kind_of(items: Any, labels: Any) -> Kind | None:
     """What a first element of a pair is; by its first rows where that tells."""
     if is_tensor(items) or (isinstance(items, np.ndarray) and items.dtype.kind not in STRINGS):
         return "images" if items.ndim >= 3 else "features"
+    if isinstance(items, Mapping):
+        return "features"
     rows = rows_of(items)
     if rows is None:
         return None
@@ -72,14 +74,14 @@ def _accepts(x: Any, options: Options) -> bool:
 
 @reader(
     "arrays",
-    "a tuple (uint8 images (N, H, W[, C]), images, paths, texts, lists of words or float features (N, D); labels)",
+    "a tuple (uint8 images (N, H, W[, C]), images, paths, texts, lists of words, float features (N, D) or a mapping of names to them; labels)",
     _accepts,
 )
 def _read(x: tuple[Any, Any], options: Options) -> Table:
     items, labels = x
     kind = _kind_of(items, labels)
     if kind == "features":
-        return _features(items, labels, options)
+        return features_table(items, labels, options)
     if kind == "words":
         return _words(items, labels, options)
     if kind == "texts":
@@ -136,8 +138,38 @@ def _beside(where: str, items: Items, names: Sequence[str], hashes: list[str], l
 # ---------------------------------------------------------------------------- features
 
 
-def _features(features: Any, labels: Any, options: Options) -> Table:
+def features_table(given: Any, labels: Any, options: Options, origin: dict[str, Any] | None = None) -> Table:
+    """Ready features (N, D), or several arrays of them by name, of which row i is of the same item."""
     where = options.name or "features"
+    named = dict(sorted((str(name), rows) for name, rows in given.items())) if isinstance(given, Mapping) else {}
+    if isinstance(given, Mapping) and not named:
+        raise TargetError(f"{where}: the mapping is empty; expected arrays (N, D) by name.")
+    parts = {name: _floats(rows, f"{where}: '{name}'") for name, rows in named.items()} or {"": _floats(given, where)}
+    first, *others = parts
+    for name in others:
+        if len(parts[name]) != len(parts[first]):
+            raise TargetError(
+                f"{where}: '{name}' has {len(parts[name])} rows and '{first}' {len(parts[first])}; they must be features "
+                "of the same items in the same order."
+            )
+    # a row is what it is in all of the arrays, so that each of them is divided into the same splits, folds and blocks
+    rows = np.concatenate(list(parts.values()), axis=1) if others else parts[first]
+    return Found(
+        where=where,
+        name=options.name or "features",
+        items=ListItems([]),
+        names=[f"row {i}" for i in range(len(rows))],
+        labels=labels,
+        hashes=[content_hash(row) for row in rows],
+        origin=origin,
+        features=rows,
+        feature_widths={name: rows.shape[1] for name, rows in parts.items()} if named else {},
+        modality=Modality.ROWS,
+    ).table(options)
+
+
+def _floats(features: Any, where: str) -> np.ndarray:
+    """float32 (N, D), finite."""
     if is_tensor(features):
         features = features.detach().cpu().float().numpy()
     refuse_masked(features, "the features", where)
@@ -151,16 +183,7 @@ def _features(features: Any, labels: Any, options: Options) -> Table:
             f"{where}: features hold NaN or inf in {len(bad)} of {len(rows)} rows (first: row {bad[0]}); "
             f"remove these rows or repair what made them."
         )
-    return Found(
-        where=where,
-        name=options.name or "features",
-        items=ListItems([]),
-        names=[f"row {i}" for i in range(len(rows))],
-        labels=labels,
-        hashes=[content_hash(row) for row in rows],
-        features=rows,
-        modality=Modality.ROWS,
-    ).table(options)
+    return rows
 
 
 # ---------------------------------------------------------------------------- texts

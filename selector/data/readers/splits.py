@@ -41,6 +41,12 @@ def _read(x: Mapping[str, Any], options: Options) -> Table:
         raise TargetError(
             f"{where}: features of the splits differ in width ({', '.join(str(f.shape[1]) for f in features)})."
         )
+    for split, part in parts[1:]:
+        if part.feature_widths != first.feature_widths:
+            raise TargetError(
+                f"{where}: {split} has the arrays {dict(part.feature_widths)}, {parts[0][0]} {dict(first.feature_widths)}; "
+                "give the same in all splits."
+            )
     for split, part in parts:
         for role in part.roles.values():
             for column in role:
@@ -64,6 +70,7 @@ def _read(x: Mapping[str, Any], options: Options) -> Table:
         splits=[split for split, part in parts for _ in part.hashes],
         notes=[note for _, part in parts for note in part.notes],
         features=np.concatenate(features) if features else None,
+        feature_widths=first.feature_widths,
     )
 
 

@@ -1,0 +1,139 @@
+"""Saved models of ready features: arrays and files of them to predict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from io import TextIOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from selector.core.contracts import RowsPreprocess
+from selector.core.documents import checked
+from selector.core.errors import ConfigError
+from selector.deploy.forms import form
+from selector.deploy.forms._form import AGAIN, Form, Keep, Run, cell
+
+_EXPECTED = "an array (N, D) of features, or .npy and .npz files of them"
+
+
+class _Saved(BaseModel):
+    width: int = Field(gt=0)
+    name: str = ""
+
+
+@form("rows")
+class RowsForm(Form):
+    """See ``Form``."""
+
+    def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """See ``Form``."""
+        return checked(_Saved, preprocess, path, AGAIN, "preprocess").model_dump()
+
+    def read(self, folder: Path, data: Mapping[str, Any]) -> RowsPreprocess:
+        """See ``Form``."""
+        return RowsPreprocess.from_dict(data)
+
+    def shape(self, preprocess: RowsPreprocess) -> tuple[int, ...]:
+        """See ``Form``."""
+        return (preprocess.width,)
+
+    def noun(self, preprocess: RowsPreprocess) -> str:
+        """See ``Form``."""
+        return "row"
+
+    def collect(
+        self, given: Any, preprocess: RowsPreprocess, pairs: bool | None, columns: Sequence[str]
+    ) -> list[tuple[str, Any]]:
+        """See ``Form``."""
+        if columns:
+            raise ConfigError(
+                f"text_column={', '.join(columns)} was given, but the model reads features; leave it out."
+            )
+        if isinstance(given, str | os.PathLike):
+            given = [given]
+        several = isinstance(given, list | tuple) and all(isinstance(x, str | os.PathLike | TextIOBase) for x in given)
+        arrays = [_from_file(path, preprocess) for path in given] if several and given else [("", given)]
+        return [
+            (f"{file}: row {i}" if file else f"row {i}", row)
+            for file, rows in arrays
+            for i, row in enumerate(_matrix(rows, file or "features", preprocess))
+        ]
+
+    def outputs(
+        self, run: Run, items: Sequence[Any], preprocess: RowsPreprocess, batch_size: int, device: str, keep: Keep
+    ) -> tuple[list[Any | None], list[str]]:
+        """See ``Form``."""
+        import torch
+
+        fine = [bool(np.isfinite(row).all()) for row in items]
+        good = [row for row, ok in zip(items, fine, strict=True) if ok]
+        found: list[Any] = []
+        for start in range(0, len(good), max(batch_size, 1024)):
+            block = run(torch.from_numpy(np.stack(good[start : start + max(batch_size, 1024)])))
+            found += [block[i : i + 1] for i in range(len(block))]
+        own = iter(found)
+        outputs = [keep(next(own), item) if ok else None for item, ok in zip(items, fine, strict=True)]
+        return outputs, ["" if ok else "holds NaN or inf" for ok in fine]
+
+    def example(self, pairs: bool) -> str:
+        """See ``Form``."""
+        return '"features.npy"'
+
+    def pipeline(self, preprocess: RowsPreprocess, task: str, *, of_maps: bool) -> str:
+        """See ``Form``."""
+        return f"tabular-{'regression' if task == 'regression' else 'classification'}"
+
+    def facts(self, preprocess: RowsPreprocess, pairs: bool) -> str:
+        """See ``Form``."""
+        return f"| input | rows of {preprocess.width} ready features, {cell(preprocess.name)} |"
+
+    def tensor(self, preprocess: RowsPreprocess) -> str:
+        """See ``Form``."""
+        return (
+            f"The input is a float tensor (B, {preprocess.width}): features of the encoder that made those it was fitted on, "
+            "as they are."
+        )
+
+
+def _from_file(path: Any, preprocess: RowsPreprocess) -> tuple[str, np.ndarray]:
+    """(name, array) of a .npy file, or of the array of a .npz file that the model was fitted on."""
+    if isinstance(path, TextIOBase):
+        raise ConfigError(f"standard input holds no features; give {_EXPECTED}.")
+    name = os.fspath(path)
+    try:
+        found = np.load(name, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{name}: cannot be read ({reason}); give {_EXPECTED}.") from None
+    if isinstance(found, np.ndarray):
+        return name, found
+    with found as file:
+        if preprocess.name in file.files:
+            return name, file[preprocess.name]
+        raise ConfigError(
+            f"{name}: there is no array '{preprocess.name}', which the model reads, among {', '.join(file.files)}."
+        )
+
+
+def _matrix(rows: Any, where: str, preprocess: RowsPreprocess) -> np.ndarray:
+    """float32 (N, width).
+
+    Raises:
+        ConfigError: another shape or type.
+    """
+    try:
+        found = np.asarray(rows.detach().cpu().float() if hasattr(rows, "detach") else rows)
+    except ValueError:
+        found = np.empty(0, object)
+    if found.ndim != 2 or found.dtype.kind not in "fiu" or not len(found):
+        raise ConfigError(f"{where}: expected {_EXPECTED}. Got {found.dtype} of shape {found.shape}.")
+    if found.shape[1] != preprocess.width:
+        raise ConfigError(
+            f"{where}: rows have {found.shape[1]} features, and the model reads {preprocess.width}; give those of the "
+            "encoder that it was fitted on."
+        )
+    return np.ascontiguousarray(found, dtype=np.float32)
