@@ -92,7 +92,7 @@ class _Draw:
             return ""
         self._check_sizes(nothing, self._members(nothing), ("",))
         self._iteratively(strata)
-        return "by label"
+        return f"by {getattr(annotations, 'stratum', 'label')}"
 
     def _members(self, groups: np.ndarray) -> Mapping[int, Mapping[str, list[int]]]:
         members: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))

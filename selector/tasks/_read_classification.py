@@ -10,7 +10,14 @@ import numpy as np
 from selector.core.contracts import LabelKind
 from selector.core.task import Table
 from selector.tasks._annotations import ArrayAnnotations
-from selector.tasks._read_labels import check_classes, declared_names, encode_classes, labels_of, number_notes
+from selector.tasks._read_labels import (
+    check_classes,
+    check_slips,
+    declared_names,
+    encode_classes,
+    labels_of,
+    number_notes,
+)
 
 
 class ClassLabels(ArrayAnnotations):
@@ -43,6 +50,8 @@ class ClassificationReading:
         """Class numbers, sorted by name or as the input declares them; see ``encode_classes``."""
         column = table.roles["label"][0]
         raw, noun = labels_of(table), table.modality.noun
+        if table.schema.get("written") and table.schema.get("task") is None:
+            check_slips(table, raw)
         fixed = declared_names(table, column)
         codes, class_names, notes = encode_classes(table.where, noun, lambda: table.names, raw, fixed)
         if fixed is None and table.schema.get("task") is None:

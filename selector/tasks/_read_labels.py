@@ -24,6 +24,8 @@ LONGEST_LABEL = 1000  # characters: a longer one is a text
 MOST_NAMED = 10  # classes or labels that one message names
 _MANY = 20  # whole numbers with more values than this, few times each, are amounts
 _INT = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as Python writes it
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_MOST_SLIPS = 0.1  # of the labels: of more nobody would say that the column is one of numbers
 _GAPS = ("NAType", "NaTType", "MaskedConstant")  # of pandas and of masked arrays
 
 
@@ -56,6 +58,25 @@ def as_numbers(labels: Sequence[Any] | np.ndarray) -> list[Any]:
         return [float(label) for label in bare]
     except ValueError:
         return list(labels)
+
+
+def check_slips(table: Table, labels: Sequence[Any]) -> None:
+    """Tell a column of amounts in which a few cells are no numbers (``12,5``) from one of class names.
+
+    Raises:
+        TargetError: nearly all labels are amounts; names the first that is none.
+    """
+    slips = [row for row, label in enumerate(labels) if isinstance(label, str) and not _NUMBER.fullmatch(label.strip())]
+    others = len(labels) - len(slips)
+    if not slips or len(slips) > _MOST_SLIPS * len(labels):
+        return
+    amounts = as_numbers([label for label in labels if _NUMBER.fullmatch(str(label).strip())])
+    if kind_of(amounts, fixed_names=False) is LabelKind.REAL and len(set(amounts)) > _MANY:
+        raise TargetError(
+            f"{table.where}: {table.names[slips[0]]} is labelled {str(labels[slips[0]])[:60]!r}, while {others} of "
+            f"{len(labels)} labels are numbers; mend it for regression, or use task='classification' (--task classification) "
+            "if they are names."
+        )
 
 
 def plain(labels: Any) -> Any:
@@ -125,7 +146,8 @@ def _kind_of_rows(array: np.ndarray) -> LabelKind:
     if array.dtype.kind != "f":
         return LabelKind.MULTILABEL
     gaps = np.isnan(array)
-    return LabelKind.MULTILABEL if gaps.any() and bool(np.isin(array[~gaps], (0, 1)).all()) else LabelKind.REAL
+    binary = bool(np.isin(array[~gaps], (0, 1)).all())
+    return LabelKind.MULTILABEL if binary and (gaps.any() or array.shape[1] > 1) else LabelKind.REAL
 
 
 def rows_of_numbers(values: Sequence[Any]) -> np.ndarray | None:

@@ -130,6 +130,11 @@ class MultilabelReading:
         raw = labels_of(table)
         array = raw if isinstance(raw, np.ndarray) else rows_of_numbers(raw) if fixed is None else None
         if array is not None and (isinstance(raw, np.ndarray) or _kind_is_rows(array)):
+            if array.dtype.kind == "f" and not np.isnan(array).any() and table.schema.get("task") is None:
+                notes.append(
+                    "the labels are rows of 0.0 and 1.0 only, so they are read as several labels; if they are amounts, use "
+                    "task='regression'"
+                )
             return _of_rows(array, table)
         if not any(isinstance(row, list | tuple | set) for row in raw):
             kind = np.asarray(raw[:1]).dtype.kind if len(raw) else ""

@@ -25,6 +25,8 @@ class RealValues(ArrayAnnotations):
     ``strata`` are quantiles: (N,), or of several values (N, T · quantiles) 0/1.
     """
 
+    stratum: ClassVar[str] = "quantile"
+
     def review(self, splits: np.ndarray, names: Sequence[str]) -> list[str]:
         """Nothing to note.
 
@@ -91,21 +93,31 @@ def _floats(raw: Any, table: Table) -> np.ndarray:
     try:
         values = np.asarray(raw, dtype=np.float64) if len(raw) else np.zeros(0)
     except (TypeError, ValueError, OverflowError):
-        found = next((v for v in raw if isinstance(v, str) or not np.isscalar(v)), raw[0])
-        if isinstance(found, str) and not found.strip():
-            row = next(i for i, v in enumerate(raw) if isinstance(v, str) and not v.strip())
-            raise TargetError(f"{where}: {table.names[row]} has no finite label; give it one or remove it.") from None
-        kind = np.asarray(found).dtype if isinstance(found, str) and len(found) < 100 else type(found).__name__
+        row = next((i for i, v in enumerate(raw) if not _is_number(v)), 0)
+        if is_gap(raw[row]) or (isinstance(raw[row], str) and not raw[row].strip()):
+            raise TargetError(f"{where}: {table.names[row]} has no label; give it one or remove it.") from None
         raise TargetError(
-            f"{where}: regression labels must be numbers; got {kind} such as {str(found)[:60]!r}."
+            f"{where}: {table.names[row]} is labelled {str(raw[row])[:60]!r}, and regression labels must be numbers; "
+            "write it with a decimal point, or remove it."
         ) from None
     flat = values.reshape(len(values), -1)
     if np.isinf(flat).any() or (values.ndim == 1 and np.isnan(flat).any()) or np.isnan(flat).all(axis=1).any():
         several = values.ndim > 1
         bad = np.isinf(flat).any(axis=1) | (np.isnan(flat).all(axis=1) if several else np.isnan(flat).any(axis=1))
         row = int(np.flatnonzero(bad)[0])
-        raise TargetError(f"{where}: {table.names[row]} has no finite label; give it one or remove it.")
+        if (infinite := np.flatnonzero(np.isinf(flat[row]))).size:
+            found = f"an infinite value{f' in column {infinite[0]}' if several else ''}"
+            known = ", NaN where it is unknown" if several else ""
+            raise TargetError(f"{where}: {table.names[row]} has {found}; expected a finite number{known}.")
+        raise TargetError(f"{where}: {table.names[row]} has no label; give it one or remove it.")
     return values
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not is_gap(value) and np.isscalar(value) and math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def quantiles(values: np.ndarray) -> np.ndarray:

@@ -145,7 +145,7 @@ def test_several_real_values(tmp_path: Path) -> None:
     assert "values that are missing count nowhere, by column: 'area' 1" in target.notes
     assert load_target(path, label_column="price").class_names == ()
     features = np.random.default_rng(0).normal(size=(COUNT, 3))
-    with pytest.raises(TargetError, match=r"features: row 2 has no finite label; give it one or remove it"):
+    with pytest.raises(TargetError, match=r"features: row 2 has an infinite value; expected a finite number\."):
         load_target((features, np.where(np.arange(COUNT) == 2, np.inf, 0.5)))
     with pytest.raises(TargetError, match=r"a\.csv: line 5 has no value in any column; remove it"):
         load_target(csv(tmp_path / "a.csv", "text,price,area", [r if i != 3 else f"{TEXTS[3]},," for i, r in enumerate(rows)]), label_column="price,area")  # fmt: skip
@@ -272,3 +272,39 @@ def test_models_have_nothing_to_read_in_ready_features(tmp_path: Path) -> None:
         ConfigError, match=r"a target of ready features has nothing that models could read; leave models"
     ):
         selector.rank((features, np.arange(COUNT) % 2), models="resnet18", store=tmp_path / "store")
+
+
+def test_an_infinite_value_among_several_is_told_with_its_column() -> None:
+    values = np.random.default_rng(0).normal(size=(COUNT, 2))
+    target = load_target((values, values))
+    assert target.notes[0] == "train, val and test were drawn (70/15/15, by quantile, seed 0)"
+    values[7, 1] = np.inf
+    with pytest.raises(
+        TargetError, match=r"row 7 has an infinite value in column 1; expected a finite number, NaN where"
+    ):
+        load_target((np.zeros((COUNT, 2)), values))
+
+
+def test_a_cell_that_is_no_number_in_a_column_of_amounts_is_a_slip_and_no_class(tmp_path: Path) -> None:
+    rows = [f"{t},{'12;5' if i == 10 else i * 1.5}" for i, t in enumerate(TEXTS)]
+    path = csv(tmp_path / "a.csv", "text,price", rows)
+    others = f"while {COUNT - 1} of {COUNT} labels are numbers"
+    with pytest.raises(TargetError, match=rf"a\.csv: line 12 is labelled '12;5', {others}; mend it for regression"):
+        load_target(path, label_column="price")
+    with pytest.raises(TargetError, match=r"a\.csv: line 12 is labelled '12;5', and regression labels must be numbers"):
+        load_target(path, label_column="price", task="regression")
+    named = csv(
+        tmp_path / "b.csv", "text,label", [f"{t},{'other' if i % 8 == 0 else i % 4}" for i, t in enumerate(TEXTS)]
+    )
+    assert load_target(named).task == "classification"  # few numbers are names of classes
+
+
+def test_rows_of_zero_and_one_are_labels_as_floats_too() -> None:
+    """The labels that binary cross-entropy takes in torch are floats."""
+    shown = np.random.default_rng(0).random((COUNT, 3)) < 0.5
+    target = load_target((np.random.default_rng(1).normal(size=(COUNT, 4)), shown.astype(np.float32)))
+    assert target.task == "multilabel"
+    assert target.notes[0].startswith("the labels are rows of 0.0 and 1.0 only, so they are read as several labels")
+    features = np.random.default_rng(1).normal(size=(COUNT, 4))
+    assert load_target((features, shown.astype(float)), task="regression").task == "regression"
+    assert load_target((features, shown.astype(int))).notes[0].startswith("train, val and test")
