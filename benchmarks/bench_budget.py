@@ -1,15 +1,21 @@
 """What a confirmation makes of its budget: the share spent in optimiser steps, and the regret against a long one.
 
-    python -m benchmarks.bench_budget --budgets 120 300 1200
+    python -m benchmarks.bench_budget --budgets 120 300 1200 [--loads quiet busy] [--sets ...] [--work DIR]
 
-One row a set, budget and load. The load is a loop on one core that does nothing but run. Regret is what the model
-that was handed over lacks, on the test split, to the one that a confirmation without a budget hands over. Features
-are computed in the first call of each set and are in nobody's time, as in a scan.
+One row a set, budget and load, written as it is measured; rows that are there already are not measured again. The load
+is a loop on one core that does nothing but run. Regret is what the model that was handed over lacks, on the test
+split, to the one that the longest quiet budget of the same set hands over. Features and decoded pictures come from an
+earlier call of the same ``--work`` or are made before the clock starts, as a scan leaves them behind; everything else
+that a confirmation does is in the time. ``share_in_steps`` is the time inside the training loop over the budget. Of the rest,
+``setup_s`` goes to loading, heads and timing of steps (until the first training's first step), ``val_s`` to validation
+and ``final_s`` to what follows the last step: test features, the test split, the verdict.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -20,25 +26,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.assets import assets_folder
 from benchmarks.bench_confirm import ENCODERS, ZOO, _Field, _target
 from benchmarks.confirm_rows import OUT, environment, one_thread_count
-from benchmarks.rows import write_rows
-from selector.tuning import TournamentResult, run_tournament
+from benchmarks.rows import read_rows, write_rows
+from selector.core.contracts import Progress
+from selector.extract.inputs import ready
+from selector.tuning import Candidate, TournamentResult, run_tournament
 from selector.zoo import load_zoo
 
 IMAGES = 1200
+LOADS = ("quiet", "busy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_budget", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one set, three encoders, 200 images: does it run?")
+    parser.add_argument("--quick", action="store_true", help="three encoders, 200 images: does it run?")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", nargs="+", type=float, default=[120.0, 300.0, 1200.0], help="seconds")
-    parser.add_argument("--sets", nargs="+", default=["flowers", "dtd10"])
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
+    parser.add_argument("--sets", nargs="+", default=["flowers"])
+    parser.add_argument("--work", type=Path, help="folder of features and decoded pictures; else a temporary one")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there already")
     args = parser.parse_args(argv)
     assets = assets_folder("models/ and data/")
     if assets is None:
@@ -47,59 +60,95 @@ def main(argv: Sequence[str] | None = None) -> int:
     one_thread_count()
     names = list(ENCODERS)[:3] if args.quick else list(ENCODERS)
     specs = {spec.name: spec for spec in load_zoo(ZOO, trust=True).models}
-    rows: list[dict[str, Any]] = []
-    for name in args.sets[:1] if args.quick else args.sets:
+    table = args.out / "confirm_budget.csv"
+    for name, budget, load in itertools.product(args.sets, args.budgets, args.loads):
+        cell = (name, f"{budget:g}", load)
+        rows = read_rows(table)
+        if not args.again and any((r["set"], r["budget_s"], r["load"]) == cell for r in rows):
+            continue
         with tempfile.TemporaryDirectory() as temporary:
+            folder = args.work or Path(temporary)
             target = _target(assets, name, 200 if args.quick else IMAGES, args.seed)
-            field = _Field(name, target, [specs[n] for n in names], 64, args.seed, Path(temporary))
-            features = _Features(field)
-            free, _ = _confirmed(field, features, None, "free")
-            reached = _test_value(free)
-            for loaded in (False, True):
-                for budget in args.budgets:
-                    with _load(loaded):
-                        result, seconds = _confirmed(field, features, budget, f"{budget:g}-{loaded}")
-                    steps = sum(float(h["seconds"]) for h in result.history if "seconds" in h)
-                    rows.append(
-                        {
-                            "set": name, "budget_s": budget, "busy_core": loaded, "spent_s": round(seconds, 1),
-                            "share_in_steps": round(steps / budget, 3), "trainings": len(result.history),
-                            "cooled_down": sum(h.get("steps_done", 0) < h.get("steps", 0) for h in result.history),
-                            "choice": f"{result.best.name} {result.best.strategy}" if result.best else "",
-                            "test": round(_test_value(result), 4), "regret": round(reached - _test_value(result), 4),
-                            "encoders": len(names), "images": len(target), **environment(),
-                        }
-                    )  # fmt: skip
-                    print({k: rows[-1][k] for k in list(rows[-1])[:10]}, flush=True)
-                    write_rows(args.out / "confirm_budget.csv", rows)
+            field = _Field(name, target, [specs[n] for n in names], 64, args.seed, folder / name)
+            row = _measured(field, _Features(field), budget, load, Path(temporary))
+        others = [r for r in rows if (r["set"], r["budget_s"], r["load"]) != cell]
+        write_rows(table, _with_regret([*others, row]))
+        print(row, flush=True)
     return 0
 
 
+def _measured(field: _Field, features: _Features, budget: float, load: str, folder: Path) -> dict[str, Any]:
+    """One confirmation and where its time went."""
+    with _load(load == "busy"):
+        result, seconds = _confirmed(field, features, budget, folder)
+    trained = [h for h in result.history if "seconds" in h]
+    steps = sum(float(h["seconds"]) for h in trained)
+    return {
+        "set": field.name, "budget_s": f"{budget:g}", "load": load, "spent_s": round(seconds, 1),
+        "steps_s": round(steps, 1), "share_in_steps": round(steps / budget, 3), "trainings": len(trained),
+        "cooled_down": sum(h["steps_done"] < h["steps"] for h in trained), "optimiser_steps": sum(h["steps_done"] for h in trained),
+        "setup_s": round(features.clock.first_step - features.clock.begun, 1),
+        "val_s": round(sum(float(h.get("evaluate_seconds", 0.0)) for h in trained), 1),
+        "final_s": round(features.clock.ended - features.clock.last_step, 1),
+        "choice": f"{result.best.name} {result.best.strategy}" if result.best else "",
+        "test": f"{_test_value(result):.4f}", "regret": "", "encoders": len(field.candidates), "images": len(field.target),
+        **environment(),
+    }  # fmt: skip
+
+
+def _with_regret(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Against the longest quiet budget of the same set."""
+    for row in rows:
+        quiet = [r for r in rows if r["set"] == row["set"] and r["load"] == "quiet"]
+        longest = max(quiet, key=lambda r: float(r["budget_s"]), default=None)
+        row["regret"] = "" if longest is None else f"{float(longest['test']) - float(row['test']):.4f}"
+    return sorted(rows, key=lambda r: (r["set"], r["load"], float(r["budget_s"])))
+
+
+class _Clock:
+    """When a confirmation took its first and its last step."""
+
+    def __init__(self) -> None:
+        self.begun = self.first_step = self.last_step = self.ended = math.nan
+
+    def __call__(self, step: Progress) -> None:
+        if step.stage == "train":
+            now = time.perf_counter()
+            self.last_step = now
+            if math.isnan(self.first_step):
+                self.first_step = now
+
+
 class _Features:
-    """What a scan leaves behind: features of every item, read from memory."""
+    """What a scan leaves behind: features of every item, kept between calls."""
 
     def __init__(self, field: _Field) -> None:
-        from selector.extract.inputs import ready
-
+        self.clock = _Clock()
         self._rows: dict[str, np.ndarray] = {}
         for candidate in field.candidates:
-            encoder = candidate.load()
-            pixels, every = field.pixels_for(encoder.image_preprocess), np.arange(len(field.target))
-            import torch
-
-            with torch.inference_mode():
-                parts = [
-                    encoder.encode(ready(pixels.batch(every[i : i + 64]), encoder.preprocess)).float().numpy()
-                    for i in range(0, len(every), 64)
-                ]
-            self._rows[candidate.name] = np.concatenate(parts)
+            path = field.folder / f"{candidate.name}-{len(field.target)}-{field.seed}.npy"
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, self._encoded(field, candidate))
+            self._rows[candidate.name] = np.load(path, allow_pickle=False)
 
     def __call__(self, name: str, indices: np.ndarray) -> np.ndarray:
         return self._rows[name][indices]
 
+    @staticmethod
+    def _encoded(field: _Field, candidate: Candidate) -> np.ndarray:
+        encoder = candidate.load()
+        pixels, every = field.pixels_for(encoder.image_preprocess), np.arange(len(field.target))
+        with torch.inference_mode():
+            parts = [
+                encoder.encode(ready(pixels.batch(every[i : i + 64]), encoder.preprocess)).float().numpy()
+                for i in range(0, len(every), 64)
+            ]
+        return np.concatenate(parts)
 
-def _confirmed(field: _Field, features: _Features, budget: float | None, folder: str) -> tuple[TournamentResult, float]:
-    begun = time.perf_counter()
+
+def _confirmed(field: _Field, features: _Features, budget: float, folder: Path) -> tuple[TournamentResult, float]:
+    features.clock.begun = time.perf_counter()
     result = run_tournament(
         field.candidates,
         field.target,
@@ -110,9 +159,11 @@ def _confirmed(field: _Field, features: _Features, budget: float | None, folder:
         repeats=0,
         device="cpu",
         features_for=features,
-        checkpoint_folder=field.folder / folder,
+        checkpoint_folder=folder / "run",
+        progress=features.clock,
     )
-    return result, time.perf_counter() - begun
+    features.clock.ended = time.perf_counter()
+    return result, features.clock.ended - features.clock.begun
 
 
 def _test_value(result: TournamentResult) -> float:

@@ -194,6 +194,7 @@ def train_configuration(
             "status": record.status,
             "value": field.value(record),
             "seconds": record.facts["seconds"],
+            "evaluate_seconds": record.facts.get("evaluate_seconds", 0.0),
             "processor_seconds": record.facts.get("processor_seconds", 0.0),
             "precision": record.facts.get("precision"),
             "notes": list(record.facts["notes"]),
