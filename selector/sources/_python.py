@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from selector.core.errors import SourceError, did_you_mean
-from selector.sources._network import Network
+from selector.sources._last_linear import WithLastLinear
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,21 +60,23 @@ def _factory(reference: str, name: str) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class PythonNetwork(Network):
+class PythonNetwork(WithLastLinear):
     """What a factory makes."""
 
     source: ClassVar[str] = "python"
 
     def create(self, num_classes: int | None) -> nn.Module:
-        """Call the factory; another width of the head through ``reset_classifier``."""
+        """Call the factory; another width of the head through ``reset_classifier``, else of its last linear layer."""
         from torch.nn import Module
 
         module = _factory(self.model, f"python:{self.model}")(**self.kwargs)
         if not isinstance(module, Module):
             raise SourceError(f"python:{self.model}: expected a torch module, got {type(module).__name__}.")
-        if num_classes is not None:
-            reset: Any = getattr(module, "reset_classifier", None)
-            if reset is None:
-                raise SourceError(f"python:{self.model}: the module has no reset_classifier")
-            reset(num_classes)
-        return module
+        if num_classes is None:
+            return module
+        changed = self.with_classes(module, num_classes)
+        if changed is None:
+            raise SourceError(
+                f"python:{self.model}: the module has neither reset_classifier nor a linear layer to replace"
+            )
+        return changed

@@ -1,8 +1,8 @@
 """Any torch module: ``python:package.module:factory``.
 
 The factory is called with the spec's ``kwargs`` and returns a module. Features are
-``forward_head(forward_features(x), pre_logits=True)`` where it has timm's interface, else its
-output, pooled to (B, D). Optional attributes of the module: ``preprocess`` (a mapping of fields
+``forward_head(forward_features(x), pre_logits=True)`` where it has timm's interface, else the input of
+its last linear layer when that layer makes its output, else its output, pooled to (B, D). Optional attributes of the module: ``preprocess`` (a mapping of fields
 of ``contracts.Preprocess``), ``get_classifier()`` and ``reset_classifier(n)`` (a linear head),
 ``num_prefix_tokens``.
 
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from selector.core.contracts import Encoder, Modality, Preprocess
 from selector.core.errors import SourceError, ZooError
 from selector.sources import _weights, source
+from selector.sources._last_linear import is_timm_like, without_head
 from selector.sources._python import REFERENCE, PythonNetwork, source_file, split
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class PythonSource:
             "model": spec.model_id,
             "weights": weights,
             "code": _weights.content_hash(source_file(module, spec.name)),
+            "head": "taken off",  # what older versions extracted may be logits
             **_weights.settings_identity(spec),
             "versions": _weights.versions("torch"),
         }
@@ -92,9 +94,10 @@ def _image_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, i
         preprocess = Preprocess().overridden(own if isinstance(own, Mapping) else {})
     except TypeError as error:
         raise SourceError(f"{spec.name}: attribute 'preprocess' of the module is wrong: {error}") from None
-    timm_like = hasattr(module, "forward_features") and hasattr(module, "forward_head")
-    default = FeaturePath("head" if timm_like else "forward")
-    return make_encoder(spec, network, module, preprocess.overridden(spec.preprocess.changes()), identity, default)
+    preprocess = preprocess.overridden(spec.preprocess.changes())
+    source_head = without_head(spec, network, module, preprocess)
+    default = FeaturePath("head" if is_timm_like(module) else "forward")
+    return make_encoder(spec, network, module, preprocess, identity, default, source_head)
 
 
 def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, Any]) -> Encoder:

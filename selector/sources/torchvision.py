@@ -18,6 +18,7 @@ import numpy as np
 from selector.core.contracts import Encoder, Preprocess
 from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _hub, _index, _weights, source
+from selector.sources._last_linear import taken_off
 from selector.sources._network import Network
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class TorchvisionNetwork(Network):
         if isinstance(module, VisionTransformer):
             module.num_prefix_tokens = 1  # the class token, for 'layer' and 'pooling'
         if head := self.classifier(module):
-            return FeaturePath("forward"), _taken_off(module, head)
+            return FeaturePath("forward"), taken_off(module, head)
         if not isinstance(getattr(module, "features", None), nn.Module):
             raise SourceError(f"{name}: torchvision's {self.model} has no features that this source knows how to read.")
         return FeaturePath("layer", layer="features"), None
@@ -184,7 +185,7 @@ class TorchvisionNetwork(Network):
             settings["num_classes"] = num_classes
         module: nn.Module = models.get_model(self.model, weights=None, **settings)
         if num_classes == 0:
-            _taken_off(module, self.classifier(module))
+            taken_off(module, self.classifier(module))
         return module
 
     def classifier(self, module: nn.Module) -> str:
@@ -218,7 +219,7 @@ class TorchvisionNetwork(Network):
             changed = network.create(None)
         head = self.classifier(changed)
         if head and not self.classifier(module):  # it was taken off
-            _taken_off(changed, head)
+            taken_off(changed, head)
         changed.load_state_dict(state)
         return changed.eval(), network
 
@@ -371,14 +372,3 @@ def _preset(weights: Any) -> Preprocess:
         interpolation=interpolation if interpolation in _SAMPLES else "bilinear",
         crop_pct=min(1.0, crop / resize),
     )
-
-
-def _taken_off(module: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Replace the linear layer by an identity, so that the network gives its features; its weights."""
-    from torch.nn import Identity
-
-    layer: Any = module.get_submodule(name)
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent) if parent else module, child, Identity())
-    weight = layer.weight.detach().numpy().copy()
-    return weight, np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias.detach().numpy().copy()

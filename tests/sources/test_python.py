@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -29,6 +30,43 @@ def test_output_tokens_are_pooled_and_the_module_says_how_its_images_are_prepare
         with torch.no_grad():
             torch.testing.assert_close(encoder.encode(batch), expected(encoder.module(batch)))
         assert encoder.maps(batch)[-1][1].shape == (3, 5, 2, 2)
+
+
+def test_a_head_of_a_factory_is_taken_off_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "my_headed.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, scale=1.0):\n"
+        "        super().__init__()\n"
+        "        self.stem, self.norm, self.scale = nn.Conv2d(3, 12, 5, 4), nn.BatchNorm2d(12), scale\n"
+        "        self.classes = nn.Linear(12, 7)\n"
+        "    def forward(self, x):\n"
+        "        return self.scale * self.classes(self.norm(self.stem(x)).amax((2, 3)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = spec("python:my_headed:Net", name="mine", preprocess={"input_size": [3, 32, 32]}).model_copy(
+        update={"weights": None}
+    )
+    torch.manual_seed(0)
+    encoder = load(model)
+    assert encoder.num_features == 12
+    assert "mine: features are the 12 inputs of its last linear layer, classes, not its 7 outputs." in caplog.text
+    batch = images(encoder)
+    torch.manual_seed(0)
+    whole = importlib.import_module("my_headed").Net().eval()
+    weight, bias = encoder.source_head
+    with torch.no_grad():  # equal weights from equal seeds; the statistics of its norm were not touched
+        logits = encoder.encode(batch).numpy() @ weight.T + bias
+        np.testing.assert_allclose(logits, whole(batch).numpy(), rtol=1e-5, atol=1e-5)
+        headed = encoder.with_head(4).eval()
+        again = registry.get("python").build(encoder.recipe(4)).eval()
+        again.load_state_dict(headed.state_dict())
+        assert headed(batch).shape == (3, 4)
+        assert torch.equal(again(batch), headed(batch))
+    other = load(model.model_copy(update={"kwargs": {"scale": 2.0}}))
+    assert other.num_features == 7  # the layer does not make the output
 
 
 def digit_features(state: dict[str, np.ndarray], image: torch.Tensor) -> torch.Tensor:

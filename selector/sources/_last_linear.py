@@ -1,0 +1,106 @@
+"""The linear head of a network of unknown make: found by looking, taken off, replaced.
+
+Features are the input of the last linear layer where that layer makes the output: its logits say what the network was
+trained for and no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from selector.core.contracts import Preprocess
+from selector.sources._network import Network
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from selector.zoo import ModelSpec
+
+log = logging.getLogger(__name__)
+
+
+class WithLastLinear(Network):
+    """A network whose head is the layer that ``get_classifier`` names, else the last linear one."""
+
+    def classifier(self, module: nn.Module) -> str:
+        """Dotted name of the final linear layer; empty when there is none."""
+        from torch.nn import Linear
+
+        if named := super().classifier(module):
+            return named
+        return next((name for name, layer in reversed(list(module.named_modules())) if isinstance(layer, Linear)), "")
+
+    def with_classes(self, module: Any, num_classes: int) -> nn.Module | None:
+        """The module with a last linear layer of that width, 0 takes it off; None where there is none."""
+        from torch import nn
+
+        if callable(getattr(module, "reset_classifier", None)):
+            module.reset_classifier(num_classes)
+        elif name := self.classifier(module):
+            old: Any = module.get_submodule(name)
+            new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None) if num_classes else nn.Identity()
+            _set(module, name, new)
+        else:
+            return None
+        return module  # type: ignore[no-any-return]
+
+
+def is_timm_like(module: nn.Module) -> bool:
+    """Whether it says itself what its features are."""
+    return hasattr(module, "forward_features") and hasattr(module, "forward_head")
+
+
+def without_head(
+    spec: ModelSpec, network: Network, module: nn.Module, preprocess: Preprocess
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Take off the last linear layer where it makes the output, so that the module gives its features.
+
+    Returns:
+        Its weights (K, D) and offsets (K,), or None where the module stays as it is.
+    """
+    head = "" if is_timm_like(module.eval()) else network.classifier(module)
+    if not head or not _makes_the_output(module, head, preprocess):
+        return None
+    weight, bias = taken_off(module, head)
+    log.warning(
+        "%s: features are the %d inputs of its last linear layer, %s, not its %d outputs.",
+        spec.name, weight.shape[1], head, len(weight),
+    )  # fmt: skip
+    return weight, bias
+
+
+def taken_off(module: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Replace the linear layer by an identity, so that the network gives its features; its weights."""
+    import numpy as np
+    from torch.nn import Identity
+
+    layer: Any = module.get_submodule(name)
+    _set(module, name, Identity())
+    weight = layer.weight.detach().numpy().copy()
+    return weight, np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias.detach().numpy().copy()
+
+
+def _set(module: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent) if parent else module, child, layer)
+
+
+def _makes_the_output(module: nn.Module, head: str, preprocess: Preprocess) -> bool:
+    """Whether what the layer gives (B, K) is what the network gives; from a real pass."""
+    import torch
+
+    from selector.sources._encoder import probe_batch
+
+    outputs: list[Any] = []
+    handle = module.get_submodule(head).register_forward_hook(lambda _module, _input, out: outputs.append(out))
+    try:
+        with torch.no_grad():
+            whole = module(probe_batch(preprocess.input_size))
+    except Exception as error:  # noqa: BLE001 - reported, with what was tried, when the features are read
+        log.debug("a pass on a test image failed: %s", error)
+        return False
+    finally:
+        handle.remove()
+    return bool(outputs) and isinstance(whole, torch.Tensor) and whole.ndim == 2 and torch.equal(outputs[-1], whole)
