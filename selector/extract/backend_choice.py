@@ -179,6 +179,19 @@ def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) ->
         precision = "float32"
     if (name, precision) == ("eager", "float32"):
         return name, precision
+    if _keeps(trial, name, precision):
+        return name, precision
+    # the network is converted by now: the same in float32 costs a compilation, a search more than it saves
+    converted = name != "eager" and precision == "bfloat16" and _keeps(trial, name, "float32")
+    if converted and trial.rates[name, "float32"] > trial.rates["eager", "float32"]:
+        return name, "float32"
+    if name != "eager":
+        trial.drop(name)
+    return "eager", "float32"
+
+
+def _keeps(trial: _Trial, name: str, precision: str) -> bool:
+    """Whether a network run so gives the features of eager torch in float32, on two batches."""
     try:
         near = trial.agreement(name, precision, images=_compared(trial))
     except (SourceError, RuntimeError, TypeError, NotImplementedError) as error:
@@ -187,12 +200,8 @@ def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) ->
         logger.info(
             "%s does not run in %s, %s: %s", trial.encoder.name, name, precision, str(error).splitlines()[0][:200]
         )
-        near = Agreement(0.0, 0.0, 0)
-    if near.good() if precision == "bfloat16" else _same(near):
-        return name, precision
-    if name != "eager":
-        trial.drop(name)
-    return "eager", "float32"  # it was measured already, and a search would take longer than it saves
+        return False
+    return near.good() if precision == "bfloat16" else _same(near)
 
 
 def _known(trial: _Trial, other: str, store: FeatureStore | None) -> Known | None:

@@ -820,6 +820,40 @@ def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest
     assert runner.identity == {"backend": "eager", "precision": "float32"}
 
 
+@needs_openvino
+@pytest.mark.parametrize(("rate", "backend"), [(1e9, "openvino"), (1e-9, "eager")])
+def test_a_network_that_loses_its_features_in_bfloat16_stays_converted_where_that_is_faster(
+    small: Small, rate: float, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, backend="openvino", precision="bfloat16", speedup=100.0)
+    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+    original = deciding._Trial.agreement
+
+    def agreement(self: Any, name: str, precision: str, *args: Any, **options: Any) -> deciding.Agreement:
+        found = original(self, name, precision, *args, **options)
+        self.rates["openvino", "float32"] = rate
+        return deciding.Agreement(0.9, 0.5, 32) if precision == "bfloat16" else found
+
+    monkeypatch.setattr(deciding._Trial, "agreement", agreement)
+    runner = open_runner(small, **AUTO, sample=pictures(128), rows_expected=200)
+    assert runner.identity == {"backend": backend, "precision": "float32"}
+
+
+@needs_openvino
+def test_a_conversion_runs_the_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from selector.extract.backends import openvino
+
+    batches: list[int] = []
+
+    class Counting(Small):
+        def encode(self, batch: torch.Tensor) -> torch.Tensor:
+            batches.append(len(batch))
+            return super().encode(batch)
+
+    openvino._converted(openvino.quiet_openvino(), Counting(network(), 96), 16)
+    assert batches == [2]  # the trace of two images, which torch does not check by running it again
+
+
 def test_what_this_machine_remembers_of_a_family_counts_more_than_the_table(
     small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
