@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,7 +37,8 @@ from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
 from selector.tuning.plan import MIN_STEPS, Cost, Plan, Round, fit_rest, make_plan, rounds_of, seconds_of
-from selector.tuning.rounds import _beyond_the_worse, _halve, _take
+from selector.tuning.repeats import train_rivals
+from selector.tuning.rounds import _beyond_the_worse, _halve, take
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.strategies import _loop
 from selector.tuning.trial import RATES, Trial, key_of, module_of, run_trial
@@ -171,7 +173,7 @@ def test_the_longer_training_counts_unless_it_is_demonstrably_worse(tmp_path: Pa
         for steps, value, shift in ((8, 0.7, 0), (16, later, 40))  # both are right where the other is not
     ]
     for number, run in enumerate(runs):
-        _take(field, configuration, [run], number)
+        take(field, configuration, [run], number)
     assert configuration.best is runs[kept]
 
 
@@ -199,7 +201,7 @@ def configurations_after_a_round(
         )
         field.configurations.append(Configuration(loaded, "full"))
         run = Run(Trial(name, "full", 0.003, 0), 8, Record({"status": "ok", "notes": []}, right_on(value, labels)))
-        _take(field, field.configurations[-1], [run], 0)
+        take(field, field.configurations[-1], [run], 0)
     return {one.loaded.name: one for one in field.configurations}
 
 
@@ -236,6 +238,38 @@ def test_a_configuration_that_is_far_and_demonstrably_behind_goes_no_further(
     assert configurations["second"].alive is goes_on
     told = [line for line in field.clock.tuning_log if "second full was pruned: after round 1 it was 0.1" in line]
     assert len(told) == (not goes_on)
+
+
+def test_what_is_left_of_a_budget_trains_rivals_as_long_as_the_leader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field, configuration = searching(tmp_path, 0.5)
+    names = {"first": (0.5, 0.8), "near": (0.5, 0.78), "slow": (0.5, 0.77), "far": (0.5, 0.6)}
+    found = configurations_after_a_round(field, configuration, names)
+    _halve(field, 1)
+    leader = found["first"]
+    assert leader.best is not None
+    leader.best = replace(leader.best, steps=64)
+    for one in found.values():
+        one.step_seconds = 10.0 if one.loaded.name == "slow" else 0.1
+    asked: list[tuple[str, int]] = []
+
+    def trained(field: Field, one: Configuration, trial: Trial, number: int, steps: int) -> Run:
+        asked.append((one.loaded.name, steps))
+        return Run(trial, steps, Record({"status": "ok", "notes": []}, right_on(0.9, labels_of(field.bench))))
+
+    monkeypatch.setattr("selector.tuning.repeats.train_configuration", trained)
+    train_rivals(field)
+    assert not asked  # without a budget nothing is left
+    field.clock.budget = 60.0
+    train_rivals(field)
+    assert asked == [("near", 64)]  # 10 s a step do not fit, and the last one is out of reach
+    assert [one.loaded.name for one in field.alive()] == ["first", "near"]
+    found["near"].best = replace(found["near"].best, steps=8)  # as a call that goes on begins
+    found["near"].alive = False
+    field.clock.budget = 0.0
+    train_rivals(field)
+    assert asked == [("near", 64)] * 2  # what was begun is done again, whatever is left
 
 
 @pytest.mark.parametrize(
@@ -307,6 +341,30 @@ def test_test_images_are_read_by_the_final_figures_only(tmp_path: Path, monkeypa
     assert test <= read
     assert result.best is not None
     assert next(m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy).test
+
+
+def test_test_features_are_asked_for_after_the_last_training_and_of_finalists(tmp_path: Path) -> None:
+    target = small_target()
+    test = set(target.indices("test").tolist())
+    widths = {spec.name: load(spec).num_features for spec in (SVHN, MNIST)}
+    events: list[tuple[str, str]] = []
+
+    def features(name: str, items: np.ndarray) -> np.ndarray:
+        if test & set(items.tolist()):
+            events.append(("test", name))
+        return np.random.default_rng(0).normal(size=(len(target), widths[name]))[items]
+
+    def progress(step: Any) -> None:
+        if step.stage == "train":
+            events.append(("train", step.model))
+
+    result = tournament(tmp_path, target=target, features_for=features, progress=progress)
+    kinds = [kind for kind, _ in events]
+    assert "train" in kinds
+    assert "train" not in kinds[kinds.index("test") :]
+    assert result.best is not None
+    finalists = {name for name, ms in result.measurements.items() if any(m.test for m in ms)}
+    assert {name for kind, name in events if kind == "test"} <= finalists
 
 
 def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: TournamentResult) -> None:
@@ -650,6 +708,15 @@ def test_most_of_a_budget_is_spent_in_steps(tmp_path: Path) -> None:
     assert sum(h["seconds"] for h in result.history) > 0.7 * 60
 
 
+def test_rounds_grow_into_the_time_that_cheap_survivors_leave(tmp_path: Path) -> None:
+    result, _ = budgeted(tmp_path, 60.0)
+    planned = int(re.findall(r"x (\d+) steps", result.tuning_log[0])[-1])
+    (grown,) = (line for line in result.tuning_log if "grew to" in line)
+    steps = int(re.findall(r"grew to (\d+) steps", grown)[0])
+    assert steps > planned
+    assert max(h["steps"] for h in result.history) == steps
+
+
 def test_a_slow_machine_cools_trainings_down_and_the_notes_say_so(tmp_path: Path) -> None:
     result, _ = budgeted(tmp_path, 60.0, slower=lambda now: 1.0 if now < 10 else 8.0)
     cut = [h for h in result.history if h["steps_done"] < h["steps"]]
@@ -696,9 +763,12 @@ def test_with_cached_features_a_budget_of_nothing_still_gives_a_model(tmp_path: 
     target = small_target()
     features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
     features[np.arange(len(target)), target.labels] += 3
+    told: list[str] = []
     result = tournament(
-        tmp_path, [candidate(MNIST)], target, max_steps=None, budget_seconds=0.0, features_for=lambda _, i: features[i]
-    )
+        tmp_path, [candidate(MNIST)], target, max_steps=None, budget_seconds=0.0, features_for=lambda _, i: features[i],
+        progress=lambda step: told.append(step.note),
+    )  # fmt: skip
+    assert any("the budget of 0.0 s is shorter than one round" in note for note in told)  # not only in the report
     assert result.best is not None
     assert result.best.strategy == "frozen"
     assert any("the budget of 0.0 s is shorter than one round" in note for note in result.notes)
@@ -729,6 +799,8 @@ def test_a_round_that_is_no_longer_than_the_one_before_is_left_out() -> None:
     assert fit_rest(rounds, costs, 216.0, done=20) == (Round(24, 4, 1), Round(60, 2, 1))
     assert fit_rest(rounds, costs, 144.0, done=20) == (Round(72, 2, 1),)
     assert fit_rest(rounds, costs, 40.0, done=20) == ()
+    assert fit_rest(rounds, costs, 720.0, done=20, most=80) == (Round(53, 4, 1), Round(80, 2, 1))
+    assert fit_rest(rounds, costs, 360.0 / 0.9 + 1, done=20, most=80) == tuple(rounds)
 
 
 @given(costs_of_some, st.integers(50, 3000), st.floats(0, 10_000))

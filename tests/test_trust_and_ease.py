@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import selector
 from selector.cli.app import app
+from selector.core.contracts import Progress
 from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.core.progress import in_notebook
 from selector.ranking.history import History
@@ -202,6 +203,22 @@ def test_progress_is_a_bar_when_asked_and_in_a_notebook(
     assert "score tiny-vit: " in capsys.readouterr().err  # tqdm's way
     selector.rank(photos, **asked, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_what_takes_seconds_before_the_first_row_is_named(photos: Path, confirmed: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, str, str]] = []
+
+    def progress(step: Progress) -> None:
+        told.append((step.stage, step.model, step.note))
+
+    asked = {**FAST, "models": "tiny-resnet"}
+    selector.rank(photos, **{**asked, "store": tmp_path / "cold"}, progress=progress)
+    choosing = told.index(("load", "tiny-resnet", "choosing a backend"))
+    first_row = next(place for place, (stage, *_) in enumerate(told) if stage == "extract")
+    assert told.index(("load", "tiny-resnet", "")) < choosing < first_row
+    told.clear()
+    selector.rank(photos, **{**asked, "store": confirmed / "store"}, progress=progress)
+    assert not [note for *_, note in told if note == "choosing a backend"]  # the store knows it
 
 
 def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,26 +147,34 @@ def make_plan(
 
 
 def fit_rest(
-    rounds: Sequence[Round], configurations: Sequence[Cost], budget: float, done: int = 0
+    rounds: Sequence[Round], configurations: Sequence[Cost], budget: float, done: int = 0, most: int = 0
 ) -> tuple[Round, ...]:
-    """The rounds that are left, cut to what is left of the budget; empty when nothing useful fits.
+    """The rounds that are left, fitted to what is left of the budget; empty when nothing useful fits.
+
+    Plans assume that the most expensive configurations go on; where cheaper ones did, there is time for more steps.
 
     Args:
         done: steps of the round before; a round that is not longer than it tells nothing new and is left out.
+        most: steps of the last round up to which the rounds may grow; 0 for never beyond what was planned.
     """
     if seconds_of(rounds, configurations) <= budget:
-        return tuple(rounds)
-    low, high = 0.0, 1.0
+        longest = max(1.0, most / rounds[-1].steps)
+        return _scaled(rounds, _share(rounds, configurations, SHARE_OF_BUDGET * budget, 1.0, longest))
+    cut = _scaled(rounds, _share(rounds, configurations, budget, 0.0, 1.0))
+    if seconds_of(cut, configurations) <= budget and cut[0].steps >= max(MIN_STEPS, done + 1):
+        return cut
+    return fit_rest(rounds[1:], configurations, budget, done, most) if done and len(rounds) > 1 else ()
+
+
+def _share(rounds: Sequence[Round], configurations: Sequence[Cost], budget: float, low: float, high: float) -> float:
+    """The largest factor of the steps, from low to high, that fits; low where none does."""
     for _ in range(20):
         middle = (low + high) / 2
         if seconds_of(_scaled(rounds, middle), configurations) <= budget:
             low = middle
         else:
             high = middle
-    cut = _scaled(rounds, low)
-    if cut and seconds_of(cut, configurations) <= budget and cut[0].steps >= max(MIN_STEPS, done + 1):
-        return cut
-    return fit_rest(rounds[1:], configurations, budget, done) if done and len(rounds) > 1 else ()
+    return low
 
 
 def _scaled(rounds: Sequence[Round], share: float) -> tuple[Round, ...]:

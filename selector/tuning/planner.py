@@ -77,10 +77,12 @@ def plan_rounds(field: Field) -> Plan | None:
     if plan is None:
         if field.configurations:
             need = _least_seconds(field, an_epoch)
-            field.notes.append(
+            short = (
                 f"the budget of {format_duration(field.clock.budget or 0)} is shorter than one round (about "
                 f"{format_duration(need)} more are needed): the frozen encoders with linear probes are compared instead."
             )
+            field.notes.append(short)
+            field.bench.notify(Progress("plan", 0, 0, "rounds", note=short))  # before what is left of it is spent
         field.configurations = []
         return None
     field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in plan.rounds]

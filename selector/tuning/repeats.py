@@ -1,11 +1,44 @@
-"""The leaders again, with other seeds."""
+"""What is left of a budget after the rounds: rivals as long as the leaders, then the leaders with other seeds."""
 
 from __future__ import annotations
 
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.plan import Round, seconds_of
-from selector.tuning.rounds import train_configuration
+from selector.tuning.rounds import far_behind, take, train_configuration
 from selector.tuning.trial import Trial
+
+
+def train_rivals(field: Field) -> None:
+    """Configurations that stopped after a short round, for as many steps as the last round had, the best first.
+
+    A short round orders imprecisely; what is left of a budget goes to those that may still be the best: all but those
+    far and demonstrably behind the leader, as far as each fits. Without a budget nothing is left.
+    """
+    ranked = sorted((c for c in field.configurations if c.best), key=field.configuration_order, reverse=True)
+    leaders = [configuration for configuration in ranked if configuration.alive]
+    if field.clock.budget is None or field.settled or not leaders:
+        return
+    steps, number = max(_steps(leader) for leader in leaders), max(leader.round for leader in leaders)
+    begun = field.clock.state.setdefault("rivals", [])
+    for rival in ranked:
+        if rival.alive or _steps(rival) >= steps or far_behind(field, rival, leaders[0]):
+            continue
+        if rival.label not in begun:
+            if field.clock.state.get("rivals_over") or _seconds(field, rival, steps) > field.clock.left:
+                continue
+            begun.append(rival.label)
+            field.clock.remember()
+        trial = Trial(rival.loaded.name, rival.strategy, rival.rate, field.seed)
+        run = train_configuration(field, rival, trial, number, steps)
+        if run is not None:
+            take(field, rival, [run], number - 1)
+            rival.alive = rival.status == "ok"
+    field.clock.state["rivals_over"] = True
+    field.clock.remember()
+
+
+def _seconds(field: Field, configuration: Configuration, steps: int) -> float:
+    return seconds_of([Round(steps, 1, 1)], [field.cost(configuration)])
 
 
 def repeat_leaders(field: Field) -> None:
@@ -19,9 +52,7 @@ def repeat_leaders(field: Field) -> None:
         return
     allowed = int(field.clock.state.get("repeats", field.settings["repeats"]))
     for number in range(1, allowed + 1):
-        cost = sum(
-            seconds_of([Round(_steps(configuration), 1, 1)], [field.cost(configuration)]) for configuration in leaders
-        )
+        cost = sum(_seconds(field, configuration, _steps(configuration)) for configuration in leaders)
         if "repeats" not in field.clock.state and cost > field.clock.left:
             field.clock.state["repeats"] = number - 1
             break

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from selector.tuning.field import Configuration, Field, Run, stats_of
-from selector.tuning.plan import SHARE_OF_BUDGET, Plan, Round, fit_rest, seconds_of
+from selector.tuning.plan import Plan, Round, fit_rest, seconds_of
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.step_costs import remember_costs
 from selector.tuning.trial import Trial, rates_of, run_trial
@@ -16,33 +16,19 @@ FAR_BEHIND = 5  # ε behind the leader; no configuration of the recorded trainin
 
 
 def run_rounds(field: Field, plan: Plan) -> None:
-    """Take the configurations through the rounds; what is left of the budget cuts those that are left."""
+    """Take the configurations through the rounds, which are fitted to what is left of the budget before each."""
     rounds = list(plan.rounds)
     number = 0
     while number < len(rounds):
-        this = rounds[number]
         if number >= int(field.clock.state["done"]) and field.clock.budget is not None:
-            alive = field.costs(field.alive())
-            rest = fit_rest(
-                rounds[number:], alive, max(0.0, field.clock.left), rounds[number - 1].steps if number else 0
-            )
-            if rest != tuple(rounds[number:]):
-                field.clock.tell(
-                    f"Round {number + 1} and later were cut to fit the budget."
-                    if rest
-                    else f"The budget ended after round {number}."
-                )
-            rounds = rounds[:number] + list(rest)
-            field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
-            field.clock.remember()
-            if not rest:
+            rounds = _fitted(field, rounds, number)
+            if number == len(rounds):
                 break
-            this = rounds[number]
+        this = rounds[number]
         if number:
             _halve(field, this.configurations)
         if not _run_round(field, number, this, rounds[number + 1 :]):
-            field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds[: number + 1]]
-            field.clock.remember()
+            _keep(field, rounds[: number + 1])
             break
         number += 1
         field.clock.state["done"] = max(number, int(field.clock.state["done"]))
@@ -51,19 +37,36 @@ def run_rounds(field: Field, plan: Plan) -> None:
             break
         if number < len(rounds) and stop_if_settled(field, math.log2(max(2.0, rounds[-1].steps / this.steps))):
             # nobody is left to compare with: the leader gets the time of its rivals
-            rounds = [*rounds[:number], Round(_most_steps(field, rounds[-1].steps), 1, 1)]
-            field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
-            field.clock.remember()
+            rounds = [*rounds[:number], Round(rounds[-1].steps, 1, 1)]
+            _keep(field, rounds)
 
 
-def _most_steps(field: Field, planned: int) -> int:
-    """Steps that the only configuration left has time for; at least as planned, at most as a whole training has."""
-    (configuration,) = field.alive()
-    if field.clock.budget is None:
-        return planned
-    cost = field.cost(configuration)
-    fits = int((SHARE_OF_BUDGET * field.clock.left - cost.start - cost.evaluate) / cost.step)
-    return max(planned, min(fits, int(field.clock.state.get("wanted", planned))))
+def _fitted(field: Field, rounds: Sequence[Round], number: int) -> list[Round]:
+    """The rounds, those from ``number`` on with as many steps as there is time for, by what a step takes now.
+
+    They grow at most to a whole training, and once: a call that goes on, or another with this plan, does the same steps.
+    """
+    going_on = _survivors(field, rounds[number].configurations)[0] if number else field.alive()
+    grown = field.clock.state.setdefault("grown", [])
+    most = int(field.clock.state.get("wanted", 0)) if number and number not in grown else 0
+    done = rounds[number - 1].steps if number else 0
+    rest = fit_rest(rounds[number:], field.costs(going_on), max(0.0, field.clock.left), done, most)
+    if not rest:
+        field.clock.tell(f"The budget ended after round {number}.")
+    elif rest[0].steps < rounds[number].steps or len(rest) < len(rounds) - number:
+        field.clock.tell(f"Round {number + 1} and later were cut to fit the budget.")
+    elif rest[0].steps > rounds[number].steps:
+        field.clock.tell(f"Round {number + 1} grew to {rest[0].steps} steps: there is time for them.")
+    if most:
+        grown.append(number)
+    fitted = [*rounds[:number], *rest]
+    _keep(field, fitted)
+    return fitted
+
+
+def _keep(field: Field, rounds: Sequence[Round]) -> None:
+    field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
+    field.clock.remember()
 
 
 def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = ()) -> bool:
@@ -100,7 +103,7 @@ def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = 
             run = _tried(field, configuration, rate, number, this, field.clock.deadline())
             runs += [] if run is None else [run]
         if runs:
-            _take(field, configuration, runs, number)
+            take(field, configuration, runs, number)
             measured += 1
         if field.clock.now() >= field.clock.deadline():
             break
@@ -204,7 +207,7 @@ def train_configuration(
     return Run(trial, steps, record)
 
 
-def _take(field: Field, configuration: Configuration, runs: Sequence[Run], number: int) -> None:
+def take(field: Field, configuration: Configuration, runs: Sequence[Run], number: int) -> None:
     """The configuration goes on from its best run; weights that nobody needs are removed."""
     good = [run for run in runs if run.record.status == "ok"]
     for run in runs:
@@ -233,15 +236,27 @@ def _take(field: Field, configuration: Configuration, runs: Sequence[Run], numbe
 
 def _halve(field: Field, configurations: int) -> None:
     """The better configurations go on; of them none that is far and demonstrably behind the leader."""
-    ranked = sorted(field.alive(), key=field.configuration_order, reverse=True)
-    for configuration in ranked[configurations:]:
-        configuration.alive = False
-    leader = ranked[0]
-    for configuration in ranked[1:configurations]:
+    kept, pruned = _survivors(field, configurations)
+    for configuration in field.alive():
+        configuration.alive = configuration in kept
+    leader = kept[0]
+    for configuration in pruned:
         behind = field.configuration_order(leader)[0] - field.configuration_order(configuration)[0]
-        far = behind > FAR_BEHIND * field.epsilon
-        if far and field.demonstrably_worse(field.standing(configuration), field.standing(leader)):
-            configuration.alive = False
-            field.clock.tell(
-                f"{configuration.label} was pruned: after round {configuration.round} it was {behind:.3g} below the best configuration."
-            )
+        field.clock.tell(
+            f"{configuration.label} was pruned: after round {configuration.round} it was {behind:.3g} below the best configuration."
+        )
+
+
+def _survivors(field: Field, configurations: int) -> tuple[list[Configuration], list[Configuration]]:
+    """Of so many leaders those that go on, the best first, and those that are pruned."""
+    leader, *others = sorted(field.alive(), key=field.configuration_order, reverse=True)[:configurations]
+    pruned = [configuration for configuration in others if far_behind(field, configuration, leader)]
+    return [leader, *(configuration for configuration in others if configuration not in pruned)], pruned
+
+
+def far_behind(field: Field, configuration: Configuration, leader: Configuration) -> bool:
+    """Whether a configuration is so far, and demonstrably, below the leader that no longer training makes up for it."""
+    behind = field.configuration_order(leader)[0] - field.configuration_order(configuration)[0]
+    return behind > FAR_BEHIND * field.epsilon and field.demonstrably_worse(
+        field.standing(configuration), field.standing(leader)
+    )

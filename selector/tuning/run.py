@@ -21,7 +21,7 @@ from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load
 from selector.tuning.planner import plan_rounds
-from selector.tuning.repeats import repeat_leaders
+from selector.tuning.repeats import repeat_leaders, train_rivals
 from selector.tuning.rounds import run_rounds
 from selector.tuning.strategies._loop import PixelBatches
 from selector.tuning.types import Cache, Candidate, TournamentResult
@@ -121,6 +121,7 @@ def run_tournament(
     _enter_configurations(field, strategies, decoders)
     if field.configurations and (plan := plan_rounds(field)) is not None:
         run_rounds(field, plan)
+        train_rivals(field)
         repeat_leaders(field)
     return verdict(field)
 
