@@ -46,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of networks as they are loaded, and how many rows each pass runs."""
-    from selector.extract.job import Workspace
+    from selector.extract.workspace import Workspace
 
     found: list[str] = []
     load = Workspace._load

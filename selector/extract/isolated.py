@@ -18,13 +18,14 @@ from selector.core.child_process import Child
 from selector.core.contracts import ProgressCallback, no_progress
 from selector.core.errors import SourceError
 from selector.core.units import format_duration, format_size
-from selector.extract.job import ExtractJob, ExtractResult, extract
+from selector.extract.job import ExtractJob, ExtractResult
+from selector.extract.run import extract
 from selector.zoo import ModelSpec
 from selector.zoo.trust import runs_code
 
 Mode = Literal["auto", "on", "off"]
 
-_FIRST = ("selector.extract.encode", "selector.extract.job", "torch")  # what takes seconds counts for no network
+_FIRST = ("selector.extract.encode", "selector.extract.run", "torch")  # what takes seconds counts for no network
 _LOOK = 0.1  # seconds between looks at a child that computes
 _SHARE = 0.9  # of the machine's memory that a network may take when nothing is said
 

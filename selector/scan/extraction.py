@@ -15,8 +15,10 @@ from selector.core.engine import Engine, Failure, LocalEngine, Needs, Outcome, S
 from selector.core.errors import ConfigError, StoreError
 from selector.extract.deaths import Deaths
 from selector.extract.isolated import IsolatedJobs, Isolation, of_others
-from selector.extract.job import ExtractJob, ExtractResult, Settings, Workspace, extract, layer_specs
+from selector.extract.job import ExtractJob, ExtractResult, Settings, layer_specs
 from selector.extract.known_costs import CostMode
+from selector.extract.run import extract
+from selector.extract.workspace import Workspace
 from selector.modalities.image import canvas_of
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified

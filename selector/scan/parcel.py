@@ -13,7 +13,9 @@ from selector.core.answers import opened, report
 from selector.core.engine import Shared
 from selector.core.errors import StoreError
 from selector.extract.isolated import IsolatedJobs, Isolation
-from selector.extract.job import ExtractJob, ExtractResult, extract, workspace_of
+from selector.extract.job import ExtractJob, ExtractResult
+from selector.extract.run import extract
+from selector.extract.workspace import workspace_of
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows
 from selector.scan.scoring import Scoring
