@@ -69,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     models = args.models.split(",")[: 2 if args.quick else None]
     for name in args.pairs.split(","):
-        done = {(row["pair"], row["model"]) for row in _rows(args.out)}
+        done = {(row["pair"], row["model"]) for row in read_rows(args.out)}
         if all((name, model) in done for model in models):
             continue
         pair = da_pairs.load(name, assets)
         for model, found in pair_rows(pair, models, args.zoo, args.seed, 300 if args.quick else args.items, done):
-            _write(args.out, found)
+            write_rows(args.out, found, FIELDS)
             print(name, model, [f"{row['strategy']} {row['accuracy']:.3f}" for row in found], flush=True)
     return 0
 
@@ -84,9 +84,9 @@ def pair_rows(
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """(model, rows) of a pair; validators that look at the pool see all candidates of the pair."""
     classes = np.array(pair.classes)
-    source = _stacked(pair.source, most), classes[pair.source.labels[:most]]
-    target = load_target(_stacked(pair.target, most), source_domain=source, seed=seed)
-    held = load_target(_stacked(pair.target_test, most), source_domain=source, seed=seed)
+    source = stacked(pair.source, most), classes[pair.source.labels[:most]]
+    target = load_target(stacked(pair.target, most), source_domain=source, seed=seed)
+    held = load_target(stacked(pair.target_test, most), source_domain=source, seed=seed)
     task = Adaptation()
     store = FeatureStore(None)
     # labels for the last step alone: matched by position, since items of the source have left
@@ -131,7 +131,7 @@ def pair_rows(
     return list(found.items())
 
 
-def _stacked(domain: da_pairs.Domain, most: int | None) -> Any:
+def stacked(domain: da_pairs.Domain, most: int | None) -> Any:
     items = domain.items[:most]
     same = isinstance(items[0], np.ndarray) and len({item.shape for item in items}) == 1
     return np.stack(items) if same else items
@@ -161,17 +161,18 @@ def _keep_predictions(pair: str, made: Any, labels: np.ndarray) -> None:
     )  # fmt: skip
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
+    """Append rows; values outside of ``fields`` are an error."""
     new = not path.is_file()
     with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         if new:
             writer.writeheader()
         for row in rows:

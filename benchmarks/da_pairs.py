@@ -10,6 +10,7 @@ figure alone. No item of the source occurs in either of them.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,11 @@ def blurred(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(image.shape[0] / 30)))
 
 
+def dimmed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A third of the contrast at half the brightness; nothing is random in it."""
+    return _uint8(image.astype(np.float64) / 3 + 255 / 12)
+
+
 def fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """White haze of uneven density: noise at doubling scales, each half as strong as the coarser one before, mixed in by 40 to 80 %."""
     height, width = image.shape[:2]
@@ -134,38 +140,74 @@ def _digits_mnist(assets: Path) -> _Parts:
 def _mnist_mnistm(assets: Path) -> _Parts:
     train, test = _images(assets, "mnist")
     source, other = _halves(train)
-    photos = [np.asarray(decode(raw)) for raw, _ in _rows(assets / "data" / PATCHES_FROM / "test.parquet", "image")]
-
-    def coloured(domain: Domain, seed: int) -> Domain:
-        rng = np.random.default_rng(seed)
-        drawn = [photos[int(rng.integers(len(photos)))] for _ in domain.items]
-        return Domain(
-            [blend(digit, patch_of(photo, len(digit), rng)) for digit, photo in zip(domain.items, drawn, strict=True)],
-            domain.labels,
-        )
-
-    return _TEN, source, coloured(other, SEED), coloured(test, SEED + 1)
+    photos = _photos(assets)
+    return _TEN, source, _coloured(other, photos, SEED), _coloured(test, photos, SEED + 1)
 
 
-def _corrupted(corrupt: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Callable[[Path], _Parts]:
+def published(assets: Path, mnist: Path | None = None) -> DomainPair:
+    """MNIST -> MNIST-M as Ganin et al. made it: the target is the source's own digits on photographs, and the test
+    items are other digits on photographs.
+
+    Args:
+        mnist: folder with MNIST's files ``t10k-*.gz``, from which the assets' digits are drawn: with it the source is
+            all of these 10,000 digits but the 1,000 of the test items; without it the 2,000 of the assets.
+    """
+    source, test = _images(assets, "mnist")
+    if mnist is not None:
+        held = {item.tobytes() for item in test.items}
+        whole = _idx(mnist)
+        source = _take(whole, np.flatnonzero([item.tobytes() not in held for item in whole.items]))
+    photos = _photos(assets)
+    parts = _coloured(source, photos, SEED), _coloured(test, photos, SEED + 1)
+    return DomainPair("mnist-mnistm-published", _TEN, source, *parts)
+
+
+def _photos(assets: Path) -> list[np.ndarray]:
+    return [np.asarray(decode(raw)) for raw, _ in _rows(assets / "data" / PATCHES_FROM / "test.parquet", "image")]
+
+
+def _coloured(domain: Domain, photos: list[np.ndarray], seed: int) -> Domain:
+    rng = np.random.default_rng(seed)
+    drawn = [photos[int(rng.integers(len(photos)))] for _ in domain.items]
+    return Domain(
+        [blend(digit, patch_of(photo, len(digit), rng)) for digit, photo in zip(domain.items, drawn, strict=True)],
+        domain.labels,
+    )
+
+
+def _mnistm(assets: Path, target: Callable[[Path], tuple[Domain, Domain]]) -> _Parts:
+    """From digits on photographs, those of MNIST's first half."""
+    own, _ = _halves(_images(assets, "mnist")[0])
+    return (_TEN, _coloured(own, _photos(assets), SEED), *target(assets))
+
+
+def _rest_of_mnist(assets: Path) -> tuple[Domain, Domain]:
+    train, test = _images(assets, "mnist")
+    return _halves(train)[1], test
+
+
+def _corrupted(name: str, corrupt: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Callable[[Path], _Parts]:
     def pair(assets: Path) -> _Parts:
-        train, test = _images(assets, "cifar10")
+        train, test = _images(assets, name)
         source, other = _halves(train)
         parts = []
         for seed, domain in enumerate((other, test)):
             rng = np.random.default_rng(SEED + seed)
             parts.append(Domain([corrupt(image, rng) for image in domain.items], domain.labels))
-        return _classes(assets, "data/cifar10"), source, parts[0], parts[1]
+        return _classes(assets, f"data/{name}"), source, parts[0], parts[1]
 
     return pair
 
 
-def _label_shift(assets: Path) -> _Parts:
-    train, test = _images(assets, "cifar10")
-    source, other = _halves(train)
-    rng = np.random.default_rng(SEED)
-    target, held = (_take(domain, shifted(domain.labels, 10.0, rng)) for domain in (other, test))
-    return _classes(assets, "data/cifar10"), source, target, held
+def _label_shift(name: str) -> Callable[[Path], _Parts]:
+    def pair(assets: Path) -> _Parts:
+        train, test = _images(assets, name)
+        source, other = _halves(train)
+        rng = np.random.default_rng(SEED)
+        target, held = (_take(domain, shifted(domain.labels, 10.0, rng)) for domain in (other, test))
+        return _classes(assets, f"data/{name}"), source, target, held
+
+    return pair
 
 
 def _sst2_emotion(assets: Path) -> _Parts:
@@ -183,10 +225,17 @@ _PAIRS: Mapping[str, Callable[[Path], _Parts]] = {
     "mnist-digits": _mnist_digits,
     "digits-mnist": _digits_mnist,
     "mnist-mnistm": _mnist_mnistm,
-    "cifar10-noise": _corrupted(noisy),
-    "cifar10-blur": _corrupted(blurred),
-    "cifar10-fog": _corrupted(fogged),
-    "cifar10-label-shift": _label_shift,
+    "cifar10-noise": _corrupted("cifar10", noisy),
+    "cifar10-blur": _corrupted("cifar10", blurred),
+    "cifar10-fog": _corrupted("cifar10", fogged),
+    "cifar10-label-shift": _label_shift("cifar10"),
+    "mnistm-mnist": lambda assets: _mnistm(assets, _rest_of_mnist),
+    "mnistm-digits": lambda assets: _mnistm(assets, lambda _: _digits()),
+    "mnist-noise": _corrupted("mnist", noisy),
+    "mnist-label-shift": _label_shift("mnist"),
+    "cifar10-dim": _corrupted("cifar10", dimmed),
+    "flowers-blur": _corrupted("flowers", blurred),
+    "dtd10-fog": _corrupted("dtd10", fogged),
     "sst2-emotion": _sst2_emotion,
 }
 NAMES = tuple(_PAIRS)
@@ -223,6 +272,15 @@ def _classes(assets: Path, folder: str) -> tuple[str, ...]:
 
     about = pq.read_schema(assets / folder / "train.parquet").metadata[b"huggingface"]
     return tuple(json.loads(about)["info"]["features"]["label"]["names"])
+
+
+def _idx(folder: Path) -> Domain:
+    """MNIST's test files, as LeCun wrote them: a header of big-endian int32, then bytes."""
+    pixels, labels = (
+        np.frombuffer(gzip.decompress((folder / f"t10k-{part}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
+        for part, offset in (("images-idx3", 16), ("labels-idx1", 8))
+    )
+    return Domain(list(np.repeat(pixels.reshape(-1, 28, 28, 1), 3, axis=-1)), labels.astype(np.int64))
 
 
 def _digits() -> tuple[Domain, Domain]:

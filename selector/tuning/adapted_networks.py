@@ -16,7 +16,7 @@ from selector.tuning.domains import AdaptedHead
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load, settle_precision
-from selector.tuning.strategies._loop import Feed, predict
+from selector.tuning.strategies._loop import predict
 from selector.tuning.trial import Trial, module_of, rates_of, run_trial
 from selector.tuning.types import Candidate
 from selector.tuning.workbench import Workbench
@@ -67,7 +67,7 @@ def network_outputs(
     features: dict[str, np.ndarray] = {}
     for split in ("train", "val", UNLABELLED):
         items = bench.target.indices(split)
-        outputs[split] = _outputs(bench, loaded, module, feed, items)
+        outputs[split] = outputs_of(bench, loaded, module, items)
         rows = bench.rows_of(module, feed, items, bf16=loaded.bf16)[1]
         assert rows is not None
         features[split] = rows
@@ -77,11 +77,12 @@ def network_outputs(
     return module, AdaptedHead(weight, bias, facts), outputs, features
 
 
-def _outputs(bench: Workbench, loaded: Loaded, module: nn.Module, feed: Feed, items: np.ndarray) -> np.ndarray:
+def outputs_of(bench: Workbench, loaded: Loaded, module: nn.Module, items: np.ndarray) -> np.ndarray:
+    """(N, C) outputs of a learner on some items of the target (positions)."""
     found: list[Any] = []
 
     def take(some: Any, _: np.ndarray) -> None:
         found.append(some)
 
-    predict(module, feed, items, take, device=bench.device, bf16=loaded.bf16)
+    predict(module, bench.feed(loaded.preprocess), items, take, device=bench.device, bf16=loaded.bf16)
     return np.concatenate(found)

@@ -33,7 +33,12 @@ def assets(tmp_path_factory):
     """A folder of the assets' form with a few random pictures and texts."""
     folder = tmp_path_factory.mktemp("assets")
     rng = np.random.default_rng(3)
-    for name, shape in (("mnist", (28, 28)), ("cifar10", (32, 32, 3))):
+    for name, shape in (
+        ("mnist", (28, 28)),
+        ("cifar10", (32, 32, 3)),
+        ("flowers", (32, 32, 3)),
+        ("dtd10", (40, 32, 3)),
+    ):
         for split, count in (("train", 80), ("test", 40)):
             images = [png(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)]
             write(

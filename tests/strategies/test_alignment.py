@@ -83,10 +83,27 @@ def test_the_reversal_pushes_features_against_the_classifier_more_and_more():
 
 def test_cdan_sees_features_times_predictions():
     rows, logits, _, _ = drawn(3)
-    expected = torch.einsum("bd,bc->bdc", rows, logits.softmax(dim=1)).reshape(32, 15)
-    assert torch.allclose(OnJoint(5, 3).joint(rows, logits), expected)
+    said = logits.softmax(dim=1)
+    expected = torch.einsum("bd,bc->bdc", rows, said).reshape(32, 15)
+    assert torch.allclose(OnJoint(5, 3).joint(rows, said), expected)
     wide = OnJoint(600, 3)
     assert wide.joint(torch.randn(4, 600), torch.randn(4, 3)).shape == (4, WIDEST)
+
+
+def test_cdan_weights_sure_items_of_either_domain():
+    rows, logits, other, other_logits = drawn(4)
+    torch.manual_seed(1)
+    module = OnJoint(5, 3)
+    expected = 0.0
+    for part, scores, domain in ((rows, logits, 0.0), (other, other_logits, 1.0)):
+        said = torch.softmax(scores, dim=1).numpy().astype(float)
+        weight = 1 + np.exp((said * np.log(said + 1e-5)).sum(axis=1))
+        with torch.no_grad():
+            joint = torch.from_numpy(np.einsum("bd,bc->bdc", part.numpy(), said).reshape(32, 15)).float()
+            prob = torch.sigmoid(module.adversary.classifier(joint))[:, 0].numpy().astype(float)
+        losses = -np.log(prob if domain else 1 - prob)
+        expected += (weight / weight.mean() * losses).sum() / 64
+    assert float(module(rows, logits, other, other_logits, 0.5).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,6 +166,40 @@ def test_domains_that_are_moved_apart_come_together_and_the_classes_stay(name):
     told_apart, accuracy = trained(name)
     assert told_apart < 0.6
     assert accuracy > 0.95
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["cdan", "dann"])
+def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(name, tmp_path):
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((120, 2)).astype(np.float32)
+    labels = np.arange(120) % 2
+    feed = Feed(Rows(rows), lambda x: x, lambda items: labels[items].tolist(), None, np.arange(60, 120))
+
+    def run(checkpoint=None, until=None):
+        wrapped = strategies.registry.get(name).wrap(learner())
+        groups = strategies.registry.get(name).groups(parts_of(wrapped, ()), layer_decay=False)
+        ticks = iter(range(0, 10**6, 61))  # a checkpoint each step
+
+        def stop(step):
+            if step == until:
+                raise Killed
+
+        found = train(
+            wrapped, groups, feed, np.arange(60), Settings(30, 16, 1e-2, "adamw"),
+            checkpoint=checkpoint, clock=lambda: next(ticks), on_step=stop,
+        )  # fmt: skip
+        return found, wrapped.state_dict()
+
+    _, undisturbed = run()
+    with pytest.raises(Killed):
+        run(tmp_path / "state", until=13)
+    fit, resumed = run(tmp_path / "state")
+    assert fit.notes[0].startswith("went on from a checkpoint at step 1")
+    assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
 
 
 def test_an_aligning_learner_says_that_it_looks_at_both_domains():

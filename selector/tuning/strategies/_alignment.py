@@ -31,9 +31,11 @@ class AlignmentStrategy(ABC):
         """A module (source features (B, D) and logits (B, C), those of the target, progress 0..1) -> loss."""
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The learner with the alignment added to its loss."""
+        """The learner with the alignment added to its loss; what the alignment learns starts alike in every run."""
         head = head_layer(cast(Learner, module).network)
-        return AligningLearner(module, self.alignment(head.in_features, head.out_features))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return AligningLearner(module, self.alignment(head.in_features, head.out_features))
 
     def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
         """Stem, blocks, rest and, at the full rate, the head with what the alignment learns."""
@@ -122,9 +124,29 @@ class DomainAdversary(nn.Module):
         super().__init__()
         self.classifier = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
-        """Its cross-entropy: the classifier lowers it, and the network, through the reversal, raises it."""
+    def forward(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        progress: float,
+        weights: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Its cross-entropy: the classifier lowers it, and the network, through the reversal, raises it.
+
+        Args:
+            weights: of the items of either domain (B,), with a mean of 1.
+        """
         strength = 2 / (1 + float(torch.exp(torch.tensor(-10.0 * progress)))) - 1
         said = self.classifier(_Reversed.apply(torch.cat([source, target]), strength))[:, 0]  # type: ignore[no-untyped-call]
         domain = torch.cat([torch.zeros(len(source)), torch.ones(len(target))]).to(said.device)
-        return nn.functional.binary_cross_entropy_with_logits(said, domain)
+        weight = None if weights is None else torch.cat(weights)
+        return nn.functional.binary_cross_entropy_with_logits(said, domain, weight)
+
+
+def certainty(probabilities: torch.Tensor) -> torch.Tensor:
+    """(B,) weights 1 + exp(-H) of predictions (B, C) of entropy H, brought to a mean of 1; no gradient goes through them.
+
+    Source: Long et al., NeurIPS 2018, sec. 3.3; Jin et al., ECCV 2020, eq. 5.
+    """
+    weight = 1 + torch.exp((probabilities * torch.log(probabilities + 1e-5)).sum(dim=1))
+    return (len(weight) * weight / weight.sum()).detach()

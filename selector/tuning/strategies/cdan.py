@@ -1,4 +1,4 @@
-"""CDAN: a domain classifier that sees features together with what is predicted from them."""
+"""CDAN+E: a domain classifier that sees features together with what is predicted from them; sure items count more."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from selector.tuning.strategies import strategy
-from selector.tuning.strategies._alignment import AlignmentStrategy, DomainAdversary
+from selector.tuning.strategies._alignment import AlignmentStrategy, DomainAdversary, certainty
 
 WIDEST = 1024  # beyond, the outer product is projected at random (the paper's eq. 6)
 
 
 @strategy("cdan")
 class Cdan(AlignmentStrategy):
-    """Long et al., NeurIPS 2018, arXiv:1705.10667, without entropy conditioning."""
+    """Long et al., NeurIPS 2018, arXiv:1705.10667, with entropy conditioning."""
 
     name = "cdan"
 
@@ -38,9 +38,8 @@ class OnJoint(nn.Module):
             self.register_buffer("of_classes", torch.randn(classes, WIDEST, generator=generator))
         self.adversary = DomainAdversary(min(joint, WIDEST))
 
-    def joint(self, rows: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """(B, D·C), or (B, WIDEST) projected."""
-        said = logits.softmax(dim=1).detach()
+    def joint(self, rows: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        """(B, D·C) of features (B, D) and probabilities (B, C), or (B, WIDEST) projected."""
         if self.projected:
             found: torch.Tensor = (rows @ self.of_features) * (said @ self.of_classes) / WIDEST**0.5
             return found
@@ -50,5 +49,7 @@ class OnJoint(nn.Module):
         self, rows: torch.Tensor, logits: torch.Tensor, other: torch.Tensor, other_logits: torch.Tensor, progress: float
     ) -> torch.Tensor:
         """See ``AlignmentStrategy``."""
-        found: torch.Tensor = self.adversary(self.joint(rows, logits), self.joint(other, other_logits), progress)
+        said, other_said = (some.softmax(dim=1).detach() for some in (logits, other_logits))
+        weights = certainty(said), certainty(other_said)
+        found: torch.Tensor = self.adversary(self.joint(rows, said), self.joint(other, other_said), progress, weights)
         return found

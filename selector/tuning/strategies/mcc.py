@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from selector.tuning.strategies import strategy
-from selector.tuning.strategies._alignment import AlignmentStrategy
+from selector.tuning.strategies._alignment import AlignmentStrategy, certainty
 
 TEMPERATURE = 2.5
 
@@ -30,9 +30,6 @@ class ClassConfusion(nn.Module):
     ) -> torch.Tensor:
         """See ``AlignmentStrategy``."""
         said = (other_logits / TEMPERATURE).softmax(dim=1)
-        entropy = -(said * torch.log(said + 1e-5)).sum(dim=1)
-        weight = 1 + torch.exp(-entropy)
-        weight = (len(said) * weight / weight.sum()).detach()
-        correlation = (said * weight[:, None]).T @ said
+        correlation = (said * certainty(said)[:, None]).T @ said
         correlation = correlation / correlation.sum(dim=1, keepdim=True)
         return (correlation.sum() - correlation.trace()) / said.shape[1]
