@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selector.core.contracts import LabelKind
-from selector.core.stats import softmax
+from selector.core.stats import best_temperature, softmax
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
 from selector.linear import solve_head
@@ -82,16 +82,3 @@ def _fit(features: FeatureSet) -> SourceHead:
     target = softmax(logits(target_rows(features)), temperature)
     shares = np.bincount(codes, minlength=outputs) / len(codes)
     return SourceHead(softmax(own, temperature), codes[held], target, shares, head.strength)
-
-
-def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that minimises the log-loss, within 1/20..20 (Guo et al., ICML 2017)."""
-    from scipy.optimize import minimize_scalar
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        top = scaled.max(axis=1)
-        log_sum = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-        return float((log_sum - scaled[np.arange(len(labels)), labels]).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-3}).x))

@@ -38,25 +38,6 @@ def checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return logits, labels
 
 
-def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that minimises the log-loss of these (validation) logits; within 0.05..20.
-
-    Cost: some 40 softmaxes.   Source: Guo et al., ICML 2017, arXiv:1706.04599.
-    """
-    from scipy.optimize import minimize_scalar
-
-    logits, labels = checked(logits, labels)
-
-    def log_loss(log_temperature: float) -> float:
-        scaled = logits.astype(np.float64) / np.exp(log_temperature)
-        top = scaled.max(axis=1, keepdims=True)
-        normaliser = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
-        return float((normaliser - scaled[np.arange(len(labels)), labels]).mean())
-
-    best = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
-    return float(np.exp(best.x))
-
-
 def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray | None:
     """float32 (C,) with mean 1 over the rows, or None while the classes are of similar size.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from selector.core.contracts import Target
 from selector.core.metric import Metric
-from selector.core.stats import softmax
+from selector.core.stats import best_temperature, softmax
 from selector.core.task import Section, Stats
 from selector.tasks import task
 from selector.tasks._class_task import ClassTask
@@ -17,7 +17,6 @@ from selector.tasks._classes import (
     absent_classes,
     auroc,
     balanced_accuracy,
-    best_temperature,
     calibration_error,
     checked,
     class_weights,

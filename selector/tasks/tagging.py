@@ -16,13 +16,12 @@ import xxhash
 from selector.core.contracts import Target, spread
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction
-from selector.core.stats import softmax
+from selector.core.stats import best_temperature, softmax
 from selector.core.task import RowPlan, Section, Stats
 from selector.tasks import task
 from selector.tasks._class_task import ClassTask
 from selector.tasks._classes import (
     absent_classes,
-    best_temperature,
     calibration_error,
     checked,
     confusion_matrix,

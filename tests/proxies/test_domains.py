@@ -7,7 +7,6 @@ from sklearn.metrics.pairwise import cosine_distances, rbf_kernel
 
 import selector.proxies as proxies
 from selector.core.stats import softmax
-from selector.proxies._domains import best_temperature
 from selector.proxies.label_shift import estimated_shares
 from selector.proxies.target_accuracy import thresholded_confidence
 
@@ -119,10 +118,3 @@ def test_an_interval_deletes_rows_of_both_domains(domains):
     assert found.low < found.value < found.high
     other = value("pas", source, labels, np.concatenate([target] * 4), intervals=True)
     assert other.high - other.low < found.high - found.low
-
-
-def test_the_temperature_undoes_overconfidence():
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((5000, 3))
-    labels = np.array([rng.choice(3, p=p) for p in softmax(logits)])
-    assert best_temperature(4 * logits, labels) == pytest.approx(4, rel=0.1)

@@ -16,12 +16,11 @@ from sklearn import metrics as sk
 
 from selector.core.contracts import LabelKind, Modality, Target
 from selector.core.errors import ConfigError, TargetError
-from selector.core.stats import softmax
+from selector.core.stats import best_temperature, softmax
 from selector.core.task import NotFinite
 from selector.tasks import _classes, registry
 from selector.tasks._classes import (
     auroc,
-    best_temperature,
     calibration_error,
     class_weights,
     confusion_matrix,

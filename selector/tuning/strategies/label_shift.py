@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.core.stats import softmax
-from selector.proxies._domains import best_temperature
+from selector.core.stats import best_temperature, softmax
 from selector.proxies.label_shift import estimated_shares
 from selector.tuning.domains import AdaptedHead, Domains, clipped, effective_sample_size, solved
 from selector.tuning.strategies import strategy
