@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from selector import modalities, tasks
+from selector import tasks
 from selector.config import ConfirmConfig
 from selector.core.atomic import write_atomic
-from selector.core.contracts import UNLABELLED, Target
+from selector.core.contracts import UNLABELLED
 from selector.core.documents import plain
 from selector.core.errors import ConfigError
 from selector.report.ranking import Ranking
@@ -24,7 +24,7 @@ from selector.results import BEST
 from selector.scan.checks import save_run
 from selector.scan.confirmation import leading
 from selector.scan.extraction import Extraction
-from selector.scan.previews import illustrated
+from selector.scan.previews import illustrated, previewed
 from selector.scan.summary import ordered
 from selector.tasks.adaptation import Adaptation
 from selector.zoo import ModelSpec
@@ -84,7 +84,11 @@ def adapt_leading(
         confirmation=plain(
             {
                 "metric": task.default_metric,
-                "adaptation": {**_illustrated(result.section, target), "notes": result.notes},
+                "adaptation": {
+                    **result.section,
+                    "uncertain": previewed(result.section.get("uncertain", ()), target),
+                    "notes": result.notes,
+                },
             }
         ),
     )
@@ -114,16 +118,6 @@ def _bench(extraction: Extraction, task: Adaptation, by_name: Mapping[str, Model
         features_for=lambda name, indices: extraction.features(by_name[name], indices),
         notify=extraction.notify,
     )
-
-
-def _illustrated(section: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    """The section with small pictures or texts of its uncertain items."""
-    items = modalities.of(target)
-    shown = [
-        {**item, **items.preview(target.items, item["index"], item["name"])} if items.has_models else dict(item)
-        for item in section.get("uncertain", ())
-    ]
-    return {**section, "uncertain": shown}
 
 
 def read_labels(folder: Path) -> dict[str, int]:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from selector import modalities
 from selector.core.atomic import write_atomic
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.report.labels import render_page
 from selector.report.ranking import Ranking
 from selector.scan.adapting import LABELS, PREDICTIONS, read_labels
+from selector.scan.previews import previewed
 from selector.tuning.labelling import Labelling
 
 QUESTIONS, PAGE = "label.csv", "label.html"
@@ -59,12 +59,8 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
     writer.writerow(HEADER)
     writer.writerows((name, "", value) for name, (value, _) in zip(names, chosen, strict=True))
     write_atomic(folder / QUESTIONS, text.getvalue().encode())
-    items = modalities.of(target)
-    shown = [
-        {"id": value, "name": name, **(items.preview(target.items, i, name) if items.has_models else {})}
-        for name, (value, i) in zip(names, chosen, strict=True)
-    ]
-    page = render_page(ranking.target["name"], list(target.class_names), shown, HEADER)
+    shown = [{"id": value, "name": name, "index": i} for name, (value, i) in zip(names, chosen, strict=True)]
+    page = render_page(ranking.target["name"], list(target.class_names), previewed(shown, target), HEADER)
     write_atomic(folder / PAGE, page.encode("utf-8", "backslashreplace"))
     return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), labelling.standing().rows(keys))
 

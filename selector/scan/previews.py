@@ -12,20 +12,25 @@ from selector.results import Measurement
 
 
 def illustrated(measurements: Sequence[Measurement], target: Target) -> tuple[Measurement, ...]:
-    """The measurements with a thumbnail for each sample of an outcome, or the text or words that it is about;
-    ready features have nothing to show."""
-    if not modalities.of(target).has_models:
-        return tuple(measurements)
+    """The measurements with a thumbnail for each sample of an outcome, or the text or words that it is about."""
     return tuple(_illustrated(m, target) if "error_analysis" in m.extra else m for m in measurements)
 
 
 def _illustrated(measurement: Measurement, target: Target) -> Measurement:
     outcome = measurement.extra["error_analysis"]
-    samples = [{**s, **_shown(target, s)} for s in outcome.get("samples", ())]
+    samples = previewed(outcome.get("samples", ()), target)
     return replace(measurement, extra={**measurement.extra, "error_analysis": {**outcome, "samples": samples}})
 
 
-def _shown(target: Target, sample: Mapping[str, Any]) -> dict[str, Any]:
-    index, begin = sample["index"], sample.get("begin")
-    part = None if begin is None else slice(int(begin), int(begin) + len(sample["label"]))
-    return modalities.of(target).preview(target.items, index, str(target.names[index]), part)
+def previewed(samples: Sequence[Mapping[str, Any]], target: Target) -> list[dict[str, Any]]:
+    """Samples, which name their item by ``index``, each with its thumbnail or text; ready features have nothing to show."""
+    items = modalities.of(target)
+    if not items.has_models:
+        return [dict(sample) for sample in samples]
+
+    def shown(sample: Mapping[str, Any]) -> dict[str, Any]:
+        index, begin = sample["index"], sample.get("begin")
+        part = None if begin is None else slice(int(begin), int(begin) + len(sample["label"]))
+        return dict(items.preview(target.items, index, str(target.names[index]), part))
+
+    return [{**sample, **shown(sample)} for sample in samples]

@@ -104,79 +104,91 @@ def run_adaptation(
     """
     task.check(target)
     sealed = task.hidden(target)
-    wanted = [n for n in dict.fromkeys(["source-only", *names]) if not strategies.registry.get(n).trains]
-    training = [n for n in names if strategies.registry.get(n).trains]
+    items = target.indices(UNLABELLED)
+    given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
     with sealed.choosing():
-        made: dict[Key, Adapted] = {}
-        failed: dict[str, str] = {}
-        domains: dict[str, Domains] = {}
-
-        def adapt(candidate: Candidate) -> None:
-            progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
-            domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
-            for done, name in enumerate(wanted):
-                made[candidate.name, name] = adapted_by(name, found, task)
-                progress(Progress("train", done + 1, len(wanted), "strategies", candidate.name, name))
-
-        for outcome in LocalEngine().map(adapt, candidates, fatal=(StoreError,)):
-            if outcome.failure:
-                failed[outcome.item.name] = outcome.failure.reason
-        lost = _train_networks(candidates, training, made, domains, task, bench, budget_seconds, max_steps, seed)
-        if not made:
-            reasons = {name: _failures(name, reason) for name, reason in failed.items()}
-            return AdaptationResult(reasons, None, None, (), {})
-        chosen = choose({key: adapted.view for key, adapted in made.items()})
-        items = target.indices(UNLABELLED)
-        given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
+        pool = _heads(candidates, target, task, features_for, names, seed, progress)
+        if bench is not None:
+            _train_networks(pool, candidates, names, task, bench, budget_seconds, max_steps, seed)
+        if not pool.made:
+            return AdaptationResult({c.name: _failed(c, pool, task) for c in candidates}, None, None, (), {})
+        chosen = choose({key: adapted.view for key, adapted in pool.made.items()})
         labelled: dict[str, Any] = {}
         if given:
-            chosen, labelled = _by_labels(chosen, made, given)
-        best, trouble = _trained(candidates, chosen, made, target, task, seed)
-    decision = Decision(*chosen.name)
-    finals = _finals(made, target, task, sealed, decision, given)
+            chosen, labelled = _by_labels(chosen, pool.made, given)
+        best, trouble = _trained(candidates, chosen, pool.made, target, task, seed)
+    finals = _finals(pool.made, target, task, sealed, Decision(*chosen.name), given)
+    measured = {
+        key: _measurement(key, adapted, chosen, target, task, finals.get(key, {})) for key, adapted in pool.made.items()
+    }
     measurements = {
-        c.name: tuple(
-            _measurement(key, adapted, chosen, target, task, finals.get(key, {}))
-            for key, adapted in made.items()
-            if key[0] == c.name
-        )
-        + tuple(
-            Measurement(strategy, task.default_metric, {}, status="failed", note=why)
-            for (model, strategy), why in lost.items()
-            if model == c.name
-        )
-        or _failures(c.name, failed.get(c.name, "unknown"))
-        for c in candidates
+        c.name: (*(m for key, m in measured.items() if key[0] == c.name), *_failed(c, pool, task)) for c in candidates
     }
     return AdaptationResult(
         measurements, best, chosen, (*trouble, *chosen.notes),
-        {**_section(made, chosen, domains[chosen.name[0]], target), **labelled}, tuple(made),
-        np.stack([adapted.view.target for adapted in made.values()]).astype(np.float32),
+        {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labelled}, tuple(pool.made),
+        np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32),
     )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- before the decision
 
 
-def _train_networks(
+@dataclass
+class _Pool:
+    """What was adapted so far, the features that it rests on, and why the others were not."""
+
+    made: dict[Key, Adapted] = field(default_factory=dict)
+    domains: dict[str, Domains] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # models
+    lost: dict[Key, str] = field(default_factory=dict)  # trainings
+
+
+def _heads(
     candidates: Sequence[Candidate],
-    training: Sequence[str],
-    made: dict[Key, Adapted],
-    domains: Mapping[str, Domains],
+    target: Target,
     task: Adaptation,
-    bench: Workbench | None,
+    features_for: Callable[[str, np.ndarray], np.ndarray],
+    names: Sequence[str],
+    seed: int,
+    progress: ProgressCallback,
+) -> _Pool:
+    """Every model with a head by every strategy of frozen features."""
+    wanted = [n for n in dict.fromkeys(["source-only", *names]) if not strategies.registry.get(n).trains]
+    pool = _Pool()
+
+    def adapt(candidate: Candidate) -> None:
+        progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
+        pool.domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
+        for done, name in enumerate(wanted):
+            pool.made[candidate.name, name] = adapted_by(name, found, task)
+            progress(Progress("train", done + 1, len(wanted), "strategies", candidate.name, name))
+
+    for outcome in LocalEngine().map(adapt, candidates, fatal=(StoreError,)):
+        if outcome.failure:
+            pool.failed[outcome.item.name] = outcome.failure.reason
+    return pool
+
+
+def _train_networks(
+    pool: _Pool,
+    candidates: Sequence[Candidate],
+    names: Sequence[str],
+    task: Adaptation,
+    bench: Workbench,
     budget_seconds: float | None,
     max_steps: int | None,
     seed: int,
-) -> dict[Key, str]:
-    """Add a candidate for every network that was trained; returns why the others were not."""
-    if bench is None or not training:
-        return {}
+) -> None:
+    """Add a candidate to the pool for every network that could be trained."""
+    training = [n for n in names if strategies.registry.get(n).trains]
+    jobs = [(c, name) for c in candidates if c.name in pool.domains for name in training]
+    if not jobs:
+        return
     from selector.tuning.adapted_networks import network_outputs, started, steps_of
 
     loaded: dict[str, Loaded] = {}
     ends = math.inf if budget_seconds is None else bench.now() + budget_seconds
-    jobs = [(c, name) for c in candidates if c.name in domains for name in training]
 
     def work(job: tuple[int, tuple[Candidate, str]]) -> None:
         done, (candidate, name) = job
@@ -187,17 +199,18 @@ def _train_networks(
         found = network_outputs(bench, loaded[candidate.name], name, steps_of(bench, max_steps), share, seed)
         module, head, outputs, features = found
         seen = replace(
-            domains[candidate.name], train=features["train"], val=features["val"], target=features[UNLABELLED]
+            pool.domains[candidate.name], train=features["train"], val=features["val"], target=features[UNLABELLED]
         )
-        made[candidate.name, name] = replace(
+        pool.made[candidate.name, name] = replace(
             _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task),
             seconds=bench.now() - begun,
             module=module,
         )
 
-    outcomes = LocalEngine().map(work, list(enumerate(jobs)), fatal=(StoreError,))
-    reasons = {o.item[1]: o.failure.reason for o in outcomes if o.failure}
-    return {(candidate.name, name): reason for (candidate, name), reason in reasons.items()}
+    for outcome in LocalEngine().map(work, list(enumerate(jobs)), fatal=(StoreError,)):
+        if outcome.failure:
+            candidate, name = outcome.item[1]
+            pool.lost[candidate.name, name] = outcome.failure.reason
 
 
 def _domains(
@@ -334,8 +347,12 @@ def _analysis(adapted: Adapted, target: Target, task: Adaptation) -> dict[str, A
     return {"split": "val of the source domain", **found}
 
 
-def _failures(name: str, reason: str) -> tuple[Measurement, ...]:
-    return (Measurement("source-only", "accuracy", {}, status="failed", note=reason.removeprefix(f"{name}: ")),)
+def _failed(candidate: Candidate, pool: _Pool, task: Adaptation) -> tuple[Measurement, ...]:
+    """Measurements of what a model could not do."""
+    lost = {strategy: why for (model, strategy), why in pool.lost.items() if model == candidate.name}
+    if (reason := pool.failed.get(candidate.name)) is not None:
+        lost["source-only"] = reason.removeprefix(f"{candidate.name}: ")
+    return tuple(Measurement(name, task.default_metric, {}, status="failed", note=why) for name, why in lost.items())
 
 
 def _section(made: Mapping[Key, Adapted], chosen: Chosen, domains: Domains, target: Target) -> dict[str, Any]:
