@@ -90,7 +90,7 @@ def pair_rows(
     task = Adaptation()
     store = FeatureStore(None)
     # labels for the last step alone: matched by position, since items of the source have left
-    hidden = _labels(target, pair.target, most), _labels(held, pair.target_test, most)
+    hidden = labels_of(target, pair.target, most), labels_of(held, pair.target_test, most)
     # items are in the order of the data sets, whose classes are mixed already
     made: dict[tuple[str, str], tuple[Adapted, dict[str, Any]]] = {}
     outputs: dict[tuple[str, str], np.ndarray] = {}
@@ -137,7 +137,7 @@ def stacked(domain: da_pairs.Domain, most: int | None) -> Any:
     return np.stack(items) if same else items
 
 
-def _labels(target: Any, domain: da_pairs.Domain, most: int | None) -> np.ndarray:
+def labels_of(target: Any, domain: da_pairs.Domain, most: int | None) -> np.ndarray:
     names = [target.names[i] for i in target.indices("unlabelled")]
     return np.array([domain.labels[:most][int(name.split()[-1])] for name in names])
 

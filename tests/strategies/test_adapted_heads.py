@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_mutual_info_score
 
+from selector.core.stats import softmax
 from selector.linear import solve_head
 from selector.tuning import strategies, validators
 from selector.tuning.choice import choose, combined_ranks
 from selector.tuning.domains import MOST_WEIGHT, Domains, clipped, density_ratios, effective_sample_size
 from selector.tuning.strategies.coral import alignment
+from selector.tuning.strategies.deep_coral import CovarianceDistance
+from selector.tuning.strategies.mcc import ClassConfusion
 from selector.tuning.validators import View
 from selector.tuning.validators.dev import weighted_risk
 
@@ -160,6 +164,30 @@ def test_class_ami_ensv_and_source_validation(seen):
     )
     found = validators.registry.get("class-ami")(shown)
     assert 0.3 < found <= adjusted_mutual_info_score(hidden, hidden)
+
+
+# pytorch-adapt 0.0.83 on the cases that the test draws: IMValidator, BNMValidator, SNDValidator, minus get_dev_risk without
+# normalisation, MCCLoss(T=2.5), CORALLoss
+PYTORCH_ADAPT = [
+    {"im": 0.924094, "bnm": 0.227387, "snd": 2.129954, "dev": -1.063117, "mcc": 0.621019, "coral": 0.007992},
+    {"im": 0.872997, "bnm": 0.220625, "snd": 2.002327, "dev": -0.748202, "mcc": 0.640586, "coral": 0.010727},
+    {"im": 0.999015, "bnm": 0.235194, "snd": 2.138625, "dev": -0.923006, "mcc": 0.612305, "coral": 0.010662},
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_are_those_of_pytorch_adapt(seed):
+    rng = np.random.default_rng(seed)
+    logits, features = 3 * rng.standard_normal((60, 5)), rng.standard_normal((60, 8))
+    weights, losses = np.exp(rng.standard_normal(40)), rng.exponential(size=40)
+    other = rng.standard_normal((60, 8)) + 0.5
+    shown = View(softmax(logits), features, logits, np.zeros(60), features, features)
+    found = {name: validators.registry.get(name)(shown) for name in ("im", "bnm", "snd")}
+    found["dev"] = -weighted_risk(losses, weights)
+    said, rows, others = (torch.from_numpy(part) for part in (logits, features, other))
+    found["mcc"] = float(ClassConfusion()(rows, said, rows, said, 0.0))
+    found["coral"] = float(CovarianceDistance()(rows, said, others, said, 0.0))
+    assert found == pytest.approx(PYTORCH_ADAPT[seed], abs=2e-5)
 
 
 @pytest.mark.parametrize("name", ["bnm", "class-ami", "dev", "ensv", "im", "source-validation"])
