@@ -42,8 +42,9 @@ from selector.zoo import load_zoo, select
 RESULTS = Path(__file__).parent / "results" / "da.csv"
 ENCODERS = (
     "mlc_resnet8", "tiniest", "cifar_resnet20", "cifar_resnet56", "usps_cnn", "svhn_cnn", "mnist_cnn", "mnv1_025",
-    "mn_edgetpu075", "mnv2_coral", "mnv2_coral_birds", "efflite0",
 )  # fmt: skip
+TEXT_ENCODERS = ("minilm-l6", "sre-minilm-l6", "minilm-l6-3-layers", "paraphrase-minilm-l3-onnx", "minilm-untrained")
+"""Of the shipped zoo, for pairs of texts."""
 STRATEGIES = ("source-only", "coral", "reweight", "label-shift")
 DETAILS = ("source_accuracy", "confidence", "thresholded_confidence", *MEASURES)
 VALIDATORS = ("bnm", "class-ami", "dev", "ensv", "im", "snd", "source-validation")
@@ -56,9 +57,9 @@ FIELDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", default=",".join(name for name in da_pairs.NAMES if name != "sst2-emotion"))
-    parser.add_argument("--models", default=",".join(ENCODERS))
-    parser.add_argument("--zoo", default=str(Path(__file__).parent / "assets-zoo.yaml"))
+    parser.add_argument("--pairs", default=",".join(da_pairs.NAMES))
+    parser.add_argument("--models", default=None, help="encoders; those of the pair's modality when not given")
+    parser.add_argument("--zoo", default=None, help="a zoo file; that of the assets, for texts the shipped one")
     parser.add_argument("--items", type=int, default=None, help="of each part of a pair at most")
     parser.add_argument("--quick", action="store_true", help="two encoders, 300 items a domain")
     parser.add_argument("--seed", type=int, default=0)
@@ -67,20 +68,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     assets = assets_folder("pairs of domains and encoders")
     if assets is None:
         return 0
-    models = args.models.split(",")[: 2 if args.quick else None]
     for name in args.pairs.split(","):
+        texts = name in da_pairs.TEXTS
+        usual = TEXT_ENCODERS if texts else ENCODERS
+        models = (list(usual) if args.models is None else args.models.split(","))[: 2 if args.quick else None]
+        zoo = args.zoo or (None if texts else str(Path(__file__).parent / "assets-zoo.yaml"))
         done = {(row["pair"], row["model"]) for row in read_rows(args.out)}
         if all((name, model) in done for model in models):
             continue
         pair = da_pairs.load(name, assets)
-        for model, found in pair_rows(pair, models, args.zoo, args.seed, 300 if args.quick else args.items, done):
+        for model, found in pair_rows(pair, models, zoo, args.seed, 300 if args.quick else args.items, done):
             write_rows(args.out, found, FIELDS)
             print(name, model, [f"{row['strategy']} {row['accuracy']:.3f}" for row in found], flush=True)
     return 0
 
 
 def pair_rows(
-    pair: da_pairs.DomainPair, models: Sequence[str], zoo: str, seed: int, most: int | None, done: set[tuple[str, str]]
+    pair: da_pairs.DomainPair,
+    models: Sequence[str],
+    zoo: str | None,
+    seed: int,
+    most: int | None,
+    done: set[tuple[str, str]],
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """(model, rows) of a pair; validators that look at the pool see all candidates of the pair."""
     classes = np.array(pair.classes)
@@ -94,7 +103,7 @@ def pair_rows(
     # items are in the order of the data sets, whose classes are mixed already
     made: dict[tuple[str, str], tuple[Adapted, dict[str, Any]]] = {}
     outputs: dict[tuple[str, str], np.ndarray] = {}
-    for spec in select(load_zoo(zoo, trust=True), models=list(models)):
+    for spec in select(load_zoo() if zoo is None else load_zoo(zoo, trust=True), models=list(models)):
         begun = time.perf_counter()
         rows, test_rows = (_features(data, spec, store) for data in (target, held))
         domains = Domains(

@@ -45,6 +45,7 @@ FIELDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=("lenet", "lenet-conv"), default="lenet")
     parser.add_argument("--strategies", default="full,dann,deep-coral,cdan,mcc")
     parser.add_argument("--mnist", type=Path, default=None, help="folder of MNIST's t10k files; see da_pairs.published")
     parser.add_argument("--steps", type=int, default=6000)
@@ -62,23 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     # the held-out items are a target of their own: no training sees them
     target, held = (load_target(stacked(part, None), source_domain=source) for part in (pair.target, pair.target_test))
     task, store = Adaptation(), FeatureStore(None)
-    spec = ModelSpec(source="python:benchmarks.architectures:lenet", name="lenet", preprocess=_PREPROCESS)
+    spec = ModelSpec(
+        source="python:benchmarks.architectures:lenet", name=args.model, preprocess=_PREPROCESS,
+        kwargs={"hidden": args.model == "lenet"},
+    )  # fmt: skip
     benches = {}
     for name, data in (("target", target), ("held", held)):
         extraction = Extraction(data, store, "cpu", "auto", "auto", "skip", True, no_progress)
         journal = Journal(store.trainings_folder, task.stats_type)
         benches[name] = Workbench(data, task, extraction.inputs, journal, "cpu", args.batch_size, False, notify=_tell)
     bench = benches["target"]
-    loaded = started(bench, Candidate("lenet", partial(extraction.load, spec), spec.feature_settings()))
+    loaded = started(bench, Candidate(args.model, partial(extraction.load, spec), spec.feature_settings()))
     for strategy in args.strategies.split(","):
         settings = {
-            "digits": len(pair.source), "strategy": strategy, "steps": args.steps, "batch_size": args.batch_size,
+            "digits": len(pair.source), "model": args.model, "strategy": strategy, "steps": args.steps, "batch_size": args.batch_size,
             "rate": args.rate, "seed": args.seed,
         }  # fmt: skip
         known = [{name: row[name] for name in settings} for row in read_rows(args.out)]
         if {name: str(value) for name, value in settings.items()} in known:
             continue
-        trial = Trial("lenet", strategy, args.rate, args.seed)
+        trial = Trial(args.model, strategy, args.rate, args.seed)
         record = run_trial(bench, loaded, trial, args.steps)
         assert record is not None
         if record.status != "ok":
@@ -93,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "test_accuracy": float((said["held"] == labels_of(held, pair.target_test, None)).mean()),
         }
         row = {
-            "pair": pair.name, "model": "lenet", **settings,
+            "pair": pair.name, **settings,
             "source_val_accuracy": record.stats.value("accuracy") if record.stats else float("nan"),
             **accuracies,
             "train_seconds": round(record.facts["seconds"], 1), "notes": "; ".join(record.facts["notes"]),

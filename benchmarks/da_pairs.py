@@ -239,6 +239,7 @@ _PAIRS: Mapping[str, Callable[[Path], _Parts]] = {
     "sst2-emotion": _sst2_emotion,
 }
 NAMES = tuple(_PAIRS)
+TEXTS = ("sst2-emotion",)
 
 
 # ---------------------------------------------------------------------------- reading

@@ -134,7 +134,9 @@ def test_what_is_refused(source, flat, tmp_path):
     with pytest.raises(TargetError, match="is read as regression; adaptation to a target without labels is for class"):
         load_target(np.ones((2, 3)), source_domain=(np.random.default_rng(0).random((30, 3)), np.linspace(0, 1, 30)))
     several = [["dark"], ["dark", "light"], ["light"]] * 10
-    with pytest.raises(TargetError, match="is read as multilabel; adaptation .* is for classification, one class an item"):
+    with pytest.raises(
+        TargetError, match=r"is read as multilabel; adaptation .* is for classification, one class an item"
+    ):
         load_target(np.ones((2, 3)), source_domain=(np.random.default_rng(0).random((30, 3)), several))
     with pytest.raises(
         ConfigError, match="task 'detection' was asked for; with source_domain the task is classification"
