@@ -224,10 +224,13 @@ def _domains(
 
 
 def adapted_by(name: str, domains: Domains, task: Adaptation) -> Adapted:
-    """A head by one strategy, calibrated on the source's validation items."""
+    """A head by one strategy, calibrated on the source's validation items, moved as those that it was solved on."""
     begun = time.perf_counter()
     head = cast(HeadStrategy, strategies.registry.get(name)).solve(domains)
-    found = _looked_at(head, domains, head.outputs(domains.val), head.outputs(domains.target), task)
+    train, val = head.source or (domains.train, domains.val)
+    found = _looked_at(
+        head, replace(domains, train=train, val=val), head.outputs(val), head.outputs(domains.target), task
+    )
     return replace(found, seconds=time.perf_counter() - begun)
 
 

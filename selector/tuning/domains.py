@@ -40,11 +40,14 @@ class AdaptedHead:
     Attributes:
         weight, bias: (C, D) and (C,) float32.
         facts: what should be known of how it came about: strength, effective sample size.
+        source: rows of train and val as the head was solved on them: a head for source rows that were moved to the
+            target is not one for source rows as they are, and says nothing sensible of them. None for as they are.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     facts: Mapping[str, float] = field(default_factory=dict)
+    source: tuple[np.ndarray, np.ndarray] | None = None
 
     def outputs(self, rows: np.ndarray) -> np.ndarray:
         """(N, C) float32."""
@@ -63,7 +66,7 @@ def solved(
         train, domains.labels, val, domains.val_labels, domains.classes,
         weights=None if weights is None else weights[0], val_weights=None if weights is None else weights[1],
     )  # fmt: skip
-    return AdaptedHead(head.weight, head.bias, {"strength": head.strength, **facts})
+    return AdaptedHead(head.weight, head.bias, {"strength": head.strength, **facts}, (train, val))
 
 
 def density_ratios(source: np.ndarray, target: np.ndarray, others: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Strategies and validators for a target without labels, against independent references."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from selector.core.stats import softmax
 from selector.linear import solve_head
+from selector.tasks.adaptation import Adaptation
 from selector.tuning import strategies, validators
+from selector.tuning.adapt import adapted_by
 from selector.tuning.choice import choose, combined_ranks
 from selector.tuning.domains import MOST_WEIGHT, Domains, clipped, density_ratios, effective_sample_size
 from selector.tuning.strategies.coral import alignment
@@ -71,6 +75,19 @@ def test_coral_mends_a_target_that_is_stretched():
         found.target * np.array([0.1, 4, 1, 1, 1, 1, 1, 1], dtype=np.float32) + 3, 3,
     )  # fmt: skip
     assert accuracy("coral", stretched, hidden) > accuracy("source-only", stretched, hidden) + 0.1
+
+
+def test_coral_is_judged_on_source_rows_that_were_moved_as_well():
+    """Its head reads the target; of source rows as they are it says nothing sensible, and its temperature would be that of a
+    model that knows nothing."""
+    found, _ = domains()
+    found = replace(found, target=found.target + np.float32(4))
+    adapted = adapted_by("coral", found, Adaptation())
+    moved = adapted.view.val_features
+    assert adapted.val == pytest.approx(adapted.head.outputs(moved), abs=1e-5)
+    assert moved.mean(axis=0) == pytest.approx(found.target.mean(axis=0), abs=0.5)
+    in_place = (adapted.head.outputs(found.val).argmax(axis=1) == found.val_labels).mean()
+    assert (adapted.val.argmax(axis=1) == found.val_labels).mean() > in_place + 0.2
 
 
 def test_label_shift_weights_help_where_classes_are_rarer():
