@@ -36,6 +36,7 @@ from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import validators
 from selector.tuning.adapt import Adapted, adapted_by
+from selector.tuning.choice import COMBINED, combined_ranks
 from selector.tuning.domains import Domains
 from selector.zoo import load_zoo, select
 
@@ -161,11 +162,13 @@ def _features(target: Any, spec: Any, store: FeatureStore) -> dict[str, np.ndarr
 
 
 def _keep_predictions(pair: str, made: Any, labels: np.ndarray) -> None:
-    """Probabilities of every candidate with the true classes: what ``da_label`` asks for labels of. Not committed."""
+    """Of every candidate the probabilities and what the validators say, with the true classes: what ``da_tables --labels``
+    asks for labels of. Not committed."""
     folder = Path("runs") / "da"
     folder.mkdir(parents=True, exist_ok=True)
+    values = np.array([[row[name] for name in COMBINED] for _, row in made.values()])
     np.savez_compressed(
-        folder / f"{pair}.npz", keys=[" ".join(key) for key in made], labels=labels,
+        folder / f"{pair}.npz", keys=[" ".join(key) for key in made], labels=labels, merits=combined_ranks(values),
         probabilities=np.stack([adapted.view.target for adapted, _ in made.values()]).astype(np.float32),
     )  # fmt: skip
 

@@ -22,6 +22,11 @@ def candidates(seed=0, count=600, accuracies=(0.9, 0.8, 0.78, 0.7, 0.6)):
     return np.array(found), truth
 
 
+def plain(count):
+    """Merits that tell nothing."""
+    return np.zeros(count)
+
+
 def regret(labelling, right):
     return right.max() - right[labelling.standing().leader]
 
@@ -33,7 +38,7 @@ def test_asked_items_find_the_best_candidate_with_fewer_labels_than_random_ones(
         order = np.random.default_rng(seed).permutation(5)  # the best is not the first
         probabilities = probabilities[order]
         right = (probabilities.argmax(axis=2) == truth).mean(axis=1)
-        active, random = Labelling(probabilities), Labelling(probabilities)
+        active, random = (Labelling(probabilities, plain(5)) for _ in range(2))
         for item in np.random.default_rng(100 + seed).permutation(600)[:25]:
             chosen = active.next()
             active.label(chosen, int(truth[chosen]))
@@ -44,9 +49,53 @@ def test_asked_items_find_the_best_candidate_with_fewer_labels_than_random_ones(
     assert np.mean(asked) <= np.mean(drawn)
 
 
+def test_the_standing_is_that_of_every_candidate_taken_for_the_truth_in_turn():
+    probabilities = np.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [[0.3, 0.7], [0.6, 0.4], [0.1, 0.9]]])
+    labelling = Labelling(probabilities, np.array([1.0, 1.0]))
+    labelling.label(0, 0)
+    foreseen = [(0.85 * p + 0.075) ** 0.5 for p in (0.9, 0.3)]
+    belief = np.array(foreseen) / sum(foreseen)
+    # the label counts as it is (the first is right, the second wrong), the other items as the one believed says
+    first, second = (np.array([1 + 0.6 + 0.8, 0.6 + 0.8]) / 3, np.array([1 + 0.6 + 0.9, 0.6 + 0.9]) / 3)
+    standing = labelling.standing()
+    assert standing.accuracy == pytest.approx(belief[0] * first + belief[1] * second)
+    assert standing.p_best.tolist() == [1, 0]
+    assert standing.regret == pytest.approx(0)
+
+
+def test_merits_are_believed_until_labels_tell_better():
+    probabilities, truth = candidates(accuracies=(0.9, 0.6, 0.6, 0.6, 0.6))
+    merits = np.array([0.0, 1.0, 0.9, 0.8, 0.7])
+    labelling = Labelling(probabilities, merits)
+    assert labelling.standing().p_best[0] < 0.2
+    for _ in range(25):
+        item = labelling.next()
+        labelling.label(item, int(truth[item]))
+    assert labelling.standing().leader == 0
+
+
+def test_with_every_label_known_accuracies_are_exact():
+    probabilities, truth = candidates(count=40)
+    labelling = Labelling(probabilities, plain(5))
+    for item in labelling.batch(40):
+        labelling.label(item, int(truth[item]))
+    right = (probabilities.argmax(axis=2) == truth).mean(axis=1)
+    assert labelling.standing().accuracy == pytest.approx(right)
+    assert labelling.standing().regret == pytest.approx(0)
+
+
+def test_the_same_items_are_asked_for_again_until_there_are_answers():
+    probabilities, truth = candidates()
+    labelling, other = Labelling(probabilities, plain(5)), Labelling(probabilities, plain(5))
+    assert labelling.batch(8) == other.batch(8)
+    first = labelling.batch(8)[0]
+    labelling.label(first, int(truth[first]))
+    assert first not in labelling.batch(599)
+
+
 def test_labels_raise_the_probability_of_the_best():
     probabilities, truth = candidates()
-    labelling = Labelling(probabilities)
+    labelling = Labelling(probabilities, plain(5))
     before = labelling.standing().p_best[0]
     for _ in range(60):
         item = labelling.next()
@@ -60,17 +109,17 @@ def test_labels_raise_the_probability_of_the_best():
 def test_items_on_which_all_agree_are_not_asked_for():
     probabilities, _ = candidates(accuracies=(1.0, 1.0))
     probabilities[1, 17] = probabilities[1, 17][[1, 2, 3, 0]]  # the only difference
-    assert Labelling(probabilities).next() == 17
+    assert Labelling(probabilities, plain(2)).next() == 17
 
 
 def test_a_batch_holds_different_items_and_changes_nothing():
     probabilities, _ = candidates()
-    labelling = Labelling(probabilities)
+    labelling = Labelling(probabilities, plain(5))
     before = labelling.standing().accuracy.copy()
     assert len(set(labelling.batch(10))) == 10
     assert not labelling.labels
     assert (labelling.standing().accuracy == before).all()
-    small = Labelling(probabilities[:, :3])
+    small = Labelling(probabilities[:, :3], plain(5))
     assert sorted(small.batch(10)) == [0, 1, 2]
     for item in range(3):
         small.label(item, 0)

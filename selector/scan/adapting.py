@@ -30,6 +30,7 @@ from selector.tasks.adaptation import Adaptation
 from selector.zoo import ModelSpec
 
 if TYPE_CHECKING:
+    from selector.tuning.adapt import AdaptationResult
     from selector.tuning.workbench import Workbench
 
 PREDICTIONS, LABELS = "target_predictions.npz", "labels.json"
@@ -97,7 +98,7 @@ def adapt_leading(
         save_model(folder / BEST, result.best, adapted.target, best.measurements, best.spec)
     if len(result.keys):
         hashes = [target.hashes[i] for i in target.indices(UNLABELLED)]
-        write_predictions(folder / PREDICTIONS, result.keys, hashes, result.probabilities)
+        write_predictions(folder / PREDICTIONS, result, hashes)
     return save_run(adapted, folder)
 
 
@@ -135,13 +136,11 @@ def read_labels(folder: Path) -> dict[str, int]:
         raise ConfigError(f"{path} cannot be read ({error}); remove it and hand the answers over again.") from None
 
 
-def write_predictions(
-    path: Path, keys: Sequence[tuple[str, str]], hashes: Sequence[str], probabilities: np.ndarray
-) -> None:
+def write_predictions(path: Path, result: AdaptationResult, hashes: Sequence[str]) -> None:
     """What every candidate says of the target's items, for ``selector label``: probabilities (K, M, C) by content."""
     buffer = io.BytesIO()
     np.savez_compressed(
-        buffer, models=[key[0] for key in keys], strategies=[key[1] for key in keys], hashes=list(hashes),
-        probabilities=probabilities.astype(np.float32),
+        buffer, models=[key[0] for key in result.keys], strategies=[key[1] for key in result.keys], hashes=list(hashes),
+        probabilities=result.probabilities, merits=result.merits,
     )  # fmt: skip
     write_atomic(path, buffer.getvalue())

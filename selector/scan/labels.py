@@ -83,13 +83,12 @@ def _labelling(folder: Path, known: Mapping[str, int]) -> tuple[list[tuple[str, 
     try:
         with np.load(folder / PREDICTIONS, allow_pickle=False) as kept:
             keys = list(zip(kept["models"].tolist(), kept["strategies"].tolist(), strict=True))
-            hashes, probabilities = kept["hashes"].tolist(), kept["probabilities"]
+            hashes, labelling = kept["hashes"].tolist(), Labelling(kept["probabilities"], kept["merits"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{folder}: there is no readable {PREDICTIONS} ({error}); labels are asked for after a confirmation of a "
             "target without labels: 'selector confirm RUN'."
         ) from None
-    labelling = Labelling(probabilities)
     for i, value in enumerate(hashes):
         if value in known:
             labelling.label(i, known[value])

@@ -62,6 +62,7 @@ class AdaptationResult:
         notes: what a reader should know.
         section: what the report shows, as plain JSON.
         probabilities: (K, M, C) float32 of the target's items, by ``keys``.
+        merits: (K,) likewise, what the validators combined say of each, before any label.
     """
 
     measurements: Mapping[str, tuple[Measurement, ...]]
@@ -71,6 +72,7 @@ class AdaptationResult:
     section: Mapping[str, Any]
     keys: tuple[Key, ...] = ()
     probabilities: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.float32))
+    merits: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 def run_adaptation(
@@ -113,9 +115,10 @@ def run_adaptation(
         if not pool.made:
             return AdaptationResult({c.name: _failed(c, pool, task) for c in candidates}, None, None, (), {})
         chosen = choose({key: adapted.view for key, adapted in pool.made.items()})
+        merits = np.array([chosen.combined[key] for key in pool.made])
         labelled: dict[str, Any] = {}
         if given:
-            chosen, labelled = _by_labels(chosen, pool.made, given)
+            chosen, labelled = _by_labels(chosen, pool.made, merits, given)
         best, trouble = _trained(candidates, chosen, pool.made, target, task, seed)
     finals = _finals(pool.made, target, task, sealed, Decision(*chosen.name), given)
     measured = {
@@ -127,7 +130,7 @@ def run_adaptation(
     return AdaptationResult(
         measurements, best, chosen, (*trouble, *chosen.notes),
         {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labelled}, tuple(pool.made),
-        np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32),
+        np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32), merits,
     )  # fmt: skip
 
 
@@ -268,13 +271,15 @@ def _trained(
     ), []  # fmt: skip
 
 
-def _by_labels(chosen: Chosen, made: Mapping[Key, Adapted], given: Mapping[int, int]) -> tuple[Chosen, dict[str, Any]]:
+def _by_labels(
+    chosen: Chosen, made: Mapping[Key, Adapted], merits: np.ndarray, given: Mapping[int, int]
+) -> tuple[Chosen, dict[str, Any]]:
     """The choice with labels that a person gave: the candidate of the highest expected accuracy."""
-    labelling = Labelling(np.stack([adapted.view.target for adapted in made.values()]))
+    keys = list(made)
+    labelling = Labelling(np.stack([adapted.view.target for adapted in made.values()]), merits)
     for item, label in given.items():
         labelling.label(item, label)
     standing = labelling.standing()
-    keys = list(made)
     name = keys[standing.leader]
     note = (
         f"{len(given)} labels of the target decide: {' '.join(name)} leads, P(best) {standing.p_best[standing.leader]:.2f}, "

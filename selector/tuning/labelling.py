@@ -1,9 +1,9 @@
 """Few labels where they tell the leading candidates apart: a Bayesian, sequential choice of items.
 
-After CODA (Kay et al., ICCV 2025, arXiv:2507.23771): every candidate has a confusion matrix with Dirichlet rows, which
-start at what the pool's averaged prediction implies and are updated by labels; the next item is the one whose label
-is expected to tell most of which candidate is the best. Differs from it: rows of accuracies are taken as normal with
-their Beta moments, and an item's classes are those of the pool weighted by P(best).
+In the spirit of CODA (Kay et al., ICCV 2025, arXiv:2507.23771), with another belief: instead of a confusion matrix a
+candidate, whose rows learn from nothing but the items that were asked for and so take on their bias, every candidate
+in turn is taken for the truth. It is believed as much as it was before a label came and as it foresaw the labels that
+came; labels that are known count as they are, all others as the candidates that are believed predict them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PRIOR = 2.0
-"""Pseudo-items a class that the pool's prediction counts for."""
-DRAWS = 400
-MOST = 150  # items that are looked at for the next one: those that candidates disagree on most
+LEADING, DOUBTED = 4, 2.0
+"""So many candidates are believed alike before a label came, and the others less by this logarithm."""
+MISTAKEN = 0.15
+"""Share of a label's probability that no candidate can take away: none of them is the truth."""
+TEMPER = 0.5
+"""Power of the likelihood: what one candidate predicts of two items is not independent."""
+EXPLORED = 0.2
+"""Share of the items that are drawn by disagreement among all candidates, not among those that are believed."""
 
 
 @dataclass(frozen=True)
@@ -49,83 +53,73 @@ class Labelling:
 
     Args:
         probabilities: (K, M, C) of every candidate.
-        seed: of the draws behind the probabilities.
+        merits: (K,) how good candidates seem without a label, on any scale; higher is better.
+        seed: of the draws.
     """
 
-    def __init__(self, probabilities: np.ndarray, seed: int = 0) -> None:
+    def __init__(self, probabilities: np.ndarray, merits: np.ndarray, seed: int = 0) -> None:
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
-        count, _, self.classes = self.probabilities.shape
         self.predicted = self.probabilities.argmax(axis=2)
-        pool = self.probabilities.mean(axis=0)
-        self.shares = pool.mean(axis=0)
         self.labels: dict[int, int] = {}
-        self._noise = np.random.default_rng(seed).standard_normal((DRAWS, count))
-        # of an item of class c, how a candidate predicts it: (K, C) right, the pool's prediction taken for the label
-        weight = np.maximum(pool.sum(axis=0), 1e-9)
-        right = np.stack([(self.predicted == c) @ pool[:, c] for c in range(self.classes)], axis=1) / weight
-        self._right = PRIOR * right + 0.5
-        self._wrong = PRIOR * (1 - right) + 0.5
+        self._seed = seed
+        count, items, self._classes = self.probabilities.shape
+        least = np.sort(merits)[-min(LEADING, count)]
+        self._log_belief = np.where(merits >= least, 0.0, -DOUBTED)
+        # (K, K): expected number of items that the second predicts rightly where the first is the truth
+        every = np.arange(items)
+        self._right = np.stack([self.probabilities[:, every, said].sum(axis=1) for said in self.predicted], axis=1)
 
     def label(self, item: int, label: int) -> None:
         """Take a label."""
         if item in self.labels:
             return
         self.labels[item] = label
-        hit = self.predicted[:, item] == label
-        self._right[:, label] += hit
-        self._wrong[:, label] += ~hit
+        said = self.predicted[:, item]
+        self._right += (said == label) - self.probabilities[:, item][:, said]
+        foreseen = (1 - MISTAKEN) * self.probabilities[:, item, label] + MISTAKEN / self._classes
+        self._log_belief = self._log_belief + TEMPER * np.log(foreseen)
 
     def standing(self) -> Standing:
         """How the candidates stand."""
-        return self._standing(self._right, self._wrong)
+        belief, accuracies = self._belief(), self._right / self.predicted.shape[1]
+        accuracy = belief @ accuracies
+        p_best = np.bincount(accuracies.argmax(axis=1), weights=belief, minlength=len(belief))
+        return Standing(accuracy, p_best, float(belief @ accuracies.max(axis=1) - accuracy.max()))
+
+    def batch(self, count: int) -> list[int]:
+        """The next items, drawn by how much the candidates that are believed disagree on them.
+
+        Drawn, not the foremost: items on which all of the best hesitate would say how they do on such items, and not
+        who is the best. Items on which no two candidates differ come last.
+        """
+        rng = np.random.default_rng((self._seed, len(self.labels)))
+        believed, every = (self._disagreement(w) for w in (self._belief(), np.full(len(self.predicted), 1.0)))
+        chances = (1 - EXPLORED) * believed + EXPLORED * every
+        chances[list(self.labels)] = -1.0
+        # Efraimidis & Spirakis 2006: the largest of u^(1/w) are a weighted draw without replacement
+        with np.errstate(divide="ignore"):
+            order = np.where(chances > 0, np.log(rng.random(len(chances))) / np.maximum(chances, 1e-300), -np.inf)
+        order = np.where(chances >= 0, order, np.nan)
+        found = np.argsort(-order, kind="stable")
+        return [int(i) for i in found[: min(count, len(chances) - len(self.labels))]]
 
     def next(self) -> int:
-        """The item whose label is expected to lower the doubt about the best candidate most.
+        """The next item, when its label is waited for.
 
         Raises:
             ValueError: every item has a label.
         """
-        now = self.standing()
-        open_items = np.setdiff1d(np.arange(self.predicted.shape[1]), list(self.labels))
-        if not len(open_items):
+        found = self.batch(1)
+        if not found:
             raise ValueError("every item has a label")
-        votes = np.einsum("k,kmc->mc", now.p_best, np.eye(self.classes)[self.predicted[:, open_items]])
-        split = 1 - votes.max(axis=1)
-        looked = open_items[np.argsort(-split, kind="stable")[:MOST]]
-        believed = np.einsum("k,kmc->mc", 0.5 * now.p_best + 0.5 / len(now.p_best), self.probabilities[:, looked])
-        gains = [self._doubt_left(int(item), shares) for item, shares in zip(looked, believed, strict=True)]
-        return int(looked[int(np.argmin(gains))])
+        return found[0]
 
-    def batch(self, count: int) -> list[int]:
-        """The next items when no label comes in between: each is chosen as if the pool had labelled those before it."""
-        imagined = Labelling.__new__(Labelling)
-        imagined.__dict__ = {**self.__dict__, "labels": dict(self.labels)}
-        imagined._right, imagined._wrong = self._right.copy(), self._wrong.copy()
-        found: list[int] = []
-        for _ in range(min(count, self.predicted.shape[1] - len(self.labels))):
-            item = imagined.next()
-            found.append(item)
-            imagined.label(item, int(self.probabilities[:, item].mean(axis=0).argmax()))
-        return found
+    def _belief(self) -> np.ndarray:
+        weights = np.exp(self._log_belief - self._log_belief.max())
+        return np.asarray(weights / weights.sum())
 
-    def _doubt_left(self, item: int, shares: np.ndarray) -> float:
-        """Expected entropy of P(best) once the item is labelled."""
-        said = self.predicted[:, item]
-        total = 0.0
-        for label in np.flatnonzero(shares > 0.02):
-            right, wrong = self._right.copy(), self._wrong.copy()
-            right[:, label] += said == label
-            wrong[:, label] += said != label
-            p = self._standing(right, wrong).p_best
-            total += shares[label] * float(-(p[p > 0] * np.log(p[p > 0])).sum())
-        return total / float(shares[shares > 0.02].sum())
-
-    def _standing(self, right: np.ndarray, wrong: np.ndarray) -> Standing:
-        size = right + wrong
-        mean = right / size
-        accuracy = mean @ self.shares
-        deviation = np.sqrt((mean * (1 - mean) / (size + 1)) @ self.shares**2)
-        drawn = accuracy + deviation * self._noise
-        best = drawn.max(axis=1)
-        p_best = np.bincount(drawn.argmax(axis=1), minlength=len(accuracy)) / len(drawn)
-        return Standing(accuracy, p_best, float((best - drawn[:, int(np.argmax(accuracy))]).mean()))
+    def _disagreement(self, weights: np.ndarray) -> np.ndarray:
+        """(M,) chance that two candidates drawn by weight predict other classes, brought to a sum of 1."""
+        votes = np.stack([weights @ (self.predicted == c) for c in range(self._classes)], axis=1) / weights.sum()
+        found = np.maximum(1 - (votes**2).sum(axis=1), 0)
+        return np.asarray(found / max(float(found.sum()), 1e-300))
