@@ -127,6 +127,29 @@ def test_a_batch_holds_different_items_and_changes_nothing():
         small.next()
 
 
+def answered(asked, labels, path):
+    """The table of an ``Asked`` filled in with the true classes."""
+    with asked.table.open() as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["item", "label", "id"])
+        writer.writeheader()
+        writer.writerows({**row, "label": CLASSES[labels[int(row["item"].split()[-1])]]} for row in rows)
+    return path
+
+
+def test_networks_are_not_trained_again_for_answers_and_the_report_is_renewed(zoo, tmp_path):  # noqa: F811
+    images, labels = pictures(45, 7, low=60, high=255)
+    ranking = run(zoo, tmp_path, images, strategies="dann", max_steps=3, top_k=1)
+    before = {m.strategy: m for m in ranking.best.measurements}
+    answers = answered(selector.label(ranking, count=6), labels, tmp_path / "answers.csv")
+    selector.label(ranking, count=2, answers=answers)
+    after = {m.strategy: m for m in selector.load_ranking(tmp_path / "run").best.measurements}
+    assert after["dann"].steps == before["dann"].steps == 3
+    assert dict(after["dann"].val) == dict(before["dann"].val)
+    assert "6 labels of the target decide" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     images, labels = pictures(60, 7, low=60, high=255)
     ranking = run(zoo, tmp_path, images)
@@ -135,16 +158,9 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     page = asked.page.read_text()
     assert page.count("data:image/jpeg") == 8
     assert "script-src &#39;sha256-" in page
-    with asked.table.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["item"] for row in rows] == list(asked.items)
-    for row in rows:
-        row["label"] = CLASSES[labels[int(row["item"].split()[-1])]]
-    answers = tmp_path / "answers.csv"
-    with answers.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["item", "label", "id"])
-        writer.writeheader()
-        writer.writerows(rows)
+    answers = answered(asked, labels, tmp_path / "answers.csv")
+    with answers.open() as file:
+        assert [row["item"] for row in csv.DictReader(file)] == list(asked.items)
     again = selector.label(ranking, count=5, answers=answers)
     assert not set(again.items) & set(asked.items)
     after = selector.load_ranking(tmp_path / "run")

@@ -11,6 +11,7 @@ from selector.cli import options as o
 from selector.cli.guard import guarded
 from selector.cli.output import document, print_rows, say, stdout_kept
 from selector.core.progress import ProgressView
+from selector.results import BEST
 
 
 @guarded
@@ -26,6 +27,8 @@ def label(
 ) -> None:
     """Ask for the labels that would best tell the adapted models apart, and choose again with those that are known."""
     from selector import api
+    from selector.report.html import REPORT_FILE
+    from selector.report.ranking import load_ranking
 
     with ProgressView() as progress, stdout_kept():
         asked = api.label(run, count=count, answers=answers, trust_zoo=trust_zoo, progress=progress)
@@ -36,5 +39,11 @@ def label(
         return
     rows = [(model, strategy, f"{accuracy:.3f}", f"{p:.2f}") for model, strategy, accuracy, p in asked.standing[:10]]
     print_rows(["model", "strategy", "expected accuracy", "P(best)"], rows, numeric=(2, 3))
+    if answers is not None:
+        ranking = load_ranking(run)
+        for note in ranking.confirmation["adaptation"]["notes"]:
+            say(note)
+        say(f"report: {run / REPORT_FILE}")
+        say(f"model:  {run / BEST}")
     say(f"label:  {asked.table}, or on the page {asked.page}")
     say(f"then:   selector label {run} --answers {asked.table}")

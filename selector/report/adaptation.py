@@ -75,10 +75,11 @@ def sure_of_choice(ranking: Ranking, measured: Measurement) -> Iterator[str]:
     """What is known of the model that is handed over, for the first screen."""
     found: Mapping[str, Any] = ranking.confirmation["adaptation"]
     asked = found.get("labelled")
+    chose = found.get("chosen by") or next(iter(found["candidates"]))["validators"]
     yield (
         f"Chosen with {asked['labels']} labels of the target."
         if asked
-        else f"Chosen without a label of the target, by {len(next(iter(found['candidates']))['validators'])} validators."
+        else f"Chosen without a label of the target, by {' and '.join(chose)}."
     )
     yield f"On validation items of the source domain: {measured.metric} {measured.val_value:.3f}."
     if measured.test:

@@ -13,6 +13,7 @@ from selector.core.contracts import ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.progress import listening
 from selector.modalities.image import pixel_limit
+from selector.report.html import write_report
 from selector.report.overview import Rankings
 from selector.report.ranking import Ranking, load_ranking
 from selector.scan import dataset_view
@@ -67,6 +68,7 @@ def label(
     if answers is not None:
         take(ranking, Path(answers))
         ranking = confirm(ranking, _as_confirmed(ranking, trust_zoo, target, progress))
+        write_report(ranking)  # that of before names another choice
     made = ScanConfig.from_record(ranking.settings)
     return ask(ranking, _target_of(ranking, target, made, open_store(made.store)), count)
 
@@ -78,7 +80,7 @@ def _as_confirmed(
     given = dict(ranking.settings.get("confirm", {}))
     return ConfirmConfig.of(
         strategies=given.get("strategies", ConfirmConfig.model_fields["strategies"].default), top_k=given.get("top_k"),
-        seed=given.get("seed"), trust_zoo=trust_zoo, target=target, progress=progress, force=True,
+        seed=given.get("seed"), budget=given.get("budget_seconds"), max_steps=given.get("max_steps"), trust_zoo=trust_zoo, target=target, progress=progress, force=True,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from selector.core.task import Learner
 from selector.results import Measurement
 from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
-from selector.tuning.choice import Chosen, choose
+from selector.tuning.choice import COMBINED, Chosen, choose
 from selector.tuning.domains import AdaptedHead, Domains
 from selector.tuning.labelling import Labelling
 from selector.tuning.loaded import Loaded
@@ -375,6 +375,7 @@ def _section(made: Mapping[Key, Adapted], chosen: Chosen, domains: Domains, targ
         "source": annotations.source,
         "handed over": list(chosen.name),
         "first": list(chosen.first),
+        "chosen by": list(COMBINED),
         "agreement": None if np.isnan(chosen.agreement) else chosen.agreement,
         "candidates": [
             {
