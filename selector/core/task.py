@@ -372,6 +372,10 @@ class Task(ABC):
                     f"target '{target.name}' has no {target.modality.noun}s in {split}; fine-tuning needs train and val."
                 )
 
+    def probe_plan(self, target: Target, indices: np.ndarray) -> RowPlan:
+        """The rows that a probe is solved on."""
+        return self.rows(target, indices, self.probe_rows)
+
     def notes(self, target: Target) -> list[str]:
         """What a reader of the metrics should know of the splits: classes that are absent."""
         return []

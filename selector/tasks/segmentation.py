@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
 POINTS = 100  # a picture, at most
 FEWEST_POINTS = 10  # a picture of many: fewer show small classes too rarely
-ENOUGH_ROWS = 20_000  # of all pictures; beyond it pictures tell more than further points in them
+ENOUGH_ROWS = 2_000  # of all pictures; beyond it pictures tell more than further points in them
 MOST_ROWS = 200_000
 MOST_LEGEND = 60
 MOST_CONFUSION = 200  # classes up to which the pixels of every pair of classes are counted
@@ -127,15 +127,24 @@ class Segmentation(SegmentationReading, MapTask):
         return [tv_tensors.Mask(torch.from_numpy(m if m.dtype == np.uint8 else m.astype(np.int32))) for m in found]
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
-        """Points in the masks, as evenly by class as each allows: 100 a picture, fewer of more than 200 pictures (10 from
-        2,000 on) and where ``limit`` (at most 200,000) asks for it; of more pictures than that those with the smallest
+        """Points in the masks, as evenly by class as each allows: 100 a picture, fewer of more than 20 pictures (10 from
+        200 on) and where ``limit`` (at most 200,000) asks for it; of more pictures than that those with the smallest
         hash. Pixels without a class are left out."""
+        every = max(1, len(indices), len(target.indices("train", "val")))  # the first pictures of a scan show no more
+        return self._points(target, indices, max(FEWEST_POINTS, ENOUGH_ROWS // every), limit, seed)
+
+    def probe_plan(self, target: Target, indices: np.ndarray) -> RowPlan:
+        """100 points a picture, 50,000 in all: a decoder that is used gains from more points than an order of models."""
+        return self._points(target, indices, POINTS, self.probe_rows)
+
+    def _points(
+        self, target: Target, indices: np.ndarray, count: int, limit: int | None = None, seed: int = 0
+    ) -> RowPlan:
         limit = min(MOST_ROWS, MOST_ROWS if limit is None else limit)
         masks, indices = _masks(target), np.asarray(indices)
         if len(indices) > limit:
             indices = np.sort(sorted(indices.tolist(), key=lambda i: target.hashes[i])[:limit])
-        every = max(1, len(indices), len(target.indices("train", "val")))  # the first pictures of a scan show no more
-        count = max(1, min(POINTS, max(FEWEST_POINTS, ENOUGH_ROWS // every), limit // max(1, len(indices))))
+        count = max(1, min(POINTS, count, limit // max(1, len(indices))))
         found = [_sampled(target.hashes[i], masks, int(i), count, seed) for i in indices]
         places = [place for place, _ in found]
         labels = np.concatenate([label for _, label in found]) if found else np.empty(0, np.int64)

@@ -73,7 +73,7 @@ class Workbench:
 
     def plan(self, split: str, some: np.ndarray | None = None) -> RowPlan:
         """The rows of a split, or of some of its items (positions in the target)."""
-        return self.task.rows(self.target, self.indices[split] if some is None else some, self.task.probe_rows)
+        return self.task.probe_plan(self.target, self.indices[split] if some is None else some)
 
     def stats_of_outputs(self, outputs: Any, split: str, context: Mapping[str, Any] | None = None) -> Stats:
         """Statistics of outputs of all items of a split."""
