@@ -104,6 +104,28 @@ def test_all_but_the_class_layers_is_kept(name: str, target: Target, tmp_path: P
             assert set(one["labels"]) <= {0, 1}
 
 
+@pytest.mark.slow
+def test_ssd300_reads_whole_pictures_on_a_canvas_near_300(target: Target, tmp_path: Path) -> None:
+    """Its last maps have one cell at 300 pixels; sides of a canvas are multiples of 32."""
+    module, path = stored(tmp_path, "ssd300_vgg16")
+    task = registry.get("detection")
+    encoder: Any = sources.registry.get("torchvision").load(spec("ssd300_vgg16", path, 300))
+    encoder = task.prepared(encoder, target)
+    assert encoder.image_preprocess.input_size == (3, 288, 288)
+    learner: Any = task.learner(encoder, target)
+    batch = torch.randn((2, 3, 288, 288), generator=torch.Generator().manual_seed(0))
+    loss = learner.train().loss(batch, task.annotations(target, np.array([0, 1])))
+    assert torch.isfinite(loss)
+    loss.backward()
+    before = module.state_dict()
+    kept = learner.network.detector.state_dict()
+    new = {key for key, value in kept.items() if key not in before or not torch.equal(value, before[key])}
+    assert all("classification_head" in key for key in new), sorted(new)[:5]
+    with torch.inference_mode():
+        found = learner.eval().predict(batch)
+    assert all(len(one["boxes"]) and one["boxes"].min() >= 0 and one["boxes"].max() <= 1 for one in found)
+
+
 def test_a_detector_reads_pictures_as_its_weights_do(tmp_path: Path) -> None:
     _, path = stored(tmp_path, "ssdlite320_mobilenet_v3_large")
     facts = {"name": "ssdlite", "source": "torchvision:ssdlite320_mobilenet_v3_large", "weights": weights_of(path)}
