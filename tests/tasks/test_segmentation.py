@@ -175,7 +175,11 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
     assert len(part) == 30 * 5
     assert set(part.addresses(scenes.hashes)) <= set(plan.addresses(scenes.hashes))
     monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 18)
-    assert len(task.rows(scenes, items)) == 10 * 18
+    few = task.rows(scenes, items)
+    assert len(few) == 10 * 18
+    probe = task.probe_plan(scenes, items)  # what a decoder starts as learns from more
+    assert len(probe) == 100 * 18
+    assert set(few.addresses(scenes.hashes)) <= set(probe.addresses(scenes.hashes))
 
 
 def test_classes_that_a_split_lacks_are_noted(folder: Path, scenes: Target, tmp_path: Path) -> None:
