@@ -8,7 +8,7 @@ usual one: two rounds of early stopping, default proxies with intervals, from fi
 after the other: float32 maps of pictures in batches of eight, rows read off them, then scikit-learn on standardised rows by
 five folds of pictures: logistic regression of classes, and of boxes ridge regression of the offsets as well. It has a row
 a model, and the same call goes on after those that are there. A scan reads few points of each picture (``points``), so
-that a loop over as many and one over a hundred are both of interest. Stored bytes are those of the scan's rows on disk,
+that a loop over as many and one over a hundred are both of interest. ``value`` of a scan is its order. Stored bytes are those of the scan's rows on disk,
 dense bytes those of all maps of all models in float32.
 """
 
@@ -114,6 +114,7 @@ def scan(zoo: Sequence[ModelSpec], target: Target) -> dict[str, object]:
         "what": "scan", "model": f"{len(zoo)} encoders", "points": round(len(plan) / len(items), 1), "rows": len(plan),
         "pictures": len(items), "seconds": round(spent, 1), "stopped_early": sum(m.status == "stopped" for m in ranking),
         "stored_bytes": stored, "dense_bytes": sum(dense_bytes(task, spec, target) for spec in zoo) * len(items),
+        "value": " ".join(model.name for model in ranking),
     }  # fmt: skip
 
 
