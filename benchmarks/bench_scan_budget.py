@@ -1,13 +1,14 @@
 """What a budget for the scan costs in regret, by replay on stored features.
 
-    SELECTOR_ASSETS=... python -m benchmarks.bench_scan_budget --store FOLDER [--sets ...] [--out FILE]
+    SELECTOR_ASSETS=... python -m benchmarks.bench_scan_budget --store FOLDER [--extract] [--sets ...] [--out FILE]
 
-Every image set is ranked by all encoders of the assets, from rows that the store has (a set that lacks rows is
-extracted first), once whole and once for each budget, with the scan's own code. The price of a network is the forward
-seconds an image of ``results/bench_extract_models.csv``. A row holds the choice with and without the budget, and the
-regret: test accuracy after full fine-tuning (``results/suite/ground_truth.csv``, best strategy, mean over seeds) of the
-whole scan's choice less that of the budget's, in points; negative where the budget chose better.
-
+Candidates are all encoders of the assets, each at its own layer and at the block at two thirds of its depth. Every image
+set is ranked by them, from rows that the store has (``--extract`` only brings those, and goes on where it was stopped),
+once whole and once for each budget, with the scan's own code. The price of a network is the forward seconds an image of
+``results/bench_extract_models.csv``. A row holds the choice with and without the budget, and the regret: test accuracy
+after fine-tuning (``results/suite/ground_truth.csv``, best strategy, mean over seeds) of the whole scan's choice less
+that of the budget's, in points; negative where the budget chose better. A network is fine-tuned once, so its layers share
+its accuracy.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from benchmarks.rows import read_rows, write_rows
 from selector.core.system import versions
 from selector.data import subsample
 from selector.ranking.history import History
+from selector.sources import registry as sources
 from selector.store import FeatureStore
-from selector.zoo import load_zoo
+from selector.zoo import ModelSpec, load_zoo
+from selector.zoo.variants import at_place
 
 OUT = HERE / "results" / "bench_scan_budget.csv"
 TRUTH = HERE / "results" / "suite" / "ground_truth.csv"
 SHARES = (5, 10, 20, 25, 50)
 COLUMNS = (
-    "set", "seed", "share", "rows", "models", "spent", "looked_at", "finished", "finished_rows", "whole_choice",
+    "set", "seed", "share", "rows", "models", "candidates", "spent", "looked_at", "finished", "finished_rows", "whole_choice",
     "choice", "regret", "whole_regret", "python", "selector", "cpu",
 )  # fmt: skip
 
@@ -47,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--items", type=int, default=800, help="of a set, that are extracted")
     parser.add_argument("--seeds", type=int, default=3, help="subsamples of four fifths of them")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--extract", action="store_true", help="bring the rows into the store, nothing else")
     parser.add_argument("--quick", action="store_true", help="one set and one seed")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
@@ -57,56 +61,84 @@ def main(argv: Sequence[str] | None = None) -> int:
     truth = accuracies()
     for name in args.sets:
         pool = subsample(image_set(name), args.items)
+        if args.extract:
+            _rank(pool, candidates(truth[name]), FeatureStore(args.store), proxies=["knn"], drop="off", intervals=False)
+            print(f"extracted {name}", file=sys.stderr, flush=True)
+            continue
         for seed in range(args.seed, args.seed + args.seeds):
             if (name, seed) not in made:
                 rows += replay(name, subsample(pool, round(0.8 * len(pool)), seed), args.store, truth[name], seed)
                 write_rows(args.out, rows, COLUMNS)
-    for line in summary(rows):
+    for line in [] if args.extract else summary(rows):
         print(line)
     return 0
+
+
+DEPTH = 2 / 3
+
+
+def candidates(truth: Mapping[str, float]) -> list[ModelSpec]:
+    """The networks whose accuracy is known, each at its own layer and at an inner block."""
+    found = []
+    for spec in load_zoo(HERE / "assets-zoo.yaml", trust=True).models:
+        if spec.name in truth:
+            blocks = list(sources.get(spec.source_name).load(spec).blocks)
+            inner = blocks[round(DEPTH * (len(blocks) - 1))]
+            found += [spec, at_place(spec.model_copy(update={"name": f"{spec.name}@{inner}"}), inner, None)]
+    return found
+
+
+def _rank(target: Any, zoo: Sequence[ModelSpec], store: FeatureStore, **options: Any) -> Any:
+    return selector.rank(target, zoo=zoo, store=store, backend="eager", cost="off", **options)
 
 
 def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed: int) -> list[dict[str, Any]]:
     """One target, whole and within each budget."""
     opened = FeatureStore(store)
-    zoo = [spec for spec in load_zoo(HERE / "assets-zoo.yaml", trust=True).models if spec.name in truth]
-    price = forward_seconds(zoo, opened)
-    for spec in zoo:
+    zoo = candidates(truth)
+    networks = [spec for spec in zoo if spec.name in truth]
+    price = forward_seconds(networks, opened)
+    for spec in networks:
         opened.put("rate", {"source": spec.source}, {"rows_per_second": 1 / price[spec.name], "num_features": 512})
     with tempfile.TemporaryDirectory() as folder:
         history = History(Path(folder) / "empty.sqlite")
-        options: dict[str, Any] = {
-            "zoo": zoo, "store": opened, "backend": "eager", "cost": "off", "seed": seed, "history": history,
-        }  # fmt: skip
-        whole = selector.rank(target, **options, drop="off")
-        ranked = {share: selector.rank(target, **options, scan_budget=f"{share}%") for share in SHARES}
-    best = max(truth[model.name] for model in whole if model.status == "ok")
+        whole = _rank(target, zoo, opened, seed=seed, history=history, drop="off")
+        ranked = {
+            share: _rank(target, zoo, opened, seed=seed, history=history, scan_budget=f"{share}%") for share in SHARES
+        }
+    best = max(truth[spec.name] for spec in networks)
     told = versions()
-    cost = whole.best.rows * sum(price[m.name] for m in whole if m.status == "ok")
+    cost = whole.best.rows * sum(price.values())
     found = []
     for share, ranking in ranked.items():
         finished = [m for m in ranking if m.status == "ok"]
         choice, first = ranking.best.name, whole.best.name
+        rows = {spec.name: max(m.rows for m in ranking if _network(m.name) == spec.name) for spec in networks}
         found.append(
             {
                 "set": name,
                 "seed": seed,
                 "share": share,
                 "rows": whole.best.rows,
-                "models": len(zoo),
-                "spent": round(sum(price[m.name] * m.rows for m in ranking) / cost, 4),
-                "looked_at": sum(m.rows > 0 for m in ranking),
-                "finished": len(finished),
+                "models": len(networks),
+                "candidates": len(zoo),
+                "spent": round(sum(price[name] * count for name, count in rows.items()) / cost, 4),
+                "looked_at": sum(count > 0 for count in rows.values()),
+                "finished": len({_network(m.name) for m in finished}),
                 "finished_rows": finished[0].rows,
                 "whole_choice": first,
                 "choice": choice,
-                "regret": round(100 * (truth[first] - truth[choice]), 2),
-                "whole_regret": round(100 * (best - truth[first]), 2),
+                "regret": round(100 * (truth[_network(first)] - truth[_network(choice)]), 2),
+                "whole_regret": round(100 * (best - truth[_network(first)]), 2),
                 **{key: told.get(key, "") for key in ("python", "selector", "cpu")},
             }
         )
         print({k: v for k, v in found[-1].items() if k not in ("python", "cpu")}, file=sys.stderr, flush=True)
     return found
+
+
+def _network(candidate: str) -> str:
+    return candidate.partition("@")[0]
 
 
 def accuracies() -> dict[str, dict[str, float]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from selector.config import (
     READ,
@@ -24,9 +25,11 @@ from selector.config import (
 )
 from selector.core.contracts import ProgressCallback
 from selector.proxies import score
+from selector.report.overview import Rankings
 from selector.report.ranking import Ranking
 
 if TYPE_CHECKING:
+    from selector.core.contracts import Target
     from selector.scan import Plan
     from selector.scan.labels import Asked
 
@@ -36,6 +39,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Ranks(Protocol[P]):
+    """A function of a target: several give a sequence of rankings."""
+
+    @overload
+    def __call__(
+        self, target: list[str] | list[Path] | list[Target], *args: P.args, **options: P.kwargs
+    ) -> Rankings: ...
+    @overload
+    def __call__(self, target: Any, *args: P.args, **options: P.kwargs) -> Ranking: ...
+
+
+def _by_target(made: Callable[Concatenate[Any, P], Any]) -> _Ranks[P]:
+    """Types alone; with ``source_domain`` a list of paths is one target, which no type can say."""
+    return cast(_Ranks[P], made)
+
+
+@_by_target
 def rank(
     target: Any,
     *,
@@ -97,7 +117,7 @@ def rank(
     ray_address: str | None = None,
     workers: int | None = None,
     progress: ProgressCallback | bool | None = None,
-) -> Ranking:
+) -> Ranking | Rankings:
     """Rank pretrained models for a labelled target.
 
     Args:
@@ -181,7 +201,7 @@ def rank(
     config = ScanConfig.of(**_options(locals(), "target"))
     from selector import scan
 
-    return scan.rank(target, config)  # type: ignore[return-value]  # several targets give Rankings
+    return scan.rank(target, config)
 
 
 def confirm(
@@ -205,6 +225,9 @@ def confirm(
     history: HistoryLike = READ,
     seed: int | None = None,
     target: Any = None,
+    engine: Literal["local", "processes", "ray"] = "local",
+    ray_address: str | None = None,
+    workers: int | None = None,
     progress: ProgressCallback | bool | None = None,
 ) -> Ranking:
     """Fine-tune the leading models of a ranking and re-order it by what was measured.
@@ -213,7 +236,7 @@ def confirm(
         ranking: a ranking or the folder of a saved run.
         top_k: how many of its models to fine-tune; None for as many as scores and micro trials leave open.
         trials: what the micro trial of a model may cost, as a multiple of its extraction; 0 for none.
-        budget: time for all of it, e.g. ``"10m"``.
+        budget: time for all of it, e.g. ``"10m"``; on an engine with workers time on devices, all of theirs together.
         strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
         resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
         metric: the metric that decides; None for the task's own (accuracy).
@@ -225,6 +248,7 @@ def confirm(
         trust_zoo: let ``python:`` entries of a saved run run code. What the run says of its own trust does not
             count; a ranking that ``rank`` has just made in this process keeps the trust that it was given.
         device, offline, progress: as for ``rank``.
+        engine, ray_address, workers: as for ``rank``: configurations of a round train side by side.
         store: the run's own when not given.
         out: the run's folder; None for the ranking's own.
         force: as for ``rank``.

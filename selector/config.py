@@ -201,6 +201,27 @@ class _Machine(Options):
         None, "Called with every step; True for bars, False for silence, None for bars in a notebook only.",
         cli=False, record=False,
     )  # fmt: skip
+    engine: Literal["local", "processes", "ray"] = option(
+        "local", "Where networks run: one after another in this process, in a pool of processes, on a Ray cluster.",
+    )  # fmt: skip
+    ray_address: str | None = option(
+        None, "Ray cluster: auto or HOST:PORT; RAY_ADDRESS, or one of this machine for this run, when not given.",
+        rerun=False,
+    )  # fmt: skip
+    workers: int | None = option(
+        None, "Networks that run at once on engine processes or ray; as devices and cores allow when not given.", ge=1,
+        rerun=False,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _cluster_of_ray(self) -> Self:
+        if self.ray_address is not None and self.engine != "ray":
+            raise OptionError(
+                f"ray_address is a cluster for engine 'ray'. Got engine {self.engine!r}; say engine='ray'.",
+                "ray_address",
+                "engine",
+            )
+        return self
 
 
 class _Training(Options):
@@ -399,17 +420,6 @@ class ScanConfig(_Machine, _Training):
         None, "Time for the scan itself: 30m; or a share of what all models on all rows would take: 25%. Models are then "
         "looked at by prior and price, a few rows first.", panel=COST, unit="s",
     )  # fmt: skip
-    engine: Literal["local", "processes", "ray"] = option(
-        "local", "Where networks run: one after another in this process, in a pool of processes, on a Ray cluster.",
-    )  # fmt: skip
-    ray_address: str | None = option(
-        None, "Ray cluster: auto or HOST:PORT; RAY_ADDRESS, or one of this machine for this run, when not given.",
-        rerun=False,
-    )  # fmt: skip
-    workers: int | None = option(
-        None, "Networks that run at once on engine processes or ray; as devices and cores allow when not given.", ge=1,
-        rerun=False,
-    )  # fmt: skip
 
     @field_validator("models")
     @classmethod
@@ -492,12 +502,6 @@ class ScanConfig(_Machine, _Training):
         if self.drop == "force" and not self.intervals:
             raise OptionError(
                 "drop is 'force', but models are stopped by their intervals, and those are off; leave one out.", "drop"
-            )
-        if self.ray_address is not None and self.engine != "ray":
-            raise OptionError(
-                f"ray_address is a cluster for engine 'ray'. Got engine {self.engine!r}; say engine='ray'.",
-                "ray_address",
-                "engine",
             )
         if self.cost == "off" and (self.max_latency is not None or self.max_memory is not None):
             raise OptionError(

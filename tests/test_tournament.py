@@ -25,8 +25,8 @@ from selector.core.errors import ConfigError, SourceError, StoreError, TargetErr
 from selector.core.task import Stats
 from selector.extract.inputs import ready
 from selector.tuning import TournamentResult, run_tournament
-from selector.tuning import planner as planner_room
 from selector.tuning import rounds as rounds_room
+from selector.tuning import step_costs as costs_room
 from selector.tuning import trial as trial_room
 from selector.tuning.advice import advise
 from selector.tuning.clock import Clock
@@ -37,8 +37,9 @@ from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
 from selector.tuning.plan import MIN_STEPS, Cost, Plan, Round, fit_rest, make_plan, rounds_of, seconds_of
+from selector.tuning.rates import _beyond_the_worse
 from selector.tuning.repeats import train_rivals
-from selector.tuning.rounds import _beyond_the_worse, _halve, take
+from selector.tuning.rounds import _halve, take
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.strategies import _loop
 from selector.tuning.trial import RATES, Trial, key_of, module_of, run_trial
@@ -737,7 +738,7 @@ def test_cheap_configurations_come_first(tmp_path: Path) -> None:
 def test_timings_are_kept_for_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budgeted(tmp_path, 40.0)
     measured: list[str] = []
-    monkeypatch.setattr(planner_room, "measure_step", lambda _, loaded, *__: measured.append(loaded.name) or 0.3)
+    monkeypatch.setattr(costs_room, "measure_step", lambda _, loaded, *__: measured.append(loaded.name) or 0.3)
     again, _ = budgeted(tmp_path, 45.0)
     assert again.history
     assert measured == []
@@ -872,7 +873,7 @@ def test_a_second_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError("trained again")
 
     monkeypatch.setattr(trial_room, "_train", never)
-    monkeypatch.setattr(planner_room, "measure_step", never)
+    monkeypatch.setattr(costs_room, "measure_step", never)
     second = tournament(tmp_path)
     assert second.measurements == first.measurements
     assert second.best is not None
@@ -899,7 +900,7 @@ def test_the_precision_of_a_training_is_decided_by_the_network_and_not_by_the_cl
     bench.bf16 = bf16
     loaded = load_candidate(bench, candidate(spec))
     with monkeypatch.context() as patch:
-        patch.setattr(planner_room, "measure_step", never)
+        patch.setattr(costs_room, "measure_step", never)
         settle_precision(bench, loaded)
     assert loaded.bf16 is chosen
     if spec is MNIST:
@@ -913,7 +914,7 @@ def test_the_precision_of_a_training_is_decided_by_the_network_and_not_by_the_cl
 def test_a_configuration_that_the_budget_left_out_stays_out_when_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner_room, "measure_step", lambda *_: 3.0)
+    monkeypatch.setattr(costs_room, "measure_step", lambda *_: 3.0)
     first = tournament(tmp_path, max_steps=None, budget_seconds=60.0)
     left_out = [note for note in first.notes if "was not trained: the budget is too short for 2 configurations" in note]
     assert len(left_out) == 1
@@ -935,7 +936,7 @@ def test_the_plan_of_a_budget_survives_a_kill_and_another_load(tmp_path: Path, m
     with pytest.raises(Killed):
         tournament(tmp_path, max_steps=None, budget_seconds=300.0, progress=progress)
     (state,) = [json.loads(path.read_text()) for path in tmp_path.glob("tournament-*.json")]
-    monkeypatch.setattr(planner_room, "measure_step", lambda *_: 2.0)  # as slow as a machine may become
+    monkeypatch.setattr(costs_room, "measure_step", lambda *_: 2.0)  # as slow as a machine may become
     resumed = tournament(tmp_path, max_steps=None, budget_seconds=300.0)
     planned = [line for line in resumed.tuning_log if line.startswith("Planned: ")]
     assert planned == state["tuning_log"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from selector.core.errors import ConfigError, SelectorError, SourceError, StoreError
+from selector.core.errors import BudgetEnded, ConfigError, SelectorError, SourceError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Failure:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Exceptions of other libraries need not survive a pipe: the error arrives as one of ours."""
-        kind = next((k for k in (StoreError, ConfigError) if isinstance(self.error, k)), SourceError)
+        kind = next((k for k in (StoreError, ConfigError, BudgetEnded) if isinstance(self.error, k)), SourceError)
         return Failure, (self.reason, self.traceback, kind(self.reason))
 
 

@@ -20,5 +20,5 @@ def extract(job: ExtractJob, workspace: Workspace | None = None) -> ExtractResul
         SourceError: the network cannot be used at all.
         StoreError: the store cannot be written (a full disk).
     """
-    work = workspace or workspace_of(job)
+    work = workspace or workspace_of(job.target, job.store, job.settings)
     return ItemRows(job, work).run() if job.plan is None else MapRows(job, work, job.plan).run()

@@ -9,7 +9,7 @@ from selector import sources
 from selector.core.answers import report
 from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
 from selector.core.engine import keeping_folder
-from selector.extract.job import ExtractJob, Settings, wanted_of
+from selector.extract.job import Settings, wanted_of
 from selector.extract.known_costs import Costs
 from selector.extract.prefetch import LoadAhead
 from selector.extract.prepare import Prepared
@@ -80,10 +80,10 @@ _OWN: dict[str, Workspace] = {}
 """Of a worker process: the workspace of the target that it saw last."""
 
 
-def workspace_of(job: ExtractJob) -> Workspace:
-    """The workspace of this worker process for a job's target and store, made anew for another one."""
-    key = json.dumps([job.store, job.target.fingerprint, repr(job.settings)])
+def workspace_of(target: Target, store: str, settings: Settings) -> Workspace:
+    """The workspace of this worker process for a target and a store, made anew for another one."""
+    key = json.dumps([store, target.fingerprint, repr(settings)])
     if key not in _OWN:
         _OWN.clear()
-        _OWN[key] = Workspace(job.target, FeatureStore(job.store), job.settings, report)
+        _OWN[key] = Workspace(target, FeatureStore(store), settings, report)
     return _OWN[key]

@@ -105,8 +105,7 @@ def adapt_leading(
 def _bench(extraction: Extraction, task: Adaptation, by_name: Mapping[str, ModelSpec]) -> Workbench:
     """What trains the networks."""
     from selector.tuning.journal import Journal
-    from selector.tuning.run import device_of
-    from selector.tuning.workbench import Workbench
+    from selector.tuning.workbench import Workbench, device_of
 
     return Workbench(
         extraction.target,

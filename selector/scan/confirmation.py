@@ -23,7 +23,7 @@ from selector.scan.previews import illustrated
 from selector.scan.second_stage import second_stage
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
-from selector.zoo.variants import at_place, network_of
+from selector.zoo.variants import network_of
 
 UNTRAINED = "no model was measured"
 
@@ -51,8 +51,7 @@ def confirm_leading(
         return [
             Candidate(
                 spec.name,
-                # a variant of its maps is no place where the network itself ends
-                load=partial(extraction.load, at_place(spec, None, None) if extraction.reads_maps else spec),
+                load=partial(extraction.load, extraction.trained(spec)),
                 identity=spec.feature_settings(),
                 latency=_latency(ranking[spec.name]),
             )
@@ -86,6 +85,8 @@ def confirm_leading(
         # in the store, so that another run of the same target trains nothing again
         checkpoint_folder=extraction.store.trainings_folder,
         progress=extraction.notify,
+        engine=extraction.engine,
+        supplies=extraction.supplies(chosen),
     )
     confirmed = replace(
         ranking,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from selector.config import ScanConfig
+from selector.config import ConfirmConfig, ScanConfig
 from selector.core.contracts import ProgressCallback
 from selector.core.engine import Engine, LocalEngine
 from selector.core.system import graphics_cards
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_engine(config: ScanConfig, notify: ProgressCallback) -> Iterator[Engine]:
+def open_engine(config: ScanConfig | ConfirmConfig, notify: ProgressCallback) -> Iterator[Engine]:
     """The engine of a run, closed behind it: its workers end with it.
 
     Raises:
@@ -35,7 +35,7 @@ def open_engine(config: ScanConfig, notify: ProgressCallback) -> Iterator[Engine
         fleet.close()
 
 
-def _workers(config: ScanConfig, notify: ProgressCallback) -> Workers:
+def _workers(config: ScanConfig | ConfirmConfig, notify: ProgressCallback) -> Workers:
     on_gpu = config.device == "auto" or config.device.startswith("cuda")
     if config.engine == "processes":
         from selector.core.processes import Processes

@@ -23,11 +23,12 @@ from selector.modalities.image import canvas_of
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
 from selector.scan.parcel import Parcel, ScoreSettings, ToScore, parcel_of, work
+from selector.scan.supplies import StoreSupplies
 from selector.scan.variants import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
-from selector.zoo.variants import network_of, place_of
+from selector.zoo.variants import at_place, network_of, place_of
 
 if TYPE_CHECKING:
     from selector.core.modality import Inputs
@@ -336,6 +337,15 @@ class Extraction:
     def inputs(self, preprocess: AnyPreprocess) -> Inputs:
         """Every item of the target, prepared once for all models that prepare it alike."""
         return self.work.prepared.inputs(preprocess)
+
+    def trained(self, spec: ModelSpec) -> ModelSpec:
+        """The network that a candidate is trained as: a variant of its maps is no place where it ends."""
+        return at_place(spec, None, None) if self.reads_maps else spec
+
+    def supplies(self, specs: Sequence[ModelSpec]) -> StoreSupplies:
+        """What trainings of these networks read, on workers that know them."""
+        known = {spec.name: self.trained(spec) for spec in specs if spec.source_name not in OF_THIS_PROCESS}
+        return StoreSupplies(self.target, self.store.address, self.job_settings, known)
 
     def stored(self, spec: ModelSpec) -> Entry | None:
         """The entry of a spec, if there is one."""

@@ -91,7 +91,7 @@ def work(parcel: Parcel) -> ExtractResult:
     job = replace(parcel.job, target=rows.target, indices=rows.every_item, plan=plan)
     run = _isolated(parcel.isolation).run if parcel.isolation.concerns(job.specs[0]) else extract
     result = run(job)
-    store = workspace_of(job).store
+    store = workspace_of(job.target, job.store, job.settings).store
     if store.read_only:
         raise StoreError(
             f"the store {store.root} cannot be written by a worker, so that its rows would be lost; give all workers the "
@@ -104,7 +104,7 @@ def work(parcel: Parcel) -> ExtractResult:
 
 
 def _score(job: ExtractJob, result: ExtractResult, rows: Rows, settings: ScoreSettings) -> None:
-    store = workspace_of(job).store
+    store = workspace_of(job.target, job.store, job.settings).store
     scoring = Scoring(store, settings.proxies, settings.seed, settings.intervals, report)
     for spec, found in zip(job.specs, result.variants, strict=True):
         if found.identity is None:

@@ -111,7 +111,11 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
     check_strategies(config)
     trusted = config.trust_zoo or ranking.trusted
     _check_trust(ranking, specs, top_k, trusted)
-    with offline_hub(config.offline or made.offline), pixel_limit(made.pixels):
+    with (
+        offline_hub(config.offline or made.offline),
+        pixel_limit(made.pixels),
+        open_engine(config, notify) as engine,
+    ):
         features_store = open_store(config.store or made.store)
         data = _target_of(ranking, config.target, made, features_store)
         check_for_target(config, data)
@@ -119,7 +123,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
             raise ConfigError(untrained.text)
         if config.out or ranking.path is None:
             ranking = ranking.save(run_folder(config, data, confirming=True) or default_run_folder(data))
-        extraction = extraction_for(data, features_store, made, config, trusted, notify, isolation_of(made))
+        extraction = extraction_for(data, features_store, made, config, trusted, notify, isolation_of(made), engine)
         return tuned(ranking, extraction, specs, config, top_k, config.history)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from selector import modalities, tasks
 from selector.config import ConfirmConfig, ProxyLike, ScanConfig
 from selector.core.contracts import Encoder, ProgressCallback, Score, Target, no_progress
+from selector.core.engine import Engine
 from selector.core.errors import OptionError
 from selector.core.system import versions
 from selector.extract.isolated import Isolation
@@ -57,12 +58,15 @@ def extraction_for(
     trusted: bool,
     notify: ProgressCallback,
     isolation: Isolation = NOT_ISOLATED,
+    engine: Engine | None = None,
 ) -> Extraction:
     """What a confirmation takes features and networks from, as the scan ``made`` them."""
-    kind = Extraction if modalities.of(target).has_models else ReadyFeatures
+    networks = modalities.of(target).has_models
+    kind = Extraction if networks else ReadyFeatures
     return kind(
-        target, store, config.device, made.precision, made.backend, "skip", trusted, notify, isolation=isolation
-    )
+        target, store, config.device, made.precision, made.backend, "skip", trusted, notify, isolation=isolation,
+        engine=engine if networks else None,  # arrays are at hand here
+    )  # fmt: skip
 
 
 def rank_features(features: Mapping[str, Any], labels: Any, config: ScanConfig) -> Ranking:

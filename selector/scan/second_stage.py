@@ -43,7 +43,7 @@ def second_stage(
     needless = len(tried) <= (top_k if fixed else 1) or len(every) <= top_k
     if needless or not config.trials or task.metrics[task.default_metric].sign < 0 or task.probe_rows == 0:
         return ranking, leading(ranking, top_k), []
-    cells, errors = _tried(extraction, task, config, candidates([s for s in every if s.name in tried]))
+    cells, errors = _tried(extraction, task, config, [s for s in every if s.name in tried], candidates)
     if not any(cell.after is not None for cell in cells.values()):
         reasons = "; ".join(dict.fromkeys(f"{n}: {cell.reason}" for n, cell in cells.items()))
         return (
@@ -67,15 +67,20 @@ def second_stage(
 
 
 def _tried(
-    extraction: Extraction, task: Task, config: ConfirmConfig, candidates: Sequence[Candidate]
+    extraction: Extraction,
+    task: Task,
+    config: ConfirmConfig,
+    specs: Sequence[ModelSpec],
+    candidates: Callable[[Sequence[ModelSpec]], list[Candidate]],
 ) -> tuple[dict[str, TrialCell], dict[str, float]]:
     """The trials by model, and the half-width of each one's paired difference to the best of them."""
     from selector.tuning.compare import standings
     from selector.tuning.micro_trials import BATCH, micro_trials
 
     trials = micro_trials(
-        candidates, extraction.target, task, extraction.inputs, share=config.trials, seed=config.seed or 0,
+        candidates(specs), extraction.target, task, extraction.inputs, share=config.trials, seed=config.seed or 0,
         device=extraction.settings["device"], folder=extraction.store.trainings_folder, progress=extraction.notify,
+        engine=extraction.engine, supplies=extraction.supplies(specs),
     )  # fmt: skip
     cells = {
         t.name: TrialCell(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from selector.tuning.journal import Journal
@@ -39,11 +40,27 @@ class Clock:
         self._name = f"tournament-{Journal.key(settings)}"
         self.state = self._remembered()
         self._begun = self.now()
+        self._waiting_since: float | None = None
 
     @property
     def spent(self) -> float:
         """Seconds, those before an interruption included."""
-        return float(self.state["spent"]) + self.now() - self._begun
+        until = self.now() if self._waiting_since is None else self._waiting_since
+        return float(self.state["spent"]) + until - self._begun
+
+    @contextmanager
+    def of_workers(self) -> Iterator[None]:
+        """While workers work, their time counts (``charge``), and not the time spent waiting for them."""
+        self._waiting_since = self.now()
+        try:
+            yield
+        finally:
+            self._begun += self.now() - self._waiting_since
+            self._waiting_since = None
+
+    def charge(self, seconds: float) -> None:
+        """Count what a worker took on its device."""
+        self.state["spent"] = float(self.state["spent"]) + seconds
 
     @property
     def left(self) -> float:

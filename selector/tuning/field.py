@@ -11,6 +11,7 @@ from selector.core.metric import Metric
 from selector.core.task import Stats
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
+from selector.tuning.crew import Crew
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.plan import Cost
@@ -58,6 +59,7 @@ class Field:
         bench: trains and measures one trial at a time.
         clock: the budget.
         settings: of the call, plain JSON.
+        crew: the workers that train; None where this process does.
         loaded, failed, not_run: candidates by name; the failed ones, and those that the budget ended before, with their
             reason.
         configurations: (model, strategy) pairs; ``dead`` those that failed before their first round.
@@ -69,6 +71,7 @@ class Field:
     bench: Workbench
     clock: Clock
     settings: Mapping[str, Any]
+    crew: Crew | None = None
     loaded: dict[str, Loaded] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)

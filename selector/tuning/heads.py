@@ -139,7 +139,7 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
         assert loaded.frozen is not None
         loaded.probe, loaded.start = loaded.native_probe, loaded.frozen.stats
         return
-    key = bench.journal.key({**bench.facts(loaded, loaded.preprocess, loaded.bf16), "strategy": "start"})
+    key = _start_key(bench, loaded)
     record = bench.journal.read(key)
     if record is None or record.stats is None:
         module = bench.task.learner(loaded.encoder, bench.target, size=loaded.size)
@@ -166,3 +166,15 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
         record = Record({"status": "ok"}, stats, probe)
         bench.journal.write(key, record)
     loaded.start, loaded.probe = record.stats, record.arrays
+
+
+def keep_start(bench: Workbench, loaded: Loaded) -> None:
+    """Write down where trainings start, as a worker solved it at a reduced resolution."""
+    if loaded.reduced and loaded.start is not None and loaded.probe is not None:
+        key = _start_key(bench, loaded)
+        if bench.journal.read(key) is None:
+            bench.journal.write(key, Record({"status": "ok"}, loaded.start, loaded.probe))
+
+
+def _start_key(bench: Workbench, loaded: Loaded) -> str:
+    return bench.journal.key({**bench.facts(loaded, loaded.preprocess, loaded.bf16), "strategy": "start"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import uuid
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -116,6 +117,15 @@ class Journal:
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Atomically."""
         self._write(self.folder / f"{name}.json", json.dumps(document, indent=1).encode())
+
+    def mark(self) -> str:
+        """Name of a file in the folder that no other folder has: by it a process sees whether it shares this one."""
+        known = next(self.folder.glob("*.mark"), None)
+        if known is not None:
+            return known.name
+        name = f"{uuid.uuid4().hex}.mark"
+        self._write(self.folder / name, b"")
+        return name
 
     def checkpoint(self, key: str) -> Path:
         """Where a training that is under way keeps its state."""

@@ -30,6 +30,7 @@ class Loaded:
     start: Stats | None = None  # of the validation items with that probe: every training begins there
     forward_seconds: float = math.nan  # an image, at the training resolution
     build_seconds: float = 0.0
+    device: str = ""  # kind of device that it is trained on, where that is not this process's
 
     @property
     def name(self) -> str:

@@ -9,28 +9,30 @@ by the clock, so that a repeated run does the same steps.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from selector.core.answers import opened
 from selector.core.contracts import AnyPreprocess, Progress, ProgressCallback, Target, no_progress
-from selector.core.engine import LocalEngine
+from selector.core.engine import Engine, LocalEngine, Outcome, Shared
 from selector.core.errors import StoreError, TrainingError
 from selector.core.task import Probe, Stats, Task
 from selector.tuning import strategies
+from selector.tuning.crew import Crew, Kit, Supplies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import build, load, reduce, settle_precision
-from selector.tuning.run import device_of
 from selector.tuning.strategies._loop import Optimiser, PixelBatches, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.trial import optimiser_of
 from selector.tuning.types import Candidate
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import Workbench, device_of
 
 STEPS = 24  # at most
 LEAST_STEPS = 8  # fewer move nothing
@@ -79,6 +81,8 @@ def micro_trials(
     seed: int = 0,
     folder: Path,
     progress: ProgressCallback | None = None,
+    engine: Engine | None = None,
+    supplies: Supplies | None = None,
 ) -> list[MicroTrial]:
     """One micro trial a candidate.
 
@@ -90,29 +94,54 @@ def micro_trials(
             model's own resolution.
         seed: of the items that are drawn; they are the same for every model.
         folder: of the journal; a trial that stands in it is not run again.
+        engine, supplies: as for ``run_tournament``.
     Returns:
         In the order of the candidates. A candidate that fails is a trial with that status.
     Raises:
         StoreError: the disk is full.
     Cost: at most ``share`` times the extraction a model, and the loading of it.
     """
-    held_out = draw(target.indices("val"), HELD_OUT, seed)
-    train_items = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
-    probed = min(PROBE_ITEMS, len(train_items) // 2)
     bench = Workbench(
         target, task, pixels_for, Journal(folder, task.stats_type), device_of(device), BATCH, augment=False,
         notify=progress or no_progress,
     )  # fmt: skip
-    bench.indices = {"train": train_items[:probed], "val": held_out, "test": np.empty(0, np.int64)}
-    everything = len(target.indices("train")) + len(target.indices("val"))
-    run = functools.partial(_run, bench, train_items[probed:], share * everything, seed)
-    found = []
-    for done, outcome in enumerate(LocalEngine().map(run, candidates, fatal=(StoreError,))):
+    outcomes: Iterator[Outcome[Any, MicroTrial]] = iter(())
+    away: frozenset[str] = frozenset()
+    if engine is not None and supplies is not None and not engine.in_process:
+        away = frozenset(supplies.names)
+        identities = {candidate.name: dict(candidate.identity) for candidate in candidates}
+        crew = Crew.of(engine, Kit(supplies, task, device, BATCH, augment=False, settings={}, identities=identities))
+        jobs = [_Job(crew.kit, c.name, share, seed) for c in candidates if c.name in away]
+        outcomes = crew.map(_run_there, jobs)
+    here = LocalEngine().map(
+        functools.partial(_run, bench, share, seed), [c for c in candidates if c.name not in away], fatal=(StoreError,)
+    )
+    found = {}
+    for done, outcome in enumerate(itertools.chain(outcomes, here), 1):
         name = outcome.item.name
-        bench.notify(Progress("micro trials", done + 1, len(candidates), "models", name))
+        bench.notify(Progress("micro trials", done, len(candidates), "models", name))
         reason = outcome.failure.reason if outcome.failure else "unknown"
-        found.append(outcome.result or MicroTrial(name, "failed", reason))
-    return found
+        found[name] = outcome.result or MicroTrial(name, "failed", reason)
+    return [found[candidate.name] for candidate in candidates]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A micro trial on a worker."""
+
+    kit: Shared
+    model: str
+    share: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+
+def _run_there(job: _Job) -> MicroTrial:
+    kit: Kit = opened(job.kit)
+    return _run(replace(kit.bench), job.share, job.seed, kit.candidate(job.model))
 
 
 def draw(items: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -130,8 +159,14 @@ def steps_within(forwards: float, fixed: int) -> int:
     return steps if steps >= LEAST_STEPS else 0
 
 
-def _run(bench: Workbench, stream: np.ndarray, forwards: float, seed: int, candidate: Candidate) -> MicroTrial:
+def _run(bench: Workbench, share: float, seed: int, candidate: Candidate) -> MicroTrial:
     """One candidate: load, probe, train, judge; or what the journal has of it."""
+    target = bench.target
+    drawn = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
+    probed = min(PROBE_ITEMS, len(drawn) // 2)
+    stream, held_out = drawn[probed:], draw(target.indices("val"), HELD_OUT, seed)
+    bench.indices = {"train": drawn[:probed], "val": held_out, "test": np.empty(0, np.int64)}
+    forwards = share * (len(target.indices("train")) + len(target.indices("val")))
     if bench.task.probe_rows == 0:
         return MicroTrial(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
     loaded = load(bench, candidate)

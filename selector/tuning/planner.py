@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from selector.core.contracts import Progress
-from selector.core.engine import LocalEngine
+from selector.core.engine import Failure, LocalEngine
 from selector.core.errors import BudgetEnded, StoreError
 from selector.core.units import format_duration
+from selector.tuning.elsewhere import measured_elsewhere
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import reduce, settle_precision
 from selector.tuning.plan import MIN_EPOCHS, MIN_STEPS, Cost, Plan, Round, make_plan, seconds_of
-from selector.tuning.step_costs import measure_step, remembered_costs
+from selector.tuning.step_costs import measured_step
 
 EPOCHS = 20  # of the winner, when neither budget nor steps are given
 STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
@@ -197,31 +198,41 @@ def _short_side(native: Sequence[int], short: int) -> tuple[int, int]:
 
 def _prepare(field: Field) -> None:
     """Solve the heads at the training resolution and measure a step of every configuration."""
-
-    def measure(configuration: Configuration) -> float:
-        settle_precision(field.bench, configuration.loaded)
-        prepare_start(field.bench, configuration.loaded, field.clock.deadline())
-        if configuration.label in field.clock.state.get("step_seconds", {}):
-            return float(field.clock.state["step_seconds"][configuration.label])
-        known = remembered_costs(field.bench, configuration.loaded, configuration.strategy)
-        if known is not None:
-            configuration.loaded.forward_seconds = known["forward"]
-            return known["step"]
-        field.bench.notify(Progress("load", 0, 1, "models", configuration.loaded.name, "timing a training step"))
-        work = {"stage": "a step", "strategy": configuration.strategy}
-        with field.bench.working_on(configuration.loaded.candidate, work):
-            return measure_step(field.bench, configuration.loaded, configuration.strategy)
-
-    for outcome in LocalEngine().map(measure, list(field.configurations), fatal=(StoreError,)):
-        configuration = outcome.item
-        if outcome.result is None:
-            ended = outcome.failure is not None and isinstance(outcome.failure.error, BudgetEnded)
-            configuration.status = "not run" if ended else "failed"
+    for configuration, found in _measured(field):
+        if isinstance(found, Failure):
+            configuration.status = "not run" if isinstance(found.error, BudgetEnded) else "failed"
             configuration.alive = False
-            configuration.notes.append(outcome.failure.reason if outcome.failure else "unknown")
+            configuration.notes.append(found.reason)
             _out(field, configuration)
         else:
-            configuration.step_seconds = outcome.result
+            configuration.step_seconds = found
+
+
+def _measured(field: Field) -> Iterator[tuple[Configuration, float | Failure]]:
+    """Seconds of a step, or why there are none: measured where the trainings will run."""
+    names = field.crew.names if field.crew else frozenset()
+    known = field.clock.state.get("step_seconds", {})  # by an interrupted call
+
+    def elsewhere(c: Configuration) -> bool:
+        return c.loaded.name in names and c.label not in known
+
+    away = [c for c in field.configurations if elsewhere(c)]
+    here = [c for c in field.configurations if not elsewhere(c)]
+    if away:
+        yield from measured_elsewhere(field, away)
+
+    def measure(configuration: Configuration) -> float:
+        loaded = configuration.loaded
+        if configuration.label not in known:
+            return measured_step(field.bench, loaded, configuration.strategy, field.clock.deadline())
+        settle_precision(field.bench, loaded)
+        if loaded.name in names and (place := field.clock.state.get("trained_on", {}).get(loaded.name)):
+            loaded.device, loaded.bf16 = place
+        prepare_start(field.bench, loaded, field.clock.deadline())
+        return float(known[configuration.label])
+
+    for outcome in LocalEngine().map(measure, here, fatal=(StoreError,)):
+        yield outcome.item, outcome.failure or outcome.result or 0.0
 
 
 def _out(field: Field, configuration: Configuration) -> None:

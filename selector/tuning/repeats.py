@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from selector.tuning.elsewhere import Entry, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.plan import Round, seconds_of
-from selector.tuning.rounds import far_behind, take, train_configuration
+from selector.tuning.rounds import book, far_behind, take, train_configuration
 from selector.tuning.trial import Trial
 
 
@@ -20,21 +23,35 @@ def train_rivals(field: Field) -> None:
         return
     steps, number = max(_steps(leader) for leader in leaders), max(leader.round for leader in leaders)
     begun = field.clock.state.setdefault("rivals", [])
+    away: list[Configuration] = []
     for rival in ranked:
         if rival.alive or _steps(rival) >= steps or far_behind(field, rival, leaders[0]):
             continue
         if rival.label not in begun:
-            if field.clock.state.get("rivals_over") or _seconds(field, rival, steps) > field.clock.left:
+            promised = sum(_seconds(field, other, steps) for other in away)
+            if field.clock.state.get("rivals_over") or promised + _seconds(field, rival, steps) > field.clock.left:
                 continue
             begun.append(rival.label)
             field.clock.remember()
+        if field.crew is not None and rival.loaded.name in field.crew.names:
+            away.append(rival)
+            continue
         trial = Trial(rival.loaded.name, rival.strategy, rival.rate, field.seed)
         run = train_configuration(field, rival, trial, number, steps)
         if run is not None:
-            take(field, rival, [run], number - 1)
-            rival.alive = rival.status == "ok"
+            _enter(field, rival, run, number)
+    entries = [Entry(rival, (rival.rate,), field.seed, steps, _seconds(field, rival, steps)) for rival in away]
+    for rival, runs in trained_elsewhere(field, entries) if entries else ():
+        for run in runs[:1]:
+            book(field, rival, run, number)
+            _enter(field, rival, run, number)
     field.clock.state["rivals_over"] = True
     field.clock.remember()
+
+
+def _enter(field: Field, rival: Configuration, run: Run, number: int) -> None:
+    take(field, rival, [run], number - 1)
+    rival.alive = rival.status == "ok"
 
 
 def _seconds(field: Field, configuration: Configuration, steps: int) -> float:
@@ -56,7 +73,7 @@ def repeat_leaders(field: Field) -> None:
         if "repeats" not in field.clock.state and cost > field.clock.left:
             field.clock.state["repeats"] = number - 1
             break
-        runs = [_repeat(field, configuration, field.seed + number) for configuration in leaders]
+        runs = _trained(field, leaders, field.seed + number)
         if any(run is None for run in runs):
             field.clock.state["repeats"] = number - 1
             break
@@ -70,10 +87,27 @@ def repeat_leaders(field: Field) -> None:
     field.clock.remember()
 
 
-def _repeat(field: Field, configuration: Configuration, seed: int) -> Run | None:
+def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[Run | None]:
+    """A run of each with this seed, side by side on workers where there are some; None where time was too short."""
+    names = field.crew.names if field.crew else frozenset()
+    entries = [
+        Entry(c, (_rate(c),), seed, _steps(c), _seconds(field, c, _steps(c))) for c in leaders if c.loaded.name in names
+    ]
+    found: dict[str, Run | None] = {}
+    for configuration, runs in trained_elsewhere(field, entries) if entries else ():
+        for run in runs[:1]:
+            book(field, configuration, run, configuration.round)
+            found[configuration.label] = run
+    for c in leaders:
+        if c.loaded.name not in names:
+            trial = Trial(c.loaded.name, c.strategy, _rate(c), seed)
+            found[c.label] = train_configuration(field, c, trial, c.round, _steps(c))
+    return [found.get(configuration.label) for configuration in leaders]
+
+
+def _rate(configuration: Configuration) -> float:
     assert configuration.best is not None
-    trial = Trial(configuration.loaded.name, configuration.strategy, configuration.best.trial.rate, seed)
-    return train_configuration(field, configuration, trial, configuration.round, _steps(configuration))
+    return configuration.best.trial.rate
 
 
 def _steps(configuration: Configuration) -> int:

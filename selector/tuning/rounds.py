@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from selector.tuning.elsewhere import Entry, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.plan import Plan, Round, fit_rest, seconds_of
+from selector.tuning.rates import try_rates
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.step_costs import remember_costs
 from selector.tuning.trial import Trial, rates_of, run_trial
 
-DIVERGED_RATE_SHARE = 0.1
 FAR_BEHIND = 5  # ε behind the leader; no configuration of the recorded trainings made up for so much
 
 
@@ -84,35 +85,68 @@ def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = 
         else (configuration.rate,)
         for configuration in configurations
     }
-    measured = 0
-    for place, configuration in enumerate(configurations):
-        runs: list[Run] = []
-        for tried, rate in enumerate(rates[configuration.label]):
-            if _beyond_the_worse(field, configuration, runs, rate):
-                continue
-            rest = [
-                (configuration, len(rates[configuration.label]) - tried),
-                *((other, len(rates[other.label])) for other in configurations[place + 1 :]),
-            ]
-            run = _tried(field, configuration, rate, number, this, _deadline(field, configuration, this, rest, later))
-            if run is None:
-                break
-            runs.append(run)
-        if runs and all(run.record.status == "diverged" for run in runs):
-            rate = min(rates[configuration.label]) * DIVERGED_RATE_SHARE
-            run = _tried(field, configuration, rate, number, this, field.clock.deadline())
-            runs += [] if run is None else [run]
+    reached = []
+    for configuration, runs in _trained(field, configurations, rates, number, this, later):
         if runs:
             take(field, configuration, runs, number)
-            measured += 1
-        if field.clock.now() >= field.clock.deadline():
-            break
-    if measured < len(configurations):
-        left = ", ".join(configuration.label for configuration in configurations[measured:])
+            reached.append(configuration.label)
+    missed = [configuration.label for configuration in configurations if configuration.label not in reached]
+    if missed:
         field.clock.tell(
-            f"The budget ended in round {number + 1}, after {measured} of {len(configurations)} configurations; not reached: {left}."
+            f"The budget ended in round {number + 1}, after {len(reached)} of {len(configurations)} configurations; "
+            f"not reached: {', '.join(missed)}."
         )
-    return measured == len(configurations)
+    return not missed
+
+
+def _trained(
+    field: Field,
+    configurations: Sequence[Configuration],
+    rates: Mapping[str, Sequence[float]],
+    number: int,
+    this: Round,
+    later: Sequence[Round],
+) -> Iterator[tuple[Configuration, list[Run]]]:
+    """The configurations of a round with their runs: side by side on workers where there are some, in this process those
+    whose networks only it knows."""
+    names = field.crew.names if field.crew else frozenset()
+    away = [c for c in configurations if c.loaded.name in names]
+    here = [c for c in configurations if c.loaded.name not in names]
+    if away:
+        kept = seconds_of(later, [field.cost(one) for one in field.alive()]) + sum(
+            len(rates[c.label]) * _planned(field, c, this.steps) for c in here
+        )
+        begun = len(field.history)
+        entries = [
+            Entry(
+                c, tuple(rates[c.label]), field.seed, this.steps, len(rates[c.label]) * _planned(field, c, this.steps)
+            )
+            for c in away
+        ]
+        for configuration, runs in trained_elsewhere(field, entries, kept):
+            for run in runs:
+                book(field, configuration, run, number + 1)
+            yield configuration, runs
+        order = {c.loaded.name + c.strategy: place for place, c in enumerate(away)}
+        field.history[begun:] = sorted(
+            field.history[begun:], key=lambda entry: order[entry["model"] + entry["strategy"]]
+        )
+        if field.clock.now() >= field.clock.deadline():
+            return
+    for place, configuration in enumerate(here):
+
+        def train(
+            before: int, rate: float, place: int = place, configuration: Configuration = configuration
+        ) -> Run | None:
+            count = len(rates[configuration.label]) - before
+            rest = [(configuration, count), *((other, len(rates[other.label])) for other in here[place + 1 :])]
+            end = _deadline(field, configuration, this, rest, later) if count else field.clock.deadline()
+            trial = Trial(configuration.loaded.name, configuration.strategy, rate, field.seed)
+            return train_configuration(field, configuration, trial, number + 1, this.steps, end)
+
+        yield configuration, try_rates(field, configuration, rates[configuration.label], train)
+        if field.clock.now() >= field.clock.deadline():
+            return
 
 
 def _deadline(
@@ -132,52 +166,27 @@ def _deadline(
     if math.isinf(end):
         return end
 
-    def planned(one: Configuration, steps: int) -> float:
-        cost = field.cost(one)
-        return cost.start + cost.evaluate + cost.step * steps
-
     kept = seconds_of(later, [field.cost(one) for one in field.alive()])
-    total = kept + sum(count * planned(one, this.steps) for one, count in rest)
+    total = kept + sum(count * _planned(field, one, this.steps) for one, count in rest)
     left = end - field.clock.now()
-    return field.clock.now() + left * min(1.0, planned(configuration, this.steps) / total if total > 0 else 1.0)
+    return field.clock.now() + left * min(1.0, _planned(field, configuration, this.steps) / total if total > 0 else 1.0)
 
 
-def _tried(
-    field: Field, configuration: Configuration, rate: float, number: int, this: Round, deadline: float
-) -> Run | None:
-    trial = Trial(configuration.loaded.name, configuration.strategy, rate, field.seed)
-    return train_configuration(field, configuration, trial, number + 1, this.steps, deadline)
-
-
-def _beyond_the_worse(field: Field, configuration: Configuration, runs: Sequence[Run], rate: float) -> bool:
-    """Whether a further rate is not worth its time: metrics fall towards it, from the better of two rates to the worse.
-
-    Only while the better one is not demonstrably worse than the linear-probe initialisation it started from: where
-    every rate spoils the network, metrics are noise and have no slope.
-    """
-    if len(runs) != 2 or any(run.record.status != "ok" for run in runs):
-        return False
-    worse, better = sorted(runs, key=field.order)
-    if (worse.trial.rate - better.trial.rate) * (rate - worse.trial.rate) <= 0:
-        return False
-    start = configuration.loaded.start
-    return start is None or not field.demonstrably_worse(stats_of(better), start)
+def _planned(field: Field, configuration: Configuration, steps: int) -> float:
+    cost = field.cost(configuration)
+    return cost.start + cost.evaluate + cost.step * steps
 
 
 def train_configuration(
     field: Field, configuration: Configuration, trial: Trial, number: int, steps: int, deadline: float | None = None
 ) -> Run | None:
-    """One training, kept in the history; None when there was no time for a single step."""
+    """One training in this process, kept in the history; None when there was no time for a single step."""
     end = field.clock.deadline() if deadline is None else deadline
     record = run_trial(field.bench, configuration.loaded, trial, steps, end)
     if record is None:
         return None
-    configuration.seconds += float(record.facts["seconds"])
-    measured = int(record.facts["steps"])
-    if record.status == "ok" and measured:
-        # what a training takes while it runs is what the rest of the plan goes by
-        configuration.loaded.forward_seconds = float(record.facts["evaluate_seconds"]) / len(field.bench.indices["val"])
-        configuration.step_seconds = float(record.facts["seconds"]) / measured
+    run = Run(trial, steps, record)
+    if book(field, configuration, run, number):
         remember_costs(
             field.bench,
             configuration.loaded,
@@ -185,14 +194,25 @@ def train_configuration(
             configuration.step_seconds,
             configuration.loaded.forward_seconds,
         )
+    return run
+
+
+def book(field: Field, configuration: Configuration, run: Run, number: int) -> bool:
+    """Add a run to the history; True where what it took is what the rest of the plan goes by."""
+    record, measured = run.record, int(run.record.facts["steps"])
+    configuration.seconds += float(record.facts["seconds"])
+    timed = record.status == "ok" and measured > 0
+    if timed:
+        configuration.loaded.forward_seconds = float(record.facts["evaluate_seconds"]) / len(field.bench.indices["val"])
+        configuration.step_seconds = float(record.facts["seconds"]) / measured
     field.history.append(
         {
             "model": configuration.loaded.name,
             "strategy": configuration.strategy,
-            "rate": trial.rate,
-            "seed": trial.seed,
+            "rate": run.trial.rate,
+            "seed": run.trial.seed,
             "round": number,
-            "steps": steps,
+            "steps": run.steps,
             "steps_done": measured,
             "status": record.status,
             "value": field.value(record),
@@ -204,7 +224,7 @@ def train_configuration(
         }
     )
     field.clock.remember()
-    return Run(trial, steps, record)
+    return timed
 
 
 def take(field: Field, configuration: Configuration, runs: Sequence[Run], number: int) -> None:

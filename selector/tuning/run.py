@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from selector.core.contracts import AnyPreprocess, ProgressCallback, Target, no_progress
-from selector.core.engine import LocalEngine
+from selector.core.engine import Engine, LocalEngine
 from selector.core.errors import BudgetEnded, ConfigError, StoreError, did_you_mean
 from selector.core.task import Task
 from selector.tuning import strategies as strategy_room
 from selector.tuning.clock import Clock
+from selector.tuning.crew import Crew, Kit, Supplies
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import solve
 from selector.tuning.journal import Journal
@@ -26,7 +28,7 @@ from selector.tuning.rounds import run_rounds
 from selector.tuning.strategies._loop import PixelBatches
 from selector.tuning.types import Cache, Candidate, TournamentResult
 from selector.tuning.verdict import verdict
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import Workbench, device_of
 
 
 def run_tournament(
@@ -52,6 +54,8 @@ def run_tournament(
     checkpoint_folder: Path,
     progress: ProgressCallback | None = None,
     now: Callable[[], float] = time.perf_counter,
+    engine: Engine | None = None,
+    supplies: Supplies | None = None,
 ) -> TournamentResult:
     """Fine-tune candidates within a budget; validation images choose, test images are read at the end.
 
@@ -77,6 +81,8 @@ def run_tournament(
         cache: keeps plans and finished measurements for later runs.
         checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
         now: the clock that the budget is kept by.
+        engine, supplies: where trainings run, and how its workers load networks and read items; in this process when
+            not given. The budget is then time on devices: what all workers take together.
     Returns:
         The result. A candidate that fails is a failed measurement.
     Raises:
@@ -116,6 +122,8 @@ def run_tournament(
         now,
     )
     field = Field(bench, Clock(settings, bench.journal, cache, now), settings)
+    if engine is not None and supplies is not None and not engine.in_process:
+        field.crew = _crew(bench, engine, supplies, candidates, settings, device)
     field.notes += task.notes(target)
     _load(field, candidates)
     _enter_configurations(field, strategies, decoders)
@@ -144,6 +152,21 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
             field.failed[outcome.item.name] = outcome.failure.reason if outcome.failure else "unknown"
 
 
+def _crew(
+    bench: Workbench,
+    engine: Engine,
+    supplies: Supplies,
+    candidates: Sequence[Candidate],
+    settings: Mapping[str, Any],
+    device: str,
+) -> Crew:
+    identities = {candidate.name: dict(candidate.identity) for candidate in candidates}
+    mark = bench.journal.mark()
+    return Crew.of(
+        engine, Kit(supplies, bench.task, device, bench.batch_size, bench.augment, settings, identities, mark)
+    )
+
+
 def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Sequence[str]) -> None:
     """A configuration for every strategy that takes steps; where the task has no linear probe, ``frozen`` does as well."""
     for loaded in field.loaded.values():
@@ -158,25 +181,6 @@ def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Seq
             field.notes.append(f"{loaded.name} cannot be trained (no torch network); only its frozen metric is given.")
             continue
         field.configurations += [Configuration(loaded, strategy) for strategy in own]
-
-
-def device_of(device: str) -> str:
-    """The device of a call: ``auto`` is a GPU where torch sees one.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N. Got '{device}'.") from None
-    if kind.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device '{device}' was asked for, but torch sees no CUDA device; use --device cpu.")
-    return device
 
 
 def _check(

@@ -6,10 +6,12 @@ import math
 
 import torch
 
+from selector.core.contracts import Progress
 from selector.core.system import cpu_model
 from selector.tuning import strategies
+from selector.tuning.heads import prepare_start
 from selector.tuning.loaded import Loaded
-from selector.tuning.loading import build
+from selector.tuning.loading import build, settle_precision
 from selector.tuning.strategies._loop import train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.trial import Trial, settings_of
@@ -35,11 +37,24 @@ def _name(bench: Workbench, loaded: Loaded, strategy: str) -> str:
         "strategy": strategies.plan_of(strategy).name,
         "batch_size": bench.batch_size,
         "bf16": loaded.bf16,
-        "machine": cpu_model()
+        "machine": f"{cpu_model()}, {torch.get_num_threads()} threads"
         if torch.device(bench.device).type == "cpu"
         else torch.cuda.get_device_name(bench.device),
     }
     return f"costs-{bench.journal.key(asked)}"
+
+
+def measured_step(bench: Workbench, loaded: Loaded, strategy: str, deadline: float = math.inf) -> float:
+    """Seconds of one step, remembered or measured; where trainings start is solved on the way."""
+    settle_precision(bench, loaded)
+    prepare_start(bench, loaded, deadline)
+    known = remembered_costs(bench, loaded, strategy)
+    if known is not None:
+        loaded.forward_seconds = known["forward"]
+        return known["step"]
+    bench.notify(Progress("load", 0, 1, "models", loaded.name, "timing a training step"))
+    with bench.working_on(loaded.candidate, {"stage": "a step", "strategy": strategy}):
+        return measure_step(bench, loaded, strategy)
 
 
 def measure_step(bench: Workbench, loaded: Loaded, strategy: str, steps: int = 3) -> float:

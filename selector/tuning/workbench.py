@@ -21,6 +21,7 @@ from selector.core.contracts import (
     ProgressCallback,
     Target,
 )
+from selector.core.errors import ConfigError
 from selector.core.metric import Metric
 from selector.core.task import Learner, RowPlan, Stats, Task
 from selector.extract.deaths import Deaths, SetAside
@@ -173,6 +174,23 @@ class Workbench:
             "task": self.task.address,
             "encoder": {**loaded.encoder.identity, **loaded.candidate.identity},
             "preprocess": preprocess.to_dict(),
-            "device": torch.device(self.device).type,
+            "device": loaded.device or torch.device(self.device).type,
             "bf16": self.bf16 if bf16 is None else bf16,
         }
+
+
+def device_of(device: str) -> str:
+    """The device of a call: ``auto`` is a GPU where torch sees one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N. Got '{device}'.") from None
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{device}' was asked for, but torch sees no CUDA device; use --device cpu.")
+    return device

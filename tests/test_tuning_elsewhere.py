@@ -1,0 +1,196 @@
+"""Trainings on an engine's workers: what one process finds, under one budget of the workers' time."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selector.core import answers
+from selector.core.answers import Answer, answered, packed
+from selector.core.contracts import Encoder, Preprocess, Target, no_progress
+from selector.core.engine import Needs, Shared
+from selector.core.fleet import Fleet
+from selector.core.processes import Processes
+from selector.tuning import trial as trial_room
+from selector.tuning.clock import Clock
+from selector.tuning.elsewhere import Course, Measuring
+from selector.tuning.journal import Journal
+from tests.test_tournament import TASK, table, tournament
+from tests.tournament_samples import MNIST, SVHN, PixelsOf, candidate, load, small_target
+
+SPECS = {spec.name: spec for spec in (SVHN, MNIST)}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Small real networks and pictures, wherever they are asked for."""
+
+    target: Target
+    root: Path
+    lost: str = ""  # a network that cannot be loaded
+    deadly: str = ""  # a file: the process that makes it dies
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(SPECS)
+
+    def load(self, name: str) -> Encoder:
+        if name == self.lost:
+            raise FileNotFoundError("its weights are gone")
+        return load(SPECS[name])
+
+    def inputs(self, preprocess: Preprocess) -> PixelsOf:
+        if self.deadly:
+            try:
+                Path(self.deadly).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+            except FileExistsError:
+                pass
+        return PixelsOf(self.target, preprocess)
+
+    def folder(self) -> Path:
+        return self.root
+
+    def bytes(self, name: str) -> int | None:
+        return None
+
+
+class Inline:
+    """Workers in this process: jobs and answers are pickled, and the last one that was handed over is done first."""
+
+    room = 3
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.jobs: list[bytes] = []
+        self.most = 0
+
+    def start(self, function: Any, item: Any, needs: Needs) -> int:
+        assert needs.shared
+        self.jobs.append(packed(function, item))
+        return len(self.jobs) - 1
+
+    def wait(self, tickets: list[int]) -> list[tuple[int, Answer]]:
+        self.most = max(self.most, len(tickets))
+        return [(max(tickets), pickle.loads(pickle.dumps(answered(self.jobs[max(tickets)]))))]  # noqa: S301
+
+    def stop(self, tickets: list[int]) -> None:
+        pass
+
+    def share(self, value: Any) -> Shared:
+        key = str(len(self.values))
+        self.values[key] = pickle.dumps(value)
+        return Shared(key)
+
+    def close(self) -> None:
+        pass
+
+    def asked(self, kind: type) -> list[Any]:
+        return [item for item in (pickle.loads(job)[1] for job in self.jobs) if isinstance(item, kind)]  # noqa: S301
+
+
+@pytest.fixture
+def inline() -> Iterator[Inline]:
+    made = Inline()
+    answers._opened.clear()
+    answers.worker(no_progress, lambda key: made.values[key])
+    yield made
+    answers.worker(no_progress, None)
+    answers._opened.clear()
+
+
+OPTIONS: dict[str, Any] = {"max_steps": 24, "strategies": ("frozen", "full"), "repeats": 1}
+
+
+def told(result: Any) -> list[Any]:
+    """The history without times."""
+    return [{k: v for k, v in entry.items() if "seconds" not in k} for entry in result.history]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tournament(tmp_path_factory.mktemp("here"), **OPTIONS)
+
+
+@pytest.mark.parametrize("folder", ["driver", "worker"])
+def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folder(
+    folder: str, here: Any, inline: Inline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, original = [], trial_room._train
+    monkeypatch.setattr(trial_room, "_train", lambda *args: trained.append(args[2]) or original(*args))
+    there = Samples(small_target(), tmp_path / folder)
+    found = tournament(tmp_path / "driver", **OPTIONS, engine=Fleet(lambda: inline), supplies=there)
+    assert table(found) == table(here)
+    assert told(found) == told(here)
+    assert (found.best.name, found.best.strategy) == (here.best.name, here.best.strategy)
+    assert inline.most > 1  # side by side
+    if folder == "worker":  # what the driver has, no worker keeps
+        assert not list((tmp_path / "worker").glob("*.safetensors"))
+    asked = len(inline.jobs)
+    assert len(trained) == len(found.history)  # nothing again for its weights
+    again = tournament(tmp_path / "driver", **OPTIONS, engine=Fleet(lambda: inline), supplies=there)
+    assert table(again) == table(found)
+    assert told(again) == told(found)
+    assert len(inline.jobs) == asked  # the journal answers
+
+
+def test_a_network_that_only_fails_there_is_a_failed_measurement(inline: Inline, tmp_path: Path) -> None:
+    there = Samples(small_target(), tmp_path, lost="svhn_cnn")
+    found = tournament(tmp_path, engine=Fleet(lambda: inline), supplies=there)
+    lost = {m.strategy: m for m in found.measurements["svhn_cnn"]}
+    assert lost["full"].status == "failed"
+    assert "its weights are gone" in lost["full"].note
+    assert {m.strategy: m.status for m in found.measurements["mnist_cnn"]} == {"frozen": "ok", "full": "ok"}
+
+
+def test_networks_that_only_this_process_knows_are_trained_in_it(inline: Inline, tmp_path: Path) -> None:
+    own = replace(candidate(SVHN), name="own")
+    here = tournament(tmp_path / "a", [own, candidate(MNIST)])
+    there = Samples(small_target(), tmp_path / "b")
+    found = tournament(tmp_path / "b", [own, candidate(MNIST)], engine=Fleet(lambda: inline), supplies=there)
+    assert table(found) == table(here)
+    assert {job.model for job in inline.asked(Course)} == {"mnist_cnn"}
+
+
+def test_jobs_under_way_share_what_is_left_of_the_budget(inline: Inline, tmp_path: Path) -> None:
+    there = Samples(small_target(), tmp_path)
+    tournament(tmp_path, max_steps=4, budget_seconds=400.0, engine=Fleet(lambda: inline), supplies=there)
+    first = [job for job in inline.asked(Course) if len(job.rates) > 1]
+    assert len(first) == 2
+    assert 0 < sum(job.seconds for job in first) <= 1.05 * 400
+    assert all(job.seconds <= 1.05 * 400 for job in inline.asked(Measuring))
+
+
+def test_the_clock_counts_the_time_of_workers_and_not_the_waiting(tmp_path: Path) -> None:
+    now = [100.0]
+    clock = Clock({"budget": 60.0}, Journal(tmp_path, TASK.stats_type), None, lambda: now[0])
+    now[0] += 5  # this process at work
+    with clock.of_workers():
+        now[0] += 10  # three workers side by side
+        for seconds in (9.0, 8.0, 7.0):
+            clock.charge(seconds)
+        assert clock.spent == pytest.approx(5 + 24)
+        assert clock.deadline() - now[0] == pytest.approx(1.05 * 60 - 29 - clock.reserve)
+    now[0] += 1
+    assert clock.spent == pytest.approx(30)
+    clock.remember()
+    again = Clock({"budget": 60.0}, Journal(tmp_path, TASK.stats_type), None, lambda: now[0])
+    assert again.spent == pytest.approx(30)
+
+
+def test_a_worker_that_is_killed_costs_its_training_another_run(here: Any, tmp_path: Path) -> None:
+    there = Samples(small_target(), tmp_path, deadly=str(tmp_path / "killed"))
+    engine = Fleet(lambda: Processes(2))
+    try:
+        found = tournament(tmp_path, **OPTIONS, engine=engine, supplies=there)
+    finally:
+        engine.close()
+    assert (tmp_path / "killed").exists()
+    assert table(found) == table(here)
