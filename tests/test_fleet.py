@@ -17,10 +17,15 @@ import pytest
 
 import selector
 from selector.core.answers import opened
-from selector.core.engine import Needs, Shared
+from selector.core.engine import Needs, Outcome, Shared, failure_of
 from selector.core.errors import BadImagesError, OptionError, OutOfMemory, SourceError, StoreError
 from selector.core.fleet import Fleet
 from selector.core.processes import Processes
+from selector.data import load_target
+from selector.scan.candidate import Candidate
+from selector.scan.extraction import Extraction
+from selector.scan.variants import SameNetwork
+from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.test_scan import table
 
@@ -184,6 +189,39 @@ def test_the_table_is_that_of_one_process(
     assert table(there) == table(here)
     assert [m.name for m in there.failures] == ["no-such"]
     assert not any(m.cached for m in there if m.status == "ok")
+
+
+class _Names:
+    """An engine elsewhere that keeps the names of what it was handed, and does nothing."""
+
+    in_process, width = False, 1
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def share(self, value: Any) -> Shared:
+        return Shared("")
+
+    def map(self, job: Any, items: Any, **_: Any) -> Iterator[Outcome[Any, Any]]:
+        for item in items:
+            self.names.append(item.name)
+            yield Outcome(item, failure=failure_of(SourceError("not here")))
+
+
+def test_the_dear_networks_are_handed_over_first_and_every_one_is_counted(photos: Path, tmp_path: Path) -> None:
+    names, notes = _Names(), []
+    zoo = [
+        ModelSpec(name=name, source="timm:test_resnet", weights="none", params=params)
+        for name, params in (("small", 11_000_000), ("large", 44_000_000), ("middling", 25_000_000))
+    ]
+    extraction = Extraction(
+        load_target(photos), FeatureStore(tmp_path), "cpu", "float32", "eager", "fail", trusted=False,
+        notify=lambda p: notes.append((p.stage, p.done, p.total, p.note)), engine=names,
+    )  # fmt: skip
+    extraction.run([SameNetwork((Candidate(spec),)) for spec in zoo], 1.0)
+    assert names.names == ["large", "middling", "small"]
+    assert notes[:2] == [("extract", 0, 3, "1 under way: large"), ("extract", 1, 3, "")]
+    assert notes[-1] == ("extract", 3, 3, "")
 
 
 def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, tmp_path: Path) -> None:

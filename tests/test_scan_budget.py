@@ -10,7 +10,8 @@ import pytest
 import selector
 from selector.core.errors import OptionError
 from selector.scan import budgeted
-from selector.scan.budgeted import BudgetedRounds, Prices
+from selector.scan.budgeted import BudgetedRounds
+from selector.scan.prices import prices as prices_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.test_scan import table
@@ -86,17 +87,10 @@ def test_a_budget_of_time_ends_by_the_clock(
 
 
 def test_prices_of_networks_that_never_ran_come_from_their_multiply_adds(tmp_path: Path) -> None:
-    class Asked:
-        """As much of an extraction as prices read."""
-
-        rates = {"timm:resnet18.a1_in1k": 0.02}  # noqa: RUF012
-
-        def estimate(self, spec: ModelSpec, rows: int) -> float | None:
-            return self.rates.get(spec.source)
-
+    rates = {"timm:resnet18.a1_in1k": 0.02}
     specs = [ModelSpec(source=f"timm:{name}") for name in ("resnet18.a1_in1k", "resnet50.a1_in1k", "unheard_of")]
-    prices = Prices(Asked()).all(specs)  # type: ignore[arg-type]
-    small, large, unknown = prices.values()
+    target: Any = None  # asked for its modality where nothing is published
+    small, large, unknown = prices_of(specs, target, lambda spec, _: rates.get(spec.source)).values()
     assert small == 0.02
     assert large / small == pytest.approx(4.11 / 1.82, rel=0.02)  # published multiply-adds at 224 pixels
     assert unknown in (small, large)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -160,6 +160,17 @@ def line(event: Progress, seconds: float, first: int = 0) -> str:
     if event.note:
         parts.append(event.note)
     return ", ".join(parts)
+
+
+def under_way(names: Sequence[str], shown: int = 3) -> str:
+    """A note of what workers have in hand.
+
+    >>> under_way([]), under_way(["a", "b"]), under_way(["a", "b", "c", "d"])
+    ('', '2 under way: a, b', '4 under way: a, b, c, …')
+    """
+    if not names:
+        return ""
+    return f"{len(names)} under way: {', '.join(names[:shown])}{', …' if len(names) > shown else ''}"
 
 
 def _live_bars(stream: TextIO) -> RichProgress:

@@ -15,14 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selector import modalities
 from selector.core.units import format_duration
-from selector.scan.extraction import Extraction
 from selector.scan.past import Knowledge
 from selector.scan.rounds import Rounds
 from selector.scan.variants import SameNetwork, by_network
-from selector.zoo import ModelSpec
-from selector.zoo.timm_facts import timm_facts
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +26,6 @@ FIRST_ROWS = 100  # of the first round, at least: fewer tell hardly anything
 FIRST_SHARE = 0.25  # at most
 BREADTH = 0.5  # of what is left: spent on a round while another follows
 _DECADE = 0.5  # deviations of the prior that a network must be better by to cost ten times as much
-_SPEED = 2e10  # multiply-adds a second until a network has run here
 
 
 @dataclass(frozen=True)
@@ -52,38 +47,6 @@ class ScanBudget:
         return f"{100 * (self.share or 0):g} % of the full scan"
 
 
-class Prices:
-    """Seconds an item of each network: as it ran here before, else by its multiply-adds and what others took."""
-
-    def __init__(self, extraction: Extraction) -> None:
-        self._extraction = extraction
-
-    def all(self, specs: Sequence[ModelSpec]) -> dict[str, float]:
-        """By name; a network of which nothing is known costs the median of the others."""
-        measured: dict[str, float] = {}
-        operations: dict[str, float] = {}
-        for spec in specs:
-            if (seconds := self._extraction.estimate(spec, 1)) is not None:
-                measured[spec.name] = seconds
-            if (found := self._operations(spec)) is not None:
-                operations[spec.name] = found
-        both = sorted(measured[name] / operations[name] for name in measured.keys() & operations.keys())
-        speed = both[len(both) // 2] if both else 1 / _SPEED
-        prices = {**{name: found * speed for name, found in operations.items()}, **measured}
-        known = sorted(prices.values())
-        median = known[len(known) // 2] if known else 1.0
-        return {spec.name: prices.get(spec.name, median) for spec in specs}
-
-    def _operations(self, spec: ModelSpec) -> float | None:
-        size = spec.preprocess.input_size
-        if (known := timm_facts(spec)) is not None and known.operations:
-            return known.operations * (1.0 if size is None else size[1] * size[2] / known.img_size**2)
-        if not spec.params:
-            return None
-        found = modalities.of(self._extraction.target).operations(spec.params, size)
-        return None if found is None else math.sqrt(max(found[0], 1.0) * max(found[1], 1.0))
-
-
 class BudgetedRounds(Rounds):
     """The rounds of one target within a budget."""
 
@@ -92,7 +55,7 @@ class BudgetedRounds(Rounds):
     ) -> None:
         super().__init__(*args, **settings)
         self._budget, self._clock = budget, clock
-        self._prices = Prices(self.extraction)
+        self._prices = self.extraction.prices
         self._specs = [network.members[0].spec for network in by_network(self.candidates)]
         self._read = dict.fromkeys((spec.name for spec in self._specs), 0)  # items, by the network's first variant
         self._items = len(self.extraction.rows().every_item)
@@ -121,7 +84,7 @@ class BudgetedRounds(Rounds):
 
     def _shares(self) -> list[float]:
         """Of the rows, a round each: the first such that half of the budget pays for all models, within bounds."""
-        prices = self._prices.all(self._specs)
+        prices = self._prices(self._specs)
         whole = sum(prices.values()) * self._items
         part = self._left() / whole if whole else 1.0
         share = min(1.0, max(min(FIRST_SHARE, part * BREADTH), FIRST_ROWS / max(1, self._items)))
@@ -136,14 +99,14 @@ class BudgetedRounds(Rounds):
         """Seconds; of a share those that prices say, as they are known by now."""
         if self._budget.seconds is not None:
             return self._budget.seconds - (self._clock() - self._begun)
-        prices = self._prices.all(self._specs)
+        prices = self._prices(self._specs)
         whole = sum(prices.values()) * self._items
         return (self._budget.share or 0.0) * whole - sum(prices[name] * n for name, n in self._read.items())
 
     def _affordable(self, share: float, allotted: float, *, first: bool) -> list[SameNetwork]:
         """The networks of a round, in order; the others stop, or none where it cannot pay for the first k."""
         running = by_network(self.running)
-        prices = self._prices.all(self._specs)
+        prices = self._prices(self._specs)
         items = len(self.extraction.rows(share).every_item)
         order = sorted(running, key=(lambda n: self._promise(n, prices)) if first else self._merit, reverse=True)
         if first:  # whatever the budget, there is something to compare

@@ -13,6 +13,7 @@ import numpy as np
 from selector.core.contracts import UNLABELLED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
 from selector.core.engine import Engine, Failure, LocalEngine, Needs, Outcome, Shared, failure_of
 from selector.core.errors import ConfigError, StoreError
+from selector.core.progress import under_way
 from selector.extract.deaths import Deaths
 from selector.extract.isolated import IsolatedJobs, Isolation, of_others
 from selector.extract.job import ExtractJob, ExtractResult, Settings, layer_specs
@@ -23,6 +24,7 @@ from selector.modalities.image import canvas_of
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
 from selector.scan.parcel import Parcel, ScoreSettings, ToScore, parcel_of, work
+from selector.scan.prices import prices
 from selector.scan.supplies import StoreSupplies
 from selector.scan.variants import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
@@ -169,22 +171,32 @@ class Extraction:
             self._settle(asked.pop(id(outcome.item)), outcome)
 
     def _work_elsewhere(self, lacking: Sequence[_Lacking], share: float) -> None:
-        """Likewise on the engine's workers, which score what they extract."""
+        """Likewise on the engine's workers, which score what they extract: the dear ones first, so that none is left to
+        run alone at the end."""
+        price = self.prices([members[0].spec for _, members, _ in lacking])
+        lacking = sorted(lacking, key=lambda one: (one[2], -price[one[1][0].spec.name]))
         asked: dict[int, list[Candidate]] = {}
         upcoming = [members[0].spec for _, members, alone in lacking if not alone]
+        done = 0
+
+        def tell() -> None:
+            names = [candidates[0].spec.name for candidates in asked.values()]
+            self.notify(Progress("extract", done, len(lacking), "models", note=under_way(names)))
 
         def parcels() -> Iterator[Parcel]:
             for _, candidates, cost_only in lacking:
                 job = self._job(candidates, share, upcoming, cost_only=cost_only)
                 parcel = parcel_of(job, self.view(share), self.isolation, self.scored(share))
                 asked[id(parcel)] = candidates
+                tell()
                 yield parcel
 
         outcomes = self.engine.map(work, parcels(), fatal=(StoreError, ConfigError), needs=_needs)
         with contextlib.closing(outcomes):  # type: ignore[type-var]  # a generator: workers stop where this ends early
-            for done, outcome in enumerate(outcomes, 1):
+            for outcome in outcomes:
                 self._settle(asked.pop(id(outcome.item)), outcome)
-                self.notify(Progress("extract", done, len(lacking), "models"))
+                done += 1
+                tell()
 
     def scored(self, share: float) -> tuple[ToScore, ...]:
         """What workers score as well."""
@@ -307,6 +319,10 @@ class Extraction:
         """Seconds that a network takes for so many rows, by what was measured here; None when nothing was."""
         rate = self.store.get("rate", {"source": spec.source})
         return rows / rate["rows_per_second"] if rate else None
+
+    def prices(self, specs: Sequence[ModelSpec]) -> dict[str, float]:
+        """Seconds an item of each network, by name; see ``scan.prices``."""
+        return prices(specs, self.target, self.estimate)
 
     def features(self, spec: ModelSpec, indices: np.ndarray) -> np.ndarray:
         """Frozen features (len(indices), D) of any items, extracted when they are not stored yet."""

@@ -19,6 +19,7 @@ from selector.core.atomic import write_atomic
 from selector.core.contracts import Progress
 from selector.core.engine import Failure, LocalEngine, Shared
 from selector.core.errors import StoreError
+from selector.core.progress import under_way
 from selector.core.task import Probe, Stats
 from selector.tuning.clock import Clock
 from selector.tuning.crew import Kit
@@ -265,6 +266,11 @@ def trained_elsewhere(
     finished: list[tuple[Entry, list[Run]]] = []  # by an earlier call
     open_: dict[str, float] = {}  # seconds that were allowed to jobs under way
 
+    done = 0
+
+    def tell() -> None:
+        field.bench.notify(Progress("train", done, len(entries), "configurations", note=under_way(list(open_))))
+
     def jobs() -> Iterator[Course]:
         for place, entry in enumerate(entries):
             left = field.clock.deadline() - field.clock.now()
@@ -283,10 +289,11 @@ def trained_elsewhere(
                 field.crew.kit, Place.of(loaded), strategy, entry.rates, known, entry.seed, entry.steps, allowed  # type: ignore[union-attr]
             )  # fmt: skip
             of_job[job.name], open_[job.name] = entry, allowed
+            tell()
             yield job
 
     with field.clock.of_workers():
-        for done, outcome in enumerate(field.crew.map(train_there, jobs()), 1):
+        for outcome in field.crew.map(train_there, jobs()):
             entry = of_job[outcome.item.name]
             del open_[outcome.item.name]
             if outcome.result is None:
@@ -297,8 +304,8 @@ def trained_elsewhere(
                 runs = list(outcome.result.runs)
                 field.clock.charge(outcome.result.seconds)
                 _keep(field, entry.configuration, outcome.result)
-            told = f"{entry.configuration.label} of round {entry.configuration.round + 1}"
-            field.bench.notify(Progress("train", done, len(entries), "configurations", note=told))
+            done += 1
+            tell()
             yield entry.configuration, runs
     for entry, runs in finished:
         yield entry.configuration, runs
