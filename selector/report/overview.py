@@ -11,7 +11,7 @@ import numpy as np
 
 from selector.core.atomic import write_atomic
 from selector.core.documents import plain
-from selector.core.units import format_count, format_duration
+from selector.core.units import format_count, format_duration, format_latency
 from selector.report.ranking import Ranking
 from selector.results import ModelResult
 
@@ -211,7 +211,7 @@ def model_table(found: Overview) -> tuple[list[str], list[list[str]]]:
     for row in found.models:
         cost = [
             format_count(row.parameters) if row.parameters else "–",
-            "–" if row.latency is None else format_duration(row.latency),
+            "–" if row.latency is None else format_latency(row.latency),
         ]
         chosen = "●" if row.chosen else ""
         rows.append([row.name, f"{row.mean_rank:.2f}", str(row.targets), str(len(row.serves)), chosen, *cost])
