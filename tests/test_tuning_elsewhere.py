@@ -58,9 +58,6 @@ class Samples:
     def folder(self) -> Path:
         return self.root
 
-    def bytes(self, name: str) -> int | None:
-        return None
-
 
 class Inline:
     """Workers in this process: jobs and answers are pickled, and the last one that was handed over is done first."""

@@ -6,7 +6,8 @@ import ctypes
 import functools
 from collections.abc import Callable
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
+"""The last one as in CUBLAS_STATUS_ALLOC_FAILED: handles of a GPU's libraries take memory as well."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

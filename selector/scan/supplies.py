@@ -49,11 +49,6 @@ class StoreSupplies:
         """Of the trainings of this machine."""
         return self._work.store.trainings_folder
 
-    def bytes(self, name: str) -> int | None:
-        """Of the weights in float32, by what the zoo says."""
-        parameters = self.specs[name].params
-        return None if parameters is None else 4 * int(parameters)
-
     @property
     def _work(self) -> Workspace:
         return workspace_of(self.target, self.store, self.settings)

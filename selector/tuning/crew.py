@@ -42,10 +42,6 @@ class Supplies(Protocol):
         """Where the machine that asks keeps records, weights and checkpoints."""
         ...
 
-    def bytes(self, name: str) -> int | None:
-        """Memory that a candidate's weights take, where it is known."""
-        ...
-
 
 @dataclass(frozen=True)
 class Kit:
@@ -113,18 +109,12 @@ class Crew:
     engine: Engine
     kit: Shared
     names: frozenset[str]
-    bytes: Callable[[str], int | None]
 
     @staticmethod
     def of(engine: Engine, kit: Kit) -> Crew:
         """With the kit handed over."""
-        return Crew(engine, engine.share(kit), frozenset(kit.supplies.names), kit.supplies.bytes)
+        return Crew(engine, engine.share(kit), frozenset(kit.supplies.names))
 
     def map(self, function: Callable[[Any], Any], jobs: Iterable[Job]) -> Iterator[Outcome[Any, Any]]:
-        """See ``Engine.map``; a full disk ends the run."""
-        return self.engine.map(function, jobs, fatal=(StoreError,), needs=self._needs)
-
-    def _needs(self, job: Job) -> Needs:
-        weights = self.bytes(job.model)
-        # weights, gradients and two moments of the optimiser
-        return Needs(None if weights is None else 4 * weights, shared=(job.kit,))
+        """See ``Engine.map``; a full disk ends the run. A training has its device to itself: what it takes is compared."""
+        return self.engine.map(function, jobs, fatal=(StoreError,), needs=lambda job: Needs(shared=(job.kit,)))

@@ -717,6 +717,15 @@ def test_a_gpu_gives_the_features_of_the_cpu(small: Small, precision: str) -> No
     assert agreement(reference(small, pixels), runner.encode(pixels)).cosine > 0.999
 
 
+@pytest.mark.gpu
+def test_float32_of_a_gpu_is_not_rounded_to_tf32(small: Small) -> None:
+    pixels = pictures(64)
+    runner = open_runner(small, device="cuda", precision="float32", backend="eager", sample=pixels, rows_expected=64)
+    allowed = torch.backends.cudnn.allow_tf32
+    np.testing.assert_allclose(runner.encode(pixels), reference(small, pixels), rtol=1e-4, atol=1e-5)
+    assert torch.backends.cudnn.allow_tf32 == allowed  # the caller's own setting
+
+
 # ---------------------------------------------------------------------------- batch size
 
 

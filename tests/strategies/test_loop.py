@@ -169,9 +169,12 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generators_a
     torch.set_rng_state(before[0])
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_loop, "CHECKPOINT_SECONDS", 0.0)
-    settings = Settings(steps=10, batch_size=20, rate=0.05, optimiser="adamw")
+    settings = Settings(steps=10, batch_size=20, rate=0.05, optimiser="adamw", device=device)
     whole = network(norm=True, dropout=0.3)
     fit(whole, settings, feed=AUGMENTED)
 
@@ -254,6 +257,7 @@ class Hungry(nn.Module):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_out_of_memory_halves_the_batch_and_gives_the_same_weights(error: Exception) -> None:

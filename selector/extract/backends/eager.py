@@ -9,6 +9,7 @@ weights on every call. Batch norms are folded into the convolutions before them 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -45,11 +46,20 @@ class EagerBackend:
 
     def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D); on a GPU the work is queued and the result waits for it."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._rounding():
             items = modalities.of(self.encoder)
             moved = items.ready(items.staged(batch, self.device), self.encoder.preprocess, self.device, self.dtype)
             features = self.forward(moved)
         return lambda: _to_numpy(features)
+
+    def _rounding(self) -> contextlib.AbstractContextManager[None]:
+        """Convolutions of float32 round to TF32 on a GPU unless they are told not to; the rows of a CPU, which are not
+        rounded, lie in the same entry."""
+        if self.device.type != "cuda" or self.dtype != torch.float32:
+            return contextlib.nullcontext()
+        cudnn = torch.backends.cudnn
+        kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+        return cudnn.flags(**kept, allow_tf32=False)
 
     def resized(self, batch_size: int) -> EagerBackend | None:
         """The same network: eager torch takes any size."""
@@ -93,5 +103,6 @@ def has_bfloat16(device: str) -> bool:
     """Whether the hardware multiplies in bfloat16; emulation is slower than float32."""
     kind = torch.device(device).type
     if kind == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(torch.device(device)):  # it asks of the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return kind == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -23,6 +23,7 @@ from torch import nn
 from selector import modalities
 from selector.core.errors import TrainingError
 from selector.core.task import Learner
+from selector.extract.memory import is_out_of_memory
 from selector.tuning.strategies._checkpoint import read_checkpoint, write_checkpoint
 from selector.tuning.strategies._parts import Group
 
@@ -162,6 +163,8 @@ def train(
             module.load_state_dict(state["module"])
             optimiser.load_state_dict(state["optimiser"])
             torch.set_rng_state(state["rng"])
+            if "device_rng" in state and device.type == "cuda":
+                torch.cuda.set_rng_state(state["device_rng"], device)
             fit.steps, fit.losses = int(state["step"]), list(state["losses"])
             fit.notes.append(f"went on from a checkpoint at step {fit.steps}")
         train_mode(module, moving)
@@ -189,8 +192,11 @@ def train(
                 try:
                     loss = _accumulate(module, prepared, known, micro_batch, feed.normalise, settings, beside)
                     break
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    micro_batch = _smaller(micro_batch, error, fit)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                # outside the except block: the traceback would keep the tensors of the failed pass alive
+                micro_batch = _smaller(micro_batch, device, fit)
             if not math.isfinite(loss):
                 fit.status = "diverged"
                 fit.notes.append(f"the loss became {loss} at step {step}")
@@ -202,7 +208,7 @@ def train(
             if not fit.memory_bytes:
                 fit.memory_bytes = _memory(device)
             if checkpoint is not None and clock() - saved > CHECKPOINT_SECONDS:
-                write_checkpoint(checkpoint, _state(module, optimiser, fit))
+                write_checkpoint(checkpoint, _state(module, optimiser, fit, device))
                 saved = clock()
             if on_step is not None:
                 on_step(fit.steps)
@@ -330,16 +336,13 @@ def _accumulate(
     return total
 
 
-def _smaller(micro_batch: int, error: Exception, fit: Fit) -> int:
-    """Half the micro batch after a lack of memory; anything else is passed on."""
-    lack = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    if not lack:
-        raise error
+def _smaller(micro_batch: int, device: torch.device, fit: Fit) -> int:
+    """Half the micro batch after a lack of memory."""
     if micro_batch == 1:
         raise TrainingError(
             "out of memory with a single item; train at a smaller resolution, on another device, or use 'frozen'."
-        ) from error
-    if torch.cuda.is_available():
+        )
+    if device.type == "cuda":
         torch.cuda.empty_cache()
     half = max(1, micro_batch // 2)
     fit.notes.append(f"out of memory with {micro_batch} items: gradients are summed over pieces of {half}")
@@ -414,8 +417,11 @@ def _finite(moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> b
     return all(bool(torch.isfinite(p).all()) for _, named in moving for _, p in named)
 
 
-def _state(module: nn.Module, optimiser: torch.optim.Optimizer, fit: Fit) -> dict[str, Any]:
+def _state(module: nn.Module, optimiser: torch.optim.Optimizer, fit: Fit, device: torch.device) -> dict[str, Any]:
+    # dropout on a GPU draws from a generator of its own
+    own = {"device_rng": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {
+        **own,
         "module": module.state_dict(),
         "optimiser": optimiser.state_dict(),
         "rng": torch.get_rng_state(),
@@ -427,7 +433,10 @@ def _state(module: nn.Module, optimiser: torch.optim.Optimizer, fit: Fit) -> dic
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Dropout and augmentation draw from ``seed``; the caller's generators are left as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # ``manual_seed`` seeds every GPU, whatever trains
+    begun = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cards = range(torch.cuda.device_count()) if begun else ()
+    with torch.random.fork_rng(devices=list(cards)):
         torch.manual_seed(seed)
         yield
 
