@@ -7,7 +7,7 @@ A job is a network that reads all targets. Its time is drawn from the recorded s
 a run takes about ``--seconds`` on its workers; a worker sleeps for it. As in a scan the driver hands the dear networks over
 first, by prices that are off by a factor of 1.6 (one standard deviation). Jobs carry what real ones carry: shared rows a
 target, handed over once, and keys back. Rows that the file has are not made again. ``efficiency`` is the sum of the jobs' times over workers × time from the first
-job handed over to the last result, the start of worker processes left out (a warm-up job a worker). ``driver_growth`` is
+job handed over to the last result, the start of worker processes left out (a first job a worker, which ends when all of them have begun). ``driver_growth`` is
 the driver's resident memory at the end less that after a tenth of the jobs.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,25 @@ def work(job: Job) -> dict[str, str]:
         opened(target)
     time.sleep(job.seconds)
     return {target.key: f"{job.name}-{target.key}" for target in job.targets}
+
+
+@dataclass(frozen=True)
+class First:
+    """A job that ends when so many of them have begun: then every worker is there, with the shared values."""
+
+    name: str
+    folder: str
+    count: int
+    targets: tuple[Shared, ...]
+
+
+def begin(job: First) -> None:
+    """Wait for the others."""
+    for target in job.targets:
+        opened(target)
+    (Path(job.folder) / job.name).touch()
+    while len(list(Path(job.folder).iterdir())) < job.count:
+        time.sleep(0.2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +120,9 @@ def run(workers: int, models: int, targets: int, seconds: float, seed: int) -> d
     try:
         rng = np.random.default_rng(seed)
         shared = tuple(fleet.share(rng.random(ROWS)) for _ in range(targets))
-        list(fleet.map(work, [Job(f"warm-{i}", 2.0, shared) for i in range(workers)], needs=_needs))
+        with tempfile.TemporaryDirectory() as folder:
+            first = [First(str(i), folder, workers, shared) for i in range(workers)]
+            assert not any(outcome.failure for outcome in fleet.map(begin, first, needs=_needs))
         spent = times(models, workers * seconds, seed)
         prices = spent * np.exp(rng.normal(0, PRICE_ERROR, models))
         jobs = (Job(f"model-{i}", float(spent[i]), shared) for i in np.argsort(-prices))
@@ -124,7 +146,7 @@ def run(workers: int, models: int, targets: int, seconds: float, seed: int) -> d
     }  # fmt: skip
 
 
-def _needs(job: Job) -> Needs:
+def _needs(job: Job | First) -> Needs:
     return Needs(shared=job.targets)
 
 
