@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from selector.core.errors import BadImagesError, OptionError, OutOfMemory, Sourc
 from selector.core.fleet import Fleet
 from selector.core.processes import Processes
 from selector.data import load_target
+from selector.extract.job import Settings
+from selector.extract.workspace import Workspace
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
 from selector.scan.variants import SameNetwork
+from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.test_scan import table
@@ -222,6 +226,26 @@ def test_the_dear_networks_are_handed_over_first_and_every_one_is_counted(photos
     assert names.names == ["large", "middling", "small"]
     assert notes[:2] == [("extract", 0, 3, "1 under way: large"), ("extract", 1, 3, "")]
     assert notes[-1] == ("extract", 3, 3, "")
+
+
+def test_weights_are_fetched_once_a_machine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    original = sources.get("timm").load
+
+    def load(spec: ModelSpec) -> Any:
+        if not (tmp_path / spec.name).exists():  # as a library that looks into its cache, and keeps no lock
+            time.sleep(0.2)
+            (tmp_path / spec.name).touch()
+            fetched.append(spec.name)
+        return original(spec)
+
+    monkeypatch.setattr(sources.get("timm"), "load", load)
+    store, target = FeatureStore(tmp_path / "store"), load_target(photos)
+    workers = [Workspace(target, store, Settings(device="cpu")) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda worker: worker.load(ZOO[0]), workers))
+    assert len(made) == 3
+    assert fetched == [ZOO[0].name]
 
 
 def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ class Workspace:
 
     def _load(self, spec: ModelSpec) -> Encoder:
         check_trusted(spec, self.settings.trusted)
-        with keeping_folder():
+        # whoever comes second finds the weights on this machine
+        with self.store.machine_lock(json.dumps({"load": network_of(spec)})), keeping_folder():
             return sources.registry.get(spec.source_name).load(spec)
 
 

@@ -260,10 +260,12 @@ class FeatureStore:
         A file lock where the store lies on a disk of this machine, a lease with a heartbeat where it is shared
         (``leases``). Where neither can be had, the work goes on without.
         """
-        if self.shared and not self.read_only:
-            with lease(self._files, name):
-                yield
-            return
+        with lease(self._files, name) if self.shared and not self.read_only else self.machine_lock(name):
+            yield
+
+    @contextmanager
+    def machine_lock(self, name: str) -> Iterator[None]:
+        """Likewise among the processes of this machine, wherever the store lies."""
         import filelock
 
         folder = (self._files.spare_root() if self.read_only else self._local_root) / "locks"
