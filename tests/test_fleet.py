@@ -281,6 +281,25 @@ def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         RayWorkers()
 
 
+def test_a_cluster_that_cannot_be_joined_says_what_to_do() -> None:
+    from selector.core import ray_workers
+
+    class Ray:
+        """As ``ray.init`` fails."""
+
+        def __init__(self, cause: type[Exception] | None) -> None:
+            self.cause = cause
+
+        def init(self, **_: Any) -> None:
+            raise ConnectionError("Failed to connect") from (self.cause and self.cause())
+
+    refused = type("AuthenticationError", (Exception,), {})
+    with pytest.raises(OptionError, match=r"at 'head:6379' asks for a token; set RAY_AUTH_MODE=token"):
+        ray_workers._connect(Ray(refused), "head:6379")
+    with pytest.raises(OptionError, match=r"no Ray cluster answers at 'head:6379' \(Failed to connect\)"):
+        ray_workers._connect(Ray(None), "head:6379")
+
+
 @pytest.mark.slow  # a scan in a process of its own, and its cluster
 @pytest.mark.parametrize("engine", ["processes", "ray"])
 def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(engine: str, photos: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PLAIN = {"RAY_AUTH_MODE": "disabled", "RAY_DISABLE_MEMORY_MONITOR": "1", "PYTHONPATH": str(ROOT)}
 
 SCRIPT = """
 import logging, os, sys, threading, time
@@ -64,9 +65,12 @@ print("same table;", sum("it runs again" in line for line in told), "jobs ran ag
 
 def _start(*words: str) -> subprocess.Popen[bytes]:
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--object-store-memory=80000000", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_DISABLE_MEMORY_MONITOR": "1"}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        env={**os.environ, **PLAIN},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -115,7 +119,6 @@ def test_a_node_that_is_killed_costs_its_jobs_another_run_and_nothing_else(
     script = tmp_path / "scan.py"
     script.write_text(SCRIPT)
     words = [sys.executable, str(script), str(photos), str(tmp_path), address, str(node)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(words, env={**os.environ, **PLAIN}, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "same table;" in done.stdout

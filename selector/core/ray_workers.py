@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,23 @@ def _connect(ray: Any, address: str | None) -> None:
     try:
         ray.init(address=place, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if any(type(each).__name__ == "AuthenticationError" for each in _chain(error)):
+            raise OptionError(
+                f"ray_address: the Ray cluster at {place!r} asks for a token; set RAY_AUTH_MODE=token, with the cluster's "
+                "token in ~/.ray/auth_token or RAY_AUTH_TOKEN.",
+                "ray_address",
+            ) from None
         raise OptionError(
             f"ray_address: no Ray cluster answers at {place!r} ({_first_line(error)}); start one with 'ray start --head', "
             "or leave the address out for a cluster of this machine.",
             "ray_address",
         ) from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _surroundings() -> dict[str, Any]:
