@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
+from benchmarks.suite import crop_sets
 from benchmarks.suite.sets import SPLIT_SEED, LabelledSet, draw
 
-NAMES = ("flowers", "cifar10", "pneumoniamnist", "digits", "dtd10", "textile", "mnist", "brainmri")
-MIRRORED = frozenset({"flowers", "dtd10", "cifar10", "textile"})  # a mirrored digit or chest is another thing
+NAMES = ("flowers", "cifar10", "pneumoniamnist", "digits", "dtd10", "textile", "mnist", "brainmri", "camvid_tiles")
+MIRRORED = frozenset({"flowers", "dtd10", "cifar10", "textile", "coco128_crops", "camvid_tiles"})  # a mirrored digit or chest is another thing
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -56,6 +57,9 @@ def load(name: str, data: Path, max_train_val: int, max_test: int) -> ImageSet:
         test_images, test_labels = _parquet(data / name / "test.parquet")
         is_test = np.repeat([False, True], [len(images), len(test_images)])
         images, labels, val_share = images + test_images, np.concatenate([labels, test_labels]), 0.15
+    elif name in CUT:
+        images, labels, is_test = CUT[name](data)
+        val_share = 0.15
     else:
         images, labels = WITHOUT_SPLIT[name]()
         _, test = train_test_split(np.arange(len(labels)), test_size=0.15, stratify=labels, random_state=SPLIT_SEED)
@@ -64,8 +68,10 @@ def load(name: str, data: Path, max_train_val: int, max_test: int) -> ImageSet:
     return ImageSet(name, labels[rows], splits, [decode(images[i]) for i in rows])
 
 
-def decode(raw: bytes | np.ndarray) -> Image.Image:
-    """An RGB image from a file's bytes or from pixels."""
+def decode(raw: bytes | np.ndarray | Image.Image) -> Image.Image:
+    """An RGB image from a file's bytes, from pixels or from one that is open."""
+    if isinstance(raw, Image.Image):
+        return raw.convert("RGB")
     image = Image.open(io.BytesIO(raw)) if isinstance(raw, bytes) else Image.fromarray(raw)
     return image.convert("RGB")
 
@@ -95,3 +101,7 @@ def _digits() -> tuple[list[np.ndarray], np.ndarray]:
 
 
 WITHOUT_SPLIT: dict[str, Callable[[], tuple[list, np.ndarray]]] = {"textile": _textile, "digits": _digits}
+CUT: dict[str, Callable[[Path], tuple[list, np.ndarray, np.ndarray]]] = {
+    "coco128_crops": crop_sets.coco128_crops,
+    "camvid_tiles": crop_sets.camvid_tiles,
+}

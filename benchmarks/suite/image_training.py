@@ -91,6 +91,10 @@ class ImageLearner:
         loss.backward()
         return float(loss.detach())
 
+    def forward(self, rows: np.ndarray) -> torch.Tensor:
+        inputs = self.encoder.normalise(self._pixels[torch.from_numpy(rows)])
+        return self.module(inputs.contiguous(memory_format=self._layout))  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def logits(self, rows: np.ndarray) -> torch.Tensor:
         self.module.eval()

@@ -16,7 +16,7 @@ from benchmarks.suite.training import Learner
 from selector.ranking.prior import ModelFacts
 
 RESULTS = Path(__file__).parents[1] / "results" / "suite"
-NAMES = ("images", "texts")
+NAMES = ("images", "texts", "held_out")
 Column = dict[str, float]  # encoder -> value, on one set
 ByScore = Mapping[str, Mapping[str, Column]]  # score -> set -> column
 Scope = Callable[[str, Column, ByScore], Sequence[str]]

@@ -91,6 +91,10 @@ class TextLearner:
             total += float(loss.detach())
         return total
 
+    def forward(self, rows: np.ndarray) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._module(self._batch(rows))  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def logits(self, rows: np.ndarray) -> torch.Tensor:
         self._module.eval()

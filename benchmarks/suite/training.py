@@ -83,6 +83,10 @@ class Learner(Protocol):
         """Mean loss of a batch, its gradients added to the parameters; ``rng`` is for augmentation."""
         ...
 
+    def forward(self, rows: np.ndarray) -> torch.Tensor:
+        """(rows, C) with gradients, without augmentation, in the mode that the module is in."""
+        ...
+
     def logits(self, rows: np.ndarray) -> torch.Tensor:
         """(rows, C) in float32, in eval mode and without gradients."""
         ...
