@@ -36,6 +36,25 @@ def test_a_model_whose_trial_was_not_run_counts_as_the_others_on_average() -> No
     assert found == {"a": 0.7, "b": 0.6, "c": 0.65}
 
 
+def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it() -> None:
+    known, after = {"a": 0.60, "b": 0.57, "c": 0.55}, {"a": 0.70, "b": 0.71, "c": 0.66}
+    trials = {n: TrialCell("ok", after=value) for n, value in after.items()}
+    usual = np.mean([after[n] - known[n] for n in known])
+    variance = np.var([after[n] - known[n] for n in known], ddof=1)
+
+    def order(values: dict[str, float]) -> list[str]:
+        return sorted(values, key=lambda n: -values[n])
+
+    exact = combined(known, trials)
+    assert exact == pytest.approx({n: (known[n] + after[n]) / 2 for n in known})
+    noisy = combined(known, trials, {"a": 0.08, "b": 0.0, "c": 0.08})  # more than lies between them
+    assert noisy == pytest.approx({n: value + usual / 2 for n, value in known.items()})
+    assert order(noisy) == ["a", "b", "c"]
+    half = 1.645 * np.sqrt(variance)  # noise of a difference: half of it is that of one trial
+    between = combined(known, trials, {"a": half, "b": 0.0, "c": half})
+    assert between == pytest.approx({n: (exact[n] + noisy[n]) / 2 for n in known})
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_model_that_cannot_be_trained_comes_last(status: str) -> None:
     found = combined({"a": 0.9, "b": 0.2}, {"a": TrialCell(status), "b": TrialCell("ok", after=0.3)})

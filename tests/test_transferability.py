@@ -264,3 +264,24 @@ def test_own_results_never_overturn_what_the_target_says_clearly(pool):
         half = (plain[name].high - plain[name].low) / 2
         assert abs(moved[name].prior) <= half + 1e-12
         assert moved[name].high - moved[name].low > 2 * half  # with an error of its own
+
+
+def test_members_that_a_task_names_make_the_score_and_the_usual_ones_where_they_are_missing(pool):
+    facts = LabelFacts.of(LABELS, LabelKind.CLASSES, ("logme", "lda", "gbc"))
+    everything = {"logme": Score(facts.null_logme + 20), "lda": Score(1.0), "gbc": Score(0.0), "knn": Score(0.3)}
+    nothing = {"logme": Score(facts.null_logme), "lda": Score(facts.chance), "gbc": Score(-facts.overlap)}
+    found = combine({"everything": everything, "nothing": {**nothing, "knn": Score(1.0)}}, facts)
+    assert found["everything"].members.keys() == {"logme", "lda", "gbc"}
+    assert found["everything"].value == pytest.approx(1)
+    assert found["nothing"].value == pytest.approx(0, abs=1e-12)
+    usual = {name: {"knn": scores["knn"]} for name, scores in pool.items()}
+    assert combine(usual, facts)["good"].members.keys() == {"knn"}
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(2000, 77), (2000, 6), (1200, 100)])
+def test_overlap_of_rows_that_do_not_know_the_classes_is_near_zero_on_the_scale(rows, classes):
+    rng = np.random.default_rng(0)
+    labels = np.arange(rows) % classes
+    facts = LabelFacts.of(labels, LabelKind.CLASSES)
+    value = evaluate(FeatureSet(rng.standard_normal((rows, 128)).astype(np.float32), labels), "gbc").value
+    assert value == pytest.approx(-facts.overlap, rel=0.06)

@@ -22,10 +22,10 @@ from scipy.stats import rankdata
 from benchmarks.assets import assets_folder
 from benchmarks.suite import score_cells, suites, table
 from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
-from selector.core.contracts import LabelKind, Score
+from selector.core.contracts import Score
 from selector.ranking.agreement import MEASURES as AGREEMENT
 from selector.ranking.agreement import mean_agreement, paired_difference
-from selector.ranking.combination import MEMBERS, combine
+from selector.ranking.combination import combine
 from selector.ranking.prior import ModelFacts, static_prior
 
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     truth = {name: truth[name] for name in chosen}
     by_score = static_baselines(truth, facts)
-    scored = score_cells.read(args.scores or suite.table("scores", args.quick))
+    scored = score_cells.read(args.scores or suite.table("scores", args.quick), suite.members)
     by_score |= known(scored, truth, {name: known_of.model for name, known_of in facts.items()})
     missing = {key: reason for key, reason in scored.missing.items() if key[2] in truth.get(key[0], ())}
     rows = agreement(by_score, truth, suite.scopes, 50 if args.quick else args.draws, args.seed)
@@ -119,8 +119,10 @@ def known(
             if column := {e: values[e] for e in truth.get(name, ()) if e in values}:
                 found.setdefault(score, {})[name] = column
     for name in truth:
+        if name not in scored.labels:
+            continue
         cells = {e: {s: Score(found[s][name][e]) for s in found if e in found[s].get(name, ())} for e in truth[name]}
-        whole = {e: by_proxy for e, by_proxy in cells.items() if set(MEMBERS[LabelKind.CLASSES]) <= set(by_proxy)}
+        whole = {e: by_proxy for e, by_proxy in cells.items() if set(scored.labels[name].scales) <= set(by_proxy)}
         if not whole:
             continue
         prior = static_prior({e: facts.get(e, ModelFacts()) for e in whole})
@@ -142,7 +144,7 @@ def seconds(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str
             time for name, by_encoder in by_set.items() for e, time in by_encoder.items() if e in truth.get(name, ())
         ]:
             found[score] = float(np.median(cells))
-    members = [found[member] for member in MEMBERS[LabelKind.CLASSES] if member in found]
+    members = [found[member] for member in next(iter(scored.labels.values())).scales if member in found]
     return found | {NORMALISED_SCORE: sum(members), TRANSFERABILITY: sum(members)}
 
 

@@ -31,7 +31,7 @@ from selector.ranking.combination import LabelFacts
 COLUMNS = (
     "set", "encoder", "score", "value", "error", "seconds", "version", "rows", "width", "size", "status", "reason",
 )  # fmt: skip
-LABEL_COLUMNS = ("set", "rows", "classes", "chance", "entropy", "null_logme", "status")
+LABEL_COLUMNS = ("set", "rows", "classes", "chance", "entropy", "null_logme", "overlap", "status")
 WITH_ERROR = ("knn", "probe", "logme", "lda")  # whose sampling error is wanted; for others it may cost minutes
 
 
@@ -102,7 +102,8 @@ def write_labels(path: Path, set_name: str, labels: np.ndarray) -> None:
     facts = LabelFacts.of(labels, LabelKind.CLASSES)
     row = {
         "set": set_name, "rows": len(labels), "classes": len(np.unique(labels)), "chance": repr(facts.chance),
-        "entropy": repr(facts.entropy), "null_logme": repr(facts.null_logme), "status": "ok",
+        "entropy": repr(facts.entropy), "null_logme": repr(facts.null_logme),
+        "overlap": repr(facts.overlap), "status": "ok",
     }  # fmt: skip
     table.append(path, row, LABEL_COLUMNS)
 
@@ -147,8 +148,12 @@ class Scored:
     rows: Mapping[str, int] = field(default_factory=dict)
 
 
-def read(path: Path) -> Scored:
-    """The last row of every score and cell; the table of labels lies beside it."""
+def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
+    """The last row of every score and cell; the table of labels lies beside it.
+
+    Args:
+        members: of the combined score; the usual ones when left out.
+    """
     values: dict[str, dict[str, dict[str, float]]] = {}
     errors: dict[str, dict[str, dict[str, float]]] = {}
     seconds: dict[str, dict[str, dict[str, float]]] = {}
@@ -169,8 +174,9 @@ def read(path: Path) -> Scored:
         missing,
         {
             row["set"]: LabelFacts(
-                LabelKind.CLASSES, float(row["chance"]), float(row["entropy"]), float(row["null_logme"])
-            )
+                LabelKind.CLASSES, float(row["chance"]), float(row["entropy"]), float(row["null_logme"]),
+                float(row["overlap"]), members,
+            )  # fmt: skip
             for row in of_sets
         },
         {row["set"]: int(row["classes"]) for row in of_sets},

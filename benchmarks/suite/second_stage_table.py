@@ -5,7 +5,8 @@
 Reads ``ground_truth.csv``, ``scores.csv`` and ``trials.csv``; writes ``second_stage.csv`` beside them: agreement with full
 fine-tuning on the sets whose trials are complete, in the whole pool, its upper half, without networks trained on the
 target's own data, and over pairs of like size (parameters within a factor of two); and ``second_stage_errors.csv``: the
-correlation of the members' errors of rank. ``noise ceiling`` is what a second measurement of the truth would reach: the
+correlation of the members' errors of rank; and ``second_stage_left_out.csv``: a row a set, whose weight of trials and margin
+were chosen on the other sets, and what confirming the adaptive set finds and costs beside the first three. ``noise ceiling`` is what a second measurement of the truth would reach: the
 accuracies with the spread between seeds added once more.
 """
 
@@ -24,13 +25,18 @@ from benchmarks.suite import encoders, members, score_cells, table
 from benchmarks.suite.agreement_table import fine_tuned, static_baselines
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import MEASURES, SCOPES, Cells
-from selector.ranking.agreement import mean_agreement
-from selector.ranking.second_stage import MARGIN, TRIAL_WEIGHT
+from selector.ranking.agreement import mean_agreement, weighted_tau
+from selector.ranking.second_stage import MARGIN, MOST_TRIALS, TRIAL_WEIGHT, Z90, choose, combined
+from selector.results import TrialCell
+from selector.tuning.micro_trials import BATCH, STEPS
 
 COMPLETE = 17  # encoders with trial, truth and scores
 CEILING_DRAWS = 200
 FROZEN = "transferability"
 WEIGHTS = (0.33, 0.5, 0.67)
+OPEN_WEIGHTS = (0.0, 0.25, 0.33, 0.5, 0.67, 1.0)  # of trials, from which the other sets choose
+OPEN_MARGINS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
+TRAINING = SUITE.budget.steps * 32 / (STEPS * BATCH)  # what full fine-tuning in the suite costs, in trials
 Values = dict[str, np.ndarray]
 
 
@@ -63,14 +69,91 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"cost of a trial over that of the extraction: median {np.median(costs):.2f}, 90 % below {np.quantile(costs, 0.9):.2f}"
     )
-    for name, c in cells.items():
-        value = scores[name]["transferability + trial"]
-        best = max(np.flatnonzero(c.accuracy == c.accuracy.max()), key=lambda i: value[i])  # any of those that tie
-        near = value >= value.max() - MARGIN
-        print(
-            f"{name}: {near.sum()} within {MARGIN} of the first; the best is {value.max() - value[best]:.3f} behind it"
-        )
+    rows = left_out(cells, scores, trials)
+    write_rows(SUITE.table("second_stage_left_out"), rows)
+    for row in rows:
+        print(row)
     return 0
+
+
+def left_out(
+    cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Mapping[tuple[str, str], Mapping[str, str]]
+) -> list[dict[str, object]]:
+    """One row a set: weight and margin as the other sets have them, and the sets that are confirmed.
+
+    ``regret``, in points, is that of the best among those confirmed; ``cost`` that of trials and full trainings, in
+    trials of the leading model (its training is as many items as ``TRAINING`` trials).
+    """
+    rows = []
+    for name, own in cells.items():
+        others = [n for n in cells if n != name]
+        weight = max(OPEN_WEIGHTS, key=lambda w: np.mean([weighted_tau(mixed(scores[n], w), cells[n].accuracy) for n in others]))  # fmt: skip
+        margin = min((m for m in OPEN_MARGINS if all(stage(cells[n], scores[n], trials, n, m)["regret"] == 0 for n in others)), default=OPEN_MARGINS[-1])  # fmt: skip
+        frozen, trained = scores[name][FROZEN], mixed(scores[name], weight)
+        row: dict[str, object] = {"set": name, "encoders": len(own.names), "weight": weight, "margin": margin}
+        row["weighted_tau"] = round(weighted_tau(trained, own.accuracy), 3)
+        row["weighted_tau_without"] = round(weighted_tau(frozen, own.accuracy), 3)
+        row["regret@1"] = round(own.accuracy.max() - own.accuracy[np.argmax(trained)], 2)
+        row["regret@1_without"] = round(own.accuracy.max() - own.accuracy[np.argmax(frozen)], 2)
+        for label, chosen in (("shipped", MARGIN), ("left_out", margin)):
+            row |= {f"{label}_{k}": v for k, v in stage(own, scores[name], trials, name, chosen).items()}
+        rows.append(row | {f"first_3_{k}": v for k, v in fixed(own, frozen, trials, name).items()})
+    return rows
+
+
+def mixed(values: Values, weight: float) -> np.ndarray:
+    """Transferability and trial."""
+    return np.asarray((1 - weight) * values[FROZEN] + weight * values["trial"])
+
+
+def stage(
+    cells: Cells, values: Values, trials: Mapping[tuple[str, str], Mapping[str, str]], name: str, margin: float
+) -> dict[str, float]:
+    """What the second stage confirms of the leading ``MOST_TRIALS``: how many, its regret, its cost."""
+    order = np.argsort(-values[FROZEN], kind="stable")[:MOST_TRIALS]
+    tried = {cells.names[i]: TrialCell("ok", after=float(values["trial"][i])) for i in order}
+    errors = half_widths(tried, trials, name)
+    value = combined({e: float(values[FROZEN][cells.names.index(e)]) for e in tried}, tried, errors)
+    chosen = choose(value, errors, {}, None, margin).names
+    seconds = {e: float(trials[name, e]["trial_seconds"]) for e in tried}
+    spent = sum(seconds.values()) + TRAINING * sum(seconds[e] for e in chosen)
+    return _confirmed(cells, chosen, spent / seconds[cells.names[order[0]]])
+
+
+def fixed(
+    cells: Cells, frozen: np.ndarray, trials: Mapping[tuple[str, str], Mapping[str, str]], name: str
+) -> dict[str, float]:
+    """The first three by transferability, without a trial."""
+    chosen = [cells.names[i] for i in np.argsort(-frozen, kind="stable")[:3]]
+    seconds = [float(trials[name, e]["trial_seconds"]) for e in chosen]
+    return _confirmed(cells, chosen, TRAINING * sum(seconds) / seconds[0])
+
+
+def _confirmed(cells: Cells, chosen: Sequence[str], cost: float) -> dict[str, float]:
+    best = max(cells.accuracy[cells.names.index(e)] for e in chosen)
+    return {"models": len(chosen), "regret": round(float(cells.accuracy.max() - best), 2), "cost": round(cost, 1)}
+
+
+def half_widths(
+    tried: Mapping[str, TrialCell], trials: Mapping[tuple[str, str], Mapping[str, str]], name: str
+) -> dict[str, float]:
+    """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept."""
+    best = max(tried, key=lambda e: tried[e].after or 0.0)
+
+    def right(encoder: str) -> np.ndarray | None:
+        kept, count = trials[name, encoder].get("right") or "", int(trials[name, encoder]["held_out"])
+        return np.unpackbits(np.frombuffer(bytes.fromhex(kept), np.uint8))[:count].astype(float) if kept else None
+
+    found = {}
+    for encoder, cell in tried.items():
+        count = int(trials[name, encoder]["held_out"])
+        one, other = right(encoder), right(best)
+        if one is not None and other is not None:
+            variance = float(np.var(one - other)) / count
+        else:
+            variance = sum(p * (1 - p) for p in (cell.after or 0.0, tried[best].after or 0.0)) / count
+        found[encoder] = 0.0 if encoder == best else Z90 * float(np.sqrt(variance))
+    return found
 
 
 def scores_of(

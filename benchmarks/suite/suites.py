@@ -51,6 +51,7 @@ class Suite(ABC):
         budget, quick: of a cell; the second to see whether it runs.
         scopes: name -> which encoders are compared.
         source_is_target: set -> encoders that were trained on it.
+        members: of the combined score, where they are not the usual ones.
     """
 
     sets: ClassVar[tuple[str, ...]]
@@ -61,6 +62,7 @@ class Suite(ABC):
     quick: ClassVar[Budget]
     scopes: ClassVar[Mapping[str, Scope]]
     source_is_target: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    members: ClassVar[tuple[str, ...]] = ()
 
     def table(self, what: str, quick: bool = False) -> Path:
         """``ground_truth``, ``scores``, ``labels`` and the like; those of a quick run lie in the cache."""

@@ -274,6 +274,7 @@ class Task(ABC):
         most_rows: rows that proxies see at most; None for all of them.
         class_noun: what ``class_names`` are, in the plural.
         proxies: what is computed when nothing is asked for, where that is not a matter of the label kind alone.
+        members: proxies that make the combined score, by modality, where other ones than usual order its models better.
         adapts: it learns from one domain for another that has no labels: what was measured before of labelled targets
             does not tell of it, and what is measured is not comparable with that.
         reader: how rows are read off a network (``extract/readers``).
@@ -300,6 +301,7 @@ class Task(ABC):
     free_size: ClassVar[bool] = False
     class_noun: ClassVar[str] = "classes"
     proxies: ClassVar[tuple[str, ...]] = ()
+    members: ClassVar[Mapping[Modality, tuple[str, ...]]] = {}
     adapts: ClassVar[bool] = False
 
     @property

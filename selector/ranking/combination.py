@@ -30,6 +30,7 @@ from selector.results import PriorCell
 
 DRAWS = 4000
 AT_CHANCE = 0.05  # no model does clearly better than chance where the best normalised score is below
+OVERLAP_DIMENSIONS = 64  # principal components that gbc looks at
 JUDGED_FROM = 5  # models: fewer orders agree or disagree by chance
 _MOST_DEVIATIONS = 2.0  # of rank that own results move a model by, mostly
 _OPEN = math.inf  # without intervals nothing is known of what the target leaves open
@@ -87,6 +88,9 @@ class Transferability:
         }
 
 
+_NormalisedScore = Callable[[np.ndarray, "LabelFacts"], np.ndarray]
+
+
 @dataclass(frozen=True)
 class LabelFacts:
     """What the normalised score scale needs to know of the labels: it makes "chance" a number."""
@@ -95,30 +99,46 @@ class LabelFacts:
     chance: float  # expected vote share of a label drawn from the priors
     entropy: float  # of the class priors, nats
     null_logme: float  # log evidence a row of a model that knows the class priors only
+    overlap: float = 1.0  # of the classes, summed over ordered pairs (minus ``gbc``), of rows that do not know them
+    members: tuple[str, ...] = ()  # proxies whose mean is the score; those of ``MEMBERS`` where none are named
 
     @classmethod
-    def of(cls, labels: np.ndarray, kind: LabelKind) -> LabelFacts:
+    def of(cls, labels: np.ndarray, kind: LabelKind, members: Sequence[str] = ()) -> LabelFacts:
         """From labels (N,), (N, L) or (N, T), NaN where unknown."""
-        return cls(kind, *_FACTS[kind](labels))
+        return cls(kind, *_FACTS[kind](labels), tuple(members))
+
+    @property
+    def scales(self) -> Mapping[str, _NormalisedScore]:
+        """The members, and how the value of each becomes a normalised score."""
+        if not self.members:
+            return MEMBERS[self.kind]
+        known = {**MEMBERS[self.kind], **_FURTHER[self.kind]}
+        return {proxy: known[proxy] for proxy in self.members}
 
 
-def _of_classes(labels: np.ndarray) -> tuple[float, float, float]:
-    shares = np.bincount(labels.astype(int)) / len(labels)
-    shares = shares[shares > 0]
+def _of_classes(labels: np.ndarray) -> tuple[float, float, float, float]:
+    counts = np.bincount(labels.astype(int))
+    counts = counts[counts > 0]
+    shares = counts / len(labels)
     entropy = float(-(shares * np.log(shares)).sum())
-    return float((shares**2).sum()), entropy, _null_logme(shares * (1 - shares))
+    # two samples of one Gaussian differ as well: expected, by (1/n_i + 1/n_j)/4 in every dimension; 1.5 is what their
+    # estimated variances cost
+    few = 1 / np.maximum(counts - 1.5, 0.5)
+    alike = np.exp(-OVERLAP_DIMENSIONS / 4 * (few[:, None] + few))
+    overlap = float(alike.sum() - np.trace(alike))
+    return float((shares**2).sum()), entropy, _null_logme(shares * (1 - shares)), max(overlap, 1e-12)
 
 
-def _of_several(labels: np.ndarray) -> tuple[float, float, float]:
+def _of_several(labels: np.ndarray) -> tuple[float, float, float, float]:
     columns = labels.reshape(len(labels), -1).astype(float)
     scored = scored_columns(columns, LabelKind.MULTILABEL)  # those that the proxies score
     rates = np.nanmean(columns[:, scored], axis=0)
     entropy = -(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))
-    return 0.0, float(entropy.mean()) if len(rates) else 0.0, _null_logme(rates * (1 - rates))
+    return 0.0, float(entropy.mean()) if len(rates) else 0.0, _null_logme(rates * (1 - rates)), 1.0
 
 
-def _of_values(labels: np.ndarray) -> tuple[float, float, float]:
-    return 0.0, 0.0, _null_logme(np.ones(1))  # proxies standardise real columns
+def _of_values(labels: np.ndarray) -> tuple[float, float, float, float]:
+    return 0.0, 0.0, _null_logme(np.ones(1)), 1.0  # proxies standardise real columns
 
 
 _FACTS = {LabelKind.CLASSES: _of_classes, LabelKind.MULTILABEL: _of_several, LabelKind.REAL: _of_values}
@@ -145,11 +165,13 @@ def _variance_explained(evidence: np.ndarray, facts: LabelFacts) -> np.ndarray:
     return 1 - np.exp(-2 * (evidence - facts.null_logme))
 
 
+def _apart(score: np.ndarray, facts: LabelFacts) -> np.ndarray:
+    """1 minus the overlap of the classes over that of rows that do not know them."""
+    return 1 + score / facts.overlap
+
+
 def _as_it_is(value: np.ndarray, facts: LabelFacts) -> np.ndarray:
     return value
-
-
-_NormalisedScore = Callable[[np.ndarray, LabelFacts], np.ndarray]
 
 
 def _bounded(normalised_score: _NormalisedScore) -> _NormalisedScore:
@@ -172,6 +194,13 @@ MEMBERS: Mapping[LabelKind, Mapping[str, _NormalisedScore]] = {
 }
 """One member a family. The H-score is shown but is no member: its value on permuted labels moves
 with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
+
+_FURTHER: Mapping[LabelKind, Mapping[str, _NormalisedScore]] = {
+    LabelKind.CLASSES: {"lda": _above_chance, "gbc": _bounded(_apart)},
+    LabelKind.MULTILABEL: {},
+    LabelKind.REAL: {},
+}
+"""Proxies with a fixed zero that are members where a task says so (``Task.members``)."""
 
 ACROSS_DOMAINS: Mapping[str, _NormalisedScore] = {"target-accuracy": _bounded(_above_chance)}
 """The one member where a target has no labels: what is predicted for the target, not how well the source is separated."""
@@ -206,7 +235,10 @@ def _members(scores: Mapping[str, Mapping[str, Score]], facets: Mapping[str, Lab
         keys = ((score_key(facet, proxy, len(facets)), scale) for proxy, scale in members.items())
         return [(key, scale) for key, scale in keys if scores and all(key in own for own in scores.values())]
 
-    found = {facet: had(facet, ACROSS_DOMAINS) or had(facet, MEMBERS[facts.kind]) for facet, facts in facets.items()}
+    found = {
+        facet: had(facet, ACROSS_DOMAINS) or had(facet, facts.scales) or had(facet, MEMBERS[facts.kind])
+        for facet, facts in facets.items()
+    }
     found = {facet: members for facet, members in found.items() if members}
     return [
         _Member(key, scale, facets[facet], 1 / (len(found) * len(members)))

@@ -14,6 +14,7 @@ from selector.results import ModelResult, TrialCell
 
 NEAR = 0.05  # P(top k) from which a model is not significantly different (90 %) from the k-th
 MOST_TRIALS = 8
+Z90 = 1.645  # half-width of a 90 % interval in standard errors
 TRIAL_WEIGHT = 0.5  # of a trial beside the transferability; docs/transferability.md has the comparison
 MARGIN = (
     0.05  # behind the first, in the combined value; the best lay within 0.035 on every set of the suite with trials
@@ -49,32 +50,55 @@ def contenders(models: Sequence[ModelResult], top_k: int) -> list[ModelResult]:
     return list(chosen.values())[:MOST_TRIALS]
 
 
-def combined(transferability: Mapping[str, float], trials: Mapping[str, TrialCell]) -> dict[str, float]:
-    """The mean of a model's transferability and the value after its micro trial.
+def combined(
+    transferability: Mapping[str, float],
+    trials: Mapping[str, TrialCell],
+    errors: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """The mean of a model's transferability and the value after its micro trial, as far as that is no noise.
 
-    Both are about 0 for a model that knows nothing and 1 for a perfect one. A model whose trial was not run counts as if
-    it had trained as the others did on average; one whose trial diverged or failed comes last.
+    Both are about 0 for a model that knows nothing and 1 for a perfect one. What trials say beyond the transferability is
+    drawn towards its mean by the share of its variance that their own errors explain: where they explain all of it the
+    transferability orders. A model whose trial was not run counts as if it had trained as the others did on average; one
+    whose trial diverged or failed comes last.
+
+    Args:
+        errors: half-width of the 90 % interval of a trial's paired difference to the best one, 0 for that one; trials
+            without errors count in full.
 
     >>> ended = TrialCell("ok", before=0.5, after=0.9)
     >>> combined({"a": 0.6, "b": 0.65}, {"a": ended, "b": TrialCell("not run")})
     {'a': 0.75, 'b': 0.8}
     """
-    ended = {n: cell.after for n, cell in trials.items() if cell.after is not None}
-    beyond = [after - transferability[n] for n, after in ended.items()]
-    usual = float(np.mean(beyond)) if beyond else 0.0
+    beyond = {n: cell.after - transferability[n] for n, cell in trials.items() if cell.after is not None}
+    usual = float(np.mean(list(beyond.values()))) if beyond else 0.0
+    kept = _no_noise(list(beyond.values()), [e for n, e in (errors or {}).items() if n in beyond])
     found = {}
     for name, value in transferability.items():
         cell = trials.get(name)
         if cell is not None and cell.status in ("diverged", "failed"):
             found[name] = value - 1.0
             continue
-        after = ended.get(name, value + usual)
-        found[name] = round((1 - TRIAL_WEIGHT) * value + TRIAL_WEIGHT * after, 12)
+        more = usual + kept * (beyond.get(name, usual) - usual)
+        found[name] = round(value + TRIAL_WEIGHT * more, 12)
     return found
 
 
+def _no_noise(beyond: Sequence[float], half_widths: Sequence[float]) -> float:
+    """Share of the variance of ``beyond`` that sampling of the held-out items does not explain, 0..1."""
+    differences = [(half / Z90) ** 2 for half in half_widths if half > 0]
+    if len(beyond) < 2 or not differences:
+        return 1.0
+    noise = float(np.mean(differences)) / 2  # a difference has the noise of two
+    return max(0.0, 1.0 - noise / max(float(np.var(beyond, ddof=1)), 1e-12))
+
+
 def choose(
-    values: Mapping[str, float], errors: Mapping[str, float], seconds: Mapping[str, float], budget: float | None
+    values: Mapping[str, float],
+    errors: Mapping[str, float],
+    seconds: Mapping[str, float],
+    budget: float | None,
+    margin: float = MARGIN,
 ) -> Choice:
     """As many of the leading models as may be the best and as the budget can train.
 
@@ -83,10 +107,11 @@ def choose(
         errors: half-width of the 90 % interval of its trial's difference to the first; widens the margin.
         seconds: that a first round of it takes, where its trial has told.
         budget: of the confirmation in seconds; None for no limit.
+        margin: behind the first, that a model may be the best from.
     """
     order = sorted(values, key=lambda n: -values[n])
     first = values[order[0]]
-    margins = {n: float(np.hypot(MARGIN, TRIAL_WEIGHT * errors.get(n, 0.0))) for n in order}
+    margins = {n: float(np.hypot(margin, TRIAL_WEIGHT * errors.get(n, 0.0))) for n in order}
     near = [n for n in order if first - values[n] <= margins[n]]
     # a failed trial says why a model is not taken; it is no reason to confirm it
     chosen = order[: max(FEWEST, min(len(near), MOST))]

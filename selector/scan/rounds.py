@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from selector import tasks
 from selector.core.engine import LocalEngine
 from selector.core.errors import SourceError, StoreError
 from selector.ranking.combination import LabelFacts, combine, out_of_reach
@@ -83,7 +84,10 @@ class Rounds:
 
     def _combine(self, rows: Rows) -> None:
         running = self.running
-        labels = {name: LabelFacts.of(facet.labels, facet.kind) for name, facet in rows.facets.items()}
+        target = self.extraction.target
+        task = tasks.task_for(target)
+        members = task.members.get(target.modality, ()) if task else ()
+        labels = {name: LabelFacts.of(facet.labels, facet.kind, members) for name, facet in rows.facets.items()}
         scores = {c.spec.name: c.scores for c in running}
         transferability = combine(
             scores, labels, prior=self._knowledge.prior(running), top_k=self._top_k, seed=self._seed

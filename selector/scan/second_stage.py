@@ -51,7 +51,7 @@ def second_stage(
             leading(ranking, top_k),
             [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."],
         )
-    values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells)
+    values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells, errors)
     models = [_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]
     ranking = replace(ranking, models=ordered(models))
     told = [f"Micro trials of {len(cells)} models took {sum(cell.seconds for cell in cells.values()):.0f} s."]

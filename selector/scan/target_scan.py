@@ -61,7 +61,9 @@ class TargetScan:
         check_for_target(config, data)
         task = tasks.task_for(data)
         if not config.proxies:  # what applies to the target's labels
-            names = list((task and task.proxies) or default_proxies(data.label_kind))
+            usual = (task and task.proxies) or default_proxies(data.label_kind)
+            members = task.members.get(data.modality, ()) if task else ()
+            names = list(dict.fromkeys([*usual, *members]))
             wanted = list(names)
         self._names = names
         self.rounds: Rounds | None = None

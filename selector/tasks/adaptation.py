@@ -50,6 +50,7 @@ class Adaptation(Classification):
     name = "adaptation"
     strategies = ("source-only", "coral", "reweight", "label-shift")
     proxies = ("target-accuracy", "pas", "a-distance", "mmd", "coral-distance", "label-shift", "probe")
+    members = {}
     adapts = True
     reads_tables = False
 

@@ -136,7 +136,7 @@ def test_from_texts_to_the_table_of_agreement(assets, zoo):
     run(ground_truth.main, "--sets", "trec", "sst2")
     assert path.read_bytes() == before
 
-    run(score_cells.main, "--sets", "trec", "sst2", "--scores", "knn", "probe", "logme", "leep")
+    run(score_cells.main, "--sets", "trec", "sst2", "--scores", "knn", "logme", "lda", "gbc", "leep")
     scored = score_cells.read(SUITE.table("scores", quick=True))
     assert scored.values["knn"]["trec"].keys() == zoo.keys()
     assert scored.rows == {"trec": 150, "sst2": 150}  # train and val
@@ -148,8 +148,9 @@ def test_from_texts_to_the_table_of_agreement(assets, zoo):
         "depth",
         "mean rank elsewhere",
         "knn",
-        "probe",
         "logme",
+        "lda",
+        "gbc",
         "normalised_score",
         "transferability",
         "random order",
