@@ -16,7 +16,9 @@ from benchmarks.suite import crop_sets
 from benchmarks.suite.sets import SPLIT_SEED, LabelledSet, draw
 
 NAMES = ("flowers", "cifar10", "pneumoniamnist", "digits", "dtd10", "textile", "mnist", "brainmri", "camvid_tiles")
-MIRRORED = frozenset({"flowers", "dtd10", "cifar10", "textile", "coco128_crops", "camvid_tiles"})  # a mirrored digit or chest is another thing
+MIRRORED = frozenset(
+    {"flowers", "dtd10", "cifar10", "textile", "coco128_crops", "camvid_tiles"}
+)  # a mirrored digit or chest is another thing
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 

@@ -174,8 +174,12 @@ def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
         missing,
         {
             row["set"]: LabelFacts(
-                LabelKind.CLASSES, float(row["chance"]), float(row["entropy"]), float(row["null_logme"]),
-                float(row["overlap"]), members,
+                LabelKind.CLASSES,
+                float(row["chance"]),
+                float(row["entropy"]),
+                float(row["null_logme"]),
+                float(row["overlap"]),
+                members,
             )  # fmt: skip
             for row in of_sets
         },
