@@ -180,7 +180,7 @@ def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
                 float(row["null_logme"]),
                 float(row["overlap"]),
                 members,
-            )  # fmt: skip
+            )
             for row in of_sets
         },
         {row["set"]: int(row["classes"]) for row in of_sets},

@@ -7,11 +7,13 @@ in ``DomainLabels.sealed``, for the final figure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
-from selector.core.contracts import UNLABELLED, Target
+from selector.core.contracts import UNLABELLED, Modality, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.core.sealed import UNKNOWN, SealedLabels
 from selector.core.task import Table
@@ -50,7 +52,7 @@ class Adaptation(Classification):
     name = "adaptation"
     strategies = ("source-only", "coral", "reweight", "label-shift")
     proxies = ("target-accuracy", "pas", "a-distance", "mmd", "coral-distance", "label-shift", "probe")
-    members = {}
+    members: ClassVar[Mapping[Modality, tuple[str, ...]]] = {}  # the score is of the target: ``ACROSS_DOMAINS``
     adapts = True
     reads_tables = False
 
