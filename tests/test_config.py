@@ -17,8 +17,9 @@ import selector
 from selector import api
 from selector.cli import options as o
 from selector.cli.app import app
-from selector.config import SELECT, ConfirmConfig, Option, ScanConfig, about_field, option
+from selector.config import ConfirmConfig, ScanConfig
 from selector.core.errors import OptionError
+from selector.core.options import SELECT, Option, about_field, option
 from selector.report.rerun import command
 from tests.report import samples
 

@@ -22,7 +22,7 @@ from selector.core import units
 from selector.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from selector.config import Option, Options
+    from selector.core.options import Option, Options
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and debug messages.")]
@@ -92,7 +92,7 @@ def _complete(
 
 def field_parameters(config: type[Options], only: Sequence[str] = ()) -> tuple[list[inspect.Parameter], set[str]]:
     """The fields as keyword parameters that typer reads, and the names of those that hold several words."""
-    from selector.config import cli_default
+    from selector.core.options import cli_default
 
     found: list[inspect.Parameter] = []
     several: set[str] = set()

@@ -8,7 +8,7 @@ a scan that is answered from the store stay light.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -26,6 +26,9 @@ from selector.core.preprocess import Preprocess as Preprocess
 from selector.core.preprocess import RowsPreprocess as RowsPreprocess
 from selector.core.preprocess import TextPreprocess as TextPreprocess
 from selector.core.preprocess import TruncationSide as TruncationSide
+from selector.core.steps import Progress as Progress
+from selector.core.steps import ProgressCallback as ProgressCallback
+from selector.core.steps import no_progress as no_progress
 
 if TYPE_CHECKING:
     import torch
@@ -482,29 +485,3 @@ def spread(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     counts = starts[indices + 1] - starts[indices]
     ends = np.cumsum(counts)
     return np.asarray(np.arange(counts.sum()) + np.repeat(starts[indices] - (ends - counts), counts))
-
-
-# ---------------------------------------------------------------------------- progress
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step of a long job, for whoever draws it; the library itself prints nothing.
-
-    ``done`` of ``total`` in ``unit``; ``stage`` is one of decode, load, extract, score, plan, train.
-    With a total of 0 the note is all there is.
-    """
-
-    stage: str
-    done: int
-    total: int
-    unit: str = "images"
-    model: str = ""
-    note: str = ""
-
-
-ProgressCallback: TypeAlias = Callable[[Progress], None]
-
-
-def no_progress(_: Progress) -> None:
-    """The default listener."""

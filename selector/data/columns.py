@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from selector.core.contracts import Items, Modality, RawText, Words
+from selector.core.contracts import Items, Modality, RawText
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.task import Table
 from selector.core.units import words as split_words
 from selector.data._boxes import BoxCells, boxes_of_rows, is_boxes, row_columns
 from selector.data._items import ListItems
+from selector.data._sentences import tagged_words, words_table
 from selector.data.reader import SPLIT_NAMES, Options, find_column, wanted_labels
 from selector.modalities.text import text_hash
 
@@ -214,72 +213,6 @@ def _of_words(found: Columns, options: Options) -> Table:
         found.name, where, tagged, found.names, options,
         splits=splits, class_names=found.class_names(label), origin=found.origin,
     )  # fmt: skip
-
-
-def tagged_words(
-    where: str, names: Sequence[str], words: Sequence[Any], labels: Sequence[Any]
-) -> tuple[list[Words], list[Sequence[Any]]]:
-    """Sentences and the labels of their words, checked: each has words, and a label a word.
-
-    Args:
-        names: a readable name a sentence.
-        words, labels: a list a sentence.
-
-    Raises:
-        TargetError: the first sentence that is something else, by name.
-    """
-    if len(labels) != len(words):
-        raise TargetError(f"{where}: {len(words)} lists of words but {len(labels)} of labels; give one a sentence.")
-    items: list[Words] = []
-    lists: list[Sequence[Any]] = []
-    for said, own, tags in zip(names, words, labels, strict=True):
-        own = own.tolist() if isinstance(own, np.ndarray) else own
-        tags = tags.tolist() if hasattr(tags, "tolist") else tags
-        if not isinstance(own, list | tuple) or not all(isinstance(word, str) for word in own):
-            raise TargetError(f"{where}: {said}: expected a list of words. Got {_shown(own)}.")
-        if not own:
-            raise TargetError(f"{where}: {said} has no words; give it some or remove it.")
-        if tags is None:
-            raise TargetError(f"{where}: {said} has no labels; give it one a word or remove it.")
-        if not isinstance(tags, list | tuple):
-            raise TargetError(f"{where}: {said}: expected a list of labels. Got {_shown(tags)}.")
-        if len(own) != len(tags):
-            raise TargetError(f"{where}: {said} has {len(own)} words but {len(tags)} labels; give one label a word.")
-        items.append(Words(own))
-        lists.append(tags)
-    return items, lists
-
-
-def words_table(
-    name: str,
-    where: str,
-    tagged: tuple[list[Words], list[Sequence[Any]]],
-    names: Sequence[str],
-    options: Options,
-    *,
-    splits: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    origin: dict[str, Any] | None = None,
-) -> Table:
-    """The table of sentences and the labels of their words."""
-    items, lists = tagged
-    return Table(
-        where=where,
-        name=options.name or name,
-        modality=Modality.TEXT,
-        items=ListItems(items),
-        names=names,
-        hashes=[text_hash(item) for item in items],
-        columns={"words": lists},
-        roles={"words": ("words",)},
-        schema={"class_names": {"words": list(class_names)}} if class_names else {},
-        splits=splits,
-        origin=origin,
-    )
-
-
-def _shown(cell: Any) -> str:
-    return f"{type(cell).__name__} ({str(cell)[:40]})"
 
 
 # ---------------------------------------------------------------------------- pictures

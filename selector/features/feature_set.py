@@ -72,7 +72,7 @@ class FeatureSet:
         self.device = device or device_of(rows)
         self._rows: np.ndarray | None = as_rows(rows)
         self._shape: tuple[int, int] = self._rows.shape
-        self.label_data = check_labels(labels, len(self), _kind(label_kind), mask=mask, names=label_names)
+        self.label_data = check_labels(labels, len(self), label_kind, mask=mask, names=label_names)
         self.seed = seed
         self.units = None if units is None else as_array(units, "units")
         self._keys = keys
@@ -491,13 +491,3 @@ def _other_domain(rows: Any, width: int) -> np.ndarray:
     if found.shape[1] != width:
         raise ProxyError(f"unlabelled must have as many features as the labelled rows, {width}. Got {found.shape[1]}.")
     return found
-
-
-def _kind(kind: LabelKind | str | None) -> LabelKind | None:
-    if kind is None or isinstance(kind, LabelKind):
-        return kind
-    try:
-        return LabelKind(kind)
-    except ValueError:
-        known = ", ".join(k.value for k in LabelKind)
-        raise ProxyError(f"label_kind must be one of {known}. Got {kind!r}.") from None

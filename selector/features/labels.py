@@ -118,7 +118,7 @@ class Labels:
 def check_labels(
     labels: Any,
     count: int,
-    kind: LabelKind | None,
+    kind: LabelKind | str | None,
     *,
     mask: Any = None,
     names: Sequence[str] = (),
@@ -136,6 +136,7 @@ def check_labels(
     Raises:
         ProxyError: wrong length or shape, infinite, one class only, or no column that varies.
     """
+    kind = _kind(kind)
     _check_mixed(labels)
     array = as_array(labels, "labels")
     if array.ndim == 2 and array.shape[1] == 1 and (kind is None or KINDS[kind].flat):
@@ -156,6 +157,16 @@ def check_labels(
         hint = "" if means.may_be_unknown else "; a class cannot be unknown: drop the row"
         raise ProxyError(f"labels must be finite. Label {first} is not{hint}.")
     return means.labels(array, known, names)
+
+
+def _kind(kind: LabelKind | str | None) -> LabelKind | None:
+    if kind is None or isinstance(kind, LabelKind):
+        return kind
+    try:
+        return LabelKind(kind)
+    except ValueError:
+        known = ", ".join(k.value for k in LabelKind)
+        raise ProxyError(f"label_kind must be one of {known}. Got {kind!r}.") from None
 
 
 def _check_mixed(labels: Any) -> None:

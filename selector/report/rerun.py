@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from selector.config import IN_MEMORY, ScanConfig, cli_default
+from selector.config import IN_MEMORY, ScanConfig
+from selector.core.options import cli_default
 from selector.results import Ranking
 
 

@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -729,8 +729,8 @@ def test_float32_of_a_gpu_is_not_rounded_to_tf32(small: Small) -> None:
 # ---------------------------------------------------------------------------- batch size
 
 
-class Sleepy(nn.Module):
-    """Takes a fixed time an image, and more in batches that are not of its favourite size."""
+class Timed(nn.Module):
+    """Moves a clock by a fixed time an image, and more in batches that are not of its favourite size."""
 
     def __init__(self, favourite: int) -> None:
         super().__init__()
@@ -738,23 +738,19 @@ class Sleepy(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        away = abs(np.log2(len(x) / self.favourite))
-        time.sleep(len(x) * 1e-3 * (1 + away))
+        TIME.now += len(x) * 1e-3 * (1 + abs(np.log2(len(x) / self.favourite)))
         return self.weight * x.mean((2, 3))
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine would be what is measured."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+TIME = types.SimpleNamespace(now=0.0, perf_counter=lambda: TIME.now)
 
 
 @pytest.mark.parametrize("favourite", [4, 32])
-def test_the_batch_size_is_searched_once_and_remembered(favourite: int, tmp_path: Path, one_thread: None) -> None:
-    encoder, pixels, store = Small(Sleepy(favourite), 3), pictures(128), FeatureStore(tmp_path)
+def test_the_batch_size_is_searched_once_and_remembered(
+    favourite: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "time", TIME)  # no other program has a part in it
+    encoder, pixels, store = Small(Timed(favourite), 3), pictures(128), FeatureStore(tmp_path)
     asked = {**PLAIN, "sample": pixels, "rows_expected": 5000, "store": store}
     runner = open_runner(encoder, **asked)
     assert runner.batch_size == runner.facts["batch_size"] == favourite
@@ -764,8 +760,9 @@ def test_the_batch_size_is_searched_once_and_remembered(favourite: int, tmp_path
     assert open_runner(encoder, **asked, decided=facts).batch_size == favourite
 
 
-def test_few_images_are_not_worth_a_search(tmp_path: Path) -> None:
-    encoder = Small(Sleepy(4), 3)
+def test_few_images_are_not_worth_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deciding, "time", TIME)
+    encoder = Small(Timed(4), 3)
     runner = open_runner(encoder, **PLAIN, sample=pictures(128), rows_expected=500, store=FeatureStore(tmp_path))
     assert runner.batch_size == 16
 

@@ -23,8 +23,8 @@ from selector.data._memory import (
     raw_image,
     rows_of,
 )
+from selector.data._sentences import tagged_words, words_table
 from selector.data._tabular import path_pictures
-from selector.data.columns import tagged_words, words_table
 from selector.data.reader import Found, Options, reader, refuse_masked
 from selector.modalities.image import content_hash
 from selector.modalities.text import text_hash
