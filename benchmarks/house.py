@@ -1,0 +1,136 @@
+"""The size and shape of the package at some commits, side by side, as a Markdown table.
+
+    python -m benchmarks.house [COMMIT ...]
+
+Without a commit: the working tree. Branches are what ``tests/test_rooms.py`` counts; "outside" by the rooms of today,
+so that an older layout shows all of its own. Circles are groups of modules that import each other, imports for type
+checking and names of modules in strings included, the package's lazy face left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.test_rooms import ROOMS, branches
+
+ROOT = Path(__file__).parent.parent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    commits = list(sys.argv[1:] if argv is None else argv)
+    found: dict[str, dict[str, int]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for commit in commits:
+            packed = subprocess.run(
+                ["git", "archive", commit, "selector"], cwd=ROOT, capture_output=True, check=True
+            ).stdout
+            place = Path(temporary) / commit
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                archive.extractall(place, filter="data")
+            found[commit] = facts(place / "selector")
+        if not commits:
+            found["working tree"] = facts(ROOT / "selector")
+    print("| | " + " | ".join(found) + " |")
+    print("|---" * (len(found) + 1) + "|")
+    for fact in next(iter(found.values())):
+        print(f"| {fact} | " + " | ".join(str(each[fact]) for each in found.values()) + " |")
+    return 0
+
+
+def facts(package: Path) -> dict[str, int]:
+    """Counts of a package's source."""
+    texts = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in sorted(package.rglob("*.py"))}
+    trees = {name: ast.parse(text) for name, text in texts.items()}
+    lines = {name: text.count("\n") for name, text in texts.items()}
+    asking = {name: branches(tree) for name, tree in trees.items()}
+    graph = imports(trees)
+    return {
+        "lines": sum(lines.values()),
+        "modules": len(texts),
+        "modules at the top": sum("/" not in name for name in texts),
+        "lines of the longest module": max(lines.values()),
+        "modules of more than 500 lines": sum(count > 500 for count in lines.values()),
+        "branches on a modality or label kind": sum(asking.values()),
+        "of these outside their rooms": sum(count for name, count in asking.items() if not name.startswith(ROOMS)),
+        "circles between modules": len(circles(graph)),
+        "parameters of rank": parameters(trees, "rank"),
+        "lines of rank": length(trees, "rank"),
+    }
+
+
+def imports(trees: Mapping[str, ast.AST]) -> dict[str, set[str]]:
+    """Modules by the modules that they import or name."""
+    names = {file: dotted(file) for file in trees}
+    graph: dict[str, set[str]] = {}
+    for file, tree in trees.items():
+        own, found = names[file], set[str]()
+        folders = {  # a registry looks into its folder when somebody above asks it
+            id(call.args[0])
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "Registry" and call.args
+        }
+        for node in ast.walk(tree):
+            if id(node) in folders:
+                continue
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                under = {f"{node.module}.{alias.name}" for alias in node.names} & set(names.values())
+                found |= under or {node.module}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not node.value.startswith(own):
+                found.add(node.value)
+        graph[own] = found & set(names.values()) - {own, "selector"} if own != "selector" else set()
+    return graph
+
+
+def dotted(file: str) -> str:
+    """``scan/__init__.py`` as ``selector.scan``."""
+    return ".".join(["selector", *file.removesuffix(".py").removesuffix("__init__").strip("/").split("/")]).strip(".")
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Groups of more than one module in which each leads to each."""
+
+    def reached(start: str) -> set[str]:
+        seen, waiting = set[str](), [start]
+        while waiting:
+            for name in graph[waiting.pop()] - seen:
+                seen.add(name)
+                waiting.append(name)
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in graph}
+    return [set(group) for group in groups if len(group) > 1]
+
+
+def _functions(trees: Mapping[str, ast.AST], name: str) -> Iterator[ast.FunctionDef]:
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == name and node.args.kwonlyargs:
+                yield node
+
+
+def parameters(trees: Mapping[str, ast.AST], name: str) -> int:
+    """Of the public function with keywords of that name."""
+    node = next(_functions(trees, name))
+    return len(node.args.args) + len(node.args.kwonlyargs)
+
+
+def length(trees: Mapping[str, ast.AST], name: str) -> int:
+    """Lines of its body behind the docstring."""
+    node = next(_functions(trees, name))
+    first = node.body[1] if ast.get_docstring(node) else node.body[0]
+    return int(node.end_lineno or 0) - first.lineno + 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
