@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 
-from selector.core.contracts import Annotations, Encoder, Target
+from selector.core.contracts import Annotations, Encoder, Modality, Target
 from selector.core.errors import ConfigError, TargetError, TrainingError
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction, Predictions
