@@ -86,6 +86,11 @@ class Multilabel(MultilabelReading, LinearTask):
     stats_type: ClassVar[type[MultilabelStats]] = MultilabelStats
     tie_breaker = "log_loss"
 
+    @property
+    def address(self) -> str:
+        """2: the F1 of validation is that of the thresholds that are chosen there."""
+        return f"{self.name} 2"
+
     def labels(self, annotations: np.ndarray) -> np.ndarray:
         """0, 1, or NaN where unknown."""
         return annotations.astype(np.float32)
@@ -109,8 +114,11 @@ class Multilabel(MultilabelReading, LinearTask):
     def judged(
         self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
     ) -> MultilabelStats:
-        """See ``LinearTask``."""
-        return self.stats(outputs, self.labels(target.labels_of(items)), thresholds_of(context))
+        """See ``LinearTask``; without a context thresholds are chosen here, so that F1 decides on the model as it is used."""
+        stats = self.stats(outputs, self.labels(target.labels_of(items)), thresholds_of(context))
+        if thresholds_of(context) is None:
+            stats.summary |= self.calibrate(stats)
+        return stats
 
     def stats(
         self, outputs: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | None = None

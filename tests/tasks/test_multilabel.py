@@ -136,6 +136,14 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path: P
     assert set(measured) == {"frozen", "full"}
     assert measured["frozen"].metric == "map"
     assert measured["frozen"].val_value > 0.8  # the colours of a picture are in any features
+    target = ranking.loaded_target
+    assert target is not None
+    val = target.indices("val")
+    said = selector.load_model(tmp_path / "run").predict(list(images[val]))
+    chosen = [[int(name in row.values["labels"]) for name in target.class_names] for row in said]
+    handed = measured[selector.load_model(tmp_path / "run").config["strategy"]]
+    f1 = sk.f1_score(labels[val], chosen, average="macro")  # at the thresholds that the model is used with
+    assert handed.val["macro_f1"] == pytest.approx(f1, abs=1e-6)
     model = selector.load_model(tmp_path / "run" / "best")
     assert len(model.context["thresholds"]) == 3
     found = model.predict(list(images[:4]))
