@@ -55,6 +55,13 @@ def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it() -> No
     assert between == pytest.approx({n: (exact[n] + noisy[n]) / 2 for n in known})
 
 
+def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_training_reached() -> None:
+    known = {"a": 0.5, "b": 0.5}
+    trials = {"a": TrialCell("ok", before=0.9, after=0.6), "b": TrialCell("ok", before=0.7, after=0.7)}
+    assert combined(known, trials) == {"a": 0.55, "b": 0.6}
+    assert combined(known, trials, frozen_too=True) == {"a": 0.625, "b": 0.6}
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_model_that_cannot_be_trained_comes_last(status: str) -> None:
     found = combined({"a": 0.9, "b": 0.2}, {"a": TrialCell(status), "b": TrialCell("ok", after=0.3)})
@@ -69,7 +76,7 @@ def test_as_many_are_confirmed_as_may_be_the_best() -> None:
     # a trial whose own interval is wide leaves its model open
     assert choose(values, {"d": 4 * MARGIN}, {}, None).names == ("a", "b", "c", "d")
     assert choose({"a": 0.9, "b": 0.1, "c": 0.0}, {}, {}, None).names == ("a", "b")  # two at least
-    assert len(choose(dict.fromkeys("abcdefgh", 0.5), {}, {}, None).names) == 6
+    assert len(choose(dict.fromkeys("abcdefgh", 0.5), {}, {}, None).names) == 4
 
 
 def test_the_budget_bounds_how_many_are_confirmed() -> None:
@@ -110,7 +117,7 @@ def entries(count: int) -> list[dict]:
 def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_path) -> None:
     ranking = selector.rank(
         squares, zoo=entries(5), proxies=["knn", "logme"], store=tmp_path / "store", out=tmp_path / "run",
-        history=False, intervals=False, trust_zoo=True, cost="off", confirm=True, max_steps=2, strategies=("frozen",), trials=8,
+        history=False, intervals=False, trust_zoo=True, cost="off", confirm=True, max_steps=2, strategies=("full",), trials=8,
     )  # fmt: skip
     log = ranking.confirmation["tuning_log"]
     tried = [m for m in ranking if m.trial is not None]
@@ -136,7 +143,7 @@ def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) 
         squares, zoo=entries(4), proxies=["knn", "logme"], intervals=False, cost="off", out=tmp_path / "run",
         **{k: v for k, v in given.items() if k != "target"},
     )  # fmt: skip
-    options = {"max_steps": 2, "strategies": ("frozen",), "out": tmp_path / "run", **given}
+    options = {"max_steps": 2, "strategies": ("full",), "out": tmp_path / "run", **given}
     without = selector.confirm(ranking, trials=0, **options)
     assert sum(bool(m.measurements) for m in without) == 3
     assert all(m.trial is None for m in without)
@@ -145,6 +152,9 @@ def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) 
     assert sum(m.trial is not None for m in fixed) >= 2
     best = max((m for m in fixed if m.trial), key=lambda m: m.trial.combined)
     assert best.measurements
+    frozen = selector.confirm(ranking, trials=8, **{**options, "strategies": ("frozen",)})
+    assert all(m.trial is None for m in frozen)  # nothing is trained, so that no trial could tell
+    assert sum(bool(m.measurements) for m in frozen) == 3
 
 
 def test_a_prior_that_contradicts_the_targets_own_scores_has_no_weight() -> None:

@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,12 @@ DEFAULT = "normalised score: knn+probe+logme"
 NORMALISED_SCORES = {
     **MEMBERS[LabelKind.CLASSES],
     "lda": MEMBERS[LabelKind.CLASSES]["knn"],
-}  # its chance is that of knn
-OTHERS = ("ncti", "pactran", "hscore", "gbc")  # of other families; they have no fixed zero, so z-scores only
+    "nearest-class-mean": MEMBERS[LabelKind.CLASSES]["knn"],
+    # from posteriors that are the class shares (0 + chance - 0) to perfect ones (1 + 1 - 1/2)
+    "ncti": lambda value, facts: (value - facts.chance) / (1.5 - facts.chance),
+}  # the chance of lda and nearest-class-mean is that of knn
+MOST_CHOSEN = 3  # members that the other sets choose
+OTHERS = ("pactran", "hscore", "gbc")  # of other families; they have no fixed zero, so z-scores only
 WHOLE = 15  # encoders that a set must have to say how far encoders lie apart
 _RIDGE = 1.0  # equal weights count as much as this many deviations of rank
 Column = dict[str, float]
@@ -138,6 +143,21 @@ def where_it_agrees(*members: str, weight: float) -> Candidate:
     return score
 
 
+def chosen_elsewhere(weight: float) -> Candidate:
+    """The mean of up to ``MOST_CHOSEN`` members that orders the other sets best, with the prior where it agrees."""
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        lists = [c for k in range(1, MOST_CHOSEN + 1) for c in combinations(NORMALISED_SCORES, k)]
+
+        def merit(members: tuple[str, ...]) -> float:
+            make = where_it_agrees(*members, weight=weight)
+            return float(np.mean([weighted_tau(make(o, ()), o.accuracy) for o in others])) if others else 0.0
+
+        return where_it_agrees(*max(lists, key=merit), weight=weight)(cells, ())
+
+    return score
+
+
 def on_z(*members: str) -> Candidate:
     """Mean of z-scores with means and deviations of the other sets."""
 
@@ -192,10 +212,16 @@ CANDIDATES: dict[str, Candidate] = {
     "normalised score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(
         "knn", "probe", "logme", weight=0.25
     ),
+    "normalised score: probe+nearest-class-mean+ncti, prior 25 % where it agrees": where_it_agrees(
+        "probe", "nearest-class-mean", "ncti", weight=0.25
+    ),
+    "normalised score: ncti, prior 25 % where it agrees": where_it_agrees("ncti", weight=0.25),
+    "normalised score: chosen on the other sets": chosen_elsewhere(0.0),
+    "normalised score: chosen on the other sets, prior 25 % where it agrees": chosen_elsewhere(0.25),
     "prior alone (facts)": lambda cells, others: cells.prior,
     "z: knn+probe+logme": on_z("knn", "probe", "logme"),
     "z: knn+probe+logme+lda": on_z("knn", "probe", "logme", "lda"),
-    **{f"z: knn+probe+logme+{m}": on_z("knn", "probe", "logme", m) for m in OTHERS},
+    **{f"z: knn+probe+logme+{m}": on_z("knn", "probe", "logme", m) for m in ("ncti", *OTHERS)},
     "learned: knn+probe+logme": learned("knn", "probe", "logme"),
     "learned: knn+probe+logme+lda": learned("knn", "probe", "logme", "lda"),
     "learned: knn+probe+logme+lda, prior": learned("knn", "probe", "logme", "lda", prior=True),
@@ -257,7 +283,8 @@ def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
     rows = []
     for name, facts in scored.labels.items():
         row: dict[str, object] = {"set": name}
-        for member, scale in NORMALISED_SCORES.items():
+        for member in score_cells.WITH_ERROR:
+            scale = NORMALISED_SCORES[member]
             values, errors = (kind.get(member, {}).get(name, {}) for kind in (scored.values, scored.errors))
             shared = [e for e in values if e in errors]
             if len(shared) < FEWEST_ENCODERS:
@@ -266,7 +293,7 @@ def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
             normalised_scores = scale(at, facts)
             moved = np.abs(scale(at + error, facts) - scale(at - error, facts)) / 2
             row[member] = round(float(np.median(moved) / normalised_scores.std()), 3)
-        if len(row) == 1 + len(NORMALISED_SCORES):
+        if len(row) == 1 + len(score_cells.WITH_ERROR):
             rows.append(row)
     return rows
 

@@ -6,7 +6,8 @@ Reads ``ground_truth.csv``, ``scores.csv`` and ``trials.csv``; writes ``second_s
 fine-tuning on the sets whose trials are complete, in the whole pool, its upper half, without networks trained on the
 target's own data, and over pairs of like size (parameters within a factor of two); and ``second_stage_errors.csv``: the
 correlation of the members' errors of rank; and ``second_stage_left_out.csv``: a row a set, whose weight of trials and margin
-were chosen on the other sets, and what confirming the adaptive set finds and costs beside the first three. ``noise ceiling`` is what a second measurement of the truth would reach: the
+were chosen on the other sets, and what confirming the adaptive set finds and costs beside the first three; and
+``second_stage_outcomes.csv``: which value of a trial orders what, fully fine-tuned, frozen, or the better of both. ``noise ceiling`` is what a second measurement of the truth would reach: the
 accuracies with the spread between seeds added once more.
 """
 
@@ -25,13 +26,14 @@ from benchmarks.suite import encoders, members, score_cells, table
 from benchmarks.suite.agreement_table import fine_tuned, static_baselines
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import MEASURES, SCOPES, Cells
+from selector.ranking.agreement import MEASURES as ALL_MEASURES
 from selector.ranking.agreement import mean_agreement, weighted_tau
 from selector.ranking.second_stage import MARGIN, MOST_TRIALS, TRIAL_WEIGHT, Z90, choose, combined
 from selector.results import TrialCell
 from selector.tuning.micro_trials import BATCH, STEPS
 
-COMPLETE = 17  # encoders with trial, truth and scores
-CEILING_DRAWS = 200
+COMPLETE = 14  # encoders with trial, truth and scores
+CEILING_DRAWS = 100
 FROZEN = "transferability"
 WEIGHTS = (0.33, 0.5, 0.67)
 OPEN_WEIGHTS = (0.0, 0.25, 0.33, 0.5, 0.67, 1.0)  # of trials, from which the other sets choose
@@ -69,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"cost of a trial over that of the extraction: median {np.median(costs):.2f}, 90 % below {np.quantile(costs, 0.9):.2f}"
     )
+    rows = outcomes(cells, scores, trials, fine_tuned(SUITE.table("ground_truth"), "frozen"))
+    write_rows(SUITE.table("second_stage_outcomes"), rows)
+    for row in rows:
+        print(*row.values())
     rows = left_out(cells, scores, trials)
     write_rows(SUITE.table("second_stage_left_out"), rows)
     for row in rows:
@@ -76,13 +82,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def outcomes(
+    cells: Mapping[str, Cells],
+    scores: Mapping[str, Values],
+    trials: Mapping[tuple[str, str], Mapping[str, str]],
+    frozen: Mapping[str, Mapping[str, float]],
+) -> list[dict[str, object]]:
+    """One row an outcome and a value that a trial may count by; ``left_out`` is the mean weighted tau where each set's
+    value is the one that orders the other sets best."""
+    rows = []
+    truths = {
+        "full": {n: c.accuracy for n, c in cells.items()},
+        "frozen": {n: np.array([frozen[n][e] for e in c.names]) for n, c in cells.items()},
+    }
+    truths["better of both"] = {n: np.maximum(truths["full"][n], truths["frozen"][n]) for n in cells}
+    for outcome, truth in truths.items():
+        taus: dict[str, dict[str, float]] = {}
+        found = []
+        for label in ("no trial", "after", "mean of before and after", "better of before and after"):
+            row: dict[str, object] = {"outcome": outcome, "trial": label, "sets": len(cells)}
+            values = {n: _with(label, scores[n], [trials[n, e] for e in c.names]) for n, c in cells.items()}
+            taus[label] = {n: weighted_tau(values[n], truth[n]) for n in cells}
+            for measure in MEASURES:
+                by_set = [ALL_MEASURES[measure](values[n], truth[n]) for n in cells]
+                row[measure] = round(float(np.mean(by_set)), 3)
+            found.append(row)
+        best = {n: max(taus, key=lambda x: np.mean([taus[x][o] for o in cells if o != n])) for n in cells}
+        left = round(float(np.mean([taus[best[n]][n] for n in cells])), 3)
+        rows += [row | {"left_out": left, "chosen": sum(b == row["trial"] for b in best.values())} for row in found]
+    return rows
+
+
+def _with(label: str, values: Values, trials: Sequence[Mapping[str, str]]) -> np.ndarray:
+    before, after = (np.array([float(t[k]) for t in trials]) for k in ("before", "after"))
+    trial = {
+        "no trial": values[FROZEN],
+        "after": after,
+        "mean of before and after": (before + after) / 2,
+        "better of before and after": np.maximum(before, after),
+    }[label]
+    return np.asarray((1 - TRIAL_WEIGHT) * values[FROZEN] + TRIAL_WEIGHT * trial)
+
+
 def left_out(
     cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Mapping[tuple[str, str], Mapping[str, str]]
 ) -> list[dict[str, object]]:
     """One row a set: weight and margin as the other sets have them, and the sets that are confirmed.
 
-    ``regret``, in points, is that of the best among those confirmed; ``cost`` that of trials and full trainings, in
-    trials of the leading model (its training is as many items as ``TRAINING`` trials).
+    ``regret``, in points, is that of the best among those confirmed; ``seconds`` of the processor are those of trials and
+    full trainings (a training has as many items as ``TRAINING`` trials).
     """
     rows = []
     for name, own in cells.items():
@@ -93,8 +141,8 @@ def left_out(
         row: dict[str, object] = {"set": name, "encoders": len(own.names), "weight": weight, "margin": margin}
         row["weighted_tau"] = round(weighted_tau(trained, own.accuracy), 3)
         row["weighted_tau_without"] = round(weighted_tau(frozen, own.accuracy), 3)
-        row["regret@1"] = round(own.accuracy.max() - own.accuracy[np.argmax(trained)], 2)
-        row["regret@1_without"] = round(own.accuracy.max() - own.accuracy[np.argmax(frozen)], 2)
+        row["regret@1"] = round(float(own.accuracy.max() - own.accuracy[np.argmax(trained)]), 2)
+        row["regret@1_without"] = round(float(own.accuracy.max() - own.accuracy[np.argmax(frozen)]), 2)
         for label, chosen in (("shipped", MARGIN), ("left_out", margin)):
             row |= {f"{label}_{k}": v for k, v in stage(own, scores[name], trials, name, chosen).items()}
         rows.append(row | {f"first_3_{k}": v for k, v in fixed(own, frozen, trials, name).items()})
@@ -109,7 +157,7 @@ def mixed(values: Values, weight: float) -> np.ndarray:
 def stage(
     cells: Cells, values: Values, trials: Mapping[tuple[str, str], Mapping[str, str]], name: str, margin: float
 ) -> dict[str, float]:
-    """What the second stage confirms of the leading ``MOST_TRIALS``: how many, its regret, its cost."""
+    """What the second stage confirms of the leading ``MOST_TRIALS``: how many, the regret, the seconds."""
     order = np.argsort(-values[FROZEN], kind="stable")[:MOST_TRIALS]
     tried = {cells.names[i]: TrialCell("ok", after=float(values["trial"][i])) for i in order}
     errors = half_widths(tried, trials, name)
@@ -117,7 +165,7 @@ def stage(
     chosen = choose(value, errors, {}, None, margin).names
     seconds = {e: float(trials[name, e]["trial_seconds"]) for e in tried}
     spent = sum(seconds.values()) + TRAINING * sum(seconds[e] for e in chosen)
-    return _confirmed(cells, chosen, spent / seconds[cells.names[order[0]]])
+    return _confirmed(cells, chosen, spent)
 
 
 def fixed(
@@ -126,12 +174,12 @@ def fixed(
     """The first three by transferability, without a trial."""
     chosen = [cells.names[i] for i in np.argsort(-frozen, kind="stable")[:3]]
     seconds = [float(trials[name, e]["trial_seconds"]) for e in chosen]
-    return _confirmed(cells, chosen, TRAINING * sum(seconds) / seconds[0])
+    return _confirmed(cells, chosen, TRAINING * sum(seconds))
 
 
-def _confirmed(cells: Cells, chosen: Sequence[str], cost: float) -> dict[str, float]:
+def _confirmed(cells: Cells, chosen: Sequence[str], seconds: float) -> dict[str, float]:
     best = max(cells.accuracy[cells.names.index(e)] for e in chosen)
-    return {"models": len(chosen), "regret": round(float(cells.accuracy.max() - best), 2), "cost": round(cost, 1)}
+    return {"models": len(chosen), "regret": round(float(cells.accuracy.max() - best), 2), "seconds": round(seconds, 1)}
 
 
 def half_widths(

@@ -37,10 +37,13 @@ def second_stage(
         candidates: how they are loaded for training.
         top_k: of the ranking; how many are confirmed where the user fixed it or no trial could be run.
     """
+    from selector.tuning.strategies import plan_of  # imports torch
+
     every = leading(ranking, len(ranking))
     tried = [m.name for m in contenders([ranking[spec.name] for spec in every], top_k)]
     fixed = config.top_k is not None
-    needless = len(tried) <= (top_k if fixed else 1) or len(every) <= top_k
+    trained = [plan_of(name).trains for name in config.strategies]
+    needless = not any(trained) or len(tried) <= (top_k if fixed else 1) or len(every) <= top_k
     if needless or not config.trials or task.metrics[task.default_metric].sign < 0 or task.probe_rows == 0:
         return ranking, leading(ranking, top_k), []
     cells, errors = _tried(extraction, task, config, [s for s in every if s.name in tried], candidates)
@@ -51,7 +54,7 @@ def second_stage(
             leading(ranking, top_k),
             [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."],
         )
-    values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells, errors)
+    values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells, errors, frozen_too=not all(trained))
     models = [_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]
     ranking = replace(ranking, models=ordered(models))
     told = [f"Micro trials of {len(cells)} models took {sum(cell.seconds for cell in cells.values()):.0f} s."]
