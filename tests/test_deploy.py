@@ -513,11 +513,24 @@ def test_what_another_task_says_of_an_item_reaches_every_form() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"context": {"temperature": 0}}, r"config\.json: context: 'temperature' must be a number above 0, got 0"),
-        ({"context": {"temperature": None}}, "'temperature' must be a number above 0"),
+        (
+            {"context": {"temperature": 0}},
+            r"config\.json: context: 'temperature' must be .* \[1e-06, 1e\+06\], got 0; run",
+        ),
+        ({"context": {"temperature": None}}, "'temperature' must be a number in the range"),
+        ({"context": {"temperature": 1e-320}}, "'temperature' must be a number in the range .* got 1e-320"),
+        ({"context": {"temperature": True}}, "'temperature' must be a number in the range .* got True"),
         ({"context": {"temperature": float("nan")}}, "'temperature' must hold finite numbers"),
         ({"class_names": "abc"}, r"config\.json: class_names: input should be a valid list, found 'abc'"),
-        ({"preprocess": {"std": [0.0, 1.0, 1.0]}}, r"preprocess\.std\.0: input should be greater than 0, found 0\.0"),
+        (
+            {"preprocess": {"std": [0.0, 1.0, 1.0]}},
+            r"preprocess\.std\.0: input should be .* equal to 0\.000001, found 0\.0",
+        ),
+        ({"preprocess": {"crop_pct": 1e-9}}, r"preprocess\.crop_pct: input should be .* equal to 0\.05, found 1e-09"),
+        (
+            {"preprocess": {"input_size": [3, 8192, 8192], "crop_pct": 0.1}},
+            "resized to input_size / crop_pct, at most 16384",
+        ),
         ({"preprocess": {"mean": None}}, r"preprocess\.mean: expected a value, found None"),
         ({"source": "../x"}, r"config\.json: source: string should match pattern"),
     ],

@@ -50,6 +50,10 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             code = command(*args, **kwargs) or 0
         except SelectorError as error:
             message = error.spelled() if isinstance(error, OptionError) else str(error)
+            if error.ranking is not None and not as_json:
+                from selector.cli.output import print_ranking
+
+                print_ranking(error.ranking)
             _tell(message, error, debug=debug, as_json=as_json)
             code = USAGE if isinstance(error, ConfigError) else FAILED
         except KeyboardInterrupt as error:
@@ -75,4 +79,6 @@ def _tell(message: str, error: BaseException, *, debug: bool, as_json: bool) -> 
         traceback.print_exception(error, file=sys.stderr)
     typer.echo(f"error: {message}", err=True)
     if as_json:
-        typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
+        found = getattr(error, "ranking", None)
+        told = {"error": {"type": type(error).__name__, "message": message}}
+        typer.echo(json.dumps(told if found is None else {**told, "ranking": found.to_dict()}, default=str))

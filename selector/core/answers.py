@@ -20,7 +20,7 @@ from selector.core.contracts import Progress, ProgressCallback, no_progress
 from selector.core.engine import Failure, Shared, failure_of
 from selector.core.errors import BadImagesError, ConfigError, OutOfMemory, SourceError, StoreError
 
-Kind = Literal["result", "model", "memory", "store", "config", "bad", "died"]
+Kind = Literal["result", "model", "memory", "store", "config", "bad", "died", "limit"]
 Module = tuple[str, "str | None"]
 """A plugin: its name, and its file where it has no name of its own."""
 
@@ -32,7 +32,7 @@ class Answer:
     """What became of a job.
 
     Attributes:
-        kind: ``result``, or what sort of error; ``died`` when the process ended under it.
+        kind: ``result``, or what sort of error; ``died`` when the process ended under it, ``limit`` when it was ended.
         result: of the function.
         reason, trace: of an error.
         bad: items that cannot be used, of ``BadImagesError``.

@@ -48,4 +48,7 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    try:
+        main(int(sys.argv[1]), int(sys.argv[2]))
+    except KeyboardInterrupt:  # its parent was interrupted and says so
+        sys.exit(130)

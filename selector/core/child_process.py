@@ -87,6 +87,19 @@ class Child:
         answer: Answer = found[0]
         return answer
 
+    def interrupt(self, seconds: float) -> bool:
+        """Ask the child to end as Ctrl-C does, and whether it did so in time; what it has open is closed then."""
+        process = self._process
+        try:
+            if process is not None:
+                process.send_signal(signal.SIGINT)
+                process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            self.close()
+        return True
+
     def close(self) -> None:
         """End the child, whatever it is doing."""
         process, self._process = self._process, None

@@ -70,7 +70,8 @@ def explained(error: ValidationError, below: str = "") -> str:
     """The first of pydantic's errors as ``field: expected …, found …``."""
     first = error.errors(include_url=False)[0]
     path = [*([below] if below else []), *(str(part) for part in first["loc"])]
-    found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
+    own = first["type"] == "value_error" and isinstance(first["input"], dict | list)  # it says itself what it found
+    found = "" if first["type"] == "missing" or own else f", found {_shown(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(path) or 'the document'}: {message[:1].lower()}{message[1:]}{found}"
 

@@ -10,10 +10,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class SelectorError(Exception):
-    """Base of all errors that are meant to be read by a person."""
+    """Base of all errors that are meant to be read by a person.
+
+    Attributes:
+        ranking: what a scan had found before it failed (a ``Ranking``): a table is not lost with what comes after it.
+    """
+
+    ranking: Any = None
 
 
 class ConfigError(SelectorError):

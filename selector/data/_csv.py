@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
+import re
 from pathlib import Path
 
 from selector.core.errors import TargetError
 
-_LONGEST = 2**31 - 1  # characters of a cell; the library's own limit is 131,072
+_LONGEST = 10_000_000
+"""Characters of a cell (the library's own limit is 131,072): no reader of texts takes a tenth of it, and the parser holds a
+cell in four bytes a character."""
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # StringIO splits alike, in four bytes a character
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Column names, and (line, cells by column) of each row that is not blank.
 
     Raises:
-        TargetError: not UTF-8, a column name twice, a row of another length, a quote that swallows lines; with the
-            line.
+        TargetError: not UTF-8, a column name twice, a row of another length, a cell of more than ten million
+            characters, a quote that swallows lines; with the line.
     """
-    lines = list(io.StringIO(read_utf8(path), newline=""))
+    lines = _LINE.findall(read_utf8(path))
     delimiter = _delimiter(path, lines[0] if lines else "")
     limit = csv.field_size_limit(_LONGEST)
     try:
@@ -49,6 +52,13 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
             for first, last in spans:
                 _check_swallowed(path, first, lines[first - 1 : last], delimiter, seen)
         return header, rows
+    except csv.Error as error:
+        if "field limit" not in str(error):
+            raise
+        raise TargetError(
+            f"{path}:{reader.line_num}: found a cell of more than {_LONGEST:,} characters; shorten it or remove its row. A "
+            "quote at the begin of a cell that nothing closes makes one cell of all that follows."
+        ) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -97,7 +107,10 @@ def csv_header(path: Path) -> list[str]:
             first = file.readline(1 << 20)
     except (OSError, UnicodeDecodeError):
         return []
-    return [name.strip() for name in next(csv.reader([first], delimiter=_delimiter(path, first)), [])]
+    try:
+        return [name.strip() for name in next(csv.reader([first], delimiter=_delimiter(path, first)), [])]
+    except csv.Error:
+        return []
 
 
 def _delimiter(path: Path, first: str) -> str:

@@ -13,6 +13,9 @@ from selector.core.errors import ConfigError
 from selector.deploy import forms
 from selector.deploy.forms._form import AGAIN
 
+LEAST = 1e-6
+"""Of a temperature: what is less divides outputs into what is no number."""
+
 
 class _SavedConfig(BaseModel):
     """What decides predictions; further keys are facts for people."""
@@ -26,7 +29,7 @@ class _SavedConfig(BaseModel):
     preprocess: dict[str, Any]
     class_names: list[str]
     pairs: bool | None = None
-    temperature: float | None = Field(default=None, gt=0)
+    temperature: float | None = Field(default=None, ge=LEAST, le=1 / LEAST)
     context: dict[str, Any] | None = None
 
     @field_validator("context")
@@ -35,8 +38,11 @@ class _SavedConfig(BaseModel):
         for name, found in (value or {}).items():
             if not _finite(found):
                 raise ValueError(f"'{name}' must hold finite numbers")
-            if name == "temperature" and not (isinstance(found, int | float) and found > 0):
-                raise ValueError(f"'temperature' must be a number above 0, got {found!r}")
+            number = isinstance(found, int | float) and not isinstance(found, bool)
+            if name == "temperature" and not (number and LEAST <= found <= 1 / LEAST):
+                raise ValueError(
+                    f"'temperature' must be a number in the range [{LEAST:g}, {1 / LEAST:g}], got {found!r}"
+                )
         return value
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from selector import proxies, sources, tasks
 from selector.core.answers import Answer, Module, packed
 from selector.core.child_process import Child
 from selector.core.contracts import ProgressCallback, no_progress
 from selector.core.errors import SourceError
+from selector.core.registry import Registry
 from selector.core.units import format_duration, format_size
 from selector.extract.job import ExtractJob, ExtractResult
 from selector.extract.run import extract
@@ -27,6 +29,7 @@ Mode = Literal["auto", "on", "off"]
 
 _FIRST = ("selector.extract.encode", "selector.extract.run", "torch")  # what takes seconds counts for no network
 _LOOK = 0.1  # seconds between looks at a child that computes
+_GRACE = 5.0  # seconds to end in after an interrupt
 _SHARE = 0.9  # of the machine's memory that a network may take when nothing is said
 
 
@@ -59,18 +62,87 @@ def of_others(spec: ModelSpec) -> bool:
     return spec.source_name == "onnx" or runs_code(spec.source_name, spec.model_id)
 
 
-class IsolatedJobs:
-    """Runs jobs in a child process.
+class IsolatedCalls:
+    """Calls functions in a child process, within limits.
 
     Args:
-        isolation: limits of a job.
+        isolation: limits of a call.
         notify: called with the steps that the child reports.
+        modules: plugins that it imports first.
     """
 
-    def __init__(self, isolation: Isolation, notify: ProgressCallback = no_progress) -> None:
+    def __init__(
+        self, isolation: Isolation, notify: ProgressCallback = no_progress, modules: Sequence[Module] | None = None
+    ) -> None:
         self._isolation = isolation
         self._notify = notify
+        self._modules = modules
         self._child: Child | None = None
+        self.pid = 0
+
+    def ask(self, function: Callable[[Any], Any], item: Any, *, steps_count: bool = False) -> Answer:
+        """``function(item)`` in the child. What it logged is logged here; ``pid`` is the process that did it.
+
+        Args:
+            steps_count: whether the limit of time is from one step that it reports to the next, and not for the call.
+        Raises:
+            SourceError: the item cannot be pickled, or no child can be started.
+        """
+        content = packed(function, item)
+        modules = plugins() if self._modules is None else self._modules
+        child = self._child = self._child or Child(modules, notify=self._notify, first=_FIRST)
+        try:
+            child.start(content)
+            self.pid = child.pid
+            answer = self._wait(child, steps_count)
+        except BaseException:  # an interrupt as well: the child may be in an endless loop
+            if child.busy:
+                child.interrupt(_GRACE)
+            raise
+        answer.tell()
+        return answer
+
+    def close(self) -> None:
+        """End the child."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+
+    def _wait(self, child: Child, steps_count: bool) -> Answer:
+        started = time.monotonic()
+        while True:
+            if child.link.poll(_LOOK):
+                if (answer := child.receive()) is not None:
+                    return answer
+                started = time.monotonic() if steps_count else started
+                continue
+            if reason := self._beyond(child.pid, time.monotonic() - started):
+                child.close()
+                return Answer("limit", reason=reason)
+
+    def _beyond(self, pid: int, seconds: float) -> str:
+        """Which limit a child is beyond; empty when it is within them."""
+        import psutil
+
+        limit = self._isolation.timeout
+        if limit is not None and seconds > limit:
+            return (
+                f"it took longer than {format_duration(limit)} for its rows and was ended; raise model_timeout "
+                "(--model-timeout) if it needs more."
+            )
+        most = self._isolation.memory or int(_SHARE * psutil.virtual_memory().total)
+        with contextlib.suppress(psutil.Error):
+            used = psutil.Process(pid).memory_info().rss
+            if used > most:
+                return (
+                    f"it took {format_size(used)} of memory, more than {format_size(most)}, and was ended; raise "
+                    "model_memory (--model-memory) if it needs more."
+                )
+        return ""
+
+
+class IsolatedJobs(IsolatedCalls):
+    """Runs extraction jobs in a child process."""
 
     def run(self, job: ExtractJob) -> ExtractResult:
         """``extract(job)`` in the child.
@@ -80,15 +152,7 @@ class IsolatedJobs:
             StoreError, ConfigError, BadImagesError: as ``extract`` raises them.
         """
         # the next network is not loaded beside: a death would be put down to the wrong one
-        content = packed(extract, replace(job, next_spec=None))
-        child = self._child = self._child or Child(plugins(), notify=self._notify, first=_FIRST)
-        try:
-            answer = self._ask(child, job.name, content)
-        except BaseException:  # an interrupt as well: the child may be in an endless loop
-            if child.busy:
-                child.close()
-            raise
-        answer.tell()
+        answer = self.ask(extract, replace(job, next_spec=None))
         if answer.kind == "died":
             raise SourceError(f"{job.name}: the process that ran this model {answer.reason}.")
         if answer.kind != "result":
@@ -97,44 +161,12 @@ class IsolatedJobs:
         result: ExtractResult = answer.result
         return result
 
-    def close(self) -> None:
-        """End the child."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.close()
 
-    def _ask(self, child: Child, name: str, content: bytes) -> Answer:
-        child.start(content)
-        started = time.monotonic()
-        while True:
-            if child.link.poll(_LOOK):
-                if (answer := child.receive()) is not None:
-                    return answer
-                continue
-            self._check(child, name, time.monotonic() - started)
-
-    def _check(self, child: Child, name: str, seconds: float) -> None:
-        import psutil
-
-        limit = self._isolation.timeout
-        if limit is not None and seconds > limit:
-            raise SourceError(
-                f"{name}: it took longer than {format_duration(limit)} for its rows and was ended; raise model_timeout "
-                "(--model-timeout) if it needs more."
-            )
-        most = self._isolation.memory or int(_SHARE * psutil.virtual_memory().total)
-        with contextlib.suppress(psutil.Error):
-            used = psutil.Process(child.pid).memory_info().rss
-            if used > most:
-                raise SourceError(
-                    f"{name}: it took {format_size(used)} of memory, more than {format_size(most)}, and was ended; raise "
-                    "model_memory (--model-memory) if it needs more."
-                )
-
-
-def plugins() -> list[Module]:
-    """Modules outside the package that registered sources, proxies or tasks: other processes import them too."""
-    found = [each for room in (sources, proxies, tasks) for each in room.registry.loaded().values()]
+def plugins(*more: Registry[Any]) -> list[Module]:
+    """Modules outside the package that registered sources, proxies or tasks, or something in one of ``more``
+    registries: other processes import them too."""
+    rooms = [room.registry for room in (sources, proxies, tasks)]
+    found = [each for registry in (*rooms, *more) for each in registry.loaded().values()]
     names = {getattr(each, "function", each).__module__ for each in found}
     own = (name for name in sorted(names) if not name.startswith("selector."))
     return [(name, getattr(sys.modules.get(name), "__file__", None)) for name in own if name != "__main__"]

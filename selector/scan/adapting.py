@@ -44,6 +44,7 @@ def adapt_leading(
     from selector.deploy import save_model
     from selector.tuning import Candidate
     from selector.tuning.adapt import run_adaptation
+    from selector.tuning.workbench import trained_on_record
 
     started = time.perf_counter()
     folder, target = ranking.path, extraction.target
@@ -95,7 +96,9 @@ def adapt_leading(
     )
     if result.best is not None:
         best = adapted[result.best.name]
-        save_model(folder / BEST, result.best, adapted.target, best.measurements, best.spec)
+        trainings = extraction.store.trainings_folder
+        with trained_on_record(trainings, best.name, by_name[best.name].feature_settings(), target, "saving"):
+            save_model(folder / BEST, result.best, adapted.target, best.measurements, best.spec)
     if len(result.keys):
         hashes = [target.hashes[i] for i in target.indices(UNLABELLED)]
         write_predictions(folder / PREDICTIONS, result, hashes)

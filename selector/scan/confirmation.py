@@ -39,6 +39,7 @@ def confirm_leading(
     """The saved ranking with micro trials and with measurements of its leading models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
     from selector.tuning import Candidate, run_tournament
+    from selector.tuning.workbench import trained_on_record
 
     started = time.perf_counter()
     folder = ranking.path
@@ -121,7 +122,9 @@ def confirm_leading(
         best = confirmed[result.best.name]
         handed = next(m for m in best.measurements if m.strategy == result.best.strategy and m.status == "ok")
         confirmed = with_caveat(confirmed, majority(best.name, handed, target))
-        save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
+        trainings = extraction.store.trainings_folder
+        with trained_on_record(trainings, best.name, by_name[best.name].feature_settings(), target, "saving"):
+            save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
     return save_run(remembered(confirmed, history), folder)
 
 

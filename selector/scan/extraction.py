@@ -229,7 +229,7 @@ class Extraction:
         lacking = len(rows) if entry is None else len(entry.missing(rows))
         import torch  # noqa: F401  seconds, in which a kill is not the death of a network
 
-        with self._deaths.working_on(spec.name, _work(spec), lacking, _APART):
+        with self._deaths.working_on(spec.name, _work(spec), left=lacking, way_out=_APART):
             return extract(job, self.work)
 
     def _job(

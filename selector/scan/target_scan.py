@@ -12,6 +12,7 @@ from selector.config import IN_MEMORY, ConfirmConfig, HistoryLike, ScanConfig
 from selector.core.contracts import Preprocess, ProgressCallback
 from selector.core.documents import plain
 from selector.core.engine import Engine
+from selector.core.errors import SelectorError
 from selector.core.system import versions
 from selector.extract.isolated import Isolation
 from selector.proxies import default_proxies
@@ -19,6 +20,7 @@ from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
 from selector.scan import dataset_view
 from selector.scan.adapting import adapt_leading
+from selector.scan.apart import Confirmation, concerned, confirm_apart
 from selector.scan.budgeted import BudgetedRounds, ScanBudget
 from selector.scan.caveats import caveats
 from selector.scan.checks import (
@@ -32,7 +34,7 @@ from selector.scan.checks import (
     save_run,
     settled_top_k,
 )
-from selector.scan.confirmation import confirm_leading
+from selector.scan.confirmation import confirm_leading, leading
 from selector.scan.extraction import Extraction
 from selector.scan.near_duplicates import leak_caveats
 from selector.scan.parcel import score_settings
@@ -171,7 +173,41 @@ def tuned(
     top_k: int,
     history: HistoryLike,
 ) -> Ranking:
-    """The leading models fine-tuned on the target's labels, or adapted to a target without any; heads on ready features."""
+    """The leading models fine-tuned on the target's labels, or adapted to a target without any; in a child process
+    where networks of others are among them.
+
+    Raises:
+        SelectorError: it failed; ``ranking`` of the error is the ranking that it began with.
+    """
+    arguments = (
+        tuple(specs),
+        config.model_copy(update={"progress": None, "target": None, "store": None}),
+        top_k,
+        history,
+    )
+    try:
+        if not concerned(extraction, leading(ranking, specs, len(ranking))):
+            return tuned_here(ranking, extraction, *arguments)
+        plain_ranking = replace(ranking, loaded_target=None)
+        store, settings = extraction.store.address, extraction.job_settings
+        job = Confirmation(
+            tuned_here, plain_ranking, extraction.target, store, settings, extraction.isolation, *arguments
+        )
+        return confirm_apart(job, extraction)
+    except SelectorError as error:
+        error.ranking = error.ranking or ranking
+        raise
+
+
+def tuned_here(
+    ranking: Ranking,
+    extraction: Extraction,
+    specs: Sequence[ModelSpec],
+    config: ConfirmConfig,
+    top_k: int,
+    history: HistoryLike,
+) -> Ranking:
+    """``tuned`` in this process; heads on ready features."""
     if not modalities.of(extraction.target).has_models:
         return confirm_rows(ranking, extraction, config)
     if tasks.task_of(extraction.target).adapts:

@@ -6,6 +6,7 @@ candidate's final figure is worked out afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from selector.tuning.validators import View
 from selector.tuning.workbench import Workbench
 
 Key = tuple[str, str]
+OnRecord = Callable[[Candidate, str], contextlib.AbstractContextManager[None]]
 POINTS = 400  # of each domain in the projection
 UNCERTAIN = 12
 
@@ -105,11 +107,12 @@ def run_adaptation(
     Cost: a head a model and strategy, and the validators: seconds each.
     """
     task.check(target)
+    on_record: OnRecord = bench.working_on if bench is not None else lambda *_: contextlib.nullcontext()
     sealed = task.hidden(target)
     items = target.indices(UNLABELLED)
     given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
     with sealed.choosing():
-        pool = _heads(candidates, target, task, features_for, names, seed, progress)
+        pool = _heads(candidates, target, task, features_for, names, seed, progress, on_record)
         if bench is not None:
             _train_networks(pool, candidates, names, task, bench, budget_seconds, max_steps, seed)
         if not pool.made:
@@ -119,7 +122,8 @@ def run_adaptation(
         labelled: dict[str, Any] = {}
         if given:
             chosen, labelled = _by_labels(chosen, pool.made, merits, given)
-        best, trouble = _trained(candidates, chosen, pool.made, target, task, seed)
+        with on_record(next(c for c in candidates if c.name == chosen.name[0]), "the chosen network"):
+            best, trouble = _trained(candidates, chosen, pool.made, target, task, seed)
     finals = _finals(pool.made, target, task, sealed, Decision(*chosen.name), given)
     measured = {
         key: _measurement(key, adapted, chosen, target, task, finals.get(key, {})) for key, adapted in pool.made.items()
@@ -155,6 +159,7 @@ def _heads(
     names: Sequence[str],
     seed: int,
     progress: ProgressCallback,
+    on_record: OnRecord,
 ) -> _Pool:
     """Every model with a head by every strategy of frozen features."""
     wanted = [n for n in dict.fromkeys(["source-only", *names]) if not strategies.registry.get(n).trains]
@@ -162,7 +167,8 @@ def _heads(
 
     def adapt(candidate: Candidate) -> None:
         progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
-        pool.domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
+        with on_record(candidate, "heads"):  # one that runs died of later on has no head either
+            pool.domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
         for done, name in enumerate(wanted):
             pool.made[candidate.name, name] = adapted_by(name, found, task)
             progress(Progress("train", done + 1, len(wanted), "strategies", candidate.name, name))
@@ -197,9 +203,11 @@ def _train_networks(
         done, (candidate, name) = job
         begun = bench.now()
         if candidate.name not in loaded:
-            loaded[candidate.name] = started(bench, candidate)
+            with bench.working_on(candidate, "linear probe"):
+                loaded[candidate.name] = started(bench, candidate)
         share = begun + (ends - begun) / (len(jobs) - done)
-        found = network_outputs(bench, loaded[candidate.name], name, steps_of(bench, max_steps), share, seed)
+        with bench.working_on(candidate, f"training: outputs of {name}"):
+            found = network_outputs(bench, loaded[candidate.name], name, steps_of(bench, max_steps), share, seed)
         module, head, outputs, features = found
         seen = replace(
             pool.domains[candidate.name], train=features["train"], val=features["val"], target=features[UNLABELLED]

@@ -160,7 +160,7 @@ def steps_within(forwards: float, fixed: int) -> int:
 
 
 def _run(bench: Workbench, share: float, seed: int, candidate: Candidate) -> MicroTrial:
-    """One candidate: load, probe, train, judge; or what the journal has of it."""
+    """One candidate, on record: load, probe, train, judge; or what the journal has of it."""
     target = bench.target
     drawn = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
     probed = min(PROBE_ITEMS, len(drawn) // 2)
@@ -169,6 +169,11 @@ def _run(bench: Workbench, share: float, seed: int, candidate: Candidate) -> Mic
     forwards = share * (len(target.indices("train")) + len(target.indices("val")))
     if bench.task.probe_rows == 0:
         return MicroTrial(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
+    with bench.working_on(candidate, "training: micro trial"):
+        return _tried(bench, stream, forwards, seed, candidate)
+
+
+def _tried(bench: Workbench, stream: np.ndarray, forwards: float, seed: int, candidate: Candidate) -> MicroTrial:
     loaded = load(bench, candidate)
     if loaded.encoder.module is None:
         return MicroTrial(candidate.name, "not run", "no torch network, so it cannot be trained")

@@ -138,7 +138,7 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
     """Bring the encoders into memory and solve their heads: the frozen strategy."""
 
     def enter(candidate: Candidate) -> Loaded:
-        with field.bench.working_on(candidate, {"stage": "linear probe"}):
+        with field.bench.working_on(candidate, "linear probe"):
             loaded = load(field.bench, candidate)
             solve(field.bench, loaded, field.clock.deadline())
             return loaded

@@ -53,7 +53,7 @@ def measured_step(bench: Workbench, loaded: Loaded, strategy: str, deadline: flo
         loaded.forward_seconds = known["forward"]
         return known["step"]
     bench.notify(Progress("load", 0, 1, "models", loaded.name, "timing a training step"))
-    with bench.working_on(loaded.candidate, {"stage": "a step", "strategy": strategy}):
+    with bench.working_on(loaded.candidate, f"training: a step of {strategy}"):
         return measure_step(bench, loaded, strategy)
 
 

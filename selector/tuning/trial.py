@@ -142,7 +142,7 @@ def _on_record(
 ) -> tuple[Record | None, nn.Module]:
     checkpoint = bench.journal.checkpoint(key)
     left = -int(checkpoint.stat().st_mtime) if checkpoint.is_file() else 0  # a newer one is less that is left
-    with bench.working_on(loaded.candidate, {"training": key}, left):
+    with bench.working_on(loaded.candidate, f"training: {key}", left):
         return _train(bench, loaded, trial, steps, key, deadline)
 
 

@@ -132,20 +132,21 @@ def _test(
             if configuration is None
             else max([r for r in [configuration.best, *configuration.repeats] if r is not None], key=field.order)
         )
-        context = _context(field, loaded.frozen if run is None else run.record)
-        if label == best_label and loaded.encoder.module is not None:
-            module = None if run is None else module_of(bench, loaded, run.trial, run.steps)
-            best = _trained(field, loaded, run, module, context)
-        if tested:
-            stats = _final(field, loaded, run, "test", context)
-            tests[label] = stats.values(bench.task.metrics)
-        if label == best_label:
-            split = "test" if tested else "val"
-            if not tested:
-                stats = _final(field, loaded, run, "val", context)
-            analysis = _error_analysis(field, stats, split)
-            if bench.task.draws and loaded.encoder.module is not None:
-                _draw(field, loaded, run, module, analysis["samples"], context)
+        with bench.working_on(loaded.candidate, "verdict"):
+            context = _context(field, loaded.frozen if run is None else run.record)
+            if label == best_label and loaded.encoder.module is not None:
+                module = None if run is None else module_of(bench, loaded, run.trial, run.steps)
+                best = _trained(field, loaded, run, module, context)
+            if tested:
+                stats = _final(field, loaded, run, "test", context)
+                tests[label] = stats.values(bench.task.metrics)
+            if label == best_label:
+                split = "test" if tested else "val"
+                if not tested:
+                    stats = _final(field, loaded, run, "val", context)
+                analysis = _error_analysis(field, stats, split)
+                if bench.task.draws and loaded.encoder.module is not None:
+                    _draw(field, loaded, run, module, analysis["samples"], context)
     return tests, best, analysis
 
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -56,7 +57,6 @@ class Workbench:
     set_aside: dict[str, str] = field(default_factory=dict)  # candidates that runs died of, with the reason
 
     def __post_init__(self) -> None:
-        self.deaths = Deaths(self.journal.folder / "working")
         self.bf16 = bf16_helps(self.device)
         for split in ("train", "val", "test"):
             self.indices[split] = self.target.indices(split)
@@ -148,18 +148,17 @@ class Workbench:
         return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations))
 
     @contextlib.contextmanager
-    def working_on(self, candidate: Candidate, work: Mapping[str, Any], left: int = 0) -> Iterator[None]:
+    def working_on(self, candidate: Candidate, part: str, left: int = 0) -> Iterator[None]:
         """On record as long as it takes: a process that dies of a network is named by the next run, and the network
-        set aside, in all its trainings, after the second death.
+        set aside, in all its trainings, after the second death in the same part of the work.
 
         Raises:
             SetAside: runs died of it too often.
         """
         if reason := self.set_aside.get(candidate.name):
             raise SetAside(reason)
-        about = {"candidate": dict(candidate.identity), "target": self.target.fingerprint, **work}
         try:
-            with self.deaths.working_on(candidate.name, about, left, "confirm without it"):
+            with trained_on_record(self.journal.folder, candidate.name, candidate.identity, self.target, part, left):
                 yield
         except SetAside as error:
             self.set_aside[candidate.name] = str(error)
@@ -194,3 +193,22 @@ def device_of(device: str) -> str:
     if kind.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{device}' was asked for, but torch sees no CUDA device; use --device cpu.")
     return device
+
+
+def deaths_in(folder: Path) -> Deaths:
+    """The record of the networks that are trained with this folder of trainings."""
+    return Deaths(folder / "working")
+
+
+def trained_on_record(
+    folder: Path, name: str, identity: Mapping[str, Any], target: Target, part: str, left: int = 0
+) -> contextlib.AbstractContextManager[None]:
+    """``Deaths.working_on`` for a network that is trained for a target, or saved after it.
+
+    Args:
+        folder: of the trainings.
+        identity: of the candidate.
+        part: what is done with it.
+    """
+    work = {"candidate": dict(identity), "target": target.fingerprint}
+    return deaths_in(folder).working_on(name, work, part, left, "confirm without it")

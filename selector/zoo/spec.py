@@ -101,6 +101,7 @@ class TextSettings(_Strict):
 
 
 _Side = Annotated[PositiveInt, Field(le=8192)]
+_MOST_RESIZED = 16384
 
 
 class PreprocessOverrides(_Strict):
@@ -108,19 +109,22 @@ class PreprocessOverrides(_Strict):
 
     input_size: tuple[_Side, _Side, _Side] | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    std: tuple[Annotated[float, Field(ge=1e-6)], ...] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
-    crop_pct: float | None = Field(default=None, gt=0, le=1)
+    crop_pct: float | None = Field(default=None, ge=0.05, le=1)
     crop_mode: Literal["center", "squash", "border"] | None = None
 
     @model_validator(mode="after")
-    def _one_value_a_channel(self) -> PreprocessOverrides:
+    def _fit_together(self) -> PreprocessOverrides:
         lengths = {name: len(v) for name in ("mean", "std") if (v := getattr(self, name)) is not None}
         if self.input_size is not None:
             lengths["input_size"] = self.input_size[0]
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise ValueError(f"mean and std hold one value a channel, as many as input_size says; got {found}")
+        side = max(self.input_size[1:]) / (self.crop_pct or 1) if self.input_size is not None else 0
+        if side > _MOST_RESIZED:
+            raise ValueError(f"images are resized to input_size / crop_pct, at most {_MOST_RESIZED}; got {side:.0f}")
         return self
 
     def changes(self) -> dict[str, Any]:

@@ -287,3 +287,26 @@ def test_real_sets(assets: Path) -> None:
     assert sum(target.counts().values()) == 836
     assert target.counts()["test"] == 280
     assert load_target(assets / "data" / "houses", label_column="log_price").label_kind is LabelKind.REAL
+
+
+def test_a_cell_that_is_no_text_of_a_person_is_an_error_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 million characters took ten times their bytes."""
+    monkeypatch.setattr("selector.data._csv._LONGEST", 1000)
+    file = tmp_path / "t.csv"
+    file.write_text("text,label\na,b\n" + "x" * 1001 + ",b\n")
+    with pytest.raises(
+        TargetError, match=r"t\.csv:3: found a cell of more than 1,000 characters; shorten it or remove"
+    ):
+        load_target(file, text_column="text", label_column="label")
+    file.write_text("x" * 200_000 + ",label\na,b\n")
+    with pytest.raises(TargetError, match=r"t\.csv:1: found a cell of more than 1,000 characters"):
+        load_target(file, text_column="text", label_column="label")
+
+
+def test_lines_of_a_table_are_those_of_the_csv_module() -> None:
+    from selector.data._csv import _LINE
+
+    text = "a\r\nb\n\nc\rd\u2028e\x0bf\x85\n\r\r\n,"
+    assert _LINE.findall(text) == list(io.StringIO(text, newline=""))

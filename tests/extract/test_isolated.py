@@ -103,48 +103,83 @@ def test_a_network_that_two_runs_died_of_is_set_aside(photos: Path, tmp_path: Pa
     assert "--isolate on" in runs[2].stdout
 
 
-def died(at: Deaths, folder: Path, work: dict[str, Any], **more: Any) -> None:
+def died(at: Deaths, folder: Path, work: dict[str, Any], part: str = "", left: int = 10, **more: Any) -> None:
     """What a process that ended in the middle of some work leaves."""
-    with contextlib.suppress(SystemExit), at.working_on("a", work, 10):
+    with contextlib.suppress(SystemExit), at.working_on("a", work, part, left):
         (file,) = folder.glob("*.json")
-        record = file.read_text()
+        record = json.loads(file.read_text())
         raise SystemExit
-    file.write_text(json.dumps(json.loads(record) | {"started": 1.0} | more))
+    file.write_text(json.dumps(record | {"now": record["now"] | {"started": 1.0}} | more))
 
 
 def test_deaths_count_only_what_did_not_get_on_and_is_not_running(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     deaths, work = Deaths(tmp_path), {"spec": "a"}
-    with deaths.working_on("a", work, 10), Deaths(tmp_path).working_on("a", work, 10):
+    with deaths.working_on("a", work, left=10), Deaths(tmp_path).working_on("a", work, left=10):
         assert not caplog.records  # this process is alive: nothing died
     assert not list(tmp_path.glob("*.json"))
     died(deaths, tmp_path, work)
-    with deaths.working_on("a", work, 10):
+    with deaths.working_on("a", work, left=10):
         assert "a: an earlier run ended while working on this model" in caplog.text
-    died(deaths, tmp_path, work, deaths=1)
-    with deaths.working_on("a", work, 4):  # rows were stored meanwhile: a long job that was killed
+    died(deaths, tmp_path, work, deaths={"": 1})
+    with deaths.working_on("a", work, left=4):  # rows were stored meanwhile: a long job that was killed
         pass
-    died(deaths, tmp_path, work, deaths=1)
+    died(deaths, tmp_path, work, deaths={"": 1})
     told = r"^a: set aside, because 2 runs ended .* leave it out, or remove .*json to try"
-    with pytest.raises(SetAside, match=told), deaths.working_on("a", work, 10):
+    with pytest.raises(SetAside, match=told), deaths.working_on("a", work, left=10):
         pytest.fail("it is not worked on")
     (file,) = tmp_path.glob("*.json")  # it stays set aside
-    file.write_text("[1, ")  # half a record counts as none
-    with deaths.working_on("a", work, 10):
+    with pytest.raises(SetAside), deaths.working_on("a", work, "another part"):
+        pytest.fail("it is not worked on")
+    for damage in ("[1, ", '{"deaths": 2, "now": {"pid": "x"}}', '{"deaths": {"": "2"}, "now": [1]}'):
+        file.write_text(damage)  # half a record counts as none
+        with deaths.working_on("a", work, left=10):
+            pass
+
+
+def test_deaths_count_by_part_and_one_part_inside_another_leaves_the_outer_on_record(tmp_path: Path) -> None:
+    deaths, work = Deaths(tmp_path), {"spec": "a"}
+    died(deaths, tmp_path, work, "load")
+    with deaths.working_on("a", work, "load"):  # it got past this part
+        pass
+    died(deaths, tmp_path, work, "train")
+    with deaths.working_on("a", work, "load"), deaths.working_on("a", work, "look"):
+        pass
+    (file,) = tmp_path.glob("*.json")
+    assert json.loads(file.read_text())["deaths"] == {"train": 1}
+    with deaths.working_on("a", work, "outer"):
+        with deaths.working_on("a", work, "inner"):
+            pass
+        assert deaths.blame(os.getpid(), "it fell") == "a"
+        died_now = file.read_text()
+    assert deaths.blame(os.getpid(), "nothing is worked on") is None
+    now = {"part": "train", "left": 0, "pid": 1, "started": 1.0}
+    file.write_text(json.dumps(json.loads(died_now) | {"now": now}))
+    told = r"2 runs ended while they worked on this model \(it fell\)"
+    with pytest.raises(SetAside, match=told), deaths.working_on("a", work, "load"):
+        pytest.fail("it is not worked on")
+
+
+def test_an_interrupt_is_no_death(tmp_path: Path) -> None:
+    deaths, work = Deaths(tmp_path), {"spec": "a"}
+    for _ in range(3):
+        with contextlib.suppress(SystemExit), deaths.working_on("a", work):
+            deaths.forgive(os.getpid())
+            (file,) = tmp_path.glob("*.json")
+            left = file.read_text()
+            raise SystemExit
+        file.write_text(left)
+    with deaths.working_on("a", work):
         pass
 
 
 def test_a_network_that_runs_died_of_while_it_was_trained_is_set_aside_in_all_its_trainings(tmp_path: Path) -> None:
     target = small_target()
     people = [candidate(spec) for spec in (MNIST, SVHN)]
-    about = {
-        "candidate": dict(people[0].identity),
-        "target": target.fingerprint,
-        "stage": "a step",
-        "strategy": "full",
-    }
-    died(Deaths(tmp_path / "working"), tmp_path / "working", about, deaths=1, left=0)
+    about = {"candidate": dict(people[0].identity), "target": target.fingerprint}
+    step = "training: a step of full"
+    died(Deaths(tmp_path / "working"), tmp_path / "working", about, step, 0, deaths={step: 1})
     result = run_tournament(
         people, target, Classification(), pixels_for(target), strategies=("frozen", "full", "partial"), max_steps=4,
         repeats=0, checkpoint_folder=tmp_path,
