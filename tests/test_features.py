@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -216,6 +217,7 @@ def test_unknown_entries_make_parts_that_are_complete():
         (np.array([True, "yes", False, "no"], dtype=object), r"Label 0 is True, but label 1 is 'yes'"),
         (np.array(["a", None, "b", "a"], dtype=object), r"labels must be known\. Label 1 is None; drop the row"),
         (["a", float("nan"), "b", "a"], r"labels must be known\. Label 1 is nan; drop the row"),
+        (pd.array([0, 1, None, 1]), r"labels must be known\. Label 2 is missing; drop the row"),
     ],
 )
 def test_labels_of_two_kinds_are_told(labels: Any, said: str) -> None:

@@ -188,6 +188,9 @@ def test_ready_features_are_compared_with_intervals_and_ties() -> None:
         selector.rank_features(good, labels)  # type: ignore[arg-type]
     with pytest.raises(TargetError, match=r"features: 'a': features are <U1 \(1,\); expected floats \(N, D\)"):
         selector.rank_features({"a": np.array(["x"])}, labels)
+    hidden = np.ma.masked_array(good, mask=np.arange(good.size).reshape(good.shape) == 7)
+    with pytest.raises(TargetError, match=r"features are a masked array in which 1 values are masked \(first: row"):
+        selector.rank_features({"a": hidden}, labels)
 
 
 def test_progress_is_a_bar_when_asked_and_in_a_notebook(

@@ -14,7 +14,7 @@ from typing import ParamSpec
 
 import typer
 
-from selector.core.errors import ConfigError, OptionError, SelectorError
+from selector.core.errors import ConfigError, OptionError, SelectorError, unwritable
 
 P = ParamSpec("P")
 
@@ -64,6 +64,10 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             code = FAILED
         except BrokenPipeError:  # the reader of the output (head, less) is satisfied
             sys.stderr.close()
+            code = FAILED
+        except OSError as error:
+            hint = "" if debug else "; --debug shows where"
+            _tell(unwritable(error) or f"unexpected {error}{hint}", error, debug=debug, as_json=as_json)
             code = FAILED
         except Exception as error:  # noqa: BLE001 - the last line of defence: nothing is hidden, only worded
             hint = "" if debug else "; --debug shows where"

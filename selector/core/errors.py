@@ -8,6 +8,8 @@ becomes a row of the ranking, a proxy that does not apply becomes an empty cell 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -124,3 +126,23 @@ def first_line(error: BaseException) -> str:
     'ValueError: too long'
     """
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+
+
+def unwritable(error: OSError) -> str | None:
+    """What to say of a file that could not be written; None where an error of the system is about something else.
+
+    >>> unwritable(OSError(28, "No space left on device", "runs/photos/run.json"))
+    'runs/photos/run.json cannot be written (No space left on device); free some space or name another folder (--out), and run the same command again: what was worked out is in the feature store.'
+    >>> unwritable(OSError(2, "No such file or directory", "x"))
+    """
+    if error.errno not in (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG,
+        errno.ENOTDIR, errno.EISDIR,
+    ):  # fmt: skip
+        return None
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    what = "a file" if error.filename is None else os.fsdecode(error.filename)
+    return (
+        f"{what} cannot be written ({error.strerror}); {'free some space or ' if full else ''}name another folder (--out), "
+        "and run the same command again: what was worked out is in the feature store."
+    )

@@ -13,7 +13,7 @@ import numpy as np
 
 from selector import modalities
 from selector.core.contracts import AnyPreprocess
-from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError
+from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError, first_line
 from selector.core.prediction import Predictions
 from selector.deploy import forms
 from selector.deploy.config import read_config
@@ -167,11 +167,11 @@ class SavedModel:
         try:
             with torch.inference_mode():
                 found = self.task.output(module, batch.to(device))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise SourceError(
-                f"{self.path}: the network does not run on items as {CONFIG} prepares them: {str(error).splitlines()[0]}"
+                f"{self.path}: the network does not run on items as {CONFIG} prepares them: {first_line(error)}"
             ) from error
         if isinstance(found, np.ndarray) and found.dtype.kind == "f" and not np.isfinite(found).all():
             raise SourceError(

@@ -170,7 +170,12 @@ def _kind(kind: LabelKind | str | None) -> LabelKind | None:
 
 
 def _check_mixed(labels: Any) -> None:
-    """numpy would make names of the numbers between them, so that 1 and '1' are one class."""
+    """numpy would make names of the numbers between them, so that 1 and '1' are one class; and real values of whole
+    numbers of pandas of which some are missing."""
+    if getattr(getattr(labels, "dtype", None), "kind", "") in ("i", "u", "b") and hasattr(labels, "isna"):
+        gaps = np.flatnonzero(np.asarray(labels.isna()))
+        if len(gaps):
+            raise ProxyError(f"labels must be known. Label {gaps[0]} is missing; drop the row.")
     if not isinstance(labels, list | tuple) and getattr(getattr(labels, "dtype", None), "kind", "") != "O":
         return
     first: tuple[int, bool] | None = None

@@ -134,7 +134,7 @@ def read_labels(folder: Path) -> dict[str, int]:
         return {}
     try:
         return {str(key): int(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); remove it and hand the answers over again.") from None
 
 

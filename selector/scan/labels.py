@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from selector.tuning.labelling import Labelling
 
 QUESTIONS, PAGE = "label.csv", "label.html"
 HEADER = ("item", "label", "id")
+_MOST_BYTES = 2 << 30  # of predictions: a small archive may unpack to any size
 
 
 @dataclass(frozen=True)
@@ -80,33 +83,59 @@ def take(ranking: Ranking, answers: Path) -> int:
 
 
 def _labelling(folder: Path, known: Mapping[str, int]) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+    path = folder / PREDICTIONS
     try:
-        with np.load(folder / PREDICTIONS, allow_pickle=False) as kept:
-            keys = list(zip(kept["models"].tolist(), kept["strategies"].tolist(), strict=True))
-            hashes, labelling = kept["hashes"].tolist(), Labelling(kept["probabilities"], kept["merits"])
-    except (OSError, ValueError, KeyError) as error:
+        keys, hashes, labelling = _read_predictions(path)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ConfigError(
             f"{folder}: there is no readable {PREDICTIONS} ({error}); labels are asked for after a confirmation of a "
             "target without labels: 'selector confirm RUN'."
         ) from None
     for i, value in enumerate(hashes):
         if value in known:
+            if not 0 <= known[value] < labelling.classes:
+                raise ConfigError(
+                    f"{folder / LABELS}: {value}: expected the number of a class, 0 to {labelling.classes - 1}, found "
+                    f"{known[value]}; remove the file and hand the answers over again."
+                )
             labelling.label(i, known[value])
     return keys, hashes, labelling
+
+
+def _read_predictions(path: Path) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+    """(model, strategy) of K candidates, M items by content, and what they say; ``ValueError`` where they are not."""
+    with zipfile.ZipFile(path) as archive:
+        if (size := sum(part.file_size for part in archive.infolist())) > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {size:,} bytes, at most {_MOST_BYTES:,} are read")
+    with np.load(path, allow_pickle=False) as kept:
+        models, strategies, hashes = (kept[name].tolist() for name in ("models", "strategies", "hashes"))
+        probabilities, merits = kept["probabilities"], kept["merits"]
+    names = [*models, *strategies] if isinstance(models, list) and isinstance(strategies, list) else [None]
+    if not all(isinstance(name, str) and name.isprintable() for name in names) or not isinstance(hashes, list):
+        raise ValueError("models, strategies and hashes must be printable names")
+    if probabilities.ndim != 3 or probabilities.shape[:2] != (len(models), len(hashes)) or not probabilities.size:
+        raise ValueError(
+            f"probabilities have shape {probabilities.shape}, expected ({len(models)}, {len(hashes)}, classes)"
+        )
+    if probabilities.dtype.kind != "f" or not ((probabilities >= 0) & (probabilities <= 1.001)).all():
+        raise ValueError("probabilities must be numbers in the range [0, 1]")
+    if merits.shape != (len(models),) or merits.dtype.kind != "f" or not np.isfinite(merits).all():
+        raise ValueError("merits must be a finite number for each of the models")
+    return list(zip(models, strategies, strict=True)), hashes, Labelling(probabilities, merits)
 
 
 def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, int]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, NUL in the name
         raise OptionError(
             f"answers: {path} cannot be read ({error}); give the filled-in {QUESTIONS}.", "answers"
         ) from None
     found: dict[str, int] = {}
     for line, row in enumerate(rows, 2):
         where = f"answers: {path}:{line}"
-        if "id" not in row or "label" not in row:
+        if not set(HEADER) <= set(row):
             raise OptionError(
                 f"{where}: expected the columns {', '.join(HEADER)}. Got {', '.join(map(str, row))}.", "answers"
             )

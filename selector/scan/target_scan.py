@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from selector.config import IN_MEMORY, ConfirmConfig, HistoryLike, ScanConfig
 from selector.core.contracts import Preprocess, ProgressCallback
 from selector.core.documents import plain
 from selector.core.engine import Engine
-from selector.core.errors import SelectorError
+from selector.core.errors import SelectorError, StoreError, unwritable
 from selector.core.system import versions
 from selector.extract.isolated import Isolation
 from selector.proxies import default_proxies
@@ -149,10 +150,11 @@ class TargetScan:
             loaded_target=data,
             trusted=self._trusted,
         )
-        if not self._confirming or self._folder is None:
-            return save_run(ranking, self._folder)
-        # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
-        ranking = ranking.save(self._folder)
+        with not_lost(ranking):
+            if not self._confirming or self._folder is None:
+                return save_run(ranking, self._folder)
+            # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
+            ranking = ranking.save(self._folder)
         training = ConfirmConfig.of(**{name: getattr(config, name) for name in ConfirmConfig.training_fields()})
         return tuned(ranking, extraction, self._specs, training, self._top_k, config.history)
 
@@ -185,7 +187,7 @@ def tuned(
         top_k,
         history,
     )
-    try:
+    with not_lost(ranking):
         if not concerned(extraction, leading(ranking, specs, len(ranking))):
             return tuned_here(ranking, extraction, *arguments)
         plain_ranking = replace(ranking, loaded_target=None)
@@ -194,9 +196,26 @@ def tuned(
             tuned_here, plain_ranking, extraction.target, store, settings, extraction.isolation, *arguments
         )
         return confirm_apart(job, extraction)
+
+
+@contextlib.contextmanager
+def not_lost(ranking: Ranking) -> Iterator[None]:
+    """What fails from here on does not cost the table: the error carries it.
+
+    Raises:
+        StoreError: a file cannot be written; names it.
+    """
+    try:
+        yield
     except SelectorError as error:
         error.ranking = error.ranking or ranking
         raise
+    except OSError as error:
+        if (told := unwritable(error)) is None:
+            raise
+        failure = StoreError(told)
+        failure.ranking = ranking
+        raise failure from error
 
 
 def tuned_here(

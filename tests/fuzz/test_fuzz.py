@@ -6,13 +6,17 @@ the normal suite, thousands of each format as a slow test.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import random
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from selector.sources import _weights, registry
 from selector.zoo import ModelSpec, load_zoo, shipped_zoo_path
 from tests.data import test_boxes as boxes
 from tests.data import test_masks as masks
+from tests.fuzz import saved
 from tests.fuzz.mutations import byte_mutation, json_mutation
 from tests.report import samples
 from tests.sources.samples import onnx_file
@@ -352,35 +357,67 @@ FORMATS: dict[str, tuple[Maker, int, int]] = {
     "images": (pictures, 150, 4000),
     "ONNX": (graphs, 20, 500),
     "weights": (weights, 60, 2000),
+    "domains": (saved.domains, 20, 300),
+    "lists of targets": (saved.target_lists, 40, 500),
+    "answers": (saved.answers, 60, 1000),
+    "saved multilabel": (partial(saved.of_images, task="multilabel"), 20, 500),
+    "saved regression": (partial(saved.of_images, task="regression"), 20, 500),
+    "saved adaptation": (partial(saved.of_images, task="adaptation"), 10, 300),
+    "saved texts": (partial(saved.of_texts, task="classification"), 15, 500),
+    "saved tagger": (partial(saved.of_texts, task="tagging"), 15, 500),
+    "saved segmenter": (partial(saved.dense, task="segmentation"), 15, 500),
+    "saved detector": (partial(saved.dense, task="detection"), 15, 500),
 }
+SEED = int(os.environ.get("SELECTOR_FUZZ_SEED", "1"))
+"""Of the long run."""
+PART = 250  # cases of a test of the long run
+MOST_SECONDS = 60  # of a processor, for one case: however busy the machine is, none may go on for ever
 
 
-def fuzz(name: str, folder: Path, cases: int, seed: int) -> None:
+def fuzz(name: str, folder: Path, cases: range, seed: int) -> None:
     case = FORMATS[name][0](folder)
-    for number in range(cases):
-        try:
-            case(random.Random(f"{name} {seed} {number}"))
-        except SelectorError:
-            continue
-        except BaseException as error:
-            raise AssertionError(f"{name}, case {number} of seed {seed}: {type(error).__name__}: {error}") from error
+    with tripwire():
+        for number in cases:
+            signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+            try:
+                case(random.Random(f"{name} {seed} {number}"))
+            except SelectorError:
+                continue
+            except BaseException as error:
+                told = f"{name}, case {number} of seed {seed}: {type(error).__name__}: {error}"
+                raise AssertionError(told) from error
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-@pytest.fixture
-def tripwire(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextlib.contextmanager
+def tripwire() -> Iterator[None]:
     """Programs and code out of data are an error at once."""
 
     def tripped(*args: Any, **_: Any) -> Any:
         raise AssertionError(f"a changed file runs something: {args}")
 
-    monkeypatch.setattr("subprocess.Popen.__init__", tripped)
-    monkeypatch.setattr("os.system", tripped)
-    return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen.__init__", tripped)
+        patch.setattr("os.system", tripped)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def ended_by_the_processor() -> Iterator[None]:
+    """A case that goes on for ever is an error, by what it computes and not by the clock."""
+
+    def late(*_: Any) -> None:
+        raise AssertionError(f"more than {MOST_SECONDS} s of computing")
+
+    before = signal.signal(signal.SIGPROF, late)
+    yield
+    signal.signal(signal.SIGPROF, before)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_changed_files_are_results_or_errors_of_our_own(name: str, tmp_path: Path, tripwire: None) -> None:
-    fuzz(name, tmp_path, FORMATS[name][1], seed=0)
+def test_changed_files_are_results_or_errors_of_our_own(name: str, tmp_path: Path) -> None:
+    fuzz(name, tmp_path, range(FORMATS[name][1]), seed=0)
 
 
 @pytest.mark.parametrize(("name", "number"), [("parquet", 975), ("boxes in memory", 68)])
@@ -391,10 +428,12 @@ def test_what_the_long_run_found(name: str, number: int, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", FORMATS)
-def test_thousands_of_changed_files(name: str, tmp_path: Path, tripwire: None) -> None:
-    fuzz(name, tmp_path, FORMATS[name][2], seed=1)
+@pytest.mark.timeout(0)  # bounded by cases, each by what it computes
+@pytest.mark.parametrize(
+    ("name", "start"), [(name, start) for name, (_, _, cases) in FORMATS.items() for start in range(0, cases, PART)]
+)
+def test_thousands_of_changed_files(name: str, start: int, tmp_path: Path) -> None:
+    fuzz(name, tmp_path, range(start, min(start + PART, FORMATS[name][2])), SEED)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
