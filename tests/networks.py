@@ -6,6 +6,8 @@ import ctypes
 import os
 import sys
 import time
+import traceback
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +46,15 @@ class EndsWhenTrained(Blind):
         if torch.is_grad_enabled():
             os._exit(0)
         return super().forward(x)
+
+
+class EndsWhenSaved(Orientation):
+    """Ends the process when it is saved."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        if any(frame.name == "save_model" for frame in traceback.extract_stack()):
+            os._exit(0)
+        return super().state_dict(*args, **kwargs)
 
 
 class Slow(Blind):

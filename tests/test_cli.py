@@ -580,6 +580,22 @@ def test_out_that_is_a_file_is_told_before_the_scan(zoo: Path, photos: Path, tmp
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_full_disk_under_the_run_names_the_file_and_costs_no_table(zoo: Path, photos: Path, small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 4096))
+    words = ["scan", photos, "--zoo", zoo, "--no-confirm", "--out", small_disk / "run", *FAST]
+    result = run(*words)
+    assert result.exit_code == 1
+    told = (
+        f"error: {small_disk / 'run' / 'run.json'} cannot be written (No space left on device); free some space or name"
+    )
+    assert told in result.stderr
+    assert "transferability" in result.stdout  # the table
+    assert list((small_disk / "run").iterdir()) == []
+    document = json.loads(run(*words, "--json").stdout)
+    assert document["error"]["type"] == "StoreError"
+    assert document["ranking"]["models"]
+
+
 def test_closed_streams_do_not_cost_the_run(zoo: Path, photos: Path, tmp_path: Path) -> None:
     words = ["scan", str(photos), "--zoo", str(zoo), "--no-confirm", "--out", str(tmp_path / "run"), *FAST]
     command = f"{shlex.join([sys.executable, '-m', 'selector', *words])} >&- 2>&-"

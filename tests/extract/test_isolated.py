@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -250,3 +251,53 @@ def test_the_child_ends_with_its_parent(photos: Path, tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     assert not psutil.wait_procs(child, timeout=30)[1]
+
+
+@pytest.mark.slow  # several child processes, each of which imports torch
+@pytest.mark.parametrize("name", ["EndsWhenTrained", "EndsWhenSaved"])
+def test_a_network_that_ends_its_process_in_a_confirmation_costs_its_own_trainings(
+    name: str, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "zoo.yaml"
+    networks = ["Orientation", name] if name == "EndsWhenTrained" else [name, "Blind"]
+    file.write_text(json.dumps({"models": [{"name": n, "source": f"python:tests.networks:{n}"} for n in networks]}))
+    ranking = selector.rank(
+        photos, zoo=file, trust_zoo=True, store=tmp_path / "store", out=tmp_path / "run", confirm=True, trials=0,
+        strategies=["full"] if name == "EndsWhenTrained" else ["frozen"], max_steps=4, history=False, **QUICK,
+    )  # fmt: skip
+    assert f"{name}: its process ended itself with exit code 0; the confirmation goes on in another" in caplog.text
+    found = {m.strategy: m for m in ranking[name].measurements}
+    told = f"{name}: set aside, because 2 runs ended while they worked on this model (its process ended itself with"
+    assert any(m.status == "failed" and told in m.note for m in found.values()), found
+    other = next(n for n in networks if n != name)
+    assert any(m.status == "ok" for m in ranking[other].measurements)
+    assert json.loads((tmp_path / "run" / "best" / "config.json").read_text())["name"] == other
+    assert selector.load_ranking(tmp_path / "run").confirmation
+    assert ranking.loaded_target is not None
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_confirmation_in_its_child_and_is_no_death(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "zoo.yaml"
+    file.write_text(
+        json.dumps({"models": [{"name": n, "source": f"python:tests.networks:{n}"} for n in ("Orientation", "Blind")]})
+    )
+    words = [
+        "scan", str(photos), "--zoo", str(file), "--trust-zoo", "--store", str(tmp_path / "store"), "--proxies", "knn",
+        "--cost", "off", "--precision", "float32", "--backend", "eager", "--strategies", "full", "--max-steps", "100000",
+        "--trials", "0", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    run = subprocess.Popen(
+        [sys.executable, "-m", "selector", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert run.stderr is not None
+    for line in run.stderr:
+        if line.startswith("train "):
+            break
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 130, said
+    assert "the same command goes on where it stopped" in said
+    assert "Traceback" not in said
+    for record in (tmp_path / "store").rglob("working/*.json"):
+        assert not json.loads(record.read_text()).get("deaths")
