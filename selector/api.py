@@ -178,8 +178,9 @@ def rank(
         precision, backend: of the extraction; decided once a model and kept in its entry.
         isolate: run networks in a child process, so that one that crashes, hangs or ends the process costs its own
             row: ``auto`` for ``python:`` and ``onnx:`` entries of a zoo file, ``on`` for all, ``off`` for none.
-        model_timeout, model_memory: what an isolated network may take for a round of rows, e.g. ``"10m"`` and
-            ``"8GB"``; None for no limit of time, and for nine tenths of the machine's memory.
+        model_timeout, model_memory: what an isolated network may take for a round of rows (of a confirmation the time
+            from one step to the next), e.g. ``"10m"`` and ``"8GB"``; None for no limit of time, and for nine tenths of the
+            machine's memory.
         scan_budget: time for the scan itself (``"30m"``), or a share of what all models on all rows would take
             (``"25%"``): models are looked at by prior and price, about a hundred rows first, the leading ones at more,
             until they stay the same or it is spent. What was not looked at is a row with the status ``stopped`` and

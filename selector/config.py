@@ -297,7 +297,9 @@ class ScanConfig(_Machine, _Training):
         "entries of a zoo file), on (all), off.",
     )
     model_timeout: str | int | float | None = option(
-        None, "Time that one isolated network may take for a round of rows: 10m.", unit="s"
+        None,
+        "Time that one isolated network may take for a round of rows, or between steps of a training: 10m.",
+        unit="s",
     )
     model_memory: str | int | float | None = option(
         None, "Memory that one isolated network may take: 8GB; nine tenths of the machine's when not given."

@@ -27,6 +27,7 @@ from typer.testing import CliRunner, Result
 
 from selector.cli.app import app
 from selector.core.contracts import Progress
+from selector.core.errors import ConfigError
 from selector.core.progress import ProgressView, line
 from selector.report.ranking import load_ranking
 
@@ -594,6 +595,52 @@ def test_a_full_disk_under_the_run_names_the_file_and_costs_no_table(zoo: Path, 
     document = json.loads(run(*words, "--json").stdout)
     assert document["error"]["type"] == "StoreError"
     assert document["ranking"]["models"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--store", "s\0"], "the store 's\\x00' holds a NUL character"),
+        (["--max-params", "9" * 5000], "--max-params: A count must be finite, such as 30M"),
+        (["--max-pixels", "9" * 5000], "--max-pixels: A count must be finite"),
+    ],
+)
+def test_arguments_that_no_file_system_and_no_number_takes(
+    zoo: Path, photos: Path, words: list[str], told: str
+) -> None:
+    result = run("scan", photos, "--zoo", zoo, "--no-confirm", *words)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_a_list_of_targets_whose_name_holds_nul() -> None:
+    result = run("scan", "@x\0")
+    assert result.exit_code == 2
+    assert "the list of targets x\\x00 cannot be read" in result.stderr
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """``export --onnx /dev/full`` made a file of it."""
+    from selector.core.atomic import write_atomic
+    from selector.deploy.export import _check_place
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PermissionError, match="it is no regular file") as caught:
+        write_atomic(tmp_path / "pipe", b"x")
+    assert caught.value.filename == str(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe is a device or a pipe; name the file to write"):
+        _check_place(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_others_called_things_does_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from selector.cli.output import print_rows, say
+
+    say("a \x1b[31mred\x9b2J")
+    print_rows(["model"], [["\u202efdp.exe"]])
+    shown = capsys.readouterr()
+    assert shown.err == "a \\x1b[31mred\\x9b2J\n"
+    assert "\\u202efdp.exe" in shown.out
 
 
 def test_closed_streams_do_not_cost_the_run(zoo: Path, photos: Path, tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_the_lease_of_a_writer_that_died_is_taken_over(remote: str) -> None:
     assert not claims(store)
 
 
+def test_foreign_files_among_the_claims_are_no_error(remote: str) -> None:
+    store = FeatureStore(remote)
+    with lease(store._files, "work"):
+        folder = claims(store)[0] and next(iter(store._files.folders(FOLDER)))
+        for name in ("notes.json", "-.json", f"{'9' * 5000}.json"[:200], "\u00b2-x.json"):
+            store._files.write(f"{FOLDER}/{folder}/{name}", lambda: [b"[1, "])
+    with lease(store._files, "work", beat=0.02, patience=0.1):
+        pass
+
+
 def test_rows_that_two_writers_extract_at_once_are_there_once(
     remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

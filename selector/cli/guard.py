@@ -9,12 +9,14 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec
 
 import typer
 
 from selector.core.errors import ConfigError, OptionError, SelectorError, unwritable
+from selector.core.units import printable
 
 P = ParamSpec("P")
 
@@ -36,11 +38,12 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             if getattr(sys, name) is None:  # the caller closed it, and the run is wanted all the same
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         debug, as_json = bool(kwargs.get("debug")), bool(kwargs.get("json"))
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=logging.WARNING,
-            format="%(levelname)s %(name)s: %(message)s" if debug else "%(message)s",
-        )
+        others = list(logging.getLogger().handlers)
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+        for handler in [own for own in logging.getLogger().handlers if own not in others]:
+            handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s" if debug else "%(message)s"))
+        # our own limits say which image it was
+        warnings.filterwarnings("ignore", "Image size .* exceeds limit of .* pixels", category=Warning)
         if debug:
             logging.getLogger("selector").setLevel(logging.DEBUG)
         for stream in (sys.stdout, sys.stderr):
@@ -78,10 +81,17 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
     return run
 
 
+class _Printable(logging.Formatter):
+    """Messages name what others called their models and files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in super().format(record).splitlines())
+
+
 def _tell(message: str, error: BaseException, *, debug: bool, as_json: bool) -> None:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {printable(message)}", err=True)
     if as_json:
         found = getattr(error, "ranking", None)
         told = {"error": {"type": type(error).__name__, "message": message}}

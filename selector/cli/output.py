@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from selector.cli.guard import FAILED, SOME_FAILED
+from selector.core.units import printable
 
 if TYPE_CHECKING:
     from selector.report.ranking import Ranking
@@ -54,7 +55,7 @@ def document(data: Any) -> None:
 
 def say(message: str) -> None:
     """A line for the person, on stderr."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
 
 
 def console_width() -> int:
@@ -86,7 +87,7 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], numeric
     for index, header in enumerate(headers):
         table.add_column(header, justify="right" if index in numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("–" if value is None else str(value)) for value in row))
+        table.add_row(*(Text("–" if value is None else printable(str(value))) for value in row))
     if _terminal():
         Console(highlight=False).print(table)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A free name in the folder of ``path``; the file written there takes its place when the block ends well.
 
     Whatever ends it otherwise (an interrupt, a full disk) leaves ``path`` as it was and nothing beside it.
+
+    Raises:
+        OSError: it cannot be written, or is a device; ``filename`` is ``path``.
     """
+    if path.exists() and not path.is_file():  # the rename would put a file where a device or a pipe was
+        raise OSError(errno.EPERM, "it is no regular file", str(path))
     # a suffix of its own: no reader takes it for a finished file, and torch names its archive by what stands before it
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}.part")
     try:

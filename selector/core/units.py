@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ def _parse(text: str | float, units: dict[str, float] | dict[str, int], what: st
         value, unit = float(match[1]), str(key)
     if value < 0:
         raise ConfigError(f"{what} must not be negative. Got {text!r}.")
+    if not math.isfinite(value * units[unit]):
+        raise ConfigError(f"{what} must be finite, such as {example}. Got {str(text)[:20]!r}.")
     return value * units[unit]
 
 
@@ -121,3 +124,15 @@ def words(value: str | Sequence[Any] | None) -> list[Any]:
     """
     parts = [] if value is None else value.split(",") if isinstance(value, str) else list(value)
     return [part for part in (part.strip() if isinstance(part, str) else part for part in parts) if part != ""]
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text of others for a terminal: what would move its cursor, colour it or turn its lines round is spelled out.
+
+    >>> print(printable("\x1b[31mred"))
+    \\x1b[31mred
+    """
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)

@@ -205,6 +205,8 @@ def _check_place(out: Path) -> None:
     """Before the work, not after it."""
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; name the file to write, such as {out / 'model.onnx'}.")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"{out} is a device or a pipe; name the file to write, such as model.onnx.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):

@@ -7,6 +7,7 @@ import shutil
 from html import escape
 from typing import TYPE_CHECKING
 
+from selector.core.units import printable
 from selector.report.view import MARKS, Column, TableView, groups, table_view
 from selector.results import Ranking
 
@@ -47,7 +48,7 @@ def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> Ren
         notes.insert(0, f"Hidden columns: {', '.join(column.title for column in dropped)}.")
     if limit is not None and len(view.rows) > limit:
         notes.insert(0, f"… and {len(view.rows) - limit} more; the report and run.json hold all of them.")
-    return Group(_table(view, columns, limit), *(Text(note) for note in notes))
+    return Group(_table(view, columns, limit), *(Text(printable(note)) for note in notes))
 
 
 def render_html(ranking: Ranking) -> str:
@@ -112,11 +113,13 @@ def _table(view: TableView, columns: list[Column], limit: int | None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(view.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(
+        title=Text(printable(view.title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
     for column in columns:
         stays = column.key in ("rank", "model") or column.numeric
         table.add_column(
-            Text(column.title),
+            Text(printable(column.title)),
             justify="right" if column.numeric else "left",
             style=_COLOURS[column.group],
             no_wrap=stays and column.key != "model",
@@ -125,5 +128,5 @@ def _table(view: TableView, columns: list[Column], limit: int | None) -> Table:
     positions = [view.columns.index(column) for column in columns]
     for row in view.rows[:limit]:
         # Text, not str: a model name with brackets is not markup
-        table.add_row(*(Text(row.cells[i].text) for i in positions))
+        table.add_row(*(Text(printable(row.cells[i].text)) for i in positions))
     return table

@@ -52,7 +52,7 @@ def _read_list(file: Path) -> list[Any]:
     """Paths, one a line, relative to the file; empty lines and those that begin with # are left out."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, NUL in the name
         raise OptionError(f"target: the list of targets {file} cannot be read: {error}.", "target") from None
     named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not named:

@@ -211,9 +211,7 @@ def not_lost(ranking: Ranking) -> Iterator[None]:
         error.ranking = error.ranking or ranking
         raise
     except OSError as error:
-        if (told := unwritable(error)) is None:
-            raise
-        failure = StoreError(told)
+        failure = StoreError(unwritable(error) or f"a file cannot be used: {error}")
         failure.ranking = ranking
         raise failure from error
 

@@ -82,6 +82,8 @@ class FeatureStore:
             self._local_root = copies_folder(place, cache_folder())
             base = RemoteFiles(place, self._local_root)
         else:
+            if "\0" in place:
+                raise ConfigError(f"the store {place!r} holds a NUL character; give a folder with --store.")
             folder = Path(place.removeprefix("file://")).expanduser().absolute()
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"the store {place} is a file; give a folder with --store.")

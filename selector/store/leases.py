@@ -60,7 +60,8 @@ def lease(files: Layered, name: str, beat: float = BEAT, patience: float = PATIE
 
 
 def _claim(files: Layered, folder: str) -> str:
-    number = 1 + max((int(name.partition("-")[0]) for name in files.names(folder)), default=0)
+    numbers = (name.partition("-")[0] for name in files.names(folder))
+    number = 1 + max((int(found) for found in numbers if found.isdecimal() and len(found) < 16), default=0)
     claim = f"{folder}/{number:08d}-{uuid.uuid4().hex}.json"
     write_json(files, claim, _state(0))
     return claim
