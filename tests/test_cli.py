@@ -613,6 +613,17 @@ def test_arguments_that_no_file_system_and_no_number_takes(
     assert told in result.stderr
 
 
+def test_a_plugin_that_fails_is_named_and_its_working_folder_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moves.py").write_text("import os\nos.chdir('/')\n1 / 0\n")
+    result = run("scan", "photos", "--plugin", "moves.py")
+    assert result.exit_code == 2
+    assert "error: --plugin moves.py: it cannot be imported: ZeroDivisionError: division by zero" in result.stderr
+    assert Path.cwd() == tmp_path
+
+
 def test_a_list_of_targets_whose_name_holds_nul() -> None:
     result = run("scan", "@x\0")
     assert result.exit_code == 2

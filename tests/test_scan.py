@@ -617,7 +617,11 @@ def test_a_proxy_that_raises_is_an_empty_cell_that_names_it(photos, tmp_path):
     def broken(features):
         raise TypeError("no such thing")
 
-    ranking = selector.rank(photos, **{**FAST, "proxies": ["knn", broken]}, store=tmp_path / "store")
+    def leaves(features):
+        raise SystemExit(0)
+
+    ranking = selector.rank(photos, **{**FAST, "proxies": ["knn", broken, leaves]}, store=tmp_path / "store")
     assert [m.status for m in ranking] == ["ok", "ok"]
+    assert all(m.scores["leaves"].reason == "proxy 'leaves' raised SystemExit: 0" for m in ranking)
     assert all(m.scores["broken"].reason == "proxy 'broken' raised TypeError: no such thing" for m in ranking)
     assert all(m.transferability is not None for m in ranking)

@@ -19,7 +19,8 @@ from typer.core import TyperGroup
 from selector.cli import completion
 from selector.cli.output import stdout_kept
 from selector.core import units
-from selector.core.errors import ConfigError
+from selector.core.engine import keeping_folder
+from selector.core.errors import ConfigError, SelectorError, first_line
 
 if TYPE_CHECKING:
     from selector.core.options import Option, Options
@@ -138,9 +139,9 @@ def load_plugins(names: list[str] | None) -> None:
     """Import the modules named by ``--plugin``: dotted names (the working folder counts) or files.
 
     Raises:
-        ConfigError: a module cannot be found.
+        ConfigError: a module cannot be found or imported.
     """
-    with stdout_kept():
+    with stdout_kept(), keeping_folder():
         for name in names or ():
             try:
                 _load_plugin(name)
@@ -148,6 +149,12 @@ def load_plugins(names: list[str] | None) -> None:
                 raise ConfigError(
                     f"--plugin {name}: it called sys.exit({error.code!r}) when it was imported."
                 ) from None
+            except SelectorError:
+                raise
+            except Exception as error:
+                raise ConfigError(
+                    f"--plugin {name}: it cannot be imported: {first_line(error)}; --debug shows where."
+                ) from error
 
 
 def _load_plugin(name: str) -> None:

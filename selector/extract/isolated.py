@@ -29,7 +29,6 @@ Mode = Literal["auto", "on", "off"]
 
 _FIRST = ("selector.extract.encode", "selector.extract.run", "torch")  # what takes seconds counts for no network
 _LOOK = 0.1  # seconds between looks at a child that computes
-_GRACE = 5.0  # seconds to end in after an interrupt
 _SHARE = 0.9  # of the machine's memory that a network may take when nothing is said
 
 
@@ -69,11 +68,17 @@ class IsolatedCalls:
         isolation: limits of a call.
         notify: called with the steps that the child reports.
         modules: plugins that it imports first.
+        grace: seconds that it has to end in after an interrupt, for what it keeps on record.
     """
 
     def __init__(
-        self, isolation: Isolation, notify: ProgressCallback = no_progress, modules: Sequence[Module] | None = None
+        self,
+        isolation: Isolation,
+        notify: ProgressCallback = no_progress,
+        modules: Sequence[Module] | None = None,
+        grace: float = 0.0,
     ) -> None:
+        self._grace = grace
         self._isolation = isolation
         self._notify = notify
         self._modules = modules
@@ -97,7 +102,7 @@ class IsolatedCalls:
             answer = self._wait(child, steps_count)
         except BaseException:  # an interrupt as well: the child may be in an endless loop
             if child.busy:
-                child.interrupt(_GRACE)
+                child.interrupt(self._grace)
             raise
         answer.tell()
         return answer

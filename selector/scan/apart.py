@@ -24,6 +24,8 @@ from selector.zoo import ModelSpec
 
 log = logging.getLogger(__name__)
 
+_GRACE = 5.0  # seconds to end in after an interrupt: a step may be under way
+
 Confirm = Callable[[Ranking, Extraction, Sequence[ModelSpec], ConfirmConfig, int, HistoryLike], Ranking]
 """A module's function, which the child finds by its name."""
 
@@ -63,7 +65,7 @@ def confirm_apart(job: Confirmation, extraction: Extraction) -> Ranking:
     from selector.tuning.workbench import deaths_in
 
     modules = plugins(strategies.registry, validators.registry)
-    calls = IsolatedCalls(extraction.isolation, extraction.notify, modules)
+    calls = IsolatedCalls(extraction.isolation, extraction.notify, modules, _GRACE)
     records = [deaths_in(extraction.store.trainings_folder), Deaths(extraction.store.working_folder)]
     unknown = 0
     try:

@@ -138,7 +138,7 @@ def evaluate(features: FeatureSet, proxy: ProxyLike, intervals: bool, seed: int)
         return {"reason": f"{NOT_APPLICABLE}: {error}"}
     except ProxyError as error:
         return {"reason": str(error)}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         name = proxy_room.proxy_name(proxy)
         log.info("proxy '%s' raised %s", name, type(error).__name__, exc_info=error)
         return {"reason": f"proxy '{name}' raised {type(error).__name__}: {error}", "crashed": True}
