@@ -93,9 +93,9 @@ def _labelling(folder: Path, known: Mapping[str, int]) -> tuple[list[tuple[str, 
         ) from None
     for i, value in enumerate(hashes):
         if value in known:
-            if not 0 <= known[value] < labelling.classes:
+            if not 0 <= known[value] < labelling.probabilities.shape[2]:
                 raise ConfigError(
-                    f"{folder / LABELS}: {value}: expected the number of a class, 0 to {labelling.classes - 1}, found "
+                    f"{folder / LABELS}: {value}: expected the number of a class, 0 to {labelling.probabilities.shape[2] - 1}, found "
                     f"{known[value]}; remove the file and hand the answers over again."
                 )
             labelling.label(i, known[value])

@@ -91,6 +91,7 @@ print({{m.name: m.reason or m.status for m in ranking}})
 
 
 @pytest.mark.slow  # three processes
+@pytest.mark.timeout(1200)
 def test_a_network_that_two_runs_died_of_is_set_aside(photos: Path, tmp_path: Path) -> None:
     code = SCAN.format(photos=str(photos), store=str(tmp_path / "store"))
     runs = [
@@ -205,6 +206,7 @@ print({{m.name: [(x.status, x.note) for x in m.measurements] for m in ranking}})
 
 
 @pytest.mark.slow  # three processes
+@pytest.mark.timeout(1200)
 def test_a_network_that_ends_its_process_in_training_is_named_and_then_set_aside(photos: Path, tmp_path: Path) -> None:
     code = TRAINING.format(photos=str(photos), store=str(tmp_path / "store"), out=str(tmp_path / "run"))
     runs = [
@@ -254,6 +256,7 @@ def test_the_child_ends_with_its_parent(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # several child processes, each of which imports torch
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["EndsWhenTrained", "EndsWhenSaved"])
 def test_a_network_that_ends_its_process_in_a_confirmation_costs_its_own_trainings(
     name: str, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -277,6 +280,7 @@ def test_a_network_that_ends_its_process_in_a_confirmation_costs_its_own_trainin
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ctrl_c_ends_a_confirmation_in_its_child_and_is_no_death(photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "zoo.yaml"
     file.write_text(
@@ -288,8 +292,9 @@ def test_ctrl_c_ends_a_confirmation_in_its_child_and_is_no_death(photos: Path, t
         "--trials", "0", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     run = subprocess.Popen(
-        [sys.executable, "-m", "selector", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "selector", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
+    )  # fmt: skip
     assert run.stderr is not None
     for line in run.stderr:
         if line.startswith("train "):
