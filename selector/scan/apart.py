@@ -49,7 +49,12 @@ class Confirmation:
 
 
 def concerned(extraction: Extraction, specs: Sequence[ModelSpec]) -> bool:
-    """Whether some of these models are trained in a child process: all of them are then."""
+    """Whether some of these models are trained in a child process: all of them are then.
+
+    Not where an engine has workers, which train in processes of their own.
+    """
+    if not extraction.engine.in_process:
+        return False
     known_there = all(spec.source_name not in OF_THIS_PROCESS for spec in specs)
     return known_there and any(extraction.isolation.concerns(spec) for spec in specs)
 
