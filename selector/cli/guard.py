@@ -54,9 +54,9 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
         except SelectorError as error:
             message = error.spelled() if isinstance(error, OptionError) else str(error)
             if error.ranking is not None and not as_json:
-                from selector.cli.output import print_ranking
+                from selector.report.table import render_text
 
-                print_ranking(error.ranking)
+                typer.echo(render_text(error.ranking, limit=40))
             _tell(message, error, debug=debug, as_json=as_json)
             code = USAGE if isinstance(error, ConfigError) else FAILED
         except KeyboardInterrupt as error:
