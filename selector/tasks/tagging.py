@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from selector.core.contracts import Target, spread
+from selector.core.errors import ConfigError
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction
 from selector.core.stats import best_temperature, softmax
@@ -195,8 +196,17 @@ class Tagging(TaggingReading, ClassTask):
     def prediction(
         self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
     ) -> TaggedText:
-        """A sentence with a label a word, and the entities of those."""
+        """A sentence with a label a word, and the entities of those.
+
+        Raises:
+            ConfigError: the network does not give a row a word, because it was saved with other settings.
+        """
         shares = softmax(np.asarray(output), temperature_of(context))
+        if len(shares) != len(item):
+            raise ConfigError(
+                f"{name}: the network gives {len(shares)} row(s) for {len(item)} words; config.json must say 'words' under "
+                "preprocess; run 'selector confirm' again."
+            )
         predicted = shares.argmax(axis=1)
         entities = (Entity(kind, a, b, " ".join(item[a:b])) for kind, a, b in self.entities(predicted))
         return TaggedText(

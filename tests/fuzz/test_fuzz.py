@@ -420,11 +420,13 @@ def test_changed_files_are_results_or_errors_of_our_own(name: str, tmp_path: Pat
     fuzz(name, tmp_path, range(FORMATS[name][1]), seed=0)
 
 
-@pytest.mark.parametrize(("name", "number"), [("parquet", 975), ("boxes in memory", 68)])
-def test_what_the_long_run_found(name: str, number: int, tmp_path: Path) -> None:
-    """Cases of seed 1 that ended in exceptions of others."""
+@pytest.mark.parametrize(
+    ("name", "seed", "number"), [("parquet", 1, 975), ("boxes in memory", 1, 68), ("saved tagger", 2, 218)]
+)
+def test_what_long_runs_found(name: str, seed: int, number: int, tmp_path: Path) -> None:
+    """Cases that ended in exceptions of others."""
     with pytest.raises(SelectorError):
-        FORMATS[name][0](tmp_path)(random.Random(f"{name} 1 {number}"))
+        FORMATS[name][0](tmp_path)(random.Random(f"{name} {seed} {number}"))
 
 
 @pytest.mark.slow
