@@ -40,7 +40,7 @@ def test_a_reading_is_the_encoder_that_its_spec_loads(spec: ModelSpec) -> None:
     for first in (wanted[0], wanted[1]):  # from the model's own reading, and from an inner layer
         loaded = source.load(first)
         for other in wanted:
-            alone, read = source.load(other), loaded.reading(other)
+            alone, read = source.load(other), loaded.variant(other)
             assert read.identity == alone.identity
             assert (read.num_features, read.num_parameters, read.blocks) == (
                 alone.num_features,
@@ -55,7 +55,7 @@ def test_a_reading_is_the_encoder_that_its_spec_loads(spec: ModelSpec) -> None:
 @pytest.mark.parametrize("spec", [VIT, RESNET, TORCHVISION], ids=lambda spec: spec.name)
 def test_one_pass_gives_what_each_reading_gives_alone(spec: ModelSpec) -> None:
     loaded = sources.registry.get(spec.source_name).load(spec)
-    together = Together([loaded.reading(other) for other in readings(spec)])
+    together = Together([loaded.variant(other) for other in readings(spec)])
     assert agree(together)
     calls: list[int] = []
     stem = next(m for m in loaded.module.modules() if isinstance(m, torch.nn.Conv2d))
@@ -71,7 +71,7 @@ def test_one_pass_gives_what_each_reading_gives_alone(spec: ModelSpec) -> None:
 def test_a_layer_that_is_changed_in_place_is_noticed() -> None:
     loaded = sources.registry.get("torchvision").load(TORCHVISION)
     squeezed = TORCHVISION.model_copy(update={"layer": "features.0"})  # a ReLU in place follows
-    assert not agree(Together([loaded, loaded.reading(squeezed)]))
+    assert not agree(Together([loaded, loaded.variant(squeezed)]))
 
 
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
@@ -79,7 +79,7 @@ def test_backends_run_readings_and_each_has_rows_of_its_own(backend: str, tmp_pa
     if backend == "openvino":
         pytest.importorskip("openvino")
     loaded = sources.registry.get("timm").load(RESNET)
-    together = Together([loaded.reading(spec) for spec in readings(RESNET)])
+    together = Together([loaded.variant(spec) for spec in readings(RESNET)])
     _, height, width = loaded.preprocess.input_size
     pictures = np.random.default_rng(0).integers(0, 256, (40, height, width, 3), dtype=np.uint8)
 

@@ -126,23 +126,23 @@ class Encoder(ABC):
 
         return torch.randn((2, *self.image_preprocess.input_size), generator=torch.Generator().manual_seed(0))
 
-    def reading(self, spec: Any) -> Encoder:
+    def variant(self, spec: Any) -> Encoder:
         """The same network, weights shared, read as another spec says (its ``layer`` and ``pooling``).
 
         It equals what ``Source.load`` of that spec gives, identity included.
 
         Raises:
             SourceError: the network cannot be read there.
-            NotImplementedError: networks of this source are loaded anew for each reading.
+            NotImplementedError: networks of this source are loaded anew for each variant.
         """
         raise NotImplementedError(f"{self.name} is read in one place only")
 
-    def encode_readings(self, batch: Any, readings: Sequence[Encoder]) -> list[torch.Tensor]:
-        """Features of each of several readings of this network, (B, D) each, in one forward pass.
+    def encode_variants(self, batch: Any, readings: Sequence[Encoder]) -> list[torch.Tensor]:
+        """Features of several variants of this network, (B, D) each, in one forward pass.
 
         Args:
             batch: as for ``encode``.
-            readings: what ``reading`` gave. Only the way in which they read is theirs; the network
+            readings: what ``variant`` gave. Only the way in which they read is theirs; the network
                 that runs is this encoder's ``module``, which may have been moved or converted since.
         """
         raise NotImplementedError(f"{self.name} is read in one place only")

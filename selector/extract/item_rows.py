@@ -91,7 +91,7 @@ class ItemRows(Extraction):
         """The encoder of a spec, from the network that is loaded already where its source can do that."""
         if loaded is not None:
             with contextlib.suppress(NotImplementedError):
-                return loaded.reading(spec)
+                return loaded.variant(spec)
         return self.work.load(spec)
 
     def _pass(

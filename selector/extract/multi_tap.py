@@ -61,7 +61,7 @@ class Together(Around):
         """Features (B, sum of D), the readings side by side."""
         import torch
 
-        return torch.cat(self._base.encode_readings(batch, self.outputs), 1)
+        return torch.cat(self._base.encode_variants(batch, self.outputs), 1)
 
 
 def parts(encoder: Encoder, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -120,7 +120,7 @@ class TorchEncoder(Encoder):
         """Features (B, D)."""
         return self.path(self.module, batch)
 
-    def reading(self, spec: ModelSpec) -> TorchEncoder:
+    def variant(self, spec: ModelSpec) -> TorchEncoder:
         """See ``contracts.Encoder``."""
         loaded = self._loaded
         path = _path(spec, loaded.module, loaded.default)
@@ -128,7 +128,7 @@ class TorchEncoder(Encoder):
             raw = path.raw(loaded.module, probe_batch(self.preprocess.input_size))
         return _read(spec, loaded, identity_at(self.identity, spec), path, raw)
 
-    def encode_readings(self, batch: Tensor, readings: Sequence[Encoder]) -> list[Tensor]:
+    def encode_variants(self, batch: Tensor, readings: Sequence[Encoder]) -> list[Tensor]:
         """See ``contracts.Encoder``."""
         paths = [cast(TorchEncoder, reading).path for reading in readings]
         return read_together(self.module, batch, paths)[0]

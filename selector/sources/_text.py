@@ -116,7 +116,7 @@ class TextEncoder(Encoder):
         """Features (B, D)."""
         return self.module.read(batch, [self.path])[0]
 
-    def reading(self, spec: ModelSpec) -> TextEncoder:
+    def variant(self, spec: ModelSpec) -> TextEncoder:
         """See ``contracts.Encoder``."""
         other = copy.copy(self)
         other.name = spec.name
@@ -125,7 +125,7 @@ class TextEncoder(Encoder):
         other._take_what_is_read()
         return other
 
-    def encode_readings(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
+    def encode_variants(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
         """See ``contracts.Encoder``."""
         return self.module.read(batch, [cast(TextEncoder, reading).path for reading in readings])
 

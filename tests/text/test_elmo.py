@@ -59,10 +59,10 @@ def tokens(encoder: Any, texts: list[Any]) -> Tokens:
 def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
     spec = {"source": "elmo:x", "text": {"words": True} if encoder.preprocess.words else None}
     readings = [
-        encoder.reading(ModelSpec.model_validate({**spec, "layer": str(i + 1)})) for i in range(encoder.module.depth)
+        encoder.variant(ModelSpec.model_validate({**spec, "layer": str(i + 1)})) for i in range(encoder.module.depth)
     ]
     with torch.no_grad():
-        found: list[torch.Tensor] = encoder.encode_readings(batch, readings)
+        found: list[torch.Tensor] = encoder.encode_variants(batch, readings)
     return found
 
 
@@ -297,11 +297,11 @@ def test_a_reading_is_what_loading_there_gives(folder: Path) -> None:
     batch = tokens(encoder, ["the sun", "rain falls"])
     for place in ({"layer": "2"}, {"layer": "last", "pooling": "max"}, {"pooling": "cls"}):
         spec = ModelSpec.model_validate({"source": f"elmo:{folder}", **place})
-        read, loaded = encoder.reading(spec), load(folder, **place)
+        read, loaded = encoder.variant(spec), load(folder, **place)
         assert read.identity == loaded.identity != encoder.identity
         assert (read.blocks, read.num_parameters) == (loaded.blocks, loaded.num_parameters)
         with torch.no_grad():
-            torch.testing.assert_close(encoder.encode_readings(batch, [read])[0], loaded.encode(batch))
+            torch.testing.assert_close(encoder.encode_variants(batch, [read])[0], loaded.encode(batch))
     assert registry.get("elmo").layers(spec) == ["1", "2", "3"]  # type: ignore[attr-defined]
 
 

@@ -33,7 +33,7 @@ def test_the_network_with_a_head_ends_at_the_layer(tmp_path: Path, family: str, 
     folder = text_model(tmp_path / family, family)
     whole = load(folder)
     if shared:  # as a pass that gives several readings has it
-        encoder = whole.reading(ModelSpec.model_validate({"source": f"transformers:{folder}", "layer": "2"}))
+        encoder = whole.variant(ModelSpec.model_validate({"source": f"transformers:{folder}", "layer": "2"}))
     else:
         encoder = load(folder, layer="2")
     headed = encoder.with_head(4)

@@ -39,10 +39,10 @@ def tokens(encoder: Any, texts: list[Any] = TEXTS) -> Tokens:
 def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
     count = encoder.module.backbone.config.num_hidden_layers
     readings = [
-        encoder.reading(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i + 1)}))
+        encoder.variant(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i + 1)}))
         for i in range(count)
     ]
-    found: list[torch.Tensor] = encoder.encode_readings(batch, readings)
+    found: list[torch.Tensor] = encoder.encode_variants(batch, readings)
     return found
 
 
@@ -178,12 +178,12 @@ def test_pairs_carry_token_types(folders: dict[str, Path]) -> None:
 def test_a_reading_is_what_loading_it_gives(folders: dict[str, Path]) -> None:
     encoder = load(folders["gpt2"])
     spec = {"source": f"transformers:{folders['gpt2']}", "layer": "2", "pooling": "last"}
-    reading = encoder.reading(ModelSpec.model_validate(spec))
+    reading = encoder.variant(ModelSpec.model_validate(spec))
     loaded = load(folders["gpt2"], layer="2", pooling="last")
     assert reading.identity == loaded.identity
     batch = encoder.probe()
     with torch.no_grad():
-        mean, second = encoder.encode_readings(batch, [encoder, reading])
+        mean, second = encoder.encode_variants(batch, [encoder, reading])
         torch.testing.assert_close(mean, encoder.encode(batch))
         torch.testing.assert_close(second, loaded.encode(batch))
 

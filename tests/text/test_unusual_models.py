@@ -210,12 +210,12 @@ def test_layers_of_networks_that_give_them_otherwise(
     encoder = load(folder, pooling="mean")
     batch = Tokens.of(Tokeniser(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
     readings = [
-        encoder.reading(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i), "pooling": "mean"}))
+        encoder.variant(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i), "pooling": "mean"}))
         for i in (1, 2, 3)
     ]
     reference = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        layers = encoder.encode_readings(batch, readings)
+        layers = encoder.encode_variants(batch, readings)
         mean = encoder.encode(batch)
         hidden = reference(batch.ids, attention_mask=batch.mask, output_hidden_states=True).hidden_states[1:]
     own = batch.content.float()[:, :, None]
