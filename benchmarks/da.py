@@ -2,11 +2,10 @@
 
     SELECTOR_ASSETS=... python -m benchmarks.da [--pairs a,b] [--models x,y] [--quick] [--out FILE]
 
-For every pair and encoder features of both domains are extracted (from the store where they are), the measures of
-``selector.proxies`` are computed, and every head strategy is solved and looked at by every validator. A row of the
-output is a (pair, encoder, strategy). ``accuracy`` and ``test_accuracy`` (items of the target that nothing has seen)
-are worked out last, from labels that nothing before has; ``da_tables.py`` makes the tables from the rows. Rows that
-the file holds are not computed again.
+For every pair and encoder features of both domains are computed in float32 (once: they are kept below ``runs/da``),
+with the measures of ``selector.proxies``, and every head strategy is solved and looked at by every validator. A row of
+the output is a (pair, encoder, strategy). ``accuracy`` on the target's items is worked out last, from labels that
+nothing before has; ``da_tables.py`` makes the tables from the rows. Rows that the file holds are not computed again.
 """
 
 from __future__ import annotations
@@ -20,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import selector
 from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
+from selector import sources
 from selector.core.contracts import no_progress
 from selector.core.system import versions
 from selector.data import load_target
+from selector.extract.inputs import ready
 from selector.features import FeatureSet
 from selector.proxies.target_accuracy import MEASURES, target_accuracy
-from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
-from selector.scan.variants import by_network
 from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import validators
@@ -41,6 +41,9 @@ from selector.tuning.domains import Domains
 from selector.zoo import load_zoo, select
 
 RESULTS = Path(__file__).parent / "results" / "da.csv"
+KEPT = Path("runs") / "da"
+BATCH = 64
+_LOADED: dict[str, Any] = {}
 ENCODERS = (
     "mlc_resnet8", "tiniest", "cifar_resnet20", "cifar_resnet56", "usps_cnn", "svhn_cnn", "mnist_cnn", "mnv1_025",
 )  # fmt: skip
@@ -50,7 +53,7 @@ STRATEGIES = ("source-only", "coral", "reweight", "label-shift")
 DETAILS = ("source_accuracy", "confidence", "thresholded_confidence", *MEASURES)
 VALIDATORS = ("bnm", "class-ami", "dev", "ensv", "im", "snd", "source-validation")
 FIELDS = (
-    "pair", "model", "strategy", "accuracy", "test_accuracy", "source_val_accuracy", "target_accuracy_predicted",
+    "pair", "model", "strategy", "accuracy", "source_val_accuracy", "target_accuracy_predicted",
     *DETAILS, *VALIDATORS, "effective_sample_size", "source_items", "target_items", "num_features", "seconds", "versions",
 )  # fmt: skip
 
@@ -96,17 +99,13 @@ def pair_rows(
     classes = np.array(pair.classes)
     source = stacked(pair.source, most), classes[pair.source.labels[:most]]
     target = load_target(stacked(pair.target, most), source_domain=source, seed=seed)
-    held = load_target(stacked(pair.target_test, most), source_domain=source, seed=seed)
     task = Adaptation()
-    store = FeatureStore(None)
-    # labels for the last step alone: matched by position, since items of the source have left
-    hidden = labels_of(target, pair.target, most), labels_of(held, pair.target_test, most)
+    hidden = labels_of(target, pair.target, most)  # for the last step alone
     # items are in the order of the data sets, whose classes are mixed already
     made: dict[tuple[str, str], tuple[Adapted, dict[str, Any]]] = {}
-    outputs: dict[tuple[str, str], np.ndarray] = {}
     for spec in select(load_zoo() if zoo is None else load_zoo(zoo, trust=True), models=list(models)):
         begun = time.perf_counter()
-        rows, test_rows = (_features(data, spec, store) for data in (target, held))
+        rows = _features(target, spec)
         domains = Domains(
             rows["train"], target.labels[target.indices("train")], rows["val"], target.labels[target.indices("val")],
             rows["unlabelled"], len(classes), seed,
@@ -120,24 +119,22 @@ def pair_rows(
             adapted = adapted_by(strategy, domains, task)
             made[spec.name, strategy] = adapted, {
                 "pair": pair.name, "model": spec.name, "strategy": strategy,
-                "target_accuracy_predicted": float(predicted), **dict(predicted.details),
+                "target_accuracy_predicted": float(predicted), **{name: predicted.details[name] for name in DETAILS},
                 "effective_sample_size": adapted.head.facts.get("effective_sample_size", ""),
                 "source_items": len(domains.train), "target_items": len(domains.target),
                 "num_features": domains.train.shape[1], "seconds": round(time.perf_counter() - begun, 2),
                 "versions": f"selector {selector.__version__}, numpy {versions().get('numpy', '')}, {versions().get('cpu', '')}",
             }  # fmt: skip
-            outputs[spec.name, strategy] = adapted.head.outputs(test_rows["unlabelled"])
     pool = np.mean([adapted.view.target for adapted, _ in made.values()], axis=0)
     found: dict[str, list[dict[str, Any]]] = {}
-    for (model, strategy), (adapted, row) in made.items():
+    for (model, _), (adapted, row) in made.items():
         view = adapted.view.beside(pool)
         row |= {name: validators.registry.get(name)(view) for name in VALIDATORS}
         row["source_val_accuracy"] = row["source-validation"]
-        row["accuracy"] = float((adapted.target.argmax(axis=1) == hidden[0]).mean())
-        row["test_accuracy"] = float((outputs[model, strategy].argmax(axis=1) == hidden[1]).mean())
+        row["accuracy"] = float((adapted.target.argmax(axis=1) == hidden).mean())
         if (pair.name, model) not in done:
             found.setdefault(model, []).append(row)
-    _keep_predictions(pair.name, made, hidden[0])
+    _keep_predictions(pair.name, made, hidden)
     return list(found.items())
 
 
@@ -148,27 +145,46 @@ def stacked(domain: da_pairs.Domain, most: int | None) -> Any:
 
 
 def labels_of(target: Any, domain: da_pairs.Domain, most: int | None) -> np.ndarray:
+    """(M,) of the target's items, matched by position: those that the source holds as well have left."""
     names = [target.names[i] for i in target.indices("unlabelled")]
     return np.array([domain.labels[:most][int(name.split()[-1])] for name in names])
 
 
-def _features(target: Any, spec: Any, store: FeatureStore) -> dict[str, np.ndarray]:
-    extraction = Extraction(target, store, "cpu", "auto", "auto", "skip", True, no_progress)
-    candidate = Candidate(spec)
-    extraction.run(by_network([candidate]), 1.0)
-    if candidate.failure:
-        raise candidate.failure.error
-    return {split: extraction.features(spec, target.indices(split)) for split in ("train", "val", "unlabelled")}
+def _features(target: Any, spec: Any) -> dict[str, np.ndarray]:
+    """By split, (N, D) float32."""
+    path = KEPT / "features" / f"{spec.name}-{target.fingerprint[:16]}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as kept:
+            return dict(kept)
+    encoder = _encoder(spec)
+    extraction = Extraction(target, FeatureStore(None), "cpu", "auto", "auto", "skip", True, no_progress)
+    inputs, found = extraction.inputs(encoder.preprocess), {}
+    for split in ("train", "val", "unlabelled"):
+        items, rows = target.indices(split), []
+        for begin in range(0, len(items), BATCH):
+            batch = ready(inputs.batch(items[begin : begin + BATCH]), encoder.preprocess)
+            with torch.inference_mode():
+                rows.append(encoder.encode(batch).float().numpy())
+        found[split] = np.concatenate(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **found)
+    return found
+
+
+def _encoder(spec: Any) -> Any:
+    """Loaded once for all pairs."""
+    if spec.name not in _LOADED:
+        _LOADED[spec.name] = sources.registry.get(spec.source_name).load(spec)
+    return _LOADED[spec.name]
 
 
 def _keep_predictions(pair: str, made: Any, labels: np.ndarray) -> None:
     """Of every candidate the probabilities and what the validators say, with the true classes: what ``da_tables --labels``
     asks for labels of. Not committed."""
-    folder = Path("runs") / "da"
-    folder.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
     values = np.array([[row[name] for name in COMBINED] for _, row in made.values()])
     np.savez_compressed(
-        folder / f"{pair}.npz", keys=[" ".join(key) for key in made], labels=labels, merits=combined_ranks(values),
+        KEPT / f"{pair}.npz", keys=[" ".join(key) for key in made], labels=labels, merits=combined_ranks(values),
         probabilities=np.stack([adapted.view.target for adapted, _ in made.values()]).astype(np.float32),
     )  # fmt: skip
 
