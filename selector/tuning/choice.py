@@ -16,8 +16,8 @@ from selector.tuning.validators import View
 
 SOURCE_ONLY = "source-only"
 COMBINED = ("class-ami", "im")
-"""Validators whose ranks are combined: the pair of lowest regret on ``benchmarks/results/da.csv``; the others are shown.
-On those pairs the density of neighbourhoods (snd) orders candidates the wrong way round."""
+"""Validators whose ranks are combined, chosen on seven pairs of ``benchmarks/results/da.csv``; the others are shown. On
+those pairs the density of neighbourhoods (snd) orders candidates the wrong way round."""
 AGREE = 0.2
 """Mean rank correlation between validators below which they are said to disagree."""
 
@@ -82,8 +82,7 @@ def choose(candidates: Mapping[tuple[str, str], View], names: Sequence[str] = CO
 def decided(known: Sequence[tuple[str, str]], table: np.ndarray) -> tuple[tuple[str, str], tuple[str, str], float]:
     """(handed over, first by the ranks, agreement of the validators) of values (K, V).
 
-    Source-only of the first model is handed over where not more than half of the validators prefer the adaptation, or
-    where they disagree.
+    Source-only of the first model is handed over where not more than half of the validators prefer the adaptation.
     """
     ranks, agreement = combined_ranks(table), _agreement(table)
     best = int(np.argmax(ranks))
@@ -91,7 +90,7 @@ def decided(known: Sequence[tuple[str, str]], table: np.ndarray) -> tuple[tuple[
     if first == safe or safe not in known:
         return first, first, agreement
     wins = int((table[best] > table[known.index(safe)]).sum())
-    return (safe if 2 * wins <= table.shape[1] or agreement < AGREE else first), first, agreement
+    return (safe if 2 * wins <= table.shape[1] else first), first, agreement
 
 
 def combined_ranks(table: np.ndarray) -> np.ndarray:
