@@ -13,7 +13,7 @@ from selector.linear import solve_head
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import strategies, validators
 from selector.tuning.adapt import adapted_by
-from selector.tuning.choice import choose, combined_ranks
+from selector.tuning.choice import choose, combined_ranks, decided
 from selector.tuning.domains import MOST_WEIGHT, Domains, clipped, density_ratios, effective_sample_size
 from selector.tuning.strategies.coral import alignment
 from selector.tuning.strategies.deep_coral import CovarianceDistance
@@ -248,6 +248,16 @@ def test_an_adapted_model_that_is_not_expected_to_win_is_not_handed_over(seen):
     assert chosen.name == ("m", "source-only")
     if chosen.first == ("m", "coral"):
         assert any("is not expected to beat m source-only: 1 of 3 validators prefer it" in n for n in chosen.notes)
+
+
+def test_all_who_choose_prefer_it_though_they_disagree_on_the_others():
+    known = [("m", "source-only"), ("m", "coral"), ("a", "source-only"), ("b", "source-only"), ("c", "source-only")]
+    table = np.array([[1, 4], [5, 5], [2, 3], [3, 2], [4, 1]], dtype=float)
+    name, first, agreement = decided(known, table)
+    assert name == first == ("m", "coral")
+    assert agreement == pytest.approx(0)
+    table[0, 1] = 6  # one of the two prefers source-only
+    assert decided(known, table)[0] == ("m", "source-only")
 
 
 def test_disagreement_is_told_and_the_safer_choice_named(seen):
