@@ -95,8 +95,7 @@ def _prediction(rows: Sequence[Row], pairs: Sequence[str]) -> list[tuple[str, st
         weights = _ridge([row for row in seen if row["pair"] != pair])
         predicted = np.clip(weights[0] + sum(w * _of(held, n) for n, w in zip(FITTED, weights[1:], strict=True)), 0, 1)
         accuracy = _of(held, "accuracy")
-        if pair in FITTED_ON:
-            missed += list(np.abs(predicted - accuracy))
+        missed += list(np.abs(predicted - accuracy))
         confidence = np.abs((_of(held, "confidence") + _of(held, "thresholded_confidence")) / 2 - accuracy).mean()
         table = "prediction of left-out pairs"
         found += [
