@@ -68,6 +68,7 @@ class RayWorkers:
         self._modules = list(modules)
         self._level = logging.getLogger("selector").getEffectiveLevel()
         self._shared: dict[str, Any] = {}
+        self._bundles: dict[tuple[Shared, ...], Any] = {}
         # a worker that ran on a GPU ends, so that its memory is free for others
         self._task = self._ray.remote(max_retries=0, **({"max_calls": 1} if self._gpus else {}))(_run)
 
@@ -85,11 +86,16 @@ class RayWorkers:
 
     def start(self, function: Callable[[Any], Any], item: Any, needs: Needs) -> Any:
         content = packed(function, item, self._ray.cloudpickle.dumps)
-        refs = {shared.key: [self._shared[shared.key]] for shared in needs.shared}  # in lists: fetched when needed
         name = str(getattr(item, "name", "job"))
         return self._task.options(name=name, **self._resources(needs)).remote(
-            content, refs, self._modules, self._level, _surroundings()
+            content, [self._bundle(needs.shared)], self._modules, self._level, _surroundings()
         )
+
+    def _bundle(self, shared: tuple[Shared, ...]) -> Any:
+        """One reference to those of many shared values: each one that a task carries itself costs every task."""
+        if shared not in self._bundles:
+            self._bundles[shared] = self._ray.put({each.key: self._shared[each.key] for each in shared})
+        return self._bundles[shared]
 
     def _resources(self, needs: Needs) -> dict[str, float]:
         if self._gpus:
@@ -128,6 +134,7 @@ class RayWorkers:
 
     def close(self) -> None:
         """Leave the cluster; end it when it was started for this run."""
+        self._bundles.clear()
         self._shared.clear()
         if self._own:
             self._ray.shutdown()
@@ -166,7 +173,7 @@ def _surroundings() -> dict[str, Any]:
 
 
 def _run(
-    content: bytes, refs: dict[str, list[Any]], modules: Sequence[Module], level: int, surroundings: dict[str, Any]
+    content: bytes, bundle: list[Any], modules: Sequence[Module], level: int, surroundings: dict[str, Any]
 ) -> Answer:
     """A job in a worker of Ray."""
     import ray
@@ -178,7 +185,8 @@ def _run(
         os.environ.pop(_OFFLINE, None)
     else:
         os.environ[_OFFLINE] = surroundings["offline"]
-    answers.worker(no_progress, lambda key: bytes(ray.get(refs[key][0])))
+    # in a list: fetched when it is needed, and not by a worker that has the values
+    answers.worker(no_progress, lambda key: bytes(ray.get(ray.get(bundle[0])[key])))
     answers.import_plugins(modules)
     return answers.answered(content, level)
 
