@@ -96,6 +96,7 @@ def measured(engine: str, samples: int, seed: int) -> dict[str, Any]:
 
 def _started(options: dict[str, Any]) -> None:
     """Open the engine, run a first job, close it."""
+    from benchmarks.bench_engines import _libraries  # a worker does not know this program's own ``__main__``
     from selector.scan.engines import open_engine
 
     with open_engine(ScanConfig.of(**options), no_progress) as engine:

@@ -125,7 +125,7 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> str:
                 parts += [element("circle", cx=a, cy=b, r=3.5, class_="dot") for a, b in points]
                 label = f"{count} target{'' if count == 1 else 's'}"
                 parts.append(element("text", label, x=points[-1][0] + 10, y=points[-1][1] + 4))
-    parts.append(element("text", "dashed: scans one by one", x=80.0, y=50.0, class_="tick"))
+    parts.append(element("text", "dashed: scans one by one", x=416.0, y=322.0, class_="tick", text_anchor="end"))
     return str(
         picture(540, 380, "Processor seconds of a scan by the size of the zoo and the number of targets", *parts)
     )

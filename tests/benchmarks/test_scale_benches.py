@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from benchmarks import bench_fleet, bench_scan_budget
+from benchmarks import bench_fleet, bench_many, bench_scan_budget
 
 
 def test_the_truth_of_a_model_is_its_best_strategy_in_the_mean_over_seeds() -> None:
@@ -27,3 +27,11 @@ def test_simulated_networks_take_recorded_times() -> None:
     drawn = bench_fleet.times(1000, 120.0, seed=0)
     assert drawn.sum() == pytest.approx(120)
     assert 100 < drawn.max() / drawn.min() < 1000  # from a small CNN to a vision transformer
+
+
+def test_the_figure_of_many_targets_has_a_line_a_number_of_targets() -> None:
+    rows = [{"models": m, "targets": t, "seconds": m * t / 2} for m in (5, 15) for t in (1, 4)]
+    drawn = bench_many.figure(rows)
+    assert drawn.count("<polyline") == 4  # two lines, and scans one by one beside each
+    assert "4 targets" in drawn
+    assert "1 target<" in drawn
