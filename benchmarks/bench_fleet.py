@@ -8,12 +8,14 @@ a run takes about ``--seconds`` on its workers; a worker sleeps for it. As in a 
 first, by prices that are off by a factor of 1.6 (one standard deviation). Jobs carry what real ones carry: shared rows a
 target, handed over once, and keys back. Rows that the file has are not made again. ``efficiency`` is the sum of the jobs' times over workers × time from the first
 job handed over to the last result, the start of worker processes left out (a first job a worker, which ends when all of them have begun). ``driver_growth`` is
-the driver's resident memory at the end less that after a tenth of the jobs.
+the driver's resident memory at the end less that after a tenth of the jobs. ``bound`` is the efficiency of a scheduling that
+loses no time, in this order and in that of the zoo.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import sys
 import tempfile
 import time
@@ -33,7 +35,7 @@ from selector.core.system import versions
 
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "bench_fleet.csv"
-COLUMNS = ("workers", "models", "targets", "job_seconds", "wall", "efficiency", "driver_mb", "driver_growth_mb",
+COLUMNS = ("workers", "models", "targets", "job_seconds", "bound", "bound_zoo_order", "wall", "efficiency", "driver_mb", "driver_growth_mb",
            "ray", "selector", "cpu", "cores")  # fmt: skip
 ROWS = 2000  # of a target
 PRICE_ERROR = 0.5  # standard deviation of the logarithm of what the driver thinks that a network takes
@@ -111,6 +113,18 @@ def times(models: int, total: float, seed: int) -> np.ndarray:
     return drawn * total / drawn.sum()
 
 
+def bound(spent: np.ndarray, workers: int) -> float:
+    """Efficiency of workers that take the next job the moment they are free, and lose no time.
+
+    >>> bound(np.array([4.0, 1.0, 1.0, 1.0, 1.0]), 2), bound(np.array([1.0, 1.0, 1.0, 1.0, 4.0]), 2)
+    (1.0, 0.6666666666666666)
+    """
+    free = [0.0] * workers
+    for seconds in spent:
+        heapq.heapreplace(free, free[0] + float(seconds))
+    return float(spent.sum()) / (workers * max(free))
+
+
 def run(workers: int, models: int, targets: int, seconds: float, seed: int) -> dict[str, object]:
     """One size of the fleet."""
     import ray
@@ -125,7 +139,8 @@ def run(workers: int, models: int, targets: int, seconds: float, seed: int) -> d
             assert not any(outcome.failure for outcome in fleet.map(begin, first, needs=_needs))
         spent = times(models, workers * seconds, seed)
         prices = spent * np.exp(rng.normal(0, PRICE_ERROR, models))
-        jobs = (Job(f"model-{i}", float(spent[i]), shared) for i in np.argsort(-prices))
+        order = np.argsort(-prices)
+        jobs = (Job(f"model-{i}", float(spent[i]), shared) for i in order)
         process, early = psutil.Process(), 0
         started = time.perf_counter()
         for done, outcome in enumerate(fleet.map(work, jobs, needs=_needs), 1):
@@ -140,6 +155,7 @@ def run(workers: int, models: int, targets: int, seconds: float, seed: int) -> d
     told = versions()
     return {
         "workers": workers, "models": models, "targets": targets, "job_seconds": round(float(spent.mean()), 3),
+        "bound": round(bound(spent[order], workers), 4), "bound_zoo_order": round(bound(spent, workers), 4),
         "wall": round(wall, 1), "efficiency": round(float(spent.sum()) / (workers * wall), 4),
         "driver_mb": round(late / 2**20), "driver_growth_mb": round((late - early) / 2**20, 1), "ray": ray.__version__,
         **{key: told.get(key, "") for key in ("selector", "cpu", "cores")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -35,3 +36,9 @@ def test_the_figure_of_many_targets_has_a_line_a_number_of_targets() -> None:
     assert drawn.count("<polyline") == 4  # two lines, and scans one by one beside each
     assert "4 targets" in drawn
     assert "1 target<" in drawn
+
+
+def test_a_fleet_cannot_be_better_than_its_schedule() -> None:
+    longest_last = np.array([1.0, 1.0, 1.0, 1.0, 4.0])
+    assert bench_fleet.bound(longest_last, 2) == pytest.approx(8 / (2 * 6))
+    assert bench_fleet.bound(longest_last[::-1], 2) == 1
