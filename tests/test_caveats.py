@@ -183,6 +183,8 @@ def test_a_scan_lists_pictures_that_leak_and_remembers_them(tmp_path):
     assert load_ranking(tmp_path / "run").caveats == ranking.caveats
     warm = selector.rank(root, **FAST, store=tmp_path / "store")  # decodes nothing
     assert [c for c in warm.caveats if c.code == "near-duplicates"] == [leak]
+    apart = selector.rank(root, **{**FAST, "isolate": "on"}, store=tmp_path / "other")  # a child decodes
+    assert [c for c in apart.caveats if c.code == "near-duplicates"] == [leak]
 
 
 def target_of(counts: dict[str, dict[str, int]], **changes):

@@ -168,7 +168,7 @@ def _bring(scans: Sequence[TargetScan], share: float) -> None:
 def _finish(member: _Member) -> None:
     assert member.scan is not None
     with member.own_failure():
-        member.result = member.scan.finish(elsewhere=True)
+        member.result = member.scan.finish()
     if isinstance(member.result, Ranking) and member.result.path is not None:
         write_report(member.result)
 

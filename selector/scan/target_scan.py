@@ -105,12 +105,8 @@ class TargetScan:
             kind, made["budget"] = BudgetedRounds, _budget(config.scan_budget)
         self.rounds = kind(self._specs, self.extraction, self._scoring, self._knowledge, **made)
 
-    def finish(self, *, elsewhere: bool = False) -> Ranking:
-        """The ranking, saved and confirmed as the call asks for.
-
-        Args:
-            elsewhere: whether the pictures were decoded by others: by workers, or for several targets at once.
-        """
+    def finish(self) -> Ranking:
+        """The ranking, saved and confirmed as the call asks for."""
         if self._ready is not None:
             return self._ready
         assert self.rounds is not None
@@ -119,7 +115,7 @@ class TargetScan:
         if modalities.of(data).layer_curves:
             add_layer_curves(candidates, extraction)
         found = list(caveats(candidates, data, len(extraction.rows().indices)))
-        if elsewhere or not self._engine.in_process:
+        if extraction.work.prepared.smallest_pixels is None:  # other processes decoded them, or other targets' scans
             self._open_pictures()
         found[:0] = leak_caveats(data, extraction.work.prepared.smallest_pixels, self._store)
         ranking = Ranking(
