@@ -44,7 +44,7 @@ def export_onnx(
     tokens, as ``word_pooling`` in the metadata says.
 
     A network that gives masks: float (B, K, H, W), of pictures of any height and width where its encoder takes them
-    (``free_size`` in the metadata).
+    (``free_size`` in the metadata); networks with TensorFlow's 'SAME' padding keep the size that they were trained at.
 
     A network that finds boxes takes one picture and gives ``boxes`` (n, 4) in shares of it (left, top, right, bottom),
     ``labels`` (n,) and ``scores`` (n,), the most confident first; ``min_score`` in the metadata is the score from
@@ -174,6 +174,8 @@ _EXPORTED = {Modality.IMAGE: _exported_image, Modality.TEXT: _exported_text, Mod
 def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) -> _Form:
     if saved.task.free_size:
         try:
+            if pads_by_size(saved.module):  # minutes and more of algebra: each layer's size is a formula of all before
+                raise ConfigError("its padding is a formula of the size, which the exporter does not get to the end of")
             form = _image_form(saved, preprocess, free=True)
             _export(form, path)
         except Exception as error:  # noqa: BLE001 - networks and the exporter refuse other sizes in many ways
@@ -187,6 +189,11 @@ def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) ->
     form = _image_form(saved, preprocess)
     _export(form, path)
     return form
+
+
+def pads_by_size(module: nn.Module) -> bool:
+    """Whether a network pads as TensorFlow's 'SAME' does, computed from the size of what comes in: by its layers' names."""
+    return any("Same" in type(layer).__name__ for layer in module.modules())
 
 
 def _check_own(path: Path, content: str, out: str) -> None:

@@ -532,6 +532,24 @@ def test_the_exported_network_takes_pictures_of_any_size(saved: Path, tmp_path: 
         np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), atol=1e-4)
 
 
+def test_a_network_whose_padding_depends_on_the_size_is_exported_at_its_own(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With free sides the exporter does not end."""
+    import onnxruntime
+    from timm.layers import Conv2dSame
+
+    from selector.deploy.export import pads_by_size
+
+    assert pads_by_size(torch.nn.Sequential(Conv2dSame(3, 4, 3, stride=2)))
+    assert not pads_by_size(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2)))
+    monkeypatch.setattr("selector.deploy.export.pads_by_size", lambda module: True)
+    path = export_onnx(saved, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map["free_size"] == "false"
+    assert "takes pictures of its own size only (its padding is a formula of the size" in caplog.text
+
+
 def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
     """From a folder to a saved model that draws: rows are points, classes are counted by the pictures that show them."""
     ranking = selector.rank(
