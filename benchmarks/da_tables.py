@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks import da_pairs
 from benchmarks.da import DETAILS, RESULTS, STRATEGIES, VALIDATORS
 from selector.tuning.choice import COMBINED, combined_ranks, decided
 from selector.tuning.labelling import Labelling
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = [row for row in rows if row["pair"] == pair]
         found += [*_measures(pair, own), *_choice(pair, own), *_gains(pair, own)]
     if args.labels is not None:
-        kept = {pair: args.labels / f"{pair}.npz" for pair in pairs}
+        # pools of one size: that of the texts is smaller
+        kept = {pair: args.labels / f"{pair}.npz" for pair in pairs if pair not in da_pairs.TEXTS}
         found += _labels({pair: _regret_curves(path) for pair, path in kept.items() if path.is_file()})
     found += _prediction(rows, pairs)
     with args.out.open("w", encoding="utf-8", newline="") as file:
