@@ -147,7 +147,9 @@ def test_networks_are_not_trained_again_for_answers_and_the_report_is_renewed(zo
     after = {m.strategy: m for m in selector.load_ranking(tmp_path / "run").best.measurements}
     assert after["dann"].steps == before["dann"].steps == 3
     assert dict(after["dann"].val) == dict(before["dann"].val)
-    assert "6 labels of the target decide" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "6 labels of the target decide" in page
+    assert "combined is the expected accuracy with the labels" in page
 
 
 def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811

@@ -109,8 +109,13 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
         )
     agreement = found.get("agreement")
     said = "" if agreement is None else f" Their mean rank correlation is {agreement:.2f}."
+    meant = (
+        "expected accuracy with the labels"
+        if found.get("labelled")
+        else "mean share of candidates that one is ahead of"
+    )
     yield Table(
-        f"Validators side by side; higher is better, and combined is the mean share of candidates that one is ahead of.{said} "
+        f"Validators side by side; higher is better, and combined is the {meant}.{said} "
         "The last column was worked out after the choice.",
         ("candidate", "combined", *names, "effective sample size", "target accuracy"),
         tuple(rows),
