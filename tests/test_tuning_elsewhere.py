@@ -22,8 +22,9 @@ from selector.tuning import trial as trial_room
 from selector.tuning.clock import Clock
 from selector.tuning.elsewhere import Course, Measuring
 from selector.tuning.journal import Journal
+from selector.tuning.micro_trials import micro_trials
 from tests.test_tournament import TASK, table, tournament
-from tests.tournament_samples import MNIST, SVHN, PixelsOf, candidate, load, small_target
+from tests.tournament_samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
 
 SPECS = {spec.name: spec for spec in (SVHN, MNIST)}
 
@@ -191,3 +192,18 @@ def test_a_worker_that_is_killed_costs_its_training_another_run(here: Any, tmp_p
         engine.close()
     assert (tmp_path / "killed").exists()
     assert table(found) == table(here)
+
+
+def test_micro_trials_on_workers_are_those_of_one_process(inline: Inline, tmp_path: Path) -> None:
+    target = small_target()
+    candidates, options = [candidate(SVHN), candidate(MNIST)], {"share": 50.0, "device": "cpu"}
+    here = micro_trials(candidates, target, TASK, pixels_for(target), folder=tmp_path / "here", **options)
+    there = micro_trials(
+        candidates, target, TASK, pixels_for(target), folder=tmp_path / "there", **options,
+        engine=Fleet(lambda: inline), supplies=Samples(target, tmp_path / "worker"),
+    )  # fmt: skip
+    assert [(t.name, t.status, t.before, t.after, t.losses) for t in there] == [
+        (t.name, t.status, t.before, t.after, t.losses) for t in here
+    ]
+    assert here[0].losses
+    assert len(inline.jobs) == 2
