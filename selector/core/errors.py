@@ -141,7 +141,7 @@ def unwritable(error: OSError) -> str | None:
     ):  # fmt: skip
         return None
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    what = "a file" if error.filename is None else os.fsdecode(error.filename)
+    what = "standard output or a file" if error.filename is None else os.fsdecode(error.filename)
     return (
         f"{what} cannot be written ({error.strerror}); {'free some space or ' if full else ''}name another folder (--out), "
         "and run the same command again: what was worked out is in the feature store."

@@ -421,7 +421,8 @@ def test_changed_files_are_results_or_errors_of_our_own(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "number"), [("parquet", 1, 975), ("boxes in memory", 1, 68), ("saved tagger", 2, 218)]
+    ("name", "seed", "number"),
+    [("parquet", 1, 975), ("boxes in memory", 1, 68), ("saved tagger", 2, 218), ("parquet", 2, 841)],
 )
 def test_what_long_runs_found(name: str, seed: int, number: int, tmp_path: Path) -> None:
     """Cases that ended in exceptions of others."""

@@ -110,9 +110,16 @@ class _Cells(Mapping[str, Any]):
         if name not in self._names:
             raise KeyError(name)
         if name not in self._read:
-            self._read[name] = [
-                cell for path in self._files for cell in pq.read_table(path, columns=[name])[name].to_pylist()
-            ]
+            found: list[Any] = []
+            for path in self._files:
+                cells, rows = pq.read_table(path, columns=[name])[name], pq.read_metadata(path).num_rows
+                if len(cells) != rows:
+                    raise TargetError(
+                        f"{path}: column {name!r} holds {len(cells)} cells, and the footer says {rows} rows; the file is "
+                        "damaged: write it again."
+                    )
+                found += cells.to_pylist()
+            self._read[name] = found
         return self._read[name]
 
 
