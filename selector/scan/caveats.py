@@ -218,7 +218,7 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
         max(e.normalised_score for e in transferability.values()),
         min(s.best_normalised_score for s in frozen.sets.values()),
     )
-    if best < lowest:
+    if round(best, 2) < round(lowest, 2):  # as they are shown
         outside.append(f"a best normalised score of {best:.2f} (tried: {lowest:.2f} and more)")
     if not outside:
         return None
