@@ -11,7 +11,6 @@ from selector.cli import options as o
 from selector.cli.guard import guarded
 from selector.cli.output import document, print_rows, say, stdout_kept
 from selector.core.progress import ProgressView
-from selector.results import BEST
 
 
 @guarded
@@ -29,6 +28,7 @@ def label(
     from selector import api
     from selector.report.html import REPORT_FILE
     from selector.report.ranking import load_ranking
+    from selector.results import BEST
 
     with ProgressView() as progress, stdout_kept():
         asked = api.label(run, count=count, answers=answers, trust_zoo=trust_zoo, progress=progress)

@@ -149,7 +149,7 @@ def _explained(config: type[Options], error: ValidationError) -> tuple[str, str]
 def _takes(annotation: Any) -> str:
     """A type in words.
 
-    >>> _takes(Literal["a", "b"]), _takes(int | None), _takes(str | Sequence[str] | None)
+    >>> _takes(Literal["a", "b"]), _takes(int | None), _takes(str | list[str] | None)
     ("'a' or 'b'", 'an int', 'a text or a list of texts')
     """
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):

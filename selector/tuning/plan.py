@@ -168,6 +168,8 @@ def fit_rest(
 
 def _share(rounds: Sequence[Round], configurations: Sequence[Cost], budget: float, low: float, high: float) -> float:
     """The largest factor of the steps, from low to high, that fits; low where none does."""
+    if seconds_of(_scaled(rounds, high), configurations) <= budget:
+        return high
     for _ in range(20):
         middle = (low + high) / 2
         if seconds_of(_scaled(rounds, middle), configurations) <= budget:
