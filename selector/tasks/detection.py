@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 METRICS: Mapping[str, Metric] = {
     name: Metric() for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 }
-MOST_ROWS = 12_000  # of all pictures
+ROWS_A_CLASS, LEAST_ROWS, MOST_ROWS = 150, 3_000, 12_000  # of all pictures; scores of rows cost more than forward passes
 MOST_BOXES = 20  # a picture; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
 BACKGROUND = "background"
@@ -79,12 +79,13 @@ class Detection(DetectionReading, MapTask):
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
         """True boxes, each of them jittered, and background (IoU below 0.3 with every true box): up to 20 of each a
-        picture, fewer where ``limit`` (at most 12,000 rows) asks for it.
+        picture, fewer where all pictures would have more than ``limit`` rows, or 150 a class (3,000 to 12,000 in all).
 
         Facet ``what``: the class, or background. Facet ``where``: (R, 4) what moves a jittered box onto its true one,
         in its own sides (dx, dy, log dw, log dh); unknown (NaN) of all other rows.
         """
-        limit = MOST_ROWS if limit is None else min(MOST_ROWS, max(limit, 1))
+        enough = min(MOST_ROWS, max(LEAST_ROWS, ROWS_A_CLASS * len(target.class_names)))
+        limit = enough if limit is None else min(enough, max(limit, 1))
         known, indices = _boxes(target), np.sort(np.asarray(indices))
         if 3 * len(indices) > limit:
             indices = np.sort(sorted(indices.tolist(), key=lambda i: target.hashes[i])[: max(1, limit // 3)])
