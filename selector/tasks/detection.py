@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 METRICS: Mapping[str, Metric] = {
     name: Metric() for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 }
-ROWS_A_CLASS, LEAST_ROWS, MOST_ROWS = 150, 3_000, 12_000  # of all pictures; scores of rows cost more than forward passes
+ROWS_A_CLASS, LEAST_ROWS, MOST_ROWS = (
+    150,
+    3_000,
+    12_000,
+)  # of all pictures; scores of rows cost more than forward passes
 MOST_BOXES = 20  # a picture; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
 BACKGROUND = "background"
