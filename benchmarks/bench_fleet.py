@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import os
 import sys
 import tempfile
 import time
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.quick:
         args.workers, args.models, args.seconds = [2], 40, 4.0
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 the workers wait for whatever else the machine does
     rows = read_rows(args.out)
     made = {(int(row["workers"]), int(row["models"]), int(row["targets"])) for row in rows}
     for workers in args.workers:
