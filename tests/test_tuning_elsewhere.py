@@ -20,7 +20,7 @@ from selector.core.fleet import Fleet
 from selector.core.processes import Processes
 from selector.tuning import trial as trial_room
 from selector.tuning.clock import Clock
-from selector.tuning.elsewhere import Course, Measuring
+from selector.tuning.elsewhere import TimingJob, TrainingJob
 from selector.tuning.journal import Journal
 from selector.tuning.micro_trials import micro_trials
 from tests.test_tournament import TASK, table, tournament
@@ -154,16 +154,16 @@ def test_networks_that_only_this_process_knows_are_trained_in_it(inline: Inline,
     there = Samples(small_target(), tmp_path / "b")
     found = tournament(tmp_path / "b", [own, candidate(MNIST)], engine=Fleet(lambda: inline), supplies=there)
     assert table(found) == table(here)
-    assert {job.model for job in inline.asked(Course)} == {"mnist_cnn"}
+    assert {job.model for job in inline.asked(TrainingJob)} == {"mnist_cnn"}
 
 
 def test_jobs_under_way_share_what_is_left_of_the_budget(inline: Inline, tmp_path: Path) -> None:
     there = Samples(small_target(), tmp_path)
     tournament(tmp_path, max_steps=4, budget_seconds=400.0, engine=Fleet(lambda: inline), supplies=there)
-    first = [job for job in inline.asked(Course) if len(job.rates) > 1]
+    first = [job for job in inline.asked(TrainingJob) if len(job.rates) > 1]
     assert len(first) == 2
     assert 0 < sum(job.seconds for job in first) <= 1.05 * 400
-    assert all(job.seconds <= 1.05 * 400 for job in inline.asked(Measuring))
+    assert all(job.seconds <= 1.05 * 400 for job in inline.asked(TimingJob))
 
 
 def test_the_clock_counts_the_time_of_workers_and_not_the_waiting(tmp_path: Path) -> None:

@@ -137,12 +137,12 @@ class Encoder(ABC):
         """
         raise NotImplementedError(f"{self.name} is read in one place only")
 
-    def encode_variants(self, batch: Any, readings: Sequence[Encoder]) -> list[torch.Tensor]:
+    def encode_variants(self, batch: Any, variants: Sequence[Encoder]) -> list[torch.Tensor]:
         """Features of several variants of this network, (B, D) each, in one forward pass.
 
         Args:
             batch: as for ``encode``.
-            readings: what ``variant`` gave. Only the way in which they read is theirs; the network
+            variants: what ``variant`` gave. Only the way in which they read is theirs; the network
                 that runs is this encoder's ``module``, which may have been moved or converted since.
         """
         raise NotImplementedError(f"{self.name} is read in one place only")

@@ -278,7 +278,7 @@ class _Trial:
         return np.concatenate(parts)[: rows_of(self.sample[:wanted])]
 
     def agreement(self, name: str, precision: str, reference: str = "eager", images: int | None = None) -> Agreement:
-        """With the float32 features of ``reference``; of several readings the worst counts."""
+        """With the float32 features of ``reference``; of several variants the worst counts."""
         expected, found = (
             parts(self.encoder, rows)
             for rows in (self.measure(reference, "float32", images), self.measure(name, precision, images))

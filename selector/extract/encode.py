@@ -234,11 +234,11 @@ def extract_together(
     keys: Keys | None = None,
     sample: NDArray[np.int64] | None = None,
 ) -> list[SourceError | None]:
-    """Encode some items once and append the rows of each reading to its entry, chunk by chunk.
+    """Encode some items once and append the rows of each variant to its entry, chunk by chunk.
 
     Args:
-        entries: one a reading of the runner's encoder (``Encoder.outputs``), or the one entry of an
-            encoder without readings; None for a reading whose rows are not wanted.
+        entries: one a variant of the runner's encoder (``Encoder.outputs``), or the one entry of an
+            encoder without variants; None for a variant whose rows are not wanted.
         pixels, hashes: of the whole target, by position.
         indices: positions of the items to encode. An entry that has some of the rows already keeps those.
         cut: how the items are put into batches.
@@ -246,13 +246,13 @@ def extract_together(
         sample: positions of the items that ``runner`` was decided on: they are not run again.
 
     Returns:
-        Why a reading gave no rows, in the order of the entries: features that are not finite. The
+        Why a variant gave no rows, in the order of the entries: features that are not finite. The
         others are not touched by it.
 
     Raises:
         StoreError: the disk is full; the chunks written before stay.
     """
-    readings = runner.encoder.outputs or (runner.encoder,)
+    variants = runner.encoder.outputs or (runner.encoder,)
     first, judged = indices[:0], []
     if sample is not None and runner.judged is not None and np.isin(sample, indices).all():
         first, judged = sample, [runner.judged]
@@ -260,8 +260,8 @@ def extract_together(
     indices = np.concatenate([first, *batches])
     wanted = [hashes[i] for i in indices] if keys is None else keys(indices)
     writers = [
-        None if entry is None else _Writer(reading.name, runner.identity["precision"], entry, wanted)
-        for reading, entry in zip(readings, entries, strict=True)
+        None if entry is None else _Writer(variant.name, runner.identity["precision"], entry, wanted)
+        for variant, entry in zip(variants, entries, strict=True)
     ]
     total, done = len(wanted), 0
     rows_a_chunk = max(CHUNK_ROWS, runner.batch_size)
@@ -284,7 +284,7 @@ def extract_together(
 
 
 class _Writer:
-    """Gathers the rows of one reading and appends them to its entry, those that it lacks."""
+    """Gathers the rows of one variant and appends them to its entry, those that it lacks."""
 
     def __init__(self, name: str, precision: str, entry: Entry, hashes: list[str]) -> None:
         self.failure: SourceError | None = None

@@ -129,11 +129,11 @@ class ItemRows(Extraction):
             runner.require_repeatable(items.batch(sample[:2]))
         entries: list[Entry | None] = []
         missing = np.zeros(len(rows), bool)
-        for spec, reading in zip(specs, encoder.outputs or (encoder,), strict=True):
+        for spec, variant in zip(specs, encoder.outputs or (encoder,), strict=True):
             if place_of(spec) not in lacking:
                 entries.append(None)
                 continue
-            entry = self._begun(spec, reading, runner, [place_of(mate) for mate in specs])
+            entry = self._begun(spec, variant, runner, [place_of(mate) for mate in specs])
             lacking_rows = entry.missing(hashes)
             missing[lacking_rows if units is None else units[lacking_rows]] = True
             entries.append(entry)
@@ -160,23 +160,23 @@ class ItemRows(Extraction):
             if entry is not None
         }
 
-    def _begun(self, spec: ModelSpec, reading: Encoder, runner: Runner, places: Sequence[Place]) -> Entry:
+    def _begun(self, spec: ModelSpec, variant: Encoder, runner: Runner, places: Sequence[Place]) -> Entry:
         """The entry of a variant, with what was decided, before its first row."""
-        preprocess = reading.preprocess.to_dict()
+        preprocess = variant.preprocess.to_dict()
         entry = self.work.store.remember(
             self.work.wanted(spec),
-            versioned({**reading.identity, "preprocess": preprocess, **runner.identity}),
+            versioned({**variant.identity, "preprocess": preprocess, **runner.identity}),
             {
-                "num_features": reading.num_features,
-                "num_parameters": reading.num_parameters,
+                "num_features": variant.num_features,
+                "num_parameters": variant.num_parameters,
                 "preprocess": preprocess,
                 **runner.facts,
                 **runner.identity,
                 **({"together": [list(place) for place in places]} if len(places) > 1 else {}),
             },
         )
-        if reading.source_head is not None:
-            entry.set_head(*reading.source_head)
+        if variant.source_head is not None:
+            entry.set_head(*variant.source_head)
         return entry
 
     def measured(self) -> list[Entry | SourceError]:

@@ -52,7 +52,7 @@ class Costs:
         """Measure a loaded network unless its costs are known; None when it did not run for this.
 
         Args:
-            entries: what its readings give rows to; one pass serves them all, so they cost the same.
+            entries: what its variants give rows to; one pass serves them all, so they cost the same.
         """
         known = self.known(entries[0])
         busy = known is not None and known.unsteady  # the network is loaded anyway: a busy moment is not kept for ever

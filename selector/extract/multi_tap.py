@@ -1,4 +1,4 @@
-"""Several readings of one network (layers, poolings) as one encoder: one forward pass gives them all."""
+"""Several feature variants of one network (layers, poolings) as one encoder: one forward pass gives them all."""
 
 from __future__ import annotations
 
@@ -45,35 +45,35 @@ class Around(Encoder):
 
 
 class Together(Around):
-    """Readings of one network side by side; a reading is split off with ``parts``.
+    """Variants of one network side by side; a variant is split off with ``parts``.
 
     Args:
-        readings: at least one; all of the same network (``Encoder.reading``).
+        variants: at least one; all of the same network (``Encoder.variant``).
     """
 
-    def __init__(self, readings: Sequence[Encoder]) -> None:
+    def __init__(self, variants: Sequence[Encoder]) -> None:
         # addresses compiled networks: a graph with other outputs is another one
-        identity = {"together": [reading.identity for reading in readings]}
-        super().__init__(readings[0], identity, sum(reading.num_features for reading in readings))
-        self.outputs = tuple(readings)
+        identity = {"together": [variant.identity for variant in variants]}
+        super().__init__(variants[0], identity, sum(variant.num_features for variant in variants))
+        self.outputs = tuple(variants)
 
     def encode(self, batch: Any) -> torch.Tensor:
-        """Features (B, sum of D), the readings side by side."""
+        """Features (B, sum of D), the variants side by side."""
         import torch
 
         return torch.cat(self._base.encode_variants(batch, self.outputs), 1)
 
 
 def parts(encoder: Encoder, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Features (B, sum of D) of an encoder cut into those of each reading; one part where there are no readings."""
+    """Features (B, sum of D) of an encoder cut into those of each variant; one part where there are no variants."""
     if not encoder.outputs:
         return [rows]
-    ends = np.cumsum([reading.num_features for reading in encoder.outputs])
+    ends = np.cumsum([variant.num_features for variant in encoder.outputs])
     return np.split(rows, ends[:-1], axis=1)
 
 
 def agree(together: Together) -> bool:
-    """Whether one pass gives what each reading gives alone, on test items.
+    """Whether one pass gives what each variant gives alone, on test items.
 
     It does not for networks that change a layer's output in place afterwards.
     """
@@ -82,9 +82,9 @@ def agree(together: Together) -> bool:
     batch = together.probe()
     with torch.inference_mode():
         whole = together.encode(batch).numpy()
-        for reading, part in zip(together.outputs, parts(together, whole), strict=True):
-            alone = reading.encode(batch).numpy()
+        for variant, part in zip(together.outputs, parts(together, whole), strict=True):
+            alone = variant.encode(batch).numpy()
             if not np.allclose(part, alone, rtol=1e-4, atol=1e-5 * float(np.abs(alone).max())):
-                logger.info("%s: its readings are not the same in one pass; they are extracted apart", reading.name)
+                logger.info("%s: its variants are not the same in one pass; they are extracted apart", variant.name)
                 return False
     return True

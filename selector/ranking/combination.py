@@ -363,7 +363,7 @@ def out_of_reach(
     hopeless shows after fewer rows than by comparing the ends of two intervals.
 
     Args:
-        networks: model -> network, where several models are readings of one: the best reading counts
+        networks: model -> network, where several models are variants of one: the best variant counts
             for its network, and only whole networks are out.
     """
     network = {name: (networks or {}).get(name, name) for name in transferability}

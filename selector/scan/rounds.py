@@ -98,7 +98,7 @@ class Rounds:
 
 
 def _lost(running: Sequence[Candidate], top_k: int) -> list[Candidate]:
-    """Candidates whose network cannot reach the top k: its readings stop together, because one pass gives them all."""
+    """Candidates whose network cannot reach the top k: its variants stop together, because one pass gives them all."""
     networks = {c.spec.name: network.name for network in by_network(running) for c in network.members}
     transferability = {c.spec.name: c.transferability for c in running if c.transferability}
     lost = set(out_of_reach(transferability, top_k, networks))

@@ -83,7 +83,7 @@ def build_maps(network: Network, recipe: Mapping[str, Any]) -> MapNetwork:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A network with its weights, as all its readings share it."""
+    """A network with its weights, as all its variants share it."""
 
     network: Network
     module: nn.Module
@@ -128,9 +128,9 @@ class TorchEncoder(Encoder):
             raw = path.raw(loaded.module, probe_batch(self.preprocess.input_size))
         return _read(spec, loaded, identity_at(self.identity, spec), path, raw)
 
-    def encode_variants(self, batch: Tensor, readings: Sequence[Encoder]) -> list[Tensor]:
+    def encode_variants(self, batch: Tensor, variants: Sequence[Encoder]) -> list[Tensor]:
         """See ``contracts.Encoder``."""
-        paths = [cast(TorchEncoder, reading).path for reading in readings]
+        paths = [cast(TorchEncoder, variant).path for variant in variants]
         return read_together(self.module, batch, paths)[0]
 
     @cached_property
@@ -370,7 +370,7 @@ def _read(spec: ModelSpec, loaded: _Loaded, identity: dict[str, Any], path: Feat
     encoder.num_features = int(features.shape[1])
     classifier = loaded.network.classifier(loaded.module)
     if spec.weights == "none" or spec.layer is not None or spec.pooling is not None:
-        pass  # the head of a random start has no source task; other readings are not what the head was trained on
+        pass  # the head of a random start has no source task; other variants are not what the head was trained on
     elif loaded.source_head is not None:
         encoder.source_head = loaded.source_head
     elif classifier and path.kind == "head":

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from selector.core.contracts import Preprocess
+from selector.core.submodules import replace_submodule
 from selector.sources._network import Network
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class WithLastLinear(Network):
         elif name := self.classifier(module):
             old: Any = module.get_submodule(name)
             new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None) if num_classes else nn.Identity()
-            _set(module, name, new)
+            replace_submodule(module, name, new)
         else:
             return None
         return module  # type: ignore[no-any-return]
@@ -77,14 +78,9 @@ def taken_off(module: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
     from torch.nn import Identity
 
     layer: Any = module.get_submodule(name)
-    _set(module, name, Identity())
+    replace_submodule(module, name, Identity())
     weight = layer.weight.detach().numpy().copy()
     return weight, np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias.detach().numpy().copy()
-
-
-def _set(module: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent) if parent else module, child, layer)
 
 
 def _makes_the_output(module: nn.Module, head: str, preprocess: Preprocess) -> bool:

@@ -125,9 +125,9 @@ class TextEncoder(Encoder):
         other._take_what_is_read()
         return other
 
-    def encode_variants(self, batch: Tokens, readings: Sequence[Encoder]) -> list[Tensor]:
+    def encode_variants(self, batch: Tokens, variants: Sequence[Encoder]) -> list[Tensor]:
         """See ``contracts.Encoder``."""
-        return self.module.read(batch, [cast(TextEncoder, reading).path for reading in readings])
+        return self.module.read(batch, [cast(TextEncoder, variant).path for variant in variants])
 
     def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> TextModule:
         """A fresh module Tokens -> (B, num_outputs), in eval mode; see ``contracts.Encoder``."""

@@ -67,7 +67,6 @@ class MemoryNetwork(WithLastLinear):
 
     def create(self, num_classes: int | None) -> nn.Module:
         """The module with a last linear layer of that width; 0 takes it off."""
-
         try:
             module: Any = copy.deepcopy(live(self.model, f"memory:{self.model}"))
         except ZooError as error:

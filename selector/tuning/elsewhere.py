@@ -68,17 +68,24 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """Job: the start of a candidate's trainings, and what a step of each of its strategies takes."""
+class CandidateJob:
+    """What a worker does with one candidate."""
 
     kit: Shared
     place: Place
-    strategies: tuple[str, ...]
-    seconds: float
 
     @property
     def model(self) -> str:
+        """Name of the candidate."""
         return self.place.model
+
+
+@dataclass(frozen=True)
+class TimingJob(CandidateJob):
+    """Job: the start of a candidate's trainings, and what a step of each of its strategies takes."""
+
+    strategies: tuple[str, ...]
+    seconds: float
 
     @property
     def name(self) -> str:
@@ -87,8 +94,8 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Answer to ``Measuring``: seconds a step or why there are none by strategy, and the device that says so."""
+class TimedSteps:
+    """Answer to ``TimingJob``: seconds a step or why there are none by strategy, and the device that says so."""
 
     steps: Mapping[str, float | Failure]
     probe: Probe | None
@@ -101,7 +108,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingJob(CandidateJob):
     """Job: one configuration in one round.
 
     Attributes:
@@ -110,18 +117,12 @@ class Course:
         seconds: that it may take on its device, loading included.
     """
 
-    kit: Shared
-    place: Place
     strategy: str
     rates: tuple[float, ...]
     known: Mapping[float, Record]
     seed: int
     steps: int
     seconds: float
-
-    @property
-    def model(self) -> str:
-        return self.place.model
 
     @property
     def name(self) -> str:
@@ -131,7 +132,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Finished:
-    """Answer to ``Course``: its runs in order, the weights of the best one where the driver cannot read them here, and
+    """Answer to ``TrainingJob``: its runs in order, the weights of the best one where the driver cannot read them here, and
     seconds on the device."""
 
     runs: tuple[Run, ...]
@@ -142,7 +143,7 @@ class Finished:
 # ---------------------------------------------------------------------------- of a worker
 
 
-def measure_there(job: Measuring) -> Measured:
+def measure_there(job: TimingJob) -> TimedSteps:
     """``planner`` measures so, in a worker."""
     kit: Kit = opened(job.kit)
     bench = kit.bench
@@ -159,13 +160,13 @@ def measure_there(job: Measuring) -> Measured:
         assert found is not None
         steps[outcome.item] = found
     device = torch.device(bench.device).type
-    return Measured(
+    return TimedSteps(
         steps, loaded.probe, loaded.start, loaded.forward_seconds, loaded.build_seconds, device, loaded.bf16,
         bench.now() - begun,
     )  # fmt: skip
 
 
-def train_there(job: Course) -> Finished:
+def train_there(job: TrainingJob) -> Finished:
     """The trainings of one configuration, in a worker."""
     kit: Kit = opened(job.kit)
     bench = kit.bench
@@ -220,12 +221,12 @@ def measured_elsewhere(field: Field, configurations: Sequence[Configuration]) ->
         by_model.setdefault(configuration.loaded.name, []).append(configuration)
     left = field.clock.deadline() - field.clock.now()
     jobs = [
-        Measuring(field.crew.kit, Place.of(mine[0].loaded), tuple(c.strategy for c in mine), left)
+        TimingJob(field.crew.kit, Place.of(mine[0].loaded), tuple(c.strategy for c in mine), left)
         for mine in by_model.values()
     ]
     with field.clock.of_workers():
         for done, outcome in enumerate(field.crew.map(measure_there, jobs), 1):
-            found: Measured | None = outcome.result
+            found: TimedSteps | None = outcome.result
             mine = by_model[outcome.item.model]
             if found is not None:
                 loaded = mine[0].loaded
@@ -241,7 +242,7 @@ def measured_elsewhere(field: Field, configurations: Sequence[Configuration]) ->
 
 
 @dataclass(frozen=True)
-class Entry:
+class Planned:
     """A configuration that is to be trained, and the seconds that it is planned to take."""
 
     configuration: Configuration
@@ -252,7 +253,7 @@ class Entry:
 
 
 def trained_elsewhere(
-    field: Field, entries: Sequence[Entry], kept: float = 0.0
+    field: Field, entries: Sequence[Planned], kept: float = 0.0
 ) -> Iterator[tuple[Configuration, list[Run]]]:
     """Each configuration with its runs, in the order of completion.
 
@@ -262,8 +263,8 @@ def trained_elsewhere(
         kept: seconds that are planned for what comes later.
     """
     assert field.crew is not None
-    of_job: dict[str, Entry] = {}
-    finished: list[tuple[Entry, list[Run]]] = []  # by an earlier call
+    of_job: dict[str, Planned] = {}
+    finished: list[tuple[Planned, list[Run]]] = []  # by an earlier call
     open_: dict[str, float] = {}  # seconds that were allowed to jobs under way
 
     done = 0
@@ -271,7 +272,7 @@ def trained_elsewhere(
     def tell() -> None:
         field.bench.notify(Progress("train", done, len(entries), "configurations", note=under_way(list(open_))))
 
-    def jobs() -> Iterator[Course]:
+    def jobs() -> Iterator[TrainingJob]:
         for place, entry in enumerate(entries):
             left = field.clock.deadline() - field.clock.now()
             if math.isfinite(left):
@@ -285,7 +286,7 @@ def trained_elsewhere(
             if (runs := _recorded(field, entry, known)) is not None:
                 finished.append((entry, runs))
                 continue
-            job = Course(
+            job = TrainingJob(
                 field.crew.kit, Place.of(loaded), strategy, entry.rates, known, entry.seed, entry.steps, allowed  # type: ignore[union-attr]
             )  # fmt: skip
             of_job[job.name], open_[job.name] = entry, allowed
@@ -311,11 +312,11 @@ def trained_elsewhere(
         yield entry.configuration, runs
 
 
-def _trial(entry: Entry, rate: float) -> Trial:
+def _trial(entry: Planned, rate: float) -> Trial:
     return Trial(entry.configuration.loaded.name, entry.configuration.strategy, rate, entry.seed)
 
 
-def _known(field: Field, entry: Entry) -> dict[float, Record]:
+def _known(field: Field, entry: Planned) -> dict[float, Record]:
     """What the driver's journal has of it: its rates and, had they diverged, a lower one."""
     loaded = entry.configuration.loaded
     rates = (*entry.rates, lower_rate(entry.rates))
@@ -324,7 +325,7 @@ def _known(field: Field, entry: Entry) -> dict[float, Record]:
     return {rate: record for rate, record in found.items() if record is not None}
 
 
-def _recorded(field: Field, entry: Entry, known: Mapping[float, Record]) -> list[Run] | None:
+def _recorded(field: Field, entry: Planned, known: Mapping[float, Record]) -> list[Run] | None:
     """The runs of a configuration where the journal has all of them."""
     lacking = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selector.tuning.elsewhere import Entry, trained_elsewhere
+from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.plan import Round, seconds_of
 from selector.tuning.rounds import book, far_behind, take, train_configuration
@@ -40,7 +40,7 @@ def train_rivals(field: Field) -> None:
         run = train_configuration(field, rival, trial, number, steps)
         if run is not None:
             _enter(field, rival, run, number)
-    entries = [Entry(rival, (rival.rate,), field.seed, steps, _seconds(field, rival, steps)) for rival in away]
+    entries = [Planned(rival, (rival.rate,), field.seed, steps, _seconds(field, rival, steps)) for rival in away]
     for rival, runs in trained_elsewhere(field, entries) if entries else ():
         for run in runs[:1]:
             book(field, rival, run, number)
@@ -91,7 +91,9 @@ def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[
     """A run of each with this seed, side by side on workers where there are some; None where time was too short."""
     names = field.crew.names if field.crew else frozenset()
     entries = [
-        Entry(c, (_rate(c),), seed, _steps(c), _seconds(field, c, _steps(c))) for c in leaders if c.loaded.name in names
+        Planned(c, (_rate(c),), seed, _steps(c), _seconds(field, c, _steps(c)))
+        for c in leaders
+        if c.loaded.name in names
     ]
     found: dict[str, Run | None] = {}
     for configuration, runs in trained_elsewhere(field, entries) if entries else ():

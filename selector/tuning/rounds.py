@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from selector.tuning.elsewhere import Entry, trained_elsewhere
+from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.plan import Plan, Round, fit_rest, seconds_of
 from selector.tuning.rates import try_rates
@@ -118,7 +118,7 @@ def _trained(
         )
         begun = len(field.history)
         entries = [
-            Entry(
+            Planned(
                 c, tuple(rates[c.label]), field.seed, this.steps, len(rates[c.label]) * _planned(field, c, this.steps)
             )
             for c in away
