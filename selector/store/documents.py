@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.store.container import Damaged
+from selector.core.container import Damaged
 from selector.store.files import Layered
 
 logger = logging.getLogger(__name__)

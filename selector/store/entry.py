@@ -17,8 +17,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from selector.core.container import Blocks, Container, Damaged, pack
 from selector.core.errors import SourceError, StoreError
-from selector.store.container import Blocks, Container, Damaged, pack
 from selector.store.documents import set_aside
 from selector.store.files import Layered
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from selector.core.atomic import TEMPORARY, replacing
+from selector.core.container import Container, Damaged
 from selector.core.errors import ConfigError, StoreError
 from selector.core.pruning import prune_files, size_of
-from selector.store.container import Container, Damaged
 from selector.store.documents import QUARANTINE, parse_json, read_json, set_aside, write_json
 from selector.store.entry import CHUNK_SUFFIX
 from selector.store.files import Layered

@@ -22,6 +22,8 @@ import pytest
 import torch
 from PIL import Image
 
+from selector.core.atomic import TEMPORARY
+from selector.core.container import Container
 from selector.core.contracts import Preprocess, Progress
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.data import load_target
@@ -362,7 +364,7 @@ def test_a_damaged_row_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptur
     open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     path = only_segment(tmp_path)
     content = bytearray(path.read_bytes())
-    content[4096 + 7 * 768 + 5] ^= 1
+    content[content.index(prepare(raw, SMALL)[7].tobytes()) + 5] ^= 1
     path.write_bytes(content)
     opened, _ = open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -372,7 +374,13 @@ def test_a_damaged_row_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda b: b[:-1], lambda b: b[:9], lambda b: b"X" + b[1:], lambda b: b[:-5] + b"wrong"]
+    "spoil",
+    [
+        lambda b: b[:-1],
+        lambda b: b[:9],
+        lambda b: b"X" + b[1:],
+        lambda b: b.replace(digest_of(items()[1][3]), b"x" * 16),
+    ],
 )
 def test_a_damaged_segment_is_not_used(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
     raw, hashes, names = items()
@@ -466,8 +474,7 @@ def test_two_processes_at_once_decode_each_image_once(photos: Path, tmp_path: Pa
     assert [process.communicate(timeout=120)[0] for process in processes] == ["done\n", "done\n"]
     target = load_target(photos)
     folder = next(tmp_path.glob("v*"))
-    rows = [(path.stat().st_size - 4096) // (768 + 24) for path in folder.glob(f"*{SUFFIX}")]
-    assert sum(rows) == 60
+    assert sum(Container(path).shape("pixels")[0] for path in folder.glob(f"*{SUFFIX}")) == 60
     opened, _ = open_pixels(target.items, target.hashes, target.names, SMALL, folder=tmp_path)
     assert np.array_equal(opened.batch(range(60)), prepare([target.items[i] for i in range(60)], SMALL))
 
@@ -547,7 +554,7 @@ def test_what_finds_no_room_is_decoded_when_asked_for(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         opened, _ = open_pixels(raw, hashes, names, SMALL, folder=tmp_path, max_size=10 * 768)
     assert "do not fit into" in caplog.text
-    assert only_segment(tmp_path).stat().st_size == 4096 + 10 * (768 + 24)
+    assert Container(only_segment(tmp_path)).shape("pixels") == (10, 16, 16, 3)
     assert np.array_equal(opened.batch(range(30)), prepare(raw, SMALL))
 
 
@@ -567,7 +574,7 @@ def test_the_least_recently_used_segments_go_first(tmp_path: Path) -> None:
 
 
 def test_stale_temporary_files_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
-    old, young = tmp_path / f".a{SUFFIX}.tmp", tmp_path / f".b{SUFFIX}.tmp"
+    old, young = tmp_path / f"{TEMPORARY}a", tmp_path / f"{TEMPORARY}b"
     for path in (old, young):
         path.write_bytes(b"x" * 10)
     os.utime(old, (1, 1))

@@ -56,7 +56,7 @@ OnBad = Literal["fail", "skip"]
 DEFAULT_MAX_SIZE = 20 * 10**9
 """Bytes that decoded images may take on disk before the least recently used ones go."""
 
-DECODER_VERSION = 2  # raised when the same file would give other pixels; part of the folder's name
+DECODER_VERSION = 3  # raised when the same file would give other pixels; part of the folder's name
 _SPARE_DISK = 512 * 10**6  # decoded images never take the last of a disk
 _LARGE_PIXELS = 32_000_000  # larger images are decoded one at a time, so that memory stays bounded
 _LOCK_SECONDS = 1800  # then it is decoded twice rather than never

@@ -1,4 +1,4 @@
-"""A file of named arrays with checksums, written in one piece and read by memory map.
+"""A file of named arrays with checksums, written in one piece and read by memory map: the one binary format.
 
 Layout: magic and version (8 bytes), length of the header (4), checksum of the header (8), the
 header as JSON (name, dtype, shape, offset and checksum of each array), then the arrays, each at a
