@@ -17,7 +17,7 @@ from selector.data._items import ListItems
 from selector.data._tabular import path_pictures, shape_of
 from selector.data.columns import IMAGE_COLUMNS, PATH_COLUMNS, Columns
 from selector.data.reader import Options, refuse_masked
-from selector.modalities.image import IMAGE_SUFFIXES, content_hash, pil_to_array
+from selector.modalities.image import content_hash, is_image_name, pil_to_array
 
 STRINGS = "UOT"  # kinds of arrays that may hold texts
 
@@ -47,13 +47,6 @@ def is_tensor(x: Any) -> bool:
 def is_picture(x: Any) -> bool:
     """Whether a row is a picture: an array or tensor of two or three axes, or a Pillow image."""
     return isinstance(x, Image.Image) or ((isinstance(x, np.ndarray) or is_tensor(x)) and x.ndim in (2, 3))
-
-
-def is_image_path(x: Any) -> bool:
-    """Whether a row names a picture's file."""
-    if not isinstance(x, str | os.PathLike):
-        return False
-    return "." + os.fspath(x).rpartition(".")[2].strip().lower() in IMAGE_SUFFIXES
 
 
 def raw_image(image: Any, where: str) -> Any:
@@ -107,7 +100,7 @@ def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
         first = next(row for row in rows if is_boxes(row))
         kind = "xyxy" if "boxes" in first else "xywh"  # as torchvision and as COCO write them
         return "boxes", BoxCells(rows, [f"row {row}" for row in range(len(rows))], where), {"box_format": kind}
-    if rows and all(is_image_path(row) for row in rows):
+    if rows and all(is_image_name(row) for row in rows):
         return "mask", ListItems([Path(row).read_bytes() if Path(row).is_file() else b"" for row in rows]), {
             "mask_names": [os.fspath(row) for row in rows]
         }  # fmt: skip

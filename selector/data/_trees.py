@@ -15,16 +15,10 @@ from selector.data._class_names import class_schema, usual_file
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import FileItems
 from selector.data.reader import SPLIT_NAMES, Options
-from selector.modalities.image import IMAGE_SUFFIXES
 
 _LOOKED_AT = 1000  # entries of a folder, to tell what it is
 
 Entry = tuple[str, os.stat_result]
-
-
-def is_image(name: str) -> bool:
-    """By its suffix."""
-    return "." + name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def is_folder(x: Any) -> bool:

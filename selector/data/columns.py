@@ -252,14 +252,14 @@ def _of_pictures(found: Columns, options: Options) -> Table:
 
 def _names_pictures(found: Columns, name: str) -> bool:
     """Whether a column without a declared type names mask files: by its name and its first cell."""
-    from selector.modalities.image import IMAGE_SUFFIXES
+    from selector.modalities.image import is_image_name
 
     if name.lower() not in MASK_COLUMNS or "Image" in found.types:
         return False
     if found.masks_of is not None and found.masks_of(name) is not None:
         return True
     first = next((cell for cell in found.columns[name][:_SAMPLE] if cell is not None and cell != ""), None)
-    return isinstance(first, str) and "." + first.rpartition(".")[2].strip().lower() in IMAGE_SUFFIXES
+    return is_image_name(first)
 
 
 def _holds_boxes(found: Columns, name: str) -> bool:

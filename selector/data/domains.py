@@ -27,7 +27,7 @@ from selector.data._memory import rows_of
 from selector.data.assembly import fingerprint
 from selector.data.reader import SPLIT_NAMES, Options, reader_of
 from selector.data.splits import draw_order
-from selector.modalities.image import IMAGE_SUFFIXES
+from selector.modalities.image import is_image_name
 from selector.tasks._read_labels import declared_names, first_of, is_gap, labels_of
 from selector.tasks.adaptation import DomainLabels
 
@@ -116,7 +116,7 @@ def _is_array(x: Any) -> bool:
 def _folder(root: Path, options: Options) -> Table:
     """Pictures anywhere below a folder; those in class folders (below train, val, test or not) carry the class."""
     root = root.absolute()
-    found = sorted(walk_files(str(root), lambda name: "." + name.rpartition(".")[2].lower() in IMAGE_SUFFIXES))
+    found = sorted(walk_files(str(root), is_image_name))
     relative = [path for path, _ in found]
     if not relative:
         raise TargetError(f"{root}: no images found; the target is a folder of images, with or without class folders.")
@@ -165,7 +165,7 @@ def _rooted(frame: Any, folder: Path, options: Options) -> Any:
     root = Path(options.image_root) if options.image_root else folder
     for column in frame.columns:
         first = next((cell for cell in frame[column] if isinstance(cell, str)), "")
-        if "." + first.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
+        if is_image_name(first):
             frame[column] = [str(root / cell) if isinstance(cell, str) else cell for cell in frame[column]]
     return frame
 

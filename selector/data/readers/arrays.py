@@ -17,7 +17,6 @@ from selector.data._items import ListItems
 from selector.data._memory import (
     STRINGS,
     annotation_of,
-    is_image_path,
     is_picture,
     is_tensor,
     raw_image,
@@ -26,7 +25,7 @@ from selector.data._memory import (
 from selector.data._sentences import tagged_words, words_table
 from selector.data._tabular import path_pictures
 from selector.data.reader import Found, Options, reader, refuse_masked
-from selector.modalities.image import content_hash
+from selector.modalities.image import content_hash, is_image_name
 from selector.modalities.text import text_hash
 from selector.modalities.tokens.pairs import is_pair
 
@@ -44,7 +43,7 @@ def _kind_of(items: Any, labels: Any) -> Kind | None:
         return None
     if rows and all(is_picture(row) for row in rows):
         return "images"
-    if rows and all(is_image_path(row) for row in rows):
+    if rows and all(is_image_name(row) for row in rows):
         return "paths"
     if rows and _is_list_of_words(rows[0]) and not all(_is_tuple_pair(row) for row in rows) and _are_lists(labels):
         return "words"

@@ -11,8 +11,9 @@ from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.task import Table
-from selector.data._trees import Entry, first_missing, is_folder, is_image, listed, mask_table, split_among
+from selector.data._trees import Entry, first_missing, is_folder, listed, mask_table, split_among
 from selector.data.reader import Options, reader
+from selector.modalities.image import is_image_name
 
 NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
@@ -31,8 +32,8 @@ def _read(x: Any, options: Options) -> Table:
     root = Path(x).absolute()
     truth = next(name for name in _TRUTH if (root / name).is_dir())
     tail = f"_{_PICTURES}.png"
-    images = [(f"{_PICTURES}/{path}", s) for path, s in listed(root / _PICTURES, is_image) if path.endswith(tail)]
-    there = {f"{truth}/{path}" for path, _ in listed(root / truth, is_image)}
+    images = [(f"{_PICTURES}/{path}", s) for path, s in listed(root / _PICTURES, is_image_name) if path.endswith(tail)]
+    there = {f"{truth}/{path}" for path, _ in listed(root / truth, is_image_name)}
     kept: list[Entry] = []
     masks: list[str] = []
     lacking: list[str] = []

@@ -12,7 +12,7 @@ from selector.data._files import TABLES
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import FileItems
 from selector.data.reader import SPLIT_NAMES, Found, Options, reader
-from selector.modalities.image import IMAGE_SUFFIXES
+from selector.modalities.image import is_image_name
 
 
 def _accepts(x: Any, options: Options) -> bool:
@@ -28,7 +28,7 @@ def _accepts(x: Any, options: Options) -> bool:
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     skipped: list[str] = []
-    found = sorted(walk_files(str(root), _is_image, skipped.append), key=lambda entry: entry[0])
+    found = sorted(walk_files(str(root), is_image_name, skipped.append), key=lambda entry: entry[0])
     parts = [path.split("/") for path, _ in found]
     split_of = _split_folders(parts)
     depth = 1 if split_of else 0
@@ -68,10 +68,6 @@ def _about_tables(root: Path) -> str:
         "dict of split and file to selector.load_target; a folder is read as texts when it holds nothing but train.csv, "
         "val.csv and test.csv (or .tsv, .jsonl) with a column of texts."
     )
-
-
-def _is_image(name: str) -> bool:
-    return "." + name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def _split_folders(parts: list[list[str]]) -> dict[str, str]:

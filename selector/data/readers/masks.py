@@ -18,13 +18,13 @@ from selector.data._trees import (
     first_missing,
     holds,
     is_folder,
-    is_image,
     listed,
     mask_table,
     split_among,
     subfolders,
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader
+from selector.modalities.image import is_image_name
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "leftimg8bit")
 MASK_FOLDERS = (
@@ -53,7 +53,7 @@ def _pair(folder: Path) -> tuple[str, str] | None:
     names = {name.lower(): name for name in subfolders(folder)}
     image = next((names[usual] for usual in IMAGE_FOLDERS if usual in names), None)
     mask = next((names[usual] for usual in MASK_FOLDERS if usual in names), None)
-    if image is None or mask is None or not holds(folder / mask, is_image):
+    if image is None or mask is None or not holds(folder / mask, is_image_name):
         return None
     return image, mask
 
@@ -66,8 +66,8 @@ def _read(x: Any, options: Options) -> Table:
     splits: list[str] = []
     unused = 0
     for split, image_folder, mask_folder in _places(root) or ():
-        found = [(f"{image_folder}/{path}", status) for path, status in listed(root / image_folder, is_image)]
-        own = [(f"{mask_folder}/{path}", status) for path, status in listed(root / mask_folder, is_image)]
+        found = [(f"{image_folder}/{path}", status) for path, status in listed(root / image_folder, is_image_name)]
+        own = [(f"{mask_folder}/{path}", status) for path, status in listed(root / mask_folder, is_image_name)]
         by_name = by_stem(own, partial(_key, below=mask_folder), str(root), "masks")
         by_stem(found, partial(_key, below=image_folder, tails=False), str(root), "files")
         lacking = [path for path, _ in found if _match(path, image_folder, by_name) is None]

@@ -22,7 +22,6 @@ from selector.data._trees import (
     first_missing,
     holds,
     is_folder,
-    is_image,
     listed,
     mask_table,
     named_classes,
@@ -30,6 +29,7 @@ from selector.data._trees import (
     split_among,
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
+from selector.modalities.image import is_image_name
 
 _PICTURES, _MASKS, _BOXES, _SETS = "JPEGImages", "SegmentationClass", "Annotations", "ImageSets"
 _LONGEST = 1 << 20  # bytes of an XML file
@@ -102,10 +102,10 @@ def _sets(root: Path, kind: str) -> dict[str, str]:
 
 def _of_masks(root: Path, options: Options) -> Table:
     images = by_stem(
-        listed(root / _PICTURES, is_image), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "files"
+        listed(root / _PICTURES, is_image_name), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "files"
     )
     masks = by_stem(
-        listed(root / _MASKS, is_image), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "masks"
+        listed(root / _MASKS, is_image_name), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "masks"
     )
     sets = _sets(root, "Segmentation")
     stems = sorted(sets or masks)
@@ -141,7 +141,7 @@ def _of_boxes(root: Path, options: Options) -> Table:
         if inside
         else [p for p, _ in listed(root, _is_xml)]
     )
-    every = listed(root / _PICTURES, is_image) if inside else listed(root, is_image)
+    every = listed(root / _PICTURES, is_image_name) if inside else listed(root, is_image_name)
     images = {(f"{_PICTURES}/{path}" if inside else path): status for path, status in every}
     by_name: dict[str, list[str]] = {}
     for path in images:

@@ -14,8 +14,9 @@ from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._class_names import class_schema, read_mapping, usual_file
 from selector.data._csv import read_utf8
-from selector.data._trees import Entry, by_stem, first_missing, is_folder, is_image, listed, picture_table, split_among
+from selector.data._trees import Entry, by_stem, first_missing, is_folder, listed, picture_table, split_among
 from selector.data.reader import Options, reader
+from selector.modalities.image import is_image_name
 
 _YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
@@ -38,7 +39,7 @@ def _labels(root: Path) -> list[Entry]:
     inside = [(path, s) for path, s in files if "labels" in path.lower().split("/")[:-1]]
     if inside:
         return inside
-    there = {_stem(path) for path, _ in listed(root, is_image)}
+    there = {_stem(path) for path, _ in listed(root, is_image_name)}
     return [(path, s) for path, s in files if _stem(path) in there]
 
 
@@ -55,7 +56,7 @@ def _read(x: Any, options: Options) -> Table:
     if said is not None and not isinstance(said, Mapping):
         raise TargetError(f"{spec}: found a {type(said).__name__}; expected names, train and val.")
     labels = by_stem(_labels(root), lambda path: _stem(_key(path)), str(root), "annotations")
-    images = listed(root, is_image)
+    images = listed(root, is_image_name)
     by_stem(images, lambda path: _stem(_key(path)), str(root), "files")
     stems = {_stem(_key(path)) for path, _ in images}
     lost = [path for stem, (path, _) in labels.items() if stem not in stems]

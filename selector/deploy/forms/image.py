@@ -17,7 +17,7 @@ from selector.core.documents import checked
 from selector.core.errors import ConfigError
 from selector.deploy.forms import form
 from selector.deploy.forms._form import AGAIN, Form, Keep, Run, listed
-from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage
+from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage, is_image_name
 from selector.zoo import PreprocessOverrides
 
 Images = Any
@@ -143,7 +143,7 @@ def _files(text: str) -> Iterator[tuple[str, str]]:
         yield text, text
         return
     if path.is_dir():
-        found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        found = sorted(str(p) for p in path.rglob("*") if is_image_name(p) and p.is_file())
         if not found:
             raise ConfigError(f"folder {text} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     else:
