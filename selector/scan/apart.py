@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from selector.config import ConfirmConfig, HistoryLike
+from selector.config import ConfirmConfig
 from selector.core.answers import report
 from selector.core.contracts import Target
 from selector.core.errors import TrainingError
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _GRACE = 5.0  # seconds to end in after an interrupt: a step may be under way
 
-Confirm = Callable[[Ranking, Extraction, Sequence[ModelSpec], ConfirmConfig, int, HistoryLike], Ranking]
+Confirm = Callable[[Ranking, Extraction, Sequence[ModelSpec], ConfirmConfig, int], Ranking]
 """A module's function, which the child finds by its name."""
 
 
@@ -43,7 +43,6 @@ class Confirmation:
     specs: tuple[ModelSpec, ...]
     config: ConfirmConfig
     top_k: int
-    history: HistoryLike
 
     name = "the confirmation"
 
@@ -106,5 +105,5 @@ def _confirmed(job: Confirmation) -> Ranking:
         target, open_store(job.store), settings.device, settings.precision, settings.backend, "skip", settings.trusted,
         report, isolation=job.isolation,
     )  # fmt: skip
-    done = job.function(job.ranking, extraction, job.specs, job.config, job.top_k, job.history)
+    done = job.function(job.ranking, extraction, job.specs, job.config, job.top_k)
     return replace(done, loaded_target=None)

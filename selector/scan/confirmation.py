@@ -29,12 +29,7 @@ UNTRAINED = "no model was measured"
 
 
 def confirm_leading(
-    ranking: Ranking,
-    extraction: Extraction,
-    specs: Sequence[ModelSpec],
-    config: ConfirmConfig,
-    top_k: int,
-    history: HistoryLike,
+    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
 ) -> Ranking:
     """The saved ranking with micro trials and with measurements of its leading models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
@@ -125,7 +120,7 @@ def confirm_leading(
         trainings = extraction.store.trainings_folder
         with trained_on_record(trainings, best.name, by_name[best.name].feature_settings(), target, "saving"):
             save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
-    return save_run(remembered(confirmed, history), folder)
+    return save_run(remembered(confirmed, config.history), folder)
 
 
 def leading(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int) -> list[ModelSpec]:

@@ -124,7 +124,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
         if config.out or ranking.path is None:
             ranking = ranking.save(run_folder(config, data, confirming=True) or default_run_folder(data))
         extraction = extraction_for(data, features_store, made, config, trusted, notify, isolation_of(made), engine)
-        return tuned(ranking, extraction, specs, config, top_k, config.history)
+        return tuned(ranking, extraction, specs, config, top_k)
 
 
 def _check_trust(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int, trusted: bool) -> None:

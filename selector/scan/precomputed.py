@@ -138,7 +138,8 @@ def confirm_rows(ranking: Ranking, extraction: Extraction, config: ConfirmConfig
             "top_k",
         )
     # a micro trial trains what is under the head, and there is nothing
-    return confirm_leading(ranking, extraction, specs, config.model_copy(update={"trials": 0.0}), top_k, history=False)
+    of_heads = config.model_copy(update={"trials": 0.0, "history": False})
+    return confirm_leading(ranking, extraction, specs, of_heads, top_k)
 
 
 def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], names: list[str], config: ScanConfig) -> Ranking:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from selector import modalities, tasks
-from selector.config import IN_MEMORY, ConfirmConfig, HistoryLike, ScanConfig
+from selector.config import IN_MEMORY, ConfirmConfig, ScanConfig
 from selector.core.contracts import Preprocess, ProgressCallback
 from selector.core.documents import plain
 from selector.core.engine import Engine
@@ -151,8 +151,10 @@ class TargetScan:
                 return save_run(ranking, self._folder)
             # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
             ranking = ranking.save(self._folder)
-        training = ConfirmConfig.of(**{name: getattr(config, name) for name in ConfirmConfig.training_fields()})
-        return tuned(ranking, extraction, self._specs, training, self._top_k, config.history)
+        training = ConfirmConfig.of(
+            **{name: getattr(config, name) for name in ConfirmConfig.training_fields()}, history=config.history
+        )
+        return tuned(ranking, extraction, self._specs, training, self._top_k)
 
     def _open_pictures(self) -> None:
         """Open the decoded pictures that near duplicates are looked for in, where this run has not looked yet."""
@@ -164,12 +166,7 @@ class TargetScan:
 
 
 def tuned(
-    ranking: Ranking,
-    extraction: Extraction,
-    specs: Sequence[ModelSpec],
-    config: ConfirmConfig,
-    top_k: int,
-    history: HistoryLike,
+    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
 ) -> Ranking:
     """The leading models fine-tuned on the target's labels, or adapted to a target without any; in a child process
     where networks of others are among them.
@@ -177,12 +174,7 @@ def tuned(
     Raises:
         SelectorError: it failed; ``ranking`` of the error is the ranking that it began with.
     """
-    arguments = (
-        tuple(specs),
-        config.model_copy(update={"progress": None, "target": None, "store": None}),
-        top_k,
-        history,
-    )
+    arguments = (tuple(specs), config.model_copy(update={"progress": None, "target": None, "store": None}), top_k)
     with not_lost(ranking):
         if not concerned(extraction, leading(ranking, specs, len(ranking))):
             return tuned_here(ranking, extraction, *arguments)
@@ -213,19 +205,14 @@ def not_lost(ranking: Ranking) -> Iterator[None]:
 
 
 def tuned_here(
-    ranking: Ranking,
-    extraction: Extraction,
-    specs: Sequence[ModelSpec],
-    config: ConfirmConfig,
-    top_k: int,
-    history: HistoryLike,
+    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
 ) -> Ranking:
     """``tuned`` in this process; heads on ready features."""
     if not modalities.of(extraction.target).has_models:
         return confirm_rows(ranking, extraction, config)
     if tasks.task_of(extraction.target).adapts:
         return adapt_leading(ranking, extraction, specs, config, top_k)
-    return confirm_leading(ranking, extraction, specs, config, top_k, history)
+    return confirm_leading(ranking, extraction, specs, config, top_k)
 
 
 def _budget(value: str | float) -> ScanBudget:

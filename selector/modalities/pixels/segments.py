@@ -102,7 +102,7 @@ class SegmentWriter:
             return
         digests, rows = self._digests, self._rows
         self._digests, self._rows = [], []
-        arrays = {
+        arrays: dict[str, np.ndarray | Blocks] = {
             "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST),
             "sums": np.array([_sum(row) for row in rows], dtype=np.uint64),
             "pixels": Blocks(np.dtype(np.uint8), (len(rows), *self._shape), lambda: iter(rows)),
