@@ -57,7 +57,7 @@ class TargetScan:
 
     def __init__(self, target: Any, config: ScanConfig, engine: Engine, notify: ProgressCallback) -> None:
         self._started = time.perf_counter()
-        self._config, self._engine = config, engine
+        self._config = config
         wanted, names = check_names(config)
         self._store = open_store(config.store)
         data = load_target(target, config)
