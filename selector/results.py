@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter
 
+from selector import modalities
 from selector.core.atomic import write_atomic
-from selector.core.contracts import Modality
 from selector.core.costs import Cost
 from selector.core.documents import checked, plain, read_document
 from selector.core.errors import ConfigError
+from selector.core.kinds import noun_of
 from selector.core.metric import LEGACY
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ class Ranking:
     @property
     def noun(self) -> str:
         """What an item of the target is called: image, text, row."""
-        return Modality(self.target.get("modality", Modality.IMAGE)).noun
+        return noun_of(str(self.target.get("modality", "image")))
 
     @property
     def proxies(self) -> list[str]:
@@ -454,7 +455,7 @@ class _RunTarget(BaseModel):
 
     name: str
     fingerprint: str
-    modality: Modality = Modality.IMAGE
+    modality: Annotated[str, AfterValidator(modalities.check)] = "image"
     items: int = 0
     classes: int = 0
     class_names: list[str] = []

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import selector
-from selector.core.contracts import LabelKind, Modality
+from selector.core.contracts import LabelKind
 from selector.ranking import calibration as frozen
 from selector.ranking.calibration import Calibration, CalibrationSet
 from selector.ranking.combination import Transferability
@@ -98,7 +98,7 @@ def calibrated(monkeypatch):
 
 
 def target(classes=5, **changes):
-    base = {"modality": Modality.IMAGE, "label_kind": LabelKind.CLASSES, "class_names": ["c"] * classes}
+    base = {"modality": "image", "label_kind": LabelKind.CLASSES, "class_names": ["c"] * classes}
     return SimpleNamespace(**{**base, **changes})
 
 
@@ -112,7 +112,7 @@ def target(classes=5, **changes):
         ({}, 199, 0.7, "199 items (tried: 800 to 1000)"),
         ({}, 900, 0.55, "a best normalised score of 0.55 (tried: 0.60 and more)"),
         ({"label_kind": LabelKind.REAL}, 900, 0.7, "images with real labels"),
-        ({"modality": Modality.TEXT}, 900, 0.7, "on texts it was tried with six small encoders only"),
+        ({"modality": "text"}, 900, 0.7, "on texts it was tried with six small encoders only"),
     ],
 )
 def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, normalised_score, text):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selector.core.contracts import Encoder, LabelKind, Modality, Preprocess, Target
+from selector.core.contracts import Encoder, LabelKind, Preprocess, Target
 from selector.sources import registry as sources
 from selector.tuning import Candidate
 from selector.zoo import ModelSpec
@@ -26,7 +26,7 @@ def small_target(train: int = 64, val: int = 32, test: int = 32, noise: int = 16
         image[8:24, 8:24, label] += 40
     return Target(
         name="squares",
-        modality=Modality.IMAGE,
+        modality="image",
         label_kind=LabelKind.CLASSES,
         items=list(images),
         names=[f"{i}.png" for i in range(n)],

@@ -9,7 +9,6 @@ from benchmarks.suite import text_encoders, text_sets
 from benchmarks.suite.sets import LabelledSet
 from benchmarks.suite.suites import Budget, Facts, Suite
 from benchmarks.suite.text_training import TextLearner
-from selector.core.contracts import Modality
 from selector.scan.past import facts_of
 from selector.tasks.classification import Classification
 
@@ -21,7 +20,7 @@ class TextSuite(Suite):
     prefix = "text_"
     library = "transformers"
     needs = "text/"
-    members = Classification.members[Modality.TEXT]
+    members = Classification.members["text"]
     budget = Budget(max_train_val=2000, max_test=1000, steps=150)
     quick = Budget(max_train_val=600, max_test=300, steps=4)
     scopes = MappingProxyType(

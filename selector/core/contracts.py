@@ -17,7 +17,7 @@ import xxhash
 
 from selector.core.errors import SourceError
 from selector.core.kinds import LabelKind as LabelKind
-from selector.core.kinds import Modality as Modality
+from selector.core.kinds import noun_of
 from selector.core.preprocess import AnyPreprocess as AnyPreprocess
 from selector.core.preprocess import CropMode as CropMode
 from selector.core.preprocess import Interpolation as Interpolation
@@ -105,7 +105,7 @@ class Encoder(ABC):
     features lie side by side in the result, in this order, and go to entries of their own."""
 
     @property
-    def modality(self) -> Modality:
+    def modality(self) -> str:
         """What it reads."""
         return self.preprocess.modality
 
@@ -337,7 +337,7 @@ class Target:
         name: short, for people; not an identity.
         modality: what an item is.
         label_kind: what a label is.
-        items: the items, lazily; for ``Modality.ROWS`` empty, and ``features`` (N, D) is set.
+        items: the items, lazily; of ready features none, and ``features`` (N, D) is set.
         feature_widths: columns of each array by its name, in order, where ``features`` holds several side by side.
         names: a readable name an item (relative path, row number), for messages and reports.
         labels: of the rows: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
@@ -357,7 +357,7 @@ class Target:
     """
 
     name: str
-    modality: Modality
+    modality: str
     label_kind: LabelKind
     items: Items
     names: Sequence[str]
@@ -400,7 +400,7 @@ class Target:
     @property
     def row_noun(self) -> str:
         """One row, in messages."""
-        return self.modality.noun if self.row_starts is None else "word"
+        return noun_of(self.modality) if self.row_starts is None else "word"
 
     @property
     def of_words(self) -> bool:

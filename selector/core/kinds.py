@@ -1,4 +1,4 @@
-"""The kinds that decide who reads what: what an item is, and what a label is."""
+"""What a label is, and what an item is called."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ class LabelKind(StrEnum):
     REAL = "real"  # float (N,) or (N, T)
 
 
-class Modality(StrEnum):
-    """What an item of a target is."""
+def noun_of(modality: str) -> str:
+    """One item of a modality (a name in ``modalities/``), in messages.
 
-    IMAGE = "image"
-    TEXT = "text"
-    ROWS = "rows"  # ready features: nothing to extract
-
-    @property
-    def noun(self) -> str:
-        """One item, in messages."""
-        return {"image": "image", "text": "text", "rows": "row"}[self.value]
+    >>> noun_of("image"), noun_of("rows")
+    ('image', 'row')
+    """
+    return modality.removesuffix("s")

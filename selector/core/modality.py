@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from selector.core.contracts import Items, Modality, ProgressCallback, no_progress
+from selector.core.contracts import Items, ProgressCallback, no_progress
 from selector.core.errors import BadImagesError
+from selector.core.kinds import noun_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Inputs(Protocol):
         ...
 
 
-class ModalityHandler(ABC):
+class Modality(ABC):
     """What generic code may ask of a modality.
 
     Attributes:
@@ -62,7 +63,7 @@ class ModalityHandler(ABC):
         prepare_seconds: an item and core, at least and at most.
     """
 
-    kind: ClassVar[Modality]
+    kind: ClassVar[str]
     stage: ClassVar[str]
     has_models: ClassVar[bool] = True
     fixed_shape: ClassVar[bool] = False
@@ -74,7 +75,7 @@ class ModalityHandler(ABC):
     @property
     def noun(self) -> str:
         """One item, in messages."""
-        return self.kind.noun
+        return noun_of(self.kind)
 
     # a target's items
 

@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import xxhash
 
-from selector.core.kinds import Modality
-
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
 
@@ -35,7 +33,7 @@ class Preprocess:
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
 
-    modality: ClassVar[Modality] = Modality.IMAGE
+    modality: ClassVar[str] = "image"
 
     def pixels_key(self) -> str:
         """The part that decides the uint8 pixels: encoders with an equal key share them."""
@@ -116,7 +114,7 @@ class TextPreprocess:
     truncation_side: TruncationSide = "right"
     tokens_per_word: int = 1
 
-    modality: ClassVar[Modality] = Modality.TEXT
+    modality: ClassVar[str] = "text"
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -159,7 +157,7 @@ class RowsPreprocess:
     width: int
     name: str = ""
 
-    modality: ClassVar[Modality] = Modality.ROWS
+    modality: ClassVar[str] = "rows"
 
     @property
     def extent(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.core.contracts import Items, LabelKind, Modality
+from selector.core.contracts import Items, LabelKind
 
 # ---------------------------------------------------------------------------- a table and what a task reads from it
 
@@ -36,7 +36,7 @@ class Table:
 
     where: str
     name: str
-    modality: Modality
+    modality: str
     items: Items
     names: Sequence[str]
     hashes: Sequence[str]

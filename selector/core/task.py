@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 
-from selector.core.contracts import Annotations, Encoder, Modality, Target
+from selector.core.contracts import Annotations, Encoder, Target
 from selector.core.errors import ConfigError, TargetError, TrainingError
+from selector.core.kinds import noun_of
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction, Predictions
 from selector.core.table import Facet, RowPlan, Table, row_address
@@ -227,7 +228,7 @@ class Task(ABC):
     free_size: ClassVar[bool] = False
     class_noun: ClassVar[str] = "classes"
     proxies: ClassVar[tuple[str, ...]] = ()
-    members: ClassVar[Mapping[Modality, tuple[str, ...]]] = {}
+    members: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     adapts: ClassVar[bool] = False
 
     @property
@@ -297,7 +298,7 @@ class Task(ABC):
         for split in ("train", "val"):
             if not len(target.indices(split)):
                 raise TargetError(
-                    f"target '{target.name}' has no {target.modality.noun}s in {split}; fine-tuning needs train and val."
+                    f"target '{target.name}' has no {noun_of(target.modality)}s in {split}; fine-tuning needs train and val."
                 )
 
     def probe_plan(self, target: Target, indices: np.ndarray) -> RowPlan:

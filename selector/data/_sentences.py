@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import Modality, Words
+from selector.core.contracts import Words
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._items import ListItems
@@ -65,7 +65,7 @@ def words_table(
     return Table(
         where=where,
         name=options.name or name,
-        modality=Modality.TEXT,
+        modality="text",
         items=ListItems(items),
         names=names,
         hashes=[text_hash(item) for item in items],

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._class_names import class_schema, usual_file
@@ -98,7 +97,7 @@ def picture_table(
     return Table(
         where=str(root),
         name=options.name or root.name,
-        modality=Modality.IMAGE,
+        modality="image",
         items=FileItems(str(root), names),
         names=names,
         hashes=hash_files(str(root), names, [status for _, status in entries], options.trust),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from selector.core.contracts import Items, Modality, RawText
+from selector.core.contracts import Items, RawText
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.task import Table
 from selector.core.units import words as split_words
@@ -167,7 +167,7 @@ def _of_texts(found: Columns, options: Options) -> Table:
     return _table(
         found,
         options,
-        Modality.TEXT,
+        "text",
         ListItems(items),
         found.names,
         [text_hash(text) for text in items],
@@ -247,7 +247,7 @@ def _of_pictures(found: Columns, options: Options) -> Table:
             if role != "label" and (declared := found.class_names(name)):
                 facts["names"] = declared
     splits = _splits(found, [name for name in others if name not in chosen]) if found.split_column else found.splits
-    return _table(found, options, Modality.IMAGE, items, names, hashes, roles, columns, splits, facts)
+    return _table(found, options, "image", items, names, hashes, roles, columns, splits, facts)
 
 
 def _names_pictures(found: Columns, name: str) -> bool:
@@ -325,9 +325,7 @@ def _of_box_rows(found: Columns, options: Options, picture: str, rows: tuple[str
         _check_same_split(found, picture, splits)
         splits = [splits[row] for row in first]
     facts = {"box_format": kind, **found.facts}
-    return _table(
-        found, options, Modality.IMAGE, items, names, hashes, {"boxes": ("boxes",)}, {"boxes": cells}, splits, facts
-    )
+    return _table(found, options, "image", items, names, hashes, {"boxes": ("boxes",)}, {"boxes": cells}, splits, facts)
 
 
 def _check_same_split(found: Columns, picture: str, splits: Sequence[str]) -> None:
@@ -345,7 +343,7 @@ def _check_same_split(found: Columns, picture: str, splits: Sequence[str]) -> No
 def _table(
     found: Columns,
     options: Options,
-    modality: Modality,
+    modality: str,
     items: Items,
     names: Sequence[str],
     hashes: list[str],

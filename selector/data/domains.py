@@ -18,6 +18,7 @@ import numpy as np
 from selector import modalities
 from selector.core.contracts import UNLABELLED, Target
 from selector.core.errors import OptionError, TargetError
+from selector.core.kinds import noun_of
 from selector.core.sealed import UNKNOWN, SealedLabels
 from selector.core.task import Table
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
@@ -74,7 +75,7 @@ def combine(source: Target, table: Table, *, labelled_target: int | None, seed: 
         )
     if modalities.of(table) is not modalities.of(source):
         raise TargetError(
-            f"the target holds {table.modality.noun}s and source_domain '{source.name}' {source.modality.noun}s; both "
+            f"the target holds {noun_of(table.modality)}s and source_domain '{source.name}' {noun_of(source.modality)}s; both "
             "must hold the same."
         )
     if table.features is not None and source.features is not None:
@@ -89,10 +90,10 @@ def combine(source: Target, table: Table, *, labelled_target: int | None, seed: 
     shown = np.where(few, codes, UNKNOWN)[keep]
     hidden = np.where(few, UNKNOWN, codes)[keep]
     target = _joined(source, table, keep, shown, hidden)
-    notes = [*notes, *_class_notes(hidden, source.class_names, table.modality.noun)]
+    notes = [*notes, *_class_notes(hidden, source.class_names, noun_of(table.modality))]
     if few.any():
         notes.append(
-            f"{int(few.sum())} labelled {table.modality.noun}s of the target are learned from (labelled_target)"
+            f"{int(few.sum())} labelled {noun_of(table.modality)}s of the target are learned from (labelled_target)"
         )
     target = replace(target, notes=(*source.notes, *table.notes, *notes))
     return replace(target, fingerprint=fingerprint(target))
@@ -279,7 +280,7 @@ def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, h
             origin={"kind": "domains", "path": table.origin["path"]} if both_have_origin and table.origin else None,
             task="adaptation",
             annotations=DomainLabels(
-                labels, source.class_names, labels, table.where, table.modality.noun, (), sealed, source.name
+                labels, source.class_names, labels, table.where, noun_of(table.modality), (), sealed, source.name
             ),
         )
         if count

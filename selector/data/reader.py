@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import SPLITS, Items, Modality
+from selector.core.contracts import SPLITS, Items
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.registry import Registry
 from selector.core.task import Table
@@ -169,7 +169,7 @@ class Found:
     origin: dict[str, Any] | None = None
     features: np.ndarray | None = None
     feature_widths: Mapping[str, int] = field(default_factory=dict)
-    modality: Modality = Modality.IMAGE
+    modality: str = "image"
     written: bool = False
     role: str = "label"
     schema: Mapping[str, Any] = field(default_factory=dict)

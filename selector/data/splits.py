@@ -16,6 +16,7 @@ import xxhash
 
 from selector.core.contracts import SPLITS, Annotations
 from selector.core.errors import TargetError
+from selector.core.kinds import noun_of
 from selector.core.task import Table
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -144,7 +145,7 @@ class _Draw:
             counted = ", ".join(f"{split} {number_there}" for split, number_there in elsewhere.items())
             return number, copies + (f" in train ({counted})" if counted else "")
 
-        noun = self.table.modality.noun
+        noun = noun_of(self.table.modality)
         number, rest = told(small[0])
         items = f"{number} {'item' if number == 1 else 'items'}{rest}"
         who, each, instead = f"class '{names[small[0]]}' has {items}", "", " or remove the class"

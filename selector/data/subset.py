@@ -12,6 +12,7 @@ import numpy as np
 
 from selector.core.contracts import SPLITS, UNLABELLED, Target
 from selector.core.errors import ConfigError, TargetError
+from selector.core.kinds import noun_of
 from selector.data._items import SubsetItems
 from selector.data.assembly import fingerprint
 from selector.data.splits import draw_order
@@ -100,7 +101,7 @@ def without(
         for (label, split), number in sorted(before.items()):
             if label >= 0 and not after[label, split]:
                 raise TargetError(
-                    f"{target.name}: none of the {number} {target.modality.noun}s of class '{target.class_names[label]}' in {split} can "
+                    f"{target.name}: none of the {number} {noun_of(target.modality)}s of class '{target.class_names[label]}' in {split} can "
                     f"be used, so the class would disappear there; replace the files or remove the class."
                 )
     for split in (*SPLITS, UNLABELLED):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from selector.core.atomic import replacing
-from selector.core.contracts import Modality, Preprocess, RowsPreprocess, TextPreprocess
+from selector.core.contracts import Preprocess, RowsPreprocess, TextPreprocess
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import forms
 from selector.deploy.load import SavedModel, load_model
@@ -167,7 +167,7 @@ def _exported_rows(saved: SavedModel, path: Path, facts: dict[str, str]) -> _For
     return form
 
 
-_EXPORTED = {Modality.IMAGE: _exported_image, Modality.TEXT: _exported_text, Modality.ROWS: _exported_rows}
+_EXPORTED = {"image": _exported_image, "text": _exported_text, "rows": _exported_rows}
 """Write the file of a network, and what else its metadata say."""
 
 

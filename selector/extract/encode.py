@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from selector import modalities
 from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress
 from selector.core.errors import ConfigError, OutOfMemory, SourceError
+from selector.core.kinds import noun_of
 from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
@@ -266,7 +267,7 @@ def extract_together(
     total, done = len(wanted), 0
     rows_a_chunk = max(CHUNK_ROWS, runner.batch_size)
     written = 0
-    unit = f"{runner.encoder.modality.noun}s" if keys is None else "rows"
+    unit = f"{noun_of(runner.encoder.modality)}s" if keys is None else "rows"
     progress(Progress("extract", 0, total, unit, model))
     for rows in chain(judged, runner.stream(prefetched(pixels, batches))):
         done += len(rows)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from selector.core.modality import ModalityHandler
+from selector.core.errors import did_you_mean
 from selector.core.registry import Registry
 
-registry: Registry[ModalityHandler] = Registry("selector.modalities", "modality")
+if TYPE_CHECKING:  # names and checks of them serve files that are read without numpy
+    from selector.core.modality import Modality
+
+registry: Registry[Modality] = Registry("selector.modalities", "modality")
 modality = registry.instance
 """Class decorator: ``@modality("name")`` files one instance of the class."""
 
 
-def of(kind: Any) -> ModalityHandler:
+def of(kind: Any) -> Modality:
     """The modality of a name, of a target, of an encoder or of its preprocessing."""
     return registry.get(str(getattr(kind, "modality", kind)))
 
 
-def of_batch(batch: Any) -> ModalityHandler:
+def check(name: str) -> str:
+    """The name.
+
+    Raises:
+        ValueError: of no modality.
+    """
+    if name not in registry:
+        known = registry.names()
+        raise ValueError(f"unknown modality '{name}'{did_you_mean(name, known) or '.'} Known: {', '.join(known)}")
+    return name
+
+
+def of_batch(batch: Any) -> Modality:
     """The modality of a prepared batch.
 
     Raises:

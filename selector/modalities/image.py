@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import Items, Modality, Preprocess, ProgressCallback, no_progress
+from selector.core.contracts import Items, Preprocess, ProgressCallback, no_progress
 from selector.core.errors import BadImagesError
-from selector.core.modality import Inputs, ModalityHandler
+from selector.core.modality import Inputs, Modality
 from selector.modalities.pixels.decode import (
     DAMAGE,
     IMAGE_SUFFIXES,
@@ -59,10 +59,10 @@ _OPERATIONS = (40.0, 350.0)
 
 
 @modalities.modality("image")
-class ImageModality(ModalityHandler):
+class ImageModality(Modality):
     """See ``core.modality``. Batches are uint8 (B, H, W, 3)."""
 
-    kind = Modality.IMAGE
+    kind = "image"
     stage = "decode"
     fixed_shape = True
     resizable = True

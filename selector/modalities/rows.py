@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selector import modalities
-from selector.core.contracts import Items, Modality, ProgressCallback, no_progress
+from selector.core.contracts import Items, ProgressCallback, no_progress
 from selector.core.errors import BadImagesError, TargetError
-from selector.core.modality import Inputs, ModalityHandler
+from selector.core.modality import Inputs, Modality
 
 _NONE = "a target of ready features holds rows, which no network reads; rank it without models."
 
 
 @modalities.modality("rows")
-class RowsModality(ModalityHandler):
+class RowsModality(Modality):
     """See ``core.modality``."""
 
-    kind = Modality.ROWS
+    kind = "rows"
     stage = "read"
     has_models = False
 

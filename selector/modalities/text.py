@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selector import modalities
-from selector.core.contracts import Items, Modality, ProgressCallback, TextPreprocess, Words, no_progress
+from selector.core.contracts import Items, ProgressCallback, TextPreprocess, Words, no_progress
 from selector.core.costs import TEXT_TOKENS
 from selector.core.errors import BadImagesError
-from selector.core.modality import Inputs, ModalityHandler
+from selector.core.modality import Inputs, Modality
 from selector.modalities.tokens import TokenisedText, Tokens
 from selector.modalities.tokens.tokeniser import Tokeniser, UnreadableText, text_hash, why_unusable
 
@@ -22,10 +22,10 @@ _USUAL_TOKENS = (16.0, 256.0)
 
 
 @modalities.modality("text")
-class TextModality(ModalityHandler):
+class TextModality(Modality):
     """See ``core.modality``. Batches are ``Tokens``."""
 
-    kind = Modality.TEXT
+    kind = "text"
     stage = "tokenise"
     layer_curves = True
 

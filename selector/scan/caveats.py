@@ -10,6 +10,7 @@ import numpy as np
 
 from selector import tasks
 from selector.core.contracts import Target
+from selector.core.kinds import noun_of
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
 from selector.ranking.agreement import spearman, weighted_tau
@@ -142,7 +143,7 @@ def no_training(target: Target) -> Caveat | None:
         return None
     return Caveat(
         "no-training",
-        f"{target.modality.noun}s with {target.label_kind} labels can be ranked for, but nothing trains on them yet: "
+        f"{noun_of(target.modality)}s with {target.label_kind} labels can be ranked for, but nothing trains on them yet: "
         f"the confirmation is left out. Tasks that can be confirmed: {', '.join(tasks.registry.names())}.",
         {"label_kind": str(target.label_kind)},
     )
@@ -184,8 +185,8 @@ def _no_better(name: str, measured: Measurement, target: Target) -> Caveat | Non
         return None
     return Caveat(
         MAJORITY,
-        f"{name} ({measured.strategy}) is not better on test than a prediction that looks at no {target.modality.noun}: "
-        f"{measured.metric} {value:.3f} against {base:.3f}. Label more {target.modality.noun}s, or check the labels.",
+        f"{name} ({measured.strategy}) is not better on test than a prediction that looks at no {noun_of(target.modality)}: "
+        f"{measured.metric} {value:.3f} against {base:.3f}. Label more {noun_of(target.modality)}s, or check the labels.",
         {"split": "test", "metric": measured.metric, "value": value, "baseline": base},
     )
 
@@ -197,7 +198,7 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
     if outside_of:
         told = "the default score was made for images; on texts it was tried with six small encoders only (docs/transferability.md)."
         if "label_kind" in outside_of:
-            what = f"{target.modality.noun}s with {target.label_kind} labels"
+            what = f"{noun_of(target.modality)}s with {target.label_kind} labels"
             told = f"the default score was tried on classes only, never on {what}: this ranking is uncalibrated."
         return Caveat(
             "unlike-calibration",

@@ -12,6 +12,7 @@ from selector import modalities, tasks
 from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
+from selector.core.kinds import noun_of
 from selector.core.task import Task
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.report.ranking import Ranking, load_ranking
@@ -91,7 +92,7 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
     if config.resolution is not None and not modalities.of(target).resizable:
         raise OptionError(
             f"resolution is the size of the images that models are trained at, and {target.name} holds "
-            f"{target.modality.noun}s. Got {config.resolution}; leave it out.",
+            f"{noun_of(target.modality)}s. Got {config.resolution}; leave it out.",
             "resolution",
         )
     task = tasks.task_for(target)

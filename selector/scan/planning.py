@@ -11,7 +11,7 @@ import numpy as np
 
 from selector import modalities
 from selector.config import ScanConfig
-from selector.core.contracts import UNLABELLED, Modality, Preprocess, Target
+from selector.core.contracts import UNLABELLED, Preprocess, Target
 from selector.core.costs import Cost
 from selector.core.errors import SourceError
 from selector.core.system import graphics_cards
@@ -233,7 +233,7 @@ def _seconds(
     return low + items * quick, high + items * slow, None
 
 
-def _of_network(found: _Found, modality: Modality, rate: float) -> tuple[float, float]:
+def _of_network(found: _Found, modality: str, rate: float) -> tuple[float, float]:
     if found.rate:
         return found.items / found.rate / 1.3, found.items / found.rate * 1.5
     if found.cost is not None and found.cost.image_seconds:
@@ -245,7 +245,7 @@ def _of_network(found: _Found, modality: Modality, rate: float) -> tuple[float, 
     )
 
 
-def _operations(found: _Found, modality: Modality) -> tuple[float, float] | None:
+def _operations(found: _Found, modality: str) -> tuple[float, float] | None:
     """Multiply-adds an item, at least and at most; None where nothing tells."""
     if found.cost is not None and found.cost.flops:
         return float(found.cost.flops), float(found.cost.flops)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selector import sources
-from selector.core.contracts import Modality
 from selector.core.errors import ZooError
+from selector.core.kinds import noun_of
 from selector.zoo import ModelSpec, Zoo, load_zoo, select
 from selector.zoo.timm_facts import with_facts
 
@@ -19,7 +19,7 @@ def choose_models(
     tags: str | Sequence[str] | None = None,
     *,
     trust_zoo: bool = False,
-    modality: Modality | None = None,
+    modality: str | None = None,
 ) -> tuple[list[ModelSpec], bool]:
     """The frozen specs (wildcards expanded by their sources) and whether ``python:`` may run code.
 
@@ -31,13 +31,13 @@ def choose_models(
     loaded = load_zoo(zoo, trust=trust_zoo)
     specs: list[ModelSpec] = []
     selected = select(loaded, models, tags, beyond=zoo is None)
-    by_modality: dict[Modality, list[ModelSpec]] = {}
+    by_modality: dict[str, list[ModelSpec]] = {}
     for spec in selected:
         by_modality.setdefault(spec.reads, []).append(spec)
     readers = by_modality.get(modality, []) if modality else selected
     if modality and not readers:
         raise ZooError(
-            f"none of the {len(selected)} selected model(s) reads {modality.noun}s, and the target holds {modality.noun}s; "
+            f"none of the {len(selected)} selected model(s) reads {noun_of(modality)}s, and the target holds {noun_of(modality)}s; "
             f"select others ('selector zoo list' shows them)."
         )
     for spec in readers:

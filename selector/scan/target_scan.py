@@ -14,6 +14,7 @@ from selector.core.contracts import Preprocess, ProgressCallback
 from selector.core.documents import plain
 from selector.core.engine import Engine
 from selector.core.errors import SelectorError, StoreError, unwritable
+from selector.core.kinds import noun_of
 from selector.core.system import versions
 from selector.extract.isolated import Isolation
 from selector.proxies import default_proxies
@@ -89,7 +90,7 @@ class TargetScan:
             config.on_bad_image,
             self._trusted,
             notify,
-            replace(limits_of(config), noun=data.modality.noun),
+            replace(limits_of(config), noun=noun_of(data.modality)),
             config.cost,
             engine=engine,
             isolation=isolation_of(config),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.core.contracts import Encoder, Modality, Preprocess, TextPreprocess
+from selector.core.contracts import Encoder, Preprocess, TextPreprocess
 from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_mean, first_line
 from selector.sources import _weights, source
 
@@ -318,10 +318,10 @@ class OnnxTextEncoder(OnnxEncoder):
         return batch.per_text(rows)
 
 
-_READERS: dict[Modality, type[OnnxEncoder]] = {Modality.IMAGE: OnnxImageEncoder, Modality.TEXT: OnnxTextEncoder}
+_READERS: dict[str, type[OnnxEncoder]] = {"image": OnnxImageEncoder, "text": OnnxTextEncoder}
 """How the networks of a modality are fed and read."""
 
-_TRAINABLE = {Modality.IMAGE: ("timm:", "torchvision:"), Modality.TEXT: ("transformers:",)}
+_TRAINABLE = {"image": ("timm:", "torchvision:"), "text": ("transformers:",)}
 
 
 def _best_output(spec: ModelSpec, outputs: dict[str, Any], *, words: bool) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import Encoder, Modality, Preprocess
+from selector.core.contracts import Encoder, Preprocess
 from selector.core.errors import SourceError, ZooError
 from selector.sources import _weights, source
 from selector.sources._last_linear import is_timm_like, without_head
@@ -106,5 +106,5 @@ def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, id
     return PythonTextEncoder(spec, module, identity)
 
 
-_READERS = {Modality.IMAGE: _image_encoder, Modality.TEXT: _text_encoder}
+_READERS = {"image": _image_encoder, "text": _text_encoder}
 """How the networks of a modality are fed and read."""

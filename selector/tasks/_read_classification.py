@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from selector.core.contracts import LabelKind
+from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.tasks._annotations import ArrayAnnotations
 from selector.tasks._read_labels import (
@@ -49,7 +50,7 @@ class ClassificationReading:
     def read(self, table: Table) -> ClassLabels:
         """Class numbers, sorted by name or as the input declares them; see ``encode_classes``."""
         column = table.roles["label"][0]
-        raw, noun = labels_of(table), table.modality.noun
+        raw, noun = labels_of(table), noun_of(table.modality)
         if table.schema.get("written") and table.schema.get("task") is None:
             check_slips(table, raw)
         fixed = declared_names(table, column)

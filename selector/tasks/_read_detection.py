@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from selector.core.errors import ConfigError, TargetError, did_you_mean
+from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.tasks._read_labels import first_of
 from selector.tasks._read_pictures import upright_size
@@ -142,13 +143,13 @@ class DetectionReading:
         none = sum(not len(labels) for _, labels, _ in found)
         if none:
             notes.append(
-                f"{none} {table.modality.noun}s have no box; they count as pictures in which there is nothing to find"
+                f"{none} {noun_of(table.modality)}s have no box; they count as pictures in which there is nothing to find"
             )
         boxes = tuple(
             Boxes(corners.astype(np.float32), np.array([lookup[v] for v in labels], np.int64), size)
             for corners, labels, size in found
         )
-        return BoxAnnotations(boxes, names, table.where, table.modality.noun, tuple(notes))
+        return BoxAnnotations(boxes, names, table.where, noun_of(table.modality), tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ def _names(
 ) -> tuple[tuple[str, ...], dict[Any, int], list[str]]:
     used = sorted({label for _, labels, _ in found for label in labels}, key=lambda v: (isinstance(v, str), v))
     if not used:
-        raise TargetError(f"{table.where}: no {table.modality.noun} has a box; there is nothing to learn.")
+        raise TargetError(f"{table.where}: no {noun_of(table.modality)} has a box; there is nothing to learn.")
     names = tuple(str(value) if fixed is None else fixed[value] for value in used)
     notes = []
     if fixed is not None and len(used) < len(fixed):

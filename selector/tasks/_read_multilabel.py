@@ -9,6 +9,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind
 from selector.core.errors import TargetError
+from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.tasks._annotations import ArrayAnnotations
 from selector.tasks._read_classification import missing_label
@@ -111,7 +112,7 @@ class MultilabelReading:
         if not np.isnan(matrix).any():
             matrix = matrix.astype(np.int64)
         strata = np.nan_to_num(matrix).astype(np.int64)
-        return LabelSets(matrix, names, strata, table.where, table.modality.noun, tuple(notes))
+        return LabelSets(matrix, names, strata, table.where, noun_of(table.modality), tuple(notes))
 
     @staticmethod
     def _of_one(table: Table, notes: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -227,7 +228,7 @@ def _of_lists(
         names = tuple(fixed[i] for i in known)
         if len(known) < len(fixed):
             notes.append(
-                f"{len(fixed) - len(known)} of {len(fixed)} labels have no {table.modality.noun} and were left out"
+                f"{len(fixed) - len(known)} of {len(fixed)} labels have no {noun_of(table.modality)} and were left out"
             )
     else:
         known = sorted(used, key=lambda v: (isinstance(v, str), v))

@@ -10,6 +10,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind
 from selector.core.errors import TargetError
+from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.tasks._annotations import ArrayAnnotations
 from selector.tasks._read_classification import missing_label
@@ -79,7 +80,7 @@ class RegressionReading:
         if not any(np.ptp(v[~np.isnan(v)]) for v in values.reshape(len(values), -1).T if (~np.isnan(v)).any()):
             raise TargetError(f"{table.where}: all labels are equal; there is nothing to learn.")
         names = columns if len(columns) > 1 else ()
-        return RealValues(values, names, quantiles(values), table.where, table.modality.noun, tuple(notes))
+        return RealValues(values, names, quantiles(values), table.where, noun_of(table.modality), tuple(notes))
 
     @staticmethod
     def _check_rows(table: Table, values: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from selector.core.errors import TargetError
+from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.tasks._read_labels import first_of
@@ -142,7 +143,7 @@ class SegmentationReading:
             raise TargetError(f"{table.where}: the masks show one class only ({found}); a ranking needs at least two.")
         pixels = np.array([[one.counts.get(int(value), 0) for value in values] for one in seen], dtype=np.int64)
         return Masks(
-            class_names, pixels, values, ignored, tuple(one.hash for one in seen), table.where, table.modality.noun,
+            class_names, pixels, values, ignored, tuple(one.hash for one in seen), table.where, noun_of(table.modality),
             tuple(notes), raw, np.arange(len(table)),
         )  # fmt: skip
 

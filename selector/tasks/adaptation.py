@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from selector.core.contracts import UNLABELLED, Modality, Target
+from selector.core.contracts import UNLABELLED, Target
 from selector.core.errors import ConfigError, TargetError
+from selector.core.kinds import noun_of
 from selector.core.sealed import UNKNOWN, SealedLabels
 from selector.core.task import Table
 from selector.tasks import task
@@ -52,7 +53,7 @@ class Adaptation(Classification):
     name = "adaptation"
     strategies = ("source-only", "coral", "reweight", "label-shift")
     proxies = ("target-accuracy", "pas", "a-distance", "mmd", "coral-distance", "label-shift", "probe")
-    members: ClassVar[Mapping[Modality, tuple[str, ...]]] = {}  # the score is of the target: ``ACROSS_DOMAINS``
+    members: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # the score is of the target: ``ACROSS_DOMAINS``
     adapts = True
     reads_tables = False
 
@@ -72,7 +73,7 @@ class Adaptation(Classification):
         """Also: there is something to adapt to."""
         super().check(target)
         if not len(target.indices(UNLABELLED)):
-            raise TargetError(f"target '{target.name}' has no {target.modality.noun}s without labels to adapt to.")
+            raise TargetError(f"target '{target.name}' has no {noun_of(target.modality)}s without labels to adapt to.")
 
     def hidden(self, target: Target) -> SealedLabels:
         """Labels for the final figure, of all items of the target."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from selector.core.contracts import Modality, Target
+from selector.core.contracts import Target
 from selector.core.metric import Metric
 from selector.core.stats import best_temperature, softmax
 from selector.core.task import Section, Stats
@@ -93,8 +93,8 @@ class Classification(ClassificationReading, ClassTask):
     name = "classification"
     facet = "class"
     metrics = METRICS
-    members: ClassVar[Mapping[Modality, tuple[str, ...]]] = {
-        Modality.TEXT: ("logme", "lda", "gbc")  # measured: docs/transferability.md#texts
+    members: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("logme", "lda", "gbc")  # measured: docs/transferability.md#texts
     }
     stats_type: ClassVar[type[ClassificationStats]] = ClassificationStats
 

@@ -8,18 +8,27 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from selector.core.contracts import Modality
+from selector import modalities
 from selector.core.errors import WeightsMissing, ZooError, did_you_mean
 from selector.core.registry import Registry
 
-_READS = {"elmo": Modality.TEXT, "transformers": Modality.TEXT, "features": Modality.ROWS}
+_READS = {"elmo": "text", "transformers": "text", "features": "rows"}
 """What the models of a source read, where it is not images."""
 
 _MISPLACED = {
-    Modality.IMAGE: "'preprocess' is for images, and this model reads texts; its settings stand under 'text'",
-    Modality.TEXT: "'text' is for models that read texts; say 'modality: text' if this one does",
+    "image": "'preprocess' is for images, and this model reads texts; its settings stand under 'text'",
+    "text": "'text' is for models that read texts; say 'modality: text' if this one does",
 }
 """Errors of the settings of another modality."""
 
@@ -159,7 +168,7 @@ class ModelSpec(_Strict):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     preprocess: PreprocessOverrides = PreprocessOverrides()
     text: TextSettings | None = None
-    modality: Literal["image", "text"] | None = None
+    modality: Annotated[str, AfterValidator(modalities.check)] | None = None
     pooling: Pooling | None = None
     layer: str | None = None
     tags: tuple[str, ...] = ()
@@ -215,7 +224,7 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_modality(self) -> ModelSpec:
-        given = {Modality.IMAGE: bool(self.preprocess.changes()), Modality.TEXT: self.text is not None}
+        given = {"image": bool(self.preprocess.changes()), "text": self.text is not None}
         given.pop(self.reads, None)  # its own section
         for other, found in given.items():
             if found:
@@ -223,9 +232,9 @@ class ModelSpec(_Strict):
         return self
 
     @property
-    def reads(self) -> Modality:
+    def reads(self) -> str:
         """What the model reads: as given, or as its source says."""
-        return Modality(self.modality or _READS.get(self.source_name, Modality.IMAGE))
+        return self.modality or _READS.get(self.source_name, "image")
 
     @property
     def source_name(self) -> str:

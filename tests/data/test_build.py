@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.core.contracts import LabelKind, Modality, Target
+from selector.core.contracts import LabelKind, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.data import load_target, subsample, without
 from selector.data.splits import SHARES
@@ -166,7 +166,7 @@ def test_label_kinds_are_told_from_the_labels(labels: object, kind: LabelKind, n
     target = load_target((np.random.default_rng(0).normal(size=(6, 2)), labels))
     assert target.label_kind is kind
     assert target.class_names == names
-    assert target.modality is Modality.ROWS
+    assert target.modality == "rows"
 
 
 def test_the_task_overrides_the_labels() -> None:

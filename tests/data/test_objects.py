@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.data import load_target
 
@@ -39,7 +38,7 @@ class Pairs(Dataset[Any]):
 def test_arrays() -> None:
     target = load_target((IMAGES, np.array(LABELS)), name="mine")
     assert target.name == "mine"
-    assert target.modality is Modality.IMAGE
+    assert target.modality == "image"
     assert target.counts() == {"train": 12, "val": 3, "test": 3}
     assert np.array_equal(target.items[4], IMAGES[4])
     assert target.origin is None
@@ -132,7 +131,7 @@ def test_dict_of_splits() -> None:
     assert np.array_equal(target.items[13], IMAGES[13])
     features = IMAGES.reshape(18, -1) / 255
     rows = load_target({"train": (features[:12], LABELS[:12]), "test": (features[12:], LABELS[12:])})
-    assert rows.modality is Modality.ROWS
+    assert rows.modality == "rows"
     assert rows.features is not None
     assert rows.features.shape == (18, 90)
 

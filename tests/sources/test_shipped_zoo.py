@@ -8,10 +8,9 @@ import sys
 
 import pytest
 
-from selector.core.contracts import Modality
 from selector.zoo import load_zoo
 
-MODELS = [model for model in load_zoo().models if model.reads is Modality.IMAGE]
+MODELS = [model for model in load_zoo().models if model.reads == "image"]
 MEMORY_GB = 4.0
 
 CHECK = """

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from selector.core.contracts import LabelKind, Modality, Target
+from selector.core.contracts import LabelKind, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.core.stats import best_temperature, softmax
 from selector.core.task import NotFinite
@@ -49,7 +49,7 @@ def target(labels: np.ndarray, classes: int) -> Target:
     n = len(labels)
     return Target(
         "t",
-        Modality.IMAGE,
+        "image",
         LabelKind.CLASSES,
         [b""] * n,
         [str(i) for i in range(n)],

@@ -504,7 +504,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_zoo_entry_of_the_page_is_read(zoo: Path) -> None:
     specs = {spec.name: spec for spec in load_zoo(zoo).models}
-    assert {spec.reads.value for spec in specs.values()} == {"text"}
+    assert {spec.reads for spec in specs.values()} == {"text"}
     assert registry.get("elmo").load(specs["elmo"]).num_features == 16
     assert registry.get("elmo").load(specs["elmo-top"]).identity["layer"] == "last"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from selector.core.contracts import Items, Modality, RawText
+from selector.core.contracts import Items, RawText
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._items import ListItems
@@ -163,7 +163,7 @@ def features_table(given: Any, labels: Any, options: Options, origin: dict[str, 
         origin=origin,
         features=rows,
         feature_widths={name: rows.shape[1] for name, rows in parts.items()} if named else {},
-        modality=Modality.ROWS,
+        modality="rows",
     ).table(options)
 
 
@@ -207,7 +207,7 @@ def _texts(items: Any, labels: Any, options: Options) -> Table:
         names=[f"row {i}" for i in range(len(texts))],
         labels=labels,
         hashes=[text_hash(text) for text in texts],
-        modality=Modality.TEXT,
+        modality="text",
     ).table(options)
 
 

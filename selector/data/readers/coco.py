@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selector.core.contracts import Modality
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._class_names import read_mapping
@@ -132,7 +131,7 @@ def _read(x: Any, options: Options) -> Table:
     return Table(
         where=str(root),
         name=options.name or (root.name if root.is_dir() else root.stem),
-        modality=Modality.IMAGE,
+        modality="image",
         items=FileItems(str(folder), relative),
         names=relative,
         hashes=hash_files(str(root), relative, statuses, options.trust, folder=str(folder)),
