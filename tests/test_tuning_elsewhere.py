@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import pickle
 import signal
@@ -10,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from selector.core import answers
@@ -20,9 +23,18 @@ from selector.core.fleet import Fleet
 from selector.core.processes import Processes
 from selector.tuning import trial as trial_room
 from selector.tuning.clock import Clock
+from selector.tuning.crew import Crew, Kit
 from selector.tuning.elsewhere import TimingJob, TrainingJob
+from selector.tuning.field import Configuration, Field
+from selector.tuning.heads import solve
 from selector.tuning.journal import Journal
+from selector.tuning.loading import load as load_candidate
+from selector.tuning.loading import settle_precision
 from selector.tuning.micro_trials import micro_trials
+from selector.tuning.repeats import repeat_leaders, train_rivals
+from selector.tuning.rounds import train_configuration
+from selector.tuning.trial import Trial, run_trial
+from selector.tuning.workbench import Workbench
 from tests.test_tournament import TASK, table, tournament
 from tests.tournament_samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
 
@@ -36,7 +48,7 @@ class Samples:
     target: Target
     root: Path
     lost: str = ""  # a network that cannot be loaded
-    deadly: str = ""  # a file: the process that makes it dies
+    deadly: str = ""  # a file: the process that makes it dies in a training
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,16 +60,25 @@ class Samples:
         return load(SPECS[name])
 
     def inputs(self, preprocess: Preprocess) -> PixelsOf:
-        if self.deadly:
-            try:
-                Path(self.deadly).touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGKILL)
-            except FileExistsError:
-                pass
-        return PixelsOf(self.target, preprocess)
+        return Deadly(self.target, preprocess, self.deadly) if self.deadly else PixelsOf(self.target, preprocess)
 
     def folder(self) -> Path:
         return self.root
+
+
+class Deadly(PixelsOf):
+    """Kills the process that trains with it, some steps on, once."""
+
+    def __init__(self, target: Target, preprocess: Preprocess, mark: str) -> None:
+        super().__init__(target, preprocess)
+        self.mark, self.batches = Path(mark), 0
+
+    def batch(self, indices: Any) -> Any:
+        self.batches += 1
+        if self.batches == 10 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(indices)
 
 
 class Inline:
@@ -104,6 +125,8 @@ def inline() -> Iterator[Inline]:
     answers._opened.clear()
 
 
+SETTINGS: dict[str, Any] = {"budget": None, "metric": "accuracy", "epsilon": 0.01, "seed": 0, "repeats": 0}
+IDENTITIES = {spec.name: spec.feature_settings() for spec in (SVHN, MNIST)}
 OPTIONS: dict[str, Any] = {"max_steps": 24, "strategies": ("frozen", "full"), "repeats": 1}
 
 
@@ -183,15 +206,101 @@ def test_the_clock_counts_the_time_of_workers_and_not_the_waiting(tmp_path: Path
     assert again.spent == pytest.approx(30)
 
 
-def test_a_worker_that_is_killed_costs_its_training_another_run(here: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_worker_that_is_killed_in_a_training_costs_its_job_another_run_and_nothing_else(
+    engine: str, here: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     there = Samples(small_target(), tmp_path, deadly=str(tmp_path / "killed"))
-    engine = Fleet(lambda: Processes(2))
+    fleet = Fleet(lambda: Processes(2) if engine == "processes" else _ray())
     try:
-        found = tournament(tmp_path, **OPTIONS, engine=engine, supplies=there)
+        with caplog.at_level(logging.INFO, "selector.core.fleet"):
+            found = tournament(tmp_path, **OPTIONS, engine=fleet, supplies=there)
     finally:
-        engine.close()
+        fleet.close()
     assert (tmp_path / "killed").exists()
+    assert len([line for line in caplog.messages if "it runs again" in line]) == 1
     assert table(found) == table(here)
+    assert told(found) == told(here)
+
+
+def _ray() -> Any:
+    pytest.importorskip("ray")
+    from selector.core.ray_workers import RayWorkers
+
+    return RayWorkers("local", workers=2)
+
+
+def _field(tmp_path: Path, inline: Inline) -> Field:
+    """A field after a short round: two configurations, one of which stopped; workers for both, and a budget."""
+    bench = _bench(tmp_path / "driver")
+    field = Field(bench, Clock(SETTINGS, bench.journal, None), SETTINGS)
+    there = Samples(bench.target, tmp_path / "worker")
+    kit = Kit(
+        there, TASK, "cpu", 16, augment=False, settings=SETTINGS, identities=IDENTITIES, mark=bench.journal.mark()
+    )
+    field.crew = Crew.of(Fleet(lambda: inline), kit)
+    for spec in (SVHN, MNIST):
+        loaded = load_candidate(bench, candidate(spec))
+        settle_precision(bench, loaded)
+        solve(bench, loaded, math.inf)
+        one = Configuration(loaded, "full", step_seconds=0.01, rate=0.01, round=1, alive=spec is SVHN)
+        one.best = train_configuration(field, one, Trial(loaded.name, "full", 0.01, 0), 1, 24 if one.alive else 6)
+        field.configurations.append(one)
+    field.clock.budget = 3600.0
+    return field
+
+
+def _bench(folder: Path) -> Workbench:
+    target = small_target()
+    return Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, augment=False)
+
+
+def test_rivals_are_trained_on_workers_as_long_as_the_leader(
+    inline: Inline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = _field(tmp_path, inline)
+    rival = field.configurations[1]
+    own = run_trial(_bench(tmp_path / "own"), rival.loaded, Trial("mnist_cnn", "full", 0.01, 0), 24)
+    assert own is not None  # as this process trains it
+    monkeypatch.setattr("selector.tuning.repeats.far_behind", lambda *_: False)
+    monkeypatch.setattr("selector.tuning.repeats.train_configuration", _not_here)
+    train_rivals(field)
+    (job,) = inline.asked(TrainingJob)
+    assert (job.model, job.strategy, job.rates, job.steps, job.seed) == ("mnist_cnn", "full", (0.01,), 24, 0)
+    assert 0 < job.seconds <= 1.05 * 3600
+    assert rival.alive
+    assert rival.best is not None
+    assert rival.best.steps == 24
+    assert rival.best.record.stats is not None
+    for name, value in own.stats.arrays.items():
+        np.testing.assert_array_equal(rival.best.record.stats.arrays[name], value)
+    assert [(e["model"], e["steps"], e["round"]) for e in field.history[2:]] == [("mnist_cnn", 24, 1)]
+    assert field.bench.journal.weights(field.key(rival, rival.best)).is_file()  # they came with the answer
+    assert field.clock.state["rivals"] == ["mnist_cnn full"]
+    train_rivals(field)  # as a call that goes on: nothing is trained again
+    assert len(inline.asked(TrainingJob)) == 1
+
+
+def test_leaders_are_repeated_on_workers_with_other_seeds(
+    inline: Inline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = _field(tmp_path, inline)
+    field.settings = {**field.settings, "repeats": 2}
+    for configuration in field.configurations:
+        configuration.alive = True
+    monkeypatch.setattr("selector.tuning.repeats.train_configuration", _not_here)
+    repeat_leaders(field)
+    asked = sorted((job.model, job.steps, job.seed, job.rates) for job in inline.asked(TrainingJob))
+    assert asked == [
+        ("mnist_cnn", 6, 1, (0.01,)), ("mnist_cnn", 6, 2, (0.01,)),
+        ("svhn_cnn", 24, 1, (0.01,)), ("svhn_cnn", 24, 2, (0.01,)),
+    ]  # fmt: skip
+    assert [[run.trial.seed for run in c.repeats] for c in field.configurations] == [[1, 2], [1, 2]]
+    assert inline.most == 2  # side by side
+
+
+def _not_here(*_: Any) -> None:
+    pytest.fail("trained in this process")
 
 
 def test_micro_trials_on_workers_are_those_of_one_process(inline: Inline, tmp_path: Path) -> None:
