@@ -108,6 +108,13 @@ class _Machine(_Recorded):
                 "ray_address",
                 "engine",
             )
+        if self.engine == "ray" and ":" in self.device:
+            raise OptionError(
+                f"device names one card, and a cluster gives each task a card of its own, which is the first one there. Got "
+                f"{self.device!r}; say 'cuda'.",
+                "device",
+                "engine",
+            )
         return self
 
 

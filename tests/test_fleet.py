@@ -21,7 +21,8 @@ from selector.core.answers import opened
 from selector.core.engine import Needs, Outcome, Shared, failure_of
 from selector.core.errors import BadImagesError, OptionError, OutOfMemory, SourceError, StoreError
 from selector.core.fleet import Fleet
-from selector.core.processes import Processes
+from selector.core.processes import Processes, _place
+from selector.core.system import visible_cards
 from selector.data import load_target
 from selector.extract.job import Settings
 from selector.extract.workspace import Workspace
@@ -272,6 +273,8 @@ def test_a_network_that_takes_its_worker_along_costs_its_own_row(photos: Path, t
 def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match=r"ray_address is a cluster for engine 'ray'\. Got engine 'local'"):
         selector.rank("x", ray_address="auto")
+    with pytest.raises(OptionError, match=r"device names one card, and a cluster .* Got 'cuda:1'; say 'cuda'"):
+        selector.rank("x", engine="ray", device="cuda:1")
     with pytest.raises(OptionError, match=r"engine must be 'local', 'processes' or 'ray'\. Got 'cluster'"):
         selector.rank("x", engine="cluster")
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -279,6 +282,27 @@ def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(OptionError, match="needs the package ray, which is not installed; pip install"):
         RayWorkers()
+
+
+@pytest.mark.parametrize(
+    "visible", [None, "", "0", "2,0", "1,7,0", "-1", "0,0", " 3 , 1", "GPU-8932f937", "MIG-GPU-8932f937/1/2", "all"]
+)
+def test_a_pool_shares_out_the_cards_that_cuda_would_show(visible: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.cuda import _parse_visible_devices  # torch's own reading of the variable
+
+    monkeypatch.setattr("selector.core.system.graphics_cards", lambda: ["a card"] * 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    expected = []
+    for each in _parse_visible_devices()[:4]:
+        if isinstance(each, int) and not 0 <= each < 4:
+            break
+        expected.append(str(each))
+    assert visible_cards() == expected
+    places = [_place(k, 4, visible_cards(), [0])[0].get("CUDA_VISIBLE_DEVICES") for k in range(4)]
+    assert places[: len(expected)] == (expected or places[:0])
+    assert all((place is None) == (not expected) for place in places)
 
 
 def test_a_cluster_that_cannot_be_joined_says_what_to_do() -> None:

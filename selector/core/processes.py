@@ -25,17 +25,17 @@ class Processes:
 
     Args:
         workers: how many; None for one a GPU, or one for every four cores (two at least, where there are two).
-        gpus: how many GPUs they share out; 0 for the processor.
+        gpus: those that they share out, each as ``CUDA_VISIBLE_DEVICES`` names it; none for the processor.
         modules: plugins that they import.
     """
 
     def __init__(
-        self, workers: int | None = None, gpus: int = 0, modules: Sequence[Module] = (),
+        self, workers: int | None = None, gpus: Sequence[str] = (), modules: Sequence[Module] = (),
         notify: ProgressCallback = no_progress,
     ) -> None:  # fmt: skip
         self._folder = tempfile.TemporaryDirectory(prefix="selector-shared-")
         cores = _cores()
-        number = workers or gpus or max(min(2, len(cores)), len(cores) // CORES)
+        number = workers or len(gpus) or max(min(2, len(cores)), len(cores) // CORES)
         self._children = [
             Child(modules, self._folder.name, *_place(k, number, gpus, cores), notify=notify) for k in range(number)
         ]
@@ -81,18 +81,16 @@ def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def _place(k: int, number: int, gpus: int, cores: Sequence[int]) -> tuple[dict[str, str], list[int] | None]:
+def _place(k: int, number: int, gpus: Sequence[str], cores: Sequence[int]) -> tuple[dict[str, str], list[int] | None]:
     """(environment, cores) of worker ``k``: a GPU, or a set of cores with as many threads.
 
-    >>> _place(3, 4, 0, [0, 1, 2, 3])
+    >>> _place(3, 4, [], [0, 1, 2, 3])
     ({'OMP_NUM_THREADS': '1'}, [3])
-    >>> _place(3, 4, 2, [0, 1, 2, 3])
-    ({'CUDA_VISIBLE_DEVICES': '1'}, None)
+    >>> _place(3, 4, ["2", "5"], [0, 1, 2, 3])
+    ({'CUDA_VISIBLE_DEVICES': '5'}, None)
     """
     if gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        named = visible.split(",") if visible else [str(i) for i in range(gpus)]
-        return {"CUDA_VISIBLE_DEVICES": named[k % len(named)]}, None
+        return {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]}, None
     own = list(cores[k * len(cores) // number : (k + 1) * len(cores) // number]) or [cores[k % len(cores)]]
     threads = min(int(os.environ.get("OMP_NUM_THREADS") or len(own)), len(own))
     return {"OMP_NUM_THREADS": str(threads)}, own

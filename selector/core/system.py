@@ -56,6 +56,25 @@ def graphics_cards() -> list[str]:
     return found
 
 
+def visible_cards() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` says of each card that this process may use, in torch's order; asked without torch.
+
+    Empty, the variable hides all cards; what stands behind an entry that names none is hidden, and so are all where one
+    is named twice.
+    """
+    asked, count = os.environ.get("CUDA_VISIBLE_DEVICES"), len(graphics_cards())
+    if asked is None:
+        return [str(number) for number in range(count)]
+    found: list[str] = []
+    for word in map(str.strip, asked.split(",")):
+        if not (word.startswith(("GPU-", "MIG-")) or (word.isdecimal() and int(word) < count)):
+            break
+        if word in found:
+            return []
+        found.append(word)
+    return found if count else []
+
+
 def thread_setting() -> str:
     """What decides how many threads a network gets on the processor: the environment, or the cores of this process."""
     asked = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")

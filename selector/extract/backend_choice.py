@@ -272,6 +272,11 @@ class _Trial:
             seconds = time.perf_counter() - started
             if done == 0:
                 self.setup[key] += seconds
+                if self.device != "cpu" and len(self.sample) <= self.batch_size:
+                    # one batch is all there is, and the first one on a card waits for its libraries and contexts
+                    started = time.perf_counter()
+                    self._run(backend, part)
+                    seconds = time.perf_counter() - started
             if done or len(self.sample) <= self.batch_size:
                 self.rates[key] = max(self.rates.get(key, 0.0), len(part) / seconds)
             done += len(part)
@@ -456,9 +461,10 @@ def _measured(store: FeatureStore | None, backend: str, device: str) -> list[dic
 
 
 def _machine(backend: str, device: str) -> dict[str, Any]:
-    from selector.core.system import cpu_model
+    from selector.core.system import cpu_model, graphics_cards
 
-    return {"backend": backend, "device": device, "cpu": cpu_model(), "cores": os.cpu_count()}
+    cards = {} if device == "cpu" else {"cards": graphics_cards()}  # a store may be that of several machines
+    return {"backend": backend, "device": device, "cpu": cpu_model(), "cores": os.cpu_count(), **cards}
 
 
 def _network(encoder: Encoder, backend: str, precision: str, device: str) -> dict[str, Any]:

@@ -151,8 +151,10 @@ class MapRunner:
     ) -> dict[str, NDArray[np.float32]]:
         import torch
 
+        from selector.extract.backends.rounding import unrounded
+
         device = torch.device(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), unrounded(device, self._dtype):
             items = modalities.of(self.encoder)
             batch = items.ready(items.staged(pixels, device), self.encoder.preprocess, device, self._dtype)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from selector.config import ConfirmConfig, ScanConfig
 from selector.core.contracts import ProgressCallback
 from selector.core.engine import Engine, LocalEngine
-from selector.core.system import graphics_cards
+from selector.core.system import visible_cards
 from selector.extract.isolated import plugins
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _workers(config: ScanConfig | ConfirmConfig, notify: ProgressCallback) -> Wo
     if config.engine == "processes":
         from selector.core.processes import Processes
 
-        cards = len(graphics_cards()) if on_gpu and ":" not in config.device else 0
+        cards = visible_cards() if on_gpu and ":" not in config.device else []
         return Processes(config.workers, cards, plugins(), notify)
     from selector.core.ray_workers import RayWorkers
 

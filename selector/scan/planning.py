@@ -14,7 +14,7 @@ from selector.config import ScanConfig
 from selector.core.contracts import UNLABELLED, Preprocess, Target
 from selector.core.costs import Cost
 from selector.core.errors import SourceError
-from selector.core.system import graphics_cards
+from selector.core.system import visible_cards
 from selector.core.units import format_duration
 from selector.extract.job import wanted_of
 from selector.extract.known_costs import Costs
@@ -219,7 +219,7 @@ def _seconds(
     if all(found.rate for found in lacking):
         exact = sum(found.items / (found.rate or 1.0) for found in lacking)
         return exact / 1.3, exact * 1.5, exact
-    on_card = config.device.startswith(("cuda", "mps")) or (config.device == "auto" and bool(graphics_cards()))
+    on_card = config.device.startswith(("cuda", "mps")) or (config.device == "auto" and bool(visible_cards()))
     unknown = [found for found in lacking if not found.rate and found.cost is None]
     if on_card or any(_operations(found, data.modality) is None for found in unknown):
         return None, None, None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from selector.extract import backend_table
 from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import why_not
 from selector.extract.backends.eager import has_bfloat16
+from selector.extract.backends.rounding import unrounded
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
 from selector.store import Entry, FeatureStore
 from selector.store.documents import digest
@@ -724,6 +726,80 @@ def test_float32_of_a_gpu_is_not_rounded_to_tf32(small: Small) -> None:
     allowed = torch.backends.cudnn.allow_tf32
     np.testing.assert_allclose(runner.encode(pixels), reference(small, pixels), rtol=1e-4, atol=1e-5)
     assert torch.backends.cudnn.allow_tf32 == allowed  # the caller's own setting
+
+
+def switches() -> dict[str, str]:
+    """Every switch for TF32, as text."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    found = {}
+    for name, ask in {
+        "all": lambda: torch.backends.fp32_precision,
+        "matmul": lambda: cuda.matmul.fp32_precision,
+        "conv": lambda: cudnn.conv.fp32_precision,
+        "rnn": lambda: cudnn.rnn.fp32_precision,
+        "older": torch.get_float32_matmul_precision,
+        "older cudnn": lambda: cudnn.allow_tf32,
+    }.items():
+        try:
+            found[name] = str(ask())
+        except RuntimeError:  # both sets were used, and disagree
+            found[name] = "torch does not say"
+    return found
+
+
+@pytest.fixture
+def usual_switches() -> Iterator[None]:
+    newer = (torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    kept = [switch.fp32_precision for switch in newer]
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = convolution
+    for switch, value in zip(newer, kept, strict=True):
+        switch.fp32_precision = value
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the older switches only")
+@pytest.mark.parametrize("program", ["nothing", "high", "medium", "matmul", "conv", "all"])
+def test_float32_for_a_gpu_is_not_rounded_whatever_a_program_set_and_its_settings_come_back(
+    program: str, usual_switches: None
+) -> None:
+    """The switches are there without a GPU."""
+    if program in ("high", "medium"):
+        torch.set_float32_matmul_precision(program)
+    elif program == "matmul":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    elif program == "conv":
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+    elif program == "all":
+        torch.backends.fp32_precision = "tf32"
+    before = switches()
+    with unrounded(torch.device("cuda"), torch.float32):
+        inside = switches()
+    after = switches()
+    wanted = {"matmul": "ieee", "conv": "ieee", "rnn": "ieee", "older": "highest", "older cudnn": "False"}
+    assert {name: inside[name] for name in wanted} == wanted  # torch.compile asks the older ones, and none may raise
+    assert after.items() >= {(k, v) for k, v in before.items() if v != "torch does not say"}
+    with unrounded(torch.device("cpu"), torch.float32), unrounded(torch.device("cuda"), torch.bfloat16):
+        assert switches() == after
+
+
+def test_a_rate_on_a_card_is_not_that_of_its_first_batch(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one loads libraries: eager torch pays for that in a batch, a compiled network before."""
+    clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(deciding, "time", clock)
+    monkeypatch.setattr(deciding, "open_backend", lambda *_: None)
+    passes: list[int] = []
+
+    def run(backend: Any, batch: Any) -> Any:
+        passes.append(len(batch))
+        clock.now += 0.1 if len(passes) > 1 else 5.0
+        return np.zeros((len(batch), 2), np.float32)
+
+    trial = deciding._Trial(small, "cuda", 128, np.zeros((128, 4, 4, 3), np.uint8), None, run)
+    assert trial.measure("eager", "float32").shape == (128, 2)
+    assert trial.rates["eager", "float32"] == pytest.approx(1280)
+    assert trial.setup["eager", "float32"] == pytest.approx(5.0)
 
 
 # ---------------------------------------------------------------------------- batch size

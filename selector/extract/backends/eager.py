@@ -9,7 +9,6 @@ weights on every call. Batch norms are folded into the convolutions before them 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ from selector.core.errors import SourceError
 from selector.extract.backends.backend import Backend
 from selector.extract.backends.embedding import share_embedding
 from selector.extract.backends.folding import folded, shared_copy
+from selector.extract.backends.rounding import unrounded
 from selector.extract.inputs import Batch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,20 +46,11 @@ class EagerBackend:
 
     def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
         """Features (B, D); on a GPU the work is queued and the result waits for it."""
-        with torch.inference_mode(), self._rounding():
+        with torch.inference_mode(), unrounded(self.device, self.dtype):
             items = modalities.of(self.encoder)
             moved = items.ready(items.staged(batch, self.device), self.encoder.preprocess, self.device, self.dtype)
             features = self.forward(moved)
         return lambda: _to_numpy(features)
-
-    def _rounding(self) -> contextlib.AbstractContextManager[None]:
-        """Convolutions of float32 round to TF32 on a GPU unless they are told not to; the rows of a CPU, which are not
-        rounded, lie in the same entry."""
-        if self.device.type != "cuda" or self.dtype != torch.float32:
-            return contextlib.nullcontext()
-        cudnn = torch.backends.cudnn
-        kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
-        return cudnn.flags(**kept, allow_tf32=False)
 
     def resized(self, batch_size: int) -> EagerBackend | None:
         """The same network: eager torch takes any size."""
