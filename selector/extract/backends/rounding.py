@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ def unrounded(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     if device.type != "cuda" or dtype != torch.float32:
         yield
         return
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn  # what torch's own annotations leave out
     newer = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn) if hasattr(torch.backends, "fp32_precision") else ()
     kept = [switch.fp32_precision for switch in newer]
     matmul, convolution = _older(kept)
