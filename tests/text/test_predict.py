@@ -26,7 +26,7 @@ from selector.modalities.text import Tokeniser, Tokens
 from selector.results import Measurement
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
-from tests.cards import run_card
+from tests.cards import run_cards
 from tests.text.models import text_model
 
 CLASSES = ("money", "sport", "weather")
@@ -306,35 +306,33 @@ def test_weights_that_were_saved_under_other_names_are_read(make: Make) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-@pytest.mark.parametrize(
-    ("layer", "pooling"), [("mean", "mean"), ("last", "weighted"), ("1", "max"), ("last", "cls"), ("2", "last")]
-)
-def test_the_lines_of_the_card_need_no_selector(family: str, layer: str, pooling: str, tmp_path: Path) -> None:
+def test_the_lines_of_the_card_need_no_selector(family: str, tmp_path: Path) -> None:
     folder = text_model(tmp_path / family, family)
-    spec = ModelSpec.model_validate(
-        {"source": f"transformers:{folder}", "layer": layer, "pooling": pooling, "name": "net"}
-    )
-    encoder: Any = sources.registry.get("transformers").load(spec)
-    module = encoder.with_head(3)
-    with torch.no_grad():
-        module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
-    preprocess = replace(encoder.preprocess, max_length=16)
-    trained = Trained("net", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
-    model = load_model(save_model(tmp_path / "best", trained, {"name": "x"}, [], {}))
     texts = ["sun and rain " * 9, "goal", "the team in the bank"]
-    tokens = Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
-    with torch.no_grad():
-        expected = model.module(tokens).numpy()
-    np.save(tmp_path / "expected.npy", expected)
-    run_card(
-        model.path,
-        f"""
+    cards = []
+    for layer, pooling in (("mean", "mean"), ("last", "weighted"), ("1", "max"), ("last", "cls"), ("2", "last")):
+        spec = ModelSpec.model_validate(
+            {"source": f"transformers:{folder}", "layer": layer, "pooling": pooling, "name": "net"}
+        )
+        encoder: Any = sources.registry.get("transformers").load(spec)
+        module = encoder.with_head(3)
+        with torch.no_grad():
+            module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
+        preprocess = replace(encoder.preprocess, max_length=16)
+        trained = Trained("net", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
+        model = load_model(save_model(tmp_path / f"{layer}-{pooling}", trained, {"name": "x"}, [], {}))
+        tokens = Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
+        expected = tmp_path / f"{layer}-{pooling}.npy"
+        with torch.no_grad():
+            np.save(expected, model.module(tokens).numpy())
+        check = f"""
         import numpy as np
         with torch.no_grad():
             found = model({texts!r}).numpy()
-        np.testing.assert_allclose(found, np.load({str(tmp_path / "expected.npy")!r}), rtol=1e-4, atol=1e-5)
-        """,
-    )
+        np.testing.assert_allclose(found, np.load({str(expected)!r}), rtol=1e-4, atol=1e-5)
+        """
+        cards.append((model.path, check))
+    run_cards(*cards)
 
 
 def test_the_card_speaks_of_texts(make: Make) -> None:
