@@ -56,9 +56,10 @@ def mean_over_sets(values: Mapping[str, Sequence[float]], seed: int = 0) -> tupl
     """
     rng = np.random.default_rng(seed)
     groups = [np.asarray(v, dtype=float) for v in values.values()]
-    draws = np.empty(DRAWS)
-    for i in range(DRAWS):
-        picked = [groups[j] for j in rng.integers(len(groups), size=len(groups))]
-        draws[i] = np.mean([g[rng.integers(len(g), size=len(g))].mean() for g in picked])
-    low, high = np.quantile(draws, [0.05, 0.95])
+    picked = rng.integers(len(groups), size=(DRAWS, len(groups)))
+    means = np.empty(picked.shape)
+    for j, group in enumerate(groups):
+        places = picked == j
+        means[places] = group[rng.integers(len(group), size=(places.sum(), len(group)))].mean(axis=1)
+    low, high = np.quantile(means.mean(axis=1), [0.05, 0.95])
     return float(np.mean([g.mean() for g in groups])), float(low), float(high)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import tomllib
+from collections.abc import Collection
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -29,20 +31,22 @@ def layer_of(module: str) -> int | None:
     return next((i for i, row in enumerate(LAYERS) if any(f"{module}.".startswith(f"{name}.") for name in row)), None)
 
 
-def named(tree: ast.AST) -> set[str]:
+@functools.cache
+def named(tree: ast.AST) -> frozenset[str]:
     """Modules of the package that stand in strings: what ``import_module`` and tables of lazy names are given.
 
     Not the folder of a registry: it lists names of files there (a zoo knows what sources there are) and imports one when
     somebody above asks for it.
     """
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    folders = {id(call.args[0]) for call in calls if ast.unparse(call.func) == "Registry" and call.args}
+    nodes = list(ast.walk(tree))
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    folders = {id(call.args[0]) for call in calls if call.func.id == "Registry" and call.args}  # type: ignore[attr-defined]
     texts = (
         node.value
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in folders
     )
-    return {text for text in texts if text in MODULES and "." in text}
+    return frozenset(text for text in texts if text in MODULES and "." in text)
 
 
 def imported(module: str, tree: ast.AST) -> set[str]:
@@ -58,7 +62,7 @@ def imported(module: str, tree: ast.AST) -> set[str]:
     return (found & MODULES.keys()) - {module}
 
 
-def ways_up(module: str, names: set[str]) -> list[str]:
+def ways_up(module: str, names: Collection[str]) -> list[str]:
     own = layer_of(module)
     return sorted(name for name in names if own is not None and (layer_of(name) or 0) < own)
 
