@@ -221,7 +221,7 @@ class ScanConfig(_Machine, _Training):
         None, "How boxes are written, in pixels: left, top, width, height; or left, top, right, bottom.", panel=DATA
     )
     separator: str | None = option(
-        None, "What stands between the labels of a cell that holds several: '|' in cat|dog.", panel=DATA
+        None, "What separates the labels of a cell that holds several: '|' in cat|dog.", panel=DATA
     )
     class_names: SkipValidation[ClassNames] = option(
         None, "File of class names (a name a line, JSON or YAML), where the data name none.", panel=DATA, path=True

@@ -154,6 +154,6 @@ class Child:
             self._link.recv()  # it is ready: what it imports counts for no network
         except (EOFError, ConnectionError):
             raise SourceError(
-                "a child process for networks cannot be started; its reason stands above. Run with isolate='off' "
+                "a child process for networks cannot be started; the reason is logged above. Run with isolate='off' "
                 "(--isolate off) and engine='local' (--engine local)."
             ) from None

@@ -197,7 +197,7 @@ def _texts(found: Columns, columns: Sequence[str]) -> list[RawText]:
 def _of_words(found: Columns, options: Options) -> Table:
     where, known, lists = found.where, found.known, list(found.lists)
     if options.text_column is not None and not isinstance(options.text_column, str):
-        raise TargetError(f"{where}: text_column names several columns; lists of words stand in one.")
+        raise TargetError(f"{where}: text_column names several columns; lists of words must be in one.")
     words = column_of(
         where, "word", options.text_column, known, usual_of(lists, WORD_COLUMNS) or list(found.words), "text_column"
     )

@@ -70,7 +70,7 @@ Strategy: **{trained.strategy}**. Weights it started from: `{cell(spec.get("sour
 | made with | zoo-selector {__version__} |
 
 ## Measured
-The validation {noun}s chose rate, strategy and model, so their figures are optimistic; the test
+The validation {noun}s chose rate, strategy and model, so their values are optimistic; the test
 {noun}s were read once, at the end. Values are {metric}; what was chosen on validation (temperature, thresholds, intervals) is
 applied to test.
 

@@ -85,6 +85,8 @@ def agree(together: Together) -> bool:
         for variant, part in zip(together.outputs, parts(together, whole), strict=True):
             alone = variant.encode(batch).numpy()
             if not np.allclose(part, alone, rtol=1e-4, atol=1e-5 * float(np.abs(alone).max())):
-                logger.info("%s: its variants are not the same in one pass; they are extracted apart", variant.name)
+                logger.info(
+                    "%s: its variants differ when read in one pass; they are extracted separately", variant.name
+                )
                 return False
     return True

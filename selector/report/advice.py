@@ -204,7 +204,7 @@ def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[st
         yield told
     elif tied:
         more = f" and {len(tied) - 5} more" if len(tied) > 5 else ""
-        yield f"These rows cannot tell it apart from {', '.join(tied[:5])}{more}."
+        yield f"On these rows it is not significantly different from {', '.join(tied[:5])}{more}."
     yield "Transferability predicts an order, not an accuracy; fine-tuning a few models is what settles it."
 
 

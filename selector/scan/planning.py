@@ -304,7 +304,7 @@ def _notes(lacking: Sequence[_Found], low: float | None, config: ScanConfig) -> 
     notes = []
     new = [found for found in lacking if not found.rate]
     if low is None and new:
-        notes.append(f"{len(new)} model(s) have never run on this machine, so that nothing tells their time.")
+        notes.append(f"{len(new)} model(s) have never run on this machine, so their time cannot be predicted.")
     if config.confirm:
         limit = (
             "no limit (--budget sets one)" if config.seconds is None else f"at most {format_duration(config.seconds)}"

@@ -278,7 +278,7 @@ class Entry:
         try:
             self._files.write(merged, lambda: pack({"keys": keys, "rows": rows}))
         except StoreError as error:
-            logger.info("the chunks of entry %s stay apart: %s", self.key, error)
+            logger.info("the chunks of entry %s are not merged: %s", self.key, error)
             return False
         del held
         for name in names:

@@ -27,7 +27,7 @@ _READS = {"elmo": "text", "transformers": "text", "features": "rows"}
 """What the models of a source read, where it is not images."""
 
 _MISPLACED = {
-    "image": "'preprocess' is for images, and this model reads texts; its settings stand under 'text'",
+    "image": "'preprocess' is for images, and this model reads texts; its settings go under 'text'",
     "text": "'text' is for models that read texts; say 'modality: text' if this one does",
 }
 """Errors of the settings of another modality."""

@@ -106,7 +106,7 @@ def test_advice_of_an_unmeasured_run_promises_nothing() -> None:
     told = advice(samples.unmeasured())
     assert told.headline.startswith("Confirm before you choose: timm:network_0.in1k is in front")
     assert "The chance that it has the highest transferability of all is 60 %." in told.sure
-    assert "These rows cannot tell it apart from timm:network_1.in1k." in told.sure
+    assert "On these rows it is not significantly different from timm:network_1.in1k." in told.sure
     assert told.commands == ("selector confirm RUN",)
 
 

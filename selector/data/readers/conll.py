@@ -56,7 +56,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
     names: list[str] = []
     splits: list[str] = []
     if options.text_column is not None and not isinstance(options.text_column, str):
-        raise TargetError(f"{root}: text_column names several columns; the words stand in one.")
+        raise TargetError(f"{root}: text_column names several columns; the words must be in one.")
     for path in conll_files(root):
         header, sentences = _sentences(path)
         if not sentences:

@@ -66,10 +66,10 @@ def _made(encoder: Encoder, module: nn.Module) -> nn.Module | None:
         try:
             quick = trial.encode(batch).float().numpy()
         except _REFUSALS as error:
-            log.info("%s: its batch norms stay apart (%s)", encoder.name, error)
+            log.info("%s: its batch norms are not folded (%s)", encoder.name, error)
             return None
     if not np.allclose(quick, plain, rtol=1e-3, atol=1e-4 * float(np.abs(plain).max())):
-        log.info("%s: its batch norms stay apart: folded they give other features", encoder.name)
+        log.info("%s: its batch norms are not folded: that would change the features", encoder.name)
         return None
     return changed
 
