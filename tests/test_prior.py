@@ -367,3 +367,71 @@ def test_the_error_of_own_results_shrinks_with_the_targets():
     assert errors == sorted(errors, reverse=True)
     assert 0 < errors[-1] < errors[0] < 1
     assert static_prior({"m0": ModelFacts(parameters=1e7)}).scores["m0"].deviation == 0
+
+
+# ---------------------------------------------------------------------------- confirmed ones, with the scores of that time
+
+
+def confirmed(target, measured, scores, items=300):
+    """What a confirmation of a few models adds: the accuracies, and the scores that they had."""
+    names = list(measured)
+    rows = [row(m, target, measured[m], items=items, run="r", strategy="full") for m in names]
+    return [
+        *rows,
+        *(row(m, target, scores[m], kind="predicted", metric="normalised_score:knn", run="r") for m in names),
+    ]
+
+
+def test_leaders_that_were_confirmed_do_not_count_as_average_models():
+    """Only the best by score are confirmed; their ranks among each other say nothing of the others."""
+    facts = {m: ModelFacts(parameters=10.0 ** (6 + i / 3)) for i, m in enumerate(MODELS)}
+    scores = dict(zip(MODELS[5:], (0.7, 0.6, 0.5), strict=True))
+    history = [r for t in "abcd" for r in confirmed(t, dict(zip(MODELS[5:], (0.9, 0.8, 0.7), strict=True)), scores)]
+    prior = static_prior(facts, history, fewest_own=3)
+    alone = static_prior(facts)
+    assert [s.value for s in prior.scores.values()] == values(alone)  # they ended in the order of their scores
+    assert [s.trained for s in prior.scores.values()] == [0.0] * len(MODELS)
+    assert prior.scores["m5"].origin == "parameters; trained as well as its score says on 4 earlier targets"
+    assert (prior.targets, prior.rows, prior.left_out) == (4, 12, {})
+
+
+def test_trained_is_the_mean_place_above_that_of_the_score():
+    """Against the formula by hand: three models in four targets, the last by score ends first each time."""
+    history = [
+        r for t in "abcd" for r in confirmed(t, {"m0": 0.9, "m1": 0.6, "m2": 0.3}, {"m0": 0.1, "m1": 0.2, "m2": 0.3})
+    ]
+    history = [r if r.kind == "predicted" else Result(**{**vars(r), "items": 0}) for r in history]  # no noise
+    prior = static_prior(NOTHING, history)
+    deviation = 1 / math.sqrt(12)
+    mean = {"m0": 4 * 0.5 / (4 + 1) / deviation, "m1": 0.0, "m2": -4 * 0.5 / (4 + 1) / deviation}
+    weight = prior.trained_weight
+    assert prior.agreement["beyond scores"] == pytest.approx(1)
+    assert weight == LARGEST_WEIGHT
+    for model, value in mean.items():
+        assert prior.scores[model].trained == pytest.approx(weight / (1 - weight) * value)
+        assert prior.scores[model].trained_error == pytest.approx(weight / (1 - weight) / math.sqrt(5))
+    assert prior.scores["m7"].trained == 0.0
+    assert prior.scores["m0"].origin.endswith("; trained better than its score says on 4 earlier targets")
+
+
+def test_what_trained_otherwise_each_time_weighs_little():
+    def history(measured, scores):
+        four = (dict(zip(MODELS[:4], v, strict=True)) for v in (measured, scores))
+        return [next(four), next(four)]
+
+    rng = np.random.default_rng(0)
+    chance = [r for t in range(12) for r in confirmed(f"t{t}", *history(rng.uniform(0, 1, 4), rng.uniform(0, 1, 4)))]
+    always = [r for t in range(12) for r in confirmed(f"t{t}", *history((0.9, 0.7, 0.5, 0.3), (0.1, 0.2, 0.3, 0.4)))]
+    assert static_prior(NOTHING, chance).trained_weight < WEIGHT_WITHOUT_HISTORY
+    assert static_prior(NOTHING, always).trained_weight == LARGEST_WEIGHT
+
+
+def test_scores_over_other_members_are_not_compared():
+    history = [
+        r for t in "abc" for r in confirmed(t, {"m0": 0.9, "m1": 0.6, "m2": 0.3}, {"m0": 0.1, "m1": 0.2, "m2": 0.3})
+    ]
+    other = [row("m3", t, 0.01, kind="predicted", metric="normalised_score:knn+logme", run="r") for t in "abc"]
+    third = [row("m3", t, 0.99, items=300, run="r", strategy="full") for t in "abc"]
+    prior = static_prior(NOTHING, [*history, *other, *third])
+    assert prior.scores["m3"].trained == 0.0
+    assert prior.scores["m0"].trained > 0

@@ -284,7 +284,9 @@ def combine(
     quantile = t_quantile(deviations.shape[1] - 1)
     halves = quantile * np.sqrt((deviations**2).sum(axis=1)) if deviations.shape[1] else np.full(len(names), _OPEN)
     shifts = np.array([shift(known[m], half) if m in known else 0.0 for m, half in zip(names, halves, strict=True)])
-    errors = np.array([shift_error(known[m]) if m in known else 0.0 for m in names])
+    errors = np.array(
+        [shift_error(known[m], half) if m in known else 0.0 for m, half in zip(names, halves, strict=True)]
+    )
     values = means + shifts
     noise = _noise(values, deviations, errors, top_k, seed)
     if means.max() < AT_CHANCE or len(names) < 2:  # which of several that know nothing, or of one, is no question
@@ -317,7 +319,9 @@ def agreeing(known: Mapping[str, PriorScore], normalised_scores: Mapping[str, fl
         return known
     told = "left out, because it orders these models against the target's own scores"
     return {
-        m: replace(p, weight=0.0, deviation=0.0, origin=f"{p.origin}; {told}", without_own=None)
+        m: replace(
+            p, weight=0.0, deviation=0.0, origin=f"{p.origin}; {told}", without_own=None
+        )  # training has its own bound
         for m, p in known.items()
     }
 
@@ -334,16 +338,21 @@ def shift(known: PriorScore, half: float = math.inf) -> float:
             they decide between models that the target leaves open and never overturn what it says clearly.
     """
     scale = calibration().normalised_score_per_deviation
-    if known.without_own is None:
-        return scale * known.effect
+    others = known.effect if known.without_own is None else known.without_own
     # shrunk rather than only cut, so that two models that both exceed the bound keep their order
-    own = min(scale, half / _MOST_DEVIATIONS) * (known.effect - known.without_own)
-    return scale * known.without_own + float(np.clip(own, -half, half))
+    own = _own_scale(half) * (known.effect - others + known.trained)
+    return scale * others + float(np.clip(own, -half, half))
 
 
-def shift_error(known: PriorScore) -> float:
-    """Standard error of a shift that rests on this machine's own results."""
-    return known.weight / (1 - known.weight) * calibration().normalised_score_per_deviation * known.deviation
+def shift_error(known: PriorScore, half: float = math.inf) -> float:
+    """Standard error of a shift that rests on this machine's own results; ``half`` as for ``shift``."""
+    of_rank = known.weight / (1 - known.weight) * known.deviation
+    return _own_scale(half) * math.hypot(of_rank, known.trained_error)
+
+
+def _own_scale(half: float) -> float:
+    """Normalised score per deviation of rank of this machine's own results."""
+    return min(calibration().normalised_score_per_deviation, half / _MOST_DEVIATIONS)
 
 
 def _pair(errors: np.ndarray, other: int) -> np.ndarray:

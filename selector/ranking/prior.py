@@ -20,9 +20,10 @@ from typing import Literal
 import numpy as np
 
 from selector.core.errors import ConfigError
-from selector.core.stats import mean_ranks
 from selector.ranking.agreement import weighted_tau
-from selector.ranking.history import Result
+from selector.ranking.history import SCORE_METRIC, Result
+from selector.ranking.past_columns import RANK_DEVIATION, Column, columns_of
+from selector.ranking.trainability import Trainability, trained_beyond_scores
 from selector.tasks import metric_named
 
 Method = Literal["facts", "ridge", "mean rank"]
@@ -36,7 +37,6 @@ _FEWEST_MODELS = 3  # a left-out target with two models is right or wrong by cha
 _FEWEST_TARGETS = 2  # leaving one out must leave one
 _RIDGE_ROWS = 20.0  # the fixed weights count as much as this many measured models
 _RANK_ROWS = 1.0  # a model's facts count as much as this many measured targets
-_RANK_DEVIATION = 1 / math.sqrt(12)  # of a uniform rank in 0..1
 FEWEST_OWN_TARGETS = 3  # unlike targets of this machine below which its own results do not enter
 _DECISIVE = 0.25  # reliability from which a target counts among them
 
@@ -115,6 +115,9 @@ class PriorScore:
         deviation: standard error of ``value`` where it rests on this machine's own results, else 0.
         without_own: weight / (1 - weight) · value as it is without this machine's own results; None where they
             do not enter. What they add is bounded by what the target itself leaves open (``combination``).
+        trained: what this machine's confirmations add to a normalised score, in deviations of rank: how much better the
+            model trained than its score there promised (``trainability``). Bounded in the same way.
+        trained_error: its standard error.
     """
 
     value: float
@@ -123,10 +126,12 @@ class PriorScore:
     weight: float = 0.0
     deviation: float = 0.0
     without_own: float | None = None
+    trained: float = 0.0
+    trained_error: float = 0.0
 
     @property
     def effect(self) -> float:
-        """What it adds to a normalised score, in deviations of rank."""
+        """What ``value`` adds to a normalised score, in deviations of rank."""
         return self.weight / (1 - self.weight) * self.value
 
 
@@ -141,6 +146,7 @@ class Prior:
         facts_weight: the same for models that were never measured, when the mean rank won: facts are
             all that is known of them. Published tables do not count for it, because the fixed
             weights of the facts were fitted on them.
+        trained_weight: share that ``Trainability`` deserves.
         agreement: mean weighted tau on left-out targets, by method; empty when there were too few
             targets to try.
         targets, rows: of the history that entered.
@@ -152,22 +158,12 @@ class Prior:
     method: Method
     weight: float
     facts_weight: float = 0.0
+    trained_weight: float = 0.0
     agreement: Mapping[str, float] = field(default_factory=dict)
     targets: int = 0
     rows: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     coefficients: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Column:
-    """Centred ranks of the models that were measured in the same way on one target."""
-
-    target: str
-    models: tuple[str, ...]
-    ranks: np.ndarray
-    published: bool = False
-    reliability: float = 1.0
 
 
 def static_prior(
@@ -182,7 +178,8 @@ def static_prior(
 
     Args:
         facts: of every model of the pool; ``ModelFacts()`` where nothing is known.
-        history: results of earlier runs. Only measured ones enter, and none of the same target.
+        history: results of earlier runs, none of the same target. A measured one that has the score of that time
+            (a predicted row) beside it says how the model trained for its score; the others are ranks.
         target: fingerprint of the target that is about to be ranked.
         target_name: its name; published results of a data set that it may mean are left out as well,
             since a fact table has no fingerprint.
@@ -195,19 +192,23 @@ def static_prior(
     """
     if not facts:
         raise ConfigError("A prior needs at least one model. Got none.")
-    usable, left_out = _usable(history, target, target_name)
-    columns, past = _columns(usable), _past_facts(usable)
-    alike = {row.target: row.target_name or row.target for _, row in usable}
-    own = {alike[c.target] for c in columns if not c.published and c.reliability >= _DECISIVE}
+    history = list(history)
+    measured, left_out = _usable(history, target, target_name)
+    predicted = _predicted(history)
+    scored = [(m, row) for m, row in measured if row.origin != "published" and (row.target, m) in predicted]
+    usable = [(m, row) for m, row in measured if row.origin == "published" or (row.target, m) not in predicted]
+    columns, past, confirmed = columns_of(usable), _past_facts(usable), columns_of(scored, predicted)
+    alike = {row.target: row.target_name or row.target for _, row in measured}
+    own = {alike[c.target] for c in (*columns, *confirmed) if not c.published and c.reliability >= _DECISIVE}
     base: Prior | None = None
     if len(own) < fewest_own:
-        few = sum(row.origin != "published" for _, row in usable)
+        few = sum(row.origin != "published" for _, row in measured)
         if few:
             left_out[f"own results: fewer than {fewest_own} unlike, decisive targets"] = few
-        columns = [c for c in columns if c.published]
+        columns, confirmed = [c for c in columns if c.published], []
         usable = [(model, row) for model, row in usable if row.origin == "published"]
         past = _past_facts(usable)
-    elif own:
+    elif any(not c.published for c in columns):
         published = [row for _, row in usable if row.origin == "published"]
         base = static_prior(facts, published, target=target, target_name=target_name)
     agreement = _left_out_agreement(past, columns)
@@ -227,14 +228,19 @@ def static_prior(
         was_measured = np.array([counts[m] > 0 for m in facts])
         values = np.where(was_measured, ranks + discount * (values - ranks), values)
     errors = _mean_rank_errors(columns, list(facts)) if method == "mean rank" else [0.0] * len(facts)
+    trained = trained_beyond_scores(confirmed)
+    trained_weight = _weight(trained.agreement, trained.tried) if confirmed else 0.0
+    counted = trained_weight / (1 - trained_weight)
     scores = {
         model: PriorScore(
-            float(value / _RANK_DEVIATION),
-            _origin(method, facts[model], counts[model]),
-            counts[model],
+            float(value / RANK_DEVIATION),
+            _origin(method, facts[model], counts[model]) + _trained_origin(trained, model),
+            max(counts[model], trained.targets.get(model, 0)),
             0.0 if not value else weight if counts[model] else facts_weight,
             deviation if base is not None and counts[model] and method == "mean rank" else 0.0,
             None if base is None else base.scores[model].effect,
+            trained=counted * trained.values.get(model, 0.0),
+            trained_error=counted * trained.errors.get(model, 0.0),
         )
         for (model, value), deviation in zip(zip(facts, values, strict=True), errors, strict=True)
     }
@@ -243,9 +249,10 @@ def static_prior(
         method=method,
         weight=max(score.weight for score in scores.values()),
         facts_weight=facts_weight,
-        agreement=agreement,
-        targets=len({c.target for c in columns}),
-        rows=sum(len(c.models) for c in columns),
+        trained_weight=trained_weight,
+        agreement=agreement if trained.agreement is None else {**agreement, "beyond scores": trained.agreement},
+        targets=len({c.target for c in (*columns, *confirmed)}),
+        rows=sum(len(c.models) for c in (*columns, *confirmed)),
         left_out=left_out,
         coefficients=dict(zip(_FACTS, map(float, weights), strict=False)),
     )
@@ -277,12 +284,15 @@ def pretraining_images(tag: str) -> float | None:
 
 
 def _usable(
-    history: Iterable[Result], target: str, target_name: str
+    history: Sequence[Result], target: str, target_name: str
 ) -> tuple[list[tuple[str, Result]], dict[str, int]]:
     """(model, row) of the rows that may enter, and how many may not, by reason."""
     usable: list[tuple[str, Result]] = []
     left_out: dict[str, int] = {}
+    known = {(row.target, row.model) for row in history if row.kind == "measured"}
     for row in history:
+        if row.kind == "predicted" and (row.target, row.model) in known:
+            continue  # stands beside what was measured
         reason = _reason_against(row, target, target_name)
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
@@ -303,6 +313,17 @@ def _reason_against(row: Result, target: str, target_name: str) -> str:
     return ""
 
 
+def _predicted(history: Sequence[Result]) -> dict[tuple[str, str], float]:
+    """(target, model) -> normalised score of that time; over the members that most models of the target have, since
+    others cannot be compared."""
+    by_members: dict[str, dict[str, dict[str, float]]] = {}
+    for row in sorted((r for r in history if r.kind == "predicted"), key=lambda r: r.when):
+        if row.metric.startswith(SCORE_METRIC):
+            by_members.setdefault(row.target, {}).setdefault(row.metric, {})[row.model] = row.value
+    most = {target: max(found.values(), key=len) for target, found in by_members.items()}
+    return {(target, model): value for target, found in most.items() for model, value in found.items()}
+
+
 def _names(target_name: str, data_set: str) -> bool:
     """Whether a target's name may mean a published data set: ``Flowers-102 (train)`` means flowers.
 
@@ -311,47 +332,6 @@ def _names(target_name: str, data_set: str) -> bool:
     target, published = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (target_name, data_set))
     more = r"(?!\d)" if published[-1:].isdigit() else ""  # CIFAR-10 is not CIFAR-100
     return bool(published) and re.search(re.escape(published) + more, target) is not None
-
-
-def _columns(rows: Sequence[tuple[str, Result]]) -> list[_Column]:
-    """Ranks by target, strategy and metric; columns that order nothing are left out."""
-    cells: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
-    items: dict[tuple[str, str, str, str], int] = {}
-    for model, row in rows:
-        # two published tables of one data set were measured in different ways; runs of this machine in one
-        table = row.run if row.origin == "published" else ""
-        key = (row.target, row.strategy, row.metric, table)
-        cells.setdefault(key, {}).setdefault(model, []).append(row.value)
-        if row.origin != "published" and row.items:
-            items[key] = min(row.items, items.get(key, row.items))
-    published = {row.target for _, row in rows if row.origin == "published"}
-    columns = []
-    for key, by_model in sorted(cells.items()):
-        target = key[0]
-        models = tuple(sorted(by_model))
-        values = np.array([np.mean(by_model[m]) for m in models])
-        if len(set(values.tolist())) > 1:
-            # expected places of n uniform draws: a small pool spreads less than a large one
-            ranks = mean_ranks(values) / (len(values) + 1) - 0.5
-            reliability = _reliability(values, items[key]) if key in items else 1.0
-            if reliability > 0:
-                columns.append(_Column(target, models, ranks, target in published, reliability))
-    return columns
-
-
-def _reliability(values: np.ndarray, items: int) -> float:
-    """Share of the variance between models that is not sampling noise of so many validation items, 0..1.
-
-    Six items that give 6/6 and 5/6 say nothing; 300 items that lie ten points apart say nearly all. The error of a
-    share is Agresti and Coull's, so that 6/6 is not taken for certain; of other metrics that of a share of a half.
-    """
-    shares = values if ((values >= 0) & (values <= 1)).all() else np.full(len(values), 0.5)
-    centred = (shares * items + 2) / (items + 4)
-    noise = float((centred * (1 - centred) / (items + 4)).mean())
-    spread = float(values.var(ddof=1))
-    if shares is not values:
-        noise *= spread * 4  # in the metric's own unit: an item decides as much as it does of a share
-    return max(0.0, 1.0 - noise / spread) if spread > 0 else 0.0
 
 
 def _past_facts(rows: Sequence[tuple[str, Result]]) -> dict[str, ModelFacts]:
@@ -371,7 +351,7 @@ def _predict(
     method: Method,
     facts: Mapping[str, ModelFacts],
     past: Mapping[str, ModelFacts],
-    columns: Sequence[_Column],
+    columns: Sequence[Column],
     models: Sequence[str],
 ) -> np.ndarray:
     """Expected centred rank of the models by one method."""
@@ -384,7 +364,7 @@ def _predict(
     return _mean_rank({**others, **past}, columns, models)
 
 
-def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[_Column]) -> np.ndarray:
+def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[Column]) -> np.ndarray:
     """Weights of the facts: least squares within targets, drawn towards the fixed weights."""
     gram = _RIDGE_ROWS * np.eye(len(_FACTS))
     moment = _RIDGE_ROWS * _FIXED
@@ -396,7 +376,7 @@ def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[_Column]) -> np.nd
     return np.asarray(np.linalg.solve(gram, moment))
 
 
-def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[_Column], models: Sequence[str]) -> np.ndarray:
+def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[Column], models: Sequence[str]) -> np.ndarray:
     """Mean rank over the targets where a model was measured, drawn towards its facts.
 
     Least squares with a level a target: the third of a pool of strong models is not taken for a
@@ -414,7 +394,7 @@ def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[_Column], mode
     return np.asarray(np.linalg.solve(gram, moment)[: len(models)])
 
 
-def _mean_rank_errors(columns: Sequence[_Column], models: Sequence[str]) -> list[float]:
+def _mean_rank_errors(columns: Sequence[Column], models: Sequence[str]) -> list[float]:
     """Standard errors of ``_mean_rank``, in deviations of rank: they shrink with the targets a model was measured on."""
     counts = {model: sum(c.reliability for c in columns if model in c.models) for model in models}
     return [1 / math.sqrt(_RANK_ROWS + counts[model]) for model in models]
@@ -436,7 +416,7 @@ def _standardised(facts: Mapping[str, ModelFacts], models: Sequence[str]) -> np.
 
 
 def _left_out_agreement(
-    past: Mapping[str, ModelFacts], columns: Sequence[_Column], judged: Sequence[_Column] | None = None
+    past: Mapping[str, ModelFacts], columns: Sequence[Column], judged: Sequence[Column] | None = None
 ) -> dict[str, float]:
     """Mean weighted tau of every method on targets that it has not seen; empty with too few of them.
 
@@ -456,7 +436,7 @@ def _left_out_agreement(
     return {method: float(np.mean(values)) for method, values in taus.items()}
 
 
-def _tried(columns: Sequence[_Column]) -> int:
+def _tried(columns: Sequence[Column]) -> int:
     """Targets that can be left out and judged."""
     return len({c.target for c in columns if len(c.models) >= _FEWEST_MODELS})
 
@@ -475,3 +455,12 @@ def _origin(method: Method, facts: ModelFacts, targets: int) -> str:
     if not known:
         return "nothing known: counts as average"
     return f"{known}, weighted by earlier targets" if method == "ridge" else known
+
+
+def _trained_origin(trained: Trainability, model: str) -> str:
+    count = trained.targets.get(model, 0)
+    if not count:
+        return ""
+    how = "better" if trained.values[model] > 0 else "worse" if trained.values[model] < 0 else "as well"
+    than = "as its score says" if how == "as well" else "than its score says"
+    return f"; trained {how} {than} on {count} earlier target{'s' if count > 1 else ''}"

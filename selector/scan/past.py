@@ -98,8 +98,7 @@ class Knowledge:
     def _entering(self) -> list[Result]:
         if self.history is None:
             return []
-        measured = [replace(r, model=r.source) for r in self.results if r.kind == "measured" and r.source]
-        return [*measured, *published_results()]
+        return [*(replace(r, model=r.source) for r in self.results if r.source), *published_results()]
 
 
 def identity_of(spec: ModelSpec) -> str:
