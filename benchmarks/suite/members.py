@@ -1,6 +1,7 @@
 """Which members should the combined score have, with which weights? Decided on the suite, a set left out in turn.
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.members [--partial] [--strategy full|frozen] [--draws 1000]
+    SELECTOR_ASSETS=... python -m benchmarks.suite.members --partial --only stacked six    # some candidates, printed alone
     python -m benchmarks.suite.members --freeze
 
 Reads the ground truth and the scores beside it; writes ``members_<strategy>.csv``: agreement of every
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import minimize, nnls
 from scipy.stats import rankdata
 
 import selector
@@ -49,6 +50,7 @@ NORMALISED_SCORES = {
 MOST_CHOSEN = 3  # members that the other sets choose
 OTHERS = ("pactran", "hscore", "gbc")  # of other families; they have no fixed zero, so z-scores only
 WHOLE = 15  # encoders that a set must have to say how far encoders lie apart
+PAIR_SCALE = 3.0  # of equal weights, in which a pair a deviation apart is nearly certain
 _RIDGE = 1.0  # equal weights count as much as this many deviations of rank
 Column = dict[str, float]
 
@@ -77,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--partial", action="store_true", help="take columns that lack encoders as well")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", help="print the candidates with one of these in their name; write nothing")
     parser.add_argument("--freeze", action="store_true", help="write the package's calibration, nothing else")
     args = parser.parse_args(argv)
     scored = score_cells.read(args.scores)
@@ -95,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not cells:
         print("no set has both scores and accuracies of all encoders; --partial takes the others.", file=sys.stderr)
         return 1
+    if args.only:
+        chosen = {k: v for k, v in CANDIDATES.items() if k == DEFAULT or any(part in k for part in args.only)}
+        show(compare(cells, args.draws, args.seed, chosen), cells)
+        return 0
     rows = compare(cells, args.draws, args.seed)
     folder = args.out or args.truth.parent
     noise = stability(scored)
@@ -192,6 +199,44 @@ def learned(*members: str, prior: bool = False) -> Candidate:
     return score
 
 
+def stacked(*members: str, strength: float, weight: float = 0.25) -> Candidate:
+    """Non-negative weights that order the pairs of the other sets: logistic loss, by how far a pair's accuracies lie apart
+    and how near the top it is, drawn towards equal weights and the usual share of the prior."""
+
+    def columns(cells: Cells) -> np.ndarray:
+        parts = [cells.normalised_scores[m] for m in members]
+        agrees = not weighted_tau(cells.prior, np.mean(parts, axis=0)) < 0
+        return np.stack([*parts, agrees * calibration().normalised_score_per_deviation * cells.prior], axis=1)
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        usual = np.array([1 / len(members)] * len(members) + [weight / (1 - weight)])
+        gaps, counts = zip(*(pairs(columns(c), c.accuracy, len(members)) for c in others), strict=True)
+        gap, count = np.concatenate(gaps), np.concatenate(counts)
+
+        def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+            margin = gap @ w
+            slope = -(gap * (count / (1 + np.exp(margin)))[:, None]).sum(axis=0)
+            drawn = w - PAIR_SCALE * usual
+            return float(
+                (np.logaddexp(0, -margin) * count).sum() + strength * (drawn**2).sum()
+            ), slope + 2 * strength * drawn
+
+        bounds = [(0, None)] * len(usual)
+        found = minimize(loss, PAIR_SCALE * usual, jac=True, bounds=bounds, method="L-BFGS-B")
+        return np.asarray(columns(cells) @ found.x)
+
+    return score
+
+
+def pairs(columns: np.ndarray, accuracy: np.ndarray, members: int) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs, columns) differences of the better one to the other, in the set's own spread, and what each pair counts."""
+    place = len(accuracy) - rankdata(accuracy)
+    better, other = np.nonzero(accuracy[:, None] > accuracy[None] + 1e-9)
+    count = np.minimum((accuracy[better] - accuracy[other]) / max(1.0, 0.3 * accuracy.std()), 1)
+    count *= 1 / (1 + place[better]) + 1 / (1 + place[other])
+    return (columns[better] - columns[other]) / columns[:, :members].mean(axis=1).std(), count / count.sum()
+
+
 CANDIDATES: dict[str, Candidate] = {
     DEFAULT: on_normalised_score("knn", "probe", "logme"),
     **{f"normalised score: {m}": on_normalised_score(m) for m in NORMALISED_SCORES},
@@ -222,6 +267,9 @@ CANDIDATES: dict[str, Candidate] = {
     "z: knn+probe+logme": on_z("knn", "probe", "logme"),
     "z: knn+probe+logme+lda": on_z("knn", "probe", "logme", "lda"),
     **{f"z: knn+probe+logme+{m}": on_z("knn", "probe", "logme", m) for m in ("ncti", *OTHERS)},
+    "normalised score: all six, prior 25 % where it agrees": where_it_agrees(*NORMALISED_SCORES, weight=0.25),
+    **{f"stacked: all six, prior, strength {x:g}": stacked(*NORMALISED_SCORES, strength=x) for x in (0.01, 0.1, 1, 10)},
+    "stacked: knn+probe+logme, prior, strength 1": stacked("knn", "probe", "logme", strength=1),
     "learned: knn+probe+logme": learned("knn", "probe", "logme"),
     "learned: knn+probe+logme+lda": learned("knn", "probe", "logme", "lda"),
     "learned: knn+probe+logme+lda, prior": learned("knn", "probe", "logme", "lda", prior=True),
@@ -235,11 +283,13 @@ SCOPES: dict[str, Callable[[str, Cells], np.ndarray]] = {
 }
 
 
-def compare(cells: Mapping[str, Cells], draws: int, seed: int) -> list[dict[str, object]]:
+def compare(
+    cells: Mapping[str, Cells], draws: int, seed: int, candidates: Mapping[str, Candidate] = CANDIDATES
+) -> list[dict[str, object]]:
     """One row a scope and candidate."""
     scores = {
         label: {name: make(c, [o for other, o in cells.items() if other != name]) for name, c in cells.items()}
-        for label, make in CANDIDATES.items()
+        for label, make in candidates.items()
     }
     rows = []
     for scope, kept in SCOPES.items():
