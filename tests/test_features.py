@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import selector
+import selector.proxies as proxies
 from selector.core.contracts import LabelKind
 from selector.core.errors import NotApplicable, ProxyError
 from selector.features import FeatureSet, accumulate
@@ -225,3 +226,19 @@ def test_labels_of_two_kinds_are_told(labels: Any, said: str) -> None:
     rows = np.random.default_rng(0).standard_normal((4, 3))
     with pytest.raises(ProxyError, match=said):
         selector.score(rows, labels, "knn")
+
+
+def test_other_labels_share_what_depends_on_rows_alone():
+    rng = np.random.default_rng(0)
+    rows, codes = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
+    values = rng.normal(size=(60, 2))
+    values[codes == 0] = np.nan
+    first = FeatureSet(rows, codes, units=np.arange(60) // 3, keys=np.arange(60))
+    proxies.evaluate(first, "knn")
+    second = first.with_labels(values, "real")
+    alone = FeatureSet(rows, values, label_kind="real", units=np.arange(60) // 3, keys=np.arange(60))
+    assert second.shared("neighbours", dict) is first.shared("neighbours", dict)
+    for name in ("knn", "logme"):
+        one, other = (proxies.evaluate(features, name, intervals=True) for features in (second, alone))
+        assert (one.value, one.low, one.high) == (other.value, other.low, other.high)
+    np.testing.assert_array_equal(second.blocks, alone.blocks)

@@ -22,6 +22,7 @@ _T = TypeVar("_T")
 _Decomposed: TypeAlias = tuple[Spectrum, np.ndarray]
 
 NUM_FOLDS = 5
+_OF_ROWS = ("hashes", "equal_rows", "mean", "source_logits", "neighbours")  # the same under other labels
 _PARTS_BYTES = 300 * 2**20  # moments of all folds are kept up to this size
 
 
@@ -162,10 +163,7 @@ class FeatureSet:
         assert self._unlabelled is not None
         keys, seed = self._unlabelled_keys, self.seed
         hashes = content_hashes(self._unlabelled, seed) if keys is None else hash_names(keys, seed)
-        order = np.argsort(hashes, kind="stable")
-        blocks = np.empty(len(order), dtype=np.int64)
-        blocks[order] = np.arange(len(order)) % NUM_BLOCKS
-        return blocks
+        return np.argsort(np.argsort(hashes, kind="stable")) % NUM_BLOCKS
 
     @property
     def has_source_logits(self) -> bool:
@@ -258,12 +256,22 @@ class FeatureSet:
         other.blocks = draw_blocks(other.label_data, self.hashes, seed, self.units)
         return other
 
+    def with_labels(self, labels: Any, label_kind: LabelKind | str | None = None) -> FeatureSet:
+        """The same rows under other labels, in blocks drawn for these; what depends on rows alone is computed once."""
+        other = copy.copy(self)
+        for name, kind in vars(FeatureSet).items():
+            if isinstance(kind, cached_property) and name not in _OF_ROWS:
+                other.__dict__.pop(name, None)
+        other.label_data = check_labels(labels, len(self), label_kind)
+        other._spectra = {}
+        other._shared = {key: found for key, found in self._shared.items() if key in _OF_ROWS}
+        return other
+
     def shared(self, key: str, make: Callable[[], _T]) -> _T:
         """What ``make`` gives, made once: for what several proxies need (neighbours, logits)."""
         if key not in self._shared:
             self._shared[key] = make()
-        found: _T = self._shared[key]
-        return found
+        return self._shared[key]  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------ parts
 
@@ -288,8 +296,7 @@ class FeatureSet:
         part._keys = part._source_logits = part._source_head = part._unlabelled = part._unlabelled_keys = None
         part._part_of = (self, indices, kept)
         part._left_out = None
-        part._spectra = {}
-        part._shared = {}
+        part._spectra, part._shared = {}, {}
         return part
 
     def complete_parts(self) -> list[FeatureSet]:

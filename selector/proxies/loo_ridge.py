@@ -8,9 +8,10 @@ import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
+from selector.features.deletion import Deletion, deletions
 from selector.features.threads import each
 from selector.proxies._proxy import INVARIANCES, proxy
-from selector.proxies.ridge import column_fits, mean_r2
+from selector.proxies.ridge import STRENGTHS, column_fits, column_strengths, mean_r2
 
 _NAMED = 20  # columns whose own value is in the details
 
@@ -40,8 +41,8 @@ def loo_ridge(features: FeatureSet, *, blocks: bool = False) -> Score:
 
     Args:
         features: multi-label or real; a column is scored on the rows where it is known.
-        blocks: add the values with each block left out: generalised cross-validation without the block, moved by
-            what exact leave-one-out differs from it on all rows.
+        blocks: add the values with each block left out: generalised cross-validation without the block at the strengths
+            of all rows, moved by what exact leave-one-out differs from it on all rows.
     Returns:
         Score ≤ 1; ``details``: ``strength`` (geometric mean, in units of the mean squared length of a centred
         row) and ``r2:NAME`` of the first 20 columns.
@@ -63,12 +64,50 @@ def loo_ridge(features: FeatureSet, *, blocks: bool = False) -> Score:
 
 def _with_blocks(value: float, details: dict[str, float], features: FeatureSet) -> Score:
     started = time.perf_counter()
-    whole = _gcv(features)
-    left_out = each(lambda block: value + _gcv(features.without(block)) - whole, features.block_ids.tolist())
-    return Score(value, details=details, blocks=np.array(left_out), interval_seconds=time.perf_counter() - started)
+    left_out = _from_spectra(features)
+    if left_out is None:
+        left_out = np.array(each(lambda block: _gcv(features.without(block)), features.block_ids.tolist()))
+    moved = value + left_out - _gcv(features)
+    return Score(value, details=details, blocks=moved, interval_seconds=time.perf_counter() - started)
 
 
 def _gcv(features: FeatureSet) -> float:
     fits = [column_fits(part, "gcv") for part in features.complete_parts()]
     errors, null, _ = (np.concatenate(found) for found in zip(*fits, strict=True))
     return mean_r2(errors, null, features.label_kind)
+
+
+def _from_spectra(features: FeatureSet) -> np.ndarray | None:
+    """(blocks,) generalised cross-validation without each block, at the strengths of all rows; None where a
+    decomposition without it takes less, or rows occur several times."""
+    parts = features.complete_parts()
+    every = [deletions(part) for part in parts]
+    for one, part in zip(every, parts, strict=True):
+        if one is None or part.equal_rows is not None or not np.array_equal(part.block_ids, features.block_ids):
+            return None
+    strengths = [np.array(STRENGTHS)[column_strengths(part)] for part in parts]
+
+    def value(block: int) -> float:
+        fits = [_fit_of_rest(one.without(block), own) for one, own in zip(every, strengths, strict=True) if one]
+        errors, null = (np.concatenate(found) for found in zip(*fits, strict=True))
+        return mean_r2(errors, null, features.label_kind)
+
+    try:
+        return np.array(each(value, features.block_ids.tolist()))
+    except np.linalg.LinAlgError:  # hardly any penalty
+        return None
+
+
+def _fit_of_rest(left: Deletion, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) errors of generalised cross-validation of the rows left, and those of their mean."""
+    n, unit = left.count, left.trace / left.count
+    errors = np.empty(len(strengths))
+    for strength in np.unique(strengths):
+        columns, penalty = strengths == strength, unit * strength
+        ridge = left.ridge(penalty)
+        response = left.response[:, columns]
+        weights = ridge.solve(response)
+        rss = left.label_square[columns] - (weights * (response + penalty * weights)).sum(axis=0)
+        free = n - 1 - len(ridge.inverse) + penalty * ridge.trace
+        errors[columns] = n * np.maximum(rss, 0) / max(free, 1e-12) ** 2
+    return errors, n * left.label_square / (n - 1) ** 2

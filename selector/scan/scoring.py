@@ -48,15 +48,18 @@ class Scoring:
         started = time.perf_counter()
         candidate.scores, candidate.reasons = {}, {}
         several = len(rows.facets) > 1
-        for facet in rows.facets:
+        read: FeatureSet | None = None
+        for facet, problem in rows.facets.items():
             features: FeatureSet | None = None
             for done, (name, proxy) in enumerate(self.proxies):
                 self.notify(Progress("score", done, len(self.proxies), "proxies", candidate.spec.name, name))
                 key = self._key(candidate.entry, rows, facet, name, proxy)
                 stored = self.store.get("score", key) if key else None
                 if stored is None:
+                    if features is None and read is not None:
+                        features = read.with_labels(problem.labels, problem.kind)
                     if features is None:
-                        features = feature_set(candidate.entry, rows, self.seed, facet)
+                        features = read = feature_set(candidate.entry, rows, self.seed, facet)
                     with naming(candidate.spec.name, self._told):
                         stored = evaluate(features, proxy, self.intervals, self.seed)
                     if key and not stored.pop("crashed", False):  # a mended proxy is asked again
