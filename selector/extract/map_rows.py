@@ -38,9 +38,8 @@ class MapRows(Extraction):
         self.wanted = wanted
 
     def extracted(self) -> list[Entry | SourceError]:
-        from selector.extract.backend_choice import JUDGED_ON
         from selector.extract.readers import registry
-        from selector.extract.rows import canvas_encoder, extract_rows, open_map_runner
+        from selector.extract.rows import JUDGED_ON, canvas_encoder, extract_rows, open_map_runner
         from selector.modalities.pixels.maps import canvas_side
 
         job, work = self.job, self.work
