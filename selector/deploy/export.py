@@ -19,6 +19,7 @@ from selector.core.contracts import Preprocess, RowsPreprocess, TextPreprocess
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import forms
 from selector.deploy.load import SavedModel, load_model
+from selector.deploy.same_padding import padding_in_the_graph, why_not
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +45,7 @@ def export_onnx(
     tokens, as ``word_pooling`` in the metadata says.
 
     A network that gives masks: float (B, K, H, W), of pictures of any height and width where its encoder takes them
-    (``free_size`` in the metadata); networks with TensorFlow's 'SAME' padding keep the size that they were trained at.
+    (``free_size`` in the metadata).
 
     A network that finds boxes takes one picture and gives ``boxes`` (n, 4) in shares of it (left, top, right, bottom),
     ``labels`` (n,) and ``scores`` (n,), the most confident first; ``min_score`` in the metadata is the score from
@@ -174,10 +175,11 @@ _EXPORTED = {"image": _exported_image, "text": _exported_text, "rows": _exported
 def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) -> _Form:
     if saved.task.free_size:
         try:
-            if pads_by_size(saved.module):  # minutes and more of algebra: each layer's size is a formula of all before
-                raise ConfigError("its padding is a formula of the size, which the exporter does not get to the end of")
+            if reason := why_not(saved.module):
+                raise ConfigError(reason)
             form = _image_form(saved, preprocess, free=True)
-            _export(form, path)
+            with padding_in_the_graph(saved.module):
+                _export(form, path)
         except Exception as error:  # noqa: BLE001 - networks and the exporter refuse other sizes in many ways
             log.warning(
                 "%s takes pictures of its own size only (%s)",
@@ -189,11 +191,6 @@ def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) ->
     form = _image_form(saved, preprocess)
     _export(form, path)
     return form
-
-
-def pads_by_size(module: nn.Module) -> bool:
-    """Whether a network pads as TensorFlow's 'SAME' does, computed from the size of what comes in: by its layers' names."""
-    return any("Same" in type(layer).__name__ for layer in module.modules())
 
 
 def _check_own(path: Path, content: str, out: str) -> None:

@@ -31,7 +31,7 @@ METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
 POINTS = 100  # a picture, at most
 FEWEST_POINTS = 10  # a picture of many: fewer show small classes too rarely
 ENOUGH_ROWS = 2_000  # of all pictures; beyond it pictures tell more than further points in them
-MOST_ROWS = 200_000
+MOST_ROWS = 20_000  # the nearest neighbours of more take longer than the forward passes of their pictures
 MOST_LEGEND = 60
 MOST_CONFUSION = 200  # classes up to which the pixels of every pair of classes are counted
 PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)  # between classes as the points show them and as the pixels do
@@ -128,19 +128,17 @@ class Segmentation(SegmentationReading, MapTask):
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
         """Points in the masks, as evenly by class as each allows: 100 a picture, fewer of more than 20 pictures (10 from
-        200 on) and where ``limit`` (at most 200,000) asks for it; of more pictures than that those with the smallest
+        200 on) and where ``limit`` (at most 20,000 in all) asks for it; of more pictures than that those with the smallest
         hash. Pixels without a class are left out."""
         every = max(1, len(indices), len(target.indices("train", "val")))  # the first pictures of a scan show no more
+        limit = min(MOST_ROWS, MOST_ROWS if limit is None else limit)
         return self._points(target, indices, max(FEWEST_POINTS, ENOUGH_ROWS // every), limit, seed)
 
     def probe_plan(self, target: Target, indices: np.ndarray) -> RowPlan:
         """100 points a picture, 50,000 in all: a decoder that is used gains from more points than an order of models."""
-        return self._points(target, indices, POINTS, self.probe_rows)
+        return self._points(target, indices, POINTS, self.probe_rows or MOST_ROWS)
 
-    def _points(
-        self, target: Target, indices: np.ndarray, count: int, limit: int | None = None, seed: int = 0
-    ) -> RowPlan:
-        limit = min(MOST_ROWS, MOST_ROWS if limit is None else limit)
+    def _points(self, target: Target, indices: np.ndarray, count: int, limit: int, seed: int = 0) -> RowPlan:
         masks, indices = _masks(target), np.asarray(indices)
         if len(indices) > limit:
             indices = np.sort(sorted(indices.tolist(), key=lambda i: target.hashes[i])[:limit])

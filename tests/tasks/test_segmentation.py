@@ -532,22 +532,57 @@ def test_the_exported_network_takes_pictures_of_any_size(saved: Path, tmp_path: 
         np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), atol=1e-4)
 
 
-def test_a_network_whose_padding_depends_on_the_size_is_exported_at_its_own(
+class Same(torch.nn.Module):
+    """Layers with TensorFlow's 'SAME' padding: even and odd kernels, strides, groups, a pool."""
+
+    def __init__(self) -> None:
+        from timm.layers import Conv2dSame
+        from timm.layers.pool2d_same import MaxPool2dSame
+
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            Conv2dSame(3, 8, 3, stride=2, bias=True), torch.nn.ReLU(), Conv2dSame(8, 8, 5, stride=2, groups=8),
+            MaxPool2dSame(3, stride=2), Conv2dSame(8, 2, 2, stride=1),
+        )  # fmt: skip
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = torch.nn.functional.interpolate(self.layers(images), size=images.shape[2:], mode="bilinear")
+        return maps, maps.softmax(1)
+
+
+def test_padding_by_the_size_is_left_to_operators_of_onnx(tmp_path: Path) -> None:
+    import onnxruntime
+    from timm.layers import AvgPool2dSame, Conv2dSame
+
+    from selector.deploy.export import _export, _Form
+    from selector.deploy.same_padding import padding_in_the_graph, why_not
+
+    network, path = Same().eval(), tmp_path / "model.onnx"
+    axes = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    picture = torch.randn((2, 3, 64, 96), generator=torch.Generator().manual_seed(0))
+    assert not why_not(network)
+    with padding_in_the_graph(network):
+        _export(_Form(network, ("images",), [((picture,), ())], ("logits", "probabilities"), (axes,), True), path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for size in ((64, 96), (63, 101), (128, 33), (37, 64)):
+        images = torch.randn((3, 3, *size), generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = network(images)[0].numpy()
+        np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], expected, atol=1e-5)
+    assert "0 is dilated" in why_not(torch.nn.Sequential(Conv2dSame(3, 4, 3, dilation=2)))
+    assert "0 is a AvgPool2dSame" in why_not(torch.nn.Sequential(AvgPool2dSame(2)))
+
+
+def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With free sides the exporter does not end."""
     import onnxruntime
-    from timm.layers import Conv2dSame
 
-    from selector.deploy.export import pads_by_size
-
-    assert pads_by_size(torch.nn.Sequential(Conv2dSame(3, 4, 3, stride=2)))
-    assert not pads_by_size(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2)))
-    monkeypatch.setattr("selector.deploy.export.pads_by_size", lambda module: True)
+    monkeypatch.setattr("selector.deploy.export.why_not", lambda module: "stem is dilated")
     path = export_onnx(saved, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["free_size"] == "false"
-    assert "takes pictures of its own size only (its padding is a formula of the size" in caplog.text
+    assert "takes pictures of its own size only (stem is dilated)" in caplog.text
 
 
 def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
