@@ -239,7 +239,8 @@ def confirm(
         trials: what the micro trial of a model may cost, as a multiple of its extraction; 0 for none.
         budget: time for all of it, e.g. ``"10m"``; on an engine with workers time on devices, all of theirs together.
         strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
-        resolution: side in pixels to train at, when the native one is too slow; marked as reduced.
+        resolution: short side in pixels to train at: smaller than the native one where that is too slow (marked as reduced),
+            larger where small things are to be found.
         metric: the metric that decides; None for the task's own (accuracy).
         max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
         loss: of real values ``squared`` (None) or ``huber``.

@@ -142,7 +142,10 @@ class _Training(Options):
     )
     strategies: Words = option(("frozen", "full"), "How models are adapted, comma-separated.", panel=CONFIRM, many=True)
     resolution: int | None = option(
-        None, "Train at this image size instead of the model's own; marked as reduced.", ge=16, panel=CONFIRM
+        None,
+        "Train at images of this short side instead of the model's own; below it marked as reduced.",
+        ge=16,
+        panel=CONFIRM,
     )
     decoder: Words | None = option(
         None,

@@ -441,7 +441,14 @@ def test_a_reduced_resolution_is_marked(tmp_path: Path) -> None:
 def test_a_network_of_fixed_size_keeps_it_and_the_notes_say_so(tmp_path: Path) -> None:
     result = tournament(tmp_path, [candidate(MNIST)], resolution=16, max_steps=4)
     assert result.measurements["mnist_cnn"][1].resolution == (28, 28)
-    assert any("mnist_cnn stays at 28 x 28: its architecture allows no other size" in note for note in result.notes)
+    told = "mnist_cnn stays at 28 x 28: its architecture does not allow 16 x 16 ("
+    assert any(told in note for note in result.notes)
+
+
+def test_a_larger_resolution_is_trained_at(tmp_path: Path) -> None:
+    result = tournament(tmp_path, [candidate(VIT)], resolution=96, max_steps=4)
+    full = result.measurements["test_vit"][1]
+    assert (full.resolution, full.reduced) == ((96, 96), False)
 
 
 def test_repeats_with_other_seeds(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import keep_start
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
-from selector.tuning.loading import load, reduce, settle_precision
+from selector.tuning.loading import load, resize, settle_precision
 from selector.tuning.rates import lower_rate, try_rates
 from selector.tuning.step_costs import measured_step, remember_costs
 from selector.tuning.trial import Trial, key_of, run_trial
@@ -38,7 +38,7 @@ class Place:
     """How a worker brings a candidate to where the driver has it.
 
     Attributes:
-        size: (height, width) of the training where it is reduced; None for the native one.
+        size: (height, width) of the training where it is another than its own; None for the native one.
         frozen: the record of its linear probe at the native resolution.
         probe, start: what trainings start from, where the driver knows it.
     """
@@ -52,14 +52,13 @@ class Place:
 
     @staticmethod
     def of(loaded: Loaded) -> Place:
-        size = loaded.size if loaded.reduced else None
-        return Place(loaded.name, size, loaded.frozen, loaded.probe, loaded.start, loaded.forward_seconds)
+        return Place(loaded.name, loaded.resized, loaded.frozen, loaded.probe, loaded.start, loaded.forward_seconds)
 
     def taken(self, kit: Kit) -> Loaded:
         """The candidate in this worker."""
         loaded = load(kit.bench, kit.candidate(self.model))
         if self.size is not None:
-            reduce(kit.bench, loaded, self.size)
+            resize(kit.bench, loaded, self.size)
         settle_precision(kit.bench, loaded)
         loaded.frozen = self.frozen
         loaded.native_probe = None if self.frozen is None else self.frozen.arrays

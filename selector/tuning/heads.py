@@ -16,7 +16,7 @@ from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.workbench import Workbench
 
-START_ROWS = 5000  # items for solving a probe at a reduced resolution
+START_ROWS = 5000  # items for solving a probe at another resolution
 CURVE = (0.25, 0.5)  # shares of the training items, besides all of them
 
 Rows = tuple[RowPlan, np.ndarray]
@@ -75,7 +75,7 @@ def _stats(
     outputs = None if features is None else bench.task.probe_outputs(probe, features)
     if outputs is not None:
         return bench.stats_of_outputs(outputs, split, context)
-    native = replace(loaded, preprocess=loaded.encoder.preprocess, reduced=False, bf16=bench.bf16)
+    native = replace(loaded, preprocess=loaded.encoder.preprocess, bf16=bench.bf16)
     return bench.stats_of(native, bench.task.learner(loaded.encoder, bench.target, probe), split, context)
 
 
@@ -135,7 +135,7 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
     """Solve the probe that every strategy starts from, at the resolution of the training."""
     if loaded.start is not None or loaded.native_probe is None:
         return
-    if not loaded.reduced:
+    if loaded.resized is None:
         assert loaded.frozen is not None
         loaded.probe, loaded.start = loaded.native_probe, loaded.frozen.stats
         return
@@ -169,8 +169,8 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
 
 
 def keep_start(bench: Workbench, loaded: Loaded) -> None:
-    """Write down where trainings start, as a worker solved it at a reduced resolution."""
-    if loaded.reduced and loaded.start is not None and loaded.probe is not None:
+    """Write down where trainings start, as a worker solved it at another resolution."""
+    if loaded.resized and loaded.start is not None and loaded.probe is not None:
         key = _start_key(bench, loaded)
         if bench.journal.read(key) is None:
             bench.journal.write(key, Record({"status": "ok"}, loaded.start, loaded.probe))

@@ -20,7 +20,6 @@ class Loaded:
     candidate: Candidate
     encoder: Encoder
     preprocess: AnyPreprocess  # as trained
-    reduced: bool = False
     optimiser: Optimiser = "adamw"
     layer_decay: bool = False
     bf16: bool = False  # trains in mixed precision, because that was measured to be faster
@@ -40,6 +39,16 @@ class Loaded:
     def size(self) -> tuple[int, int]:
         """(height, width) of the training; of a text network (tokens, 1), which is never reduced."""
         return self.preprocess.extent
+
+    @property
+    def resized(self) -> tuple[int, int] | None:
+        """``size`` where it is not the network's own."""
+        return None if self.size == self.encoder.preprocess.extent else self.size
+
+    @property
+    def reduced(self) -> bool:
+        """Whether it is trained below the network's own size."""
+        return math.prod(self.size) < math.prod(self.encoder.preprocess.extent)
 
     @property
     def resolution(self) -> tuple[int, int] | None:

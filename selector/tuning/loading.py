@@ -34,22 +34,21 @@ def load(bench: Workbench, candidate: Candidate) -> Loaded:
     return loaded
 
 
-def reduce(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> bool:
-    """Train this candidate at ``size``; False when its architecture does not allow it."""
+def resize(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> str:
+    """Train this candidate at ``size``; why its architecture does not allow it, nothing where it does."""
     if size == loaded.size:
-        return True
+        return ""
     if not modalities.of(loaded.encoder).resizable:
-        return False
+        return "it reads no pictures"
     native = loaded.encoder.image_preprocess
     try:
         bench.task.learner(loaded.encoder, bench.target, size=size)
     except SourceError as error:
         log.info("%s keeps its resolution: %s", loaded.name, error)
-        return False
+        return str(error)
     loaded.preprocess = native.overridden({"input_size": (native.input_size[0], *size)})
-    loaded.reduced = size[0] * size[1] < native.input_size[1] * native.input_size[2]
     loaded.probe = loaded.start = None
-    return True
+    return ""
 
 
 def settle_precision(bench: Workbench, loaded: Loaded) -> None:
@@ -71,7 +70,6 @@ def build(bench: Workbench, loaded: Loaded, init: Probe | None = None, adaptatio
         adaptation: its strategy, behind the decoder where several are compared.
     """
     begun = bench.now()
-    size = loaded.size if loaded.reduced else None
-    module = bench.task_for(adaptation).learner(loaded.encoder, bench.target, init, size)
+    module = bench.task_for(adaptation).learner(loaded.encoder, bench.target, init, loaded.resized)
     loaded.build_seconds = bench.now() - begun
     return module

@@ -27,7 +27,7 @@ from selector.tuning import strategies
 from selector.tuning.crew import Crew, Kit, Supplies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Loaded
-from selector.tuning.loading import build, load, reduce, settle_precision
+from selector.tuning.loading import build, load, resize, settle_precision
 from selector.tuning.strategies._loop import Optimiser, PixelBatches, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.trial import optimiser_of
@@ -179,7 +179,7 @@ def _tried(bench: Workbench, stream: np.ndarray, forwards: float, seed: int, can
         return MicroTrial(candidate.name, "not run", "no torch network, so it cannot be trained")
     native = math.prod(loaded.size)
     if loaded.resolution is not None:
-        reduce(bench, loaded, (min(SIDE, loaded.size[0]), min(SIDE, loaded.size[1])))
+        resize(bench, loaded, (min(SIDE, loaded.size[0]), min(SIDE, loaded.size[1])))
     settle_precision(bench, loaded)
     fixed = len(bench.indices["train"]) + 2 * len(bench.indices["val"])
     steps = steps_within(forwards * native / math.prod(loaded.size), fixed)
@@ -258,8 +258,7 @@ def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
 
 def _probe(bench: Workbench, loaded: Loaded) -> tuple[Probe, Stats]:
     """The linear probe at the resolution of the trial, and what it reaches on the held-out items."""
-    size = loaded.size if loaded.reduced else None
-    module, feed = bench.task.learner(loaded.encoder, bench.target, size=size), bench.feed(loaded.preprocess)
+    module, feed = bench.task.learner(loaded.encoder, bench.target, size=loaded.resized), bench.feed(loaded.preprocess)
     rows = {}
     for split in ("train", "val"):
         plan, features = bench.rows_of(module, feed, bench.indices[split], bf16=loaded.bf16)

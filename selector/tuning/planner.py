@@ -13,7 +13,7 @@ from selector.tuning.elsewhere import measured_elsewhere
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
 from selector.tuning.loaded import Loaded
-from selector.tuning.loading import reduce, settle_precision
+from selector.tuning.loading import resize, settle_precision
 from selector.tuning.plan import MIN_EPOCHS, MIN_STEPS, Cost, Plan, Round, make_plan, seconds_of
 from selector.tuning.step_costs import measured_step
 
@@ -175,25 +175,45 @@ def _set_factor(field: Field, factor: float) -> None:
         size = _side(loaded, factor)
         if resolution is not None:
             size = _short_side(native, resolution)
-        if not reduce(field.bench, loaded, size):
+        reason = resize(field.bench, loaded, size)
+        if reason and resolution is not None:
+            near = _in_steps(size)
+            if near != size and not resize(field.bench, loaded, near):
+                field.notes.append(
+                    f"{loaded.name} is trained at {near[0]} x {near[1]} pixels, the nearest that it takes to the "
+                    f"{size[0]} x {size[1]} asked for ({reason.rstrip('.')})."
+                )
+                continue
+        if reason:
             field.notes.append(
-                f"{loaded.name} stays at {native[0]} x {native[1]}: its architecture allows no other size."
+                f"{loaded.name} stays at {native[0]} x {native[1]}: its architecture does not allow {size[0]} x {size[1]} "
+                f"({reason.rstrip('.')})."
             )
 
 
 def _short_side(native: Sequence[int], short: int) -> tuple[int, int]:
-    """(height, width) of this short side, the long one in a multiple of 32; never larger than the native size.
+    """(height, width) of this short side, the long one in a multiple of 32.
 
-    >>> _short_side((224, 224), 100), _short_side((224, 288), 128), _short_side((224, 288), 300)
-    ((100, 100), (128, 160), (224, 288))
+    >>> _short_side((224, 224), 100), _short_side((224, 288), 128), _short_side((224, 288), 320)
+    ((100, 100), (128, 160), (320, 416))
     """
     height, width = native
-    if short >= min(height, width):
+    if short == min(height, width):
         return height, width
     if height == width:
         return short, short
     long = max(32, round(short * max(height, width) / min(height, width) / 32) * 32)
     return (short, long) if height < width else (long, short)
+
+
+def _in_steps(size: tuple[int, int]) -> tuple[int, int]:
+    """Both sides in multiples of 32, which is what most networks give whole maps of.
+
+    >>> _in_steps((130, 160))
+    (128, 160)
+    """
+    height, width = (max(32, round(side / 32) * 32) for side in size)
+    return height, width
 
 
 def _prepare(field: Field) -> None:

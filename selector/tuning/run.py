@@ -72,7 +72,7 @@ def run_tournament(
         max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
         metric: decides; None for the task's own.
         epsilon: how much worse, in units of the metric, is as good; None for what the metric declares.
-        resolution: side in pixels to train at; None for the native one, reduced only when the
+        resolution: short side in pixels to train at; None for the native one, reduced only when the
             budget needs it. Metrics at a reduced resolution are marked.
         augment: light augmentation of the training images.
         batch_size: items a step, equal for all; the task's own when not given.

@@ -208,7 +208,7 @@ def _tidy(field: Field, best_label: str) -> None:
 
 
 def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, context: Mapping[str, Any]) -> Trained:
-    size = loaded.size if run is not None and loaded.reduced else None
+    size = loaded.resized if run is not None else None
     task = field.bench.task_for(run.trial.strategy if run else "")
     recipe = task.recipe(loaded.encoder, field.bench.target, size)
     learner = cast(Learner, module if module is not None else frozen_module(field.bench, loaded))
