@@ -154,7 +154,9 @@ def probed(spec: ModelSpec, target: Target, plan: RowPlan) -> list[float]:
     rows, values = torch.cat(found).numpy(), []
     for facet in plan.facets.values():
         known = np.ones(len(rows), bool) if facet.mask is None else facet.mask.reshape(len(rows), -1).all(1)
-        model = LogisticRegression(max_iter=200) if facet.kind is LabelKind.CLASSES else RidgeCV(np.logspace(-2, 5, 8))
+        model = (
+            LogisticRegression(max_iter=2_000) if facet.kind is LabelKind.CLASSES else RidgeCV(np.logspace(-2, 5, 8))
+        )
         probe = make_pipeline(StandardScaler(), model)
         scores = cross_val_score(probe, rows[known], facet.labels[known], groups=plan.item[known], cv=GroupKFold(5))
         values.append(float(scores.mean()))

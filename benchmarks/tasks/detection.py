@@ -19,7 +19,7 @@ from torchvision.ops import FeaturePyramidNetwork, box_iou
 
 from benchmarks.suite.image_sets import decode
 from benchmarks.suite.training import CLIP, schedule
-from benchmarks.tasks import maps, vector_sets
+from benchmarks.tasks import maps, pasted_sets, vector_sets
 from benchmarks.tasks.cells import Cell, Outcome
 from benchmarks.tasks.maps import MapNetwork
 
@@ -34,8 +34,8 @@ ENCODERS = (
     "untrained_resnet18", "efflite2", "face_dlib", "mnv2_coral_birds", "efflite1", "mnv2_coral_insects", "imgfocus_vits14",
 )  # fmt: skip
 OBJECTS = "coco128_objects"  # coco128 with every box of one class
-SETS = ("bccd", "coco128", OBJECTS)
-LONGER = {OBJECTS: 256}  # steps where ``STEPS`` leave a detector that finds nothing
+SETS = ("bccd", "coco128", OBJECTS, pasted_sets.FLOWERS)
+LONGER = {OBJECTS: 256, pasted_sets.FLOWERS: 128}  # steps where ``STEPS`` leave a detector that finds nothing
 
 
 def cells(name: str, seed: int = 0) -> list[Cell]:
@@ -60,7 +60,10 @@ class BoxSet:
 @lru_cache(maxsize=1)
 def load_set(name: str, assets: Path) -> BoxSet:
     """bccd with its three classes; coco128 with the twelve supercategories, since most of its 80 classes have fewer
-    than five boxes in 128 photographs; ``coco128_objects`` with one class for all of its boxes."""
+    than five boxes in 128 photographs; ``coco128_objects`` with one class for all of its boxes; and flowers on textures,
+    which are made here."""
+    if name == pasted_sets.FLOWERS:
+        return BoxSet(*pasted_sets.flowers_on_textures(assets))
     folder = assets / "data" / name.removesuffix("_objects")
     facts = vector_sets.info(folder / "train.parquet")
     names = tuple(facts["classes"])

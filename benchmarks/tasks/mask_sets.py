@@ -99,7 +99,7 @@ def mosaic(photos: list[list[Image.Image]], rng: np.random.Generator) -> tuple[n
     # neighbours of one class would have no border that the mask shows
     for part, label in enumerate(rng.permutation(len(photos))[: parts.max() + 1].tolist()):
         here = parts == part
-        image[here] = piece(photos[label][int(rng.integers(len(photos[label])))], rng)[here]
+        image[here] = cut(photos[label][int(rng.integers(len(photos[label])))], _MOSAIC, rng)[here]
         mask[here] = label
     return image, mask
 
@@ -115,9 +115,10 @@ def regions(size: tuple[int, int], count: int, rng: np.random.Generator) -> np.n
     return np.asarray(np.argmin(far, axis=0))
 
 
-def piece(photo: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """A cut (H, W, 3) of a photograph, mirrored at its edges where it is smaller."""
-    height, width = _MOSAIC
+def cut(photo: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A piece uint8 (H, W, 3) of a photograph, scaled, mirrored and made brighter or darker at random; mirrored at its
+    edges where it is smaller."""
+    height, width = size
     scale = rng.uniform(0.6, 1.4)
     sides = (max(8, round(photo.width * scale)), max(8, round(photo.height * scale)))
     array = np.asarray(photo.resize(sides, Image.Resampling.BICUBIC))
@@ -125,8 +126,8 @@ def piece(photo: Image.Image, rng: np.random.Generator) -> np.ndarray:
     lack = [max(0, height - array.shape[0]), max(0, width - array.shape[1]), 0]
     array = np.pad(array, [(0, n) for n in lack], mode="symmetric")
     top, left = (int(rng.integers(array.shape[axis] - side + 1)) for axis, side in ((0, height), (1, width)))
-    cut = array[top : top + height, left : left + width].astype(float)
-    return np.asarray(np.clip(cut * rng.uniform(0.7, 1.3), 0, 255).astype(np.uint8))
+    piece = array[top : top + height, left : left + width].astype(float)
+    return np.asarray(np.clip(piece * rng.uniform(0.7, 1.3), 0, 255).astype(np.uint8))
 
 
 def _read(images: list[Image.Image]) -> torch.Tensor:
