@@ -17,7 +17,7 @@ from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import OutOfMemory, SourceError
 from selector.extract import backend_table
-from selector.extract.backend_choice import agreement
+from selector.extract.backend_choice import MIN_COSINE, MIN_NEIGHBOURS, agreement
 from selector.extract.backends import PRECISIONS, check_choice
 from selector.extract.encode import Runner, prefetched, resolve_device
 from selector.extract.inputs import Batch, Batches, Cut, in_order
@@ -208,7 +208,9 @@ def open_map_runner(
     facts = {"judged_on": len(few), "agreement_cosine": found.cosine, "agreement_neighbours": found.neighbours}
     lower.facts |= facts
     runner.facts |= facts
-    return lower if all(one.good() for one in worst) else runner
+    fewest = int(MIN_NEIGHBOURS * len(few))  # of 16 pictures one may have another nearest one
+    kept = all(one.cosine >= MIN_COSINE and round(one.neighbours * len(few)) >= fewest for one in worst)
+    return lower if kept else runner
 
 
 def _may_lower(device: str, module: Any) -> bool:

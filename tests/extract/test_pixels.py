@@ -30,7 +30,7 @@ from selector.data import load_target
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.modalities.pixels import prepared as module
 from selector.modalities.pixels.prepared import Pixels, load_image, normalise, open_pixels_many, prepare, resize
-from selector.modalities.pixels.segments import SUFFIX, SegmentWriter, digest_of, prune, read_index
+from selector.modalities.pixels.segments import SUFFIX, SegmentReader, SegmentWriter, digest_of, prune, read_index
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 OTHER = Preprocess(input_size=(3, 12, 20), interpolation="bilinear", crop_mode="squash")
@@ -606,3 +606,26 @@ def test_decoding_does_not_run_ahead_of_writing(tmp_path: Path) -> None:
 
     open_pixels(counting, hashes, names, SMALL, folder=tmp_path, workers=2, progress=slow)
     assert max(ahead) <= 8  # four a thread
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="what is resident is read from /proc")
+def test_reading_pictures_leaves_none_of_them_resident(tmp_path: Path) -> None:
+    """A process's memory is flat in the number of pictures that it reads."""
+
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 1024
+
+    shape, count = (200, 256, 3), 200  # 31 MB
+    rng = np.random.default_rng(0)
+    rows = {digest_of(str(i)): rng.integers(0, 256, shape, dtype=np.uint8) for i in range(count)}
+    with SegmentWriter(tmp_path, shape) as writer:
+        for digest, row in rows.items():
+            writer.add(digest, row)
+    places, reader, out = read_index(tmp_path, shape, rows), SegmentReader(shape), np.empty(shape, np.uint8)
+    before = resident()
+    for _ in range(2):
+        for digest, row in rows.items():
+            assert reader.read_into(places[digest], out)
+            np.testing.assert_array_equal(out, row)
+    assert resident() - before < 4_000_000

@@ -8,6 +8,7 @@ under its final name is whole; what a killed process leaves behind is a temporar
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 import time
@@ -122,7 +123,11 @@ class SegmentWriter:
 
 
 class SegmentReader:
-    """Reads rows through memory maps, of which it keeps a bounded number open."""
+    """Reads rows through memory maps, of which it keeps a bounded number open.
+
+    What was read is handed back to the system, which may keep it as long as it has room: else the resident memory of a
+    process would grow by every picture that it reads.
+    """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self._shape = shape
@@ -133,9 +138,11 @@ class SegmentReader:
     def read_into(self, place: Place, out: np.ndarray) -> bool:
         """Copy a row; False when its file is gone or its checksum (looked at once) is wrong."""
         try:
-            out[...] = self._map(place.path)[place.row]
+            mapped = self._map(place.path)
+            out[...] = mapped[place.row]
         except (FileNotFoundError, Damaged, IndexError, ValueError):  # pruned, or another file than it was
             return False
+        _hand_back(mapped, place.row)
         key = (place.path, place.row)
         if key not in self._checked:
             if _sum(out) != place.checksum:
@@ -157,6 +164,16 @@ class SegmentReader:
             while len(self._maps) > _OPEN_MAPS:
                 self._maps.popitem(last=False)
             return mapped
+
+
+def _hand_back(mapped: np.ndarray, row: int) -> None:
+    """Take the pages of a row out of the resident memory; they stay in the system's cache."""
+    pages = mapped.base
+    if not isinstance(mapped, np.memmap) or not isinstance(pages, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    begin = mapped.offset % mmap.ALLOCATIONGRANULARITY + row * mapped[row].nbytes
+    first = begin - begin % mmap.PAGESIZE
+    pages.madvise(mmap.MADV_DONTNEED, first, begin + mapped[row].nbytes - first)
 
 
 def touch(paths: Collection[Path]) -> None:
