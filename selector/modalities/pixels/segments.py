@@ -31,6 +31,7 @@ SUFFIX = ".pixels"
 _DIGEST = 16
 SEGMENT_ROWS = 1024
 SEGMENT_BYTES = 32 << 20  # they wait in memory until the segment is written: this much for each resize
+_AROUND = 64 << 10  # bytes around a page that Linux makes resident with it
 _OPEN_MAPS = 64  # each keeps a file descriptor
 _STALE_SECONDS = 24 * 3600
 
@@ -172,7 +173,8 @@ def _hand_back(mapped: np.ndarray, row: int) -> None:
     if not isinstance(mapped, np.memmap) or not isinstance(pages, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
         return
     begin = mapped.offset % mmap.ALLOCATIONGRANULARITY + row * mapped[row].nbytes
-    first = begin - begin % mmap.PAGESIZE
+    first = max(0, begin - _AROUND)
+    first -= first % mmap.PAGESIZE
     pages.madvise(mmap.MADV_DONTNEED, first, begin + mapped[row].nbytes - first)
 
 
