@@ -18,6 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -169,13 +170,14 @@ class SegmentReader:
 
 def _hand_back(mapped: np.ndarray, row: int) -> None:
     """Take the pages of a row out of the resident memory; they stay in the system's cache."""
-    pages = mapped.base
-    if not isinstance(mapped, np.memmap) or not isinstance(pages, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+    pages: Any = mapped.base
+    advice = getattr(mmap, "MADV_DONTNEED", None)  # not on every system
+    if advice is None or not isinstance(mapped, np.memmap) or not isinstance(pages, mmap.mmap):
         return
     begin = mapped.offset % mmap.ALLOCATIONGRANULARITY + row * mapped[row].nbytes
     first = max(0, begin - _AROUND)
     first -= first % mmap.PAGESIZE
-    pages.madvise(mmap.MADV_DONTNEED, first, begin + mapped[row].nbytes - first)
+    pages.madvise(advice, first, begin + mapped[row].nbytes - first)
 
 
 def touch(paths: Collection[Path]) -> None:
