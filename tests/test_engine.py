@@ -1,10 +1,13 @@
 """The engine: failures are outcomes, interrupts and fatal errors are not."""
 
 import gc
+import os
 import weakref
+from pathlib import Path
 
 import pytest
 
+from selector.core.answers import answered, packed
 from selector.core.engine import LocalEngine
 from selector.core.errors import SourceError, StoreError
 
@@ -63,3 +66,37 @@ def test_a_failure_lets_go_of_what_failed() -> None:
     gc.collect()
     assert [ref() for ref in held] == [None, None]
     assert all("inner" in outcome.failure.traceback for outcome in outcomes)
+
+
+def _spoils(item: str) -> str:
+    """What code of others does to a process."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(3)
+    os.chdir("/")
+    if item == "raises":
+        raise RuntimeError("and fails")
+    return item
+
+
+@pytest.mark.parametrize("item", ["returns", "raises"])
+@pytest.mark.parametrize("where", ["here", "worker"])
+def test_a_network_leaves_the_process_as_it_was_to_the_next_one(item: str, where: str, tmp_path: Path) -> None:
+    import torch
+
+    before = Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    if where == "here":
+        (outcome,) = LocalEngine().map(_spoils, [item])
+        assert (outcome.failure is None) == (item == "returns")
+    else:
+        assert answered(packed(_spoils, item)).kind == ("result" if item == "returns" else "model")
+    assert before == (Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads())
+
+
+def test_a_working_folder_that_is_removed_ends_no_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert [o.result for o in LocalEngine().map(lambda item: folder.rmdir() if item else item, [1, 0])] == [None, 0]

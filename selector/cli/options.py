@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from selector.cli import completion
 from selector.cli.output import stdout_kept
 from selector.core import units
-from selector.core.engine import keeping_folder
+from selector.core.engine import keeping_settings
 from selector.core.errors import ConfigError, SelectorError, first_line
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def load_plugins(names: list[str] | None) -> None:
     Raises:
         ConfigError: a module cannot be found or imported.
     """
-    with stdout_kept(), keeping_folder():
+    with stdout_kept(), keeping_settings():
         for name in names or ():
             try:
                 _load_plugin(name)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from selector.core.contracts import Progress, ProgressCallback, no_progress
-from selector.core.engine import Failure, Shared, failure_of
+from selector.core.engine import Failure, Shared, failure_of, keeping_settings
 from selector.core.errors import BadImagesError, ConfigError, OutOfMemory, SourceError, StoreError
 
 Kind = Literal["result", "model", "memory", "store", "config", "bad", "died", "limit"]
@@ -93,8 +93,9 @@ def answered(content: bytes, level: int = logging.WARNING) -> Answer:
     logger.propagate = False
     logger.setLevel(level)
     try:
-        function, item = pickle.loads(content)  # noqa: S301  of the run that started this worker
-        answer = Answer("result", function(item))
+        with keeping_settings():  # a worker serves other networks after this one
+            function, item = pickle.loads(content)  # noqa: S301  of the run that started this worker
+            answer = Answer("result", function(item))
     except (Exception, SystemExit) as error:  # noqa: BLE001  a network that calls sys.exit is a failed network
         answer = _of_error(error)
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class LocalEngine:
         """
         for item in items:
             try:
-                with keeping_folder():
+                with keeping_settings():
                     outcome = Outcome(item, result=job(item))
             except fatal:
                 raise
@@ -137,14 +138,40 @@ class LocalEngine:
 
 
 @contextlib.contextmanager
-def keeping_folder() -> Iterator[None]:
-    """Code of others may change the working folder; relative paths, such as that of the run, must not move with it."""
-    before = os.getcwd()  # noqa: PTH109
+def keeping_settings() -> Iterator[None]:
+    """Code of others may change what a whole process shares, and with it the networks that come after.
+
+    Put back are the working folder (relative paths, such as that of the run, must not move with it) and torch's default
+    type, threads and whether gradients are taken.
+    """
+    before, torch = _folder(), _torch()
+    kept = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()) if torch else None
     try:
         yield
     finally:
-        if os.getcwd() != before:  # noqa: PTH109
-            os.chdir(before)
+        if _folder() != before:
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it, and what needs it will say so
+                os.chdir(before)
+        if (torch := _torch()) is not None:
+            kind, gradients, threads = kept or (torch.float32, True, torch.get_num_threads())
+            torch.set_default_dtype(kind)
+            torch.set_grad_enabled(gradients)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+
+
+def _folder() -> str:
+    """The working folder; empty where it is gone."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return ""
+
+
+def _torch() -> Any:
+    """torch, where it was imported: for this alone it would take seconds, and a thread may be at it just now."""
+    found = sys.modules.get("torch")
+    return None if found is None or getattr(found.__spec__, "_initializing", False) else found
 
 
 def failure_of(error: BaseException) -> Failure:

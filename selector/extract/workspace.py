@@ -8,7 +8,7 @@ from typing import Any
 from selector import sources
 from selector.core.answers import report
 from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
-from selector.core.engine import keeping_folder
+from selector.core.engine import keeping_settings
 from selector.extract.job import Settings, wanted_of
 from selector.extract.known_costs import Costs
 from selector.extract.prefetch import LoadAhead
@@ -73,7 +73,7 @@ class Workspace:
     def _load(self, spec: ModelSpec) -> Encoder:
         check_trusted(spec, self.settings.trusted)
         # whoever comes second finds the weights on this machine
-        with self.store.machine_lock(json.dumps({"load": network_of(spec)})), keeping_folder():
+        with self.store.machine_lock(json.dumps({"load": network_of(spec)})), keeping_settings():
             return sources.registry.get(spec.source_name).load(spec)
 
 
