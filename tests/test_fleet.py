@@ -324,9 +324,31 @@ def test_a_cluster_that_cannot_be_joined_says_what_to_do() -> None:
         ray_workers._connect(Ray(None), "head:6379")
 
 
+def test_the_end_of_a_job_of_the_cluster_is_an_interrupt_and_no_exit_of_a_network() -> None:
+    from selector.core import ray_workers
+
+    class Ray:
+        """Makes an exit of SIGTERM, as ``ray.init`` does."""
+
+        def init(self, **_: Any) -> None:
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert ray_workers._connect(Ray(), "local") is before
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.slow  # a scan in a process of its own, and its cluster
-@pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(engine: str, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "sent"), [("processes", signal.SIGINT), ("ray", signal.SIGINT), ("ray", signal.SIGTERM)]
+)
+def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
+    engine: str, sent: signal.Signals, photos: Path, tmp_path: Path
+) -> None:
     import psutil
 
     zoo = tmp_path / "zoo.yaml"
@@ -362,7 +384,7 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(engine: str,
     while not list((tmp_path / "store" / "entries").glob("*/*.rows")) and time.monotonic() < deadline:
         time.sleep(0.1)
     children = psutil.Process(run.pid).children(recursive=True)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(sent)  # SIGTERM is what stopping a job of the cluster sends
     _, messages = run.communicate(timeout=60)
     assert run.returncode == 130, messages
     assert "interrupted; the same command goes on" in messages

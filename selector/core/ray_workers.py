@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +59,9 @@ class RayWorkers:
             ) from None
         self._ray: Any = ray  # its own annotations are partial
         self._own = not ray.is_initialized()  # a caller's own connection stays as it is
+        self._terminate: Any = None
         if self._own:
-            _connect(self._ray, address)
+            self._terminate = _connect(self._ray, address)
         resources = self._ray.cluster_resources()
         self._gpus = resources.get("GPU", 0.0) if on_gpu else 0.0
         self._cpus = max(1.0, resources.get("CPU", 1.0))
@@ -138,9 +141,17 @@ class RayWorkers:
         self._shared.clear()
         if self._own:
             self._ray.shutdown()
+            if self._terminate is not None:
+                signal.signal(signal.SIGTERM, self._terminate)
 
 
-def _connect(ray: Any, address: str | None) -> None:
+def _connect(ray: Any, address: str | None) -> Any:
+    """Join or start a cluster; returns what SIGTERM did before, where this thread may say what it does.
+
+    Ray makes a ``sys.exit`` of it, as if a network had called that. ``ray job stop`` sends it: it ends a run as Ctrl-C does.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
     place = address or os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if place == "local":
@@ -159,6 +170,9 @@ def _connect(ray: Any, address: str | None) -> None:
             "or leave the address out for a cluster of this machine.",
             "ray_address",
         ) from None
+    if before is not None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return before
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
