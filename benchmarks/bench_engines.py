@@ -5,7 +5,8 @@
 Each engine is a program of its own. It first opens the engine once for one job that imports what networks need and
 closes it again: ``start_seconds``. Then comes the scan with an empty store, which starts the engine anew: ``seconds``.
 Both are processor seconds of all processes that the program started, Ray's own among them, so that other work on the
-machine does not count; one thread each. ``overhead`` is the scan less the start, over the scan of the local engine.
+machine does not count; one thread each. ``overhead`` is the scan less the start, over the last scan of the local engine.
+Rows are added to the file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.one:
         print(json.dumps(measured(args.one, args.max_samples, args.seed)))
         return 0
-    rows = [row for row in read_rows(args.out) if row["engine"] not in args.engines]
+    rows = read_rows(args.out)
     for engine in sorted(args.engines, key=ENGINES.index):
         words = ["--one", engine, "--max-samples", str(args.max_samples), "--seed", str(args.seed)]
         command = [sys.executable, "-m", "benchmarks.bench_engines", *words]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
-        local = next((float(row["seconds"]) for row in [*rows, found] if row["engine"] == "local"), None)
+        local = next((float(row["seconds"]) for row in [found, *reversed(rows)] if row["engine"] == "local"), None)
         if local is not None:
             found["overhead"] = round((found["seconds"] - found["start_seconds"]) / local - 1, 4)
         rows.append(found)
@@ -90,7 +92,8 @@ def measured(engine: str, samples: int, seed: int) -> dict[str, Any]:
     return {
         "engine": engine, "models": len(ranking), "items": samples, "start_seconds": round(start, 2),
         "seconds": round(seconds, 2), "wall_start": round(wall_start, 1), "wall": round(wall, 1),
-        **{key: told.get(key, "") for key in ("python", "torch", "ray", "selector", "cpu", "cores")},
+        "ray": version("ray") if engine == "ray" else "",
+        **{key: told.get(key, "") for key in ("python", "torch", "selector", "cpu", "cores")},
     }  # fmt: skip
 
 
@@ -115,43 +118,53 @@ def _libraries(_: int) -> int:
 
 
 class _Tree(threading.Thread):
-    """Processor seconds of this process and of all below it, those that ended among them: the last that was seen."""
+    """Processor seconds of this process and of all below it, those that ended among them: the last that was seen. What
+    the looking takes is left out: it would count by the time that passes, and busy machines have more of that."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.seen: dict[tuple[int, float], float] = {}
+        self.names: dict[tuple[int, float], str] = {}
         self.ended = threading.Event()
+        self.own = 0.0
         self.look()
 
     def run(self) -> None:
-        while not self.ended.wait(0.1):
+        while not self.ended.wait(0.2):
             self.look()
+            self.own = time.thread_time()
 
     def look(self) -> None:
         here = psutil.Process()
         for process in [here, *here.children(recursive=True)]:
             try:
                 times = process.cpu_times()
-                self.seen[process.pid, process.create_time()] = times.user + times.system
+                key = process.pid, process.create_time()
+                self.seen[key] = times.user + times.system
+                self.names[key] = " ".join(process.cmdline())[:60]
             except psutil.Error:  # it ended just now
                 continue
 
     @property
     def total(self) -> float:
         self.look()
-        return sum(self.seen.values())
+        return sum(self.seen.values()) - self.own
 
 
 def _spent(work: Any) -> tuple[float, float]:
     """Processor and wall seconds of some work."""
     tree = _Tree()
     before, begun = tree.total, time.perf_counter()
+    at_first = dict(tree.seen)
     tree.start()
     work()
     wall = time.perf_counter() - begun
     spent = tree.total - before
     tree.ended.set()
     tree.join()
+    for key, seconds in sorted(tree.seen.items(), key=lambda item: -item[1]):
+        if seconds - at_first.get(key, 0.0) > 0.5:
+            print(f"  {seconds - at_first.get(key, 0.0):6.1f} s  {tree.names[key]}", file=sys.stderr)
     return spent, wall
 
 
