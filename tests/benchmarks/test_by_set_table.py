@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.suite.by_set_table import measured, orders, seed_deviations
+from benchmarks.suite.by_set_table import errors, measured, orders, seed_deviations
 from benchmarks.suite.members import Cells
 
 NAMES = tuple("abcdef")
@@ -50,3 +50,14 @@ def test_the_spread_between_seeds_of_each_set(tmp_path: Path) -> None:
     found = seed_deviations(suite)  # type: ignore[arg-type]
     assert found["s"] == pytest.approx(np.std([50.0, 52.0], ddof=1))
     assert "t" not in found
+
+
+def test_a_score_with_the_errors_of_the_default_adds_nothing() -> None:
+    wrong = np.array([20.0, 10.0, 30.0, 40.0, 60.0, 50.0])
+    cells = Cells(NAMES, dict.fromkeys(MEMBERS, wrong / 100), MEMBERS, np.zeros(6), ACCURACY)
+    other = [10.0, 20.0, 40.0, 30.0, 50.0, 60.0]
+    scores = {"same": dict(zip(NAMES, wrong, strict=True)), "other": dict(zip(NAMES, other, strict=True))}
+    same, apart = errors("s", cells, {k: {"s": v} for k, v in scores.items()})
+    assert (same["correlation_of_errors"], same["weighted_tau"]) == (1.0, same["default"])
+    assert apart["correlation_of_errors"] == 0.0
+    assert list(errors("s", cells, {"elsewhere": {"t": scores["same"]}})) == []
