@@ -33,7 +33,7 @@ __all__ = ["JUDGED_ON", "MapRunner", "RowChunk", "canvas_encoder", "extract_rows
 
 _PIXELS = 16 * 224 * 224  # of a batch on a processor: 16 pictures of 224; on a GPU eight times as many
 _GPU = 8
-JUDGED_ON = 16  # pictures on which a lower precision is compared with float32, each read at nine places
+JUDGED_ON = 8  # pictures on which a lower precision is compared with float32, each read at nine places
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def open_map_runner(
     Args:
         precision: ``auto`` takes bfloat16 where the hardware has it and the maps of the sample, read at nine places,
             agree with those in float32, as for pooled features.
-        sample: the first pictures, decoded; 16 are enough, and fewer leave it at float32.
+        sample: the first pictures, decoded; 8 are enough, and fewer leave it at float32.
         decided: the precision of rows that are already stored: it is kept.
 
     Raises:
@@ -208,7 +208,7 @@ def open_map_runner(
     facts = {"judged_on": len(few), "agreement_cosine": found.cosine, "agreement_neighbours": found.neighbours}
     lower.facts |= facts
     runner.facts |= facts
-    fewest = int(MIN_NEIGHBOURS * len(few))  # of 16 pictures one may have another nearest one
+    fewest = int(MIN_NEIGHBOURS * len(few))  # of 8 pictures one may have another nearest one
     kept = all(one.cosine >= MIN_COSINE and round(one.neighbours * len(few)) >= fewest for one in worst)
     return lower if kept else runner
 

@@ -167,9 +167,10 @@ def _look(table: Table, raw: Sequence[Any], names: Sequence[str], colours: Any, 
     check_same_size(table.where, name, values.shape, upright_size(table.items[index]))
     if values.ndim == 3:
         if colours is None:
-            some = np.unique(packed(values))[:3]
+            found = np.unique(packed(values))
+            some = ", ".join(f"#{colour:06x}" for colour in found[:4]) + (", ..." if len(found) > 4 else "")
             raise TargetError(
-                f"{table.where}: mask {name} is in colours ({', '.join(f'#{c:06x}' for c in some)}, ...); say which colour is "
+                f"{table.where}: mask {name} is in colours ({some}); say which colour is "
                 "which class with class_names (--class-names), a file of lines such as '128 0 0 cat'."
             )
         values = packed(values)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from selector.core.errors import SourceError
+from selector.extract.backend_choice import Agreement
 from selector.extract.inputs import ready
 from selector.extract.readers import Outputs, registry
 from selector.extract.readers.box import level_of
-from selector.extract.rows import MapRunner, canvas_encoder, extract_rows, open_map_runner
+from selector.extract.rows import JUDGED_ON, MapRunner, canvas_encoder, extract_rows, open_map_runner
 from selector.modalities.image import canvas_of
 from selector.modalities.pixels.maps import read_points
 from tests.sources.samples import load, spec
@@ -185,3 +186,26 @@ def test_the_canvas_has_the_median_aspect_in_multiples_of_32() -> None:
     assert canvas_of(pictures, 224) == (224, 448)
     assert canvas_of([p.transpose(1, 0, 2) for p in pictures], 224) == (448, 224)
     assert canvas_of(pictures[1:2], 100) == (96, 160)
+
+
+@pytest.mark.parametrize(("neighbours", "precision"), [(7 / 8, "bfloat16"), (6 / 8, "float32")])
+def test_a_lower_precision_is_judged_by_pictures(
+    neighbours: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row a picture, all places side by side; of eight pictures one may have another nearest one."""
+    seen = []
+
+    def agree(exact: np.ndarray, near: np.ndarray) -> Agreement:
+        seen.append((exact.shape, float(np.abs(exact - near).max())))
+        return Agreement(0.999, neighbours, len(exact))
+
+    monkeypatch.setattr("selector.extract.rows._may_lower", lambda device, module: True)
+    monkeypatch.setattr("selector.extract.rows.agreement", agree)
+    encoder = canvas_encoder(load(spec("timm:test_resnet")), (96, 128))
+    pictures = RNG.integers(0, 256, (9, 96, 128, 3)).astype(np.uint8)
+    runner = open_map_runner(encoder, device="cpu", sample=pictures)
+    assert runner.identity["precision"] == precision
+    assert runner.facts["judged_on"] == JUDGED_ON == 8
+    assert [shape[0] for shape, _ in seen] == [8] * len(registry.get("point").variants(encoder.strides))
+    assert all(shape[1] % 9 == 0 and gap > 0 for shape, gap in seen)
+    assert open_map_runner(encoder, device="cpu", sample=pictures[:7]).identity["precision"] == "float32"

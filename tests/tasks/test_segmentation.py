@@ -169,6 +169,10 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
     monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 30 * 18)
     items = scenes.indices("train", "val")
     assert len(items) == 18
+    with monkeypatch.context() as most:  # memory and neighbours do not grow with the pictures without end
+        most.setattr("selector.tasks.segmentation.MOST_ROWS", 18 * 4)
+        assert len(task.rows(scenes, items)) == 18 * 4
+        assert len(task.probe_plan(scenes, items)) == 18 * 100
     plan = task.rows(scenes, items)
     assert len(plan) == 30 * 18
     part = task.rows(scenes, items[:5])
