@@ -698,7 +698,7 @@ def budgeted(folder: Path, budget: float, **machine: Any) -> tuple[TournamentRes
 )
 def test_a_budget_is_kept_and_what_was_begun_is_measured(tmp_path: Path, budget: float, slower: Any) -> None:
     result, machine = budgeted(tmp_path, budget, slower=slower)
-    assert machine.now <= 1.05 * budget + 2 * 16 * 0.02 * 5  # a step that had begun, and a pass of the test split
+    assert machine.now <= budget  # the pass over the test split included
     assert result.tuning_log[0].startswith("Planned: ")
     assert not any("Planned" in note for note in result.notes)  # a plan is no caveat
     assert result.history

@@ -1,9 +1,9 @@
 """How a network is run: which backend, precision and batch size, decided once an encoder.
 
-Eager torch is timed on two batches. Where reading the other images takes no longer than a trial of backends and
-precisions would, a table of measured families of networks (``backend_table``) and what this machine remembers of earlier
-trials decide, and two batches check that the features stay the same. Where it takes longer, both are tried on a sample;
-nothing is taken that is not faster and does not give the same features.
+Where reading all images takes no longer than a trial of backends and precisions would, a table of measured families of
+networks (``backend_table``) and what this machine remembers of earlier trials decide, and a batch or two, by how long
+torch takes for them, check that the features stay the same. Where it takes longer, both are tried on a sample; nothing is
+taken that is not faster and does not give the same features.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ MAX_TEXTS = 256  # a batch; far more than fit into its tokens, but for the short
 JUDGED_ON = 128  # images that decide whether a lower precision will do
 _COMPARED = 1024  # rows of them at most, spread evenly
 MIN_COSINE = 0.995  # median centred cosine with the float32 features
+FEW_COSINE = 0.9985  # likewise on fewer images than that
 MIN_NEIGHBOURS = 0.95  # share of images whose nearest neighbour stays the same
 # seconds that eager torch must need before a backend that was never measured here is tried: conversion takes
 # seconds, compilation most of a minute a network (benchmarks/results/bench_extract_models.csv)
@@ -49,6 +50,7 @@ _TIMED_BATCHES = 3
 _MIN_BATCH, _MAX_BATCH = 4, 1024
 _NOTABLY = 1.03  # a gain below is noise
 _SAME = 0.99  # centred cosine below which a converted network is not the same network
+_LONG = 0.3  # seconds that torch may take for the batches that a known network is compared on, beyond the first
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,13 @@ class Agreement:
     images: int
 
     def good(self) -> bool:
-        """Whether a lower precision may stand in for float32."""
+        """Whether a lower precision may stand in for float32.
+
+        The nearest of a few images says little of the nearest of many; their cosine does, where it is held to more
+        (docs/extraction.md).
+        """
+        if self.images < JUDGED_ON:
+            return self.cosine >= FEW_COSINE
         return self.cosine >= MIN_COSINE and self.neighbours >= MIN_NEIGHBOURS
 
 
@@ -72,7 +80,8 @@ class Agreement:
 class Decision:
     """What was decided; ``facts`` say on what grounds.
 
-    ``judged`` are the features of the whole sample that it was decided on, as they were decided to be computed.
+    ``judged`` are the features of the first items of the sample, as they were decided to be computed; ``reference`` those in
+    eager torch and float32.
     """
 
     backend: str
@@ -80,6 +89,7 @@ class Decision:
     batch_size: int
     facts: Mapping[str, Any] = field(default_factory=dict)
     judged: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    reference: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 def agreement(reference: NDArray[np.float32], features: NDArray[np.float32]) -> Agreement:
@@ -116,6 +126,7 @@ def decide(
     cache: Path | None,
     store: FeatureStore | None,
     run: Callable[[Backend, Batch], NDArray[np.float32]],
+    opened: Mapping[tuple[str, str], Backend],
 ) -> tuple[Decision, Backend]:
     """Choose by measuring on ``sample``.
 
@@ -125,11 +136,12 @@ def decide(
         cache: folder of compiled models.
         store: remembers what backends cost and gave on this machine.
         run: calls a backend on any number of images, with care for memory.
+        opened: backends that are open already, by name and precision.
 
     Returns:
         The decision, and the backend ready to run.
     """
-    trial = _Trial(encoder, device, batch_size, sample[:JUDGED_ON], cache, run)
+    trial = _Trial(encoder, device, batch_size, sample[:JUDGED_ON], cache, run, opened)
     name, chosen = _chosen(trial, backend, precision, rows_expected, store)
     ready = _tuned(trial, name, chosen, rows_expected, store)
     return trial.decision(name, chosen, ready), ready
@@ -166,10 +178,10 @@ def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) ->
     A trial reads the sample in float32 and in bfloat16 and may convert the network for it: it is worth its time only
     where the images that are left take longer.
     """
-    known = next((found for name in _others(trial.device) if (found := _known(trial, name, store)) is not None), None)
+    known = next(known_ways(trial.encoder, trial.device, store), None)
     if known is None or len(trial.sample) < JUDGED_ON:
         return None
-    trial.measure("eager", "float32", _compared(trial))
+    images = trial.few()
     each = 1 / trial.rates["eager", "float32"]
     if rows_expected * each / known.over_float32 > JUDGED_ON * each + known.setup:
         return None
@@ -179,10 +191,10 @@ def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) ->
         precision = "float32"
     if (name, precision) == ("eager", "float32"):
         return name, precision
-    if _keeps(trial, name, precision):
+    if _keeps(trial, name, precision, images):
         return name, precision
     # the network is converted by now: the same in float32 costs a compilation, a search more than it saves
-    converted = name != "eager" and precision == "bfloat16" and _keeps(trial, name, "float32")
+    converted = name != "eager" and precision == "bfloat16" and _keeps(trial, name, "float32", images)
     if converted and trial.rates[name, "float32"] > trial.rates["eager", "float32"]:
         return name, "float32"
     if name != "eager":
@@ -190,10 +202,10 @@ def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) ->
     return "eager", "float32"
 
 
-def _keeps(trial: _Trial, name: str, precision: str) -> bool:
-    """Whether a network run so gives the features of eager torch in float32, on two batches."""
+def _keeps(trial: _Trial, name: str, precision: str, images: int) -> bool:
+    """Whether a network run so gives the features of eager torch in float32, on the first images."""
     try:
-        near = trial.agreement(name, precision, images=_compared(trial))
+        near = trial.agreement(name, precision, images=images)
     except (SourceError, RuntimeError, TypeError, NotImplementedError) as error:
         if is_out_of_memory(error):
             raise
@@ -204,21 +216,21 @@ def _keeps(trial: _Trial, name: str, precision: str) -> bool:
     return near.good() if precision == "bfloat16" else _same(near)
 
 
-def _known(trial: _Trial, other: str, store: FeatureStore | None) -> Known | None:
-    """What this machine remembers of networks of this family, else the shipped table."""
-    if trial.device != "cpu" or trial.encoder.module is None:
-        return None
-    family = family_of(trial.encoder.module)
-    shipped = backend_table.look_up(family, other)
-    mine = [m for m in _measured(store, other, trial.device) if m.get("family") == family]
-    if shipped is None or len(mine) < 2:
-        return shipped
-    return replace(
-        shipped,
-        speedup=statistics.median(m["speedup"] for m in mine),
-        setup=statistics.median(m["setup"] for m in mine),
-        networks=len(mine),
-    )
+def known_ways(encoder: Encoder, device: str, store: FeatureStore | None) -> Iterator[Known]:
+    """How networks of this family run beside eager torch, as this machine remembers, else by the shipped table; the
+    likeliest backend first."""
+    if device != "cpu" or encoder.module is None:
+        return
+    family = family_of(encoder.module)
+    for other in _others(device):
+        shipped = backend_table.look_up(family, other)
+        if shipped is None:
+            continue
+        mine = [m for m in _measured(store, other, device) if m.get("family") == family]
+        if len(mine) >= 2:
+            speedup, setup = (statistics.median(m[key] for m in mine) for key in ("speedup", "setup"))
+            shipped = replace(shipped, speedup=speedup, setup=setup, networks=len(mine))
+        yield shipped
 
 
 class _Trial:
@@ -226,14 +238,14 @@ class _Trial:
 
     def __init__(
         self, encoder: Encoder, device: str, batch_size: int, sample: Batch, cache: Path | None,
-        run: Callable[[Backend, Batch], NDArray[np.float32]],
+        run: Callable[[Backend, Batch], NDArray[np.float32]], opened: Mapping[tuple[str, str], Backend],
     ) -> None:  # fmt: skip
         self.encoder, self.device, self.batch_size, self.sample, self.cache = encoder, device, batch_size, sample, cache
         self._run = run
-        self._opened: dict[tuple[str, str], Backend] = {}
+        self._opened = dict(opened)
         self._features: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
         self.rates: dict[tuple[str, str], float] = {}
-        self.setup: dict[tuple[str, str], float] = {}
+        self.setup: dict[tuple[str, str], float] = dict.fromkeys(opened, 0.0)
 
     def backend(self, name: str, precision: str) -> Backend:
         """The opened backend; its name and precision may be others where the network asks for it."""
@@ -258,7 +270,8 @@ class _Trial:
         """Features of the first images of the sample, and the rate.
 
         The rate is that of the fastest batch, so that a busy moment counts less; the first batch
-        warms up and counts as set-up. Images that were run before are not run again.
+        warms up and counts as set-up, and its rate only where no other one was run. Images that were run before are not
+        run again.
         """
         key = (name, precision)
         wanted = len(self.sample) if images is None else min(images, len(self.sample))
@@ -277,10 +290,18 @@ class _Trial:
                     started = time.perf_counter()
                     self._run(backend, part)
                     seconds = time.perf_counter() - started
-            if done or len(self.sample) <= self.batch_size:
-                self.rates[key] = max(self.rates.get(key, 0.0), len(part) / seconds)
+            self.rates[key] = max(self.rates.get(key, 0.0) if done > self.batch_size else 0.0, len(part) / seconds)
             done += len(part)
         return np.concatenate(parts)[: rows_of(self.sample[:wanted])]
+
+    def few(self) -> int:
+        """Images that a network which is known is compared on: a batch, and another one where torch runs it in no time,
+        since the first one's rate is that of a network which warms up."""
+        key, wanted = ("eager", "float32"), 0
+        while wanted < _compared(self) and (not wanted or wanted / self.rates[key] < _LONG):
+            wanted += self.batch_size
+            self.measure(*key, wanted)
+        return wanted
 
     def agreement(self, name: str, precision: str, reference: str = "eager", images: int | None = None) -> Agreement:
         """With the float32 features of ``reference``; of several variants the worst counts."""
@@ -310,9 +331,11 @@ class _Trial:
             images = min(self.batch_size * batches, len(self.sample))
             near = self.agreement(name, precision, reference=reference, images=images)
             facts = {"judged_on": images, "agreement_cosine": near.cosine, "agreement_neighbours": near.neighbours}
+        plain = self._features.get(("eager", "float32"))
         return Decision(
-            backend.name, backend.precision, backend.batch_size, facts, self._judged(name, precision, backend)
-        )
+            backend.name, backend.precision, backend.batch_size, facts, self._judged(name, precision, backend),
+            None if plain is None else plain[0],
+        )  # fmt: skip
 
     def _judged(self, name: str, precision: str, backend: Backend) -> NDArray[np.float32] | None:
         found = self._features.get((name, precision))
@@ -321,7 +344,8 @@ class _Trial:
         if modalities.of(self.encoder).fixed_shape and backend.batch_size != self.batch_size:
             return None  # batches of another shape may differ in the last bit, and a resumed extraction must not
         rows = np.concatenate(found)
-        return rows if len(rows) == rows_of(self.sample) else None
+        # of texts whose words are rows it is not plain which text a row is of: all of them or none
+        return rows if modalities.of(self.encoder).fixed_shape or len(rows) == rows_of(self.sample) else None
 
 
 def batch_size_of(

@@ -83,6 +83,13 @@ class Deaths:
             else:
                 file.unlink(missing_ok=True)
 
+    def known(self, work: Mapping[str, Any]) -> bool:
+        """Whether a process died while it worked on a network: it is not to be worked on beside another one, of which
+        the next death could be as well."""
+        record = read_memory(self._file(work))
+        now = record.get("now")
+        return bool(_deaths(record)) or (isinstance(now, dict) and _dead(now))
+
     def forget(self, work: Mapping[str, Any]) -> None:
         """The work was done elsewhere, out of danger."""
         self._file(work).unlink(missing_ok=True)

@@ -47,7 +47,8 @@ class Runner:
     Attributes:
         identity: backend, precision and kind of arithmetic; part of the entry's identity.
         facts: what else was decided (batch size) and on what grounds; in no key.
-        judged: features of the sample that it was decided on, if they were computed as all others will be.
+        judged: features of the first items of the sample that it was decided on, if they were computed as all others will
+            be; of texts of all of them.
         batch_size: halved when memory runs out.
     """
 
@@ -61,6 +62,7 @@ class Runner:
             self.identity["arithmetic"] = "mixed"
         self.facts: dict[str, Any] = {"batch_size": decision.batch_size, "device": device, **decision.facts}
         self.judged = decision.judged
+        self._reference = decision.reference
         self._backend = backend
         self._store = store
 
@@ -147,7 +149,11 @@ class Runner:
                 found: NDArray[np.float32] = self.encoder.encode(ready(items, self.encoder.preprocess)).float().numpy()
             return found
 
-        first, second = features(), features()
+        if backend is None and self._reference is not None:  # torch has run over them once, when the backend was chosen
+            items = items[:1]
+            first, second = features(), self._reference[:1]
+        else:
+            first, second = features(), features()
         if first.shape != second.shape or not first.size:
             return  # shapes are judged where rows are extracted
         apart, size = float(np.abs(first - second).max()), float(np.abs(first).max())
@@ -185,6 +191,7 @@ def open_runner(
     rows_expected: int,
     decided: Mapping[str, Any] | None = None,
     store: FeatureStore | None = None,
+    opened: Mapping[tuple[str, str], Backend] | None = None,
 ) -> Runner:
     """Make an encoder ready to run, deciding backend, precision and batch size where that is open.
 
@@ -197,6 +204,7 @@ def open_runner(
         rows_expected: images to be read with it.
         decided: facts of the entry, when rows were extracted before: the same is done again.
         store: remembers what backends cost and gave on this machine, and keeps compiled models.
+        opened: backends of this encoder that are open already (``open_ahead``).
 
     Raises:
         ConfigError: an unknown or absent device, an unknown precision or backend.
@@ -206,19 +214,21 @@ def open_runner(
     check_choice("backend", backend, BACKENDS)
     device = resolve_device(device)
     cache = store.compiled_folder if store is not None else None
-    batch_size = _CPU_BATCH if device == "cpu" else _GPU_BATCH
+    batch_size = batch_of(device)
     known = _still_valid(encoder, decided, device, precision, rows_expected)
     if known is not None:
         size = batch_size_of(store, encoder, known.backend, known.precision, device)
         known = known if size is None else replace(known, batch_size=size)
-        opened = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
-        return Runner(encoder, device, known, opened, store)
+        again = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
+        return Runner(encoder, device, known, again, store)
 
     def run(candidate: Backend, pixels: Batch) -> NDArray[np.float32]:
         plain = Decision(candidate.name, candidate.precision, candidate.batch_size)
         return Runner(encoder, device, plain, candidate).encode(pixels)
 
-    decision, ready = decide(encoder, device, precision, backend, batch_size, sample, rows_expected, cache, store, run)
+    decision, ready = decide(
+        encoder, device, precision, backend, batch_size, sample, rows_expected, cache, store, run, opened or {}
+    )
     return Runner(encoder, device, decision, ready, store)
 
 
@@ -244,7 +254,7 @@ def extract_together(
         indices: positions of the items to encode. An entry that has some of the rows already keeps those.
         cut: how the items are put into batches.
         keys: what addresses the rows of some items, where an item has several; ``hashes`` otherwise.
-        sample: positions of the items that ``runner`` was decided on: they are not run again.
+        sample: positions of the items that ``runner`` was decided on: those that it has judged are not run again.
 
     Returns:
         Why a variant gave no rows, in the order of the entries: features that are not finite. The
@@ -255,8 +265,10 @@ def extract_together(
     """
     variants = runner.encoder.outputs or (runner.encoder,)
     first, judged = indices[:0], []
-    if sample is not None and runner.judged is not None and np.isin(sample, indices).all():
-        first, judged = sample, [runner.judged]
+    if sample is not None and runner.judged is not None:
+        known = sample if keys is not None else sample[: len(runner.judged)]
+        if np.isin(known, indices).all():
+            first, judged = known, [runner.judged]
     batches = cut(indices[~np.isin(indices, first)], runner.batch_size)
     indices = np.concatenate([first, *batches])
     wanted = [hashes[i] for i in indices] if keys is None else keys(indices)
@@ -350,9 +362,12 @@ def _still_valid(
         )  # fmt: skip
         return None
     size = decided.get("batch_size", _CPU_BATCH) if decided.get("device") == device else None
-    return Decision(
-        decided["backend"], decided["precision"], size or (_CPU_BATCH if device == "cpu" else _GPU_BATCH), facts
-    )
+    return Decision(decided["backend"], decided["precision"], size or batch_of(device), facts)
+
+
+def batch_of(device: str) -> int:
+    """Images in a forward pass, where nothing else was found to be faster."""
+    return _CPU_BATCH if device == "cpu" else _GPU_BATCH
 
 
 def prefetched(pixels: Batches, parts: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:

@@ -6,7 +6,8 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,6 +105,7 @@ class ItemRows(Extraction):
         """Run an encoder over the items that its variants (``specs``) lack."""
         from selector.extract.backend_choice import JUDGED_ON
         from selector.extract.encode import extract_together, open_runner
+        from selector.extract.open_ahead import open_ahead
 
         work, job = self.work, self.job
         if modalities.of(encoder).resizable and work.expected(specs[0]) != encoder.preprocess:
@@ -124,6 +126,7 @@ class ItemRows(Extraction):
             rows_expected=len(rows),
             decided=dict(begun.meta) if begun is not None else None,
             store=work.store,
+            opened=work.ahead.opened(encoder),
         )
         if begun is None:
             runner.require_repeatable(items.batch(sample[:2]))
@@ -142,14 +145,15 @@ class ItemRows(Extraction):
             specs[0], encoder, runner, [entry for entry in entries if entry is not None], items.batch(rows[:1])
         )
         if job.next_spec is not None:
-            work.ahead.start(job.next_spec)
+            settings: dict[str, Any] = {**work.settings.of_features, "rows_expected": len(rows), "store": work.store}
+            work.ahead.start(job.next_spec, partial(open_ahead, **settings))
         started = time.perf_counter()
         failures = extract_together(
             runner, entries, items, target.hashes, rows[missing], work.notify, model=specs[0].name,
             cut=items.cut,
             keys=None if units is None else target.row_hashes, sample=sample,
         )  # fmt: skip
-        ran = int(missing.sum()) - (0 if runner.judged is None else len(sample))
+        ran = int(missing.sum()) - (0 if runner.judged is None else min(len(sample), len(runner.judged)))
         if ran > 0:
             rate = ran / max(time.perf_counter() - started, 1e-6)
             width = encoder.num_features // len(specs)

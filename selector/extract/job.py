@@ -45,7 +45,7 @@ class Settings:
     aspect: tuple[int, int] | None = None
 
     @property
-    def of_features(self) -> dict[str, str]:
+    def of_features(self) -> dict[str, Any]:
         """Those that decide the features."""
         return {"device": self.device, "precision": self.precision, "backend": self.backend}
 

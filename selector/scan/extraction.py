@@ -222,15 +222,25 @@ class Extraction:
             result = self._isolated.run(job)
             self._deaths.forget(_work(spec))
             return result
-        if job.next_spec is not None and (self.isolation.concerns(job.next_spec) or of_others(job.next_spec)):
-            job = replace(job, next_spec=None)  # dying while it loads beside would be put down to this one
+        if job.next_spec is not None and self._alone(spec, job.next_spec):
+            job = replace(job, next_spec=None)
         entry = self.work.entry(spec)
         rows = job.target.row_hashes(job.indices)
         lacking = len(rows) if entry is None else len(entry.missing(rows))
         import torch  # noqa: F401  seconds, in which a kill is not the death of a network
 
-        with self._deaths.working_on(spec.name, _work(spec), left=lacking, way_out=_APART):
+        with contextlib.ExitStack() as record:
+            record.enter_context(self._deaths.working_on(spec.name, _work(spec), left=lacking, way_out=_APART))
+            if (beside := job.next_spec) is not None and of_others(beside):
+                record.enter_context(self._deaths.working_on(beside.name, _work(beside), way_out=_APART))
             return extract(job, self.work)
+
+    def _alone(self, spec: ModelSpec, following: ModelSpec) -> bool:
+        """Whether the next network is not to be loaded beside this one: a death would be put down to both. That is
+        allowed once, since each is on record; from then on they run apart, and the second death says which one it was."""
+        if self.isolation.concerns(following):
+            return True
+        return of_others(following) and any(self._deaths.known(_work(one)) for one in (spec, following))
 
     def _job(
         self, candidates: Sequence[Candidate], share: float, upcoming: Sequence[ModelSpec], *, cost_only: bool

@@ -68,10 +68,8 @@ class Clock:
         return math.inf if self.budget is None else self.budget - self.spent - self.reserve
 
     def deadline(self) -> float:
-        """As ``now()``: past 105 % of the budget no step begins."""
-        if self.budget is None:
-            return math.inf
-        return self.now() + max(0.0, 1.05 * self.budget - self.spent - self.reserve)
+        """As ``now()``: no step begins behind it, so that what comes after the last one ends within the budget."""
+        return self.now() + max(0.0, self.left)
 
     @property
     def tuning_log(self) -> list[str]:

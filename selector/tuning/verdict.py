@@ -122,11 +122,10 @@ def _test(
     )
     for label, configuration in order:
         loaded = field.loaded[label.rpartition(" ")[0]]
-        if label != best_label and field.clock.budget is not None:
-            forward = 0.0 if math.isnan(loaded.forward_seconds) else loaded.forward_seconds
-            if field.clock.spent + forward * len(bench.indices["test"]) > field.clock.budget:
-                field.notes.append("the budget ended before every finalist's test metric was read.")
-                break
+        left = math.inf if field.clock.budget is None else field.clock.budget - field.clock.spent
+        if label != best_label and field.test_seconds(loaded) > left:
+            field.notes.append("the budget ended before every finalist's test metric was read.")
+            break
         run = (
             None
             if configuration is None
