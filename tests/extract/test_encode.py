@@ -23,11 +23,13 @@ from selector.core.contracts import Encoder, Preprocess, Progress
 from selector.core.errors import ConfigError, SourceError
 from selector.extract import backend_choice as deciding
 from selector.extract import backend_table
+from selector.extract import open_ahead as opening
 from selector.extract.backend_choice import Agreement, agreement
-from selector.extract.backends import why_not
+from selector.extract.backends import open_backend, why_not
 from selector.extract.backends.eager import has_bfloat16
 from selector.extract.backends.rounding import unrounded
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
+from selector.extract.open_ahead import open_ahead
 from selector.store import Entry, FeatureStore
 from selector.store.documents import digest
 from selector.zoo import ModelSpec
@@ -883,13 +885,82 @@ def test_a_short_scan_decides_by_the_table_and_a_long_one_by_measuring(
     ran = batches_run(monkeypatch)
     sample = pictures(128)
     runner = open_runner(small, **AUTO, sample=sample, rows_expected=200)
-    assert {images for *_, images in ran} == {32}  # two batches check what the table says
+    assert {images for *_, images in ran} == {16, 32}  # two batches check what the table says, since torch is quick
     assert runner.identity["backend"] == "eager"
     assert runner.facts["judged_on"] == 32
     ran.clear()
     monkeypatch.setattr(deciding, "_pays", lambda *_: False)
     open_runner(small, **AUTO, sample=sample, rows_expected=1_000_000)
     assert max(images for *_, images in ran) == 128
+
+
+class Ponderous(nn.Module):
+    """Torch takes a second for an image, by the clock of the tests."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        TIME.now += len(x)
+        return x.flatten(1)[:, ::64]
+
+
+def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known(monkeypatch, eager_precision="bfloat16")
+    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+    monkeypatch.setattr(deciding, "time", TIME)
+    ran = batches_run(monkeypatch)
+    encoder, pixels = Small(Ponderous(), 48), Pictures(pictures(200))
+    runner = open_runner(encoder, **AUTO, sample=pixels.rows[:128], rows_expected=200)
+    assert {images for *_, images in ran} == {16}
+    assert runner.judged is not None
+    assert len(runner.judged) == 16
+    entry, every = FeatureStore(tmp_path).entry({"n": 1}), np.arange(200)
+    extract_together(runner, [entry], pixels, pixels.hashes, every, sample=every[:128])
+    assert pixels.read == 200 - 16
+    kept = entry.rows(pixels.hashes)
+    np.testing.assert_array_equal(kept[:16], runner.judged)
+    np.testing.assert_array_equal(kept, runner.encode(pixels.rows))
+
+
+@pytest.mark.parametrize(
+    ("cosine", "neighbours", "images", "good"),
+    [(0.9975, 1.0, 16, False), (0.999, 0.8, 32, True), (0.996, 0.96, 128, True), (0.999, 0.9, 128, False)],
+)
+def test_few_images_are_judged_by_their_cosine_alone(cosine: float, neighbours: float, images: int, good: bool) -> None:
+    assert deciding.Agreement(cosine, neighbours, images).good() == good
+
+
+@needs_openvino
+def test_the_likely_backend_is_opened_ahead_where_that_pays_and_is_not_opened_again(
+    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = FeatureStore(tmp_path)
+    known(monkeypatch, backend="openvino", precision="float32", speedup=100.0)
+    assert open_ahead(small, **PLAIN, rows_expected=500, store=store) == {}  # a backend was asked for
+    opened = open_ahead(small, **AUTO, rows_expected=500, store=store)
+    assert list(opened) == [("openvino", "float32")]
+    monkeypatch.setattr(
+        deciding, "open_backend",
+        lambda name, *args: pytest.fail("it was opened again") if name == "openvino" else open_backend(name, *args),
+    )  # fmt: skip
+    sample = pictures(128)
+    runner = open_runner(small, **AUTO, sample=sample, rows_expected=200, store=store, opened=opened)
+    assert runner.identity == {"backend": "openvino", "precision": "float32"}
+    np.testing.assert_allclose(runner.encode(sample), reference(small, sample), rtol=1e-3, atol=1e-3)
+    known(monkeypatch, backend="openvino", precision="float32", speedup=2.0, setup=1e6)
+    assert open_ahead(small, **AUTO, rows_expected=500, store=store) == {}
+
+
+def test_what_cannot_be_opened_ahead_is_left_for_its_turn(
+    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known(monkeypatch, backend="openvino", precision="float32", speedup=100.0)
+
+    def refuses(*_: Any) -> Any:
+        raise SourceError("no conversion")
+
+    monkeypatch.setattr(opening, "open_backend", refuses)
+    assert open_ahead(small, **AUTO, rows_expected=500, store=FeatureStore(tmp_path)) == {}
 
 
 def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -941,12 +1012,11 @@ def test_what_this_machine_remembers_of_a_family_counts_more_than_the_table(
 ) -> None:
     known(monkeypatch, backend="openvino", precision="float32", speedup=100.0, setup=0.0)
     store = FeatureStore(tmp_path)
-    trial = deciding._Trial(small, "cpu", 16, pictures(128), None, lambda *_: pytest.fail("it was run"))
-    assert deciding._known(trial, "openvino", None).speedup == 100.0  # type: ignore[union-attr]
+    assert next(deciding.known_ways(small, "cpu", None)).speedup == 100.0
     family = backend_table.family_of(small.module)
     mine = [{"speedup": speed, "setup": 9.0, "model": "x", "family": family} for speed in (0.5, 0.7)]
     store.put("backend", deciding._machine("openvino", "cpu"), {"measured": mine})
-    found = deciding._known(trial, "openvino", store)
+    found = next(deciding.known_ways(small, "cpu", store), None)
     assert found is not None
     assert (found.speedup, found.setup, found.networks) == (0.6, 9.0, 2)
     assert not found.pays(1000.0)

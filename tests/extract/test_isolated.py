@@ -140,6 +140,18 @@ def test_deaths_count_only_what_did_not_get_on_and_is_not_running(
             pass
 
 
+def test_a_death_is_known_until_the_network_got_through(tmp_path: Path) -> None:
+    deaths, work = Deaths(tmp_path), {"spec": "a"}
+    assert not deaths.known(work)
+    with deaths.working_on("a", work):
+        assert not deaths.known(work)  # this process is alive
+    died(deaths, tmp_path, work)
+    assert deaths.known(work)
+    with deaths.working_on("a", work):
+        assert deaths.known(work)
+    assert not deaths.known(work)
+
+
 def test_deaths_count_by_part_and_one_part_inside_another_leaves_the_outer_on_record(tmp_path: Path) -> None:
     deaths, work = Deaths(tmp_path), {"spec": "a"}
     died(deaths, tmp_path, work, "load")
