@@ -64,6 +64,7 @@ def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
     assert caveats.too_small({k: replace(e, tied=k == "first") for k, e in tied.items()}, 500) is None
     without = {k: replace(e, half_to_first=0.0) for k, e in tied.items()}
     assert "About" not in caveats.too_small(without, 500).text
+    assert "About" not in caveats.too_small(tied, 500, settles=False).text
 
 
 def test_proxies_that_order_the_models_differently_are_named():

@@ -49,7 +49,7 @@ def test_past_results_move_the_transferability_and_the_run_says_so(photos, tmp_p
         assert model.normalised_score == alone[model.name].normalised_score
         assert model.transferability == pytest.approx(model.normalised_score + model.prior.shift)
         assert model.prior.origin == "mean rank on 8 earlier targets"
-    assert (ranking.prior["method"], ranking.prior["history"]["rows"]) == ("mean rank", 16)
+    assert (ranking.prior["method"], ranking.prior["history"]["rows"], ranking.prior["own"]) == ("mean rank", 16, 16)
     assert ranking.prior["published"] > 400
     assert selector.load_ranking(tmp_path / "run").prior == ranking.prior
     assert selector.load_ranking(tmp_path / "run")["tiny-vit"].prior == ranking["tiny-vit"].prior
@@ -185,3 +185,12 @@ def test_facts_of_a_model_survive_the_removal_of_its_rows(tmp_path):
     shutil.rmtree(tmp_path / "store" / "entries")
     assert facts_of_candidate(candidate) == before
     assert before.parameters == 1234
+
+
+def test_results_that_did_not_enter_are_not_said_to_have_entered(photos, tmp_path):
+    history = History(tmp_path / "history.sqlite")
+    history.add(results_for("t0", TINY, run="r"))
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", history=tmp_path / "history.sqlite")
+    assert ranking.prior["history"]["rows"] == 2
+    assert ranking.prior["own"] == 0  # one target is fewer than three
+    assert "of this machine entered" not in str(ranking)

@@ -433,9 +433,9 @@ def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(phot
     threads: dict[str, str] = {}
     load = ahead._Loading._run
 
-    def spied(self, loading) -> None:
+    def spied(self, loading, opening) -> None:
         threads[self.spec.name] = threading.current_thread().name
-        load(self, loading)
+        load(self, loading, opening)
 
     monkeypatch.setattr(ahead._Loading, "_run", spied)
     exploding = ModelSpec(name="code", source="python:tests.networks:explodes")

@@ -89,8 +89,10 @@ def info(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
     kinds = {"pixels": "cache: decoded pictures", "compiled": "cache: compiled networks"}
     kinds |= {"features": "kept", "results": "kept: scores and costs", "trainings": "kept", "other": ""}
     print_rows(["", "size", ""], [(name, format_size(size), kinds[name]) for name, size in parts.items()], numeric=(1,))
-    most = "no limit (SELECTOR_STORE_MAX_SIZE)" if store.max_bytes is None else format_size(store.max_bytes)
-    typer.echo(f"{store.root}: {format_size(sum(parts.values()))}; at most {most}")
+    most = (
+        "no limit (SELECTOR_STORE_MAX_SIZE)" if store.max_bytes is None else f"at most {format_size(store.max_bytes)}"
+    )
+    typer.echo(f"{store.root}: {format_size(sum(parts.values()))}; {most}")
     typer.echo(
         f"The caches grow to {format_size(store.cache_ceiling)} together (SELECTOR_STORE_CACHE_SIZE); the least recently "
         "used goes first."

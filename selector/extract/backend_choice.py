@@ -68,8 +68,7 @@ class Agreement:
     def good(self) -> bool:
         """Whether a lower precision may stand in for float32.
 
-        The nearest of a few images says little of the nearest of many; their cosine does, where it is held to more
-        (docs/extraction.md).
+        The nearest of few says little of the nearest of many; a higher cosine does (docs/extraction.md).
         """
         if self.images < JUDGED_ON:
             return self.cosine >= FEW_COSINE
@@ -203,7 +202,7 @@ def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) ->
 
 
 def _keeps(trial: _Trial, name: str, precision: str, images: int) -> bool:
-    """Whether a network run so gives the features of eager torch in float32, on the first images."""
+    """Whether a network gives the features of eager torch in float32, on the first images."""
     try:
         near = trial.agreement(name, precision, images=images)
     except (SourceError, RuntimeError, TypeError, NotImplementedError) as error:
@@ -295,8 +294,7 @@ class _Trial:
         return np.concatenate(parts)[: rows_of(self.sample[:wanted])]
 
     def few(self) -> int:
-        """Images that a network which is known is compared on: a batch, and another one where torch runs it in no time,
-        since the first one's rate is that of a network which warms up."""
+        """Images to compare a known network on: a batch, and another where torch is quick, whose first one warms up."""
         key, wanted = ("eager", "float32"), 0
         while wanted < _compared(self) and (not wanted or wanted / self.rates[key] < _LONG):
             wanted += self.batch_size

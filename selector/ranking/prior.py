@@ -37,6 +37,7 @@ _FEWEST_MODELS = 3  # a left-out target with two models is right or wrong by cha
 _FEWEST_TARGETS = 2  # leaving one out must leave one
 _RIDGE_ROWS = 20.0  # the fixed weights count as much as this many measured models
 _RANK_ROWS = 1.0  # a model's facts count as much as this many measured targets
+OWN_RESULTS = "own results"  # what the reason begins with for which they were left out
 FEWEST_OWN_TARGETS = 3  # unlike targets of this machine below which its own results do not enter
 _DECISIVE = 0.25  # reliability from which a target counts among them
 
@@ -204,7 +205,7 @@ def static_prior(
     if len(own) < fewest_own:
         few = sum(row.origin != "published" for _, row in measured)
         if few:
-            left_out[f"own results: fewer than {fewest_own} unlike, decisive targets"] = few
+            left_out[f"{OWN_RESULTS}: fewer than {fewest_own} unlike, decisive targets"] = few
         columns, confirmed = [c for c in columns if c.published], []
         usable = [(model, row) for model, row in usable if row.origin == "published"]
         past = _past_facts(usable)

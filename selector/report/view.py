@@ -416,7 +416,7 @@ def _prior_note(ranking: Ranking) -> str:
     weights = sorted({round(100 * m.prior.weight) for m in ranking if m.prior is not None and m.prior.weight})
     share = f"{weights[0]} %" if len(weights) == 1 else f"{weights[0]} to {weights[-1]} %"
     measured = sum(m.prior.targets > 0 for m in ranking if m.prior is not None)
-    own = (made.get("history") or {}).get("rows", 0)
+    own = made.get("own", (made.get("history") or {}).get("rows", 0))  # older runs say how many there were only
     rests = f"{measured} of {len(ranking)} models were measured on other targets" if measured else "facts of the models"
-    past = f"; {own} past results of this machine entered" if own else ""
+    past = f"; {own} past result{'s' * (own > 1)} of this machine entered" if own else ""
     return f"The prior ({rests}{past}) is {share} of the transferability: docs/transferability.md."

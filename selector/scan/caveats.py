@@ -40,11 +40,12 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
     """
     good = [c for c in candidates if c.transferability is not None and c.running]
     transferability = {c.spec.name: c.transferability for c in good if c.transferability is not None}
+    chance = no_signal(transferability)
     yield from (
         caveat
         for caveat in (
-            no_signal(transferability),
-            too_small(transferability, rows),
+            chance,
+            too_small(transferability, rows, settles=chance is None),
             proxies_disagree(transferability),
             static_explains(transferability),
             under_ranked(good, target),
@@ -71,10 +72,13 @@ def no_signal(transferability: dict[str, Transferability]) -> Caveat | None:
     )
 
 
-def too_small(transferability: dict[str, Transferability], rows: int) -> Caveat | None:
+def too_small(transferability: dict[str, Transferability], rows: int, *, settles: bool = True) -> Caveat | None:
     """Several models are not significantly different, and how many items would settle which of the first two is better.
 
     The half-width of the paired interval shrinks with the root of the number of items.
+
+    Args:
+        settles: whether more items are worth a word; where every model is at chance they settle nothing.
     """
     tied = [name for name, e in transferability.items() if e.tied]
     if len(tied) < 2:
@@ -84,7 +88,7 @@ def too_small(transferability: dict[str, Transferability], rows: int) -> Caveat 
     times = (half / gap) ** 2 if gap > 0 else math.inf
     numbers = {"models": len(tied), "items": rows, "gap": gap, "half_width": half}
     text = f"{len(tied)} models are not significantly different (90 %) on these {rows} rows: {_listed(tied)}."
-    if half == 0:  # no intervals were computed
+    if half == 0 or not settles:  # no intervals were computed
         return Caveat("too-small", text, numbers)
     if times > _HOPELESS:
         text += f" Even {_HOPELESS} times as many would not settle the first two: take the cheaper one, or confirm."

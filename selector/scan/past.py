@@ -18,7 +18,7 @@ from selector.core.costs import Cost
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import best_line, confirmed_pairs
 from selector.ranking.history import SCORE_METRIC, History, Result, snapshot
-from selector.ranking.prior import FEWEST_OWN_TARGETS, ModelFacts, Prior, pretraining_images, static_prior
+from selector.ranking.prior import FEWEST_OWN_TARGETS, OWN_RESULTS, ModelFacts, Prior, pretraining_images, static_prior
 from selector.ranking.published import published_results
 from selector.report.ranking import Ranking
 from selector.results import ModelResult, final_measurements
@@ -92,6 +92,7 @@ class Knowledge:
         return {
             **told,
             "history": None if self.history is None else snapshot(own),
+            "own": 0 if any(why.startswith(OWN_RESULTS) for why in self._prior.left_out) else len(own),
             "published": 0 if self.history is None else len(published_results()),
         }
 

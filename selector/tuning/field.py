@@ -163,10 +163,15 @@ class Field:
         )
 
     def costs(self, configurations: Sequence[Configuration]) -> list[Cost]:
-        """``cost`` of several configurations; renews the clock's reserve for the test metrics of the one that is handed over."""
+        """``cost`` of several configurations; renews the clock's reserve."""
+        self.renew_reserve()
+        return [self.cost(configuration) for configuration in configurations]
+
+    def renew_reserve(self) -> None:
+        """Keep as much of the budget as the test metrics of the model that is handed over will take, by what passes take
+        now."""
         passes = map(self.test_seconds, self.loaded.values())  # a configuration that is out may be the best in the end
         self.clock.reserve = RESERVE_SECONDS + max(passes, default=0.0)
-        return [self.cost(configuration) for configuration in configurations]
 
     def test_seconds(self, loaded: Loaded) -> float:
         """What reading the test items takes at most, as far as it is known: the frozen encoder reads them at its own

@@ -205,6 +205,7 @@ def book(field: Field, configuration: Configuration, run: Run, number: int) -> b
     if timed:
         configuration.loaded.forward_seconds = float(record.facts["evaluate_seconds"]) / len(field.bench.indices["val"])
         configuration.step_seconds = float(record.facts["seconds"]) / measured
+        field.renew_reserve()
     field.history.append(
         {
             "model": configuration.loaded.name,
