@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,5 +23,8 @@ def run_cards(*cards: tuple[Path, str]) -> None:
         assert code is not None
         lines = code[1] + textwrap.dedent(check)
         block += f"os.chdir({str(folder)!r})\nexec(compile({lines!r}, {str(folder)!r}, 'exec'), {{}})\n"
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=240)
+    path = os.pathsep.join(filter(None, sys.path))  # a card may name the code that its network was made with
+    done = subprocess.run(
+        [sys.executable, "-c", block], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr

@@ -38,6 +38,14 @@ def snippet(trained: Trained, *, program: bool) -> str:
         return _text_snippet(trained)
     if program:
         return "import torch\nmodel = torch.export.load('model.pt2').module()"
+    if recipe.get("reads") == "text":
+        return _own_text_snippet(trained)
+    if trained.source == "elmo":
+        return (
+            "# No public library that is kept up reads ELMo, and neither a torch program nor ONNX takes its LSTMs, which clip\n"
+            "# their cells and run over any number of words; so these lines need zoo-selector.\n"
+            "import selector\nmodel = selector.load_model('.').predict  # a list of texts -> labels, probabilities"
+        )
     return (
         "import json, selector.sources  # this network's code is not in a public library\n"
         "from safetensors.torch import load_file\n"
@@ -119,14 +127,6 @@ def _text_snippet(trained: Trained) -> str:
     states = {"mean": f"[*{inner}, {ends}]", "last": f"[{ends}]"}.get(path["layer"])
     if states is None:  # the network was saved up to that layer
         states = f"[{ends}]" if blocks else f"[out.hidden_states[{path['layer']}]]"
-    words = preprocess.words
-    own = "mask" if path["specials"] else "own + (mask - own) * (own.sum(1, keepdim=True) == 0)"
-    pool = ["def pool(hidden, mask, own):"]
-    if words:
-        pool.append("    return hidden")
-    else:
-        pool += [f"    counted = ({own}).float()", f"    {_POOLED[path['pooling']]}"]
-    prefix = f"{preprocess.prefix!r} + text" if preprocess.prefix else "text"
     return "\n".join(
         [
             "import torch",
@@ -135,12 +135,7 @@ def _text_snippet(trained: Trained) -> str:
             "from transformers import AutoModel",
             "",
             "backbone = AutoModel.from_pretrained('.').eval()",
-            f"head = torch.nn.Linear({recipe['features']}, {recipe['outputs']})",
-            "state = load_file('model.safetensors')",
-            "head.load_state_dict({key: state[f'selector_head.{key}'] for key in ('weight', 'bias')})",
-            "tokenizer = Tokenizer.from_file('tokenizer.json')",
-            f"tokenizer.enable_truncation({preprocess.max_length}, direction={preprocess.truncation_side!r})",
-            f"tokenizer.enable_padding(pad_id={preprocess.pad_id})",
+            *_head_and_tokenizer(recipe, preprocess),
             *(
                 [
                     "caught = []  # the states after each layer",
@@ -152,14 +147,72 @@ def _text_snippet(trained: Trained) -> str:
                 else []
             ),
             "",
-            *pool,
+            *_pool(path, preprocess),
             "",
             "def model(texts):",
-            f"    rows = tokenizer.encode_batch([{prefix} for text in texts])",
-            "    ids, mask = (torch.tensor([getattr(row, name) for row in rows]) for name in ('ids', 'attention_mask'))",
-            "    own = mask * (1 - torch.tensor([row.special_tokens_mask for row in rows]))",
+            *_batch(preprocess),
             *(["    caught.clear()"] if blocks else []),
             f"    out = backbone(input_ids=ids, attention_mask=mask{types}, output_hidden_states={not blocks})",
             f"    return head(torch.stack([pool(hidden, mask, own) for hidden in {states}]).mean(0))",
         ]
     )
+
+
+def _own_text_snippet(trained: Trained) -> str:
+    """A network that a factory of somebody's own code makes, its tokenizer, and the head on the states of its layers."""
+    recipe, preprocess = trained.recipe, cast("TextPreprocess", trained.preprocess)
+    path = recipe["path"]
+    module, factory = str(recipe["model"]).split(":")
+    arguments = ", ".join(f"{key}={value!r}" for key, value in recipe.get("kwargs", {}).items())
+    layer = path["layer"]
+    chosen = {"mean": "states", "last": "states[-1:]"}.get(layer) or f"[states[{int(layer) - 1}]]"
+    return "\n".join(
+        [
+            "import torch",
+            "from safetensors.torch import load_file",
+            "from tokenizers import Tokenizer",
+            f"from {module} import {factory}  # the code that the network was made with",
+            "",
+            f"backbone = {factory}({arguments}).eval()",
+            *_head_and_tokenizer(recipe, preprocess),
+            "own = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}",
+            "backbone.load_state_dict(own)",
+            "",
+            *_pool(path, preprocess),
+            "",
+            "def model(texts):",
+            *_batch(preprocess),
+            "    states = backbone(ids, mask)",
+            "    states = list(states) if isinstance(states, (list, tuple)) else [states]",
+            f"    return head(torch.stack([pool(hidden, mask, own) for hidden in {chosen}]).mean(0))",
+        ]
+    )
+
+
+def _head_and_tokenizer(recipe: Mapping[str, Any], preprocess: TextPreprocess) -> list[str]:
+    return [
+        f"head = torch.nn.Linear({recipe['features']}, {recipe['outputs']})",
+        "state = load_file('model.safetensors')",
+        "head.load_state_dict({key: state[f'selector_head.{key}'] for key in ('weight', 'bias')})",
+        "tokenizer = Tokenizer.from_file('tokenizer.json')",
+        f"tokenizer.enable_truncation({preprocess.max_length}, direction={preprocess.truncation_side!r})",
+        f"tokenizer.enable_padding(pad_id={preprocess.pad_id})",
+    ]
+
+
+def _pool(path: Mapping[str, Any], preprocess: TextPreprocess) -> list[str]:
+    """A function from states (B, T, D) to features (B, D); of words the states of all tokens."""
+    if preprocess.words:
+        return ["def pool(hidden, mask, own):", "    return hidden"]
+    own = "mask" if path["specials"] else "own + (mask - own) * (own.sum(1, keepdim=True) == 0)"
+    return ["def pool(hidden, mask, own):", f"    counted = ({own}).float()", f"    {_POOLED[path['pooling']]}"]
+
+
+def _batch(preprocess: TextPreprocess) -> list[str]:
+    """From ``texts`` to ids, mask, and which tokens are the text's own, all (B, T)."""
+    prefix = f"{preprocess.prefix!r} + text" if preprocess.prefix else "text"
+    return [
+        f"    rows = tokenizer.encode_batch([{prefix} for text in texts])",
+        "    ids, mask = (torch.tensor([getattr(row, name) for row in rows]) for name in ('ids', 'attention_mask'))",
+        "    own = mask * (1 - torch.tensor([row.special_tokens_mask for row in rows]))",
+    ]
