@@ -25,6 +25,10 @@ def run_cards(*cards: tuple[Path, str]) -> None:
         block += f"os.chdir({str(folder)!r})\nexec(compile({lines!r}, {str(folder)!r}, 'exec'), {{}})\n"
     path = os.pathsep.join(filter(None, sys.path))  # a card may name the code that its network was made with
     done = subprocess.run(
-        [sys.executable, "-c", block], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", block],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
