@@ -18,10 +18,12 @@ def test_a_failing_item_is_an_outcome_and_the_others_go_on():
             raise SourceError("no weights\nsecond line")
         if item == 2:
             return 10 // 0
+        if item == 4:
+            raise BaseExceptionGroup("no Exception", [KeyError("x")])
         return item * 2
 
-    outcomes = list(LocalEngine().map(job, range(4)))
-    assert [o.result for o in outcomes] == [0, None, None, 6]
+    outcomes = list(LocalEngine().map(job, range(6)))
+    assert [o.result for o in outcomes] == [0, None, None, 6, None, 10]
     assert outcomes[1].failure.reason == "no weights"
     assert outcomes[2].failure.reason.startswith("ZeroDivisionError: ")
     assert "10 // 0" in outcomes[2].failure.traceback

@@ -45,6 +45,10 @@ FAST: dict[str, Any] = {
 }  # fmt: skip
 
 
+class Odd(BaseException):
+    """What a network may raise as well."""
+
+
 def misbehave(item: tuple[str, Any]) -> Any:
     """A job that does as it is told."""
     what, value = item
@@ -58,6 +62,8 @@ def misbehave(item: tuple[str, Any]) -> Any:
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "raise":
         raise value
+    if what == "odd":
+        raise Odd("no Exception")
     if what == "bad":
         raise BadImagesError("two", [("a", "b")])
     if what == "log":
@@ -99,12 +105,19 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 
 
 def test_jobs_come_back_in_the_order_of_completion_and_one_that_died_runs_again(fleet: Fleet, tmp_path: Path) -> None:
-    items = [("die", 0), ("die once", str(tmp_path / "begun")), ("value", 7), ("raise", ValueError("odd"))]
+    items: list[Any] = [
+        ("die", 0),
+        ("die once", str(tmp_path / "begun")),
+        ("value", 7),
+        ("raise", ValueError("odd")),
+        ("odd", 0),
+    ]
     found = {o.item[0]: o for o in fleet.map(misbehave, items)}
     assert found["value"].result == 7
     assert found["die once"].result == "second time"
     assert found["raise"].failure.reason == "ValueError: odd"
     assert "raise value" in found["raise"].failure.traceback
+    assert found["odd"].failure.reason == "Odd: no Exception"
     assert found["die"].failure.reason.startswith("tuple: the process that ran this model ")
     assert found["die"].failure.reason.endswith(", twice.")
     file = str(tmp_path / "second")

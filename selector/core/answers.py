@@ -96,7 +96,9 @@ def answered(content: bytes, level: int = logging.WARNING) -> Answer:
         with keeping_settings():  # a worker serves other networks after this one
             function, item = pickle.loads(content)  # noqa: S301  of the run that started this worker
             answer = Answer("result", function(item))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a network that calls sys.exit is a failed network
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  a network that calls sys.exit is a failed network
         answer = _of_error(error)
     finally:
         logger.removeHandler(kept)

@@ -130,7 +130,9 @@ class LocalEngine:
                     outcome = Outcome(item, result=job(item))
             except fatal:
                 raise
-            except (Exception, SystemExit) as error:  # noqa: BLE001  one model's failure must not end the scan
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # noqa: BLE001  one model's failure must not end the scan
                 outcome = Outcome(item, failure=failure_of(error))
                 name = getattr(item, "name", type(item).__name__)  # an item's repr may be megabytes of arrays
                 log.info("%s failed: %s", name, outcome.failure.reason if outcome.failure else "")

@@ -17,7 +17,7 @@ import xxhash
 from selector.core import answers
 from selector.core.answers import Answer, Module, packed
 from selector.core.contracts import no_progress
-from selector.core.engine import Needs, Shared
+from selector.core.engine import Needs, Shared, failure_of
 from selector.core.errors import OptionError
 from selector.core.processes import CORES
 
@@ -119,7 +119,7 @@ class RayWorkers:
         except errors.OutOfMemoryError as error:
             return Answer("memory", reason=_first_line(error))
         except errors.RayTaskError as error:  # what the task itself could not word
-            return Answer("model", reason=_first_line(error), trace=str(error))
+            return Answer("model", reason=failure_of(error.cause or error).reason, trace=str(error))
         except errors.RayError as error:  # the worker, its node or the object that held its answer is gone
             return Answer("died", reason=f"died ({_first_line(error)})")
         return answer

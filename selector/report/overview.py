@@ -189,7 +189,8 @@ def summary(found: Overview) -> Iterator[str]:
         yield f"The best mean rank is that of {first.name}: {first.mean_rank:.3g} over {first.targets} targets."
     failed = [row for row in found.targets if row.best is None]
     if failed:
-        yield f"{len(failed)} of {len(found.targets)} targets were not ranked: {', '.join(row.name for row in failed)}."
+        verb = "was" if len(failed) == 1 else "were"
+        yield f"{len(failed)} of {len(found.targets)} targets {verb} not ranked: {', '.join(row.name for row in failed)}."
 
 
 def target_table(found: Overview) -> tuple[list[str], list[list[str]]]:
