@@ -36,8 +36,8 @@ from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import validators
 from selector.tuning.adapt import Adapted, adapted_by
-from selector.tuning.choice import COMBINED, combined_ranks
-from selector.tuning.domains import Domains
+from selector.tuning.choice import COMBINED, combined_ranks, preferences
+from selector.tuning.domains import Domains, beyond_class_shares
 from selector.zoo import load_zoo, select
 
 RESULTS = Path(__file__).parent / "results" / "da.csv"
@@ -54,7 +54,7 @@ DETAILS = ("source_accuracy", "confidence", "thresholded_confidence", *MEASURES)
 VALIDATORS = ("bnm", "class-ami", "dev", "ensv", "im", "snd", "source-validation")
 FIELDS = (
     "pair", "model", "strategy", "accuracy", "source_val_accuracy", "target_accuracy_predicted",
-    *DETAILS, *VALIDATORS, "effective_sample_size", "source_items", "target_items", "num_features", "seconds", "versions",
+    *DETAILS, *VALIDATORS, "beyond_class_shares", "preferred_by", "effective_sample_size", "source_items", "target_items", "classes", "num_features", "seconds", "versions",
 )  # fmt: skip
 
 
@@ -114,21 +114,22 @@ def pair_rows(
             np.concatenate([domains.train, domains.val]), np.concatenate([domains.labels, domains.val_labels]),
             unlabelled=domains.target, seed=seed,
         )  # fmt: skip
-        predicted = target_accuracy(features)
+        predicted, shift = target_accuracy(features), beyond_class_shares(domains)
         for strategy in STRATEGIES:
             adapted = adapted_by(strategy, domains, task)
             made[spec.name, strategy] = adapted, {
                 "pair": pair.name, "model": spec.name, "strategy": strategy,
                 "target_accuracy_predicted": float(predicted), **{name: predicted.details[name] for name in DETAILS},
-                "effective_sample_size": adapted.head.facts.get("effective_sample_size", ""),
+                "beyond_class_shares": shift, "effective_sample_size": adapted.head.facts.get("effective_sample_size", ""),
                 "source_items": len(domains.train), "target_items": len(domains.target),
-                "num_features": domains.train.shape[1], "seconds": round(time.perf_counter() - begun, 2),
+                "classes": len(classes), "num_features": domains.train.shape[1], "seconds": round(time.perf_counter() - begun, 2),
                 "versions": f"selector {selector.__version__}, numpy {versions().get('numpy', '')}, {versions().get('cpu', '')}",
             }  # fmt: skip
     pool = np.mean([adapted.view.target for adapted, _ in made.values()], axis=0)
     found: dict[str, list[dict[str, Any]]] = {}
     for (model, _), (adapted, row) in made.items():
         view = adapted.view.beside(pool)
+        row["preferred_by"] = preferences(view, made[model, "source-only"][0].view)
         row |= {name: validators.registry.get(name)(view) for name in VALIDATORS}
         row["source_val_accuracy"] = row["source-validation"]
         row["accuracy"] = float((adapted.target.argmax(axis=1) == hidden).mean())

@@ -26,6 +26,18 @@ from benchmarks.suite.image_sets import decode
 SEED = 0
 PATCHES_FROM = "imagenet_val256"  # photographs behind the digits of MNIST-M
 POLARITY = {0: 0, 1: 1, 2: 1, 3: 0}  # of TweetEval's emotions: anger, joy, optimism, sadness
+INTENTS = {  # of CLINC150 and of BANKING77 that mean the same
+    "card_declined": "declined_card_payment",
+    "damaged_card": "card_not_working",
+    "exchange_rate": "exchange_rate",
+    "expiration_date": "card_about_to_expire",
+    "new_card": "order_physical_card",
+    "pin_change": "change_pin",
+    "replacement_card_duration": "card_delivery_estimate",
+    "report_fraud": "compromised_card",
+    "report_lost_card": "lost_or_stolen_card",
+}
+TYPOS = 0.1  # share of the letters
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,20 @@ def fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     haze = (haze - haze.min()) / max(np.ptp(haze), 1e-12)
     share = (0.4 + 0.4 * haze)[..., None]
     return _uint8(image * (1 - share) + 255 * share)
+
+
+def mistyped(text: str, rng: np.random.Generator) -> str:
+    """A tenth of the letters each swapped with the next one, doubled or dropped."""
+    letters = list(text)
+    for i in np.flatnonzero(rng.random(len(letters)) < TYPOS):
+        kind = int(rng.integers(3))
+        if not letters[i].isalpha():
+            continue
+        if kind == 0 and i + 1 < len(letters):
+            letters[i], letters[i + 1] = letters[i + 1], letters[i]
+        else:
+            letters[i] = letters[i] * 2 if kind == 1 else ""
+    return "".join(letters)
 
 
 def shifted(labels: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -210,16 +236,61 @@ def _label_shift(name: str) -> Callable[[Path], _Parts]:
     return pair
 
 
+def _feelings(assets: Path, split: str) -> Domain:
+    """Messages, pleasant or not."""
+    texts, labels = _texts(assets, "emotion", split)
+    return Domain(texts, _int(POLARITY[int(label)] for label in labels))
+
+
 def _sst2_emotion(assets: Path) -> _Parts:
-    """Sentences of film reviews, and messages whose feeling is pleasant or not."""
-    source = Domain(*_texts(assets, "sst2", "train"))
+    """From sentences of film reviews to messages."""
+    return _POLES, Domain(*_texts(assets, "sst2", "train")), _feelings(assets, "train"), _feelings(assets, "test")
+
+
+def _emotion_sst2(assets: Path) -> _Parts:
+    """From messages to sentences of film reviews."""
+    target, held = (Domain(*_texts(assets, "sst2", split)) for split in ("train", "test"))
+    return _POLES, _feelings(assets, "train"), target, held
+
+
+def _intents(assets: Path, name: str, split: str) -> Domain:
+    """Questions to an assistant (clinc150) or to a bank (banking77) of the intents that both know, in random order: the
+    files are sorted by intent."""
+    texts, labels = _texts(assets, name, split)
+    names = _classes(assets, f"text/{name}")
+    number = {names.index(pair[name == "banking77"]): i for i, pair in enumerate(INTENTS.items())}
+    rows = np.flatnonzero(np.isin(labels, list(number)))
+    rows = np.random.default_rng(SEED).permutation(rows)
+    return Domain([texts[i] for i in rows], _int(number[int(labels[i])] for i in rows))
+
+
+def _between_intents(source: str, target: str) -> Callable[[Path], _Parts]:
+    def pair(assets: Path) -> _Parts:
+        parts = (_intents(assets, *which) for which in ((source, "train"), (target, "train"), (target, "test")))
+        return (tuple(INTENTS), *parts)
+
+    return pair
+
+
+def _trec_typos(assets: Path) -> _Parts:
+    train, test = (Domain(*_texts(assets, "trec", split)) for split in ("train", "test"))
+    source, other = _halves(train)
     parts = []
-    for split in ("train", "test"):
-        texts, labels = _texts(assets, "emotion", split)
-        parts.append(Domain(texts, _int(POLARITY[int(label)] for label in labels)))
-    return ("negative", "positive"), source, parts[0], parts[1]
+    for seed, domain in enumerate((other, test)):
+        rng = np.random.default_rng(SEED + seed)
+        parts.append(Domain([mistyped(text, rng) for text in domain.items], domain.labels))
+    return _classes(assets, "text/trec"), source, parts[0], parts[1]
 
 
+def _emotion_label_shift(assets: Path) -> _Parts:
+    train, test = (Domain(*_texts(assets, "emotion", split)) for split in ("train", "test"))
+    source, other = _halves(train)
+    rng = np.random.default_rng(SEED)
+    target, held = (_take(domain, shifted(domain.labels, 10.0, rng)) for domain in (other, test))
+    return _classes(assets, "text/emotion"), source, target, held
+
+
+_POLES = ("negative", "positive")
 _TEN = tuple(str(digit) for digit in range(10))
 _PAIRS: Mapping[str, Callable[[Path], _Parts]] = {
     "mnist-digits": _mnist_digits,
@@ -237,9 +308,14 @@ _PAIRS: Mapping[str, Callable[[Path], _Parts]] = {
     "flowers-blur": _corrupted("flowers", blurred),
     "dtd10-fog": _corrupted("dtd10", fogged),
     "sst2-emotion": _sst2_emotion,
+    "emotion-sst2": _emotion_sst2,
+    "clinc150-banking77": _between_intents("clinc150", "banking77"),
+    "banking77-clinc150": _between_intents("banking77", "clinc150"),
+    "trec-typos": _trec_typos,
+    "emotion-label-shift": _emotion_label_shift,
 }
 NAMES = tuple(_PAIRS)
-TEXTS = ("sst2-emotion",)
+TEXTS = NAMES[NAMES.index("sst2-emotion") :]
 
 
 # ---------------------------------------------------------------------------- reading

@@ -18,15 +18,12 @@ from scipy.stats import spearmanr
 
 from benchmarks import da_pairs
 from benchmarks.da import DETAILS, RESULTS, STRATEGIES, VALIDATORS
-from selector.tuning.choice import COMBINED, combined_ranks, decided
+from selector.tuning.choice import COMBINED, agreement_of, combined_ranks, decided, suited
 from selector.tuning.labelling import Labelling
 
 TABLES = Path(__file__).parent / "results" / "da_tables.csv"
 MOST_LABELS, TURNS = 60, 10
 ASKED = ("label", "label, ten at a time", "random", "random, believed as in label")
-FITTED_ON = (
-    "mnist-digits", "digits-mnist", "mnist-mnistm", "cifar10-noise", "cifar10-blur", "cifar10-fog", "cifar10-label-shift",
-)  # fmt: skip
 FITTED = ("source_accuracy", "pas", "label_shift")
 Row = dict[str, str]
 
@@ -49,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # pools of one size: that of the texts is smaller
         kept = {pair: args.labels / f"{pair}.npz" for pair in pairs if pair not in da_pairs.TEXTS}
         found += _labels({pair: _regret_curves(path) for pair, path in kept.items() if path.is_file()})
-    found += _prediction(rows, pairs)
+    found += [*_prediction(rows, pairs), *_within_models(rows)]
     with args.out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("table", "pair", "name", "value"))
@@ -87,33 +84,42 @@ def _measures(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float
 
 
 def _prediction(rows: Sequence[Row], pairs: Sequence[str]) -> list[tuple[str, str, str, float]]:
-    """The regression behind ``target-accuracy``, which ``FITTED_ON`` made: its coefficients, and how it does on pairs that
-    were left out, of which the others had no part in it."""
+    """The regression behind ``target-accuracy``: its coefficients, and how it does on pairs that were left out."""
     own = [row for row in rows if row["strategy"] == "source-only"]
-    seen = [row for row in own if row["pair"] in FITTED_ON]
-    found, missed = [], []
+    table, found, missed = "prediction of left-out pairs", [], []
     for pair in pairs:
         held = [row for row in own if row["pair"] == pair]
-        weights = _ridge([row for row in seen if row["pair"] != pair])
-        predicted = np.clip(weights[0] + sum(w * _of(held, n) for n, w in zip(FITTED, weights[1:], strict=True)), 0, 1)
+        weights = _ridge([row for row in own if row["pair"] != pair])
+        chance = _chance(held)
+        way = weights[0] + sum(w * _of(held, n) for n, w in zip(FITTED, weights[1:], strict=True))
+        predicted = np.clip(chance + (1 - chance) * way, 0, 1)
         accuracy = _of(held, "accuracy")
-        missed += list(np.abs(predicted - accuracy))
+        missed.append(np.abs(predicted - accuracy))
         confidence = np.abs((_of(held, "confidence") + _of(held, "thresholded_confidence")) / 2 - accuracy).mean()
-        table = "prediction of left-out pairs"
         found += [
-            (table, pair, "mean absolute error in points", 100 * float(np.abs(predicted - accuracy).mean())),
+            (table, pair, "mean absolute error in points", 100 * float(missed[-1].mean())),
             (table, pair, "of confidence, likewise", 100 * float(confidence)),
             (table, pair, "Spearman", float(spearmanr(predicted, accuracy).statistic)),
             (table, pair, "regret in points", _regret(predicted, accuracy)),
         ]
+    # an interval's width from the pairs but one, and whether it holds for that one
+    for i, pair in enumerate(pairs):
+        width = np.quantile(np.concatenate([m for j, m in enumerate(missed) if j != i]), 0.9)
+        found.append((table, pair, "within the interval of the other pairs", float((missed[i] <= width).mean())))
     names = ("intercept", *FITTED)
-    found += [("regression", "all", name, w) for name, w in zip(names, _ridge(seen), strict=True)]
-    return [*found, ("regression", "all", "90 % of what is missed, points", 100 * float(np.quantile(missed, 0.9)))]
+    found += [("regression", "all", name, w) for name, w in zip(names, _ridge(own), strict=True)]
+    every = np.concatenate(missed)
+    return [*found, ("regression", "all", "90 % of what is missed, points", 100 * float(np.quantile(every, 0.9)))]
+
+
+def _chance(rows: Sequence[Row]) -> np.ndarray:
+    return 1 / _of(rows, "classes")
 
 
 def _ridge(rows: Sequence[Row]) -> list[float]:
-    """Intercept and weights of ``FITTED``, penalty 2 on standardised columns."""
-    x, y = np.stack([_of(rows, name) for name in FITTED], axis=1), _of(rows, "accuracy")
+    """Intercept and weights of ``FITTED`` for the way from chance to 1, penalty 2 on standardised columns."""
+    chance = _chance(rows)
+    x, y = np.stack([_of(rows, name) for name in FITTED], axis=1), (_of(rows, "accuracy") - chance) / (1 - chance)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     z = np.c_[np.ones(len(x)), (x - mean) / deviation]
     solved = np.linalg.solve(z.T @ z + np.diag([0.0] + [2.0] * len(FITTED)), z.T @ y)
@@ -132,16 +138,54 @@ def _choice(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]
         found.append(("validators, Spearman", pair, name, float(spearmanr(score, accuracy).statistic)))
         found.append(("validators, regret in points", pair, name, _regret(score, accuracy)))
     keys = [(row["model"], row["strategy"]) for row in rows]
-    name, first, agreement = decided(keys, used)
+    votes = {key: int(row["preferred_by"]) + _suits(row) for key, row in zip(keys, rows, strict=True)}
+    name, _ = decided(keys, used, votes)
     handed = accuracy[keys.index(name)]
-    source_only = accuracy[keys.index((first[0], "source-only"))]
+    source_only = accuracy[keys.index((name[0], "source-only"))]
+    by_validators, _ = decided(keys, used, {key: int(row["preferred_by"]) for key, row in zip(keys, rows, strict=True)})
     return [
         *found,
         ("choice", pair, "regret in points", 100 * float(accuracy.max() - handed)),
         ("choice", pair, "below source-only of its model, points", 100 * float(source_only - handed)),
-        ("choice", pair, "agreement of validators", agreement),
+        (
+            "choice",
+            pair,
+            "regret in points, validators alone",
+            100 * float(accuracy.max() - accuracy[keys.index(by_validators)]),
+        ),
+        ("choice", pair, "agreement of validators", agreement_of(used)),
         ("choice", pair, "best in the pool", float(accuracy.max())),
         ("choice", pair, "handed over", float(handed)),
+    ]
+
+
+def _suits(row: Row) -> bool:
+    """Rows of before the column was there have no such vote."""
+    return row["beyond_class_shares"] != "" and suited(row["strategy"], float(row["beyond_class_shares"]))
+
+
+def _within_models(rows: Sequence[Row]) -> list[tuple[str, str, str, float]]:
+    """Whether a model gains by ``coral``: what a rule that takes it or leaves source-only gains on average, and at worst,
+    over all models and pairs."""
+    by = {(row["pair"], row["model"], row["strategy"]): row for row in rows}
+    found: dict[str, list[float]] = {}
+    for (pair, model, strategy), row in by.items():
+        if strategy != "coral":
+            continue
+        safe = by[pair, model, "source-only"]
+        gain = 100 * (float(row["accuracy"]) - float(safe["accuracy"]))
+        prefers = {name: float(row[name]) > float(safe[name]) for name in VALIDATORS}
+        suits = _suits(row)
+        rules = {
+            **prefers, "always": True, "more than class shares differs": suits, "the better of both": gain > 0,
+            "two of three": int(row["preferred_by"]) + suits > 1,
+        }  # fmt: skip
+        for name, taken in rules.items():
+            found.setdefault(name, []).append(gain if taken else 0.0)
+    return [
+        (table, "all", name, float(worked_out(values)))
+        for name, values in found.items()
+        for table, worked_out in (("coral or source-only, mean gain", np.mean), ("coral or source-only, worst", np.min))
     ]
 
 

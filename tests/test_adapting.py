@@ -166,7 +166,7 @@ def test_a_trained_network_is_saved_as_it_was_judged(zoo, tmp_path, monkeypatch)
 
     choose = adapt.choose
     monkeypatch.setattr(
-        adapt, "choose", lambda views: adapt.replace(choose(views), name=(next(iter(views))[0], "dann"))
+        adapt, "choose", lambda views, shifts: adapt.replace(choose(views, shifts), name=(next(iter(views))[0], "dann"))
     )
     ranking = run(zoo, tmp_path, images, strategies="dann", max_steps=4, top_k=1)
     assert ranking.confirmation["adaptation"]["handed over"][1] == "dann"

@@ -56,8 +56,9 @@ def target_accuracy(features: FeatureSet) -> Score:
     accuracy, confidence = head.accuracy, float(head.target.max(axis=1).mean())
     thresholded = thresholded_confidence(head.held_out, head.labels, head.target)
     details = {"source_accuracy": accuracy, "pas": float(pas(features)), "label_shift": float(label_shift(features))}
-    value = INTERCEPT + sum(weight * details[name] for name, weight in WEIGHTS.items())
-    value = min(max(value, 0.0), 1.0)
+    chance = 1 / len(features.classes)
+    way = INTERCEPT + sum(weight * details[name] for name, weight in WEIGHTS.items())
+    value = min(max(chance + (1 - chance) * way, 0.0), 1.0)
     if features.is_whole:  # intervals need the value alone
         details |= {"confidence": confidence, "thresholded_confidence": thresholded}
         details |= {name: float(measure(features)) for name, measure in MEASURES.items() if name not in details}

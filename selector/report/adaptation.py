@@ -102,6 +102,7 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
             (
                 f"{c['model']} {c['strategy']}{' ← handed over' if handed else ''}",
                 f"{c['combined']:.2f}",
+                c.get("votes") or "–",
                 *(f"{c['validators'][name]:.3f}" for name in names),
                 "–" if size is None else f"{size:.0f} of {c['items']}",
                 "–" if final is None or not final.test else f"{final.test_value:.3f}",
@@ -116,8 +117,9 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
     )
     yield Table(
         f"Validators side by side; higher is better, and combined is the {meant}.{said} "
-        "The last column was worked out after the choice.",
-        ("candidate", "combined", *names, "effective sample size", "target accuracy"),
+        "Votes are for the adaptation against source-only of its model: those of the validators that choose, and whether "
+        "it suits the change between the domains. The last column was worked out after the choice.",
+        ("candidate", "combined", "votes", *names, "effective sample size", "target accuracy"),
         tuple(rows),
     )
 

@@ -24,8 +24,8 @@ from selector.core.task import Learner
 from selector.results import Measurement
 from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
-from selector.tuning.choice import COMBINED, Chosen, choose
-from selector.tuning.domains import AdaptedHead, Domains
+from selector.tuning.choice import COMBINED, Chosen, choose, expected_to_win, suited
+from selector.tuning.domains import AdaptedHead, Domains, beyond_class_shares
 from selector.tuning.labelling import Labelling
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._heads import HeadStrategy
@@ -117,7 +117,7 @@ def run_adaptation(
             _train_networks(pool, candidates, names, task, bench, budget_seconds, max_steps, seed)
         if not pool.made:
             return AdaptationResult({c.name: _failed(c, pool, task) for c in candidates}, None, None, (), {})
-        chosen = choose({key: adapted.view for key, adapted in pool.made.items()})
+        chosen = choose({key: adapted.view for key, adapted in pool.made.items()}, pool.shifts)
         merits = np.array([chosen.combined[key] for key in pool.made])
         labelled: dict[str, Any] = {}
         if given:
@@ -147,6 +147,7 @@ class _Pool:
 
     made: dict[Key, Adapted] = field(default_factory=dict)
     domains: dict[str, Domains] = field(default_factory=dict)
+    shifts: dict[str, float] = field(default_factory=dict)  # by model, beyond class shares
     failed: dict[str, str] = field(default_factory=dict)  # models
     lost: dict[Key, str] = field(default_factory=dict)  # trainings
 
@@ -169,6 +170,7 @@ def _heads(
         progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
         with on_record(candidate, "heads"):  # one that runs died of later on has no head either
             pool.domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
+        pool.shifts[candidate.name] = beyond_class_shares(found)
         for done, name in enumerate(wanted):
             pool.made[candidate.name, name] = adapted_by(name, found, task)
             progress(Progress("train", done + 1, len(wanted), "strategies", candidate.name, name))
@@ -194,7 +196,7 @@ def _train_networks(
     jobs = [(c, name) for c in candidates if c.name in pool.domains for name in training]
     if not jobs:
         return
-    from selector.tuning.adapted_networks import network_outputs, started, steps_of
+    from selector.tuning.adapted_networks import started, steps_of
 
     loaded: dict[str, Loaded] = {}
     ends = math.inf if budget_seconds is None else bench.now() + budget_seconds
@@ -206,22 +208,58 @@ def _train_networks(
             with bench.working_on(candidate, "linear probe"):
                 loaded[candidate.name] = started(bench, candidate)
         share = begun + (ends - begun) / (len(jobs) - done)
+        domains, shift = pool.domains[candidate.name], pool.shifts[candidate.name]
         with bench.working_on(candidate, f"training: outputs of {name}"):
-            found = network_outputs(bench, loaded[candidate.name], name, steps_of(bench, max_steps), share, seed)
-        module, head, outputs, features = found
-        seen = replace(
-            pool.domains[candidate.name], train=features["train"], val=features["val"], target=features[UNLABELLED]
-        )
-        pool.made[candidate.name, name] = replace(
-            _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task),
-            seconds=bench.now() - begun,
-            module=module,
-        )
+            heads = network_heads(
+                bench, loaded[candidate.name], name, domains, task, steps_of(bench, max_steps), share, seed
+            )
+        pool.made[candidate.name, name] = replace(better_head(*heads, shift), seconds=bench.now() - begun)
 
     for outcome in LocalEngine().map(work, list(enumerate(jobs)), fatal=(StoreError,)):
         if outcome.failure:
             candidate, name = outcome.item[1]
             pool.lost[candidate.name, name] = outcome.failure.reason
+
+
+def network_heads(
+    bench: Workbench,
+    loaded: Loaded,
+    name: str,
+    domains: Domains,
+    task: Adaptation,
+    steps: int,
+    deadline: float,
+    seed: int,
+) -> tuple[Adapted, Adapted]:
+    """The network trained by one strategy, with the head that it was trained with and with the one that ``coral`` solves
+    on its features: a training of few steps brings the domains nearer, and not together.
+
+    Args:
+        domains: of its features before.
+        deadline: of the bench's clock.
+    Raises:
+        TrainingError: it failed, diverged, or the budget ended before its first step.
+    """
+    from selector.tuning.adapted_networks import network_outputs
+
+    module, head, outputs, features = network_outputs(bench, loaded, name, steps, deadline, seed)
+    seen = replace(domains, train=features["train"], val=features["val"], target=features[UNLABELLED])
+    trained = _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task)
+    moved = adapted_by("coral", seen, task)
+    facts = {**moved.head.facts, **head.facts, "coral_head": 1.0}
+    return replace(trained, module=module), replace(moved, head=replace(moved.head, facts=facts), module=module)
+
+
+def better_head(trained: Adapted, moved: Adapted, shift: float) -> Adapted:
+    """One of ``network_heads``, whose module has that head then.
+
+    Args:
+        shift: ``domains.beyond_class_shares`` of the features before the training.
+    """
+    if not expected_to_win(moved.view, trained.view, suited("coral", shift)):
+        return trained
+    cast(Any, moved.module).start_from(moved.head.weight, moved.head.bias)
+    return moved
 
 
 def _domains(
@@ -388,6 +426,7 @@ def _section(made: Mapping[Key, Adapted], chosen: Chosen, domains: Domains, targ
         "candidates": [
             {
                 "model": key[0], "strategy": key[1], "combined": chosen.combined[key], "validators": dict(chosen.values[key]),
+                "votes": None if key not in chosen.votes else f"{chosen.votes[key]} of {len(COMBINED) + 1}",
                 "effective_sample_size": adapted.head.facts.get("effective_sample_size"), "items": len(domains.train),
             }
             for key, adapted in sorted(made.items(), key=lambda pair: -chosen.combined[pair[0]])

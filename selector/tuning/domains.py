@@ -92,6 +92,41 @@ def density_ratios(source: np.ndarray, target: np.ndarray, others: np.ndarray, s
     return clipped(np.exp(log_ratio - log_ratio.max()))
 
 
+def beyond_class_shares(domains: Domains) -> float:
+    """How much farther the target's mean is from every mixture of the source's classes than chance has it.
+
+    Where only class shares differ, the mean of the target is a mixture of the class means of the source. What the
+    nearest mixture leaves over, in units of the spread within classes and of its own standard error, is compared with
+    what it leaves over of the source's own validation rows: about 1 where shares explain all, 1000 for digits of another
+    hand. A ratio and no p-value: with as many columns as rows the spread is not known well enough for one.
+
+    Cost: a covariance D × D and its eigenvectors.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    present = np.flatnonzero(np.bincount(domains.labels, minlength=domains.classes))
+    rows, codes = domains.train.astype(np.float64), np.searchsorted(present, domains.labels)
+    counts = np.bincount(codes)
+    means = np.stack([rows[codes == c].mean(axis=0) for c in range(len(present))])
+    values, vectors = np.linalg.eigh(ledoit_wolf(rows - means[codes])[0])
+    whitened = vectors / np.sqrt(np.maximum(values, 1e-9 * max(float(values[-1]), 1e-300)))
+
+    def left_over(some: np.ndarray) -> float:
+        shares, rest = _nearest_mixture(means @ whitened, some.mean(axis=0, dtype=np.float64) @ whitened)
+        return float(rest @ rest / (1 / len(some) + (shares**2 / counts).sum()))
+
+    return left_over(domains.target) / max(left_over(domains.val), 1e-12)
+
+
+def _nearest_mixture(corners: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares (C,) of corners (C, D) whose mixture is nearest to a point (D,), and what is left over (D,)."""
+    from scipy.optimize import nnls
+
+    weight = 1e3 * max(float(np.abs(corners).max()), 1e-12)  # shares that sum to 1, as one more equation
+    shares, _ = nnls(np.vstack([corners.T, np.full(len(corners), weight)]), np.append(point, weight))
+    return shares, point - shares @ corners
+
+
 def clipped(weights: np.ndarray) -> np.ndarray:
     """Weights with a mean of 1 of which none exceeds ``MOST_WEIGHT``."""
     found = weights / weights.mean()

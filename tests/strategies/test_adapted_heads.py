@@ -13,8 +13,15 @@ from selector.linear import solve_head
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import strategies, validators
 from selector.tuning.adapt import adapted_by
-from selector.tuning.choice import choose, combined_ranks, decided
-from selector.tuning.domains import MOST_WEIGHT, Domains, clipped, density_ratios, effective_sample_size
+from selector.tuning.choice import BEYOND, agreement_of, choose, combined_ranks, decided, preferences, suited
+from selector.tuning.domains import (
+    MOST_WEIGHT,
+    Domains,
+    beyond_class_shares,
+    clipped,
+    density_ratios,
+    effective_sample_size,
+)
 from selector.tuning.strategies.coral import alignment
 from selector.tuning.strategies.deep_coral import CovarianceDistance
 from selector.tuning.strategies.mcc import ClassConfusion
@@ -239,41 +246,90 @@ def made(seen, **sharpness):
 
 
 def test_an_adapted_model_that_is_not_expected_to_win_is_not_handed_over(seen):
-    found = choose(made(seen, source_only=1.0, coral=1.0), names=["im", "bnm", "source-validation"])
-    assert found.name[1] == "source-only"
+    far, shares = {"m": 40.0}, {"m": 1.0}
+    # equal predictions: no validator prefers coral, and that the domains differ is one vote of three
+    found = choose(made(seen, source_only=1.0, coral=1.0), far, names=["im", "bnm"])
+    assert (found.name[1], found.votes) == ("source-only", {("m", "coral"): 1})
     blurred = made(seen, source_only=0.3, coral=1.0)
-    # two of five prefer it, and so the ranks of a third candidate may put it first without it being better
-    assert choose(blurred, names=["im", "bnm"]).name == ("m", "coral")
-    chosen = choose({**blurred}, names=["im", "source-validation", "class-ami"])
+    assert choose(blurred, far, names=["im", "bnm"]).name == ("m", "coral")
+    # one validator of two prefers it: what differs between the domains decides
+    chosen = choose(blurred, far, names=["im", "source-validation"])
+    assert chosen.name == ("m", "coral")
+    assert any("2 of 3 votes prefer m coral to m source-only" in n for n in chosen.notes)
+    chosen = choose(blurred, shares, names=["im", "source-validation"])
     assert chosen.name == ("m", "source-only")
     if chosen.first == ("m", "coral"):
-        assert any("is not expected to beat m source-only: 1 of 3 validators prefer it" in n for n in chosen.notes)
+        assert any("is not expected to beat m source-only: 1 of 3 votes are for it" in n for n in chosen.notes)
 
 
-def test_all_who_choose_prefer_it_though_they_disagree_on_the_others():
+def test_a_strategy_suits_the_change_that_it_is_made_for():
+    assert [suited(name, 1.0) for name in ("coral", "label-shift", "reweight", "dann", "source-only")] == [
+        False, True, False, False, False,
+    ]  # fmt: skip
+    assert [suited(name, 9.0) for name in ("coral", "label-shift", "reweight", "dann", "source-only")] == [
+        True, False, False, True, False,
+    ]  # fmt: skip
+
+
+def test_of_each_model_one_and_of_these_the_best_ranks():
     known = [("m", "source-only"), ("m", "coral"), ("a", "source-only"), ("b", "source-only"), ("c", "source-only")]
     table = np.array([[1, 4], [5, 5], [2, 3], [3, 2], [4, 1]], dtype=float)
-    name, first, agreement = decided(known, table)
-    assert name == first == ("m", "coral")
-    assert agreement == pytest.approx(0)
-    table[0, 1] = 6  # one of the two prefers source-only
-    assert decided(known, table)[0] == ("m", "source-only")
+    assert decided(known, table, {("m", "coral"): 2}) == (("m", "coral"), ("m", "coral"))
+    assert agreement_of(table) == pytest.approx(0)
+    assert decided(known, table, {("m", "coral"): 1})[0] == ("m", "source-only")
+    # the ranks among those that are left choose: what lost in its own model counts no more
+    crowd = [("m", "source-only"), ("m", "coral"), ("m", "reweight"), ("a", "source-only")]
+    values = np.array([[3, 1], [1, 2.5], [0, 2], [2, 3]], dtype=float)
+    assert combined_ranks(values).argmax() == 3
+    assert decided(crowd, values, {})[0] == ("m", "source-only")
+
+
+def test_a_preference_within_its_error_is_no_vote(seen):
+    shown, _ = seen
+    rng = np.random.default_rng(2)
+    noise = shown.target * np.exp(0.05 * rng.standard_normal(shown.target.shape))
+    near = replace(shown, target=noise / noise.sum(axis=1, keepdims=True))
+    value = validators.registry.get("im")
+    better, worse = (near, shown) if value(near) > value(shown) else (shown, near)
+    assert preferences(better, worse, ["im"]) == 0
+    sharp = shown.target**2 / (shown.target**2).sum(axis=1, keepdims=True)
+    assert preferences(replace(shown, target=sharp), shown, ["im"]) == 1
+    assert preferences(shown, replace(shown, target=sharp), ["im"]) == 0
+
+
+def test_the_change_beyond_class_shares_is_that_of_the_items():
+    rng = np.random.default_rng(3)
+    centres = rng.standard_normal((5, 40))
+
+    def drawn(labels):
+        return (centres[labels] + 0.6 * rng.standard_normal((len(labels), 40))).astype(np.float32)
+
+    train, val = (rng.integers(0, 5, n) for n in (400, 150))
+    target = drawn(rng.choice(5, 300, p=[0.6, 0.2, 0.1, 0.05, 0.05]))
+    of_shares = Domains(drawn(train), train, drawn(val), val, target, 5)
+    assert 0.4 < beyond_class_shares(of_shares) < BEYOND
+    moved = replace(of_shares, target=target + 0.3 * rng.standard_normal(40).astype(np.float32))
+    assert beyond_class_shares(moved) > 5 * BEYOND
+    # neither the scale of columns nor a class that has no training item changes what it says
+    scaled = [rows * np.linspace(0.1, 9, 40, dtype=np.float32) for rows in (moved.train, moved.val, moved.target)]
+    stretched = replace(moved, train=scaled[0], val=scaled[1], target=scaled[2], classes=6)
+    assert beyond_class_shares(stretched) > 5 * BEYOND
 
 
 def test_disagreement_is_told_and_the_safer_choice_named(seen):
     shown, _ = seen
     rng = np.random.default_rng(0)
     views = {}
-    for i in range(4):  # the surer on the target, the worse on the source
+    for i in range(3):  # the surer on the target, the worse on the source
         power = 0.4 + i
         target = shown.target**power / (shown.target**power).sum(axis=1, keepdims=True)
         wrong = rng.random(150) < 0.2 * i
         val = np.where(wrong[:, None], np.roll(shown.val, 1, axis=1), shown.val)
-        key = ("m", "source-only" if i == 0 else f"s{i}")
+        key = ("m", ("source-only", "reweight", "coral")[i])
         views[key] = View(target, shown.features, val, shown.val_labels, shown.val_features, shown.train_features)
-    chosen = choose(views, names=["im", "source-validation"])
+    chosen = choose(views, {"m": 1.0}, names=["im", "source-validation"])
     assert chosen.agreement == pytest.approx(-1)
     assert chosen.name == ("m", "source-only")
     assert any(
-        "the validators disagree (mean rank correlation -1.00); each would take: im m s3" in n for n in chosen.notes
+        "the validators disagree (mean rank correlation -1.00); each would take: im m coral" in n for n in chosen.notes
     )

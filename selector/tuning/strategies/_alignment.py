@@ -23,6 +23,7 @@ class AlignmentStrategy(ABC):
     name: str
     trains = True
     adapts = True
+    mends = "items"
     optimiser = None
     rate_factor = 1.0
 

@@ -14,6 +14,7 @@ class Coral(HeadStrategy):
     """Whitens source rows and colours them as the target (Sun, Feng & Saenko, AAAI 2016, arXiv:1511.05547)."""
 
     name = "coral"
+    mends = "items"
 
     def solve(self, domains: Domains) -> AdaptedHead:
         """See ``HeadStrategy``."""

@@ -16,6 +16,7 @@ class LabelShift(HeadStrategy):
     """Items of classes that are more frequent in the target count more (Saerens et al. 2002; Lipton et al., ICML 2018)."""
 
     name = "label-shift"
+    mends = "shares"
 
     def solve(self, domains: Domains) -> AdaptedHead:
         """See ``HeadStrategy``; ``effective_sample_size`` says how many items are left to learn from."""

@@ -48,9 +48,26 @@ class View:
         """(V,) how much likelier the validation items are in the target."""
         return density_ratios(self.train_features, self.features, self.val_features, self.seed)
 
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """(M,) k-means clusters of the target's features, as many as there are classes."""
+        from sklearn.cluster import KMeans
+
+        found = KMeans(self.target.shape[1], n_init=3, random_state=self.seed).fit_predict(self.features)
+        return np.asarray(found)
+
+    def some(self, kept: np.ndarray) -> View:
+        """The same of some of the target's items; clusters stay those of all."""
+        pool = None if self.pool is None else self.pool[kept]
+        found = replace(self, target=self.target[kept], features=self.features[kept], pool=pool)
+        found.__dict__["clusters"] = self.clusters[kept]
+        return found
+
     def beside(self, pool: np.ndarray) -> View:
         """The same, knowing the mean probabilities of the pool."""
-        return replace(self, pool=pool)
+        found = replace(self, pool=pool)
+        found.__dict__["clusters"] = self.clusters
+        return found
 
 
 Validator = Callable[[View], float]

@@ -1,0 +1,286 @@
+"""Adaptation that trains the network, on 8 small encoders and the pairs of ``da_pairs``: what it gains.
+
+    SELECTOR_ASSETS=... python -m benchmarks.da_trained [--pairs a,b] [--models x,y] [--minutes 8] [--out FILE]
+    python -m benchmarks.da_trained --tables
+
+A row is a (pair, encoder, strategy); ``full`` is the same training without a look at the target, ``source-only`` the
+head on frozen features that every training starts from. Items, splits, loop and rates are those of the package,
+images at most 64 pixels wide and not augmented (a digit has no mirror image). Rows that the file holds are not computed again, and a training that was cut
+off goes on from its checkpoint. Predictions are kept below ``runs/da_trained``; labels of the target are read for the
+column ``accuracy`` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import selector
+from benchmarks import da_pairs
+from benchmarks.assets import assets_folder
+from benchmarks.da import labels_of, read_rows, stacked, write_rows
+from selector.core.contracts import UNLABELLED, Target, no_progress
+from selector.core.system import versions
+from selector.data import load_target
+from selector.scan.extraction import Extraction
+from selector.store import FeatureStore
+from selector.tasks.adaptation import Adaptation
+from selector.tuning import Candidate, validators
+from selector.tuning.adapt import Adapted, adapted_by, better_head, network_heads
+from selector.tuning.adapted_networks import started
+from selector.tuning.domains import Domains, beyond_class_shares
+from selector.tuning.journal import Journal
+from selector.tuning.loaded import Loaded
+from selector.tuning.workbench import Workbench
+from selector.zoo import ModelSpec, load_zoo, select
+
+RESULTS = Path(__file__).parent / "results" / "da_trained.csv"
+TABLES = RESULTS.with_name("da_trained_tables.csv")
+KEPT = Path("runs") / "da_trained"
+MODELS = ("usps_cnn", "mnist_cnn", "mlc_resnet8", "svhn_cnn", "tiniest", "mnv1_025", "cifar_resnet20", "mnv2_coral")
+TEXT_MODELS = ("minilm-l6-3-layers", "sre-minilm-l6")
+PAIRS = (
+    "mnist-mnistm", "mnist-digits", "digits-mnist", "cifar10-noise", "cifar10-blur", "cifar10-fog", "cifar10-label-shift",
+    "sst2-emotion",
+)  # fmt: skip
+STRATEGIES = ("source-only", "coral", "full", "deep-coral", "dann", "cdan", "mcc")
+WIDEST = 64  # pixels
+DRAWS = 500
+ALONE = ("bnm", "class-ami", "dev", "im", "snd", "source-validation")  # validators that need no pool
+FIELDS = (
+    "pair", "model", "strategy", "steps", "batch_size", "rate", "head", "seed", "accuracy", "accuracy, as trained", "accuracy, coral", *ALONE, "source_items",
+    "target_items", "seconds", "versions",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", default=",".join(PAIRS))
+    parser.add_argument("--models", default=None, help="encoders; those of the pair's modality when not given")
+    parser.add_argument("--strategies", default=",".join(STRATEGIES))
+    parser.add_argument("--items", type=int, default=700, help="of each part of a pair at most")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=32, help="of each domain")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no training begins after them")
+    parser.add_argument("--tables", action="store_true", help="of the rows that are there")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    if args.tables:
+        return tables(args.out)
+    assets = assets_folder("pairs of domains and encoders")
+    if assets is None:
+        return 0
+    ends = time.monotonic() + 60 * args.minutes
+    strategies, wanted = args.strategies.split(","), args.pairs.split(",")
+    loaded_pairs: dict[str, tuple[Target, np.ndarray]] = {}
+    jobs = [
+        (name, spec)
+        for texts in (False, True)
+        for spec in _specs(args.models, texts)
+        for name in wanted
+        if (name in da_pairs.TEXTS) == texts
+    ]
+    for name, spec in jobs:
+        done = {(row["pair"], row["model"], row["strategy"], row["seed"]) for row in read_rows(args.out)}
+        left = [s for s in strategies if (name, spec.name, s, str(args.seed)) not in done]
+        if not left:
+            continue
+        if name not in loaded_pairs:
+            loaded_pairs[name] = pair_of(name, assets, args.items)
+        target, hidden = loaded_pairs[name]
+        trainer = Trainer(target, spec, args.batch_size)
+        for strategy in left:
+            if time.monotonic() > ends:
+                return 124
+            row = {"pair": name, "model": spec.name, "strategy": strategy, "batch_size": args.batch_size}
+            adapted, facts, heads = trainer.adapted(strategy, args.steps, args.seed)
+            row |= {f"accuracy, {name}": accuracy(made, hidden) for name, made in heads.items()}
+            row |= facts | finding(adapted, hidden) | _sizes(trainer.domains) | {"seed": args.seed}
+            keep(f"{name} {spec.name} {strategy} {args.seed}", adapted, hidden)
+            write_rows(args.out, [row], FIELDS)
+            print(name, spec.name, strategy, f"{row['accuracy']:.3f}", row["seconds"], flush=True)
+    return 0
+
+
+def _specs(models: str | None, texts: bool) -> list[ModelSpec]:
+    """Encoders of a modality, the cheapest first."""
+    usual = TEXT_MODELS if texts else MODELS
+    names = [name for name in usual if models is None or name in models.split(",")]
+    zoo = load_zoo() if texts else load_zoo(Path(__file__).parent / "assets-zoo.yaml", trust=True)
+    found = {spec.name: spec for spec in select(zoo, models=names)} if names else {}
+    return [found[name] if texts else _small(found[name]) for name in names]
+
+
+def _small(spec: ModelSpec) -> ModelSpec:
+    """The same at no more than ``WIDEST`` pixels."""
+    height, width = spec.preprocess.input_size[1:] if spec.preprocess.input_size else (0, 0)
+    if max(height, width) <= WIDEST:
+        return spec
+    small = spec.preprocess.model_copy(update={"input_size": (3, WIDEST, WIDEST)})
+    return spec.model_copy(update={"preprocess": small})
+
+
+def pair_of(name: str, assets: Path, most: int) -> tuple[Target, np.ndarray]:
+    """Both domains of a pair, and the labels of the target's items, which nothing but the figure may see."""
+    pair = da_pairs.load(name, assets)
+    classes = np.array(pair.classes)
+    source = stacked(pair.source, most), classes[pair.source.labels[:most]]
+    target = load_target(stacked(pair.target, most), source_domain=source, seed=0)
+    return target, labels_of(target, pair.target, most)
+
+
+class Trainer:
+    """One encoder on one pair."""
+
+    def __init__(self, target: Target, spec: ModelSpec, batch_size: int) -> None:
+        self.bench = bench_of(target, batch_size)
+        extraction = Extraction(target, FeatureStore(None), "cpu", "auto", "auto", "skip", True, no_progress)
+        self.loaded: Loaded = started(
+            self.bench, Candidate(spec.name, partial(extraction.load, spec), spec.feature_settings())
+        )
+        task, rows = self.bench.task, self._rows()
+        self.domains = Domains(
+            rows["train"], task.labels(target.labels_of(target.indices("train"))), rows["val"],
+            task.labels(target.labels_of(target.indices("val"))), rows[UNLABELLED], len(target.class_names),
+        )  # fmt: skip
+        self.shift = beyond_class_shares(self.domains)
+
+    def adapted(self, strategy: str, steps: int, seed: int) -> tuple[Adapted, dict[str, Any], dict[str, Adapted]]:
+        """The encoder adapted by a strategy, what was done, and, of a trained one, what either head says."""
+        begun, task = time.perf_counter(), self.bench.task
+        assert isinstance(task, Adaptation)
+        heads: dict[str, Adapted] = {}
+        if strategy in ("source-only", "coral"):
+            adapted, steps = adapted_by(strategy, self.domains, task), 0
+        else:
+            trained, moved = network_heads(
+                self.bench, self.loaded, strategy, self.domains, task, steps, float("inf"), seed
+            )
+            heads = {"as trained": trained, "coral": moved}
+            adapted = trained if strategy == "full" else better_head(trained, moved, self.shift)
+        head = next((name for name, made in heads.items() if made is adapted), "")
+        facts = {
+            "steps": steps, "rate": adapted.head.facts.get("learning_rate", ""), "head": head,
+            "seconds": round(time.perf_counter() - begun, 1),
+        }  # fmt: skip
+        return adapted, facts, heads
+
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Features of the pretrained network by split."""
+        module = self.bench.task.learner(self.loaded.encoder, self.bench.target, self.loaded.probe)
+        feed, found = self.bench.feed(self.loaded.preprocess), {}
+        for split in ("train", "val", UNLABELLED):
+            items = self.bench.target.indices(split)
+            rows = self.bench.rows_of(module, feed, items, bf16=False)[1]
+            assert rows is not None
+            found[split] = rows
+        return found
+
+
+def bench_of(target: Target, batch_size: int, notify: Any = no_progress) -> Workbench:
+    """What trains on both domains of a target; trainings are kept in the user's store."""
+    task, store = Adaptation(), FeatureStore(None)
+    extraction = Extraction(target, store, "cpu", "auto", "auto", "skip", True, no_progress)
+    journal = Journal(store.trainings_folder, task.stats_type)
+    return Workbench(target, task, extraction.inputs, journal, "cpu", batch_size, False, notify=notify)
+
+
+def finding(adapted: Adapted, hidden: np.ndarray) -> dict[str, Any]:
+    """Validators' values and, last, the accuracy on the target."""
+    view = adapted.view.beside(adapted.view.target)
+    found: dict[str, Any] = {name: validators.registry.get(name)(view) for name in ALONE}
+    return {**found, "accuracy": accuracy(adapted, hidden)}
+
+
+def accuracy(adapted: Adapted, hidden: np.ndarray) -> float:
+    """On the target's items."""
+    return float((adapted.target.argmax(axis=1) == hidden).mean())
+
+
+def keep(name: str, adapted: Adapted, hidden: np.ndarray) -> None:
+    """Predictions of the target's items with their classes: what tables resample. Not committed."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        KEPT / f"{name}.npz", probabilities=adapted.view.target.astype(np.float32), labels=hidden
+    )  # fmt: skip
+
+
+def _sizes(domains: Domains) -> dict[str, Any]:
+    return {
+        "source_items": len(domains.train), "target_items": len(domains.target),
+        "versions": f"selector {selector.__version__}, torch {versions().get('torch', '')}, {versions().get('cpu', '')}",
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def tables(path: Path) -> int:
+    """Gain in points over source-only, a line a pair and strategy, with the 90 % interval of resampled items and encoders;
+    ``as trained``: without a head that ``coral`` solved. Needs the predictions that the trainings left."""
+    rows = read_rows(path)
+    known = {(r["pair"], r["model"], r["strategy"]): r for r in rows}
+    pairs = list(dict.fromkeys(r["pair"] for r in rows))
+    names = [s for s in STRATEGIES if s != "source-only" and any(r["strategy"] == s for r in rows)]
+    found: list[tuple[str, str, int, float, float, float, float]] = []
+    every: dict[str, list[np.ndarray]] = {}
+    for pair in pairs:
+        for name in names:
+            models = [m for p, m, s in known if (p, s) == (pair, name) and (pair, m, "source-only") in known]
+            gains = [_hits(pair, m, name) - _hits(pair, m, "source-only") for m in models]
+            if not gains:
+                continue
+            plain = [
+                float(known[pair, m, name]["accuracy, as trained"]) - float(known[pair, m, "source-only"]["accuracy"])
+                for m in models
+                if known[pair, m, name]["accuracy, as trained"]
+            ]
+            resampled = _resampled(np.stack(gains))
+            every.setdefault(name, []).append(resampled)
+            low, high = np.quantile(resampled, [0.05, 0.95])
+            mean, as_trained = float(np.mean(gains)), float(np.mean(plain)) if plain else float("nan")
+            found.append((pair, name, len(models), *(100 * float(v) for v in (mean, low, high, as_trained))))
+    for name in names:
+        own = [row for row in found if row[1] == name]
+        low, high = 100 * np.quantile(np.mean(every[name], axis=0), [0.05, 0.95])
+        means = (float(np.mean([row[i] for row in own])) for i in (3, 6))
+        mean, as_trained = means
+        found.append(("mean over pairs", name, sum(row[2] for row in own), mean, float(low), float(high), as_trained))
+    with TABLES.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("pair", "strategy", "encoders", "gain", "low", "high", "as_trained"))
+        writer.writerows((*row[:3], *(f"{v:.4g}" for v in row[3:])) for row in found)
+    for row in found:
+        print(
+            f"{row[0]:20s} {row[1]:12s} {row[2]:3d}  {row[3]:6.1f} ({row[4]:.1f} to {row[5]:.1f}), as trained {row[6]:.1f}"
+        )
+    return 0
+
+
+def _hits(pair: str, model: str, strategy: str) -> np.ndarray:
+    """(M,) whether the target's items are predicted rightly."""
+    with np.load(KEPT / f"{pair} {model} {strategy} 0.npz", allow_pickle=False) as kept:
+        return np.asarray(kept["probabilities"].argmax(axis=1) == kept["labels"], dtype=np.float64)
+
+
+def _resampled(gains: np.ndarray) -> np.ndarray:
+    """(DRAWS,) means of gains (K, M) over encoders and items that are drawn with replacement; seeded, so that strategies of
+    a pair see the same draws."""
+    rng = np.random.default_rng(0)
+    count, items = gains.shape
+    found = [gains[rng.integers(count, size=count)][:, rng.integers(items, size=items)].mean() for _ in range(DRAWS)]
+    return np.array(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
