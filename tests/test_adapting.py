@@ -160,16 +160,20 @@ def test_networks_are_trained_for_the_target_and_one_is_handed_over(zoo, tmp_pat
     assert same["mcc"].seconds < found["mcc"].seconds
 
 
-def test_a_trained_network_is_saved_as_it_was_judged(zoo, tmp_path, monkeypatch):
+@pytest.mark.parametrize("solved", [True, False], ids=["coral's head", "head as trained"])
+def test_a_trained_network_is_saved_as_it_was_judged(zoo, tmp_path, monkeypatch, solved):
     images, _ = pictures(30, 7, low=60, high=255)
     from selector.tuning import adapt
 
     choose = adapt.choose
+    monkeypatch.setattr(adapt, "expected_to_win", lambda *_: solved)
     monkeypatch.setattr(
         adapt, "choose", lambda views, shifts: adapt.replace(choose(views, shifts), name=(next(iter(views))[0], "dann"))
     )
     ranking = run(zoo, tmp_path, images, strategies="dann", max_steps=4, top_k=1)
     assert ranking.confirmation["adaptation"]["handed over"][1] == "dann"
+    measured = next(m for m in ranking.best.measurements if m.strategy == "dann")
+    assert ("coral_head" in measured.extra) == solved
     kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)
     place = kept["strategies"].tolist().index("dann")
     predicted = np.array(CLASSES)[kept["probabilities"][place].argmax(axis=1)]
