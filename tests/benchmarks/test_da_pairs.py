@@ -50,7 +50,21 @@ def assets(tmp_path_factory):
         write(folder / "text" / "sst2" / f"{split}.parquet", "text", ["good", "bad"], [1, 0], ["negative", "positive"])
         words = [f"{split} {name}" for name in EMOTIONS]
         write(folder / "text" / "emotion" / f"{split}.parquet", "text", words, list(range(4)), EMOTIONS)
+        for name, intents in (("clinc150", list(da_pairs.INTENTS)), ("banking77", list(da_pairs.INTENTS.values()))):
+            names = sorted([*intents, "other"])
+            asked = [f"{split} {name} {intent}" for intent in names]
+            write(folder / "text" / name / f"{split}.parquet", "text", asked, list(range(len(names))), names)
     return folder
+
+
+def test_intents_of_the_two_sets_meet_by_their_meaning(assets):
+    pair = da_pairs.load("clinc150-banking77", assets)
+    assert {text: pair.classes[label] for text, label in zip(pair.source.items, pair.source.labels, strict=True)} == {
+        f"train clinc150 {intent}": intent for intent in da_pairs.INTENTS
+    }
+    assert {text: pair.classes[label] for text, label in zip(pair.target.items, pair.target.labels, strict=True)} == {
+        f"train banking77 {theirs}": intent for intent, theirs in da_pairs.INTENTS.items()
+    }
 
 
 @pytest.mark.parametrize("name", da_pairs.NAMES)
