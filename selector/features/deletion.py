@@ -68,14 +68,14 @@ class Deletions:
 
 def deletions(features: FeatureSet) -> Deletions | None:
     """Those of a whole feature set with every label known; None where blocks are better left out by decompositions of
-    their own: these take no time, or blocks are larger than the directions are many. Shared by all proxies. Memory: N·k
-    float64."""
+    their own: these take no time, or blocks are larger than half of the directions, and their own matrices take as long.
+    Shared by all proxies. Memory: N·k float64."""
     if min(len(features), features.width) < _SMALL:
         return None
     if not features.is_whole or features.label_data.known is not None:
         return None
     largest = int(np.bincount(features.blocks).max())
-    if largest > min(len(features), features.width) or len(features.block_ids) < 2:
+    if 2 * largest > min(len(features), features.width) or len(features.block_ids) < 2:
         return None
     return features.shared("deletions", lambda: Deletions(features))
 
