@@ -44,7 +44,7 @@
       row.hidden = !match;
       count += match ? 1 : 0;
     });
-    shown.textContent = words.length ? `${count} of ${rows.length} models` : `${rows.length} models`;
+    shown.textContent = words.length ? `${count} of ${rows.length} models` : rows.length === 1 ? "1 model" : `${rows.length} models`;
   };
   filter.addEventListener("input", apply);
   filter.addEventListener("keydown", (event) => {
