@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, found in cells.items():
         made = orders(name, found, trials, elsewhere, sizes, deviations.get(name, deviations[""]))
         rows += [measured(name, label, order, found, sizes) for label, order in made]
-    for label in dict.fromkeys(str(row["order"]) for row in rows):
+    for label in dict.fromkeys(str(row["order"]) for row in rows) if len(cells) > 1 else ():
         own = [row for row in rows if row["order"] == label]
         columns = [c for c in own[0] if c not in ("set", "order")]
         rows.append({"set": f"mean of {len(own)}", "order": label} | {c: round(float(np.nanmean([float(str(r[c])) for r in own])), 3) for c in columns})  # fmt: skip
