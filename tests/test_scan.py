@@ -382,8 +382,8 @@ def check_kills(photos: Path, tmp_path: Path, kills: int) -> None:
     assert table(selector.load_ranking(tmp_path / "stormy-run")) == expected
 
 
-def test_five_kills_change_nothing(photos, tmp_path):
-    check_kills(photos, tmp_path, 5)
+def test_three_kills_change_nothing(photos, tmp_path):
+    check_kills(photos, tmp_path, 3)
 
 
 @pytest.mark.slow
@@ -392,12 +392,11 @@ def test_two_hundred_kills_change_nothing(photos, tmp_path):
     check_kills(photos, tmp_path, 200)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_scans_into_one_store_at_once_extract_each_model_once(photos, tmp_path, count):
-    processes = [run_scan(photos, tmp_path / "store", tmp_path / f"run{i}") for i in range(count)]
+def test_scans_into_one_store_at_once_extract_each_model_once(photos, tmp_path):
+    processes = [run_scan(photos, tmp_path / "store", tmp_path / f"run{i}") for i in range(3)]
     for process in processes:
         assert process.wait(timeout=250) == 0, process.stderr.read()
-    rankings = [selector.load_ranking(tmp_path / f"run{i}") for i in range(count)]
+    rankings = [selector.load_ranking(tmp_path / f"run{i}") for i in range(3)]
     assert len({table(ranking) for ranking in rankings}) == 1
     store = FeatureStore(tmp_path / "store")
     assert store.verify().damaged == ()
