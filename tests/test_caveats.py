@@ -55,7 +55,7 @@ def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
     found = caveats.too_small(tied, 500)
     assert found.numbers["items_needed"] == 500 * 9
     assert found.text == (
-        "2 models are not significantly different (90 %) on these 500 rows: first, second. "
+        "2 models are not significantly different (90 %) on these 500 items: first, second. "
         "About 4,500 labelled items would settle which of the first two has the higher transferability."
     )
     equal = {**tied, "second": replace(tied["second"], value=0.5999)}

@@ -79,11 +79,11 @@ def sure_of_choice(ranking: Ranking, measured: Measurement) -> Iterator[str]:
     yield (
         f"Chosen with {asked['labels']} labels of the target."
         if asked
-        else f"Chosen without a label of the target, by {' and '.join(chose)}."
+        else f"Chosen without a label of the target, by the votes of {', '.join(chose)}."
     )
     yield f"On validation items of the source domain: {measured.metric} {measured.val_value:.3f}."
     if measured.test:
-        yield f"Final figure, on labelled items of the target that chose nothing: {measured.metric} {measured.test_value:.3f}."
+        yield f"Final metric, on labelled items of the target that chose nothing: {measured.metric} {measured.test_value:.3f}."
     yield from (str(note) for note in found.get("notes", ()))
 
 

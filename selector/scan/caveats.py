@@ -72,7 +72,7 @@ def no_signal(transferability: dict[str, Transferability]) -> Caveat | None:
     )
 
 
-def too_small(transferability: dict[str, Transferability], rows: int, *, settles: bool = True) -> Caveat | None:
+def too_small(transferability: dict[str, Transferability], items: int, *, settles: bool = True) -> Caveat | None:
     """Several models are not significantly different, and how many items would settle which of the first two is better.
 
     The half-width of the paired interval shrinks with the root of the number of items.
@@ -86,14 +86,14 @@ def too_small(transferability: dict[str, Transferability], rows: int, *, settles
     first, second = sorted(transferability.values(), key=lambda e: -e.value)[:2]
     gap, half = first.value - second.value, second.half_to_first
     times = (half / gap) ** 2 if gap > 0 else math.inf
-    numbers = {"models": len(tied), "items": rows, "gap": gap, "half_width": half}
-    text = f"{len(tied)} models are not significantly different (90 %) on these {rows} rows: {_listed(tied)}."
+    numbers = {"models": len(tied), "items": items, "gap": gap, "half_width": half}
+    text = f"{len(tied)} models are not significantly different (90 %) on these {items} items: {_listed(tied)}."
     if half == 0 or not settles:  # no intervals were computed
         return Caveat("too-small", text, numbers)
     if times > _HOPELESS:
         text += f" Even {_HOPELESS} times as many would not settle the first two: take the cheaper one, or confirm."
         return Caveat("too-small", text, {**numbers, "items_needed": None})
-    needed = max(rows + 1, math.ceil(rows * times))
+    needed = max(items + 1, math.ceil(items * times))
     if times <= 1:  # the first two differ; it is the others that are tied through their own noise
         return Caveat("too-small", text, numbers)
     rounded = float(f"{needed:.2g}")
@@ -246,8 +246,8 @@ def _readings(good: Sequence[Candidate]) -> Caveat | None:
         return None
     return Caveat(
         "readings",
-        f"{len(good)} rows are readings of {len(networks)} model(s): the highest of several readings was chosen "
-        "on these rows, so its transferability is a little optimistic. A model is fine-tuned once, as its leading reading: "
+        f"{len(good)} rows are feature variants of {len(networks)} model(s): the highest of several was chosen "
+        "on these items, so its transferability is a little optimistic. A model is fine-tuned once, as its leading variant: "
         "the network up to that layer, with its pooling.",
         {"rows": len(good), "models": len(networks)},
     )

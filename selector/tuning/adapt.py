@@ -421,7 +421,7 @@ def _section(made: Mapping[Key, Adapted], chosen: Chosen, domains: Domains, targ
         "source": annotations.source,
         "handed over": list(chosen.name),
         "first": list(chosen.first),
-        "chosen by": list(COMBINED),
+        "chosen by": [*COMBINED, "the change between the domains"],
         "agreement": None if np.isnan(chosen.agreement) else chosen.agreement,
         "candidates": [
             {
