@@ -128,7 +128,7 @@ def rank(
             order.
         source_domain: labelled data of the same classes from elsewhere, as a target is given. Models are ordered by
             the accuracy that is predicted for the target, and ``confirm`` adapts them to it; labels that the target
-            has are for the final figure only.
+            has are for the final metric only.
         labelled_target: learn from so many of them as well.
         image_column, text_column, label_column, mask_column, box_column: of a table, where they have no
             usual name; a sequence of two text columns makes pairs.

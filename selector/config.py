@@ -206,7 +206,7 @@ class ScanConfig(_Machine, _Training):
     source_domain: SkipValidation[Any] = option(
         None,
         "Labelled data of the same classes from elsewhere (another camera, clinic, year): the target then needs no labels, "
-        "and those that it has are used for the final figure only.",
+        "and those that it has are used for the final metric only.",
         panel=DATA, path=True,
     )  # fmt: skip
     labelled_target: int | None = option(

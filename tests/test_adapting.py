@@ -59,7 +59,7 @@ def run(zoo, folder, target, **options):
 
 
 def without_figures(ranking):
-    """Everything but the final figures, times and places."""
+    """Everything but the final metrics, times and places."""
     found = json.loads(json.dumps(ranking.to_dict(), default=str))
     for model in found["models"]:
         for key in ("extract_seconds", "cached"):
@@ -98,7 +98,7 @@ def test_from_features_to_a_model(zoo, tmp_path):
     assert page.count('class="domain hue-') == len(section["projection"]["source"]) + 60
     assert "effective sample size" in page
     assert " / 60 without labels), 3 classes" in page
-    assert "Final figure, on labelled items of the target that chose nothing: accuracy" in page
+    assert "Final metric, on labelled items of the target that chose nothing: accuracy" in page
     assert page.count("data:image/jpeg") >= 12
     kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)
     place = list(zip(kept["models"], kept["strategies"], strict=True)).index((model, strategy))

@@ -1,4 +1,4 @@
-"""Labels of a target that nothing may choose by: they are there for the final figure alone."""
+"""Labels of a target that nothing may choose by: they are there for the final metric alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SealedLabels:
         """
         if self.__choices:
             raise LabelsSealed(
-                "labels of the target were asked for while a choice is made; they are for the final figure."
+                "labels of the target were asked for while a choice is made; they are for the final metric."
             )
         if not isinstance(decision, Decision):
             raise LabelsSealed(

@@ -251,7 +251,7 @@ def _class_notes(hidden: np.ndarray, class_names: Sequence[str], noun: str) -> l
     if not len(known):
         return []
     lacking = [name for code, name in enumerate(class_names) if not (known == code).any()]
-    notes = [f"{len(known)} of {len(hidden)} {noun}s of the target have a label, used for the final figure only"]
+    notes = [f"{len(known)} of {len(hidden)} {noun}s of the target have a label, used for the final metric only"]
     if lacking:
         notes.append(f"no labelled {noun} of the target is of {len(lacking)} of the classes: {first_of(lacking)}")
     return notes

@@ -2,7 +2,7 @@
 
 Items of the source domain have the splits train, val and test; those of the target domain have the split
 ``contracts.UNLABELLED`` and the class number ``sealed.UNKNOWN``, whether or not labels of theirs exist: those lie
-in ``DomainLabels.sealed``, for the final figure.
+in ``DomainLabels.sealed``, for the final metric.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Adaptation(Classification):
             raise TargetError(f"target '{target.name}' has no {noun_of(target.modality)}s without labels to adapt to.")
 
     def hidden(self, target: Target) -> SealedLabels:
-        """Labels for the final figure, of all items of the target."""
+        """Labels for the final metric, of all items of the target."""
         assert isinstance(target.annotations, DomainLabels)
         return target.annotations.sealed
 

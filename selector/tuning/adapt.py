@@ -1,7 +1,7 @@
 """Adaptation to a target without labels, from top to bottom: heads and networks, validators, the choice, figures.
 
 Everything up to the decision runs where labels of the target cannot be read (``core.sealed``); where some exist, each
-candidate's final figure is worked out afterwards.
+candidate's final metric is worked out afterwards.
 """
 
 from __future__ import annotations

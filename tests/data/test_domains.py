@@ -84,7 +84,7 @@ def test_labels_of_the_target_are_sealed(source, flat):
     target = load_target(flat, source_domain=source)
     assert codes(target) == [UNKNOWN] * 6 + [1]
     assert (target.labels[target.indices(UNLABELLED)] == UNKNOWN).all()
-    assert "1 of 7 images of the target have a label, used for the final figure only" in target.notes
+    assert "1 of 7 images of the target have a label, used for the final metric only" in target.notes
     assert "no labelled image of the target is of 1 of the classes: dark" in target.notes
 
 
