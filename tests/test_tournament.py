@@ -843,8 +843,8 @@ def test_seconds_assume_that_the_most_expensive_configurations_go_on() -> None:
 # ---------------------------------------------------------------------------- going on
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
+class Killed(KeyboardInterrupt):
+    """Stands for a kill: nothing may catch it. (What a network raises else is that network's failure, whatever its class.)"""
 
 
 def test_a_killed_tournament_goes_on_and_gives_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

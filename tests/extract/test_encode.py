@@ -798,7 +798,7 @@ def test_a_rate_on_a_card_is_not_that_of_its_first_batch(small: Small, monkeypat
         clock.now += 0.1 if len(passes) > 1 else 5.0
         return np.zeros((len(batch), 2), np.float32)
 
-    trial = deciding._Trial(small, "cuda", 128, np.zeros((128, 4, 4, 3), np.uint8), None, run)
+    trial = deciding._Trial(small, "cuda", 128, np.zeros((128, 4, 4, 3), np.uint8), None, run, {})
     assert trial.measure("eager", "float32").shape == (128, 2)
     assert trial.rates["eager", "float32"] == pytest.approx(1280)
     assert trial.setup["eager", "float32"] == pytest.approx(5.0)
