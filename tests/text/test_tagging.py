@@ -219,7 +219,7 @@ def unusual(count: int = 60) -> tuple[list[list[str]], list[list[str]]]:
 
 def test_long_and_strange_sentences_lose_no_word(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
     words, tags = unusual()
-    ranking = selector.rank((words, tags), zoo=zoo[:2], store=tmp_path, history=False)
+    ranking = selector.rank((words, tags), zoo=zoo[:2], store=tmp_path, history=False, proxies="logme")
     assert not ranking.failures
     target = ranking.loaded_target
     assert target is not None
@@ -228,8 +228,10 @@ def test_long_and_strange_sentences_lose_no_word(zoo: list[dict[str, Any]], tmp_
     assert not any("were cut" in w for w in ranking.warnings)
     words[7][0] = " "
     with pytest.raises(BadImagesError, match=r"row 7 has a word without content \(word 1\)"):
-        selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, on_bad_image="fail")
-    skipped = selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, on_bad_image="skip")
+        selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_bad_image="fail")
+    skipped = selector.rank(
+        (words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_bad_image="skip"
+    )
     assert skipped.target["items"] == 59
 
 
