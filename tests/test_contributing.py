@@ -18,7 +18,7 @@ from selector import proxies, sources, tasks
 from selector.data import load_target
 from selector.tuning import run_tournament
 from selector.zoo import ModelSpec
-from tests.tournament_samples import MNIST, candidate, pixels_for, small_target
+from tests.tuning.samples import MNIST, candidate, pixels_for, small_target
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

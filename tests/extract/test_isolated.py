@@ -21,7 +21,7 @@ from selector.extract.isolated import Isolation
 from selector.tasks.classification import Classification
 from selector.tuning import run_tournament
 from selector.zoo import ModelSpec
-from tests.tournament_samples import MNIST, SVHN, candidate, pixels_for, small_target
+from tests.tuning.samples import MNIST, SVHN, candidate, pixels_for, small_target
 
 ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"proxies": ["knn"], "precision": "float32", "backend": "eager", "cost": "off"}

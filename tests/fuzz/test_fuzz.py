@@ -43,8 +43,8 @@ from tests.fuzz import saved
 from tests.fuzz.mutations import byte_mutation, json_mutation
 from tests.report import samples
 from tests.sources.samples import onnx_file
-from tests.tournament_samples import MNIST
-from tests.tournament_samples import load as load_encoder
+from tests.tuning.samples import MNIST
+from tests.tuning.samples import load as load_encoder
 
 Case = Callable[[random.Random], None]
 Maker = Callable[[Path], Case]

@@ -16,8 +16,8 @@ from selector.extract.multi_tap import Together, agree, parts
 from selector.scan.variants import expand
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
+from tests.scan.test_scan import FAST, table
 from tests.sources.samples import onnx_file
-from tests.test_scan import FAST, table
 
 VIT = ModelSpec(name="vit", source="timm:test_vit", weights="none")
 RESNET = ModelSpec(name="resnet", source="timm:test_resnet", weights="none")

@@ -35,8 +35,8 @@ from selector.tuning.repeats import repeat_leaders, train_rivals
 from selector.tuning.rounds import train_configuration
 from selector.tuning.trial import Trial, run_trial
 from selector.tuning.workbench import Workbench
-from tests.test_tournament import TASK, table, tournament
-from tests.tournament_samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
+from tests.tuning.samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
+from tests.tuning.test_tournament import TASK, table, tournament
 
 SPECS = {spec.name: spec for spec in (SVHN, MNIST)}
 

@@ -14,7 +14,7 @@ from selector.scan.budgeted import BudgetedRounds
 from selector.scan.prices import prices as prices_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
-from tests.test_scan import table
+from tests.scan.test_scan import table
 
 NAMES = ("resnet", "vit", "efficientnet", "byobnet", "convnext", "vit2", "nfnet", "mambaout")
 ZOO = [ModelSpec(name="orientation", source="python:tests.networks:orientation")] + [

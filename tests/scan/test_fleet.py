@@ -32,9 +32,9 @@ from selector.scan.variants import SameNetwork
 from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
-from tests.test_scan import table
+from tests.scan.test_scan import table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ZOO = [
     ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
     ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none"),

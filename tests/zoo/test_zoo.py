@@ -329,7 +329,7 @@ def test_wildcards_expand_in_natural_order_to_pretrained_names() -> None:
 
 
 def test_the_assets_zoo_describes_the_cards(assets: Path) -> None:
-    zoo = load_zoo(Path(__file__).parents[1] / "benchmarks" / "assets-zoo.yaml")
+    zoo = load_zoo(Path(__file__).parents[2] / "benchmarks" / "assets-zoo.yaml")
     cards = yaml.safe_load((assets / "models" / "models.yaml").read_text())
     assert zoo.names() == list(cards)
     for spec in zoo.models:

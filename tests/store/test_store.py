@@ -486,7 +486,7 @@ while True:
 
 
 def writer(root: str, total: int, chunk: int) -> subprocess.Popen[str]:
-    top = str(Path(__file__).parents[1])
+    top = str(Path(__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, root, str(total), str(chunk), top],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -607,7 +607,7 @@ except StoreError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, store.root, str(Path(__file__).parents[1])],
+        [sys.executable, "-c", code, store.root, str(Path(__file__).parents[2])],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "is full (File too large" in done.stdout

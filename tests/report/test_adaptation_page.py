@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 import selector
 from selector.cli.app import app
-from tests.test_adapting import CLASSES, Tiny, pictures
+from tests.scan.test_adapting import CLASSES, Tiny, pictures
 
-PAGE = (Path(__file__).parent.parent / "docs" / "domain_adaptation.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "domain_adaptation.md").read_text(encoding="utf-8")
 
 
 def folders(root):

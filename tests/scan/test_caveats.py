@@ -23,7 +23,7 @@ from selector.scan import caveats
 from selector.scan.caveats import majority
 from selector.scan.near_duplicates import SIDE, near_duplicates
 from tests.conftest import draw, image_folder
-from tests.test_scan import FAST
+from tests.scan.test_scan import FAST
 
 BASE = Transferability(0.5, 0.4, 0.6, 0.2, 0.5, False, 0.5)
 

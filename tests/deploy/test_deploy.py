@@ -23,7 +23,7 @@ from selector.tasks.classification import Classification
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
 from tests.cards import run_card
-from tests.tournament_samples import CLASSES, MNIST, VIT, load, spec_of
+from tests.tuning.samples import CLASSES, MNIST, VIT, load, spec_of
 
 SUMMARY = {
     "name": "squares",

@@ -8,7 +8,7 @@ import pytest
 from selector import tasks
 from selector.tuning import micro_trials as room
 from selector.tuning.micro_trials import draw, micro_trials, steps_within
-from tests.tournament_samples import MNIST, SVHN, PixelsOf, candidate, pixels_for, small_target
+from tests.tuning.samples import MNIST, SVHN, PixelsOf, candidate, pixels_for, small_target
 
 TASK = tasks.registry.get("classification")
 

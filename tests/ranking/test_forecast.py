@@ -10,7 +10,7 @@ import selector
 from selector.ranking.forecast import Pair, best_line, calibrate, confirmed_pairs, of_metric
 from selector.ranking.history import History, Result
 from selector.scan.past import identity_of
-from tests.test_scan import FAST, TINY
+from tests.scan.test_scan import FAST, TINY
 
 HOW = {"strategy": "full", "metric": "accuracy"}
 

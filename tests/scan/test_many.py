@@ -19,7 +19,7 @@ from selector.scan.many import _Member
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.conftest import image_folder
-from tests.test_scan import table
+from tests.scan.test_scan import table
 
 ZOO = [
     ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),

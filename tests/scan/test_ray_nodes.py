@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PLAIN = {"RAY_AUTH_MODE": "disabled", "RAY_DISABLE_MEMORY_MONITOR": "1", "PYTHONPATH": str(ROOT)}
 
 SCRIPT = """
@@ -25,7 +25,7 @@ import psutil
 import ray
 import selector
 from selector.zoo import ModelSpec
-from tests.test_scan import table
+from tests.scan.test_scan import table
 
 photos, root, address, node = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 zoo = [ModelSpec(name=f"slow-{n}", source="python:tests.networks:slow", preprocess={"input_size": [3, size, size]})

@@ -44,7 +44,7 @@ from selector.tuning.settle import stop_if_settled
 from selector.tuning.strategies import _loop
 from selector.tuning.trial import RATES, Trial, key_of, module_of, run_trial
 from selector.tuning.workbench import Workbench
-from tests.tournament_samples import MNIST, SVHN, VIT, candidate, load, pixels_for, small_target, spec_of
+from tests.tuning.samples import MNIST, SVHN, VIT, candidate, load, pixels_for, small_target, spec_of
 
 TASK: Any = tasks.registry.get("classification")
 ACCURACY = TASK.metrics["accuracy"]
@@ -1004,7 +1004,7 @@ def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from tests.test_tournament import MNIST, candidate, small_target, tournament
+from tests.tuning.test_tournament import MNIST, candidate, small_target, tournament
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow beyond: as a full disk
 tournament(Path(sys.argv[1]), [candidate(MNIST)])
 """

@@ -9,7 +9,7 @@ import pytest
 import selector
 from selector.core.errors import ConfigError, OptionError
 from selector.tuning.labelling import Labelling
-from tests.test_adapting import CLASSES, pictures, run, zoo  # noqa: F401  a fixture
+from tests.scan.test_adapting import CLASSES, pictures, run, zoo  # noqa: F401  a fixture
 
 
 def candidates(seed=0, count=600, accuracies=(0.9, 0.8, 0.78, 0.7, 0.6)):

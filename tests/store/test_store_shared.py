@@ -12,7 +12,7 @@ import pytest
 from selector.store import FeatureStore
 from selector.store.files import on_network
 from selector.store.leases import FOLDER, lease
-from tests.test_store import IDENTITY, WIDTH, features, fill, hashes, remote
+from tests.store.test_store import IDENTITY, WIDTH, features, fill, hashes, remote
 
 __all__ = ["remote"]
 

@@ -15,7 +15,7 @@ from selector.scan.candidate import Candidate
 from selector.scan.past import Knowledge, facts_of, facts_of_candidate, identity_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, WeightsFile
-from tests.test_scan import FAST, TINY
+from tests.scan.test_scan import FAST, TINY
 
 
 def results_for(target, order, **changes):
