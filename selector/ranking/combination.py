@@ -319,10 +319,8 @@ def agreeing(known: Mapping[str, PriorScore], normalised_scores: Mapping[str, fl
         return known
     told = "left out, because it orders these models against the target's own scores"
     return {
-        m: replace(
-            p, weight=0.0, deviation=0.0, origin=f"{p.origin}; {told}", without_own=None
-        )  # training has its own bound
-        for m, p in known.items()
+        m: replace(p, weight=0.0, deviation=0.0, origin=f"{p.origin}; {told}", without_own=None)
+        for m, p in known.items()  # what confirmations add (``trained``) stays: it has a bound of its own
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from selector.core.stats import mean_ranks
 from selector.ranking.history import Result
 
+FEWEST_MODELS = 3  # a left-out target with two models is right or wrong by chance
 RANK_DEVIATION = 1 / math.sqrt(12)  # of a uniform rank in 0..1
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from selector.core.errors import ConfigError
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.history import SCORE_METRIC, Result
-from selector.ranking.past_columns import RANK_DEVIATION, Column, columns_of
+from selector.ranking.past_columns import FEWEST_MODELS, RANK_DEVIATION, Column, columns_of
 from selector.ranking.trainability import Trainability, trained_beyond_scores
 from selector.tasks import metric_named
 
@@ -33,7 +33,6 @@ WEIGHT_WITHOUT_HISTORY = 0.25
 LARGEST_WEIGHT = 0.5
 _EXPECTED_TAU = 0.3  # of a prior that was never tried, counted as _EXPECTED_TARGETS targets
 _EXPECTED_TARGETS = 4
-_FEWEST_MODELS = 3  # a left-out target with two models is right or wrong by chance
 _FEWEST_TARGETS = 2  # leaving one out must leave one
 _RIDGE_ROWS = 20.0  # the fixed weights count as much as this many measured models
 _RANK_ROWS = 1.0  # a model's facts count as much as this many measured targets
@@ -430,7 +429,7 @@ def _left_out_agreement(
     for target in sorted({c.target for c in judged}):
         rest = [c for c in columns if c.target != target]
         for column in judged:
-            if column.target == target and len(column.models) >= _FEWEST_MODELS:
+            if column.target == target and len(column.models) >= FEWEST_MODELS:
                 for method in METHODS:
                     tau = weighted_tau(_predict(method, past, past, rest, column.models), column.ranks)
                     taus[method].append(0.0 if math.isnan(tau) else tau)  # no order is worth a random one
@@ -439,7 +438,7 @@ def _left_out_agreement(
 
 def _tried(columns: Sequence[Column]) -> int:
     """Targets that can be left out and judged."""
-    return len({c.target for c in columns if len(c.models) >= _FEWEST_MODELS})
+    return len({c.target for c in columns if len(c.models) >= FEWEST_MODELS})
 
 
 def _weight(tau: float | None, targets: int) -> float:

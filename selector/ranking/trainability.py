@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from selector.ranking.agreement import weighted_tau
-from selector.ranking.past_columns import RANK_DEVIATION, Column
+from selector.ranking.past_columns import FEWEST_MODELS, RANK_DEVIATION, Column
 
 _TARGETS = 1.0  # a model of which nothing is known counts as much as this many targets where it trained as it scored
-_FEWEST_MODELS = 3  # a left-out target with two models is right or wrong by chance
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,12 @@ def trained_beyond_scores(columns: Sequence[Column]) -> Trainability:
 
     Cost: O(targets · rows).
     """
-    tried = sorted({c.target for c in columns if len(c.models) >= _FEWEST_MODELS})
+    tried = sorted({c.target for c in columns if len(c.models) >= FEWEST_MODELS})
     taus = []
     for target in tried if len(tried) > 1 else ():
         known = _means([c for c in columns if c.target != target])[0]
         for column in columns:
-            if column.target == target and len(column.models) >= _FEWEST_MODELS:
+            if column.target == target and len(column.models) >= FEWEST_MODELS:
                 tau = weighted_tau([known.get(m, 0.0) for m in column.models], column.ranks)
                 taus.append(0.0 if math.isnan(tau) else tau)  # no order is worth a random one
     values, errors = _means(columns)

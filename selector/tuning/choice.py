@@ -101,7 +101,7 @@ def choose(
 
 def suited(strategy: str, shift: float) -> bool:
     """Whether a strategy is made for the change that there is: of class shares alone, or of the items too."""
-    mends = getattr(strategies.registry.get(strategy), "mends", None)
+    mends = strategies.registry.get(strategy).mends
     return mends is not None and (mends == "items") == (shift > BEYOND)
 
 

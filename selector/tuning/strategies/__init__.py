@@ -23,6 +23,8 @@ class Strategy(Protocol):
     Attributes:
         trains: whether steps are taken at all: ``frozen`` takes none, its head is solved.
         adapts: whether it learns for a target without labels, from the labels of another domain.
+        mends: what an adaptation is made for: ``items`` that look different, class ``shares`` alone; None for nothing in
+            particular.
         optimiser: ``sgd`` or ``adamw`` where the strategy decides; None for what suits the network.
         rate_factor: on the grid of learning rates.
     """
@@ -30,6 +32,7 @@ class Strategy(Protocol):
     name: str
     trains: bool = True
     adapts: bool = False
+    mends: str | None = None
     optimiser: str | None = None
     rate_factor: float = 1.0
 

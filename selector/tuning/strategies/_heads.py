@@ -10,15 +10,10 @@ from selector.tuning.strategies._parts import Group, Parts
 
 
 class HeadStrategy(Strategy):
-    """What counts is ``solve``.
-
-    Attributes:
-        mends: what it is made for: ``items`` that look different, class ``shares`` alone, or nothing in particular.
-    """
+    """What counts is ``solve``."""
 
     trains = False
     adapts = True
-    mends: str | None = None
 
     @abstractmethod
     def solve(self, domains: Domains) -> AdaptedHead:
