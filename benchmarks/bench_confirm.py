@@ -125,6 +125,14 @@ def _target(assets: Path, name: str, images: int, seed: int) -> Target:
     return load_target(assets / "data" / name, max_samples=images, seed=seed)
 
 
+def sized(spec: ModelSpec) -> ModelSpec:
+    """The entry at the size at which it is trained here."""
+    side = ENCODERS[spec.name]
+    if side is None:
+        return spec
+    return spec.model_copy(update={"preprocess": spec.preprocess.model_copy(update={"input_size": (3, side, side)})})
+
+
 # ---------------------------------------------------------------------------- one set and seed
 
 
@@ -159,12 +167,9 @@ class _Field:
 
     @staticmethod
     def _candidate(spec: ModelSpec) -> Candidate:
-        side = ENCODERS[spec.name]
-        sized = spec if side is None else spec.model_copy(
-            update={"preprocess": spec.preprocess.model_copy(update={"input_size": (3, side, side)})}
-        )  # fmt: skip
+        entry = sized(spec)
         return Candidate(
-            spec.name, load=lambda: sources.registry.get(spec.source_name).load(sized), identity={"n": spec.name}
+            spec.name, load=lambda: sources.registry.get(spec.source_name).load(entry), identity={"n": spec.name}
         )
 
 

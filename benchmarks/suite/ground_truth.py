@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of batches and augmentation; splits never move")
     parser.add_argument("--part", type=part, default=(1, 1), help="i/n: this process runs every n-th encoder")
     parser.add_argument(
-        "--again", action="store_true", help="only second seeds, of the leaders among the encoders measured so far"
+        "--again",
+        action="store_true",
+        help=f"only second seeds, of the first {CONFIRMED} among the encoders measured so far (and named, if any are)",
     )
     args = parser.parse_args(argv)
     suite = suites.find(args.suite)
@@ -82,10 +84,13 @@ def plan(
 def second_seeds(
     sets: Sequence[str], names: Sequence[str], seed: int, share: tuple[int, int], out: Path
 ) -> Iterator[tuple[Cell, int | None]]:
-    """Second seeds that are missing, set by set; a column need not be complete."""
+    """Second seeds that are missing, set by set; a column need not be complete. Named encoders are ranked among each
+    other, so that those below the leaders get one as well."""
     for set_name in sets:
         measured = [
-            name for found, name, how, made in table.read(out) if (found, how, made) == (set_name, "full", seed)
+            name
+            for found, name, how, made in table.read(out)
+            if (found, how, made) == (set_name, "full", seed) and name in names
         ]
         yield from _again(set_name, names, measured, seed, share, out)
 

@@ -2,11 +2,13 @@
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.members [--partial] [--strategy full|frozen] [--draws 1000]
     SELECTOR_ASSETS=... python -m benchmarks.suite.members --partial --only stacked six    # some candidates, printed alone
+    SELECTOR_ASSETS=... python -m benchmarks.suite.members --partial --also itm lead disco alpha
     python -m benchmarks.suite.members --freeze
 
 Reads the ground truth and the scores beside it; writes ``members_<strategy>.csv``: agreement of every
 candidate with the fine-tuned accuracy, and its paired difference to the package's default. Whatever is
-learned (weights, means and deviations) comes from the other sets. ``--freeze`` writes what the package
+learned (weights, means and deviations) comes from the other sets. ``--also`` tries further scores, on the encoders that
+have them on a set, and writes ``members_also_<strategy>.csv``. ``--freeze`` writes what the package
 carries of the suite (``selector/ranking/calibration.json``); it needs scores but no ground truth.
 """
 
@@ -16,7 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from scipy.stats import rankdata
 import selector
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
-from benchmarks.suite import encoders, score_cells
+from benchmarks.suite import alpha_cells, encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.image_suite import SUITE, foreign
 from selector.core.contracts import LabelKind
@@ -80,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="print the candidates with one of these in their name; write nothing")
+    parser.add_argument("--also", nargs="+", default=(), help="further scores of the table as candidates; alpha is one")
     parser.add_argument("--freeze", action="store_true", help="write the package's calibration, nothing else")
     args = parser.parse_args(argv)
     scored = score_cells.read(args.scores)
@@ -93,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cards = encoders.cards(assets / "models")
     truth = fine_tuned(args.truth, args.strategy)
     fewest = FEWEST_ENCODERS if args.partial else len(cards)
-    cells = {name: gather(scored, name, column, cards) for name, column in truth.items() if name in scored.labels}
+    static = dict.fromkeys(truth, alpha_cells.by_encoder(SUITE.table("alpha")))
+    scored = replace(scored, values={**scored.values, "alpha": static})
+    cells = {n: gather(scored, n, column, cards, args.also) for n, column in truth.items() if n in scored.labels}
     cells = {name: found for name, found in cells.items() if len(found.names) >= fewest}
     if not cells:
         print("no set has both scores and accuracies of all encoders; --partial takes the others.", file=sys.stderr)
@@ -102,20 +107,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = {k: v for k, v in CANDIDATES.items() if k == DEFAULT or any(part in k for part in args.only)}
         show(compare(cells, args.draws, args.seed, chosen), cells)
         return 0
-    rows = compare(cells, args.draws, args.seed)
     folder = args.out or args.truth.parent
+    if args.also:
+        rows = compare(cells, args.draws, args.seed, further(args.also))
+        write_rows(folder / f"members_also_{args.strategy}.csv", [_rounded(row) for row in rows])
+        show(rows, cells)
+        return 0
+    rows = compare(cells, args.draws, args.seed)
     noise = stability(scored)
     write_rows(folder / "members_stability.csv", noise)
-    shown = [{k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    write_rows(folder / f"members_{args.strategy}.csv", shown)
+    write_rows(folder / f"members_{args.strategy}.csv", [_rounded(row) for row in rows])
     show(rows, cells)
     print("\nsampling error of a normalised score over how far encoders lie apart: ", noise)
     return 0
 
 
-def gather(scored: score_cells.Scored, name: str, column: Column, cards: Mapping[str, Mapping[str, Any]]) -> Cells:
+def _rounded(row: Mapping[str, object]) -> dict[str, object]:
+    return {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()}
+
+
+def gather(
+    scored: score_cells.Scored,
+    name: str,
+    column: Column,
+    cards: Mapping[str, Mapping[str, Any]],
+    also: Sequence[str] = (),
+) -> Cells:
     """The encoders of a set that have an accuracy and every member."""
-    wanted = [*NORMALISED_SCORES, *OTHERS]
+    wanted = [*NORMALISED_SCORES, *OTHERS, *also]
     names = tuple(e for e in column if all(e in scored.values.get(m, {}).get(name, {}) for m in wanted))
     raw = {m: np.array([scored.values[m][name][e] for e in names]) for m in wanted}
     normalised_scores = {m: np.asarray(scale(raw[m], scored.labels[name])) for m, scale in NORMALISED_SCORES.items()}
@@ -174,6 +193,21 @@ def on_z(*members: str) -> Candidate:
             seen = np.concatenate([c.raw[m] for c in others]) if others else cells.raw[m]
             parts.append((cells.raw[m] - seen.mean()) / max(seen.std(), 1e-12))
         return np.mean(parts, axis=0)
+
+    return score
+
+
+def z_chosen_elsewhere(*members: str) -> Candidate:
+    """``on_z`` of up to ``MOST_CHOSEN`` members that orders the other sets best."""
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        lists = [c for k in range(1, MOST_CHOSEN + 1) for c in combinations(members, k)]
+
+        def merit(some: tuple[str, ...]) -> float:
+            rest = [(o, [x for x in others if x is not o]) for o in others]
+            return float(np.mean([weighted_tau(on_z(*some)(o, r), o.accuracy) for o, r in rest])) if others else 0.0
+
+        return on_z(*max(lists, key=merit))(cells, others)
 
     return score
 
@@ -274,6 +308,20 @@ CANDIDATES: dict[str, Candidate] = {
     "learned: knn+probe+logme+lda": learned("knn", "probe", "logme", "lda"),
     "learned: knn+probe+logme+lda, prior": learned("knn", "probe", "logme", "lda", prior=True),
 }
+
+
+def further(also: Sequence[str]) -> dict[str, Candidate]:
+    """Scores without a fixed zero as members beside the usual ones, alone, and chosen on the other sets."""
+    usual = ("knn", "probe", "logme")
+    return {
+        DEFAULT: CANDIDATES[DEFAULT],
+        "normalised score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(*usual, weight=0.25),
+        "z: knn+probe+logme": on_z(*usual),
+        **{f"z: knn+probe+logme+{m}": on_z(*usual, m) for m in also},
+        **{f"z: {m}": on_z(m) for m in also},
+        "z: all": on_z(*usual, *also),
+        "z: chosen on the other sets": z_chosen_elsewhere(*usual, *also),
+    }
 
 
 SCOPES: dict[str, Callable[[str, Cells], np.ndarray]] = {

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
@@ -28,7 +29,7 @@ from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import MEASURES, SCOPES, Cells
 from selector.ranking.agreement import MEASURES as ALL_MEASURES
 from selector.ranking.agreement import mean_agreement, weighted_tau
-from selector.ranking.second_stage import MARGIN, MOST_TRIALS, TRIAL_WEIGHT, Z90, choose, combined
+from selector.ranking.second_stage import MARGIN, MOST_TRIALS, TRIAL_WEIGHT, Z90, as_long_as, choose, combined
 from selector.results import TrialCell
 from selector.tuning.micro_trials import BATCH, STEPS
 
@@ -37,9 +38,11 @@ CEILING_DRAWS = 100
 FROZEN = "transferability"
 WEIGHTS = (0.33, 0.5, 0.67)
 OPEN_WEIGHTS = (0.0, 0.25, 0.33, 0.5, 0.67, 1.0)  # of trials, from which the other sets choose
+FIXED = 3  # models that are confirmed without trials
 OPEN_MARGINS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
 TRAINING = SUITE.budget.steps * 32 / (STEPS * BATCH)  # what full fine-tuning in the suite costs, in trials
 Values = dict[str, np.ndarray]
+Trials = Mapping[tuple[str, str], Mapping[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,16 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if assets is None:
         return 2
     cards = encoders.cards(assets / "models")
-    trials = {(r["set"], r["encoder"]): r for r in table.whole_rows(SUITE.table("trials"))}
-    truth = fine_tuned(SUITE.table("ground_truth"), "full")
-    scored = score_cells.read(SUITE.table("scores"))
-    cells = {}
-    for name, column in truth.items():
-        found = members.gather(scored, name, {e: a for e, a in column.items() if (name, e) in trials}, cards)
-        if len(found.names) >= COMPLETE:
-            cells[name] = found
-    elsewhere = static_baselines(truth, SUITE.encoders(assets))["mean rank elsewhere"]
-    scores = {name: scores_of(name, c, trials, elsewhere[name]) for name, c in cells.items()}
+    cells, scores, trials = gathered(assets)
     sizes = {e: float(card["params"]) for e, card in cards.items()}
     rows = agreement(cells, scores, sizes, seed_deviation(), args.draws)
     write_rows(SUITE.table("second_stage"), rows)
@@ -82,10 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def gathered(assets: Path) -> tuple[dict[str, Cells], dict[str, Values], Trials]:
+    """The sets whose trials are complete: their cells and every score of them; all trials by set and encoder."""
+    cards = encoders.cards(assets / "models")
+    trials = {(r["set"], r["encoder"]): r for r in table.whole_rows(SUITE.table("trials"))}
+    truth = fine_tuned(SUITE.table("ground_truth"), "full")
+    scored = score_cells.read(SUITE.table("scores"))
+    cells = {}
+    for name, column in truth.items():
+        found = members.gather(scored, name, {e: a for e, a in column.items() if (name, e) in trials}, cards)
+        if len(found.names) >= COMPLETE:
+            cells[name] = found
+    elsewhere = static_baselines(truth, SUITE.encoders(assets))["mean rank elsewhere"]
+    scores = {name: scores_of(name, c, trials, elsewhere[name]) for name, c in cells.items()}
+    return cells, scores, trials
+
+
 def outcomes(
     cells: Mapping[str, Cells],
     scores: Mapping[str, Values],
-    trials: Mapping[tuple[str, str], Mapping[str, str]],
+    trials: Trials,
     frozen: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, object]]:
     """One row an outcome and a value that a trial may count by; ``left_out`` is the mean weighted tau where each set's
@@ -124,9 +134,7 @@ def _with(label: str, values: Values, trials: Sequence[Mapping[str, str]]) -> np
     return np.asarray((1 - TRIAL_WEIGHT) * values[FROZEN] + TRIAL_WEIGHT * trial)
 
 
-def left_out(
-    cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Mapping[tuple[str, str], Mapping[str, str]]
-) -> list[dict[str, object]]:
+def left_out(cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Trials) -> list[dict[str, object]]:
     """One row a set: weight and margin as the other sets have them, and the sets that are confirmed.
 
     ``regret``, in points, is that of the best among those confirmed; ``seconds`` of the processor are those of trials and
@@ -143,8 +151,12 @@ def left_out(
         row["weighted_tau_without"] = round(weighted_tau(frozen, own.accuracy), 3)
         row["regret@1"] = round(float(own.accuracy.max() - own.accuracy[np.argmax(trained)]), 2)
         row["regret@1_without"] = round(float(own.accuracy.max() - own.accuracy[np.argmax(frozen)]), 2)
-        for label, chosen in (("shipped", MARGIN), ("left_out", margin)):
-            row |= {f"{label}_{k}": v for k, v in stage(own, scores[name], trials, name, chosen).items()}
+        for label, chosen, limited in (
+            ("shipped", MARGIN, True),
+            ("left_out", margin, True),
+            ("unlimited", MARGIN, False),
+        ):
+            row |= {f"{label}_{k}": v for k, v in stage(own, scores[name], trials, name, chosen, limited).items()}
         rows.append(row | {f"first_3_{k}": v for k, v in fixed(own, frozen, trials, name).items()})
     return rows
 
@@ -155,24 +167,30 @@ def mixed(values: Values, weight: float) -> np.ndarray:
 
 
 def stage(
-    cells: Cells, values: Values, trials: Mapping[tuple[str, str], Mapping[str, str]], name: str, margin: float
+    cells: Cells,
+    values: Values,
+    trials: Trials,
+    name: str,
+    margin: float,
+    limited: bool = True,
 ) -> dict[str, float]:
-    """What the second stage confirms of the leading ``MOST_TRIALS``: how many, the regret, the seconds."""
+    """What the second stage confirms of the leading ``MOST_TRIALS``: how many, the regret, the seconds; ``limited`` to the
+    time that the first three would take."""
     order = np.argsort(-values[FROZEN], kind="stable")[:MOST_TRIALS]
     tried = {cells.names[i]: TrialCell("ok", after=float(values["trial"][i])) for i in order}
     errors = half_widths(tried, trials, name)
     value = combined({e: float(values[FROZEN][cells.names.index(e)]) for e in tried}, tried, errors)
-    chosen = choose(value, errors, {}, None, margin).names
     seconds = {e: float(trials[name, e]["trial_seconds"]) for e in tried}
+    first = [cells.names[i] for i in order[:FIXED]]
+    allowed = as_long_as(first, seconds, sum(seconds.values()), TRAINING, 1) if limited else np.inf
+    chosen = choose(value, errors, seconds, None, margin, allowed=allowed).names
     spent = sum(seconds.values()) + TRAINING * sum(seconds[e] for e in chosen)
     return _confirmed(cells, chosen, spent)
 
 
-def fixed(
-    cells: Cells, frozen: np.ndarray, trials: Mapping[tuple[str, str], Mapping[str, str]], name: str
-) -> dict[str, float]:
+def fixed(cells: Cells, frozen: np.ndarray, trials: Trials, name: str) -> dict[str, float]:
     """The first three by transferability, without a trial."""
-    chosen = [cells.names[i] for i in np.argsort(-frozen, kind="stable")[:3]]
+    chosen = [cells.names[i] for i in np.argsort(-frozen, kind="stable")[:FIXED]]
     seconds = [float(trials[name, e]["trial_seconds"]) for e in chosen]
     return _confirmed(cells, chosen, TRAINING * sum(seconds))
 
@@ -182,9 +200,7 @@ def _confirmed(cells: Cells, chosen: Sequence[str], seconds: float) -> dict[str,
     return {"models": len(chosen), "regret": round(float(cells.accuracy.max() - best), 2), "seconds": round(seconds, 1)}
 
 
-def half_widths(
-    tried: Mapping[str, TrialCell], trials: Mapping[tuple[str, str], Mapping[str, str]], name: str
-) -> dict[str, float]:
+def half_widths(tried: Mapping[str, TrialCell], trials: Trials, name: str) -> dict[str, float]:
     """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept."""
     best = max(tried, key=lambda e: tried[e].after or 0.0)
 
@@ -204,9 +220,7 @@ def half_widths(
     return found
 
 
-def scores_of(
-    name: str, cells: Cells, trials: Mapping[tuple[str, str], Mapping[str, str]], elsewhere: Mapping[str, float]
-) -> Values:
+def scores_of(name: str, cells: Cells, trials: Trials, elsewhere: Mapping[str, float]) -> Values:
     """Every score of a set, in the order of its encoders."""
     frozen = members.where_it_agrees("knn", "probe", "logme", weight=0.25)(cells, ()) / 0.75
     after = np.array([float(trials[name, e]["after"]) for e in cells.names])

@@ -5,6 +5,7 @@ Pure functions of what a run records, so that a saved ranking goes through the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,8 +108,10 @@ def choose(
     seconds: Mapping[str, float],
     budget: float | None,
     margin: float = MARGIN,
+    *,
+    allowed: float = math.inf,
 ) -> Choice:
-    """As many of the leading models as may be the best and as the budget can train.
+    """As many of the leading models as may be the best, as the budget can train, and as cost no more than a fixed number.
 
     Args:
         values: combined value of each contender.
@@ -116,20 +119,46 @@ def choose(
         seconds: that a first round of it takes, where its trial has told.
         budget: of the confirmation in seconds; None for no limit.
         margin: behind the first, that a model may be the best from.
+        allowed: seconds that the first rounds of the models may take together; one that does not fit is passed over.
+            The first two are confirmed whatever they take.
     """
     order = sorted(values, key=lambda n: -values[n])
     first = values[order[0]]
     margins = {n: float(np.hypot(margin, TRIAL_WEIGHT * errors.get(n, 0.0))) for n in order}
     near = [n for n in order if first - values[n] <= margins[n]]
     # a failed trial says why a model is not taken; it is no reason to confirm it
-    chosen = order[: max(FEWEST, min(len(near), MOST))]
+    wanted = order[: max(FEWEST, min(len(near), MOST))]
     why = f"{len(near)} may be the best by scores and micro trials (90 %)"
-    if budget is not None:
-        fits, spent = 0, 0.0
-        for name in chosen:
+    of_budget = math.inf if budget is None else SHARE_OF_BUDGET * budget
+    chosen, spent = wanted[:FEWEST], sum(seconds.get(n, 0.0) for n in wanted[:FEWEST])
+    for name in wanted[FEWEST:]:
+        if spent + seconds.get(name, 0.0) <= min(of_budget, allowed):
+            chosen.append(name)
             spent += seconds.get(name, 0.0)
-            fits += spent <= SHARE_OF_BUDGET * budget
-        if fits < len(chosen):
-            chosen = chosen[: max(FEWEST, fits)]
-            why += f", and the budget has time for {len(chosen)}"
+    if len(chosen) < len(wanted):
+        why += (
+            f", and the budget has time for {len(chosen)}"
+            if of_budget < allowed
+            else f", and trials and {len(chosen)} trainings take as long as the usual number without trials"
+        )
     return Choice(tuple(chosen), f"Confirmed are {len(chosen)} models: {why}.")
+
+
+def as_long_as(
+    fixed: Sequence[str], rounds: Mapping[str, float], trials: float, items: float, items_of_round: float
+) -> float:
+    """Seconds of first rounds that leave trials and trainings together no longer than trainings of a fixed set alone.
+
+    Args:
+        fixed: the models that would be confirmed without trials.
+        rounds: seconds of a first round, where a trial has told; others take as long as these on average.
+        trials: seconds that all trials took.
+        items: of a whole training, of which a first round has ``items_of_round``.
+
+    >>> as_long_as(["a", "b", "c"], {"a": 10.0, "b": 10.0, "d": 40.0}, 50.0, 5000, 1000)  # c: 20 s; trials: 10 s a round
+    30.0
+    """
+    if not rounds:
+        return math.inf
+    usual = float(np.mean(list(rounds.values())))
+    return sum(rounds.get(n, usual) for n in fixed) - trials * items_of_round / items

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from selector.config import ConfirmConfig
 from selector.core.task import Task
-from selector.ranking.second_stage import choose, combined, contenders
+from selector.ranking.second_stage import as_long_as, choose, combined, contenders
 from selector.report.ranking import Ranking
 from selector.results import ModelResult, TrialCell
 from selector.scan.extraction import Extraction
@@ -37,6 +38,7 @@ def second_stage(
         candidates: how they are loaded for training.
         top_k: of the ranking; how many are confirmed where the user fixed it or no trial could be run.
     """
+    from selector.tuning.plan import usual_steps
     from selector.tuning.strategies import plan_of  # imports torch
 
     every = leading(ranking, len(ranking))
@@ -57,11 +59,17 @@ def second_stage(
     values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells, errors, frozen_too=not all(trained))
     models = [_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]
     ranking = replace(ranking, models=ordered(models))
-    told = [f"Micro trials of {len(cells)} models took {sum(cell.seconds for cell in cells.values()):.0f} s."]
+    spent = sum(cell.seconds for cell in cells.values())
+    told = [f"Micro trials of {len(cells)} models took {spent:.0f} s."]
     if fixed:
         return ranking, leading(ranking, top_k), told
     rounds = {n: cell.seconds * FIRST_ROUND_ITEMS / cell.items for n, cell in cells.items() if cell.items}
-    choice = choose(values, errors, rounds, config.seconds)
+    allowed = math.inf
+    if config.seconds is not None:  # else the clock decides nothing, so that a repeated run confirms the same models
+        steps = config.max_steps or usual_steps(len(extraction.target.indices("train")) // task.batch_size)
+        usual = [spec.name for spec in every[:top_k]]
+        allowed = as_long_as(usual, rounds, spent, task.batch_size * steps * sum(trained), FIRST_ROUND_ITEMS)
+    choice = choose(values, errors, rounds, config.seconds, allowed=allowed)
     count = len(choice.names)
     chosen = {spec.name: spec for spec in leading(ranking, len(ranking)) if spec.name in choice.names}
     # what probes rank too low is confirmed beside those that scores and trials chose

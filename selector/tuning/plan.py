@@ -19,6 +19,8 @@ FINAL_LANES = 2
 SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
 MIN_EPOCHS = 0.5  # of the first round; less shows nothing of a rate
 MIN_STEPS = 10
+EPOCHS = 20  # of the winner, when neither budget nor steps are given
+STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Plan:
     def steps(self) -> int:
         """Steps of the last round: of the training that made the winner."""
         return self.rounds[-1].steps
+
+
+def usual_steps(steps_an_epoch: int) -> int:
+    """Steps of the winner's training where time allows and nothing else is asked.
+
+    >>> usual_steps(1), usual_steps(30), usual_steps(1000)
+    (100, 600, 3000)
+    """
+    return min(max(EPOCHS * steps_an_epoch, STEPS_AT_LEAST), STEPS_AT_MOST)
 
 
 def shares(configurations: int) -> tuple[float, ...]:

@@ -14,11 +14,9 @@ from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import resize, settle_precision
-from selector.tuning.plan import MIN_EPOCHS, MIN_STEPS, Cost, Plan, Round, make_plan, seconds_of
+from selector.tuning.plan import MIN_EPOCHS, MIN_STEPS, Cost, Plan, Round, make_plan, seconds_of, usual_steps
 from selector.tuning.step_costs import measured_step
 
-EPOCHS = 20  # of the winner, when neither budget nor steps are given
-STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
 FACTORS = (1.0, 0.72, 0.58, 0.43)  # of the native side: 224, 160, 128, 96
 SMALLEST_SIDE = 64
 GOOD_EPOCHS = 3  # of the winner: below it a smaller resolution is taken first
@@ -32,7 +30,7 @@ def plan_rounds(field: Field) -> Plan | None:
     train = len(field.bench.indices["train"])
     batch = min(field.bench.batch_size, train)
     an_epoch = max(1, train // batch)
-    wanted = field.settings["max_steps"] or min(max(EPOCHS * an_epoch, STEPS_AT_LEAST), STEPS_AT_MOST)
+    wanted = field.settings["max_steps"] or usual_steps(an_epoch)
     if field.clock.state["rounds"]:
         _set_factor(field, float(field.clock.state["factor"]))
         _prepare(field)

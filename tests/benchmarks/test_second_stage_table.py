@@ -67,6 +67,10 @@ def test_each_set_is_judged_by_what_the_other_sets_choose() -> None:
     assert rows["x"]["first_3_models"] == 3
     assert rows["x"]["first_3_regret"] == 1.0  # d is the last by transferability
     assert fixed(own["x"], down, trials, "x")["seconds"] == round(TRAINING * 6.0, 1)
+    # six trials cost half a training, so that two are confirmed in the time of three; without the limit all four are near
+    seconds = TRAINING * 6.0
+    assert (rows["y"]["shipped_models"], rows["y"]["unlimited_models"]) == (2, 4)
+    assert rows["y"]["shipped_seconds"] <= seconds < rows["y"]["unlimited_seconds"]
     best = outcomes(own, scores, trials, {n: dict(zip("abcd", [1.0, 2.0, 3.0, 4.0], strict=True)) for n in "xyz"})
     assert {row["outcome"] for row in best} == {"full", "frozen", "better of both"}
     assert next(row["chosen"] for row in best if row["outcome"] == "full") >= 1

@@ -48,6 +48,20 @@ def test_learned_weights_find_the_member_that_says_something(cells):
     assert {row["encoders"] for row in rows if row["scope"] == "upper half"} == {3 * 8}
 
 
+def test_further_scores_are_tried_as_members(cells):
+    rng = np.random.default_rng(1)
+    wider = {
+        n: replace(c, raw={**c.raw, "itm": c.accuracy / 50, "lead": rng.uniform(0, 1, len(NAMES))})
+        for n, c in cells.items()
+    }
+    rows = members.compare(wider, draws=5, seed=0, candidates=members.further(["itm", "lead"]))
+    taus = {row["score"]: row["weighted_tau"] for row in rows if row["scope"] == "all"}
+    assert taus["z: itm"] == pytest.approx(1)
+    assert taus["z: lead"] < 0.5
+    assert taus["z: chosen on the other sets"] == pytest.approx(1)  # knn or itm alone, or both
+    assert taus["z: knn+probe+logme+itm"] > taus["z: knn+probe+logme"]
+
+
 def scored(count):
     values = {m: {"a": {}} for m in ("knn", "probe", "logme")}
     for i in range(count):

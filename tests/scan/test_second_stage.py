@@ -6,7 +6,7 @@ import pytest
 import selector
 from selector.ranking.combination import agreeing
 from selector.ranking.prior import PriorScore
-from selector.ranking.second_stage import MARGIN, choose, combined, contenders
+from selector.ranking.second_stage import MARGIN, as_long_as, choose, combined, contenders
 from selector.report.html import write_report
 from selector.report.ranking import load_ranking
 from selector.results import ModelResult, TrialCell
@@ -85,6 +85,20 @@ def test_the_budget_bounds_how_many_are_confirmed() -> None:
     assert found.names == ("a", "b", "c")
     assert found.why.endswith(", and the budget has time for 3.")
     assert choose(values, {}, seconds, 1000.0).names == ("a", "b", "c", "d")
+
+
+def test_trials_and_trainings_take_no_longer_than_the_usual_number_without_trials() -> None:
+    values, seconds = {"a": 0.53, "b": 0.52, "c": 0.51, "d": 0.505}, {"a": 10.0, "b": 10.0, "c": 40.0, "d": 5.0}
+    # whole trainings of a, b and d would take 5 x (10 + 10 + 5) s, the trials took 50 s of that
+    allowed = as_long_as(["a", "b", "d"], seconds, 50.0, items=5000, items_of_round=1000)
+    assert allowed == 15.0
+    assert choose(values, {}, seconds, None, allowed=allowed).names == ("a", "b")  # two whatever they take
+    found = choose(values, {}, seconds, 1000.0, allowed=25.0)
+    assert found.names == ("a", "b", "d")  # c is passed over
+    assert found.why.endswith(", and trials and 3 trainings take as long as the usual number without trials.")
+    assert choose(values, {}, seconds, 1000.0, allowed=65.0).names == ("a", "b", "c", "d")
+    assert as_long_as(["a", "e"], {"a": 10.0, "b": 30.0}, 0.0, 100, 10) == 30.0  # e as the others on average
+    assert as_long_as(["a"], {}, 5.0, 100, 10) == float("inf")
 
 
 # ---------------------------------------------------------------------------- from a scan on
