@@ -10,7 +10,7 @@ so a decomposition of b × b takes the place of another one of k × k. Nothing i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selector.features.arrays import as_float
-from selector.features.threads import capped
+from selector.features.threads import capped, each
 
 if TYPE_CHECKING:
     from selector.features.feature_set import FeatureSet
@@ -80,6 +80,22 @@ def deletions(features: FeatureSet) -> Deletions | None:
     return features.shared("deletions", lambda: Deletions(features))
 
 
+def without_blocks(features: FeatureSet, value: Callable[[Sequence[Deletion]], float]) -> np.ndarray | None:
+    """(blocks,) what ``value`` makes of each deletion, one for every part of complete rows; None where blocks are better
+    left out by decompositions of their own, or where hardly any penalty leaves an inverse that cannot be trusted."""
+    every = [
+        deletions(part) if np.array_equal(part.block_ids, features.block_ids) else None
+        for part in features.complete_parts()
+    ]
+    sets = [one for one in every if one is not None]
+    if len(sets) < len(every):
+        return None
+    try:
+        return np.array(each(lambda block: value([one.without(block) for one in sets]), features.block_ids.tolist()))
+    except np.linalg.LinAlgError:
+        return None
+
+
 @dataclass(frozen=True)
 class Ridge:
     """(S + λI)⁻¹ with and without the block.
@@ -120,6 +136,7 @@ class Deletion:
     """What is left of rows and labels without a block.
 
     Attributes:
+        every: the rows that it is taken from.
         count: rows left.
         rows: (b, k) of the block, ``labels``: (b, T), about the means of all rows.
         response: (k, T) centred cross products of rows and labels.
@@ -127,7 +144,7 @@ class Deletion:
     """
 
     def __init__(self, every: Deletions, block: np.ndarray) -> None:
-        self._every, self._block = every, block
+        self.every, self._block = every, block
         self.rows = every.rows[block]
         self.labels = labels = every.labels[block]
         self.count = len(every.rows) - len(block)
@@ -141,7 +158,7 @@ class Deletion:
     @property
     def trace(self) -> float:
         """Σ‖x - mean‖² of the rows left."""
-        every = self._every
+        every = self.every
         return float(
             every.values.sum() - every.lengths[self._block].sum() - self.count * float(self._mean @ self._mean)
         )
@@ -149,14 +166,14 @@ class Deletion:
     @property
     def square(self) -> float:
         """Squared Frobenius norm of the scatter left."""
-        values = self._every.values
+        values = self.every.values
         gone = np.vstack([self.rows, np.sqrt(self.count) * self._mean])
         return float(values @ values - 2 * (gone**2 @ values).sum() + (gram(gone) ** 2).sum())
 
     @property
     def norm4(self) -> float:
         """Σ‖x - mean‖⁴ of the rows left."""
-        every, mean = self._every, self._mean
+        every, mean = self.every, self._mean
         squares = every.lengths - 2 * every.rows @ mean + float(mean @ mean)
         squares[self._block] = 0
         return float(squares @ squares)
@@ -169,8 +186,8 @@ class Deletion:
         """
         from scipy.linalg import cho_factor
 
-        inverse = 1 / (self._every.values + penalty)
-        core = -gram(self.rows * np.sqrt(inverse)) - 1 / len(self._every.rows)
+        inverse = 1 / (self.every.values + penalty)
+        core = -gram(self.rows * np.sqrt(inverse)) - 1 / len(self.every.rows)
         core[np.diag_indices_from(core)] += 1
         with capped(len(core)):
             factor = cho_factor(core, lower=True, overwrite_a=True, check_finite=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from selector.core.contracts import Score
 from selector.features import FeatureSet
-from selector.features.deletion import Deletion, deletions
-from selector.features.threads import each
+from selector.features.deletion import Deletion, without_blocks
 from selector.proxies._proxy import INVARIANCES, proxy
 
 
@@ -52,22 +52,20 @@ def hscore(features: FeatureSet, *, shrinkage: float | None = None, blocks: bool
     value = (1 - a) * float(between @ inverse) / n
     chance = (1 - a) * (classes - 1) / (n * (n - 1)) * float(s.values @ inverse)
     made = Score(value, details={"shrinkage": a, "chance": chance, "excess": value - chance})
-    if not blocks or shrinkage is not None or (every := deletions(features)) is None:
+    if not blocks or shrinkage is not None:
         return made
     started = time.perf_counter()
-    try:
-        left_out = np.array(each(lambda block: _of_rest(every.without(block), s.width), features.block_ids.tolist()))
-    except np.linalg.LinAlgError:  # hardly any shrinkage and more columns than rows: each block by its own spectrum
-        return made
+    left_out = without_blocks(features, lambda left: _of_rest(left, s.width))
     return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
 
 
-def _of_rest(left: Deletion, width: int) -> float:
+def _of_rest(deletions: Sequence[Deletion], width: int) -> float:
     """The score of the rows that are left without a block."""
+    (left,) = deletions  # classes are known of every row
     n, trace = left.count, left.trace
     a = shrinkage_from(trace / n, left.square / n**2, left.norm4, n, width)
     if not 0 < a < 1:
-        raise np.linalg.LinAlgError(f"a shrinkage of {a}")
+        raise np.linalg.LinAlgError(f"a shrinkage of {a}")  # each block by its own spectrum
     shown = left.label_counts > 0.5
     squares = left.ridge(a * trace / (1 - a) / width).quadratic(left.response[:, shown])
     return float((squares / left.label_counts[shown]).sum())

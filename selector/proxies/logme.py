@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ProxyError
 from selector.features import FeatureSet, Spectrum
-from selector.features.deletion import Deletion, Deletions, deletions, gram, grouped
-from selector.features.threads import capped, each
+from selector.features.deletion import Deletion, gram, grouped, without_blocks
+from selector.features.threads import capped
 from selector.proxies._proxy import INVARIANCES, proxy
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,12 @@ def logme(features: FeatureSet, *, intercept: bool = False, blocks: bool = False
     if not blocks or intercept:
         return made
     started = time.perf_counter()
-    left_out = _without_blocks(features, parts, [(one[0], one[3]) for one in found])
+    sets = [_LeftOut(one[0], one[3], standardise) for one in found]
+
+    def value(left: Sequence[Deletion]) -> float:
+        return float(np.nanmean(np.concatenate([one.of_rest(rest) for one, rest in zip(sets, left, strict=True)])))
+
+    left_out = without_blocks(features, value)
     return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
 
 
@@ -106,29 +112,6 @@ def column_evidence(spectrum: Spectrum, *, intercept: bool = False) -> tuple[np.
     return evidence, most, converged, ratio
 
 
-def _without_blocks(
-    features: FeatureSet, parts: list[FeatureSet], found: list[tuple[np.ndarray, np.ndarray]]
-) -> np.ndarray | None:
-    """(blocks,) values without each block; None where a decomposition without it takes less."""
-    every = [deletions(part) for part in parts]
-    if any(
-        one is None or not np.array_equal(part.block_ids, features.block_ids)
-        for one, part in zip(every, parts, strict=True)
-    ):
-        return None
-    standardise = features.label_kind is LabelKind.REAL
-    sets = [_LeftOut(one, *values, standardise) for one, values in zip(every, found, strict=True) if one is not None]
-
-    def value(block: int) -> float:
-        columns = np.concatenate([one.without(block) for one in sets])
-        return float(np.nanmean(columns))
-
-    try:
-        return np.array(each(value, features.block_ids.tolist()))
-    except np.linalg.LinAlgError:  # a column that is explained all but exactly
-        return None
-
-
 @dataclass(frozen=True)
 class _LeftOut:
     """Evidence of label columns without a block, each at the α/β of all rows.
@@ -137,14 +120,13 @@ class _LeftOut:
     -eᵀG⁻¹e and log det(XᵀX + tI) by log det G, G = I - X_B(XᵀX + tI)⁻¹X_Bᵀ; the best β is N/E.
     """
 
-    every: Deletions
     evidence: np.ndarray
     ratio: np.ndarray
     standardise: bool
 
-    def without(self, block: int) -> np.ndarray:
+    def of_rest(self, left: Deletion) -> np.ndarray:
         """(T,) evidence a row; NaN for a class that has no row left."""
-        left, spectrum = self.every.without(block), self.every.spectrum
+        spectrum = left.every.spectrum
         scale = np.ones(len(self.ratio))
         if self.standardise:
             scale = np.sqrt(spectrum.label_square / spectrum.count)
@@ -156,7 +138,7 @@ class _LeftOut:
         if self.standardise:  # by the deviation of the rows left
             deviation = np.sqrt(np.maximum(left.label_square, 1e-300) / left.count)
             values += np.where(left.label_square > 0, np.log(deviation / scale), 0.0)
-        elif self.every.is_classes:
+        elif left.every.is_classes:
             values[left.label_counts <= 0.5] = np.nan
         return values
 
@@ -165,8 +147,8 @@ class _LeftOut:
     ) -> np.ndarray:
         from scipy.linalg import cho_factor, cho_solve
 
-        live, n = self.every.live, spectrum.count
-        inverse = 1 / (self.every.values + penalty)
+        live, n = left.every.live, spectrum.count
+        inverse = 1 / (left.every.values + penalty)
         m, response = spectrum.offset[live], spectrum.response[live][:, columns]
         level = math.sqrt(n) * spectrum.label_mean[columns]
         outside = spectrum.offset_outside**2 + float(

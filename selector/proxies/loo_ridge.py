@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
-from selector.features.deletion import Deletion, deletions
+from selector.features.deletion import Deletion, without_blocks
 from selector.features.threads import each
 from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.ridge import STRENGTHS, column_fits, column_strengths, mean_r2
@@ -78,24 +79,19 @@ def _gcv(features: FeatureSet) -> float:
 
 
 def _from_spectra(features: FeatureSet) -> np.ndarray | None:
-    """(blocks,) generalised cross-validation without each block, at the strengths of all rows; None where a
-    decomposition without it takes less, or rows occur several times."""
+    """(blocks,) generalised cross-validation without each block, at the strengths of all rows; None where
+    ``without_blocks`` gives none, or rows occur several times."""
     parts = features.complete_parts()
-    every = [deletions(part) for part in parts]
-    for one, part in zip(every, parts, strict=True):
-        if one is None or part.equal_rows is not None or not np.array_equal(part.block_ids, features.block_ids):
-            return None
+    if any(part.equal_rows is not None for part in parts):
+        return None
     strengths = [np.array(STRENGTHS)[column_strengths(part)] for part in parts]
 
-    def value(block: int) -> float:
-        fits = [_fit_of_rest(one.without(block), own) for one, own in zip(every, strengths, strict=True) if one]
+    def value(left: Sequence[Deletion]) -> float:
+        fits = [_fit_of_rest(one, own) for one, own in zip(left, strengths, strict=True)]
         errors, null = (np.concatenate(found) for found in zip(*fits, strict=True))
         return mean_r2(errors, null, features.label_kind)
 
-    try:
-        return np.array(each(value, features.block_ids.tolist()))
-    except np.linalg.LinAlgError:  # hardly any penalty
-        return None
+    return without_blocks(features, value)
 
 
 def _fit_of_rest(left: Deletion, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
