@@ -8,7 +8,8 @@ usual one: two rounds of early stopping, default proxies with intervals, from fi
 after the other: float32 maps of pictures in batches of eight, rows read off them, then scikit-learn on standardised rows by
 five folds of pictures: logistic regression of classes, and of boxes ridge regression of the offsets as well. It has a row
 a model, and the same call goes on after those that are there. A scan reads few points of each picture (``points``), so
-that a loop over as many and one over a hundred are both of interest. ``value`` of a scan is its order. Stored bytes are those of the scan's rows on disk,
+that a loop over as many and one over a hundred are both of interest. ``passes`` are the seconds of either that were in the
+networks, from pixels to maps: what a scan cannot do without. ``value`` of a scan is its order. Stored bytes are those of the scan's rows on disk,
 dense bytes those of all maps of all models in float32.
 """
 
@@ -16,10 +17,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -40,6 +44,7 @@ from selector.extract import readers
 from selector.extract.inputs import ready
 from selector.extract.readers import Outputs
 from selector.modalities.pixels.transform import prepare
+from selector.sources._encoder import TorchEncoder
 from selector.tasks import task_of
 from selector.zoo import ModelSpec, load_zoo
 
@@ -48,7 +53,7 @@ EIGHT = (
     "mlc_resnet8", "mnv1_025", "cifar_resnet20", "mn_edgetpu075", "mnv2_coral", "mnv1_100", "efflite0", "opennsfw",
 )  # fmt: skip
 BATCH = 8
-COLUMNS = ("set", "what", "model", "points", "rows", "pictures", "seconds", "stopped_early", "stored_bytes", "dense_bytes", "value", *facts())  # fmt: skip
+COLUMNS = ("set", "what", "model", "points", "rows", "pictures", "seconds", "passes", "stopped_early", "stored_bytes", "dense_bytes", "value", *facts())  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,7 +109,8 @@ def scan(zoo: Sequence[ModelSpec], target: Target) -> dict[str, object]:
         def run() -> None:
             made.append(selector.rank(target, zoo=list(zoo), store=folder, cost="off", history=False, out=False))
 
-        spent = seconds(run)
+        with timed_passes() as passes:
+            spent = seconds(run)
         stored = sum(path.stat().st_size for path in (Path(folder) / "entries").rglob("*") if path.is_file())
     (ranking,) = made
     failed = [model.reason for model in ranking if model.status == "failed"]
@@ -112,10 +118,26 @@ def scan(zoo: Sequence[ModelSpec], target: Target) -> dict[str, object]:
     plan = rows_of(target, None)
     return {
         "what": "scan", "model": f"{len(zoo)} encoders", "points": round(len(plan) / len(items), 1), "rows": len(plan),
-        "pictures": len(items), "seconds": round(spent, 1), "stopped_early": sum(m.status == "stopped" for m in ranking),
+        "pictures": len(items), "seconds": round(spent, 1), "passes": round(sum(passes), 1), "stopped_early": sum(m.status == "stopped" for m in ranking),
         "stored_bytes": stored, "dense_bytes": sum(dense_bytes(task, spec, target) for spec in zoo) * len(items),
         "value": " ".join(model.name for model in ranking),
     }  # fmt: skip
+
+
+@contextmanager
+def timed_passes() -> Iterator[list[float]]:
+    """Seconds of the processor of every forward pass to maps inside, on the thread that makes it."""
+    spent: list[float] = []
+    own = TorchEncoder.maps
+
+    def maps(self: TorchEncoder, batch: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+        begun = time.thread_time()
+        found = own(self, batch)
+        spent.append(time.thread_time() - begun)
+        return found
+
+    with mock.patch.object(TorchEncoder, "maps", maps):
+        yield spent
 
 
 def dense_bytes(task: Task, spec: ModelSpec, target: Target) -> int:
@@ -129,11 +151,12 @@ def dense_bytes(task: Task, spec: ModelSpec, target: Target) -> int:
 def loop(spec: ModelSpec, target: Target, plan: RowPlan) -> dict[str, object]:
     """The row of one model; its value is the mean of accuracy and, of boxes, R²."""
     values: list[float] = []
-    spent = seconds(lambda: values.extend(probed(spec, target, plan)))
+    with timed_passes() as passes:
+        spent = seconds(lambda: values.extend(probed(spec, target, plan)))
     pictures = len(target.indices("train", "val"))
     return {
         "what": "loop", "model": spec.name, "points": round(len(plan) / pictures, 1), "rows": len(plan),
-        "pictures": pictures, "seconds": round(spent, 1), "value": round(float(np.mean(values)), 4),
+        "pictures": pictures, "seconds": round(spent, 1), "passes": round(sum(passes), 1), "value": round(float(np.mean(values)), 4),
     }  # fmt: skip
 
 
