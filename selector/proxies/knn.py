@@ -11,6 +11,7 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
 from selector.features.device import nearest
+from selector.features.threads import processor_named
 from selector.proxies._proxy import INVARIANCES, proxy
 
 KS = (1, 5, 20)
@@ -198,7 +199,8 @@ def _all_others(features: FeatureSet, row: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _search(features: FeatureSet, count: int) -> Neighbours:
-    import faiss
+    with processor_named():
+        import faiss
 
     n = len(features)
     units = None if features.units is None else np.unique(features.units, return_inverse=True)[1].ravel()

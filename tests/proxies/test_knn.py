@@ -1,10 +1,15 @@
 """Nearest neighbours against brute force in float64, with ties and duplicates."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 import selector.proxies as proxies
 from selector.features import FeatureSet
+from selector.features.threads import _CORES
 from selector.proxies import knn as module
 
 
@@ -64,6 +69,31 @@ def test_blocks_of_rows_give_what_one_block_gives(mixture, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK_BYTES", 1)  # blocks of 1024 rows
     parts = proxies.score(x, labels, "knn")
     assert parts.details == pytest.approx(whole.details, abs=1e-9)
+
+
+SEARCH = """
+import os
+import numpy as np
+from threadpoolctl import threadpool_info
+import selector.proxies as proxies
+rng = np.random.default_rng(0)
+proxies.score(rng.normal(size=(40, 4)), np.arange(40) % 2, "knn")
+found = {("faiss" in one["filepath"]): one["architecture"] for one in threadpool_info() if one["internal_api"] == "openblas"}
+print(found.get(True), found.get(False), os.environ.get("OPENBLAS_CORETYPE"))
+"""
+
+
+@pytest.mark.parametrize("told", [None, "Haswell"])
+def test_faiss_takes_the_processor_for_what_numpy_does(told):
+    """Unless the environment says which; with the kernels of an unknown processor a search took three times as long."""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    environment |= {"OPENBLAS_CORETYPE": told} if told else {}
+    run = subprocess.run([sys.executable, "-c", SEARCH], env=environment, capture_output=True, text=True, check=True)
+    of_faiss, of_numpy, left = run.stdout.split()
+    assert left == str(told)
+    if of_numpy not in _CORES or of_faiss == "None":
+        pytest.skip(f"numpy computes as on {of_numpy}, faiss without an OpenBLAS of its own")
+    assert of_faiss == (told or _CORES[of_numpy])
 
 
 def test_a_tied_vote_goes_to_the_nearest_not_to_the_smallest_label():
