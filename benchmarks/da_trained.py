@@ -54,6 +54,7 @@ PAIRS = (
 STRATEGIES = ("source-only", "coral", "full", "deep-coral", "dann", "cdan", "mcc")
 WIDEST = 64  # pixels
 DRAWS = 500
+MEAN = "mean over pairs"
 ALONE = ("bnm", "class-ami", "dev", "im", "snd", "source-validation")  # validators that need no pool
 FIELDS = (
     "pair", "model", "strategy", "steps", "batch_size", "rate", "head", "seed", "accuracy", "accuracy, as trained", "accuracy, coral", *ALONE, "source_items",
@@ -102,11 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for strategy in left:
             if time.monotonic() > ends:
                 return 124
-            row = {"pair": name, "model": spec.name, "strategy": strategy, "batch_size": args.batch_size}
-            adapted, facts, heads = trainer.adapted(strategy, args.steps, args.seed)
-            row |= {f"accuracy, {name}": accuracy(made, hidden) for name, made in heads.items()}
-            row |= facts | finding(adapted, hidden) | _sizes(trainer.domains) | {"seed": args.seed}
-            keep(f"{name} {spec.name} {strategy} {args.seed}", adapted, hidden)
+            row = {"pair": name, "model": spec.name, "batch_size": args.batch_size}
+            row |= trainer.row(name, strategy, args.steps, args.seed, hidden)
             write_rows(args.out, [row], FIELDS)
             print(name, spec.name, strategy, f"{row['accuracy']:.3f}", row["seconds"], flush=True)
     return 0
@@ -175,6 +173,24 @@ class Trainer:
         }  # fmt: skip
         return adapted, facts, heads
 
+    def row(self, pair: str, strategy: str, steps: int, seed: int, hidden: np.ndarray) -> dict[str, Any]:
+        """Of the table; predictions are kept beside it.
+
+        Args:
+            hidden: the target's labels, which nothing but the accuracies sees.
+        """
+        adapted, facts, heads = self.adapted(strategy, steps, seed)
+        keep(f"{pair} {self.loaded.name} {strategy} {seed}", adapted, hidden)
+        by_head = {f"accuracy, {name}": accuracy(made, hidden) for name, made in heads.items()}
+        return {
+            "strategy": strategy,
+            **by_head,
+            **facts,
+            **finding(adapted, hidden),
+            **_sizes(self.domains),
+            "seed": seed,
+        }
+
     def _rows(self) -> dict[str, np.ndarray]:
         """Features of the pretrained network by split."""
         module = self.bench.task.learner(self.loaded.encoder, self.bench.target, self.loaded.probe)
@@ -225,21 +241,24 @@ def _sizes(domains: Domains) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- tables
 
 
+Line = tuple[str, str, int, float, float, float, float]
+"""Pair, strategy, encoders, mean gain, its interval, and the gain with the head as trained; in points."""
+
+
 def tables(path: Path) -> int:
     """Gain in points over source-only, a line a pair and strategy, with the 90 % interval of resampled items and encoders;
-    ``as trained``: without a head that ``coral`` solved. Needs the predictions that the trainings left."""
+    ``as trained``: without a head that ``coral`` solved. Needs the predictions that the trainings left. An encoder counts
+    on a pair once every strategy that the pair has is there, so that a pair's lines rest on the same encoders."""
     rows = read_rows(path)
     known = {(r["pair"], r["model"], r["strategy"]): r for r in rows}
-    pairs = list(dict.fromkeys(r["pair"] for r in rows))
-    names = [s for s in STRATEGIES if s != "source-only" and any(r["strategy"] == s for r in rows)]
-    found: list[tuple[str, str, int, float, float, float, float]] = []
+    found: list[Line] = []
     every: dict[str, list[np.ndarray]] = {}
-    for pair in pairs:
-        for name in names:
-            models = [m for p, m, s in known if (p, s) == (pair, name) and (pair, m, "source-only") in known]
+    for pair in dict.fromkeys(r["pair"] for r in rows):
+        own = [r for r in rows if r["pair"] == pair]
+        names = [s for s in STRATEGIES if any(r["strategy"] == s for r in own)]
+        models = [m for m in dict.fromkeys(r["model"] for r in own) if all((pair, m, s) in known for s in names)]
+        for name in names[1:] if models else ():
             gains = [_hits(pair, m, name) - _hits(pair, m, "source-only") for m in models]
-            if not gains:
-                continue
             plain = [
                 float(known[pair, m, name]["accuracy, as trained"]) - float(known[pair, m, "source-only"]["accuracy"])
                 for m in models
@@ -250,21 +269,37 @@ def tables(path: Path) -> int:
             low, high = np.quantile(resampled, [0.05, 0.95])
             mean, as_trained = float(np.mean(gains)), float(np.mean(plain)) if plain else float("nan")
             found.append((pair, name, len(models), *(100 * float(v) for v in (mean, low, high, as_trained))))
-    for name in names:
-        own = [row for row in found if row[1] == name]
-        low, high = 100 * np.quantile(np.mean(every[name], axis=0), [0.05, 0.95])
-        means = (float(np.mean([row[i] for row in own])) for i in (3, 6))
-        mean, as_trained = means
-        found.append(("mean over pairs", name, sum(row[2] for row in own), mean, float(low), float(high), as_trained))
+    for name, draws in every.items():
+        own_lines = [line for line in found if line[1] == name]
+        low, high = 100 * np.quantile(np.mean(draws, axis=0), [0.05, 0.95])
+        mean, as_trained = (float(np.mean([line[i] for line in own_lines])) for i in (3, 6))
+        found.append((MEAN, name, sum(line[2] for line in own_lines), mean, float(low), float(high), as_trained))
     with TABLES.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("pair", "strategy", "encoders", "gain", "low", "high", "as_trained"))
-        writer.writerows((*row[:3], *(f"{v:.4g}" for v in row[3:])) for row in found)
-    for row in found:
-        print(
-            f"{row[0]:20s} {row[1]:12s} {row[2]:3d}  {row[3]:6.1f} ({row[4]:.1f} to {row[5]:.1f}), as trained {row[6]:.1f}"
-        )
+        writer.writerows((*line[:3], *(f"{v:.4g}" for v in line[3:])) for line in found)
+    print(markdown(found))
     return 0
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table of the docs."""
+    by = {(line[0], line[1]): line for line in lines}
+    names = [s for s in STRATEGIES if any(line[1] == s for line in lines)]
+    pairs = list(dict.fromkeys(line[0] for line in lines))
+    said = [f"| pair (encoders) | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    for pair in pairs:
+        own = [by.get((pair, name)) for name in names]
+        cells = ["" if line is None else "{} ({} to {})".format(*map(_minus, line[3:6])) for line in own]
+        count = next(line[2] for line in own if line is not None)
+        said.append(f"| {pair.replace('-', ' → ', 1)} ({count}) | {' | '.join(cells)} |")
+    last = [by.get((MEAN, name)) for name in names]
+    cells = ["" if line is None or np.isnan(line[6]) else _minus(line[6]) for line in last]
+    return "\n".join([*said, f"| mean, head as trained | {' | '.join(cells)} |"])
+
+
+def _minus(value: float) -> str:
+    return f"{value:.1f}".replace("-", "−")
 
 
 def _hits(pair: str, model: str, strategy: str) -> np.ndarray:

@@ -148,11 +148,15 @@ class ImageModality(Modality):
         """See ``core.modality``."""
         return f"image of {preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
 
-    def augment(self, batch: Tensor, annotations: Sequence[Any]) -> tuple[Tensor, list[Any]]:
+    def augment(self, batch: Tensor, annotations: Sequence[Any], mirror: bool = True) -> tuple[Tensor, list[Any]]:
         """See ``core.modality``; uint8 (B, H, W, C) as a tensor."""
         from selector.modalities.pixels.augmentation import augmented
 
-        return augmented(batch, annotations)
+        return augmented(batch, annotations, mirror)
+
+    def mirrored(self, batch: Tensor) -> Tensor:
+        """See ``core.modality``; uint8 (B, H, W, C) as a tensor."""
+        return batch.flip(2)
 
 
 def _side(input_size: Sequence[int] | None) -> tuple[int, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 from torch import nn
 
+from selector import modalities
 from selector.core.contracts import UNLABELLED
 from selector.core.errors import TrainingError
 from selector.core.task import Learner
@@ -16,11 +18,12 @@ from selector.tuning.domains import AdaptedHead
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load, settle_precision
-from selector.tuning.strategies._loop import predict
+from selector.tuning.strategies._loop import Feed, predict
 from selector.tuning.trial import Trial, module_of, rates_of, run_trial
 from selector.tuning.types import Candidate
 from selector.tuning.workbench import Workbench
 
+ONE_SIDED = 1.282  # standard errors: 90 % of a normal distribution are below
 EPOCHS, LEAST, MOST = 20, 100, 3000  # steps of a training when nothing is said, as in the tournament
 
 
@@ -38,7 +41,28 @@ def started(bench: Workbench, candidate: Candidate) -> Loaded:
     settle_precision(bench, loaded)
     solve(bench, loaded, math.inf)
     prepare_start(bench, loaded)
+    loaded.mirror = not bench.augment or mirrored_alike(bench, loaded)
     return loaded
+
+
+def mirrored_alike(bench: Workbench, loaded: Loaded) -> bool:
+    """Whether the network tells the source's validation items as well from their mirror images, within the error of the
+    paired difference (90 %, one-sided): photographs are, digits are not, and a training must not see those.
+
+    Cost: two passes over the validation items; none for items without mirror images.
+    """
+    modality = modalities.of(bench.target)
+    items = bench.indices["val"]
+    feed = bench.feed(loaded.preprocess)
+    if modality.mirrored(feed.prepared(items[:1])) is None:
+        return True
+    module = bench.task.learner(loaded.encoder, bench.target, loaded.probe, loaded.size).eval()
+    turned = replace(feed, normalise=lambda batch: feed.normalise(modality.mirrored(batch)))
+    labels = bench.task.labels(bench.target.labels_of(items))
+    lost = np.subtract(
+        *((outputs_of(bench, loaded, module, items, f).argmax(axis=1) == labels).astype(float) for f in (feed, turned))
+    )
+    return bool(lost.mean() <= ONE_SIDED * lost.std() / math.sqrt(len(lost)))
 
 
 def steps_of(bench: Workbench, most: int | None) -> int:
@@ -73,16 +97,22 @@ def network_outputs(
         features[split] = rows
     head = head_layer(cast(Learner, module).network)
     weight, bias = (part.detach().float().cpu().numpy() for part in (head.weight, head.bias))
-    facts = {"steps": float(record.facts["steps"]), "learning_rate": trial.rate}
+    facts = {
+        "steps": float(record.facts["steps"]), "learning_rate": trial.rate,
+        **({"mirror_images": float(loaded.mirror)} if bench.augment else {}),
+    }  # fmt: skip
     return module, AdaptedHead(weight, bias, facts), outputs, features
 
 
-def outputs_of(bench: Workbench, loaded: Loaded, module: nn.Module, items: np.ndarray) -> np.ndarray:
+def outputs_of(
+    bench: Workbench, loaded: Loaded, module: nn.Module, items: np.ndarray, feed: Feed | None = None
+) -> np.ndarray:
     """(N, C) outputs of a learner on some items of the target (positions)."""
     found: list[Any] = []
 
     def take(some: Any, _: np.ndarray) -> None:
         found.append(some)
 
-    predict(module, bench.feed(loaded.preprocess), items, take, device=bench.device, bf16=loaded.bf16)
+    feed = bench.feed(loaded.preprocess) if feed is None else feed
+    predict(module, feed, items, take, device=bench.device, bf16=loaded.bf16)
     return np.concatenate(found)

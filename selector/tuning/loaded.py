@@ -29,6 +29,7 @@ class Loaded:
     start: Stats | None = None  # of the validation items with that probe: every training begins there
     forward_seconds: float = math.nan  # an image, at the training resolution
     build_seconds: float = 0.0
+    mirror: bool = True  # mirror images are among what augmentation makes
     device: str = ""  # kind of device that it is trained on, where that is not this process's
 
     @property

@@ -83,7 +83,7 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
             "seed": trial.seed,
             "steps": steps,
             "batch_size": bench.batch_size,
-            "augment": bench.augment,
+            "augment": bench.augment if loaded.mirror else "without mirror images",
             "optimiser": optimiser_of(loaded, trial.strategy),
         }
     )
@@ -163,7 +163,7 @@ def _train(
     fit = train(
         module,
         groups,
-        bench.feed(loaded.preprocess, augment=bench.augment),
+        bench.feed(loaded.preprocess, augment=bench.augment, mirror=loaded.mirror),
         bench.indices["train"],
         settings,
         checkpoint=bench.journal.checkpoint(key),

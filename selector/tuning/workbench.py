@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,18 +135,18 @@ class Workbench:
         )
         return plan, np.concatenate(found) if done and found else None
 
-    def feed(self, preprocess: AnyPreprocess, *, augment: bool = False) -> Feed:
+    def feed(self, preprocess: AnyPreprocess, *, augment: bool = False, mirror: bool = True) -> Feed:
         """The items of the target, prepared so; training batches with their annotations."""
         return Feed(
             self.pixels_for(preprocess),
             self.normalise(preprocess),
             lambda items: self.task.annotations(self.target, items),
-            self._augmented if augment else None,
+            partial(self._augmented, mirror=mirror) if augment else None,
             self.target.indices(UNLABELLED),
         )
 
-    def _augmented(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
-        return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations))
+    def _augmented(self, batch: Any, annotations: Sequence[Any], mirror: bool) -> tuple[Any, Sequence[Any]]:
+        return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations, mirror))
 
     @contextlib.contextmanager
     def working_on(self, candidate: Candidate, part: str, left: int = 0) -> Iterator[None]:

@@ -41,6 +41,20 @@ def test_masks_and_boxes_move_with_the_picture() -> None:
     assert TEXT.augment(texts, [1, 2]) == (texts, [1, 2])
 
 
+def test_without_mirror_images_left_stays_left() -> None:
+    pictures = torch.zeros((16, 32, 32, 3), dtype=torch.uint8)
+    pictures[:, :, :12] = 200  # crops keep 70 % of the area: the left edge is bright in some, the right one in none
+
+    def sides(batch: torch.Tensor) -> list[bool]:
+        return [bool(p[:, :6].sum() > p[:, -6:].sum()) for p in batch]
+
+    torch.manual_seed(1)
+    assert all(sides(IMAGE.augment(pictures, [0] * 16, mirror=False)[0]))
+    assert 0 < sum(sides(IMAGE.augment(pictures, [0] * 16)[0])) < 16
+    assert not any(sides(IMAGE.mirrored(pictures)))
+    assert TEXT.mirrored(tokens(2, 3)) is None
+
+
 def tokens(*lengths: int) -> Tokens:
     rows = [TokenisedText((np.arange(1, n + 1, dtype=np.int32),), (np.zeros(n, np.uint8),)) for n in lengths]
     return Tokens.of(rows, 0)

@@ -160,6 +160,40 @@ def test_networks_are_trained_for_the_target_and_one_is_handed_over(zoo, tmp_pat
     assert same["mcc"].seconds < found["mcc"].seconds
 
 
+class Placed(nn.Module):
+    """Sees where something is, as ``Tiny`` does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.AvgPool2d(8)
+        self.body = nn.Linear(27, 27)
+        self.last = nn.Linear(27, 5)
+
+    def forward(self, batch):
+        return self.last(self.body(self.stem(batch).flatten(1)))
+
+
+@pytest.mark.parametrize(("half", "mirrored"), [("left", 0.0), ("upper", 1.0)])
+def test_mirror_images_are_learned_from_where_they_show_the_same_class(tmp_path, half, mirrored):
+    """A bright half: left or right is another class in the mirror, upper or lower is not."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 90, (60, 24, 24, 3), dtype=np.uint8)
+    images[::2, :, :12] += 120
+    images[1::2, :, 12:] += 120
+    if half == "upper":
+        images = images.transpose(0, 2, 1, 3)
+    torch.manual_seed(0)
+    zoo = {"placed": selector.Model(Placed().eval(), transform={"input_size": (3, 24, 24)})}
+    ranking = selector.rank(
+        images[40:] // 2, source_domain=(images[:40], np.array(["a", "b"] * 20)), zoo=zoo, confirm=True, strategies="dann",
+        max_steps=1, top_k=1, precision="float32", backend="eager", history=False, cost="off", proxies=["pas"],
+        store=tmp_path / "store", out=tmp_path / "run",
+    )  # fmt: skip
+    found = next(m for m in ranking.best.measurements if m.strategy == "dann")
+    assert found.status == "ok", found.note
+    assert found.extra["mirror_images"] == mirrored
+
+
 @pytest.mark.parametrize("solved", [True, False], ids=["coral's head", "head as trained"])
 def test_a_trained_network_is_saved_as_it_was_judged(zoo, tmp_path, monkeypatch, solved):
     images, _ = pictures(30, 7, low=60, high=255)

@@ -8,8 +8,8 @@ from typing import Any
 SCALE, RATIO = (0.7, 1.0), (0.9, 1.11)  # share of the area that a crop keeps, and its aspect
 
 
-def augmented(batch: Any, annotations: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """A crop of 70-100 % of each image's area, and a mirror image of half of them.
+def augmented(batch: Any, annotations: Sequence[Any], mirror: bool = True) -> tuple[Any, list[Any]]:
+    """A crop of 70-100 % of each image's area, and, with ``mirror``, a mirror image of half of them.
 
     Args:
         batch: uint8 tensor (B, H, W, C).
@@ -23,7 +23,8 @@ def augmented(batch: Any, annotations: Sequence[Any]) -> tuple[Any, list[Any]]:
     from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
 
     height, width = batch.shape[1:3]
-    change = Compose([RandomResizedCrop((height, width), SCALE, RATIO, antialias=True), RandomHorizontalFlip(0.5)])
+    crop = RandomResizedCrop((height, width), SCALE, RATIO, antialias=True)
+    change = Compose([crop, RandomHorizontalFlip(0.5)]) if mirror else crop
     images, moved = [], []
     for image, annotation in zip(batch.permute(0, 3, 1, 2), annotations, strict=True):
         # an annotation that is a plain tensor would be taken for a picture: only tv_tensors may move
