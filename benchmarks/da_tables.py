@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from scipy.stats import spearmanr
 
 from benchmarks import da_pairs
 from benchmarks.da import DETAILS, RESULTS, STRATEGIES, VALIDATORS
-from selector.tuning.choice import COMBINED, agreement_of, combined_ranks, decided, suited
+from selector.tuning.choice import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, combined_ranks, decided, suited
 from selector.tuning.labelling import Labelling
 
 TABLES = Path(__file__).parent / "results" / "da_tables.csv"
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = {pair: args.labels / f"{pair}.npz" for pair in pairs if pair not in da_pairs.TEXTS}
         found += _labels({pair: _regret_curves(path) for pair, path in kept.items() if path.is_file()})
     found += [*_prediction(rows, pairs), *_within_models(rows)]
+    found += _rules_of_other_pairs(
+        {p: [row for row in rows if row["pair"] == p] for p in pairs if p not in da_pairs.TEXTS}
+    )
     with args.out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("table", "pair", "name", "value"))
@@ -60,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _safe(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["strategy"] == SOURCE_ONLY]
+
+
 def _of(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.array([float(row[name]) for row in rows])
 
@@ -70,7 +78,7 @@ def _regret(score: np.ndarray, accuracy: np.ndarray) -> float:
 
 def _measures(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]:
     """Over encoders, against the accuracy of source-only."""
-    own = [row for row in rows if row["strategy"] == "source-only"]
+    own = _safe(rows)
     accuracy, found = _of(own, "accuracy"), []
     for name in DETAILS:
         score = _of(own, name)
@@ -85,7 +93,7 @@ def _measures(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float
 
 def _prediction(rows: Sequence[Row], pairs: Sequence[str]) -> list[tuple[str, str, str, float]]:
     """The regression behind ``target-accuracy``: its coefficients, and how it does on pairs that were left out."""
-    own = [row for row in rows if row["strategy"] == "source-only"]
+    own = _safe(rows)
     table, found, missed = "prediction of left-out pairs", [], []
     for pair in pairs:
         held = [row for row in own if row["pair"] == pair]
@@ -150,6 +158,12 @@ def _choice(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]
         (
             "choice",
             pair,
+            "below the best source-only, points",
+            100 * float(_of(_safe(rows), "accuracy").max() - handed),
+        ),
+        (
+            "choice",
+            pair,
             "regret in points, validators alone",
             100 * float(accuracy.max() - accuracy[keys.index(by_validators)]),
         ),
@@ -157,6 +171,44 @@ def _choice(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]
         ("choice", pair, "best in the pool", float(accuracy.max())),
         ("choice", pair, "handed over", float(handed)),
     ]
+
+
+def _rules_of_other_pairs(rows: Mapping[str, Sequence[Row]]) -> list[tuple[str, str, str, float]]:
+    """What the choice would be worth if all that it rests on had been chosen without the pair that it is judged on.
+
+    Of a pair the mean regret of those rules that are best, by their mean regret, on all other pairs: ``constants`` have the
+    package's two validators and choose from when on more than class shares differs, how many votes are needed and
+    whether a preference must exceed its error; ``constants and validators`` choose the two validators as well (only for
+    the package's own are errors in the rows).
+    """
+    own = tuple(VALIDATORS.index(name) for name in COMBINED)
+    rules = [(v, b, need, error) for v in itertools.combinations(range(len(VALIDATORS)), 2) for b in (1.0, BEYOND, 5.0)
+             for need in (1, 2, 3) for error in ((False, True) if v == own else (False,))]  # fmt: skip
+    pairs, regrets = list(rows), np.array([[_regret_of_rule(part, *rule) for rule in rules] for part in rows.values()])
+    scopes = {
+        "constants": [i for i, rule in enumerate(rules) if rule[0] == own],
+        "constants and validators": range(len(rules)),
+    }
+    found = []
+    for name, some in scopes.items():
+        for i, pair in enumerate(pairs):
+            others = np.delete(regrets[:, some], i, axis=0).mean(axis=0)
+            best = others <= others.min() + 1e-9
+            found.append(
+                ("choice, rule of the other pairs, regret in points", pair, name, float(regrets[i, some][best].mean()))
+            )
+    return found
+
+
+def _regret_of_rule(rows: Sequence[Row], judges: tuple[int, int], beyond: float, need: int, error: bool) -> float:
+    keys, accuracy = [(row["model"], row["strategy"]) for row in rows], _of(rows, "accuracy")
+    table = np.stack([_of(rows, VALIDATORS[i]) for i in judges], axis=1)
+    safe = table[[keys.index((model, SOURCE_ONLY)) for model, _ in keys]]
+    prefer = _of(rows, "preferred_by") if error else (table > safe).sum(axis=1)
+    votes = prefer + [suited(row["strategy"], float(row["beyond_class_shares"]), beyond) for row in rows]
+    most = table.shape[1] + 1  # a majority, as ``decided`` asks for it
+    name, _ = decided(keys, table, {key: most if count >= need else 0 for key, count in zip(keys, votes, strict=True)})
+    return 100 * float(accuracy.max() - accuracy[keys.index(name)])
 
 
 def _suits(row: Row) -> bool:

@@ -99,10 +99,10 @@ def choose(
     return Chosen(name, first, values, combined, votes, agreement, tuple(notes))
 
 
-def suited(strategy: str, shift: float) -> bool:
+def suited(strategy: str, shift: float, beyond: float = BEYOND) -> bool:
     """Whether a strategy is made for the change that there is: of class shares alone, or of the items too."""
     mends = strategies.registry.get(strategy).mends
-    return mends is not None and (mends == "items") == (shift > BEYOND)
+    return mends is not None and (mends == "items") == (shift > beyond)
 
 
 def decided(

@@ -58,19 +58,3 @@ def test_rows_and_the_table_that_is_made_of_them(kept, capsys):
     shown = capsys.readouterr().out
     assert "| dark → bright (1) | " in shown
     assert "{:.1f}".format(100 * (rows[1]["accuracy"] - rows[0]["accuracy"])).replace("-", "−") in shown
-
-
-def test_the_committed_table_is_that_of_the_committed_rows():
-    """Gains are differences of accuracies over the encoders that a pair has in every strategy."""
-    rows = da_trained.read_rows(da_trained.RESULTS)
-    accuracy = {(r["pair"], r["model"], r["strategy"]): float(r["accuracy"]) for r in rows}
-    with da_trained.TABLES.open() as file:
-        lines = [row for row in csv.DictReader(file) if row["pair"] != da_trained.MEAN]
-    assert lines
-    for line in lines:
-        pair, strategy = line["pair"], line["strategy"]
-        names = {s for p, _, s in accuracy if p == pair}
-        models = [m for m in dict.fromkeys(r["model"] for r in rows) if all((pair, m, s) in accuracy for s in names)]
-        gains = [accuracy[pair, m, strategy] - accuracy[pair, m, "source-only"] for m in models]
-        assert int(line["encoders"]) == len(models), (pair, strategy)
-        assert float(line["gain"]) == pytest.approx(100 * np.mean(gains), abs=0.01), (pair, strategy)
