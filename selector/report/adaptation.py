@@ -93,6 +93,8 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
         return
     names = list(candidates[0]["validators"])
     finals = {(model.name, m.strategy): m for model in ranking for m in model.measurements}
+    weighted = any(c.get("effective_sample_size") is not None for c in candidates)
+    measured = any(m.test for m in finals.values())
     rows = []
     for c in candidates:
         final = finals.get((c["model"], c["strategy"]))
@@ -104,8 +106,8 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
                 f"{c['combined']:.2f}",
                 c.get("votes") or "–",
                 *(f"{c['validators'][name]:.3f}" for name in names),
-                "–" if size is None else f"{size:.0f} of {c['items']}",
-                "–" if final is None or not final.test else f"{final.test_value:.3f}",
+                *(["–" if size is None else f"{size:.0f} of {c['items']}"] if weighted else []),
+                *(["–" if final is None or not final.test else f"{final.test_value:.3f}"] if measured else []),
             )
         )
     agreement = found.get("agreement")
@@ -118,8 +120,15 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
     yield Table(
         f"Validators side by side; higher is better, and combined is the {meant}.{said} "
         "Votes are for the adaptation against source-only of its model: those of the validators that choose, and whether "
-        "it suits the change between the domains. The last column was worked out after the choice.",
-        ("candidate", "combined", "votes", *names, "effective sample size", "target accuracy"),
+        f"it suits the change between the domains.{' The last column was worked out after the choice.' if measured else ''}",
+        (
+            "candidate",
+            "combined",
+            "votes",
+            *names,
+            *(["effective sample size"] if weighted else []),
+            *(["target accuracy"] if measured else []),
+        ),
         tuple(rows),
     )
 
