@@ -161,8 +161,15 @@ def _domains(
 
 
 def _source(x: Any, options: Options, seed: int) -> Target:
-    """The labelled source domain: any classification target."""
-    return assemble(reader_of(x, options)[1].read(x, options), seed=seed, task=None)
+    """The labelled source domain: any classification target.
+
+    Raises:
+        TargetError: as of a target; it says that it is about the source.
+    """
+    try:
+        return assemble(reader_of(x, options)[1].read(x, options), seed=seed, task=None)
+    except TargetError as error:
+        raise TargetError(f"source_domain: {error}") from error
 
 
 def load_origin(origin: Mapping[str, Any] | None, *, trust: Trust = "stat") -> Target:
