@@ -127,9 +127,9 @@ def test_what_is_refused(source, flat, tmp_path):
         load_target(tmp_path / "empty", source_domain=source)
     with pytest.raises(TargetError, match="the target is empty; give at least one item"):
         load_target([], source_domain=source)
-    with pytest.raises(TargetError, match="source_domain: .*no class folders with images"):
+    with pytest.raises(TargetError, match=r"source_domain: .*no class folders with images"):
         load_target(flat, source_domain=tmp_path / "empty")
-    with pytest.raises(TargetError, match="source_domain: target .*nowhere does not exist"):
+    with pytest.raises(TargetError, match=r"source_domain: target .*nowhere does not exist"):
         load_target(flat, source_domain=tmp_path / "nowhere")
     with pytest.raises(TargetError, match="the target holds texts and source_domain 'source' images"):
         load_target(["a text"], source_domain=source)
