@@ -14,6 +14,7 @@ from selector.core.contracts import UNLABELLED
 from selector.core.errors import TrainingError
 from selector.core.task import Learner
 from selector.tasks._learner import head_layer
+from selector.tasks.adaptation import Adaptation
 from selector.tuning.domains import AdaptedHead
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.loaded import Loaded
@@ -58,7 +59,7 @@ def mirrored_alike(bench: Workbench, loaded: Loaded) -> bool:
         return True
     module = bench.task.learner(loaded.encoder, bench.target, loaded.probe, loaded.size).eval()
     turned = replace(feed, normalise=lambda batch: feed.normalise(modality.mirrored(batch)))
-    labels = bench.task.labels(bench.target.labels_of(items))
+    labels = cast(Adaptation, bench.task).labels(bench.target.labels_of(items))
     lost = np.subtract(
         *((outputs_of(bench, loaded, module, items, f).argmax(axis=1) == labels).astype(float) for f in (feed, turned))
     )
