@@ -23,7 +23,7 @@ from selector.tuning.choice import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, 
 from selector.tuning.labelling import Labelling
 
 TABLES = Path(__file__).parent / "results" / "da_tables.csv"
-MOST_LABELS, TURNS = 60, 10
+MOST_LABELS, TURNS = 60, 20
 ASKED = ("label", "label, ten at a time", "random", "random, believed as in label")
 FITTED = ("source_accuracy", "pas", "label_shift")
 Row = dict[str, str]
@@ -46,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.labels is not None:
         # pools of one size: that of the texts is smaller
         kept = {pair: args.labels / f"{pair}.npz" for pair in pairs if pair not in da_pairs.TEXTS}
-        found += _labels({pair: _regret_curves(path) for pair, path in kept.items() if path.is_file()})
+        asked = {pair: _regret_curves(path) for pair, path in kept.items() if path.is_file()}
+        found += _labels({pair: curves for pair, (curves, _) in asked.items()})
+        for pair, (_, stops) in asked.items():
+            for name, (count, behind) in stops.items():
+                found += [("labels when label expects to be within a point", pair, name, count),
+                          ("regret in points when label expects to be within one", pair, name, behind)]  # fmt: skip
     found += [*_prediction(rows, pairs), *_within_models(rows)]
     found += _rules_of_other_pairs(
         {p: [row for row in rows if row["pair"] == p] for p in pairs if p not in da_pairs.TEXTS}
@@ -251,12 +256,14 @@ def _gains(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]:
     ]
 
 
-def _regret_curves(path: Path) -> dict[str, np.ndarray]:
+def _regret_curves(path: Path) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
     """By way of asking, (MOST_LABELS,) mean regret in points of the leader after so many labels, over ``TURNS`` random
-    80 % of the target's items."""
+    80 % of the target's items; and, for ``label``, labels and regret where it expects for the first time to be within a
+    point of the best: what a person sees, who knows no regret."""
     with np.load(path, allow_pickle=False) as kept:
         every, truth, merits = kept["probabilities"].astype(np.float64), kept["labels"], kept["merits"]
     found: dict[str, list[list[float]]] = {name: [] for name in ASKED}
+    stops: dict[str, list[tuple[float, float]]] = {name: [] for name in ASKED if name.startswith("label")}
     for turn in range(TURNS):
         rng = np.random.default_rng(turn)
         some = rng.permutation(len(truth))[: int(0.8 * len(truth))]
@@ -274,8 +281,15 @@ def _regret_curves(path: Path) -> dict[str, np.ndarray]:
                     if name == "random":  # the plain rule: most hits, ties at their mean
                         counted = hits[:, order[: len(curve)]].sum(axis=1)
                         curve[-1] = float(behind[counted == counted.max()].mean())
+                if name in stops and len(stops[name]) == turn and (
+                    labelling.standing().regret <= 0.01 or len(curve) >= MOST_LABELS
+                ):  # fmt: skip
+                    stops[name].append((len(curve), curve[-1]))
             found[name].append(curve[:MOST_LABELS])
-    return {name: np.mean(curves, axis=0) for name, curves in found.items()}
+    mean = {name: np.mean(some, axis=0) for name, some in stops.items()}
+    return {name: np.mean(curves, axis=0) for name, curves in found.items()}, {
+        n: (float(a), float(b)) for n, (a, b) in mean.items()
+    }
 
 
 def _labels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> list[tuple[str, str, str, float]]:

@@ -34,16 +34,20 @@ def test_the_tables_are_those_of_the_rows(tmp_path, capsys):
     assert "class-ami" in capsys.readouterr().out
 
 
-def test_regret_of_ways_to_ask(tmp_path):
+def test_regret_of_ways_to_ask(tmp_path, monkeypatch):
     """One candidate is right, three are wrong alike: a label that tells is enough, and the plain draw shares its first
     choice among those that are level."""
+    monkeypatch.setattr(da_tables, "TURNS", 3)
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 80)
     right, wrong = np.eye(3)[truth], np.eye(3)[(truth + 1) % 3]
     np.savez(
         tmp_path / "x.npz", probabilities=0.9 * np.stack([wrong, right, wrong, wrong]) + 0.05, labels=truth, merits=np.zeros(4)
     )  # fmt: skip
-    curves = da_tables._regret_curves(tmp_path / "x.npz")
+    curves, stops = da_tables._regret_curves(tmp_path / "x.npz")
+    assert set(stops) == {"label", "label, ten at a time"}
+    assert stops["label"][0] < 10 == stops["label, ten at a time"][0]
+    assert stops["label"][1] == 0
     assert set(curves) == set(da_tables.ASKED)
     assert all(curve.shape == (da_tables.MOST_LABELS,) for curve in curves.values())
     assert curves["random"].max() == 0
