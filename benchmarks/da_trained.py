@@ -43,7 +43,8 @@ from selector.tuning.workbench import Workbench
 from selector.zoo import ModelSpec, load_zoo, select
 
 RESULTS = Path(__file__).parent / "results" / "da_trained.csv"
-TABLES = RESULTS.with_name("da_trained_tables.csv")
+FURTHER = RESULTS.with_name("da_trained_further.csv")
+"""Of further encoders and of texts, with fewer and smaller steps: ``--out`` of these rows."""
 KEPT = Path("runs") / "da_trained"
 MODELS = ("usps_cnn", "mnist_cnn", "mlc_resnet8", "svhn_cnn", "tiniest", "mnv1_025", "cifar_resnet20", "mnv2_coral")
 TEXT_MODELS = ("minilm-l6-3-layers", "sre-minilm-l6")
@@ -274,12 +275,17 @@ def tables(path: Path) -> int:
         low, high = 100 * np.quantile(np.mean(draws, axis=0), [0.05, 0.95])
         mean, as_trained = (float(np.mean([line[i] for line in own_lines])) for i in (3, 6))
         found.append((MEAN, name, sum(line[2] for line in own_lines), mean, float(low), float(high), as_trained))
-    with TABLES.open("w", encoding="utf-8", newline="") as file:
+    with tables_of(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("pair", "strategy", "encoders", "gain", "low", "high", "as_trained"))
         writer.writerows((*line[:3], *(f"{v:.4g}" for v in line[3:])) for line in found)
     print(markdown(found))
     return 0
+
+
+def tables_of(path: Path) -> Path:
+    """Where the table of some rows lies."""
+    return path.with_name(f"{path.stem}_tables.csv")
 
 
 def markdown(lines: Sequence[Line]) -> str:

@@ -14,7 +14,6 @@ from selector.zoo import ModelSpec
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setattr(da_trained, "KEPT", tmp_path / "kept")
-    monkeypatch.setattr(da_trained, "TABLES", tmp_path / "tables.csv")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
@@ -47,7 +46,7 @@ def test_rows_and_the_table_that_is_made_of_them(kept, capsys):
     lonely = {**fixed, **rows[0], "model": "another"}  # one whose other strategies are not there
     da_trained.write_rows(path, [lonely, *({**fixed, **row} for row in rows)], da_trained.FIELDS)
     assert da_trained.main(["--tables", "--out", str(path)]) == 0
-    with (kept / "tables.csv").open() as file:
+    with da_trained.tables_of(path).open() as file:
         lines = {row["strategy"]: row for row in csv.DictReader(file) if row["pair"] == "dark-bright"}
     assert set(lines) == {"coral", "full", "dann"}
     for row in rows[1:]:
@@ -58,3 +57,20 @@ def test_rows_and_the_table_that_is_made_of_them(kept, capsys):
     shown = capsys.readouterr().out
     assert "| dark → bright (1) | " in shown
     assert "{:.1f}".format(100 * (rows[1]["accuracy"] - rows[0]["accuracy"])).replace("-", "−") in shown
+
+
+@pytest.mark.parametrize("path", [da_trained.RESULTS, da_trained.FURTHER], ids=lambda path: path.stem)
+def test_the_committed_table_is_that_of_the_committed_rows(path):
+    """Gains are differences of accuracies over the encoders that a pair has in every strategy."""
+    rows = da_trained.read_rows(path)
+    accuracy = {(r["pair"], r["model"], r["strategy"]): float(r["accuracy"]) for r in rows}
+    with da_trained.tables_of(path).open() as file:
+        lines = [row for row in csv.DictReader(file) if row["pair"] != da_trained.MEAN]
+    assert lines
+    for line in lines:
+        pair, strategy = line["pair"], line["strategy"]
+        names = {s for p, _, s in accuracy if p == pair}
+        models = [m for m in dict.fromkeys(r["model"] for r in rows) if all((pair, m, s) in accuracy for s in names)]
+        gains = [accuracy[pair, m, strategy] - accuracy[pair, m, "source-only"] for m in models]
+        assert int(line["encoders"]) == len(models), (pair, strategy)
+        assert float(line["gain"]) == pytest.approx(100 * np.mean(gains), abs=0.01), (pair, strategy)

@@ -176,6 +176,13 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     assert selector.label(tmp_path / "run", count=2, target=ranking.loaded_target).items == again.items[:2]
 
 
+@pytest.fixture(scope="module")
+def solved(zoo, tmp_path_factory):  # noqa: F811
+    """A run of heads alone."""
+    images, _ = pictures(30, 7, low=60, high=255)
+    return run(zoo, tmp_path_factory.mktemp("solved"), images, strategies="coral")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -185,13 +192,11 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
         ("item,label,id\nrow 1,,{id}\n", "holds no label; fill in the column 'label'"),
     ],
 )
-def test_answers_that_cannot_be_read(zoo, tmp_path, text, message):  # noqa: F811
-    images, _ = pictures(30, 7, low=60, high=255)
-    ranking = run(zoo, tmp_path, images, strategies="coral")
-    known = np.load(tmp_path / "run" / "target_predictions.npz")["hashes"][0]
+def test_answers_that_cannot_be_read(solved, tmp_path, text, message):
+    known = np.load(solved.path / "target_predictions.npz")["hashes"][0]
     (tmp_path / "answers.csv").write_text(text.format(id=known))
     with pytest.raises(OptionError, match=message):
-        selector.label(ranking, answers=tmp_path / "answers.csv")
+        selector.label(solved, answers=tmp_path / "answers.csv")
 
 
 def test_a_run_without_adaptation_has_nothing_to_label(zoo, tmp_path):  # noqa: F811
