@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import sys
 import threading
 import time
@@ -37,7 +38,16 @@ def main(number: int, parent: int) -> None:
             content = link.recv_bytes()
         except EOFError:
             return
-        link.send(("answer", answers.answered(content, setup["level"])))
+        link.send_bytes(_sendable(answers.answered(content, setup["level"])))
+
+
+def _sendable(answer: answers.Answer) -> bytes:
+    """An answer as the pipe takes it; a result that cannot be pickled is the failure of its job, not of this process."""
+    try:
+        return pickle.dumps(("answer", answer))
+    except Exception as error:  # noqa: BLE001  whatever the objects of a plugin raise
+        reason = f"its result cannot be handed to another process: {type(error).__name__}: {error}"
+        return pickle.dumps(("answer", answers.Answer("model", reason=reason)))
 
 
 def _end_with(parent: int) -> None:

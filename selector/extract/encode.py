@@ -23,6 +23,7 @@ from selector.core.errors import ConfigError, OutOfMemory, SourceError
 from selector.core.kinds import noun_of
 from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
+from selector.extract.commits import Commits
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
 from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import parts
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["CHUNK_ROWS", "Runner", "extract_together", "open_runner", "resolve_device"]
 
-CHUNK_ROWS = 256  # rows written at once: what a kill can lose
+CHUNK_ROWS = 256  # rows written at once, and fewer where they take long (``Commits``)
 _CPU_BATCH = 16  # larger ones leave the cache: up to a third slower in eager torch, no faster in OpenVINO
 _GPU_BATCH = 128
 _JUDGE_AGAIN = 4 * JUDGED_ON  # rows from which a decision made on too few images is made anew
@@ -277,13 +278,13 @@ def extract_together(
         for variant, entry in zip(variants, entries, strict=True)
     ]
     total, done = len(wanted), 0
-    rows_a_chunk = max(CHUNK_ROWS, runner.batch_size)
+    commits = Commits(max(CHUNK_ROWS, runner.batch_size))
     written = 0
     unit = f"{noun_of(runner.encoder.modality)}s" if keys is None else "rows"
     progress(Progress("extract", 0, total, unit, model))
     for rows in chain(judged, runner.stream(prefetched(pixels, batches))):
         done += len(rows)
-        write = done - written >= rows_a_chunk or done == total
+        write = commits.due(done - written) or done == total
         for writer, part in zip(writers, parts(runner.encoder, rows), strict=True):
             if writer is not None and writer.failure is None:
                 writer.add(part)

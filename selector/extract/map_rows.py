@@ -12,6 +12,7 @@ import numpy as np
 from selector.core.contracts import Encoder, Progress
 from selector.core.errors import SourceError
 from selector.core.task import RowPlan
+from selector.extract.commits import Commits
 from selector.extract.extraction import Extraction
 from selector.extract.job import ExtractJob, versioned
 from selector.extract.workspace import Workspace
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from selector.extract.inputs import Batch
     from selector.extract.rows import MapRunner
 
-_ROWS_AT_ONCE = 8192  # in memory before they are written
+_ROWS_AT_ONCE = 8192  # in memory before they are written, and fewer where they take long (``Commits``)
 
 
 class MapRows(Extraction):
@@ -130,12 +131,13 @@ class MapRows(Extraction):
                 entry.append([addresses[i] for i in which[own]], features[own])
             waiting.clear()
 
+        commits = Commits(_ROWS_AT_ONCE)
         for chunk in extract_rows(
             runner, items, plan.item[rows], plan.place[rows], plan.reader, variants=list(entries)
         ):
             waiting.append((rows[chunk.rows], chunk.features))
             done += len(chunk.rows)
-            if sum(len(part) for part, _ in waiting) >= _ROWS_AT_ONCE:
+            if commits.due(sum(len(part) for part, _ in waiting)):
                 write()
             self.work.notify(Progress("extract", done, len(rows), "rows", name))
         write()

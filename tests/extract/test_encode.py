@@ -172,7 +172,7 @@ def prepared(store: FeatureStore, encoder: Encoder, pixels: Pictures) -> tuple[R
     return runner, entry
 
 
-def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, tmp_path: Path) -> None:
+def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, clock: list[float], tmp_path: Path) -> None:
     pixels = Pictures(pictures(600))
     runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
     told: list[Progress] = []
@@ -183,6 +183,30 @@ def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, tmp_path
     np.testing.assert_allclose(entry.rows(pixels.hashes), reference(small, pixels.rows), rtol=1e-4, atol=1e-5)
     extract_rows(runner, entry, pixels, pixels.hashes, np.arange(0))
     assert pixels.read == 600
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that chunks go by: they stand still until a test moves them."""
+    now = [0.0]
+    monkeypatch.setattr("selector.extract.commits.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_a_kill_of_a_slow_network_loses_seconds_not_rows(small: Small, clock: list[float], tmp_path: Path) -> None:
+    pixels = Pictures(pictures(160))
+    runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
+    stored = []
+
+    def later(step: Progress) -> None:
+        stored.append(entry.stored)
+        clock[0] = 4 * step.done / runner.batch_size  # 4 s a batch of 16
+        if step.done == 144:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_rows(runner, entry, pixels, pixels.hashes, np.arange(160), later)
+    assert stored == [0, 0, 0, 0, 64, 64, 64, 112, 112, 112]  # 12 s of work, never more
 
 
 def test_an_interrupted_extraction_resumes_to_the_same_bytes(small: Small, tmp_path: Path) -> None:
@@ -217,7 +241,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert entry.stored == 0
 
 
-def test_an_error_while_reading_pixels_is_passed_on(small: Small, tmp_path: Path) -> None:
+def test_an_error_while_reading_pixels_is_passed_on(small: Small, clock: list[float], tmp_path: Path) -> None:
     class Gone(Pictures):
         def batch(self, indices: Any) -> np.ndarray:
             if 300 in indices:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,8 @@ def misbehave(item: tuple[str, Any]) -> Any:
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "raise":
         raise value
+    if what == "unpicklable":
+        return threading.Lock()
     if what == "odd":
         raise Odd("no Exception")
     if what == "bad":
@@ -111,6 +114,7 @@ def test_jobs_come_back_in_the_order_of_completion_and_one_that_died_runs_again(
         ("value", 7),
         ("raise", ValueError("odd")),
         ("odd", 0),
+        ("unpicklable", 0),
     ]
     found = {o.item[0]: o for o in fleet.map(misbehave, items)}
     assert found["value"].result == 7
@@ -118,6 +122,7 @@ def test_jobs_come_back_in_the_order_of_completion_and_one_that_died_runs_again(
     assert found["raise"].failure.reason == "ValueError: odd"
     assert "raise value" in found["raise"].failure.traceback
     assert found["odd"].failure.reason == "Odd: no Exception"
+    assert "cannot pickle '_thread.lock' object" in found["unpicklable"].failure.reason
     assert found["die"].failure.reason.startswith("tuple: the process that ran this model ")
     assert found["die"].failure.reason.endswith(", twice.")
     file = str(tmp_path / "second")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,31 @@ def test_a_second_scan_runs_nothing_and_new_pictures_only_themselves(
     scored = {h for h, s in zip(target.hashes, target.splits, strict=True) if s != "test"}
     assert sum(run) == len(TINY) * len(scored - known)
     assert all(m.status == "ok" for m in whole)
+
+
+def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(
+    folder: Path, tmp_path: Path, task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0, 11)  # every pass takes 11 seconds
+    monkeypatch.setattr("selector.extract.commits.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("selector.extract.rows._PIXELS", 6 * 160 * 160)
+    read, seen = MapRunner.read, []
+
+    def killed(self: MapRunner, pixels: Any, *args: Any) -> Any:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(len(pixels))
+        return read(self, pixels, *args)
+
+    monkeypatch.setattr(MapRunner, "read", killed)
+    with pytest.raises(KeyboardInterrupt):
+        selector.rank(target_of(folder), **{**FAST, "zoo": TINY[:1]}, store=tmp_path)
+    extraction = Extraction(
+        target_of(folder), FeatureStore(tmp_path), "auto", "float32", "auto", "fail", True, lambda _: None
+    )
+    entry = extraction.stored(TINY[0])
+    assert entry is not None
+    assert entry.stored == POINTS * sum(seen)
 
 
 def test_layers_are_feature_variants_from_one_pass_and_an_unknown_one_fails_alone(
