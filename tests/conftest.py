@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
@@ -38,6 +39,16 @@ def shared_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points the user's cache folders and history into the test's own directory."""
     caches_below(tmp_path_factory.mktemp("cache"), monkeypatch)
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """A command configures the root logger; in this process it must not stay so."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = before, level
+    logging.getLogger("selector").setLevel(logging.NOTSET)
 
 
 def draw(label: int, seed: int, size: int = 48) -> Image.Image:

@@ -10,7 +10,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -216,11 +215,11 @@ def open_runner(
     device = resolve_device(device)
     cache = store.compiled_folder if store is not None else None
     batch_size = batch_of(device)
-    known = _still_valid(encoder, decided, device, precision, rows_expected)
+    known = decided_before(encoder, decided, device, precision, rows_expected, store)
     if known is not None:
-        size = batch_size_of(store, encoder, known.backend, known.precision, device)
-        known = known if size is None else replace(known, batch_size=size)
-        again = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
+        again = (opened or {}).get((known.backend, known.precision))
+        if again is None or again.batch_size != known.batch_size:
+            again = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
         return Runner(encoder, device, known, again, store)
 
     def run(candidate: Backend, pixels: Batch) -> NDArray[np.float32]:
@@ -346,10 +345,15 @@ def resolve_device(device: str) -> str:
     return "cpu" if kind == "cpu" else device
 
 
-def _still_valid(
-    encoder: Encoder, decided: Mapping[str, Any] | None, device: str, precision: str, rows_expected: int
+def decided_before(
+    encoder: Encoder,
+    decided: Mapping[str, Any] | None,
+    device: str,
+    precision: str,
+    rows_expected: int,
+    store: FeatureStore | None,
 ) -> Decision | None:
-    """An earlier decision, unless it was made on too few images or its backend is not here."""
+    """An earlier decision (facts of an entry), unless it was made on too few images or its backend is not here."""
     if not decided or "backend" not in decided or "precision" not in decided:
         return None
     facts = {k: decided[k] for k in ("judged_on", "agreement_cosine", "agreement_neighbours") if k in decided}
@@ -362,7 +366,9 @@ def _still_valid(
             encoder.name, decided["backend"], reason,
         )  # fmt: skip
         return None
-    size = decided.get("batch_size", _CPU_BATCH) if decided.get("device") == device else None
+    size = batch_size_of(store, encoder, decided["backend"], decided["precision"], device)
+    if size is None and decided.get("device") == device:
+        size = decided.get("batch_size", _CPU_BATCH)
     return Decision(decided["backend"], decided["precision"], size or batch_of(device), facts)
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from selector.zoo.variants import Place, at_place, network_of, place_of
 
 if TYPE_CHECKING:
     from selector.extract.encode import Runner
+    from selector.extract.open_ahead import Opened
 
 
 class ItemRows(Extraction):
@@ -105,7 +106,6 @@ class ItemRows(Extraction):
         """Run an encoder over the items that its variants (``specs``) lack."""
         from selector.extract.backend_choice import JUDGED_ON
         from selector.extract.encode import extract_together, open_runner
-        from selector.extract.open_ahead import open_ahead
 
         work, job = self.work, self.job
         if modalities.of(encoder).resizable and work.expected(specs[0]) != encoder.preprocess:
@@ -145,8 +145,7 @@ class ItemRows(Extraction):
             specs[0], encoder, runner, [entry for entry in entries if entry is not None], items.batch(rows[:1])
         )
         if job.next_spec is not None:
-            settings: dict[str, Any] = {**work.settings.of_features, "rows_expected": len(rows), "store": work.store}
-            work.ahead.start(job.next_spec, partial(open_ahead, **settings))
+            work.ahead.start(job.next_spec, partial(self._opened, job.next_spec, len(rows)))
         started = time.perf_counter()
         failures = extract_together(
             runner, entries, items, target.hashes, rows[missing], work.notify, model=specs[0].name,
@@ -163,6 +162,17 @@ class ItemRows(Extraction):
             for spec, entry, failure in zip(specs, entries, failures, strict=True)
             if entry is not None
         }
+
+    def _opened(self, spec: ModelSpec, rows: int, encoder: Encoder) -> Opened:
+        """The likely backend of the network that comes next; of one that was begun the decided one."""
+        from selector.extract.open_ahead import open_ahead
+
+        work = self.work
+        entry = work.entry(spec)
+        decided = None if entry is None else dict(entry.meta)
+        if decided and "together" in decided:
+            return {}  # several variants run as one network, which is made at its turn
+        return open_ahead(encoder, **work.settings.of_features, rows_expected=rows, store=work.store, decided=decided)
 
     def _begun(self, spec: ModelSpec, variant: Encoder, runner: Runner, places: Sequence[Place]) -> Entry:
         """The entry of a variant, with what was decided, before its first row."""

@@ -23,6 +23,7 @@ from selector.core.contracts import Encoder, Preprocess, Progress
 from selector.core.errors import ConfigError, SourceError
 from selector.extract import backend_choice as deciding
 from selector.extract import backend_table
+from selector.extract import encode as encoding
 from selector.extract import open_ahead as opening
 from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import open_backend, why_not
@@ -973,6 +974,27 @@ def test_the_likely_backend_is_opened_ahead_where_that_pays_and_is_not_opened_ag
     np.testing.assert_allclose(runner.encode(sample), reference(small, sample), rtol=1e-3, atol=1e-3)
     known(monkeypatch, backend="openvino", precision="float32", speedup=2.0, setup=1e6)
     assert open_ahead(small, **AUTO, rows_expected=500, store=store) == {}
+
+
+@needs_openvino
+def test_what_an_earlier_round_decided_is_opened_ahead_without_a_trial_and_once(
+    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain: dict[str, Any] = {"device": "cpu", "rows_expected": 500, "store": FeatureStore(tmp_path)}
+    decided = {"backend": "openvino", "precision": "float32", "batch_size": 8, "device": "cpu"}
+    monkeypatch.setattr(small, "probe", lambda: pytest.fail("it was timed"))
+    asked = {"precision": "float32", "backend": "openvino"}
+    opened = open_ahead(small, **plain, **asked, decided=decided)
+    assert [(way, backend.batch_size) for way, backend in opened.items()] == [(("openvino", "float32"), 8)]
+    monkeypatch.setattr(encoding, "open_backend", lambda *_: pytest.fail("it was opened again"))
+    runner = open_runner(small, **plain, **asked, sample=pictures(1), decided=decided, opened=opened)
+    assert runner.identity == {"backend": "openvino", "precision": "float32"}
+    monkeypatch.undo()
+    other = open_runner(
+        small, **plain, **asked, sample=pictures(1), decided={**decided, "batch_size": 4}, opened=opened
+    )
+    assert other.batch_size == 4  # opened for another size
+    assert open_ahead(small, **plain, **asked, decided={**decided, "backend": "eager"}) == {}
 
 
 def test_what_cannot_be_opened_ahead_is_left_for_its_turn(

@@ -22,8 +22,8 @@ from tests.conftest import image_folder
 from tests.scan.test_scan import table
 
 ZOO = [
-    ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
-    ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none"),
+    ModelSpec(name="sees", source="python:tests.networks:Orientation"),
+    ModelSpec(name="blind", source="python:tests.networks:Blind"),
     ModelSpec(name="crashes", source="python:tests.networks:explodes"),
 ]
 FAST: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_networks_are_loaded_once_and_the_tables_are_those_of_single_scans(
 ) -> None:
     rankings = selector.rank(folders, **FAST, store=tmp_path / "many")
     assert isinstance(rankings, Rankings)
-    assert sorted(loads) == ["crashes", "tiny-resnet", "tiny-vit"]
+    assert sorted(loads) == ["blind", "crashes", "sees"]
     assert [type(each).__name__ for each in rankings] == ["Ranking", "Ranking", "FailedTarget"]
     for folder, found in zip(folders, rankings, strict=False):
         if not isinstance(found, FailedTarget):
@@ -88,8 +88,21 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders: list[Path],
     names = tmp_path / "targets.txt"
     names.write_text(f"# targets\n{folders[0]}\n\n{folders[1]}\n{folders[2]}\n")
     zoo = tmp_path / "zoo.yaml"
-    zoo.write_text(json.dumps({"models": [{"name": s.name, "source": s.source, "weights": "none"} for s in ZOO[:2]]}))
-    words = ["scan", f"@{names}", "--zoo", str(zoo), "--no-confirm", "--proxies", "knn", "--backend", "eager"]
+    zoo.write_text(json.dumps({"models": [{"name": s.name, "source": s.source} for s in ZOO[:2]]}))
+    words = [
+        "scan",
+        f"@{names}",
+        "--zoo",
+        str(zoo),
+        "--trust-zoo",
+        "--isolate",
+        "off",
+        "--no-confirm",
+        "--proxies",
+        "knn",
+        "--backend",
+        "eager",
+    ]
     words += ["--precision", "float32", "--cost", "off", "--store", str(tmp_path / "s"), "--out", str(tmp_path / "all")]
     ran = CliRunner().invoke(app, [*words, "--json"])
     assert ran.exit_code == 3, ran.output  # a target failed

@@ -6,23 +6,26 @@ import base64
 import io
 import json
 import logging
+import multiprocessing
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import selector
 from selector import scan
+from selector.cli.app import app
 from selector.core.contracts import Progress, Score
 from selector.core.errors import BadImagesError, ConfigError, TargetError
 from selector.report.ranking import Ranking, load_ranking
@@ -336,50 +339,57 @@ def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
 
 # ---------------------------------------------------------------------------- kills and company
 
-SCAN = """
-import selector, sys
-from selector.zoo import ModelSpec, PreprocessOverrides
-zoo = [ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
-       ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none")]
-print("ready", flush=True)
-selector.rank(sys.argv[1], zoo=zoo, proxies=["knn", "logme"], precision="float32", backend="eager", store=sys.argv[2], out=sys.argv[3])
-"""
+WARM = multiprocessing.get_context("forkserver")  # scans in processes of their own, forked from one with these imports
+WARM.set_forkserver_preload(
+    ["tests.scan.test_scan", "tests.networks", "selector.data.readers", "selector.scan.pipeline", "selector.extract.run",
+     "selector.extract.encode", "selector.extract.backends.eager", "selector.sources.python", "selector.tasks.detection",
+     "selector.proxies.knn", "selector.proxies.logme", "selector.features.deletion", "selector.report.html"]
+)  # fmt: skip
 
 
-def run_scan(photos: Path, store: Path, out: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCAN, str(photos), str(store), str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+def _scan(environment: dict[str, str], photos: Path, store: Path, out: Path) -> None:
+    import torch
+
+    os.environ.clear()
+    os.environ.update(environment)
+    with Path(f"{out}.log").open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    zoo = [ModelSpec(name=name, source=f"python:tests.networks:{name}") for name in ("Orientation", "Blind")]
+    selector.rank(photos, **{**FAST, "zoo": zoo}, store=store, out=out, cost="off")
+
+
+def run_scan(photos: Path, store: Path, out: Path) -> BaseProcess:
+    process = WARM.Process(target=_scan, args=(dict(os.environ), photos, store, out))
+    process.start()
+    return process
+
+
+def ends_well(process: BaseProcess, out: Path) -> Ranking:
+    process.join(200)
+    assert process.exitcode == 0, Path(f"{out}.log").read_text()
+    return selector.load_ranking(out)
 
 
 def check_kills(photos: Path, tmp_path: Path, kills: int) -> None:
     """A scan killed again and again and resumed gives the table of an undisturbed one."""
-    undisturbed = run_scan(photos, tmp_path / "calm", tmp_path / "calm-run")
+    run_scan(photos, tmp_path / "first", tmp_path / "first-run").join(200)  # the server is up
     started = time.perf_counter()
-    assert undisturbed.wait(timeout=200) == 0, undisturbed.stderr.read()
+    expected = table(ends_well(run_scan(photos, tmp_path / "calm", tmp_path / "calm-run"), tmp_path / "calm-run"))
     whole = time.perf_counter() - started
-    expected = table(selector.load_ranking(tmp_path / "calm-run"))
     rng = random.Random(0)
     store = tmp_path / "stormy store é"
     for attempt in range(kills):
         process = run_scan(photos, store, tmp_path / "stormy-run")
-        try:
-            process.wait(timeout=rng.uniform(0.3, 1.0) * whole)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process.join(rng.uniform(0.1, 1.0) * whole)
+        process.kill()
+        process.join()
         if attempt % 5 == 4:  # start over, so that later kills also hit early work
             store = tmp_path / f"stormy store {attempt}"
     # two kills at one network look as if it had killed the process: it would be set aside, which is tried elsewhere
     shutil.rmtree(store / "working", ignore_errors=True)
     process = run_scan(photos, store, tmp_path / "stormy-run")
-    assert process.wait(timeout=200) == 0, process.stderr.read()
-    assert table(selector.load_ranking(tmp_path / "stormy-run")) == expected
+    assert table(ends_well(process, tmp_path / "stormy-run")) == expected
 
 
 def test_three_kills_change_nothing(photos, tmp_path):
@@ -394,9 +404,7 @@ def test_two_hundred_kills_change_nothing(photos, tmp_path):
 
 def test_scans_into_one_store_at_once_extract_each_model_once(photos, tmp_path):
     processes = [run_scan(photos, tmp_path / "store", tmp_path / f"run{i}") for i in range(3)]
-    for process in processes:
-        assert process.wait(timeout=250) == 0, process.stderr.read()
-    rankings = [selector.load_ranking(tmp_path / f"run{i}") for i in range(3)]
+    rankings = [ends_well(process, tmp_path / f"run{i}") for i, process in enumerate(processes)]
     assert len({table(ranking) for ranking in rankings}) == 1
     store = FeatureStore(tmp_path / "store")
     assert store.verify().damaged == ()
@@ -404,22 +412,23 @@ def test_scans_into_one_store_at_once_extract_each_model_once(photos, tmp_path):
         assert sum(1 for _ in entry.glob("*.rows")) == 1  # nobody wrote the rows of another once more
 
 
+@pytest.mark.usefixtures("own_logging")
 def test_a_scan_meets_a_full_disk_and_goes_on_when_there_is_room(photos, small_disk):
-    scan = [sys.executable, "-m", "selector", "scan", str(photos), "--no-confirm", "--store", str(small_disk / "store"),
+    scan = ["scan", str(photos), "--no-confirm", "--store", str(small_disk / "store"),
             "--zoo", str(small_disk / "zoo.yaml"), "--out", str(small_disk / "run"), "--proxies", "knn",
             "--backend", "eager", "--precision", "float32"]  # fmt: skip
     models = "".join(f"- {{name: {net}, source: 'timm:{net}', weights: none}}\n" for net in ("test_resnet", "test_vit"))
     (small_disk / "zoo.yaml").write_text(f"version: 1\nmodels:\n{models}")
     free = shutil.disk_usage(small_disk).free
     (small_disk / "ballast").write_bytes(b"x" * (free - 24_576))  # room for the documents, not for the rows
-    done = subprocess.run(scan, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+    done = CliRunner().invoke(app, scan)
+    assert done.exit_code == 1, done.output
     assert "is full (No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert FeatureStore(small_disk / "store").verify().damaged == ()
     (small_disk / "ballast").unlink()
-    done = subprocess.run(scan, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, scan)
+    assert done.exit_code == 0, done.output
     assert "test_vit" in done.stdout
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,47 +74,89 @@ class Hub(BaseHTTPRequestHandler):
         return
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a process that asks this hub; repositories lie in ``tmp_path / "hub"``."""
-    Hub.root, Hub.log[:] = tmp_path / "hub", []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield {
-        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "SELECTOR_CACHE": str(tmp_path / "cache"),
-    }  # fmt: skip
-    server.shutdown()
-    server.server_close()
-
-
 CODE = """
-import json, sys
+import json, os, sys
+import torch, transformers
 from selector.core.errors import SelectorError
 from selector.sources import registry
 from selector.zoo import ModelSpec
-source, found = registry.get("transformers"), {}
-for name in sys.argv[1:]:
-    try:
-        encoder = source.load(ModelSpec(source=f"transformers:{name}"))
-        found[name] = [encoder.identity, encoder.path.pooling, encoder.preprocess.max_length,
-            float(encoder.module.backbone.get_input_embeddings().weight.detach().double().sum())]
-    except SelectorError as error:
-        found[name] = f"{type(error).__name__}: {error}"
-print(json.dumps(found))
+
+def load(names):
+    source, found = registry.get("transformers"), {}
+    for name in names:
+        try:
+            encoder = source.load(ModelSpec(source=f"transformers:{name}"))
+            found[name] = [encoder.identity, encoder.path.pooling, encoder.preprocess.max_length,
+                float(encoder.module.backbone.get_input_embeddings().weight.detach().double().sum())]
+        except SelectorError as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    if not os.fork():
+        print(json.dumps(load(json.loads(line))), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
 
 
-def run(environment: dict[str, str], *names: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *names], env=environment, check=False, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+class Asker:
+    """A hub whose repositories lie in ``folder / "hub"``, and a process that has imported transformers: for each question
+    it forks one that knows nothing of those before."""
+
+    def __init__(self, folder: Path) -> None:
+        Hub.root, Hub.log[:] = folder / "hub", []
+        self._server = self._serve(0)
+        self.environment = {
+            **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
+            "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
+            "SELECTOR_CACHE": str(folder / "cache"),
+        }  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CODE], env=self.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def ask(self, *names: str) -> dict[str, Any]:
+        """What these models are when they are loaded."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(names) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return found
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Nobody listens at the hub's address."""
+        port = self._server.server_port
+        self._end()
+        yield
+        self._server = self._serve(port)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._end()
+
+    def _serve(self, port: int) -> ThreadingHTTPServer:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Hub)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return server
+
+    def _end(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
-def test_models_of_every_layout_are_fetched_once(hub: dict[str, str], tmp_path: Path) -> None:
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Asker]:
+    made = Asker(tmp_path)
+    yield made
+    made.close()
+
+
+def test_models_of_every_layout_are_fetched_once(hub: Asker, tmp_path: Path) -> None:
     root = tmp_path / "hub" / "org"
     safe = text_model(root / "safe")
     sentence_model(root / "sentences")
@@ -124,7 +167,7 @@ def test_models_of_every_layout_are_fetched_once(hub: dict[str, str], tmp_path: 
     (both / "pytorch_model.bin").write_bytes(b"must not be asked for")
     (both / "model.onnx").write_bytes(b"nor this")
     names = ["org/safe", "org/sentences", "org/pickled", "org/both"]
-    found = run(hub, *names, "org/nowhere")
+    found = hub.ask(*names, "org/nowhere")
     assert found["org/nowhere"] == (
         "WeightsMissing: transformers:org/nowhere: the hub has no public repository org/nowhere; check the name, or run: "
         "hf auth login"
@@ -140,7 +183,7 @@ def test_models_of_every_layout_are_fetched_once(hub: dict[str, str], tmp_path: 
     asked = [line for line in Hub.log if line.startswith("GET")]
     assert not [line for line in asked if "both/" in line and line.endswith((".bin", ".onnx"))]
     Hub.log.clear()
-    again = run(hub, *names)
+    again = hub.ask(*names)
     assert again == {name: found[name] for name in names}
     assert not Hub.log  # not even asked
 
@@ -153,9 +196,10 @@ for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.sa
 """
 
 
-def test_a_cache_that_another_program_filled_is_completed(hub: dict[str, str], tmp_path: Path) -> None:
+def test_a_cache_that_another_program_filled_is_completed(hub: Asker, tmp_path: Path) -> None:
     sentence_model(tmp_path / "hub" / "org" / "sentences")
-    subprocess.run([sys.executable, "-c", OTHERS, "org/sentences"], env=hub, check=True, timeout=240)
-    alone = run({**hub, "HF_ENDPOINT": "http://127.0.0.1:9"}, "org/sentences")["org/sentences"]
+    subprocess.run([sys.executable, "-c", OTHERS, "org/sentences"], env=hub.environment, check=True, timeout=240)
+    with hub.unreachable():
+        alone = hub.ask("org/sentences")["org/sentences"]
     assert alone[1:3] == ["mean", 64]  # what is there without the files that say how it pools; a warning says so
-    assert run(hub, "org/sentences")["org/sentences"][1:3] == ["cls", 32]
+    assert hub.ask("org/sentences")["org/sentences"][1:3] == ["cls", 32]
