@@ -402,7 +402,10 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
         "2",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list((tmp_path / "store" / "entries").glob("*/*.rows")) and time.monotonic() < deadline:
         time.sleep(0.1)
