@@ -5,7 +5,8 @@
 Reads ground truth, scores and, where there are any, trials; writes ``by_set.csv`` beside them: a row a set and order, and
 their means. ``noise ceiling`` is the truth with the set's own spread between seeds (of all sets where it has none) added once
 more: what a second measurement of the truth would reach. ``errors.csv``: what each score sees that the default does not, as
-the correlation of their errors of rank on the encoders of a set that have both; ``ntk:`` are scores of rows of gradients.
+the correlation of their errors of rank on the encoders of a set that have both; ``ntk:`` are scores of rows of gradients,
+``alpha`` (negated) is a fact of the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy.stats import rankdata
 
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
-from benchmarks.suite import encoders, members, score_cells, suites, table
+from benchmarks.suite import alpha_cells, encoders, members, score_cells, suites, table
 from benchmarks.suite.agreement_table import fine_tuned
 from benchmarks.suite.members import SCOPES, Cells
 from benchmarks.suite.ntk_cells import SCORES
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append({"set": f"mean of {len(own)}", "order": label} | {c: round(float(np.nanmean([float(str(r[c])) for r in own])), 3) for c in columns})  # fmt: skip
     write_rows(suite.table("by_set"), rows)
     others = {score: dict(by_set) for score, by_set in scored.values.items()} | gradients(suite)
+    others["alpha"] = dict.fromkeys(cells, alpha_cells.by_encoder(suites.find("images").table("alpha")))
     write_rows(suite.table("errors"), [e for n, found in cells.items() for e in errors(n, found, others)])
     for row in rows:
         print(*row.values())
