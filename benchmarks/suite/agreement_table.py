@@ -32,7 +32,8 @@ MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3"
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
 NORMALISED_SCORE, TRANSFERABILITY = "normalised_score", "transferability"
 RANDOM = "random order"
-ORDERS = 200  # random ones, whose mean agreement is the row of that name
+CEILING = "noise ceiling"  # the accuracies with the spread between seeds added once more
+ORDERS = 200  # of either, whose mean agreement is the row of that name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     scored = score_cells.read(args.scores or suite.table("scores", args.quick), suite.members)
     by_score |= known(scored, truth, {name: known_of.model for name, known_of in facts.items()})
     missing = {key: reason for key, reason in scored.missing.items() if key[2] in truth.get(key[0], ())}
-    rows = agreement(by_score, truth, suite.scopes, 50 if args.quick else args.draws, args.seed)
+    noise = seed_deviation(path)
+    rows = agreement(by_score, truth, suite.scopes, 50 if args.quick else args.draws, args.seed, noise)
     times = seconds(scored, truth)
     rows = [row | {"seconds": times.get(str(row["score"]), "")} for row in rows]
     folder = args.out or path.parent
@@ -89,6 +91,16 @@ def fine_tuned(path: Path, strategy: str) -> dict[str, Column]:
         if how == strategy and row["status"] == "ok" and row["diverged"] == "0":
             found.setdefault(set_name, {}).setdefault(encoder, []).append(100 * float(row["test_accuracy"]))
     return {name: {e: float(np.mean(v)) for e, v in column.items()} for name, column in found.items()}
+
+
+def seed_deviation(path: Path, strategy: str = "full") -> float:
+    """Standard deviation of an accuracy between seeds, in points, from the cells with two; NaN without any."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for (name, encoder, how, _), row in table.read(path).items():
+        if how == strategy and row["status"] == "ok" and row["diverged"] == "0":
+            found.setdefault((name, encoder), []).append(100 * float(row["test_accuracy"]))
+    several = [np.var(values, ddof=1) for values in found.values() if len(values) > 1]
+    return float(np.sqrt(np.mean(several))) if several else math.nan
 
 
 def static_baselines(truth: Mapping[str, Column], facts: Mapping[str, Facts]) -> dict[str, dict[str, Column]]:
@@ -149,12 +161,18 @@ def seconds(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str
 
 
 def agreement(
-    by_score: ByScore, truth: Mapping[str, Column], scopes: Mapping[str, Scope], draws: int, seed: int
+    by_score: ByScore,
+    truth: Mapping[str, Column],
+    scopes: Mapping[str, Scope],
+    draws: int,
+    seed: int,
+    noise: float = math.nan,
 ) -> list[dict[str, object]]:
     """One row a scope and score: the mean of every measure over sets, with its interval.
 
     A score that lacks some encoders is compared on those it has; ``encoders`` says how many on average.
-    ``gain`` is its weighted tau minus that of the transferability, on the same encoders and resamples.
+    ``gain`` is its weighted tau minus that of the transferability, on the same encoders and resamples. ``noise``: standard
+    deviation of an accuracy between seeds, in points, for the row of the noise ceiling; NaN for none.
     """
     rows = []
     for scope, members in scopes.items():
@@ -175,7 +193,9 @@ def agreement(
             rows.append(row)
         _, truths = columns([], {name: members(name, truth[name], by_score) for name in truth}, truth)
         if truths:
-            rows.append({"scope": scope, "score": RANDOM, "sets": len(truths), **by_chance(truths, seed)})
+            rows.append({"scope": scope, "score": RANDOM, "sets": len(truths), **drawn(truths, seed)})
+            if not math.isnan(noise):
+                rows.append({"scope": scope, "score": CEILING, "sets": len(truths), **drawn(truths, seed, noise)})
     return rows
 
 
@@ -194,15 +214,19 @@ def columns(
     return values, accuracies
 
 
-def by_chance(truths: Sequence[Sequence[float]], seed: int) -> dict[str, object]:
-    """What random orders reach on average; the interval is that of the mean over sets of a single draw."""
+def drawn(truths: Sequence[Sequence[float]], seed: int, noise: float | None = None) -> dict[str, object]:
+    """What random orders reach on average, or the truth with ``noise`` points of standard deviation added once more.
+
+    The interval is that of the mean over sets of a single draw.
+    """
     rng = np.random.default_rng(seed)
+
+    def order(truth: Sequence[float]) -> np.ndarray:
+        return rng.permutation(len(truth)) if noise is None else np.asarray(truth) + rng.normal(0, noise, len(truth))
+
     row: dict[str, object] = {"encoders": round(float(np.mean([len(truth) for truth in truths])), 1)}
     for measure in MEASURES:
-        means = [
-            float(np.mean([AGREEMENT[measure](rng.permutation(len(truth)), truth) for truth in truths]))
-            for _ in range(ORDERS)
-        ]
+        means = [float(np.mean([AGREEMENT[measure](order(truth), truth) for truth in truths])) for _ in range(ORDERS)]
         low, high = np.quantile(means, (0.05, 0.95))
         row |= {measure: float(np.mean(means)), f"{measure}_low": float(low), f"{measure}_high": float(high)}
     return row

@@ -22,6 +22,7 @@ TILE = 45  # px
 MOSTLY = 0.7  # of a tile's pixels that its class covers
 MOST_TILES = 200  # of a class and split, drawn; a road fills half of the pictures
 VOID = 11
+MOST_CELLS = 150  # of a class and split; red cells outnumber the others ten to one
 SUPERCATEGORIES = (1, 8, 5, 10, 5, 10, 7, 10, 6, 6, 5, 7)  # of COCO's 80 classes, in its order
 
 
@@ -38,6 +39,18 @@ def coco128_crops(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray
                 yield image.crop([round(side) for side in box]), int(place[category])
 
     return _cut(data / "coco128", objects)
+
+
+def bccd_cells(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
+    """Blood cells of bccd by their kind: images, labels, and which of them are test."""
+
+    def cells(row: dict) -> Iterator[Item]:
+        image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+        for (x, y, width, height), category in zip(row["objects"]["bbox"], row["objects"]["category"], strict=True):
+            if min(width, height) >= LEAST_SIDE:
+                yield image.crop((round(x), round(y), round(x + width), round(y + height))), int(category)
+
+    return _cut(data / "bccd", cells, MOST_CELLS)
 
 
 def camvid_tiles(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:

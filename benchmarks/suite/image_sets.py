@@ -15,7 +15,18 @@ from sklearn.model_selection import train_test_split
 from benchmarks.suite import crop_sets
 from benchmarks.suite.sets import SPLIT_SEED, LabelledSet, draw
 
-NAMES = ("flowers", "cifar10", "pneumoniamnist", "digits", "dtd10", "textile", "mnist", "brainmri", "camvid_tiles")
+NAMES = (
+    "flowers",
+    "cifar10",
+    "pneumoniamnist",
+    "digits",
+    "dtd10",
+    "textile",
+    "mnist",
+    "brainmri",
+    "camvid_tiles",
+    "bccd_cells",
+)
 MIRRORED = frozenset(
     {"flowers", "dtd10", "cifar10", "textile", "coco128_crops", "camvid_tiles"}
 )  # a mirrored digit or chest is another thing
@@ -106,4 +117,5 @@ WITHOUT_SPLIT: dict[str, Callable[[], tuple[list, np.ndarray]]] = {"textile": _t
 CUT: dict[str, Callable[[Path], tuple[list, np.ndarray, np.ndarray]]] = {
     "coco128_crops": crop_sets.coco128_crops,
     "camvid_tiles": crop_sets.camvid_tiles,
+    "bccd_cells": crop_sets.bccd_cells,
 }

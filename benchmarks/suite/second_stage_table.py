@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, members, score_cells, table
-from benchmarks.suite.agreement_table import fine_tuned, static_baselines
+from benchmarks.suite.agreement_table import fine_tuned, seed_deviation, static_baselines
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import MEASURES, SCOPES, Cells
 from selector.ranking.agreement import MEASURES as ALL_MEASURES
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cards = encoders.cards(assets / "models")
     cells, scores, trials = gathered(assets)
     sizes = {e: float(card["params"]) for e, card in cards.items()}
-    rows = agreement(cells, scores, sizes, seed_deviation(), args.draws)
+    rows = agreement(cells, scores, sizes, seed_deviation(SUITE.table("ground_truth")), args.draws)
     write_rows(SUITE.table("second_stage"), rows)
     write_rows(SUITE.table("second_stage_errors"), correlations(cells, scores))
     for row in rows:
@@ -233,16 +233,6 @@ def scores_of(name: str, cells: Cells, trials: Trials, elsewhere: Mapping[str, f
     }
     found |= {m: cells.normalised_scores[m] for m in ("knn", "probe", "logme")}
     return found | {f"both, trial {w:.0%}": (1 - w) * frozen + w * after for w in WEIGHTS}
-
-
-def seed_deviation() -> float:
-    """Standard deviation of an accuracy between seeds, in points, from the cells with two."""
-    pairs: dict[tuple[str, str], list[float]] = {}
-    for (name, encoder, how, _), row in table.read(SUITE.table("ground_truth")).items():
-        if how == "full" and row["status"] == "ok" and row["diverged"] == "0":
-            pairs.setdefault((name, encoder), []).append(100 * float(row["test_accuracy"]))
-    several = [v for v in pairs.values() if len(v) > 1]
-    return float(np.sqrt(np.mean([np.var(v, ddof=1) for v in several])))
 
 
 def agreement(

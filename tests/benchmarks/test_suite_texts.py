@@ -154,6 +154,7 @@ def test_from_texts_to_the_table_of_agreement(assets, zoo):
         "normalised_score",
         "transferability",
         "random order",
+        "noise ceiling",
     }
     assert {score for scope, score in found if scope == "all"} == names
     assert float(found["all", "knn"]["seconds"]) > 0
