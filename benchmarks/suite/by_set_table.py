@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     elsewhere = mean_ranks(fine_tuned(suites.find("images").table("ground_truth"), "full"))
     deviations = seed_deviations(suite)
     sizes = {e: float(card["params"]) for e, card in cards.items()}
+    probed = fine_tuned(suite.table("ground_truth"), "frozen")
     rows = []
     for name, found in cells.items():
-        made = orders(name, found, trials, elsewhere, sizes, deviations.get(name, deviations[""]))
+        made = orders(name, found, trials, elsewhere, sizes, deviations.get(name, deviations[""]), probed.get(name))
         rows += [measured(name, label, order, found, sizes) for label, order in made]
     for label in dict.fromkeys(str(row["order"]) for row in rows) if len(cells) > 1 else ():
         own = [row for row in rows if row["order"] == label]
@@ -75,8 +76,9 @@ def orders(
     elsewhere: Mapping[str, Mapping[str, float]],
     sizes: Mapping[str, float],
     noise: float,
+    probed: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, Order]]:
-    """What is compared on a set."""
+    """What is compared on a set; ``probed`` are test accuracies of frozen networks, which no score can know."""
     rng = np.random.default_rng(0)
     frozen = members.where_it_agrees("knn", "probe", "logme", weight=0.25)(cells, ()) / 0.75
     yield "transferability", [frozen]
@@ -84,6 +86,8 @@ def orders(
     if cells.names and all((name, e) in trials for e in cells.names):
         values = {FROZEN: frozen, "trial": np.array([trials[name, e] for e in cells.names])}
         yield "transferability and trial", [mixed(values, TRIAL_WEIGHT)]
+    if probed and all(e in probed for e in cells.names):
+        yield "frozen, measured on test", [np.array([probed[e] for e in cells.names])]
     past = {e: np.mean([r[e] for n, r in elsewhere.items() if n != name and e in r] or [0.5]) for e in cells.names}
     yield "mean rank on the other sets", [np.array([past[e] for e in cells.names])]
     yield "parameters", [np.array([sizes[e] for e in cells.names])]

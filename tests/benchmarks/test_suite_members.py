@@ -38,7 +38,7 @@ def test_what_is_learned_comes_from_the_other_sets(cells, label):
 
 
 def test_learned_weights_find_the_member_that_says_something(cells):
-    rows = members.compare(cells, draws=20, seed=0)
+    rows = members.compare(cells, draws=2, seed=0)  # intervals are not looked at
     taus = {row["score"]: row["weighted_tau"] for row in rows if row["scope"] == "all"}
     assert taus["normalised score: knn"] == pytest.approx(1)
     assert taus["learned: knn+probe+logme"] > taus[members.DEFAULT]
@@ -54,7 +54,7 @@ def test_further_scores_are_tried_as_members(cells):
         n: replace(c, raw={**c.raw, "itm": c.accuracy / 50, "lead": rng.uniform(0, 1, len(NAMES))})
         for n, c in cells.items()
     }
-    rows = members.compare(wider, draws=5, seed=0, candidates=members.further(["itm", "lead"]))
+    rows = members.compare(wider, draws=2, seed=0, candidates=members.further(["itm", "lead"]))
     taus = {row["score"]: row["weighted_tau"] for row in rows if row["scope"] == "all"}
     assert taus["z: itm"] == pytest.approx(1)
     assert taus["z: lead"] < 0.5
