@@ -2,11 +2,12 @@
 
     python -m benchmarks.bench_budget --budgets 120 300 1200 [--loads quiet busy] [--sets ...] [--work DIR]
 
-One row a set, budget and load, written as it is measured; rows that are there already are not measured again. The load
-is a loop on one core that does nothing but run. Regret is what the model that was handed over lacks, on the test
-split, to the one that the longest quiet budget of the same set hands over. Features and decoded pictures come from an
-earlier call of the same ``--work`` or are made before the clock starts, as a scan leaves them behind; everything else
-that a confirmation does is in the time. ``share_in_steps`` is the time inside the training loop over the budget. Of the rest,
+One row a set, seed, budget and load, written as it is measured; rows that are there already are not measured again. The
+load is a loop on one core that does nothing but run. Regret is what the model that was handed over lacks, on the test
+split, to the one that the longest quiet budget of the same set and seed hands over. Features and decoded pictures come
+from an earlier call of the same ``--work`` or are made before the clock starts, as a scan leaves them behind; everything
+else that a confirmation does is in the time. ``load_average`` is that of the last five minutes when it ended, its own
+included: how quiet the machine was. ``share_in_steps`` is the time inside the training loop over the budget. Of the rest,
 ``setup_s`` goes to loading, heads and timing of steps (until the first training's first step), ``val_s`` to validation
 and ``final_s`` to what follows the last step: test features, the test split, the verdict.
 """
@@ -17,10 +18,11 @@ import argparse
 import itertools
 import math
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.assets import assets_folder
-from benchmarks.bench_confirm import ENCODERS, ZOO, _Field, _target
-from benchmarks.confirm_rows import OUT, environment, one_thread_count
+from benchmarks.confirm_field import ENCODERS, Field, begin, target_of
+from benchmarks.confirm_rows import OUT, environment
 from benchmarks.rows import read_rows, write_rows
 from selector.core.contracts import Progress
 from selector.extract.inputs import ready
 from selector.tuning import Candidate, TournamentResult, run_tournament
-from selector.zoo import load_zoo
 
 IMAGES = 1200
 LOADS = ("quiet", "busy")
@@ -53,56 +53,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder of features and decoded pictures; else a temporary one")
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
     args = parser.parse_args(argv)
-    assets = assets_folder("models/ and data/")
-    if assets is None:
+    if (opened := begin(args.out)) is None:
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    one_thread_count()
+    assets, specs = opened
     names = list(ENCODERS)[:3] if args.quick else list(ENCODERS)
-    specs = {spec.name: spec for spec in load_zoo(ZOO, trust=True).models}
     table = args.out / "confirm_budget.csv"
     for name, budget, load in itertools.product(args.sets, args.budgets, args.loads):
-        cell = (name, f"{budget:g}", load)
-        rows = read_rows(table)
-        if not args.again and any((r["set"], r["budget_s"], r["load"]) == cell for r in rows):
+        cell = (name, str(args.seed), f"{budget:g}", load)
+        if not args.again and cell in map(_cell, read_rows(table)):
             continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = args.work or Path(temporary)
-            target = _target(assets, name, 200 if args.quick else IMAGES, args.seed)
-            field = _Field(name, target, [specs[n] for n in names], 64, args.seed, folder / name)
+            target = target_of(assets, name, 200 if args.quick else IMAGES, args.seed)
+            field = Field(name, target, [specs[n] for n in names], 64, args.seed, folder / name)
             row = _measured(field, _Features(field), budget, load, Path(temporary))
-        others = [r for r in rows if (r["set"], r["budget_s"], r["load"]) != cell]
+        others = [r for r in read_rows(table) if _cell(r) != cell]
         write_rows(table, _with_regret([*others, row]))
         print(row, flush=True)
     return 0
 
 
-def _measured(field: _Field, features: _Features, budget: float, load: str, folder: Path) -> dict[str, Any]:
+def _measured(field: Field, features: _Features, budget: float, load: str, folder: Path) -> dict[str, Any]:
     """One confirmation and where its time went."""
     with _load(load == "busy"):
         result, seconds = _confirmed(field, features, budget, folder)
+        average = os.getloadavg()[1]  # of five minutes, its own one included: how quiet the machine was
     trained = [h for h in result.history if "seconds" in h]
     steps = sum(float(h["seconds"]) for h in trained)
     return {
-        "set": field.name, "budget_s": f"{budget:g}", "load": load, "spent_s": round(seconds, 1),
+        "set": field.name, "seed": str(field.seed), "budget_s": f"{budget:g}", "load": load, "spent_s": round(seconds, 1),
         "steps_s": round(steps, 1), "share_in_steps": round(steps / budget, 3), "trainings": len(trained),
         "cooled_down": sum(h["steps_done"] < h["steps"] for h in trained), "optimiser_steps": sum(h["steps_done"] for h in trained),
         "setup_s": round(features.clock.first_step - features.clock.begun, 1),
         "val_s": round(sum(float(h.get("evaluate_seconds", 0.0)) for h in trained), 1),
         "final_s": round(features.clock.ended - features.clock.last_step, 1),
         "choice": f"{result.best.name} {result.best.strategy}" if result.best else "",
-        "test": f"{_test_value(result):.4f}", "regret": "", "encoders": len(field.candidates), "images": len(field.target),
-        **environment(),
+        "test": f"{_test_value(result):.4f}", "regret": "", "encoders": len(field.candidates), "images": len(field.target), "load_average": round(average, 1), **environment(),
     }  # fmt: skip
 
 
+def _cell(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["set"], row["seed"], row["budget_s"], row["load"]
+
+
 def _with_regret(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Against the longest quiet budget of the same set."""
+    """Against the longest quiet budget of the same set and seed."""
     for row in rows:
-        quiet = [r for r in rows if r["set"] == row["set"] and r["load"] == "quiet"]
+        quiet = [r for r in rows if (r["set"], r["seed"]) == (row["set"], row["seed"]) and r["load"] == "quiet"]
         longest = max(quiet, key=lambda r: float(r["budget_s"]), default=None)
         row["regret"] = "" if longest is None else f"{float(longest['test']) - float(row['test']):.4f}"
-    return sorted(rows, key=lambda r: (r["set"], r["load"], float(r["budget_s"])))
+    return sorted(rows, key=lambda r: (r["set"], int(r["seed"]), r["load"], float(r["budget_s"])))
 
 
 class _Clock:
@@ -122,7 +122,7 @@ class _Clock:
 class _Features:
     """What a scan leaves behind: features of every item, kept between calls."""
 
-    def __init__(self, field: _Field) -> None:
+    def __init__(self, field: Field) -> None:
         self.clock = _Clock()
         self._rows: dict[str, np.ndarray] = {}
         for candidate in field.candidates:
@@ -136,7 +136,7 @@ class _Features:
         return self._rows[name][indices]
 
     @staticmethod
-    def _encoded(field: _Field, candidate: Candidate) -> np.ndarray:
+    def _encoded(field: Field, candidate: Candidate) -> np.ndarray:
         encoder = candidate.load()
         pixels, every = field.pixels_for(encoder.image_preprocess), np.arange(len(field.target))
         with torch.inference_mode():
@@ -147,7 +147,7 @@ class _Features:
         return np.concatenate(parts)
 
 
-def _confirmed(field: _Field, features: _Features, budget: float, folder: Path) -> tuple[TournamentResult, float]:
+def _confirmed(field: Field, features: _Features, budget: float, folder: Path) -> tuple[TournamentResult, float]:
     features.clock.begun = time.perf_counter()
     result = run_tournament(
         field.candidates,

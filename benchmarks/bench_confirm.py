@@ -28,44 +28,23 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.assets import assets_folder
-from benchmarks.confirm_rows import OUT, environment, mean_over_sets, one_thread_count, put_row
+from benchmarks.confirm_field import ENCODERS, Field, begin, target_of
+from benchmarks.confirm_rows import OUT, environment, mean_over_sets, put_row
 from benchmarks.rows import read_rows, write_rows
-from benchmarks.suite.image_sets import WITHOUT_SPLIT, decode
-from selector import sources, tasks
-from selector.core.contracts import Preprocess, Target
 from selector.core.task import Stats
-from selector.data import load_target
-from selector.modalities.pixels.prepared import Pixels, open_pixels_many
 from selector.ranking import agreement
-from selector.tuning import Candidate, TournamentResult, run_tournament
+from selector.tuning import TournamentResult, run_tournament
 from selector.tuning.heads import frozen_stats, prepare_start, solve
 from selector.tuning.journal import Journal
 from selector.tuning.loading import load, settle_precision
 from selector.tuning.trial import Trial, final_stats, rates_of, run_trial
 from selector.tuning.workbench import Workbench
-from selector.zoo import ModelSpec, load_zoo
 
-ZOO = Path(__file__).parent / "assets-zoo.yaml"
 SETS = ("flowers", "cifar10", "pneumoniamnist", "dtd10", "brainmri")
 HELD_OUT = ("mnist", "textile", "digits")  # looked at once, with one seed, when two rounds were chosen over three
-# name: side at which it is trained; None for its own (up to 32 pixels, or fixed)
-ENCODERS: dict[str, int | None] = {
-    "mlc_resnet8": None,
-    "cifar_resnet20": None,
-    "svhn_cnn": None,
-    "mnist_cnn": None,
-    "usps_cnn": None,
-    "mnv1_025": 64,
-    "mn_edgetpu075": 64,
-    "efflite0": 64,
-}
 IMAGES, STEPS = 1200, 64
 
 
@@ -86,19 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "tournament's rules change; else a temporary one",
     )
     args = parser.parse_args(argv)
-    assets = assets_folder("models/ and data/")
-    if assets is None:
+    if (opened := begin(args.out)) is None:
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    one_thread_count()
+    assets, specs = opened
     names = list(ENCODERS)[:3] if args.quick else list(ENCODERS)
-    specs = {spec.name: spec for spec in load_zoo(ZOO, trust=True).models}
     for seed in args.seeds[:1] if args.quick else args.seeds:
         for name in args.sets[:1] if args.quick else args.sets:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = args.work / f"{name}-{seed}" if args.work else Path(temporary)
-                target = _target(assets, name, 200 if args.quick else IMAGES, seed)
-                field = _Field(name, target, [specs[n] for n in names], 8 if args.quick else args.steps, seed, folder)
+                target = target_of(assets, name, 200 if args.quick else IMAGES, seed)
+                field = Field(name, target, [specs[n] for n in names], 8 if args.quick else args.steps, seed, folder)
                 row, first_round = _compare(field)
             put_row(args.out / "confirm_regret.csv", {**row, **environment()})
             put_row(args.out / "confirm_rounds.csv", {**first_round, **environment()})
@@ -116,64 +92,10 @@ SHOWN = (
 )  # fmt: skip
 
 
-def _target(assets: Path, name: str, images: int, seed: int) -> Target:
-    """At most so many images; the seed draws them and the splits that the set does not bring."""
-    if name in WITHOUT_SPLIT:
-        raw, labels = WITHOUT_SPLIT[name]()
-        pixels = np.stack([np.asarray(decode(one)) for one in raw])
-        return load_target((pixels, labels), name=name, max_samples=images, seed=seed)
-    return load_target(assets / "data" / name, max_samples=images, seed=seed)
-
-
-def sized(spec: ModelSpec) -> ModelSpec:
-    """The entry at the size at which it is trained here."""
-    side = ENCODERS[spec.name]
-    if side is None:
-        return spec
-    return spec.model_copy(update={"preprocess": spec.preprocess.model_copy(update={"input_size": (3, side, side)})})
-
-
 # ---------------------------------------------------------------------------- one set and seed
 
 
-@dataclass
-class _Field:
-    """One set and seed, and the encoders on it."""
-
-    name: str
-    target: Target
-    specs: Sequence[ModelSpec]
-    steps: int
-    seed: int
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.task = tasks.registry.get("classification")
-        self._opened: dict[str, Pixels] = {}
-        self.candidates = [self._candidate(spec) for spec in self.specs]
-        for candidate in self.candidates:  # decoding is paid by neither
-            self.pixels_for(candidate.load().image_preprocess)
-
-    def pixels_for(self, preprocess: Preprocess) -> Pixels:
-        """Decoded images, one folder for all."""
-        key = preprocess.pixels_key()
-        if key not in self._opened:
-            target = self.target
-            opened, _ = open_pixels_many(
-                target.items, target.hashes, target.names, [preprocess], folder=self.folder / "pixels"
-            )
-            self._opened |= opened
-        return self._opened[key]
-
-    @staticmethod
-    def _candidate(spec: ModelSpec) -> Candidate:
-        entry = sized(spec)
-        return Candidate(
-            spec.name, load=lambda: sources.registry.get(spec.source_name).load(entry), identity={"n": spec.name}
-        )
-
-
-def _compare(field: _Field) -> tuple[dict[str, Any], dict[str, Any]]:
+def _compare(field: Field) -> tuple[dict[str, Any], dict[str, Any]]:
     """The row of the regret and the row of the rounds."""
     rule = _rule(field)
     result = _tournament(field)
@@ -244,7 +166,7 @@ def _compare(field: _Field) -> tuple[dict[str, Any], dict[str, Any]]:
     return row, first_round
 
 
-def _tournament(field: _Field) -> TournamentResult:
+def _tournament(field: Field) -> TournamentResult:
     """The tournament, under its rules of today: what was trained before is read, the plan is made anew."""
     folder = field.folder / "tournament"
     for plan in folder.glob("tournament-*.json"):
@@ -263,7 +185,7 @@ def _tournament(field: _Field) -> TournamentResult:
     )
 
 
-def _rule(field: _Field) -> dict[str, Any]:
+def _rule(field: Field) -> dict[str, Any]:
     """Every encoder in full at every rate: (val, test) accuracy of its best rate, and of its frozen head."""
     kept = field.folder / "rule.json"
     if kept.is_file():

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import selector
-from benchmarks.assets import assets_folder
-from benchmarks.bench_confirm import ENCODERS, HELD_OUT, IMAGES, SETS, STEPS, ZOO, _target, sized
-from benchmarks.confirm_rows import OUT, environment, one_thread_count, put_row
+from benchmarks.bench_confirm import HELD_OUT, IMAGES, SETS, STEPS
+from benchmarks.confirm_field import ENCODERS, begin, sized, target_of
+from benchmarks.confirm_rows import OUT, environment, put_row
 from benchmarks.rows import read_rows
 from selector.core.contracts import Target
 from selector.report.ranking import Ranking
-from selector.zoo import load_zoo
+from selector.zoo import ModelSpec
 
 FIXED = 3
 BUDGET = "4h"  # bounds nothing here; with a budget the set may cost no more than the first three would
@@ -41,10 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="of a finalist's training")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
-    assets = assets_folder("models/ and data/")
-    if assets is None:
+    if (opened := begin(args.out)) is None:
         return 2
-    one_thread_count()
+    assets, specs = opened
     table = args.out / "confirm_sets.csv"
     best = {(r["set"], int(r["seed"])): float(r["best_test"]) for r in read_rows(OUT / "confirm_regret.csv")}
     for seed in args.seeds:
@@ -52,20 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             if any((r["set"], r["seed"]) == (name, str(seed)) for r in read_rows(table)):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                row = compare(_target(assets, name, IMAGES, seed), args.steps, seed, Path(folder))
+                row = compare(target_of(assets, name, IMAGES, seed), list(specs.values()), args.steps, seed, Path(folder))
             row = {"set": name, "seed": seed, "best_test": best.get((name, seed), ""), **row, **environment()}
             put_row(table, row)
             print(row, flush=True)
     return 0
 
 
-def compare(target: Target, steps: int, seed: int, folder: Path) -> dict[str, Any]:
+def compare(target: Target, specs: Sequence[ModelSpec], steps: int, seed: int, folder: Path) -> dict[str, Any]:
     """Both confirmations of one set."""
-    zoo = load_zoo(ZOO, trust=True)
-    zoo = zoo.model_copy(update={"models": [sized(spec) for spec in zoo.models if spec.name in ENCODERS]})
+    zoo = [sized(spec) for spec in specs if spec.name in ENCODERS]
     common = {"history": False, "trust_zoo": True, "seed": seed}
     selector.rank(target, zoo=zoo, store=folder / "store", out=folder / "run", cost="off", drop="off", **common)
-    row: dict[str, Any] = {"encoders": len(zoo.models), "steps": steps}
+    row: dict[str, Any] = {"encoders": len(zoo), "steps": steps}
     for how, asked in (("fixed", {"top_k": FIXED, "trials": 0.0}), ("adaptive", {"trials": TRIALS})):
         store, run = folder / f"store-{how}", folder / f"run-{how}"
         shutil.copytree(folder / "store", store)

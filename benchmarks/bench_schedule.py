@@ -25,9 +25,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.assets import assets_folder
-from benchmarks.bench_confirm import ZOO, _Field, _target
-from benchmarks.confirm_rows import OUT, environment, mean_over_sets, one_thread_count
+from benchmarks.confirm_field import Field, begin, target_of
+from benchmarks.confirm_rows import OUT, environment, mean_over_sets
 from benchmarks.rows import read_rows, write_rows
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.journal import Journal
@@ -35,7 +34,6 @@ from selector.tuning.loading import load, settle_precision
 from selector.tuning.strategies import _loop
 from selector.tuning.trial import Trial, final_stats, rates_of, run_trial
 from selector.tuning.workbench import Workbench
-from selector.zoo import load_zoo
 
 SETS = ("flowers", "cifar10", "dtd10")
 NETWORKS = ("cifar_resnet20", "mnv1_025")
@@ -71,12 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder of decoded pictures; else a temporary one")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no cell is begun behind them")
     args = parser.parse_args(argv)
-    assets = assets_folder("models/ and data/")
-    if assets is None:
+    if (opened := begin(args.out)) is None:
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    one_thread_count()
-    specs = {spec.name: spec for spec in load_zoo(ZOO, trust=True).models}
+    assets, specs = opened
     networks, seeds, sets = (NETWORKS[:1], [0], args.sets[:1]) if args.quick else (NETWORKS, args.seeds, args.sets)
     table, begun = args.out / "confirm_schedule.csv", time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
@@ -88,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]  # fmt: skip
             if not cells or time.perf_counter() - begun > args.seconds:
                 continue
-            target = _target(assets, name, 200 if args.quick else IMAGES, seed)
-            field = _Field(
+            target = target_of(assets, name, 200 if args.quick else IMAGES, seed)
+            field = Field(
                 name, target, [specs[network]], STEPS, seed, (args.work or Path(temporary)) / f"{name}-{seed}"
             )
             rows = [_measured(field, end, schedule, 8 if args.quick else STEPS) for end, schedule in cells]
@@ -111,7 +106,7 @@ class _Steps:
         return float(self.count)
 
 
-def _measured(field: _Field, end: float, schedule: str, steps: int) -> dict[str, Any]:
+def _measured(field: Field, end: float, schedule: str, steps: int) -> dict[str, Any]:
     """One network under one schedule, ended at a share of the steps planned."""
     clock = _Steps()
 
