@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if any((r["set"], r["seed"]) == (name, str(seed)) for r in read_rows(table)):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                row = compare(target_of(assets, name, IMAGES, seed), list(specs.values()), args.steps, seed, Path(folder))
+                row = compare(
+                    target_of(assets, name, IMAGES, seed), list(specs.values()), args.steps, seed, Path(folder)
+                )
             row = {"set": name, "seed": seed, "best_test": best.get((name, seed), ""), **row, **environment()}
             put_row(table, row)
             print(row, flush=True)
