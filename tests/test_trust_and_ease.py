@@ -104,6 +104,30 @@ def test_trust_is_checked_before_anything_is_loaded(confirmed: Path, copy: Path)
     assert "--trust-zoo: " in run("confirm", copy).stderr
 
 
+def test_what_is_not_trusted_is_told_before_anything_runs(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "zoo.yaml").write_text(
+        "version: 1\nmodels:\n- {name: known, source: 'timm:test_resnet', weights: none}\n"
+        "- {name: foreign, source: 'python:tests.networks:explodes'}\n"
+    )
+    where = ["--zoo", tmp_path / "zoo.yaml", "--store", tmp_path / "store", "--out", tmp_path / "run"]
+    told = run("scan", photos, *where, "--models", "foreign", "--no-confirm")
+    assert told.exit_code == 2
+    assert "error: --trust-zoo: foreign: refused" in told.stderr
+    assert not (tmp_path / "store").exists()
+    told_at: list[int] = []
+    ranking = selector.rank(
+        photos, zoo=tmp_path / "zoo.yaml", store=tmp_path / "store", proxies="knn", intervals=False, cost="off",
+        history=False, progress=lambda step: told_at.append(len(caplog.records)),
+    )  # fmt: skip
+    assert [model.status for model in ranking] == ["ok", "failed"]
+    assert told_at[0] == 1  # before the first step
+    message = caplog.records[0].getMessage()
+    assert message.startswith("foreign: refused, because building them runs code of a zoo that is not trusted")
+    assert "pass --trust-zoo" in message
+
+
 def test_forget_takes_what_list_shows(tmp_path: Path) -> None:
     history = History(tmp_path / "h.sqlite")
     history.add(
@@ -116,6 +140,15 @@ def test_forget_takes_what_list_shows(tmp_path: Path) -> None:
     assert told.exit_code == 2
     assert "'abcd' begins the fingerprints of 2 targets" in told.stderr
     assert len(history.results()) == 2
+    history.add([Figure(f"{'e' * 32}", "net", "accuracy", 0.5, run=f"of-{name}") for name in ("one", "two")])
+    shown = run("history", "list", "--file", history.path).stdout
+    for name, left in (("of-one", 3), ("abcd1234", 2), ("eeeeeeee", 1)):
+        assert name in shown
+        assert "forgot 1 results" in run("history", "forget", name, "--file", history.path).stderr
+        assert len(history.results()) == left
+    told = run("history", "forget", "of-one", "--file", history.path)
+    assert told.exit_code == 2
+    assert "no result is of a run or target 'of-one'; 'selector history list' shows both" in told.stderr
 
 
 @pytest.mark.parametrize(

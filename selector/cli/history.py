@@ -93,6 +93,9 @@ def import_(
 @app.command("forget")
 @guarded
 def forget(
+    shown: Annotated[
+        str, typer.Argument(help="A run or a target, as 'selector history list' shows it.", metavar="[ID]")
+    ] = "",
     target: Annotated[
         str, typer.Option("--target", help="Results of this target: its fingerprint or its first characters.")
     ] = "",
@@ -107,9 +110,10 @@ def forget(
     from selector.ranking.history import History
 
     history = History(file)
-    _tell(
-        history.forget(target=target, model=model, run=run, everything=everything), "forgot", history.path, as_json=json
-    )
+    named = {"target": target, "model": model, "run": run}
+    if shown:
+        named |= {history.column_of(shown): shown}
+    _tell(history.forget(**named, everything=everything), "forgot", history.path, as_json=json)
 
 
 def _tell(count: int, verb: str, file: Path, *, as_json: bool) -> None:

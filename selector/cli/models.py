@@ -14,7 +14,7 @@ app = typer.Typer(help="The models that a scan looks at.", no_args_is_help=True,
 
 
 @app.command("list")
-@o.with_fields("ScanConfig", "zoo", "models", "tags")
+@o.with_fields("ScanConfig", "zoo", "models", "tags", "licence")
 @guarded
 def list_models(
     json: o.Json = False,
@@ -22,14 +22,18 @@ def list_models(
     **options: Any,
 ) -> None:
     """List the entries of a zoo with their facts."""
-    from selector.core.units import format_count
-    from selector.zoo import load_zoo
+    from selector.core.units import format_count, words
+    from selector.zoo import licences, load_zoo
 
     specs = list(load_zoo(options["zoo"]).models)
-    if options["models"] or options["tags"]:  # wildcards are listed by their sources
+    licence = words(options["licence"])
+    if options["models"] or options["tags"] or licence:  # wildcards are listed by their sources
         from selector.scan.selection import choose_models
 
         specs, _ = choose_models(options["zoo"], options["models"], options["tags"])
+    if licence:
+        licences.check(licence, [spec.licence for spec in specs if spec.licence])
+        specs = [spec for spec in specs if spec.licence and licences.allows(licence, spec.licence)]
     if json:
         document([spec.model_dump(mode="json", exclude_none=True) for spec in specs])
         return

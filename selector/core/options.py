@@ -77,7 +77,7 @@ def option(default: Any, help_text: str, *, record: bool | str = True, ge: int |
 class Options(BaseModel):
     """What every call with options has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, defer_build=True)
 
     @classmethod
     def of(cls, **options: Any) -> Self:

@@ -173,6 +173,26 @@ class History:
         rows = self._transaction(lambda connection: connection.execute(query, values).fetchall(), write=False)
         return self._sound(rows)
 
+    def column_of(self, shown: str) -> str:
+        """Which column an id that ``selector history list`` shows is of: ``run``, or ``target``, whose start is enough.
+
+        Raises:
+            ConfigError: no result has it, or it is both.
+        """
+        results = self.results()
+        found = {
+            "run": any(r.run == shown for r in results),
+            "target": any(r.target.startswith(shown) for r in results),
+        }
+        columns = [column for column, there in found.items() if there and shown]
+        if len(columns) != 1:
+            fault = (
+                f"'{shown}' is a run and begins a target" if columns else f"no result is of a run or target '{shown}'"
+            )
+            then = "say --run or --target" if columns else "'selector history list' shows both"
+            raise ConfigError(f"{fault}; {then}.")
+        return columns[0]
+
     def forget(self, *, target: str = "", model: str = "", run: str = "", everything: bool = False) -> int:
         """Delete results that match all named values; returns how many.
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selector.core.atomic import write_atomic
@@ -31,6 +30,9 @@ from selector.report.figures import figures
 from selector.report.rerun import command
 from selector.report.view import REDUCED, front_notes, groups, table_view, tie, warnings
 from selector.results import Measurement, Ranking, showing
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 REPORT_FILE = "report.html"
 
@@ -112,6 +114,8 @@ def render_page(template: str, **values: Any) -> str:
 
 def environment() -> Environment:
     """Templates that escape every value."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     return Environment(
         loader=PackageLoader("selector.report", "templates"),
         autoescape=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,10 @@ from selector.scan.variants import expand, reading_rows_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, licences
 from selector.zoo.limits import Limits
+from selector.zoo.trust import runs_code
 from selector.zoo.variants import network_of
+
+log = logging.getLogger(__name__)
 
 
 def check_names(config: ScanConfig) -> tuple[list[ProxyLike], list[str]]:
@@ -148,13 +152,31 @@ def choose_specs(target: Target, config: ScanConfig) -> tuple[list[ModelSpec], b
     """The models to look at, each once a layer and pooling, and whether ``python:`` entries may run code.
 
     Raises:
-        ConfigError: nothing matches, or a licence is none.
+        ConfigError: nothing matches, a licence is none, or every model runs code that nobody trusts on this call.
     """
     chosen, trusted = choose_models(
         config.zoo, config.models, config.tags, trust_zoo=config.trust_zoo, modality=target.modality
     )
+    _tell_untrusted(chosen, trusted)
     licences.check(limits_of(config).licence, [spec.licence for spec in chosen if spec.licence])
     return expand(reading_rows_of(chosen, target), config.layers, config.pooling, of_maps=reads_maps(target)), trusted
+
+
+def _tell_untrusted(chosen: Sequence[ModelSpec], trusted: bool) -> None:
+    """Say before anything runs which models will be refused when their turn comes.
+
+    Raises:
+        OptionError: all of them.
+    """
+    refused = [] if trusted else [spec.name for spec in chosen if runs_code(spec.source_name, spec.model_id)]
+    if not refused:
+        return
+    named = ", ".join(refused[:5]) + (f" and {len(refused) - 5} more" if len(refused) > 5 else "")
+    fault = f"{named}: refused, because building them runs code of a zoo that is not trusted ('python:')"
+    then = "read that code, then pass --trust-zoo (trust_zoo=True)"
+    if len(refused) == len(chosen):
+        raise OptionError(f"trust_zoo: {fault}, and no other model is selected; {then}.", "trust_zoo")
+    log.warning("%s; %s. The other models are ranked.", fault, then)
 
 
 def settled_top_k(config: ScanConfig, specs: Sequence[ModelSpec], confirming: bool) -> int:

@@ -77,6 +77,22 @@ def confirmed(photos: Path, zoo: Path, store: Path) -> tuple[Path, Result]:
     return out, result
 
 
+def test_a_scan_that_the_store_answers_imports_nothing_that_it_does_not_need(
+    confirmed: tuple[Path, Result], photos: Path, zoo: Path, store: Path
+) -> None:
+    scan = ["scan", photos, "--zoo", zoo, "--store", store, "--out", store.parent / "again", "--no-confirm", *FAST]
+    code = (
+        "import sys\n"
+        "from selector.cli.app import app\n"
+        f"try: app({[str(word) for word in scan]!r}, prog_name='selector')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'timm', 'torchmetrics', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "report: " in done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 # ---------------------------------------------------------------------------- help
 
 
@@ -400,6 +416,18 @@ def test_zoo_list_and_check(zoo: Path, tmp_path: Path) -> None:
         r"code\s+no\s+code: 'python:a:b' runs code, and the zoo or run that names it is not trusted; read the code",
         result.stdout,
     )
+
+
+def test_zoo_list_by_licence_in_both_spellings(tmp_path: Path) -> None:
+    (tmp_path / "zoo.yaml").write_text(
+        "version: 1\nmodels:\n"
+        "- {name: free, source: 'timm:test_vit', weights: none, licence: mit}\n"
+        "- {name: bound, source: 'timm:test_resnet', weights: none, licence: cc-by-nc-4.0}\n"
+    )
+    for spelling in ("--licence", "--license"):
+        shown = ok("zoo", "list", "--zoo", tmp_path / "zoo.yaml", spelling, "permissive", "--json").stdout
+        assert [model["name"] for model in json.loads(shown)] == ["free"]
+    assert "did you mean 'permissive'?" in fails(2, "zoo", "list", "--license", "permisive")
 
 
 def test_the_shipped_zoo_lists_the_offline_models() -> None:
