@@ -711,6 +711,26 @@ def test_a_budget_is_kept_and_what_was_begun_is_measured(tmp_path: Path, budget:
     assert chosen.test
 
 
+def test_what_metrics_import_is_paid_before_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines: list[Machine] = []
+    real, imported = Machine, []
+
+    def machine(*args: Any, **options: Any) -> Machine:
+        machines.append(real(*args, **options))
+        return machines[-1]
+
+    def slow_the_first_time(confidence: np.ndarray, correct: np.ndarray) -> float:
+        machines[0].now += 0.0 if imported else 9.0
+        imported.append(True)
+        return 0.1
+
+    monkeypatch.setitem(globals(), "Machine", machine)
+    monkeypatch.setattr("selector.tasks.classification.calibration_error", slow_the_first_time)
+    result, fake = budgeted(tmp_path, 40.0)
+    assert result.history
+    assert fake.now <= 40.0
+
+
 def test_most_of_a_budget_is_spent_in_steps(tmp_path: Path) -> None:
     result, _ = budgeted(tmp_path, 60.0)
     assert sum(h["seconds"] for h in result.history) > 0.7 * 60
