@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 REPORT_FILE = "report.html"
+UNSET = "–"
 
 
 def write_report(ranking: Ranking, path: Path | None = None) -> Path:
@@ -83,7 +84,11 @@ def render_report(ranking: Ranking) -> str:
             rows=view.rows,
             script=Markup(script),
             seconds=[(stage, format_duration(value)) for stage, value in ranking.seconds.items()],
-            settings=[(key.replace("_", " "), _shown(value)) for key, value in ranking.settings.items()],
+            settings=[
+                (key.replace("_", " "), text)
+                for key, value in ranking.settings.items()
+                if (text := _shown(value)) != UNSET
+            ],
             style=Markup(style),
             target=ranking.target,
             title=view.title,
@@ -196,7 +201,7 @@ def _target_facts(target: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "–"
+        return UNSET
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
@@ -205,5 +210,5 @@ def _shown(value: Any) -> str:
         return ", ".join(str(part) for part in value)
     if isinstance(value, Mapping):
         parts = [f"{str(key).replace('_', ' ')}: {_shown(part)}" for key, part in value.items() if part is not None]
-        return "; ".join(parts) or "–"
+        return "; ".join(parts) or UNSET
     return json.dumps(value, ensure_ascii=False, default=str)

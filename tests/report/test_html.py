@@ -448,9 +448,11 @@ def test_settings_are_words_and_not_json() -> None:
                 "top_k": 3,
                 "confirm": {"budget": "20min", "max_steps": None, "strategies": ["full", "lora"]},
                 "force": False,
+                "max_samples": None,
             }
         )
     )
+    assert "max samples" not in page  # only what was set: dozens of options are not
     assert "<dt>top k</dt><dd>3</dd>" in page
     assert "<dt>confirm</dt><dd>budget: 20min; strategies: full, lora</dd>" in page
     assert "<dt>force</dt><dd>no</dd>" in page
