@@ -31,6 +31,7 @@ def shared_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         caches_below(tmp_path_factory.mktemp("shared-cache"), patch)
         patch.setenv("COLUMNS", "160")  # tables are as wide in a worker of pytest-xdist as anywhere
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # each command would compile the package anew: a second
         patch.setenv("RAY_worker_niceness", "0")  # at Ray's 15 its workers starve beside the tests of another core
         yield
 

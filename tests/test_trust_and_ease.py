@@ -115,6 +115,7 @@ def test_what_is_not_trusted_is_told_before_anything_runs(
     told = run("scan", photos, *where, "--models", "foreign", "--no-confirm")
     assert told.exit_code == 2
     assert "error: --trust-zoo: foreign: refused" in told.stderr
+    assert "no other model is selected; read that code, then say --trust-zoo." in told.stderr
     assert not (tmp_path / "store").exists()
     told_at: list[int] = []
     ranking = selector.rank(
@@ -125,7 +126,7 @@ def test_what_is_not_trusted_is_told_before_anything_runs(
     assert told_at[0] == 1  # before the first step
     message = caplog.records[0].getMessage()
     assert message.startswith("foreign: refused, because building them runs code of a zoo that is not trusted")
-    assert "pass --trust-zoo" in message
+    assert "say --trust-zoo (trust_zoo=True). The other models are ranked." in message
 
 
 def test_forget_takes_what_list_shows(tmp_path: Path) -> None:

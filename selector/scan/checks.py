@@ -173,10 +173,10 @@ def _tell_untrusted(chosen: Sequence[ModelSpec], trusted: bool) -> None:
         return
     named = ", ".join(refused[:5]) + (f" and {len(refused) - 5} more" if len(refused) > 5 else "")
     fault = f"{named}: refused, because building them runs code of a zoo that is not trusted ('python:')"
-    then = "read that code, then pass --trust-zoo (trust_zoo=True)"
+    then = "read that code, then say"
     if len(refused) == len(chosen):
-        raise OptionError(f"trust_zoo: {fault}, and no other model is selected; {then}.", "trust_zoo")
-    log.warning("%s; %s. The other models are ranked.", fault, then)
+        raise OptionError(f"trust_zoo: {fault}, and no other model is selected; {then} trust_zoo=True.", "trust_zoo")
+    log.warning("%s; %s --trust-zoo (trust_zoo=True). The other models are ranked.", fault, then)
 
 
 def settled_top_k(config: ScanConfig, specs: Sequence[ModelSpec], confirming: bool) -> int:
