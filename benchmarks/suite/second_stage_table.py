@@ -49,12 +49,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.second_stage_table", description=__doc__)
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument(
+        "--fewest",
+        type=int,
+        default=COMPLETE,
+        help="encoders with a trial that a set must have; fewer are only printed",
+    )
     args = parser.parse_args(argv)
     assets = assets_folder(SUITE.needs)
     if assets is None:
         return 2
     cards = encoders.cards(assets / "models")
-    cells, scores, trials = gathered(assets)
+    cells, scores, trials = gathered(assets, args.fewest)
+    if args.fewest < COMPLETE:
+        for row in left_out(cells, scores, trials):
+            print(row)
+        return 0
     sizes = {e: float(card["params"]) for e, card in cards.items()}
     rows = agreement(cells, scores, sizes, seed_deviation(SUITE.table("ground_truth")), args.draws)
     write_rows(SUITE.table("second_stage"), rows)
@@ -76,16 +86,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def gathered(assets: Path) -> tuple[dict[str, Cells], dict[str, Values], Trials]:
-    """The sets whose trials are complete: their cells and every score of them; all trials by set and encoder."""
+def gathered(assets: Path, fewest: int = COMPLETE) -> tuple[dict[str, Cells], dict[str, Values], Trials]:
+    """The sets with enough trials: their cells and every score of them; all trials by set and encoder."""
     cards = encoders.cards(assets / "models")
     trials = {(r["set"], r["encoder"]): r for r in table.whole_rows(SUITE.table("trials"))}
     truth = fine_tuned(SUITE.table("ground_truth"), "full")
     scored = score_cells.read(SUITE.table("scores"))
     cells = {}
     for name, column in truth.items():
+        if name not in scored.labels:
+            continue
         found = members.gather(scored, name, {e: a for e, a in column.items() if (name, e) in trials}, cards)
-        if len(found.names) >= COMPLETE:
+        if len(found.names) >= fewest:
             cells[name] = found
     elsewhere = static_baselines(truth, SUITE.encoders(assets))["mean rank elsewhere"]
     scores = {name: scores_of(name, c, trials, elsewhere[name]) for name, c in cells.items()}
