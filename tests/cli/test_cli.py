@@ -671,11 +671,10 @@ def test_what_others_called_things_does_not_reach_the_terminal(capsys: pytest.Ca
     assert "\\u202efdp.exe" in shown.out
 
 
-def test_closed_streams_do_not_cost_the_run(photos: Path, tmp_path: Path) -> None:
-    zoo = tmp_path / "zoo.yaml"
-    zoo.write_text('models:\n- {name: own, source: "python:tests.networks:Orientation"}\n')  # needs torch alone
-    words = ["scan", str(photos), "--zoo", str(zoo), "--trust-zoo", "--isolate", "off", "--no-confirm", *FAST]
-    words += ["--out", str(tmp_path / "run")]
-    command = f"{shlex.join([sys.executable, '-m', 'selector', *words])} >&- 2>&-"
+def test_closed_streams_do_not_cost_the_run(
+    confirmed: tuple[Path, Result], photos: Path, zoo: Path, store: Path, tmp_path: Path
+) -> None:
+    words = ["scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", *FAST, "--out", tmp_path / "run"]
+    command = f"{shlex.join([sys.executable, '-m', 'selector', *map(str, words)])} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
     assert (tmp_path / "run" / "run.json").is_file()
