@@ -12,6 +12,7 @@ from torch import nn
 from selector import modalities
 from selector.core.contracts import UNLABELLED
 from selector.core.errors import TrainingError
+from selector.core.stats import softmax
 from selector.core.task import Learner
 from selector.tasks._learner import head_layer
 from selector.tasks.adaptation import Adaptation
@@ -25,6 +26,7 @@ from selector.tuning.types import Candidate
 from selector.tuning.workbench import Workbench
 
 ONE_SIDED = 1.282  # standard errors: 90 % of a normal distribution are below
+SURE = 1e-3  # least probability whose logarithm counts: one item that is surely wrong decides nothing
 EPOCHS, LEAST, MOST = 20, 100, 3000  # steps of a training when nothing is said, as in the tournament
 
 
@@ -47,8 +49,9 @@ def started(bench: Workbench, candidate: Candidate) -> Loaded:
 
 
 def mirrored_alike(bench: Workbench, loaded: Loaded) -> bool:
-    """Whether the network tells the source's validation items as well from their mirror images, within the error of the
-    paired difference (90 %, one-sided): photographs are, digits are not, and a training must not see those.
+    """Whether mirror images of the source's validation items cost the head no more loss than the items, within the error
+    of the paired difference (90 %, one-sided): of photographs they do not, of digits they do, and a training must not
+    see those.
 
     Cost: two passes over the validation items; none for items without mirror images.
     """
@@ -60,9 +63,11 @@ def mirrored_alike(bench: Workbench, loaded: Loaded) -> bool:
     module = bench.task.learner(loaded.encoder, bench.target, loaded.probe, loaded.size).eval()
     turned = replace(feed, normalise=lambda batch: feed.normalise(modality.mirrored(batch)))
     labels = cast(Adaptation, bench.task).labels(bench.target.labels_of(items))
-    lost = np.subtract(
-        *((outputs_of(bench, loaded, module, items, f).argmax(axis=1) == labels).astype(float) for f in (feed, turned))
+    plain, mirror = (
+        np.log(np.maximum(softmax(outputs_of(bench, loaded, module, items, f))[np.arange(len(items)), labels], SURE))
+        for f in (feed, turned)
     )
+    lost = plain - mirror
     return bool(lost.mean() <= ONE_SIDED * lost.std() / math.sqrt(len(lost)))
 
 
