@@ -23,7 +23,7 @@ from selector.tuning.choice import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, 
 from selector.tuning.labelling import Labelling
 
 TABLES = Path(__file__).parent / "results" / "da_tables.csv"
-MOST_LABELS, TURNS = 60, 20
+MOST_LABELS, TURNS = 60, 10
 ASKED = ("label", "label, ten at a time", "random", "random, believed as in label")
 FITTED = ("source_accuracy", "pas", "label_shift")
 Row = dict[str, str]
