@@ -19,7 +19,7 @@ from selector.core.contracts import Preprocess, RowsPreprocess, TextPreprocess
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import forms
 from selector.deploy.load import SavedModel, load_model
-from selector.deploy.same_padding import padding_in_the_graph, why_not
+from selector.deploy.same_padding import padding_in_the_graph, pads_by_size, why_not
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -175,7 +175,7 @@ _EXPORTED = {"image": _exported_image, "text": _exported_text, "rows": _exported
 def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) -> _Form:
     if saved.task.free_size:
         try:
-            if reason := why_not(saved.module):
+            if reason := why_not(saved.module) or pads_by_size(saved.module, preprocess.input_size):
                 raise ConfigError(reason)
             form = _image_form(saved, preprocess, free=True)
             with padding_in_the_graph(saved.module):

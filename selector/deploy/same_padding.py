@@ -27,6 +27,50 @@ def why_not(module: nn.Module) -> str:
     return ""
 
 
+def pads_by_size(module: nn.Module, size: tuple[int, ...]) -> str:
+    """Why a network whose own code pads by the size of what comes in cannot be exported for any size: torch's exporter
+    follows the formula through all layers and does not end. Nothing where what is padded is the same at another size.
+
+    Args:
+        size: of a picture, (C, H, W).
+    """
+    import torch
+
+    channels, height, width = size
+    found = []
+    with torch.inference_mode():
+        for shape in ((1, channels, height, width), (1, channels, height + 17, width + 13)):
+            found.append(_paddings(module, torch.zeros(shape)))
+    return "" if found[0] == found[1] else "its code pads by the size of the pictures"
+
+
+def _paddings(module: nn.Module, pictures: Tensor) -> list[list[int]]:
+    """What ``torch.nn.functional.pad`` adds in a forward pass, outside of layers that ONNX has operators for."""
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+
+    found: list[list[int]] = []
+    inside: list[nn.Module] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is functional.pad and not inside:
+                found.append([int(side) for side in (args[1] if len(args) > 1 else kwargs["pad"])])
+            return function(*args, **(kwargs or {}))
+
+    hooks = []
+    for layer in filter(_pads, module.modules()):
+        hooks.append(layer.register_forward_pre_hook(lambda one, _: inside.append(one)))
+        hooks.append(layer.register_forward_hook(lambda *_: inside.clear()))
+    try:
+        with Watch():
+            module(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
 @contextlib.contextmanager
 def padding_in_the_graph(module: nn.Module) -> Iterator[None]:
     """Inside, layers that pad by the size are ONNX's operators: the network can be exported, not run."""

@@ -577,6 +577,27 @@ def test_padding_by_the_size_is_left_to_operators_of_onnx(tmp_path: Path) -> Non
     assert "0 is a AvgPool2dSame" in why_not(torch.nn.Sequential(AvgPool2dSame(2)))
 
 
+class Padded(torch.nn.Module):
+    """A convolution whose input is padded by code: by as much everywhere, or up to the next even size."""
+
+    def __init__(self, by_size: bool) -> None:
+        super().__init__()
+        self.layer, self.by_size = torch.nn.Conv2d(3, 2, 3, stride=2), by_size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        more = (0, images.shape[3] % 2, 0, images.shape[2] % 2) if self.by_size else (0, 1, 0, 1)
+        return self.layer(functional.pad(images, pad=more))
+
+
+def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it() -> None:
+    """It took minutes without an end; layers that ONNX has operators for are no reason."""
+    from selector.deploy.same_padding import pads_by_size
+
+    assert pads_by_size(Padded(True), (3, 64, 96)) == "its code pads by the size of the pictures"
+    assert not pads_by_size(Padded(False), (3, 64, 96))
+    assert not pads_by_size(Same().eval(), (3, 64, 96))
+
+
 def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
