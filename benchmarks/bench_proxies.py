@@ -343,7 +343,10 @@ def _baseline(name: str, spec: dict[str, Any], rows: Any, labels: Any) -> Callab
     if name == "logme-real":
         return _real("logme", rows)
     if name == "faiss":
-        import faiss
+        from selector.features.threads import processor_named
+
+        with processor_named():
+            import faiss
 
         unit = np.array(rows)
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
