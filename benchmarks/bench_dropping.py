@@ -33,6 +33,7 @@ from selector.data import load_target, subsample
 from selector.demo.photos import photos as textile_folder
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo
+from selector.zoo.variants import network_of
 
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "bench_dropping.csv"
@@ -119,7 +120,7 @@ def forward_seconds(models: Sequence[ModelSpec], store: FeatureStore) -> dict[st
         measured = {row["model"]: float(row["seconds"]) / float(row["images"]) for row in bare}
         if {spec.name for spec in models} <= set(measured):
             return {spec.name: measured[spec.name] for spec in models}
-    rates = {spec.name: store.get("rate", {"source": spec.source}) for spec in models}
+    rates = {spec.name: store.get("rate", {"network": network_of(spec)}) for spec in models}
     return {name: 1 / rate["rows_per_second"] if rate else 0.0 for name, rate in rates.items()}
 
 

@@ -31,7 +31,7 @@ from selector.ranking.history import History
 from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo
-from selector.zoo.variants import at_place
+from selector.zoo.variants import at_place, network_of
 
 OUT = HERE / "results" / "bench_scan_budget.csv"
 TRUTH = HERE / "results" / "suite" / "ground_truth.csv"
@@ -99,7 +99,7 @@ def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed:
     networks = [spec for spec in zoo if spec.name in truth]
     price = forward_seconds(networks, opened)
     for spec in networks:
-        opened.put("rate", {"source": spec.source}, {"rows_per_second": 1 / price[spec.name], "num_features": 512})
+        opened.put("rate", {"network": network_of(spec)}, {"rows_per_second": 1 / price[spec.name], "num_features": 512})
     with tempfile.TemporaryDirectory() as folder:
         history = History(Path(folder) / "empty.sqlite")
         whole = _rank(target, zoo, opened, seed=seed, history=history, drop="off")

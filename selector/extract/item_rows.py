@@ -156,7 +156,8 @@ class ItemRows(Extraction):
         if ran > 0:
             rate = ran / max(time.perf_counter() - started, 1e-6)
             width = encoder.num_features // len(specs)
-            work.store.put("rate", {"source": specs[0].source}, {"rows_per_second": rate, "num_features": width})
+            remembered = {"rows_per_second": rate, "num_features": width}
+            work.store.put("rate", {"network": network_of(specs[0])}, remembered)
         return {
             place_of(spec): failure or entry
             for spec, entry, failure in zip(specs, entries, failures, strict=True)

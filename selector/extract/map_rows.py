@@ -144,7 +144,7 @@ class MapRows(Extraction):
         if pictures:
             rate = {"rows_per_second": pictures / max(time.perf_counter() - started, 1e-6)}
             width = max((entry.num_features or 0 for entry in entries.values()), default=0)
-            self.work.store.put("rate", {"source": self.job.specs[0].source}, {**rate, "num_features": width})
+            self.work.store.put("rate", {"network": network_of(self.job.specs[0])}, {**rate, "num_features": width})
 
     def _begun_rows(self, spec: ModelSpec, encoder: Encoder, runner: MapRunner, reader: str, variant: str) -> Entry:
         """The entry of a variant of rows off maps, with what was decided, before its first row."""

@@ -2,8 +2,9 @@
 
 Successive rounds over models, as the others are over rows: the first looks at as many models as half of the budget
 allows, by prior and price, at about a hundred rows or more; each next one doubles the rows of the leading models that what
-is left can pay for. Models stop by their paired intervals as ever. A round that could not pay for the first k is not
-begun, and the rounds end when the leading models stay the same.
+is left can pay for. Models stop by their paired intervals as ever. A round that half of what is left does not pay for is
+paid with all of it; one that could not pay for the first k even so is not begun, and the rounds end when the leading
+models stay the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 FIRST_ROWS = 100  # of the first round, at least: fewer tell hardly anything
 FIRST_SHARE = 0.25  # at most
 BREADTH = 0.5  # of what is left: spent on a round while another follows
+DEAR = 0.25  # of what a first round may spend: a network that takes more waits until the others are chosen
 _DECADE = 0.5  # deviations of the prior that a network must be better by to cost ten times as much
 
 
@@ -71,6 +73,8 @@ class BudgetedRounds(Rounds):
         for number, share in enumerate(shares):
             last = number == len(shares) - 1
             chosen = self._affordable(share, self._left() * (1.0 if last else BREADTH), first=number == 0)
+            if not chosen and not last:
+                chosen = self._affordable(share, self._left(), first=False)
             if not chosen:
                 log.info("%s: the scan budget of %s is spent", self.extraction.target.name, self._budget.told)
                 return
@@ -111,6 +115,8 @@ class BudgetedRounds(Rounds):
         order = sorted(running, key=(lambda n: self._promise(n, prices)) if first else self._merit, reverse=True)
         if first:  # whatever the budget, there is something to compare
             least = {n.name for n in sorted(running, key=lambda n: prices[n.name])[: self._top_k]}
+            # what is known before a target is seen says too little to leave several unseen for a single one
+            order.sort(key=lambda n: prices[n.name] * items > DEAR * allotted)
         chosen: list[SameNetwork] = []
         for network in order:
             price = prices[network.name] * max(0, items - self._read[network.name])

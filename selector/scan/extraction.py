@@ -327,7 +327,7 @@ class Extraction:
 
     def estimate(self, spec: ModelSpec, rows: int) -> float | None:
         """Seconds that a network takes for so many rows, by what was measured here; None when nothing was."""
-        rate = self.store.get("rate", {"source": spec.source})
+        rate = self.store.get("rate", {"network": network_of(spec)})
         return rows / rate["rows_per_second"] if rate else None
 
     def prices(self, specs: Sequence[ModelSpec]) -> dict[str, float]:

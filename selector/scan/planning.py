@@ -165,7 +165,7 @@ def _look(
     entry: Entry | None = None
     cost: Cost | None = None
     items = len(hashes) if units is None else len(np.unique(units))
-    facts = store.get("rate", {"source": spec.source}) or {}
+    facts = store.get("rate", {"network": network_of(spec)}) or {}
     try:
         limits.check_facts(spec)
         check_trusted(spec, trusted)  # a source imports packages to say what such an entry is

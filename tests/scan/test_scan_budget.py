@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from selector.scan.budgeted import BudgetedRounds
 from selector.scan.prices import prices as prices_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
+from selector.zoo.variants import network_of
 from tests.scan.test_scan import table
 
 NAMES = ("resnet", "vit", "efficientnet", "byobnet", "convnext", "vit2", "nfnet", "mambaout")
@@ -32,7 +34,7 @@ def scanned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSt
     store = FeatureStore(tmp_path_factory.mktemp("scanned"))
     selector.rank(photos, **FAST, store=store, drop="off")
     for number, spec in enumerate(ZOO):
-        store.put("rate", {"source": spec.source}, {"rows_per_second": 1 / (1 + number), "num_features": 8})
+        store.put("rate", {"network": network_of(spec)}, {"rows_per_second": 1 / (1 + number), "num_features": 8})
     return store
 
 
@@ -67,6 +69,35 @@ def test_without_a_budget_and_with_all_of_it_the_table_is_todays(photos: Path, s
     today = selector.rank(photos, **FAST, store=scanned, drop="off")
     whole = selector.rank(photos, **FAST, store=scanned, drop="off", scan_budget="100%")
     assert table(whole) == table(today)
+
+
+@pytest.fixture
+def dear(scanned: FeatureStore) -> Iterator[FeatureStore]:
+    """The same store, with a last network that takes as long as the first eight and more."""
+    key, usual = {"network": network_of(ZOO[-1])}, {"rows_per_second": 1 / len(ZOO), "num_features": 8}
+    scanned.put("rate", key, {**usual, "rows_per_second": 1 / 60})
+    yield scanned
+    scanned.put("rate", key, usual)
+
+
+def test_a_dear_network_waits_until_the_others_are_chosen(
+    photos: Path, dear: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It promises most, and the first round could pay for it alone."""
+    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    monkeypatch.setattr(BudgetedRounds, "_promise", lambda self, network, prices: prices[network.name])
+    ranking = selector.rank(photos, **FAST, store=dear, scan_budget="20%")
+    assert [m.name for m in ranking if not m.rows] == [ZOO[-1].name]
+
+
+def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_it(
+    photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended after 11 % and 16 rows."""
+    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    ranking = selector.rank(photos, **FAST, store=scanned, scan_budget="15%")
+    assert 0.13 < paid(ranking, 51) <= 0.15 + 0.01
+    assert {m.rows for m in ranking if m.status == "ok"} == {32}
 
 
 def test_a_budget_of_time_ends_by_the_clock(
