@@ -99,7 +99,9 @@ def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed:
     networks = [spec for spec in zoo if spec.name in truth]
     price = forward_seconds(networks, opened)
     for spec in networks:
-        opened.put("rate", {"network": network_of(spec)}, {"rows_per_second": 1 / price[spec.name], "num_features": 512})
+        opened.put(
+            "rate", {"network": network_of(spec)}, {"rows_per_second": 1 / price[spec.name], "num_features": 512}
+        )
     with tempfile.TemporaryDirectory() as folder:
         history = History(Path(folder) / "empty.sqlite")
         whole = _rank(target, zoo, opened, seed=seed, history=history, drop="off")
