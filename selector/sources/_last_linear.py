@@ -66,7 +66,7 @@ def without_head(
         return None
     weight, bias = taken_off(module, head)
     log.warning(
-        "%s: features are the %d inputs of its last linear layer, %s, not its %d outputs.",
+        "%s: features are the %d inputs of its last linear layer ('%s'), not its %d outputs.",
         spec.name, weight.shape[1], head, len(weight),
     )  # fmt: skip
     return weight, bias

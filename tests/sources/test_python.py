@@ -52,7 +52,7 @@ def test_a_head_of_a_factory_is_taken_off_and_replaced(
     torch.manual_seed(0)
     encoder = load(model)
     assert encoder.num_features == 12
-    assert "mine: features are the 12 inputs of its last linear layer, classes, not its 7 outputs." in caplog.text
+    assert "mine: features are the 12 inputs of its last linear layer ('classes'), not its 7 outputs." in caplog.text
     batch = images(encoder)
     torch.manual_seed(0)
     whole = importlib.import_module("my_headed").Net().eval()
