@@ -27,7 +27,7 @@ import selector
 from selector import scan
 from selector.cli.app import app
 from selector.core.contracts import Progress, Score
-from selector.core.errors import BadImagesError, ConfigError, TargetError
+from selector.core.errors import BadImagesError, ConfigError, OptionError, TargetError
 from selector.report.ranking import Ranking, load_ranking
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, PreprocessOverrides
@@ -115,8 +115,8 @@ def test_failing_models_are_rows_with_a_reason_and_the_run_goes_on(photos, tmp_p
 def test_python_entries_of_an_untrusted_file_do_not_run(photos, tmp_path):
     file = tmp_path / "zoo.yaml"
     file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:tests.networks:explodes'}\n")
-    ranking = selector.rank(photos, **{**FAST, "zoo": file}, store=tmp_path / "store")
-    assert "not trusted" in ranking.failures[0].reason
+    with pytest.raises(OptionError, match=r"p: refused, .* not trusted"):
+        selector.rank(photos, **{**FAST, "zoo": file}, store=tmp_path / "store")
 
 
 def test_confirm_does_not_believe_the_trust_that_a_run_claims_for_itself(photos, tmp_path):
@@ -325,9 +325,10 @@ def test_a_plan_imports_nothing_of_an_untrusted_zoo(photos, tmp_path, monkeypatc
     (package / "nets.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / "zoo.yaml"
-    file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:hostile.nets:make'}\n")
+    known = "- {name: known, source: 'timm:test_resnet', weights: none}\n"
+    file.write_text(f"version: 1\nmodels:\n{known}- {{name: p, source: 'python:hostile.nets:make'}}\n")
     plan = selector.plan(photos, zoo=file, store=tmp_path / "store")
-    assert "not trusted" in plan.models[0]["note"]
+    assert {model["name"]: "not trusted" in model["note"] for model in plan.models} == {"known": False, "p": True}
 
 
 def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):

@@ -26,7 +26,7 @@ from selector.tuning import strategies
 from selector.tuning.strategies._parts import parts_of
 from selector.zoo import ModelSpec, load_zoo
 from tests.text.elmo_files import OPTIONS, Reference, elmo_folder, options
-from tests.text.test_hub import Hub, hub  # noqa: F401 - a fixture
+from tests.text.test_hub import Asker, Hub, hub  # noqa: F401 - a fixture
 
 PAGE = Path(__file__).parents[2] / "docs" / "text.md"
 PUBLISHED = "elmo_2x4096_512_2048cnn_2xhighway_"
@@ -545,7 +545,7 @@ def test_a_saved_model_needs_no_h5py(folder: Path, monkeypatch: pytest.MonkeyPat
     assert registry.get("elmo").build(recipe).get_classifier().out_features == 3  # type: ignore[operator]
 
 
-def test_the_hub_holds_the_published_files(hub: dict[str, str]) -> None:  # noqa: F811
+def test_the_hub_holds_the_published_files(hub: Asker) -> None:  # noqa: F811
     elmo_folder(Hub.root / "some" / "elmo", prefix=PUBLISHED)
     code = (
         "from selector.sources import registry\n"
@@ -555,7 +555,7 @@ def test_the_hub_holds_the_published_files(hub: dict[str, str]) -> None:  # noqa
         "told = source.identify(spec)\n"
         "print(source.load(spec).num_features, told == source.identify(spec), told['weights'][:4])"
     )
-    for environment in (hub, {**hub, "HF_HUB_OFFLINE": "1"}):
+    for environment in (hub.environment, {**hub.environment, "HF_HUB_OFFLINE": "1"}):
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
         )

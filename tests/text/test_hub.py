@@ -113,12 +113,18 @@ class Asker:
             "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
             "SELECTOR_CACHE": str(folder / "cache"),
         }  # fmt: skip
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", CODE], env=self.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self._process: subprocess.Popen[str] | None = None
 
     def ask(self, *names: str) -> dict[str, Any]:
         """What these models are when they are loaded."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", CODE],
+                env=self.environment,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(names) + "\n")
@@ -135,8 +141,9 @@ class Asker:
         self._server = self._serve(port)
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
         self._end()
 
     def _serve(self, port: int) -> ThreadingHTTPServer:
