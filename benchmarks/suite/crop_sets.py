@@ -6,7 +6,7 @@ Train and test are the pictures' own, so that no picture gives items to both.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,28 +29,22 @@ SUPERCATEGORIES = (1, 8, 5, 10, 5, 10, 7, 10, 6, 6, 5, 7)  # of COCO's 80 classe
 def coco128_crops(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
     """Objects of coco128 by supercategory: images, labels, and which of them are test."""
     place = np.repeat(np.arange(len(SUPERCATEGORIES)), SUPERCATEGORIES)
-
-    def objects(row: dict) -> Iterator[Item]:
-        image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
-        for (x, y, width, height), category in zip(row["objects"]["bbox"], row["objects"]["category"], strict=True):
-            if min(width, height) >= LEAST_SIDE:
-                more_x, more_y = CONTEXT * width, CONTEXT * height
-                box = (max(0, x - more_x), max(0, y - more_y), min(image.width, x + width + more_x), min(image.height, y + height + more_y))  # fmt: skip
-                yield image.crop([round(side) for side in box]), int(place[category])
-
-    return _cut(data / "coco128", objects)
+    return _cut(data / "coco128", lambda row: _objects(row, place, CONTEXT))
 
 
 def bccd_cells(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
     """Blood cells of bccd by their kind: images, labels, and which of them are test."""
+    return _cut(data / "bccd", lambda row: _objects(row, range(3), 0.0), MOST_CELLS)
 
-    def cells(row: dict) -> Iterator[Item]:
-        image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
-        for (x, y, width, height), category in zip(row["objects"]["bbox"], row["objects"]["category"], strict=True):
-            if min(width, height) >= LEAST_SIDE:
-                yield image.crop((round(x), round(y), round(x + width), round(y + height))), int(category)
 
-    return _cut(data / "bccd", cells, MOST_CELLS)
+def _objects(row: dict, classes: Sequence[int], context: float) -> Iterator[Item]:
+    """The boxes of a picture, with ``context`` of their sides added on each, as far as the picture goes."""
+    image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+    for (x, y, width, height), category in zip(row["objects"]["bbox"], row["objects"]["category"], strict=True):
+        if min(width, height) >= LEAST_SIDE:
+            more_x, more_y = context * width, context * height
+            box = (max(0, x - more_x), max(0, y - more_y), min(image.width, x + width + more_x), min(image.height, y + height + more_y))  # fmt: skip
+            yield image.crop([round(side) for side in box]), int(classes[category])
 
 
 def camvid_tiles(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:

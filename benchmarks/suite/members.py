@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -169,17 +170,17 @@ def where_it_agrees(*members: str, weight: float) -> Candidate:
     return score
 
 
-def chosen_elsewhere(weight: float) -> Candidate:
-    """The mean of up to ``MOST_CHOSEN`` members that orders the other sets best, with the prior where it agrees."""
+def chosen_elsewhere(make: Callable[..., Candidate], *members: str) -> Candidate:
+    """What ``make`` makes of up to ``MOST_CHOSEN`` members, those that order the other sets best."""
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
-        lists = [c for k in range(1, MOST_CHOSEN + 1) for c in combinations(NORMALISED_SCORES, k)]
+        lists = [c for k in range(1, MOST_CHOSEN + 1) for c in combinations(members, k)]
 
-        def merit(members: tuple[str, ...]) -> float:
-            make = where_it_agrees(*members, weight=weight)
-            return float(np.mean([weighted_tau(make(o, ()), o.accuracy) for o in others])) if others else 0.0
+        def merit(some: tuple[str, ...]) -> float:
+            rest = [(o, [x for x in others if x is not o]) for o in others]
+            return float(np.mean([weighted_tau(make(*some)(o, r), o.accuracy) for o, r in rest])) if others else 0.0
 
-        return where_it_agrees(*max(lists, key=merit), weight=weight)(cells, ())
+        return make(*max(lists, key=merit))(cells, others)
 
     return score
 
@@ -193,21 +194,6 @@ def on_z(*members: str) -> Candidate:
             seen = np.concatenate([c.raw[m] for c in others]) if others else cells.raw[m]
             parts.append((cells.raw[m] - seen.mean()) / max(seen.std(), 1e-12))
         return np.mean(parts, axis=0)
-
-    return score
-
-
-def z_chosen_elsewhere(*members: str) -> Candidate:
-    """``on_z`` of up to ``MOST_CHOSEN`` members that orders the other sets best."""
-
-    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
-        lists = [c for k in range(1, MOST_CHOSEN + 1) for c in combinations(members, k)]
-
-        def merit(some: tuple[str, ...]) -> float:
-            rest = [(o, [x for x in others if x is not o]) for o in others]
-            return float(np.mean([weighted_tau(on_z(*some)(o, r), o.accuracy) for o, r in rest])) if others else 0.0
-
-        return on_z(*max(lists, key=merit))(cells, others)
 
     return score
 
@@ -244,22 +230,25 @@ def stacked(*members: str, strength: float, weight: float = 0.25) -> Candidate:
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
         usual = np.array([1 / len(members)] * len(members) + [weight / (1 - weight)])
-        gaps, counts = zip(*(pairs(columns(c), c.accuracy, len(members)) for c in others), strict=True)
-        gap, count = np.concatenate(gaps), np.concatenate(counts)
-
-        def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-            margin = gap @ w
-            slope = -(gap * (count / (1 + np.exp(margin)))[:, None]).sum(axis=0)
-            drawn = w - PAIR_SCALE * usual
-            return float(
-                (np.logaddexp(0, -margin) * count).sum() + strength * (drawn**2).sum()
-            ), slope + 2 * strength * drawn
-
-        bounds = [(0, None)] * len(usual)
-        found = minimize(loss, PAIR_SCALE * usual, jac=True, bounds=bounds, method="L-BFGS-B")
-        return np.asarray(columns(cells) @ found.x)
+        seen = [pairs(columns(c), c.accuracy, len(members)) for c in others]
+        return np.asarray(columns(cells) @ ordering_weights(seen, usual, strength))
 
     return score
+
+
+def ordering_weights(seen: Sequence[tuple[np.ndarray, np.ndarray]], usual: np.ndarray, strength: float) -> np.ndarray:
+    """(columns,) non-negative weights that order what ``pairs`` gives of several sets: logistic loss, drawn towards the
+    usual ones."""
+    gap, count = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        margin, drawn = gap @ w, w - PAIR_SCALE * usual
+        slope = -(gap * (count / (1 + np.exp(margin)))[:, None]).sum(axis=0)
+        value = (np.logaddexp(0, -margin) * count).sum() + strength * (drawn**2).sum()
+        return float(value), slope + 2 * strength * drawn
+
+    bounds = [(0, None)] * len(usual)
+    return np.asarray(minimize(loss, PAIR_SCALE * usual, jac=True, bounds=bounds, method="L-BFGS-B").x)
 
 
 def pairs(columns: np.ndarray, accuracy: np.ndarray, members: int) -> tuple[np.ndarray, np.ndarray]:
@@ -295,8 +284,12 @@ CANDIDATES: dict[str, Candidate] = {
         "probe", "nearest-class-mean", "ncti", weight=0.25
     ),
     "normalised score: ncti, prior 25 % where it agrees": where_it_agrees("ncti", weight=0.25),
-    "normalised score: chosen on the other sets": chosen_elsewhere(0.0),
-    "normalised score: chosen on the other sets, prior 25 % where it agrees": chosen_elsewhere(0.25),
+    "normalised score: chosen on the other sets": chosen_elsewhere(
+        partial(where_it_agrees, weight=0.0), *NORMALISED_SCORES
+    ),
+    "normalised score: chosen on the other sets, prior 25 % where it agrees": chosen_elsewhere(
+        partial(where_it_agrees, weight=0.25), *NORMALISED_SCORES
+    ),
     "prior alone (facts)": lambda cells, others: cells.prior,
     "z: knn+probe+logme": on_z("knn", "probe", "logme"),
     "z: knn+probe+logme+lda": on_z("knn", "probe", "logme", "lda"),
@@ -320,7 +313,7 @@ def further(also: Sequence[str]) -> dict[str, Candidate]:
         **{f"z: knn+probe+logme+{m}": on_z(*usual, m) for m in also},
         **{f"z: {m}": on_z(m) for m in also},
         "z: all": on_z(*usual, *also),
-        "z: chosen on the other sets": z_chosen_elsewhere(*usual, *also),
+        "z: chosen on the other sets": chosen_elsewhere(on_z, *usual, *also),
     }
 
 

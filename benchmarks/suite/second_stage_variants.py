@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
@@ -143,18 +142,8 @@ def stacked(strength: float) -> Variant:
     """Non-negative weights of four columns by the pairs of the other sets, drawn towards the plain mean."""
 
     def score(one: TriedSet, others: Sequence[TriedSet]) -> np.ndarray:
-        usual = members.PAIR_SCALE * np.array([0.5, 0.5, 0.0, 0.0])
-        gaps, counts = zip(*(members.pairs(o.columns, o.cells.accuracy, 2) for o in others), strict=True)
-        gap, count = np.concatenate(gaps), np.concatenate(counts)
-
-        def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-            margin, drawn = gap @ w, w - usual
-            slope = -(gap * (count / (1 + np.exp(margin)))[:, None]).sum(axis=0)
-            value = (np.logaddexp(0, -margin) * count).sum() + strength * (drawn**2).sum()
-            return float(value), slope + 2 * strength * drawn
-
-        found = minimize(loss, usual, jac=True, bounds=[(0, None)] * len(usual), method="L-BFGS-B")
-        return np.asarray(one.columns @ found.x)
+        seen = [members.pairs(o.columns, o.cells.accuracy, 2) for o in others]
+        return np.asarray(one.columns @ members.ordering_weights(seen, np.array([0.5, 0.5, 0.0, 0.0]), strength))
 
     return score
 

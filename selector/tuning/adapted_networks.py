@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from selector.tuning.domains import AdaptedHead
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load, settle_precision
+from selector.tuning.plan import usual_steps
 from selector.tuning.strategies._loop import Feed, predict
 from selector.tuning.trial import Trial, module_of, rates_of, run_trial
 from selector.tuning.types import Candidate
@@ -27,7 +29,6 @@ from selector.tuning.workbench import Workbench
 
 ONE_SIDED = 1.282  # standard errors: 90 % of a normal distribution are below
 SURE = 1e-3  # least probability whose logarithm counts: one item that is surely wrong decides nothing
-EPOCHS, LEAST, MOST = 20, 100, 3000  # steps of a training when nothing is said, as in the tournament
 
 
 def started(bench: Workbench, candidate: Candidate) -> Loaded:
@@ -73,8 +74,7 @@ def mirrored_alike(bench: Workbench, loaded: Loaded) -> bool:
 
 def steps_of(bench: Workbench, most: int | None) -> int:
     """How many steps a training has."""
-    usual = max(LEAST, min(MOST, EPOCHS * len(bench.indices["train"]) // bench.batch_size))
-    return usual if most is None else most
+    return usual_steps(Fraction(len(bench.indices["train"]), bench.batch_size)) if most is None else most
 
 
 def network_outputs(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 RATES = (3, 2, 1)  # learning rates a configuration in the first round, while the budget lasts
 FINAL_LANES = 2
@@ -58,13 +59,13 @@ class Plan:
         return self.rounds[-1].steps
 
 
-def usual_steps(steps_an_epoch: int) -> int:
+def usual_steps(steps_an_epoch: int | Fraction) -> int:
     """Steps of the winner's training where time allows and nothing else is asked.
 
     >>> usual_steps(1), usual_steps(30), usual_steps(1000)
     (100, 600, 3000)
     """
-    return min(max(EPOCHS * steps_an_epoch, STEPS_AT_LEAST), STEPS_AT_MOST)
+    return int(min(max(EPOCHS * steps_an_epoch, STEPS_AT_LEAST), STEPS_AT_MOST))
 
 
 def shares(configurations: int) -> tuple[float, ...]:

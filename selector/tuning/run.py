@@ -150,7 +150,7 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
             field.not_run[outcome.item.name] = outcome.failure.reason
         else:
             field.failed[outcome.item.name] = outcome.failure.reason if outcome.failure else "unknown"
-    # metrics import libraries that take seconds: paid here, before the plan, and not behind the last step by nobody
+    # metrics import libraries that take seconds: paid before the plan, where the budget counts them
     solved = [loaded.frozen.stats for loaded in field.loaded.values() if loaded.frozen and loaded.frozen.stats]
     for stats in solved[:1]:
         stats.values(field.bench.task.metrics)

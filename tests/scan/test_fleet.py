@@ -33,17 +33,12 @@ from selector.scan.variants import SameNetwork
 from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
+from tests.scan.samples import of_torch_alone
 from tests.scan.test_scan import table
 
 ROOT = Path(__file__).parents[2]
-ZOO = [  # of torch alone: what workers import takes most of the time of these tests
-    ModelSpec(name="sees", source="python:tests.networks:Orientation"),
-    ModelSpec(name="blind", source="python:tests.networks:Blind"),
-    ModelSpec(name="no-such", source="python:tests.networks:explodes"),
-]
-FAST: dict[str, Any] = {
-    "zoo": ZOO, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager", "cost": "off",
-}  # fmt: skip
+FAST = of_torch_alone("no-such")
+ZOO = FAST["zoo"]
 
 
 class Odd(BaseException):

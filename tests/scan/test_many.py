@@ -19,16 +19,11 @@ from selector.scan.many import _Member
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.conftest import image_folder
+from tests.scan.samples import of_torch_alone
 from tests.scan.test_scan import table
 
-ZOO = [
-    ModelSpec(name="sees", source="python:tests.networks:Orientation"),
-    ModelSpec(name="blind", source="python:tests.networks:Blind"),
-    ModelSpec(name="crashes", source="python:tests.networks:explodes"),
-]
-FAST: dict[str, Any] = {
-    "zoo": ZOO, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager", "cost": "off",
-}  # fmt: skip
+FAST = of_torch_alone("crashes")
+ZOO = FAST["zoo"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -255,17 +256,22 @@ def test_every_timm_model_of_the_shipped_zoo_is_in_the_installed_registry() -> N
                 assert ("noncommercial" in spec.tags) == ("-nc" in cfg.license), spec.model_id
 
 
+def described(models: Sequence[ModelSpec], below: float) -> None:
+    """Every fact is there, and one tag says the size."""
+    assert all(m.licence and m.params and m.pretraining for m in models)
+    bounds = {"tiny": (0, 1e7), "small": (1e7, 4.5e7), "base": (4.5e7, 2e8), "large": (2e8, below)}
+    for model in models:
+        (size,) = set(model.tags) & set(bounds)
+        assert bounds[size][0] <= (model.params or 0) < bounds[size][1], model.name
+
+
 def test_the_shipped_zoo_is_diverse_and_described() -> None:
     models = [m for m in load_zoo().models if m.reads == "image"]
     hub = [m for m in models if "offline" not in m.tags]
     assert 36 <= len(hub) <= 48
-    assert all(m.licence and m.params and m.pretraining for m in models)
+    described(models, below=1e9)
     assert min(m.params or 0 for m in hub) < 2.5e6
     assert max(m.params or 0 for m in hub) > 2.9e8
-    bounds = {"tiny": (0, 1e7), "small": (1e7, 4.5e7), "base": (4.5e7, 2e8), "large": (2e8, 1e9)}
-    for model in models:
-        (size,) = set(model.tags) & set(bounds)
-        assert bounds[size][0] <= (model.params or 0) < bounds[size][1], model.name
     text = " ".join(m.source + " " + (m.pretraining or "") for m in hub).lower()
     for wanted in (
         *(
@@ -289,13 +295,9 @@ def test_the_text_models_of_the_shipped_zoo() -> None:
     assert models == select(load_zoo(), tags="text")
     hub = [m for m in models if "offline-text" not in m.tags]
     assert 20 <= len(hub) <= 30
-    assert all(m.licence and m.params and m.pretraining for m in models)
+    described(models, below=1.1e9)
     assert min(m.params or 0 for m in hub) < 5e6
     assert max(m.params or 0 for m in hub) > 1e9
-    bounds = {"tiny": (0, 1e7), "small": (1e7, 4.5e7), "base": (4.5e7, 2e8), "large": (2e8, 1.1e9)}
-    for model in models:
-        (size,) = set(model.tags) & set(bounds)
-        assert bounds[size][0] <= (model.params or 0) < bounds[size][1], model.name
     assert sum("decoder" in m.tags for m in hub) >= 5
     assert {m.text.prefix for m in hub if m.text} == {"query: "}
 

@@ -1,0 +1,18 @@
+"""Scans that several tests run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selector.zoo import ModelSpec
+
+
+def of_torch_alone(failing: str) -> dict[str, Any]:
+    """Options of a quick scan by three networks, the last of which (named so) fails. What workers import takes most of the
+    time of such tests, and these need nothing beside torch."""
+    zoo = [
+        ModelSpec(name="sees", source="python:tests.networks:Orientation"),
+        ModelSpec(name="blind", source="python:tests.networks:Blind"),
+        ModelSpec(name=failing, source="python:tests.networks:explodes"),
+    ]
+    return {"zoo": zoo, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager", "cost": "off"}
