@@ -127,6 +127,22 @@ def test_prices_of_networks_that_never_ran_come_from_their_multiply_adds(tmp_pat
     assert unknown in (small, large)
 
 
+def test_networks_of_one_source_have_prices_of_their_own(photos: Path, tmp_path: Path) -> None:
+    """They were kept by source, so that the last one of a factory named the price of all."""
+    store = FeatureStore(tmp_path)
+    zoo = [
+        ModelSpec.model_validate(
+            {"name": f"vit-{side}", "source": "timm:test_vit", "weights": "none", "kwargs": {"img_size": side},
+             "preprocess": {"input_size": (3, side, side)}}
+        ) for side in (32, 160)
+    ]  # fmt: skip
+    selector.rank(photos, **{**FAST, "zoo": zoo}, store=store, drop="off")
+    small, large = (store.get("rate", {"network": network_of(spec)}) for spec in zoo)
+    assert small is not None
+    assert large is not None
+    assert small["rows_per_second"] != large["rows_per_second"]
+
+
 def test_budgets_that_cannot_be_one(tmp_path: Path) -> None:
     for value, message in {
         "0%": r"scan_budget must be a share above 0 % and at most 100 %\. Got '0%'\.",
