@@ -3,8 +3,9 @@
     python -m benchmarks.suite.score_cells [--suite images|texts] [--sets ...] [--encoders ...] [--scores ...]
     SELECTOR_ASSETS=... python -m benchmarks.suite.score_cells --extract    # features that are not saved as well
 
-Resumable: a score is computed once a version of its proxy. What is read later is the table alone, so
-that agreement figures can be made without the features, which are too large to commit.
+Resumable: a score is computed once a version of its proxy, and a row of another version than the code's counts as
+missing, for readers as well: figures of two versions are never mixed. What is read later is the table alone, so that
+agreement figures can be made without the features, which are too large to commit.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or suite.table("scores", args.quick)
     for set_name in suites.chosen(parser, "sets", args.sets, suite.sets):
         folder = saved.folder(args.quick) / set_name
-        if args.extract and not extract(suite, set_name, args.encoders, folder, args.quick):
+        if args.extract and not extract(suite, set_name, args.encoders, folder, args.scores, out, args.quick):
             return 2
         for file in sorted(folder.glob("*.npz")):
             if not args.encoders or file.stem in args.encoders:
@@ -66,8 +68,7 @@ def labels_table(scores: Path) -> Path:
 
 def score_cell(set_name: str, file: Path, names: Sequence[str], out: Path, seed: int) -> None:
     """Append the scores of one encoder on one set that the table lacks."""
-    known = {(row["set"], row["encoder"], row["score"], row["version"]) for row in table.whole_rows(out)}
-    missing = [n for n in names if (set_name, file.stem, n, str(registry.get(n).version)) not in known]
+    missing = lacking(set_name, file.stem, names, out)
     if not missing:
         return
     with np.load(file) as arrays:
@@ -95,6 +96,18 @@ def score_cell(set_name: str, file: Path, names: Sequence[str], out: Path, seed:
     print(f"scored {set_name} {file.stem}: {len(missing)}", flush=True)
 
 
+def lacking(set_name: str, encoder: str, names: Sequence[str], out: Path) -> list[str]:
+    """Those of the scores that the table does not hold of this cell in the version of the code."""
+    rows = table.whole_rows(out)
+    known = {r["score"] for r in rows if (r["set"], r["encoder"]) == (set_name, encoder) and is_current(r)}
+    return [name for name in names if name not in known]
+
+
+def is_current(row: Mapping[str, str]) -> bool:
+    """Whether a row is of the version that its proxy has in the code."""
+    return row["score"] in registry.names() and row["version"] == str(registry.get(row["score"]).version)
+
+
 def write_labels(path: Path, set_name: str, labels: np.ndarray) -> None:
     """What the normalised score scale needs to know of a set's labels, once."""
     if any(row["set"] == set_name for row in table.whole_rows(path)):
@@ -108,15 +121,27 @@ def write_labels(path: Path, set_name: str, labels: np.ndarray) -> None:
     table.append(path, row, LABEL_COLUMNS)
 
 
-def extract(suite: Suite, set_name: str, names: Sequence[str] | None, folder: Path, quick: bool = False) -> bool:
-    """Save the features of a set that are not saved yet; False without the assets."""
+def extract(
+    suite: Suite,
+    set_name: str,
+    names: Sequence[str] | None,
+    folder: Path,
+    scores: Sequence[str],
+    out: Path,
+    quick: bool = False,
+) -> bool:
+    """Save the features of a set that are not saved yet and whose cells lack one of the scores; False without the assets."""
     import torch
 
     assets = assets_folder(suite.needs)
     if assets is None:
         return False
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    missing = [n for n in suite.encoders(assets) if not (folder / f"{n}.npz").exists() and (not names or n in names)]
+    missing = [
+        n
+        for n in suite.encoders(assets)
+        if (not names or n in names) and not (folder / f"{n}.npz").exists() and lacking(set_name, n, scores, out)
+    ]
     if not missing:
         return True
     data = suite.load_set(set_name, assets, suite.quick if quick else suite.budget)
@@ -149,7 +174,9 @@ class Scored:
 
 
 def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
-    """The last row of every score and cell; the table of labels lies beside it.
+    """The last row of every score and cell in the code's version; the table of labels lies beside it.
+
+    Rows of other versions count as missing, with that reason, and a line on stderr says how many there are of which score.
 
     Args:
         members: of the combined score; the usual ones when left out.
@@ -158,8 +185,16 @@ def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
     errors: dict[str, dict[str, dict[str, float]]] = {}
     seconds: dict[str, dict[str, dict[str, float]]] = {}
     missing: dict[tuple[str, str, str], str] = {}
-    latest = {(row["set"], row["encoder"], row["score"]): row for row in table.whole_rows(path)}
-    for (set_name, encoder, score), row in latest.items():
+    whole = table.whole_rows(path)
+    by_key = [{(r["set"], r["encoder"], r["score"]): r for r in some} for some in (whole, filter(is_current, whole))]
+    rows = by_key[0] | by_key[1]
+    others = {key: row for key, row in rows.items() if not is_current(row)}
+    say_ignored(path, others)
+    for (set_name, encoder, score), row in others.items():
+        missing[set_name, score, encoder] = f"stale: computed by version {row['version']}, which is not the code's"
+    for (set_name, encoder, score), row in rows.items():
+        if (set_name, encoder, score) in others:
+            continue
         if row["status"] != "ok":
             missing[set_name, score, encoder] = f"{row['status']}: {row['reason']}"
             continue
@@ -185,6 +220,23 @@ def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
         },
         {row["set"]: int(row["classes"]) for row in of_sets},
         {row["set"]: int(row["rows"]) for row in of_sets},
+    )
+
+
+def say_ignored(path: Path, rows: Mapping[tuple[str, str, str], Mapping[str, str]]) -> None:
+    """One line on stderr about rows that a reader leaves out."""
+    if not rows:
+        return
+    counts = Counter((score, rows[set_name, e, score]["version"]) for set_name, e, score in rows)
+    told = ", ".join(
+        f"{score} version {version} ({n} cells; "
+        + (f"the code has {registry.get(score).version})" if score in registry.names() else "not registered)")
+        for (score, version), n in sorted(counts.items())
+    )
+    print(
+        f"{path.name}: ignored rows of other versions: {told}. "
+        "Compute them again with python -m benchmarks.suite.score_cells --extract",
+        file=sys.stderr,
     )
 
 

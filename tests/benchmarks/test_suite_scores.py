@@ -53,6 +53,32 @@ def test_scores_are_what_the_proxies_give_and_are_computed_once_a_version(cells,
     assert len(table.whole_rows(out)) == 9
 
 
+def test_a_row_of_another_version_is_no_value_and_is_computed_again(cells, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "scores.csv"
+    run(out, "logme", "knn")
+    found = score_cells.read(out).values
+    monkeypatch.setattr(
+        score_cells.registry,
+        "get",
+        lambda name, get=registry.get: _next_version(get(name)) if name == "logme" else get(name),
+    )
+    capsys.readouterr()
+    stale = score_cells.read(out)
+    assert stale.values == {"knn": found["knn"]}
+    assert "computed by version" in stale.missing["digits", "logme", "usps_cnn"]
+    told = capsys.readouterr().err
+    version = registry.get("logme").version
+    assert f"logme version {version - 1} (3 cells; the code has {version})" in told
+    assert "score_cells --extract" in told
+    assert score_cells.lacking("digits", "usps_cnn", ["logme", "knn"], out) == ["logme"]
+    run(out, "logme")
+    assert score_cells.read(out).values == found
+    assert capsys.readouterr().err == ""
+    old = table.whole_rows(out)[0] | {"version": "0", "value": "9"}  # appended late by a checkout that is behind
+    table.append(out, old, score_cells.COLUMNS)
+    assert score_cells.read(out).values == found
+
+
 def _next_version(proxy):
     from dataclasses import replace
 
