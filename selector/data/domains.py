@@ -87,10 +87,12 @@ def combine(source: Target, table: Table, *, labelled_target: int | None, seed: 
     codes = _codes(table, source.class_names)
     keep, notes = _not_in_source(source, table, codes)
     few = _few_shot(table, codes, keep, labelled_target, seed)
+    keep, copies = _without_copies(table, codes, few, keep)
+    notes += copies
     shown = np.where(few, codes, UNKNOWN)[keep]
     hidden = np.where(few, UNKNOWN, codes)[keep]
     target = _joined(source, table, keep, shown, hidden)
-    notes = [*notes, *_class_notes(hidden, source.class_names, noun_of(table.modality))]
+    notes = [*notes, *_class_notes(hidden[shown == UNKNOWN], source.class_names, noun_of(table.modality))]
     if few.any():
         notes.append(
             f"{int(few.sum())} labelled {noun_of(table.modality)}s of the target are learned from (labelled_target)"
@@ -231,19 +233,42 @@ def _not_in_source(source: Target, table: Table, codes: np.ndarray) -> tuple[np.
 
 
 def _few_shot(table: Table, codes: np.ndarray, keep: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """(N,) True for the labelled items that are learned from: drawn by content and seed."""
+    """(N,) True for the labelled items that are learned from: drawn by content and seed, each content once."""
     few = np.zeros(len(table), bool)
     if count is None:
         return few
-    labelled = [int(i) for i in keep if codes[i] != UNKNOWN]
+    known = [int(i) for i in keep if codes[i] != UNKNOWN]
+    labelled = list({table.hashes[i]: i for i in reversed(known)}.values())
     if count > len(labelled):
+        copies = " (copies of an item count once)" if len(labelled) < len(known) else ""
         raise OptionError(
-            f"labelled_target is {count}, but {len(labelled)} items of the target have a label; use at most as many.",
+            f"labelled_target is {count}, but {len(labelled)} items of the target have a label{copies}; use at most as many.",
             "labelled_target",
         )
     order = draw_order([table.hashes[i] for i in labelled], seed)
     few[[labelled[i] for i in np.argsort(np.array(order, dtype=np.uint64), kind="stable")[:count]]] = True
     return few
+
+
+def _without_copies(table: Table, codes: np.ndarray, few: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Positions without those of the content of an item that is learned from: it is no longer unknown."""
+    learned = {table.hashes[i]: int(i) for i in np.flatnonzero(few)}
+    copies = [int(i) for i in keep if not few[i] and table.hashes[i] in learned]
+    if not copies:
+        return keep, []
+    first = copies[0]
+    notes = [
+        f"{len(copies)} items of the target have the same content as items that are learned from (labelled_target), such as "
+        f"{table.names[first]} and {table.names[learned[table.hashes[first]]]}; they were left out of the target"
+    ]
+    conflicts = [i for i in copies if codes[i] not in (UNKNOWN, codes[learned[table.hashes[i]]])]
+    if conflicts:
+        first = conflicts[0]
+        notes.append(
+            f"{len(conflicts)} items have the same content as one with another label that is learned from, such as "
+            f"{table.names[first]} and {table.names[learned[table.hashes[first]]]}"
+        )
+    return np.setdiff1d(keep, copies), notes
 
 
 def _class_notes(hidden: np.ndarray, class_names: Sequence[str], noun: str) -> list[str]:

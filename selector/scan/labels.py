@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from selector.core.atomic import write_atomic
-from selector.core.contracts import Target
+from selector.core.contracts import UNLABELLED, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.report.labels import render_page
 from selector.report.ranking import Ranking
@@ -50,11 +50,12 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
         ConfigError: the run has adapted nothing, or everything has a label already.
     """
     folder = _folder(ranking)
-    keys, hashes, labelling = _labelling(folder, read_labels(folder))
-    left = len(hashes) - len(labelling.labels)
-    if not left:
+    section = ranking.confirmation["adaptation"]
+    voted = section.get("labelled", {"voted": section["handed over"]}).get("voted")
+    keys, hashes, labelling = _labelling(folder, read_labels(folder), voted)
+    if len(hashes) == len(labelling.labels):
         raise ConfigError(f"{folder}: every item of the target has a label by now; there is nothing to ask for.")
-    place = {value: i for i, value in enumerate(target.hashes)}
+    place = {target.hashes[i]: int(i) for i in target.indices(UNLABELLED)[::-1]}  # of copies the first
     chosen = [(hashes[i], place[hashes[i]]) for i in labelling.batch(count)]
     names = [str(target.names[i]) for _, i in chosen]
     text = io.StringIO()
@@ -82,10 +83,13 @@ def take(ranking: Ranking, answers: Path) -> int:
     return len(known)
 
 
-def _labelling(folder: Path, known: Mapping[str, int]) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+def _labelling(
+    folder: Path, known: Mapping[str, int], voted: Sequence[str] | None = None
+) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+    """``voted``: (model, strategy) that was chosen without labels."""
     path = folder / PREDICTIONS
     try:
-        keys, hashes, labelling = _read_predictions(path)
+        keys, hashes, labelling = _read_predictions(path, voted)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ConfigError(
             f"{folder}: there is no readable {PREDICTIONS} ({error}); labels are asked for after a confirmation of a "
@@ -102,7 +106,7 @@ def _labelling(folder: Path, known: Mapping[str, int]) -> tuple[list[tuple[str, 
     return keys, hashes, labelling
 
 
-def _read_predictions(path: Path) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+def _read_predictions(path: Path, voted: Sequence[str] | None) -> tuple[list[tuple[str, str]], list[str], Labelling]:
     """(model, strategy) of K candidates, M items by content, and what they say; ``ValueError`` where they are not."""
     with zipfile.ZipFile(path) as archive:
         if (size := sum(part.file_size for part in archive.infolist())) > _MOST_BYTES:
@@ -121,19 +125,23 @@ def _read_predictions(path: Path) -> tuple[list[tuple[str, str]], list[str], Lab
         raise ValueError("probabilities must be numbers in the range [0, 1]")
     if merits.shape != (len(models),) or merits.dtype.kind != "f" or not np.isfinite(merits).all():
         raise ValueError("merits must be a finite number for each of the models")
-    return list(zip(models, strategies, strict=True)), hashes, Labelling(probabilities, merits)
+    keys = list(zip(models, strategies, strict=True))
+    first = keys.index(tuple(voted)) if voted is not None and tuple(voted) in keys else None
+    return keys, hashes, Labelling(probabilities, merits, first=first, contents=hashes)
 
 
 def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, int]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, NUL in the name
         raise OptionError(
             f"answers: {path} cannot be read ({error}); give the filled-in {QUESTIONS}.", "answers"
         ) from None
     found: dict[str, int] = {}
-    for line, row in enumerate(rows, 2):
+    lines: dict[str, int] = {}
+    for line, row in rows:
         where = f"answers: {path}:{line}"
         if not set(HEADER) <= set(row):
             raise OptionError(
@@ -150,7 +158,14 @@ def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, 
                 f"Got '{label}'.",
                 "answers",
             )
-        found[row["id"]] = class_names.index(label)
+        code = class_names.index(label)
+        if found.setdefault(row["id"], code) != code:
+            raise OptionError(
+                f"{where}: '{row['item']}' is '{label}', and '{class_names[found[row['id']]]}' in line {lines[row['id']]} (both "
+                f"have the id {row['id']}, which is their content); expected one label for it. Remove the wrong line.",
+                "answers",
+            )
+        lines.setdefault(row["id"], line)
     if not found:
         raise OptionError(f"answers: {path} holds no label; fill in the column 'label'.", "answers")
     return found

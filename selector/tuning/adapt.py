@@ -111,7 +111,7 @@ def run_adaptation(
     sealed = task.hidden(target)
     items = target.indices(UNLABELLED)
     given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
-    with sealed.choosing():
+    with sealed.choosing() as choice:
         pool = _heads(candidates, target, task, features_for, names, seed, progress, on_record)
         if bench is not None:
             _train_networks(pool, candidates, names, task, bench, budget_seconds, max_steps, seed)
@@ -121,10 +121,11 @@ def run_adaptation(
         merits = np.array([chosen.combined[key] for key in pool.made])
         labelled: dict[str, Any] = {}
         if given:
-            chosen, labelled = _by_labels(chosen, pool.made, merits, given)
+            chosen, labelled = _by_labels(chosen, pool.made, merits, given, [target.hashes[k] for k in items])
         with on_record(next(c for c in candidates if c.name == chosen.name[0]), "the chosen network"):
             best, trouble = _trained(candidates, chosen, pool.made, target, task, seed)
-    finals = _finals(pool.made, target, task, sealed, Decision(*chosen.name), given)
+        decision = choice.settle(*chosen.name)
+    finals = _finals(pool.made, target, task, sealed, decision, given)
     measured = {
         key: _measurement(key, adapted, chosen, target, task, finals.get(key, {})) for key, adapted in pool.made.items()
     }
@@ -318,21 +319,22 @@ def _trained(
 
 
 def _by_labels(
-    chosen: Chosen, made: Mapping[Key, Adapted], merits: np.ndarray, given: Mapping[int, int]
+    chosen: Chosen, made: Mapping[Key, Adapted], merits: np.ndarray, given: Mapping[int, int], contents: Sequence[str]
 ) -> tuple[Chosen, dict[str, Any]]:
     """The choice with labels that a person gave: the candidate of the highest expected accuracy."""
     keys = list(made)
-    labelling = Labelling(np.stack([adapted.view.target for adapted in made.values()]), merits)
+    probabilities = np.stack([adapted.view.target for adapted in made.values()])
+    labelling = Labelling(probabilities, merits, first=keys.index(chosen.name), contents=contents)
     for item, label in given.items():
         labelling.label(item, label)
     standing = labelling.standing()
     name = keys[standing.leader]
     note = (
-        f"{len(given)} labels of the target decide: {' '.join(name)} leads, P(best) {standing.p_best[standing.leader]:.2f}, "
+        f"{labelling.answers} labels of the target decide: {' '.join(name)} leads, P(best) {standing.p_best[standing.leader]:.2f}, "
         f"expected to be {100 * standing.regret:.1f} points behind the best."
     )
     rows = [dict(zip(("model", "strategy", "accuracy", "p_best"), row, strict=True)) for row in standing.rows(keys)]
-    shown = {"labels": len(given), "standing": rows, "regret": standing.regret}
+    shown = {"labels": labelling.answers, "standing": rows, "regret": standing.regret, "voted": list(chosen.name)}
     combined = dict(zip(keys, map(float, standing.accuracy), strict=True))
     return replace(chosen, name=name, combined=combined, notes=(note,)), {"labelled": shown}
 

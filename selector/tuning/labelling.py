@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 LEADING, DOUBTED = 4, 2.0
-"""So many candidates are believed alike before a label came, and the others less by this logarithm."""
+"""So many candidates, and no more than half of them, are believed alike before a label came, and the others less by this
+logarithm."""
 MISTAKEN = 0.15
 """Share of a label's probability that no candidate can take away: none of them is the truth."""
 TEMPER = 0.5
@@ -28,6 +29,7 @@ class Standing:
     """What the labels so far say of the candidates.
 
     Attributes:
+        leader: the candidate with the highest expected accuracy; before any label the one that was chosen without.
         accuracy: (K,) expected accuracy on the target.
         p_best: (K,) probability of being the best.
         regret: expected accuracy that the leader is behind the best.
@@ -36,16 +38,12 @@ class Standing:
     accuracy: np.ndarray
     p_best: np.ndarray
     regret: float
+    leader: int
 
     def rows(self, keys: Sequence[tuple[str, str]]) -> tuple[tuple[str, str, float, float], ...]:
-        """(model, strategy, expected accuracy, P(best)) of every candidate, the best first."""
-        order = np.argsort(-self.accuracy, kind="stable")
+        """(model, strategy, expected accuracy, P(best)) of every candidate: the leader, then the most accurate."""
+        order = sorted(np.argsort(-self.accuracy, kind="stable"), key=lambda k: k != self.leader)
         return tuple((*keys[k], float(self.accuracy[k]), float(self.p_best[k])) for k in order)
-
-    @property
-    def leader(self) -> int:
-        """The candidate with the highest expected accuracy."""
-        return int(np.argmax(self.accuracy))
 
 
 class Labelling:
@@ -55,27 +53,49 @@ class Labelling:
         probabilities: (K, M, C) of every candidate.
         merits: (K,) how good candidates seem without a label, on any scale; higher is better.
         seed: of the draws.
+        first: the candidate that was chosen without a label: it is believed as those that seem best are, and leads until a
+            label comes. None where nothing was chosen.
+        contents: (M,) what tells items apart: those of one content are asked for once and share a label. Each item has its
+            own where it is not given.
     """
 
-    def __init__(self, probabilities: np.ndarray, merits: np.ndarray, seed: int = 0) -> None:
+    def __init__(
+        self,
+        probabilities: np.ndarray,
+        merits: np.ndarray,
+        seed: int = 0,
+        *,
+        first: int | None = None,
+        contents: Sequence[str] | None = None,
+    ) -> None:
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
         self.predicted = self.probabilities.argmax(axis=2)
         self.labels: dict[int, int] = {}
         self._seed = seed
         count, items, self._classes = self.probabilities.shape
-        least = np.sort(merits)[-min(LEADING, count)]
+        least = np.sort(merits)[-min(LEADING, max(1, count // 2))]
         self._log_belief = np.where(merits >= least, 0.0, -DOUBTED)
+        if first is not None:
+            self._log_belief[first] = 0.0
+        self._first = first
+        self._contents = np.arange(items) if contents is None else np.unique(list(contents), return_inverse=True)[1]
         # (K, K): expected number of items that the second predicts rightly where the first is the truth
         every = np.arange(items)
         self._right = np.stack([self.probabilities[:, every, said].sum(axis=1) for said in self.predicted], axis=1)
 
+    @property
+    def answers(self) -> int:
+        """How many labels were given: copies of an item do not count."""
+        return len({int(self._contents[item]) for item in self.labels})
+
     def label(self, item: int, label: int) -> None:
-        """Take a label."""
+        """Take a label, which is that of all copies of the item; what it says of the candidates it says once."""
         if item in self.labels:
             return
-        self.labels[item] = label
-        said = self.predicted[:, item]
-        self._right += (said == label) - self.probabilities[:, item][:, said]
+        for copy in np.flatnonzero(self._contents == self._contents[item]):
+            self.labels[int(copy)] = label
+            said = self.predicted[:, copy]
+            self._right += (said == label) - self.probabilities[:, copy][:, said]
         foreseen = (1 - MISTAKEN) * self.probabilities[:, item, label] + MISTAKEN / self._classes
         self._log_belief = self._log_belief + TEMPER * np.log(foreseen)
 
@@ -84,7 +104,8 @@ class Labelling:
         belief, accuracies = self._belief(), self._right / self.predicted.shape[1]
         accuracy = belief @ accuracies
         p_best = np.bincount(accuracies.argmax(axis=1), weights=belief, minlength=len(belief))
-        return Standing(accuracy, p_best, float(belief @ accuracies.max(axis=1) - accuracy.max()))
+        leader = int(np.argmax(accuracy)) if self.labels or self._first is None else self._first
+        return Standing(accuracy, p_best, float(belief @ accuracies.max(axis=1) - accuracy[leader]), leader)
 
     def batch(self, count: int) -> list[int]:
         """The next items, drawn by how much the candidates that are believed disagree on them.
@@ -100,8 +121,10 @@ class Labelling:
         with np.errstate(divide="ignore"):
             order = np.where(chances > 0, np.log(rng.random(len(chances))) / np.maximum(chances, 1e-300), -np.inf)
         order = np.where(chances >= 0, order, np.nan)
-        found = np.argsort(-order, kind="stable")
-        return [int(i) for i in found[: min(count, len(chances) - len(self.labels))]]
+        found = np.argsort(-order, kind="stable")[: len(chances) - len(self.labels)]
+        # of copies the one that was drawn first: together they are drawn as one item of all their chances
+        _, once = np.unique(self._contents[found], return_index=True)
+        return [int(i) for i in found[np.sort(once)][:count]]
 
     def next(self) -> int:
         """The next item, when its label is waited for.

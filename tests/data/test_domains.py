@@ -1,5 +1,8 @@
 """A target without labels beside a labelled source domain: what is read, what is refused, what stays sealed."""
 
+import contextlib
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,9 +36,14 @@ def flat(tmp_path):
     return tmp_path / "new"
 
 
+def opened(sealed):
+    with sealed.choosing() as choice:
+        decision = choice.settle("m", "s")
+    return sealed.open(decision)
+
+
 def codes(target):
-    found = target.annotations.sealed.open(Decision("m", "s"))
-    return found[target.indices(UNLABELLED)].tolist()
+    return opened(target.annotations.sealed)[target.indices(UNLABELLED)].tolist()
 
 
 def test_a_flat_folder_is_the_target(source, flat):
@@ -105,11 +113,28 @@ def test_few_labels_that_are_learned_from(source, flat):
     learned = np.flatnonzero(target.splits == "train")[12:]
     assert (target.labels[learned] == learned % 2).all()
     assert codes(target) == [(int(target.names[i].split()[-1])) % 2 for i in target.indices(UNLABELLED)]
-    assert (target.annotations.sealed.open(Decision("m", "s"))[learned] == UNKNOWN).all()
+    assert (opened(target.annotations.sealed)[learned] == UNKNOWN).all()
     with pytest.raises(OptionError, match="labelled_target is 7, but 6 items of the target have a label"):
         load_target((np.stack(files), ["dark", "light"] * 3), source_domain=source, labelled_target=7)
     with pytest.raises(OptionError, match="give source_domain as well"):
         load_target(source, labelled_target=2)
+
+
+def test_copies_of_what_is_learned_from_are_neither_adapted_to_nor_measured(source, flat):
+    files = [np.asarray(Image.open(path)) for path in sorted(flat.iterdir())]
+    twice, names = np.stack([*files, *files]), ["dark", "light"] * 3
+    target = load_target((twice, [*names, *names]), source_domain=source, labelled_target=3)
+    learned = [target.hashes[i] for i in target.indices("train") if i >= 20]
+    assert len(set(learned)) == len(learned) == 3
+    assert len(target.indices(UNLABELLED)) == 6  # the others, which are copies of each other
+    assert not {target.hashes[i] for i in target.indices(UNLABELLED)} & set(learned)
+    told = "3 items of the target have the same content as items that are learned from .labelled_target., such as row"
+    assert any(re.match(told, note) for note in target.notes)
+    assert "6 of 6 images of the target have a label, used for the final metric only" in target.notes
+    with pytest.raises(OptionError, match=r"7, but 6 items of the target have a label .copies of an item count once"):
+        load_target((twice, [*names, *names]), source_domain=source, labelled_target=7)
+    odd = load_target((twice, [*names, *names[1:], "dark"]), source_domain=source, labelled_target=3)
+    assert any(note.startswith("3 items have the same content as one with another label") for note in odd.notes)
 
 
 def test_what_is_refused(source, flat, tmp_path):
@@ -157,13 +182,43 @@ def test_a_few_shared_items_leave_the_target(source, flat):
     assert any("1 items of the target have the same content as items of the source" in note for note in target.notes)
 
 
-def test_sealed_labels_open_for_a_decision_and_never_while_something_is_chosen():
+def test_sealed_labels_open_once_for_the_decision_that_was_settled():
     sealed = SealedLabels(np.array([1, UNKNOWN, 0]))
+    part = sealed.take(np.array([2]))
     assert sealed.known == 2
     assert "1" not in repr(sealed).replace("of 3", "")
-    with pytest.raises(LabelsSealed, match="are read with the Decision that was made"):
+    for some in (sealed, part):  # since it was loaded, before any choice
+        with pytest.raises(LabelsSealed, match="nothing is settled"):
+            some.open(Decision("m", "s"))
+    with sealed.choosing() as choice:
+        decision = choice.settle("m", "s")
+        for some in (sealed, part, sealed.take(np.array([0]))):
+            with pytest.raises(LabelsSealed, match="while a choice is made"):
+                some.open(decision)
+    with pytest.raises(LabelsSealed, match=r"the Decision that was made\. Got another one"):
+        part.open(Decision("m", "s"))
+    with pytest.raises(LabelsSealed, match=r"the Decision that was made\. Got NoneType"):
         sealed.open(None)
-    with sealed.choosing(), pytest.raises(LabelsSealed, match="while a choice is made"):
-        sealed.open(Decision("m", "s"))
-    assert sealed.open(Decision("m", "s")).tolist() == [1, UNKNOWN, 0]
-    assert sealed.take(np.array([2])).open(Decision("m", "s")).tolist() == [0]
+    assert sealed.open(decision).tolist() == [1, UNKNOWN, 0]
+    for some in (sealed, part):
+        with pytest.raises(LabelsSealed, match="nothing is settled"):
+            some.open(decision)
+    with sealed.choosing() as choice:
+        decision = choice.settle("m", "s")
+    assert part.open(decision).tolist() == [0]
+
+
+def test_what_a_choice_within_another_settles_opens_nothing():
+    sealed = SealedLabels(np.array([1]))
+    with sealed.choosing():
+        with sealed.take(np.array([0])).choosing() as inner:
+            decision = inner.settle("m", "s")
+        with pytest.raises(LabelsSealed, match="while a choice is made"):
+            sealed.open(decision)
+    with pytest.raises(LabelsSealed, match="nothing is settled"):
+        sealed.open(decision)
+    with contextlib.suppress(RuntimeError), sealed.choosing() as choice:
+        decision = choice.settle("m", "s")
+        raise RuntimeError
+    with pytest.raises(LabelsSealed, match="nothing is settled"):
+        sealed.open(decision)

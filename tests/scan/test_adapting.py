@@ -1,6 +1,8 @@
 """A scan of a target without labels from beginning to end: order, adaptation, choice, model, and sealed labels."""
 
 import json
+from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ import torch
 from torch import nn
 
 import selector
+from selector import proxies
+from selector.core.contracts import UNLABELLED
 from selector.core.errors import ConfigError
+from selector.core.sealed import Decision, LabelsSealed
+from selector.data import load_target
 from selector.report.html import write_report
 from selector.scan.adapting import PREDICTIONS
 
@@ -55,7 +61,8 @@ def run(zoo, folder, target, **options):
         "precision": "float32", "backend": "eager", "history": False, "cost": "off", "confirm": True,
         "store": folder / "store", "out": folder / "run", "proxies": ["target-accuracy", "pas"], "top_k": 2,
     }  # fmt: skip
-    return selector.rank(target, source_domain=(images, np.array(CLASSES)[labels]), zoo=zoo, **{**asked, **options})
+    asked["source_domain"] = (images, np.array(CLASSES)[labels])
+    return selector.rank(target, zoo=zoo, **{**asked, **options})
 
 
 def without_figures(ranking):
@@ -120,6 +127,51 @@ def test_labels_of_the_target_change_nothing_but_the_final_figures(zoo, tmp_path
     figures = [{m.strategy: dict(m.test) for m in ranking.best.measurements} for ranking in (right, wrong, none)]
     assert figures[0] != figures[1]
     assert not any(figures[2].values())
+
+
+def test_labels_stay_sealed_in_every_phase(zoo, tmp_path, monkeypatch):
+    """Proxies, strategies of heads and of networks, and validators each try to read them, with a Decision of their own."""
+    images, labels = pictures(45, 8, low=40, high=240)
+    source, classes = pictures(60, 0)
+    names = np.array(CLASSES)
+    target = load_target((images, names[labels]), source_domain=(source, names[classes]))
+    tried = []
+
+    def burgle(phase):
+        for sealed in (target.annotations.sealed, target.annotations.take(target.indices(UNLABELLED)).sealed):
+            with pytest.raises(LabelsSealed):
+                sealed.open(Decision("a", "coral"))
+        tried.append(phase)
+
+    def burgled(original, phase):
+        @wraps(original)
+        def call(*args, **options):
+            burgle(phase)
+            return original(*args, **options)
+
+        return call
+
+    def wrapped(owner, name, phase):
+        monkeypatch.setattr(owner, name, burgled(getattr(owner, name), phase))
+
+    from selector.scan import target_scan
+    from selector.tuning import strategies, validators
+
+    wrapped(target_scan, "ordered", "order of the models")
+    for name in ("target-accuracy", "pas"):
+        found = proxies.registry.get(name)
+        monkeypatch.setitem(proxies.registry._objects, name, replace(found, function=burgled(found.function, name)))
+    for name in ("source-only", "coral"):
+        wrapped(type(strategies.registry.get(name)), "solve", name)
+    wrapped(type(strategies.registry.get("dann")), "alignment", "dann")
+    real = validators.registry.get
+    monkeypatch.setattr(validators.registry, "get", lambda name: burgled(real(name), name))
+    ranking = run(zoo, tmp_path, target, source_domain=None, strategies="coral,dann", max_steps=2, top_k=1)
+    assert set(tried) == {
+        "order of the models", "target-accuracy", "pas", "source-only", "coral", "dann", *validators.registry.names()
+    }  # fmt: skip
+    assert all(m.status == "ok" and m.test for m in ranking.best.measurements)
+    burgle("afterwards")
 
 
 def test_strategies_that_need_labels_are_refused_and_the_other_way_round(zoo, tmp_path):

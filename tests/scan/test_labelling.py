@@ -127,6 +127,56 @@ def test_a_batch_holds_different_items_and_changes_nothing():
         small.next()
 
 
+def test_no_more_than_half_are_believed_alike_before_a_label_came():
+    """What the validators say counts with few candidates too; with eight and more it is four that lead."""
+    for count, leading in ((2, 1), (3, 1), (4, 2), (8, 4), (32, 4)):
+        merits = np.random.default_rng(count).permutation(count).astype(float)
+        belief = Labelling(np.full((count, 5, 2), 0.5), merits)._belief()
+        assert (belief == belief.max()).nonzero()[0].tolist() == (merits >= count - leading).nonzero()[0].tolist()
+
+
+def test_what_was_chosen_without_a_label_leads_until_one_comes():
+    probabilities, truth = candidates(accuracies=(0.9, 0.7, 0.6, 0.5, 0.4))
+    merits = np.array([1.0, 0.9, 0.8, 0.7, 0.6])
+    labelling = Labelling(probabilities, merits, first=3)
+    before = labelling.standing()
+    assert before.leader == 3
+    assert before.regret == pytest.approx(
+        float(Labelling(probabilities, merits, first=3)._belief() @ (labelling._right / 600).max(axis=1))
+        - before.accuracy[3]
+    )
+    keys = [("m", str(k)) for k in range(5)]
+    assert before.rows(keys)[0][1] == "3"
+    belief = labelling._belief()
+    assert belief[3] == belief[0] == belief[1] > belief[2]
+    for item in range(40):
+        labelling.label(item, int(truth[item]))
+    assert labelling.standing().leader == 0
+    assert labelling.standing().rows(keys)[0][1] == "0"
+
+
+def test_copies_of_an_item_are_asked_for_once_and_share_the_label():
+    probabilities, _ = candidates(count=12)
+    twice = np.concatenate([probabilities, probabilities[:, :6]], axis=1)
+    contents = [str(i) for i in (*range(12), *range(6))]
+    labelling = Labelling(twice, plain(5), contents=contents)
+    asked = labelling.batch(18)
+    assert sorted(int(contents[i]) for i in asked) == list(range(12))
+    alone = Labelling(probabilities, plain(5))
+    for item in (0, 12, 7):  # a copy again says nothing
+        labelling.label(item, 1)
+    alone.label(0, 1)
+    alone.label(7, 1)
+    assert labelling.answers == 2
+    assert sorted(labelling.labels) == [0, 7, 12]
+    assert labelling._belief() == pytest.approx(alone._belief())
+    once = Labelling(twice, plain(5))
+    for item in (0, 7, 12):
+        once.label(item, 1)
+    assert labelling._right == pytest.approx(once._right)  # both copies count as right or wrong
+    assert not {contents[i] for i in labelling.batch(18)} & {"0", "7"}
+
+
 def answered(asked, labels, path):
     """The table of an ``Asked`` filled in with the true classes."""
     with asked.table.open() as file:
@@ -157,6 +207,8 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     ranking = run(zoo, tmp_path, images)
     asked = selector.label(ranking, count=8)
     assert len(asked.items) == 8
+    voted = ranking.confirmation["adaptation"]["handed over"]
+    assert list(asked.standing[0][:2]) == voted
     page = asked.page.read_text()
     assert page.count("data:image/jpeg") == 8
     assert "script-src &#39;sha256-" in page
@@ -168,6 +220,7 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     after = selector.load_ranking(tmp_path / "run")
     found = after.confirmation["adaptation"]
     assert found["labelled"]["labels"] == 8
+    assert found["labelled"]["voted"] == voted
     leader = found["labelled"]["standing"][0]
     assert found["handed over"] == [leader["model"], leader["strategy"]]
     assert any("8 labels of the target decide:" in text for text in after.warnings)
@@ -190,6 +243,10 @@ def solved(zoo, tmp_path_factory):  # noqa: F811
         ("item,label,id\nrow 1,plane,{id}\n", "label must be one of across, down, plain; did you mean 'plain'"),
         ("item,label,id\nrow 1,plain,abc\n", "answers.csv:2: 'row 1' is no item of this run's target"),
         ("item,label,id\nrow 1,,{id}\n", "holds no label; fill in the column 'label'"),
+        (
+            "item,label,id\nrow 1,plain,{id}\n\nrow 1,plain,{id}\nrow 9,down,{id}\n",
+            "answers.csv:5: 'row 9' is 'down', and 'plain' in line 2 .both have the id .*expected one label for it. Remove",
+        ),
     ],
 )
 def test_answers_that_cannot_be_read(solved, tmp_path, text, message):
