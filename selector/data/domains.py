@@ -252,7 +252,7 @@ def _few_shot(table: Table, codes: np.ndarray, keep: np.ndarray, count: int | No
 
 def _without_copies(table: Table, codes: np.ndarray, few: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Positions without those of the content of an item that is learned from: it is no longer unknown."""
-    learned = {table.hashes[i]: int(i) for i in np.flatnonzero(few)}
+    learned = {table.hashes[i]: i for i in np.flatnonzero(few).tolist()}
     copies = [int(i) for i in keep if not few[i] and table.hashes[i] in learned]
     if not copies:
         return keep, []

@@ -126,7 +126,7 @@ def _read_predictions(path: Path, voted: Sequence[str] | None) -> tuple[list[tup
     if merits.shape != (len(models),) or merits.dtype.kind != "f" or not np.isfinite(merits).all():
         raise ValueError("merits must be a finite number for each of the models")
     keys = list(zip(models, strategies, strict=True))
-    first = keys.index(tuple(voted)) if voted is not None and tuple(voted) in keys else None
+    first = next((k for k, key in enumerate(keys) if voted is not None and list(key) == list(voted)), None)
     return keys, hashes, Labelling(probabilities, merits, first=first, contents=hashes)
 
 
