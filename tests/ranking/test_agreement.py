@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from selector.core.errors import ConfigError
-from selector.ranking import agreement
+from selector.ranking import agreement, resamples
 from selector.ranking.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at, weighted_tau
 
 RNG = np.random.default_rng(0)
@@ -71,6 +71,54 @@ def test_paired_difference_of_a_score_with_itself_is_exactly_zero():
     assert (same.value, same.low, same.high) == (0, 0, 0)
     better = paired_difference(accuracies, scores, accuracies, draws=50)
     assert better.low > 0
+
+
+@pytest.mark.parametrize("name", resamples.BATCHED)
+def test_measures_of_many_resamples_are_those_of_each(name):
+    """With models that were drawn twice, ties of scores, and some that do not count."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (60, 9)) / 7, rng.integers(50, 60, (60, 9)) / 1.0
+    x[:20] = rng.standard_normal((20, 9))
+    counts = rng.uniform(size=(60, 9)) < np.linspace(0.1, 1, 60)[:, None]
+    found = resamples.BATCHED[name](x, y, counts)
+    expected = [
+        MEASURES[name](a[kept], b[kept]) if kept.sum() > 1 else math.nan
+        for a, b, kept in zip(x, y, counts, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert np.isnan(found).any()
+    assert np.isfinite(found).sum() > 40
+
+
+def test_models_are_drawn_once_for_all_data_sets_that_have_them():
+    """Against a bootstrap written out; three data sets share most of twelve models, whose errors are the same on each."""
+    rng = np.random.default_rng(2)
+    names = list("abcdefghijkl")
+    models = [names[:10], names[2:], names]
+    truth = dict(zip(names, rng.standard_normal(12), strict=True))
+    error = dict(zip(names, rng.standard_normal(12), strict=True))
+    accuracies = [[truth[n] for n in some] for some in models]
+    scores = [[truth[n] + error[n] for n in some] for some in models]
+    found = mean_agreement(scores, accuracies, "pearson", models=models, draws=600)
+    means = []
+    for _ in range(600):
+        sets, pool = rng.integers(3, size=3), rng.choice(names, 12)
+        drawn = [[n for n in pool if n in models[d]] for d in sets]
+        each = [MEASURES["pearson"]([truth[n] + error[n] for n in some], [truth[n] for n in some]) for some in drawn]
+        means.append(np.nanmean(each))
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, (0.05, 0.95)), abs=0.06)
+    nested = mean_agreement(scores, accuracies, "pearson", draws=600)
+    assert nested.high - nested.low < 0.85 * (found.high - found.low)  # the same errors, taken for independent ones
+    other = [[-x for x in some] for some in scores]
+    gain = paired_difference(scores, other, accuracies, "pearson", models=models, draws=600)
+    assert (gain.low, gain.high) == pytest.approx((2 * found.low, 2 * found.high))
+
+
+def test_lists_that_do_not_fit_are_named():
+    with pytest.raises(ConfigError, match=r"one array a data set in each of scores, accuracies. Got .*'scores': 1"):
+        mean_agreement([[1.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]])
+    with pytest.raises(ConfigError, match=r"models: expected a name for each of \[2\] models by data set. Got \[3\]"):
+        mean_agreement([[1.0, 2.0]], [[1.0, 2.0]], models=[["a", "b", "c"]])
 
 
 @pytest.mark.parametrize(
