@@ -21,10 +21,10 @@ from scipy.stats import rankdata
 
 from benchmarks.assets import assets_folder
 from benchmarks.suite import score_cells, suites, table
+from benchmarks.suite.ceiling import SeedNoise, ceiling, chance, seed_noise
 from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
 from selector.core.contracts import Score
-from selector.ranking.agreement import MEASURES as AGREEMENT
-from selector.ranking.agreement import mean_agreement, paired_difference
+from selector.ranking.agreement import Interval, mean_agreement, paired_difference
 from selector.ranking.combination import combine
 from selector.ranking.prior import ModelFacts, static_prior
 
@@ -32,8 +32,7 @@ MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3"
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
 NORMALISED_SCORE, TRANSFERABILITY = "normalised_score", "transferability"
 RANDOM = "random order"
-CEILING = "noise ceiling"  # the accuracies with the spread between seeds added once more
-ORDERS = 200  # of either, whose mean agreement is the row of that name
+CEILING = "noise ceiling"  # see the module of that name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scored = score_cells.read(args.scores or suite.table("scores", args.quick), suite.members)
     by_score |= known(scored, truth, {name: known_of.model for name, known_of in facts.items()})
     missing = {key: reason for key, reason in scored.missing.items() if key[2] in truth.get(key[0], ())}
-    noise = seed_deviation(path, args.strategy)
+    noise = seed_noise(path, strategy=args.strategy)
     rows = agreement(by_score, truth, suite.scopes, 50 if args.quick else args.draws, args.seed, noise)
     times = seconds(scored, truth)
     rows = [row | {"seconds": times.get(str(row["score"]), "")} for row in rows]
@@ -91,16 +90,6 @@ def fine_tuned(path: Path, strategy: str) -> dict[str, Column]:
         if how == strategy and row["status"] == "ok" and row["diverged"] == "0":
             found.setdefault(set_name, {}).setdefault(encoder, []).append(100 * float(row["test_accuracy"]))
     return {name: {e: float(np.mean(v)) for e, v in column.items()} for name, column in found.items()}
-
-
-def seed_deviation(path: Path, strategy: str = "full") -> float:
-    """Standard deviation of an accuracy between seeds, in points, from the cells with two; NaN without any."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for (name, encoder, how, _), row in table.read(path).items():
-        if how == strategy and row["status"] == "ok" and row["diverged"] == "0":
-            found.setdefault((name, encoder), []).append(100 * float(row["test_accuracy"]))
-    several = [np.var(values, ddof=1) for values in found.values() if len(values) > 1]
-    return float(np.sqrt(np.mean(several))) if several else math.nan
 
 
 def static_baselines(truth: Mapping[str, Column], facts: Mapping[str, Facts]) -> dict[str, dict[str, Column]]:
@@ -166,70 +155,71 @@ def agreement(
     scopes: Mapping[str, Scope],
     draws: int,
     seed: int,
-    noise: float = math.nan,
+    noise: SeedNoise | None = None,
 ) -> list[dict[str, object]]:
-    """One row a scope and score: the mean of every measure over sets, with its interval.
+    """One row a scope and score: the mean of every measure over sets, with its interval over sets and encoders.
 
     A score that lacks some encoders is compared on those it has; ``encoders`` says how many on average.
-    ``gain`` is its weighted tau minus that of the transferability, on the same encoders and resamples. ``noise``: standard
-    deviation of an accuracy between seeds, in points, for the row of the noise ceiling; NaN for none.
+    ``gain`` is its weighted tau minus that of the transferability, on the same encoders and resamples. ``noise`` is for the
+    row of the noise ceiling.
     """
     rows = []
     for scope, members in scopes.items():
         for score, by_set in by_score.items():
             compared = {name: members(name, truth[name], by_score) for name in by_set}
-            scores, accuracies = columns([by_set], compared, truth)
+            scores, accuracies, names = columns([by_set], compared, truth)
             if not accuracies:
                 continue
             row: dict[str, object] = {"scope": scope, "score": score, "sets": len(accuracies)}
             row["encoders"] = round(float(np.mean([len(y) for y in accuracies])), 1)
             for measure in MEASURES:
-                found = mean_agreement(scores[0], accuracies, measure, draws=draws, seed=seed)
-                row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
-            both, accuracies = columns([by_set, by_score.get(TRANSFERABILITY, {})], compared, truth)
+                row |= cells(
+                    measure, mean_agreement(scores[0], accuracies, measure, models=names, draws=draws, seed=seed)
+                )
+            both, accuracies, names = columns([by_set, by_score.get(TRANSFERABILITY, {})], compared, truth)
             if accuracies:
-                gain = paired_difference(*both, accuracies, draws=draws, seed=seed)
-                row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+                row |= cells("gain", paired_difference(*both, accuracies, models=names, draws=draws, seed=seed))
             rows.append(row)
-        _, truths = columns([], {name: members(name, truth[name], by_score) for name in truth}, truth)
+        _, truths, names = columns([], {name: members(name, truth[name], by_score) for name in truth}, truth)
         if truths:
-            rows.append({"scope": scope, "score": RANDOM, "sets": len(truths), **drawn(truths, seed)})
-            if not math.isnan(noise):
-                rows.append({"scope": scope, "score": CEILING, "sets": len(truths), **drawn(truths, seed, noise)})
+            row = {"scope": scope, "sets": len(truths), "encoders": round(float(np.mean([len(y) for y in truths])), 1)}
+            found = {RANDOM: chance(truths, MEASURES, seed=seed)}
+            if noise is not None:
+                found[CEILING] = ceiling(
+                    truth,
+                    noise,
+                    lambda n, c, of=members: of(n, dict(c), by_score),
+                    MEASURES,
+                    fewest=FEWEST_ENCODERS,
+                    seed=seed,
+                )
+            for score, by_measure in found.items():
+                if by_measure:
+                    rows.append(
+                        row | {"score": score} | {k: v for m, i in by_measure.items() for k, v in cells(m, i).items()}
+                    )
     return rows
+
+
+def cells(measure: str, found: Interval) -> dict[str, object]:
+    """Three columns of a row."""
+    return {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
 
 
 def columns(
     scores: Sequence[Mapping[str, Column]], compared: Mapping[str, Sequence[str]], truth: Mapping[str, Column]
-) -> tuple[list[list[list[float]]], list[list[float]]]:
-    """Values of each score, and accuracies, a list a set: of the encoders to be compared that all scores have."""
+) -> tuple[list[list[list[float]]], list[list[float]], list[list[str]]]:
+    """Values of each score, accuracies and names, a list a set: of the encoders to be compared that all scores have."""
     values: list[list[list[float]]] = [[] for _ in scores]
-    accuracies = []
+    accuracies, names = [], []
     for name, encoders in compared.items():
         shared = [e for e in encoders if all(e in score.get(name, ()) for score in scores)]
         if len(shared) >= FEWEST_ENCODERS:
             accuracies.append([truth[name][e] for e in shared])
+            names.append(shared)
             for found, score in zip(values, scores, strict=True):
                 found.append([score[name][e] for e in shared])
-    return values, accuracies
-
-
-def drawn(truths: Sequence[Sequence[float]], seed: int, noise: float | None = None) -> dict[str, object]:
-    """What random orders reach on average, or the truth with ``noise`` points of standard deviation added once more.
-
-    The interval is that of the mean over sets of a single draw.
-    """
-    rng = np.random.default_rng(seed)
-
-    def order(truth: Sequence[float]) -> np.ndarray:
-        return rng.permutation(len(truth)) if noise is None else np.asarray(truth) + rng.normal(0, noise, len(truth))
-
-    row: dict[str, object] = {"encoders": round(float(np.mean([len(truth) for truth in truths])), 1)}
-    for measure in MEASURES:
-        means = [float(np.mean([AGREEMENT[measure](order(truth), truth) for truth in truths])) for _ in range(ORDERS)]
-        low, high = np.quantile(means, (0.05, 0.95))
-        row |= {measure: float(np.mean(means)), f"{measure}_low": float(low), f"{measure}_high": float(high)}
-    return row
+    return values, accuracies, names
 
 
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -261,7 +251,9 @@ def write_scores(
 
 def show(rows: Sequence[Mapping[str, object]], scopes: Iterable[str], truth: Mapping[str, Column]) -> None:
     """Print one block a scope, best weighted tau first."""
-    print(f"sets: {', '.join(truth)}; accuracies in points, 90 % bootstrap intervals over sets and encoders")
+    print(
+        f"sets: {', '.join(truth)}; accuracies in points, 90 % bootstrap intervals over sets and encoders (drawn once for all sets)"
+    )
     for scope in scopes:
         print(f"\n{scope}\n{'score':24}{'sets':>5}{'enc.':>6}" + "".join(f"{m:>24}" for m in MEASURES))
         chosen = [row for row in rows if row["scope"] == scope]

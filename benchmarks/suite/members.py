@@ -50,6 +50,7 @@ NORMALISED_SCORES = {
     # from posteriors that are the class shares (0 + chance - 0) to perfect ones (1 + 1 - 1/2)
     "ncti": lambda value, facts: (value - facts.chance) / (1.5 - facts.chance),
 }  # the chance of lda and nearest-class-mean is that of knn
+OPEN_PRIORS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)  # weights of the prior, from which the other sets choose
 MOST_CHOSEN = 3  # members that the other sets choose
 OTHERS = ("pactran", "hscore", "gbc")  # of other families; they have no fixed zero, so z-scores only
 WHOLE = 15  # encoders that a set must have to say how far encoders lie apart
@@ -170,6 +171,25 @@ def where_it_agrees(*members: str, weight: float) -> Candidate:
     return score
 
 
+def weight_chosen_elsewhere(*members: str) -> Candidate:
+    """``where_it_agrees`` with that of ``OPEN_PRIORS`` that orders the other sets best."""
+
+    def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
+        return where_it_agrees(*members, weight=best_weight(others, *members))(cells, others)
+
+    return score
+
+
+def best_weight(others: Sequence[Cells], *members: str) -> float:
+    """The prior's weight with the highest mean weighted tau on these sets; the lowest of several."""
+
+    def merit(weight: float) -> float:
+        made = where_it_agrees(*members, weight=weight)
+        return float(np.mean([weighted_tau(made(o, ()), o.accuracy) for o in others])) if others else 0.0
+
+    return max(OPEN_PRIORS, key=merit)
+
+
 def chosen_elsewhere(make: Callable[..., Candidate], *members: str) -> Candidate:
     """What ``make`` makes of up to ``MOST_CHOSEN`` members, those that order the other sets best."""
 
@@ -280,6 +300,9 @@ CANDIDATES: dict[str, Candidate] = {
     "normalised score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(
         "knn", "probe", "logme", weight=0.25
     ),
+    "normalised score: knn+probe+logme, prior's weight chosen on the other sets": weight_chosen_elsewhere(
+        "knn", "probe", "logme"
+    ),
     "normalised score: probe+nearest-class-mean+ncti, prior 25 % where it agrees": where_it_agrees(
         "probe", "nearest-class-mean", "ncti", weight=0.25
     ),
@@ -337,6 +360,7 @@ def compare(
         keep = {n: kept(n, c) for n, c in cells.items()}
         truth = [c.accuracy[keep[n]] for n, c in cells.items()]
         default = [scores[DEFAULT][n][keep[n]] for n in cells]
+        names = [np.array(c.names)[keep[n]].tolist() for n, c in cells.items()]
         for label, by_set in scores.items():
             here = [by_set[n][keep[n]] for n in cells]
             row: dict[str, object] = {
@@ -346,9 +370,9 @@ def compare(
                 "encoders": sum(map(len, truth)),
             }
             for measure in MEASURES:
-                found = mean_agreement(here, truth, measure, draws=draws, seed=seed)
+                found = mean_agreement(here, truth, measure, models=names, draws=draws, seed=seed)
                 row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
-            gain = paired_difference(here, default, truth, "weighted_tau", draws=draws, seed=seed)
+            gain = paired_difference(here, default, truth, models=names, draws=draws, seed=seed)
             row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
             rows.append(row)
     return rows

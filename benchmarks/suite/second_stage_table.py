@@ -1,14 +1,15 @@
-"""What micro trials add to the default order, and how near the noise ceiling that comes.
+"""What micro trials add to the default order, as the package runs them and with a trial for every model.
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.second_stage_table [--draws 1000]
 
-Reads ``ground_truth.csv``, ``scores.csv`` and ``trials.csv``; writes ``second_stage.csv`` beside them: agreement with full
-fine-tuning on the sets whose trials are complete, in the whole pool, its upper half, without networks trained on the
-target's own data, and over pairs of like size (parameters within a factor of two); and ``second_stage_errors.csv``: the
-correlation of the members' errors of rank; and ``second_stage_left_out.csv``: a row a set, whose weight of trials and margin
-were chosen on the other sets, and what confirming the adaptive set finds and costs beside the first three; and
-``second_stage_outcomes.csv``: which value of a trial orders what, fully fine-tuned, frozen, or the better of both. ``noise ceiling`` is what a second measurement of the truth would reach: the
-accuracies with the spread between seeds added once more.
+Reads ``ground_truth.csv``, ``scores.csv`` and ``trials.csv``; writes ``second_stage.csv`` beside them: agreement with an
+outcome (full fine-tuning, and the better of that and the frozen network) on the sets with enough trials, in the whole pool,
+its upper half, without networks trained on the target's own data, and over pairs of like size (parameters within a factor of
+two). *shipped* is the package's own second stage (``second_stage_replay``), at most six trials; ``every model`` has a trial
+for each. ``second_stage_errors.csv``: the correlation of the members' errors of rank; ``second_stage_left_out.csv``: a row a
+set and strategies, whose weight of trials and margin were chosen on the other sets, and what confirming the adaptive set
+finds and costs beside the first three; ``second_stage_outcomes.csv``: which value of a trial orders what, with a trial for
+every model. ``noise ceiling`` and ``random order``: see ``ceiling``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +26,27 @@ from scipy.stats import rankdata
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, members, score_cells, table
-from benchmarks.suite.agreement_table import fine_tuned, seed_deviation, static_baselines
+from benchmarks.suite.agreement_table import fine_tuned, static_baselines
+from benchmarks.suite.ceiling import Kept, SeedNoise, ceiling, chance, seed_noise
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import MEASURES, SCOPES, Cells
+from benchmarks.suite.second_stage_replay import Stage, Trials, confirm, fixed, second_stage
 from selector.ranking.agreement import MEASURES as ALL_MEASURES
-from selector.ranking.agreement import mean_agreement, weighted_tau
-from selector.ranking.second_stage import MARGIN, MOST_TRIALS, TRIAL_WEIGHT, Z90, as_long_as, choose, combined
-from selector.results import TrialCell
-from selector.tuning.micro_trials import BATCH, STEPS
+from selector.ranking.agreement import Interval, mean_agreement, weighted_tau
+from selector.ranking.second_stage import MARGIN, TRIAL_WEIGHT
+from selector.tuning.micro_trials import BACKWARD, BATCH, HELD_OUT, PROBE_ITEMS, STEPS
 
-COMPLETE = 14  # encoders with trial, truth and scores
-CEILING_DRAWS = 100
+FEWEST = 10  # encoders with trial, truth and scores that a set must have
 FROZEN = "transferability"
+NO_PRIOR = "transferability, no prior"
+STRATEGIES = {"full": False, "frozen and full": True}  # whether a model may also be handed over as it is
+OUTCOMES = {"full": "full", "frozen and full": "better of both"}  # what these strategies hand over
 WEIGHTS = (0.33, 0.5, 0.67)
 OPEN_WEIGHTS = (0.0, 0.25, 0.33, 0.5, 0.67, 1.0)  # of trials, from which the other sets choose
-FIXED = 3  # models that are confirmed without trials
 OPEN_MARGINS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
-TRAINING = SUITE.budget.steps * 32 / (STEPS * BATCH)  # what full fine-tuning in the suite costs, in trials
 Values = dict[str, np.ndarray]
-Trials = Mapping[tuple[str, str], Mapping[str, str]]
+Stages = Mapping[str, Mapping[str, Stage]]
+"""Strategies -> set -> what the package makes of it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,46 +54,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.second_stage_table", description=__doc__)
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument(
-        "--fewest",
-        type=int,
-        default=COMPLETE,
-        help="encoders with a trial that a set must have; fewer are only printed",
+        "--fewest", type=int, default=FEWEST, help="encoders with a trial that a set must have; others are only printed"
     )
     args = parser.parse_args(argv)
     assets = assets_folder(SUITE.needs)
     if assets is None:
         return 2
-    cards = encoders.cards(assets / "models")
+    sizes = {e: float(card["params"]) for e, card in encoders.cards(assets / "models").items()}
     cells, scores, trials = gathered(assets, args.fewest)
-    if args.fewest < COMPLETE:
-        for row in left_out(cells, scores, trials):
-            print(row)
-        return 0
-    sizes = {e: float(card["params"]) for e, card in cards.items()}
-    rows = agreement(cells, scores, sizes, seed_deviation(SUITE.table("ground_truth")), args.draws)
-    write_rows(SUITE.table("second_stage"), rows)
-    write_rows(SUITE.table("second_stage_errors"), correlations(cells, scores))
-    for row in rows:
-        print(*row.values())
+    frozen = fine_tuned(SUITE.table("ground_truth"), "frozen")
+    stages = replayed(cells, scores, trials)
+    rows = {
+        "": agreement(cells, scores, stages, sizes, frozen, seed_noise(SUITE.table("ground_truth")), args.draws),
+        "_errors": correlations(cells, scores),
+        "_outcomes": outcomes(cells, scores, trials, frozen),
+        "_left_out": [
+            row
+            for strategies, by_set in stages.items()
+            for row in left_out(strategies, of_outcome(cells, frozen, OUTCOMES[strategies]), scores, by_set, trials)
+        ],
+    }
+    for what, found in rows.items():
+        if args.fewest == FEWEST:
+            write_rows(SUITE.table(f"second_stage{what}"), found)
+        for row in found:
+            print(row if what == "_left_out" else " ".join(map(str, row.values())))
     costs = [float(r["trial_seconds"]) / float(r["extract_seconds"]) for (s, _), r in trials.items() if s in cells]
     print(
-        f"cost of a trial over that of the extraction: median {np.median(costs):.2f}, 90 % below {np.quantile(costs, 0.9):.2f}"
+        f"a trial without its probe, over the extraction: median {np.median(costs):.2f}, 90 % below "
+        f"{np.quantile(costs, 0.9):.2f} of the time; {passes():.2f} of the forward passes, {passes(probe=True):.2f} with the probe's"
     )
-    rows = outcomes(cells, scores, trials, fine_tuned(SUITE.table("ground_truth"), "frozen"))
-    write_rows(SUITE.table("second_stage_outcomes"), rows)
-    for row in rows:
-        print(*row.values())
-    rows = left_out(cells, scores, trials)
-    write_rows(SUITE.table("second_stage_left_out"), rows)
-    for row in rows:
-        print(row)
     return 0
 
 
-def gathered(assets: Path, fewest: int = COMPLETE) -> tuple[dict[str, Cells], dict[str, Values], Trials]:
+def passes(*, probe: bool = False, items: int = SUITE.budget.max_train_val) -> float:
+    """Forward passes of a trial of all its steps at an unreduced resolution, over those of the extraction."""
+    return ((PROBE_ITEMS + HELD_OUT) * probe + HELD_OUT + BACKWARD * STEPS * BATCH) / items
+
+
+def gathered(assets: Path, fewest: int = FEWEST) -> tuple[dict[str, Cells], dict[str, Values], Trials]:
     """The sets with enough trials: their cells and every score of them; all trials by set and encoder."""
     cards = encoders.cards(assets / "models")
-    trials = {(r["set"], r["encoder"]): r for r in table.whole_rows(SUITE.table("trials"))}
+    trials = {(r["set"], r["encoder"]): r for r in table.whole_rows(SUITE.table("trials")) if r["status"] == "ok"}
     truth = fine_tuned(SUITE.table("ground_truth"), "full")
     scored = score_cells.read(SUITE.table("scores"))
     cells = {}
@@ -104,6 +110,27 @@ def gathered(assets: Path, fewest: int = COMPLETE) -> tuple[dict[str, Cells], di
     return cells, scores, trials
 
 
+def replayed(cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Trials) -> Stages:
+    """The package's second stage on every set."""
+    return {
+        strategies: {
+            n: second_stage(n, c, scores[n][FROZEN], scores[n][NO_PRIOR], trials, frozen_too=too)
+            for n, c in cells.items()
+        }
+        for strategies, too in STRATEGIES.items()
+    }
+
+
+def of_outcome(cells: Mapping[str, Cells], frozen: Mapping[str, Mapping[str, float]], outcome: str) -> dict[str, Cells]:
+    """The cells with that outcome's accuracies: ``full``, ``frozen`` or ``better of both``."""
+
+    def column(name: str, own: Cells) -> np.ndarray:
+        other = np.array([frozen[name][e] for e in own.names]) if outcome != "full" else own.accuracy
+        return other if outcome == "frozen" else np.maximum(own.accuracy, other)
+
+    return {n: replace(c, accuracy=column(n, c)) for n, c in cells.items()}
+
+
 def outcomes(
     cells: Mapping[str, Cells],
     scores: Mapping[str, Values],
@@ -113,12 +140,8 @@ def outcomes(
     """One row an outcome and a value that a trial may count by; ``left_out`` is the mean weighted tau where each set's
     value is the one that orders the other sets best."""
     rows = []
-    truths = {
-        "full": {n: c.accuracy for n, c in cells.items()},
-        "frozen": {n: np.array([frozen[n][e] for e in c.names]) for n, c in cells.items()},
-    }
-    truths["better of both"] = {n: np.maximum(truths["full"][n], truths["frozen"][n]) for n in cells}
-    for outcome, truth in truths.items():
+    for outcome in ("full", "frozen", "better of both"):
+        truth = {n: c.accuracy for n, c in of_outcome(cells, frozen, outcome).items()}
         taus: dict[str, dict[str, float]] = {}
         found = []
         for label in ("no trial", "after", "mean of before and after", "better of before and after"):
@@ -146,146 +169,135 @@ def _with(label: str, values: Values, trials: Sequence[Mapping[str, str]]) -> np
     return np.asarray((1 - TRIAL_WEIGHT) * values[FROZEN] + TRIAL_WEIGHT * trial)
 
 
-def left_out(cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Trials) -> list[dict[str, object]]:
+def left_out(
+    strategies: str,
+    cells: Mapping[str, Cells],
+    scores: Mapping[str, Values],
+    stages: Mapping[str, Stage],
+    trials: Trials,
+) -> list[dict[str, object]]:
     """One row a set: weight and margin as the other sets have them, and the sets that are confirmed.
 
-    ``regret``, in points, is that of the best among those confirmed; ``seconds`` of the processor are those of trials and
-    full trainings (a training has as many items as ``TRAINING`` trials).
+    ``weighted_tau`` and ``regret@1`` are those of the shipped stage, with ``_all`` of a trial for every model at the weight
+    that the other sets choose, and ``_without`` without trials. ``regret``, in points, is that of the best among those
+    confirmed; ``seconds`` of the processor are those of trials and full trainings; ``_unlimited`` of a call without a budget.
     """
+    trial = "trial and probe" if STRATEGIES[strategies] else "trial"
     rows = []
     for name, own in cells.items():
         others = [n for n in cells if n != name]
-        weight = max(OPEN_WEIGHTS, key=lambda w: np.mean([weighted_tau(mixed(scores[n], w), cells[n].accuracy) for n in others]))  # fmt: skip
-        margin = min((m for m in OPEN_MARGINS if all(stage(cells[n], scores[n], trials, n, m)["regret"] == 0 for n in others)), default=OPEN_MARGINS[-1])  # fmt: skip
-        frozen, trained = scores[name][FROZEN], mixed(scores[name], weight)
-        row: dict[str, object] = {"set": name, "encoders": len(own.names), "weight": weight, "margin": margin}
-        row["weighted_tau"] = round(weighted_tau(trained, own.accuracy), 3)
-        row["weighted_tau_without"] = round(weighted_tau(frozen, own.accuracy), 3)
-        row["regret@1"] = round(float(own.accuracy.max() - own.accuracy[np.argmax(trained)]), 2)
-        row["regret@1_without"] = round(float(own.accuracy.max() - own.accuracy[np.argmax(frozen)]), 2)
-        for label, chosen, limited in (
-            ("shipped", MARGIN, True),
-            ("left_out", margin, True),
-            ("unlimited", MARGIN, False),
-        ):
-            row |= {f"{label}_{k}": v for k, v in stage(own, scores[name], trials, name, chosen, limited).items()}
-        rows.append(row | {f"first_3_{k}": v for k, v in fixed(own, frozen, trials, name).items()})
+        weight = max(OPEN_WEIGHTS, key=lambda w: np.mean([weighted_tau(mixed(scores[n], w, trial), cells[n].accuracy) for n in others]))  # fmt: skip
+        limits = {"": True, "_unlimited": False}
+        margins = {k: best_margin([(stages[n], cells[n]) for n in others], limited=v) for k, v in limits.items()}
+        orders = {
+            "": stages[name].order,
+            "_all": mixed(scores[name], weight, trial),
+            "_without": scores[name][FROZEN],
+        }
+        row: dict[str, object] = {"strategies": strategies, "set": name, "encoders": len(own.names)}
+        row |= {"weight": weight, **{f"margin{k}": margin for k, margin in margins.items()}}
+        for measure in ("weighted_tau", "regret@1", "regret@3"):
+            row |= {f"{measure}{k}": round(ALL_MEASURES[measure](o, own.accuracy), 3) for k, o in orders.items()}
+        for limit, limited in limits.items():
+            for label, margin in (("shipped", MARGIN), ("left_out", margins[limit])):
+                found = confirm(stages[name], own, margin, limited=limited)
+                row |= {f"{label}{limit}_{k}": v for k, v in found.items()}
+        rows.append(row | {f"first_3_{k}": v for k, v in fixed(name, stages[name], own, trials).items()})
     return rows
 
 
-def mixed(values: Values, weight: float) -> np.ndarray:
+def best_margin(others: Sequence[tuple[Stage, Cells]], *, limited: bool = True) -> float:
+    """The margin whose confirmed models have the lowest mean regret on these sets; of several the one that takes the least
+    time, then the smallest."""
+
+    def merit(margin: float) -> tuple[float, float]:
+        found = [confirm(stage, cells, margin, limited=limited) for stage, cells in others]
+        return float(np.mean([f["regret"] for f in found])), sum(f["seconds"] for f in found)
+
+    return min(OPEN_MARGINS, key=merit)
+
+
+def mixed(values: Values, weight: float, trial: str = "trial") -> np.ndarray:
     """Transferability and trial."""
-    return np.asarray((1 - weight) * values[FROZEN] + weight * values["trial"])
-
-
-def stage(
-    cells: Cells,
-    values: Values,
-    trials: Trials,
-    name: str,
-    margin: float,
-    limited: bool = True,
-) -> dict[str, float]:
-    """What the second stage confirms of the leading ``MOST_TRIALS``: how many, the regret, the seconds; ``limited`` to the
-    time that the first three would take."""
-    order = np.argsort(-values[FROZEN], kind="stable")[:MOST_TRIALS]
-    tried = {cells.names[i]: TrialCell("ok", after=float(values["trial"][i])) for i in order}
-    errors = half_widths(tried, trials, name)
-    value = combined({e: float(values[FROZEN][cells.names.index(e)]) for e in tried}, tried, errors)
-    seconds = {e: float(trials[name, e]["trial_seconds"]) for e in tried}
-    first = [cells.names[i] for i in order[:FIXED]]
-    allowed = as_long_as(first, seconds, sum(seconds.values()), TRAINING, 1) if limited else np.inf
-    chosen = choose(value, errors, seconds, None, margin, allowed=allowed).names
-    spent = sum(seconds.values()) + TRAINING * sum(seconds[e] for e in chosen)
-    return _confirmed(cells, chosen, spent)
-
-
-def fixed(cells: Cells, frozen: np.ndarray, trials: Trials, name: str) -> dict[str, float]:
-    """The first three by transferability, without a trial."""
-    chosen = [cells.names[i] for i in np.argsort(-frozen, kind="stable")[:FIXED]]
-    seconds = [float(trials[name, e]["trial_seconds"]) for e in chosen]
-    return _confirmed(cells, chosen, TRAINING * sum(seconds))
-
-
-def _confirmed(cells: Cells, chosen: Sequence[str], seconds: float) -> dict[str, float]:
-    best = max(cells.accuracy[cells.names.index(e)] for e in chosen)
-    return {"models": len(chosen), "regret": round(float(cells.accuracy.max() - best), 2), "seconds": round(seconds, 1)}
-
-
-def half_widths(tried: Mapping[str, TrialCell], trials: Trials, name: str) -> dict[str, float]:
-    """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept."""
-    best = max(tried, key=lambda e: tried[e].after or 0.0)
-
-    def right(encoder: str) -> np.ndarray | None:
-        kept, count = trials[name, encoder].get("right") or "", int(trials[name, encoder]["held_out"])
-        return np.unpackbits(np.frombuffer(bytes.fromhex(kept), np.uint8))[:count].astype(float) if kept else None
-
-    found = {}
-    for encoder, cell in tried.items():
-        count = int(trials[name, encoder]["held_out"])
-        one, other = right(encoder), right(best)
-        if one is not None and other is not None:
-            variance = float(np.var(one - other)) / count
-        else:
-            variance = sum(p * (1 - p) for p in (cell.after or 0.0, tried[best].after or 0.0)) / count
-        found[encoder] = 0.0 if encoder == best else Z90 * float(np.sqrt(variance))
-    return found
+    return np.asarray((1 - weight) * values[FROZEN] + weight * values[trial])
 
 
 def scores_of(name: str, cells: Cells, trials: Trials, elsewhere: Mapping[str, float]) -> Values:
     """Every score of a set, in the order of its encoders."""
     frozen = members.where_it_agrees("knn", "probe", "logme", weight=0.25)(cells, ()) / 0.75
-    after = np.array([float(trials[name, e]["after"]) for e in cells.names])
+    after, before = (np.array([float(trials[name, e][k]) for e in cells.names]) for k in ("after", "before"))
     found = {
         FROZEN: frozen,
-        "transferability, no prior": np.mean([cells.normalised_scores[m] for m in ("knn", "probe", "logme")], axis=0),
+        NO_PRIOR: np.mean([cells.normalised_scores[m] for m in ("knn", "probe", "logme")], axis=0),
         "trial": after,
-        "transferability + trial": (1 - TRIAL_WEIGHT) * frozen + TRIAL_WEIGHT * after,
+        "trial and probe": (before + after) / 2,
         "static: mean rank elsewhere": np.array([elsewhere[e] for e in cells.names]),
     }
+    for trial in ("trial", "trial and probe"):
+        found[f"every model: transferability + {trial}"] = mixed(found, TRIAL_WEIGHT, trial)
     found |= {m: cells.normalised_scores[m] for m in ("knn", "probe", "logme")}
-    return found | {f"both, trial {w:.0%}": (1 - w) * frozen + w * after for w in WEIGHTS}
+    return found | {f"every model: both, trial {w:.0%}": mixed(found, w) for w in WEIGHTS}
 
 
 def agreement(
-    cells: Mapping[str, Cells], scores: Mapping[str, Values], sizes: Mapping[str, float], noise: float, draws: int
+    cells: Mapping[str, Cells],
+    scores: Mapping[str, Values],
+    stages: Stages,
+    sizes: Mapping[str, float],
+    frozen: Mapping[str, Mapping[str, float]],
+    noise: SeedNoise,
+    draws: int,
 ) -> list[dict[str, object]]:
-    """One row a scope and score."""
+    """One row an outcome, scope and score, what ships first. The noise ceiling is known of full fine-tuning alone."""
     rows = []
-    rng = np.random.default_rng(0)
-    for scope, kept in SCOPES.items():
-        keep = {n: kept(n, c) for n, c in cells.items()}
-        truth = [c.accuracy[keep[n]] for n, c in cells.items()]
-        for label in next(iter(scores.values())):
-            here = [scores[n][label][keep[n]] for n in cells]
-            row: dict[str, object] = {
-                "scope": scope,
-                "score": label,
-                "sets": len(truth),
-                "encoders": sum(map(len, truth)),
+    for outcome in ("full", "better of both"):
+        judged = of_outcome(cells, frozen, outcome)
+        for scope, kept in SCOPES.items():
+            keep = {n: kept(n, c) for n, c in judged.items()}
+            truth = [c.accuracy[keep[n]] for n, c in judged.items()]
+            names = [np.array(c.names)[keep[n]].tolist() for n, c in judged.items()]
+            start = {"outcome": outcome, "scope": scope, "score": ""}
+            counts: dict[str, object] = {"sets": len(truth), "encoders": sum(map(len, truth))}
+            orders = {
+                **{f"shipped: {k}": {n: s.order for n, s in by_set.items()} for k, by_set in stages.items()},
+                **{label: {n: scores[n][label] for n in cells} for label in next(iter(scores.values()))},
             }
-            for measure in MEASURES:
-                found = mean_agreement(here, truth, measure, draws=draws, seed=0)
-                row |= {measure: round(found.value, 3), f"{measure}_low": round(found.low, 3), f"{measure}_high": round(found.high, 3)}  # fmt: skip
-            pairs = [like_size(scores[n][label], c, sizes, keep[n]) for n, c in cells.items()]
-            row["like_size_right"] = round(float(np.mean(pairs)), 3)
-            rows.append(row)
-        for label in ("noise ceiling", "random order"):
-            row = {"scope": scope, "score": label, "sets": len(truth), "encoders": sum(map(len, truth))}
-            for measure in MEASURES:
-                means = []
-                for _ in range(CEILING_DRAWS):
-                    drawn = [
-                        t + rng.normal(0, noise, len(t))
-                        if label == "noise ceiling"
-                        else rng.permutation(len(t)).astype(float)
-                        for t in truth
-                    ]
-                    means.append(mean_agreement(drawn, truth, measure, draws=1, seed=0).value)
-                low, high = np.quantile(means, (0.05, 0.95))
-                row |= {measure: round(float(np.mean(means)), 3), f"{measure}_low": round(low, 3), f"{measure}_high": round(high, 3)}  # fmt: skip
-            rows.append(row | {"like_size_right": ""})
+            for label, by_set in orders.items():
+                here = [by_set[n][keep[n]] for n in judged]
+                row = start | {"score": label} | counts
+                for measure in MEASURES:
+                    row |= _rounded(measure, mean_agreement(here, truth, measure, models=names, draws=draws, seed=0))
+                pairs = [like_size(by_set[n], c, sizes, keep[n]) for n, c in judged.items()]
+                rows.append(row | {"like_size_right": round(float(np.nanmean(pairs)), 3)})
+            references = {"random order": chance(truth, MEASURES)}
+            if outcome == "full":
+                references["noise ceiling"] = ceiling(columns_of(judged), noise, kept_of(judged, scope), MEASURES)
+            for label, by_measure in references.items():
+                row = start | {"score": label} | counts
+                for measure, found in by_measure.items():
+                    row |= _rounded(measure, found)
+                rows.append(row | {"like_size_right": ""})
     return rows
+
+
+def _rounded(measure: str, found: Interval) -> dict[str, object]:
+    low, high = round(found.low, 3), round(found.high, 3)
+    return {measure: round(found.value, 3), f"{measure}_low": low, f"{measure}_high": high}
+
+
+def columns_of(cells: Mapping[str, Cells]) -> dict[str, dict[str, float]]:
+    """Accuracies by set and encoder."""
+    return {n: dict(zip(c.names, c.accuracy.tolist(), strict=True)) for n, c in cells.items()}
+
+
+def kept_of(cells: Mapping[str, Cells], scope: str) -> Kept:
+    """The encoders of a scope, of columns as ``columns_of`` gives them, measured anew."""
+
+    def kept(name: str, column: Mapping[str, float]) -> list[str]:
+        again = replace(cells[name], accuracy=np.array([column[e] for e in cells[name].names]))
+        return np.array(again.names)[SCOPES[scope](name, again)].tolist()  # type: ignore[no-any-return]
+
+    return kept
 
 
 def like_size(score: np.ndarray, cells: Cells, sizes: Mapping[str, float], keep: np.ndarray) -> float:

@@ -2,7 +2,9 @@
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.second_stage_variants
 
-Writes ``second_stage_variants.csv``: a row a variant, means over the sets whose trials are complete. *Reliability* is the
+Writes ``second_stage_variants.csv``: a row a variant, means over the sets with enough trials, with a trial for every model.
+Rows of the learning curve are over the sets that have one (accuracy after 8, 16 and all steps), beside the plain mean on the
+same sets. *Reliability* is the
 share of a score's variance between encoders that its own sampling error (jackknife over rows; binomial over the held-out
 items) does not explain.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +23,21 @@ from benchmarks.rows import write_rows
 from benchmarks.suite import members, score_cells
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import MEASURES, SCOPES, Cells
-from benchmarks.suite.second_stage_table import FROZEN, Trials, Values, gathered
+from benchmarks.suite.second_stage_replay import Trials
+from benchmarks.suite.second_stage_table import FROZEN, NO_PRIOR, Values, gathered
+from benchmarks.suite.trial_cells import CURVE
 from selector.ranking.agreement import MEASURES as ALL_MEASURES
 from selector.ranking.combination import LabelFacts
+from selector.tuning.micro_trials import STEPS
+
+POINTS = (*CURVE, STEPS)
 
 
 @dataclass(frozen=True)
 class TriedSet:
     """One set. Arrays are by encoder: transferability, accuracies of the probe and after the trial, normalised log-loss
-    after the trial, sampling error of the transferability."""
+    after the trial, sampling error of the transferability; what the prior adds to the scores; and (encoders, 3) accuracies
+    after the steps of ``POINTS``, NaN where they were not kept."""
 
     cells: Cells
     score: np.ndarray
@@ -38,6 +46,8 @@ class TriedSet:
     log_loss: np.ndarray
     error: np.ndarray
     held_out: int
+    shift: np.ndarray
+    curve: np.ndarray
 
     @property
     def columns(self) -> np.ndarray:
@@ -63,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells, scores, trials = gathered(assets)
     scored = score_cells.read(SUITE.table("scores"))
     sets = {n: read(n, c, scores[n], trials, scored) for n, c in cells.items()}
-    rows = compare(sets)
+    rows = every_variant(sets)
     write_rows(SUITE.table("second_stage_variants"), rows)
     for row in rows:
         print(*row.values())
@@ -84,7 +94,16 @@ def read(name: str, cells: Cells, scores: Values, trials: Trials, scored: score_
         cells, scores[FROZEN], column("before"), column("after"),
         normalised(column("after_log_loss"), facts),
         sampling_error(name, cells, scored), int(rows[0]["held_out"]),
+        scores[FROZEN] - scores[NO_PRIOR], np.array([curve(r) for r in rows]),
     )  # fmt: skip
+
+
+def curve(row: Mapping[str, str]) -> list[float]:
+    """Accuracies after the steps of ``POINTS``."""
+    found = dict(point.split(":") for point in row["curve"].split(";") if point)
+    return [float(found[str(step)].split("/")[0]) if str(step) in found else np.nan for step in CURVE] + [
+        float(row["after"])
+    ]
 
 
 def normalised(loss: np.ndarray, facts: LabelFacts) -> np.ndarray:
@@ -138,6 +157,22 @@ def where_they_disagree(one: TriedSet, others: Sequence[TriedSet]) -> np.ndarray
     return np.asarray((1 - weight) * one.score + weight * one.after)
 
 
+def without_a_prior_that_trials_contradict(one: TriedSet, others: Sequence[TriedSet]) -> np.ndarray:
+    """The plain mean, and no prior on a set whose trials it orders the other way."""
+    against = ALL_MEASURES["weighted_tau"](one.shift, one.after) < 0
+    return np.asarray(one.score - against * one.shift + one.after)
+
+
+def extrapolated(steps: int) -> Variant:
+    """The accuracy that a straight line through the curve, over the logarithm of the steps, has after so many."""
+
+    def score(one: TriedSet, others: Sequence[TriedSet]) -> np.ndarray:
+        line = np.polyfit(np.log(POINTS), one.curve.T, 1)
+        return np.asarray(one.score + np.clip(line[0] * np.log(steps) + line[1], 0, 1))
+
+    return score
+
+
 def stacked(strength: float) -> Variant:
     """Non-negative weights of four columns by the pairs of the other sets, drawn towards the plain mean."""
 
@@ -148,10 +183,16 @@ def stacked(strength: float) -> Variant:
     return score
 
 
+def plain(one: TriedSet, others: Sequence[TriedSet]) -> np.ndarray:
+    return np.asarray(one.score + one.after)
+
+
 VARIANTS: dict[str, Variant] = {
-    "plain mean (shipped)": lambda one, others: one.score + one.after,
+    "plain mean": plain,
     "transferability": lambda one, others: one.score,
     "trial": lambda one, others: one.after,
+    "no prior": lambda one, others: one.score - one.shift + one.after,
+    "prior left out where trials order against it": without_a_prior_that_trials_contradict,
     "mean with the trial's log-loss": lambda one, others: one.score + (one.after + one.log_loss) / 2,
     "by reliability": by_reliability,
     "empirical Bayes": empirical_bayes,
@@ -159,12 +200,22 @@ VARIANTS: dict[str, Variant] = {
     "trial counts more where they disagree": where_they_disagree,
     **{f"stacked on the other sets, strength {s:g}": stacked(s) for s in (0.1, 1, 3)},
 }
+OF_CURVES: dict[str, Variant] = {
+    "plain mean, sets with curves": plain,
+    **{f"curve extrapolated to {s} steps, sets with curves": extrapolated(s) for s in (48, 150)},
+}
 
 
-def compare(sets: dict[str, TriedSet]) -> list[dict[str, object]]:
+def every_variant(sets: Mapping[str, TriedSet]) -> list[dict[str, object]]:
+    """One row a variant, those of curves on the sets that have them for every encoder."""
+    with_curve = {n: one for n, one in sets.items() if np.isfinite(one.curve).all()}
+    return compare(sets) + (compare(with_curve, OF_CURVES) if with_curve else [])
+
+
+def compare(sets: Mapping[str, TriedSet], variants: Mapping[str, Variant] = VARIANTS) -> list[dict[str, object]]:
     """One row a variant."""
     rows = []
-    for label, make in VARIANTS.items():
+    for label, make in variants.items():
         made = {n: make(one, [o for m, o in sets.items() if m != n]) for n, one in sets.items()}
         row: dict[str, object] = {"variant": label, "sets": len(sets)}
         for measure in MEASURES:

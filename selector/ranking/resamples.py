@@ -79,7 +79,7 @@ def best_of_first(k: int, x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> t
 def regrets(k: int, x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """``regret_at(k)``."""
     found, best = best_of_first(k, x, y, counts)
-    return best - found
+    return np.asarray(best - found)
 
 
 def rels(k: int, x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:

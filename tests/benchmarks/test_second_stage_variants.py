@@ -11,8 +11,12 @@ from benchmarks.suite.second_stage_variants import (
     by_reliability,
     compare,
     empirical_bayes,
+    every_variant,
+    extrapolated,
+    plain,
     reliabilities,
     stacked,
+    without_a_prior_that_trials_contradict,
 )
 
 NAMES = tuple("abcdefgh")
@@ -24,7 +28,8 @@ def tried(seed: int, held_out: int = 10**9) -> TriedSet:
     noise = [rng.normal(0, 0.2, len(NAMES)) for _ in range(4)]
     after = np.clip(truth + noise[1] / 4, 0.05, 0.95)
     cells = Cells(NAMES, {}, {}, np.zeros(len(NAMES)), 100 * truth)
-    return TriedSet(cells, truth + noise[0], after + noise[2], after, noise[3], np.zeros(len(NAMES)), held_out)
+    zero, curve = np.zeros(len(NAMES)), np.stack([after - 0.2, after - 0.1, after], axis=1)
+    return TriedSet(cells, truth + noise[0], after + noise[2], after, noise[3], zero, held_out, zero, curve)
 
 
 def test_without_sampling_error_nothing_is_drawn_towards_a_mean() -> None:
@@ -61,3 +66,27 @@ def test_a_row_a_variant() -> None:
         "variant": "", "sets": 3, "weighted_tau": 1.0, "spearman": 1.0, "regret@1": 0.0, "regret@3": 0.0,
         "weighted_tau, upper half": 1.0,
     }  # fmt: skip
+
+
+def test_a_prior_is_left_out_where_trials_order_against_it() -> None:
+    one = tried(0)
+    with_it = replace(one, shift=one.after / 10)
+    np.testing.assert_array_equal(without_a_prior_that_trials_contradict(with_it, ()), plain(with_it, ()))
+    against = replace(one, shift=-one.after / 10)
+    np.testing.assert_allclose(
+        without_a_prior_that_trials_contradict(against, ()), one.score - against.shift + one.after
+    )
+
+
+def test_a_curve_goes_on_straight_over_the_logarithm_of_the_steps() -> None:
+    steps = np.array([8, 16, 24])
+    slope = np.linspace(0.01, 0.1, len(NAMES))
+    one = replace(tried(0), curve=0.1 + slope[:, None] * np.log(steps), score=np.zeros(len(NAMES)))
+    np.testing.assert_allclose(extrapolated(150)(one, ()), 0.1 + slope * np.log(150))
+    sets = {
+        "x": replace(one, score=one.after),
+        "y": replace(tried(1), curve=np.full((len(NAMES), 3), np.nan)),
+    }  # where no curve was kept
+    counts = {row["variant"]: row["sets"] for row in every_variant(sets)}
+    assert (counts["plain mean"], counts["plain mean, sets with curves"]) == (2, 1)
+    assert counts["curve extrapolated to 48 steps, sets with curves"] == 1

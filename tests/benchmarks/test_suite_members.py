@@ -62,6 +62,27 @@ def test_further_scores_are_tried_as_members(cells):
     assert taus["z: knn+probe+logme+itm"] > taus["z: knn+probe+logme"]
 
 
+def test_the_weight_of_the_prior_comes_from_the_other_sets(cells):
+    """The prior orders b and c as the truth does and a the other way round; knn is noise on all three."""
+    rng = np.random.default_rng(3)
+    members_of = dict.fromkeys(("knn", "probe", "logme"))
+    made = {
+        n: replace(
+            c,
+            prior=(1 if n in known else -1) * (c.accuracy - 50) / 10,
+            normalised_scores={m: rng.uniform(0.45, 0.55, len(NAMES)) + c.accuracy / 2000 for m in members_of},
+        )
+        for known in ("bc",)
+        for n, c in cells.items()
+    }
+    best = members.best_weight([made["b"], made["c"]], *members_of)
+    assert best >= 0.25
+    found = members.weight_chosen_elsewhere(*members_of)(made["a"], [made["b"], made["c"]])
+    assert found == pytest.approx(members.where_it_agrees(*members_of, weight=best)(made["a"], ()))
+    turned = {n: replace(c, prior=-c.prior, normalised_scores=made[n].normalised_scores) for n, c in made.items()}
+    assert members.best_weight([turned["b"], turned["c"]], *members_of) == 0.0
+
+
 def scored(count):
     values = {m: {"a": {}} for m in ("knn", "probe", "logme")}
     for i in range(count):
