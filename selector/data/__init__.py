@@ -152,7 +152,9 @@ def _domains(
         if isinstance(source_domain, Target)
         else _source(source_domain, replace(options, name=None, task=None), seed)
     )
-    target = combine(source, unlabelled_table(x, options), labelled_target=labelled_target, seed=seed)
+    target = combine(
+        source, unlabelled_table(x, options, source.class_names), labelled_target=labelled_target, seed=seed
+    )
     if target.origin is None or not isinstance(source_domain, str | os.PathLike):
         return replace(target, origin=None)
     always = {"name": options.name, "image_column": options.image_column, "label_column": options.label_column}

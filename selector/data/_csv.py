@@ -63,6 +63,16 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         csv.field_size_limit(limit)
 
 
+def csv_cells(path: Path) -> tuple[dict[str, list[str]], list[int]]:
+    """Cells by column, and the line of each row.
+
+    Raises:
+        TargetError: as ``read_csv``.
+    """
+    header, rows = read_csv(path)
+    return {name: [row[name] for _, row in rows] for name in header}, [line for line, _ in rows]
+
+
 def _check_quotes(path: Path, first: int, lines: list[str], delimiter: str) -> None:
     """A quote that begins a cell ends it as well: what follows is a delimiter or the end of the line."""
     try:

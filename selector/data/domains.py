@@ -7,8 +7,9 @@ labels, which are then sealed (``core.sealed``).
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,37 @@ import numpy as np
 
 from selector import modalities
 from selector.core.contracts import UNLABELLED, Target
-from selector.core.errors import OptionError, TargetError
+from selector.core.errors import OptionError, TargetError, did_you_mean
 from selector.core.kinds import noun_of
 from selector.core.sealed import UNKNOWN, SealedLabels
 from selector.core.task import Table
+from selector.data._csv import csv_cells, read_utf8
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import ConcatItems, FileItems, ListItems, SubsetItems
+from selector.data._json_lines import read_objects
 from selector.data._memory import rows_of
+from selector.data._tabular import of_files
 from selector.data.assembly import fingerprint
+from selector.data.columns import table_of
 from selector.data.reader import SPLIT_NAMES, Options, reader_of
 from selector.data.splits import draw_order
 from selector.modalities.image import is_image_name
 from selector.tasks._read_labels import declared_names, first_of, is_gap, labels_of
 from selector.tasks.adaptation import DomainLabels
 
+_FOLDERS = (
+    " (names of folders were taken for classes: of other folders give a list of paths, or a CSV with a column 'path')"
+)
 MOST_SHARED = 0.5
 """Share of the target's items that the source may hold as well; beyond, they are one data set."""
 
 
-def unlabelled_table(x: Any, options: Options) -> Table:
+def unlabelled_table(x: Any, options: Options, class_names: Sequence[str]) -> Table:
     """What a target without labels holds: items, and a column ``label`` with None where an item has none.
+
+    Args:
+        class_names: of the source; folders that all have other names are no class folders.
 
     Raises:
         TargetError: nothing reads it, or it is empty.
@@ -45,10 +56,12 @@ def unlabelled_table(x: Any, options: Options) -> Table:
     if isinstance(x, str | os.PathLike):
         path = Path(x)
         if path.suffix.lower() == ".txt" and path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.rstrip("\n") for line in io.StringIO(read_utf8(path), newline=None) if line.strip()]
+            if not lines:
+                raise TargetError(f"{path}: the target is empty; expected a text a line.")
             return _read((lines, [None] * len(lines)), _named(options, path.stem))
         if path.is_dir() and not files_of(path) and not table_files(path):
-            return _folder(path, options)
+            return _folder(path, options, class_names)
         if (path.suffix.lower() in TABLES or path.suffix.lower() == ".parquet") and path.is_file():
             return _table(path, options)
     elif not (isinstance(x, tuple) and len(x) == 2) and (_is_array(x) or rows_of(x) is not None):
@@ -116,8 +129,11 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, np.ndarray) or (hasattr(x, "ndim") and hasattr(x, "__len__"))
 
 
-def _folder(root: Path, options: Options) -> Table:
-    """Pictures anywhere below a folder; those in class folders (below train, val, test or not) carry the class."""
+def _folder(root: Path, options: Options, class_names: Sequence[str]) -> Table:
+    """Pictures anywhere below a folder; those in class folders (below train, val, test or not) carry the class.
+
+    Folders of which none has the name of a class, or one like it, are of something else: of days, of cameras.
+    """
     root = root.absolute()
     found = sorted(walk_files(str(root), is_image_name))
     relative = [path for path, _ in found]
@@ -125,6 +141,16 @@ def _folder(root: Path, options: Options) -> Table:
         raise TargetError(f"{root}: no images found; the target is a folder of images, with or without class folders.")
     folders = [path.split("/")[:-1] for path in relative]
     inner = [parts[1:] if parts and parts[0].lower() in SPLIT_NAMES else parts for parts in folders]
+    named = [parts[0] if parts else None for parts in inner]
+    others = list(dict.fromkeys(name for name in named if name is not None))
+    known = [name.lower() for name in class_names]
+    notes = []
+    if others and not any(name.lower() in known or did_you_mean(name.lower(), known) for name in others):
+        notes.append(
+            f"no folder of the target has the name of a class of the source domain: {first_of(others)}; the images in them "
+            "are read as images without labels"
+        )
+        named = [None] * len(named)
     return Table(
         where=str(root),
         name=options.name or root.name,
@@ -132,35 +158,53 @@ def _folder(root: Path, options: Options) -> Table:
         items=FileItems(str(root), relative),
         names=relative,
         hashes=hash_files(str(root), relative, [status for _, status in found], options.trust),
-        columns={"label": [parts[0] if parts else None for parts in inner]},
+        columns={"label": named},
         roles={"label": ("label",)},
         origin={"path": str(root)},
+        notes=notes,
     )
 
 
 def _table(path: Path, options: Options) -> Table:
     """A table file; where it has no column of labels, one of gaps is put beside it."""
-    import pandas
+    path = path.absolute()
+    own = replace(options, name=options.name or path.stem)
+    if path.suffix.lower() == ".parquet":
+        return _parquet_table(path, own)
+    lines = path.suffix.lower() in JSON_LINES
+    found = of_files(path, [path], read_objects if lines else csv_cells, own, written=False)
+    found.texts_only = lines
+    if found.columns:
+        column = _label_column(found.known, own)
+        cells = found.columns.get(column, [None] * len(found.names))
+        found.columns = {**found.columns, column: [None if is_gap(cell) else cell for cell in cells]}
+        own = replace(own, label_column=column)
+    return table_of(found, own)
 
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
+
+def _parquet_table(path: Path, options: Options) -> Table:
+    import pandas
+    import pyarrow as pa
+
+    try:
         frame = pandas.read_parquet(path)
-    elif suffix in JSON_LINES:
-        frame = pandas.read_json(path, lines=True, dtype=False)
-    else:
-        frame = pandas.read_csv(path, sep="\t" if suffix == ".tsv" else ",", dtype=str)
-    names = (
-        (options.one_label,) if options.one_label else ("label", "labels", "class", "target", "category", "fine_label")
-    )
-    column = next((name for name in names if name in frame.columns), None)
-    if column is None:
-        column = "label"
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise TargetError(
+            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
+        ) from None
+    column = _label_column(frame.columns, options)
+    if column not in frame.columns:
         frame[column] = None
     frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
-    own = replace(options, name=options.name or path.stem, label_column=column)
-    table = _read(_rooted(frame, path.parent, own), own)
-    table.origin = {"path": str(path.absolute())}
+    table = _read(_rooted(frame, path.parent, options), replace(options, label_column=column))
+    table.origin = {"path": str(path)}
     return table
+
+
+def _label_column(known: Collection[str], options: Options) -> str:
+    """The one that was named, which the source may have and the target not, or one with a usual name."""
+    usual = ("label", "labels", "class", "target", "category", "fine_label")
+    return options.one_label or next((name for name in usual if name in known), "label")
 
 
 def _rooted(frame: Any, folder: Path, options: Options) -> Any:
@@ -199,11 +243,12 @@ def _codes(table: Table, class_names: Sequence[str]) -> np.ndarray:
         else:
             unknown.setdefault(name, str(table.names[row]))
     if unknown:
+        folders = table.origin is not None and Path(table.where).is_dir()
         listed = first_of(f"'{name}' ({where})" for name, where in unknown.items())
         raise TargetError(
             f"{table.where}: the classes of the two domains differ: {listed} occur in the target and not among the "
             f"{len(class_names)} of source_domain ({first_of(class_names)}); both domains need the same classes. "
-            "Rename or leave out what differs, or give the target without labels."
+            f"Rename or leave out what differs, or give the target without labels{_FOLDERS if folders else ''}."
         )
     return codes
 
@@ -241,8 +286,9 @@ def _few_shot(table: Table, codes: np.ndarray, keep: np.ndarray, count: int | No
     labelled = list({table.hashes[i]: i for i in reversed(known)}.values())
     if count > len(labelled):
         copies = " (copies of an item count once)" if len(labelled) < len(known) else ""
+        told = "" if labelled else "".join(f" ({note})" for note in table.notes)
         raise OptionError(
-            f"labelled_target is {count}, but {len(labelled)} items of the target have a label{copies}; use at most as many.",
+            f"labelled_target is {count}, but {len(labelled)} items of the target have a label{copies}{told}; use at most as many.",
             "labelled_target",
         )
     order = draw_order([table.hashes[i] for i in labelled], seed)

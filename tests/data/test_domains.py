@@ -4,6 +4,7 @@ import contextlib
 import re
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
@@ -142,11 +143,6 @@ def test_what_is_refused(source, flat, tmp_path):
         TargetError, match=r"20 of 20 items .* as items of source_domain 'source': the target is the source"
     ):
         load_target(source, source_domain=source)
-    picture(tmp_path / "odd" / "grey" / "x.png", 120, 9)
-    with pytest.raises(
-        TargetError, match=r"classes of the two domains differ: 'grey' \(grey/x.png\) .* \(dark, light\)"
-    ):
-        load_target(tmp_path / "odd", source_domain=source)
     (tmp_path / "empty").mkdir()
     with pytest.raises(TargetError, match="no images found; the target is a folder of images"):
         load_target(tmp_path / "empty", source_domain=source)
@@ -173,6 +169,85 @@ def test_what_is_refused(source, flat, tmp_path):
         ConfigError, match="the labelled data set that it is adapted from is lacking; give source_domain"
     ):
         load_target(source, task="adaptation")
+
+
+@pytest.mark.parametrize(
+    "folders", [("dark", "grey"), ("drak",), ("DARK", "monday")], ids=["one more", "a slip", "another case"]
+)
+def test_folders_of_other_classes_are_refused(source, tmp_path, folders):
+    for i, name in enumerate(folders):
+        picture(tmp_path / "odd" / name / "x.png", 120, 9 + i)
+    wrong = next(name for name in sorted(folders) if name != "dark")
+    with pytest.raises(TargetError) as raised:
+        load_target(tmp_path / "odd", source_domain=source)
+    text = str(raised.value)
+    assert f"classes of the two domains differ: '{wrong}' ({wrong}/x.png)" in text
+    assert "of source_domain (dark, light)" in text
+    assert (
+        "(names of folders were taken for classes: of other folders give a list of paths, or a CSV with a column"
+        in text
+    )
+
+
+def test_folders_that_are_no_classes_hold_images_without_labels(source, tmp_path):
+    for i in range(6):
+        picture(
+            tmp_path / "camera" / ("train" if i % 2 else "") / ("monday", "friday")[i % 2] / f"{i}.png", 200, 50 + i
+        )
+    target = load_target(tmp_path / "camera", source_domain=source)
+    assert len(target.indices(UNLABELLED)) == 6
+    assert target.annotations.sealed.known == 0
+    told = "no folder of the target has the name of a class of the source domain: monday, friday; the images in them are read"
+    assert any(note.startswith(told) for note in target.notes)
+    assert load_origin(target.origin).fingerprint == target.fingerprint
+    with pytest.raises(
+        OptionError, match=r"2, but 0 items of the target have a label \(no folder of the target has the"
+    ):
+        load_target(tmp_path / "camera", source_domain=source, labelled_target=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.txt", b"one\n\ncaf\xe9\n", r"x\.txt:3: byte 0xe9 is not UTF-8; .*Convert the file"),
+        ("x.txt", b"\n \n", r"x\.txt: the target is empty; expected a text a line"),
+        ("x.csv", b"", r"x\.csv: the table is empty; expected the names of its columns, then a row an item"),
+        ("x.csv", b"text\n", r"x\.csv: the target is empty; give at least one item"),
+        ("x.csv", b"text\ncaf\xe9\n", r"x\.csv:2: byte 0xe9 is not UTF-8"),
+        ("x.csv", b'text,no\nq,1\n"x,1\n', r"x\.csv:3: a quote at the begin of a cell is never closed"),
+        ("x.csv", b"text,no\nq,1,2\n", r"x\.csv:2: found 3 values; expected 2 \(text, no\)"),
+        ("x.csv", b"text,label\nq,maybe\n", r"x\.csv: the classes .* 'maybe' \(line 2\) .*without labels\."),
+        ("x.jsonl", b'{"text": "q"}\n{"text"\n', r"x\.jsonl:2: not JSON .*; expected one object a line"),
+        ("x.jsonl", b"", r"x\.jsonl: no rows found; expected an object a line"),
+        ("x.parquet", b"PAR1", r"x\.parquet: not a readable parquet file .*; write it again"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    texts = [f"text number {i}" for i in range(30)]
+    with pytest.raises(TargetError, match=message):
+        load_target(tmp_path / name, source_domain=(texts, ["no", "yes"] * 15))
+
+
+def test_tables_are_read_as_labelled_ones(tmp_path):
+    """Whatever delimiter, words that others take for gaps, no column of labels where the source has one of that name."""
+    labelled = (texts := [f"text number {i}" for i in range(30)], ["no", "yes"] * 15)
+    (tmp_path / "x.csv").write_text('text;label\nNA;\n"one; more";yes\n')
+    target = load_target(tmp_path / "x.csv", source_domain=labelled)
+    assert [target.items[int(i)] for i in target.indices(UNLABELLED)] == ["NA", "one; more"]
+    assert codes(target) == [UNKNOWN, 1]
+    assert [target.names[i] for i in target.indices(UNLABELLED)] == ["line 2", "line 3"]
+    (tmp_path / "x.jsonl").write_text('{"text": "a b", "label": null}\n{"text": "c d", "label": "no"}\n')
+    assert codes(load_target(tmp_path / "x.jsonl", source_domain=labelled)) == [UNKNOWN, 0]
+    pandas.DataFrame({"text": ["e f", "g h"]}).to_parquet(tmp_path / "x.parquet")
+    assert codes(load_target(tmp_path / "x.parquet", source_domain=labelled)) == [UNKNOWN] * 2
+    rows = "".join(f"{text},{label}\n" for text, label in zip(texts, labelled[1], strict=True))
+    (tmp_path / "source.csv").write_text(f"text,mood\n{rows}")
+    (tmp_path / "y.csv").write_text("text\nx y\n")
+    found = load_target(tmp_path / "y.csv", source_domain=tmp_path / "source.csv", label_column="mood")
+    assert found.class_names == ("no", "yes")
+    assert codes(found) == [UNKNOWN]
+    assert load_origin(found.origin).fingerprint == found.fingerprint
 
 
 def test_a_few_shared_items_leave_the_target(source, flat):

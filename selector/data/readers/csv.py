@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.task import Table
-from selector.data._csv import csv_header, read_csv
+from selector.data._csv import csv_cells, csv_header
 from selector.data._files import table_files
 from selector.data._tabular import of_files
 from selector.data.columns import PATH_COLUMNS, reads_text, table_of
@@ -37,9 +37,4 @@ def _accepts(x: Any, options: Options) -> bool:
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     files = [root] if root.is_file() else table_files(root)
-    return table_of(of_files(root, files, _columns, options, written=True), options)
-
-
-def _columns(path: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    header, rows = read_csv(path)
-    return {name: [row[name] for _, row in rows] for name in header}, [line for line, _ in rows]
+    return table_of(of_files(root, files, csv_cells, options, written=True), options)
