@@ -5,9 +5,9 @@
 
 A row is a (pair, encoder, strategy); ``full`` is the same training without a look at the target, ``source-only`` the
 head on frozen features that every training starts from. Items, splits, loop and rates are those of the package,
-images at most 64 pixels wide and not augmented (a digit has no mirror image). Rows that the file holds are not computed again, and a training that was cut
-off goes on from its checkpoint. Predictions are kept below ``runs/da_trained``; labels of the target are read for the
-column ``accuracy`` alone.
+images at most 64 pixels wide and not augmented (a digit has no mirror image). Rows that the file holds are not computed
+again, and a training that was cut off goes on from its checkpoint. Labels of the target are read for the accuracies
+and for ``right`` alone: a bit for each of its items (hexadecimal), which tables resample.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from selector.zoo import ModelSpec, load_zoo, select
 RESULTS = Path(__file__).parent / "results" / "da_trained.csv"
 FURTHER = RESULTS.with_name("da_trained_further.csv")
 """Of further encoders and of texts, with fewer and smaller steps: ``--out`` of these rows."""
-KEPT = Path("runs") / "da_trained"
 MODELS = ("usps_cnn", "mnist_cnn", "mlc_resnet8", "svhn_cnn", "tiniest", "mnv1_025", "cifar_resnet20", "mnv2_coral")
 TEXT_MODELS = ("minilm-l6-3-layers", "sre-minilm-l6")
 PAIRS = (
@@ -59,7 +58,7 @@ MEAN = "mean over pairs"
 ALONE = ("bnm", "class-ami", "dev", "im", "snd", "source-validation")  # validators that need no pool
 FIELDS = (
     "pair", "model", "strategy", "steps", "batch_size", "rate", "head", "seed", "accuracy", "accuracy, as trained", "accuracy, coral", *ALONE, "source_items",
-    "target_items", "seconds", "versions",
+    "target_items", "seconds", "right", "versions",
 )  # fmt: skip
 
 
@@ -175,13 +174,12 @@ class Trainer:
         return adapted, facts, heads
 
     def row(self, pair: str, strategy: str, steps: int, seed: int, hidden: np.ndarray) -> dict[str, Any]:
-        """Of the table; predictions are kept beside it.
+        """Of the table.
 
         Args:
-            hidden: the target's labels, which nothing but the accuracies sees.
+            hidden: the target's labels, which nothing but the accuracies and ``right`` sees.
         """
         adapted, facts, heads = self.adapted(strategy, steps, seed)
-        keep(f"{pair} {self.loaded.name} {strategy} {seed}", adapted, hidden)
         by_head = {f"accuracy, {name}": accuracy(made, hidden) for name, made in heads.items()}
         return {
             "strategy": strategy,
@@ -216,20 +214,22 @@ def finding(adapted: Adapted, hidden: np.ndarray) -> dict[str, Any]:
     """Validators' values and, last, the accuracy on the target."""
     view = adapted.view.beside(adapted.view.target)
     found: dict[str, Any] = {name: validators.registry.get(name)(view) for name in ALONE}
-    return {**found, "accuracy": accuracy(adapted, hidden)}
+    return {**found, "accuracy": accuracy(adapted, hidden), "right": written(hits(adapted, hidden))}
 
 
 def accuracy(adapted: Adapted, hidden: np.ndarray) -> float:
     """On the target's items."""
-    return float((adapted.target.argmax(axis=1) == hidden).mean())
+    return float(hits(adapted, hidden).mean())
 
 
-def keep(name: str, adapted: Adapted, hidden: np.ndarray) -> None:
-    """Predictions of the target's items with their classes: what tables resample. Not committed."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        KEPT / f"{name}.npz", probabilities=adapted.view.target.astype(np.float32), labels=hidden
-    )  # fmt: skip
+def hits(adapted: Adapted, hidden: np.ndarray) -> np.ndarray:
+    """(M,) whether the target's items are predicted rightly."""
+    return np.asarray(adapted.target.argmax(axis=1) == hidden)
+
+
+def written(right: np.ndarray) -> str:
+    """The bits (M,) as they stand in a row."""
+    return np.packbits(right).tobytes().hex()
 
 
 def _sizes(domains: Domains) -> dict[str, Any]:
@@ -248,8 +248,8 @@ Line = tuple[str, str, int, float, float, float, float]
 
 def tables(path: Path) -> int:
     """Gain in points over source-only, a line a pair and strategy, with the 90 % interval of resampled items and encoders;
-    ``as trained``: without a head that ``coral`` solved. Needs the predictions that the trainings left. An encoder counts
-    on a pair once every strategy that the pair has is there, so that a pair's lines rest on the same encoders."""
+    ``as trained``: without a head that ``coral`` solved. An encoder counts on a pair once every strategy that the pair has
+    is there, so that a pair's lines rest on the same encoders."""
     rows = read_rows(path)
     known = {(r["pair"], r["model"], r["strategy"]): r for r in rows}
     found: list[Line] = []
@@ -259,7 +259,7 @@ def tables(path: Path) -> int:
         names = [s for s in STRATEGIES if any(r["strategy"] == s for r in own)]
         models = [m for m in dict.fromkeys(r["model"] for r in own) if all((pair, m, s) in known for s in names)]
         for name in names[1:] if models else ():
-            gains = [_hits(pair, m, name) - _hits(pair, m, "source-only") for m in models]
+            gains = [hits_of(known[pair, m, name]) - hits_of(known[pair, m, "source-only"]) for m in models]
             plain = [
                 float(known[pair, m, name]["accuracy, as trained"]) - float(known[pair, m, "source-only"]["accuracy"])
                 for m in models
@@ -308,10 +308,10 @@ def _minus(value: float) -> str:
     return f"{value:.1f}".replace("-", "−")
 
 
-def _hits(pair: str, model: str, strategy: str) -> np.ndarray:
-    """(M,) whether the target's items are predicted rightly."""
-    with np.load(KEPT / f"{pair} {model} {strategy} 0.npz", allow_pickle=False) as kept:
-        return np.asarray(kept["probabilities"].argmax(axis=1) == kept["labels"], dtype=np.float64)
+def hits_of(row: dict[str, str]) -> np.ndarray:
+    """(M,) whether the target's items were predicted rightly, 0 or 1, of a row that was read."""
+    bits = np.frombuffer(bytes.fromhex(row["right"]), dtype=np.uint8)
+    return np.unpackbits(bits, count=int(row["target_items"])).astype(np.float64)
 
 
 def _resampled(gains: np.ndarray) -> np.ndarray:

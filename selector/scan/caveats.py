@@ -100,7 +100,7 @@ def too_small(transferability: dict[str, Transferability], items: int, *, settle
     rounded = float(f"{needed:.2g}")
     return Caveat(
         "too-small",
-        f"{text} About {rounded:,.0f} labelled items would settle which of the first two has the higher transferability.",
+        f"{text} About {rounded:,.0f} items would settle which of the first two has the higher transferability.",
         {**numbers, "items_needed": needed},
     )
 

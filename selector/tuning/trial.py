@@ -78,7 +78,7 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
         {
             **bench.facts(loaded, loaded.preprocess, loaded.bf16),
             "task": bench.task_for(trial.strategy).address,
-            "strategy": strategies.plan_of(trial.strategy).name,
+            "strategy": strategies.address_of(trial.strategy),
             "rate": trial.rate,
             "seed": trial.seed,
             "steps": steps,

@@ -1,4 +1,4 @@
-"""Adaptation that trains the network, on a pair made here: rows, kept predictions, and the table of the docs."""
+"""Adaptation that trains the network, on a pair made here: rows, and the table of the docs."""
 
 import csv
 
@@ -12,8 +12,7 @@ from selector.zoo import ModelSpec
 
 
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(da_trained, "KEPT", tmp_path / "kept")
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
@@ -28,7 +27,7 @@ def squares(count, seed, background):
     return images, labels
 
 
-def test_rows_and_the_table_that_is_made_of_them(kept, capsys):
+def test_rows_and_the_table_that_is_made_of_them(folder, capsys):
     source, classes = squares(60, 0, 0)
     images, hidden = squares(45, 1, 90)
     target = load_target(images, source_domain=(source, np.array(list("abc"))[classes]))
@@ -41,7 +40,7 @@ def test_rows_and_the_table_that_is_made_of_them(kept, capsys):
     assert rows[2]["head"] == "as trained"  # no look at the target
     assert rows[3]["accuracy"] == rows[3][f"accuracy, {rows[3]['head']}"]
     assert all(row["target_items"] == 45 and row["source_items"] < 60 for row in rows)
-    path = kept / "rows.csv"
+    path = folder / "rows.csv"
     fixed = {"pair": "dark-bright", "model": "lenet", "batch_size": 16}
     lonely = {**fixed, **rows[0], "model": "another"}  # one whose other strategies are not there
     da_trained.write_rows(path, [lonely, *({**fixed, **row} for row in rows)], da_trained.FIELDS)
@@ -60,9 +59,11 @@ def test_rows_and_the_table_that_is_made_of_them(kept, capsys):
 
 
 @pytest.mark.parametrize("path", [da_trained.RESULTS, da_trained.FURTHER], ids=lambda path: path.stem)
-def test_the_committed_table_is_that_of_the_committed_rows(path):
-    """Gains are differences of accuracies over the encoders that a pair has in every strategy."""
+def test_the_committed_table_is_that_of_the_committed_rows(path, tmp_path):
+    """Gains are differences of accuracies over the encoders that a pair has in every strategy; intervals come out again."""
     rows = da_trained.read_rows(path)
+    for row in rows:
+        assert da_trained.hits_of(row).mean() == pytest.approx(float(row["accuracy"]), abs=5e-6)
     accuracy = {(r["pair"], r["model"], r["strategy"]): float(r["accuracy"]) for r in rows}
     with da_trained.tables_of(path).open() as file:
         lines = [row for row in csv.DictReader(file) if row["pair"] != da_trained.MEAN]
@@ -74,3 +75,7 @@ def test_the_committed_table_is_that_of_the_committed_rows(path):
         gains = [accuracy[pair, m, strategy] - accuracy[pair, m, "source-only"] for m in models]
         assert int(line["encoders"]) == len(models), (pair, strategy)
         assert float(line["gain"]) == pytest.approx(100 * np.mean(gains), abs=0.01), (pair, strategy)
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    assert da_trained.tables(copy) == 0
+    assert da_trained.tables_of(copy).read_text() == da_trained.tables_of(path).read_text()

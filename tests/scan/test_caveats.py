@@ -56,7 +56,7 @@ def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
     assert found.numbers["items_needed"] == 500 * 9
     assert found.text == (
         "2 models are not significantly different (90 %) on these 500 items: first, second. "
-        "About 4,500 labelled items would settle which of the first two has the higher transferability."
+        "About 4,500 items would settle which of the first two has the higher transferability."
     )
     equal = {**tied, "second": replace(tied["second"], value=0.5999)}
     assert "Even 100 times as many would not settle" in caveats.too_small(equal, 500).text

@@ -27,6 +27,7 @@ class Strategy(Protocol):
             particular.
         optimiser: ``sgd`` or ``adamw`` where the strategy decides; None for what suits the network.
         rate_factor: on the grid of learning rates.
+        version: of what it does; trainings by another one are not taken from the journal.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Strategy(Protocol):
     mends: str | None = None
     optimiser: str | None = None
     rate_factor: float = 1.0
+    version: int = 1
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module to train; most strategies return it as it is, lora adds its matrices."""
@@ -52,6 +54,12 @@ class Strategy(Protocol):
     def unwrap(self, module: nn.Module) -> nn.Module:
         """The plain module of ``with_head`` with what was learned in it; undoes ``wrap``."""
         return module
+
+
+def address_of(adaptation: str) -> str:
+    """What names the trainings of an adaptation's strategy in a journal."""
+    plan = plan_of(adaptation)
+    return plan.name if plan.version == 1 else f"{plan.name} {plan.version}"
 
 
 def plan_of(adaptation: str) -> Strategy:

@@ -26,6 +26,7 @@ class AlignmentStrategy(ABC):
     mends = "items"
     optimiser = None
     rate_factor = 1.0
+    version = 1
 
     @abstractmethod
     def alignment(self, features: int, classes: int) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import nn
 from selector.tuning.strategies import strategy
 from selector.tuning.strategies._alignment import AlignmentStrategy, DomainAdversary, certainty
 
-WIDEST = 1024  # beyond, the outer product is projected at random (the paper's eq. 6)
+WIDEST = 4096  # beyond, the outer product is projected at random (as in the paper); 1,024 made a training collapse
 
 
 @strategy("cdan")
@@ -16,6 +16,7 @@ class Cdan(AlignmentStrategy):
     """Long et al., NeurIPS 2018, arXiv:1705.10667, with entropy conditioning."""
 
     name = "cdan"
+    version = 2  # 1 projected to 1,024 columns
 
     def alignment(self, features: int, classes: int) -> nn.Module:
         """See ``AlignmentStrategy``."""

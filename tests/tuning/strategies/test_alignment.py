@@ -86,8 +86,19 @@ def test_cdan_sees_features_times_predictions():
     said = logits.softmax(dim=1)
     expected = torch.einsum("bd,bc->bdc", rows, said).reshape(32, 15)
     assert torch.allclose(OnJoint(5, 3).joint(rows, said), expected)
-    wide = OnJoint(600, 3)
-    assert wide.joint(torch.randn(4, 600), torch.randn(4, 3)).shape == (4, WIDEST)
+
+
+def test_cdan_projects_wide_products_and_keeps_their_inner_products():
+    """Theorem 1 of the paper: <joint(f, g), joint(f', g')> is <f, f'><g, g'> in the mean over projections."""
+    wide, (rows, said) = OnJoint(600, 9), (torch.randn(6, 600), torch.rand(6, 9).softmax(dim=1))
+    found = wide.joint(rows, said)
+    assert found.shape == (6, WIDEST)
+    norms = (rows.norm(dim=1) * said.norm(dim=1)) ** 2
+    expected = (rows @ rows.T) * (said @ said.T)
+    spread = torch.sqrt(8 * norms[:, None] * norms / WIDEST)  # nearly: of a product of two pairs of normal variables
+    assert ((found @ found.T - expected).abs() < 4 * spread).all()
+    assert torch.allclose((found**2).sum(dim=1), norms, rtol=0.25)
+    assert not OnJoint(400, 9).projected
 
 
 def test_cdan_weights_sure_items_of_either_domain():
