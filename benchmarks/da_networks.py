@@ -2,8 +2,10 @@
 
     SELECTOR_ASSETS=... python -m benchmarks.da_networks [--strategies full,dann] [--mnist FOLDER] [--out FILE]
 
-``full`` is the same training without a look at the target: what the others have to beat. The network is the LeNet of
-Ganin et al. 2016, from scratch, with their rate of 0.01; the loop, its schedule and its checkpoints are the package's.
+``full`` is the same training without a look at the target: what the others have to beat. The network has the convolutions
+of the LeNet of Ganin et al. 2016, from scratch, and their rate of 0.01; the loop, its schedule and its checkpoints are the
+package's. ``--head fresh`` starts the last layer at 0; ``solved`` as a transfer does, from the head that is solved on the
+features before the training: of random convolutions, one whose predictions on the target are sure and wrong.
 A run that was killed goes on from its last checkpoint when it is called again; rows that the file holds are not
 computed again. Labels of the target are read for the last two columns alone.
 """
@@ -37,7 +39,7 @@ from selector.zoo import ModelSpec
 
 RESULTS = Path(__file__).parent / "results" / "da_networks.csv"
 FIELDS = (
-    "pair", "digits", "model", "strategy", "steps", "batch_size", "rate", "seed", "source_val_accuracy", "accuracy",
+    "pair", "digits", "model", "head", "strategy", "steps", "batch_size", "rate", "seed", "source_val_accuracy", "accuracy",
     "test_accuracy", "train_seconds", "notes", "versions",
 )  # fmt: skip
 
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=("lenet", "lenet-conv"), default="lenet")
+    parser.add_argument("--head", choices=("fresh", "solved"), default="fresh")
     parser.add_argument("--strategies", default="full,dann,deep-coral,cdan,mcc")
     parser.add_argument("--mnist", type=Path, default=None, help="folder of MNIST's t10k files; see da_pairs.published")
     parser.add_argument("--steps", type=int, default=6000)
@@ -70,13 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     benches = {}
     for name, data in (("target", target), ("held", held)):
         extraction = Extraction(data, store, "cpu", "auto", "auto", "skip", True, no_progress)
-        journal = Journal(store.trainings_folder, task.stats_type)
+        journal = Journal(store.trainings_folder / f"{args.head} heads", task.stats_type)
         benches[name] = Workbench(data, task, extraction.inputs, journal, "cpu", args.batch_size, False, notify=_tell)
     bench = benches["target"]
     loaded = started(bench, Candidate(args.model, partial(extraction.load, spec), spec.feature_settings()))
+    if args.head == "fresh":
+        assert loaded.probe is not None
+        loaded.probe = {name: np.zeros_like(part) for name, part in loaded.probe.items()}
     for strategy in args.strategies.split(","):
         settings = {
-            "digits": len(pair.source), "model": args.model, "strategy": strategy, "steps": args.steps, "batch_size": args.batch_size,
+            "digits": len(pair.source), "model": args.model, "head": args.head, "strategy": strategy, "steps": args.steps, "batch_size": args.batch_size,
             "rate": args.rate, "seed": args.seed,
         }  # fmt: skip
         known = [{name: row[name] for name in settings} for row in read_rows(args.out)]

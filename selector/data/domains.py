@@ -351,7 +351,15 @@ def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, h
             origin={"kind": "domains", "path": table.origin["path"]} if both_have_origin and table.origin else None,
             task="adaptation",
             annotations=DomainLabels(
-                labels, source.class_names, labels, table.where, noun_of(table.modality), (), sealed, source.name
+                labels,
+                source.class_names,
+                labels,
+                table.where,
+                noun_of(table.modality),
+                (),
+                sealed,
+                source.name,
+                np.concatenate([np.zeros(len(source), bool), shown != UNKNOWN]),
             ),
         )
         if count

@@ -32,14 +32,16 @@ class DomainLabels(ClassLabels):
     Attributes:
         sealed: labels of all items that the target came with, in the same order; ``UNKNOWN`` for those of the source.
         source: name of the source domain.
+        few: (N,) True for items of the target that are among those to learn from, with their labels.
     """
 
     sealed: SealedLabels = field(default_factory=lambda: SealedLabels(np.empty(0)))
     source: str = ""
+    few: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
     def take(self, indices: np.ndarray) -> DomainLabels:
         """Those of some items."""
-        return replace(super().take(indices), sealed=self.sealed.take(indices))
+        return replace(super().take(indices), sealed=self.sealed.take(indices), few=self.few[indices])
 
     def review(self, splits: np.ndarray, names: object) -> list[str]:
         """Nothing: the source domain was reviewed by itself."""
@@ -79,6 +81,11 @@ class Adaptation(Classification):
         """Labels for the final metric, of all items of the target."""
         assert isinstance(target.annotations, DomainLabels)
         return target.annotations.sealed
+
+    def few(self, target: Target) -> np.ndarray:
+        """(N,) True for the items of the target whose labels are learned from."""
+        assert isinstance(target.annotations, DomainLabels)
+        return target.annotations.few
 
 
 __all__ = ["NEEDED", "UNKNOWN", "Adaptation", "DomainLabels"]

@@ -244,7 +244,11 @@ def network_heads(
     from selector.tuning.adapted_networks import network_outputs
 
     module, head, outputs, features = network_outputs(bench, loaded, name, steps, deadline, seed)
-    seen = replace(domains, train=features["train"], val=features["val"], target=features[UNLABELLED])
+    few = task.few(bench.target)[bench.target.indices("train")]
+    seen = replace(
+        domains, train=features["train"][~few], val=features["val"], target=features[UNLABELLED],
+        shots=features["train"][few] if few.any() else None,
+    )  # fmt: skip
     trained = _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task)
     moved = adapted_by("coral", seen, task)
     facts = {**moved.head.facts, **head.facts, "coral_head": 1.0}
@@ -269,8 +273,12 @@ def _domains(
     parts = {split: target.indices(split) for split in ("train", "val", UNLABELLED)}
     rows = {split: np.asarray(features_for(name, items), dtype=np.float32) for split, items in parts.items()}
     labels = {split: task.labels(target.labels_of(parts[split])) for split in ("train", "val")}
-    classes = len(target.class_names)
-    return Domains(rows["train"], labels["train"], rows["val"], labels["val"], rows[UNLABELLED], classes, seed)
+    few = task.few(target)[parts["train"]]
+    shots = (rows["train"][few], labels["train"][few]) if few.any() else (None, None)
+    return Domains(
+        rows["train"][~few], labels["train"][~few], rows["val"], labels["val"], rows[UNLABELLED],
+        len(target.class_names), seed, *shots,
+    )  # fmt: skip
 
 
 def adapted_by(name: str, domains: Domains, task: Adaptation) -> Adapted:

@@ -23,6 +23,7 @@ AGREE = 0.2
 
 
 BLOCKS = 10
+_SUITED = "that it is made for the change between the domains"
 BEYOND = 2.0
 """Times that the target's mean is farther from every mixture of the source's classes than chance has it, from which on
 more than class shares is said to differ (``domains.beyond_class_shares``): 0.5 to 1.4 where shares alone do, on 16
@@ -70,11 +71,12 @@ def choose(
     values = {key: {name: validators.registry.get(name)(view) for name in every} for key, view in views.items()}
     table = np.array([[values[key][name] for name in names] for key in known])
     combined = dict(zip(known, combined_ranks(table), strict=True))
-    votes = {
-        key: preferences(views[key], views[key[0], SOURCE_ONLY], names) + suited(key[1], shifts[key[0]])
+    voters = {
+        key: (*preferring(views[key], views[key[0], SOURCE_ONLY], names), *([_SUITED] if suited(key[1], shifts[key[0]]) else []))
         for key in known
         if key[1] != SOURCE_ONLY
-    }
+    }  # fmt: skip
+    votes = {key: len(found) for key, found in voters.items()}
     name, first = decided(known, table, votes)
     agreement = agreement_of(table)
     notes: list[str] = []
@@ -93,9 +95,11 @@ def choose(
         )
     if name in votes:
         notes.append(
-            f"{votes[name]} of {len(names) + 1} votes prefer {' '.join(name)} to {name[0]} {SOURCE_ONLY}: those of "
-            f"{' and '.join(names)}, and whether more than class shares differs between the domains."
+            f"{votes[name]} of {len(names) + 1} votes prefer {' '.join(name)} to {name[0]} {SOURCE_ONLY}: "
+            f"{' and '.join(voters[name])}."
         )
+    if name != first == (name[0], SOURCE_ONLY):
+        notes.append(f"by the ranks of {' and '.join(names)} {' '.join(first)} leads; within a model the votes decide.")
     return Chosen(name, first, values, combined, votes, agreement, tuple(notes))
 
 
@@ -125,20 +129,26 @@ def decided(
 
 
 def preferences(view: View, safe: View, names: Sequence[str] = COMBINED) -> int:
-    """How many validators prefer a candidate to another of the same model by more than their error.
+    """How many of the validators are ``preferring`` it."""
+    return len(preferring(view, safe, names))
+
+
+def preferring(view: View, safe: View, names: Sequence[str] = COMBINED) -> tuple[str, ...]:
+    """The validators that prefer a candidate to another of the same model by more than their error.
 
     The error of the difference is that of a jackknife over ``BLOCKS`` parts of the target's items: on two classes of
     texts both validators preferred what lost 8 points, by a hundredth of what they differ by chance.
     """
     part = np.arange(len(view.target)) % BLOCKS
-    found = 0
+    found = []
     for name in names:
         value = validators.registry.get(name)
         gain = value(view) - value(safe)
         if gain > 0:
             left = [value(view.some(part != k)) - value(safe.some(part != k)) for k in range(min(BLOCKS, len(part)))]
-            found += gain > np.sqrt((len(left) - 1) * np.var(left))
-    return int(found)
+            if gain > np.sqrt((len(left) - 1) * np.var(left)):
+                found.append(name)
+    return tuple(found)
 
 
 def expected_to_win(view: View, safe: View, suits: bool, names: Sequence[str] = COMBINED) -> bool:
@@ -159,9 +169,10 @@ def combined_ranks(table: np.ndarray) -> np.ndarray:
 
 
 def agreement_of(table: np.ndarray) -> float:
-    """Mean Spearman correlation of the columns of (K, V); those that tell nothing apart are left out."""
+    """Mean Spearman correlation of the columns of (K, V), of two rows 1 or −1; columns that tell nothing apart are left
+    out."""
     ranks = [mean_ranks(column) for column in table.T if np.ptp(column) > 0]
-    if len(table) < 3 or len(ranks) < 2:
+    if len(ranks) < 2:
         return float("nan")
     correlations = np.corrcoef(np.array(ranks))
     return float(correlations[np.triu_indices(len(ranks), 1)].mean())

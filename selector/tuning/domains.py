@@ -11,6 +11,9 @@ from selector.linear import solve_head
 
 MOST_WEIGHT = 20.0
 """Times the mean: a larger importance weight is cut down to it, or few items decide everything."""
+SHOT_WEIGHT = 4.0
+"""Of a labelled item of the target beside one of the source's: with 10, 30 and 100 of them on five pairs no other weight was
+better everywhere (``benchmarks/da_few.py``)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class Domains:
         target: (M, D); of it no label is known.
         classes: C.
         seed: of whatever is drawn.
+        shots, shot_labels: (K, D) and (K,) of the few items of the target whose labels are learned from. A head learns
+            from them as they are; nothing that compares the domains takes them for the source's.
+        shot_weight: of each of them beside an item of the source.
     """
 
     train: np.ndarray
@@ -31,6 +37,9 @@ class Domains:
     target: np.ndarray
     classes: int
     seed: int = 0
+    shots: np.ndarray | None = None
+    shot_labels: np.ndarray | None = None
+    shot_weight: float = SHOT_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -61,18 +70,24 @@ def solved(
     weights: tuple[np.ndarray, np.ndarray] | None = None,
     **facts: float,
 ) -> AdaptedHead:
-    """A head on source rows (moved, or weighted: ``weights`` of train and val), whose penalty the validation rows choose."""
+    """A head on source rows (moved, or weighted: ``weights`` of train and val) and on the target's few labelled ones as
+    they are, whose penalty the validation rows choose."""
+    rows, labels, own = train, domains.labels, None if weights is None else weights[0]
+    if domains.shots is not None and domains.shot_labels is not None:
+        rows, labels = np.concatenate([train, domains.shots]), np.concatenate([labels, domains.shot_labels])
+        own = np.concatenate(
+            [np.ones(len(train)) if own is None else own, np.full(len(domains.shots), domains.shot_weight)]
+        )
     head = solve_head(
-        train, domains.labels, val, domains.val_labels, domains.classes,
-        weights=None if weights is None else weights[0], val_weights=None if weights is None else weights[1],
+        rows, labels, val, domains.val_labels, domains.classes,
+        weights=own, val_weights=None if weights is None else weights[1],
     )  # fmt: skip
     return AdaptedHead(head.weight, head.bias, {"strength": head.strength, **facts}, (train, val))
 
 
-def density_ratios(source: np.ndarray, target: np.ndarray, others: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(K,) how much likelier rows are in the target than in the source, by a logistic regression that tells them apart.
-
-    Clipped to ``MOST_WEIGHT`` times their mean, which is 1.
+def log_density_ratios(source: np.ndarray, target: np.ndarray, others: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(K,) log of how much likelier rows are in the target than in the source, by a logistic regression that tells them
+    apart.
 
     Args:
         source, target: (N, D) and (M, D) that the classifier is fitted on; a fifth of each chooses its penalty.
@@ -88,7 +103,12 @@ def density_ratios(source: np.ndarray, target: np.ndarray, others: np.ndarray, s
         np.concatenate(rest), np.repeat([0, 1], [len(rows) for rows in rest]), 2,
     )  # fmt: skip
     logits = others @ head.weight.T.astype(np.float64) + head.bias
-    log_ratio = logits[:, 1] - logits[:, 0] + np.log(len(fitted[0]) / len(fitted[1]))
+    return np.asarray(logits[:, 1] - logits[:, 0] + np.log(len(fitted[0]) / len(fitted[1])))
+
+
+def density_ratios(source: np.ndarray, target: np.ndarray, others: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Of ``log_density_ratios`` weights with a mean of 1 of which none exceeds ``MOST_WEIGHT``."""
+    log_ratio = log_density_ratios(source, target, others, seed)
     return clipped(np.exp(log_ratio - log_ratio.max()))
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from selector.core.registry import Registry
-from selector.tuning.domains import density_ratios
+from selector.tuning.domains import MOST_WEIGHT, log_density_ratios
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,10 @@ class View:
 
     @cached_property
     def val_weights(self) -> np.ndarray:
-        """(V,) how much likelier the validation items are in the target."""
-        return density_ratios(self.train_features, self.features, self.val_features, self.seed)
+        """(V,) how much likelier the validation items are in the target, ``MOST_WEIGHT`` times at most. Their mean is what
+        ``dev`` corrects by, so it is not brought to 1."""
+        found = log_density_ratios(self.train_features, self.features, self.val_features, self.seed)
+        return np.asarray(np.exp(np.minimum(found, np.log(MOST_WEIGHT))))
 
     @cached_property
     def clusters(self) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_mutual_info_score
 
+import selector.tuning.choice
 from selector.core.stats import softmax
 from selector.linear import solve_head
 from selector.tasks.adaptation import Adaptation
@@ -21,9 +22,10 @@ from selector.tuning.domains import (
     clipped,
     density_ratios,
     effective_sample_size,
+    log_density_ratios,
 )
 from selector.tuning.strategies.coral import alignment
-from selector.tuning.strategies.deep_coral import CovarianceDistance
+from selector.tuning.strategies.deep_coral import WEIGHT, CovarianceDistance
 from selector.tuning.strategies.mcc import ClassConfusion
 from selector.tuning.validators import View
 from selector.tuning.validators.dev import weighted_risk
@@ -124,6 +126,7 @@ def test_density_ratios_of_two_gaussians():
     found = density_ratios(source, target, rows)
     expected = np.exp(rows[:, 0] - 0.5)
     assert found == pytest.approx(expected / expected.mean(), rel=0.15)
+    assert log_density_ratios(source, target, rows) == pytest.approx(rows[:, 0] - 0.5, abs=0.15)
 
 
 def test_weights_are_cut_and_their_size_is_told():
@@ -131,6 +134,29 @@ def test_weights_are_cut_and_their_size_is_told():
     assert weights.max() == pytest.approx(MOST_WEIGHT)
     assert effective_sample_size(np.ones(50)) == pytest.approx(50)
     assert effective_sample_size(np.r_[np.zeros(49), 1.0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ADAPTING)
+def test_few_labelled_items_of_the_target_are_learned_from_as_they_are(name):
+    """They are no items of the source: nothing moves or weighs them, and the comparison of the domains is without them."""
+    found, hidden = domains(turn=0.9)
+    some, rest = np.arange(30), np.arange(30, 400)
+    few = replace(found, target=found.target[rest], shots=found.target[some], shot_labels=hidden[some])
+    without = replace(few, shots=None, shot_labels=None)
+    strategy = strategies.registry.get(name)
+    head, plain = strategy.solve(few), strategy.solve(without)
+    assert head.source[0] == pytest.approx(plain.source[0])  # moved by the same, and none more
+    assert len(head.source[0]) == len(found.train)
+    if name == "reweight":
+        assert head.facts["effective_sample_size"] == plain.facts["effective_sample_size"]
+    assert accuracy(name, few, hidden[rest]) > accuracy(name, without, hidden[rest]) + 0.02
+    # each counts as so many items of the source: the same head as with so many copies of it
+    if name in ("source-only", "coral"):
+        copies = np.tile(some, 4)
+        again = replace(few, shots=found.target[copies], shot_labels=hidden[copies], shot_weight=1.0)
+        copied, outputs = strategy.solve(again).outputs(found.target), head.outputs(found.target)
+        assert np.corrcoef(copied.ravel(), outputs.ravel())[0, 1] > 0.999
+        assert np.abs(copied - outputs).max() < 0.3 * np.abs(outputs - plain.outputs(found.target)).max()
 
 
 # ---------------------------------------------------------------------------- validators
@@ -179,6 +205,19 @@ def test_dev_has_the_control_variate_of_the_paper():
     assert weighted_risk(loss, np.ones(500)) == pytest.approx(loss.mean())
 
 
+def test_dev_corrects_by_the_mean_of_ratios_as_they_are(seen):
+    """Weights brought to a mean of 1 would leave no correction: plain importance weighting."""
+    shown, _ = seen
+    weights = np.exp(
+        np.minimum(log_density_ratios(shown.train_features, shown.features, shown.val_features), np.log(20))
+    )
+    loss = -np.log(shown.val[np.arange(len(shown.val)), shown.val_labels])
+    assert abs(weights.mean() - 1) > 0.02
+    assert validators.registry.get("dev")(shown) == pytest.approx(-weighted_risk(loss, weights))
+    assert validators.registry.get("dev")(shown) != pytest.approx(-(weights * loss).mean(), rel=1e-3)
+    assert -weighted_risk(loss, weights / weights.mean()) == pytest.approx(-(weights / weights.mean() * loss).mean())
+
+
 def test_class_ami_ensv_and_source_validation(seen):
     shown, hidden = seen
     right = shown.beside(np.eye(3)[hidden])
@@ -210,7 +249,9 @@ def test_values_are_those_of_pytorch_adapt(seed):
     found["dev"] = -weighted_risk(losses, weights)
     said, rows, others = (torch.from_numpy(part) for part in (logits, features, other))
     found["mcc"] = float(ClassConfusion()(rows, said, rows, said, 0.0))
-    found["coral"] = float(CovarianceDistance()(rows, said, others, said, 0.0))
+    size = sum(np.sum(np.cov(part, rowvar=False) ** 2) for part in (features, other))
+    # theirs divides by 4D², ours by the size of both covariances
+    found["coral"] = float(CovarianceDistance()(rows, said, others, said, 0.0)) / WEIGHT * size / (4 * 8**2)
     assert found == pytest.approx(PYTORCH_ADAPT[seed], abs=2e-5)
 
 
@@ -255,11 +296,34 @@ def test_an_adapted_model_that_is_not_expected_to_win_is_not_handed_over(seen):
     # one validator of two prefers it: what differs between the domains decides
     chosen = choose(blurred, far, names=["im", "source-validation"])
     assert chosen.name == ("m", "coral")
-    assert any("2 of 3 votes prefer m coral to m source-only" in n for n in chosen.notes)
+    said = [n for n in chosen.notes if "votes prefer" in n]  # those that voted for it, and no other
+    assert said == [
+        "2 of 3 votes prefer m coral to m source-only: im and that it is made for the change between the domains."
+    ]
     chosen = choose(blurred, shares, names=["im", "source-validation"])
     assert chosen.name == ("m", "source-only")
     if chosen.first == ("m", "coral"):
         assert any("is not expected to beat m source-only: 1 of 3 votes are for it" in n for n in chosen.notes)
+
+
+def test_two_candidates_can_disagree_as_well(seen):
+    """The usual case of one model: the note names what each validator would take, and the safer choice."""
+    blurred = made(seen, source_only=0.3, coral=1.0)
+    opposed = choose(blurred, {"m": 40.0}, names=["im", "snd"])
+    assert opposed.agreement == pytest.approx(-1)
+    assert "each would take: im m coral; snd m source-only" in opposed.notes[0]
+    assert "the safer choice until then is m source-only" in opposed.notes[0]
+    alike = choose(blurred, {"m": 40.0}, names=["im", "bnm"])
+    assert alike.agreement == pytest.approx(1)
+    assert not any("disagree" in n for n in alike.notes)
+
+
+def test_it_is_said_where_votes_overrule_the_ranks(seen, monkeypatch):
+    shown = made(seen, source_only=1.0, coral=0.8)
+    monkeypatch.setattr(selector.tuning.choice, "preferring", lambda *_: ("im", "bnm"))
+    found = choose(shown, {"m": 1.0}, names=["im", "bnm"])
+    assert (found.name, found.first) == (("m", "coral"), ("m", "source-only"))
+    assert "by the ranks of im and bnm m source-only leads; within a model the votes decide." in found.notes
 
 
 def test_a_strategy_suits_the_change_that_it_is_made_for():

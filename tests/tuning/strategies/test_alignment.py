@@ -12,7 +12,7 @@ from selector.tuning.strategies._alignment import AligningLearner, DomainAdversa
 from selector.tuning.strategies._loop import Feed, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.strategies.cdan import WIDEST, OnJoint
-from selector.tuning.strategies.deep_coral import CovarianceDistance
+from selector.tuning.strategies.deep_coral import WEIGHT, CovarianceDistance
 from selector.tuning.strategies.mcc import ClassConfusion
 
 NAMES = ["cdan", "dann", "deep-coral", "mcc"]
@@ -41,11 +41,18 @@ def drawn(seed, rows=32):
     return [torch.randn(rows, k, generator=rng) for k in (5, 3, 5, 3)]
 
 
-def test_deep_coral_is_the_covariance_distance():
+def test_deep_coral_is_the_covariance_distance_whatever_the_scale_of_the_features():
     rows, logits, other, other_logits = drawn(0)
     own, theirs = (np.cov(part.numpy(), rowvar=False) for part in (rows, other))
-    found = CovarianceDistance()(rows, logits, other, other_logits, 0.5)
-    assert float(found) == pytest.approx(((own - theirs) ** 2).sum() / (4 * 25), rel=1e-5)
+    expected = WEIGHT * ((own - theirs) ** 2).sum() / ((own**2).sum() + (theirs**2).sum())
+    for scale in (1e-3, 1.0, 1e3):
+        found = CovarianceDistance()(scale * rows, logits, scale * other, other_logits, 0.5)
+        assert float(found) == pytest.approx(expected, rel=1e-4)
+    # there is nothing to be gained from smaller features: the gradient along them is 0
+    moved = rows.clone().requires_grad_()
+    far = other.clone().requires_grad_()
+    CovarianceDistance()(moved, logits, far, other_logits, 0.5).backward()
+    assert float((moved.grad * rows).sum() + (far.grad * other).sum()) == pytest.approx(0, abs=1e-6)
 
 
 def test_mcc_class_by_class():
