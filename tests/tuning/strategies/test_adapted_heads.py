@@ -10,10 +10,11 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 import selector.tuning.choice
 from selector.core.stats import softmax
+from selector.data import load_target
 from selector.linear import solve_head
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import strategies, validators
-from selector.tuning.adapt import adapted_by
+from selector.tuning.adapt import _domains, adapted_by
 from selector.tuning.choice import BEYOND, agreement_of, choose, combined_ranks, decided, preferences, suited
 from selector.tuning.domains import (
     MOST_WEIGHT,
@@ -157,6 +158,20 @@ def test_few_labelled_items_of_the_target_are_learned_from_as_they_are(name):
         copied, outputs = strategy.solve(again).outputs(found.target), head.outputs(found.target)
         assert np.corrcoef(copied.ravel(), outputs.ravel())[0, 1] > 0.999
         assert np.abs(copied - outputs).max() < 0.3 * np.abs(outputs - plain.outputs(found.target)).max()
+
+
+def test_labels_that_are_learned_from_stay_with_the_target():
+    rng = np.random.default_rng(3)
+    source = rng.standard_normal((60, 4)).astype(np.float32), np.array(["a", "b"] * 30)
+    rows = (rng.standard_normal((40, 4)) + 100).astype(np.float32)
+    target = load_target((rows, np.array(["b", "a"] * 20)), source_domain=source, labelled_target=6)
+    found = _domains("features", target, Adaptation(), lambda _, items: target.features[items], 0)
+    assert (found.shots > 50).all()
+    assert (found.train < 50).all()
+    assert (found.val < 50).all()
+    assert (len(found.shots), len(found.target)) == (6, 34)
+    place = [int(np.flatnonzero((rows == shot).all(axis=1))[0]) for shot in found.shots]
+    assert [target.class_names[label] for label in found.shot_labels] == [["b", "a"][i % 2] for i in place]
 
 
 # ---------------------------------------------------------------------------- validators
