@@ -80,10 +80,11 @@ class TrialCell:
 
     Attributes:
         status: ok, diverged, failed or not run; ``reason`` says why.
-        metric: the task's default one; ``before`` and ``after`` the steps, on the same held-out items for every model.
+        metric: that decides the confirmation; ``before`` and ``after`` the steps, on the same held-out items for every
+            model.
         items: that were trained on; ``held_out`` that judged.
         resolution: (height, width); None for texts.
-        combined: with the transferability: what orders the models that had a trial.
+        combined: with the transferability: what orders the models that had a trial; None of one that diverged or failed.
     """
 
     status: str
@@ -97,6 +98,11 @@ class TrialCell:
     resolution: tuple[int, int] | None = None
     seconds: Number = 0.0
     combined: Number | None = None
+
+    @property
+    def untrainable(self) -> bool:
+        """The model could not be trained: it comes last."""
+        return self.status in ("diverged", "failed")
 
 
 @dataclass(frozen=True)

@@ -374,8 +374,8 @@ class Task(ABC):
         return {}
 
     @abstractmethod
-    def baseline(self, target: Target, metric: str) -> float | None:
-        """The metric on the test split of the trivial predictor (most frequent class, label frequencies, the mean)."""
+    def baseline(self, target: Target, metric: str, split: str = "test") -> float | None:
+        """The metric on a split of the trivial predictor (most frequent class, label frequencies, the mean)."""
 
     # use
 

@@ -309,13 +309,16 @@ def combine(
     }
 
 
-def agreeing(known: Mapping[str, PriorScore], normalised_scores: Mapping[str, float]) -> Mapping[str, PriorScore]:
-    """The prior, at weight 0 where it orders the models against what the target's own scores say.
+def contradicts(known: Mapping[str, float], found: Mapping[str, float]) -> bool:
+    """Whether what was known of the models orders them against what was found: a weighted tau below 0 over at least
+    ``JUDGED_FROM`` models. With fewer it is neither confirmed nor refuted, nor where it orders nothing (tau is NaN)."""
+    pairs = [(value, found[name]) for name, value in known.items()]
+    return len(pairs) >= JUDGED_FROM and weighted_tau(*zip(*pairs, strict=True)) < 0
 
-    A weighted tau below 0 over at least ``JUDGED_FROM`` models; with fewer the prior is neither confirmed nor refuted.
-    """
-    pairs = [(known[m].value, normalised_scores[m]) for m in known]
-    if len(pairs) < JUDGED_FROM or not weighted_tau(*zip(*pairs, strict=True)) < 0:  # NaN: a prior that orders nothing
+
+def agreeing(known: Mapping[str, PriorScore], normalised_scores: Mapping[str, float]) -> Mapping[str, PriorScore]:
+    """The prior, at weight 0 where it orders the models against what the target's own scores say (``contradicts``)."""
+    if not contradicts({m: prior.value for m, prior in known.items()}, normalised_scores):
         return known
     told = "left out, because it orders these models against the target's own scores"
     return {

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selector.core.metric import Metric
+from selector.ranking.combination import contradicts
 from selector.results import ModelResult, TrialCell
 
 NEAR = 0.05  # P(top k) from which a model is not significantly different (90 %) from the k-th
-MOST_TRIALS = 6
+MOST_TRIALS = 6  # or twice the k that a user asked for, where that is more
 Z90 = 1.645  # half-width of a 90 % interval in standard errors
 TRIAL_WEIGHT = 0.5  # of a trial beside the transferability; docs/transferability.md has the comparison
 MARGIN = 0.03  # behind the first, in the combined value
 FEWEST, MOST = 2, 4  # models that are confirmed where the user names no number; with six they cost half as much again
 SHARE_OF_BUDGET = 0.5  # that the first round of the confirmed set may take
+AGAINST_TRIALS = "left out, because it orders these models against their micro trials"
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,46 @@ class Choice:
     why: str
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A metric as a share of the way from knowing nothing to perfect, 0..1, so that none can outweigh the transferability.
+
+    What is a share itself (accuracy, F1, R² where the mean does worse) stays what it is: only differences between models
+    count, and the chance of few classes is the same for all of them. A loss is what it saves of the trivial predictor's.
+
+    Attributes:
+        sign: of the metric.
+        unit: what its differences are divided by.
+
+    >>> Scale()(0.9), Scale()(-30.0), Scale(-1, 2.0)(0.5), Scale(-1, 2.0)(80.0)
+    (0.9, 0.0, 0.75, 0.0)
+    """
+
+    sign: int = 1
+    unit: float = 1.0
+
+    @classmethod
+    def of(cls, metric: Metric, trivial: float | None) -> Scale | None:
+        """``trivial``: the value of a predictor that looks at no item. None where a loss has none to be compared with."""
+        if metric.sign > 0 or metric.unit == "share":
+            return cls(metric.sign)
+        return cls(-1, trivial) if trivial is not None and 0 < trivial < math.inf else None
+
+    def __call__(self, value: float) -> float:
+        share = value if self.sign > 0 else 1 - value / self.unit
+        return min(max(share, 0.0), 1.0)
+
+    def width(self, difference: float) -> float:
+        """A difference of the metric, 0 or more."""
+        return difference / self.unit
+
+
+SHARE = Scale()
+
+
 def contenders(models: Sequence[ModelResult], top_k: int) -> list[ModelResult]:
     """Finished models that are not significantly different from the ``top_k``-th, by what the rows alone or the rows and
-    the prior say; at most ``MOST_TRIALS``, the leading ones first.
+    the prior say; at most ``MOST_TRIALS`` or twice ``top_k``, the leading ones first.
 
     Args:
         models: those that finished, a network once, in rank order.
@@ -46,7 +86,12 @@ def contenders(models: Sequence[ModelResult], top_k: int) -> list[ModelResult]:
     scored = [m for m in models if m.normalised_score is not None]
     by_rows = sorted(scored, key=lambda m: -(m.normalised_score or 0.0))[:top_k]
     chosen = {m.name: m for m in [*leading, *by_rows, *near]}
-    return list(chosen.values())[:MOST_TRIALS]
+    return list(chosen.values())[: max(MOST_TRIALS, 2 * top_k)]
+
+
+def ended_well(trials: Mapping[str, TrialCell]) -> dict[str, TrialCell]:
+    """Those that were judged after their steps."""
+    return {name: cell for name, cell in trials.items() if cell.after is not None}
 
 
 def combined(
@@ -55,42 +100,73 @@ def combined(
     errors: Mapping[str, float] | None = None,
     *,
     frozen_too: bool = False,
+    scale: Scale = SHARE,
 ) -> dict[str, float]:
     """The mean of a model's transferability and what its micro trial says, as far as that is no noise.
 
-    Both are about 0 for a model that knows nothing and 1 for a perfect one. What trials say beyond the transferability is
-    drawn towards its mean by the share of its variance that their own errors explain: where they explain all of it the
-    transferability orders. A model whose trial was not run counts as if it had trained as the others did on average; one
-    whose trial diverged or failed comes last.
+    What trials say beyond the transferability is drawn towards its mean by the share of its variance that their own errors
+    explain: where they explain all of it the transferability orders. A model whose trial was not run counts as if it had
+    trained as the others did on average. Only differences between models mean something: a trial's value of a model that
+    knows nothing is that of chance, 0.5 for two classes, and the transferability's is about 0.
 
     Args:
-        errors: half-width of the 90 % interval of a trial's paired difference to the best one, 0 for that one; trials
-            without errors count in full.
+        errors: half-width of the 90 % interval of a trial's paired difference to the best one, 0 for that one, in units of
+            the metric; trials without errors count in full.
         frozen_too: a model may also be handed over as it is, with a new head: then a trial counts by the mean of its
-            probe and its value after the steps; else by the latter alone.
+            probe and its value after the steps, and ``errors`` are of that; else by the latter alone.
+        scale: of the trials' metric.
+    Returns:
+        By model, without those whose trial diverged or failed: they come last.
 
     >>> ended = TrialCell("ok", before=0.5, after=0.9)
     >>> combined({"a": 0.6, "b": 0.65}, {"a": ended, "b": TrialCell("not run")})
     {'a': 0.75, 'b': 0.8}
     """
-    ended = {n: _value(cell, frozen_too) for n, cell in trials.items() if cell.after is not None}
-    beyond = {n: value - transferability[n] for n, value in ended.items()}
+    values = {n: trial_value(cell, frozen_too, scale) for n, cell in ended_well(trials).items()}
+    beyond = {n: value - transferability[n] for n, value in values.items()}
     usual = float(np.mean(list(beyond.values()))) if beyond else 0.0
-    kept = _no_noise(list(beyond.values()), [e for n, e in (errors or {}).items() if n in beyond])
+    kept = _no_noise(list(beyond.values()), [scale.width(e) for n, e in (errors or {}).items() if n in beyond])
     found = {}
     for name, value in transferability.items():
-        cell = trials.get(name)
-        if cell is not None and cell.status in ("diverged", "failed"):
-            found[name] = value - 1.0
+        if name in trials and trials[name].untrainable:
             continue
         more = usual + kept * (beyond.get(name, usual) - usual)
         found[name] = round(value + TRIAL_WEIGHT * more, 12)
     return found
 
 
-def _value(cell: TrialCell, frozen_too: bool) -> float:
+def trial_value(cell: TrialCell, frozen_too: bool, scale: Scale = SHARE) -> float:
+    """What a trial that ended well counts, in 0..1."""
     assert cell.after is not None
-    return (cell.before + cell.after) / 2 if frozen_too and cell.before is not None else cell.after
+    after = scale(cell.after)
+    return (scale(cell.before) + after) / 2 if frozen_too and cell.before is not None else after
+
+
+def without_prior_against(models: Sequence[ModelResult], trials: Mapping[str, float]) -> list[ModelResult] | None:
+    """The models without the prior's share of their transferability, where it orders them against what trials say.
+
+    The rule is that for the target's own scores (``combination.contradicts``). The probabilities of ranks stay those of
+    the scan.
+
+    Args:
+        trials: value of each model's trial (``trial_value``).
+    Returns:
+        None where the prior stays.
+    """
+    shifts = {m.name: m.prior.shift for m in models if m.name in trials and m.prior is not None}
+    if not contradicts(shifts, trials):
+        return None
+    return [_without_prior(m) for m in models]
+
+
+def _without_prior(model: ModelResult) -> ModelResult:
+    if model.prior is None or not model.prior.shift:
+        return model
+    by = model.prior.shift
+    cell = replace(model.prior, shift=0.0, weight=0.0, origin=f"{model.prior.origin}; {AGAINST_TRIALS}")
+    ends = (model.transferability, model.transferability_low, model.transferability_high)
+    value, low, high = (None if end is None else end - by for end in ends)
+    return replace(model, prior=cell, transferability=value, transferability_low=low, transferability_high=high)
 
 
 def _no_noise(beyond: Sequence[float], half_widths: Sequence[float]) -> float:
@@ -111,11 +187,15 @@ def choose(
     *,
     allowed: float = math.inf,
 ) -> Choice:
-    """As many of the leading models as may be the best, as the budget can train, and as cost no more than a fixed number.
+    """The models that may be the best, as many as the budget can train and as cost no more than a fixed number.
+
+    A model counts that lies within its margin of the first, even where a surer one between them does not; others are
+    confirmed only to make up the least number.
 
     Args:
-        values: combined value of each contender.
-        errors: half-width of the 90 % interval of its trial's difference to the first; widens the margin.
+        values: combined value of each contender whose trial did not fail; at least one.
+        errors: half-width of the 90 % interval of its trial's difference to the first, on the scale of the values; widens
+            the margin.
         seconds: that a first round of it takes, where its trial has told.
         budget: of the confirmation in seconds; None for no limit.
         margin: behind the first, that a model may be the best from.
@@ -126,8 +206,7 @@ def choose(
     first = values[order[0]]
     margins = {n: float(np.hypot(margin, TRIAL_WEIGHT * errors.get(n, 0.0))) for n in order}
     near = [n for n in order if first - values[n] <= margins[n]]
-    # a failed trial says why a model is not taken; it is no reason to confirm it
-    wanted = order[: max(FEWEST, min(len(near), MOST))]
+    wanted = [*near, *(n for n in order if n not in near)][: max(FEWEST, min(len(near), MOST))]
     why = f"{len(near)} may be the best by scores and micro trials (90 %)"
     of_budget = math.inf if budget is None else SHARE_OF_BUDGET * budget
     chosen, spent = wanted[:FEWEST], sum(seconds.get(n, 0.0) for n in wanted[:FEWEST])

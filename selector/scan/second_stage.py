@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from selector.config import ConfirmConfig
 from selector.core.task import Task
-from selector.ranking.second_stage import as_long_as, choose, combined, contenders
+from selector.ranking.second_stage import (
+    AGAINST_TRIALS,
+    Scale,
+    as_long_as,
+    choose,
+    combined,
+    contenders,
+    ended_well,
+    trial_value,
+    without_prior_against,
+)
 from selector.report.ranking import Ranking
 from selector.results import ModelResult, TrialCell
 from selector.scan.extraction import Extraction
@@ -45,22 +55,32 @@ def second_stage(
     tried = [m.name for m in contenders([ranking[spec.name] for spec in every], top_k)]
     fixed = config.top_k is not None
     trained = [plan_of(name).trains for name in config.strategies]
+    metric = config.metric or task.default_metric
+    scale = Scale.of(task.metrics[metric], task.baseline(extraction.target, metric, "val"))
     needless = not any(trained) or len(tried) <= (top_k if fixed else 1) or len(every) <= top_k
-    if needless or not config.trials or task.metrics[task.default_metric].sign < 0 or task.probe_rows == 0:
+    if needless or not config.trials or scale is None or task.probe_rows == 0:
         return ranking, leading(ranking, top_k), []
-    cells, errors = _tried(extraction, task, config, [s for s in every if s.name in tried], candidates)
-    if not any(cell.after is not None for cell in cells.values()):
+    frozen_too = not all(trained)
+    cells, errors = _tried(
+        extraction, task, metric, config, [s for s in every if s.name in tried], candidates, frozen_too
+    )
+    judged = {n: trial_value(cell, frozen_too, scale) for n, cell in ended_well(cells).items()}
+    if not judged:
         reasons = "; ".join(dict.fromkeys(f"{n}: {cell.reason}" for n, cell in cells.items()))
-        return (
-            ranking,
-            leading(ranking, top_k),
-            [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."],
-        )
-    values = combined({n: ranking[n].transferability or 0.0 for n in tried}, cells, errors, frozen_too=not all(trained))
-    models = [_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]
-    ranking = replace(ranking, models=ordered(models))
+        told = [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."]
+        # where all failed it is for a reason of the machine: none is the worse for it
+        if not all(cell.untrainable for cell in cells.values()):
+            ranking = replace(ranking, models=ordered([_with_trial(m, cells.get(m.name), None) for m in ranking]))
+        return ranking, leading(ranking, top_k), told
+    told = []
+    if (models := without_prior_against(ranking.models, judged)) is not None:
+        told = [f"The prior is {AGAINST_TRIALS}; probabilities of ranks are those of the scan, with it."]
+        ranking = replace(ranking, models=tuple(models), warnings=(*ranking.warnings, *told))
+    known = {n: ranking[n].transferability or 0.0 for n in tried}
+    values = combined(known, cells, errors, frozen_too=frozen_too, scale=scale)
+    ranking = replace(ranking, models=ordered([_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]))
     spent = sum(cell.seconds for cell in cells.values())
-    told = [f"Micro trials of {len(cells)} models took {spent:.0f} s."]
+    told = [f"Micro trials of {len(cells)} models took {spent:.0f} s.", *told]
     if fixed:
         return ranking, leading(ranking, top_k), told
     rounds = {n: cell.seconds * FIRST_ROUND_ITEMS / cell.items for n, cell in cells.items() if cell.items}
@@ -69,7 +89,7 @@ def second_stage(
         steps = config.max_steps or usual_steps(len(extraction.target.indices("train")) // task.batch_size)
         usual = [spec.name for spec in every[:top_k]]
         allowed = as_long_as(usual, rounds, spent, task.batch_size * steps * sum(trained), FIRST_ROUND_ITEMS)
-    choice = choose(values, errors, rounds, config.seconds, allowed=allowed)
+    choice = choose(values, {n: scale.width(e) for n, e in errors.items()}, rounds, config.seconds, allowed=allowed)
     count = len(choice.names)
     chosen = {spec.name: spec for spec in leading(ranking, len(ranking)) if spec.name in choice.names}
     # what probes rank too low is confirmed beside those that scores and trials chose
@@ -80,30 +100,31 @@ def second_stage(
 def _tried(
     extraction: Extraction,
     task: Task,
+    metric: str,
     config: ConfirmConfig,
     specs: Sequence[ModelSpec],
     candidates: Callable[[Sequence[ModelSpec]], list[Candidate]],
+    frozen_too: bool,
 ) -> tuple[dict[str, TrialCell], dict[str, float]]:
-    """The trials by model, and the half-width of each one's paired difference to the best of them."""
-    from selector.tuning.compare import standings
+    """The trials by model, and the half-width of the paired difference of what each one counts to the best of them."""
+    from selector.tuning.compare import half_widths
     from selector.tuning.micro_trials import BATCH, micro_trials
 
+    by_name = {spec.name: spec for spec in specs}
     trials = micro_trials(
-        candidates(specs), extraction.target, task, extraction.inputs, share=config.trials, seed=config.seed or 0,
-        device=extraction.settings["device"], folder=extraction.store.trainings_folder, progress=extraction.notify,
-        engine=extraction.engine, supplies=extraction.supplies(specs),
+        candidates(specs), extraction.target, task, extraction.inputs, metric=metric, share=config.trials,
+        seed=config.seed or 0, device=extraction.settings["device"], folder=extraction.store.trainings_folder,
+        features_for=None if extraction.reads_maps else lambda name, items: extraction.features(by_name[name], items),
+        progress=extraction.notify, engine=extraction.engine, supplies=extraction.supplies(specs),
     )  # fmt: skip
     cells = {
         t.name: TrialCell(
-            t.status, t.reason, task.default_metric, t.before, t.after, t.steps, t.steps * BATCH, t.held_out,
-            t.size, t.seconds,
+            t.status, t.reason, metric, t.before, t.after, t.steps, t.steps * BATCH, t.held_out, t.size, t.seconds
         )
         for t in trials
-    }  # fmt: skip
-    judged = {t.name: [t.stats] for t in trials if t.stats is not None}
-    metric = task.metrics[task.default_metric]
-    found = standings(judged, task.default_metric, metric, config.seed or 0) if len(judged) > 1 else {}
-    return cells, {name: (standing.high - standing.low) / 2 for name, standing in found.items()}
+    }
+    judged = {t.name: t.judged(probe_too=frozen_too) for t in trials if t.after is not None}
+    return cells, half_widths(judged, metric, task.metrics[metric], config.seed or 0) if len(judged) > 1 else {}
 
 
 def _with_trial(model: ModelResult, cell: TrialCell | None, value: float | None) -> ModelResult:

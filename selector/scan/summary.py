@@ -15,7 +15,8 @@ from selector.tasks import task_for
 
 
 def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[ModelResult, ...]:
-    """Measured models by what was measured, then those with a micro trial by both, then finished ones by transferability, then stopped, excluded, failed.
+    """Measured models by what was measured, then those with a micro trial by both, then finished ones by transferability, those
+    that a micro trial could not train behind them, then stopped, excluded, failed.
 
     ``first`` names the model that comes first among those that measured the same: the one that was handed over.
     """
@@ -27,7 +28,9 @@ def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[Mo
         # stopped models of different N are ordered by how far they came, never by score across N
         merit = -measured.merit if measured else 0.0
         trial = np.inf if model.trial is None or model.trial.combined is None else -float(model.trial.combined)
-        return (group, merit, model.name != first, -model.rows if group == 2.0 else 0.0, trial, -transferability)
+        untrainable = model.trial is not None and model.trial.untrainable
+        rows = -model.rows if group == 2.0 else 0.0
+        return (group, merit, model.name != first, rows, untrainable, trial, -transferability)
 
     in_order = sorted(models, key=key)
     return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))

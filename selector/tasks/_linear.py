@@ -60,12 +60,12 @@ class LinearTask(Task):
         """Takes outputs (R, K)."""
         return OutputEvaluator(lambda outputs, items: self.judged(outputs, target, items, context))
 
-    def baseline(self, target: Target, metric: str) -> float | None:
+    def baseline(self, target: Target, metric: str, split: str = "test") -> float | None:
         """That of ``trivial``."""
-        test = target.indices("test")
-        if not len(test) or metric not in self.metrics:
+        items = target.indices(split)
+        if not len(items) or metric not in self.metrics:
             return None
-        value = self.trivial(target, test).value(metric)
+        value = self.trivial(target, items).value(metric)
         return None if np.isnan(value) else value
 
     def labels(self, annotations: np.ndarray) -> np.ndarray:

@@ -183,9 +183,9 @@ class Detection(DetectionReading, MapTask):
         least, f1 = stats.best_f1()
         return {"min_score": least, "f1": f1}
 
-    def baseline(self, target: Target, metric: str) -> float | None:
+    def baseline(self, target: Target, metric: str, split: str = "test") -> float | None:
         """Finding nothing."""
-        return 0.0 if len(target.indices("test")) and metric in self.metrics else None
+        return 0.0 if len(target.indices(split)) and metric in self.metrics else None
 
     # use
 

@@ -236,14 +236,14 @@ class Segmentation(SegmentationReading, MapTask):
         values = stats.summary.get("values")
         return {"values": list(values)} if values else {}
 
-    def baseline(self, target: Target, metric: str) -> float | None:
+    def baseline(self, target: Target, metric: str, split: str = "test") -> float | None:
         """Always the most frequent class of train + val."""
-        test = target.indices("test")
-        if not len(test) or metric not in self.metrics:
+        items = target.indices(split)
+        if not len(items) or metric not in self.metrics:
             return None
         masks = _masks(target)
         most = int(masks.pixels[target.indices("train", "val")].sum(axis=0).argmax())
-        truth = masks.pixels[test]
+        truth = masks.pixels[items]
         hit, said = np.zeros_like(truth), np.zeros_like(truth)
         hit[:, most], said[:, most] = truth[:, most], truth.sum(axis=1)
         return SegmentationStats({"hit": hit, "truth": truth, "said": said}).value(metric)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -86,14 +86,7 @@ def _features(bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadlin
         TrainingError: the deadline came first, or cached features are of another width.
     """
     if bench.features_for is not None:
-        cached = {
-            split: (bench.plan(split), np.asarray(bench.features_for(loaded.name, bench.indices[split])))
-            for split in splits
-        }
-        width = next(iter(cached.values()))[1].shape[1]
-        if width != (expected := bench.task.width(loaded.encoder)):
-            raise TrainingError(f"cached features have {width} columns, but the encoder gives {expected}; scan again.")
-        return cached
+        return cached_rows(bench, loaded, bench.features_for, splits)
     module, feed = bench.task.learner(loaded.encoder, bench.target), bench.feed(loaded.encoder.preprocess)
     found = {}
     for split in splits:
@@ -104,6 +97,23 @@ def _features(bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadlin
             return None
         found[split] = (plan, rows)
     return found
+
+
+def cached_rows(
+    bench: Workbench, loaded: Loaded, features_for: Callable[[str, np.ndarray], np.ndarray], splits: tuple[str, ...]
+) -> dict[str, Rows]:
+    """Rows of the probe by split, from features at the native resolution that were extracted before.
+
+    Raises:
+        TrainingError: they are of another width.
+    """
+    cached = {
+        split: (bench.plan(split), np.asarray(features_for(loaded.name, bench.indices[split]))) for split in splits
+    }
+    width = next(iter(cached.values()))[1].shape[1]
+    if width != (expected := bench.task.width(loaded.encoder)):
+        raise TrainingError(f"cached features have {width} columns, but the encoder gives {expected}; scan again.")
+    return cached
 
 
 def _curve(bench: Workbench, rows: Mapping[str, Rows], stats: Stats) -> list[list[float]]:

@@ -2,8 +2,9 @@
 
 What frozen features cannot show is how well a network trains. A micro trial measures it for about what extraction
 cost: a linear probe on some training items, then one short cycle of full fine-tuning on others, each seen once, at a
-low resolution, then one pass over validation items. What it costs is counted in forward passes before it begins, not
-by the clock, so that a repeated run does the same steps.
+low resolution, then one pass over validation items. Where the network cannot be reduced the probe is solved on features that
+the scan has extracted, for nothing. What a trial costs is counted in forward passes before it begins, not by the clock, so
+that a repeated run does the same steps.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from selector.core.errors import StoreError, TrainingError
 from selector.core.task import Probe, Stats, Task
 from selector.tuning import strategies
 from selector.tuning.crew import Crew, Kit, Supplies
+from selector.tuning.heads import Rows, cached_rows
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import build, load, resize, settle_precision
@@ -51,10 +53,10 @@ class MicroTrial:
 
     Attributes:
         status: ``ok``, ``diverged``, ``failed``, or ``not run`` with its ``reason``.
-        before, after: the task's default metric on the held-out items, of the linear probe and after the steps; None
-            where the trial did not end well.
+        before, after: the metric on the held-out items, of the linear probe and after the steps; None where the trial did
+            not end well.
         losses: of each batch before its step, by which the network had not been trained on it: a learning curve.
-        stats: of the held-out items, after the steps; the same items for every model.
+        stats, probe_stats: of the held-out items, after the steps and of the probe; the same items for every model.
     """
 
     name: str
@@ -68,6 +70,12 @@ class MicroTrial:
     seconds: float = 0.0
     losses: tuple[float, ...] = ()
     stats: Stats | None = None
+    probe_stats: Stats | None = None
+
+    def judged(self, *, probe_too: bool) -> list[Stats]:
+        """The statistics whose mean value counts."""
+        kept = (self.stats, self.probe_stats if probe_too else None)
+        return [stats for stats in kept if stats is not None]
 
 
 def micro_trials(
@@ -76,10 +84,12 @@ def micro_trials(
     task: Task,
     pixels_for: Callable[[AnyPreprocess], PixelBatches],
     *,
+    metric: str | None = None,
     share: float = 1.0,
     device: str = "auto",
     seed: int = 0,
     folder: Path,
+    features_for: Callable[[str, np.ndarray], np.ndarray] | None = None,
     progress: ProgressCallback | None = None,
     engine: Engine | None = None,
     supplies: Supplies | None = None,
@@ -90,10 +100,13 @@ def micro_trials(
         candidates: the models.
         target: train and val must not be empty; test is not read.
         pixels_for: as for ``run_tournament``.
+        metric: that judges; None for the task's own.
         share: forward passes that a trial may cost, as a share of what the extraction of train and val costs at the
             model's own resolution.
         seed: of the items that are drawn; they are the same for every model.
         folder: of the journal; a trial that stands in it is not run again.
+        features_for: as for ``run_tournament``: what a trial at the native resolution solves its probe on, at no cost. Workers
+            have none and extract them anew, at their cost.
         engine, supplies: as for ``run_tournament``.
     Returns:
         In the order of the candidates. A candidate that fails is a trial with that status.
@@ -103,18 +116,21 @@ def micro_trials(
     """
     bench = Workbench(
         target, task, pixels_for, Journal(folder, task.stats_type), device_of(device), BATCH, augment=False,
-        notify=progress or no_progress,
+        features_for=features_for, notify=progress or no_progress,
     )  # fmt: skip
+    metric = metric or task.default_metric
     outcomes: Iterator[Outcome[Any, MicroTrial]] = iter(())
     away: frozenset[str] = frozenset()
     if engine is not None and supplies is not None and not engine.in_process:
         away = frozenset(supplies.names)
         identities = {candidate.name: dict(candidate.identity) for candidate in candidates}
         crew = Crew.of(engine, Kit(supplies, task, device, BATCH, augment=False, settings={}, identities=identities))
-        jobs = [_Job(crew.kit, c.name, share, seed) for c in candidates if c.name in away]
+        jobs = [_Job(crew.kit, c.name, metric, share, seed) for c in candidates if c.name in away]
         outcomes = crew.map(_run_there, jobs)
     here = LocalEngine().map(
-        functools.partial(_run, bench, share, seed), [c for c in candidates if c.name not in away], fatal=(StoreError,)
+        functools.partial(_run, bench, metric, share, seed),
+        [c for c in candidates if c.name not in away],
+        fatal=(StoreError,),
     )
     found = {}
     for done, outcome in enumerate(itertools.chain(outcomes, here), 1):
@@ -131,6 +147,7 @@ class _Job:
 
     kit: Shared
     model: str
+    metric: str
     share: float
     seed: int
 
@@ -141,7 +158,7 @@ class _Job:
 
 def _run_there(job: _Job) -> MicroTrial:
     kit: Kit = opened(job.kit)
-    return _run(replace(kit.bench), job.share, job.seed, kit.candidate(job.model))
+    return _run(replace(kit.bench), job.metric, job.share, job.seed, kit.candidate(job.model))
 
 
 def draw(items: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -159,21 +176,36 @@ def steps_within(forwards: float, fixed: int) -> int:
     return steps if steps >= LEAST_STEPS else 0
 
 
-def _run(bench: Workbench, share: float, seed: int, candidate: Candidate) -> MicroTrial:
+def share_needed(items: int, fixed: int, reduction: float) -> float:
+    """``share`` from which the fewest steps that move anything fit, rounded up to a tenth.
+
+    Args:
+        items: of train and val, which the extraction passes.
+        fixed: passes for the probe and the judgement.
+        reduction: pixels at the trial's resolution over those at the model's own.
+
+    >>> share_needed(1000, 800, 1.0), share_needed(1000, 800, 0.25), share_needed(100, 20, 1.0)
+    (1.2, 0.3, 4.1)
+    """
+    return math.ceil(10 * (fixed + LEAST_STEPS * BACKWARD * BATCH) * reduction / items - 1e-9) / 10
+
+
+def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Candidate) -> MicroTrial:
     """One candidate, on record: load, probe, train, judge; or what the journal has of it."""
     target = bench.target
     drawn = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
     probed = min(PROBE_ITEMS, len(drawn) // 2)
     stream, held_out = drawn[probed:], draw(target.indices("val"), HELD_OUT, seed)
     bench.indices = {"train": drawn[:probed], "val": held_out, "test": np.empty(0, np.int64)}
-    forwards = share * (len(target.indices("train")) + len(target.indices("val")))
     if bench.task.probe_rows == 0:
         return MicroTrial(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
     with bench.working_on(candidate, "training: micro trial"):
-        return _tried(bench, stream, forwards, seed, candidate)
+        return _tried(bench, stream, metric, share, seed, candidate)
 
 
-def _tried(bench: Workbench, stream: np.ndarray, forwards: float, seed: int, candidate: Candidate) -> MicroTrial:
+def _tried(
+    bench: Workbench, stream: np.ndarray, metric: str, share: float, seed: int, candidate: Candidate
+) -> MicroTrial:
     loaded = load(bench, candidate)
     if loaded.encoder.module is None:
         return MicroTrial(candidate.name, "not run", "no torch network, so it cannot be trained")
@@ -181,31 +213,44 @@ def _tried(bench: Workbench, stream: np.ndarray, forwards: float, seed: int, can
     if loaded.resolution is not None:
         resize(bench, loaded, (min(SIDE, loaded.size[0]), min(SIDE, loaded.size[1])))
     settle_precision(bench, loaded)
-    fixed = len(bench.indices["train"]) + 2 * len(bench.indices["val"])
-    steps = steps_within(forwards * native / math.prod(loaded.size), fixed)
+    of_probe = 0 if _extracted(bench, loaded) else len(bench.indices["train"]) + len(bench.indices["val"])
+    items, fixed = len(bench.target.indices("train", "val")), of_probe + len(bench.indices["val"])
+    reduction = math.prod(loaded.size) / native
+    steps = steps_within(share * items / reduction, fixed)
     if not steps:
-        return MicroTrial(
-            candidate.name, "not run", f"fewer than {LEAST_STEPS} steps cost as much as the extraction; raise trials"
-        )
+        needed = share_needed(items, fixed, reduction)
+        reason = f"{LEAST_STEPS} steps cost {needed:g} times the extraction and {share:g} is allowed; raise trials to {needed:g}"
+        return MicroTrial(candidate.name, "not run", reason)
     key = bench.journal.key(_address(bench, loaded, stream, steps, seed))
     record = bench.journal.read(key)
     if record is None:
         record = _measure(bench, loaded, stream, steps, seed)
         bench.journal.write(key, record)
     facts = record.facts
-    return MicroTrial(
+    probe_stats = bench.task.stats_type(record.arrays, facts["probe_summary"])
+    before, after = (None if stats is None else stats.value(metric) for stats in (probe_stats, record.stats))
+    found = MicroTrial(
         candidate.name,
         record.status,
         "; ".join(facts["notes"]),
-        facts["before"],
-        None if record.stats is None else record.stats.value(bench.task.default_metric),
+        before,
+        after,
         int(facts["steps"]),
         len(bench.indices["val"]),
         loaded.resolution,
         float(facts["seconds"]),
         tuple(facts["losses"]),
         record.stats,
+        probe_stats,
     )
+    if before != before or after != after:  # NaN
+        return replace(found, status="failed", reason=f"{metric} is undefined on these items", before=None, after=None)
+    return found
+
+
+def _extracted(bench: Workbench, loaded: Loaded) -> Callable[[str, np.ndarray], np.ndarray] | None:
+    """Features of the probe's items that are there already: those of the scan, of the native resolution."""
+    return bench.features_for if loaded.resized is None else None
 
 
 def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int) -> dict[str, Any]:
@@ -216,6 +261,7 @@ def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
         "batch_size": BATCH,
         "rate": RATES[optimiser_of(loaded, STRATEGY)],
         "items": [len(bench.indices["train"]), len(stream), len(bench.indices["val"])],
+        "probe": "extracted before" if _extracted(bench, loaded) else "here",
         "seed": seed,
     }
 
@@ -247,24 +293,18 @@ def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
     stats = bench.stats_of(loaded, module, "val") if fit.status == "ok" else None
     facts = {
         "status": fit.status,
-        "before": before.value(bench.task.default_metric),
+        "probe_summary": before.summary,
         "steps": fit.steps,
         "losses": fit.losses,
         "notes": fit.notes,
         "seconds": bench.now() - begun,
     }
-    return Record(facts, stats)
+    return Record(facts, stats, before.arrays)
 
 
 def _probe(bench: Workbench, loaded: Loaded) -> tuple[Probe, Stats]:
     """The linear probe at the resolution of the trial, and what it reaches on the held-out items."""
-    module, feed = bench.task.learner(loaded.encoder, bench.target, size=loaded.resized), bench.feed(loaded.preprocess)
-    rows = {}
-    for split in ("train", "val"):
-        plan, features = bench.rows_of(module, feed, bench.indices[split], bf16=loaded.bf16)
-        if features is None:
-            raise TrainingError("the task reads no rows off the network, so no linear probe can be solved.")
-        rows[split] = plan, features
+    rows = _rows(bench, loaded)
     probe = bench.task.probe(bench.target, rows["train"], rows["val"])
     if probe is None:
         raise TrainingError("the task solves no linear probe on these rows.")
@@ -273,3 +313,17 @@ def _probe(bench: Workbench, loaded: Loaded) -> tuple[Probe, Stats]:
         return probe, bench.stats_of_outputs(outputs, "val")
     start = replace(loaded, probe=probe)
     return probe, bench.stats_of(start, build(bench, start, probe), "val")
+
+
+def _rows(bench: Workbench, loaded: Loaded) -> dict[str, Rows]:
+    """What the probe is solved on, by split: extracted before, or by forward passes here."""
+    if (features_for := _extracted(bench, loaded)) is not None:
+        return cached_rows(bench, loaded, features_for, ("train", "val"))
+    module, feed = bench.task.learner(loaded.encoder, bench.target, size=loaded.resized), bench.feed(loaded.preprocess)
+    found = {}
+    for split in ("train", "val"):
+        plan, features = bench.rows_of(module, feed, bench.indices[split], bf16=loaded.bf16)
+        if features is None:
+            raise TrainingError("the task reads no rows off the network, so no linear probe can be solved.")
+        found[split] = plan, features
+    return found

@@ -1,15 +1,27 @@
 """Between ranking and confirmation: who gets a micro trial, the order by both, and how many are confirmed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import selector
+from selector.core.metric import Metric
 from selector.ranking.combination import agreeing
 from selector.ranking.prior import PriorScore
-from selector.ranking.second_stage import MARGIN, as_long_as, choose, combined, contenders
+from selector.ranking.second_stage import (
+    MARGIN,
+    Scale,
+    as_long_as,
+    choose,
+    combined,
+    contenders,
+    without_prior_against,
+)
 from selector.report.html import write_report
 from selector.report.ranking import load_ranking
-from selector.results import ModelResult, TrialCell
+from selector.results import ModelResult, PriorCell, TrialCell
+from selector.scan.summary import ordered
 
 
 def model(name: str, score: float, p_top_k: float | None, shift: float = 0.0) -> ModelResult:
@@ -28,6 +40,11 @@ def test_a_model_that_the_prior_pushed_behind_the_kth_is_a_contender() -> None:
 
 def test_without_intervals_as_many_again_are_contenders() -> None:
     assert [m.name for m in contenders([model(n, 0.5, None) for n in "abcde"], 2)] == ["a", "b", "c", "d"]
+
+
+def test_a_larger_k_has_more_trials() -> None:
+    models = [model(f"m{i}", 0.5, 0.5) for i in range(20)]
+    assert [len(contenders(models, k)) for k in (1, 3, 6, 8, 30)] == [6, 6, 12, 16, 20]
 
 
 def test_a_model_whose_trial_was_not_run_counts_as_the_others_on_average() -> None:
@@ -63,9 +80,56 @@ def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_tr
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
-def test_a_model_that_cannot_be_trained_comes_last(status: str) -> None:
-    found = combined({"a": 0.9, "b": 0.2}, {"a": TrialCell(status), "b": TrialCell("ok", after=0.3)})
-    assert found["a"] < found["b"]
+def test_a_model_that_cannot_be_trained_comes_last_and_is_confirmed_by_no_choice(status: str) -> None:
+    known = {"a": 0.9, "b": 0.2, "c": 0.1}
+    trials = {"a": TrialCell(status), "b": TrialCell("ok", after=0.3), "c": TrialCell("not run")}
+    values = combined(known, trials)
+    assert list(values) == ["b", "c"]
+    tried = [
+        replace(model(n, known[n], None), trial=replace(cell, combined=values.get(n))) for n, cell in trials.items()
+    ]
+    untried, stopped = model("d", 0.05, None), ModelResult("e", {}, status="stopped", transferability=0.99)
+    assert [m.name for m in ordered([*tried, untried, stopped])] == ["b", "c", "d", "a", "e"]
+    assert choose({"b": 0.25}, {}, {}, None).names == ("b",)  # where b alone did not fail
+
+
+def test_no_metric_outweighs_the_transferability() -> None:
+    """R² far below 0 says no more than 0, and a loss is measured by that of the class shares."""
+    known = {"a": 0.5, "b": 0.5}
+    ended = {"a": TrialCell("ok", before=-80.0, after=-30.0), "b": TrialCell("ok", before=0.1, after=0.2)}
+    assert combined(known, ended) == pytest.approx({"a": 0.25, "b": 0.35})
+    assert combined(known, ended, frozen_too=True) == pytest.approx({"a": 0.25, "b": 0.325})
+    loss = Scale.of(Metric(sign=-1, unit="nats"), trivial=2.0)
+    losses = {"a": TrialCell("ok", before=9.0, after=1.0), "b": TrialCell("ok", before=2.0, after=0.5)}
+    assert combined(known, losses, scale=loss) == pytest.approx({"a": 0.5, "b": 0.625})
+    # errors are in the metric's unit: what is noise of a share of 0.1 is one of a loss of 0.2
+    shares = {"a": TrialCell("ok", after=0.5), "b": TrialCell("ok", after=0.75)}
+    assert combined(known, losses, {"a": 0.2, "b": 0.0}, scale=loss) == combined(known, shares, {"a": 0.1, "b": 0.0})
+    assert Scale.of(Metric(sign=-1), trivial=None)(0.02) == 0.98  # a calibration error
+    assert Scale.of(Metric(sign=-1, unit="target"), trivial=None) is None
+    assert Scale.of(Metric(sign=-1, unit="nats"), trivial=0.0) is None
+    assert Scale.of(Metric(), trivial=None)(0.731) == 0.731  # accuracy stays what it is, whatever its chance
+
+
+def with_prior(name: str, score: float, shift: float) -> ModelResult:
+    cell = PriorCell(shift, 4 * shift, "facts", weight=0.25)
+    found = replace(model(name, score, 0.5, shift), prior=cell)
+    return replace(found, transferability_low=score + shift - 0.1, transferability_high=score + shift + 0.1)
+
+
+def test_a_prior_that_contradicts_the_trials_moves_nothing() -> None:
+    shifts = dict(zip("abcdef", (0.2, 0.1, 0.0, -0.1, -0.2, 0.05), strict=True))
+    models = [with_prior(n, 0.5, by) for n, by in shifts.items()]
+    against = {n: 0.5 - by for n, by in shifts.items() if n != "f"}  # of f there is no trial
+    found = without_prior_against(models, against)
+    assert [m.transferability for m in found] == pytest.approx([0.5] * 6)
+    assert [(m.transferability_low, m.transferability_high) for m in found] == [pytest.approx((0.4, 0.6))] * 6
+    assert {(m.prior.shift, m.prior.weight) for m in found} == {(0.0, 0.0), (0.0, 0.25)}  # c was not moved
+    assert found[0].prior.origin == "facts; left out, because it orders these models against their micro trials"
+    assert found[0].p_top_k == 0.5
+    assert without_prior_against(models, {n: 0.5 + by for n, by in shifts.items()}) is None  # it agrees
+    assert without_prior_against(models, {n: against[n] for n in "abde"}) is None  # four say nothing
+    assert without_prior_against([model(n, 0.5, 0.5) for n in shifts], against) is None  # there is none
 
 
 def test_as_many_are_confirmed_as_may_be_the_best() -> None:
@@ -77,6 +141,13 @@ def test_as_many_are_confirmed_as_may_be_the_best() -> None:
     assert choose(values, {"d": 4 * MARGIN}, {}, None).names == ("a", "b", "c", "d")
     assert choose({"a": 0.9, "b": 0.1, "c": 0.0}, {}, {}, None).names == ("a", "b")  # two at least
     assert len(choose(dict.fromkeys("abcdefgh", 0.5), {}, {}, None).names) == 4
+
+
+def test_a_model_within_its_margin_is_confirmed_before_one_outside() -> None:
+    """c lies behind b, but its trial is too uncertain to exclude it; b's is not."""
+    found = choose({"a": 0.80, "b": 0.765, "c": 0.76}, {"a": 0.0, "b": 0.0, "c": 0.12}, {}, None)
+    assert found.names == ("a", "c")
+    assert found.why == "Confirmed are 2 models: 2 may be the best by scores and micro trials (90 %)."
 
 
 def test_the_budget_bounds_how_many_are_confirmed() -> None:
