@@ -13,7 +13,7 @@ from selector.tuning import micro_trials as room
 from selector.tuning.compare import half_widths, standings
 from selector.tuning.micro_trials import draw, micro_trials, steps_within
 from selector.tuning.strategies._loop import as_batch
-from tests.tuning.samples import MNIST, SVHN, VIT, PixelsOf, candidate, load, pixels_for, small_target, spec_of
+from tests.tuning.samples import MNIST, SVHN, VIT, PixelsOf, candidate, load, pixels_for, small_target
 
 TASK = tasks.registry.get("classification")
 
