@@ -133,7 +133,7 @@ def run_adaptation(
         c.name: (*(m for key, m in measured.items() if key[0] == c.name), *_failed(c, pool, task)) for c in candidates
     }
     return AdaptationResult(
-        measurements, best, chosen, (*trouble, *chosen.notes),
+        measurements, best, chosen, (*trouble, *_cut(pool.made), *chosen.notes),
         {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labelled}, tuple(pool.made),
         np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32), merits,
     )  # fmt: skip
@@ -252,7 +252,9 @@ def network_heads(
     trained = _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task)
     moved = adapted_by("coral", seen, task)
     facts = {**moved.head.facts, **head.facts, "coral_head": 1.0}
-    return replace(trained, module=module), replace(moved, head=replace(moved.head, facts=facts), module=module)
+    return replace(trained, module=module), replace(
+        moved, head=replace(moved.head, facts=facts, note=head.note), module=module
+    )
 
 
 def better_head(trained: Adapted, moved: Adapted, shift: float) -> Adapted:
@@ -384,6 +386,7 @@ def _measurement(
         stats.values(task.metrics),
         dict(final),
         seconds=adapted.seconds,
+        note=adapted.head.note,
         steps=int(adapted.head.facts.get("steps", 0)),
         learning_rate=adapted.head.facts.get("learning_rate"),
         trained_parameters=sum(p.numel() for p in adapted.module.parameters())
@@ -398,6 +401,11 @@ def _measurement(
             **({"error_analysis": _analysis(adapted, target, task)} if handed else {}),
         },
     )
+
+
+def _cut(made: Mapping[Key, Adapted]) -> list[str]:
+    """What the budget cut short."""
+    return [f"{' '.join(key)}: {a.head.note}." for key, a in made.items() if a.head.note]
 
 
 def _analysis(adapted: Adapted, target: Target, task: Adaptation) -> dict[str, Any]:

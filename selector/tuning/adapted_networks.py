@@ -107,7 +107,8 @@ def network_outputs(
         "steps": float(record.facts["steps"]), "learning_rate": trial.rate,
         **({"mirror_images": float(loaded.mirror)} if bench.augment else {}),
     }  # fmt: skip
-    return module, AdaptedHead(weight, bias, facts), outputs, features
+    cut = "; ".join(record.facts["notes"]) if record.facts["steps"] < steps else ""
+    return module, AdaptedHead(weight, bias, facts, note=cut), outputs, features
 
 
 def outputs_of(

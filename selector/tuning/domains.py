@@ -51,12 +51,14 @@ class AdaptedHead:
         facts: what should be known of how it came about: strength, effective sample size.
         source: rows of train and val as the head was solved on them: a head for source rows that were moved to the
             target is not one for source rows as they are, and says nothing sensible of them. None for as they are.
+        note: what was cut of the training that it comes of.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     facts: Mapping[str, float] = field(default_factory=dict)
     source: tuple[np.ndarray, np.ndarray] | None = None
+    note: str = ""
 
     def outputs(self, rows: np.ndarray) -> np.ndarray:
         """(N, C) float32."""

@@ -252,16 +252,25 @@ def test_mirror_images_are_learned_from_where_they_show_the_same_class(tmp_path,
 def test_a_trained_network_is_saved_as_it_was_judged(zoo, tmp_path, monkeypatch, solved):
     images, _ = pictures(30, 7, low=60, high=255)
     from selector.tuning import adapt
+    from selector.tuning.strategies import _loop
 
     choose = adapt.choose
     monkeypatch.setattr(adapt, "expected_to_win", lambda *_: solved)
     monkeypatch.setattr(
         adapt, "choose", lambda views, shifts: adapt.replace(choose(views, shifts), name=(next(iter(views))[0], "dann"))
     )
-    ranking = run(zoo, tmp_path, images, strategies="dann", max_steps=4, top_k=1)
+    monkeypatch.setattr(
+        _loop, "_cool_down", lambda step, *_: (step, step + 1)
+    )  # the budget is over after the first step
+    ranking = run(zoo, tmp_path, images, strategies="dann", max_steps=4, top_k=1, budget=1e6)
     assert ranking.confirmation["adaptation"]["handed over"][1] == "dann"
     measured = next(m for m in ranking.best.measurements if m.strategy == "dann")
     assert ("coral_head" in measured.extra) == solved
+    assert measured.steps == 2
+    assert measured.note == (
+        "cooled down after 2 of 4 steps: the time for it was over; the strength of the domain classifier had risen to 0.85 of 1"
+    )
+    assert f"{ranking.best.name} dann: {measured.note}." in ranking.warnings
     kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)
     place = kept["strategies"].tolist().index("dann")
     predicted = np.array(CLASSES)[kept["probabilities"][place].argmax(axis=1)]

@@ -87,6 +87,12 @@ class AligningLearner(nn.Module):
             )
         return own + found
 
+    def reached(self) -> str:
+        """How far what rises with ``progress`` had risen at the last step, in words; empty where nothing does."""
+        if not any(isinstance(part, DomainAdversary) for part in self.alignment.modules()):
+            return ""
+        return f"the strength of the domain classifier had risen to {strength_at(self.progress):.2f} of 1"
+
     def weight(self, annotations: Sequence[Any]) -> float:
         """The learner's own."""
         return cast(Learner, self.learner).weight(annotations)
@@ -119,6 +125,11 @@ class _Reversed(torch.autograd.Function):
         return -context.strength * gradient, None
 
 
+def strength_at(progress: float) -> float:
+    """Of the reversed gradient, 0..1, at a share of the training."""
+    return 2 / (1 + float(torch.exp(torch.tensor(-10.0 * progress)))) - 1
+
+
 class DomainAdversary(nn.Module):
     """A domain classifier behind a gradient reversal whose strength rises from 0 to 1 (Ganin et al., JMLR 2016, sec. 5.2.2)."""
 
@@ -138,7 +149,7 @@ class DomainAdversary(nn.Module):
         Args:
             weights: of the items of either domain (B,), with a mean of 1.
         """
-        strength = 2 / (1 + float(torch.exp(torch.tensor(-10.0 * progress)))) - 1
+        strength = strength_at(progress)
         said = self.classifier(_Reversed.apply(torch.cat([source, target]), strength))[:, 0]  # type: ignore[no-untyped-call]
         domain = torch.cat([torch.zeros(len(source)), torch.ones(len(target))]).to(said.device)
         weight = None if weights is None else torch.cat(weights)

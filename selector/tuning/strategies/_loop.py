@@ -214,6 +214,8 @@ def train(
                 on_step(fit.steps)
     if fit.cut:
         fit.notes.append(f"cooled down after {fit.steps} of {settings.steps} steps: the time for it was over")
+        if getattr(module, "adapts", False) and (reached := module.reached()):  # type: ignore[operator]
+            fit.notes.append(reached)
     optimiser.zero_grad(set_to_none=True)
     module.eval()
     if fit.status == "ok" and not _finite(moving):

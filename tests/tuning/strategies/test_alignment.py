@@ -220,6 +220,29 @@ def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(name, tmp_
     assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("dann", ["the strength of the domain classifier had risen to 0.42 of 1"]), ("mcc", [])],
+)
+def test_a_training_that_is_cut_says_how_far_the_adversary_had_risen(name, told):
+    wrapped, seconds = strategies.registry.get(name).wrap(learner()), [0.0]
+    rng = np.random.default_rng(0)
+    feed = Feed(
+        Rows(rng.standard_normal((40, 2)).astype(np.float32)), torch.as_tensor, lambda items: [int(i) % 2 for i in items],
+        unlabelled=np.arange(20, 40),
+    )  # fmt: skip
+
+    def tick(step):
+        seconds[0] = float(step)
+
+    fit = train(
+        wrapped, strategies.registry.get(name).groups(parts_of(wrapped, ()), layer_decay=False), feed, np.arange(20),
+        Settings(100, 8, 1e-2, "adamw"), deadline=11.0, clock=lambda: seconds[0], on_step=tick,
+    )  # fmt: skip
+    assert fit.steps == 10
+    assert fit.notes == ["cooled down after 10 of 100 steps: the time for it was over", *told]
+
+
 def test_an_aligning_learner_says_that_it_looks_at_both_domains():
     assert AligningLearner.adapts
     assert not getattr(learner(), "adapts", False)
