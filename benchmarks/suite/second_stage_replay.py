@@ -1,8 +1,8 @@
 """The second stage as the package runs it, replayed on the tables: who gets a trial, the order that comes out, who is confirmed.
 
 The package's own functions decide. Two things differ from a run: the table has no blocks of rows, so contenders are those of a
-ranking without intervals (the first six by transferability, and the first three by scores alone among them), and every
-contender has the whole trial, where a run at the usual price stops some of the small networks earlier.
+ranking without intervals (the first three by transferability, by scores alone, and the next by transferability), and every
+contender has the whole trial, where a run at the usual price gives the smallest networks fewer steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ import numpy as np
 
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import Cells
-from selector.ranking.second_stage import MARGIN, Z90, as_long_as, choose, combined, contenders
+from selector.ranking.second_stage import (
+    MARGIN,
+    Z90,
+    as_long_as,
+    choose,
+    combined,
+    contenders,
+    ended_well,
+    trial_value,
+    without_prior_against,
+)
 from selector.results import ModelResult, PriorCell, TrialCell
 from selector.scan.summary import ordered
 from selector.tuning.micro_trials import BATCH, STEPS
@@ -57,7 +67,10 @@ def second_stage(
         ]
     )
     tried = {m.name: cell_of(trials[name, m.name]) for m in contenders(models, TOP_K)}
-    errors = half_widths(tried, trials, name)
+    errors = half_widths(tried, trials, name, frozen_too=frozen_too)
+    judged = {e: trial_value(cell, frozen_too) for e, cell in ended_well(tried).items()}
+    first = tuple(m.name for m in models[:TOP_K])
+    models = tuple(without_prior_against(models, judged) or models)
     by_name = {m.name: m for m in models}
     values = combined({e: by_name[e].transferability or 0.0 for e in tried}, tried, errors, frozen_too=frozen_too)
     after = ordered(
@@ -69,7 +82,7 @@ def second_stage(
     place = {m.name: i for i, m in enumerate(after)}
     return Stage(
         np.array([-float(place[e]) for e in cells.names]),
-        tuple(m.name for m in models[:TOP_K]),
+        first,
         values,
         errors,
         {e: float(trials[name, e]["trial_seconds"]) for e in tried},
@@ -83,13 +96,15 @@ def cell_of(row: Mapping[str, str]) -> TrialCell:
     return TrialCell("ok", before=float(row["before"]), after=float(row["after"]), seconds=float(row["trial_seconds"]))
 
 
-def half_widths(tried: Mapping[str, TrialCell], trials: Trials, name: str) -> dict[str, float]:
+def half_widths(
+    tried: Mapping[str, TrialCell], trials: Trials, name: str, *, frozen_too: bool = False
+) -> dict[str, float]:
     """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept.
 
-    Of the values after the steps: the table has no items of the probe.
+    Of the values after the steps, whatever the best is judged by: the table has no items of the probe.
     """
-    tried = {e: cell for e, cell in tried.items() if cell.after is not None}
-    best = max(tried, key=lambda e: tried[e].after or 0.0)
+    tried = ended_well(tried)
+    best = max(tried, key=lambda e: trial_value(tried[e], frozen_too))
 
     def right(encoder: str) -> np.ndarray | None:
         kept, count = trials[name, encoder].get("right") or "", int(trials[name, encoder]["held_out"])

@@ -127,6 +127,19 @@ def test_what_ships_gives_the_leading_six_a_trial() -> None:
     assert found.first == too.first == ("a", "b", "c")
 
 
+def test_what_ships_leaves_the_prior_out_where_trials_order_against_it() -> None:
+    """The prior alone puts a before f; their trials, and those of all between, say the contrary."""
+    ten = cells([float(i) for i in range(10)])
+    shift, score = np.linspace(0.5, 0.0, 10), np.full(10, 0.3)
+    after = np.linspace(0.60, 0.69, 10)
+    trials = {("s", e): trial(a, a, [1] * 8) for e, a in zip(ten.names, after, strict=True)}
+    found = second_stage("s", ten, score + shift, score, trials, frozen_too=False)
+    order = [ten.names[i] for i in np.argsort(-found.order)]
+    assert order[:6] == list("fedcba")
+    assert found.values["f"] - found.values["a"] == pytest.approx((after[5] - after[0]) / 2)
+    assert found.first == ("a", "b", "c")  # what would be confirmed without trials has the prior
+
+
 def test_the_better_of_both_outcomes_counts_by_default() -> None:
     own = {"s": cells([1.0, 5.0, 3.0])}
     frozen = {"s": {"a": 2.0, "b": 1.0, "c": 4.0, "d": 9.0}}
