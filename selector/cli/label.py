@@ -39,6 +39,12 @@ def label(
         return
     rows = [(model, strategy, f"{accuracy:.3f}", f"{p:.2f}") for model, strategy, accuracy, p in asked.standing[:10]]
     print_rows(["model", "strategy", "expected accuracy", "P(best)"], rows, numeric=(2, 3))
+    first = asked.standing[0]
+    if any(row[2] > first[2] for row in asked.standing):
+        say(
+            f"{first[0]} {first[1]} was handed over without labels and stands first until one is known; then the highest "
+            "expected accuracy does."
+        )
     if answers is not None:
         ranking = load_ranking(run)
         for note in ranking.confirmation["adaptation"]["notes"]:

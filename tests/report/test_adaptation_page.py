@@ -1,12 +1,15 @@
 """The examples of docs/domain_adaptation.md do what the page says."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from typer.testing import CliRunner
 
 import selector
 from selector.cli.app import app
+from selector.scan.adapting import PREDICTIONS
 from tests.scan.test_adapting import CLASSES, Tiny, pictures
 
 PAGE = (Path(__file__).parents[2] / "docs" / "domain_adaptation.md").read_text(encoding="utf-8")
@@ -34,6 +37,33 @@ def test_the_examples(tmp_path, monkeypatch):
     assert found["model"] == "mine"
     assert len(found["predictions"]) == 24
     assert {p.label for p in found["predictions"]} <= set(CLASSES)
+    check_what_label_says_of_the_choice(tmp_path / "runs" / "python")
+
+
+def check_what_label_says_of_the_choice(run):
+    """The one that was handed over is the first row, with a word where others are expected to be more accurate."""
+
+    def label():
+        asked = CliRunner().invoke(app, ["label", str(run), "--count", "3"], env={"COLUMNS": "160"})
+        assert asked.exit_code == 0, asked.output
+        return asked.output
+
+    told = "was handed over without labels and stands first until one is known"
+    with np.load(run / PREDICTIONS) as kept:
+        arrays = dict(kept)
+    shape = arrays["probabilities"].shape
+    arrays["probabilities"] = np.random.default_rng(0).dirichlet(np.ones(shape[2]), shape[:2])  # that differ
+    np.savez(run / PREDICTIONS, **arrays)
+    path = run / "run.json"
+    document = json.loads(path.read_text())
+    standing = {row[1]: row[2] for row in selector.label(run, count=3).standing}
+    for strategy in (max(standing, key=standing.get), min(standing, key=standing.get)):
+        document["confirmation"]["adaptation"]["handed over"] = ["mine", strategy]
+        path.write_text(json.dumps(document))
+        again = {row[1]: row[2] for row in selector.label(run, count=3).standing}
+        assert next(iter(again)) == strategy
+        assert (f"mine {strategy} {told}" in " ".join(label().split())) == (again[strategy] < max(again.values()))
+    assert again[strategy] < max(again.values())  # the sentence was seen
 
 
 def test_the_commands_exist_and_say_what_is_wrong(tmp_path, monkeypatch):

@@ -231,9 +231,21 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def solved(zoo, tmp_path_factory):  # noqa: F811
-    """A run of heads alone."""
+    """A run of heads alone, on images of which six occur twice."""
     images, _ = pictures(30, 7, low=60, high=255)
-    return run(zoo, tmp_path_factory.mktemp("solved"), images, strategies="coral")
+    return run(
+        zoo, tmp_path_factory.mktemp("solved"), np.concatenate([images, images[:6]]), strategies="coral", top_k=1
+    )
+
+
+def test_a_content_is_asked_for_once_under_a_name_of_it(solved):
+    asked = selector.label(solved, count=36)
+    assert sorted(int(name.split()[-1]) for name in asked.items) == list(range(30))
+    with asked.table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["id"] for row in rows}) == 30
+    target = solved.loaded_target
+    assert all(target.hashes[target.names.index(row["item"], 90)] == row["id"] for row in rows)  # behind the source
 
 
 @pytest.mark.parametrize(
