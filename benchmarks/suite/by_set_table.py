@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     truth = fine_tuned(suite.table("ground_truth"), "full")
     scored = score_cells.read(suite.table("scores"))
     cells = {n: members.gather(scored, n, column, cards) for n, column in truth.items() if n in scored.labels}
+    cells = {n: found for n, found in cells.items() if len(found.names) >= FEWEST}
     path = suite.table("trials")
     trials = {(r["set"], r["encoder"]): float(r["after"]) for r in table.whole_rows(path) if r["after"] != "nan"}
     elsewhere = mean_ranks(fine_tuned(suites.find("images").table("ground_truth"), "full"))
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += [measured(name, label, order, sizes) for label, order in made]
     for label in dict.fromkeys(str(row["order"]) for row in rows) if len(cells) > 1 else ():
         own = [row for row in rows if row["order"] == label]
+        if len(own) < len(cells):  # a mean over other sets cannot be compared
+            continue
         columns = [c for c in own[0] if c not in ("set", "order")]
         rows.append({"set": f"mean of {len(own)}", "order": label} | {c: round(float(np.nanmean([float(str(r[c])) for r in own])), 3) for c in columns})  # fmt: skip
     write_rows(suite.table("by_set"), rows)
