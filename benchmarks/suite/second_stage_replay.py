@@ -53,12 +53,20 @@ class Stage:
 
 
 def second_stage(
-    name: str, cells: Cells, transferability: np.ndarray, scores: np.ndarray, trials: Trials, *, frozen_too: bool
+    name: str,
+    cells: Cells,
+    transferability: np.ndarray,
+    scores: np.ndarray,
+    trials: Trials,
+    *,
+    frozen_too: bool,
+    keep_prior: bool = False,
 ) -> Stage:
     """Of one set; ``scores`` are the transferability without the prior.
 
     Args:
         frozen_too: strategies are frozen and full, as by default, in place of full alone.
+        keep_prior: even where the trials order against it, which is not what ships.
     """
     models = ordered(
         [
@@ -70,7 +78,8 @@ def second_stage(
     errors = half_widths(tried, trials, name, frozen_too=frozen_too)
     judged = {e: trial_value(cell, frozen_too) for e, cell in ended_well(tried).items()}
     first = tuple(m.name for m in models[:TOP_K])
-    models = tuple(without_prior_against(models, judged) or models)
+    if not keep_prior:
+        models = tuple(without_prior_against(models, judged) or models)
     by_name = {m.name: m for m in models}
     values = combined({e: by_name[e].transferability or 0.0 for e in tried}, tried, errors, frozen_too=frozen_too)
     after = ordered(

@@ -63,15 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = {e: float(card["params"]) for e, card in encoders.cards(assets / "models").items()}
     cells, scores, trials = gathered(assets, args.fewest)
     frozen = fine_tuned(SUITE.table("ground_truth"), "frozen")
-    stages = replayed(cells, scores, trials)
+    stages, kept = (replayed(cells, scores, trials, keep_prior=keep) for keep in (False, True))
+    every = {**stages, **{f"{strategies}, prior kept": by_set for strategies, by_set in kept.items()}}
     rows = {
-        "": agreement(cells, scores, stages, sizes, frozen, seed_noise(SUITE.table("ground_truth")), args.draws),
+        "": agreement(cells, scores, every, sizes, frozen, seed_noise(SUITE.table("ground_truth")), args.draws),
         "_errors": correlations(cells, scores),
         "_outcomes": outcomes(cells, scores, trials, frozen),
         "_left_out": [
             row
             for strategies, by_set in stages.items()
-            for row in left_out(strategies, of_outcome(cells, frozen, OUTCOMES[strategies]), scores, by_set, trials)
+            for row in left_out(
+                strategies, of_outcome(cells, frozen, OUTCOMES[strategies]), scores, by_set, kept[strategies], trials
+            )
         ],
     }
     for what, found in rows.items():
@@ -110,11 +113,13 @@ def gathered(assets: Path, fewest: int = FEWEST) -> tuple[dict[str, Cells], dict
     return cells, scores, trials
 
 
-def replayed(cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Trials) -> Stages:
+def replayed(
+    cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Trials, *, keep_prior: bool = False
+) -> Stages:
     """The package's second stage on every set."""
     return {
         strategies: {
-            n: second_stage(n, c, scores[n][FROZEN], scores[n][NO_PRIOR], trials, frozen_too=too)
+            n: second_stage(n, c, scores[n][FROZEN], scores[n][NO_PRIOR], trials, frozen_too=too, keep_prior=keep_prior)
             for n, c in cells.items()
         }
         for strategies, too in STRATEGIES.items()
@@ -174,13 +179,14 @@ def left_out(
     cells: Mapping[str, Cells],
     scores: Mapping[str, Values],
     stages: Mapping[str, Stage],
+    kept: Mapping[str, Stage],
     trials: Trials,
 ) -> list[dict[str, object]]:
     """One row a set: weight and margin as the other sets have them, and the sets that are confirmed.
 
     ``weighted_tau`` and ``regret@1`` are those of the shipped stage, with ``_all`` of a trial for every model at the weight
     that the other sets choose, and ``_without`` without trials. ``regret``, in points, is that of the best among those
-    confirmed; ``seconds`` of the processor are those of trials and full trainings; ``_unlimited`` of a call without a budget.
+    confirmed; ``seconds`` of the processor are those of trials and full trainings; ``_unlimited`` of a call without a budget. ``kept`` are the stages that leave the prior in whatever trials say.
     """
     trial = "trial and probe" if STRATEGIES[strategies] else "trial"
     rows = []
@@ -202,6 +208,7 @@ def left_out(
             for label, margin in (("shipped", MARGIN), ("left_out", margins[limit])):
                 found = confirm(stages[name], own, margin, limited=limited)
                 row |= {f"{label}{limit}_{k}": v for k, v in found.items()}
+            row |= {f"prior_kept{limit}_{k}": v for k, v in confirm(kept[name], own, limited=limited).items()}
         rows.append(row | {f"first_3_{k}": v for k, v in fixed(name, stages[name], own, trials).items()})
     return rows
 

@@ -193,6 +193,7 @@ VARIANTS: dict[str, Variant] = {
     "trial": lambda one, others: one.after,
     "no prior": lambda one, others: one.score - one.shift + one.after,
     "prior left out where trials order against it": without_a_prior_that_trials_contradict,
+    "with the gain over the probe": lambda one, others: one.score + 2 * one.after - one.before,
     "mean with the trial's log-loss": lambda one, others: one.score + (one.after + one.log_loss) / 2,
     "by reliability": by_reliability,
     "empirical Bayes": empirical_bayes,

@@ -78,7 +78,7 @@ def test_each_set_is_judged_by_what_the_other_sets_choose() -> None:
     scores = {n: scored(*((down, up) if n == "x" else (up, down))) for n in "xyz"}
     trials = {(n, e): trial(0.0, float(scores[n]["trial"][i]), [1] * 8) for n in "xyz" for i, e in enumerate("abcd")}
     stages = replayed(own, scores, trials)["full"]
-    rows = {str(row["set"]): row for row in left_out("full", own, scores, stages, trials)}
+    rows = {str(row["set"]): row for row in left_out("full", own, scores, stages, stages, trials)}
     assert rows["x"]["weight"] == 0.0
     assert rows["x"]["weighted_tau_all"] == -1.0
     assert rows["x"]["first_3_models"] == 3
@@ -137,6 +137,8 @@ def test_what_ships_leaves_the_prior_out_where_trials_order_against_it() -> None
     order = [ten.names[i] for i in np.argsort(-found.order)]
     assert order[:6] == list("fedcba")
     assert found.values["f"] - found.values["a"] == pytest.approx((after[5] - after[0]) / 2)
+    kept = second_stage("s", ten, score + shift, score, trials, frozen_too=False, keep_prior=True)
+    assert kept.values["a"] > kept.values["f"]
     assert found.first == ("a", "b", "c")  # what would be confirmed without trials has the prior
 
 
