@@ -11,6 +11,7 @@ from selector.features import FeatureSet
 from selector.proxies._proxy import INVARIANCES, proxy
 
 COMPONENTS = 8
+_NO_SPREAD = 1e-12  # of the variance: less within classes is rounding
 
 
 @proxy(
@@ -22,6 +23,7 @@ COMPONENTS = 8
     cost="a projection N × D × min(N, D) on top of logme (classes), nothing for real values; a spectrum for every pattern of "
     "unknown labels",
     bounds=(0.0, 1.0),
+    version=2,
     invariances=INVARIANCES,
     formula="Singular vectors of the centred rows, in order, fall into 8 groups of equal number. Score = Σ_g w_g s_g: w_g the group's "
     "share of the sum of singular values. Classes: s_g the mean posterior of the true class by isotropic Gaussians about "
@@ -82,9 +84,8 @@ def _posterior(z: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> float:
     squares = (z**2).sum(axis=1)[:, None] + (means**2).sum(axis=1) - 2 * z @ means.T
     everyone = np.arange(len(z))
     own = np.maximum(squares[everyone, codes], 0)
-    variance = own.sum() / z.size
-    if variance <= 0:
-        return 1.0
+    # of classes without spread the nearest mean is sure
+    variance = max(own.sum(), _NO_SPREAD * (z**2).sum()) / z.size
     several = counts[codes] > 1
     own_count = np.maximum(counts[codes] - 1, 1)
     squares[everyone, codes] = own * (counts[codes] / own_count) ** 2

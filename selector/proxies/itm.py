@@ -12,6 +12,7 @@ from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.probe import rows_without_training
 
 DIMENSIONS = 64
+_NO_SPREAD = 1e-12  # of the largest variance: less within classes is rounding, and the nearest mean is sure
 
 
 @proxy(
@@ -21,6 +22,7 @@ DIMENSIONS = 64
     source="after Zheng et al., NeurIPS 2025, arXiv:2510.23145 (ITM)",
     cost="a projection N × D × 64 on top of logme, and five times N × 64 × (64 + C)",
     bounds=(0.0, 1.0),
+    version=2,
     invariances=INVARIANCES,
     seeded=True,
     blocks="halfway",
@@ -32,7 +34,8 @@ DIMENSIONS = 64
     "approximation of how embeddings evolve), not the published Θ, which is learned, its division into batches, nor the published "
     "score: here Θ are the embeddings themselves, all training rows are one batch, and the score is held out. Do not quote values "
     "as ITM's.",
-    domain="Classes with spread within them. Rows of a class that lives in one fold count as a guess among all classes.",
+    domain="Classes. Where rows of a class are all equal the nearest mean is sure; with one training row a class nothing is "
+    "known of their spread. Rows of a class that lives in one fold count as a guess among all classes.",
 )
 def itm(features: FeatureSet, *, rate: float = 1.0, steps: int = 1) -> Score:
     """Cross-fitted mean posterior of the true class after adaptation.
@@ -44,7 +47,7 @@ def itm(features: FeatureSet, *, rate: float = 1.0, steps: int = 1) -> Score:
     Returns:
         Score in 0..1 with a contribution a row; ``details``: accuracy, and ``gain`` (value minus that at rate 0).
     Raises:
-        NotApplicable: constant features, no spread within classes, or fewer than two classes in two folds.
+        NotApplicable: constant features, no class with two training rows, or fewer than two classes in two folds.
     """
     codes, folds = features.labels, features.folds
     rare = rows_without_training(codes, folds)
@@ -80,12 +83,12 @@ def _posteriors(
     apart = centred - (sums / np.maximum(counts, 1)[:, None])[codes]
     within = apart.T @ apart / len(rows)
     largest = float(np.linalg.eigvalsh(centred.T @ centred / len(rows))[-1])
-    if np.trace(within) <= 1e-12 * largest:
-        raise NotApplicable("the rows of every class are equal (or each class has one row): no spread within classes")
+    if counts.max() < 2:
+        raise NotApplicable("each class has one training row: nothing is known of the spread within classes")
     step = np.linalg.matrix_power(np.eye(len(within)) - rate * within / largest, steps)
     found = []
     for moves in (step, np.eye(len(within))):
-        variance = float(np.trace(moves.T @ within @ moves)) / len(within)
+        variance = max(float(np.trace(moves.T @ within @ moves)) / len(within), _NO_SPREAD * largest)
         a, b = held @ moves, means @ moves
         squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
         logits = np.log(counts[present] / len(rows)) - squares / (2 * variance)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 import selector.proxies as proxies
+from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 
 SHAPES = [(70, 9), (40, 60)]
@@ -17,23 +18,60 @@ def case(request, mixture):
     return mixture(*request.param, 3, separation=0.5)
 
 
+def unequal(n=120, d=150, classes=6):
+    """One class has a direction of its own, the others nothing: one strength for all shrinks it too much."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % classes
+    rows = rng.standard_normal((n, d))
+    rows[:, 0] = 0.3 * rows[:, 0] + 4 * (labels == 0)
+    return rows, labels
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["rows", "units"])
 @pytest.mark.parametrize("time", [0.0, 0.7])
-def test_lead_is_the_evolution_of_left_out_ridge_predictions(case, time):
-    x, labels = case
-    n, centred, onehot = len(x), x - x.mean(0), np.eye(3)[labels]
+def test_lead_is_the_evolution_of_left_out_ridge_predictions(time, grouped):
+    x, labels = unequal()
+    classes = labels.max() + 1
+    n, centred, onehot = len(x), x - x.mean(0), np.eye(classes)[labels]
+    units = np.random.default_rng(1).integers(0, 60, n) if grouped else np.arange(n)
     unit = (centred**2).sum() / n
     penalty = unit * proxies.score(x, labels, "ridge").details["strength"]
-    start = cross_val_predict(Ridge(alpha=penalty), x, onehot, cv=LeaveOneOut())
-    means = (onehot.sum(0) - onehot) / (n - 1)
-    left = 0.0
-    for c in range(3):
+    start = cross_val_predict(Ridge(alpha=penalty), x, onehot, cv=LeaveOneGroupOut(), groups=units)
+    means = np.stack([onehot[units != u].mean(0) for u in units])
+    kernel, apart = centred @ centred.T, units[:, None] != units
+    noise = np.sqrt(2 * (kernel[apart] ** 2).sum()) / np.trace(kernel)
+    left, rates = 0.0, []
+    for c in range(classes):
         r = onehot[:, c] - start[:, c]
-        rate = n * np.linalg.norm(centred.T @ r) ** 2 / (r @ r) / (centred**2).sum()
-        evolved = (1 - np.exp(-rate * time)) * onehot[:, c] + np.exp(-rate * time) * start[:, c]
+        rates.append(max(n * (np.outer(r, r) * kernel)[apart].sum() / (r @ r) / np.trace(kernel) - 3 * noise, 0))
+        evolved = (1 - np.exp(-rates[c] * time)) * onehot[:, c] + np.exp(-rates[c] * time) * start[:, c]
         left += ((onehot[:, c] - evolved) ** 2).sum()
-    score = proxies.score(x, labels, "lead", time=time)
+    assert rates[0] > 0.05  # else time would not matter here
+    score = proxies.evaluate(FeatureSet(x, labels, units=units if grouped else None), "lead", time=time)
     assert score.value == pytest.approx(1 - left / ((onehot - means) ** 2).sum(), abs=1e-6)
     assert score.details["start"] <= score.value
+
+
+@pytest.mark.parametrize("width", [10, 50, 500])
+def test_lead_of_noise_and_of_permuted_labels_is_0_and_below_that_of_the_true_ones(width):
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 5
+    noise = rng.standard_normal((200, width))
+    rows = noise + 0.4 * rng.standard_normal((5, width))[labels]
+    permuted = [proxies.score(rows, rng.permutation(labels), "lead").value for _ in range(10)]
+    assert np.abs(permuted).max() < 0.03
+    assert proxies.score(noise, labels, "lead").value == pytest.approx(0, abs=0.03)
+    assert proxies.score(rows, labels, "lead").value > 0.15 + max(permuted)
+
+
+def test_lead_of_rows_that_say_nothing_is_0_and_of_a_perfect_model_1():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    noise = rng.standard_normal((60, 20))
+    assert proxies.score(noise, np.arange(60), "lead").value == pytest.approx(0, abs=1e-3)  # a row a class
+    noise[3] *= 1e6  # its own force on itself is all there is
+    assert proxies.score(noise, labels, "lead").value == pytest.approx(0, abs=1e-3)
+    assert proxies.score(np.eye(3)[labels], labels, "lead").value == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(("rate", "steps"), [(1.0, 1), (0.4, 3), (0.0, 1)])
@@ -70,6 +108,22 @@ def test_itm_gains_where_the_classes_lie_across_a_nuisance_of_large_variance():
     x = np.stack([5 * rng.standard_normal(200), labels + 0.6 * rng.standard_normal(200)], axis=1)
     details = proxies.score(x, labels, "itm").details
     assert details["gain"] > 0.05
+
+
+def test_classes_without_spread_are_perfect_and_single_rows_say_nothing():
+    """Collapsed features are the best that there can be; a row alone in its class says nothing of its spread."""
+    labels = np.arange(60) % 3
+    collapsed = np.random.default_rng(0).standard_normal((3, 8))[labels]
+    for name in ("itm", "disco"):
+        assert proxies.score(collapsed, labels, name).value == pytest.approx(1, abs=1e-9)
+    # two classes at one place cannot be told apart
+    assert proxies.score(collapsed, np.where(labels == 2, 2 + np.arange(60) // 3 % 2, labels), "itm").value < 0.9
+    rows = np.random.default_rng(0).standard_normal((12, 5))
+    assert proxies.score(rows, np.arange(12), "disco").value == pytest.approx(1 / 12)
+    with pytest.raises(NotApplicable, match="needs two classes with rows in two folds each"):
+        proxies.score(rows, np.arange(12), "itm")
+    with pytest.raises(NotApplicable, match="each class has one training row: nothing is known of the spread"):
+        proxies.evaluate(FeatureSet(rows, np.arange(12) // 2, units=np.arange(12) % 2), "itm")
 
 
 def test_disco_of_classes(case):
