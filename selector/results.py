@@ -84,6 +84,7 @@ class TrialCell:
             model.
         items: that were trained on; ``held_out`` that judged.
         resolution: (height, width); None for texts.
+        losses: of each training batch before its step: a learning curve.
         combined: with the transferability: what orders the models that had a trial; None of one that diverged or failed.
     """
 
@@ -98,6 +99,7 @@ class TrialCell:
     resolution: tuple[int, int] | None = None
     seconds: Number = 0.0
     combined: Number | None = None
+    losses: tuple[Number, ...] = ()
 
     @property
     def untrainable(self) -> bool:

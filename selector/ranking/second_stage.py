@@ -160,7 +160,7 @@ def without_prior_against(models: Sequence[ModelResult], trials: Mapping[str, fl
 
 
 def _without_prior(model: ModelResult) -> ModelResult:
-    if model.prior is None or not model.prior.shift:
+    if model.prior is None:
         return model
     by = model.prior.shift
     cell = replace(model.prior, shift=0.0, weight=0.0, origin=f"{model.prior.origin}; {AGAINST_TRIALS}")

@@ -151,7 +151,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
     if tried := next((model.trial for model in ranking.models if model.trial is not None and model.trial.metric), None):
         told = (
             f"{tried.metric} after a micro trial: a few steps of fine-tuning at a low resolution, judged on {tried.held_out} "
-            "validation items; with the transferability it chose what was confirmed"
+            "validation items; with the transferability it chose what was confirmed (docs/confirm.md)"
         )
         yield Column("trial", "micro trial", "predicted", told, drop=1)
     if expected := next((model.predicted for model in ranking.models if model.predicted is not None), None):
@@ -160,7 +160,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
             f"from {expected.pairs} confirmed models on {expected.targets} target(s), for models not measured"
         )
         yield Column("expected", f"{expected.strategy} {expected.metric}, predicted", "predicted", told, drop=2)
-    if any(model.prior is not None and model.prior.weight for model in ranking.models):
+    if any(model.prior is not None and (model.prior.value or model.prior.shift) for model in ranking.models):
         told = "The prior: what facts and past results add to its transferability (docs/transferability.md)"
         yield Column("prior", "prior", "predicted", told, drop=2)
     proxies = ranking.proxies or list(dict.fromkeys(name for model in ranking.models for name in model.scores))
@@ -296,7 +296,12 @@ def _trial(trial: TrialCell | None) -> Cell:
     if trial.after is None or trial.before is None:
         return Cell(trial.status, None, trial.reason)
     size = "" if trial.resolution is None else f", {trial.resolution[0]} × {trial.resolution[1]} pixels"
-    return Cell(_figures(trial.after), trial.after, f"{_figures(trial.before)} before; {trial.steps} steps{size}")
+    told = f"{_figures(trial.before)} before; {trial.steps} steps{size}"
+    if trial.losses:
+        quarter = math.ceil(len(trial.losses) / 4)
+        first, last = (_figures(sum(part) / quarter) for part in (trial.losses[:quarter], trial.losses[-quarter:]))
+        told += f"; loss of training batches before their steps {first} in the first quarter, {last} in the last"
+    return Cell(_figures(trial.after), trial.after, told)
 
 
 def _score(cell: ScoreCell | None) -> Cell:

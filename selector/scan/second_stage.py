@@ -119,7 +119,17 @@ def _tried(
     )  # fmt: skip
     cells = {
         t.name: TrialCell(
-            t.status, t.reason, metric, t.before, t.after, t.steps, t.steps * BATCH, t.held_out, t.size, t.seconds
+            t.status,
+            t.reason,
+            metric,
+            t.before,
+            t.after,
+            t.steps,
+            t.steps * BATCH,
+            t.held_out,
+            t.size,
+            t.seconds,
+            losses=t.losses,
         )
         for t in trials
     }

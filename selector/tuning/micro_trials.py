@@ -2,7 +2,7 @@
 
 What frozen features cannot show is how well a network trains. A micro trial measures it for about what extraction
 cost: a linear probe on some training items, then one short cycle of full fine-tuning on others, each seen once, at a
-low resolution, then one pass over validation items. Where the network cannot be reduced the probe is solved on features that
+low resolution, then one pass over validation items (few items are seen several times). Where the network cannot be reduced the probe is solved on features that
 the scan has extracted, for nothing. What a trial costs is counted in forward passes before it begins, not by the clock, so
 that a repeated run does the same steps.
 """
@@ -55,7 +55,8 @@ class MicroTrial:
         status: ``ok``, ``diverged``, ``failed``, or ``not run`` with its ``reason``.
         before, after: the metric on the held-out items, of the linear probe and after the steps; None where the trial did
             not end well.
-        losses: of each batch before its step, by which the network had not been trained on it: a learning curve.
+        losses: of each batch before its step: a learning curve. Where there are items for all steps the network had not been
+            trained on them.
         stats, probe_stats: of the held-out items, after the steps and of the probe; the same items for every model.
     """
 

@@ -1,8 +1,10 @@
 """The page says what the cards say, and its example runs."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import selector.proxies as proxies
 from selector.proxies._page import END, START, catalogue
@@ -13,6 +15,22 @@ PAGE = Path(__file__).parents[2] / "docs" / "proxies.md"
 def test_the_catalogue_is_up_to_date():
     found = PAGE.read_text(encoding="utf-8").split(START)[1].split(END)[0].strip()
     assert found == catalogue(), "run: python -m selector.proxies._page docs/proxies.md"
+
+
+def test_the_examples_of_scores_that_need_the_network_run(capsys):
+    """As printed, but for the weights: a test downloads none."""
+    blocks = re.findall(r"<!-- run -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 2
+    for code in blocks:
+        assert "pretrained=True" in code
+        torch.manual_seed(0)
+        exec(compile(code.replace("pretrained=True", "pretrained=False"), str(PAGE), "exec"), {})  # our own page
+    linearised, features, alpha = capsys.readouterr().out.splitlines()
+    assert float(linearised.removeprefix("linearised: ")) <= 1
+    assert float(features.removeprefix("features: ")) <= 1
+    value, _, rest = alpha.removeprefix("alpha: ").partition(" of ")
+    assert rest == "21 weights"  # 20 convolutions and the head
+    assert float(value) > 6  # untrained: nearly random
 
 
 def test_the_example_of_a_proxy_runs(mixture):

@@ -10,7 +10,7 @@ import pytest
 from selector.report.ranking import Ranking
 from selector.report.table import render_html, render_text
 from selector.report.view import Cell, table_view
-from selector.results import Caveat, ModelResult, ScoreCell, final_measurements
+from selector.results import Caveat, ModelResult, PriorCell, ScoreCell, TrialCell, final_measurements
 from tests.report import samples
 
 
@@ -18,6 +18,34 @@ def cells(ranking: Ranking, key: str) -> list[Cell]:
     view = table_view(ranking)
     position = [column.key for column in view.columns].index(key)
     return [row.cells[position] for row in view.rows]
+
+
+def test_the_details_of_a_micro_trial_hold_its_curve() -> None:
+    ranking = samples.ranking()
+    curve = TrialCell(
+        "ok", "", "accuracy", 0.5, 0.75, 8, 128, 60, (96, 96), losses=(4.0, 2.0, 1.9, 1.8, 1.2, 1.1, 1.0, 0.5)
+    )
+    none = TrialCell("not run", "8 steps cost 2 times the extraction and 1 is allowed; raise trials to 2")
+    first, second, *rest = ranking.models
+    models = (replace(first, trial=curve), replace(second, trial=none), *rest)
+    tried, not_run, *_ = cells(replace(ranking, models=models), "trial")
+    assert (tried.text, tried.sort) == ("0.750", 0.75)
+    assert tried.title == (
+        "0.500 before; 8 steps, 96 × 96 pixels; loss of training batches before their steps 3.000 in the first quarter, "
+        "0.750 in the last"
+    )
+    assert (not_run.text, not_run.sort, not_run.title) == ("not run", None, none.reason)
+
+
+def test_a_prior_that_was_left_out_is_shown_with_the_reason() -> None:
+    ranking = samples.ranking()
+    prior = PriorCell(0.0, 0.4, "facts; left out, because it orders these models against their micro trials")
+    shown = cells(replace(ranking, models=tuple(replace(m, prior=prior) for m in ranking.models)), "prior")
+    assert {cell.text for cell in shown} == {"0.000"}
+    assert "left out, because it orders these models against their micro trials" in shown[0].title
+    known = PriorCell(0.0, 0.0, "nothing known: counts as average")
+    unknown = replace(ranking, models=tuple(replace(m, prior=known) for m in ranking.models))
+    assert "prior" not in [column.key for column in table_view(unknown).columns]
 
 
 def test_columns_are_either_predicted_or_measured() -> None:
