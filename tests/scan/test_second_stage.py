@@ -190,9 +190,9 @@ def entries(count: int) -> list[dict]:
     return [
         {
             "name": f"net{i}",
-            "source": "python:selector.networks:svhn_cnn",
+            "source": "python:selector.networks:mnist_cnn",
             "weights": "none",
-            "preprocess": {"input_size": [3, 32, 32], "mean": [mean] * 3, "std": [0.2 + mean] * 3},
+            "preprocess": {"input_size": [3, 28, 28], "mean": [mean] * 3, "std": [0.2 + mean] * 3},
         }
         for i, mean in enumerate((0.5, 0.4, 0.3, 0.2)[:count])
     ]
@@ -240,8 +240,10 @@ def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) 
     assert len(tried) >= 2
     # the metric that decides judges the trials, on the scale of the transferability
     assert {t.metric for t in tried} == {"log_loss"}
-    assert max(tried, key=lambda t: t.combined).after == min(t.after for t in tried)
-    assert all(0 <= t.combined <= 1 and len(t.losses) == t.steps for t in tried)
+    assert all(
+        0 <= t.combined < 0.5 < 1 < t.after for t in tried
+    )  # a loss as high as that of the class shares counts 0
+    assert all(len(t.losses) == t.steps for t in tried)
     best = max((m for m in fixed if m.trial), key=lambda m: m.trial.combined)
     assert best.measurements
     few = selector.confirm(ranking, trials=0.1, **{**options, "strategies": ("frozen", "full")})
