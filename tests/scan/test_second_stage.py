@@ -240,9 +240,8 @@ def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) 
     assert len(tried) >= 2
     # the metric that decides judges the trials, on the scale of the transferability
     assert {t.metric for t in tried} == {"log_loss"}
-    assert all(
-        0 <= t.combined < 0.5 < 1 < t.after for t in tried
-    )  # a loss as high as that of the class shares counts 0
+    # a loss as high as that of the class shares counts 0
+    assert all(t.combined < 0.25 < 1 < t.after for t in tried)
     assert all(len(t.losses) == t.steps for t in tried)
     best = max((m for m in fixed if m.trial), key=lambda m: m.trial.combined)
     assert best.measurements
