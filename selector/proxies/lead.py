@@ -51,7 +51,8 @@ def lead(features: FeatureSet, *, time: float = 1.0) -> Score:
     """
     chosen = column_strengths(features)
     spectrum = features.spectrum
-    errors, null, along, of_itself, squared, start = 0.0, 0.0, 0.0, 0.0, 0.0, 0
+    errors, null, along, of_itself = (np.zeros(1) for _ in range(4))
+    squared, start = 0.0, 0
     units = None if features.units is None else np.sort(np.unique(features.units, return_inverse=True)[1].ravel())
     for z, residual, alone in held_out_residuals(
         features, spectrum.trace / spectrum.count * np.array(STRENGTHS)[chosen]
