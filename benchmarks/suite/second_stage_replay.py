@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import Cells
+from selector.ranking.combination import contradicts
 from selector.ranking.second_stage import (
     MARGIN,
     Z90,
@@ -23,7 +24,6 @@ from selector.ranking.second_stage import (
     contenders,
     ended_well,
     trial_value,
-    without_prior_against,
 )
 from selector.results import ModelResult, PriorCell, TrialCell
 from selector.scan.summary import ordered
@@ -59,14 +59,12 @@ def second_stage(
     scores: np.ndarray,
     trials: Trials,
     *,
-    frozen_too: bool,
-    keep_prior: bool = False,
+    prior_by_trials: bool = False,
 ) -> Stage:
     """Of one set; ``scores`` are the transferability without the prior.
 
     Args:
-        frozen_too: strategies are frozen and full, as by default, in place of full alone.
-        keep_prior: even where the trials order against it, which is not what ships.
+        prior_by_trials: the prior is left out where the trials of the contenders order against it, which is not what ships.
     """
     models = ordered(
         [
@@ -75,13 +73,14 @@ def second_stage(
         ]
     )
     tried = {m.name: cell_of(trials[name, m.name]) for m in contenders(models, TOP_K)}
-    errors = half_widths(tried, trials, name, frozen_too=frozen_too)
-    judged = {e: trial_value(cell, frozen_too) for e, cell in ended_well(tried).items()}
+    errors = half_widths(tried, trials, name)
+    judged = {e: trial_value(cell) for e, cell in ended_well(tried).items()}
     first = tuple(m.name for m in models[:TOP_K])
-    if not keep_prior:
-        models = tuple(without_prior_against(models, judged) or models)
+    shifts = {m.name: m.prior.shift for m in models if m.name in judged and m.prior is not None}
+    if prior_by_trials and contradicts(shifts, judged):
+        models = tuple(replace(m, transferability=m.normalised_score) for m in models)
     by_name = {m.name: m for m in models}
-    values = combined({e: by_name[e].transferability or 0.0 for e in tried}, tried, errors, frozen_too=frozen_too)
+    values = combined({e: by_name[e].transferability or 0.0 for e in tried}, tried, errors)
     after = ordered(
         [
             replace(m, trial=replace(tried[m.name], combined=values.get(m.name))) if m.name in tried else m
@@ -105,15 +104,10 @@ def cell_of(row: Mapping[str, str]) -> TrialCell:
     return TrialCell("ok", before=float(row["before"]), after=float(row["after"]), seconds=float(row["trial_seconds"]))
 
 
-def half_widths(
-    tried: Mapping[str, TrialCell], trials: Trials, name: str, *, frozen_too: bool = False
-) -> dict[str, float]:
-    """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept.
-
-    Of the values after the steps, whatever the best is judged by: the table has no items of the probe.
-    """
+def half_widths(tried: Mapping[str, TrialCell], trials: Trials, name: str) -> dict[str, float]:
+    """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept."""
     tried = ended_well(tried)
-    best = max(tried, key=lambda e: trial_value(tried[e], frozen_too))
+    best = max(tried, key=lambda e: trial_value(tried[e]))
 
     def right(encoder: str) -> np.ndarray | None:
         kept, count = trials[name, encoder].get("right") or "", int(trials[name, encoder]["held_out"])

@@ -39,14 +39,13 @@ from selector.tuning.micro_trials import BACKWARD, BATCH, HELD_OUT, PROBE_ITEMS,
 FEWEST = 10  # encoders with trial, truth and scores that a set must have
 FROZEN = "transferability"
 NO_PRIOR = "transferability, no prior"
-STRATEGIES = {"full": False, "frozen and full": True}  # whether a model may also be handed over as it is
 OUTCOMES = {"full": "full", "frozen and full": "better of both"}  # what these strategies hand over
 WEIGHTS = (0.33, 0.5, 0.67)
 OPEN_WEIGHTS = (0.0, 0.25, 0.33, 0.5, 0.67, 1.0)  # of trials, from which the other sets choose
 OPEN_MARGINS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
 Values = dict[str, np.ndarray]
-Stages = Mapping[str, Mapping[str, Stage]]
-"""Strategies -> set -> what the package makes of it."""
+Stages = Mapping[str, Stage]
+"""Set -> what the package makes of it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,18 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = {e: float(card["params"]) for e, card in encoders.cards(assets / "models").items()}
     cells, scores, trials = gathered(assets, args.fewest)
     frozen = fine_tuned(SUITE.table("ground_truth"), "frozen")
-    stages, kept = (replayed(cells, scores, trials, keep_prior=keep) for keep in (False, True))
-    every = {**stages, **{f"{strategies}, prior kept": by_set for strategies, by_set in kept.items()}}
+    shipped, by_trials = (replayed(cells, scores, trials, prior_by_trials=asked) for asked in (False, True))
+    every = {"shipped": shipped, "the same, the prior out where these trials order against it": by_trials}
     rows = {
         "": agreement(cells, scores, every, sizes, frozen, seed_noise(SUITE.table("ground_truth")), args.draws),
         "_errors": correlations(cells, scores),
         "_outcomes": outcomes(cells, scores, trials, frozen),
         "_left_out": [
             row
-            for strategies, by_set in stages.items()
-            for row in left_out(
-                strategies, of_outcome(cells, frozen, OUTCOMES[strategies]), scores, by_set, kept[strategies], trials
-            )
+            for strategies, outcome in OUTCOMES.items()
+            for row in left_out(strategies, of_outcome(cells, frozen, outcome), scores, shipped, by_trials, trials)
         ],
     }
     for what, found in rows.items():
@@ -114,15 +111,12 @@ def gathered(assets: Path, fewest: int = FEWEST) -> tuple[dict[str, Cells], dict
 
 
 def replayed(
-    cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Trials, *, keep_prior: bool = False
+    cells: Mapping[str, Cells], scores: Mapping[str, Values], trials: Trials, *, prior_by_trials: bool = False
 ) -> Stages:
     """The package's second stage on every set."""
     return {
-        strategies: {
-            n: second_stage(n, c, scores[n][FROZEN], scores[n][NO_PRIOR], trials, frozen_too=too, keep_prior=keep_prior)
-            for n, c in cells.items()
-        }
-        for strategies, too in STRATEGIES.items()
+        n: second_stage(n, c, scores[n][FROZEN], scores[n][NO_PRIOR], trials, prior_by_trials=prior_by_trials)
+        for n, c in cells.items()
     }
 
 
@@ -178,26 +172,26 @@ def left_out(
     strategies: str,
     cells: Mapping[str, Cells],
     scores: Mapping[str, Values],
-    stages: Mapping[str, Stage],
-    kept: Mapping[str, Stage],
+    stages: Stages,
+    by_trials: Stages,
     trials: Trials,
 ) -> list[dict[str, object]]:
     """One row a set: weight and margin as the other sets have them, and the sets that are confirmed.
 
     ``weighted_tau`` and ``regret@1`` are those of the shipped stage, with ``_all`` of a trial for every model at the weight
     that the other sets choose, and ``_without`` without trials. ``regret``, in points, is that of the best among those
-    confirmed; ``seconds`` of the processor are those of trials and full trainings; ``_unlimited`` of a call without a budget. ``kept`` are the stages that leave the prior in whatever trials say.
+    confirmed; ``seconds`` of the processor are those of trials and full trainings; ``_unlimited`` of a call without a budget. ``by_trials`` are the stages that leave the prior out where the trials of the contenders
+    order against it.
     """
-    trial = "trial and probe" if STRATEGIES[strategies] else "trial"
     rows = []
     for name, own in cells.items():
         others = [n for n in cells if n != name]
-        weight = max(OPEN_WEIGHTS, key=lambda w: np.mean([weighted_tau(mixed(scores[n], w, trial), cells[n].accuracy) for n in others]))  # fmt: skip
+        weight = max(OPEN_WEIGHTS, key=lambda w: np.mean([weighted_tau(mixed(scores[n], w), cells[n].accuracy) for n in others]))  # fmt: skip
         limits = {"": True, "_unlimited": False}
         margins = {k: best_margin([(stages[n], cells[n]) for n in others], limited=v) for k, v in limits.items()}
         orders = {
             "": stages[name].order,
-            "_all": mixed(scores[name], weight, trial),
+            "_all": mixed(scores[name], weight),
             "_without": scores[name][FROZEN],
         }
         row: dict[str, object] = {"strategies": strategies, "set": name, "encoders": len(own.names)}
@@ -208,7 +202,7 @@ def left_out(
             for label, margin in (("shipped", MARGIN), ("left_out", margins[limit])):
                 found = confirm(stages[name], own, margin, limited=limited)
                 row |= {f"{label}{limit}_{k}": v for k, v in found.items()}
-            row |= {f"prior_kept{limit}_{k}": v for k, v in confirm(kept[name], own, limited=limited).items()}
+            row |= {f"by_trials{limit}_{k}": v for k, v in confirm(by_trials[name], own, limited=limited).items()}
         rows.append(row | {f"first_3_{k}": v for k, v in fixed(name, stages[name], own, trials).items()})
     return rows
 
@@ -249,7 +243,7 @@ def scores_of(name: str, cells: Cells, trials: Trials, elsewhere: Mapping[str, f
 def agreement(
     cells: Mapping[str, Cells],
     scores: Mapping[str, Values],
-    stages: Stages,
+    stages: Mapping[str, Stages],
     sizes: Mapping[str, float],
     frozen: Mapping[str, Mapping[str, float]],
     noise: SeedNoise,
@@ -266,7 +260,7 @@ def agreement(
             start = {"outcome": outcome, "scope": scope, "score": ""}
             counts: dict[str, object] = {"sets": len(truth), "encoders": sum(map(len, truth))}
             orders = {
-                **{f"shipped: {k}": {n: s.order for n, s in by_set.items()} for k, by_set in stages.items()},
+                **{k: {n: s.order for n, s in by_set.items()} for k, by_set in stages.items()},
                 **{label: {n: scores[n][label] for n in cells} for label in next(iter(scores.values()))},
             }
             for label, by_set in orders.items():

@@ -73,11 +73,6 @@ class MicroTrial:
     stats: Stats | None = None
     probe_stats: Stats | None = None
 
-    def judged(self, *, probe_too: bool) -> list[Stats]:
-        """The statistics whose mean value counts."""
-        kept = (self.stats, self.probe_stats if probe_too else None)
-        return [stats for stats in kept if stats is not None]
-
 
 def micro_trials(
     candidates: Sequence[Candidate],
