@@ -162,10 +162,7 @@ def test_a_table_of_every_outcome_scope_and_score_begins_with_what_ships() -> No
         SeedNoise({"": 1.0}, {}),
         20,
     )
-    assert [row["score"] for row in rows[:2]] == [
-        "shipped",
-        "the same, the prior out where these trials order against it",
-    ]
+    assert rows[0]["score"] == "shipped"
     assert rows[0]["weighted_tau"] == 1.0
     by_score = {(row["outcome"], row["scope"], row["score"]): row for row in rows}
     assert 0.7 < by_score["full", "all", "noise ceiling"]["weighted_tau"] < 0.95
