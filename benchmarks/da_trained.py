@@ -46,7 +46,7 @@ RESULTS = Path(__file__).parent / "results" / "da_trained.csv"
 FURTHER = RESULTS.with_name("da_trained_further.csv")
 """Of further encoders and of texts, with fewer and smaller steps: ``--out`` of these rows."""
 MODELS = ("usps_cnn", "mnist_cnn", "mlc_resnet8", "svhn_cnn", "tiniest", "mnv1_025", "cifar_resnet20", "mnv2_coral")
-TEXT_MODELS = ("minilm-l6-3-layers", "sre-minilm-l6")
+TEXT_MODELS = ("minilm-l6-3-layers", "sre-minilm-l6", "minilm-l6", "minilm-untrained")  # those with a torch network
 PAIRS = (
     "mnist-mnistm", "mnist-digits", "digits-mnist", "cifar10-noise", "cifar10-blur", "cifar10-fog", "cifar10-label-shift",
     "sst2-emotion",
