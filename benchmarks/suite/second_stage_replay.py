@@ -59,11 +59,13 @@ def second_stage(
     scores: np.ndarray,
     trials: Trials,
     *,
+    frozen_too: bool,
     prior_by_trials: bool = False,
 ) -> Stage:
     """Of one set; ``scores`` are the transferability without the prior.
 
     Args:
+        frozen_too: strategies are frozen and full, as by default, in place of full alone.
         prior_by_trials: the prior is left out where the trials of the contenders order against it, which is not what ships.
     """
     models = ordered(
@@ -73,14 +75,14 @@ def second_stage(
         ]
     )
     tried = {m.name: cell_of(trials[name, m.name]) for m in contenders(models, TOP_K)}
-    errors = half_widths(tried, trials, name)
-    judged = {e: trial_value(cell) for e, cell in ended_well(tried).items()}
+    errors = half_widths(tried, trials, name, frozen_too=frozen_too)
+    judged = {e: trial_value(cell, frozen_too) for e, cell in ended_well(tried).items()}
     first = tuple(m.name for m in models[:TOP_K])
     shifts = {m.name: m.prior.shift for m in models if m.name in judged and m.prior is not None}
     if prior_by_trials and contradicts(shifts, judged):
         models = tuple(replace(m, transferability=m.normalised_score) for m in models)
     by_name = {m.name: m for m in models}
-    values = combined({e: by_name[e].transferability or 0.0 for e in tried}, tried, errors)
+    values = combined({e: by_name[e].transferability or 0.0 for e in tried}, tried, errors, frozen_too=frozen_too)
     after = ordered(
         [
             replace(m, trial=replace(tried[m.name], combined=values.get(m.name))) if m.name in tried else m
@@ -104,10 +106,15 @@ def cell_of(row: Mapping[str, str]) -> TrialCell:
     return TrialCell("ok", before=float(row["before"]), after=float(row["after"]), seconds=float(row["trial_seconds"]))
 
 
-def half_widths(tried: Mapping[str, TrialCell], trials: Trials, name: str) -> dict[str, float]:
-    """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept."""
+def half_widths(
+    tried: Mapping[str, TrialCell], trials: Trials, name: str, *, frozen_too: bool = False
+) -> dict[str, float]:
+    """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept.
+
+    Of the values after the steps, whatever the best is judged by: the table has no items of the probe.
+    """
     tried = ended_well(tried)
-    best = max(tried, key=lambda e: trial_value(tried[e]))
+    best = max(tried, key=lambda e: trial_value(tried[e], frozen_too))
 
     def right(encoder: str) -> np.ndarray | None:
         kept, count = trials[name, encoder].get("right") or "", int(trials[name, encoder]["held_out"])

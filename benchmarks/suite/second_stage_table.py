@@ -39,13 +39,14 @@ from selector.tuning.micro_trials import BACKWARD, BATCH, HELD_OUT, PROBE_ITEMS,
 FEWEST = 10  # encoders with trial, truth and scores that a set must have
 FROZEN = "transferability"
 NO_PRIOR = "transferability, no prior"
+STRATEGIES = {"full": False, "frozen and full": True}  # whether a model may also be handed over as it is
 OUTCOMES = {"full": "full", "frozen and full": "better of both"}  # what these strategies hand over
 WEIGHTS = (0.33, 0.5, 0.67)
 OPEN_WEIGHTS = (0.0, 0.25, 0.33, 0.5, 0.67, 1.0)  # of trials, from which the other sets choose
 OPEN_MARGINS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12)
 Values = dict[str, np.ndarray]
-Stages = Mapping[str, Stage]
-"""Set -> what the package makes of it."""
+Stages = Mapping[str, Mapping[str, Stage]]
+"""Strategies -> set -> what the package makes of it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,16 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = {e: float(card["params"]) for e, card in encoders.cards(assets / "models").items()}
     cells, scores, trials = gathered(assets, args.fewest)
     frozen = fine_tuned(SUITE.table("ground_truth"), "frozen")
-    shipped, by_trials = (replayed(cells, scores, trials, prior_by_trials=asked) for asked in (False, True))
-    every = {"shipped": shipped, "the same, the prior out where these trials order against it": by_trials}
+    stages, by_trials = (replayed(cells, scores, trials, prior_by_trials=asked) for asked in (False, True))
+    every = {**stages, **{f"{strategies}, prior by trials": by_set for strategies, by_set in by_trials.items()}}
     rows = {
         "": agreement(cells, scores, every, sizes, frozen, seed_noise(SUITE.table("ground_truth")), args.draws),
         "_errors": correlations(cells, scores),
         "_outcomes": outcomes(cells, scores, trials, frozen),
         "_left_out": [
             row
-            for strategies, outcome in OUTCOMES.items()
-            for row in left_out(strategies, of_outcome(cells, frozen, outcome), scores, shipped, by_trials, trials)
+            for strategies, by_set in stages.items()
+            for row in left_out(
+                strategies,
+                of_outcome(cells, frozen, OUTCOMES[strategies]),
+                scores,
+                by_set,
+                by_trials[strategies],
+                trials,
+            )
         ],
     }
     for what, found in rows.items():
@@ -115,8 +123,13 @@ def replayed(
 ) -> Stages:
     """The package's second stage on every set."""
     return {
-        n: second_stage(n, c, scores[n][FROZEN], scores[n][NO_PRIOR], trials, prior_by_trials=prior_by_trials)
-        for n, c in cells.items()
+        strategies: {
+            n: second_stage(
+                n, c, scores[n][FROZEN], scores[n][NO_PRIOR], trials, frozen_too=too, prior_by_trials=prior_by_trials
+            )
+            for n, c in cells.items()
+        }
+        for strategies, too in STRATEGIES.items()
     }
 
 
@@ -172,26 +185,27 @@ def left_out(
     strategies: str,
     cells: Mapping[str, Cells],
     scores: Mapping[str, Values],
-    stages: Stages,
-    by_trials: Stages,
+    stages: Mapping[str, Stage],
+    by_trials: Mapping[str, Stage],
     trials: Trials,
 ) -> list[dict[str, object]]:
     """One row a set: weight and margin as the other sets have them, and the sets that are confirmed.
 
     ``weighted_tau`` and ``regret@1`` are those of the shipped stage, with ``_all`` of a trial for every model at the weight
     that the other sets choose, and ``_without`` without trials. ``regret``, in points, is that of the best among those
-    confirmed; ``seconds`` of the processor are those of trials and full trainings; ``_unlimited`` of a call without a budget. ``by_trials`` are the stages that leave the prior out where the trials of the contenders
-    order against it.
+    confirmed; ``seconds`` of the processor are those of trials and full trainings; ``_unlimited`` of a call without a budget. ``by_trials`` are the stages that leave the prior out where the trials of the
+    contenders order against it.
     """
+    trial = "trial and probe" if STRATEGIES[strategies] else "trial"
     rows = []
     for name, own in cells.items():
         others = [n for n in cells if n != name]
-        weight = max(OPEN_WEIGHTS, key=lambda w: np.mean([weighted_tau(mixed(scores[n], w), cells[n].accuracy) for n in others]))  # fmt: skip
+        weight = max(OPEN_WEIGHTS, key=lambda w: np.mean([weighted_tau(mixed(scores[n], w, trial), cells[n].accuracy) for n in others]))  # fmt: skip
         limits = {"": True, "_unlimited": False}
         margins = {k: best_margin([(stages[n], cells[n]) for n in others], limited=v) for k, v in limits.items()}
         orders = {
             "": stages[name].order,
-            "_all": mixed(scores[name], weight),
+            "_all": mixed(scores[name], weight, trial),
             "_without": scores[name][FROZEN],
         }
         row: dict[str, object] = {"strategies": strategies, "set": name, "encoders": len(own.names)}
@@ -243,7 +257,7 @@ def scores_of(name: str, cells: Cells, trials: Trials, elsewhere: Mapping[str, f
 def agreement(
     cells: Mapping[str, Cells],
     scores: Mapping[str, Values],
-    stages: Mapping[str, Stages],
+    stages: Stages,
     sizes: Mapping[str, float],
     frozen: Mapping[str, Mapping[str, float]],
     noise: SeedNoise,
@@ -260,7 +274,7 @@ def agreement(
             start = {"outcome": outcome, "scope": scope, "score": ""}
             counts: dict[str, object] = {"sets": len(truth), "encoders": sum(map(len, truth))}
             orders = {
-                **{k: {n: s.order for n, s in by_set.items()} for k, by_set in stages.items()},
+                **{f"shipped: {k}": {n: s.order for n, s in by_set.items()} for k, by_set in stages.items()},
                 **{label: {n: scores[n][label] for n in cells} for label in next(iter(scores.values()))},
             }
             for label, by_set in orders.items():

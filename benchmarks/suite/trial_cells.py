@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     assets = assets_folder(suite.needs)
     if assets is None:
         return 2
+    # the suite trains without layer decay: at the rate of trials that ruins the vision transformer (digits 0.94 -> 0.11)
     names = [
         n for n in suites.chosen(parser, "encoders", args.encoders, list(suite.encoders(assets))) if "vit" not in n
     ]

@@ -99,12 +99,10 @@ def combined(
     trials: Mapping[str, TrialCell],
     errors: Mapping[str, float] | None = None,
     *,
+    frozen_too: bool = False,
     scale: Scale = SHARE,
 ) -> dict[str, float]:
-    """The mean of a model's transferability and its value after the micro trial, as far as that is no noise.
-
-    Where a model may also be handed over as it is the same value counts: on the suite it orders the better of both outcomes
-    at least as well as its mean with the probe, and the first model is nearer to the best (docs/transferability.md).
+    """The mean of a model's transferability and what its micro trial says, as far as that is no noise.
 
     What trials say beyond the transferability is drawn towards its mean by the share of its variance that their own errors
     explain: where they explain all of it the transferability orders. A model whose trial was not run counts as if it had
@@ -114,6 +112,8 @@ def combined(
     Args:
         errors: half-width of the 90 % interval of a trial's paired difference to the best one, 0 for that one, in units of
             the metric; trials without errors count in full.
+        frozen_too: a model may also be handed over as it is, with a new head: then a trial counts by the mean of its
+            probe and its value after the steps, and ``errors`` are of that; else by the latter alone.
         scale: of the trials' metric.
     Returns:
         By model, without those whose trial diverged or failed: they come last.
@@ -122,7 +122,7 @@ def combined(
     >>> combined({"a": 0.6, "b": 0.65}, {"a": ended, "b": TrialCell("not run")})
     {'a': 0.75, 'b': 0.8}
     """
-    values = {n: trial_value(cell, scale) for n, cell in ended_well(trials).items()}
+    values = {n: trial_value(cell, frozen_too, scale) for n, cell in ended_well(trials).items()}
     beyond = {n: value - transferability[n] for n, value in values.items()}
     usual = float(np.mean(list(beyond.values()))) if beyond else 0.0
     kept = _no_noise(list(beyond.values()), [scale.width(e) for n, e in (errors or {}).items() if n in beyond])
@@ -135,10 +135,11 @@ def combined(
     return found
 
 
-def trial_value(cell: TrialCell, scale: Scale = SHARE) -> float:
+def trial_value(cell: TrialCell, frozen_too: bool, scale: Scale = SHARE) -> float:
     """What a trial that ended well counts, in 0..1."""
     assert cell.after is not None
-    return scale(cell.after)
+    after = scale(cell.after)
+    return (scale(cell.before) + after) / 2 if frozen_too and cell.before is not None else after
 
 
 def without_prior_against(models: Sequence[ModelResult], trials: Mapping[str, float]) -> list[ModelResult] | None:

@@ -60,8 +60,11 @@ def second_stage(
     needless = not any(trained) or len(tried) <= (top_k if fixed else 1) or len(every) <= top_k
     if needless or not config.trials or scale is None or task.probe_rows == 0:
         return ranking, leading(ranking, top_k), []
-    cells, errors = _tried(extraction, task, metric, config, [s for s in every if s.name in tried], candidates)
-    judged = {n: trial_value(cell, scale) for n, cell in ended_well(cells).items()}
+    frozen_too = not all(trained)
+    cells, errors = _tried(
+        extraction, task, metric, config, [s for s in every if s.name in tried], candidates, frozen_too
+    )
+    judged = {n: trial_value(cell, frozen_too, scale) for n, cell in ended_well(cells).items()}
     if not judged:
         reasons = "; ".join(dict.fromkeys(f"{n}: {cell.reason}" for n, cell in cells.items()))
         told = [f"No micro trial could be run, so the first {top_k} are confirmed ({reasons})."]
@@ -74,7 +77,7 @@ def second_stage(
         told = [f"The prior is {AGAINST_TRIALS}; probabilities of ranks are those of the scan, with it."]
         ranking = replace(ranking, models=tuple(models), warnings=(*ranking.warnings, *told))
     known = {n: ranking[n].transferability or 0.0 for n in tried}
-    values = combined(known, cells, errors, scale=scale)
+    values = combined(known, cells, errors, frozen_too=frozen_too, scale=scale)
     ranking = replace(ranking, models=ordered([_with_trial(m, cells.get(m.name), values.get(m.name)) for m in ranking]))
     spent = sum(cell.seconds for cell in cells.values())
     told = [f"Micro trials of {len(cells)} models took {spent:.0f} s.", *told]
@@ -101,9 +104,10 @@ def _tried(
     config: ConfirmConfig,
     specs: Sequence[ModelSpec],
     candidates: Callable[[Sequence[ModelSpec]], list[Candidate]],
+    frozen_too: bool,
 ) -> tuple[dict[str, TrialCell], dict[str, float]]:
-    """The trials by model, and the half-width of each one's paired difference to the best of them."""
-    from selector.tuning.compare import standings
+    """The trials by model, and the half-width of the paired difference of what each one counts to the best of them."""
+    from selector.tuning.compare import half_widths
     from selector.tuning.micro_trials import BATCH, micro_trials
 
     by_name = {spec.name: spec for spec in specs}
@@ -129,9 +133,8 @@ def _tried(
         )
         for t in trials
     }
-    judged = {t.name: [t.stats] for t in trials if t.stats is not None}
-    found = standings(judged, metric, task.metrics[metric], config.seed or 0) if len(judged) > 1 else {}
-    return cells, {name: (standing.high - standing.low) / 2 for name, standing in found.items()}
+    judged = {t.name: t.judged(probe_too=frozen_too) for t in trials if t.after is not None}
+    return cells, half_widths(judged, metric, task.metrics[metric], config.seed or 0) if len(judged) > 1 else {}
 
 
 def _with_trial(model: ModelResult, cell: TrialCell | None, value: float | None) -> ModelResult:

@@ -67,6 +67,26 @@ def standings(
     }
 
 
+def half_widths(entrants: Mapping[str, Sequence[Stats]], name: str, metric: Metric, seed: int = 0) -> dict[str, float]:
+    """Half-width of the 90 % interval of each entrant's difference to the best one, 0 for that one.
+
+    Args:
+        entrants: statistics of the same items; the value of an entrant is the mean over its own (of several networks,
+            not of repeats: how far they lie apart is no noise).
+        name, metric: what is compared, in whose units the answer is, and its declaration.
+    """
+    owners = np.array([entrant for entrant, runs in entrants.items() for _ in runs])
+    runs = {str(i): [run] for i, run in enumerate(run for own in entrants.values() for run in own)}
+    single = np.array([[run.value(name) for (run,) in runs.values()]])
+    values, draws = (
+        np.stack([rows[:, owners == entrant].mean(axis=1) for entrant in entrants], axis=1)
+        for rows in (single, _draws(runs, name, seed))
+    )
+    best = int(np.nanargmax(values[0] * metric.sign))
+    low, high = np.nanquantile(draws[:, [best]] - draws, [0.05, 0.95], axis=0)
+    return {entrant: float(half) for entrant, half in zip(entrants, (high - low) / 2, strict=True)}
+
+
 def spread_of_changes(before: Sequence[Stats], after: Sequence[Stats], name: str, seed: int = 0) -> float:
     """How differently a round moved its entrants: what one more round may do to their order.
 

@@ -77,7 +77,7 @@ def test_each_set_is_judged_by_what_the_other_sets_choose() -> None:
     up, down = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.4, 0.3, 0.2, 0.1])
     scores = {n: scored(*((down, up) if n == "x" else (up, down))) for n in "xyz"}
     trials = {(n, e): trial(0.0, float(scores[n]["trial"][i]), [1] * 8) for n in "xyz" for i, e in enumerate("abcd")}
-    stages = replayed(own, scores, trials)
+    stages = replayed(own, scores, trials)["full"]
     rows = {str(row["set"]): row for row in left_out("full", own, scores, stages, stages, trials)}
     assert rows["x"]["weight"] == 0.0
     assert rows["x"]["weighted_tau_all"] == -1.0
@@ -117,12 +117,14 @@ def test_what_ships_gives_the_leading_six_a_trial() -> None:
     after = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.99, 0.5, 0.5, 0.5, 1.0])
     right = {e: [int(i < 100 * a) for i in range(100)] for e, a in zip(ten.names, after, strict=True)}
     trials = {("s", e): trial(0.5 if e != "f" else 0.0, float(np.mean(r)), r) for e, r in right.items()}
-    found = second_stage("s", ten, score, score, trials)
+    found = second_stage("s", ten, score, score, trials, frozen_too=False)
     assert set(found.values) == set("abcdef")
     assert len(found.values) == MOST_TRIALS
     order = [ten.names[i] for i in np.argsort(-found.order)]
     assert order == ["a", "f", "b", "c", "d", "e", "g", "h", "i", "j"]
-    assert found.first == ("a", "b", "c")
+    too = second_stage("s", ten, score, score, trials, frozen_too=True)  # f's probe is as bad as its transferability
+    assert [ten.names[i] for i in np.argsort(-too.order)] == list("abcdefghij")
+    assert found.first == too.first == ("a", "b", "c")
 
 
 def test_a_prior_may_be_left_out_where_the_trials_of_the_contenders_order_against_it() -> None:
@@ -131,11 +133,11 @@ def test_a_prior_may_be_left_out_where_the_trials_of_the_contenders_order_agains
     shift, score = np.linspace(0.5, 0.0, 10), np.full(10, 0.3)
     after = np.linspace(0.60, 0.69, 10)
     trials = {("s", e): trial(a, a, [1] * 8) for e, a in zip(ten.names, after, strict=True)}
-    found = second_stage("s", ten, score + shift, score, trials, prior_by_trials=True)
+    found = second_stage("s", ten, score + shift, score, trials, frozen_too=False, prior_by_trials=True)
     order = [ten.names[i] for i in np.argsort(-found.order)]
     assert order[:6] == list("fedcba")
     assert found.values["f"] - found.values["a"] == pytest.approx((after[5] - after[0]) / 2)
-    kept = second_stage("s", ten, score + shift, score, trials)
+    kept = second_stage("s", ten, score + shift, score, trials, frozen_too=False)
     assert kept.values["a"] > kept.values["f"]
     assert found.first == ("a", "b", "c")  # what would be confirmed without trials has the prior
 
@@ -156,18 +158,18 @@ def test_a_table_of_every_outcome_scope_and_score_begins_with_what_ships() -> No
     rows = agreement(
         ten,
         scores,
-        {"shipped": replayed(ten, scores, trials)},
+        replayed(ten, scores, trials),
         dict.fromkeys("abcdefghij", 1.0),
         frozen,
         SeedNoise({"": 1.0}, {}),
         20,
     )
-    assert rows[0]["score"] == "shipped"
+    assert [row["score"] for row in rows[:2]] == ["shipped: full", "shipped: frozen and full"]
     assert rows[0]["weighted_tau"] == 1.0
     by_score = {(row["outcome"], row["scope"], row["score"]): row for row in rows}
     assert 0.7 < by_score["full", "all", "noise ceiling"]["weighted_tau"] < 0.95
     assert ("better of both", "all", "noise ceiling") not in by_score
-    assert by_score["better of both", "all", "shipped"]["regret@1"] == 0.0
+    assert by_score["better of both", "all", "shipped: full"]["regret@1"] == 0.0
 
 
 def test_what_a_trial_costs_is_counted_in_forward_passes() -> None:

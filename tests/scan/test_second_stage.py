@@ -72,6 +72,13 @@ def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it() -> No
     assert between == pytest.approx({n: (exact[n] + noisy[n]) / 2 for n in known})
 
 
+def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_training_reached() -> None:
+    known = {"a": 0.5, "b": 0.5}
+    trials = {"a": TrialCell("ok", before=0.9, after=0.6), "b": TrialCell("ok", before=0.7, after=0.7)}
+    assert combined(known, trials) == {"a": 0.55, "b": 0.6}
+    assert combined(known, trials, frozen_too=True) == {"a": 0.625, "b": 0.6}
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_model_that_cannot_be_trained_comes_last_and_is_confirmed_by_no_choice(status: str) -> None:
     known = {"a": 0.9, "b": 0.2, "c": 0.1}
@@ -91,6 +98,7 @@ def test_no_metric_outweighs_the_transferability() -> None:
     known = {"a": 0.5, "b": 0.5}
     ended = {"a": TrialCell("ok", before=-80.0, after=-30.0), "b": TrialCell("ok", before=0.1, after=0.2)}
     assert combined(known, ended) == pytest.approx({"a": 0.25, "b": 0.35})
+    assert combined(known, ended, frozen_too=True) == pytest.approx({"a": 0.25, "b": 0.325})
     loss = Scale.of(Metric(sign=-1, unit="nats"), trivial=2.0)
     losses = {"a": TrialCell("ok", before=9.0, after=1.0), "b": TrialCell("ok", before=2.0, after=0.5)}
     assert combined(known, losses, scale=loss) == pytest.approx({"a": 0.5, "b": 0.625})

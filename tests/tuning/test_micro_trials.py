@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from selector import tasks
+from selector.core.task import Stats
 from selector.extract.inputs import ready
 from selector.tuning import micro_trials as room
+from selector.tuning.compare import half_widths, standings
 from selector.tuning.micro_trials import draw, micro_trials, steps_within
 from selector.tuning.strategies._loop import as_batch
 from tests.tuning.samples import MNIST, SVHN, VIT, PixelsOf, candidate, load, pixels_for, small_target
@@ -117,6 +119,35 @@ def test_a_named_metric_judges_and_the_statistics_of_the_probe_are_kept(tmp_path
     assert found.before == found.probe_stats.value("log_loss")
     assert by_accuracy.before == found.probe_stats.value("accuracy")
     assert (found.probe_stats.arrays["label"] == found.stats.arrays["label"]).all()
+    assert found.judged(probe_too=True) == [found.stats, found.probe_stats]
+    assert found.judged(probe_too=False) == [found.stats]
+
+
+def test_half_widths_are_of_the_mean_that_counts() -> None:
+    """Two trials whose changes by training cancel those of the other's probe: the means are equal on every item."""
+    target = small_target(train=10, val=40, test=0)
+    items = target.indices("val")
+    rng = np.random.default_rng(0)
+    labels = target.labels_of(items)
+
+    def stats(right: np.ndarray) -> Stats:
+        outputs = np.full((len(items), 3), -5.0)
+        outputs[np.arange(len(items)), (labels + ~right) % 3] = 5.0
+        evaluator = TASK.evaluator(target)
+        evaluator.update(outputs, items)
+        return evaluator.stats()
+
+    one, other = rng.random((2, len(items))) < 0.6
+    accuracy = TASK.metrics["accuracy"]
+    after = half_widths({"a": [stats(one)], "b": [stats(other)]}, "accuracy", accuracy)
+    both = half_widths({"a": [stats(one), stats(other)], "b": [stats(other), stats(one)]}, "accuracy", accuracy)
+    assert after[max("ab", key=lambda n: {"a": one, "b": other}[n].mean())] == 0
+    expected = 1.645 * np.std(one.astype(float) - other) / np.sqrt(len(items))
+    assert max(after.values()) == pytest.approx(expected, rel=0.1)
+    assert both == {"a": 0.0, "b": 0.0}
+    standing = standings({"a": [stats(one)], "b": [stats(other)]}, "accuracy", accuracy)
+    for name, half in after.items():
+        assert half == pytest.approx((standing[name].high - standing[name].low) / 2)
 
 
 def test_a_metric_that_these_items_leave_undefined_is_no_value(tmp_path: Path) -> None:
