@@ -36,7 +36,9 @@ def test_lead_is_the_evolution_of_left_out_ridge_predictions(time, grouped):
     units = np.random.default_rng(1).integers(0, 60, n) if grouped else np.arange(n)
     unit = (centred**2).sum() / n
     penalty = unit * proxies.score(x, labels, "ridge").details["strength"]
-    splits = list(LeaveOneGroupOut().split(x, onehot, units))  # groups are no argument once another library turned routing on
+    splits = list(
+        LeaveOneGroupOut().split(x, onehot, units)
+    )  # groups are no argument once another library turned routing on
     start = cross_val_predict(Ridge(alpha=penalty), x, onehot, cv=splits)
     means = np.stack([onehot[units != u].mean(0) for u in units])
     kernel, apart = centred @ centred.T, units[:, None] != units
