@@ -24,7 +24,6 @@ NAMES = (
     "textile",
     "mnist",
     "brainmri",
-    "camvid_tiles",
     "bccd_cells",
 )
 MIRRORED = frozenset(
