@@ -23,7 +23,7 @@ AGREE = 0.2
 
 
 BLOCKS = 10
-_SUITED = "that it is made for the change between the domains"
+_SUITED = "the change between the domains, which it is made for"
 BEYOND = 2.0
 """Times that the target's mean is farther from every mixture of the source's classes than chance has it, from which on
 more than class shares is said to differ (``domains.beyond_class_shares``): 0.5 to 1.4 where shares alone do, on 16
@@ -96,7 +96,7 @@ def choose(
     if name in votes:
         notes.append(
             f"{votes[name]} of {len(names) + 1} votes prefer {' '.join(name)} to {name[0]} {SOURCE_ONLY}: "
-            f"{' and '.join(voters[name])}."
+            f"{', '.join(voters[name][:-1])} and {voters[name][-1]}."
         )
     if name != first == (name[0], SOURCE_ONLY):
         notes.append(f"by the ranks of {' and '.join(names)} {' '.join(first)} leads; within a model the votes decide.")

@@ -313,7 +313,7 @@ def test_an_adapted_model_that_is_not_expected_to_win_is_not_handed_over(seen):
     assert chosen.name == ("m", "coral")
     said = [n for n in chosen.notes if "votes prefer" in n]  # those that voted for it, and no other
     assert said == [
-        "2 of 3 votes prefer m coral to m source-only: im and that it is made for the change between the domains."
+        "2 of 3 votes prefer m coral to m source-only: im and the change between the domains, which it is made for."
     ]
     chosen = choose(blurred, shares, names=["im", "source-validation"])
     assert chosen.name == ("m", "source-only")
