@@ -24,7 +24,8 @@ from selector.tuning.labelling import Labelling
 
 TABLES = Path(__file__).parent / "results" / "da_tables.csv"
 MOST_LABELS, TURNS = 60, 10
-ASKED = ("label", "label, ten at a time", "random", "random, believed as in label")
+FROM_CHOICE = "label, from the run's choice"
+ASKED = ("label", FROM_CHOICE, "label, ten at a time", "random", "random, believed as in label")
 FITTED = ("source_accuracy", "pas", "label_shift")
 Row = dict[str, str]
 
@@ -46,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.labels is not None:
         # pools of one size: that of the texts is smaller
         kept = {pair: args.labels / f"{pair}.npz" for pair in pairs if pair not in da_pairs.TEXTS}
-        asked = {pair: _regret_curves(path) for pair, path in kept.items() if path.is_file()}
+        asked = {
+            pair: _regret_curves(path, _handed_over([row for row in rows if row["pair"] == pair]))
+            for pair, path in kept.items()
+            if path.is_file()
+        }
         found += _labels({pair: curves for pair, (curves, _) in asked.items()})
         for pair, (_, stops) in asked.items():
             for name, (count, behind) in stops.items():
@@ -256,12 +261,25 @@ def _gains(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]:
     ]
 
 
-def _regret_curves(path: Path) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
+def _handed_over(rows: Sequence[Row]) -> str:
+    """Model and strategy that a run chooses without labels."""
+    keys = [(row["model"], row["strategy"]) for row in rows]
+    votes = {key: int(row["preferred_by"]) + _suits(row) for key, row in zip(keys, rows, strict=True)}
+    return " ".join(decided(keys, np.array([[float(row[name]) for name in COMBINED] for row in rows]), votes)[0])
+
+
+def _regret_curves(path: Path, handed: str = "") -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
     """By way of asking, (MOST_LABELS,) mean regret in points of the leader after so many labels, over ``TURNS`` random
     80 % of the target's items; and, for ``label``, labels and regret where it expects for the first time to be within a
-    point of the best: what a person sees, who knows no regret."""
+    point of the best: what a person sees, who knows no regret.
+
+    Args:
+        handed: the candidate that was chosen without labels, from which ``FROM_CHOICE`` starts.
+    """
     with np.load(path, allow_pickle=False) as kept:
         every, truth, merits = kept["probabilities"].astype(np.float64), kept["labels"], kept["merits"]
+        keys = kept["keys"].tolist() if "keys" in kept else []
+    first = keys.index(handed) if handed else None
     found: dict[str, list[list[float]]] = {name: [] for name in ASKED}
     stops: dict[str, list[tuple[float, float]]] = {name: [] for name in ASKED if name.startswith("label")}
     for turn in range(TURNS):
@@ -272,7 +290,7 @@ def _regret_curves(path: Path) -> tuple[dict[str, np.ndarray], dict[str, tuple[f
         behind = 100 * (hits.mean(axis=1).max() - hits.mean(axis=1))
         order = rng.permutation(len(labels))
         for name in ASKED:
-            labelling, curve = Labelling(probabilities, merits, turn), []
+            labelling, curve = Labelling(probabilities, merits, turn, first=first if name == FROM_CHOICE else None), []
             while len(curve) < MOST_LABELS:
                 size = 10 if name == "label, ten at a time" else 1
                 for item in order[len(curve) :][:1] if name.startswith("random") else labelling.batch(size):

@@ -29,6 +29,7 @@ def label(
     from selector.report.html import REPORT_FILE
     from selector.report.ranking import load_ranking
     from selector.results import BEST
+    from selector.tuning.labelling import LEFT_FROM
 
     with ProgressView() as progress, stdout_kept():
         asked = api.label(run, count=count, answers=answers, trust_zoo=trust_zoo, progress=progress)
@@ -42,8 +43,8 @@ def label(
     first = asked.standing[0]
     if any(row[2] > first[2] for row in asked.standing):
         say(
-            f"{first[0]} {first[1]} was handed over without labels and stands first until one is known; then the highest "
-            "expected accuracy does."
+            f"{first[0]} {first[1]} was handed over without labels and stands first until another is the best with a "
+            f"probability of {LEFT_FROM:g}."
         )
     if answers is not None:
         ranking = load_ranking(run)

@@ -331,7 +331,7 @@ def _trained(
 def _by_labels(
     chosen: Chosen, made: Mapping[Key, Adapted], merits: np.ndarray, given: Mapping[int, int], contents: Sequence[str]
 ) -> tuple[Chosen, dict[str, Any]]:
-    """The choice with labels that a person gave: the candidate of the highest expected accuracy."""
+    """The choice with labels that a person gave: see ``labelling.Standing.leader``."""
     keys = list(made)
     probabilities = np.stack([adapted.view.target for adapted in made.values()])
     labelling = Labelling(probabilities, merits, first=keys.index(chosen.name), contents=contents)
@@ -339,8 +339,10 @@ def _by_labels(
         labelling.label(item, label)
     standing = labelling.standing()
     name = keys[standing.leader]
+    stays = standing.leader != int(standing.accuracy.argmax())
     note = (
-        f"{labelling.answers} labels of the target decide: {' '.join(name)} leads, P(best) {standing.p_best[standing.leader]:.2f}, "
+        f"{labelling.answers} labels of the target {'are too few to leave what was chosen without them' if stays else 'decide'}: "
+        f"{' '.join(name)} {'stays' if stays else 'leads'}, P(best) {standing.p_best[standing.leader]:.2f}, "
         f"expected to be {100 * standing.regret:.1f} points behind the best."
     )
     rows = [dict(zip(("model", "strategy", "accuracy", "p_best"), row, strict=True)) for row in standing.rows(keys)]

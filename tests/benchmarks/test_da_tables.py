@@ -42,17 +42,20 @@ def test_regret_of_ways_to_ask(tmp_path, monkeypatch):
     truth = rng.integers(0, 3, 80)
     right, wrong = np.eye(3)[truth], np.eye(3)[(truth + 1) % 3]
     np.savez(
-        tmp_path / "x.npz", probabilities=0.9 * np.stack([wrong, right, wrong, wrong]) + 0.05, labels=truth, merits=np.zeros(4)
+        tmp_path / "x.npz", keys=[f"m {k}" for k in range(4)], probabilities=0.9 * np.stack([wrong, right, wrong, wrong]) + 0.05, labels=truth, merits=np.zeros(4)
     )  # fmt: skip
-    curves, stops = da_tables._regret_curves(tmp_path / "x.npz")
-    assert set(stops) == {"label", "label, ten at a time"}
+    curves, stops = da_tables._regret_curves(tmp_path / "x.npz", "m 2")
+    assert set(stops) == {"label", "label, ten at a time", da_tables.FROM_CHOICE}
+    # the choice without labels was wrong: it is left once another is surely better
+    assert curves[da_tables.FROM_CHOICE][0] == 100
+    assert curves[da_tables.FROM_CHOICE][-1] == 0
     assert stops["label"][0] < 10 == stops["label, ten at a time"][0]
     assert stops["label"][1] == 0
     assert set(curves) == set(da_tables.ASKED)
     assert all(curve.shape == (da_tables.MOST_LABELS,) for curve in curves.values())
     assert curves["random"].max() == 0
-    assert [da_tables._needed(curve) for curve in curves.values()][2] == 1
-    assert max(curve[5] for curve in curves.values()) == 0
+    assert da_tables._needed(curves["random"]) == 1
+    assert max(curve[5] for name, curve in curves.items() if name != da_tables.FROM_CHOICE) == 0
     assert da_tables._needed(np.array([3.0, 0.5, 1.2, 1.0, 0.0])) == 4
     rows = {(table, name): value for table, _, name, value in da_tables._labels({"x": curves}) if "after" in table}
     assert rows["regret after 25 labels", "label"] == 0

@@ -8,7 +8,7 @@ import pytest
 
 import selector
 from selector.core.errors import ConfigError, OptionError
-from selector.tuning.labelling import Labelling
+from selector.tuning.labelling import LEFT_FROM, Labelling
 from tests.scan.test_adapting import CLASSES, pictures, run, zoo  # noqa: F401  a fixture
 
 
@@ -135,7 +135,7 @@ def test_no_more_than_half_are_believed_alike_before_a_label_came():
         assert (belief == belief.max()).nonzero()[0].tolist() == (merits >= count - leading).nonzero()[0].tolist()
 
 
-def test_what_was_chosen_without_a_label_leads_until_one_comes():
+def test_what_was_chosen_without_a_label_leads_until_another_is_surely_better():
     probabilities, truth = candidates(accuracies=(0.9, 0.7, 0.6, 0.5, 0.4))
     merits = np.array([1.0, 0.9, 0.8, 0.7, 0.6])
     labelling = Labelling(probabilities, merits, first=3)
@@ -149,8 +149,17 @@ def test_what_was_chosen_without_a_label_leads_until_one_comes():
     assert before.rows(keys)[0][1] == "3"
     belief = labelling._belief()
     assert belief[3] == belief[0] == belief[1] > belief[2]
+    changed = None
     for item in range(40):
         labelling.label(item, int(truth[item]))
+        standing = labelling.standing()
+        best = int(standing.accuracy.argmax())
+        assert standing.leader == (best if standing.p_best[best] >= LEFT_FROM else 3)
+        assert standing.regret == pytest.approx(
+            float(labelling._belief() @ (labelling._right / 600).max(axis=1)) - standing.accuracy[standing.leader]
+        )
+        changed = item if changed is None and standing.leader != 3 else changed
+    assert changed > 0  # one label is not enough
     assert labelling.standing().leader == 0
     assert labelling.standing().rows(keys)[0][1] == "0"
 
@@ -199,7 +208,7 @@ def test_networks_are_not_trained_again_for_answers_and_the_report_is_renewed(zo
     assert after["dann"].steps == before["dann"].steps == 3
     assert dict(after["dann"].val) == dict(before["dann"].val)
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "6 labels of the target decide" in page
+    assert "6 labels of the target " in page
     assert "combined is the expected accuracy with the labels" in page
 
 
@@ -224,7 +233,12 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     assert found["labelled"]["voted"] == voted
     leader = found["labelled"]["standing"][0]
     assert found["handed over"] == [leader["model"], leader["strategy"]]
-    assert any("8 labels of the target decide:" in text for text in after.warnings)
+    rows = found["labelled"]["standing"]
+    surer = max(rows, key=lambda row: row["accuracy"])
+    stays = leader != surer
+    assert not stays or surer["p_best"] < LEFT_FROM
+    told = "are too few to leave what was chosen without them" if stays else "decide"
+    assert any(f"8 labels of the target {told}: {' '.join(found['handed over'])} " in text for text in after.warnings)
     saved = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
     assert (saved["name"], saved["strategy"]) == (leader["model"], leader["strategy"])
     assert selector.label(tmp_path / "run", count=2, target=ranking.loaded_target).items == again.items[:2]
