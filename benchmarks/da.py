@@ -25,7 +25,7 @@ import selector
 from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
 from selector import sources
-from selector.core.contracts import no_progress
+from selector.core.contracts import Target, no_progress
 from selector.core.system import versions
 from selector.data import load_target
 from selector.extract.inputs import ready
@@ -35,9 +35,9 @@ from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import validators
-from selector.tuning.adapt import Adapted, adapted_by
+from selector.tuning.adapt import Adapted, adapted_by, domains_of
 from selector.tuning.choice import COMBINED, combined_ranks, preferences
-from selector.tuning.domains import Domains, beyond_class_shares
+from selector.tuning.domains import beyond_class_shares
 from selector.zoo import load_zoo, select
 
 RESULTS = Path(__file__).parent / "results" / "da.csv"
@@ -96,20 +96,13 @@ def pair_rows(
     done: set[tuple[str, str]],
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """(model, rows) of a pair; validators that look at the pool see all candidates of the pair."""
-    classes = np.array(pair.classes)
-    source = stacked(pair.source, most), classes[pair.source.labels[:most]]
-    target = load_target(stacked(pair.target, most), source_domain=source, seed=seed)
+    target, hidden = target_of(pair, most, seed)  # the labels are for the last step alone
     task = Adaptation()
-    hidden = labels_of(target, pair.target, most)  # for the last step alone
     # items are in the order of the data sets, whose classes are mixed already
     made: dict[tuple[str, str], tuple[Adapted, dict[str, Any]]] = {}
     for spec in select(load_zoo() if zoo is None else load_zoo(zoo, trust=True), models=list(models)):
         begun = time.perf_counter()
-        rows = _features(target, spec)
-        domains = Domains(
-            rows["train"], target.labels[target.indices("train")], rows["val"], target.labels[target.indices("val")],
-            rows["unlabelled"], len(classes), seed,
-        )  # fmt: skip
+        domains = domains_of(target, task, features_of(target, spec), seed)
         features = FeatureSet(
             np.concatenate([domains.train, domains.val]), np.concatenate([domains.labels, domains.val_labels]),
             unlabelled=domains.target, seed=seed,
@@ -122,7 +115,7 @@ def pair_rows(
                 "target_accuracy_predicted": float(predicted), **{name: predicted.details[name] for name in DETAILS},
                 "beyond_class_shares": shift, "effective_sample_size": adapted.head.facts.get("effective_sample_size", ""),
                 "source_items": len(domains.train), "target_items": len(domains.target),
-                "classes": len(classes), "num_features": domains.train.shape[1], "seconds": round(time.perf_counter() - begun, 2),
+                "classes": domains.classes, "num_features": domains.train.shape[1], "seconds": round(time.perf_counter() - begun, 2),
                 "versions": f"selector {selector.__version__}, numpy {versions().get('numpy', '')}, {versions().get('cpu', '')}",
             }  # fmt: skip
     pool = np.mean([adapted.view.target for adapted, _ in made.values()], axis=0)
@@ -139,6 +132,14 @@ def pair_rows(
     return list(found.items())
 
 
+def target_of(pair: da_pairs.DomainPair, most: int | None, seed: int = 0) -> tuple[Target, np.ndarray]:
+    """Both domains of a pair, at most so many items of each part, and the labels of the target's items (M,), which nothing
+    but a figure may see."""
+    source = stacked(pair.source, most), np.array(pair.classes)[pair.source.labels[:most]]
+    target = load_target(stacked(pair.target, most), source_domain=source, seed=seed)
+    return target, labels_of(target, pair.target, most)
+
+
 def stacked(domain: da_pairs.Domain, most: int | None) -> Any:
     items = domain.items[:most]
     same = isinstance(items[0], np.ndarray) and len({item.shape for item in items}) == 1
@@ -151,7 +152,7 @@ def labels_of(target: Any, domain: da_pairs.Domain, most: int | None) -> np.ndar
     return np.array([domain.labels[:most][int(name.split()[-1])] for name in names])
 
 
-def _features(target: Any, spec: Any) -> dict[str, np.ndarray]:
+def features_of(target: Any, spec: Any) -> dict[str, np.ndarray]:
     """By split, (N, D) float32."""
     path = KEPT / "features" / f"{spec.name}-{target.fingerprint[:16]}.npz"
     if path.is_file():

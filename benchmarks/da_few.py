@@ -23,8 +23,10 @@ import selector
 from benchmarks import da, da_pairs
 from benchmarks.assets import assets_folder
 from selector.core.system import versions
-from selector.data import load_target
-from selector.tuning import domains, strategies
+from selector.tasks.adaptation import Adaptation
+from selector.tuning import strategies
+from selector.tuning.adapt import domains_of
+from selector.tuning.domains import Domains
 from selector.tuning.strategies._heads import HeadStrategy
 from selector.zoo import load_zoo, select
 
@@ -49,19 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     zoo = load_zoo(Path(__file__).parent / "assets-zoo.yaml", trust=True)
     for name in args.pairs.split(","):
-        pair = da_pairs.load(name, assets)
-        classes = np.array(pair.classes)
-        source = da.stacked(pair.source, 700), classes[pair.source.labels[:700]]
-        target = load_target(da.stacked(pair.target, 700), source_domain=source, seed=0)
-        hidden = da.labels_of(target, pair.target, 700)
+        target, hidden = da.target_of(da_pairs.load(name, assets), 700)
         for spec in select(zoo, models=args.models.split(",")):
             if (name, spec.name) in {(row["pair"], row["model"]) for row in da.read_rows(args.out)}:
                 continue
-            rows = da._features(target, spec)
-            plain = domains.Domains(
-                rows["train"], target.labels[target.indices("train")], rows["val"], target.labels[target.indices("val")],
-                rows["unlabelled"], len(classes),
-            )  # fmt: skip
+            plain = domains_of(target, Adaptation(), da.features_of(target, spec))
             said = f"selector {selector.__version__}, numpy {versions().get('numpy', '')}, {versions().get('cpu', '')}"
             found = [
                 {"pair": name, "model": spec.name, "strategy": strategy, "labels": count, "weight": weight,
@@ -75,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def gained(plain: domains.Domains, hidden: np.ndarray, strategy: str, count: int, weight: str, seed: int) -> float:
+def gained(plain: Domains, hidden: np.ndarray, strategy: str, count: int, weight: str, seed: int) -> float:
     """Accuracy on the items that were not drawn."""
     order = np.random.default_rng((count, seed)).permutation(len(hidden))
     drawn, rest = order[:count], order[count:]

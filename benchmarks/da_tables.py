@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # pools of one size: that of the texts is smaller
         kept = {pair: args.labels / f"{pair}.npz" for pair in pairs if pair not in da_pairs.TEXTS}
         asked = {
-            pair: _regret_curves(path, _handed_over([row for row in rows if row["pair"] == pair]))
+            pair: _regret_curves(path, " ".join(_handed_over([row for row in rows if row["pair"] == pair])))
             for pair, path in kept.items()
             if path.is_file()
         }
@@ -156,8 +156,7 @@ def _choice(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]
         found.append(("validators, Spearman", pair, name, float(spearmanr(score, accuracy).statistic)))
         found.append(("validators, regret in points", pair, name, _regret(score, accuracy)))
     keys = [(row["model"], row["strategy"]) for row in rows]
-    votes = {key: int(row["preferred_by"]) + _suits(row) for key, row in zip(keys, rows, strict=True)}
-    name, _ = decided(keys, used, votes)
+    name = _handed_over(rows)
     handed = accuracy[keys.index(name)]
     source_only = accuracy[keys.index((name[0], "source-only"))]
     by_validators, _ = decided(keys, used, {key: int(row["preferred_by"]) for key, row in zip(keys, rows, strict=True)})
@@ -261,11 +260,11 @@ def _gains(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]:
     ]
 
 
-def _handed_over(rows: Sequence[Row]) -> str:
+def _handed_over(rows: Sequence[Row]) -> tuple[str, str]:
     """Model and strategy that a run chooses without labels."""
     keys = [(row["model"], row["strategy"]) for row in rows]
     votes = {key: int(row["preferred_by"]) + _suits(row) for key, row in zip(keys, rows, strict=True)}
-    return " ".join(decided(keys, np.array([[float(row[name]) for name in COMBINED] for row in rows]), votes)[0])
+    return decided(keys, np.stack([_of(rows, name) for name in COMBINED], axis=1), votes)[0]
 
 
 def _regret_curves(path: Path, handed: str = "") -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:

@@ -26,15 +26,15 @@ import numpy as np
 import selector
 from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
-from benchmarks.da import labels_of, read_rows, stacked, write_rows
+from benchmarks.da import read_rows, target_of, write_rows
+from benchmarks.rows import packed, unpacked
 from selector.core.contracts import UNLABELLED, Target, no_progress
 from selector.core.system import versions
-from selector.data import load_target
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
 from selector.tuning import Candidate, validators
-from selector.tuning.adapt import Adapted, adapted_by, better_head, network_heads
+from selector.tuning.adapt import Adapted, adapted_by, better_head, domains_of, network_heads
 from selector.tuning.adapted_networks import started
 from selector.tuning.domains import Domains, beyond_class_shares
 from selector.tuning.journal import Journal
@@ -130,11 +130,7 @@ def _small(spec: ModelSpec) -> ModelSpec:
 
 def pair_of(name: str, assets: Path, most: int) -> tuple[Target, np.ndarray]:
     """Both domains of a pair, and the labels of the target's items, which nothing but the figure may see."""
-    pair = da_pairs.load(name, assets)
-    classes = np.array(pair.classes)
-    source = stacked(pair.source, most), classes[pair.source.labels[:most]]
-    target = load_target(stacked(pair.target, most), source_domain=source, seed=0)
-    return target, labels_of(target, pair.target, most)
+    return target_of(da_pairs.load(name, assets), most)
 
 
 class Trainer:
@@ -147,10 +143,8 @@ class Trainer:
             self.bench, Candidate(spec.name, partial(extraction.load, spec), spec.feature_settings())
         )
         task, rows = self.bench.task, self._rows()
-        self.domains = Domains(
-            rows["train"], task.labels(target.labels_of(target.indices("train"))), rows["val"],
-            task.labels(target.labels_of(target.indices("val"))), rows[UNLABELLED], len(target.class_names),
-        )  # fmt: skip
+        assert isinstance(task, Adaptation)
+        self.domains = domains_of(target, task, rows)
         self.shift = beyond_class_shares(self.domains)
 
     def adapted(self, strategy: str, steps: int, seed: int) -> tuple[Adapted, dict[str, Any], dict[str, Adapted]]:
@@ -214,7 +208,7 @@ def finding(adapted: Adapted, hidden: np.ndarray) -> dict[str, Any]:
     """Validators' values and, last, the accuracy on the target."""
     view = adapted.view.beside(adapted.view.target)
     found: dict[str, Any] = {name: validators.registry.get(name)(view) for name in ALONE}
-    return {**found, "accuracy": accuracy(adapted, hidden), "right": written(hits(adapted, hidden))}
+    return {**found, "accuracy": accuracy(adapted, hidden), "right": packed(hits(adapted, hidden))}
 
 
 def accuracy(adapted: Adapted, hidden: np.ndarray) -> float:
@@ -225,11 +219,6 @@ def accuracy(adapted: Adapted, hidden: np.ndarray) -> float:
 def hits(adapted: Adapted, hidden: np.ndarray) -> np.ndarray:
     """(M,) whether the target's items are predicted rightly."""
     return np.asarray(adapted.target.argmax(axis=1) == hidden)
-
-
-def written(right: np.ndarray) -> str:
-    """The bits (M,) as they stand in a row."""
-    return np.packbits(right).tobytes().hex()
 
 
 def _sizes(domains: Domains) -> dict[str, Any]:
@@ -310,8 +299,7 @@ def _minus(value: float) -> str:
 
 def hits_of(row: dict[str, str]) -> np.ndarray:
     """(M,) whether the target's items were predicted rightly, 0 or 1, of a row that was read."""
-    bits = np.frombuffer(bytes.fromhex(row["right"]), dtype=np.uint8)
-    return np.unpackbits(bits, count=int(row["target_items"])).astype(np.float64)
+    return unpacked(row["right"], int(row["target_items"]))
 
 
 def _resampled(gains: np.ndarray) -> np.ndarray:

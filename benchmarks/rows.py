@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a table; none when there is no such file."""
@@ -23,3 +25,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[
         writer = csv.DictWriter(file, columns or list(rows[0]), restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def packed(right: np.ndarray) -> str:
+    """(N,) 0 and 1 as they stand in a cell: hexadecimal, a bit an item."""
+    return np.packbits(right).tobytes().hex()
+
+
+def unpacked(cell: str, count: int) -> np.ndarray:
+    """(N,) float64, 0 and 1, of a cell that ``packed`` wrote for ``count`` items."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(cell), dtype=np.uint8), count=count).astype(np.float64)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.rows import unpacked
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import Cells
 from selector.ranking.combination import contradicts
@@ -118,7 +119,7 @@ def half_widths(
 
     def right(encoder: str) -> np.ndarray | None:
         kept, count = trials[name, encoder].get("right") or "", int(trials[name, encoder]["held_out"])
-        return np.unpackbits(np.frombuffer(bytes.fromhex(kept), np.uint8))[:count].astype(float) if kept else None
+        return unpacked(kept, count) if kept else None
 
     found = {}
     for encoder, cell in tried.items():

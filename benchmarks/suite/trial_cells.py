@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.assets import assets_folder
+from benchmarks.rows import packed
 from benchmarks.suite import saved, suites, table, training
 from benchmarks.suite.ground_truth import cpu_name
 from benchmarks.suite.sets import LabelledSet
@@ -92,7 +93,7 @@ def trial(learner: Learner, data: LabelledSet, kept: Path) -> dict[str, object]:
     return {
         "rate": RATES[optimiser], "steps": STEPS, "batch": BATCH, "held_out": len(items.held_out), "before": before[0],
         "after": after[0], "before_log_loss": before[1], "after_log_loss": after[1], "curve": ";".join(curve),
-        "losses": ";".join(f"{loss:.3f}" for loss in losses), "right": np.packbits(right).tobytes().hex(),
+        "losses": ";".join(f"{loss:.3f}" for loss in losses), "right": packed(right),
         "extract_seconds": round(a_pass * len(data.rows("train", "val")) / len(items.held_out), 2),
         "trial_seconds": round(seconds, 2), "status": "ok" if len(losses) == STEPS else "diverged",
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class _Seal:
     """What sealed labels and all pieces taken from them have in common."""
 
     choices: int = 0
-    settled: Decision | None = field(default=None)
+    settled: Decision | None = None
 
 
 class Choice:

@@ -244,11 +244,7 @@ def network_heads(
     from selector.tuning.adapted_networks import network_outputs
 
     module, head, outputs, features = network_outputs(bench, loaded, name, steps, deadline, seed)
-    few = task.few(bench.target)[bench.target.indices("train")]
-    seen = replace(
-        domains, train=features["train"][~few], val=features["val"], target=features[UNLABELLED],
-        shots=features["train"][few] if few.any() else None,
-    )  # fmt: skip
+    seen = domains_of(bench.target, task, features, domains.seed)
     trained = _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task)
     moved = adapted_by("coral", seen, task)
     facts = {**moved.head.facts, **head.facts, "coral_head": 1.0}
@@ -272,10 +268,19 @@ def better_head(trained: Adapted, moved: Adapted, shift: float) -> Adapted:
 def _domains(
     name: str, target: Target, task: Adaptation, features_for: Callable[[str, np.ndarray], np.ndarray], seed: int
 ) -> Domains:
-    parts = {split: target.indices(split) for split in ("train", "val", UNLABELLED)}
-    rows = {split: np.asarray(features_for(name, items), dtype=np.float32) for split, items in parts.items()}
-    labels = {split: task.labels(target.labels_of(parts[split])) for split in ("train", "val")}
-    few = task.few(target)[parts["train"]]
+    splits = ("train", "val", UNLABELLED)
+    rows = {split: np.asarray(features_for(name, target.indices(split)), dtype=np.float32) for split in splits}
+    return domains_of(target, task, rows, seed)
+
+
+def domains_of(target: Target, task: Adaptation, rows: Mapping[str, np.ndarray], seed: int = 0) -> Domains:
+    """The features of a target's items by split, with the labels that are learned from; few-shot items apart.
+
+    Args:
+        rows: (N, D) of ``train`` and ``val``, (M, D) of ``UNLABELLED``, in the order of the target.
+    """
+    labels = {split: task.labels(target.labels_of(target.indices(split))) for split in ("train", "val")}
+    few = task.few(target)[target.indices("train")]
     shots = (rows["train"][few], labels["train"][few]) if few.any() else (None, None)
     return Domains(
         rows["train"][~few], labels["train"][~few], rows["val"], labels["val"], rows[UNLABELLED],
