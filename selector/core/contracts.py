@@ -347,6 +347,7 @@ class Target:
         split_origin: ``given`` (by the data set) or ``drawn`` (by us, with ``seed``).
         hashes: content hash of each item; addresses its row in the store. Labels are not in it.
         fingerprint: of the whole: hashes, labels and splits; survives moving the folder.
+        whole_fingerprint: of the target before items that cannot be used were left out; empty where none were.
         origin: what ``load_target`` needs to load it again (plain JSON), or None when it was
             built from objects in memory.
         notes: what a person should know (grey images converted, items skipped, splits drawn).
@@ -375,6 +376,12 @@ class Target:
     row_starts: np.ndarray | None = None
     task: str | None = None
     annotations: Annotations | None = None
+    whole_fingerprint: str = ""
+
+    @property
+    def identity(self) -> str:
+        """The fingerprint of the data as they were given: the same before and after unusable items are found."""
+        return self.whole_fingerprint or self.fingerprint
 
     def __repr__(self) -> str:
         classes = f", {len(self.class_names)} classes" if self.class_names else ""

@@ -17,7 +17,7 @@ from selector.data._class_names import ClassNames
 from selector.data._hashing import Trust
 from selector.data.assembly import assemble, fingerprint
 from selector.data.reader import READERS, Options, Reader, reader, reader_of
-from selector.data.subset import subsample, without
+from selector.data.subset import repeated, subsample, without
 
 __all__ = [
     "READERS",
@@ -27,6 +27,7 @@ __all__ = [
     "load_origin",
     "load_target",
     "reader",
+    "repeated",
     "subsample",
     "without",
 ]
@@ -183,11 +184,4 @@ def load_origin(origin: Mapping[str, Any] | None, *, trust: Trust = "stat") -> T
     if origin is None:
         raise TargetError("the target was built from objects in memory; hand the same data over again.")
     target = load_target(origin["path"], trust=trust, **origin["options"])
-    for step in origin["steps"]:
-        if "subsample" in step:
-            target = subsample(target, **step["subsample"])
-        else:
-            reasons = dict(step["without"])
-            bad = [i for i, value in enumerate(target.hashes) if value in reasons]
-            target = without(target, bad, [reasons[target.hashes[i]] for i in bad])
-    return target
+    return repeated(target, origin["steps"])

@@ -19,7 +19,7 @@ from selector.data.splits import draw_order
 from selector.tasks._read_labels import cell_counts
 
 
-def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str, Any]) -> Target:
+def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str, Any], whole: str = "") -> Target:
     """The items at ``keep`` (sorted positions); ``step`` is what ``load_origin`` repeats."""
     origin = target.origin
     if origin is not None:
@@ -36,6 +36,7 @@ def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str
         origin=origin,
         row_starts=target.starts_of(keep),
         annotations=None if target.annotations is None else target.annotations.take(keep),
+        whole_fingerprint=whole,
     )
     return replace(smaller, fingerprint=fingerprint(smaller))
 
@@ -112,7 +113,18 @@ def without(
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     note = f"{len(bad)} of {len(target)} items were skipped: {first}{more}"
     step = {"without": [[target.hashes[i], by_index.get(i, "")] for i in bad.tolist()]}
-    return _take(target, keep, [note], step)
+    return _take(target, keep, [note], step, whole=target.identity)
+
+
+def repeated(target: Target, steps: Iterable[Mapping[str, Any]]) -> Target:
+    """The target after the steps that another loading of the same data recorded: items drawn, items left out."""
+    for step in steps:
+        if "subsample" in step:
+            target = subsample(target, **step["subsample"])
+        else:
+            reasons = dict(step["without"])
+            target = without(target, {i: reasons[value] for i, value in enumerate(target.hashes) if value in reasons})
+    return target
 
 
 def _allocate(sizes: dict[tuple[str, int], int], total: int) -> dict[tuple[str, int], int]:

@@ -219,7 +219,8 @@ def run_folder(config: ScanConfig | ConfirmConfig, target: Target, *, confirming
         there = load_ranking(folder)
     except ConfigError:
         return folder  # no run that this version could show
-    if there.confirmation and not (confirming and there.target.get("fingerprint") == target.fingerprint):
+    before = there.target.get("identity", there.target.get("fingerprint"))
+    if there.confirmation and not (confirming and before == target.identity):
         new = "of another target" if confirming else "that is not confirmed"
         raise OptionError(
             f"out: {folder} holds a confirmed run, and this one, {new}, would replace it; name another folder, or "
@@ -240,9 +241,9 @@ def save_run(ranking: Ranking, folder: Path | None) -> Ranking:
 
 
 def default_run_folder(target: Target) -> Path:
-    """``runs/<name>-<fingerprint>``: the same target goes on in the same folder."""
+    """``runs/<name>-<identity>``: the same target goes on in the same folder, whichever of its items can be used."""
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in target.name).strip("-") or "target"
-    return Path("runs") / f"{safe}-{target.fingerprint[:8]}"
+    return Path("runs") / f"{safe}-{target.identity[:8]}"
 
 
 def open_store(store: StoreLike | None) -> FeatureStore:

@@ -151,7 +151,8 @@ def _target_of(ranking: Ranking, target: Any, made: ScanConfig, store: FeatureSt
             )
         whole = made.model_copy(update={"max_samples": None})
         loaded = targets.load_origin(origin) if target is None else load_target(target, whole)
-        data = load_target(loaded, made)
+        # the run knows which items cannot be used, also where this store does not
+        data = load_target(targets.repeated(loaded, (origin or {}).get("steps", ())), made)
         data = dataset_view.without_known_bad(data, store, made.on_bad_image)
     if data.fingerprint != ranking.target["fingerprint"]:
         raise TargetError(

@@ -42,6 +42,7 @@ def summarise(target: Target) -> dict[str, Any]:
     return {
         "name": target.name,
         "fingerprint": target.fingerprint,
+        "identity": target.identity,
         "modality": str(target.modality),
         "label_kind": str(target.label_kind),
         "items": len(target),
