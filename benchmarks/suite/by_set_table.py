@@ -4,9 +4,7 @@
 
 Reads ground truth, scores and, where there are any, trials; writes ``by_set.csv`` beside them: a row a set and order, and
 their means. ``noise ceiling`` is what one measurement of the truth has with another (``ceiling``), by the set's own spread
-between seeds (of all sets where it has none). ``errors.csv``: what each score sees that the default does not, as
-the correlation of their errors of rank on the encoders of a set that have both; ``ntk:`` are scores of rows of gradients,
-``alpha`` (negated) is a fact of the weights.
+between seeds (of all sets where it has none).
 """
 
 from __future__ import annotations
@@ -17,15 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import rankdata
 
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
-from benchmarks.suite import alpha_cells, encoders, members, score_cells, suites, table
+from benchmarks.suite import encoders, members, score_cells, suites, table
 from benchmarks.suite.agreement_table import fine_tuned
 from benchmarks.suite.ceiling import DRAWS, SeedNoise, measured_twice, seed_noise
 from benchmarks.suite.members import SCOPES, Cells
-from benchmarks.suite.ntk_cells import SCORES
 from benchmarks.suite.second_stage_table import FROZEN, columns_of, like_size, mixed
 from selector.ranking.agreement import MEASURES
 from selector.ranking.second_stage import TRIAL_WEIGHT
@@ -67,9 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         columns = [c for c in own[0] if c not in ("set", "order")]
         rows.append({"set": f"mean of {len(own)}", "order": label} | {c: round(float(np.nanmean([float(str(r[c])) for r in own])), 3) for c in columns})  # fmt: skip
     write_rows(suite.table("by_set"), rows)
-    others = {score: dict(by_set) for score, by_set in scored.values.items()} | gradients(suite)
-    others["alpha"] = dict.fromkeys(cells, alpha_cells.by_encoder(suites.find("images").table("alpha")))
-    write_rows(suite.table("errors"), [e for n, found in cells.items() for e in errors(n, found, others)])
     for row in rows:
         print(*row.values())
     return 0
@@ -120,36 +113,6 @@ def measured(name: str, label: str, order: Order, sizes: Mapping[str, float]) ->
     right = [like_size(values, cells, sizes, np.ones(count, bool)) for values, cells in order]
     row["like_size_right"] = round(float(np.mean(right)), 3)
     return row | {m: round(float(np.mean([MEASURES[m](v, c.accuracy) for v, c in order])), 2) for m in REGRETS}
-
-
-def gradients(suite: suites.Suite) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores of rows of projected gradients: score -> set -> encoder -> value."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for row in table.whole_rows(suite.table("ntk")):
-        for score in SCORES:
-            by_set = found.setdefault(f"ntk: {score}", {})
-            by_set.setdefault(row["set"], {})[row["encoder"]] = float(row[f"gradients_{score}"])
-    return found
-
-
-def errors(
-    name: str, cells: Cells, scores: Mapping[str, Mapping[str, Mapping[str, float]]]
-) -> Iterator[dict[str, object]]:
-    """One row a score: its weighted tau and that of the default on the same encoders, and how their errors correlate."""
-    default = next(orders(name, cells, {}, {}, dict.fromkeys(cells.names, 1.0), SeedNoise({}, {})))[1][0][0]
-    for score, by_set in scores.items():
-        kept = [i for i, e in enumerate(cells.names) if e in by_set.get(name, {})]
-        if len(kept) < FEWEST:
-            continue
-        values = np.array([by_set[name][cells.names[i]] for i in kept])
-        truth = rankdata(cells.accuracy[kept])
-        wrong = [rankdata(v) - truth for v in (values, default[kept])]
-        taus = [MEASURES["weighted_tau"](v, cells.accuracy[kept]) for v in (values, default[kept])]
-        correlation = np.corrcoef(wrong)[0, 1] if min(np.ptp(w) for w in wrong) > 0 else np.nan
-        yield {
-            "set": name, "score": score, "encoders": len(kept), "weighted_tau": round(taus[0], 3),
-            "default": round(taus[1], 3), "correlation_of_errors": round(float(correlation), 3),
-        }  # fmt: skip
 
 
 def mean_ranks(truth: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

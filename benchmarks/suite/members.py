@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -31,7 +31,7 @@ from scipy.stats import rankdata
 import selector
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
-from benchmarks.suite import alpha_cells, encoders, score_cells
+from benchmarks.suite import encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.image_suite import SUITE, foreign
 from selector.core.contracts import LabelKind
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="print the candidates with one of these in their name; write nothing")
-    parser.add_argument("--also", nargs="+", default=(), help="further scores of the table as candidates; alpha is one")
+    parser.add_argument("--also", nargs="+", default=(), help="further scores of the table as candidates")
     parser.add_argument("--freeze", action="store_true", help="write the package's calibration, nothing else")
     args = parser.parse_args(argv)
     scored = score_cells.read(args.scores)
@@ -98,8 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     cards = encoders.cards(assets / "models")
     truth = fine_tuned(args.truth, args.strategy)
     fewest = FEWEST_ENCODERS if args.partial else len(cards)
-    static = dict.fromkeys(truth, alpha_cells.by_encoder(SUITE.table("alpha")))
-    scored = replace(scored, values={**scored.values, "alpha": static})
     cells = {n: gather(scored, n, column, cards, args.also) for n, column in truth.items() if n in scored.labels}
     cells = {name: found for name, found in cells.items() if len(found.names) >= fewest}
     if not cells:

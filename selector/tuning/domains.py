@@ -13,7 +13,7 @@ MOST_WEIGHT = 20.0
 """Times the mean: a larger importance weight is cut down to it, or few items decide everything."""
 SHOT_WEIGHT = 4.0
 """Of a labelled item of the target beside one of the source's: with 10, 30 and 100 of them on five pairs no other weight was
-better everywhere (``benchmarks/da_few.py``)."""
+better everywhere (``benchmarks/results/da_few.csv``)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.suite.by_set_table import errors, measured, orders
+from benchmarks.suite.by_set_table import measured, orders
 from benchmarks.suite.ceiling import SeedNoise
 from benchmarks.suite.members import Cells
 
@@ -33,14 +33,3 @@ def test_what_is_compared() -> None:
     trials = {("s", e): value for e, value in zip(NAMES, -ACCURACY, strict=True)}
     both = dict(orders("s", CELLS, trials, {}, SIZES, noise=SILENT))["transferability and trial, every model"][0][0]
     assert both == pytest.approx(0.5 * ACCURACY / 100 / 0.75 - 0.5 * ACCURACY, rel=0.1)
-
-
-def test_a_score_with_the_errors_of_the_default_adds_nothing() -> None:
-    wrong = np.array([20.0, 10.0, 30.0, 40.0, 60.0, 50.0])
-    cells = Cells(NAMES, dict.fromkeys(MEMBERS, wrong / 100), MEMBERS, np.zeros(6), ACCURACY)
-    other = [10.0, 20.0, 40.0, 30.0, 50.0, 60.0]
-    scores = {"same": dict(zip(NAMES, wrong, strict=True)), "other": dict(zip(NAMES, other, strict=True))}
-    same, apart = errors("s", cells, {k: {"s": v} for k, v in scores.items()})
-    assert (same["correlation_of_errors"], same["weighted_tau"]) == (1.0, same["default"])
-    assert apart["correlation_of_errors"] == 0.0
-    assert list(errors("s", cells, {"elsewhere": {"t": scores["same"]}})) == []

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.bench_confirm import summarise
 from benchmarks.confirm_rows import mean_over_sets, put_row
 from benchmarks.rows import read_rows
 
@@ -38,16 +37,3 @@ def test_the_interval_is_over_sets_and_seeds() -> None:
     error = np.std([np.mean(v) for v in values.values()], ddof=1) / np.sqrt(60)
     assert low < mean < high
     assert (high - low) / 2 == pytest.approx(1.645 * error, rel=0.1)
-
-
-def test_the_summary_is_regret_beyond_the_rules() -> None:
-    columns = ("set", "held_out", "tournament_regret", "trained_regret", "wide_regret", "rule_regret")
-    cells = [("a", "False", "3", "2", "1", "1"), ("a", "False", "1", "1", "1", "1"), ("b", "True", "5", "5", "5", "1")]
-    rows = [
-        {**dict(zip(columns, cell, strict=True)), "tournament_cpu_seconds": "2", "rule_cpu_seconds": "8"}
-        for cell in cells
-    ]
-    tuned, held_out, every = summarise(rows)
-    assert (tuned["group"], tuned["sets"], tuned["rows"], tuned["tournament"], tuned["wide"]) == ("tuned", 1, 2, 1, 0)
-    assert (held_out["group"], held_out["tournament"]) == ("held out", 4)
-    assert (every["tournament"], every["cpu_share"]) == (2.5, 0.25)

@@ -1,12 +1,11 @@
-"""What the benches of scale compute beside running: ground truth by strategy, the summary, times of simulated networks."""
+"""What the benches of scale compute beside running: ground truth by strategy, the summary."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import bench_fleet, bench_many, bench_scan_budget
+from benchmarks import bench_many, bench_scan_budget
 
 
 def test_the_truth_of_a_model_is_its_best_strategy_in_the_mean_over_seeds() -> None:
@@ -24,21 +23,9 @@ def test_the_summary_says_spent_looked_at_and_regret() -> None:
     assert lines[-1] == "| 25 % | 22.0 % | 50 % | 1 of 2 | +0.75 | +1.50 |"
 
 
-def test_simulated_networks_take_recorded_times() -> None:
-    drawn = bench_fleet.times(1000, 120.0, seed=0)
-    assert drawn.sum() == pytest.approx(120)
-    assert 100 < drawn.max() / drawn.min() < 1000  # from a small CNN to a vision transformer
-
-
 def test_the_figure_of_many_targets_has_a_line_a_number_of_targets() -> None:
     rows = [{"models": m, "targets": t, "seconds": m * t / 2} for m in (5, 15) for t in (1, 4)]
     drawn = bench_many.figure(rows)
     assert drawn.count("<polyline") == 4  # two lines, and scans one by one beside each
     assert "4 targets" in drawn
     assert "1 target<" in drawn
-
-
-def test_a_fleet_cannot_be_better_than_its_schedule() -> None:
-    longest_last = np.array([1.0, 1.0, 1.0, 1.0, 4.0])
-    assert bench_fleet.bound(longest_last, 2) == pytest.approx(8 / (2 * 6))
-    assert bench_fleet.bound(longest_last[::-1], 2) == 1
