@@ -13,9 +13,9 @@ from selector.sources import _hub, _weights
 if TYPE_CHECKING:
     from selector.zoo import ModelSpec
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 
-_FORMS = ((WEIGHTS, f"{WEIGHTS}.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
+_FORMS = ((WEIGHTS, f"{WEIGHTS}.index.json"), (PICKLED, f"{PICKLED}.index.json"))
 """(weights, or the list of their parts), the preferred form first; pickles are read as tensors only."""
 
 _FILES = [name for form in _FORMS for name in form]

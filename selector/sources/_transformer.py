@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from selector.core.errors import SourceError, first_line
+from selector.core.errors import SourceError, did_you_mean, first_line
 from selector.modalities.text import Tokens
+from selector.sources import _weights
 from selector.sources._encoder import seeded
 from selector.sources._text_module import TextModule
 from selector.sources._text_path import LAST, TextPath
@@ -87,13 +88,12 @@ def create_backbone(config: Mapping[str, Any]) -> nn.Module:
     """A model of transformers without weights and without the parts that features never use.
 
     Raises:
-        SourceError: transformers cannot build it.
+        SourceError: transformers cannot build it, or ``checked_settings`` refuses it.
     """
     from transformers import AutoConfig, AutoModel
 
-    settings = dict(config)
-    kind = settings.pop("model_type", None)
-    require_built_in(f"transformers: {kind}", settings)
+    settings = checked_settings("transformers", config)
+    kind = settings.pop("model_type")
     try:
         made = AutoConfig.for_model(kind, **settings)
         return stripped(AutoModel.from_config(made, dtype=torch.float32, trust_remote_code=False))  # type: ignore[no-untyped-call]
@@ -101,23 +101,102 @@ def create_backbone(config: Mapping[str, Any]) -> nn.Module:
         raise SourceError(f"transformers cannot build a network of the type '{kind}': {first_line(error)}") from error
 
 
-_BUILT_IN = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+def checked_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration from somebody else, as far as it describes a network that transformers itself implements.
 
+    What only people read (names of classes, where the weights once came from) is left out.
 
-def require_built_in(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that names kernels of a repository, which transformers would fetch and run.
-
+    Args:
+        name: the model, for messages.
+        config: what ``config.json``, a zoo entry or a saved model says.
     Raises:
-        SourceError: an attention implementation that is not one of transformers' own, at any depth.
+        SourceError: a type that is not in ``MODEL_TYPES``, at any depth; code, weights or kernels from elsewhere.
     """
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            require_built_in(name, value)
-        elif "_implementation" in key and value not in _BUILT_IN:
+    settings = {key: value for key, value in config.items() if key not in _FOR_PEOPLE}
+    _refuse_foreign(name, settings)
+    if settings.get("model_type") is None:
+        raise SourceError(f"{name}: the configuration has no model_type; expected one such as 'bert'.")
+    _weights.require_plain(name, settings, "the configuration")
+    return settings
+
+
+def file_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """As ``checked_settings``, of a ``config.json``, in which programs leave notes of their own.
+
+    A text under a key that networks of this type do not read is left out where it is more than a plain word.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in MODEL_TYPES or kind not in CONFIG_MAPPING:
+        return checked_settings(name, config)
+    read = CONFIG_MAPPING[kind]
+    known = {*read().to_dict(), *getattr(read, "attribute_map", {}), "_attn_implementation", "attn_implementation"}
+    texts = {key: value for key, value in config.items() if key not in known and isinstance(value, str)}
+    noted = {key for key, value in texts.items() if not _weights.is_plain(value)}
+    return checked_settings(name, {key: value for key, value in config.items() if key not in noted})
+
+
+_FOR_PEOPLE = frozenset(
+    {
+        *("_name_or_path", "name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "finetuning_task"),
+        *("id2label", "label2id", "task_specific_params", "torch_dtype", "transformers_version"),
+    }
+)
+
+_BUILT_IN = (None, "eager", "sdpa", "flex_attention")  # in float32; others fall back to kernels that are fetched
+
+
+def _refuse_foreign(name: str, value: Any) -> None:
+    """Types that are not on the list, kernels and quantisers from elsewhere, at any depth of a configuration."""
+    for part in value if isinstance(value, list | tuple) else ():
+        _refuse_foreign(name, part)
+    for key, part in value.items() if isinstance(value, Mapping) else ():
+        if key == "model_type" and (not isinstance(part, str) or part not in MODEL_TYPES):
+            near = did_you_mean(str(part), MODEL_TYPES)
             raise SourceError(
-                f"{name}: the configuration asks for {key} {value!r}, which is code from elsewhere and is not run; "
-                "take the key out of config.json."
+                f"{name}: the type {str(part)[:80]!r} is not read{near or '.'} Expected an encoder or a decoder of texts "
+                "that transformers implements itself, such as bert, modernbert, gpt2 or llama."
             )
+        if "implementation" in str(key) and not _is_built_in(part):
+            raise SourceError(
+                f"{name}: the configuration asks for {key} {str(part)[:80]!r}, which is code from elsewhere and is not "
+                f"run; take the key out of config.json (read are {', '.join(map(str, _BUILT_IN[1:]))})."
+            )
+        if key == "quantization_config" and part:
+            raise SourceError(f"{name}: quantised weights are not read; take weights in floating point.")
+        _refuse_foreign(name, part)
+
+
+def _is_built_in(value: Any) -> bool:
+    """Of a network, or of its parts by name."""
+    if isinstance(value, Mapping):
+        return all(_is_built_in(part) for part in value.values())
+    return value is None or isinstance(value, bool) or (isinstance(value, str) and value in _BUILT_IN)
+
+
+MODEL_TYPES = frozenset(
+    {
+        # encoders
+        *("albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
+        *("deberta-v2", "distilbert", "electra", "ernie", "eurobert", "flaubert", "fnet", "funnel", "gte", "ibert"),
+        *("jina_embeddings_v3", "layoutlm", "longformer", "luke", "megatron-bert", "mobilebert", "modernbert", "mpnet"),
+        *("nomic_bert", "nystromformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer"),
+        *("splinter", "squeezebert", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod"),
+        # decoders
+        *("apertus", "arcee", "biogpt", "bloom", "codegen", "cohere", "cohere2", "ctrl", "cwm", "deepseek_v2"),
+        *("deepseek_v3", "diffllama", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "gemma", "gemma2"),
+        *("gemma3_text", "glm", "glm4", "glm4_moe", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox"),
+        *("gpt_neox_japanese", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoeshared", "helium"),
+        *("hunyuan_v1_dense", "jetmoe", "lfm2", "llama", "minimax", "ministral", "mistral", "mixtral"),
+        *("modernbert-decoder", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt", "opt", "persimmon"),
+        *("phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm"),
+        *("starcoder2", "vaultgemma", "xglm"),
+    }
+)
+"""Types that are built. Each is a network of transformers' own code alone: it wraps no other library (``timm_wrapper``),
+builds no network that a nested configuration names (``vision-encoder-decoder``) and fetches no kernels (``mra``, ``yoso``,
+``mamba``)."""
 
 
 def stripped(backbone: Any) -> nn.Module:

@@ -245,6 +245,40 @@ def refuse_kwargs(name: str, kwargs: Mapping[str, Any], reserved: Collection[str
     for key in kwargs:
         if key in reserved or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
             raise SourceError(f"{name}: kwargs.{key} is not passed on; say with 'weights' where the weights come from.")
+    require_plain(name, kwargs, "kwargs")
+
+
+_PLAIN = re.compile(r"(?:[\w +=-]|\.(?=\d))*")
+"""No slash and no colon, as repositories and addresses have them, and no dot but in a number, as files have them."""
+
+
+def is_plain(value: str) -> bool:
+    """Whether a text is a plain word: it names no file, no address and no repository."""
+    return len(value) <= 200 and _PLAIN.fullmatch(value) is not None
+
+
+def require_plain(name: str, value: Any, at: str) -> None:
+    """Refuse settings of a network that name something elsewhere: a file, an address, a repository of the hub.
+
+    Args:
+        name: the model, for messages.
+        value: plain JSON; mappings and lists are searched, keys included.
+        at: where it stands, for messages.
+    Raises:
+        SourceError: a text that is more than a plain word.
+    """
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            require_plain(name, key, f"a key of {at}")
+            require_plain(name, part, f"{at}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            require_plain(name, part, f"{at}[{index}]")
+    elif isinstance(value, str) and not is_plain(value):
+        raise SourceError(
+            f"{name}: {at} is {value[:80]!a}; settings of a network name no file, no address and no repository. Take it "
+            "out, and say with 'weights' where the weights come from."
+        )
 
 
 def _some(keys: list[str]) -> str:

@@ -11,8 +11,12 @@ Weights are read as tensors (safetensors, or ``pytorch_model.bin`` without runni
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +25,7 @@ from selector.core.contracts import Encoder, TextPreprocess, TruncationSide
 from selector.core.errors import SourceError, ZooError, first_line
 from selector.sources import _weights, source
 from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running
-from selector.sources._text_files import TOKENIZERS, ModelFiles, find_files
+from selector.sources._text_files import PICKLED, TOKENIZERS, WEIGHTS, ModelFiles, find_files
 from selector.sources._text_path import LAST, TextPath
 
 if TYPE_CHECKING:
@@ -40,6 +44,9 @@ _RESERVED = frozenset(
 )
 
 _SENTENCES = "sentence_bert_config.json"
+
+_LEADS_ELSEWHERE = re.compile("_file$|_kwargs$|path|auto_map|chat_template")
+"""Keys of ``tokenizer_config.json`` that name files or code, or that only programs for chats read."""
 
 _POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "weightedmean": "weighted", "lasttoken": "last"}
 """By their names in sentence-transformers."""
@@ -133,14 +140,13 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     except ImportError as error:
         raise SourceError(f"{spec.name}: {error}; run: pip install 'zoo-selector[text]'") from None
     from selector.sources._encoder import seeded
-    from selector.sources._transformer import create_backbone, require_built_in
+    from selector.sources._transformer import create_backbone, file_settings
 
     if not files.weights:
-        config = {**files.read("config.json"), **spec.kwargs}
+        config = {**file_settings(spec.name, files.read("config.json")), **spec.kwargs} if files.folder else spec.kwargs
         with seeded():
             return create_backbone(config)
     files.fetched(spec.name)
-    require_built_in(spec.name, files.read("config.json"))
     for file in files.weights:
         if files.folder is not None:
             _weights.refuse_quantised(files.folder / file.filename, spec.name)
@@ -152,28 +158,28 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
 
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel
+    from transformers import CONFIG_MAPPING, AutoModel
     from transformers.utils import logging
 
     from selector.sources._encoder import seeded
-    from selector.sources._transformer import stripped
+    from selector.sources._transformer import checked_settings, file_settings, stripped
 
     folder = str(files.folder)
+    settings = file_settings(spec.name, files.read("config.json"))
+    kind = settings.pop("model_type")
+    checked_settings(spec.name, {"model_type": kind, **spec.kwargs})
     shown = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports unused heads, which are meant to be unused
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with seeded():
-            config, unknown = AutoConfig.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True, return_unused_kwargs=True, **dict(spec.kwargs)
-            )
+        with seeded(), _alone(files, [file.filename for file in files.weights]) as place:
+            config, unknown = CONFIG_MAPPING[kind].from_dict(settings, return_unused_kwargs=True, **dict(spec.kwargs))
             if unknown:
                 raise SourceError(
-                    f"{spec.name}: config.json of a {config.model_type} has no setting '{next(iter(unknown))}' (kwargs of "
-                    "the zoo entry)."
+                    f"{spec.name}: config.json of a {kind} has no setting '{next(iter(unknown))}' (kwargs of the zoo entry)."
                 )
             model, found = AutoModel.from_pretrained(
-                folder,
+                place,
                 config=config,
                 dtype=torch.float32,
                 trust_remote_code=False,
@@ -204,6 +210,28 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
             f"shape, such as {what[0]}."
         )
     return backbone
+
+
+@contextmanager
+def _alone(files: ModelFiles, names: Sequence[str], **written: Mapping[str, Any]) -> Iterator[str]:
+    """A folder that holds the named files of a model and nothing else.
+
+    transformers follows what else it finds beside them, such as an ``adapter_config.json`` that names another model.
+
+    Args:
+        files: the model.
+        names: files that are there under the same name.
+        written: contents of JSON files that stand for the model's own, by name without ``.json``.
+    """
+    assert files.folder is not None
+    with tempfile.TemporaryDirectory(prefix="selector-model-") as place:
+        parts = [*names, *(f"{name}.index.json" for name in (WEIGHTS, PICKLED) if len(names) > 1)]
+        for name in parts:
+            if (files.folder / name).is_file():
+                (Path(place) / name).symlink_to((files.folder / name).resolve())
+        for stem, content in written.items():
+            (Path(place) / f"{stem}.json").write_text(json.dumps(content), encoding="utf-8")
+        yield place
 
 
 # ---------------------------------------------------------------------------- tokens
@@ -272,8 +300,16 @@ def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int
         )
     from transformers import AutoTokenizer
 
+    from selector.sources._transformer import file_settings
+
+    config = file_settings(spec.name, files.read("config.json"))
+    said = {
+        key: value for key, value in files.read("tokenizer_config.json").items() if not _LEADS_ELSEWHERE.search(key)
+    }
+    names = (*TOKENIZERS, "merges.txt", "added_tokens.json", "special_tokens_map.json")
     try:
-        found = AutoTokenizer.from_pretrained(str(files.folder), trust_remote_code=False, local_files_only=True)
+        with _alone(files, names, config=config, tokenizer_config=said) as place:
+            found = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
         backend = found.backend_tokenizer
         backend.no_padding()
         backend.no_truncation()

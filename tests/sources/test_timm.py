@@ -624,3 +624,16 @@ def test_quantised_weights_of_the_hub_are_refused(home: Path) -> None:
     cached(home, "org/int8", files)
     with pytest.raises(SourceError, match="is I8, as quantised weights are, whose scale is not applied"):
         load(ModelSpec(source="timm:hf-hub:org/int8"))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"a": "hf-hub:org/x"}, {"a": ["x.pth"]}, {"a": {"b": "https://example.org/x"}}, {"a": {"org/x": 1}}, {"a": "/x"}],
+)
+@pytest.mark.parametrize("source", ["timm:test_vit", "torchvision:resnet18"])
+def test_settings_name_nothing_elsewhere(kwargs: dict[str, Any], source: str) -> None:
+    name, _, model = source.partition(":")
+    with pytest.raises(SourceError, match="name no file, no address and no repository"):
+        registry.get(name).load(ModelSpec(source=source, weights="none", kwargs=kwargs))
+    with pytest.raises(SourceError, match="name no file, no address and no repository"):
+        registry.get(name).build({"model": model, "kwargs": kwargs, "head": "native", "outputs": 2})

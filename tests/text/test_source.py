@@ -299,7 +299,7 @@ def test_what_is_wrong_with_a_model_is_its_own_error(folders: dict[str, Path], t
         load(other)
     remote = copy("remote")
     (remote / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
-    with pytest.raises(SourceError, match=r"transformers cannot load .*remote: "):
+    with pytest.raises(SourceError, match=r"remote: the type 'own' is not read"):
         load(remote)
     damaged = copy("damaged")
     (damaged / "tokenizer.json").write_text("{")
@@ -398,9 +398,93 @@ def test_a_shared_embedding_gives_the_features_of_a_rounded_one(folders: dict[st
         {"attn_implementation": "org/kernels"},
         {"_attn_implementation": "org/kernels"},
         {"text_config": {"_attn_implementation": "x/y"}},
+        {"_attn_implementation": {"": "org/kernels"}},
+        {"_attn_implementation": {"encoder": {"": "org/kernels@main:flash"}}},
+        {"_attn_implementation": ["org/kernels"]},
+        {"parts": [{"_attn_implementation": "org/kernels"}]},
+        {"_attn_implementation": "flash_attention_2"},
+        {"attn_implementation": "kernels"},
     ],
 )
 def test_kernels_of_a_repository_are_not_fetched(change: dict[str, Any]) -> None:
     recipe = {"config": {"model_type": "bert", **change}}
     with pytest.raises(SourceError, match="which is code from elsewhere and is not run"):
         registry.get("transformers").build({**recipe, "token_types": False, "path": {}, "features": 2, "outputs": 2})
+
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "pickle": {"model_type": "timm_wrapper", "architecture": "resnet10t", "model_args": {"checkpoint_path": "x.pth"}},
+    "hub by timm": {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/x"},
+    "backbone": {"model_type": "timm_backbone", "backbone": "hf-hub:evil/x"},
+    "nested": {"model_type": "bert", "backbone_config": {"model_type": "timm_backbone", "backbone": "resnet10t"}},
+    "in a list": {"model_type": "bert", "parts": [{"model_type": "timm_wrapper"}]},
+    "two towers": {"model_type": "vision-encoder-decoder", "encoder": {"model_type": "bert"}, "decoder": {}},
+    "kernels": {"model_type": "mra"},
+    "no type": {"hidden_size": 32},
+    "a type that is no text": {"model_type": ["bert"]},
+    "repository": {"model_type": "bert", "hidden_act": "org/act"},
+    "address": {"model_type": "bert", "position_embedding_type": "https://example.org/x"},
+    "file": {"model_type": "bert", "hidden_act": "weights.pth"},
+    "file in a list": {"model_type": "deberta-v2", "pos_att_type": ["p2c", "../x.bin"]},
+    "key": {"model_type": "bert", "extra": {"org/name": 1}},
+    "quantised": {"model_type": "bert", "quantization_config": {"quant_method": "awq"}},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("road", ["zoo", "folder", "saved"])
+def test_only_networks_of_the_list_are_built(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, road: str
+) -> None:
+    def reached(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a network from elsewhere was asked for")
+
+    monkeypatch.setattr("timm.create_model", reached)
+    monkeypatch.setattr("socket.socket.connect", reached)
+    config = FOREIGN[kind]
+    if road == "saved":
+        recipe = {"config": config, "token_types": False, "path": {}, "features": 2, "outputs": 2}
+        with pytest.raises(SourceError, match=r"not read|name no file|no model_type"):
+            registry.get("transformers").build(recipe)
+        return
+    spec = {"source": "transformers:x", "weights": "none", "kwargs": config}
+    if road == "folder":
+        other = tmp_path / "model"
+        shutil.copytree(folders["bert"], other)
+        (other / "config.json").write_text(json.dumps(config))
+        spec = {"source": f"transformers:{other}"}
+    with pytest.raises(SourceError):
+        registry.get("transformers").load(ModelSpec.model_validate(spec))
+
+
+def test_an_adapter_beside_the_weights_leads_nowhere(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(folders["bert"], other)
+    (other / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "evil")}))
+    batch = tokens(load(folders["bert"]))
+    assert torch.equal(load(other).encode(batch), load(folders["bert"]).encode(batch))
+
+
+def test_a_tokenizer_reads_the_files_of_its_own_folder_only(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(folders["bert"], other)
+    (tmp_path / "stolen.json").write_text("{}")
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    stolen = {"tokenizer_file": str(tmp_path / "stolen.json"), "auto_map": {"AutoTokenizer": ["own.T", None]}}
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, **stolen}))
+    assert load(other).preprocess.tokenizer == load(folders["bert"]).preprocess.tokenizer
+
+
+def test_notes_for_people_in_a_configuration_do_no_harm(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(folders["bert"], other)
+    config = json.loads((other / "config.json").read_text())
+    notes = {
+        "_name_or_path": "org/base",
+        "id2label": {"0": "a/b.c"},
+        "dataset": "org/data",
+        "torch_dtype": "torch.half",
+    }
+    (other / "config.json").write_text(json.dumps({**config, **notes}))
+    batch = tokens(load(folders["bert"]))
+    assert torch.equal(load(other).encode(batch), load(folders["bert"]).encode(batch))
