@@ -21,9 +21,8 @@ class Registry(Generic[T]):
     """The named objects of one room.
 
     Args:
-        package: dotted name of the room, e.g. ``"selector.proxies"``. Every module in it whose
-            name does not start with ``_`` registers one object under its own name, with ``-``
-            for ``_``; its packages are what they share.
+        package: dotted name of the room, e.g. ``"selector.proxies"``. Every module or package in it whose
+            name does not start with ``_`` registers one object under its own name, with ``-`` for ``_``.
         kind: the word used in messages, e.g. ``"proxy"``.
     """
 
@@ -66,7 +65,7 @@ class Registry(Generic[T]):
         files = {
             module.name.replace("_", "-")
             for module in pkgutil.iter_modules(room.__path__)
-            if not module.name.startswith("_") and not module.ispkg
+            if not module.name.startswith("_")
         }
         return sorted(files | set(self._objects))
 

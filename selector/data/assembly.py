@@ -18,7 +18,7 @@ from selector.core.errors import TargetError
 from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.data.splits import split
-from selector.tasks._reading import read_table
+from selector.tasks import read_table
 
 _KINDS = {"multilabel": LabelKind.MULTILABEL, "regression": LabelKind.REAL}
 

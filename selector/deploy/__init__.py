@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from selector.deploy.load import SavedModel as SavedModel
     from selector.deploy.load import load_model as load_model
     from selector.deploy.save import save_model as save_model
-    from selector.tasks._tagged import TaggedText as TaggedText
-    from selector.tasks._tagged import TaggedTexts as TaggedTexts
+    from selector.tasks._tag_predictions import TaggedText as TaggedText
+    from selector.tasks._tag_predictions import TaggedTexts as TaggedTexts
 
 _PLACES = {
     "Prediction": "selector.core.prediction",
     "Predictions": "selector.core.prediction",
-    "TaggedText": "selector.tasks._tagged",
-    "TaggedTexts": "selector.tasks._tagged",
+    "TaggedText": "selector.tasks._tag_predictions",
+    "TaggedTexts": "selector.tasks._tag_predictions",
     "export_onnx": "selector.deploy.export",
     "save_model": "selector.deploy.save",
 }

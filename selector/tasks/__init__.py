@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import LabelKind, Target
-from selector.core.errors import ConfigError
+from selector.core.contracts import Annotations, LabelKind, Target
+from selector.core.errors import ConfigError, TargetError
 from selector.core.metric import LEGACY, Metric
 from selector.core.registry import Registry
-from selector.core.task import Task
+from selector.core.task import Table, Task
 
 if TYPE_CHECKING:
     from selector.tasks._linear import LinearTask as LinearTask
 
-__all__ = ["LinearTask", "metric_named", "registry", "task", "task_for", "task_of"]
+__all__ = ["LinearTask", "metric_named", "read_table", "registry", "task", "task_for", "task_names", "task_of"]
 
 registry: Registry[Task] = Registry("selector.tasks", "task")
 task = registry.instance
@@ -59,3 +59,40 @@ def __getattr__(name: str) -> Any:
 
         return LinearTask
     raise AttributeError(f"module 'selector.tasks' has no attribute '{name}'")
+
+
+_ORDER = ("tagging", "multilabel", "regression", "classification", "segmentation", "detection")
+"""Labels before masks and boxes; several labels and numbers before classes, which take any column of labels."""
+
+
+def task_names() -> list[str]:
+    """Every task, in the order in which they are asked to read a table: those of plugins first."""
+    return [*(name for name in registry.names() if name not in _ORDER), *_ORDER]
+
+
+def read_table(table: Table, task: str | None) -> tuple[str, Annotations]:
+    """The name of the task and what it reads.
+
+    Args:
+        task: the one that is asked for; inferred from the table when not given.
+
+    Raises:
+        ConfigError: an unknown task, or one for another kind of annotation.
+        TargetError: no task takes the table, or the annotation is not as the task needs it.
+    """
+    if task is not None:
+        reading: Any = registry.get(task)
+        role = getattr(reading, "role", None)  # without it the task decides by accepts alone
+        if role not in table.roles and (why := reading.accepts(table)) is not None:
+            raise ConfigError(f"{table.where}: task '{task}' was asked for, but {why}.")
+        return task, reading.read(table)
+    reasons = []
+    for name in task_names():
+        reading = registry.get(name)
+        if not getattr(reading, "reads_tables", True):
+            continue
+        why = reading.accepts(table)
+        if why is None:
+            return name, reading.read(table)
+        reasons.append(f"{name}: {why}")
+    raise TargetError(f"{table.where}: no task reads these data ({'; '.join(reasons)}).")

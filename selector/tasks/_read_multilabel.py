@@ -11,9 +11,8 @@ from selector.core.contracts import LabelKind
 from selector.core.errors import TargetError
 from selector.core.kinds import noun_of
 from selector.core.task import Table
-from selector.tasks._annotations import ArrayAnnotations
-from selector.tasks._read_classification import missing_label
 from selector.tasks._read_labels import (
+    ArrayAnnotations,
     check_length,
     check_names,
     declared_names,
@@ -26,6 +25,7 @@ from selector.tasks._read_labels import (
     rows_of_numbers,
 )
 from selector.tasks._read_regression import are_binary
+from selector.tasks.classification import missing_label
 
 SEPARATOR = "|"
 

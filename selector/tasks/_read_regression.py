@@ -12,9 +12,8 @@ from selector.core.contracts import LabelKind
 from selector.core.errors import TargetError
 from selector.core.kinds import noun_of
 from selector.core.task import Table
-from selector.tasks._annotations import ArrayAnnotations
-from selector.tasks._read_classification import missing_label
-from selector.tasks._read_labels import first_of, is_gap, kind_of, labels_of, number_notes, plain
+from selector.tasks._read_labels import ArrayAnnotations, first_of, is_gap, kind_of, labels_of, number_notes, plain
+from selector.tasks.classification import missing_label
 
 _BINS = 10
 _LEAST = 14  # items a quantile: two each for val and test

@@ -19,8 +19,7 @@ from selector.core.kinds import noun_of
 from selector.core.sealed import UNKNOWN, SealedLabels
 from selector.core.task import Table
 from selector.tasks import task
-from selector.tasks._read_classification import ClassLabels
-from selector.tasks.classification import Classification
+from selector.tasks.classification import Classification, ClassLabels
 
 NEEDED = "the labelled data set that it is adapted from is lacking; give source_domain (--source-domain)"
 

@@ -5,8 +5,8 @@ Rows are words; an item is a sentence, and no entity crosses its border.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -18,10 +18,10 @@ from selector.core.errors import ConfigError
 from selector.core.metric import Metric
 from selector.core.prediction import Prediction
 from selector.core.stats import best_temperature, softmax
-from selector.core.task import RowPlan, Section, Stats
+from selector.core.task import RowPlan, Section, Stats, Table
 from selector.tasks import task
-from selector.tasks._class_task import ClassTask
 from selector.tasks._classes import (
+    ClassTask,
     absent_classes,
     calibration_error,
     checked,
@@ -30,10 +30,68 @@ from selector.tasks._classes import (
     per_class_table,
 )
 from selector.tasks._entities import Found, Scheme
+from selector.tasks._error_analysis import section_of_sentences
 from selector.tasks._linear import temperature_of
-from selector.tasks._outcome import section_of_sentences
-from selector.tasks._read_tagging import TaggingReading
-from selector.tasks._tagged import Entity, TaggedText, TaggedTexts
+from selector.tasks._read_labels import ArrayAnnotations, as_numbers, cell_counts, declared_names, encode_classes, plain
+from selector.tasks._tag_predictions import Entity, TaggedText, TaggedTexts
+
+
+@dataclass(frozen=True)
+class WordTags(ArrayAnnotations):
+    """Class numbers of all words, item after item; ``starts`` (N + 1,) says where those of an item begin."""
+
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self.labels[self.starts[index] : self.starts[index + 1]]
+
+    def take(self, indices: np.ndarray) -> WordTags:
+        """Those of some items."""
+        starts = np.concatenate([[0], np.cumsum(np.diff(self.starts)[indices])])
+        labels = self.labels[spread(self.starts, indices)]
+        return replace(self, labels=labels, strata=self.strata[indices], starts=starts)
+
+    def review(self, splits: np.ndarray, names: Sequence[str]) -> list[str]:
+        """Labels that training never shows: long tails of tags are usual, so that is no error."""
+        counts = cell_counts(self.labels, np.repeat(splits, np.diff(self.starts)))
+        unseen = [label for label in range(len(self.class_names)) if not counts[label, "train"]]
+        if not unseen:
+            return []
+        told = ", ".join(
+            f"{self.class_names[i]} (val {counts[i, 'val']}, test {counts[i, 'test']})" for i in unseen[:5]
+        )
+        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        return [
+            f"{len(unseen)} labels have no word in train, so that every such word counts as a mistake: {told}{more}"
+        ]
+
+
+class TaggingReading:
+    """``Task.accepts`` and ``Task.read`` of tagging: the role ``words`` is a list of labels an item."""
+
+    role: ClassVar[str] = "words"
+
+    def accepts(self, table: Table) -> str | None:
+        """Tables whose labels are of words."""
+        return None if "words" in table.roles else "the data have a label an item"
+
+    def read(self, table: Table) -> WordTags:
+        """Class numbers of the words; see ``encode_classes``."""
+        column = table.roles["words"][0]
+        lists = table.columns[column]
+        counts = [len(labels) for labels in lists]
+        flat = [label for labels in lists for label in labels]
+        raw = as_numbers(flat) if table.schema.get("written") else plain(flat)
+
+        def names() -> Iterator[str]:
+            for name, count in zip(table.names, counts, strict=True):
+                yield from (f"{name}, word {place}" for place in range(1, count + 1))
+
+        codes, class_names, notes = encode_classes(table.where, "word", names, raw, declared_names(table, column))
+        starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        nothing = np.zeros((len(counts), 0), np.int64)  # an item with several labels is of no class
+        return WordTags(codes, class_names, nothing, table.where, "word", tuple(notes), starts)
+
 
 _ENTITIES = {"entity_f1": Metric(), "entity_precision": Metric(), "entity_recall": Metric()}
 _WORDS = {

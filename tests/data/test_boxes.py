@@ -15,7 +15,7 @@ from PIL import Image
 
 from selector.core.errors import ConfigError, TargetError
 from selector.data import load_origin, load_target, subsample
-from selector.tasks._read_detection import BoxAnnotations
+from selector.tasks.detection.reading import BoxAnnotations
 
 NAMES = ["cat", "dog"]
 WIDTH, HEIGHT = 40, 30

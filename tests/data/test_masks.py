@@ -16,7 +16,7 @@ from PIL import Image
 
 from selector.core.errors import TargetError
 from selector.data import load_origin, load_target, subsample, without
-from selector.tasks._read_segmentation import voc_palette
+from selector.tasks.segmentation.reading import voc_palette
 
 NAMES = ["sky", "road", "car"]
 COLOURS = [(0, 0, 0), (128, 64, 0), (0, 0, 142), (224, 224, 192)]  # the last one is void

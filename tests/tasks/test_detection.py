@@ -23,9 +23,9 @@ from selector.core.task import NotFinite
 from selector.data import load_target
 from selector.modalities.pixels.augmentation import augmented
 from selector.tasks import registry, task_of
-from selector.tasks._box_rows import offsets, rows_of
-from selector.tasks._matching import match
 from selector.tasks.detection import BACKGROUND, DetectionStats, stats_of
+from selector.tasks.detection.box_rows import offsets, rows_of
+from selector.tasks.detection.matching import match
 from selector.zoo import ModelSpec
 
 TINY = [
@@ -48,7 +48,7 @@ CLASSES = ("disc", "square")
 def _small() -> Any:
     """Pictures are read at their own size, and detectors are narrow: the code is the same, and quicker."""
     from selector.modalities.pixels import maps
-    from selector.tasks import _detector
+    from selector.tasks.detection import detectors as _detector
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maps, "LEAST_SIDE", 64)
@@ -478,7 +478,7 @@ def test_boxes_are_handed_over_from_a_score_on(confirmed: Any, shapes: Path, tmp
 
 
 def test_the_report_counts_and_draws_from_the_score_that_validation_chose() -> None:
-    from selector.tasks._matching import DetectionStats
+    from selector.tasks.detection.matching import DetectionStats
 
     classes, pictures = drawn(4)
     stats = of_pictures(classes, pictures)
@@ -548,7 +548,7 @@ def test_every_head_is_exported(head: str, shift: int, target: Target, tmp_path:
     import onnxruntime
 
     from selector.deploy.export import _export, _traced_form
-    from selector.tasks._detector import LEAST_SCORE, OnePicture, network_of, unlike
+    from selector.tasks.detection.detectors import LEAST_SCORE, OnePicture, network_of, unlike
 
     encoder = encoder_of("test_resnet", target)
     torch.manual_seed(0)

@@ -35,10 +35,16 @@ from selector.modalities.pixels.augmentation import augmented
 from selector.modalities.pixels.transform import prepare
 from selector.sources import registry as registry_of_sources
 from selector.tasks import registry, task_of
-from selector.tasks._drawn import mask_png
-from selector.tasks._points import points_of, relative
-from selector.tasks._read_segmentation import IGNORE
-from selector.tasks.segmentation import Segmentation, SegmentationStats, estimated_iou, point_weights
+from selector.tasks.segmentation import (
+    Segmentation,
+    SegmentationStats,
+    estimated_iou,
+    point_weights,
+    points_of,
+    relative,
+)
+from selector.tasks.segmentation.mask_predictions import mask_png
+from selector.tasks.segmentation.reading import IGNORE
 from selector.tuning import Candidate, run_tournament
 from tests.sources.samples import load, spec
 
@@ -260,7 +266,7 @@ def test_outputs_that_are_no_numbers_are_told(scenes: Target) -> None:
 
 
 def test_many_classes_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    from selector.tasks import _segmenter
+    from selector.tasks.segmentation import decoders as _segmenter
 
     logits = torch.randn((37, 5, 6), generator=torch.Generator().manual_seed(1))
     whole = functional.interpolate(logits[None], (200, 180), mode="bilinear")[0].argmax(0)

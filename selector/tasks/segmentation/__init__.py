@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+import xxhash
 
 from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import TargetError
@@ -16,16 +18,63 @@ from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Sect
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._classes import weights_of_counts
-from selector.tasks._drawn import SegmentedImage, SegmentedImages, mask_png, picture_size, small_overlay, swatch
 from selector.tasks._maps import MapTask, rounded, telling
-from selector.tasks._points import points_of, relative
-from selector.tasks._read_segmentation import Masks, SegmentationReading
+from selector.tasks.segmentation.mask_predictions import (
+    SegmentedImage,
+    SegmentedImages,
+    mask_png,
+    picture_size,
+    small_overlay,
+    swatch,
+)
+from selector.tasks.segmentation.reading import Masks, SegmentationReading
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from selector.tasks._segmenter import SegmentationNetwork
+    from selector.tasks.segmentation.decoders import SegmentationNetwork
+
+
+def points_of(mask: np.ndarray, count: int, ignore: int, content: str, seed: int = 0) -> np.ndarray:
+    """Pixels of a mask, int64 (<= count, 2): row and column.
+
+    Classes share ``count`` evenly; what a small one leaves goes to the larger ones. Within a class the pixels
+    with the smallest keys are taken, and keys are drawn from the picture's content, not from its class: with a
+    larger count, or another set of classes on the same pictures, most points stay where they were.
+
+    Args:
+        mask: integers (H, W).
+        ignore: value that is no class.
+        content: hash of the picture.
+    Cost: a random number a pixel.
+    """
+    keys = _keys(content, mask.shape[0], mask.shape[1], seed)
+    flat = mask.ravel()
+    known = np.flatnonzero(flat != ignore)
+    classes, inverse, sizes = np.unique(flat[known], return_inverse=True, return_counts=True)
+    taken = []
+    left = count
+    for place, number in enumerate(np.argsort(sizes, kind="stable")):
+        share = min(int(sizes[number]), left // (len(classes) - place))
+        own = known[inverse == number]
+        taken.append(own[np.argsort(keys[own], kind="stable")[:share]])
+        left -= share
+    chosen = np.sort(np.concatenate(taken)) if taken else np.empty(0, np.int64)
+    return np.stack(np.divmod(chosen, mask.shape[1]), 1)
+
+
+def relative(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Middles of pixels (R, 2) as x, y in 0..1, float32."""
+    height, width = size
+    return np.stack([(points[:, 1] + 0.5) / width, (points[:, 0] + 0.5) / height], 1).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _keys(content: str, height: int, width: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(f"{content} points {seed}".encode()))
+    return rng.random(height * width, dtype=np.float32)
+
 
 METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
 POINTS = 100  # a picture, at most
@@ -176,7 +225,7 @@ class Segmentation(SegmentationReading, MapTask):
         **settings: Any,
     ) -> nn.Module:
         """The encoder's maps with a decoder; the linear one starts as the solved probe."""
-        from selector.tasks._segmenter import Linear, SegmentationLearner
+        from selector.tasks.segmentation.decoders import Linear, SegmentationLearner
 
         classes = len(target.class_names)
         network = self.network(encoder.map_module(size), classes)
@@ -188,7 +237,7 @@ class Segmentation(SegmentationReading, MapTask):
 
     def network(self, maps: nn.Module, outputs: int) -> SegmentationNetwork:
         """See ``MapTask``."""
-        from selector.tasks._segmenter import SegmentationNetwork, decoder_of
+        from selector.tasks.segmentation.decoders import SegmentationNetwork, decoder_of
 
         shape = cast(Any, maps)
         return SegmentationNetwork(maps, decoder_of(self.decoder, shape.channels, shape.strides, outputs))
@@ -335,7 +384,7 @@ class _Counting:
         """``outputs`` (B, K, h, w)."""
         import torch
 
-        from selector.tasks._segmenter import class_map
+        from selector.tasks.segmentation.decoders import class_map
 
         logits = torch.as_tensor(outputs)
         if not bool(torch.isfinite(logits).all()):
@@ -410,7 +459,7 @@ def _predicted(logits: Any, size: tuple[int, int], class_names: Sequence[str]) -
     """A class map of some size, of logits (K, h, w)."""
     import torch
 
-    from selector.tasks._segmenter import class_map
+    from selector.tasks.segmentation.decoders import class_map
 
     found = class_map(torch.as_tensor(logits), size).numpy()
     mask = found.astype(np.uint8 if len(class_names) <= 256 else np.uint16)

@@ -13,7 +13,7 @@ import numpy as np
 
 from selector.core.contracts import spread
 from selector.core.task import NotFinite, Stats
-from selector.tasks._box_rows import ious
+from selector.tasks.detection.box_rows import ious
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)

@@ -14,8 +14,8 @@ from selector.core.errors import TargetError
 from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.modalities.image import UnreadableImage, content_hash
+from selector.tasks._image_files import check_same_size, mask_values, packed, upright_size
 from selector.tasks._read_labels import first_of
-from selector.tasks._read_pictures import check_same_size, mask_values, packed, upright_size
 
 IGNORE = 255
 """What is no class in a mask that a target hands over (with more than 255 classes: 65535)."""

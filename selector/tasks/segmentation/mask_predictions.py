@@ -16,8 +16,8 @@ from PIL import Image
 from selector.core.errors import SelectorError
 from selector.core.prediction import Prediction, Predictions
 from selector.modalities.image import read_image
-from selector.tasks._read_pictures import upright_size
-from selector.tasks._read_segmentation import voc_palette
+from selector.tasks._image_files import upright_size
+from selector.tasks.segmentation.reading import voc_palette
 
 OPACITY = 0.55  # of a mask over its picture
 SMALL = 240  # pixels of the long side, in a report

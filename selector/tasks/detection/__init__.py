@@ -14,17 +14,17 @@ from selector.core.prediction import Prediction
 from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats, Traced
 from selector.modalities.image import read_image
 from selector.tasks import task
-from selector.tasks._box_rows import rows_of
-from selector.tasks._drawn import picture_size, swatch
-from selector.tasks._found import FoundBoxes, FoundInImages, in_pixels, small_copy
 from selector.tasks._maps import MapTask, rounded, telling
-from selector.tasks._matching import SIZES, DetectionStats, match
-from selector.tasks._read_detection import BoxAnnotations, Boxes, DetectionReading
+from selector.tasks.detection.box_predictions import FoundBoxes, FoundInImages, in_pixels, small_copy
+from selector.tasks.detection.box_rows import rows_of
+from selector.tasks.detection.matching import SIZES, DetectionStats, match
+from selector.tasks.detection.reading import BoxAnnotations, Boxes, DetectionReading
+from selector.tasks.segmentation.mask_predictions import picture_size, swatch
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from selector.tasks._detector import DetectionNetwork
+    from selector.tasks.detection.detectors import DetectionNetwork
 
 METRICS: Mapping[str, Metric] = {
     name: Metric() for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large")
@@ -141,7 +141,7 @@ class Detection(DetectionReading, MapTask):
         class layers are new; from one seed."""
         import torch
 
-        from selector.tasks._detector import DetectionLearner
+        from selector.tasks.detection.detectors import DetectionLearner
 
         maps = encoder.map_module(size)
         with torch.random.fork_rng(devices=[]):
@@ -150,15 +150,14 @@ class Detection(DetectionReading, MapTask):
 
     def network(self, maps: nn.Module, outputs: int) -> DetectionNetwork:
         """See ``MapTask``; a whole detector keeps its neck and its heads."""
-        from selector.tasks._detector import network_of
-        from selector.tasks._whole_detector import is_whole, whole_network
+        from selector.tasks.detection.detectors import is_whole, network_of, whole_network
 
         inner = cast(Any, maps).network
         return whole_network(inner, outputs) if is_whole(inner) else network_of(self.decoder, maps, outputs)
 
     def decoders_for(self, encoder: Encoder, named: Sequence[str]) -> Sequence[str]:
         """None for a whole detector: it has its own."""
-        from selector.tasks._whole_detector import is_whole
+        from selector.tasks.detection.detectors import is_whole
 
         return () if is_whole(encoder.module) else named
 
@@ -191,13 +190,13 @@ class Detection(DetectionReading, MapTask):
 
     def output(self, network: nn.Module, batch: Any) -> Any:
         """Boxes of each picture; see ``_detector.shares``."""
-        from selector.tasks._detector import shares
+        from selector.tasks.detection.detectors import shares
 
         return shares(cast(Any, network)(batch), (batch.shape[2], batch.shape[3]))
 
     def traced(self, network: nn.Module, context: Mapping[str, Any]) -> Traced:
         """See ``_detector.OnePicture``."""
-        from selector.tasks._detector import OnePicture, unlike
+        from selector.tasks.detection.detectors import OnePicture, unlike
 
         facts = {"min_score": str(context.get("min_score", 0.5))}
         return Traced(OnePicture(cast(Any, network)), OnePicture.names, unlike, facts)

@@ -12,8 +12,8 @@ import xxhash
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.kinds import noun_of
 from selector.core.task import Table
+from selector.tasks._image_files import upright_size
 from selector.tasks._read_labels import first_of
-from selector.tasks._read_pictures import upright_size
 
 FORMATS = ("xywh", "xyxy", "cxcywh", "cxcywhn")
 """Left, top, width, height; left, top, right, bottom; centre, width, height; the same as shares of the picture."""

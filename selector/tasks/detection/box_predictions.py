@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 from selector.core.errors import SelectorError
 from selector.core.prediction import Prediction, Predictions
 from selector.modalities.image import read_image
-from selector.tasks._drawn import OVERLAYS, SMALL, free_name
-from selector.tasks._read_segmentation import voc_palette
+from selector.tasks.segmentation.mask_predictions import OVERLAYS, SMALL, free_name
+from selector.tasks.segmentation.reading import voc_palette
 
 COCO, CSV = "boxes.json", "boxes.csv"
 
