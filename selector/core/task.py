@@ -76,6 +76,11 @@ class Stats(ABC):
         computing anything again. None where it is not."""
         return None
 
+    def decided(self, metric: str) -> float | None:
+        """Where an item is right or wrong as a whole: how far one item moves the metric, times the number of items (1 for
+        accuracy). None where an item counts by degrees."""
+        return None
+
     def values(self, metrics: Iterable[str]) -> dict[str, float]:
         """Those that are defined."""
         found = {name: self.value(name) for name in metrics}

@@ -107,7 +107,7 @@ def _tried(
     frozen_too: bool,
 ) -> tuple[dict[str, TrialCell], dict[str, float]]:
     """The trials by model, and the half-width of the paired difference of what each one counts to the best of them."""
-    from selector.tuning.compare import half_widths
+    from selector.tuning.compare import standings
     from selector.tuning.micro_trials import BATCH, micro_trials
 
     by_name = {spec.name: spec for spec in specs}
@@ -134,7 +134,10 @@ def _tried(
         for t in trials
     }
     judged = {t.name: t.judged(probe_too=frozen_too) for t in trials if t.after is not None}
-    return cells, half_widths(judged, metric, task.metrics[metric], config.seed or 0) if len(judged) > 1 else {}
+    if len(judged) < 2:
+        return cells, {}
+    table = standings(judged, metric, task.metrics[metric], config.seed or 0, repeats=False)
+    return cells, {name: (standing.high - standing.low) / 2 for name, standing in table.items()}
 
 
 def _with_trial(model: ModelResult, cell: TrialCell | None, value: float | None) -> ModelResult:

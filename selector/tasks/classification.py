@@ -136,6 +136,16 @@ class ClassificationStats(Stats):
             return (self.arrays["predicted"] == self.arrays["label"]).astype(float), np.ones(len(self))
         return (-self.arrays["log_likelihood"], np.ones(len(self))) if metric == "log_loss" else None
 
+    def decided(self, metric: str) -> float | None:
+        """Accuracy counts items; the means over classes count an item by the size of its class."""
+        if metric == "accuracy":
+            return 1.0
+        if metric not in ("balanced_accuracy", "macro_f1"):
+            return None
+        counts = np.bincount(self.arrays["label"])
+        counts = counts[counts > 0]
+        return float(np.sqrt(len(self) * (1 / counts).sum()) / len(counts))
+
     @property
     def confusion(self) -> np.ndarray:
         """int (C, C): rows are the true class, columns the predicted one."""

@@ -1,4 +1,11 @@
-"""Who is best, and how sure is that: paired resampling of the validation items."""
+"""Who is best, and how sure is that: paired comparison on the validation items, honest where these are few.
+
+Every comparison rests on what each item contributes to a metric (its jackknife pseudo-value). Where an item is right or
+wrong as a whole, the weights of the items are drawn, with one more item for each entrant that it alone gets right: of two
+entrants the interval then leaves out 0 exactly where the mid-p sign test of their discordant items does. Other metrics are
+means of degrees: Student's t, with fewer degrees of freedom where few items make up the difference, and an error that is
+never below what one more item of the usual spread would add. ``benchmarks/bench_intervals.py`` measures the coverage.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from selector.core.metric import Metric
+from selector.core.stats import t_quantile
 from selector.core.task import Stats
 
-DRAWS = 2000
-DRAWS_OF_OTHER_METRICS = 200  # each draw computes the metric again
+DRAWS = 4000
+MOST_PARTS = 200  # of the items that are left out in turn; each computes the metric again
+FLOOR = 0.5  # of the spread over items: what one more item may add to a difference
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Standing:
     """One entrant against the best one, on the same items.
 
     ``difference`` is best minus this one (0 for the best), with a 90 % interval, oriented so that more is
-    worse; ``p_best`` the share of resamples in which it is the first.
+    worse; ``p_best`` the probability of being the first.
     """
 
     value: float
@@ -30,6 +39,53 @@ class Standing:
     p_best: float
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """Entrants on the same items.
+
+    Attributes:
+        values: (K,) the metric, oriented so that more is better; the mean over repeats.
+        parts: (P, K) what each part of the items contributes, pseudo-values whose mean is about ``values``.
+        size: items a part.
+        floors: (K,) spread of one more item of each entrant, in the metric's unit.
+        whole: whether an item is right or wrong as a whole.
+        seeds: (K,) standard error of the mean over repeats.
+        widest: difference that there can be.
+    """
+
+    values: np.ndarray
+    parts: np.ndarray
+    size: float
+    floors: np.ndarray
+    whole: bool
+    seeds: np.ndarray
+    widest: float = math.inf
+
+    def gaps(self, best: int, seed: int) -> np.ndarray:
+        """(draws, K) how far each entrant is behind the ``best`` one."""
+        rng = np.random.default_rng(seed)
+        count = len(self.parts)
+        noise = rng.normal(0.0, 1.0, (DRAWS, len(self.values))) * self.seeds
+        if self.whole:
+            weights = rng.gamma(self.size, size=(DRAWS, count))
+            more = rng.gamma(1.0, size=(DRAWS, len(self.values))) * self.floors
+            total = weights.sum(axis=1, keepdims=True) + 2.0
+            drawn = (weights @ self.parts + more) / total + noise
+            return np.asarray(drawn[:, [best]] - drawn)
+        centred = self.parts - self.parts.mean(axis=0)
+        behind = centred[:, [best]] - centred
+        errors = np.sqrt((behind**2).sum(axis=0) / (count * max(count - 1, 1)))
+        freedom = _freedom(behind)
+        wider = np.array([t_quantile(f) for f in freedom]) / t_quantile(max(count - 1, 1))
+        added = rng.standard_normal((DRAWS, len(self.values))) * self.floors / (self.size * count)
+        drawn = rng.standard_normal((DRAWS, count)) @ behind / math.sqrt(count * max(count - 1, 1))
+        drawn = np.where(errors > 0, drawn, 0.0) + added[:, [best]] - added
+        scale = np.sqrt(rng.chisquare(max(count - 1, 1), (DRAWS, 1)) / max(count - 1, 1))
+        gaps = self.values[best] - self.values + wider * drawn / scale + noise[:, [best]] - noise
+        gaps[:, best] = 0.0
+        return np.asarray(np.clip(gaps, -self.widest, self.widest))
+
+
 def standings(
     entrants: Mapping[str, Sequence[Stats]],
     name: str,
@@ -37,6 +93,7 @@ def standings(
     seed: int = 0,
     *,
     unfinished: float = 0.0,
+    repeats: bool = True,
 ) -> dict[str, Standing]:
     """Compare entrants; several statistics of one entrant are repeats with other seeds, and averaged.
 
@@ -45,53 +102,39 @@ def standings(
         name, metric: what is compared, and its declaration.
         unfinished: standard deviation, in units of the metric, of what further training would change in each
             entrant; see ``spread_of_changes``.
+        repeats: several statistics of one entrant are of one training with other seeds, whose differences are noise; else
+            of several networks whose mean is meant.
     Returns:
-        by entrant; P(best) sums to 1 (ties are shared).
-    Cost: draws · items · entrants for metrics that are ratios of sums; 200 metrics an entrant otherwise.
+        by entrant; P(best) sums to 1.
+    Cost: DRAWS · items · entrants for metrics that are ratios of sums; up to 200 metrics an entrant more otherwise.
     """
-    values = np.array([float(np.mean([run.value(name) for run in runs])) for runs in entrants.values()])
-    oriented = values * metric.sign
-    draws = _draws(entrants, name, seed) * metric.sign
+    compared = _compare(entrants, name, metric, repeats)
+    best = int(np.nanargmax(compared.values))
+    gaps = compared.gaps(best, seed)
     if unfinished:
-        draws = draws + np.random.default_rng((seed, 1)).normal(0.0, unfinished, draws.shape)
-    best = int(np.nanargmax(oriented))
-    firsts = draws == np.nanmax(draws, axis=1, keepdims=True)
-    p_best = (firsts / firsts.sum(axis=1, keepdims=True)).mean(axis=0)
-    gaps = draws[:, [best]] - draws
-    low, high = np.nanquantile(gaps, [0.05, 0.95], axis=0)
+        more = np.random.default_rng((seed, 1)).normal(0.0, unfinished, gaps.shape)
+        gaps = gaps + more[:, [best]] - more
+    known = ~np.isnan(compared.values)
+    firsts = np.argmin(np.where(known, gaps, np.inf), axis=1)
+    p_best = np.bincount(firsts, minlength=len(known)) / len(gaps)
+    low, high = np.quantile(gaps, [0.05, 0.95], axis=0)
     return {
         entrant: Standing(
-            float(values[i]), float(oriented[best] - oriented[i]), float(low[i]), float(high[i]), float(p_best[i])
+            float(metric.sign * compared.values[i]),
+            float(compared.values[best] - compared.values[i]),
+            float(low[i]),
+            float(high[i]),
+            float(p_best[i]),
         )
         for i, entrant in enumerate(entrants)
     }
 
 
-def half_widths(entrants: Mapping[str, Sequence[Stats]], name: str, metric: Metric, seed: int = 0) -> dict[str, float]:
-    """Half-width of the 90 % interval of each entrant's difference to the best one, 0 for that one.
-
-    Args:
-        entrants: statistics of the same items; the value of an entrant is the mean over its own (of several networks,
-            not of repeats: how far they lie apart is no noise).
-        name, metric: what is compared, in whose units the answer is, and its declaration.
-    """
-    owners = np.array([entrant for entrant, runs in entrants.items() for _ in runs])
-    runs = {str(i): [run] for i, run in enumerate(run for own in entrants.values() for run in own)}
-    single = np.array([[run.value(name) for (run,) in runs.values()]])
-    values, draws = (
-        np.stack([rows[:, owners == entrant].mean(axis=1) for entrant in entrants], axis=1)
-        for rows in (single, _draws(runs, name, seed))
-    )
-    best = int(np.nanargmax(values[0] * metric.sign))
-    low, high = np.nanquantile(draws[:, [best]] - draws, [0.05, 0.95], axis=0)
-    return {entrant: float(half) for entrant, half in zip(entrants, (high - low) / 2, strict=True)}
-
-
-def spread_of_changes(before: Sequence[Stats], after: Sequence[Stats], name: str, seed: int = 0) -> float:
+def spread_of_changes(before: Sequence[Stats], after: Sequence[Stats], name: str) -> float:
     """How differently a round moved its entrants: what one more round may do to their order.
 
     A change that all share alters no order and does not count; nor does what the choice of items
-    alone makes of equal changes (the variance of the changes on resampled items is deducted).
+    alone makes of equal changes (the variance of the changes over the items is deducted).
 
     Args:
         before, after: by entrant, statistics of the same items; before and after the round.
@@ -102,41 +145,53 @@ def spread_of_changes(before: Sequence[Stats], after: Sequence[Stats], name: str
     count = len(before)
     if count < 2:
         return 0.0
-    entrants = {
-        f"{when} {i}": [run] for when, runs in (("before", before), ("after", after)) for i, run in enumerate(runs)
-    }
-    values = np.array([[runs[0].value(name) for runs in entrants.values()]])
-    draws = _draws(entrants, name, seed)
-    observed, resampled = (_apart(f[:, count:] - f[:, :count]) for f in (values, draws))
-    variance = float((observed**2).sum() - resampled.var(axis=0).sum()) / (count - 1)
-    return math.sqrt(max(0.0, variance))
+    observed = np.array([b.value(name) - a.value(name) for a, b in zip(before, after, strict=True)])
+    parts = np.stack([_parts(b, name) - _parts(a, name) for a, b in zip(before, after, strict=True)], axis=1)
+    parts = parts - parts.mean(axis=1, keepdims=True)
+    noise = parts.var(axis=0, ddof=1) / len(parts) if len(parts) > 1 else np.zeros(count)
+    return math.sqrt(max(0.0, float(((observed - observed.mean()) ** 2).sum() - noise.sum()) / (count - 1)))
 
 
-def _apart(changes: np.ndarray) -> np.ndarray:
-    """Each entrant's change beyond the mean change."""
-    centred: np.ndarray = changes - changes.mean(axis=1, keepdims=True)
-    return centred
+def _compare(entrants: Mapping[str, Sequence[Stats]], name: str, metric: Metric, repeats: bool) -> _Compared:
+    runs = [list(own) for own in entrants.values()]
+    values = [metric.sign * np.array([run.value(name) for run in own]) for own in runs]
+    parts = np.stack([metric.sign * np.mean([_parts(run, name) for run in own], axis=0) for own in runs], axis=1)
+    items = len(runs[0][0])
+    whole = runs[0][0].decided(name)
+    spread = parts.std(axis=0, ddof=1) * math.sqrt(items / len(parts)) if len(parts) > 1 else np.zeros(len(runs))
+    if metric.unit == "share":  # all or nothing is right so far: Agresti and Coull's error of a share
+        sure = (items + 1) / (items + 2)
+        extreme = np.array([abs(own.mean() - metric.sign * 0.5) >= 0.5 for own in values]) | np.isnan(spread)
+        spread = np.where(extreme, math.sqrt(sure * (1 - sure)), spread)
+    floors = np.full(len(runs), whole) if whole is not None else FLOOR * spread
+    differ = [own.var(ddof=1) for own in values if len(own) > 1] if repeats else []
+    error = math.sqrt(float(np.mean(differ))) if differ else 0.0
+    seeds = np.array([error / math.sqrt(len(own)) if len(own) > 1 else 0.0 for own in values])
+    means = np.array([own.mean() for own in values])
+    widest = 1.0 if metric.unit == "share" else math.inf
+    return _Compared(means, parts, items / len(parts), floors, whole is not None, seeds, widest)
 
 
-def _draws(entrants: Mapping[str, Sequence[Stats]], name: str, seed: int) -> np.ndarray:
-    """(draws, entrants): the metric on resamples of the items, and of the repeats of each entrant."""
-    rng = np.random.default_rng(seed)
-    count = len(next(iter(entrants.values()))[0])
-    ratios = [[run.ratio(name) for run in runs] for runs in entrants.values()]
-    known = [[pair for pair in pairs if pair is not None] for pairs in ratios]
-    if all(len(some) == len(pairs) for some, pairs in zip(known, ratios, strict=True)):
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
-        columns = []
-        for pairs in known:
-            parts, wholes = (weights @ np.stack(arrays).T.astype(float) for arrays in zip(*pairs, strict=True))
-            by_run = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes > 0)
-            # a repeat drawn with the items: noise of training and of the sample together
-            picks = rng.integers(len(pairs), size=(DRAWS, len(pairs)))
-            columns.append(np.take_along_axis(by_run, picks, axis=1).mean(axis=1))
-        return np.stack(columns, axis=1)
-    result = np.empty((DRAWS_OF_OTHER_METRICS, len(entrants)))
-    for draw in range(DRAWS_OF_OTHER_METRICS):
-        items = rng.integers(count, size=count)
-        for i, runs in enumerate(entrants.values()):
-            result[draw, i] = runs[int(rng.integers(len(runs)))][items].value(name)
-    return result
+def _parts(stats: Stats, name: str) -> np.ndarray:
+    """(P,) pseudo-values: what each item, or each of ``MOST_PARTS`` parts of them, contributes to the metric."""
+    value, count = stats.value(name), len(stats)
+    ratio = stats.ratio(name)
+    if ratio is not None:
+        top, below = (np.asarray(array, dtype=float) for array in ratio)
+        mean = below.mean()
+        return value + (top - value * below) / mean if mean > 0 else np.full(count, value)
+    number = min(count, MOST_PARTS)
+    if number < 2:
+        return np.full(number, value)
+    part = np.random.default_rng(count).permutation(count) % number
+    left = np.array([stats[np.flatnonzero(part != k)].value(name) for k in range(number)])
+    left[np.isnan(left)] = value  # what a single item decides alone: its floor stands for it
+    return np.asarray(number * value - (number - 1) * left)
+
+
+def _freedom(behind: np.ndarray) -> np.ndarray:
+    """(K,) degrees of freedom of the variance of centred differences (P, K): fewer where few parts make it up."""
+    count = len(behind)
+    square, fourth = (behind**2).mean(axis=0), (behind**4).mean(axis=0)
+    peaked = np.divide(fourth, square**2, out=np.full(len(square), 1.0), where=square > 0)
+    return np.asarray(np.clip(2 * count / np.maximum(peaked - 1, 1e-9), 1.0, max(count - 1, 1)))

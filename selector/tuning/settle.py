@@ -24,7 +24,7 @@ def stop_if_settled(field: Field, doublings: float) -> bool:
         [configuration.trail[-2] for configuration in alive],
         [configuration.trail[-1] for configuration in alive],
     )
-    spread = spread_of_changes(before, after, field.metric, field.seed)
+    spread = spread_of_changes(before, after, field.metric)
     entrants = {configuration.label: [field.standing(configuration)] for configuration in alive}
     table = field.standings(entrants, unfinished=math.sqrt(doublings) * spread)
     leader = max(table, key=lambda label: table[label].p_best)

@@ -10,7 +10,7 @@ from selector import tasks
 from selector.core.task import Stats
 from selector.extract.inputs import ready
 from selector.tuning import micro_trials as room
-from selector.tuning.compare import half_widths, standings
+from selector.tuning.compare import standings
 from selector.tuning.micro_trials import draw, micro_trials, steps_within
 from selector.tuning.strategies._loop import as_batch
 from tests.tuning.samples import MNIST, SVHN, VIT, PixelsOf, candidate, load, pixels_for, small_target
@@ -139,15 +139,13 @@ def test_half_widths_are_of_the_mean_that_counts() -> None:
 
     one, other = rng.random((2, len(items))) < 0.6
     accuracy = TASK.metrics["accuracy"]
-    after = half_widths({"a": [stats(one)], "b": [stats(other)]}, "accuracy", accuracy)
-    both = half_widths({"a": [stats(one), stats(other)], "b": [stats(other), stats(one)]}, "accuracy", accuracy)
-    assert after[max("ab", key=lambda n: {"a": one, "b": other}[n].mean())] == 0
-    expected = 1.645 * np.std(one.astype(float) - other) / np.sqrt(len(items))
-    assert max(after.values()) == pytest.approx(expected, rel=0.1)
-    assert both == {"a": 0.0, "b": 0.0}
-    standing = standings({"a": [stats(one)], "b": [stats(other)]}, "accuracy", accuracy)
-    for name, half in after.items():
-        assert half == pytest.approx((standing[name].high - standing[name].low) / 2)
+    means = {"a": [stats(one), stats(other)], "b": [stats(other), stats(one)]}
+    after = standings({"a": [stats(one)], "b": [stats(other)]}, "accuracy", accuracy)
+    both = standings(means, "accuracy", accuracy, repeats=False)
+    half = max((s.high - s.low) / 2 for s in after.values())
+    assert half == pytest.approx(1.645 * np.std(one.astype(float) - other) / np.sqrt(len(items)), rel=0.1)
+    assert max((s.high - s.low) / 2 for s in both.values()) < half / 2  # what further items may add alone
+    assert {s.difference for s in both.values()} == {0.0}
 
 
 def test_a_metric_that_these_items_leave_undefined_is_no_value(tmp_path: Path) -> None:

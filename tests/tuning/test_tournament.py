@@ -1169,8 +1169,9 @@ def test_equal_entrants_share_the_probability_of_being_best() -> None:
     labels = np.arange(90) % 3
     right = np.arange(90) % 4 > 0
     compared = compared_by({n: [logits_that_are_right(right, labels)] for n in "abc"}, labels)
-    assert [s.p_best for s in compared.values()] == pytest.approx([1 / 3] * 3)
-    assert all((s.low, s.high) == (0, 0) for s in compared.values())
+    assert [s.p_best for s in compared.values()] == pytest.approx([1 / 3] * 3, abs=0.03)
+    # 90 items on which nobody differs leave room for what further items would say: a rule of three
+    assert all(-0.06 < s.low < -0.01 < 0.01 < s.high < 0.06 for s in list(compared.values())[1:])
 
 
 def test_the_spread_of_changes_is_that_of_the_true_changes() -> None:
@@ -1183,7 +1184,7 @@ def test_the_spread_of_changes_is_that_of_the_true_changes() -> None:
 
     start = np.array([0.3, 0.4, 0.5, 0.6])
     for true in (np.zeros(4), np.array([0.0, 0.1, 0.2, 0.3])):
-        found = [spread_of_changes(runs(start), runs(start + 0.05 + true), "accuracy", i) for i in range(40)]
+        found = [spread_of_changes(runs(start), runs(start + 0.05 + true), "accuracy") for _ in range(40)]
         # √ of a variance that is cut at 0 is biased upwards where the variance is small
         assert np.mean(np.square(found)) == pytest.approx(true.var(ddof=1), abs=0.0012)
     same = runs(start)
