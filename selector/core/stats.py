@@ -38,6 +38,32 @@ def binomial_tail(count: int, trials: int, share: float) -> float:
     return float(bdtrc(count - 1, trials, share))
 
 
+def share_interval(right: float, count: int) -> tuple[float, float]:
+    """90 % interval of the share of which ``right`` of ``count`` independent items are: mid-p, which holds on few items.
+
+    >>> low, high = share_interval(4, 4)
+    >>> round(low, 3), round(high, 3)
+    (0.562, 1.0)
+    """
+    from scipy.optimize import brentq
+    from scipy.special import bdtr, bdtrc
+
+    right = round(right)
+
+    def above(share: float) -> float:  # P(more than found) and half of as many
+        more = float(bdtrc(right, count, share))
+        least = 1.0 if right == 0 else float(bdtrc(right - 1, count, share))
+        return (more + least) / 2
+
+    def below(share: float) -> float:
+        fewer = 0.0 if right == 0 else float(bdtr(right - 1, count, share))
+        return (fewer + float(bdtr(right, count, share))) / 2
+
+    low = 0.0 if right == 0 else brentq(lambda share: above(share) - 0.05, 0.0, 1.0)
+    high = 1.0 if right == count else brentq(lambda share: below(share) - 0.05, 0.0, 1.0)
+    return float(low), float(high)
+
+
 def softmax(outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """softmax(outputs / temperature), float64 (N, C)."""
     scaled = outputs.astype(np.float64) / temperature

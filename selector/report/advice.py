@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from selector.core.costs import Cost
+from selector.core.metric import Metric
+from selector.core.stats import share_interval
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.adaptation import sure_of_choice
 from selector.report.view import NO_CAVEAT, tie
@@ -15,7 +17,7 @@ from selector.results import Measurement, ModelResult, Ranking
 from selector.tasks import metric_named
 from selector.zoo.trust import runs_code
 
-Z90 = 1.6448536269514722
+LEADING = 0.1  # P(best) from which a model that cannot be told apart from the first one leads as well
 
 HOW = {
     "frozen": "train a new head on its frozen features",
@@ -65,9 +67,10 @@ def advice(ranking: Ranking) -> Advice:
             tuple(_cost(best, None, ranking.noun)),
             commands=(confirm_command(ranking),),
         )
+    adapted = bool(ranking.confirmation.get("adaptation"))
     how = HOW.get(measured.strategy, f"adapt it by the strategy {measured.strategy}")
     return Advice(
-        f"Start from {best.name} and {how}.",
+        f"Start from {best.name} and {how}." if adapted else _headline(ranking, best, measured),
         tuple(sure(ranking, best, measured)),
         tuple(_cost(best, measured, ranking.noun)),
         tuple(_others(ranking, best, measured)),
@@ -98,18 +101,6 @@ def predict_command(ranking: Ranking, best: ModelResult) -> str:
     return f"selector predict {_run(ranking)} {items}" + (" --trust-code" if runs_code(source, model) else "")
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """90 % interval of a share of ``count`` independent items (Wilson's score interval).
-
-    >>> low, high = wilson(0.9, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.84, 0.939)
-    """
-    centre = (share + Z90**2 / (2 * count)) / (1 + Z90**2 / count)
-    half = Z90 / (1 + Z90**2 / count) * math.sqrt(share * (1 - share) / count + Z90**2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
     counts = ranking.target.get("splits") or {}
     value, split = (measured.val_value, "val") if math.isnan(measured.test_value) else (measured.test_value, "test")
@@ -117,7 +108,7 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
     what = "test split, which was read once" if split == "test" else "validation split, which also chose it"
     line = f"Measured: {measured.metric} {value:.3f} on the {what}"
     if measured.metric == "accuracy" and items:
-        low, high = wilson(value, items)
+        low, high = share_interval(value * items, items)
         line += f" ({items} items; 90 % interval {low:.3f} to {high:.3f})"
     yield line + "."
     if (rival := _second(ranking, best, measured)) is not None:
@@ -125,9 +116,10 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
         gap = metric_named(measured.metric).gap(measured.merit - second.merit)
         yield (
             f"The second, {model.name}, is {gap} behind on validation{_of_seeds(measured, second)}"
-            + _settled(measured, second, int(counts.get("val") or 0))
+            + _paired(second, metric_named(measured.metric))
             + "."
         )
+        yield from _reversed(measured, rival, best)
     else:
         yield "It is the only model that was measured; how the others would do is predicted only."
     if measured.reduced and measured.resolution:
@@ -151,23 +143,62 @@ def _of_seeds(*compared: Measurement) -> str:
     return f" in the mean of {most} seeds" if most > 1 else ""
 
 
-def _settled(first: Measurement, second: Measurement, items: int) -> str:
-    """Whether the gap exceeds what the validation items can tell.
-
-    The tournament compares on the same items; without its paired interval the two are taken as
-    independent, which errs on the careful side.
-    """
+def _paired(second: Measurement, metric: Metric) -> str:
+    """The interval of the paired difference, and whether the validation items tell the two apart."""
     low, high = second.extra.get("difference_low"), second.extra.get("difference_high")
-    if low is not None and high is not None:
-        ends = " to ".join(metric_named(first.metric).number(end) for end in (low, high))
-        told = f" (90 % interval of the paired difference {ends})"
-        return told + ("" if low > 0 else "; the two are not significantly different on these items")
-    if first.metric != "accuracy" or not items:
+    if low is None or high is None:
         return ""
-    error = math.sqrt(sum(m.val_value * (1 - m.val_value) / items for m in (first, second)))
-    if first.val_value - second.val_value > Z90 * error:
-        return f"; more than chance would do on {items} items"
-    return f"; {items} items show no significant difference"
+    told = f" (90 % interval of the paired difference {metric.number(low)} to {metric.number(high)})"
+    return told + ("" if low > 0 else "; the two are not significantly different on these items")
+
+
+def _reversed(measured: Measurement, rival: tuple[Measurement, ModelResult], best: ModelResult) -> Iterator[str]:
+    """Where the test split orders the two the other way round."""
+    second, model = rival
+    declared = metric_named(measured.metric)
+    if second.merit < measured.merit and declared.better(second.test_value, measured.test_value):
+        gap = declared.gap(abs(second.test_value - measured.test_value))
+        yield (
+            f"The test split reverses this order: {model.name} {second.test_value:.3f}, {best.name} "
+            f"{measured.test_value:.3f} ({gap}). Validation chose the model; a choice by test would make its value optimistic."
+        )
+
+
+def _leaders(ranking: Ranking, best: ModelResult, measured: Measurement) -> list[ModelResult]:
+    """The models that validation cannot tell apart from the best one and that may well be better, the best one first."""
+    found = [best]
+    for model in ranking:
+        other = model.best_measurement()
+        if model is best or other is None or other.metric != measured.metric:
+            continue
+        low = other.extra.get("difference_low")
+        p_best = sum(float(m.extra.get("p_best") or 0.0) for m in model.measurements)
+        if low is not None and low <= 0 and p_best >= LEADING:
+            found.append(model)
+    return found
+
+
+def _cheapest(models: Sequence[ModelResult]) -> ModelResult:
+    """By latency where all were timed on this machine, else by parameters; of equal ones the first."""
+    latencies = [None if m.cost is None else m.cost.latency for m in models]
+    if all(latency is not None for latency in latencies):
+        return min(zip(latencies, range(len(models)), models, strict=True))[2]
+    return min(models, key=lambda m: math.inf if m.num_parameters is None else m.num_parameters)
+
+
+def _headline(ranking: Ranking, best: ModelResult, measured: Measurement) -> str:
+    """What to start from; of leaders that cannot be told apart the cheapest."""
+    leaders = _leaders(ranking, best, measured)
+    chosen = _cheapest(leaders)
+    strategy = measured if chosen is best else chosen.best_measurement() or measured
+    how = f"and {HOW.get(strategy.strategy, f'adapt it by the strategy {strategy.strategy}')}"
+    if len(leaders) < 2:
+        return f"Start from {chosen.name} {how}."
+    items = int((ranking.target.get("splits") or {}).get("val") or 0)
+    names = f"{', '.join(m.name for m in leaders[:-1])} and {leaders[-1].name}"
+    which = "cheaper" if len(leaders) == 2 else "cheapest"
+    saved = "" if chosen is best else f" The saved model is {best.name}, the first on validation."
+    return f"{names} cannot be told apart on {items} validation items: start from the {which} one, {chosen.name}, {how}.{saved}"
 
 
 def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
