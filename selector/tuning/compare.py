@@ -21,7 +21,9 @@ from selector.core.task import Stats
 
 DRAWS = 4000
 MOST_PARTS = 200  # of the items that are left out in turn; each computes the metric again
-FLOOR = 0.5  # of the spread over items: what one more item may add to a difference
+FLOOR = 1.0  # of the spread over items: what one more item may add to the difference of two ranks, areas or F1
+ENDS = {"share": (0.0, 1.0), "": (1.0,)}  # sizes at which a metric of a unit has nowhere to go
+FLOOR_OF_SUMS = 0.5  # likewise for means and ratios of sums, which move less
 
 
 @dataclass(frozen=True)
@@ -158,16 +160,19 @@ def _compare(entrants: Mapping[str, Sequence[Stats]], name: str, metric: Metric,
     parts = np.stack([metric.sign * np.mean([_parts(run, name) for run in own], axis=0) for own in runs], axis=1)
     items = len(runs[0][0])
     whole = runs[0][0].decided(name)
-    spread = parts.std(axis=0, ddof=1) * math.sqrt(items / len(parts)) if len(parts) > 1 else np.zeros(len(runs))
-    if metric.unit == "share":  # all or nothing is right so far: Agresti and Coull's error of a share
-        sure = (items + 1) / (items + 2)
-        extreme = np.array([abs(own.mean() - metric.sign * 0.5) >= 0.5 for own in values]) | np.isnan(spread)
-        spread = np.where(extreme, math.sqrt(sure * (1 - sure)), spread)
-    floors = np.full(len(runs), whole) if whole is not None else FLOOR * spread
+    means = np.array([own.mean() for own in values])
+    if whole is not None:
+        floors = np.full(len(runs), whole)
+    else:
+        spread = parts.std(axis=0, ddof=1) * math.sqrt(items / len(parts)) if len(parts) > 1 else np.zeros(len(runs))
+        floors = (FLOOR if runs[0][0].ratio(name) is None else FLOOR_OF_SUMS) * spread
+        # where all is right so far, the next item may be wrong as a whole
+        ends = ENDS.get(metric.unit, ())
+        at_end = np.isclose(np.abs(means)[:, None], ends, rtol=0, atol=1e-9).any(axis=1) if ends else np.isnan(spread)
+        floors = np.where(at_end, 1.0, floors)
     differ = [own.var(ddof=1) for own in values if len(own) > 1] if repeats else []
     error = math.sqrt(float(np.mean(differ))) if differ else 0.0
     seeds = np.array([error / math.sqrt(len(own)) if len(own) > 1 else 0.0 for own in values])
-    means = np.array([own.mean() for own in values])
     widest = 1.0 if metric.unit == "share" else math.inf
     return _Compared(means, parts, items / len(parts), floors, whole is not None, seeds, widest)
 
