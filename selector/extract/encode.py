@@ -287,13 +287,19 @@ def extract_together(
         for writer, part in zip(writers, parts(runner.encoder, rows), strict=True):
             if writer is not None and writer.failure is None:
                 writer.add(part)
-                if write:
+                if write and writer.failure is None:
                     writer.write(done)
         if not any(writer is not None and writer.failure is None for writer in writers):
             break
         written = done if write else written
         progress(Progress("extract", done, total, unit, model))
     return [None if writer is None else writer.failure for writer in writers]
+
+
+def not_finite(what: str, precision: str) -> SourceError:
+    """That a model gives NaN or infinity, and what may help."""
+    also = "" if precision == "float32" else ", or try precision 'float32'"
+    return SourceError(f"{what} are not finite (NaN or infinity) in {precision}; the weights may be damaged{also}.")
 
 
 class _Writer:
@@ -313,10 +319,7 @@ class _Writer:
         if np.isfinite(rows).all():
             self._chunk.append(rows)
             return
-        self.failure = SourceError(
-            f"{self._name}: features are not finite (NaN or infinity) in {self._precision}; "
-            "the weights may be damaged, or try precision 'float32'."
-        )
+        self.failure = not_finite(f"{self._name}: features", self._precision)
         self._chunk = []
 
     def write(self, done: int) -> None:

@@ -19,7 +19,7 @@ from selector.core.errors import OutOfMemory, SourceError
 from selector.extract import backend_table
 from selector.extract.backend_choice import MIN_COSINE, MIN_NEIGHBOURS, agreement
 from selector.extract.backends import PRECISIONS, check_choice
-from selector.extract.encode import Runner, prefetched, resolve_device
+from selector.extract.encode import Runner, not_finite, prefetched, resolve_device
 from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import Around
@@ -137,10 +137,7 @@ class MapRunner:
                 rows[variant][chosen] = found[variant]
         for variant, array in rows.items():
             if not np.isfinite(array).all():
-                raise SourceError(
-                    f"{self.encoder.name}: rows of '{variant}' are not finite (NaN or infinity) in "
-                    f"{self.identity['precision']}; the weights may be damaged, or try precision 'float32'."
-                )
+                raise not_finite(f"{self.encoder.name}: rows of '{variant}'", self.identity["precision"])
         return rows
 
     def _read(
@@ -307,10 +304,7 @@ def _pooled(
 
     for part, (number, features) in zip(batches, enumerate(runner.stream(counted())), strict=True):
         if not np.isfinite(features).all():
-            raise SourceError(
-                f"{runner.encoder.name}: features are not finite (NaN or infinity) in {runner.identity['precision']}; "
-                "the weights may be damaged, or try precision 'float32'."
-            )
+            raise not_finite(f"{runner.encoder.name}: features", runner.identity["precision"])
         rows, item = _rows_in(part, order, ordered)
         starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts[number])]))
         outputs = Outputs(torch.from_numpy(features), starts)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from selector import tasks
-from selector.core.contracts import Target
+from selector.core.contracts import SPLITS, UNLABELLED, LabelKind, Target
 from selector.core.kinds import noun_of
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
@@ -23,6 +23,7 @@ from selector.scan.masked import under_ranked
 from selector.zoo.variants import network_of
 
 SHOWN = 6
+FEWEST_ITEMS = 10  # of a class
 FEWEST_MODELS = 5  # fewer are in any order by chance
 DISAGREE, LEADERS_DISAGREE = 0.6, 0.3  # mean Spearman of members; judgements, as is the next
 EXPLAINS = 0.9  # weighted tau of the prior with the normalised scores
@@ -50,6 +51,7 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
             proxies_disagree(transferability),
             static_explains(transferability),
             under_ranked(good, target),
+            rare_classes(target),
             no_training(target),
             across_domains(good, target) or unlike_calibration(transferability, target, rows),
             _readings(good),
@@ -152,6 +154,52 @@ def no_training(target: Target) -> Caveat | None:
         f"the confirmation is left out. Tasks that can be confirmed: {', '.join(tasks.registry.names())}.",
         {"label_kind": str(target.label_kind)},
     )
+
+
+def rare_classes(target: Target) -> Caveat | None:
+    """Classes that few items show, or that a split lacks, by name."""
+    if len(target.indices(UNLABELLED)):  # held-out labels are read for the final metric only
+        return None
+    by_split = {split: _items_of_classes(target, target.indices(split)) for split in SPLITS}
+    total = np.sum(list(by_split.values()), axis=0)
+    if not len(total):
+        return None
+    order = np.argsort(total, kind="stable").tolist()
+    few = {target.class_names[i]: int(total[i]) for i in order if total[i] < FEWEST_ITEMS}
+    used = {split: counts for split, counts in by_split.items() if len(target.indices(split))}
+    absent = {
+        target.class_names[i]: [split for split, counts in used.items() if not counts[i]]
+        for i in order
+        if any(not counts[i] for counts in used.values())
+    }
+    told = []
+    if few:
+        listed = _listed([f"{name} ({count})" for name, count in few.items()])
+        told.append(
+            f"{_classes(len(few))} fewer than {FEWEST_ITEMS} {target.row_noun}s: {listed}; what is measured of them says "
+            "little. Label more, or merge or remove such classes"
+        )
+    if absent:
+        listed = _listed([f"{name} ({', '.join(splits)})" for name, splits in absent.items()])
+        told.append(f"{_classes(len(absent))} no {target.row_noun} in a split, where nothing is said of them: {listed}")
+    text = "; ".join(told)
+    return Caveat("rare-classes", f"{text}.", {"few": few, "absent": absent}) if told else None
+
+
+def _classes(count: int) -> str:
+    return "1 class has" if count == 1 else f"{count} classes have"
+
+
+def _items_of_classes(target: Target, items: np.ndarray) -> np.ndarray:
+    """(C,) how many of some items (words, of a tagging target) show each class; empty where labels are no classes."""
+    if target.label_kind is LabelKind.REAL or not target.class_names:
+        return np.empty(0, np.int64)
+    if target.label_kind is LabelKind.CLASSES and target.labels.ndim == 1:
+        return np.bincount(target.labels_of(items).astype(int), minlength=len(target.class_names))
+    if target.label_kind is LabelKind.MULTILABEL:
+        return np.asarray((target.labels_of(items) == 1).sum(axis=0))
+    strata = None if target.annotations is None else target.annotations.strata
+    return np.empty(0, np.int64) if strata is None or strata.ndim == 1 else np.asarray((strata[items] > 0).sum(axis=0))
 
 
 def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:

@@ -147,7 +147,7 @@ def kind_of(values: Any, fixed_names: bool) -> LabelKind:
     """What a column of labels looks like.
 
     Strings and whole numbers are classes; numbers with a point are real values, and so are whole numbers with more
-    than 20 values that occur less than three times each on average, of which no class could be learned; lists of
+    than 20 values that occur less than three times each on average, unless they number classes without a gap; lists of
     names, or rows of 0 and 1, are several labels an item; other rows of numbers are several real values.
 
     Args:
@@ -158,7 +158,7 @@ def kind_of(values: Any, fixed_names: bool) -> LabelKind:
             return _kind_of_rows(values)
         if fixed_names or values.dtype.kind not in "fiu":
             return LabelKind.CLASSES
-        amounts = values.dtype.kind == "f" or _are_amounts(len(np.unique(values)), len(values))
+        amounts = values.dtype.kind == "f" or _are_amounts(values)
         return LabelKind.REAL if amounts else LabelKind.CLASSES
     listed = next((label for label in values if not is_gap(label)), None)
     if isinstance(listed, list | tuple | set):
@@ -172,11 +172,18 @@ def kind_of(values: Any, fixed_names: bool) -> LabelKind:
         return LabelKind.CLASSES
     if any(issubclass(t, float | np.floating) for t in types):
         return LabelKind.REAL
-    return LabelKind.REAL if _are_amounts(len(set(values)), len(values)) else LabelKind.CLASSES
+    return LabelKind.REAL if _are_amounts(values) else LabelKind.CLASSES
 
 
-def _are_amounts(different: int, count: int) -> bool:
-    return different > _MANY and count < 3 * different
+def _are_amounts(values: Any) -> bool:
+    """Whether whole numbers are amounts: many values, few items each, and not what numbers of classes look like (all
+    from 0 or 1 to the largest one, about equally often)."""
+    counts = Counter(values.tolist() if isinstance(values, np.ndarray) else values)
+    if len(counts) <= _MANY or len(values) >= 3 * len(counts):
+        return False
+    first = min(counts)
+    without_gaps = first in (0, 1) and max(counts) - first == len(counts) - 1
+    return not (without_gaps and max(counts.values()) <= 2 * min(counts.values()))
 
 
 def _kind_of_rows(array: np.ndarray) -> LabelKind:

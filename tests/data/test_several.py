@@ -17,6 +17,7 @@ from selector.core.contracts import LabelKind
 from selector.core.errors import ConfigError, TargetError
 from selector.data import load_origin, load_target
 from selector.data.splits import stratify
+from selector.tasks._read_labels import kind_of
 
 COUNT = 40
 TEXTS = [f"text {i}" for i in range(COUNT)]
@@ -283,6 +284,18 @@ def test_an_infinite_value_among_several_is_told_with_its_column() -> None:
         TargetError, match=r"row 7 has an infinite value in column 1; expected a finite number, NaN where"
     ):
         load_target((np.zeros((COUNT, 2)), values))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("each", [1, 2])
+def test_numbers_of_many_small_classes_are_classes(first: int, each: int) -> None:
+    """Every number from the first to the last, about equally often: 60 classes, and no amounts."""
+    labels = np.repeat(np.arange(first, first + 60), each)
+    assert kind_of(labels, fixed_names=False) is LabelKind.CLASSES
+    assert kind_of(labels.tolist(), fixed_names=False) is LabelKind.CLASSES
+    assert kind_of(np.delete(labels, np.s_[20:22]), fixed_names=False) is LabelKind.REAL  # with a gap
+    ages = np.random.default_rng(0).binomial(60, 0.5, 40)
+    assert kind_of(np.concatenate([np.arange(30), ages]), fixed_names=False) is LabelKind.REAL  # unequally often
 
 
 def test_a_cell_that_is_no_number_in_a_column_of_amounts_is_a_slip_and_no_class(tmp_path: Path) -> None:

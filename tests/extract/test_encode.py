@@ -242,6 +242,19 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert entry.stored == 0
 
 
+def test_the_last_batch_that_is_not_finite_is_refused(small: Small, tmp_path: Path) -> None:
+    """Where the rows are due to be written, as those of a small target are with its only batch."""
+
+    pixels = Pictures(pictures(20))
+    runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
+    runner.judged = None
+    calm = runner._backend.start
+    runner._backend.start = lambda batch: lambda: calm(batch)() * np.float32("nan")
+    with pytest.raises(SourceError, match=r"not finite \(NaN or infinity\) in float32; the weights may be damaged\."):
+        extract_rows(runner, entry, pixels, pixels.hashes, np.arange(20))
+    assert entry.stored == 0
+
+
 def test_an_error_while_reading_pixels_is_passed_on(small: Small, clock: list[float], tmp_path: Path) -> None:
     class Gone(Pictures):
         def batch(self, indices: Any) -> np.ndarray:

@@ -67,6 +67,29 @@ def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
     assert "About" not in caveats.too_small(tied, 500, settles=False).text
 
 
+def test_classes_of_few_items_are_named() -> None:
+    labels = ["rust"] * 40 + ["mold"] * 9 + ["crack"] * 4
+    target = selector.load_target((np.random.default_rng(0).normal(size=(53, 3)), labels))
+    found = caveats.rare_classes(target)
+    assert found.numbers == {"few": {"crack": 4, "mold": 9}, "absent": {}}
+    assert found.text.startswith("2 classes have fewer than 10 rows: crack (4), mold (9)")
+    assert caveats.rare_classes(selector.load_target((np.eye(40), ["a", "b"] * 20))) is None
+    values = selector.load_target((np.eye(40), np.linspace(0, 1, 40)))
+    assert caveats.rare_classes(values) is None
+
+
+def test_labels_that_a_split_lacks_are_named() -> None:
+    sides = np.random.default_rng(0).integers(0, 2, (60, 3))
+    sides[:, 2] = 0
+    sides[:10, 2] = 1
+    splits = {"train": slice(0, 30), "val": slice(30, 45), "test": slice(45, 60)}
+    rows = np.random.default_rng(1).normal(size=(60, 4))
+    target = selector.load_target({split: (rows[part], sides[part]) for split, part in splits.items()})
+    found = caveats.rare_classes(target)
+    assert found.numbers == {"few": {}, "absent": {"2": ["val", "test"]}}
+    assert found.text == "1 class has no row in a split, where nothing is said of them: 2 (val, test)."
+
+
 def test_proxies_that_order_the_models_differently_are_named():
     up, noise = np.arange(8) / 10, np.array([3, 0, 7, 1, 6, 2, 5, 4]) / 10
     assert caveats.proxies_disagree(pool(up, up + 0.1)) is None
