@@ -482,6 +482,17 @@ class Target:
         strata = None if self.annotations is None else self.annotations.strata
         return nothing if strata is None or strata.ndim == 1 else (strata > 0).sum(axis=0)
 
+    def items_of_classes(self, split: str) -> np.ndarray:
+        """(C,) how many items of a split show each class (words, where they have labels); empty of real values."""
+        items = self.indices(split)
+        if self.label_kind is LabelKind.MULTILABEL:
+            return np.asarray((self.labels_of(items) == 1).sum(axis=0))
+        if self.label_kind is LabelKind.CLASSES and self.labels.ndim == 1:
+            return np.bincount(self.labels_of(items).astype(int), minlength=len(self.class_names))
+        strata = None if self.annotations is None or not self.class_names else self.annotations.strata
+        shown = self.label_kind is LabelKind.CLASSES and strata is not None and strata.ndim == 2
+        return np.asarray((strata[items] > 0).sum(axis=0)) if shown and strata is not None else np.empty(0, np.int64)
+
 
 def spread(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Positions of the rows of some items, item after item; those of item i are ``starts[i]:starts[i + 1]``.

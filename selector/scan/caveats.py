@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from selector import tasks
-from selector.core.contracts import SPLITS, UNLABELLED, LabelKind, Target
+from selector.core.contracts import SPLITS, UNLABELLED, Target
 from selector.core.kinds import noun_of
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
@@ -160,7 +160,7 @@ def rare_classes(target: Target) -> Caveat | None:
     """Classes that few items show, or that a split lacks, by name."""
     if len(target.indices(UNLABELLED)):  # held-out labels are read for the final metric only
         return None
-    by_split = {split: _items_of_classes(target, target.indices(split)) for split in SPLITS}
+    by_split = {split: target.items_of_classes(split) for split in SPLITS}
     total = np.sum(list(by_split.values()), axis=0)
     if not len(total):
         return None
@@ -188,18 +188,6 @@ def rare_classes(target: Target) -> Caveat | None:
 
 def _classes(count: int) -> str:
     return "1 class has" if count == 1 else f"{count} classes have"
-
-
-def _items_of_classes(target: Target, items: np.ndarray) -> np.ndarray:
-    """(C,) how many of some items (words, of a tagging target) show each class; empty where labels are no classes."""
-    if target.label_kind is LabelKind.REAL or not target.class_names:
-        return np.empty(0, np.int64)
-    if target.label_kind is LabelKind.CLASSES and target.labels.ndim == 1:
-        return np.bincount(target.labels_of(items).astype(int), minlength=len(target.class_names))
-    if target.label_kind is LabelKind.MULTILABEL:
-        return np.asarray((target.labels_of(items) == 1).sum(axis=0))
-    strata = None if target.annotations is None else target.annotations.strata
-    return np.empty(0, np.int64) if strata is None or strata.ndim == 1 else np.asarray((strata[items] > 0).sum(axis=0))
 
 
 def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
