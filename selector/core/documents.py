@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from selector.core.errors import ConfigError
+from selector.core.input_files import check_json, read_file
 
 T = TypeVar("T")
 
@@ -33,9 +34,9 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no JSON object.
     """
     try:
-        if path.stat().st_size > LONGEST:
-            raise ConfigError(f"{path} cannot be read: it has {path.stat().st_size:,} bytes; {advice}.")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = read_file(path, LONGEST).decode("utf-8")
+        check_json(text)
+        data = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except RecursionError:

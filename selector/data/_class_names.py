@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from selector.core.errors import TargetError
+from selector.core.input_files import check_json
 from selector.data._csv import read_csv, read_utf8
 
 ClassNames: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None
@@ -21,7 +22,7 @@ USUAL_FILES = (
 )  # fmt: skip
 _COLOUR_LINE = re.compile(r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\S.*)")
 _LABELMAP_LINE = re.compile(r"([^:#]+):(\d{1,3}),(\d{1,3}),(\d{1,3})(:.*)?")
-_MOST = 65535
+_MOST, _LONGEST_YAML = 65535, 1 << 22  # classes, and characters: a megabyte of YAML takes ten seconds
 
 
 def class_schema(given: ClassNames) -> dict[str, Any]:
@@ -92,8 +93,12 @@ def read_mapping(path: Path, text: str | None = None) -> Any:
     text = read_utf8(path) if text is None else text
     try:
         if path.suffix.lower() == ".json":
+            check_json(text)
             return json.loads(text)
         import yaml
+
+        if len(text) > _LONGEST_YAML:
+            raise TargetError(f"{path}: {len(text):,} characters; expected YAML of at most {_LONGEST_YAML:,}.")
 
         aliases = "&" in text and "*" in text  # they make a small file a huge one
         if aliases and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
@@ -101,7 +106,7 @@ def read_mapping(path: Path, text: str | None = None) -> Any:
         return yaml.safe_load(text)
     except (ValueError, RecursionError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TargetError(f"{path}: not readable as JSON ({said}).") from None
+        raise TargetError(f"{path}: not readable as {path.suffix[1:].upper()} ({said}).") from None
     except yaml.YAMLError as error:
         raise TargetError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}).") from None
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from selector.core.errors import TargetError
+from selector.core.input_files import open_file, read_file
 
 _LONGEST = 10_000_000
 """Characters of a cell (the library's own limit is 131,072): no reader of texts takes a tenth of it, and the parser holds a
@@ -113,8 +114,8 @@ def _quote_error(path: Path, first: int, last: int, what: str) -> TargetError:
 def csv_header(path: Path) -> list[str]:
     """The column names alone; empty when the first line cannot be read (reading all of it will say why)."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            first = file.readline(1 << 20)
+        with open_file(path) as file:
+            first = file.readline(1 << 20).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return []
     try:
@@ -134,7 +135,7 @@ def read_utf8(path: Path) -> str:
         TargetError: it cannot be read, or is not UTF-8; with the line.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise TargetError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
     try:

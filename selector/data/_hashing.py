@@ -20,7 +20,7 @@ import xxhash
 from selector.core.errors import TargetError
 from selector.core.folders import cache_folder
 from selector.core.memory import read_memory, write_memory
-from selector.modalities.image import content_hash
+from selector.modalities.image import begins_as_image, content_hash, is_image_name, read_image_file
 
 log = logging.getLogger(__name__)
 
@@ -54,19 +54,26 @@ def hash_files(
         trust: ``stat`` believes what is remembered of an unchanged file, ``content`` reads all.
 
     Raises:
-        TargetError: a file cannot be read.
+        TargetError: a file cannot be read, or it lies elsewhere and is no image.
     """
     with FileMemory(root, trust) as memory:
         hashes = [memory.get(path, status) for path, status in zip(relative, statuses, strict=True)]
         missing = [index for index, known in enumerate(hashes) if known is None]
 
+        inside = os.path.join(os.path.realpath(folder or root), "")  # noqa: PTH118
+
         def read(index: int) -> str:
             path = os.path.join(folder or root, relative[index])  # noqa: PTH118 - 100,000 Path objects take a second
             try:
-                with open(path, "rb") as file:  # noqa: PTH123
-                    return content_hash(file.read())
+                data = read_image_file(path)
             except OSError as error:
                 raise TargetError(f"{path} cannot be read ({error.strerror}); make it readable or remove it.") from None
+            real = os.path.realpath(path)
+            if not (real.startswith(inside) or is_image_name(real) or begins_as_image(data[:16])):
+                raise TargetError(
+                    f"{path} is no image, and it lies outside the data set ({real}); correct the path or remove it."
+                )
+            return content_hash(data)
 
         def read_some(indices: list[int]) -> list[str]:
             return [read(index) for index in indices]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from selector.core.contracts import Items, RawImage, RawText, Words
+from selector.modalities.image import read_image_file
 
 
 class ListItems:
@@ -34,8 +35,7 @@ class FileItems:
         return len(self._relative)
 
     def __getitem__(self, index: int, /) -> RawImage:
-        with open(os.path.join(self._root, self._relative[index]), "rb") as file:  # noqa: PTH118, PTH123
-            return file.read()
+        return read_image_file(os.path.join(self._root, self._relative[index]))  # noqa: PTH118
 
 
 class SubsetItems:

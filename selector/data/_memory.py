@@ -17,7 +17,7 @@ from selector.data._items import ListItems
 from selector.data._tabular import path_pictures, shape_of
 from selector.data.columns import IMAGE_COLUMNS, PATH_COLUMNS, Columns
 from selector.data.reader import Options, refuse_masked
-from selector.modalities.image import content_hash, is_image_name, pil_to_array
+from selector.modalities.image import content_hash, is_image_name, pil_to_array, read_image_file
 
 STRINGS = "UOT"  # kinds of arrays that may hold texts
 
@@ -64,7 +64,7 @@ def raw_image(image: Any, where: str) -> Any:
     if isinstance(image, bytes):
         return image
     if isinstance(image, Mapping) and (image.get("bytes") is not None or image.get("path")):
-        return bytes(image["bytes"]) if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+        return bytes(image["bytes"]) if image.get("bytes") is not None else _of_file(image["path"], where)
     refuse_masked(image, "the values of the image", where)
     if isinstance(image, np.ndarray):
         array = image
@@ -90,6 +90,14 @@ def raw_image(image: Any, where: str) -> Any:
     return np.ascontiguousarray(array)
 
 
+def _of_file(path: str | os.PathLike[str], where: str) -> bytes:
+    try:
+        return read_image_file(path)
+    except (OSError, ValueError) as error:  # ValueError: NUL or half of a character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise TargetError(f"{where}: image {os.fspath(path)!a} cannot be read ({reason}).") from None
+
+
 def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
     """(role, column, schema) of what lies beside pictures: labels, masks (arrays, pictures, paths) or boxes."""
     rows = rows_of(labels)
@@ -101,7 +109,7 @@ def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
         kind = "xyxy" if "boxes" in first else "xywh"  # as torchvision and as COCO write them
         return "boxes", BoxCells(rows, [f"row {row}" for row in range(len(rows))], where), {"box_format": kind}
     if rows and all(is_image_name(row) for row in rows):
-        return "mask", ListItems([Path(row).read_bytes() if Path(row).is_file() else b"" for row in rows]), {
+        return "mask", ListItems([_of_file(row, where) if Path(row).is_file() else b"" for row in rows]), {
             "mask_names": [os.fspath(row) for row in rows]
         }  # fmt: skip
     return "label", labels, {}

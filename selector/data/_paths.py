@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selector.core.errors import TargetError
+from selector.core.input_files import FileRefused
 from selector.data.reader import Options
+from selector.modalities.image import check_image_file
 
 
 def picture_path(
@@ -29,11 +31,16 @@ def picture_path(
         raise TargetError(f"{where}: the path is empty; name an image file.")
     if "\0" in text:
         raise TargetError(f"{where}: the path {text[:60]!r} holds a NUL character; correct it.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise TargetError(f"{where}: the path {text[:60]!a} holds half of a character (a surrogate); correct it.")
     roots = [Path(options.image_root)] if options.image_root is not None else list(places) or [folder]
     for root in roots:
         path = os.path.normpath(root / text)
         try:
             status = os.stat(path)  # noqa: PTH116
+            check_image_file(status, text)
+        except FileRefused as error:
+            raise TargetError(f"{where}: image '{text}' is not read: {error.strerror}.") from None
         except OSError:
             continue
         return Path(os.path.relpath(path, folder)).as_posix(), status

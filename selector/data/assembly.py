@@ -69,7 +69,13 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
-    for name in names:
+    known: set[str] = set()
+    for number, name in enumerate(names):
+        if not name.strip():
+            raise TargetError(f"{where}: the name of class {number} is empty; give it one.")
+        if name in known:
+            raise TargetError(f"{where}: two classes are called '{name}'; merge or rename one of them.")
+        known.add(name)
         try:
             name.encode()
         except UnicodeEncodeError:
@@ -116,17 +122,20 @@ def fingerprint(target: Target) -> str:
     return digest.hexdigest()
 
 
+_MANY_COPIES = 0.1  # of all items
+
+
 def _duplicate_notes(
     hashes: Sequence[str], names: Sequence[str], digest_of: Callable[[int], Any], splits: np.ndarray
 ) -> list[str]:
     first: dict[str, int] = {}
+    inside: list[tuple[int, int]] = []
     across: list[tuple[int, int]] = []
     conflicts: list[tuple[int, int]] = []
     for index, value in enumerate(hashes):
         other = first.setdefault(value, index)
         if other != index:
-            if splits[other] != splits[index]:
-                across.append((other, index))
+            (inside if splits[other] == splits[index] else across).append((other, index))
             if digest_of(other) != digest_of(index):
                 conflicts.append((other, index))
     notes = []
@@ -135,6 +144,12 @@ def _duplicate_notes(
         notes.append(
             f"{len(across)} items have the same content as one in another split, such as {names[a]} ({splits[a]}) and "
             f"{names[b]} ({splits[b]}); test metrics are likely optimistic (data leakage)"
+        )
+    if inside and len(inside) >= _MANY_COPIES * len(hashes):
+        a, b = inside[0]
+        notes.append(
+            f"{len(inside)} of {len(hashes)} items have the same content as an earlier one in their split, such as {names[b]} "
+            f"and {names[a]}; they count as often as they occur, in training and in metrics: remove copies that are not meant"
         )
     if conflicts:
         a, b = conflicts[0]

@@ -14,11 +14,15 @@ from selector.core.contracts import Items, Preprocess, ProgressCallback, no_prog
 from selector.core.errors import BadImagesError
 from selector.core.modality import Inputs, Modality
 from selector.modalities.pixels.decode import (
+    BOMB_PIXELS,
     DAMAGE,
     IMAGE_SUFFIXES,
     TOO_LARGE,
     UnreadableImage,
+    begins_as_image,
     canvas_of,
+    check_header,
+    check_image_file,
     check_pixels,
     content_hash,
     decode_rgb,
@@ -28,6 +32,7 @@ from selector.modalities.pixels.decode import (
     pil_to_array,
     pixel_limit,
     read_image,
+    read_image_file,
     thumbnail,
 )
 
@@ -35,11 +40,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "BOMB_PIXELS",
     "DAMAGE",
     "IMAGE_SUFFIXES",
     "TOO_LARGE",
     "UnreadableImage",
+    "begins_as_image",
     "canvas_of",
+    "check_header",
+    "check_image_file",
     "check_pixels",
     "content_hash",
     "decode_rgb",
@@ -49,6 +58,7 @@ __all__ = [
     "pil_to_array",
     "pixel_limit",
     "read_image",
+    "read_image_file",
     "thumbnail",
 ]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from selector.core.atomic import write_atomic
 from selector.core.contracts import UNLABELLED, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
+from selector.core.input_files import open_file, read_arrays
 from selector.report.labels import render_page
 from selector.report.ranking import Ranking
 from selector.scan.adapting import LABELS, PREDICTIONS, read_labels
@@ -61,12 +60,17 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    writer.writerows((name, "", value) for name, (value, _) in zip(names, chosen, strict=True))
+    writer.writerows((_inert(name), "", value) for name, (value, _) in zip(names, chosen, strict=True))
     write_atomic(folder / QUESTIONS, text.getvalue().encode())
     shown = [{"id": value, "name": name, "index": i} for name, (value, i) in zip(names, chosen, strict=True)]
     page = render_page(ranking.target["name"], list(target.class_names), previewed(shown, target), HEADER)
     write_atomic(folder / PAGE, page.encode("utf-8", "backslashreplace"))
     return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), labelling.standing().rows(keys))
+
+
+def _inert(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula, which could send away what stands beside it."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def take(ranking: Ranking, answers: Path) -> int:
@@ -90,7 +94,7 @@ def _labelling(
     path = folder / PREDICTIONS
     try:
         keys, hashes, labelling = _read_predictions(path, voted)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{folder}: there is no readable {PREDICTIONS} ({error}); labels are asked for after a confirmation of a "
             "target without labels: 'selector confirm RUN'."
@@ -108,12 +112,11 @@ def _labelling(
 
 def _read_predictions(path: Path, voted: Sequence[str] | None) -> tuple[list[tuple[str, str]], list[str], Labelling]:
     """(model, strategy) of K candidates, M items by content, and what they say; ``ValueError`` where they are not."""
-    with zipfile.ZipFile(path) as archive:
-        if (size := sum(part.file_size for part in archive.infolist())) > _MOST_BYTES:
-            raise ValueError(f"it unpacks to {size:,} bytes, at most {_MOST_BYTES:,} are read")
-    with np.load(path, allow_pickle=False) as kept:
-        models, strategies, hashes = (kept[name].tolist() for name in ("models", "strategies", "hashes"))
-        probabilities, merits = kept["probabilities"], kept["merits"]
+    kept = read_arrays(path, _MOST_BYTES)
+    if isinstance(kept, np.ndarray):
+        raise ValueError("it holds one array without a name")
+    models, strategies, hashes = (kept[name].tolist() for name in ("models", "strategies", "hashes"))
+    probabilities, merits = kept["probabilities"], kept["merits"]
     names = [*models, *strategies] if isinstance(models, list) and isinstance(strategies, list) else [None]
     if not all(isinstance(name, str) and name.isprintable() for name in names) or not isinstance(hashes, list):
         raise ValueError("models, strategies and hashes must be printable names")
@@ -132,8 +135,8 @@ def _read_predictions(path: Path, voted: Sequence[str] | None) -> tuple[list[tup
 
 def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, int]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+        with open_file(path) as file:
+            reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, NUL in the name
         raise OptionError(
@@ -148,6 +151,8 @@ def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, 
                 f"{where}: expected the columns {', '.join(HEADER)}. Got {', '.join(map(str, row))}.", "answers"
             )
         label = (row["label"] or "").strip()
+        if label not in class_names and _inert(label[1:]) == label:
+            label = label[1:]
         if not label:
             continue
         if row["id"] not in hashes:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import io
+import threading
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from selector.core.errors import TargetError
-from selector.modalities.image import DAMAGE, UnreadableImage, check_pixels, decode_rgb, image_size, opened
+from selector.modalities.image import (
+    BOMB_PIXELS,
+    DAMAGE,
+    UnreadableImage,
+    check_header,
+    check_pixels,
+    decode_rgb,
+    image_size,
+    opened,
+)
 
 _ORIENTATION = 0x0112
+_ONE_LARGE = threading.Lock()  # several threads read masks, and a large one takes half a gigabyte
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
 
 
@@ -25,6 +35,18 @@ def upright_size(raw: Any) -> tuple[int, int]:
     return height, width
 
 
+def checked_size(raw: Any) -> tuple[int, int]:
+    """As ``upright_size``, of a picture that decoding will not refuse for its size.
+
+    Raises:
+        UnreadableImage: it has too many pixels, or too many for the bytes of its file.
+    """
+    height, width = upright_size(raw)
+    if isinstance(raw, bytes):
+        check_header(width, height, len(raw))
+    return height, width
+
+
 def _orientation(raw: bytes) -> int:
     if b"Exif" not in raw[:4096] and raw[:2] == b"\xff\xd8":
         return 1
@@ -35,8 +57,12 @@ def _orientation(raw: bytes) -> int:
         return 1  # decoding it says what is wrong
 
 
-def mask_values(raw: Any) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
+def mask_values(raw: Any, expected: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
     """A mask as it is stored, and its palette where it has one.
+
+    Args:
+        raw: bytes of a file, an array or a Pillow image.
+        expected: (height, width) that it must have; files are measured by their header, before they are decoded.
 
     Returns:
         Integers (H, W), or uint8 (H, W, 3) where it is in colours; a mask whose three channels are equal is grey.
@@ -55,7 +81,11 @@ def mask_values(raw: Any) -> tuple[np.ndarray, list[tuple[int, int, int]] | None
     try:
         with opened(raw, _FORMATS) as image:
             check_pixels(image.width, image.height)
-            return _of_image(image)
+            check_same_size((image.height, image.width), expected)
+            if image.width * image.height <= BOMB_PIXELS:
+                return _of_image(image)
+            with _ONE_LARGE:
+                return _of_image(image)
     except UnreadableImage:
         raise
     except (*DAMAGE, Image.DecompressionBombError) as error:
@@ -97,14 +127,14 @@ def packed(colours: np.ndarray) -> np.ndarray:
     return result
 
 
-def check_same_size(where: str, name: str, mask: tuple[int, ...], picture: tuple[int, int]) -> None:
+def check_same_size(mask: tuple[int, ...], picture: tuple[int, int]) -> None:
     """A mask is as large as its picture.
 
     Raises:
-        TargetError: it is not.
+        UnreadableImage: it is not.
     """
     if picture != (0, 0) and tuple(mask[:2]) != picture:
-        raise TargetError(
-            f"{where}: mask {name} has {mask[0]} × {mask[1]} pixels (height × width) but its picture {picture[0]} × "
-            f"{picture[1]}; make it of the same size, without smoothing."
+        raise UnreadableImage(
+            f"has {mask[0]} × {mask[1]} pixels (height × width) but its picture {picture[0]} × {picture[1]}; make it of "
+            "the same size, without smoothing"
         )

@@ -127,11 +127,31 @@ def plain(labels: Any) -> Any:
         if labels.dtype.kind in "biuf" and labels.ndim == 2:
             return np.where(np.ma.getmaskarray(labels), np.nan, labels.data) if np.ma.is_masked(labels) else labels.data
         return labels.tolist()
-    if isinstance(labels, list | tuple):
-        return [label.tolist() if hasattr(label, "tolist") else label for label in labels]
-    if isinstance(labels, np.ndarray):
-        return labels.tolist() if labels.dtype.kind in "OUSTMm" else labels
-    return labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(labels, np.ndarray) and labels.dtype.kind not in "OUSTMm":
+        return labels
+    if hasattr(labels, "tolist"):
+        labels = labels.tolist()
+    if not isinstance(labels, list | tuple):
+        return labels
+    return [_decoded(label.tolist() if hasattr(label, "tolist") else label) for label in labels]
+
+
+def _decoded(label: Any) -> Any:
+    """Names that a table holds as bytes (binary columns) are text.
+
+    Raises:
+        TargetError: they are no UTF-8.
+    """
+    if isinstance(label, list | tuple):
+        return [_decoded(part) for part in label] if any(isinstance(part, bytes) for part in label) else label
+    if not isinstance(label, bytes):
+        return label
+    try:
+        return label.decode("utf-8")
+    except UnicodeDecodeError:
+        raise TargetError(
+            f"the label {label[:40]!r} is bytes that are not UTF-8; expected names, numbers or bytes of names."
+        ) from None
 
 
 def is_gap(label: Any) -> bool:

@@ -455,3 +455,30 @@ def test_a_class_name_that_is_no_text_is_told() -> None:
         TargetError, match=r"the class 'half \\ud800' holds half of a character, a lone surrogate; write"
     ):
         load_target(samples, task="detection")
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "the name is empty"), ("cat", "occurs twice"), (" ", "is empty")])
+def test_coco_names_are_there_and_differ(tmp_path: Path, name: str, message: str) -> None:
+    pictures(tmp_path / "images")
+    content = coco(range(COUNT))
+    content["categories"][1]["name"] = name
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(TargetError, match=message):
+        load_target(tmp_path / "annotations.json")
+
+
+def test_xml_of_fifty_thousand_levels_is_refused_at_once(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    for number in range(COUNT):
+        xml(tmp_path / f"{number:02}.xml", number)
+    deep = "<annotation>" + "<a>" * 50_000 + "</a>" * 50_000 + "</annotation>"
+    (tmp_path / "00.xml").write_text(deep)
+    with pytest.raises(TargetError, match=r"00\.xml:1: nested more than 32 levels"):
+        load_target(tmp_path, task="detection")
+
+
+@pytest.mark.parametrize("names", [["cat", "cat"], ["cat", ""]])
+def test_names_of_other_formats_are_there_and_differ(tmp_path: Path, names: list[str]) -> None:
+    root = yolo(tmp_path)
+    with pytest.raises(TargetError, match=r"two classes are called|name of class 1 is empty"):
+        load_target(root, class_names=names, task="detection")

@@ -114,7 +114,8 @@ def test_without_refuses_to_lose_a_class() -> None:
 def test_duplicates_stay_on_one_side_of_a_drawn_split() -> None:
     features = np.repeat(np.random.default_rng(0).normal(size=(30, 3)), 2, axis=0)
     target = load_target((features, np.repeat(np.arange(3), 20)))
-    assert not any("same content" in note for note in target.notes)
+    assert not any("data leakage" in note for note in target.notes)
+    assert any("30 of 60 items have the same content as an earlier one in their split" in note for note in target.notes)
     assert target.splits[::2].tolist() == target.splits[1::2].tolist()
 
 

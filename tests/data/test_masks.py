@@ -287,7 +287,8 @@ def test_names_that_nothing_says(tmp_path: Path) -> None:
     binary = load_target(pairs(tmp_path / "b", convert=lambda m: np.where(m == 1, 255, 0).astype(np.uint8)))
     assert binary.class_names == ("background", "foreground")
     assert (
-        "the masks hold 0 and 255 only, so 255 is read as a class; if it is none, say ignore_index=255" in binary.notes
+        "the masks hold 0 and 255 only: 0 is read as 'background' and 255 as 'foreground'; if 255 is no class, say "
+        "ignore_index=255" in binary.notes
     )
     ignored = load_target(tmp_path / "a", ignore_index=2, class_names={0: "sky", 1: "road", 255: "border"})
     assert ignored.class_names == ("sky", "road", "border")
@@ -344,3 +345,41 @@ def test_real_set(assets: Path) -> None:
     assert target.annotations is not None
     assert target.annotations[0].shape == (180, 240)
     assert target.annotations.ignored_value == 11
+
+
+def test_a_mask_is_measured_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs(tmp_path)
+    first = sorted((tmp_path / "masks").iterdir())[0]
+    Image.new("L", (6000, 3000)).save(first)  # 20 kB
+
+    def decoded(*_: Any) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("selector.tasks._image_files._of_image", decoded)
+    with pytest.raises(TargetError, match=r"has 3000 × 6000 pixels .* but its picture"):
+        load_target(tmp_path, task="segmentation")
+
+
+def test_a_pair_of_bombs_is_refused_by_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs(tmp_path)
+    for folder in ("images", "masks"):
+        first = sorted((tmp_path / folder).iterdir())[0]
+        first.unlink()
+        Image.new("1", (6000, 6000)).save(first.with_suffix(".png"))
+    monkeypatch.setattr("selector.tasks._image_files._of_image", lambda _: 1 / 0)
+    with pytest.raises(TargetError, match="decompression bomb"):
+        load_target(tmp_path, task="segmentation")
+
+
+@pytest.mark.parametrize("names", [("sky", "road"), ("road",), None])
+def test_masks_of_0_and_255_are_background_and_foreground(tmp_path: Path, names: Any) -> None:
+    pairs(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        Image.fromarray(((np.asarray(Image.open(path)) % 2) * 255).astype(np.uint8)).save(path)
+    target = load_target(tmp_path, class_names=names)
+    expected = {None: ("background", "foreground"), ("road",): ("background", "road")}.get(names, names)
+    assert target.class_names == expected
+    assert any("0 and 255 only" in note and expected[1] in note for note in target.notes)
+    assert set(np.unique(target.annotations[0])) <= {0, 1}
+    with pytest.raises(TargetError, match="one class"):
+        load_target(tmp_path, class_names=("sky", "road"), ignore_index=255)

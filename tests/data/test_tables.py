@@ -310,3 +310,13 @@ def test_lines_of_a_table_are_those_of_the_csv_module() -> None:
 
     text = "a\r\nb\n\nc\rd\u2028e\x0bf\x85\n\r\r\n,"
     assert _LINE.findall(text) == list(io.StringIO(text, newline=""))
+
+
+def test_binary_labels_of_a_parquet_file_are_names(tmp_path: Path) -> None:
+    labels = pa.array([f"{'äb'[i % 2]}".encode() for i in range(20)], pa.binary())
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(20)], "label": labels}), tmp_path / "t.parquet")
+    assert sorted(load_target(tmp_path / "t.parquet").class_names) == ["b", "ä"]
+    labels = pa.array([b"\xff" if i % 2 else b"b" for i in range(20)], pa.binary())
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(20)], "label": labels}), tmp_path / "t.parquet")
+    with pytest.raises(TargetError, match="not UTF-8"):
+        load_target(tmp_path / "t.parquet")

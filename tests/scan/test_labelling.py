@@ -288,3 +288,14 @@ def test_a_run_without_adaptation_has_nothing_to_label(zoo, tmp_path):  # noqa: 
     ranking = run(zoo, tmp_path, images, confirm=False)
     with pytest.raises(ConfigError, match="has adapted nothing to a target without labels; scan with --source-domain"):
         selector.label(ranking)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-1", "@a", "\ta", "\ra", "a"])
+def test_cells_are_no_formulas_and_labels_are_read_back(tmp_path, name):
+    from selector.scan.labels import _answers, _inert
+
+    cell = _inert(name)
+    assert cell[0] not in "=+-@\t\r"
+    with (tmp_path / "answers.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["item", "label", "id"], [cell, _inert(name.strip()), "x"]])
+    assert _answers(tmp_path / "answers.csv", {"x"}, ["b", name.strip()]) == {"x": 1}

@@ -158,7 +158,7 @@ def test_files_and_mappings_that_hold_no_features(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no zip")
     for name, message in {
         "plain.npz": r"plain\.npz: there is no array 'labels' of labels among seen, noise; add it, or name it",
-        "objects.npz": r"objects\.npz: cannot be read as \.npz \(Object arrays cannot be loaded",
+        "objects.npz": r"objects\.npz: cannot be read as \.npz \(it holds Python objects",
         "text.npz": r"text\.npz: cannot be read as \.npz",
     }.items():
         with pytest.raises(TargetError, match=message):

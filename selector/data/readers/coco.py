@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError
+from selector.core.input_files import open_file
 from selector.core.task import Table
 from selector.data._class_names import read_mapping
 from selector.data._hashing import hash_files
@@ -45,7 +46,7 @@ def _files(path: Path) -> list[Path]:
 def _is_coco(path: Path) -> bool:
     """Whether a file has the three lists of COCO, of which two may stand far behind."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(_HEAD)
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _HEAD))
@@ -157,6 +158,9 @@ def _open(path: Path, split: str) -> _File:
             raise TargetError(f"{path}: categories[{number}]: expected id and name. Got {json.dumps(one)[:80]}.")
         if one["id"] in file.names:
             raise TargetError(f"{path}: categories[{number}]: the id {one['id']} occurs twice.")
+        if not one["name"].strip() or one["name"] in file.names.values():
+            what = f"the name '{one['name']}' occurs twice" if one["name"].strip() else "the name is empty"
+            raise TargetError(f"{path}: categories[{number}]: {what}; give each category a name of its own.")
         file.names[one["id"]] = one["name"]
     return file
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from selector.data._items import SubsetItems
 from selector.data._tabular import shape_of
 from selector.data.columns import MASK_COLUMNS, Columns, reads_text, table_of
 from selector.data.reader import Options, reader
-from selector.modalities.image import content_hash
+from selector.modalities.image import content_hash, read_image_file
 
 
 class HuggingFaceItems:
@@ -34,7 +33,7 @@ class HuggingFaceItems:
             return b""
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])
-        return Path(cell["path"]).read_bytes()
+        return read_image_file(cell["path"])
 
 
 class _Cells(Mapping[str, Any]):

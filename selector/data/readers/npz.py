@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selector.core.errors import TargetError
+from selector.core.input_files import read_arrays
 from selector.core.task import Table
 from selector.data.reader import Options, reader
 from selector.data.readers.arrays import features_table
@@ -25,13 +25,18 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         TargetError: it is no such file, or one of its arrays holds objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        found = read_arrays(path)
+    except (OSError, ValueError) as error:
         raise TargetError(
-            f"{path}: cannot be read as .npz ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            "write plain arrays with numpy.savez(path, clip=features, labels=labels)."
+            f"{path}: cannot be read as .npz ({getattr(error, 'strerror', None) or error}); write plain arrays with numpy.savez(path, "
+            "clip=features, labels=labels)."
         ) from None
+    if isinstance(found, np.ndarray):
+        raise TargetError(
+            f"{path}: holds one array {found.shape}; expected several by name, as numpy.savez(path, clip=features, "
+            "labels=labels) writes them."
+        )
+    return dict(found)
 
 
 def _accepts(x: Any, options: Options) -> bool:

@@ -28,7 +28,7 @@ from selector.data._items import SubsetItems
 from selector.data._tabular import other_columns
 from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS, Columns, reads_text, table_of
 from selector.data.reader import Options, reader, split_rank
-from selector.modalities.image import content_hash
+from selector.modalities.image import content_hash, read_image_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -284,7 +284,7 @@ def _image_bytes(value: Any, file: Path, row: int) -> memoryview:
     if not beside.is_relative_to(file.parent.resolve()):
         raise TargetError(f"{file}: row {row}: the path '{path}' leads outside {file.parent}; store the bytes instead.")
     try:
-        return memoryview(beside.read_bytes())
+        return memoryview(read_image_file(beside))
     except OSError as error:
         raise TargetError(f"{file}: row {row}: {beside} cannot be read ({error.strerror}).") from None
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from selector.core.errors import TargetError
+from selector.core.input_files import open_file, read_file
 from selector.core.task import Table
 from selector.data._csv import read_utf8
 from selector.data._trees import (
@@ -32,7 +33,7 @@ from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
 from selector.modalities.image import is_image_name
 
 _PICTURES, _MASKS, _BOXES, _SETS = "JPEGImages", "SegmentationClass", "Annotations", "ImageSets"
-_LONGEST = 1 << 20  # bytes of an XML file
+_LONGEST, _DEEPEST = 1 << 20, 32  # bytes of an XML file, and levels
 
 
 def _accepts(x: Any, options: Options) -> bool:
@@ -59,7 +60,7 @@ def _read(x: Any, options: Options) -> Table:
 
 def _begins_as_annotation(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path, _LONGEST) as file:
             return b"<annotation" in file.read(4096)
     except OSError:
         return False
@@ -212,22 +213,35 @@ def _of_xml(path: Path) -> tuple[dict[str, Any], str]:
 def _parse(path: Path) -> ElementTree.Element:
     """An XML tree whose elements know their line; no entities, which can make a small file a huge one."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, _LONGEST, "expected the XML of one picture")
     except OSError as error:
         raise TargetError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
-    if len(data) > _LONGEST:
-        raise TargetError(f"{path}: {len(data):,} bytes; expected the XML of one picture (at most {_LONGEST:,}).")
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
 
     def refuse(*_: Any) -> None:
         raise TargetError(f"{path}:{parser.CurrentLineNumber}: holds an entity declaration; remove it.")
 
+    depth = 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise TargetError(
+                f"{path}:{parser.CurrentLineNumber}: nested more than {_DEEPEST} levels deep; expected the XML of one "
+                "picture, which has four."
+            )
+        builder.start(tag, {**attributes, "line": str(parser.CurrentLineNumber)})
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
     parser.EntityDeclHandler = refuse
-    parser.StartElementHandler = lambda tag, attributes: builder.start(
-        tag, {**attributes, "line": str(parser.CurrentLineNumber)}
-    )
-    parser.EndElementHandler = builder.end
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(data, True)

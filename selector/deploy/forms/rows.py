@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 
 from selector.core.contracts import RowsPreprocess
 from selector.core.documents import checked
-from selector.core.errors import ConfigError
+from selector.core.errors import ConfigError, first_line
+from selector.core.input_files import read_arrays
 from selector.deploy.forms import form
 from selector.deploy.forms._form import AGAIN, Form, Keep, Run, cell
 
@@ -105,18 +106,17 @@ def _from_file(path: Any, preprocess: RowsPreprocess) -> tuple[str, np.ndarray]:
         raise ConfigError(f"standard input holds no features; give {_EXPECTED}.")
     name = os.fspath(path)
     try:
-        found = np.load(name, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        found = read_arrays(name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise ConfigError(f"{name}: cannot be read ({reason}); give {_EXPECTED}.") from None
     if isinstance(found, np.ndarray):
         return name, found
-    with found as file:
-        if preprocess.name in file.files:
-            return name, file[preprocess.name]
+    if preprocess.name not in found:
         raise ConfigError(
-            f"{name}: there is no array '{preprocess.name}', which the model reads, among {', '.join(file.files)}."
+            f"{name}: there is no array '{preprocess.name}', which the model reads, among {', '.join(found)}."
         )
+    return name, found[preprocess.name]
 
 
 def _matrix(rows: Any, where: str, preprocess: RowsPreprocess) -> np.ndarray:

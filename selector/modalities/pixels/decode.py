@@ -26,6 +26,7 @@ import xxhash
 from PIL import Image, UnidentifiedImageError
 
 from selector.core.errors import ConfigError, TargetError
+from selector.core.input_files import check_status, read_file
 from selector.core.units import parse_count
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ __all__ = [
     "MAX_PIXELS",
     "TOO_LARGE",
     "UnreadableImage",
+    "begins_as_image",
     "canvas_of",
+    "check_header",
+    "check_image_file",
     "check_pixels",
     "content_hash",
     "decode_rgb",
@@ -52,6 +56,7 @@ __all__ = [
     "pil_to_array",
     "pixel_limit",
     "read_image",
+    "read_image_file",
     "thumbnail",
 ]
 
@@ -79,6 +84,18 @@ def is_image_name(name: object) -> bool:
         isinstance(name, str | os.PathLike)
         and "." + os.fspath(name).rpartition(".")[2].strip().lower() in IMAGE_SUFFIXES
     )
+
+
+_BEGINNINGS = (
+    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # the last two: BigTIFF
+    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"Pf", b"PF"),
+    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP", b"\xff\x0a", b"\0\0\0\x0cJXL"),
+)
+
+
+def begins_as_image(head: bytes) -> bool:
+    """Whether a file is one of the formats that are read, or of HEIF's and JPEG XL's kin, by its first 16 bytes."""
+    return head.startswith(_BEGINNINGS) or head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 _CANVAS_SAMPLE = 200
@@ -126,6 +143,24 @@ def pixel_limit(most: int | None) -> Iterator[None]:
             os.environ[MAX_PIXELS_VARIABLE] = before
 
 
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file that should be an image: a regular file, and none larger than its pixels could be.
+
+    Raises:
+        OSError: it cannot be read; ``FileRefused`` says why it is not.
+    """
+    return read_file(path, *_file_limit())
+
+
+def check_image_file(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    """As ``read_image_file``, of a file whose status is known."""
+    check_status(status, path, *_file_limit())
+
+
+def _file_limit() -> tuple[int, str]:
+    return max(1 << 28, 8 * max_pixels()), "allow larger images with max_pixels (--max-pixels)"
+
+
 def check_pixels(width: int, height: int) -> None:
     """Refuse an image by its header.
 
@@ -137,6 +172,19 @@ def check_pixels(width: int, height: int) -> None:
         raise UnreadableImage(
             f"{TOO_LARGE} ({width} × {height} pixels, more than {most:,}); make it smaller, or allow more with "
             "max_pixels (--max-pixels)"
+        )
+
+
+def check_header(width: int, height: int, size: int) -> None:
+    """Refuse an image by its header and the bytes of its file.
+
+    Raises:
+        UnreadableImage: it has more pixels than ``max_pixels``, or many in very few bytes.
+    """
+    check_pixels(width, height)
+    if width * height > BOMB_PIXELS and width * height > BOMB_RATIO * size:
+        raise UnreadableImage(
+            f"claims {width} × {height} pixels in {size:,} bytes (a decompression bomb?); save it smaller"
         )
 
 
@@ -168,8 +216,7 @@ def read_image(source: str | os.PathLike[str] | RawImage | Image.Image) -> NDArr
     if isinstance(source, bytes | np.ndarray):
         return decode_rgb(source)
     try:
-        with open(source, "rb") as file:  # noqa: PTH123 - a str or any os.PathLike
-            data = file.read()
+        data = read_image_file(source)
     except OSError as error:
         raise UnreadableImage(
             f"image {os.fspath(source)} cannot be read ({error.strerror}); give an existing file."
@@ -202,12 +249,7 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
         raise UnreadableImage("is empty (0 bytes)")
     try:
         with opened(raw) as image:
-            width, height = image.size
-            check_pixels(width, height)
-            if width * height > BOMB_PIXELS and width * height > BOMB_RATIO * len(raw):
-                raise UnreadableImage(
-                    f"claims {width} × {height} pixels in {len(raw):,} bytes (a decompression bomb?); save it smaller"
-                )
+            check_header(*image.size, len(raw))
             pixels = None
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
                 pixels = _decode_jpeg(raw)

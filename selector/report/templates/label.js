@@ -1,11 +1,12 @@
 "use strict";
-const quoted = (text) => /[",\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+const inert = (text) => /^[=+\-@\t\r]/.test(text) ? "'" + text : text;  // no formula for a spreadsheet
+const quoted = (text) => /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 document.getElementById("save").addEventListener("click", () => {
   const main = document.querySelector("main");
   const lines = [main.dataset.header];
   let known = 0;
   for (const choice of document.querySelectorAll("select")) {
-    lines.push([choice.dataset.name, choice.value, choice.dataset.id].map(quoted).join(","));
+    lines.push([choice.dataset.name, choice.value, choice.dataset.id].map(inert).map(quoted).join(","));
     known += choice.value !== "";
   }
   const link = document.createElement("a");

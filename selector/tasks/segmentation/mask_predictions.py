@@ -15,7 +15,7 @@ from PIL import Image
 
 from selector.core.errors import SelectorError
 from selector.core.prediction import Prediction, Predictions
-from selector.modalities.image import read_image
+from selector.modalities.image import read_image, read_image_file
 from selector.tasks._image_files import upright_size
 from selector.tasks.segmentation.reading import voc_palette
 
@@ -166,7 +166,7 @@ def free_name(name: str, taken: set[str]) -> str:
 def picture_size(source: Any) -> tuple[int, int]:
     """(height, width) of a picture as it was given: a path, bytes, an array or a Pillow image."""
     if isinstance(source, str | os.PathLike):
-        source = Path(source).read_bytes()
+        source = read_image_file(source)
     if isinstance(source, bytes | np.ndarray):
         found = upright_size(source)
         if found != (0, 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ from selector.core.errors import TargetError
 from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.modalities.image import UnreadableImage, content_hash
-from selector.tasks._image_files import check_same_size, mask_values, packed, upright_size
+from selector.tasks._image_files import check_same_size, checked_size, mask_values, packed
 from selector.tasks._read_labels import first_of
+
+_AT_A_TIME = 1 << 22  # pixels
 
 IGNORE = 255
 """What is no class in a mask that a target hands over (with more than 255 classes: 65535)."""
@@ -161,30 +164,41 @@ def _look(table: Table, raw: Sequence[Any], names: Sequence[str], colours: Any, 
     if mask is None or (isinstance(mask, bytes) and not mask):
         raise TargetError(f"{table.where}: {table.names[index]} has no mask; give it one or remove it.")
     try:
-        values, palette = mask_values(mask)
+        size = checked_size(table.items[index])
+    except UnreadableImage as error:
+        raise TargetError(f"{table.where}: {table.names[index]} {error}.") from None
+    try:
+        values, palette = mask_values(mask, size)
+        check_same_size(values.shape, size)
     except UnreadableImage as error:
         raise TargetError(f"{table.where}: mask {name} {error}.") from None
-    check_same_size(table.where, name, values.shape, upright_size(table.items[index]))
-    if values.ndim == 3:
-        if colours is None:
-            found = np.unique(packed(values))
-            some = ", ".join(f"#{colour:06x}" for colour in found[:4]) + (", ..." if len(found) > 4 else "")
-            raise TargetError(
-                f"{table.where}: mask {name} is in colours ({some}); say which colour is "
-                "which class with class_names (--class-names), a file of lines such as '128 0 0 cat'."
-            )
-        values = packed(values)
-    elif colours is not None and palette is None:  # black and other greys of a mask in colours
-        values = values.astype(np.int64) * 0x010101
-    elif colours is not None and palette is not None:
-        values = packed(np.array(palette, np.int64).reshape(-1, 3))[np.minimum(values, len(palette) - 1)]
-    if values.dtype == np.uint8:
-        counted = np.bincount(values.ravel(), minlength=256)
-        counts = {int(v): int(counted[v]) for v in np.flatnonzero(counted)}
-    else:
-        counts = {int(v): int(c) for v, c in zip(*np.unique(values, return_counts=True), strict=True)}
+    if values.ndim == 3 and colours is None:
+        found = np.unique(packed(values[: max(1, _AT_A_TIME // values.shape[1])]))
+        some = ", ".join(f"#{colour:06x}" for colour in found[:4]) + (", ..." if len(found) > 4 else "")
+        raise TargetError(
+            f"{table.where}: mask {name} is in colours ({some}); say which colour is "
+            "which class with class_names (--class-names), a file of lines such as '128 0 0 cat'."
+        )
+    counts: Counter[int] = Counter()
+    rows = max(1, _AT_A_TIME // max(1, values.shape[1]))
+    for start in range(0, len(values), rows):  # counting takes eight bytes a pixel and more
+        counts.update(_counts(values[start : start + rows], palette, in_colours=colours is not None))
     content = mask if isinstance(mask, bytes) else np.asarray(mask)
     return _Seen(counts, palette, content_hash(content))
+
+
+def _counts(values: np.ndarray, palette: Sequence[tuple[int, int, int]] | None, *, in_colours: bool) -> dict[int, int]:
+    """Pixels by value; of a mask whose classes are colours, by 0xRRGGBB."""
+    if values.ndim == 3:
+        values = packed(values)
+    elif in_colours and palette is None:  # black and other greys of a mask in colours
+        values = values.astype(np.int64) * 0x010101
+    elif in_colours:
+        values = packed(np.array(palette, np.int64).reshape(-1, 3))[np.minimum(values, len(palette or ()) - 1)]
+    if values.dtype == np.uint8:
+        counted = np.bincount(values.ravel(), minlength=256)
+        return {int(value): int(counted[value]) for value in np.flatnonzero(counted)}
+    return {int(v): int(c) for v, c in zip(*np.unique(values, return_counts=True), strict=True)}
 
 
 def _meaning(
@@ -205,6 +219,12 @@ def _meaning(
     elif said is not None:
         known = dict(said)
         ignore = None
+    elif listed is not None and ignore is None and set(total) == {0, IGNORE} and len(listed) <= 2:
+        known = {0: listed[0] if len(listed) == 2 else "background", IGNORE: listed[-1]}
+        notes.append(
+            f"the masks hold 0 and 255 only: 0 is read as '{known[0]}' and 255 as '{known[IGNORE]}'; if 255 is no class, say "
+            "ignore_index=255"
+        )
     elif listed is not None:
         known = dict(enumerate(listed))
         if ignore is None and IGNORE in total and len(listed) <= IGNORE:
@@ -243,7 +263,8 @@ def _unnamed(
     if ignore is None and IGNORE in total:
         if set(total) == {0, IGNORE}:
             notes.append(
-                "the masks hold 0 and 255 only, so 255 is read as a class; if it is none, say ignore_index=255"
+                "the masks hold 0 and 255 only: 0 is read as 'background' and 255 as 'foreground'; if 255 is no class, say "
+                "ignore_index=255"
             )
             return {0: "background", IGNORE: "foreground"}, None
         ignore = IGNORE

@@ -1,0 +1,174 @@
+"""Files from somebody else: devices, pipes, bombs. Each of these hung, filled the memory or raised a raw error once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selector.core.errors import ConfigError, TargetError
+from selector.core.input_files import FileRefused, check_json, check_unpacked, read_arrays, read_file
+from selector.data import load_target
+
+
+def pictures(folder: Path, count: int = 8) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return [f"{i}.png" for i in range(count)]
+
+
+def as_csv(folder: Path, names: list[str]) -> Path:
+    (folder / "t.csv").write_text("path,label\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names)))
+    return folder / "t.csv"
+
+
+def as_coco(folder: Path, names: list[str]) -> Path:
+    content = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [{"image_id": i, "category_id": i % 2, "bbox": [0, 0, 4, 4]} for i in range(len(names))],
+        "categories": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}],
+    }
+    (folder / "t.json").write_text(json.dumps(content))
+    return folder / "t.json"
+
+
+def as_jsonl(folder: Path, names: list[str]) -> Path:
+    (folder / "t.jsonl").write_text(
+        "".join(json.dumps({"image": name, "label": "ab"[i % 2]}) + "\n" for i, name in enumerate(names))
+    )
+    return folder / "t.jsonl"
+
+
+@pytest.mark.parametrize("write", [as_csv, as_coco, as_jsonl])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "secret", "link to a secret", "surrogate", "sparse"])
+def test_data_name_regular_files_that_are_images(tmp_path: Path, write: Any, kind: str) -> None:
+    names = pictures(tmp_path)
+    if kind == "surrogate" and write is as_csv:
+        pytest.skip("UTF-8 has none")
+    match kind:
+        case "device":
+            bad = "/dev/zero"
+        case "pipe":
+            os.mkfifo(tmp_path / "pipe.png")
+            bad = "pipe.png"
+        case "folder":
+            (tmp_path / "folder.png").mkdir()
+            bad = "folder.png"
+        case "secret":
+            bad = "/etc/passwd"
+        case "link to a secret":
+            (tmp_path / "link.png").symlink_to("/etc/passwd")
+            bad = "link.png"
+        case "surrogate":
+            bad = "\ud800.png"
+        case _:
+            with (tmp_path / "sparse.png").open("wb") as file:
+                file.truncate(2 << 40)
+            bad = "sparse.png"
+    with pytest.raises(TargetError, match=r"not read|no image|surrogate"):
+        load_target(write(tmp_path, [*names, bad]))
+
+
+def test_pipes_in_a_folder_are_not_opened(tmp_path: Path) -> None:
+    for name in "ab":
+        pictures(tmp_path / name, 4)
+        os.mkfifo(tmp_path / name / "pipe.png")
+    assert len(load_target(tmp_path)) == 8
+
+
+def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileRefused, match="not a regular file"):
+        read_file(tmp_path / "pipe")
+
+
+def zeros(unpacked: int) -> bytes:
+    """A small .npz whose one array unpacks to so many bytes."""
+    out = io.BytesIO()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (unpacked // 4, 1)})
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("clip.npy", "w") as part:
+        part.write(header.getvalue())
+        for _ in range(unpacked // (1 << 20)):
+            part.write(bytes(1 << 20))
+    return out.getvalue()
+
+
+def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.npz").write_bytes(zeros(300 << 20))
+    with pytest.raises(TargetError, match=r"unpacks to 314\.6 MB .*SELECTOR_MAX_UNPACKED=1GB"):
+        load_target(tmp_path / "t.npz")
+    monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1GB")
+    found = read_arrays(tmp_path / "t.npz")
+    assert not isinstance(found, np.ndarray)
+    assert found["clip"].nbytes == 300 << 20
+    monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "much")
+    with pytest.raises(ConfigError, match="SELECTOR_MAX_UNPACKED"):
+        check_unpacked(1, 1)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_a_header_may_not_claim_more_than_there_is(tmp_path: Path, suffix: str) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "npy":
+        path.write_bytes(header.getvalue())
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("clip.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"4\.0 TB"):
+        read_arrays(path)
+
+
+def damaged(kind: str) -> bytes:
+    out = io.BytesIO()
+    if kind == "an array by the name of an archive":
+        np.save(out, np.zeros((4, 2)))
+        return out.getvalue()
+    if kind == "objects":
+        np.savez(out, clip=np.array([{}], dtype=object), labels=np.zeros(1))
+        return out.getvalue()
+    method = zipfile.ZIP_LZMA if kind == "lzma" else zipfile.ZIP_DEFLATED
+    array = io.BytesIO()
+    np.save(array, np.random.default_rng(0).random((64, 8)))
+    with zipfile.ZipFile(out, "w", method) as archive:
+        archive.writestr("clip.npy", array.getvalue())
+    content = bytearray(out.getvalue())
+    if kind == "encrypted":
+        content[6] |= 1
+        place = content.rindex(b"PK\x01\x02")
+        content[place + 8] |= 1
+    elif kind == "a method that nobody knows":
+        place = content.rindex(b"PK\x01\x02")
+        content[8:10] = content[place + 10 : place + 12] = struct.pack("<H", 77)
+    else:
+        for at in range(120, 600, 7):
+            content[at] ^= 0xFF
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["deflate", "lzma", "encrypted", "a method that nobody knows", "objects", "an array by the name of an archive"],
+)
+def test_damaged_archives_are_errors_with_a_reason(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "t.npz").write_bytes(damaged(kind))
+    with pytest.raises(TargetError, match=r"t\.npz"):
+        load_target(tmp_path / "t.npz")
+
+
+def test_json_of_a_million_empty_lists_is_measured_first() -> None:
+    with pytest.raises(ValueError, match="unpacks to"):
+        check_json("[" + "[]," * 30_000_000)
+    check_json(json.dumps([{"bbox": [1.5, 2.5, 3.5, 4.5], "id": i} for i in range(1000)]))
