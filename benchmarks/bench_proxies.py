@@ -1,13 +1,15 @@
 """How near are the proxies to the arithmetic that they cannot do without, and how far are others?
 
-    python -m benchmarks.bench_proxies [--quick] [--out DIR] [--seed N] [--sizes S,M,L] [--threads 1,2]
+    python -m benchmarks.bench_proxies [--quick] [--out DIR] [--seed N] [--sizes S,M,L,W] [--threads 1,2]
                                        [--repeats 5] [--cases logme,...] [--logme PATH/LogME.py] [--device cuda]
 
-Rows are memory-mapped float32 of the sizes S, M and L of ``tests/reference/features.py``. Every case
+Rows are memory-mapped float32 of the sizes S, M, L and W of ``tests/reference/features.py``. Every case
 runs in a process of its own, which alternates the subject and its baseline after a warm-up; a ratio
 is the median of the pairs. Baselines:
 
 - ``floor``: float64 Gram matrix, its eigendecomposition, one product D × D × C: what LogME needs.
+- ``kernel-floor``, for the four scores of a scan and ``rank_features`` (with intervals) on 5,000 × 30,000 (W): float64
+  products N × N of the rows and their eigendecomposition.
 - ``faiss.knn`` on rows that are normalised already; scikit-learn's ``LogisticRegression(C=1)``,
   ``LinearDiscriminantAnalysis`` at a fixed shrinkage.
 - transformer-ranker, where it can be imported, and any LogME.py whose path is given, against the floor.
@@ -61,10 +63,13 @@ CASES: dict[str, tuple[str, float | None]] = {
     "transformer-ranker-logme": ("floor", None),
     "transformer-ranker-hscore": ("floor", None),
     "logme-file": ("floor", None),
+    "defaults": ("kernel-floor", 3.0),
+    "rank-features": ("kernel-floor", 3.0),
 }
 SLOW_AT_L = {"knn", "transformer-ranker-logme", "logme-file"}  # once; minutes each
 NOT_AT_L = {"probe", "lda", "loo-ridge"}
 INTERVAL = "-interval"
+WIDE = ("defaults", "rank-features")  # the scores of a scan together, on W alone
 OTHERS = ("transformer-ranker-logme", "transformer-ranker-hscore", "logme-file")
 REAL_COLUMNS, REAL_WIDTH = 20, 1024
 
@@ -87,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for case in chosen:
                     if (size == "L" and case in NOT_AT_L) or (size == "K") != case.endswith(INTERVAL):
                         continue
+                    if (size == "W") != (case in WIDE):
+                        continue
                     spec = {
                         **data,
                         "case": case,
@@ -94,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "logme_file": arguments.logme,
                         "device": arguments.device,
                     }
-                    spec["repeats"] = 1 if size == "L" and case in SLOW_AT_L else repeats
+                    spec["repeats"] = 1 if size == "W" or (size == "L" and case in SLOW_AT_L) else repeats
                     row = _run(spec, arguments.limit)
                     rows[case, size, str(count)] = row
                     print(
@@ -114,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="size S, two repeats, one thread")
     parser.add_argument("--out", default=str(HERE / "results"))
     parser.add_argument("--seed", type=int, default=0, help="of the folds; the rows are fixed")
-    parser.add_argument("--sizes", default="S,M,K,L")
+    parser.add_argument("--sizes", default="S,M,K,L,W")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", default="")
@@ -155,10 +162,12 @@ def _run(spec: dict[str, Any], limit: float) -> dict[str, Any]:
     row = dict.fromkeys(FIELDS, "")
     row.update({k: spec[k] for k in ("case", "size", "n", "d", "c", "threads", "repeats")})
     row["baseline"], target = CASES[spec["case"]]
-    if spec["threads"] == 1 and spec["size"] == ("M" if spec["case"] in ("probe", "loo-ridge") else "L"):
+    if spec["threads"] == 1 and spec["size"] == (
+        "W" if spec["case"] in WIDE else "M" if spec["case"] in ("probe", "loo-ridge") else "L"
+    ):
         row["target"] = target
     row.update(device=spec["device"] or f"cpu: {_processor()}", commit=_commit(), versions=_versions(), status="ok")
-    slow = spec["size"] == "L" and spec["case"] in SLOW_AT_L
+    slow = spec["size"] == "W" or (spec["size"] == "L" and spec["case"] in SLOW_AT_L)
     memory, failure = _spawn({**spec, "mode": "memory"}, limit)
     if failure:
         return row | {"status": failure}
@@ -172,7 +181,7 @@ def _run(spec: dict[str, Any], limit: float) -> dict[str, Any]:
     for who in ("subject", "baseline"):
         for kind in ("cpu", "wall"):
             row[f"{who}_{kind}_s"] = round(statistics.median(t[kind] for t in times[who]), 4)
-    if spec["size"] != "L" and spec["case"] not in OTHERS and not spec["device"]:
+    if spec["size"] not in ("L", "W") and spec["case"] not in OTHERS and not spec["device"]:
         busy, failure = _spawn({**spec, "mode": "busy"}, limit)
         if failure:
             return row | {"status": failure}
@@ -300,10 +309,20 @@ def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float
 
     if case == "loo-ridge":
         return _real("loo-ridge", rows)
+    if case == "rank-features":
+        from selector import rank_features
+
+        return lambda: float(rank_features({"wide": rows}, labels, out=False)[0].scores["logme"].value or 0.0)
 
     def run() -> float:
         features = FeatureSet(rows, labels, device=spec["device"])
-        names = ONE_PASS if case == "five" else (case.removesuffix(INTERVAL),)
+        names = (
+            ONE_PASS
+            if case == "five"
+            else proxies.DEFAULT_PROXIES
+            if case == "defaults"
+            else (case.removesuffix(INTERVAL),)
+        )
         values = [proxies.evaluate(features, name, intervals=case.endswith(INTERVAL)).value for name in names]
         return values[0]
 
@@ -340,6 +359,15 @@ def _baseline(name: str, spec: dict[str, Any], rows: Any, labels: Any) -> Callab
             return float((vectors.T @ np.ones((x.shape[1], classes)))[0, 0])
 
         return floor
+    if name == "kernel-floor":
+
+        def kernel_floor() -> float:
+            x = rows.astype(np.float64)
+            inner = x @ x.T
+            del x
+            return float(np.linalg.eigh(inner)[0][-1])
+
+        return kernel_floor
     if name == "logme-real":
         return _real("logme", rows)
     if name == "faiss":

@@ -414,7 +414,7 @@ class FeatureSet:
         if self._left_out is not None and self._part_of is not None:
             whole, indices, _ = self._part_of
             return whole._kernel.take(indices)
-        return Kernel.of(as_float(self.rows), self.mean)
+        return Kernel.of(self.rows, self.mean)
 
     @cached_property
     def _decomposed(self) -> _Decomposed:

@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from selector.features.arrays import CHUNK_BYTES, as_float
 from selector.features.device import eigh as on_device
 from selector.features.labels import Labels
 from selector.features.moments import Moments
@@ -119,10 +120,21 @@ class Kernel:
 
     @classmethod
     def of(cls, rows: np.ndarray, shift: np.ndarray) -> Kernel:
-        """From rows (N, D); the float64 copy lives only inside."""
-        z = np.subtract(rows, shift, dtype=np.float64)
-        with capped(len(rows)):
-            return cls(z @ z.T, z @ shift, float(shift @ shift))
+        """From rows (N, D), some columns at a time: no float64 copy of all of them."""
+        from scipy.linalg.blas import dsyrk
+
+        n = len(rows)
+        gram, along = np.zeros((n, n), order="F"), np.zeros(n)
+        step = max(256, CHUNK_BYTES // (8 * n))
+        with capped(n):
+            for start in range(0, rows.shape[1], step):
+                part = slice(start, start + step)
+                z = np.subtract(as_float(rows[:, part]), shift[part], dtype=np.float64)
+                # z.T is Fortran-ordered as it lies: no copy, and the result grows in place
+                gram = dsyrk(1.0, z.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)
+                along += z @ shift[part]
+        mirror(gram)
+        return cls(gram, along, float(shift @ shift))
 
     def take(self, rows: np.ndarray) -> Kernel:
         """Rows and columns of some items."""
@@ -131,7 +143,10 @@ class Kernel:
     def centred(self) -> np.ndarray:
         """(N, N) inner products of centred rows."""
         means = self.gram.mean(axis=0)
-        return np.asarray(self.gram - means - means[:, None] + means.mean())
+        inner = self.gram - means
+        inner -= means[:, None]
+        inner += means.mean()
+        return np.asarray(inner)
 
 
 def from_kernel(
@@ -171,6 +186,15 @@ def from_kernel(
         norm4=norm4,
     )
     return spectrum, u
+
+
+def mirror(lower: np.ndarray) -> None:
+    """Fill the upper triangle from the lower one, in place."""
+    for start in range(0, len(lower), 256):
+        part = slice(start, start + 256)
+        square = lower[part, part]
+        square[:] = np.tril(square) + np.tril(square, -1).T
+        lower[part, start + 256 :] = lower[start + 256 :, part].T
 
 
 def _eigh(lower: np.ndarray, device: str | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ def solve_head(
     x, v = as_rows(train_rows, "train_rows"), as_rows(val_rows, "val_rows") if len(val_rows) > 1 else None
     basis = standardise(x)
     grid = [s / x.shape[1] for s in STRENGTHS] if strengths is None else sorted(strengths)
-    z = basis.coordinates(x)
+    z = basis.own
     zv = z[:0] if v is None else basis.coordinates(v)
     targets = _TARGETS.get(label_kind)
     if targets is None:

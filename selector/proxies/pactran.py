@@ -7,7 +7,7 @@ import numpy as np
 from selector.core.contracts import Score
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
-from selector.linear import Basis, Logistic
+from selector.linear import Logistic
 from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 
@@ -37,15 +37,12 @@ def pactran(features: FeatureSet, *, factor: float = 1.0, variance: float = 10.0
     n, width, classes = len(codes), features.width, len(features.classes)
     spectrum = features.spectrum
     kept = np.flatnonzero(spectrum.values > 0)[::-1]
-    basis = Basis(
-        features.mean, np.ones(width), np.zeros((width, 0), dtype=np.float32), np.append(spectrum.values[kept], n)
-    )
     z = np.ones((n, len(kept) + 1), dtype=np.float32)
     z[:, :-1] = features.coordinates()[order]
     prior = factor * n
     # mean CE + ‖W‖²/(2fN) is, times N, the sum with ‖W‖²/(2f): C = f; two classes keep both weight vectors
     strength = factor * (2.0 if classes == 2 else 1.0)
-    solved = Logistic(z, basis.curvature, codes, np.ones((1, n))).solve(strength, tolerance=1e-7)
+    solved = Logistic(z, np.append(spectrum.values[kept], n), codes, np.ones((1, n))).solve(strength, tolerance=1e-7)
     solution = solved.solution[:, 0].astype(np.float64)
     loss, curvature = 0.0, 0.0
     for start in range(0, n, 4096):

@@ -32,7 +32,7 @@ _AGAIN = 2e-5  # of fits without some rows, from the solution with them
     invariances=NAMES_OF_CLASSES,
     seeded=True,
     blocks="own",
-    version=4,
+    version=5,
     formula="Mean over rows of log p(label | row) under the fold's model that did not see it: standardised columns, five "
     "stratified folds, one inverse penalty C for all folds, the best of C·D ∈ {0.1, 1, 10, 100, 1000}. "
     "Several labels: each against the rest, on the rows where it is known; mean over labels.",
@@ -68,19 +68,18 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     order, codes = features.canonical
     order = order[np.argsort(features.folds[order], kind="stable")]
     folds = features.folds[order]
-    rows = features.rows[order]
-    basis = standardise(rows)
-    z = basis.coordinates(rows)
-    del rows
+    basis = standardise(features.rows, order)
+    z, curvature = basis.own, basis.curvature
+    del basis
     problem: _Problem | _Labels
     if features.label_kind is LabelKind.CLASSES:
         codes = codes[order]
         rare = rows_without_training(codes, folds)
         if len(np.unique(codes[~rare])) < 2:
             raise NotApplicable("needs two classes with rows in two folds each")
-        problem = _Problem(z, basis.curvature, codes, folds, rare, len(features.classes))
+        problem = _Problem(z, curvature, codes, folds, rare, len(features.classes))
     else:
-        problem = _Labels(z, basis.curvature, features.labels[order].astype(np.float32), folds)
+        problem = _Labels(z, curvature, features.labels[order].astype(np.float32), folds)
     grid = [s / features.width for s in STRENGTHS] if strengths is None else sorted(float(s) for s in strengths)
     cells = z.size * features.label_data.num_columns
     tolerance = next(value for size, value in _TOLERANCES if cells >= size)

@@ -142,6 +142,11 @@ def confirm_rows(ranking: Ranking, extraction: Extraction, config: ConfirmConfig
     return confirm_leading(ranking, extraction, specs, of_heads, top_k)
 
 
+def _taken(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Some rows; all of them in order without a copy."""
+    return array if np.array_equal(indices, np.arange(len(array))) else array[indices]
+
+
 def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], names: list[str], config: ScanConfig) -> Ranking:
     started = time.perf_counter()
     assert data.features is not None
@@ -151,7 +156,7 @@ def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], names: list[
     told: set[tuple[str, str]] = set()
     for model, array in arrays.items():
         features = FeatureSet(
-            array[rows.indices],
+            _taken(array, rows.indices),
             rows.labels,
             label_kind=data.label_kind,
             keys=rows.hashes,

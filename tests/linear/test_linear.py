@@ -102,7 +102,7 @@ def folds_of(n=120, d=30, c=3):
     x, labels = data(n, d, c)
     basis = standardise(x)
     folds = np.arange(n) // 7 % 5
-    return basis.coordinates(x), basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float), folds
+    return basis.own, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float), folds
 
 
 def test_held_out_labels_do_not_touch_the_fold_that_holds_them_out():
@@ -165,7 +165,7 @@ def test_the_strongest_penalty_wins_where_the_labels_say_least():
     rng = np.random.default_rng(4)
     rows, labels, folds = rng.standard_normal((200, 300)), rng.integers(0, 4, 200), np.arange(200) % 5
     basis = standardise(rows)
-    problem = Logistic(basis.coordinates(rows), basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
+    problem = Logistic(basis.own, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
 
     held_out = held_out_rows(problem, labels, folds)
     grid = [s / 300 for s in STRENGTHS]
@@ -183,7 +183,7 @@ def test_a_decrease_that_stale_curvature_promises_is_not_believed():
     latent = rng.standard_normal((10, 187))[labels] * 0.6 + rng.standard_normal((600, 187))
     rows = np.maximum(latent @ rng.standard_normal((187, 1500)) / 14 + 0.3 * rng.standard_normal((600, 1500)), 0)
     basis = standardise(rows)
-    problem = Logistic(basis.coordinates(rows), basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
+    problem = Logistic(basis.own, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
 
     held_out = held_out_rows(problem, labels, folds)
     solved, found = best_strength(problem, [s / 1500 for s in STRENGTHS], held_out, 1e-6)
@@ -218,3 +218,23 @@ def test_unknown_labels_are_not_fitted():
     real[:150, 1] = np.nan
     with pytest.raises(ProxyError, match="real column 1 is unknown for all training rows"):
         solve_head(x[:150], real[:150], x[150:], real[150:], 2, label_kind=LabelKind.REAL)
+
+
+@pytest.mark.parametrize("given", [np.float16, np.float32, np.float64])
+def test_fewer_rows_than_columns_need_no_directions_written_down(given):
+    rng = np.random.default_rng(5)
+    rows = (rng.standard_normal((60, 700)) * rng.uniform(0.1, 3, 700) + 5).astype(given)
+    rows[:, 3] = 2
+    order = rng.permutation(60)
+    basis = standardise(rows, order)
+    x = rows.astype(np.float64)[order]
+    live = x.std(axis=0) > 0
+    z = np.where(live, (x - x.mean(axis=0)) / np.where(live, x.std(axis=0), 1), 0)
+    np.testing.assert_allclose(basis.own[:, :-1] @ basis.own[:, :-1].T, z @ z.T, atol=2e-2)
+    np.testing.assert_allclose(basis.coordinates(rows[order]), basis.own, atol=2e-3)
+    solution = rng.standard_normal((basis.own.shape[1], 3))
+    weight, bias = basis.raw(solution)
+    np.testing.assert_allclose(x @ weight.T + bias, basis.own @ solution, atol=5e-2)
+    np.testing.assert_array_equal(
+        standardise(rows[order]).own, basis.own
+    )  # to the bit: the order of rows cannot matter
