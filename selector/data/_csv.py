@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from selector.core.errors import TargetError
-from selector.core.input_files import open_file, read_file
+from selector.core.input_files import CELL_BYTES, check_unpacked, open_file, read_file
 
 _LONGEST = 10_000_000
 """Characters of a cell (the library's own limit is 131,072): no reader of texts takes a tenth of it, and the parser holds a
@@ -23,8 +23,10 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         TargetError: not UTF-8, a column name twice, a row of another length, a cell of more than ten million
             characters, a quote that swallows lines; with the line.
     """
-    lines = _LINE.findall(read_utf8(path))
-    delimiter = _delimiter(path, lines[0] if lines else "")
+    text = read_utf8(path)
+    delimiter = _delimiter(path, text.partition("\n")[0])
+    check_memory(path, text, CELL_BYTES * (text.count(delimiter) + text.count("\n")))
+    lines = _LINE.findall(text)
     limit = csv.field_size_limit(_LONGEST)
     try:
         reader = csv.reader(lines, delimiter=delimiter)
@@ -126,6 +128,18 @@ def csv_header(path: Path) -> list[str]:
 
 def _delimiter(path: Path, first: str) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+
+
+def check_memory(path: Path, text: str, unpacked: int) -> None:
+    """Refuse a text file whose cells take more memory than is allowed, before there are any.
+
+    Raises:
+        TargetError: says the limit, and how to raise it.
+    """
+    try:
+        check_unpacked(unpacked + 4 * len(text), len(text))
+    except ValueError as error:
+        raise TargetError(f"{path}: {error}.") from None
 
 
 def read_utf8(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError
-from selector.data._csv import read_utf8
+from selector.data._csv import check_memory, read_utf8
 
 _ROW = '{"text": "...", "label": "..."}'
 
@@ -22,7 +22,10 @@ def json_lines(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
     Raises:
         TargetError: it cannot be read, or has a line that is not JSON; with the line.
     """
-    for number, line in enumerate(read_utf8(path).split("\n"), 1):
+    text = read_utf8(path)
+    holders = text.count("[") + text.count("{")
+    check_memory(path, text, 150 * holders + 60 * (text.count(",") + text.count("\n")))
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -172,3 +174,42 @@ def test_json_of_a_million_empty_lists_is_measured_first() -> None:
     with pytest.raises(ValueError, match="unpacks to"):
         check_json("[" + "[]," * 30_000_000)
     check_json(json.dumps([{"bbox": [1.5, 2.5, 3.5, 4.5], "id": i} for i in range(1000)]))
+
+
+def test_a_small_parquet_file_of_twenty_million_rows_is_refused_by_its_footer(tmp_path: Path) -> None:
+    count = 20_000_000
+    columns = {"text": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8)), ["a text"])}
+    columns["label"] = pa.array(np.zeros(count, np.int8))
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 200_000
+    with pytest.raises(TargetError, match=r"t\.parquet: it unpacks to 4\.0 GB .*SELECTOR_MAX_UNPACKED=5GB"):
+        load_target(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("column", ["text", "image"])
+def test_a_value_that_is_repeated_is_measured_before_it_is_unpacked(tmp_path: Path, column: str) -> None:
+    value = b"x" * 1_000_000
+    cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000, np.int32)), [value.decode()])
+    if column == "image":
+        cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000, np.int32)), pa.array([value]))
+    table = pa.table({column: cells, "label": ["a", "b"] * 5000})
+    pq.write_table(table, tmp_path / "t.parquet", store_schema=False)
+    with pytest.raises(TargetError, match="unpacks to"):
+        load_target(tmp_path / "t.parquet")
+
+
+def test_two_columns_of_one_name_are_named(tmp_path: Path) -> None:
+    table = pa.table([["a text"] * 4, [0, 1] * 2, [1, 0] * 2], names=["text", "label", "label"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(TargetError, match="two columns are called 'label'"):
+        load_target(tmp_path / "t.parquet")
+
+
+def test_a_table_of_commas_is_measured_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1MB")
+    (tmp_path / "t.csv").write_text("text,label\n" + "," * 20_000)
+    with pytest.raises(TargetError, match=r"t\.csv: it unpacks to"):
+        load_target(tmp_path / "t.csv")
+    (tmp_path / "t.jsonl").write_text("[" + "[]," * 20_000)
+    with pytest.raises(TargetError, match=r"t\.jsonl: it unpacks to"):
+        load_target(tmp_path / "t.jsonl")

@@ -8,6 +8,7 @@ whose class names stand in the schema's metadata (or strings, or numbers). Files
 from __future__ import annotations
 
 import bisect
+import errno
 import json
 import os
 import threading
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selector.core.contracts import Items, RawImage
-from selector.core.errors import TargetError
+from selector.core.errors import TargetError, first_line
+from selector.core.input_files import CELL_BYTES, check_unpacked
 from selector.core.task import Table
 from selector.data._boxes import is_boxes
 from selector.data._files import files_of, split_of
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEPT_GROUPS = 4
+
+DAMAGE = (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, ArithmeticError)
+"""What pyarrow raises on a damaged file; its own errors are of these classes."""
 
 
 class ParquetItems:
@@ -72,9 +77,12 @@ class ParquetItems:
             raise IndexError(index)
         place = bisect.bisect_right(self._ends, index)
         start = self._ends[place - 1] if place else 0
-        with self._lock:  # one reader at a time: threads that decode would each read the same group
-            column = self._group(place)
         number, _ = self._groups[place]
+        try:
+            with self._lock:  # one reader at a time: threads that decode would each read the same group
+                column = self._group(place)
+        except DAMAGE as error:  # it was whole when it was hashed
+            raise OSError(errno.EIO, first_line(error), str(self._files[number])) from None
         return bytes(_image_bytes(column[index - start], self._files[number], index - start))
 
     def _group(self, place: int) -> pa.ChunkedArray:
@@ -105,22 +113,55 @@ class _Cells(Mapping[str, Any]):
         return len(self._names)
 
     def __getitem__(self, name: str) -> list[Any]:
-        import pyarrow.parquet as pq
 
         if name not in self._names:
             raise KeyError(name)
         if name not in self._read:
             found: list[Any] = []
             for path in self._files:
-                cells, rows = pq.read_table(path, columns=[name])[name], pq.read_metadata(path).num_rows
-                if len(cells) != rows:
-                    raise TargetError(
-                        f"{path}: column {name!r} holds {len(cells)} cells, and the footer says {rows} rows; the file is "
-                        "damaged: write it again."
-                    )
-                found += cells.to_pylist()
+                for cells in column_cells(path, name):
+                    found += cells
             self._read[name] = found
         return self._read[name]
+
+
+def column_cells(path: Path, name: str) -> Iterator[list[Any]]:
+    """A column of a file, some rows at a time, as Python objects.
+
+    Raises:
+        TargetError: the footer says another number of rows, or the cells take more memory than is allowed.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    # as codes of different values, so that a value that is repeated a million times is measured before it is
+    flat = pq.read_schema(path).field(name).type
+    coded = [name] if _is_string(flat) or pa.types.is_binary(flat) or pa.types.is_large_binary(flat) else None
+    with pq.ParquetFile(path, read_dictionary=coded) as file:
+        rows, size = file.metadata.num_rows, path.stat().st_size
+        unpacked, count = CELL_BYTES * rows, 0
+        for batch in file.iter_batches(batch_size=4096 if coded else 256, columns=[name]):
+            cells = batch.column(0)
+            if isinstance(cells, pa.DictionaryArray):
+                unpacked += pc.sum(pc.binary_length(cells.dictionary).take(cells.indices)).as_py() or 0
+            else:
+                unpacked += 4 * cells.nbytes
+            _measured(path, unpacked, size)
+            count += len(cells)
+            yield cells.to_pylist()
+        if count != rows:
+            raise TargetError(
+                f"{path}: column {name!r} holds {count} cells, and the footer says {rows} rows; the file is damaged: write "
+                "it again."
+            )
+
+
+def _measured(path: Path, unpacked: int, size: int, *, in_parts: bool = False) -> None:
+    try:
+        check_unpacked(unpacked, size, in_parts=in_parts)
+    except ValueError as error:
+        raise TargetError(f"{path}: {error}.") from None
 
 
 def _accepts(x: Any, options: Options) -> bool:
@@ -129,17 +170,14 @@ def _accepts(x: Any, options: Options) -> bool:
 
 @reader("parquet", "a parquet file or a folder of them", _accepts, rank=30)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     root = Path(x).absolute()
     files = sorted(files_of(root), key=lambda path: (split_rank(split_of(path)), path.name))
     try:
         return _table(root, files, pq.read_schema(files[0]), options)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise TargetError(
-            f"{root}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
-        ) from None
+    except DAMAGE as error:
+        raise TargetError(f"{root}: not a readable parquet file ({first_line(error)}); write it again.") from None
 
 
 def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -> Table:
@@ -147,6 +185,11 @@ def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -
 
     folder = root if root.is_dir() else root.parent
     counts = [pq.read_metadata(path).num_rows for path in files]
+    for path, count in zip(files, counts, strict=True):
+        _measured(path, 2 * CELL_BYTES * count, path.stat().st_size)  # a name and a label each
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise TargetError(f"{files[0]}: two columns are called '{twice}'; rename one.")
     splits = [split_of(path) for path, count in zip(files, counts, strict=True) for _ in range(count)]
     shown = [path.relative_to(folder).as_posix() for path in files]
     lists = [name for name in schema.names if _inner(schema.field(name).type) is not None]
@@ -255,9 +298,13 @@ def _hashes(path: Path, shown: str, column: str, memory: FileMemory) -> list[str
     if known is not None and known["column"] == column:
         return list(known["hashes"])
     hashes: list[str] = []
+    unpacked = 0
     for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[column]):
         for value in batch.column(0):
-            hashes.append(content_hash(_image_bytes(value, path, len(hashes))))
+            content = _image_bytes(value, path, len(hashes))
+            unpacked += len(content)
+            hashes.append(content_hash(content))
+        _measured(path, unpacked, status.st_size, in_parts=True)
     memory.put(shown, status, {"column": column, "hashes": hashes})
     return hashes
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.contracts import RawText
-from selector.core.errors import ConfigError, TargetError
+from selector.core.errors import ConfigError, TargetError, first_line
 from selector.data._csv import read_csv, read_utf8
 from selector.data._json_lines import json_lines as read_json_lines
+from selector.data.readers.parquet import DAMAGE, column_cells
 
 LINES, JSON_LINES = (".txt",), (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -85,7 +86,7 @@ def column(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
     Raises:
         ConfigError: it cannot be read, lacks a column, or it is open which one is meant.
     """
-    names, rows = _table(path)
+    names, rows = _table(path, columns)
     asked = list(columns) or (names if len(names) == 1 else [name for name in names if name == "text"])
     listed = ", ".join(names) or "none"
     if not 1 <= len(asked) <= 2 or (missing := [name for name in asked if name not in names]):
@@ -102,19 +103,25 @@ def column(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
         yield f"{path}:{line}", cells[0] if len(cells) == 1 else (cells[0], cells[1])
 
 
-def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
-    """Column names, and (line, cells) of each row."""
+def _parquet(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    import pyarrow.parquet as pq
+
+    try:
+        names = list(pq.read_schema(path).names)
+        wanted = [name for name in dict.fromkeys(columns or (*names[: len(names) == 1], "text")) if name in names]
+        cells = {name: [cell for part in column_cells(path, name) for cell in part] for name in wanted}
+    except DAMAGE as error:
+        raise ConfigError(f"{path} cannot be read as parquet ({first_line(error)}).") from None
+    rows = zip(*cells.values(), strict=True)
+    return names, [(number, dict(zip(wanted, row, strict=True))) for number, row in enumerate(rows, 1)]
+
+
+def _table(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """Column names, and (line, cells) of each row, of the columns asked for at least."""
     kind = path.suffix.lower()
     try:
         if kind == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            try:
-                table = pq.read_table(path)
-            except (OSError, pa.ArrowException) as error:
-                raise ConfigError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}).") from None
-            return table.column_names, list(enumerate(table.to_pylist(), 1))
+            return _parquet(path, columns)
         if kind in JSON_LINES:
             rows = [(number, row) for number, row in read_json_lines(path, "an object") if isinstance(row, dict)]
             names = list(dict.fromkeys(name for _, row in rows for name in row))
