@@ -7,8 +7,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ OPTIONAL = {
     "openvino": "faster extraction on Intel CPUs",
     "h5py": "elmo: models",
     "datasets": "Hugging Face datasets as targets",
-    "matplotlib": "selector.report.plot",
+    "matplotlib": "figures: selector.plot",
     "s3fs": "a store on object storage",
 }
 LOW_DISK = 5 * 10**9
@@ -121,17 +119,14 @@ def _hub(offline: bool, timeout: float) -> Finding:
         return Finding("network", "hub", "not asked (offline)")
     from huggingface_hub.constants import ENDPOINT
 
-    try:
-        with urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=timeout):
-            return Finding("network", "hub", f"{ENDPOINT} answers", ok=True)
-    except urllib.error.HTTPError as error:
-        return Finding("network", "hub", f"{ENDPOINT} answers ({error.code})", ok=error.code < 500)
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        return Finding(
-            "network",
-            "hub",
-            f"{ENDPOINT} does not answer ({reason})",
-            ok=False,
-            hint="only models whose weights are on this machine can be scanned; say so with --offline",
-        )
+    from selector.sources._hub import no_answer
+
+    if not (reason := no_answer(ENDPOINT, timeout)):
+        return Finding("network", "hub", f"{ENDPOINT} answers", ok=True)
+    return Finding(
+        "network",
+        "hub",
+        f"{ENDPOINT} does not answer ({reason})",
+        ok=False,
+        hint="only models whose weights are on this machine can be scanned; say so with --offline",
+    )

@@ -1,7 +1,8 @@
-"""Progress: bars on a terminal or in a notebook, a line now and then elsewhere, all with rate and time left."""
+"""Progress: bars on a terminal, lines that are renewed in a notebook, a line now and then elsewhere, all with rate and time left."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,20 +22,24 @@ EVERY_SECONDS = 10.0
 """Without a terminal: at most one line a stage and model in this time, besides the last one."""
 
 
+NOTEBOOK_SECONDS = 0.2
+"""In a notebook: least time between two renewals of what is shown."""
+
+
 @contextmanager
 def listening(progress: ProgressCallback | bool | None) -> Iterator[ProgressCallback]:
     """The listener of a call.
 
     Args:
-        progress: a listener; True for bars, False for silence; None for bars in a notebook and silence elsewhere.
+        progress: a listener; True to show it, False for silence; None to show it in a notebook and silence elsewhere.
     """
     if callable(progress):
         yield progress
     elif progress is False or (progress is None and not in_notebook()):
         yield lambda _event: None
     elif in_notebook():
-        with NotebookBars() as bars:
-            yield bars
+        with NotebookLines() as lines:
+            yield lines
     else:
         with ProgressView() as view:
             yield view
@@ -47,39 +52,40 @@ def in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-class NotebookBars:
-    """A bar a stage that is under way, as a widget where ipywidgets are there and as text where not."""
+class NotebookLines:
+    """What is under way in a notebook, a line a stage, in one output that is renewed: nothing but a last line stays."""
 
     def __init__(self) -> None:
-        self._bars: dict[tuple[str, str], Any] = {}
+        self._lines: dict[tuple[str, str], tuple[float, int, str]] = {}
+        self._shown = -math.inf
+        self._begun = time.monotonic()
+        self._output: Any = None
 
-    def __enter__(self) -> NotebookBars:
+    def __enter__(self) -> NotebookLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for bar in self._bars.values():
-            bar.close()
-        self._bars.clear()
+        if self._output is not None:
+            self._show(f"took {format_duration(time.monotonic() - self._begun)}")
 
     def __call__(self, event: Progress) -> None:
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without ipywidgets it says so and draws text
-            from tqdm.auto import tqdm
-        key = (event.stage, event.model)
-        if event.total and key not in self._bars:
-            label = f"{event.stage} {event.model}".strip()
-            self._bars[key] = tqdm(
-                total=event.total, desc=label, unit=f" {event.unit}", leave=False, initial=event.done
-            )
-        if (bar := self._bars.get(key)) is None:
-            return
-        bar.total = event.total
-        bar.set_postfix_str(event.note, refresh=False)
-        bar.update(event.done - bar.n)
+        key, now = (event.stage, event.model), time.monotonic()
+        since, first, _ = self._lines.get(key, (now, event.done, ""))
+        self._lines[key] = (since, first, line(event, now - since, first))
         if event.done >= event.total:
-            self._bars.pop(key).close()
+            del self._lines[key]
+        if self._lines and now - self._shown >= NOTEBOOK_SECONDS:
+            self._shown = now
+            self._show("\n".join(text for *_, text in self._lines.values()))
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        shown = {"text/plain": text}
+        if self._output is None:
+            self._output = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._output.update(shown, raw=True)
 
 
 class ProgressView:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selector import modalities, tasks
+from selector.core.units import printable
 from selector.core.version import __version__
 from selector.deploy import forms
 from selector.deploy.forms._form import cell
@@ -50,7 +51,7 @@ def model_card(
     classes = ", ".join(cell(name) for name in trained.class_names[:50])
     if len(trained.class_names) > 50:
         classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
-    return f"""---
+    return printable(f"""---
 library_name: {library_of(trained.source, trained.recipe)}
 pipeline_tag: {pipeline}
 tags: [{pipeline}, zoo-selector]
@@ -92,7 +93,7 @@ With this package: `selector.load_model("this folder").predict([{form.example(pa
 ```
 
 {form.tensor(trained.preprocess)}
-"""
+""")
 
 
 def _outputs(trained: Trained, noun: str) -> str:

@@ -21,14 +21,14 @@ from markupsafe import Markup
 
 from selector.core.atomic import write_atomic
 from selector.core.errors import ConfigError
-from selector.core.units import format_duration
+from selector.core.units import format_duration, printable
 from selector.report.adaptation import adaptation
 from selector.report.advice import advice
 from selector.report.compare import HEADERS, Comparison, table
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import figures
 from selector.report.rerun import command
-from selector.report.view import REDUCED, front_notes, groups, table_view, tie, warnings
+from selector.report.view import REDUCED, front_notes, groups, measured_by, table_view, tie, warnings
 from selector.results import Measurement, Ranking, showing
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def render_report(ranking: Ranking) -> str:
     """The whole file as text."""
     style, script = template_part("report.css"), template_part("report.js")
     view, measured = table_view(ranking), list(_measurements(ranking))
-    return (
+    return printable(
         environment()
         .get_template("report.html.j2")
         .render(
@@ -77,6 +77,7 @@ def render_report(ranking: Ranking) -> str:
             figures=figures(ranking),
             groups=groups(view),
             measurements=measured,
+            measured_by=measured_by(ranking),
             analysis=error_analysis(ranking),
             policy=policy_of(style, script),
             marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
@@ -114,7 +115,7 @@ def render_page(template: str, **values: Any) -> str:
     """A page without a script: nothing but its own style is let through."""
     style = template_part("report.css")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
-    return environment().get_template(template).render(style=Markup(style), policy=policy, **values)
+    return printable(environment().get_template(template).render(style=Markup(style), policy=policy, **values))
 
 
 def environment() -> Environment:
@@ -196,7 +197,17 @@ def _target_facts(target: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         told = ", ".join(f"{name} {count}" for name, count in counts[:30])
         yield "classes", told + (f" and {len(counts) - 30} more" if len(counts) > 30 else "")
     if target.get("origin"):
-        yield "origin", _shown(target["origin"])
+        yield "origin", _origin(target["origin"])
+
+
+def _origin(origin: Mapping[str, Any]) -> str:
+    """Where the data lie and how they were read, in words; what was drawn from them or left out is counted."""
+    options = {key: value for key, value in (origin.get("options") or {}).items() if value not in (None, [], {}, "")}
+    told = [f"{str(key).replace('_', ' ')} {_shown(value)}" for key, value in options.items()]
+    if steps := origin.get("steps"):
+        told.append(f"{len(steps)} later selection{'s' * (len(steps) > 1)} of items")
+    read = f" ({str(origin['kind']).replace('_', ' ')})" if origin.get("kind") else ""
+    return "; ".join([f"{origin.get('path', UNSET)}{read}", *told])
 
 
 def _shown(value: Any) -> str:

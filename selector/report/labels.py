@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selector.core.units import printable
 from selector.report.html import environment, policy_of, template_part
 
 
@@ -23,7 +24,7 @@ def render_page(
     shown = [
         {**item, "thumbnail": _picture(item.get("thumbnail")), "text": str(item.get("text") or "")} for item in items
     ]
-    return (
+    return printable(
         environment()
         .get_template("label.html.j2")
         .render(

@@ -120,6 +120,13 @@ def strategies(ranking: Ranking) -> list[str]:
     return list(dict.fromkeys(m.strategy for model in ranking.models for m in model.measurements))
 
 
+def measured_by(ranking: Ranking) -> str:
+    """What the measured values come from: linear probes, fine-tuning, or both; empty where nothing was measured."""
+    measured = {m.steps > 0 for model in ranking.models for m in model.measurements if m.status == "ok"}
+    kinds = {False: "linear probes on frozen features", True: "fine-tuning"}
+    return " and ".join(kinds[trained] for trained in sorted(measured))
+
+
 def _columns(ranking: Ranking) -> Iterator[Column]:
     yield Column("rank", "#", "model", "Rank: measured models first, by what was measured")
     yield Column("model", "model", "model", "Name in the zoo", numeric=False)
@@ -128,7 +135,8 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
     finals = [final_measurements(model) for model in ranking.models]
     metric = next((m.metric for by in finals for m in by.values()), "")
     for strategy in strategies(ranking):
-        told = f"Measured by fine-tuning ({strategy}): {metric} on"
+        trained = any(by[strategy].steps for by in finals if strategy in by)
+        told = f"Measured by {'fine-tuning' if trained else 'a linear probe'} ({strategy}): {metric} on"
         yield Column(f"{strategy}:val", f"{strategy} val", "measured", f"{told} the validation split")
         if any(not math.isnan(by[strategy].test_value) for by in finals if strategy in by):
             yield Column(f"{strategy}:test", f"{strategy} test", "measured", f"{told} the test split, read once")

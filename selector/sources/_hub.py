@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from selector.core.errors import SourceError, WeightsMissing
 from selector.core.folders import cache_folder
@@ -71,6 +76,53 @@ def split_revision(repo: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
+SECONDS_TO_ANSWER = 3.0
+"""How long a host has for its first answer."""
+
+FORGOTTEN_AFTER = 60.0
+"""Seconds after which a host that did not answer is asked again."""
+
+_asked: dict[str, tuple[float, str]] = {}
+
+
+def no_answer(host: str, seconds: float = SECONDS_TO_ANSWER) -> str:
+    """Why nothing answers at an address such as ``https://huggingface.co``; empty where something does.
+
+    The answer is kept: a hub that is out of reach costs one short wait, not one for each model of a zoo.
+    """
+    asked, reason = _asked.get(host, (-FORGOTTEN_AFTER, "not asked"))
+    if reason and time.monotonic() - asked > FORGOTTEN_AFTER:
+        reason = _ask(host, seconds)
+        _asked[host] = time.monotonic(), reason
+    return reason
+
+
+def _ask(host: str, seconds: float) -> str:
+    reason = [f"no answer within {seconds:g} s"]
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=seconds).close()
+            reason[0] = ""
+        except urllib.error.HTTPError:
+            reason[0] = ""  # an answer, whatever it says
+        except (OSError, ValueError) as error:
+            reason[0] = str(getattr(error, "reason", error)) or type(error).__name__
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking up a name knows no timeout
+    asking.start()
+    asking.join(seconds + 0.5)
+    return reason[0]
+
+
+def _require_answer(url: str, model: str, repo: str) -> None:
+    if reason := no_answer("{0.scheme}://{0.netloc}".format(urlsplit(url))):
+        raise WeightsMissing(
+            f"{model}: the weights of {repo} are not on this machine and {urlsplit(url).netloc} did not answer "
+            f"({reason}); check the connection and HF_ENDPOINT, or use the models tagged 'offline'."
+        )
+
+
 def find(repo: str, filenames: Sequence[str], revision: str | None, model: str) -> HubFile:
     """The first of ``filenames`` that the cache holds, else the first that the hub has.
 
@@ -97,6 +149,7 @@ def find(repo: str, filenames: Sequence[str], revision: str | None, model: str) 
             f"{model}: the weights of hub repository {repo} are not on this machine and fetching is off; "
             f"run once without --offline (and without HF_HUB_OFFLINE), or: hf download {repo}"
         )
+    _require_answer(hf_hub_url(repo, filenames[0]), model, f"hub repository {repo}")
     for filename in filenames:
         try:
             facts = get_hf_file_metadata(hf_hub_url(repo, filename, revision=revision))
@@ -150,6 +203,7 @@ def snapshot(repo: str, patterns: Sequence[str], revision: str | None, model: st
             f"run once without --offline (and without HF_HUB_OFFLINE), or: hf download {repo}"
         )
     try:
+        _require_answer(HfApi().endpoint, model, f"hub repository {repo}")
         HfApi().model_info(repo, revision=revision)  # what follows would not tell a lost connection from success
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*patterns]))
     except Exception as error:
@@ -211,6 +265,7 @@ def fetch_url(url: str, model: str) -> Path:
     if file.is_file():
         return file
     url_identity(url, model)
+    _require_answer(url, model, url)
     import torch
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +287,8 @@ def _blob_hash(path: Path) -> str:
 
 def _refused(model: str, repo: str, revision: str | None, error: BaseException) -> WeightsMissing:
     """Why the hub gave nothing, and what to do."""
+    if isinstance(error, WeightsMissing):
+        return error
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):

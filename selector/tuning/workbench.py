@@ -86,7 +86,8 @@ class Workbench:
     def stats_of(
         self, loaded: Loaded, module: nn.Module, split: str, context: Mapping[str, Any] | None = None
     ) -> Stats:
-        """Statistics of a learner on a split at the training resolution.
+        """Statistics of a learner on a split at the training resolution, in single precision whatever it was trained in:
+        that is what the saved model computes, so the reported metric is that of what ``predict`` hands over.
 
         Raises:
             NotFinite: its outputs are no numbers.
@@ -95,7 +96,7 @@ class Workbench:
         feed = self.feed(loaded.preprocess)
         predict(
             module, feed, self.indices[split], evaluator.update,
-            device=self.device, bf16=loaded.bf16, batch_size=2 * self.task.batch_size,
+            device=self.device, batch_size=2 * self.task.batch_size,
         )  # fmt: skip
         return evaluator.stats()
 

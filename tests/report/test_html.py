@@ -22,7 +22,8 @@ from selector.core.stats import share_interval
 from selector.report.advice import Advice, advice, predict_command
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import Figure, figures, history, layers, spread
-from selector.report.html import render_report, write_report
+from selector.report.html import render_report, template_part, write_report
+from selector.report.labels import render_page as label_page
 from selector.report.ranking import load_ranking
 from selector.report.rerun import command
 from selector.report.series import fronts, rank_table
@@ -486,3 +487,50 @@ def test_settings_are_words_and_not_json() -> None:
 def test_predicted_columns_step_back_once_there_are_measured_ones() -> None:
     assert '<table id="table" class="confirmed">' in render_report(samples.ranking())
     assert '<table id="table">' in render_report(samples.unmeasured())
+
+
+def test_control_characters_are_spelled_out(tmp_path: Path) -> None:
+    """A terminal that shows the file, or a pager, must not be steered by names of others."""
+    nasty = "a\x1b[2J\x07\x9b31m\u202eb"
+    run = samples.ranking()
+    hostile = replace(run, target={**run.target, "name": nasty, "class_names": [nasty, "x"]}, warnings=(nasty,))
+    pages = [
+        render_report(hostile),
+        label_page(nasty, [nasty], [{"id": "1", "name": nasty, "text": nasty}], ["name", "label", "id"]),
+    ]
+    for page in pages:
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", page)
+        assert "\\x1b[2J" in page
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ((0, 0), "measured ones come from linear probes on frozen features."),
+        ((0, 40), "measured ones come from linear probes on frozen features and fine-tuning."),
+        ((40, 40), "measured ones come from fine-tuning."),
+    ],
+)
+def test_the_footer_says_what_was_measured(steps: tuple[int, int], told: str) -> None:
+    models = [samples.model(i, measurements=(samples.measurement(0.9, steps=n),)) for i, n in enumerate(steps)]
+    assert told in render_report(samples.ranking(tuple(models)))
+    assert "measured ones" not in render_report(samples.ranking((samples.model(0),)))
+
+
+def test_the_origin_is_words() -> None:
+    run = samples.ranking()
+    origin = {
+        "kind": "folder",
+        "path": "my photos",
+        "options": {"label_column": None, "class_names": ["a", "b"]},
+        "steps": [{"op": "drop"}],
+    }
+    html = render_report(replace(run, target={**run.target, "origin": origin}))
+    assert "my photos (folder); class names a, b; 1 later selection of items" in html
+
+
+def test_names_above_a_matrix_are_not_broken() -> None:
+    css = template_part("report.css")
+    (rule,) = re.findall(r"\.confusion \.said \{([^}]*)\}", css)
+    assert "overflow-wrap: normal" in rule
+    assert "anywhere" not in rule

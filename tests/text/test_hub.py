@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -210,3 +212,31 @@ def test_a_cache_that_another_program_filled_is_completed(hub: Asker, tmp_path: 
         alone = hub.ask("org/sentences")["org/sentences"]
     assert alone[1:3] == ["mean", 64]  # what is there without the files that say how it pools; a warning says so
     assert hub.ask("org/sentences")["org/sentences"][1:3] == ["cls", 32]
+
+
+def test_a_hub_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queue is full: connections are neither taken nor refused."""
+    from selector.core.errors import WeightsMissing
+    from selector.sources import _hub
+
+    monkeypatch.setattr(_hub, "_asked", {})
+    monkeypatch.setattr(_hub, "SECONDS_TO_ANSWER", 0.2)
+    asked: list[str] = []
+    ask = _hub._ask
+    monkeypatch.setattr(_hub, "_ask", lambda host, seconds: asked.append(host) or ask(host, 0.2))
+    with socket.socket() as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        host = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", host + "/{repo_id}/{filename}")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        for number in range(20):
+            with pytest.raises(WeightsMissing, match="did not answer"):
+                _hub.find(f"org/missing{number}", ["model.safetensors"], None, "model")
+            with pytest.raises(WeightsMissing, match="did not answer"):
+                _hub.fetch_url(f"{host}/{number}-abc.pth", "model")
+    assert len(asked) <= 2  # the address of the hub, which huggingface_hub may have read before, and this one
