@@ -96,7 +96,7 @@ def test_a_model_of_another_run_is_not_taken_for_this_runs(photos: Path, confirm
 def test_trust_is_checked_before_anything_is_loaded(confirmed: Path, copy: Path) -> None:
     document = json.loads((copy / "run.json").read_text())
     for model in document["models"]:
-        model["spec"] = {**model["spec"], "source": "python:tests.networks:explodes"}
+        model["spec"] = {**model["spec"], "source": "python:tests.support.networks:explodes"}
     document["target"]["origin"]["path"] = str(copy / "nowhere")  # would be the error if the target came first
     (copy / "run.json").write_text(json.dumps(document))
     with pytest.raises(OptionError, match=r"trust_zoo: .*runs code"):
@@ -109,7 +109,7 @@ def test_what_is_not_trusted_is_told_before_anything_runs(
 ) -> None:
     (tmp_path / "zoo.yaml").write_text(
         "version: 1\nmodels:\n- {name: known, source: 'timm:test_resnet', weights: none}\n"
-        "- {name: foreign, source: 'python:tests.networks:explodes'}\n"
+        "- {name: foreign, source: 'python:tests.support.networks:explodes'}\n"
     )
     where = ["--zoo", tmp_path / "zoo.yaml", "--store", tmp_path / "store", "--out", tmp_path / "run"]
     told = run("scan", photos, *where, "--models", "foreign", "--no-confirm")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.text.models import text_model
-from tests.text.test_scan import sentences
+from tests.scan.test_text_scan import sentences
+from tests.support.text_models import text_model
 
 pytestmark = pytest.mark.slow
 

@@ -21,14 +21,16 @@ class Registry(Generic[T]):
     """The named objects of one room.
 
     Args:
-        package: dotted name of the room, e.g. ``"selector.proxies"``. Every module or package in it whose
-            name does not start with ``_`` registers one object under its own name, with ``-`` for ``_``.
+        package: dotted name of the room, e.g. ``"selector.proxies"``. Every module in it whose name does
+            not start with ``_`` registers one object under its own name, with ``-`` for ``_``.
         kind: the word used in messages, e.g. ``"proxy"``.
+        folders: packages of the room register an object as well; without it they are what its modules share.
     """
 
-    def __init__(self, package: str, kind: str) -> None:
+    def __init__(self, package: str, kind: str, *, folders: bool = False) -> None:
         self.package = package
         self.kind = kind
+        self.folders = folders
         self._objects: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
@@ -65,7 +67,7 @@ class Registry(Generic[T]):
         files = {
             module.name.replace("_", "-")
             for module in pkgutil.iter_modules(room.__path__)
-            if not module.name.startswith("_")
+            if not module.name.startswith("_") and (self.folders or not module.ispkg)
         }
         return sorted(files | set(self._objects))
 

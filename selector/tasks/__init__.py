@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LinearTask", "metric_named", "read_table", "registry", "task", "task_for", "task_names", "task_of"]
 
-registry: Registry[Task] = Registry("selector.tasks", "task")
+registry: Registry[Task] = Registry("selector.tasks", "task", folders=True)
 task = registry.instance
 """Class decorator: ``@task("name")`` files one instance of the class."""
 

@@ -23,8 +23,8 @@ def test_a_table_of_networks_end_to_end(tmp_path: Path, capsys: pytest.CaptureFi
     image_folder(tmp_path / "data" / "stripes", per_class=16)
     (tmp_path / "zoo.yaml").write_text(
         "version: 1\nmodels:\n"
-        "- {name: sees, source: 'python:tests.networks:orientation'}\n"
-        "- {name: blind, source: 'python:tests.networks:blind'}\n"
+        "- {name: sees, source: 'python:tests.support.networks:orientation'}\n"
+        "- {name: blind, source: 'python:tests.support.networks:blind'}\n"
         "- {name: tiny, source: 'timm:test_resnet', weights: none}\n"
     )
     (tmp_path / "made.csv").write_text("model,stripes,elsewhere\nsees,90,80\nblind,30,40\ntiny,60,\n")

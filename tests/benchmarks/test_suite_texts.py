@@ -16,7 +16,7 @@ from benchmarks.suite.text_suite import SUITE
 from benchmarks.suite.text_training import PIECE, TextLearner
 from benchmarks.suite.training import Head
 from selector.zoo import ModelSpec
-from tests.text.models import text_model
+from tests.support.text_models import text_model
 
 WORDS = ("good film", "bank loan", "cold rain")  # a class each
 OTHERS = ("the", "of", "quick", "brown", "fox", "jumps over the lazy dog", "who is it ?", "a")

@@ -337,7 +337,7 @@ def test_confirm_measures_more(photos: Path, confirmed: tuple[Path, Result], sto
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
     zoo = tmp_path / "zoo.yaml"
-    zoo.write_text('models:\n- {name: slow, source: "python:tests.networks:slow"}\n')
+    zoo.write_text('models:\n- {name: slow, source: "python:tests.support.networks:slow"}\n')
     words = [sys.executable, "-m", "selector", "scan", str(photos), "--zoo", str(zoo), "--store", str(tmp_path / "s")]
     words += ["--no-confirm", "--trust-zoo", "--out", str(tmp_path / "run"), *FAST]
     with subprocess.Popen(

@@ -16,6 +16,8 @@ def room(tmp_path, monkeypatch):
     (package / "sea_lion.py").write_text(
         "from animals import registry\n@registry.register('sea-lion')\ndef roar():\n    return 'roar'\n"
     )
+    (package / "shared").mkdir()
+    (package / "shared" / "__init__.py").write_text("")
     (package / "_helper.py").write_text("raise RuntimeError('helpers are not animals')\n")
     (package / "broken.py").write_text("raise RuntimeError('must not be imported by a listing')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -32,6 +34,11 @@ def test_listing_imports_nothing_and_get_imports_one_file(room):
     assert room.names() == ["broken", "sea-lion"]
     assert "sea-lion" in room
     assert room.get("sea-lion")() == "roar"
+
+
+def test_folders_count_only_where_the_room_says_so(room):
+    assert "shared" not in room.names()
+    assert Registry("animals", "animal", folders=True).names() == ["broken", "sea-lion", "shared"]
 
 
 def test_unknown_name_suggests_the_nearest(room):

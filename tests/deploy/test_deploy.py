@@ -22,7 +22,7 @@ from selector.results import Measurement
 from selector.tasks.classification import Classification
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
-from tests.cards import run_cards
+from tests.support.cards import run_cards
 from tests.tuning.samples import CLASSES, MNIST, VIT, load, spec_of
 
 SUMMARY = {
@@ -277,7 +277,7 @@ def test_truncated_weights_are_named(tmp_path: Path) -> None:
 def test_code_of_others_runs_only_when_trusted(tmp_path: Path) -> None:
     folder = saved(tmp_path / "best")
     config = json.loads((folder / "config.json").read_text())
-    strangers = ("tests.networks:Orientation", "selectors.evil:factory", "selector.cli.options:load_plugins")
+    strangers = ("tests.support.networks:Orientation", "selectors.evil:factory", "selector.cli.options:load_plugins")
     for stranger in (*strangers, "selector.scan:rank"):
         config["recipe"]["model"] = stranger
         (folder / "config.json").write_text(json.dumps(config))

@@ -28,13 +28,13 @@ ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"proxies": ["knn"], "precision": "float32", "backend": "eager", "cost": "off"}
 GOOD = {"name": "good", "source": "timm:test_resnet", "weights": "none"}
 OWN = ModelSpec(
-    name="own", source="python:tests.networks:Orientation"
+    name="own", source="python:tests.support.networks:Orientation"
 )  # of torch alone: a child has nothing else to import
 
 
 def zoo(folder: Path, *names: str) -> Path:
-    """A zoo file with networks of ``tests.networks`` that behave badly, between two that do not."""
-    bad = [{"name": name, "source": f"python:tests.networks:{name}"} for name in names]
+    """A zoo file with networks of ``tests.support.networks`` that behave badly, between two that do not."""
+    bad = [{"name": name, "source": f"python:tests.support.networks:{name}"} for name in names]
     file = folder / "zoo.yaml"
     file.write_text(json.dumps({"models": [GOOD, *bad, {**GOOD, "name": "last", "source": "timm:test_vit"}]}))
     return file
@@ -93,7 +93,7 @@ SCAN = """
 import selector
 from selector.zoo import ModelSpec
 zoo = [ModelSpec(name="good", source="timm:test_resnet", weights="none"),
-       ModelSpec(name="bad", source="python:tests.networks:EndsAtOnce")]
+       ModelSpec(name="bad", source="python:tests.support.networks:EndsAtOnce")]
 ranking = selector.rank({photos!r}, zoo=zoo, store={store!r}, proxies=["knn"], precision="float32", backend="eager", cost="off")
 print({{m.name: m.reason or m.status for m in ranking}})
 """
@@ -218,8 +218,8 @@ def test_a_network_that_runs_died_of_while_it_was_trained_is_set_aside_in_all_it
 TRAINING = """
 import selector
 from selector.zoo import ModelSpec
-zoo = [ModelSpec(name="good", source="python:tests.networks:Orientation"),
-       ModelSpec(name="bad", source="python:tests.networks:EndsWhenTrained")]
+zoo = [ModelSpec(name="good", source="python:tests.support.networks:Orientation"),
+       ModelSpec(name="bad", source="python:tests.support.networks:EndsWhenTrained")]
 ranking = selector.rank({photos!r}, zoo=zoo, store={store!r}, proxies=["knn"], precision="float32", backend="eager",
                         cost="off", confirm=True, strategies="full", max_steps=4, out={out!r})
 print({{m.name: [(x.status, x.note) for x in m.measurements] for m in ranking}})
@@ -244,7 +244,7 @@ def test_a_print_leaves_json_alone_and_a_chdir_leaves_the_run_where_it_was_asked
     photos: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "zoo.yaml"
-    networks = [{"name": n, "source": f"python:tests.networks:{n}"} for n in ("Prints", "Moves", "Orientation")]
+    networks = [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in ("Prints", "Moves", "Orientation")]
     file.write_text(json.dumps({"models": networks}))
     words = ["scan", str(photos), "--zoo", str(file), "--trust-zoo", "--isolate", "off"]
     words += ["--no-confirm", "--json", "--out", "run", "--proxies", "knn", "--store", str(tmp_path / "store")]
@@ -287,7 +287,9 @@ def test_a_network_that_ends_its_process_in_a_confirmation_costs_its_own_trainin
 ) -> None:
     file = tmp_path / "zoo.yaml"
     networks = ["Orientation", name] if name == "EndsWhenTrained" else [name, "Blind"]
-    file.write_text(json.dumps({"models": [{"name": n, "source": f"python:tests.networks:{n}"} for n in networks]}))
+    file.write_text(
+        json.dumps({"models": [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in networks]})
+    )
     ranking = selector.rank(
         photos, zoo=file, trust_zoo=True, store=tmp_path / "store", out=tmp_path / "run", confirm=True, trials=0,
         strategies=["full"] if name == "EndsWhenTrained" else ["frozen"], max_steps=4, history=False, **QUICK,
@@ -308,7 +310,9 @@ def test_a_network_that_ends_its_process_in_a_confirmation_costs_its_own_trainin
 def test_ctrl_c_ends_a_confirmation_in_its_child_and_is_no_death(photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "zoo.yaml"
     file.write_text(
-        json.dumps({"models": [{"name": n, "source": f"python:tests.networks:{n}"} for n in ("Orientation", "Blind")]})
+        json.dumps(
+            {"models": [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in ("Orientation", "Blind")]}
+        )
     )
     words = [
         "scan", str(photos), "--zoo", str(file), "--trust-zoo", "--store", str(tmp_path / "store"), "--proxies", "knn",

@@ -27,7 +27,7 @@ from tests.data import test_masks as masks
 from tests.fuzz.mutations import byte_mutation, json_mutation
 from tests.report import samples
 from tests.sources.samples import load, spec
-from tests.text.models import text_model
+from tests.support.text_models import text_model
 
 Case = Callable[[random.Random], None]
 NAMES = ("a", "b", "c")

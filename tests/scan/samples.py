@@ -11,8 +11,8 @@ def of_torch_alone(failing: str) -> dict[str, Any]:
     """Options of a quick scan by three networks, the last of which (named so) fails. What workers import takes most of the
     time of such tests, and these need nothing beside torch."""
     zoo = [
-        ModelSpec(name="sees", source="python:tests.networks:Orientation"),
-        ModelSpec(name="blind", source="python:tests.networks:Blind"),
-        ModelSpec(name=failing, source="python:tests.networks:explodes"),
+        ModelSpec(name="sees", source="python:tests.support.networks:Orientation"),
+        ModelSpec(name="blind", source="python:tests.support.networks:Blind"),
+        ModelSpec(name=failing, source="python:tests.support.networks:explodes"),
     ]
     return {"zoo": zoo, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager", "cost": "off"}

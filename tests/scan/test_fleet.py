@@ -268,7 +268,7 @@ def test_weights_are_fetched_once_a_machine(photos: Path, tmp_path: Path, monkey
 
 
 def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, tmp_path: Path) -> None:
-    from tests.networks import Orientation
+    from tests.support.networks import Orientation
 
     def width(features: Any) -> float:
         return float(features.rows.shape[1])
@@ -280,7 +280,7 @@ def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, t
 
 
 def test_a_network_that_takes_its_worker_along_costs_its_own_row(photos: Path, tmp_path: Path) -> None:
-    zoo = [*ZOO[:1], ModelSpec(name="bad", source="python:tests.networks:Segfaults")]
+    zoo = [*ZOO[:1], ModelSpec(name="bad", source="python:tests.support.networks:Segfaults")]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "s", engine="processes", workers=2)
     assert {m.name: m.reason for m in ranking} == {
         "sees": "",
@@ -370,7 +370,7 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
     import psutil
 
     zoo = tmp_path / "zoo.yaml"
-    slow = {"name": "slow", "source": "python:tests.networks:slow"}
+    slow = {"name": "slow", "source": "python:tests.support.networks:slow"}
     zoo.write_text(json.dumps({"models": [{"name": "good", "source": "timm:test_resnet", "weights": "none"}, slow]}))
     words = [
         sys.executable,

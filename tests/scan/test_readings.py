@@ -134,7 +134,7 @@ def test_a_scan_has_a_row_a_reading_and_runs_each_network_once(photos, tmp_path)
 
 
 def test_a_reading_that_is_not_finite_leaves_the_others(photos, tmp_path):
-    zoo = [ModelSpec(name="half", source="python:tests.networks:overflows_inside")]
+    zoo = [ModelSpec(name="half", source="python:tests.support.networks:overflows_inside")]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, layers="last,inner", store=tmp_path / "store")
     assert ranking["half"].status == "ok"
     assert "half@inner: features are not finite" in ranking["half@inner"].reason

@@ -98,8 +98,8 @@ def test_failing_models_are_rows_with_a_reason_and_the_run_goes_on(photos, tmp_p
         TINY[0],
         ModelSpec(name="no-such", source="timm:resnet_nope", weights="none"),
         ModelSpec(name="not-here", source="timm:resnet18.a1_in1k"),
-        ModelSpec(name="crashes", source="python:tests.networks:explodes"),
-        ModelSpec(name="nan", source="python:tests.networks:gives_nan"),
+        ModelSpec(name="crashes", source="python:tests.support.networks:explodes"),
+        ModelSpec(name="nan", source="python:tests.support.networks:gives_nan"),
     ]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store", offline=True)
     assert ranking.best.name == "tiny-resnet"
@@ -114,7 +114,7 @@ def test_failing_models_are_rows_with_a_reason_and_the_run_goes_on(photos, tmp_p
 
 def test_python_entries_of_an_untrusted_file_do_not_run(photos, tmp_path):
     file = tmp_path / "zoo.yaml"
-    file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:tests.networks:explodes'}\n")
+    file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:tests.support.networks:explodes'}\n")
     with pytest.raises(OptionError, match=r"p: refused, .* not trusted"):
         selector.rank(photos, **{**FAST, "zoo": file}, store=tmp_path / "store")
 
@@ -193,8 +193,8 @@ def test_rows_of_an_older_extractor_are_extracted_again(tmp_path, monkeypatch):
 def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     root = image_folder(tmp_path / "photos", per_class=60)
     zoo = [
-        ModelSpec(name="sees", source="python:tests.networks:orientation"),
-        ModelSpec(name="blind", source="python:tests.networks:blind"),
+        ModelSpec(name="sees", source="python:tests.support.networks:orientation"),
+        ModelSpec(name="blind", source="python:tests.support.networks:blind"),
     ]
     ranking = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", drop="force", top_k=1)
     assert [m.name for m in ranking] == ["sees", "blind"]
@@ -342,7 +342,7 @@ def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
 
 WARM = multiprocessing.get_context("forkserver")  # scans in processes of their own, forked from one with these imports
 WARM.set_forkserver_preload(
-    ["tests.scan.test_scan", "tests.networks", "selector.data.readers", "selector.scan.pipeline", "selector.extract.run",
+    ["tests.scan.test_scan", "tests.support.networks", "selector.data.readers", "selector.scan.pipeline", "selector.extract.run",
      "selector.extract.encode", "selector.extract.backends.eager", "selector.sources.python", "selector.tasks.detection",
      "selector.proxies.knn", "selector.proxies.logme", "selector.features.deletion", "selector.report.html"]
 )  # fmt: skip
@@ -356,7 +356,7 @@ def _scan(environment: dict[str, str], photos: Path, store: Path, out: Path) -> 
     with Path(f"{out}.log").open("ab") as log:
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
-    zoo = [ModelSpec(name=name, source=f"python:tests.networks:{name}") for name in ("Orientation", "Blind")]
+    zoo = [ModelSpec(name=name, source=f"python:tests.support.networks:{name}") for name in ("Orientation", "Blind")]
     selector.rank(photos, **{**FAST, "zoo": zoo}, store=store, out=out, cost="off")
 
 
@@ -447,7 +447,7 @@ def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(phot
         load(self, loading, opening)
 
     monkeypatch.setattr(ahead._Loading, "_run", spied)
-    exploding = ModelSpec(name="code", source="python:tests.networks:explodes")
+    exploding = ModelSpec(name="code", source="python:tests.support.networks:explodes")
     zoo = [TINY[0], ModelSpec(name="no-such", source="timm:resnet_nope", weights="none"), TINY[1], exploding]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store")
     assert threads["no-such"] == "selector-load"
@@ -503,7 +503,7 @@ def test_limits_exclude_with_a_reason_before_anything_is_run(photos, tmp_path):
         TINY[1].model_copy(update={"licence": "cc-by-nc-4.0"}),
         ModelSpec(name="unknown", source="timm:test_byobnet", weights="none"),
         ModelSpec(name="large", source="timm:vit_large_patch16_224", weights="none", params=303_000_000, licence="mit"),
-        ModelSpec(name="sees", source="python:tests.networks:orientation", licence="MIT"),
+        ModelSpec(name="sees", source="python:tests.support.networks:orientation", licence="MIT"),
     ]
     loaded = set()
     ranking = selector.rank(
@@ -610,7 +610,10 @@ def test_rows_that_vanish_beside_a_scan_are_told_and_extracted_again(photos, tmp
 
 
 def test_one_model_of_a_wrong_shape_fails_alone(photos, tmp_path):
-    zoo = [*TINY, *(ModelSpec(name=n, source=f"python:tests.networks:{n}") for n in ("Drops", "Widens", "Noisy"))]
+    zoo = [
+        *TINY,
+        *(ModelSpec(name=n, source=f"python:tests.support.networks:{n}") for n in ("Drops", "Widens", "Noisy")),
+    ]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store")
     assert {m.name for m in ranking if m.status == "ok"} == {"tiny-resnet", "tiny-vit"}
     reasons = {m.name: m.reason for m in ranking.failures}

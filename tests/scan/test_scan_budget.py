@@ -19,7 +19,7 @@ from selector.zoo.variants import network_of
 from tests.scan.test_scan import table
 
 NAMES = ("resnet", "vit", "efficientnet", "byobnet", "convnext", "vit2", "nfnet", "mambaout")
-ZOO = [ModelSpec(name="orientation", source="python:tests.networks:orientation")] + [
+ZOO = [ModelSpec(name="orientation", source="python:tests.support.networks:orientation")] + [
     ModelSpec(name=f"tiny-{name}", source=f"timm:test_{name}", weights="none") for name in NAMES
 ]
 FAST: dict[str, Any] = {

@@ -147,8 +147,8 @@ def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(loaded: dict
     encoder = once(loaded, "timm:test_resnet")
     with pytest.raises(SourceError, match=r"100x130 pixels \(height x width\) are no multiple.*32; use 96x128"):
         encoder.on_canvas((100, 130))
-    blind = load(spec("python:tests.networks:blind", preprocess=SMALL))
-    with pytest.raises(SourceError, match=r"python:tests.networks:blind: the network gives no feature maps"):
+    blind = load(spec("python:tests.support.networks:blind", preprocess=SMALL))
+    with pytest.raises(SourceError, match=r"python:tests.support.networks:blind: the network gives no feature maps"):
         blind.maps(noise(1, 64, 64))
 
 

@@ -27,7 +27,7 @@ from selector.core.errors import ConfigError, SourceError, StoreError
 from selector.store import FeatureStore, RowsMissing, default_store, default_store_path
 from selector.store import entry as entries
 from selector.store.documents import digest
-from tests.stored import IDENTITY, WIDTH, features, fill, hashes
+from tests.support.stored import IDENTITY, WIDTH, features, fill, hashes
 
 
 @pytest.fixture
@@ -469,7 +469,7 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[4])
 from selector.store import FeatureStore
-from tests.stored import IDENTITY, features, hashes
+from tests.support.stored import IDENTITY, features, hashes
 store = FeatureStore(sys.argv[1])
 total, chunk = int(sys.argv[2]), int(sys.argv[3])
 entry = store.remember({"s": 1}, IDENTITY, {"num_features": 8})
@@ -597,7 +597,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[2])
 from selector.store import FeatureStore
 from selector.core.errors import StoreError
-from tests.stored import IDENTITY, fill, features, hashes
+from tests.support.stored import IDENTITY, fill, features, hashes
 entry = FeatureStore(sys.argv[1]).entry(IDENTITY)
 fill(entry, range(20))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -19,7 +19,7 @@ from selector.deploy import export_onnx
 from selector.results import BEST
 from selector.sources import registry as sources
 from selector.zoo import ModelSpec
-from tests.cards import run_card
+from tests.support.cards import run_card
 
 N = 160
 

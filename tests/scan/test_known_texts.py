@@ -9,8 +9,8 @@ import pytest
 
 import selector
 from selector.core.errors import BadImagesError
-from tests.text.models import text_model
-from tests.text.test_scan import sentences
+from tests.scan.test_text_scan import sentences
+from tests.support.text_models import text_model
 
 
 @pytest.fixture(scope="module")

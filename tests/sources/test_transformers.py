@@ -17,7 +17,7 @@ from selector.core.errors import SourceError, WeightsMissing, ZooError
 from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
 from selector.zoo import ModelSpec, load_zoo
-from tests.text.models import DECODERS, FAMILIES, sentence_model, text_model
+from tests.support.text_models import DECODERS, FAMILIES, sentence_model, text_model
 
 TEXTS = ["how is the film", "a", "the quick brown fox jumps over the lazy dog . what a great text !", "good"]
 

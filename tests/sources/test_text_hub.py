@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from selector.sources import registry
 from selector.zoo import ModelSpec
-from tests.text.models import sentence_model, text_model
+from tests.support.text_models import sentence_model, text_model
 
 COMMIT = "1" * 40
 

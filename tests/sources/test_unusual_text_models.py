@@ -18,7 +18,7 @@ from selector.core.errors import SourceError
 from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
 from selector.zoo import ModelSpec
-from tests.text.models import DECODER, FAMILIES, SMALL, sentence_model, text_model, wordpiece
+from tests.support.text_models import DECODER, FAMILIES, SMALL, sentence_model, text_model, wordpiece
 
 
 def load(source: str | Path, **more: Any) -> Any:

@@ -19,9 +19,9 @@ from selector.ranking.history import History
 from selector.ranking.history import Result as Past
 from selector.report.html import render_report
 from selector.report.view import table_view
-from tests.text.models import text_model
-from tests.text.test_scan import sentences
-from tests.text.test_tagging import tagged
+from tests.scan.test_tagging_scan import tagged
+from tests.scan.test_text_scan import sentences
+from tests.support.text_models import text_model
 
 FAST = {"proxies": ["knn", "logme"], "precision": "float32", "backend": "eager"}
 

@@ -20,7 +20,7 @@ from selector.tasks._learner import HeadLearner
 from selector.tuning.strategies._loop import Feed, Settings, train
 from selector.tuning.strategies._parts import Group
 from selector.zoo import ModelSpec
-from tests.text.models import WORDS, byte_level, text_model, wordpiece
+from tests.support.text_models import WORDS, byte_level, text_model, wordpiece
 
 LONG = WORDS[:40]  # a token each
 SHORT = ["quick", "brown", "fox"]

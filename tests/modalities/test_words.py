@@ -16,7 +16,7 @@ from selector.core.errors import ConfigError, SourceError
 from selector.modalities.text import Tokeniser, Tokens, text_hash, why_unusable
 from selector.modalities.tokens.table import open_tokens
 from selector.zoo import ModelSpec
-from tests.text.models import FAMILIES, byte_level, text_model, wordpiece
+from tests.support.text_models import FAMILIES, byte_level, text_model, wordpiece
 
 SENTENCES = [
     Words(("the", "storm", "jumps", "over", "12345", "films")),

@@ -22,7 +22,7 @@ from selector.deploy import export as export_module
 from selector.modalities.text import Tokeniser, Tokens
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
-from tests.text.models import text_model
+from tests.support.text_models import text_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -25,8 +25,8 @@ from selector.tasks._learner import HeadLearner
 from selector.tuning import strategies
 from selector.tuning.strategies._parts import parts_of
 from selector.zoo import ModelSpec, load_zoo
-from tests.text.elmo_files import OPTIONS, Reference, elmo_folder, options
-from tests.text.test_hub import Asker, Hub, hub  # noqa: F401 - a fixture
+from tests.sources.test_text_hub import Asker, Hub, hub  # noqa: F401 - a fixture
+from tests.support.elmo_files import OPTIONS, Reference, elmo_folder, options
 
 PAGE = Path(__file__).parents[2] / "docs" / "text.md"
 PUBLISHED = "elmo_2x4096_512_2048cnn_2xhighway_"

@@ -22,7 +22,7 @@ from selector.scan.dataset_view import Rows, stratified
 from selector.scan.scoring import feature_set
 from selector.store import FeatureStore
 from selector.tasks import task_of
-from tests.text.models import WORDS, text_model
+from tests.support.text_models import WORDS, text_model
 
 PLACES, PEOPLE = ("city", "river", "bank"), ("actor", "team", "fox")
 

@@ -15,7 +15,7 @@ from selector.tasks._learner import head_name
 from selector.tuning import strategies
 from selector.tuning.strategies._parts import parts_of
 from selector.zoo import ModelSpec
-from tests.text.models import FAMILIES, sentence_model, text_model
+from tests.support.text_models import FAMILIES, sentence_model, text_model
 
 
 def load(folder: Path, **more: Any) -> Any:

@@ -20,7 +20,7 @@ from selector.modalities.tokens.table import open_tokens
 from selector.report.html import render_report
 from selector.report.rerun import command
 from selector.store import FeatureStore
-from tests.text.models import WORDS, text_model, wordpiece
+from tests.support.text_models import WORDS, text_model, wordpiece
 
 SUBJECTS = {
     "weather": ("sun", "rain", "storm", "cold", "warm"),

@@ -15,10 +15,10 @@ from selector.core.errors import SourceError
 from selector.modalities.text import Tokeniser, Tokens
 from selector.sources import registry
 from selector.zoo import ModelSpec, load_zoo
-from tests.cards import run_card
-from tests.text.models import wordpiece
+from tests.support.cards import run_card
+from tests.support.text_models import wordpiece
 
-ELMO = {"name": "elmo", "source": "python:tests.text.elmo:elmo", "modality": "text"}
+ELMO = {"name": "elmo", "source": "python:tests.support.elmo:elmo", "modality": "text"}
 TEXTS = ["sun and rain", "goal", "a team of rain and sun and more"]
 
 

@@ -26,8 +26,8 @@ from selector.modalities.text import Tokeniser, Tokens
 from selector.results import Measurement
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
-from tests.cards import run_cards
-from tests.text.models import text_model
+from tests.support.cards import run_cards
+from tests.support.text_models import text_model
 
 CLASSES = ("money", "sport", "weather")
 PAIRS = {"single": False, "pairs": True}

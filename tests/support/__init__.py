@@ -1,0 +1,1 @@
+"""What several rooms of tests share: small models, stored runs, loopback helpers."""
