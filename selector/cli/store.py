@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,7 +102,7 @@ def info(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
 @o.with_fields("ScanConfig", "store")
 @guarded
 def verify(json: o.Json = False, debug: o.Debug = False, **options: Any) -> int:
-    """Check every checksum; damaged files are set aside and computed again when needed."""
+    """Check every checksum; damaged files are removed and computed again when needed."""
     from dataclasses import asdict
 
     from selector.core.units import format_size
@@ -115,7 +114,7 @@ def verify(json: o.Json = False, debug: o.Debug = False, **options: Any) -> int:
     else:
         typer.echo(f"{found.files} files, {format_size(found.bytes)}: {len(found.damaged)} damaged")
         for name in found.damaged:
-            typer.echo(f"set aside: {name}")
+            typer.echo(f"removed: {name}")
     return FAILED if found.damaged else 0
 
 
@@ -148,43 +147,6 @@ def prune(
         document(asdict(pruned))
     else:
         typer.echo(f"removed {len(pruned.entries)} entries, {format_size(pruned.bytes)}")
-
-
-@app.command("export")
-@o.with_fields("ScanConfig", "store")
-@guarded
-def export(
-    file: Annotated[Path, typer.Argument(help="Tar file to write; .tar.gz compresses it.", metavar="FILE")],
-    json: o.Json = False,
-    debug: o.Debug = False,
-    **options: Any,
-) -> None:
-    """Pack the features and scores, for another machine."""
-    from selector.store import FeatureStore
-
-    _report({"file": str(file), "files": FeatureStore(options["store"]).export(file)}, "packed", as_json=json)
-
-
-@app.command("import")
-@o.with_fields("ScanConfig", "store")
-@guarded
-def import_(
-    file: Annotated[Path, typer.Argument(help="Tar file made by 'selector store export'.", metavar="FILE")],
-    json: o.Json = False,
-    debug: o.Debug = False,
-    **options: Any,
-) -> None:
-    """Take over what another store exported, after checking it."""
-    from selector.store import FeatureStore
-
-    _report({"file": str(file), "files": FeatureStore(options["store"]).import_(file)}, "took over", as_json=json)
-
-
-def _report(facts: dict[str, object], verb: str, *, as_json: bool) -> None:
-    if as_json:
-        document(facts)
-    else:
-        say(f"{verb} {facts['files']} files ({facts['file']})")
 
 
 def _model(entry: EntryInfo) -> str:

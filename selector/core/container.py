@@ -1,8 +1,7 @@
-"""A file of named arrays with checksums, written in one piece and read by memory map: the one binary format.
+"""Named arrays with checksums in one safetensors file, written in one piece and read by memory map.
 
-Layout: magic and version (8 bytes), length of the header (4), checksum of the header (8), the
-header as JSON (name, dtype, shape, offset and checksum of each array), then the arrays, each at a
-multiple of 64 bytes. One file is one rename, so rows and the index that addresses them cannot part.
+The metadata of the header hold the checksum of each array and of the header itself. One file is one rename, so rows and
+the index that addresses them cannot part. Files of the format before this one are read as well.
 """
 
 from __future__ import annotations
@@ -14,14 +13,18 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
 
-MAGIC = b"SELROWS\x01"
-_FIXED = struct.Struct("<8sIQ")
-_ALIGN = 64
+_DTYPES = {
+    **{f"{kind}{8 * size}": f"<{letter}{size}" for kind, letter in (("I", "i"), ("U", "u")) for size in (2, 4, 8)},
+    **{"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "|u1", "I8": "|i1", "BOOL": "|b1"},
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_METADATA = "__metadata__"
+_OLD_MAGIC, _OLD_FIXED = b"SELROWS\x01", struct.Struct("<8sIQ")  # then the header's length and checksum
 _READ = 1 << 22  # bytes a step when a checksum is taken: bounds the memory of a check
 _HEADER_LIMIT = 1 << 20
 
@@ -45,32 +48,35 @@ class Blocks:
 def pack(arrays: Mapping[str, np.ndarray | Blocks]) -> Iterator[bytes | memoryview]:
     """The bytes of a container, piece by piece."""
     lazy = {name: a if isinstance(a, Blocks) else _whole(a) for name, a in arrays.items()}
-    described: list[dict[str, Any]] = []
-    offset = 0  # relative to the end of the header, which is not known yet
+    header: dict[str, Any] = {}
+    checksums: dict[str, str] = {}
+    offset = 0
     for name, array in lazy.items():
         digest = xxhash.xxh3_64()
         for piece in array.pieces():
             digest.update(_buffer(piece))
-        size = array.dtype.itemsize * math.prod(array.shape)
-        described.append(
-            {
-                "name": name,
-                "dtype": array.dtype.str,
-                "shape": list(array.shape),
-                "offset": offset,
-                "checksum": digest.hexdigest(),
-            }
-        )
-        offset = _aligned(offset + size)
-    header = json.dumps({"arrays": described}, sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (_aligned(_FIXED.size + len(header)) - _FIXED.size - len(header))
-    yield _FIXED.pack(MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header
+        checksums[name] = digest.hexdigest()
+        end = offset + array.dtype.itemsize * math.prod(array.shape)
+        header[name] = {"dtype": _NAMES[array.dtype.str], "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+    metadata = {f"xxh3_64 {name}": checksum for name, checksum in checksums.items()}
+    text = _json({**header, _METADATA: {**metadata, "xxh3_64": xxhash.xxh3_64_hexdigest(_json([header, metadata]))}})
+    text += b" " * (-len(text) % 64)
+    yield struct.pack("<Q", len(text)) + text
     for array in lazy.values():
-        size = 0
-        for piece in array.pieces():
-            size += piece.nbytes
-            yield _buffer(piece)
-        yield b"\0" * (_aligned(size) - size)
+        yield from map(_buffer, array.pieces())
+
+
+@dataclass(frozen=True)
+class _Array:
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int  # in the file
+    checksum: str
+
+    @property
+    def end(self) -> int:
+        return self.start + self.dtype.itemsize * math.prod(self.shape)
 
 
 class Container:
@@ -79,30 +85,23 @@ class Container:
     Opening reads and checks the header alone; ``array(check=True)`` also checks the content.
 
     Raises:
-        Damaged: wrong magic, header or length.
+        Damaged: wrong header or length.
         FileNotFoundError: there is no such file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as file:
-            fixed = file.read(_FIXED.size)
-            if len(fixed) < _FIXED.size:
-                raise Damaged(f"the file ends after {len(fixed)} bytes, inside its header")
-            magic, length, checksum = _FIXED.unpack(fixed)
-            if magic != MAGIC or length > _HEADER_LIMIT:
-                raise Damaged("the first bytes are not those of a container of this version")
-            header = file.read(length)
-            if len(header) < length or xxhash.xxh3_64_intdigest(header) != checksum:
-                raise Damaged("the checksum of the header does not match")
+            try:
+                self._arrays = _described(file)
+            except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+                raise Damaged("the header is not that of a container, or its checksum does not match") from None
             size = file.seek(0, 2)
-        self._start = _FIXED.size + length
         # only as long as somebody holds the array: a scan of many models must not keep all their rows resident
         self._mapped: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
-        self._arrays = {a["name"]: a for a in json.loads(header)["arrays"]}
-        for described in self._arrays.values():
-            if self._start + described["offset"] + _nbytes(described) > size:
-                raise Damaged(f"the file ends after {size} bytes, before the end of '{described['name']}'")
+        for name, array in self._arrays.items():
+            if array.end > size:
+                raise Damaged(f"the file ends after {size} bytes, before the end of '{name}'")
 
     def names(self) -> list[str]:
         """The arrays of the file."""
@@ -110,7 +109,7 @@ class Container:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of an array, from the header."""
-        return tuple(self._arrays[name]["shape"])
+        return self._arrays[name].shape
 
     def array(self, name: str, *, check: bool = True) -> np.ndarray:
         """An array, read-only and memory-mapped.
@@ -119,21 +118,61 @@ class Container:
             Damaged: ``check`` is set and the checksum of the content does not match.
         """
         described = self._arrays[name]
-        shape, dtype = tuple(described["shape"]), np.dtype(described["dtype"])
-        if 0 in shape:
-            return np.empty(shape, dtype)
+        if 0 in described.shape:
+            return np.empty(described.shape, described.dtype)
         mapped = self._mapped.get(name)
         if mapped is None:
-            mapped = np.memmap(self.path, dtype, "r", self._start + described["offset"], shape)
+            mapped = np.memmap(self.path, described.dtype, "r", described.start, described.shape)
             self._mapped[name] = mapped
         if check:
             digest = xxhash.xxh3_64()
             flat = mapped.reshape(-1).view(np.uint8)
             for begin in range(0, len(flat), _READ):
                 digest.update(flat[begin : begin + _READ].data)
-            if digest.hexdigest() != described["checksum"]:
+            if digest.hexdigest() != described.checksum:
                 raise Damaged(f"the checksum of '{name}' does not match")
         return mapped
+
+
+def _described(file: BinaryIO) -> dict[str, _Array]:
+    """What the header says of the arrays.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, struct.error: it is none, or is damaged.
+    """
+    first = file.read(8)
+    if first == _OLD_MAGIC:
+        return _described_before(first + file.read(_OLD_FIXED.size - 8), file)
+    (length,) = struct.unpack("<Q", first)
+    header = json.loads(file.read(length) if length <= _HEADER_LIMIT else b"")
+    metadata = header.pop(_METADATA)
+    if metadata.pop("xxh3_64") != xxhash.xxh3_64_hexdigest(_json([header, metadata])):
+        raise ValueError("checksum")
+    return {
+        name: _Array(
+            np.dtype(_DTYPES[array["dtype"]]),
+            tuple(array["shape"]),
+            8 + length + array["data_offsets"][0],
+            metadata[f"xxh3_64 {name}"],
+        )
+        for name, array in header.items()
+    }
+
+
+def _described_before(fixed: bytes, file: BinaryIO) -> dict[str, _Array]:
+    _, length, checksum = _OLD_FIXED.unpack(fixed)
+    header = file.read(length) if length <= _HEADER_LIMIT else b""
+    if xxhash.xxh3_64_intdigest(header) != checksum:
+        raise ValueError("checksum")
+    start = _OLD_FIXED.size + length
+    return {
+        a["name"]: _Array(np.dtype(a["dtype"]), tuple(a["shape"]), start + a["offset"], a["checksum"])
+        for a in json.loads(header)["arrays"]
+    }
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _whole(array: np.ndarray) -> Blocks:
@@ -143,12 +182,3 @@ def _whole(array: np.ndarray) -> Blocks:
 
 def _buffer(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _nbytes(described: Mapping[str, Any]) -> int:
-    size: int = math.prod(described["shape"]) * np.dtype(described["dtype"]).itemsize
-    return size
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGN) * _ALIGN

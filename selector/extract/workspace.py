@@ -73,7 +73,7 @@ class Workspace:
     def _load(self, spec: ModelSpec) -> Encoder:
         check_trusted(spec, self.settings.trusted)
         # whoever comes second finds the weights on this machine
-        with self.store.machine_lock(json.dumps({"load": network_of(spec)})), keeping_settings():
+        with self.store.lock(json.dumps({"load": network_of(spec)})), keeping_settings():
             return sources.registry.get(spec.source_name).load(spec)
 
 

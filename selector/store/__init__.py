@@ -4,9 +4,9 @@ An entry belongs to an encoder; its rows are addressed by the content of the ima
 entries lie aliases (what a source says of a model without building it -> its entry), small results
 such as scores, and the list of images that cannot be decoded. Nothing here imports torch.
 
-    store/entries/<key>/meta.json, 00000001-<random>.rows, head.arrays, used.json
+    store/entries/<key>/meta.json, 00000001-<random>.safetensors, head.safetensors, used.json
     store/aliases/<key>.json   store/results/<kind>/<xx>/<key>.json   store/bad/<key>.json
-    store/pixels/   store/compiled/   store/locks/   store/leases/   store/quarantine/
+    store/pixels/   store/compiled/   store/locks/
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from selector.core.units import parse_size
 from selector.store.documents import digest, read_json, write_json
 from selector.store.entry import Entry, RowsMissing
 from selector.store.files import Layered, LocalFiles, RemoteFiles, copies_folder, is_url, on_network
-from selector.store.leases import lease
 from selector.store.upkeep import EntryInfo, Pruned, Upkeep, Verified
 
 __all__ = [
@@ -106,11 +105,6 @@ class FeatureStore:
     def address(self) -> str:
         """What opens this store in another process, whatever its working folder."""
         return self.root if self._files.is_remote else self._files.where
-
-    @property
-    def shared(self) -> bool:
-        """Whether other machines may write to it too: a URL, or a folder on a network file system."""
-        return self._files.is_remote or self._files.where != str(self._local_root)
 
     @property
     def read_only(self) -> bool:
@@ -257,17 +251,10 @@ class FeatureStore:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a piece of work among all writers of this store; it avoids double work and nothing else.
+        """Hold a piece of work among the processes of this machine; it avoids double work and nothing else.
 
-        A file lock where the store lies on a disk of this machine, a lease with a heartbeat where it is shared
-        (``leases``). Where neither can be had, the work goes on without.
+        Two machines that share a store may do the same work: what they write twice is there once.
         """
-        with lease(self._files, name) if self.shared and not self.read_only else self.machine_lock(name):
-            yield
-
-    @contextmanager
-    def machine_lock(self, name: str) -> Iterator[None]:
-        """Likewise among the processes of this machine, wherever the store lies."""
         import filelock
 
         folder = (self._files.spare_root() if self.read_only else self._local_root) / "locks"
@@ -300,7 +287,7 @@ class FeatureStore:
         return self._upkeep.size(self._local_root)
 
     def verify(self) -> Verified:
-        """Check every checksum; damaged files go into quarantine and count as missing."""
+        """Check every checksum; damaged files are removed and count as missing."""
         result = self._upkeep.verify()
         self._entries.clear()
         return result
@@ -308,7 +295,7 @@ class FeatureStore:
     def prune(self, max_bytes: int | None = None, older_than: float | None = None) -> Pruned:
         """Remove what was not used for ``older_than`` seconds, then the least recently used beyond ``max_bytes``.
 
-        Decoded pixels and compiled models go before features; quarantine and leftovers of killed processes always go.
+        Decoded pixels and compiled models go before features; leftovers of killed processes always go.
 
         Raises:
             StoreError: the store cannot be written, so nothing can be removed from it.
@@ -318,16 +305,6 @@ class FeatureStore:
         self._entries.clear()
         self._size = None
         return result
-
-    def export(self, path: str | os.PathLike[str]) -> int:
-        """Pack entries, aliases and results into a tar file; returns the number of files."""
-        return self._upkeep.export(Path(path))
-
-    def import_(self, path: str | os.PathLike[str]) -> int:
-        """Take over what another store exported, after checking it; returns the number of new files."""
-        count = self._upkeep.import_(Path(path), lambda key, keys: Entry(self._files, key, {}, {}).holds(keys))
-        self._entries.clear()
-        return count
 
     def _wrote(self, size: int) -> None:
         if self.max_bytes is None or self.read_only:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,6 @@ from selector.core.container import Damaged
 from selector.store.files import Layered
 
 logger = logging.getLogger(__name__)
-
-QUARANTINE = "quarantine"
 
 
 def canonical(value: Any) -> bytes:
@@ -41,13 +38,13 @@ def write_json(files: Layered, name: str, value: Mapping[str, Any]) -> int:
 
 
 def read_json(files: Layered, name: str) -> dict[str, Any] | None:
-    """A document, or None if there is none or it was damaged (it is set aside, with a warning)."""
+    """A document, or None if there is none or it was damaged (it is removed, with a warning)."""
     try:
         return parse_json(files.read(name))
     except FileNotFoundError:
         return None
     except Damaged as error:
-        set_aside(files, name, error)
+        discard(files, name, error)
         return None
 
 
@@ -67,14 +64,9 @@ def parse_json(content: bytes) -> dict[str, Any]:
     return value
 
 
-def set_aside(files: Layered, name: str, reason: Exception) -> None:
-    """Move a damaged file into quarantine, so that what it held counts as missing again."""
-    logger.warning("%s in the store %s is damaged (%s); it is set aside and made again", name, files.where, reason)
-    try:
-        content = files.path(name).read_bytes()
-    except FileNotFoundError:
-        return  # another process has set it aside
-    files.write(f"{QUARANTINE}/{name.replace('/', '_')}.{uuid.uuid4().hex[:8]}", lambda: [content])
+def discard(files: Layered, name: str, reason: Exception) -> None:
+    """Remove a damaged file, so that what it held counts as missing again."""
+    logger.warning("%s in the store %s is damaged (%s); it is removed and made again", name, files.where, reason)
     files.remove(name)
 
 

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from selector.core.container import Blocks, Container, Damaged, pack
 from selector.core.errors import SourceError, StoreError
-from selector.store.documents import set_aside
+from selector.store.documents import discard
 from selector.store.files import Layered
 
 logger = logging.getLogger(__name__)
 
-CHUNK_SUFFIX = ".rows"
-_HEAD = "head.arrays"
+_SUFFIX = ".safetensors"
+_HEADS = ("head.safetensors", "head.arrays")  # the second of an earlier version
 _MERGE_BLOCK = 4096  # rows in memory at once while chunks are merged
 FEW_CHUNKS = 16  # chunks that are read as they lie: copying some thousand rows costs less than writing them again
 _ATTEMPTS = 100  # other processes may merge chunks between our listing and our reading
@@ -33,7 +33,7 @@ _PAUSE = 0.02  # seconds at most before the next attempt
 
 
 class RowsMissing(StoreError):
-    """Rows were asked for that are not stored, or not any more (a damaged chunk was set aside).
+    """Rows were asked for that are not stored, or not any more (a damaged chunk was removed).
 
     ``indices`` are their positions in the request: extract them and ask again.
     """
@@ -129,7 +129,7 @@ class Entry:
         first merged into one file in this order, so that the next time they are mapped.
 
         Raises:
-            RowsMissing: some are not stored; or a checksum did not match, the chunk was set aside
+            RowsMissing: some are not stored; or a checksum did not match, the chunk was removed
                 with a warning and its rows have to be extracted again.
         """
         keys = _as_keys(hashes)
@@ -149,33 +149,28 @@ class Entry:
                     continue
                 return self._gather(found)
             except FileNotFoundError:
-                # set aside, merged or pruned meanwhile: look again
+                # removed, merged or pruned meanwhile: look again
                 self._chunks, self._listed, self._index = {}, [], _Index.of({})
                 time.sleep(random.uniform(0, _PAUSE))
         raise StoreError(f"entry {self.key} keeps changing under this process; run the same command again.")
-
-    def holds(self, keys: np.ndarray) -> bool:
-        """Whether the rows of all keys, as a chunk lists them, are stored."""
-        self._refresh()
-        return bool((self._index.find(keys) >= 0).all())
 
     def set_head(self, weight: np.ndarray, bias: np.ndarray) -> None:
         """Keep the linear head of the source task: weight (C_s, D), bias (C_s,)."""
         if self.head() is None:
             arrays = {"weight": np.asarray(weight, "<f4"), "bias": np.asarray(bias, "<f4")}
-            self._on_write(self._files.write(f"{self._folder}/{_HEAD}", lambda: pack(arrays)))
+            self._on_write(self._files.write(f"{self._folder}/{_HEADS[0]}", lambda: pack(arrays)))
 
     def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """What ``set_head`` kept: source logits are ``rows @ weight.T + bias``."""
-        name = f"{self._folder}/{_HEAD}"
-        try:
-            container = self._open(name)
-            return container.array("weight"), container.array("bias")
-        except FileNotFoundError:
-            return None
-        except Damaged as error:
-            set_aside(self._files, name, error)
-            return None
+        for name in (f"{self._folder}/{head}" for head in _HEADS):
+            try:
+                container = self._open(name)
+                return container.array("weight"), container.array("bias")
+            except FileNotFoundError:
+                continue
+            except Damaged as error:
+                discard(self._files, name, error)
+        return None
 
     # ------------------------------------------------------------------ chunks
 
@@ -186,7 +181,7 @@ class Entry:
         until it stays the same.
         """
         for _ in range(_ATTEMPTS):
-            names = [n for n in self._files.names(self._folder) if n.endswith(CHUNK_SUFFIX)]
+            names = [n for n in self._files.names(self._folder) if is_chunk(n)]
             if names == self._listed:
                 return
             self._listed = names
@@ -201,7 +196,7 @@ class Entry:
                 except FileNotFoundError:
                     continue  # removed since the listing
                 except Damaged as error:
-                    set_aside(self._files, full, error)
+                    discard(self._files, full, error)
             self._chunks = chunks
             self._index = _Index.of(keys)
 
@@ -217,7 +212,7 @@ class Entry:
         """Verify the rows of some chunks once a process; returns their names.
 
         Raises:
-            FileNotFoundError: one was damaged and is set aside, or is gone: look again.
+            FileNotFoundError: one was damaged and is removed, or is gone: look again.
         """
         names = [list(self._chunks)[i] for i in used]
         for name in names:
@@ -231,9 +226,9 @@ class Entry:
                     try:
                         Container(self._files.path(full)).array("rows")
                     except Damaged as still:
-                        set_aside(self._files, full, still)
+                        discard(self._files, full, still)
                 else:
-                    set_aside(self._files, full, error)
+                    discard(self._files, full, error)
                 raise FileNotFoundError(name) from error
             self._sound.add(name)
         return names
@@ -286,7 +281,7 @@ class Entry:
         return True
 
     def _new_name(self, number: int) -> str:
-        return f"{self._folder}/{number:08d}-{uuid.uuid4().hex}{CHUNK_SUFFIX}"
+        return f"{self._folder}/{number:08d}-{uuid.uuid4().hex}{_SUFFIX}"
 
 
 class _Index:
@@ -340,6 +335,11 @@ def _as_key(text: str) -> bytes:
     except ValueError:
         pass  # 32 characters, but another kind of name
     return xxhash.xxh3_128_digest(text.encode())
+
+
+def is_chunk(name: str) -> bool:
+    """Whether a file of an entry holds rows; ``.rows`` are those of an earlier version."""
+    return name[:1].isdigit() and name.endswith((_SUFFIX, ".rows"))
 
 
 def _number(name: str) -> int:

@@ -1,36 +1,29 @@
-"""What keeps a store in order: listing, checking, removing by age and size, moving between machines."""
+"""What keeps a store in order: listing, checking, removing by age and size."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import shutil
-import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from selector.core.atomic import TEMPORARY, replacing
+from selector.core.atomic import TEMPORARY
 from selector.core.container import Container, Damaged
-from selector.core.errors import ConfigError, StoreError
+from selector.core.errors import StoreError
 from selector.core.pruning import prune_files, size_of
-from selector.store.documents import QUARANTINE, parse_json, read_json, set_aside, write_json
-from selector.store.entry import CHUNK_SUFFIX
+from selector.store.documents import discard, parse_json, read_json, write_json
+from selector.store.entry import is_chunk
 from selector.store.files import Layered
 
 logger = logging.getLogger(__name__)
 
 _REMADE = ("pixels", "compiled")  # local, made again from what is at hand: the first to go
-_EXPORTED = ("entries", "aliases", "results", "bad")
-_NAME = re.compile(r"(?:entries|aliases|results|bad)(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+\.(?:json|rows|arrays)")
+_CHECKED = ("entries", "aliases", "results", "bad")
 _LEFTOVER_AGE = 86_400.0  # seconds after which a temporary file cannot belong to a living writer
-_PIECE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class EntryInfo:
 
 @dataclass(frozen=True)
 class Verified:
-    """What ``verify`` looked at, and the names of the files that it set aside."""
+    """What ``verify`` looked at, and the names of the files that it removed."""
 
     files: int
     bytes: int
@@ -91,7 +84,7 @@ class Upkeep:
             used = read_json(self._files, f"{folder}/used.json") or {}
             rows = 0
             for name in names:
-                if name.endswith(CHUNK_SUFFIX):
+                if is_chunk(name):
                     with contextlib.suppress(Damaged, FileNotFoundError):  # ``verify`` reports these
                         rows += Container(self._files.path(f"{folder}/{name}")).shape("keys")[0]
             found.append(
@@ -123,10 +116,10 @@ class Upkeep:
         return prune_files(files, ceiling)
 
     def verify(self) -> Verified:
-        """Check every file; set the damaged ones aside."""
+        """Check every file; remove the damaged ones."""
         files = size = 0
         damaged = []
-        for folder in _EXPORTED:
+        for folder in _CHECKED:
             for name, nbytes in self._walk(folder):
                 files, size = files + 1, size + nbytes
                 try:
@@ -134,7 +127,7 @@ class Upkeep:
                 except FileNotFoundError:
                     continue
                 except Damaged as error:
-                    set_aside(self._files, name, error)
+                    discard(self._files, name, error)
                     damaged.append(name)
         return Verified(files, size, tuple(damaged))
 
@@ -143,7 +136,7 @@ class Upkeep:
     ) -> Pruned:
         """See ``FeatureStore.prune``; entries in ``keep`` stay."""
         before = self.size(root)
-        self._files.remove(QUARANTINE)
+        self._files.remove("quarantine")  # of an earlier version
         _remove_leftovers(root)
         entries = [e for e in self.entries() if e.key not in (keep or set())]
         gone: list[str] = []
@@ -167,59 +160,6 @@ class Upkeep:
                     size -= entry.size
         self._forget_aliases(set(gone))
         return Pruned(tuple(gone), max(0, before - self.size(root)))
-
-    def export(self, path: Path) -> int:
-        """Write a tar file (compressed if its name ends in gz, bz2 or xz)."""
-        count = 0
-        suffix = path.suffix.lstrip(".")
-        mode: Any = f"w:{suffix}" if suffix in ("gz", "bz2", "xz") else "w"
-        try:
-            with replacing(path) as temporary, tarfile.open(temporary, mode) as tar:
-                for folder in _EXPORTED:
-                    for name, _ in self._walk(folder):
-                        with contextlib.suppress(FileNotFoundError):  # merged or pruned meanwhile
-                            tar.add(self._files.path(name), name)
-                            count += 1
-        except OSError as error:
-            raise StoreError(f"the store cannot be exported to {path}: {error}.") from error
-        return count
-
-    def import_(self, path: Path, holds: Callable[[str, np.ndarray], bool]) -> int:
-        """Take over the files of a tar that are sound and not here yet.
-
-        ``holds(key, keys)`` says whether an entry has all rows of a chunk, perhaps in other chunks.
-        """
-        count = 0
-        try:
-            with tarfile.open(path) as tar, tempfile.TemporaryDirectory() as scratch:
-                for member in tar:
-                    if not (member.isfile() and _NAME.fullmatch(member.name)):
-                        raise StoreError(
-                            f"{path} holds '{member.name}', which no store exports; nothing of it is used."
-                        )
-                    if member.name.rpartition("/")[2] in self._files.names(member.name.rpartition("/")[0]):
-                        continue
-                    copy = Path(scratch) / ("x" + Path(member.name).suffix)
-                    source = tar.extractfile(member)
-                    assert source is not None
-                    with source, copy.open("wb") as out:
-                        shutil.copyfileobj(source, out, _PIECE)
-                    try:
-                        check(copy)
-                    except Damaged as error:
-                        logger.warning("%s in %s is damaged (%s) and left out", member.name, path, error)
-                        continue
-                    if member.name.endswith(CHUNK_SUFFIX) and holds(
-                        member.name.split("/")[1], Container(copy).array("keys")
-                    ):
-                        continue
-                    self._files.write(member.name, lambda copy=copy: _pieces(copy))  # type: ignore[misc]
-                    count += 1
-        except (OSError, tarfile.TarError) as error:
-            raise ConfigError(
-                f"{path} cannot be imported: {error}. Give a file made by 'selector store export'."
-            ) from None
-        return count
 
     def _walk(self, folder: str) -> Iterator[tuple[str, int]]:
         prefix = f"{folder}/" if folder else ""
@@ -248,12 +188,6 @@ def check(path: Path) -> None:
     container = Container(path)
     for name in container.names():
         container.array(name)
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
 
 
 def _tree_size(folder: Path) -> int:

@@ -136,7 +136,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
             ]
         ],
         *[["zoo", c] for c in ("list", "check")],
-        *[["store", c] for c in ["path", "list", "size", "verify", "prune", "export", "import"]],
+        *[["store", c] for c in ["path", "list", "size", "verify", "prune"]],
     ],
 )
 def test_every_command_has_help(words: list[str]) -> None:
@@ -457,9 +457,7 @@ def test_store_upkeep(store: Path, confirmed: Any, tmp_path: Path) -> None:
     assert re.search(r"test_vit\s+\d+", ok("store", "list", "--store", store).stdout)
     assert json.loads(ok("store", "size", "--store", store, "--json").stdout)["bytes"] > 10_000
     assert "0 damaged" in ok("store", "verify", "--store", store).stdout
-    tar, other = tmp_path / "features.tar.gz", tmp_path / "other"
-    ok("store", "export", tar, "--store", store)
-    assert "took over" in ok("store", "import", tar, "--store", other).stderr
+    other = shutil.copytree(store, tmp_path / "other")  # copying the folder takes features to another machine
     assert len(json.loads(ok("store", "list", "--store", other, "--json").stdout)) == len(entries)
     assert "nothing says what to remove" in fails(2, "store", "prune", "--store", other)
     assert re.search(r"removed \d+ entries", ok("store", "prune", "--max-size", "0", "--store", other).stdout)
@@ -468,7 +466,7 @@ def test_store_upkeep(store: Path, confirmed: Any, tmp_path: Path) -> None:
 
 def test_store_verify_finds_damage(store: Path, confirmed: Any, tmp_path: Path) -> None:
     copy = shutil.copytree(store, tmp_path / "copy")
-    rows = next(copy.glob("entries/*/*.rows"))
+    rows = next(copy.glob("entries/*/0*.safetensors"))
     data = bytearray(rows.read_bytes())
     data[-5] ^= 0xFF
     rows.write_bytes(data)

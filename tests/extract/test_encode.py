@@ -178,7 +178,7 @@ def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, clock: l
     runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
     told: list[Progress] = []
     extract_rows(runner, entry, pixels, pixels.hashes, np.arange(600), told.append, model="m")
-    assert len(list(tmp_path.rglob("*.rows"))) == 3
+    assert len(list(tmp_path.rglob("0*.safetensors"))) == 3
     assert [told[0].done, told[-1].done, told[-1].total] == [0, 600, 600]
     assert {(p.stage, p.unit, p.model) for p in told} == {("extract", "images", "m")}
     np.testing.assert_allclose(entry.rows(pixels.hashes), reference(small, pixels.rows), rtol=1e-4, atol=1e-5)

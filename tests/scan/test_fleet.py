@@ -402,7 +402,7 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "store" / "entries").glob("*/*.rows")) and time.monotonic() < deadline:
+    while not list((tmp_path / "store" / "entries").glob("*/0*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.1)
     children = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(sent)  # SIGTERM is what stopping a job of the cluster sends

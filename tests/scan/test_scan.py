@@ -410,7 +410,7 @@ def test_scans_into_one_store_at_once_extract_each_model_once(photos, tmp_path):
     store = FeatureStore(tmp_path / "store")
     assert store.verify().damaged == ()
     for entry in (tmp_path / "store" / "entries").iterdir():
-        assert sum(1 for _ in entry.glob("*.rows")) == 1  # nobody wrote the rows of another once more
+        assert sum(1 for _ in entry.glob("0*.safetensors")) == 1  # nobody wrote the rows of another once more
 
 
 @pytest.mark.usefixtures("own_logging")
@@ -598,7 +598,7 @@ def test_rows_that_vanish_beside_a_scan_are_told_and_extracted_again(photos, tmp
 
     def vanishing(self, candidate, rows):
         if not removed:
-            for file in (tmp_path / "store").rglob("*.rows"):
+            for file in (tmp_path / "store").rglob("0*.safetensors"):
                 file.unlink()
             removed.append(candidate.spec.name)
         return run(self, candidate, rows)

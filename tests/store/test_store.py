@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import io
+import json
 import logging
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def merge_all() -> Iterator[None]:
 
 
 def chunk_files(store: FeatureStore) -> list[Path]:
-    return sorted(Path(store.root).rglob("*.rows"))
+    return sorted(Path(store.root).rglob("0*.safetensors"))
 
 
 # ---------------------------------------------------------------------------- rows
@@ -102,7 +103,7 @@ def test_rows_in_few_chunks_are_written_once(store: FeatureStore, monkeypatch: p
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not list the maps of a process")
 def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store: FeatureStore) -> None:
     def mapped() -> int:
-        return Path("/proc/self/maps").read_text(encoding="utf-8").count(".rows")
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count(".safetensors")
 
     entry = store.entry(IDENTITY)
     fill(entry, range(3000))
@@ -356,11 +357,10 @@ def test_a_damaged_copy_of_a_remote_chunk_is_fetched_again(tmp_path: Path, monke
     url = f"memory://{tmp_path.name}-copy/store"
     fill(FeatureStore(url).entry(IDENTITY), range(10))
     FeatureStore(url).entry(IDENTITY).rows(hashes(range(10)))
-    (copy,) = tmp_path.rglob("*.rows")
+    (copy,) = tmp_path.rglob("0*.safetensors")
     flip(copy, -65)
     entry = FeatureStore(url).entry(IDENTITY)
     assert np.array_equal(entry.rows(hashes(range(10))), features(range(10)))
-    assert not FeatureStore(url)._files.names("quarantine")
 
 
 # ---------------------------------------------------------------------------- damage
@@ -391,7 +391,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_chunk_is_set_aside_and_its_rows_are_missing(
+def test_a_damaged_chunk_is_removed_and_its_rows_are_missing(
     store: FeatureStore, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(store.entry(IDENTITY), range(48), chunk=16)
@@ -406,8 +406,7 @@ def test_a_damaged_chunk_is_set_aside_and_its_rows_are_missing(
     assert lost == list(range(16, 32))
     assert entry.missing(hashes(range(48))).tolist() == lost
     assert "is damaged" in caplog.text
-    assert "set aside" in caplog.text
-    assert len(list((Path(store.root) / "quarantine").iterdir())) == 1
+    assert "it is removed" in caplog.text
     fill(entry, lost)
     assert np.array_equal(entry.rows(hashes(range(48))), features(range(48)))
 
@@ -416,7 +415,7 @@ def test_every_flipped_bit_of_a_chunk_is_found_or_harmless(tmp_path: Path) -> No
     """Padding between the arrays may change; anything else is noticed."""
     rng = random.Random(0)
     fill(FeatureStore(tmp_path / "s").entry(IDENTITY), range(16), chunk=16)
-    (path,) = (tmp_path / "s").rglob("*.rows")
+    (path,) = (tmp_path / "s").rglob("0*.safetensors")
     whole = path.read_bytes()
     noticed = 0
     for _ in range(60):
@@ -438,7 +437,7 @@ def test_damaged_documents_count_as_absent(
     fill(entry, range(3))
     entry.set_head(np.ones((2, WIDTH)), np.zeros(2))
     store.put("score", {"a": 1}, {"value": 1.5})
-    for path in [*Path(store.root).rglob("*.json"), *Path(store.root).rglob("*.arrays")]:
+    for path in [*Path(store.root).rglob("*.json"), *Path(store.root).rglob("head.*")]:
         damage(path)
     again = FeatureStore(store.root)
     assert again.resolve({"s": 1}) is None
@@ -449,7 +448,7 @@ def test_damaged_documents_count_as_absent(
     assert again.remember({"s": 1}, IDENTITY, {"num_features": WIDTH}).num_features == WIDTH
 
 
-def test_verify_lists_and_sets_aside(store: FeatureStore) -> None:
+def test_verify_lists_and_removes(store: FeatureStore) -> None:
     fill(store.remember({"s": 1}, IDENTITY, {}), range(30))
     store.put("score", {"a": 1}, {"value": 1.5})
     assert store.verify().damaged == ()
@@ -660,7 +659,7 @@ def test_a_disk_that_refuses_writing_is_used_for_reading(small_disk: Path, caplo
 
 def test_damage_in_a_read_only_store_is_not_fatal(tmp_path: Path) -> None:
     filled(tmp_path / "store")
-    flip(sorted((tmp_path / "store").rglob("*.rows"))[0], -65)
+    flip(sorted((tmp_path / "store").rglob("0*.safetensors"))[0], -65)
     entry = FeatureStore(tmp_path / "store", read_only=True).resolve({"s": 1})
     assert entry is not None
     with pytest.raises(RowsMissing):
@@ -763,7 +762,7 @@ def test_the_cap_from_the_environment(store: FeatureStore, monkeypatch: pytest.M
         FeatureStore(store.root)
 
 
-def test_pruning_clears_leftovers_quarantine_and_pixels_first(store: FeatureStore) -> None:
+def test_pruning_clears_leftovers_and_pixels_first(store: FeatureStore) -> None:
     three_entries(store)
     root = Path(store.root)
     (root / "pixels" / "224").mkdir(parents=True)
@@ -796,51 +795,53 @@ def test_a_pruned_entry_can_be_filled_again(store: FeatureStore) -> None:
     assert np.array_equal(entry.rows(hashes(range(10))), features(range(10)))
 
 
-@pytest.mark.parametrize("name", ["store.tar", "store.tar.gz"])
-def test_export_and_import(store: FeatureStore, tmp_path: Path, name: str) -> None:
-    fill(store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH}), range(30))
-    store.put("score", {"a": 1}, {"value": 1.5})
-    count = store.export(tmp_path / name)
-    other = FeatureStore(tmp_path / "other")
-    assert other.import_(tmp_path / name) == count
-    found = other.resolve({"s": 1})
+def of_the_earlier_format(arrays: dict[str, np.ndarray]) -> bytes:
+    """A file of the format that came before: magic, length and checksum of a JSON header, arrays at multiples of 64."""
+    described, body = [], b""
+    for name, array in arrays.items():
+        raw = array.tobytes()
+        described.append(
+            {
+                "name": name,
+                "dtype": array.dtype.str,
+                "shape": list(array.shape),
+                "offset": len(body),
+                "checksum": xxhash.xxh3_64_hexdigest(raw),
+            }
+        )
+        body += raw + bytes(-len(raw) % 64)
+    header = json.dumps({"arrays": described}, sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-(20 + len(header)) % 64)
+    return struct.pack("<8sIQ", b"SELROWS\x01", len(header), xxhash.xxh3_64_intdigest(header)) + header + body
+
+
+def test_a_store_of_the_earlier_format_is_read_and_added_to(store: FeatureStore) -> None:
+    entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})
+    folder = Path(store.root) / "entries" / entry.key
+    keys = np.frombuffer(bytes.fromhex("".join(hashes(range(20)))), "<u8").reshape(-1, 2)
+    old = {"keys": keys, "rows": features(range(20)).astype("<f4")}
+    (folder / f"00000001-{'a' * 32}.rows").write_bytes(of_the_earlier_format(old))
+    head = {"weight": np.ones((3, WIDTH), "<f4"), "bias": np.zeros(3, "<f4")}
+    (folder / "head.arrays").write_bytes(of_the_earlier_format(head))
+    assert store.verify().damaged == ()
+    again = FeatureStore(store.root).entry(IDENTITY)
+    assert again.missing(hashes(range(25))).tolist() == [20, 21, 22, 23, 24]
+    again.append(hashes(range(20, 25)), features(range(20, 25)))
+    assert np.array_equal(again.rows(hashes(range(25))), features(range(25)))
+    found = again.head()
     assert found is not None
-    assert np.array_equal(found.rows(hashes(range(30))), features(range(30)))
-    assert other.get("score", {"a": 1}) == {"value": 1.5}
-    assert other.import_(tmp_path / name) == 0  # though the three chunks are one by now
-    assert other.verify().damaged == ()
+    assert np.array_equal(found[0], head["weight"])
+    assert store.verify().damaged == ()
 
 
-def test_a_foreign_tar_is_refused(store: FeatureStore, tmp_path: Path) -> None:
-    for member in ("entries/../../evil.json", "/tmp/evil.json", "pixels/x.json", "entries/.hidden/x.json"):
-        with tarfile.open(tmp_path / "bad.tar", "w") as tar:
-            info = tarfile.TarInfo(member)
-            info.size = 2
-            tar.addfile(info, io.BytesIO(b"{}"))
-        with pytest.raises(StoreError, match="which no store exports"):
-            store.import_(tmp_path / "bad.tar")
-    with tarfile.open(tmp_path / "link.tar", "w") as tar:
-        link = tarfile.TarInfo("entries/aa/meta.json")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    with pytest.raises(StoreError, match="which no store exports"):
-        store.import_(tmp_path / "link.tar")
-    (tmp_path / "no.tar").write_bytes(b"nothing of the kind")
-    with pytest.raises(ConfigError, match="cannot be imported"):
-        store.import_(tmp_path / "no.tar")
-    assert not Path(store.root).exists()
+def test_chunks_are_safetensors(store: FeatureStore) -> None:
+    from safetensors.numpy import load_file
 
-
-def test_damaged_members_of_a_tar_are_left_out(
-    store: FeatureStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    fill(store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH}), range(30))
-    flip(chunk_files(store)[0], -65)
-    store.export(tmp_path / "s.tar")
-    other = FeatureStore(tmp_path / "other")
-    other.import_(tmp_path / "s.tar")
-    assert "is damaged" in caplog.text
-    assert other.entry(IDENTITY).missing(hashes(range(30))).tolist() == list(range(10))
+    entry = store.entry(IDENTITY)
+    fill(entry, range(10))
+    found = load_file(chunk_files(store)[0])
+    assert np.array_equal(found["rows"], features(range(10)))
+    assert found["keys"].shape == (10, 2)
 
 
 def test_an_entry_without_rows_is_still_an_entry(tmp_path: Path) -> None:
