@@ -28,7 +28,7 @@ lint: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A worker a core, with one thread each: what a test measures does not depend on its neighbours.
+# A worker a core, with one thread each: what a test measures does not depend on its neighbors.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 

@@ -14,9 +14,9 @@ fine-tuning need:
     reset_classifier(n)             -> new ``head`` for n classes (0 removes it)
     get_classifier()                -> the ``head`` module
 
-Several of the checkpoints come from inference formats in which batch normalisation was
+Several of the checkpoints come from inference formats in which batch normalization was
 folded into the convolutions. Those networks therefore have convolutions with bias and no
-normalisation layers: train() and eval() give the same result.
+normalization layers: train() and eval() give the same result.
 
 Inputs are float NCHW, RGB. The mean/std to apply first are in ``models.yaml``.
 """
@@ -56,7 +56,7 @@ def pad_same(x, kernel, stride, value=0.0):
 
 
 class SameConv2d(nn.Conv2d):
-    """Square convolution with TensorFlow 'SAME' padding and a bias (folded normalisation)."""
+    """Square convolution with TensorFlow 'SAME' padding and a bias (folded normalization)."""
 
     def __init__(self, cin, cout, kernel, stride=1, groups=1):
         super().__init__(cin, cout, kernel, stride, padding=0, groups=groups, bias=True)
@@ -108,7 +108,7 @@ class Backbone(nn.Module):
 
 # --------------------------------------------------------------------------- MobileNet V1
 class MobileNetV1(Backbone):
-    """Howard et al. 2017, arXiv:1704.04861, table 1; ReLU6, TF padding, folded normalisation."""
+    """Howard et al. 2017, arXiv:1704.04861, table 1; ReLU6, TF padding, folded normalization."""
 
     PLAN = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)] + [(512, 1)] * 5 + [(1024, 2), (1024, 1)]
 
@@ -174,7 +174,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class MobileNetEdgeTPU075(Backbone):
-    """MobileNet-EdgeTPU (Google, 2019), width 0.75; ReLU, TF padding, folded normalisation."""
+    """MobileNet-EdgeTPU (Google, 2019), width 0.75; ReLU, TF padding, folded normalization."""
 
     # kind, out channels, expansion, kernel, stride of the first, how many, first one residual?
     PLAN = (
@@ -257,7 +257,7 @@ def cifar_resnet(depth=20, num_classes=10):
 
 # --------------------------------------------------------------------------- ResNet8 (MLPerf Tiny)
 class FoldedBlock(nn.Module):
-    """Basic block with folded normalisation, TF padding and an optional 1x1 shortcut."""
+    """Basic block with folded normalization, TF padding and an optional 1x1 shortcut."""
 
     def __init__(self, cin, cout, stride):
         super().__init__()
@@ -290,7 +290,7 @@ def resnet8(num_classes=10):
 
 # --------------------------------------------------------------------------- Tiniest
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channel axis of an NCHW tensor."""
+    """Layer normalization over the channel axis of an NCHW tensor."""
 
     def forward(self, x):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
@@ -382,7 +382,7 @@ def lenet(hidden=True, num_classes=10, seed=0):
 
 # --------------------------------------------------------------------------- open_nsfw
 class ThinBottleneck(nn.Module):
-    """ResNet bottleneck (stride in the first 1x1) at half the usual width, folded normalisation."""
+    """ResNet bottleneck (stride in the first 1x1) at half the usual width, folded normalization."""
 
     def __init__(self, cin, mid, cout, stride, project):
         super().__init__()
@@ -400,7 +400,7 @@ class OpenNSFW(Backbone):
     """Yahoo open_nsfw (2016): ResNet-50 "thin", 2 classes [sfw, nsfw].
 
     Input is RGB in 0..1. Inside: times 255, channels reversed to BGR, minus (104, 117, 123).
-    (The published pipeline also resizes to 256x256 bilinear, centre-crops 224 and re-encodes
+    (The published pipeline also resizes to 256x256 bilinear, center-crops 224 and re-encodes
     the crop as JPEG; that part is left to the caller.)
     """
 
@@ -490,8 +490,8 @@ def dlib_face_resnet29(num_classes=0):
 def recalibrate_folded_bn(model, batches):
     """Give identity BatchNorm layers (folded checkpoints) the statistics of ``batches``.
 
-    With identity statistics train() would normalise activations that were never meant to be
-    normalised. This measures each layer's input mean and variance in eval mode, stores them as
+    With identity statistics train() would normalize activations that were never meant to be
+    normalized. This measures each layer's input mean and variance in eval mode, stores them as
     running statistics and sets weight/bias so that the eval-mode function stays the same.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -1,4 +1,4 @@
-"""What a confirmation makes of its budget: the share spent in optimiser steps, and the regret against a long one.
+"""What a confirmation makes of its budget: the share spent in optimizer steps, and the regret against a long one.
 
     python -m benchmarks.bench_budget --budgets 120 300 1200 [--loads quiet busy] [--sets ...] [--work DIR]
 
@@ -83,7 +83,7 @@ def _measured(field: Field, features: _Features, budget: float, load: str, folde
     return {
         "set": field.name, "seed": str(field.seed), "budget_s": f"{budget:g}", "load": load, "spent_s": round(seconds, 1),
         "steps_s": round(steps, 1), "share_in_steps": round(steps / budget, 3), "trainings": len(trained),
-        "cooled_down": sum(h["steps_done"] < h["steps"] for h in trained), "optimiser_steps": sum(h["steps_done"] for h in trained),
+        "cooled_down": sum(h["steps_done"] < h["steps"] for h in trained), "optimizer_steps": sum(h["steps_done"] for h in trained),
         "setup_s": round(features.clock.first_step - features.clock.begun, 1),
         "val_s": round(sum(float(h.get("evaluate_seconds", 0.0)) for h in trained), 1),
         "final_s": round(features.clock.ended - features.clock.last_step, 1),

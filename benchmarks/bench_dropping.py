@@ -4,7 +4,7 @@
 
 Every image set is scanned once without dropping by all 19 encoders of the assets. Then, for each
 seed, a subsample is drawn and scanned twice from the stored features, with the scan's own code:
-without dropping and with ``drop="force"``, k = 3. A row holds, for a set and a seed, how many rows
+without dropping and with ``prune="always"``, k = 3. A row holds, for a set and a seed, how many rows
 each model was looked at, which model leads without dropping, and whether it finished with dropping.
 
 ``saved`` is the share of forward seconds that the stopped models did not need: rows that were left
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         pool = subsample(image_set(name), 200 if args.quick else POOL)
         settings: dict[str, Any] = {"zoo": models, "store": store, "top_k": TOP_K}
-        selector.rank(pool, **settings, proxies=["knn"], drop="off", intervals=False)
+        selector.rank(pool, **settings, proxies=["knn"], prune="never", intervals=False)
         for seed in seeds:
             if (name, seed) not in made:
                 drawn = subsample(pool, min(DRAWN, round(0.8 * len(pool))), seed)
@@ -89,8 +89,8 @@ def replay(
 ) -> dict[str, Any]:
     """One target scanned without and with dropping, from stored features."""
     started = time.perf_counter()
-    whole = selector.rank(target, **settings, drop="off", seed=seed)
-    dropped = selector.rank(target, **settings, drop="force", seed=seed)
+    whole = selector.rank(target, **settings, prune="never", seed=seed)
+    dropped = selector.rank(target, **settings, prune="always", seed=seed)
     assert all(model.cached for model in (*whole, *dropped))
     full = whole.best.rows
     cost = forward_seconds(models, store)
@@ -125,7 +125,7 @@ def forward_seconds(models: Sequence[ModelSpec], store: FeatureStore) -> dict[st
 
 
 def image_set(name: str) -> Target:
-    """A labelled image set, with its own splits where it has them."""
+    """A labeled image set, with its own splits where it has them."""
     if name == "textile":
         return load_target(textile_folder())
     if name == "digits":

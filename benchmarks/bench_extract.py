@@ -58,7 +58,7 @@ from selector.demo.photos import photos as textile_folder
 from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_together, open_runner
 from selector.extract.job import wanted_of
-from selector.modalities.pixels.prepared import Pixels, normalise, open_pixels_many
+from selector.modalities.pixels.prepared import Pixels, normalize, open_pixels_many
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo, select
 
@@ -269,10 +269,12 @@ def alone(bench: Bench) -> None:
 def known(bench: Bench) -> None:
     """Everything is stored: the extraction stage in this process, and the whole command in its own."""
     asked = bench.stage("second")
-    ranking = selector.rank(bench.second, zoo=bench.models, store=bench.store, drop="off")  # scores are stored too now
+    ranking = selector.rank(
+        bench.second, zoo=bench.models, store=bench.store, prune="never"
+    )  # scores are stored too now
     stage = seconds_to_memory(bench.second, bench.models, bench.store)
     assert all(model.status != "failed" for model in ranking)
-    command = [sys.executable, "-X", "importtime", "-m", "selector", "scan", str(bench.second), "--no-confirm", "--drop", "off",
+    command = [sys.executable, "-X", "importtime", "-m", "selector", "scan", str(bench.second), "--no-confirm", "--prune", "never",
                "--store", str(bench.store), "--out", str(bench.work / "run")]  # fmt: skip
     if os.environ.get("SELECTOR_ASSETS"):
         command += ["--zoo", str(HERE / "assets-zoo.yaml"), "--trust-zoo"]
@@ -331,10 +333,10 @@ def _scan(bench: Bench, stage: str, photos: Path, store: Path, images: int) -> N
             photos,
             zoo=bench.models,
             store=store,
-            drop="off",
+            prune="never",
             proxies=["knn"],
             intervals=False,
-            cost="off",
+            measure_cost="never",
             progress=steps,
         )
     rows = [
@@ -389,7 +391,7 @@ def forward_seconds(runner: Runner, pixels: Pixels) -> float:
     backend: Any = runner._backend
     batch = np.resize(pixels.batch(np.arange(min(runner.batch_size, len(pixels)))), (runner.batch_size, *pixels.shape))
     if hasattr(backend, "forward"):
-        ready = normalise(batch, runner.encoder.preprocess, backend.device, backend.dtype)
+        ready = normalize(batch, runner.encoder.preprocess, backend.device, backend.dtype)
 
         def once() -> Any:
             with torch.inference_mode():

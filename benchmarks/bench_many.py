@@ -93,8 +93,8 @@ def cell(models: int, targets: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
         rankings = selector.rank(
-            data, zoo=zoo(models), store=folder, history=False, cost="off", precision="float32", backend="eager",
-            drop="off",
+            data, zoo=zoo(models), store=folder, history=False, measure_cost="never", precision="float32", backend="eager",
+            prune="never",
         )  # fmt: skip
         seconds = time.process_time() - begun
     failed = {m.name: m.reason for ranking in rankings for m in ranking if m.status != "ok"}

@@ -10,7 +10,7 @@ is the median of the pairs. Baselines:
 - ``floor``: float64 Gram matrix, its eigendecomposition, one product D × D × C: what LogME needs.
 - ``kernel-floor``, for the four scores of a scan and ``rank_features`` (with intervals) on 5,000 × 30,000 (W): float64
   products N × N of the rows and their eigendecomposition.
-- ``faiss.knn`` on rows that are normalised already; scikit-learn's ``LogisticRegression(C=1)``,
+- ``faiss.knn`` on rows that are normalized already; scikit-learn's ``LogisticRegression(C=1)``,
   ``LinearDiscriminantAnalysis`` at a fixed shrinkage.
 - transformer-ranker, where it can be imported, and any LogME.py whose path is given, against the floor.
 

@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.sets:
         pool = subsample(image_set(name), args.items)
         if args.extract:
-            _rank(pool, candidates(truth[name]), FeatureStore(args.store), proxies=["knn"], drop="off", intervals=False)
+            _rank(
+                pool, candidates(truth[name]), FeatureStore(args.store), proxies=["knn"], prune="never", intervals=False
+            )
             print(f"extracted {name}", file=sys.stderr, flush=True)
             continue
         for seed in range(args.seed, args.seed + args.seeds):
@@ -89,7 +91,7 @@ def candidates(truth: Mapping[str, float]) -> list[ModelSpec]:
 
 
 def _rank(target: Any, zoo: Sequence[ModelSpec], store: FeatureStore, **options: Any) -> Any:
-    return selector.rank(target, zoo=zoo, store=store, backend="eager", cost="off", **options)
+    return selector.rank(target, zoo=zoo, store=store, backend="eager", measure_cost="never", **options)
 
 
 def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed: int) -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed:
         )
     with tempfile.TemporaryDirectory() as folder:
         history = History(Path(folder) / "empty.sqlite")
-        whole = _rank(target, zoo, opened, seed=seed, history=history, drop="off")
+        whole = _rank(target, zoo, opened, seed=seed, history=history, prune="never")
         ranked = {
             share: _rank(target, zoo, opened, seed=seed, history=history, scan_budget=f"{share}%") for share in SHARES
         }

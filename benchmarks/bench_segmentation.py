@@ -150,7 +150,7 @@ def memory(counts: Sequence[int], out: Path) -> int:
         watcher = threading.Thread(target=watch)
         watcher.start()
         (model,) = selector.rank(
-            folder, zoo=[small], store=Path(folder) / "store", cost="off", history=False, out=False
+            folder, zoo=[small], store=Path(folder) / "store", measure_cost="never", history=False, out=False
         )
         over.set()
         watcher.join()

@@ -23,7 +23,7 @@ from benchmarks.confirm_rows import OUT, environment, one_thread_count
 from benchmarks.rows import write_rows
 from selector.core.contracts import Preprocess
 from selector.modalities.pixels.augmentation import augmented
-from selector.modalities.pixels.prepared import normalise
+from selector.modalities.pixels.prepared import normalize
 from selector.tasks._learner import HeadLearner
 from selector.tuning.strategies._kinds import bf16_helps
 from selector.tuning.strategies._loop import CLIP, Feed, Settings, train
@@ -94,7 +94,7 @@ def _ours(
     learner = HeadLearner(module, nn.functional.cross_entropy)
     feed = Feed(
         pixels,
-        lambda images: normalise(images, preprocess),
+        lambda images: normalize(images, preprocess),
         lambda items: list(labels[items]),
         augmented if augment else None,
     )
@@ -106,7 +106,7 @@ def _ours(
 def _bare(
     module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings, augment: bool
 ) -> float:
-    """The shortest loop that does the same: same layout, precision, clipping, optimiser, batch-norm mode."""
+    """The shortest loop that does the same: same layout, precision, clipping, optimizer, batch-norm mode."""
     begun = time.process_time()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module.train()
@@ -114,7 +114,7 @@ def _bare(
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.eval()
     parameters = list(module.parameters())
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameters, lr=settings.rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
     )
     targets = torch.from_numpy(labels)
@@ -124,11 +124,11 @@ def _bare(
         if augment:
             images, _ = augmented(images, [None] * len(images))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-            loss = nn.functional.cross_entropy(module(normalise(images, preprocess)), targets[rows])
-        optimiser.zero_grad()
+            loss = nn.functional.cross_entropy(module(normalize(images, preprocess)), targets[rows])
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimiser.step()
+        optimizer.step()
     return time.process_time() - begun
 
 

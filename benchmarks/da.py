@@ -105,7 +105,7 @@ def pair_rows(
         domains = domains_of(target, task, features_of(target, spec), seed)
         features = FeatureSet(
             np.concatenate([domains.train, domains.val]), np.concatenate([domains.labels, domains.val_labels]),
-            unlabelled=domains.target, seed=seed,
+            unlabeled=domains.target, seed=seed,
         )  # fmt: skip
         predicted, shift = target_accuracy(features), beyond_class_shares(domains)
         for strategy in STRATEGIES:
@@ -148,7 +148,7 @@ def stacked(domain: da_pairs.Domain, most: int | None) -> Any:
 
 def labels_of(target: Any, domain: da_pairs.Domain, most: int | None) -> np.ndarray:
     """(M,) of the target's items, matched by position: those that the source holds as well have left."""
-    names = [target.names[i] for i in target.indices("unlabelled")]
+    names = [target.names[i] for i in target.indices("unlabeled")]
     return np.array([domain.labels[:most][int(name.split()[-1])] for name in names])
 
 
@@ -161,7 +161,7 @@ def features_of(target: Any, spec: Any) -> dict[str, np.ndarray]:
     encoder = _encoder(spec)
     extraction = Extraction(target, FeatureStore(None), "cpu", "auto", "auto", "skip", True, no_progress)
     inputs, found = extraction.inputs(encoder.preprocess), {}
-    for split in ("train", "val", "unlabelled"):
+    for split in ("train", "val", "unlabeled"):
         items, rows = target.indices(split), []
         for begin in range(0, len(items), BATCH):
             batch = ready(inputs.batch(items[begin : begin + BATCH]), encoder.preprocess)

@@ -24,7 +24,7 @@ import selector
 from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
 from benchmarks.da import labels_of, read_rows, stacked, write_rows
-from selector.core.contracts import UNLABELLED, Progress, no_progress
+from selector.core.contracts import UNLABELED, Progress, no_progress
 from selector.core.system import versions
 from selector.data import load_target
 from selector.scan.extraction import Extraction
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RuntimeError(f"{strategy}: {record.facts['notes']}")
         module = module_of(bench, loaded, trial, args.steps)
         said = {
-            name: outputs_of(b, loaded, module, b.target.indices(UNLABELLED)).argmax(axis=1)
+            name: outputs_of(b, loaded, module, b.target.indices(UNLABELED)).argmax(axis=1)
             for name, b in benches.items()
         }
         accuracies = {

@@ -1,4 +1,4 @@
-"""Pairs of a labelled source domain and a target of the same classes, made from what is at hand.
+"""Pairs of a labeled source domain and a target of the same classes, made from what is at hand.
 
     from benchmarks import da_pairs
     pair = da_pairs.load("mnist-mnistm", assets)      # pair.source, pair.target, pair.target_test
@@ -152,7 +152,7 @@ def _mnist_mnistm(assets: Path) -> _Parts:
     train, test = _images(assets, "mnist")
     source, other = _halves(train)
     photos = _photos(assets)
-    return _TEN, source, _coloured(other, photos, SEED), _coloured(test, photos, SEED + 1)
+    return _TEN, source, _colored(other, photos, SEED), _colored(test, photos, SEED + 1)
 
 
 def published(assets: Path, mnist: Path | None = None) -> DomainPair:
@@ -169,7 +169,7 @@ def published(assets: Path, mnist: Path | None = None) -> DomainPair:
         whole = _idx(mnist)
         source = _take(whole, np.flatnonzero([item.tobytes() not in held for item in whole.items]))
     photos = _photos(assets)
-    parts = _coloured(source, photos, SEED), _coloured(test, photos, SEED + 1)
+    parts = _colored(source, photos, SEED), _colored(test, photos, SEED + 1)
     return DomainPair("mnist-mnistm-published", _TEN, source, *parts)
 
 
@@ -177,7 +177,7 @@ def _photos(assets: Path) -> list[np.ndarray]:
     return [np.asarray(decode(raw)) for raw, _ in _rows(assets / "data" / PATCHES_FROM / "test.parquet", "image")]
 
 
-def _coloured(domain: Domain, photos: list[np.ndarray], seed: int) -> Domain:
+def _colored(domain: Domain, photos: list[np.ndarray], seed: int) -> Domain:
     rng = np.random.default_rng(seed)
     drawn = [photos[int(rng.integers(len(photos)))] for _ in domain.items]
     return Domain(
@@ -189,7 +189,7 @@ def _coloured(domain: Domain, photos: list[np.ndarray], seed: int) -> Domain:
 def _mnistm(assets: Path, target: Callable[[Path], tuple[Domain, Domain]]) -> _Parts:
     """From digits on photographs, those of MNIST's first half."""
     own, _ = _halves(_images(assets, "mnist")[0])
-    return (_TEN, _coloured(own, _photos(assets), SEED), *target(assets))
+    return (_TEN, _colored(own, _photos(assets), SEED), *target(assets))
 
 
 def _rest_of_mnist(assets: Path) -> tuple[Domain, Domain]:
@@ -316,7 +316,7 @@ def _idx(folder: Path) -> Domain:
 
 
 def _digits() -> tuple[Domain, Domain]:
-    """scikit-learn's 8 x 8 digits in grey, 0..16 stretched to 0..255: 70 % and, held out, 30 %."""
+    """scikit-learn's 8 x 8 digits in gray, 0..16 stretched to 0..255: 70 % and, held out, 30 %."""
     bunch = load_digits()
     pixels = np.repeat((bunch.images * 255 / 16).round().astype(np.uint8)[..., None], 3, axis=-1)
     whole = Domain(list(pixels), bunch.target.astype(np.int64))

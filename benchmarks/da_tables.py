@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from benchmarks import da_pairs
 from benchmarks.da import DETAILS, RESULTS, STRATEGIES, VALIDATORS
 from selector.tuning.choice import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, combined_ranks, decided, suited
-from selector.tuning.labelling import Labelling
+from selector.tuning.labeling import Labeling
 
 TABLES = Path(__file__).parent / "results" / "da_tables.csv"
 MOST_LABELS, TURNS = 60, 10
@@ -135,7 +135,7 @@ def _chance(rows: Sequence[Row]) -> np.ndarray:
 
 
 def _ridge(rows: Sequence[Row]) -> list[float]:
-    """Intercept and weights of ``FITTED`` for the way from chance to 1, penalty 2 on standardised columns."""
+    """Intercept and weights of ``FITTED`` for the way from chance to 1, penalty 2 on standardized columns."""
     chance = _chance(rows)
     x, y = np.stack([_of(rows, name) for name in FITTED], axis=1), (_of(rows, "accuracy") - chance) / (1 - chance)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
@@ -178,7 +178,7 @@ def _choice(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]
         ),
         ("choice", pair, "agreement of validators", agreement_of(used)),
         ("choice", pair, "best in the pool", float(accuracy.max())),
-        ("choice", pair, "handed over", float(handed)),
+        ("choice", pair, "selected", float(handed)),
     ]
 
 
@@ -289,17 +289,17 @@ def _regret_curves(path: Path, handed: str = "") -> tuple[dict[str, np.ndarray],
         behind = 100 * (hits.mean(axis=1).max() - hits.mean(axis=1))
         order = rng.permutation(len(labels))
         for name in ASKED:
-            labelling, curve = Labelling(probabilities, merits, turn, first=first if name == FROM_CHOICE else None), []
+            labeling, curve = Labeling(probabilities, merits, turn, first=first if name == FROM_CHOICE else None), []
             while len(curve) < MOST_LABELS:
                 size = 10 if name == "label, ten at a time" else 1
-                for item in order[len(curve) :][:1] if name.startswith("random") else labelling.batch(size):
-                    labelling.label(int(item), int(labels[item]))
-                    curve.append(float(behind[labelling.standing().leader]))
+                for item in order[len(curve) :][:1] if name.startswith("random") else labeling.batch(size):
+                    labeling.label(int(item), int(labels[item]))
+                    curve.append(float(behind[labeling.standing().leader]))
                     if name == "random":  # the plain rule: most hits, ties at their mean
                         counted = hits[:, order[: len(curve)]].sum(axis=1)
                         curve[-1] = float(behind[counted == counted.max()].mean())
                 if name in stops and len(stops[name]) == turn and (
-                    labelling.standing().regret <= 0.01 or len(curve) >= MOST_LABELS
+                    labeling.standing().regret <= 0.01 or len(curve) >= MOST_LABELS
                 ):  # fmt: skip
                     stops[name].append((len(curve), curve[-1]))
             found[name].append(curve[:MOST_LABELS])

@@ -28,7 +28,7 @@ from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
 from benchmarks.da import read_rows, target_of, write_rows
 from benchmarks.rows import packed, unpacked
-from selector.core.contracts import UNLABELLED, Target, no_progress
+from selector.core.contracts import UNLABELED, Target, no_progress
 from selector.core.system import versions
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
@@ -188,7 +188,7 @@ class Trainer:
         """Features of the pretrained network by split."""
         module = self.bench.task.learner(self.loaded.encoder, self.bench.target, self.loaded.probe)
         feed, found = self.bench.feed(self.loaded.preprocess), {}
-        for split in ("train", "val", UNLABELLED):
+        for split in ("train", "val", UNLABELED):
             items = self.bench.target.indices(split)
             rows = self.bench.rows_of(module, feed, items, bf16=False)[1]
             assert rows is not None

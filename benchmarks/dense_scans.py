@@ -5,7 +5,7 @@
 
 Seconds are those of the processor, children included, so that other work on the machine counts little. The scan is the
 usual one: two rounds of early stopping, default proxies with intervals, from files to a table. The loop takes one model
-after the other: float32 maps of pictures in batches of eight, rows read off them, then scikit-learn on standardised rows by
+after the other: float32 maps of pictures in batches of eight, rows read off them, then scikit-learn on standardized rows by
 five folds of pictures: logistic regression of classes, and of boxes ridge regression of the offsets as well. It has a row
 a model, and the same call goes on after those that are there. A scan reads few points of each picture (``points``), so
 that a loop over as many and one over a hundred are both of interest. ``passes`` are the seconds of either that were in the
@@ -107,7 +107,9 @@ def scan(zoo: Sequence[ModelSpec], target: Target) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
 
         def run() -> None:
-            made.append(selector.rank(target, zoo=list(zoo), store=folder, cost="off", history=False, out=False))
+            made.append(
+                selector.rank(target, zoo=list(zoo), store=folder, measure_cost="never", history=False, out=False)
+            )
 
         with timed_passes() as passes:
             spent = seconds(run)

@@ -60,7 +60,7 @@ def rank(
     target: Any,
     *,
     source_domain: Any = None,
-    labelled_target: int | None = None,
+    num_target_labels: int | None = None,
     image_column: str | None = None,
     text_column: Words | None = None,
     label_column: Words | int | None = None,
@@ -74,8 +74,8 @@ def rank(
     task: str | None = None,
     max_samples: int | None = None,
     max_pixels: str | int | float | None = None,
-    on_bad_image: Literal["skip", "fail"] = "skip",
-    trust: Literal["stat", "content"] = "stat",
+    on_invalid: Literal["skip", "raise"] = "skip",
+    hash_mode: Literal["mtime", "content"] = "mtime",
     zoo: ZooLike | None = None,
     models: str | Sequence[Any] | None = None,
     tags: Words | None = None,
@@ -86,11 +86,11 @@ def rank(
     max_params: str | int | float | None = None,
     max_latency: str | int | float | None = None,
     max_memory: str | int | float | None = None,
-    licence: Words | None = None,
-    cost: Literal["auto", "again", "off"] = "auto",
+    license: Words | None = None,
+    measure_cost: Literal["auto", "always", "never"] = "auto",
     confirm: bool = False,
     top_k: int | None = None,
-    trials: float = 1.0,
+    pilot_cost: float = 1.0,
     budget: str | int | float | None = None,
     strategies: Words = ("frozen", "full"),
     resolution: int | None = None,
@@ -101,12 +101,12 @@ def rank(
     device: str = "auto",
     store: StoreLike | None = None,
     out: str | os.PathLike[str] | bool | None = None,
-    force: bool = False,
+    overwrite: bool = False,
     offline: bool = False,
     history: HistoryLike = READ,
     seed: int = 0,
     intervals: bool = True,
-    drop: Literal["auto", "off", "force"] = "auto",
+    prune: Literal["auto", "always", "never"] = "auto",
     precision: str = "auto",
     backend: str = "auto",
     isolate: Literal["auto", "on", "off"] = "auto",
@@ -118,7 +118,7 @@ def rank(
     workers: int | None = None,
     progress: ProgressCallback | bool | None = None,
 ) -> Ranking | Rankings:
-    """Rank pretrained models for a labelled target.
+    """Rank pretrained models for a labeled target.
 
     Args:
         target: what ``load_target`` takes (image folder, parquet, manifest, arrays, ...), or a
@@ -126,10 +126,10 @@ def rank(
             images or texts, an array. Otherwise a list of paths and ``Target``, or ``"@FILE"`` (a path a line), ranks for
             several targets in one scan: each network is loaded once, and what comes back is a ``Rankings``, in the same
             order.
-        source_domain: labelled data of the same classes from elsewhere, as a target is given. Models are ordered by
+        source_domain: labeled data of the same classes from elsewhere, as a target is given. Models are ordered by
             the accuracy that is predicted for the target, and ``confirm`` adapts them to it; labels that the target
             has are for the final metric only.
-        labelled_target: learn from so many of them as well.
+        num_target_labels: learn from so many of them as well.
         image_column, text_column, label_column, mask_column, box_column: of a table, where they have no
             usual name; a sequence of two text columns makes pairs.
         box_format, separator, class_names, ignore_index, image_root: how a table is read, as for
@@ -138,9 +138,9 @@ def rank(
             data when not given.
         max_pixels: pixels that an image may have, e.g. ``"50M"``; 179 million when not given.
         max_samples: score on a stratified subsample of at most so many items.
-        on_bad_image: ``skip`` leaves items that cannot be used out with a warning, ``fail`` lists all
+        on_invalid: ``skip`` leaves items that cannot be used out with a warning, ``raise`` lists all
             of them in one error.
-        trust: ``content`` hashes every file again, ``stat`` believes size and time stamps.
+        hash_mode: ``content`` hashes every file again, ``mtime`` believes size and time stamps.
         zoo: a zoo file, a ``Zoo``, or models in a list or by name (``{"mine": module}``): entries made by
             ``selector.Model``, ``source:model`` or torch modules; None for the shipped zoo.
         models, tags: which of its models, by glob and by tag; ``models=[module]`` looks at modules of your own.
@@ -149,32 +149,32 @@ def rank(
             one forward pass serves all of a model's.
         proxies: names or callables ``(FeatureSet) -> Score | float``; None for the default set.
         trust_zoo: let ``python:`` entries of a zoo file run code.
-        max_params, max_latency, max_memory, licence: what a model may cost at most, e.g. ``"30M"``,
+        max_params, max_latency, max_memory, license: what a model may cost at most, e.g. ``"30M"``,
             ``"20ms"`` (a single item, on this device), ``"4GB"`` (at its peak, for a single item)
             and ``"permissive"``; see ``selector.zoo.limits``. Models beyond are rows with the status
             ``excluded`` and a reason.
-        cost: ``auto`` measures what a model costs when its network is loaded and the values are not
-            known yet (about a second a model), ``again`` measures every model anew, ``off`` none.
+        measure_cost: ``auto`` measures what a model costs when its network is loaded and the values are not
+            known yet (about a second a model), ``always`` measures every model again, ``never`` none.
         confirm: also fine-tune the leading ``top_k`` models within ``budget``, re-order the table
             by what was measured, and save the best model. The library does so only when asked, and never
             where nothing trains on the target's labels; a caveat says so then.
-        top_k: how many models to confirm, and the k of P(in top k); None for as many as scores and micro trials
+        top_k: how many models to confirm, and the k of P(in top k); None for as many as scores and pilot runs
             leave open (k is then three).
-        trials: see ``confirm``.
+        pilot_cost: see ``confirm``.
         budget: time for the confirmation, e.g. ``"10m"`` or seconds; None for 20 minutes, or for no limit of time
             where ``max_steps`` is given.
         strategies, resolution, metric, max_steps, decoder, loss: for the confirmation; see ``confirm``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         store: folder or URL of the feature store; None for the user's cache folder.
         out: folder of the run; True for ``runs/NAME``; None saves nothing unless ``confirm``.
-        force: replace a confirmed run in that folder by one that is not confirmed, or of another target.
+        overwrite: replace a confirmed run in that folder by one that is not confirmed, or of another target.
         offline: never touch the network; models whose weights are missing become failed rows.
         history: past results that the prior rests on: ``"read"`` for the user's own, to which nothing is added;
             True to add what a confirmation measures as well; False for none (published tables do not enter
             either); or a file, which is read and added to.
         seed: of splits, subsamples and training.
         intervals: compute 90 % intervals and the probabilities that rest on them.
-        drop: stop models early whose intervals can no longer reach the top k (``auto``: from 8 models on).
+        prune: stop models early whose intervals can no longer reach the top k (``auto``: from 8 models on).
         precision, backend: of the extraction; decided once a model and kept in its entry.
         isolate: run networks in a child process, so that one that crashes, hangs or ends the process costs its own
             row: ``auto`` for ``python:`` and ``onnx:`` entries of a zoo file, ``on`` for all, ``off`` for none.
@@ -183,7 +183,7 @@ def rank(
             machine's memory.
         scan_budget: time for the scan itself (``"30m"``), or a share of what all models on all rows would take
             (``"25%"``): models are looked at by prior and price, about a hundred rows first, the leading ones at more,
-            until they stay the same or it is spent. What was not looked at is a row with the status ``stopped`` and
+            until they stay the same or it is spent. What was not looked at is a row with the status ``pruned`` and
             its reason. Of several targets each gets an equal part of the time.
         engine: ``local`` runs networks one after another in this process, ``processes`` in a pool of processes of
             this machine, ``ray`` on a Ray cluster (extra ``ray``). The table is the same.
@@ -209,7 +209,7 @@ def confirm(
     ranking: Ranking | str | os.PathLike[str],
     *,
     top_k: int | None = None,
-    trials: float = 1.0,
+    pilot_cost: float = 1.0,
     budget: str | int | float | None = None,
     strategies: Words = ("frozen", "full"),
     resolution: int | None = None,
@@ -221,7 +221,7 @@ def confirm(
     device: str = "auto",
     store: StoreLike | None = None,
     out: str | os.PathLike[str] | bool | None = None,
-    force: bool = False,
+    overwrite: bool = False,
     offline: bool = False,
     history: HistoryLike = READ,
     seed: int | None = None,
@@ -235,15 +235,15 @@ def confirm(
 
     Args:
         ranking: a ranking or the folder of a saved run.
-        top_k: how many of its models to fine-tune; None for as many as scores and micro trials leave open.
-        trials: what the micro trial of a model may cost, as a multiple of its extraction; 0 for none.
+        top_k: how many of its models to fine-tune; None for as many as scores and pilot runs leave open.
+        pilot_cost: what the pilot run of a model may cost, as a multiple of its extraction; 0 for none.
         budget: time for all of it, e.g. ``"10m"``; on an engine with workers time on devices, all of theirs together.
         strategies: ``frozen`` (a new head only), ``full``, ...: each is tried on each model.
         resolution: short side in pixels to train at: smaller than the native one where that is too slow (marked as reduced),
             larger where small things are to be found.
         metric: the metric that decides; None for the task's own (accuracy).
-        max_steps: optimiser steps of a finalist's training, at most; the trials before it are shorter.
-        loss: of real values ``squared`` (None) or ``huber``.
+        max_steps: optimizer steps of a finalist's training, at most; the trials before it are shorter.
+        loss: of real values ``mse`` (None) or ``huber``.
         decoder: what is put on an encoder's maps: ``linear`` (None), ``fcn``, ``deeplabv3`` for masks;
             ``fasterrcnn`` (None), ``retinanet``, ``fcos``, ``ssd`` for boxes. Several are compared: each is trained by
             each strategy, and measured as ``fcos/full``.
@@ -253,7 +253,7 @@ def confirm(
         engine, ray_address, workers: as for ``rank``: configurations of a round train side by side.
         store: the run's own when not given.
         out: the run's folder; None for the ranking's own.
-        force: as for ``rank``.
+        overwrite: as for ``rank``.
         history: where the measured values are added: True for the user's own, ``"read"`` or False for nowhere,
             or a file.
         seed: of the training; the run's own when not given.
@@ -313,7 +313,7 @@ def rank_features(
     intervals: bool = True,
     seed: int = 0,
     out: str | os.PathLike[str] | bool | None = None,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> Ranking:
     """Compare ready features of the same items: which of them transfers best, and whether that is more than noise.
 
@@ -325,7 +325,7 @@ def rank_features(
             as ``<folder>/best``, which predicts from features.
         metric: that decides there; None for the task's own.
         store: keeps the fitted heads.
-        proxies, task, top_k, intervals, seed, out, force: as for ``rank``; without ``confirm`` all rows are scored.
+        proxies, task, top_k, intervals, seed, out, overwrite: as for ``rank``; without ``confirm`` all rows are scored.
     Returns:
         A row an array, with intervals, P(best) and ties from the same resamples of the items.
     Raises:

@@ -72,7 +72,7 @@ class _Machine(_Recorded):
     out: SkipValidation[PathLike | bool | None] = option(
         None, "Run folder; runs/NAME when not given.", record=False, path=True
     )
-    force: bool = option(
+    overwrite: bool = option(
         False, "Replace a confirmed run in the run folder by one that is not confirmed, or of another target.",
         record=False,
     )  # fmt: skip
@@ -122,13 +122,13 @@ class _Training(Options):
     """How the leading models are fine-tuned."""
 
     top_k: int | None = option(
-        None, "How many models to fine-tune, and the k of P(in top k); when not given as many as scores and micro trials "
+        None, "How many models to fine-tune, and the k of P(in top k); when not given as many as scores and pilot runs "
         "leave open, and k is three.",
         ge=1, panel=CONFIRM, usual=TOP_K,
     )  # fmt: skip
-    trials: float = option(
+    pilot_cost: float = option(
         1.0,
-        "Micro trials of the models near the first ones, before the confirmation: what one may cost, as a multiple of "
+        "Pilot runs of the models near the first ones, before the confirmation: what one may cost, as a multiple of "
         "the extraction of its model; 0 for none.",
         ge=0, panel=CONFIRM,
     )  # fmt: skip
@@ -154,9 +154,7 @@ class _Training(Options):
         panel=CONFIRM,
         many=True,
     )
-    loss: str | None = option(
-        None, "What trains real values: squared, or huber, which outliers move less.", panel=CONFIRM
-    )
+    loss: str | None = option(None, "What trains real values: mse, or huber, which outliers move less.", panel=CONFIRM)
     metric: str | None = option(None, "Metric that decides; the task's own when not given.", panel=CONFIRM)
     max_steps: int | None = option(
         None, "Steps of a finalist's training, at most; trials before it are shorter.", ge=1, panel=CONFIRM
@@ -205,11 +203,11 @@ class ScanConfig(_Machine, _Training):
 
     source_domain: SkipValidation[Any] = option(
         None,
-        "Labelled data of the same classes from elsewhere (another camera, clinic, year): the target then needs no labels, "
+        "Labeled data of the same classes from elsewhere (another camera, clinic, year): the target then needs no labels, "
         "and those that it has are used for the final metric only.",
         panel=DATA, path=True,
     )  # fmt: skip
-    labelled_target: int | None = option(
+    num_target_labels: int | None = option(
         None, "Learn from so many labels of the target as well, where it has some (with --source-domain).", ge=1,
         panel=DATA,
     )  # fmt: skip
@@ -250,14 +248,14 @@ class ScanConfig(_Machine, _Training):
     max_pixels: str | int | float | None = option(
         None, "Pixels that an image may have: 50M; 179M when not given. Larger ones cannot be used.", panel=DATA
     )
-    on_bad_image: Literal["skip", "fail"] = option(
+    on_invalid: Literal["skip", "raise"] = option(
         "skip",
         "What to do about items that cannot be used (images that do not decode, texts without content): leave them "
         "out with a warning, or list them in one error.",
         panel=DATA,
     )
-    trust: Literal["stat", "content"] = option(
-        "stat", "Whether files are known by size and time stamps, or read and hashed again.", panel=DATA, rerun=False
+    hash_mode: Literal["mtime", "content"] = option(
+        "mtime", "Whether files are known by size and time stamps, or read and hashed again.", panel=DATA, rerun=False
     )
     zoo: SkipValidation[ZooLike | None] = option(
         None, "Zoo file; the shipped one when not given.", panel=SELECT, path=True
@@ -288,16 +286,16 @@ class ScanConfig(_Machine, _Training):
     max_memory: str | int | float | None = option(
         None, "Memory at its peak for a single item at most: 4GB.", panel=COST
     )
-    licence: Words | None = option(
-        None, "'permissive', or licences by name or glob: 'mit,apache-2.0,bsd-*'.", panel=COST, flags=("--license",)
+    license: Words | None = option(
+        None, "'permissive', or licenses by name or glob: 'mit,apache-2.0,bsd-*'.", panel=COST
     )
-    cost: Literal["auto", "again", "off"] = option(
+    measure_cost: Literal["auto", "always", "never"] = option(
         "auto", "Measure what models cost: when not known yet, again, not at all.", panel=COST
     )
     confirm: bool = option(False, "Fine-tune the leading models.", panel=CONFIRM, record=False, cli_default=True)
     seed: int = option(0, "Of splits, subsamples and training.")
     intervals: bool = option(True, "Compute 90 % intervals and the probabilities that rest on them.")
-    drop: Literal["auto", "off", "force"] = option("auto", "Stop models early that cannot reach the top k.")
+    prune: Literal["auto", "always", "never"] = option("auto", "Stop models early that cannot reach the top k.")
     precision: str = option("auto", "Of the extraction: auto, float32, bfloat16.")
     backend: str = option("auto", "Of the extraction: auto, eager, compile, openvino.")
 
@@ -398,14 +396,15 @@ class ScanConfig(_Machine, _Training):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        if self.drop == "force" and not self.intervals:
+        if self.prune == "always" and not self.intervals:
             raise OptionError(
-                "drop is 'force', but models are stopped by their intervals, and those are off; leave one out.", "drop"
+                "prune is 'always', but models are pruned by their intervals, and those are off; leave one out.",
+                "prune",
             )
-        if self.cost == "off" and (self.max_latency is not None or self.max_memory is not None):
+        if self.measure_cost == "never" and (self.max_latency is not None or self.max_memory is not None):
             raise OptionError(
-                "max_latency and max_memory need models to be measured; cost must be 'auto' or 'again'. Got 'off'.",
-                "max_latency", "max_memory", "cost",
+                "max_latency and max_memory need models to be measured; measure_cost must be 'auto' or 'always'. Got 'never'.",
+                "max_latency", "max_memory", "measure_cost",
             )  # fmt: skip
         return self
 

@@ -51,11 +51,11 @@ class _Classifier(nn.Module):
 
 
 class DigitCNN(_Classifier):
-    """Two 3x3 convolutions (32, 64) with 2x2 max pooling, 128 hidden units; RGB is averaged to grey.
+    """Two 3x3 convolutions (32, 64) with 2x2 max pooling, 128 hidden units; RGB is averaged to gray.
 
     Args:
         size: side of the square input; it is fixed.
-        norm: batch normalisation after each convolution.
+        norm: batch normalization after each convolution.
         dropout: before and after the hidden units, in training.
         num_classes: width of the head, 0 for none.
     """
@@ -72,8 +72,8 @@ class DigitCNN(_Classifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Spatial features (B, 64, size / 4, size / 4)."""
-        grey = x.mean(1, keepdim=True) if x.shape[1] == 3 else x
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(grey))), 2)
+        gray = x.mean(1, keepdim=True) if x.shape[1] == 3 else x
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(gray))), 2)
         return F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
 
 

@@ -25,18 +25,19 @@ from selector.core.documents import checked, plain, read_document
 from selector.core.errors import ConfigError
 from selector.core.kinds import noun_of
 from selector.core.metric import LEGACY
+from selector.core.old_names import translate_run
 
 if TYPE_CHECKING:
     from selector.core.contracts import Target
 
-FORMAT = 2  # 1 had other names for some fields; it is still read
-_READABLE = (1, FORMAT)
+FORMAT = 3  # earlier ones had other names, which are translated
+_READABLE = (1, 2, FORMAT)
 RUN_FILE = "run.json"
 BEST = "best"
 """Folder of a run's best model."""
 
-Status = Literal["ok", "failed", "stopped", "excluded"]
-"""``stopped`` models could no longer reach the top k, ``excluded`` ones exceed a limit that was asked for."""
+Status = Literal["ok", "failed", "pruned", "excluded"]
+"""``pruned`` models could no longer reach the top k, ``excluded`` ones exceed a limit that was asked for."""
 
 
 Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -60,7 +61,7 @@ class PriorCell:
     """What was known of a model before its target was looked at.
 
     Attributes:
-        shift: what it adds to the model's normalised score in the transferability.
+        shift: what it adds to the model's normalized score in the transferability.
         value: standard deviations of rank above the average model.
         origin: what that rests on, for a person.
         targets: earlier targets on which the model was measured.
@@ -75,8 +76,8 @@ class PriorCell:
 
 
 @dataclass(frozen=True)
-class TrialCell:
-    """A micro trial: a few steps of real fine-tuning, before the confirmation.
+class PilotCell:
+    """A pilot run: a few steps of real fine-tuning, before the confirmation.
 
     Attributes:
         status: ok, diverged, failed or not run; ``reason`` says why.
@@ -85,7 +86,7 @@ class TrialCell:
         items: that were trained on; ``held_out`` that judged.
         resolution: (height, width); None for texts.
         losses: of each training batch before its step: a learning curve.
-        combined: with the transferability: what orders the models that had a trial; None of one that diverged or failed.
+        combined: with the transferability: what orders the models that had a pilot run; None of one that diverged or failed.
     """
 
     status: str
@@ -200,11 +201,11 @@ class ModelResult:
     ``transferability`` is the combined score that ranks unmeasured models, with its 90 % interval, the
     probabilities of being the best and among the best k, the expected rank, and ``tied`` for models that the rows
     cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
-    It is ``normalised_score`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
+    It is ``normalized_score`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
     known of the model without the target, by the names of ``prior.ModelFacts``.
-    ``trial`` is its micro trial, where it had one before a confirmation: models with one stand by its ``combined``.
+    ``pilot`` is its pilot run, where it had one before a confirmation: models with one stand by its ``combined``.
     ``cost`` is what was measured on this machine, None where nothing was.
-    ``layers`` is the 5-nearest-neighbour accuracy of each layer, for networks that are read at all of them.
+    ``layers`` is the 5-nearest-neighbor accuracy of each layer, for networks that are read at all of them.
     """
 
     name: str
@@ -220,11 +221,11 @@ class ModelResult:
     p_top_k: float | None = None
     mean_rank: float | None = None
     tied: bool = False
-    normalised_score: float | None = None
+    normalized_score: float | None = None
     members: Mapping[str, Number] = field(default_factory=dict)
     prior: PriorCell | None = None
     predicted: PredictedValue | None = None
-    trial: TrialCell | None = None
+    pilot: PilotCell | None = None
     facts: Mapping[str, Number] = field(default_factory=dict)
     scores: Mapping[str, ScoreCell] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
@@ -421,8 +422,7 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
             f"{file} has another format than this version of selector reads (expected {FORMAT} or older, "
             f"found {data.get('format')!r}); update selector, or {_AGAIN}."
         )
-    if data["format"] == 1:  # names of classes, in the target, are nobody's fields
-        data |= {part: _renamed(data[part]) for part in ("models", "caveats", "confirmation") if part in data}
+    data = translate_run(data, data["format"])
     form = _form()
     for own in ("format", "loaded_target", "trusted"):  # trust is given on a call and never read
         data.pop(own, None)
@@ -437,25 +437,6 @@ def load_ranking(path: str | os.PathLike[str]) -> Ranking:
 
 
 _AGAIN = "run the scan again, its features are kept"
-
-_OLD_NAMES = {
-    "evidence": "transferability",
-    "evidence_low": "transferability_low",
-    "evidence_high": "transferability_high",
-    "skill": "normalised_score",
-    "best_skill": "best_normalised_score",
-    "course": "tuning_log",
-    "outcome": "error_analysis",
-    "rung": "round",
-}
-"""Fields of format 1 and what they are called since."""
-
-
-def _renamed(value: Any) -> Any:
-    """A document of format 1 under the names of today; what is malformed is left to the check of types."""
-    if isinstance(value, dict):
-        return {_OLD_NAMES.get(key, key): _renamed(part) for key, part in value.items()}
-    return [_renamed(part) for part in value] if isinstance(value, list) else value
 
 
 class _RunTarget(BaseModel):

@@ -113,15 +113,15 @@ def test_settings_of_an_old_run_are_read() -> None:
     ("wrong", "message"),
     [
         ({"top_k": 0}, "top_k must be an int in the range [1, inf). Got 0."),
-        ({"drop": "yes"}, "drop must be 'auto', 'off' or 'force'. Got 'yes'."),
+        ({"prune": "yes"}, "prune must be 'auto', 'always' or 'never'. Got 'yes'."),
         ({"models": 3}, "models must be a text or a list of texts, entries or modules. Got 3."),
         ({"resolution": object()}, "resolution must be an int in the range [16, inf). Got an object."),
         ({"budget": "ten"}, "budget: A duration must be a number with a unit out of us, ms, s, m, h, d"),
         ({"max_latency": "20"}, "max_latency: A duration needs a unit here: 20ms or 20s?"),
         ({"max_params": 0}, "max_params must be more than 0, or every model is excluded."),
         ({"strategies": ""}, "strategies names none"),
-        ({"cost": "off", "max_memory": "1GB"}, "cost must be 'auto' or 'again'. Got 'off'."),
-        ({"drop": "force", "intervals": False}, "models are stopped by their intervals, and those are off"),
+        ({"measure_cost": "never", "max_memory": "1GB"}, "measure_cost must be 'auto' or 'always'. Got 'never'."),
+        ({"prune": "always", "intervals": False}, "models are pruned by their intervals, and those are off"),
         ({"top_q": 1}, "unknown option top_q; did you mean 'top_k'?"),
     ],
 )
@@ -137,8 +137,8 @@ def test_the_command_line_hears_its_own_words() -> None:
     told = CliRunner().invoke(app, ["scan", "nowhere", "--budget", "tenminutes", "--dry-run"])
     assert told.exit_code == 2
     assert "error: --budget: A duration must be a number with a unit" in told.stderr
-    told = CliRunner().invoke(app, ["scan", "nowhere", "--max-latency", "1s", "--cost", "off", "--dry-run"])
-    assert "--max-latency and --max-memory need models to be measured; --cost must be" in told.stderr
+    told = CliRunner().invoke(app, ["scan", "nowhere", "--max-latency", "1s", "--measure-cost", "never", "--dry-run"])
+    assert "--max-latency and --max-memory need models to be measured; --measure-cost must be" in told.stderr
 
 
 def test_words_of_an_option() -> None:

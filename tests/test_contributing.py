@@ -127,7 +127,9 @@ def test_dense_task(install: Install, tmp_path: Path) -> None:
     assert plan.item.tolist() == [3] * 9 + [0] * 9
     assert plan.facets["class"].labels.tolist() == [target.labels[3]] * 9 + [target.labels[0]] * 9
     zoo = [ModelSpec(name="resnet", source="timm:test_resnet", weights="none")]
-    ranking = selector.rank(target, zoo=zoo, proxies=["knn"], cost="off", history=False, store=tmp_path / "store")
+    ranking = selector.rank(
+        target, zoo=zoo, proxies=["knn"], measure_cost="never", history=False, store=tmp_path / "store"
+    )
     (model,) = ranking
     assert model.status == "ok"
     assert model.rows == 9 * (target.splits == "train").sum() + 9 * (target.splits == "val").sum()

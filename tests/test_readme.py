@@ -82,5 +82,12 @@ def test_the_output_in_the_readme_is_a_demos() -> None:
     """The table is pasted; it must at least have the columns that the demo prints today."""
     found = re.search(r"<!-- output: demo -->\n```\n(.*?)```", README, re.S)
     assert found
-    for needed in ("textile", "frozen val", "transferability", "efficientnet-lite", "resnet18-untrained", "digits-"):
+    for needed in (
+        "textile",
+        "linear probe (val)",
+        "transferability",
+        "efficientnet-lite",
+        "resnet18-untrained",
+        "digits-",
+    ):
         assert needed in found[1]

@@ -149,11 +149,13 @@ def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today() -> None:
     for model, was in zip(loaded, old["models"], strict=True):
         found = (model.transferability, model.transferability_low, model.transferability_high)
         assert found == (was["evidence"], was["evidence_low"], was["evidence_high"])
-        assert (model.normalised_score, dict(model.members)) == (was["skill"], was["members"])
-    assert loaded.models[0].normalised_score == 0.7
+        assert (model.normalized_score, dict(model.members)) == (was["skill"], was["members"])
+    assert loaded.models[0].normalized_score == 0.7
     assert loaded.models[0].members == {"knn": 0.6, "logme": 0.8}
     assert "transferability" in loaded.to_dataframe()
     assert loaded.confirmation["tuning_log"] == old["confirmation"]["course"]
     assert [h["round"] for h in loaded.confirmation["history"]] == [h["rung"] for h in old["confirmation"]["history"]]
-    assert json.loads(loaded.to_json())["format"] == 2
+    assert loaded.models[0].spec["license"] == "apache-2.0"
+    assert (loaded.settings["prune"], loaded.settings["on_invalid"]) == ("auto", "skip")
+    assert json.loads(loaded.to_json())["format"] == 3
     assert "0.800" in str(loaded)

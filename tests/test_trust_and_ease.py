@@ -60,7 +60,7 @@ def test_a_confirmed_run_is_replaced_only_when_asked(photos: Path, confirmed: Pa
     assert (copy / "run.json").read_bytes() == before
     again = selector.rank(photos, **asked, **TRAIN)  # the same scan goes on in its folder
     assert best_folder(again) == copy / "best"
-    unconfirmed = selector.rank(photos, **asked, force=True)
+    unconfirmed = selector.rank(photos, **asked, overwrite=True)
     assert unconfirmed.path == copy
     assert best_folder(unconfirmed) is None
     assert not (copy / "best").exists()
@@ -70,7 +70,7 @@ def test_the_command_line_speaks_of_force_in_its_own_words(photos: Path, copy: P
     told = run("scan", photos, "--models", "digits*", "--no-confirm", "--out", copy, "--store", tmp_path / "s")
     assert told.exit_code == 2
     assert f"error: --out: {copy} holds a confirmed run" in told.stderr
-    assert "say --force" in told.stderr
+    assert "say --overwrite" in told.stderr
 
 
 def test_a_model_of_another_run_is_not_taken_for_this_runs(photos: Path, confirmed: Path, copy: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_is_not_trusted_is_told_before_anything_runs(
     assert not (tmp_path / "store").exists()
     told_at: list[int] = []
     ranking = selector.rank(
-        photos, zoo=tmp_path / "zoo.yaml", store=tmp_path / "store", proxies="knn", intervals=False, cost="off",
+        photos, zoo=tmp_path / "zoo.yaml", store=tmp_path / "store", proxies="knn", intervals=False, measure_cost="never",
         history=False, progress=lambda step: told_at.append(len(caplog.records)),
     )  # fmt: skip
     assert [model.status for model in ranking] == ["ok", "failed"]
@@ -170,10 +170,10 @@ def test_the_shell_completes_words_of_lists(option: str, incomplete: str, expect
 
 
 def test_license_is_a_second_spelling(photos: Path, tmp_path: Path) -> None:
-    for spelling in ("--licence", "--license"):
+    for spelling in ("--license", "--license"):
         told = run("scan", photos, spelling, "mti", "--dry-run", "--store", tmp_path)
         assert told.exit_code == 2
-        assert "licence 'mti' is no class" in told.stderr
+        assert "license 'mti' is no class" in told.stderr
 
 
 # ---------------------------------------------------------------------------- notebooks

@@ -130,10 +130,10 @@ def scored(study: Study, dataset: str, place: Path, args: argparse.Namespace) ->
         seed=args.seed,
         offline=args.offline,
         trust_zoo=True,
-        on_bad_image="skip",
+        on_invalid="skip",
         intervals=False,
-        drop="off",
-        cost="off",
+        prune="never",
+        measure_cost="never",
         history=False,
     )
     for model in ranking:

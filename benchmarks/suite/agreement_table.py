@@ -30,7 +30,7 @@ from selector.ranking.prior import ModelFacts, static_prior
 
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3", "rel@1", "rel@3")
 FEWEST_ENCODERS = 4  # a scope with fewer says nothing about an order
-NORMALISED_SCORE, TRANSFERABILITY = "normalised_score", "transferability"
+NORMALIZED_SCORE, TRANSFERABILITY = "normalized_score", "transferability"
 RANDOM = "random order"
 CEILING = "noise ceiling"  # see the module of that name
 
@@ -112,8 +112,8 @@ def static_baselines(truth: Mapping[str, Column], facts: Mapping[str, Facts]) ->
 def known(
     scored: score_cells.Scored, truth: Mapping[str, Column], facts: Mapping[str, ModelFacts]
 ) -> dict[str, dict[str, Column]]:
-    """Scores of the cells that have a fine-tuned accuracy, their combined normalised score, and the transferability: the
-    normalised score moved by the prior over the encoders' facts, as the package does it without a history."""
+    """Scores of the cells that have a fine-tuned accuracy, their combined normalized score, and the transferability: the
+    normalized score moved by the prior over the encoders' facts, as the package does it without a history."""
     found: dict[str, dict[str, Column]] = {}
     for score, by_set in scored.values.items():
         for name, values in by_set.items():
@@ -128,8 +128,8 @@ def known(
             continue
         prior = static_prior({e: facts.get(e, ModelFacts()) for e in whole})
         combined = combine(whole, scored.labels[name], prior=prior)
-        found.setdefault(NORMALISED_SCORE, {})[name] = {
-            e: transferability.normalised_score for e, transferability in combined.items()
+        found.setdefault(NORMALIZED_SCORE, {})[name] = {
+            e: transferability.normalized_score for e, transferability in combined.items()
         }
         found.setdefault(TRANSFERABILITY, {})[name] = {
             e: transferability.value for e, transferability in combined.items()
@@ -146,7 +146,7 @@ def seconds(scored: score_cells.Scored, truth: Mapping[str, Column]) -> dict[str
         ]:
             found[score] = float(np.median(cells))
     members = [found[member] for member in next(iter(scored.labels.values())).scales if member in found]
-    return found | {NORMALISED_SCORE: sum(members), TRANSFERABILITY: sum(members)}
+    return found | {NORMALIZED_SCORE: sum(members), TRANSFERABILITY: sum(members)}
 
 
 def agreement(

@@ -24,7 +24,7 @@ from benchmarks.suite.ceiling import DRAWS, SeedNoise, measured_twice, seed_nois
 from benchmarks.suite.members import SCOPES, Cells
 from benchmarks.suite.second_stage_table import FROZEN, columns_of, like_size, mixed
 from selector.ranking.agreement import MEASURES
-from selector.ranking.second_stage import TRIAL_WEIGHT
+from selector.ranking.second_stage import PILOT_WEIGHT
 
 FEWEST = 4  # encoders that a scope must have
 REGRETS = ("regret@1", "regret@3")
@@ -81,10 +81,10 @@ def orders(
     rng = np.random.default_rng(0)
     frozen = members.where_it_agrees("knn", "probe", "logme", weight=0.25)(cells, ()) / 0.75
     yield "transferability", [(frozen, cells)]
-    yield "the same without prior", [(members.on_normalised_score("knn", "probe", "logme")(cells, ()), cells)]
+    yield "the same without prior", [(members.on_normalized_score("knn", "probe", "logme")(cells, ()), cells)]
     if cells.names and all((name, e) in trials for e in cells.names):
         values = {FROZEN: frozen, "trial": np.array([trials[name, e] for e in cells.names])}
-        yield "transferability and trial, every model", [(mixed(values, TRIAL_WEIGHT), cells)]
+        yield "transferability and trial, every model", [(mixed(values, PILOT_WEIGHT), cells)]
     if probed and all(e in probed for e in cells.names):
         yield "frozen, measured on test", [(np.array([probed[e] for e in cells.names]), cells)]
     past = {e: np.mean([r[e] for n, r in elsewhere.items() if n != name and e in r] or [0.5]) for e in cells.names}

@@ -80,8 +80,8 @@ def measured_twice(
     for _ in range(draws):
         pair: tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]] = ({}, {})
         for made in pair:
-            for name, (centre, errors) in columns.items():
-                values = centre + rng.normal(0, 1, len(centre)) * errors
+            for name, (center, errors) in columns.items():
+                values = center + rng.normal(0, 1, len(center)) * errors
                 made[name] = dict(zip(truth[name], values.tolist(), strict=True))
         yield pair
 

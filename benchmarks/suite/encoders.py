@@ -54,7 +54,7 @@ class Encoder:
     def is_transformer(self) -> bool:
         return "vit" in self.name
 
-    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 (B, 3, S, S) from uint8."""
         mean, std = (torch.tensor(self.card[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
         return (pixels.float() / 255 - mean) / std
@@ -65,7 +65,7 @@ class Encoder:
         self.module.eval()
         parts = []
         for chunk in pixels.split(batch):
-            maps = self.module.forward_features(self.normalise(chunk))
+            maps = self.module.forward_features(self.normalize(chunk))
             parts.append(self.module.forward_head(maps, pre_logits=True))
         rows = torch.cat(parts)
         return rows.numpy(), self.module.get_classifier()(rows).numpy() if self.card["head"] else None

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.assets import assets_folder
 from benchmarks.suite import saved, suites, table, training
-from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.sets import LabeledSet
 from benchmarks.suite.suites import Budget, Suite
 
 CONFIRMED = 3  # encoders of a set that get a second seed once its column is complete
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     job = Job(suite, assets, suite.quick if args.quick else suite.budget, saved.folder(args.quick))
     out = args.out or suite.table("ground_truth", args.quick)
-    loaded: LabelledSet | None = None
+    loaded: LabeledSet | None = None
     if args.again:
         cells = second_seeds(sets, chosen, args.seed, args.part, out)
     else:
@@ -146,7 +146,7 @@ class Cell:
         finished = table.done(table.read(self.out))
         return [s for s in strategies if (self.set_name, self.encoder, s, self.seed) not in finished]
 
-    def run(self, job: Job, data: LabelledSet, again: int | None = None) -> None:
+    def run(self, job: Job, data: LabeledSet, again: int | None = None) -> None:
         """Solve, train, append; with ``again`` only ``full``, at the rate that seed ``again`` chose."""
         train, val, test = (data.rows(split) for split in ("train", "val", "test"))
         facts = {

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from benchmarks.suite import crop_sets
-from benchmarks.suite.sets import SPLIT_SEED, LabelledSet, draw
+from benchmarks.suite.sets import SPLIT_SEED, LabeledSet, draw
 
 NAMES = (
     "flowers",
@@ -33,8 +33,8 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 
 
 @dataclass(frozen=True)
-class ImageSet(LabelledSet):
-    """Labelled RGB images."""
+class ImageSet(LabeledSet):
+    """Labeled RGB images."""
 
     images: list[Image.Image]
     _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)

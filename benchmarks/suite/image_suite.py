@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.suite import encoders, image_sets
 from benchmarks.suite.image_training import ImageLearner
-from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.sets import LabeledSet
 from benchmarks.suite.suites import Budget, Column, Facts, Suite
 
 SOURCE_IS_TARGET = MappingProxyType(
@@ -60,11 +60,11 @@ class ImageSuite(Suite):
         """See ``suites.Suite``."""
         return {name: Facts(encoders.facts_of(card)) for name, card in encoders.cards(assets / "models").items()}
 
-    def load_set(self, name: str, assets: Path, budget: Budget) -> LabelledSet:
+    def load_set(self, name: str, assets: Path, budget: Budget) -> LabeledSet:
         """See ``suites.Suite``."""
         return image_sets.load(name, assets / "data", budget.max_train_val, budget.max_test)
 
-    def open(self, encoder: str, data: LabelledSet, assets: Path) -> ImageLearner:
+    def open(self, encoder: str, data: LabeledSet, assets: Path) -> ImageLearner:
         """See ``suites.Suite``."""
         assert isinstance(data, image_sets.ImageSet)
         models = assets / "models"

@@ -1,4 +1,4 @@
-"""An image encoder on a set of images: its pixels, its optimiser, its augmentation."""
+"""An image encoder on a set of images: its pixels, its optimizer, its augmentation."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ class ImageLearner:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
-    def optimiser(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         if self.encoder.is_transformer:
             return torch.optim.AdamW(parameters, rate, weight_decay=0.05)
         return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=1e-4)
 
     def backward(self, rows: np.ndarray, rng: torch.Generator) -> float:
         pixels = augment(self._pixels[torch.from_numpy(rows)], self.images.mirrored, rng)
-        inputs = self.encoder.normalise(pixels).contiguous(memory_format=self._layout)
+        inputs = self.encoder.normalize(pixels).contiguous(memory_format=self._layout)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.encoder.name in IN_BFLOAT16):
             logits = self.module(inputs)
         loss = F.cross_entropy(logits.float(), torch.from_numpy(self.images.labels[rows]).long())
@@ -92,7 +92,7 @@ class ImageLearner:
         return float(loss.detach())
 
     def forward(self, rows: np.ndarray) -> torch.Tensor:
-        inputs = self.encoder.normalise(self._pixels[torch.from_numpy(rows)])
+        inputs = self.encoder.normalize(self._pixels[torch.from_numpy(rows)])
         return self.module(inputs.contiguous(memory_format=self._layout))  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class ImageLearner:
         self.module.eval()
         pixels = self._pixels[torch.from_numpy(rows)]
         parts = [
-            self.module(self.encoder.normalise(chunk).contiguous(memory_format=self._layout)).float()
+            self.module(self.encoder.normalize(chunk).contiguous(memory_format=self._layout)).float()
             for chunk in pixels.split(64)
         ]
         return torch.cat(parts)

@@ -42,8 +42,8 @@ from selector.ranking.prior import static_prior
 
 FROZEN = Path(selector.__file__).parent / "ranking" / "calibration.json"
 MEASURES = ("weighted_tau", "spearman", "regret@1", "regret@3")
-DEFAULT = "normalised score: knn+probe+logme"
-NORMALISED_SCORES = {
+DEFAULT = "normalized score: knn+probe+logme"
+NORMALIZED_SCORES = {
     **MEMBERS[LabelKind.CLASSES],
     "lda": MEMBERS[LabelKind.CLASSES]["knn"],
     "nearest-class-mean": MEMBERS[LabelKind.CLASSES]["knn"],
@@ -64,7 +64,7 @@ class Cells:
     """Members of one set: (encoders, members) beside the names, and the accuracies in points (NaN where unknown)."""
 
     names: tuple[str, ...]
-    normalised_scores: dict[str, np.ndarray]
+    normalized_scores: dict[str, np.ndarray]
     raw: dict[str, np.ndarray]
     prior: np.ndarray
     accuracy: np.ndarray
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_rows(folder / "members_stability.csv", noise)
     write_rows(folder / f"members_{args.strategy}.csv", [_rounded(row) for row in rows])
     show(rows, cells)
-    print("\nsampling error of a normalised score over how far encoders lie apart: ", noise)
+    print("\nsampling error of a normalized score over how far encoders lie apart: ", noise)
     return 0
 
 
@@ -134,37 +134,37 @@ def gather(
     also: Sequence[str] = (),
 ) -> Cells:
     """The encoders of a set that have an accuracy and every member."""
-    wanted = [*NORMALISED_SCORES, *OTHERS, *also]
+    wanted = [*NORMALIZED_SCORES, *OTHERS, *also]
     names = tuple(e for e in column if all(e in scored.values.get(m, {}).get(name, {}) for m in wanted))
     raw = {m: np.array([scored.values[m][name][e] for e in names]) for m in wanted}
-    normalised_scores = {m: np.asarray(scale(raw[m], scored.labels[name])) for m, scale in NORMALISED_SCORES.items()}
+    normalized_scores = {m: np.asarray(scale(raw[m], scored.labels[name])) for m, scale in NORMALIZED_SCORES.items()}
     facts = {e: encoders.facts_of(cards[e]) for e in names}
     prior = static_prior(facts).scores if facts else {}
     return Cells(
-        names, normalised_scores, raw, np.array([prior[e].value for e in names]), np.array([column[e] for e in names])
+        names, normalized_scores, raw, np.array([prior[e].value for e in names]), np.array([column[e] for e in names])
     )
 
 
 # ---------------------------------------------------------------------------- candidates
 
 
-def on_normalised_score(*members: str, weight: float = 0.0) -> Candidate:
-    """Mean normalised score, and a share of the prior as the package mixes it."""
+def on_normalized_score(*members: str, weight: float = 0.0) -> Candidate:
+    """Mean normalized score, and a share of the prior as the package mixes it."""
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
-        mean = np.mean([cells.normalised_scores[m] for m in members], axis=0)
-        return np.asarray((1 - weight) * mean + weight * calibration().normalised_score_per_deviation * cells.prior)
+        mean = np.mean([cells.normalized_scores[m] for m in members], axis=0)
+        return np.asarray((1 - weight) * mean + weight * calibration().normalized_score_per_deviation * cells.prior)
 
     return score
 
 
 def where_it_agrees(*members: str, weight: float) -> Candidate:
-    """``on_normalised_score``, and no prior on a set whose own scores it orders the other way."""
+    """``on_normalized_score``, and no prior on a set whose own scores it orders the other way."""
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
-        mean = on_normalised_score(*members)(cells, others)
+        mean = on_normalized_score(*members)(cells, others)
         agrees = not weighted_tau(cells.prior, mean) < 0
-        return on_normalised_score(*members, weight=weight if agrees else 0.0)(cells, others)
+        return on_normalized_score(*members, weight=weight if agrees else 0.0)(cells, others)
 
     return score
 
@@ -217,12 +217,12 @@ def on_z(*members: str) -> Candidate:
 
 
 def learned(*members: str, prior: bool = False) -> Candidate:
-    """Non-negative least squares of the accuracy's rank on normalised scores, drawn towards equal weights."""
+    """Non-negative least squares of the accuracy's rank on normalized scores, drawn towards equal weights."""
 
     def columns(cells: Cells) -> np.ndarray:
-        parts = [cells.normalised_scores[m] for m in members]
+        parts = [cells.normalized_scores[m] for m in members]
         return np.stack(
-            [*parts, calibration().normalised_score_per_deviation * cells.prior] if prior else parts, axis=1
+            [*parts, calibration().normalized_score_per_deviation * cells.prior] if prior else parts, axis=1
         )
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
@@ -242,9 +242,9 @@ def stacked(*members: str, strength: float, weight: float = 0.25) -> Candidate:
     and how near the top it is, drawn towards equal weights and the usual share of the prior."""
 
     def columns(cells: Cells) -> np.ndarray:
-        parts = [cells.normalised_scores[m] for m in members]
+        parts = [cells.normalized_scores[m] for m in members]
         agrees = not weighted_tau(cells.prior, np.mean(parts, axis=0)) < 0
-        return np.stack([*parts, agrees * calibration().normalised_score_per_deviation * cells.prior], axis=1)
+        return np.stack([*parts, agrees * calibration().normalized_score_per_deviation * cells.prior], axis=1)
 
     def score(cells: Cells, others: Sequence[Cells]) -> np.ndarray:
         usual = np.array([1 / len(members)] * len(members) + [weight / (1 - weight)])
@@ -279,44 +279,44 @@ def pairs(columns: np.ndarray, accuracy: np.ndarray, members: int) -> tuple[np.n
 
 
 CANDIDATES: dict[str, Candidate] = {
-    DEFAULT: on_normalised_score("knn", "probe", "logme"),
-    **{f"normalised score: {m}": on_normalised_score(m) for m in NORMALISED_SCORES},
-    "normalised score: knn+probe": on_normalised_score("knn", "probe"),
-    "normalised score: knn+logme": on_normalised_score("knn", "logme"),
-    "normalised score: probe+logme": on_normalised_score("probe", "logme"),
-    "normalised score: knn+probe+logme+lda": on_normalised_score("knn", "probe", "logme", "lda"),
-    "normalised score: probe+logme+lda": on_normalised_score("probe", "logme", "lda"),
+    DEFAULT: on_normalized_score("knn", "probe", "logme"),
+    **{f"normalized score: {m}": on_normalized_score(m) for m in NORMALIZED_SCORES},
+    "normalized score: knn+probe": on_normalized_score("knn", "probe"),
+    "normalized score: knn+logme": on_normalized_score("knn", "logme"),
+    "normalized score: probe+logme": on_normalized_score("probe", "logme"),
+    "normalized score: knn+probe+logme+lda": on_normalized_score("knn", "probe", "logme", "lda"),
+    "normalized score: probe+logme+lda": on_normalized_score("probe", "logme", "lda"),
     **{
-        f"normalised score: knn+probe+logme, prior {100 * w:.0f} %": on_normalised_score(
+        f"normalized score: knn+probe+logme, prior {100 * w:.0f} %": on_normalized_score(
             "knn", "probe", "logme", weight=w
         )
         for w in (0.1, 0.25, 0.5)
     },
-    "normalised score: knn+probe+logme+lda, prior 25 %": on_normalised_score(
+    "normalized score: knn+probe+logme+lda, prior 25 %": on_normalized_score(
         "knn", "probe", "logme", "lda", weight=0.25
     ),
-    "normalised score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(
+    "normalized score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(
         "knn", "probe", "logme", weight=0.25
     ),
-    "normalised score: knn+probe+logme, prior's weight chosen on the other sets": weight_chosen_elsewhere(
+    "normalized score: knn+probe+logme, prior's weight chosen on the other sets": weight_chosen_elsewhere(
         "knn", "probe", "logme"
     ),
-    "normalised score: probe+nearest-class-mean+ncti, prior 25 % where it agrees": where_it_agrees(
+    "normalized score: probe+nearest-class-mean+ncti, prior 25 % where it agrees": where_it_agrees(
         "probe", "nearest-class-mean", "ncti", weight=0.25
     ),
-    "normalised score: ncti, prior 25 % where it agrees": where_it_agrees("ncti", weight=0.25),
-    "normalised score: chosen on the other sets": chosen_elsewhere(
-        partial(where_it_agrees, weight=0.0), *NORMALISED_SCORES
+    "normalized score: ncti, prior 25 % where it agrees": where_it_agrees("ncti", weight=0.25),
+    "normalized score: chosen on the other sets": chosen_elsewhere(
+        partial(where_it_agrees, weight=0.0), *NORMALIZED_SCORES
     ),
-    "normalised score: chosen on the other sets, prior 25 % where it agrees": chosen_elsewhere(
-        partial(where_it_agrees, weight=0.25), *NORMALISED_SCORES
+    "normalized score: chosen on the other sets, prior 25 % where it agrees": chosen_elsewhere(
+        partial(where_it_agrees, weight=0.25), *NORMALIZED_SCORES
     ),
     "prior alone (facts)": lambda cells, others: cells.prior,
     "z: knn+probe+logme": on_z("knn", "probe", "logme"),
     "z: knn+probe+logme+lda": on_z("knn", "probe", "logme", "lda"),
     **{f"z: knn+probe+logme+{m}": on_z("knn", "probe", "logme", m) for m in ("ncti", *OTHERS)},
-    "normalised score: all six, prior 25 % where it agrees": where_it_agrees(*NORMALISED_SCORES, weight=0.25),
-    **{f"stacked: all six, prior, strength {x:g}": stacked(*NORMALISED_SCORES, strength=x) for x in (0.01, 0.1, 1, 10)},
+    "normalized score: all six, prior 25 % where it agrees": where_it_agrees(*NORMALIZED_SCORES, weight=0.25),
+    **{f"stacked: all six, prior, strength {x:g}": stacked(*NORMALIZED_SCORES, strength=x) for x in (0.01, 0.1, 1, 10)},
     "stacked: knn+probe+logme, prior, strength 1": stacked("knn", "probe", "logme", strength=1),
     "learned: knn+probe+logme": learned("knn", "probe", "logme"),
     "learned: knn+probe+logme+lda": learned("knn", "probe", "logme", "lda"),
@@ -329,7 +329,7 @@ def further(also: Sequence[str]) -> dict[str, Candidate]:
     usual = ("knn", "probe", "logme")
     return {
         DEFAULT: CANDIDATES[DEFAULT],
-        "normalised score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(*usual, weight=0.25),
+        "normalized score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(*usual, weight=0.25),
         "z: knn+probe+logme": on_z(*usual),
         **{f"z: knn+probe+logme+{m}": on_z(*usual, m) for m in also},
         **{f"z: {m}": on_z(m) for m in also},
@@ -389,7 +389,7 @@ def show(rows: Sequence[Mapping[str, object]], cells: Mapping[str, Cells]) -> No
 
 
 def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
-    """By set and member: the median jackknife error of a normalised score over the deviation of normalised scores between encoders.
+    """By set and member: the median jackknife error of a normalized score over the deviation of normalized scores between encoders.
 
     Near 1 and above a member would order encoders by its own noise.
     """
@@ -397,15 +397,15 @@ def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
     for name, facts in scored.labels.items():
         row: dict[str, object] = {"set": name}
         for member in score_cells.WITH_ERROR:
-            scale = NORMALISED_SCORES[member]
+            scale = NORMALIZED_SCORES[member]
             values, errors = (kind.get(member, {}).get(name, {}) for kind in (scored.values, scored.errors))
             shared = [e for e in values if e in errors]
             if len(shared) < FEWEST_ENCODERS:
                 continue
             at, error = np.array([values[e] for e in shared]), np.array([errors[e] for e in shared])
-            normalised_scores = scale(at, facts)
+            normalized_scores = scale(at, facts)
             moved = np.abs(scale(at + error, facts) - scale(at - error, facts)) / 2
-            row[member] = round(float(np.median(moved) / normalised_scores.std()), 3)
+            row[member] = round(float(np.median(moved) / normalized_scores.std()), 3)
         if len(row) == 1 + len(score_cells.WITH_ERROR):
             rows.append(row)
     return rows
@@ -415,28 +415,28 @@ def stability(scored: score_cells.Scored) -> list[dict[str, object]]:
 
 
 def frozen(scored: score_cells.Scored) -> str:
-    """``selector/ranking/calibration.json``: sizes and normalised scores of every set, and how far encoders lie apart."""
+    """``selector/ranking/calibration.json``: sizes and normalized scores of every set, and how far encoders lie apart."""
     sets, slopes = {}, []
     for name, facts in scored.labels.items():
-        normalised_score = mean_normalised_score(scored, name, facts)
-        if len(normalised_score) < WHOLE:
+        normalized_score = mean_normalized_score(scored, name, facts)
+        if len(normalized_score) < WHOLE:
             continue
-        deviations = (rankdata(normalised_score) / (len(normalised_score) + 1) - 0.5) * np.sqrt(12)
-        slopes.append(float(np.polyfit(deviations, normalised_score, 1)[0]))
+        deviations = (rankdata(normalized_score) / (len(normalized_score) + 1) - 0.5) * np.sqrt(12)
+        slopes.append(float(np.polyfit(deviations, normalized_score, 1)[0]))
         sets[name] = {
             "rows": scored.rows[name],
             "classes": scored.classes[name],
-            "encoders": len(normalised_score),
-            "best_normalised_score": round(float(normalised_score.max()), 4),
-            "median_normalised_score": round(float(np.median(normalised_score)), 4),
+            "encoders": len(normalized_score),
+            "best_normalized_score": round(float(normalized_score.max()), 4),
+            "median_normalized_score": round(float(np.median(normalized_score)), 4),
         }
-    made = {"normalised_score_per_deviation": round(float(np.mean(slopes)), 3), "sets": sets}
+    made = {"normalized_score_per_deviation": round(float(np.mean(slopes)), 3), "sets": sets}
     before = json.loads(FROZEN.read_text(encoding="utf-8"))
     same = made == {k: v for k, v in before.items() if k != "version"}
     return json.dumps({"version": before["version"] + (not same), **made}, indent=1) + "\n"
 
 
-def mean_normalised_score(scored: score_cells.Scored, name: str, facts: LabelFacts) -> np.ndarray:
+def mean_normalized_score(scored: score_cells.Scored, name: str, facts: LabelFacts) -> np.ndarray:
     """Of the default members, for the encoders that have all of them."""
     members = MEMBERS[LabelKind.CLASSES]
     by_member = [scored.values.get(m, {}).get(name, {}) for m in members]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.sets import LabeledSet
 
 
 def folder(quick: bool = False) -> Path:
@@ -17,7 +17,7 @@ def folder(quick: bool = False) -> Path:
     return cache / ("selector-suite-quick" if quick else "selector-suite")
 
 
-def save(path: Path, data: LabelledSet, size: int, features: np.ndarray, source_logits: np.ndarray | None) -> None:
+def save(path: Path, data: LabeledSet, size: int, features: np.ndarray, source_logits: np.ndarray | None) -> None:
     """Features, labels, splits, size and, with a source head, source_logits.
 
     The test split is left out: no proxy may see it.

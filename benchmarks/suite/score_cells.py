@@ -109,7 +109,7 @@ def is_current(row: Mapping[str, str]) -> bool:
 
 
 def write_labels(path: Path, set_name: str, labels: np.ndarray) -> None:
-    """What the normalised score scale needs to know of a set's labels, once."""
+    """What the normalized score scale needs to know of a set's labels, once."""
     if any(row["set"] == set_name for row in table.whole_rows(path)):
         return
     facts = LabelFacts.of(labels, LabelKind.CLASSES)

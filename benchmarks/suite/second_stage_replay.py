@@ -24,11 +24,11 @@ from selector.ranking.second_stage import (
     combined,
     contenders,
     ended_well,
-    trial_value,
+    pilot_value,
 )
-from selector.results import ModelResult, PriorCell, TrialCell
+from selector.results import ModelResult, PilotCell, PriorCell
 from selector.scan.summary import ordered
-from selector.tuning.micro_trials import BATCH, STEPS
+from selector.tuning.pilot_runs import BATCH, STEPS
 
 TOP_K = 3  # models that are confirmed without trials
 TRAINING = SUITE.budget.steps * 32 / (STEPS * BATCH)  # what full fine-tuning in the suite costs, in trials
@@ -71,22 +71,22 @@ def second_stage(
     """
     models = ordered(
         [
-            ModelResult(e, {}, transferability=t, normalised_score=s, prior=PriorCell(t - s, t - s, "facts"))
+            ModelResult(e, {}, transferability=t, normalized_score=s, prior=PriorCell(t - s, t - s, "facts"))
             for e, t, s in zip(cells.names, transferability.tolist(), scores.tolist(), strict=True)
         ]
     )
     tried = {m.name: cell_of(trials[name, m.name]) for m in contenders(models, TOP_K)}
     errors = half_widths(tried, trials, name, frozen_too=frozen_too)
-    judged = {e: trial_value(cell, frozen_too) for e, cell in ended_well(tried).items()}
+    judged = {e: pilot_value(cell, frozen_too) for e, cell in ended_well(tried).items()}
     first = tuple(m.name for m in models[:TOP_K])
     shifts = {m.name: m.prior.shift for m in models if m.name in judged and m.prior is not None}
     if prior_by_trials and contradicts(shifts, judged):
-        models = tuple(replace(m, transferability=m.normalised_score) for m in models)
+        models = tuple(replace(m, transferability=m.normalized_score) for m in models)
     by_name = {m.name: m for m in models}
     values = combined({e: by_name[e].transferability or 0.0 for e in tried}, tried, errors, frozen_too=frozen_too)
     after = ordered(
         [
-            replace(m, trial=replace(tried[m.name], combined=values.get(m.name))) if m.name in tried else m
+            replace(m, pilot=replace(tried[m.name], combined=values.get(m.name))) if m.name in tried else m
             for m in models
         ]
     )
@@ -100,22 +100,22 @@ def second_stage(
     )
 
 
-def cell_of(row: Mapping[str, str]) -> TrialCell:
+def cell_of(row: Mapping[str, str]) -> PilotCell:
     """A row of the table of trials as a run records it."""
     if row["status"] != "ok":
-        return TrialCell(row["status"], row["reason"])
-    return TrialCell("ok", before=float(row["before"]), after=float(row["after"]), seconds=float(row["trial_seconds"]))
+        return PilotCell(row["status"], row["reason"])
+    return PilotCell("ok", before=float(row["before"]), after=float(row["after"]), seconds=float(row["trial_seconds"]))
 
 
 def half_widths(
-    tried: Mapping[str, TrialCell], trials: Trials, name: str, *, frozen_too: bool = False
+    tried: Mapping[str, PilotCell], trials: Trials, name: str, *, frozen_too: bool = False
 ) -> dict[str, float]:
     """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept.
 
     Of the values after the steps, whatever the best is judged by: the table has no items of the probe.
     """
     tried = ended_well(tried)
-    best = max(tried, key=lambda e: trial_value(tried[e], frozen_too))
+    best = max(tried, key=lambda e: pilot_value(tried[e], frozen_too))
 
     def right(encoder: str) -> np.ndarray | None:
         kept, count = trials[name, encoder].get("right") or "", int(trials[name, encoder]["held_out"])

@@ -1,4 +1,4 @@
-"""What micro trials add to the default order, as the package runs them and with a trial for every model.
+"""What pilot runs add to the default order, as the package runs them and with a trial for every model.
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.second_stage_table [--draws 1000]
 
@@ -33,8 +33,8 @@ from benchmarks.suite.members import MEASURES, SCOPES, Cells
 from benchmarks.suite.second_stage_replay import Stage, Trials, confirm, fixed, second_stage
 from selector.ranking.agreement import MEASURES as ALL_MEASURES
 from selector.ranking.agreement import Interval, mean_agreement, weighted_tau
-from selector.ranking.second_stage import MARGIN, TRIAL_WEIGHT
-from selector.tuning.micro_trials import BACKWARD, BATCH, HELD_OUT, PROBE_ITEMS, STEPS
+from selector.ranking.second_stage import MARGIN, PILOT_WEIGHT
+from selector.tuning.pilot_runs import BACKWARD, BATCH, HELD_OUT, PROBE_ITEMS, STEPS
 
 FEWEST = 10  # encoders with trial, truth and scores that a set must have
 FROZEN = "transferability"
@@ -178,7 +178,7 @@ def _with(label: str, values: Values, trials: Sequence[Mapping[str, str]]) -> np
         "mean of before and after": (before + after) / 2,
         "better of before and after": np.maximum(before, after),
     }[label]
-    return np.asarray((1 - TRIAL_WEIGHT) * values[FROZEN] + TRIAL_WEIGHT * trial)
+    return np.asarray((1 - PILOT_WEIGHT) * values[FROZEN] + PILOT_WEIGHT * trial)
 
 
 def left_out(
@@ -243,14 +243,14 @@ def scores_of(name: str, cells: Cells, trials: Trials, elsewhere: Mapping[str, f
     after, before = (np.array([float(trials[name, e][k]) for e in cells.names]) for k in ("after", "before"))
     found = {
         FROZEN: frozen,
-        NO_PRIOR: np.mean([cells.normalised_scores[m] for m in ("knn", "probe", "logme")], axis=0),
+        NO_PRIOR: np.mean([cells.normalized_scores[m] for m in ("knn", "probe", "logme")], axis=0),
         "trial": after,
         "trial and probe": (before + after) / 2,
         "static: mean rank elsewhere": np.array([elsewhere[e] for e in cells.names]),
     }
     for trial in ("trial", "trial and probe"):
-        found[f"every model: transferability + {trial}"] = mixed(found, TRIAL_WEIGHT, trial)
-    found |= {m: cells.normalised_scores[m] for m in ("knn", "probe", "logme")}
+        found[f"every model: transferability + {trial}"] = mixed(found, PILOT_WEIGHT, trial)
+    found |= {m: cells.normalized_scores[m] for m in ("knn", "probe", "logme")}
     return found | {f"every model: both, trial {w:.0%}": mixed(found, w) for w in WEIGHTS}
 
 

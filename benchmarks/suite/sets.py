@@ -1,4 +1,4 @@
-"""A labelled set of a suite: labels and fixed stratified splits, whatever its items are."""
+"""A labeled set of a suite: labels and fixed stratified splits, whatever its items are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPLIT_SEED = 0  # splits are one and the same in every run; --seed moves batches
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class LabeledSet:
     """Labels 0..C-1 (N,) and splits ``train``, ``val`` and ``test`` (N,) of as many items."""
 
     name: str

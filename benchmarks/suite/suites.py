@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.suite import saved
-from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.sets import LabeledSet
 from benchmarks.suite.training import Learner
 from selector.ranking.prior import ModelFacts
 
@@ -73,10 +73,10 @@ class Suite(ABC):
         """All of them, in the order in which they are run."""
 
     @abstractmethod
-    def load_set(self, name: str, assets: Path, budget: Budget) -> LabelledSet: ...
+    def load_set(self, name: str, assets: Path, budget: Budget) -> LabeledSet: ...
 
     @abstractmethod
-    def open(self, encoder: str, data: LabelledSet, assets: Path) -> Learner:
+    def open(self, encoder: str, data: LabeledSet, assets: Path) -> Learner:
         """An encoder on a set that ``load_set`` gave."""
 
 

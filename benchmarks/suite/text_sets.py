@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.suite.sets import LabelledSet, draw
+from benchmarks.suite.sets import LabeledSet, draw
 
 NAMES = ("trec", "banking77", "sst2", "emotion", "clinc150", "r8")  # r8 has the longest texts and comes last
 VAL_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class TextSet(LabelledSet):
-    """Labelled texts."""
+class TextSet(LabeledSet):
+    """Labeled texts."""
 
     texts: list[str]
 

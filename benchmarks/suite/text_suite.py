@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from benchmarks.suite import text_encoders, text_sets
-from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.sets import LabeledSet
 from benchmarks.suite.suites import Budget, Facts, Suite
 from benchmarks.suite.text_training import TextLearner
 from selector.scan.past import facts_of
@@ -38,11 +38,11 @@ class TextSuite(Suite):
         depths = text_encoders.DEPTHS
         return {name: Facts(facts_of(spec, {}), depths[name]) for name, spec in text_encoders.specs().items()}
 
-    def load_set(self, name: str, assets: Path, budget: Budget) -> LabelledSet:
+    def load_set(self, name: str, assets: Path, budget: Budget) -> LabeledSet:
         """See ``suites.Suite``."""
         return text_sets.load(name, assets / "text", budget.max_train_val, budget.max_test)
 
-    def open(self, encoder: str, data: LabelledSet, assets: Path) -> TextLearner:
+    def open(self, encoder: str, data: LabeledSet, assets: Path) -> TextLearner:
         """See ``suites.Suite``."""
         del assets
         assert isinstance(data, text_sets.TextSet)

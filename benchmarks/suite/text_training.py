@@ -1,4 +1,4 @@
-"""A text encoder on a set of texts: its tokens, its optimiser, its batches."""
+"""A text encoder on a set of texts: its tokens, its optimizer, its batches."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TextLearner:
     def train_mode(self) -> None:
         self._module.train()
 
-    def optimiser(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, rate, weight_decay=0.01, fused=True)
 
     def backward(self, rows: np.ndarray, rng: torch.Generator) -> float:
@@ -114,7 +114,7 @@ class TextLearner:
         """Cut the table of word vectors down to the tokens of the set; returns the place of each token id in it.
 
         The others get no gradient and are never read, so that the outcome is the same; but most of the
-        parameters, and with them most of an optimiser's step, would be theirs.
+        parameters, and with them most of an optimizer's step, would be theirs.
         """
         backbone = cast(Any, self._module.backbone)
         table = backbone.get_input_embeddings()

@@ -1,4 +1,4 @@
-"""One cell of a matrix: the linear-probe initialisation on frozen features, then full fine-tuning from it."""
+"""One cell of a matrix: the linear-probe initialization on frozen features, then full fine-tuning from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.sets import LabeledSet
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C; smaller is a stronger penalty
 BATCH = 32
@@ -77,7 +77,7 @@ class Learner(Protocol):
 
     def train_mode(self) -> None: ...
 
-    def optimiser(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer: ...
+    def optimizer(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer: ...
 
     def backward(self, rows: np.ndarray, rng: torch.Generator) -> float:
         """Mean loss of a batch, its gradients added to the parameters; ``rng`` is for augmentation."""
@@ -93,7 +93,7 @@ class Learner(Protocol):
 
 
 def solve_head(features: np.ndarray, labels: np.ndarray, train: np.ndarray, val: np.ndarray, classes: int) -> Head:
-    """L2 logistic regression on standardised features, the strength with the lowest validation
+    """L2 logistic regression on standardized features, the strength with the lowest validation
     log-loss, folded back so that it applies to raw features."""
     mean, std = features[train].mean(axis=0, dtype=np.float64), features[train].std(axis=0, dtype=np.float64)
     scale = 1 / np.where(std > 1e-6, std, np.inf)  # a constant feature says nothing: weight 0
@@ -121,7 +121,7 @@ def figures(logits: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
     return float((logits.argmax(1) == truth).double().mean()), float(F.cross_entropy(logits.double(), truth))
 
 
-def frozen(head: Head, features: np.ndarray, data: LabelledSet) -> Result:
+def frozen(head: Head, features: np.ndarray, data: LabeledSet) -> Result:
     """The linear probe itself: nothing else moves."""
     val, test = data.rows("val"), data.rows("test")
     return Result(
@@ -129,10 +129,8 @@ def frozen(head: Head, features: np.ndarray, data: LabelledSet) -> Result:
     )
 
 
-def full(
-    learner: Learner, data: LabelledSet, head: Head, *, steps: int, seed: int, rate: float | None = None
-) -> Result:
-    """All weights, from the linear-probe initialisation; the best of a few rates, each trained to the end.
+def full(learner: Learner, data: LabeledSet, head: Head, *, steps: int, seed: int, rate: float | None = None) -> Result:
+    """All weights, from the linear-probe initialization; the best of a few rates, each trained to the end.
 
     Learners that try every rate do. The others take the middle one, and the lower one as well when
     the middle one ends below the frozen head on the validation split. The highest validation
@@ -180,19 +178,19 @@ def fit(learner: Learner, train: np.ndarray, rate: float, steps: int, seed: int)
     rng = torch.Generator().manual_seed(seed)
     learner.train_mode()
     parameters = [p for p in learner.module.parameters() if p.requires_grad]
-    optimiser = learner.optimiser(parameters, rate)
+    optimizer = learner.optimizer(parameters, rate)
     order = torch.empty(0, dtype=torch.long)
     for step in range(steps):
         if len(order) < BATCH:
             order = torch.cat([order, rows[torch.randperm(len(rows), generator=rng)]])
         batch, order = order[:BATCH], order[BATCH:]
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate * schedule(step, steps)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         if not math.isfinite(learner.backward(batch.numpy(), rng)):
             return False
         nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimiser.step()
+        optimizer.step()
     return True
 
 
@@ -204,7 +202,7 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
-def _diverged(val_accuracy: float, val_log_loss: float, data: LabelledSet) -> bool:
+def _diverged(val_accuracy: float, val_log_loss: float, data: LabeledSet) -> bool:
     """Not finite, or no better than always answering the largest class and surer than a uniform guess."""
     largest = np.bincount(data.labels[data.rows("val")]).max() / len(data.rows("val"))
     if math.isnan(val_accuracy) or math.isnan(val_log_loss):

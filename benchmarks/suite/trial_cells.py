@@ -1,8 +1,8 @@
-"""Micro trials of every encoder of a suite, by the protocol of ``selector.tuning.micro_trials``.
+"""Pilot runs of every encoder of a suite, by the protocol of ``selector.tuning.pilot_runs``.
 
     SELECTOR_ASSETS=... python -m benchmarks.suite.trial_cells [--suite images|texts|held_out] [--sets ...] [--encoders ...]
 
-Resumable: appends rows to ``../results/suite/trials.csv``. The networks, inputs and optimiser are those of the suite's
+Resumable: appends rows to ``../results/suite/trials.csv``. The networks, inputs and optimizer are those of the suite's
 ground truth, so that a trial predicts the training that the truth comes from. A probe on 400 of train + val, 24 steps
 of 16 others, 200 more judge; test is not read. ``curve`` has accuracy/log-loss of the held-out items on the way,
 ``right`` a bit for each of them at the end (hexadecimal), for paired errors. Seconds are of the processor, of
@@ -28,9 +28,9 @@ from benchmarks.assets import assets_folder
 from benchmarks.rows import packed
 from benchmarks.suite import saved, suites, table, training
 from benchmarks.suite.ground_truth import cpu_name
-from benchmarks.suite.sets import LabelledSet
+from benchmarks.suite.sets import LabeledSet
 from benchmarks.suite.training import Learner
-from selector.tuning.micro_trials import BATCH, HELD_OUT, PROBE_ITEMS, RATES, STEPS
+from selector.tuning.pilot_runs import BATCH, HELD_OUT, PROBE_ITEMS, RATES, STEPS
 
 COLUMNS = (
     "set", "encoder", "rate", "steps", "batch", "held_out", "before", "after", "before_log_loss", "after_log_loss",
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def trial(learner: Learner, data: LabelledSet, kept: Path) -> dict[str, object]:
+def trial(learner: Learner, data: LabeledSet, kept: Path) -> dict[str, object]:
     """One cell: what the probe and the trained network reach on the same held-out items, and what both took.
 
     Args:
@@ -78,20 +78,20 @@ def trial(learner: Learner, data: LabelledSet, kept: Path) -> dict[str, object]:
     head = training.solve_head(features, data.labels, items.probed, items.held_out, data.classes)
     before = training.figures(head.logits(features[items.held_out]), data.labels[items.held_out])
     learner.set_head(head)
-    optimiser = "adamw" if max(learner.rates) < 1e-3 else "sgd"
+    optimizer = "adamw" if max(learner.rates) < 1e-3 else "sgd"
     _ = learner.logits(items.held_out[:2])  # decoding and warming up are paid by neither
     begun = time.process_time()
     _ = learner.logits(items.held_out)
     a_pass = time.process_time() - begun
     curve: list[str] = []
     begun = time.process_time()
-    losses, apart = fit(learner, data, items, RATES[optimiser], curve)
+    losses, apart = fit(learner, data, items, RATES[optimizer], curve)
     logits = learner.logits(items.held_out)
     seconds = time.process_time() - begun - apart
     after = training.figures(logits, data.labels[items.held_out])
     right = (logits.argmax(1).numpy() == data.labels[items.held_out]).astype(np.uint8)
     return {
-        "rate": RATES[optimiser], "steps": STEPS, "batch": BATCH, "held_out": len(items.held_out), "before": before[0],
+        "rate": RATES[optimizer], "steps": STEPS, "batch": BATCH, "held_out": len(items.held_out), "before": before[0],
         "after": after[0], "before_log_loss": before[1], "after_log_loss": after[1], "curve": ";".join(curve),
         "losses": ";".join(f"{loss:.3f}" for loss in losses), "right": packed(right),
         "extract_seconds": round(a_pass * len(data.rows("train", "val")) / len(items.held_out), 2),
@@ -108,7 +108,7 @@ class Items:
     probed: np.ndarray
 
 
-def draw(data: LabelledSet) -> Items:
+def draw(data: LabeledSet) -> Items:
     """The same for every encoder of a set."""
     drawn = np.random.default_rng(1).permutation(data.rows("train", "val"))
     held_out, rest = drawn[:HELD_OUT], drawn[HELD_OUT:]
@@ -117,7 +117,7 @@ def draw(data: LabelledSet) -> Items:
     return Items(held_out, rest[:count], rest[count : count + PROBE_ITEMS])
 
 
-def features_of(learner: Learner, data: LabelledSet, kept: Path) -> np.ndarray:
+def features_of(learner: Learner, data: LabeledSet, kept: Path) -> np.ndarray:
     """(N, D), zero for test."""
     if not kept.exists():
         saved.save(kept, data, learner.size, *learner.features())
@@ -128,27 +128,27 @@ def features_of(learner: Learner, data: LabelledSet, kept: Path) -> np.ndarray:
     return whole
 
 
-def fit(learner: Learner, data: LabelledSet, items: Items, rate: float, curve: list[str]) -> tuple[list[float], float]:
+def fit(learner: Learner, data: LabeledSet, items: Items, rate: float, curve: list[str]) -> tuple[list[float], float]:
     """One cycle over the stream, without augmentation: the loss of each batch before its step, until one is not finite,
     and the processor time of the points of the curve."""
     torch.manual_seed(0)
     learner.train_mode()
     parameters = [p for p in learner.module.parameters() if p.requires_grad]
-    optimiser = learner.optimiser(parameters, rate)
+    optimizer = learner.optimizer(parameters, rate)
     losses: list[float] = []
     apart = 0.0
     for step in range(STEPS):
         rows = items.stream[(np.arange(BATCH) + step * BATCH) % len(items.stream)]
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate * training.schedule(step, STEPS)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.cross_entropy(learner.forward(rows).float(), torch.from_numpy(data.labels[rows]).long())
         if not math.isfinite(float(loss.detach())):
             break
         losses.append(float(loss.detach()))
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, training.CLIP)
-        optimiser.step()
+        optimizer.step()
         if step + 1 in CURVE:
             begun = time.process_time()
             accuracy, log_loss = training.figures(learner.logits(items.held_out), data.labels[items.held_out])

@@ -215,7 +215,7 @@ def fit(model: FCOS, data: BoxSet, rate: float, steps: int, seed: int) -> None:
             p.requires_grad_(False)
     else:
         groups.append({"params": body, "lr": rate, "base": rate})
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     train, order = torch.from_numpy(data.rows("train")), torch.empty(0, dtype=torch.long)
     settle(model, targets(data, train[:32].numpy(), None)[0])
     model.train()
@@ -225,16 +225,16 @@ def fit(model: FCOS, data: BoxSet, rate: float, steps: int, seed: int) -> None:
         if len(order) < BATCH:
             order = torch.cat([order, train[torch.randperm(len(train), generator=rng)]])
         rows, order = order[:BATCH], order[BATCH:]
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["base"] * schedule(step, steps)
         losses = model(*targets(data, rows.numpy(), rng))
         loss = torch.stack(list(losses.values())).sum()
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}")
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], CLIP)
-        optimiser.step()
+        optimizer.step()
 
 
 @torch.no_grad()
@@ -280,9 +280,9 @@ def measure(cell: Cell, assets: Path, steps: int | None = None) -> Outcome:
 def jittered(boxes: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Each box moved by up to a quarter of its sides and scaled by up to e^±0.3."""
     size = boxes[:, 2:] - boxes[:, :2]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + (torch.rand(len(boxes), 2, generator=rng) - 0.5) * 0.5 * size
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2 + (torch.rand(len(boxes), 2, generator=rng) - 0.5) * 0.5 * size
     size = size * torch.exp((torch.rand(len(boxes), 2, generator=rng) - 0.5) * 0.6)
-    return torch.cat([centre - size / 2, centre + size / 2], dim=1)
+    return torch.cat([center - size / 2, center + size / 2], dim=1)
 
 
 def offsets(jittered_boxes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:

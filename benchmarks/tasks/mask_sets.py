@@ -47,7 +47,7 @@ def load_set(name: str, assets: Path) -> MaskSet:
 
 
 def camvid(assets: Path) -> MaskSet:
-    """CamVid's road scenes; the validation split is the last fifth of train by file name, since neighbouring frames
+    """CamVid's road scenes; the validation split is the last fifth of train by file name, since neighboring frames
     look alike and a random one would be seen in training."""
     folder = assets / "data" / "camvid"
     facts = vector_sets.info(folder / "train.parquet")
@@ -96,7 +96,7 @@ def mosaic(photos: list[list[Image.Image]], rng: np.random.Generator) -> tuple[n
     """A picture uint8 (H, W, 3) of pieces of photographs, ``photos`` by class, and its mask uint8 (H, W)."""
     parts = regions(_MOSAIC, int(rng.integers(_REGIONS[0], _REGIONS[1] + 1)), rng)
     image, mask = np.zeros((*_MOSAIC, 3), np.uint8), np.zeros(_MOSAIC, np.uint8)
-    # neighbours of one class would have no border that the mask shows
+    # neighbors of one class would have no border that the mask shows
     for part, label in enumerate(rng.permutation(len(photos))[: parts.max() + 1].tolist()):
         here = parts == part
         image[here] = cut(photos[label][int(rng.integers(len(photos[label])))], _MOSAIC, rng)[here]

@@ -38,7 +38,7 @@ COLUMNS = (
     "set", "encoder", "variant", "facet", "score", "value", "seconds", "rows", "width", "version", "numpy", "torch", "cpu",
     "status", "reason",
 )  # fmt: skip
-COMBINED = "combined"  # mean normalised score of the members, without a prior
+COMBINED = "combined"  # mean normalized score of the members, without a prior
 FOR_CLASSES = ("knn", "probe", "logme", "lda", "gbc", "hscore", "ridge", "nearest-class-mean")
 """Of the proxies that need a partition into classes; the others take minutes on thousands of points or boxes."""
 POINTS = 10  # an image
@@ -55,7 +55,7 @@ class Facet:
     kind: LabelKind
     features: np.ndarray
     labels: np.ndarray
-    units: np.ndarray
+    groups: np.ndarray
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +101,7 @@ def score_encoder(name: str, encoder: str, assets: Path, out: Path) -> None:
             row: dict[str, object] = {**about, **shape, **where, "score": score, "version": registry.get(score).version}
             try:
                 if features is None:
-                    features = FeatureSet(facet.features, facet.labels, label_kind=facet.kind, units=facet.units)
+                    features = FeatureSet(facet.features, facet.labels, label_kind=facet.kind, groups=facet.groups)
                 found[score] = evaluate(features, score)
             except SelectorError as error:
                 row |= {"status": "failed", "reason": str(error)}
@@ -109,7 +109,7 @@ def score_encoder(name: str, encoder: str, assets: Path, out: Path) -> None:
                 row |= {"value": repr(found[score].value), "seconds": f"{found[score].seconds:.3f}", "status": "ok"}
             table.append(out, row, COLUMNS)
         if set(MEMBERS[facet.kind]) <= set(found):
-            mean = combine({encoder: found}, LabelFacts.of(facet.labels, facet.kind))[encoder].normalised_score
+            mean = combine({encoder: found}, LabelFacts.of(facet.labels, facet.kind))[encoder].normalized_score
             whole: dict[str, object] = {
                 **about,
                 **shape,
@@ -147,7 +147,7 @@ def facets(name: str, encoder: str, assets: Path) -> Iterator[Facet]:
 def _pooled(name: str, encoder: str, assets: Path) -> Iterator[Facet]:
     data = vectors.load_set(name, assets)
     rows = data.rows("train", "val")
-    scaled, _, _ = vectors.standardised(data, data.rows("train"))
+    scaled, _, _ = vectors.standardized(data, data.rows("train"))
     features, _ = vectors.open_learner(encoder, data, scaled, assets).features()
     x, y = features[rows], data.labels[rows].astype(np.float64)
     if data.kind == MULTILABEL:
@@ -162,9 +162,9 @@ def _points(name: str, encoder: str, assets: Path) -> Iterator[Facet]:
     data = mask_sets.load_set(name, assets)
     network = maps.load(encoder, assets)
     parts = [segmentation.point_features(network, data, split, POINTS) for split in ("train", "val")]
-    x, y, units = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    yield Facet("all maps", "pixels", LabelKind.CLASSES, x, y, units)
-    yield Facet("last map", "pixels", LabelKind.CLASSES, x[:, -network.channels[-1] :], y, units)
+    x, y, groups = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    yield Facet("all maps", "pixels", LabelKind.CLASSES, x, y, groups)
+    yield Facet("last map", "pixels", LabelKind.CLASSES, x[:, -network.channels[-1] :], y, groups)
 
 
 @torch.no_grad()

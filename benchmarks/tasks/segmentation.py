@@ -72,9 +72,9 @@ def draw_points(mask: np.ndarray, count: int, ignore: int, rng: np.random.Genera
 
 
 def read_points(layers: list[torch.Tensor], places: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear values (P, sum of channels) at pixel centres of one picture; ``layers`` are (1, C, h, w)."""
-    centres = (places.float() + 0.5) / torch.tensor(size) * 2 - 1
-    grid = centres.flip(1)[None, None]  # x first
+    """Bilinear values (P, sum of channels) at pixel centers of one picture; ``layers`` are (1, C, h, w)."""
+    centers = (places.float() + 0.5) / torch.tensor(size) * 2 - 1
+    grid = centers.flip(1)[None, None]  # x first
     return torch.cat(
         [F.grid_sample(m, grid, align_corners=False, padding_mode="border")[0, :, 0].T for m in layers], dim=1
     )
@@ -164,7 +164,7 @@ class Probe:
 
 
 def solve_probe(network: MapNetwork, data: MaskSet) -> Probe:
-    """Logistic regression of points on standardised features; the bias moved from the even shares
+    """Logistic regression of points on standardized features; the bias moved from the even shares
     of the points to the true shares of pixels; strength by log-loss on points of the validation images."""
     x, y, _, _ = point_features(network, data, "train")
     xv, yv, _, _ = point_features(network, data, "val")
@@ -177,15 +177,15 @@ def solve_probe(network: MapNetwork, data: MaskSet) -> Probe:
     weight, bias = torch.zeros(classes, x.shape[1]), torch.zeros(classes)
     for penalty in sorted(PENALTIES, reverse=True):  # from the strongest on, each from the one before
         weight, bias = weight.detach().clone().requires_grad_(), bias.detach().clone().requires_grad_()
-        optimiser = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
 
         def closure() -> torch.Tensor:
-            optimiser.zero_grad()  # noqa: B023  called inside this very turn of the loop
+            optimizer.zero_grad()  # noqa: B023  called inside this very turn of the loop
             loss = F.cross_entropy(train @ weight.T + bias, target) + penalty * weight.square().sum()  # noqa: B023
             loss.backward()
             return loss
 
-        optimiser.step(closure)
+        optimizer.step(closure)
         with torch.no_grad():
             loss = float(F.cross_entropy(val @ weight.T + bias, target_val))
         if best is None or loss < best[0]:
@@ -257,14 +257,14 @@ def fit(model: Segmenter, data: MaskSet, rate: float, decoder_rate: float, steps
         {"params": [p for p in part.parameters() if p.requires_grad], "lr": r, "base": r}
         for part, r in ((model.encoder, rate), (model.decoder, decoder_rate))
     ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     parameters = [p for p in model.parameters() if p.requires_grad]
     train, order = data.rows("train"), torch.empty(0, dtype=torch.long)
     for step in range(steps):
         if len(order) < BATCH:
             order = torch.cat([order, train[torch.randperm(len(train), generator=rng)]])
         rows, order = order[:BATCH], order[BATCH:]
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["base"] * schedule(step, steps)
         pixels, masks = augment(data.pixels[rows], data.masks[rows], rng)
         logits = model((pixels / 255).contiguous(memory_format=torch.channels_last))
@@ -274,10 +274,10 @@ def fit(model: Segmenter, data: MaskSet, rate: float, decoder_rate: float, steps
         )
         if not math.isfinite(float(loss.detach())):
             return False
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimiser.step()
+        optimizer.step()
     return True
 
 

@@ -64,7 +64,7 @@ def cells(name: str, seed: int = 0) -> list[Cell]:
 
 
 def losses(kind: str, outputs: np.ndarray, truth: np.ndarray) -> float:
-    """Mean binary cross-entropy of logits, or mean squared error of standardised values."""
+    """Mean binary cross-entropy of logits, or mean squared error of standardized values."""
     if kind == MULTILABEL:
         return float(
             F.binary_cross_entropy_with_logits(torch.from_numpy(outputs).double(), torch.from_numpy(truth).double())
@@ -87,11 +87,11 @@ def measured(kind: str, outputs: np.ndarray, truth: np.ndarray, names: tuple[str
     return found
 
 
-# ---------------------------------------------------------------------------- the linear-probe initialisation
+# ---------------------------------------------------------------------------- the linear-probe initialization
 
 
 def solve(kind: str, x: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray) -> Head:
-    """Ridge, or a logistic regression a label, on standardised features; strength by validation loss; on raw features."""
+    """Ridge, or a logistic regression a label, on standardized features; strength by validation loss; on raw features."""
     mean, std = x[train].mean(axis=0, dtype=np.float64), x[train].std(axis=0, dtype=np.float64)
     scale = 1 / np.where(std > 1e-6, std, np.inf)
     rows = (x - mean) * scale
@@ -149,7 +149,7 @@ class VectorImageLearner(ImageLearner):
 
     def backward(self, rows: np.ndarray, rng: torch.Generator) -> float:
         pixels = augment(self._pixels[torch.from_numpy(rows)], self.images.mirrored, rng)
-        inputs = self.encoder.normalise(pixels).contiguous(memory_format=self._layout)
+        inputs = self.encoder.normalize(pixels).contiguous(memory_format=self._layout)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.encoder.name in IN_BFLOAT16):
             outputs = self.module(inputs)
         loss = _loss(self.images.kind, outputs.float(), torch.from_numpy(self.scaled[rows]))  # type: ignore[attr-defined]
@@ -195,7 +195,7 @@ def measure(cell: Cell, assets: Path, steps: int | None = None) -> Outcome:
     steps = steps or STEPS[cell.set]
     data = load_set(cell.set, assets)
     train, val, test = (data.rows(part) for part in ("train", "val", "test"))
-    scaled, mean, std = standardised(data, train)
+    scaled, mean, std = standardized(data, train)
     learner = open_learner(cell.encoder, data, scaled, assets)
     features, _ = learner.features()
     head = solve(data.kind, features, scaled, train, val)
@@ -233,7 +233,7 @@ def measure(cell: Cell, assets: Path, steps: int | None = None) -> Outcome:
     return outcome(best[2], steps=steps, rate=f"{best[1]:g}", rates_tried=";".join(tried), precision=learner.precision)
 
 
-def standardised(data: VectorImages | VectorTexts, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def standardized(data: VectorImages | VectorTexts, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the network learns, and the mean and deviation that lead back; labels stay 0 and 1."""
     if data.kind == MULTILABEL:
         return data.labels, np.zeros(1, np.float32), np.ones(1, np.float32)

@@ -1,6 +1,6 @@
 """One network over one set of texts: our extraction, and the bare forward loop over batches sorted by length.
 
-Both in one process, in turns, so that they meet the same machine; neither loads or tokenises within
+Both in one process, in turns, so that they meet the same machine; neither loads or tokenizes within
 the time. Ours puts batches together, pools and gives numpy rows; the bare loop has its batches ready.
 """
 

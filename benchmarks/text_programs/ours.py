@@ -14,7 +14,7 @@ from benchmarks.text_programs.watch import Memory, touch
 from selector import sources
 from selector.zoo import ModelSpec, load_zoo
 
-LOGME_ALONE: dict[str, Any] = {"proxies": ["logme"], "intervals": False, "cost": "off"}
+LOGME_ALONE: dict[str, Any] = {"proxies": ["logme"], "intervals": False, "measure_cost": "never"}
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
     assert not ranking.failures, ranking.failures
     assert len(ranking) == len(specs)
-    extract = sum(value for stage, value in ranking.seconds.items() if stage in ("tokenise", "extract"))
+    extract = sum(value for stage, value in ranking.seconds.items() if stage in ("tokenize", "extract"))
     if all(model.cached for model in ranking):
         extract = seconds_to_memory((texts, labels), specs, task["store"])
     print(

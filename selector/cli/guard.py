@@ -72,7 +72,7 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             hint = "" if debug else "; --debug shows where"
             _tell(unwritable(error) or f"unexpected {error}{hint}", error, debug=debug, as_json=as_json)
             code = FAILED
-        except Exception as error:  # noqa: BLE001 - the last line of defence: nothing is hidden, only worded
+        except Exception as error:  # noqa: BLE001 - the last line of defense: nothing is hidden, only worded
             hint = "" if debug else "; --debug shows where"
             _tell(f"unexpected {type(error).__name__}: {error}{hint}", error, debug=debug, as_json=as_json)
             code = FAILED

@@ -29,7 +29,7 @@ def label(
     from selector.report.html import REPORT_FILE
     from selector.report.ranking import load_ranking
     from selector.results import BEST
-    from selector.tuning.labelling import LEFT_FROM
+    from selector.tuning.labeling import LEFT_FROM
 
     with ProgressView() as progress, stdout_kept():
         asked = api.label(run, count=count, answers=answers, trust_zoo=trust_zoo, progress=progress)

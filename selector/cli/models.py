@@ -14,7 +14,7 @@ app = typer.Typer(help="The models that a scan looks at.", no_args_is_help=True,
 
 
 @app.command("list")
-@o.with_fields("ScanConfig", "zoo", "models", "tags", "licence")
+@o.with_fields("ScanConfig", "zoo", "models", "tags", "license")
 @guarded
 def list_models(
     json: o.Json = False,
@@ -23,17 +23,17 @@ def list_models(
 ) -> None:
     """List the entries of a zoo with their facts."""
     from selector.core.units import format_count, words
-    from selector.zoo import licences, load_zoo
+    from selector.zoo import licenses, load_zoo
 
     specs = list(load_zoo(options["zoo"]).models)
-    licence = words(options["licence"])
-    if options["models"] or options["tags"] or licence:  # wildcards are listed by their sources
+    license = words(options["license"])
+    if options["models"] or options["tags"] or license:  # wildcards are listed by their sources
         from selector.scan.selection import choose_models
 
         specs, _ = choose_models(options["zoo"], options["models"], options["tags"])
-    if licence:
-        licences.check(licence, [spec.licence for spec in specs if spec.licence])
-        specs = [spec for spec in specs if spec.licence and licences.allows(licence, spec.licence)]
+    if license:
+        licenses.check(license, [spec.license for spec in specs if spec.license])
+        specs = [spec for spec in specs if spec.license and licenses.allows(license, spec.license)]
     if json:
         document([spec.model_dump(mode="json", exclude_none=True) for spec in specs])
         return
@@ -44,12 +44,12 @@ def list_models(
             spec.params and format_count(spec.params),
             spec.upstream_accuracy,
             spec.pretraining,
-            spec.licence,
+            spec.license,
             ", ".join(spec.tags),
         )
         for spec in specs
     ]
-    print_rows(["name", "source", "params", "IN-1k", "pretraining", "licence", "tags"], rows, numeric=(2, 3))
+    print_rows(["name", "source", "params", "IN-1k", "pretraining", "license", "tags"], rows, numeric=(2, 3))
 
 
 @app.command("check")

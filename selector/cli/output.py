@@ -64,7 +64,7 @@ def console_width() -> int:
 
 
 def print_ranking(ranking: Ranking, limit: int | None = 40) -> None:
-    """The table on stdout, in colour on a terminal."""
+    """The table on stdout, in color on a terminal."""
     from rich.console import Console
 
     from selector.report.table import render_text, renderable

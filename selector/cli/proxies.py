@@ -40,7 +40,7 @@ def proxies(
         (
             p.name + ("\n(default)" if p.name in DEFAULT_PROXIES else ""),
             "\n".join(sorted(p.label_kinds)),
-            "source head" if p.needs_source_logits else "a target without labels" if p.needs_unlabelled else "",
+            "source head" if p.needs_source_logits else "a target without labels" if p.needs_unlabeled else "",
             "\n".join(line for line in (p.summary, f"Good: {p.good}", f"Cost: {p.cost}." if p.cost else "") if line),
         )
         for p in known
@@ -55,7 +55,7 @@ def _card(proxy: Proxy) -> dict[str, Any]:
         "summary": proxy.summary,
         "labels": sorted(proxy.label_kinds),
         "needs_source_logits": proxy.needs_source_logits,
-        "needs_unlabelled": proxy.needs_unlabelled,
+        "needs_unlabeled": proxy.needs_unlabeled,
         "bounds": [None if abs(bound) == float("inf") else bound for bound in proxy.bounds],
         "good": proxy.good,
         "cost": proxy.cost,

@@ -98,11 +98,12 @@ def predict(
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the predictions to this file: .csv, .jsonl or .json.")
-    ] = None,
-    to: Annotated[
         Path | None,
-        typer.Option("--to", help="Folder for masks, or for boxes as COCO JSON and CSV; 'predictions' when not given."),
+        typer.Option(
+            "--out",
+            help="File (.csv, .jsonl, .json) or folder for the predictions; masks and boxes go to a folder (default: "
+            "predictions).",
+        ),
     ] = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write each picture under its mask, or with its boxes.")
@@ -119,10 +120,11 @@ def predict(
     """Use a run's best model on images or texts."""
     from selector.deploy import load_model
 
-    if out is not None and out.suffix.lower() not in _WRITERS:
-        raise ConfigError(f"--out {out}: expected a file that ends with {', '.join(_WRITERS)}.")
-    if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first.")
+    file = out if out is not None and out.suffix and not out.is_dir() else None
+    if file is not None and file.suffix.lower() not in _WRITERS:
+        raise ConfigError(f"--out {out}: expected a folder, or a file that ends with {', '.join(_WRITERS)}.")
+    if file is not None and not file.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {file.parent}; create it first.")
     given = [sys.stdin if item == "-" else item for item in images]
     with stdout_kept():
         found = load_model(run, trust=trust_code).predict(
@@ -133,16 +135,20 @@ def predict(
             text_column=text_column,
             min_score=min_score,
         )
-        if found.writes_files or to is not None or overlay:
-            found = found.write(to or Path("predictions"), overlay=overlay)
-    if out is not None:
+        if found.writes_files or overlay:
+            folder = out if out is not None and file is None else Path("predictions")
+            found = found.write(folder, overlay=overlay)
+        elif out is not None and file is None:
+            out.mkdir(parents=True, exist_ok=True)
+            file = out / "predictions.csv"
+    if file is not None:
         from selector.core.atomic import write_atomic
 
-        write_atomic(out, _WRITERS[out.suffix.lower()](found).encode())
-        say(f"{len(found)} predictions: {out}")
+        write_atomic(file, _WRITERS[file.suffix.lower()](found).encode())
+        say(f"{len(found)} predictions: {file}")
     if json:
         document(found.to_dicts())
-    elif out is not None:
+    elif file is not None:
         pass  # they are in the file
     elif csv:
         typer.echo(found.to_csv(), nl=False)

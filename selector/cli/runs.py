@@ -61,7 +61,7 @@ def scan(
     if code or not options["confirm"]:
         return code
     rankings = list(found) if several else [found]
-    left_out = [c.text for ranking in rankings for c in ranking.caveats if c.code == "no-training"]
+    left_out = [c.text for ranking in rankings for c in ranking.caveats if c.code == "task-not-trainable"]
     for text in left_out:
         say(f"not confirmed: {text}")
     return SOME_FAILED if left_out else 0

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 SPLITS = ("train", "val", "test")
-UNLABELLED = "unlabelled"
-"""The split of the items of a domain without labels, beside those of the labelled source domain."""
+UNLABELED = "unlabeled"
+"""The split of the items of a domain without labels, beside those of the labeled source domain."""
 
 
 # ---------------------------------------------------------------------------- scores
@@ -117,7 +117,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, batch: Any) -> torch.Tensor:
-        """Features (B, D) of a normalised batch (B, C, H, W), or of ``texts.Tokens`` (a row a text, or a
+        """Features (B, D) of a normalized batch (B, C, H, W), or of ``texts.Tokens`` (a row a text, or a
         word where ``preprocess.words``); differentiable for torch networks."""
 
     def probe(self) -> Any:
@@ -157,7 +157,7 @@ class Encoder(ABC):
         raise SourceError(f"{self.name} gives no feature maps; segmentation and detection need a network that does.")
 
     def maps(self, batch: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-        """(stride, map (B, C, h, w)) of a normalised batch, the finest first: the last map of each stage.
+        """(stride, map (B, C, h, w)) of a normalized batch, the finest first: the last map of each stage.
 
         A plain vision transformer gives several depths, all at the stride of its patches, without its
         class and register tokens.
@@ -185,7 +185,7 @@ class Encoder(ABC):
         raise NotImplementedError
 
     def map_module(self, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """A fresh trainable module, normalised batch -> maps, the finest first, with this encoder's weights.
+        """A fresh trainable module, normalized batch -> maps, the finest first, with this encoder's weights.
 
         It has ``strides`` and ``channels``, an entry a map, and the architecture as ``network``, so that
         a block of ``blocks`` is its submodule ``network.<block>``. In eval mode.
@@ -222,7 +222,7 @@ class Encoder(ABC):
 class Source(Protocol):
     """Where models come from: one module in ``sources/``, registered under its name.
 
-    A source that knows the licences of its weights also has ``licence(spec) -> str | None``; it is
+    A source that knows the licenses of its weights also has ``license(spec) -> str | None``; it is
     asked, without torch, for models whose zoo entry names none.
     """
 
@@ -328,7 +328,7 @@ class Annotations(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """A labelled data set.
+    """A labeled data set.
 
     An item is what splits, samples and statistics take as a whole. Mostly it has one label and gives
     one row; of a tagging target it is a text with a label and a row a word (``row_starts``).
@@ -343,14 +343,14 @@ class Target:
         labels: of the rows: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
         class_names: C names, in label order; empty for regression.
         splits: (N,) of ``train``, ``val``, ``test``. Proxies score train + val, val chooses, test
-            is read once, for the final metric. Items of a domain without labels are ``UNLABELLED``.
+            is read once, for the final metric. Items of a domain without labels are ``UNLABELED``.
         split_origin: ``given`` (by the data set) or ``drawn`` (by us, with ``seed``).
         hashes: content hash of each item; addresses its row in the store. Labels are not in it.
         fingerprint: of the whole: hashes, labels and splits; survives moving the folder.
         whole_fingerprint: of the target before items that cannot be used were left out; empty where none were.
         origin: what ``load_target`` needs to load it again (plain JSON), or None when it was
             built from objects in memory.
-        notes: what a person should know (grey images converted, items skipped, splits drawn).
+        notes: what a person should know (gray images converted, items skipped, splits drawn).
         row_starts: (items + 1,) where the rows of each item begin; None where an item is a row.
         task: name of the task that read the annotations.
         annotations: of the items, as that task reads them (``Annotations``); lazy where they are large.
@@ -454,7 +454,7 @@ class Target:
             for place in range(int(counts[i]))
         ]
 
-    def units_of(self, indices: np.ndarray) -> np.ndarray | None:
+    def groups_of(self, indices: np.ndarray) -> np.ndarray | None:
         """Which item each of ``rows_of`` belongs to, as its place in ``indices``; None where an item is a row."""
         if self.row_starts is None:
             return None
@@ -477,7 +477,7 @@ class Target:
         if self.label_kind is not LabelKind.CLASSES:
             return nothing
         if self.labels.ndim == 1:
-            known = self.labels_of(np.flatnonzero(self.splits != UNLABELLED)).astype(int)
+            known = self.labels_of(np.flatnonzero(self.splits != UNLABELED)).astype(int)
             return np.bincount(known, minlength=len(self.class_names))
         strata = None if self.annotations is None else self.annotations.strata
         return nothing if strata is None or strata.ndim == 1 else (strata > 0).sum(axis=0)

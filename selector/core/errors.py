@@ -45,8 +45,8 @@ class OptionError(ConfigError):
 
         >>> OptionError("top_k is 3, but top_k=2 is the most", "top_k").spelled()
         '--top-k is 3, but --top-k 2 is the most'
-        >>> OptionError("name another folder, or say force=True.", "force").spelled()
-        'name another folder, or say --force.'
+        >>> OptionError("name another folder, or say overwrite=True.", "overwrite").spelled()
+        'name another folder, or say --overwrite.'
         """
         message = str(self)
         for name in self.names:

@@ -116,7 +116,7 @@ class Modality(ABC):
         folder: Path | None,
         max_size: int | None = None,
         device: str = "cpu",
-        on_bad: Literal["fail", "skip"] = "fail",
+        on_invalid: Literal["raise", "skip"] = "raise",
         progress: ProgressCallback = no_progress,
     ) -> tuple[dict[str, Inputs], dict[int, str]]:
         """Every item as encoders read it: by key, and the reason by position of those that cannot be used.
@@ -125,7 +125,7 @@ class Modality(ABC):
             folder: where what is expensive to prepare is kept between runs, and ``max_size`` bytes of it at most.
 
         Raises:
-            BadImagesError: some cannot be used, and ``on_bad`` is ``fail``; all of them are listed.
+            BadImagesError: some cannot be used, and ``on_invalid`` is ``raise``; all of them are listed.
             TargetError: an item is not what its hash says.
         """
 

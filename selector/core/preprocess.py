@@ -90,7 +90,7 @@ class TextPreprocess:
 
     Attributes:
         tokenizer: the tokenizer in the JSON form of the ``tokenizers`` library: all that is needed
-            to tokenise again, on any machine.
+            to tokenize again, on any machine.
         max_length: tokens a row at most, special ones included.
         prefix: put before every text (``"query: "``); of a pair before the first one.
         long_texts: what does not fit is cut off, or read in overlapping windows whose features are

@@ -72,7 +72,7 @@ def softmax(outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def best_temperature(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that minimises the log-loss of outputs (N, C) and class numbers (N,), within 0.05..20.
+    """The temperature that minimizes the log-loss of outputs (N, C) and class numbers (N,), within 0.05..20.
 
     Cost: some 40 softmaxes.   Source: Guo et al., ICML 2017, arXiv:1706.04599.
     """

@@ -28,7 +28,7 @@ class Table:
         columns: annotation columns by role or by their own name; a column is a sequence (N,), lazily read
             where it is large (masks).
         roles: which columns are annotations, by role: ``label`` (one or several), ``mask``, ``boxes``, ``words``.
-        schema: what the input says of them: ``class_names``, a colour table, ``ignore_index``, box format, ...
+        schema: what the input says of them: ``class_names``, a color table, ``ignore_index``, box format, ...
         splits: (N,) of train, val, test or ""; None where the input does not say.
         notes: what a person should know. ``origin``: what reads it again, plain JSON, or None.
         features: ready features (N, D) instead of items; ``feature_widths`` as in ``Target``.
@@ -68,7 +68,7 @@ class Facet:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Which rows, where they are read in their item, and what they are labelled.
+    """Which rows, where they are read in their item, and what they are labeled.
 
     Attributes:
         item: (R,) positions in the target, ascending.

@@ -123,11 +123,11 @@ class Learner(Protocol):
     network: nn.Module
     new: tuple[str, ...]
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
         """Mean loss of a batch; weights of classes and labels inside, where imbalance asks for them.
 
         Args:
-            batch: as ``Encoder.encode`` takes it: (B, C, H, W) normalised, or tokens, on the network's device.
+            batch: as ``Encoder.encode`` takes it: (B, C, H, W) normalized, or tokens, on the network's device.
             annotations: of these B items, as ``Task.annotations`` gives them (after augmentation).
         """
         ...
@@ -152,7 +152,7 @@ class Section:
     """A task's part of the report: tables and samples as plain JSON; see ``report/error_analysis.py``.
 
     ``tables``: title -> list of rows (mappings, in column order). ``samples``: items worth looking at, each with
-    ``row`` (position in the split), and what it is labelled and what was predicted; or a ``group`` (the heading that
+    ``row`` (position in the split), and what it is labeled and what was predicted; or a ``group`` (the heading that
     it is shown under) and a ``note``, for tasks that draw their samples. ``figures``: name -> data that
     ``report.figures`` knows how to draw.
     """
@@ -175,7 +175,7 @@ class Traced:
     """What an ONNX file holds of a network whose outputs are not one tensor.
 
     Attributes:
-        module: one picture (1, C, H, W), normalised -> a tensor for each of ``names``.
+        module: one picture (1, C, H, W), normalized -> a tensor for each of ``names``.
         names: of the outputs; the first axis of each may have any length.
         differ: (arrays of the file, those of torch) -> how they differ, in words; "" where they say the same.
         facts: metadata of the file.
@@ -207,13 +207,13 @@ class Task(ABC):
         class_noun: what ``class_names`` are, in the plural.
         proxies: what is computed when nothing is asked for, where that is not a matter of the label kind alone.
         members: proxies that make the combined score, by modality, where other ones than usual order its models better.
-        adapts: it learns from one domain for another that has no labels: what was measured before of labelled targets
+        adapts: it learns from one domain for another that has no labels: what was measured before of labeled targets
             does not tell of it, and what is measured is not comparable with that.
         reader: how rows are read off a network (``extract/readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
         batch_size: items a step, the same for every model.
         probe_rows: rows that a probe is solved on, at most; None for all, 0 where no linear layer starts its heads.
-        optimiser: ``sgd`` or ``adamw`` where its heads need one; None for what suits the network.
+        optimizer: ``sgd`` or ``adamw`` where its heads need one; None for what suits the network.
         draws: samples of its report show more than their item (``drawn``).
         free_size: an exported network takes pictures of any height and width, where its encoder does.
     """
@@ -228,7 +228,7 @@ class Task(ABC):
     reader: ClassVar[str] = "pooled"
     batch_size: ClassVar[int] = 32
     probe_rows: ClassVar[int | None] = None
-    optimiser: ClassVar[str | None] = None
+    optimizer: ClassVar[str | None] = None
     draws: ClassVar[bool] = False
     free_size: ClassVar[bool] = False
     class_noun: ClassVar[str] = "classes"

@@ -130,7 +130,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 
 def printable(text: str) -> str:
-    """A text of others for a terminal: what would move its cursor, colour it or turn its lines round is spelled out.
+    """A text of others for a terminal: what would move its cursor, color it or turn its lines round is spelled out.
 
     >>> print(printable("\x1b[31mred"))
     \\x1b[31mred

@@ -1,4 +1,4 @@
-"""Labelled data sets of every kind, as one ``Target``.
+"""Labeled data sets of every kind, as one ``Target``.
 
 ``readers/`` has one file a kind of input, which gives a table of items and columns; a task reads its annotation from
 the table. ``load_target`` brings the two together.
@@ -14,7 +14,7 @@ from typing import Any
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.data._class_names import ClassNames
-from selector.data._hashing import Trust
+from selector.data._hashing import HashMode
 from selector.data.assembly import assemble, fingerprint
 from selector.data.reader import READERS, Options, Reader, reader, reader_of
 from selector.data.subset import repeated, subsample, without
@@ -49,12 +49,12 @@ def load_target(
     image_root: str | os.PathLike[str] | None = None,
     max_samples: int | None = None,
     seed: int = 0,
-    trust: Trust = "stat",
+    hash_mode: HashMode = "mtime",
     task: str | None = None,
     source_domain: Any = None,
-    labelled_target: int | None = None,
+    num_target_labels: int | None = None,
 ) -> Target:
-    """Read a labelled data set, or one without labels beside a labelled one.
+    """Read a labeled data set, or one without labels beside a labeled one.
 
     Args:
         x: a folder with one folder of images a class (below train/, val/, test/ or not); a parquet
@@ -80,7 +80,7 @@ def load_target(
         image_root: folder that the image paths of a table are relative to; its own folder when not given.
         max_samples: at most that many items, by split and class.
         seed: of the drawn splits and samples.
-        trust: ``stat`` believes the remembered hash of a file whose size, time and inode are
+        hash_mode: ``mtime`` believes the remembered hash of a file whose size, time and inode are
             unchanged; ``content`` reads every file again.
         task: classification, multilabel, regression, tagging, segmentation or detection; inferred from the data when not
             given.
@@ -119,15 +119,17 @@ def load_target(
         raise TargetError(
             f"the target's path {os.fspath(x)!a} holds a NUL character; give the name of a file or folder."
         )
-    options = Options(name=name, image_column=image_column, label_column=label_column, trust=trust, task=task, **said)
+    options = Options(
+        name=name, image_column=image_column, label_column=label_column, hash_mode=hash_mode, task=task, **said
+    )
     if source_domain is not None:
-        target = _domains(x, source_domain, options, said, labelled_target, seed)
+        target = _domains(x, source_domain, options, said, num_target_labels, seed)
         return target if max_samples is None else subsample(target, max_samples, seed)
-    if labelled_target is not None:
+    if num_target_labels is not None:
         raise OptionError(
-            "labelled_target is how many labels of the target are learned from beside a source domain; give "
+            "num_target_labels is how many labels of the target are learned from beside a source domain; give "
             "source_domain as well, or leave it out.",
-            "labelled_target",
+            "num_target_labels",
         )
     reader_name, found = reader_of(x, options)
     table = found.read(x, options)
@@ -139,10 +141,10 @@ def load_target(
 
 
 def _domains(
-    x: Any, source_domain: Any, options: Options, said: Mapping[str, Any], labelled_target: int | None, seed: int
+    x: Any, source_domain: Any, options: Options, said: Mapping[str, Any], num_target_labels: int | None, seed: int
 ) -> Target:
     """Both domains as one target; read again by its origin where both lie in files."""
-    from selector.data.domains import combine, unlabelled_table
+    from selector.data.domains import combine, unlabeled_table
 
     if options.task not in (None, "classification", "adaptation"):
         raise ConfigError(
@@ -154,17 +156,17 @@ def _domains(
         else _source(source_domain, replace(options, name=None, task=None), seed)
     )
     target = combine(
-        source, unlabelled_table(x, options, source.class_names), labelled_target=labelled_target, seed=seed
+        source, unlabeled_table(x, options, source.class_names), num_target_labels=num_target_labels, seed=seed
     )
     if target.origin is None or not isinstance(source_domain, str | os.PathLike):
         return replace(target, origin=None)
     always = {"name": options.name, "image_column": options.image_column, "label_column": options.label_column}
-    domains = {"seed": seed, "source_domain": os.path.abspath(source_domain), "labelled_target": labelled_target}  # noqa: PTH100
+    domains = {"seed": seed, "source_domain": os.path.abspath(source_domain), "num_target_labels": num_target_labels}  # noqa: PTH100
     return replace(target, origin={**target.origin, "options": {**always, **domains, **said}, "steps": []})
 
 
 def _source(x: Any, options: Options, seed: int) -> Target:
-    """The labelled source domain: any classification target.
+    """The labeled source domain: any classification target.
 
     Raises:
         TargetError: as of a target; it says that it is about the source.
@@ -175,7 +177,7 @@ def _source(x: Any, options: Options, seed: int) -> Target:
         raise TargetError(f"source_domain: {error}") from error
 
 
-def load_origin(origin: Mapping[str, Any] | None, *, trust: Trust = "stat") -> Target:
+def load_origin(origin: Mapping[str, Any] | None, *, hash_mode: HashMode = "mtime") -> Target:
     """Load a target again from its ``origin``, with the same items drawn and skipped.
 
     Raises:
@@ -183,5 +185,5 @@ def load_origin(origin: Mapping[str, Any] | None, *, trust: Trust = "stat") -> T
     """
     if origin is None:
         raise TargetError("the target was built from objects in memory; hand the same data over again.")
-    target = load_target(origin["path"], trust=trust, **origin["options"])
+    target = load_target(origin["path"], hash_mode=hash_mode, **origin["options"])
     return repeated(target, origin["steps"])

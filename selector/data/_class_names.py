@@ -1,4 +1,4 @@
-"""Class names from a list, a mapping or a file; and tables of colours of masks."""
+"""Class names from a list, a mapping or a file; and tables of colors of masks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from selector.core.input_files import check_json
 from selector.data._csv import read_csv, read_utf8
 
 ClassNames: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 USUAL_FILES = (
     "classes.txt", "class_names.txt", "labels.txt", "obj.names", "classes.json", "class_names.json", "class_dict.csv",
-    "label_colors.txt", "label_colours.txt", "labelmap.txt",
+    "label_colors.txt", "label_colors.txt", "labelmap.txt",
 )  # fmt: skip
-_COLOUR_LINE = re.compile(r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\S.*)")
+_COLOR_LINE = re.compile(r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\S.*)")
 _LABELMAP_LINE = re.compile(r"([^:#]+):(\d{1,3}),(\d{1,3}),(\d{1,3})(:.*)?")
 _MOST, _LONGEST_YAML = 65535, 1 << 22  # classes, and characters: a megabyte of YAML takes ten seconds
 
 
 def class_schema(given: ClassNames) -> dict[str, Any]:
-    """``names`` in label order, and ``colours`` where the file gives them, as a table's schema has them.
+    """``names`` in label order, and ``colors`` where the file gives them, as a table's schema has them.
 
     A file holds a name a line, ``R G B name`` a line, CVAT's ``name:R,G,B::`` a line, a CSV with the columns name, r, g
-    and b, or JSON or YAML of a list, of numbers and names, or of names and colours.
+    and b, or JSON or YAML of a list, of numbers and names, or of names and colors.
 
     Raises:
         TargetError: it cannot be read, or holds something else.
@@ -46,7 +46,7 @@ def class_schema(given: ClassNames) -> dict[str, Any]:
     if not isinstance(content, list | tuple) or not content:
         raise TargetError(f"{where}: expected class names in label order, such as ['cat', 'dog'].")
     if all(isinstance(one, tuple) for one in content):
-        return {"names": [name for name, _ in content], "colours": [colour for _, colour in content]}
+        return {"names": [name for name, _ in content], "colors": [color for _, color in content]}
     if not all(isinstance(name, str | int) for name in content):
         raise TargetError(f"{where}: expected class names in label order, such as ['cat', 'dog'].")
     return {"names": [str(name) for name in content]}
@@ -65,19 +65,18 @@ def _read(path: Path) -> Any:
         if not {"name", "r", "g", "b"} <= set(lower):
             raise TargetError(f"{path}: columns {', '.join(header)}; expected name, r, g and b.")
         return [
-            (row[lower["name"]].strip(), _colour([row[lower[c]] for c in "rgb"], f"{path}:{line}"))
-            for line, row in rows
+            (row[lower["name"]].strip(), _color([row[lower[c]] for c in "rgb"], f"{path}:{line}")) for line, row in rows
         ]
     text = read_utf8(path)
     if suffix in (".json", ".yaml", ".yml"):
         return read_mapping(path, text)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    for pattern, order in ((_COLOUR_LINE, (4, 1, 2, 3)), (_LABELMAP_LINE, (1, 2, 3, 4))):
+    for pattern, order in ((_COLOR_LINE, (4, 1, 2, 3)), (_LABELMAP_LINE, (1, 2, 3, 4))):
         found = [(number, pattern.fullmatch(line)) for number, line in lines]
         if found and all(match for _, match in found):
             return [
-                (match[order[0]].strip(), _colour([match[i] for i in order[1:]], f"{path}:{number}"))
+                (match[order[0]].strip(), _color([match[i] for i in order[1:]], f"{path}:{number}"))
                 for number, match in found
                 if match
             ]
@@ -111,13 +110,13 @@ def read_mapping(path: Path, text: str | None = None) -> Any:
         raise TargetError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}).") from None
 
 
-def _colour(parts: Sequence[Any], where: str) -> Colour:
+def _color(parts: Sequence[Any], where: str) -> Color:
     try:
         values = [int(part) for part in parts]
     except (TypeError, ValueError):
         values = []
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
-        raise TargetError(f"{where}: {', '.join(map(str, parts))} is no colour; expected three numbers in 0..255.")
+        raise TargetError(f"{where}: {', '.join(map(str, parts))} is no color; expected three numbers in 0..255.")
     return values[0], values[1], values[2]
 
 
@@ -125,7 +124,7 @@ def _of_mapping(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
     if content and all(isinstance(value, list | tuple) for value in content.values()):
         return {
             "names": [str(k) for k in content],
-            "colours": [_colour(v, f"{where}: {k}") for k, v in content.items()],
+            "colors": [_color(v, f"{where}: {k}") for k, v in content.items()],
         }
     try:
         numbered = {int(key): str(value) for key, value in content.items()}

@@ -24,7 +24,7 @@ from selector.modalities.image import begins_as_image, content_hash, is_image_na
 
 log = logging.getLogger(__name__)
 
-Trust: TypeAlias = Literal["stat", "content"]
+HashMode: TypeAlias = Literal["mtime", "content"]
 _FORMAT = 2
 # a file changed right after it was hashed may keep its time stamp (clock ticks are coarse): such
 # young files are hashed again next time
@@ -33,7 +33,7 @@ _CHUNK = 64
 
 
 def signature(status: os.stat_result) -> str:
-    """What a file is recognised by: size, modification time, inode (one string: JSON reads it fastest)."""
+    """What a file is recognized by: size, modification time, inode (one string: JSON reads it fastest)."""
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
@@ -41,7 +41,7 @@ def hash_files(
     root: str,
     relative: Sequence[str],
     statuses: Sequence[os.stat_result],
-    trust: Trust,
+    hash_mode: HashMode,
     *,
     folder: str | None = None,
 ) -> list[str]:
@@ -51,12 +51,12 @@ def hash_files(
         root: absolute path of the data set that is remembered.
         relative: paths below ``folder``, which is ``root`` when not given.
         statuses: of the same files, as a directory scan gave them.
-        trust: ``stat`` believes what is remembered of an unchanged file, ``content`` reads all.
+        hash_mode: ``mtime`` believes what is remembered of an unchanged file, ``content`` reads all.
 
     Raises:
         TargetError: a file cannot be read, or it lies elsewhere and is no image.
     """
-    with FileMemory(root, trust) as memory:
+    with FileMemory(root, hash_mode) as memory:
         hashes = [memory.get(path, status) for path, status in zip(relative, statuses, strict=True)]
         missing = [index for index, known in enumerate(hashes) if known is None]
 
@@ -91,10 +91,10 @@ def hash_files(
 class FileMemory:
     """What is remembered of the files below one folder; written back on leaving when it grew."""
 
-    def __init__(self, root: str, trust: Trust) -> None:
-        if trust not in ("stat", "content"):
-            raise TargetError(f"The 'trust' parameter must be 'stat' or 'content'. Got {trust!r} instead.")
-        self._root, self._trust = root, trust
+    def __init__(self, root: str, hash_mode: HashMode) -> None:
+        if hash_mode not in ("mtime", "content"):
+            raise TargetError(f"The 'hash_mode' parameter must be 'mtime' or 'content'. Got {hash_mode!r} instead.")
+        self._root, self._hash_mode = root, hash_mode
         self._path = cache_folder() / "hashes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.json"
         self._known: dict[str, list[Any]] = {}
         self._seen: dict[str, list[Any]] = {}
@@ -119,7 +119,7 @@ class FileMemory:
         if entry is None or entry[0] != signature(status):
             return None
         self._seen[path] = entry
-        return entry[1] if self._trust == "stat" else None
+        return entry[1] if self._hash_mode == "mtime" else None
 
     def put(self, path: str, status: os.stat_result, value: Any) -> None:
         """Remember ``value`` (plain JSON) of a file, unless the file is too young to be sure."""

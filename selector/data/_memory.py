@@ -81,7 +81,7 @@ def raw_image(image: Any, where: str) -> Any:
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):
             raise TargetError(
-                f"{where}: values from {low:.3g} to {high:.3g}; expected 0..1. Leave the normalisation out of the data "
+                f"{where}: values from {low:.3g} to {high:.3g}; expected 0..1. Leave the normalization out of the data "
                 f"set: every encoder brings its own."
             )
         array = np.round(array * 255).astype(np.uint8)

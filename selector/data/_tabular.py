@@ -127,5 +127,5 @@ def path_pictures(
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         first, _, advice = str(failed[0]).partition("; ")
         raise TargetError(f"{first}{more}; {advice}")
-    hashes = hash_files(str(root or folder), relative, statuses, options.trust, folder=str(folder))
+    hashes = hash_files(str(root or folder), relative, statuses, options.hash_mode, folder=str(folder))
     return FileItems(str(folder), relative), shown, hashes

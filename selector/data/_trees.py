@@ -100,7 +100,7 @@ def picture_table(
         modality="image",
         items=FileItems(str(root), names),
         names=names,
-        hashes=hash_files(str(root), names, [status for _, status in entries], options.trust),
+        hashes=hash_files(str(root), names, [status for _, status in entries], options.hash_mode),
         columns={role: column},
         roles={role: (role,)},
         schema={**schema, **options.schema()},

@@ -1,4 +1,4 @@
-"""A target without labels beside a labelled source domain of the same classes, as one ``Target``.
+"""A target without labels beside a labeled source domain of the same classes, as one ``Target``.
 
 The source is read as any classification target. The target may be a flat folder of pictures, a list of paths,
 pictures or texts, an array, a text file with a text a line, a table without labels; or whatever else is read with
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import UNLABELLED, Target
+from selector.core.contracts import UNLABELED, Target
 from selector.core.errors import OptionError, TargetError, did_you_mean
 from selector.core.kinds import noun_of
 from selector.core.sealed import UNKNOWN, SealedLabels
@@ -44,7 +44,7 @@ MOST_SHARED = 0.5
 """Share of the target's items that the source may hold as well; beyond, they are one data set."""
 
 
-def unlabelled_table(x: Any, options: Options, class_names: Sequence[str]) -> Table:
+def unlabeled_table(x: Any, options: Options, class_names: Sequence[str]) -> Table:
     """What a target without labels holds: items, and a column ``label`` with None where an item has none.
 
     Args:
@@ -71,15 +71,15 @@ def unlabelled_table(x: Any, options: Options, class_names: Sequence[str]) -> Ta
     return _read(x, options)
 
 
-def combine(source: Target, table: Table, *, labelled_target: int | None, seed: int) -> Target:
-    """One target of both domains: the source's splits, and ``UNLABELLED`` for the items of the table.
+def combine(source: Target, table: Table, *, num_target_labels: int | None, seed: int) -> Target:
+    """One target of both domains: the source's splits, and ``UNLABELED`` for the items of the table.
 
     Args:
-        labelled_target: so many of the target's labels, drawn by content, are learned from; their items join train.
+        num_target_labels: so many of the target's labels, drawn by content, are learned from; their items join train.
 
     Raises:
         TargetError: other items or classes than the source's, nothing left, or the source once more.
-        OptionError: fewer labels than ``labelled_target``.
+        OptionError: fewer labels than ``num_target_labels``.
     """
     if source.task != "classification" or source.labels.ndim != 1:
         raise TargetError(
@@ -99,7 +99,7 @@ def combine(source: Target, table: Table, *, labelled_target: int | None, seed: 
             )
     codes = _codes(table, source.class_names)
     keep, notes = _not_in_source(source, table, codes)
-    few = _few_shot(table, codes, keep, labelled_target, seed)
+    few = _few_shot(table, codes, keep, num_target_labels, seed)
     keep, copies = _without_copies(table, codes, few, keep)
     notes += copies
     shown = np.where(few, codes, UNKNOWN)[keep]
@@ -108,7 +108,7 @@ def combine(source: Target, table: Table, *, labelled_target: int | None, seed: 
     notes = [*notes, *_class_notes(hidden[shown == UNKNOWN], source.class_names, noun_of(table.modality))]
     if few.any():
         notes.append(
-            f"{int(few.sum())} labelled {noun_of(table.modality)}s of the target are learned from (labelled_target)"
+            f"{int(few.sum())} labeled {noun_of(table.modality)}s of the target are learned from (num_target_labels)"
         )
     target = replace(target, notes=(*source.notes, *table.notes, *notes))
     return replace(target, fingerprint=fingerprint(target))
@@ -157,7 +157,7 @@ def _folder(root: Path, options: Options, class_names: Sequence[str]) -> Table:
         modality=modalities.of("image").kind,
         items=FileItems(str(root), relative),
         names=relative,
-        hashes=hash_files(str(root), relative, [status for _, status in found], options.trust),
+        hashes=hash_files(str(root), relative, [status for _, status in found], options.hash_mode),
         columns={"label": named},
         roles={"label": ("label",)},
         origin={"path": str(root)},
@@ -278,21 +278,21 @@ def _not_in_source(source: Target, table: Table, codes: np.ndarray) -> tuple[np.
 
 
 def _few_shot(table: Table, codes: np.ndarray, keep: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """(N,) True for the labelled items that are learned from: drawn by content and seed, each content once."""
+    """(N,) True for the labeled items that are learned from: drawn by content and seed, each content once."""
     few = np.zeros(len(table), bool)
     if count is None:
         return few
     known = [int(i) for i in keep if codes[i] != UNKNOWN]
-    labelled = list({table.hashes[i]: i for i in reversed(known)}.values())
-    if count > len(labelled):
-        copies = " (copies of an item count once)" if len(labelled) < len(known) else ""
-        told = "" if labelled else "".join(f" ({note})" for note in table.notes)
+    labeled = list({table.hashes[i]: i for i in reversed(known)}.values())
+    if count > len(labeled):
+        copies = " (copies of an item count once)" if len(labeled) < len(known) else ""
+        told = "" if labeled else "".join(f" ({note})" for note in table.notes)
         raise OptionError(
-            f"labelled_target is {count}, but {len(labelled)} items of the target have a label{copies}{told}; use at most as many.",
-            "labelled_target",
+            f"num_target_labels is {count}, but {len(labeled)} items of the target have a label{copies}{told}; use at most as many.",
+            "num_target_labels",
         )
-    order = draw_order([table.hashes[i] for i in labelled], seed)
-    few[[labelled[i] for i in np.argsort(np.array(order, dtype=np.uint64), kind="stable")[:count]]] = True
+    order = draw_order([table.hashes[i] for i in labeled], seed)
+    few[[labeled[i] for i in np.argsort(np.array(order, dtype=np.uint64), kind="stable")[:count]]] = True
     return few
 
 
@@ -304,7 +304,7 @@ def _without_copies(table: Table, codes: np.ndarray, few: np.ndarray, keep: np.n
         return keep, []
     first = copies[0]
     notes = [
-        f"{len(copies)} items of the target have the same content as items that are learned from (labelled_target), such as "
+        f"{len(copies)} items of the target have the same content as items that are learned from (num_target_labels), such as "
         f"{table.names[first]} and {table.names[learned[table.hashes[first]]]}; they were left out of the target"
     ]
     conflicts = [i for i in copies if codes[i] not in (UNKNOWN, codes[learned[table.hashes[i]]])]
@@ -324,15 +324,15 @@ def _class_notes(hidden: np.ndarray, class_names: Sequence[str], noun: str) -> l
     lacking = [name for code, name in enumerate(class_names) if not (known == code).any()]
     notes = [f"{len(known)} of {len(hidden)} {noun}s of the target have a label, used for the final metric only"]
     if lacking:
-        notes.append(f"no labelled {noun} of the target is of {len(lacking)} of the classes: {first_of(lacking)}")
+        notes.append(f"no labeled {noun} of the target is of {len(lacking)} of the classes: {first_of(lacking)}")
     return notes
 
 
 def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> Target:
     count = len(keep)
     if not (shown == UNKNOWN).any():
-        raise TargetError(f"{table.where}: no item without a label is left in the target; use fewer labelled_target.")
-    splits = np.concatenate([source.splits.astype(object), np.where(shown == UNKNOWN, UNLABELLED, "train")])
+        raise TargetError(f"{table.where}: no item without a label is left in the target; use fewer num_target_labels.")
+    splits = np.concatenate([source.splits.astype(object), np.where(shown == UNKNOWN, UNLABELED, "train")])
     labels = np.concatenate([source.labels.astype(np.int64), shown])
     sealed = SealedLabels(np.concatenate([np.full(len(source), UNKNOWN), hidden]))
     own = [table.names[i] for i in keep.tolist()]
@@ -345,7 +345,7 @@ def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, h
             items=ConcatItems([source.items, SubsetItems(table.items, keep)]) if rows is None else ListItems([]),
             names=[*source.names, *own],
             labels=labels,
-            splits=splits.astype(f"<U{len(UNLABELLED)}"),
+            splits=splits.astype(f"<U{len(UNLABELED)}"),
             hashes=(*source.hashes, *(table.hashes[i] for i in keep.tolist())),
             features=None if rows is None or source.features is None else np.concatenate([source.features, rows[keep]]),
             origin={"kind": "domains", "path": table.origin["path"]} if both_have_origin and table.origin else None,

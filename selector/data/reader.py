@@ -15,7 +15,7 @@ from selector.core.registry import Registry
 from selector.core.task import Table
 from selector.core.units import words
 from selector.data._class_names import ClassNames, class_schema
-from selector.data._hashing import Trust
+from selector.data._hashing import HashMode
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Options:
     image_column: str | None = None
     text_column: str | Sequence[str] | None = None
     label_column: str | Sequence[str] | None = None
-    trust: Trust = "stat"
+    hash_mode: HashMode = "mtime"
     mask_column: str | None = None
     box_column: str | None = None
     separator: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import SPLITS, UNLABELLED, Target
+from selector.core.contracts import SPLITS, UNLABELED, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.core.kinds import noun_of
 from selector.data._items import SubsetItems
@@ -105,7 +105,7 @@ def without(
                     f"{target.name}: none of the {number} {noun_of(target.modality)}s of class '{target.class_names[label]}' in {split} can "
                     f"be used, so the class would disappear there; replace the files or remove the class."
                 )
-    for split in (*SPLITS, UNLABELLED):
+    for split in (*SPLITS, UNLABELED):
         if (target.splits == split).any() and not (target.splits[keep] == split).any():
             raise TargetError(f"{target.name}: no item of {split} can be used; replace the files.")
     by_index = dict(zip(np.asarray(bad_indices).tolist(), reasons, strict=False))

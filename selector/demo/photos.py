@@ -33,7 +33,7 @@ WEAK = ("control", "digits")
 """Tags of the models that ought to come last: random weights, and networks that know digits only."""
 
 TOP_K = 2
-BUDGET = 150.0  # micro trials, a full training of the leader at least, and the test pass, on two cores
+BUDGET = 150.0  # pilot runs, a full training of the leader at least, and the test pass, on two cores
 RESOLUTION = 128
 MAX_STEPS = 60
 

@@ -34,7 +34,7 @@ def model_card(
     modality, form, pairs = modalities.of(trained.preprocess), forms.of(trained.preprocess), bool(target.get("pairs"))
     noun, resizable = modality.noun, modality.resizable
     pipeline = form.pipeline(trained.preprocess, trained.task, of_maps=trained.recipe.get("head") == "maps")
-    licence = spec.get("licence") or "unknown: look at where the weights come from"
+    license = spec.get("license") or "unknown: look at where the weights come from"
     rows = [_row(m, resolution=resizable) for m in figures]
     chosen = next((m for m in figures if m.strategy == trained.strategy and m.status == "ok"), None)
     metric = chosen.metric if chosen else "metric"
@@ -58,7 +58,7 @@ tags: [{pipeline}, zoo-selector]
 ---
 # {cell(trained.name)}, adapted to {cell(target.get("name"))}
 
-Strategy: **{trained.strategy}**. Weights it started from: `{cell(spec.get("source"))}`; their licence: {cell(licence)}.
+Strategy: **{trained.strategy}**. Weights it started from: `{cell(spec.get("source"))}`; their license: {cell(license)}.
 
 | | |
 |---|---|

@@ -36,7 +36,7 @@ def export_onnx(
 ) -> Path:
     """Write an ONNX file: -> ``logits``, ``probabilities``, both float (B, K), of a network that tags words (B, T, K).
 
-    Its inputs are ``images`` float (B, C, H, W), normalised; of ready features ``features`` float (B, D); or, of a
+    Its inputs are ``images`` float (B, C, H, W), normalized; of ready features ``features`` float (B, D); or, of a
     network that reads texts,
     ``input_ids``, ``attention_mask`` and where it reads token types (which text of a pair a token belongs to)
     ``token_type_ids``, int64 (B, T) with any B and T, and ``tokenizer.json`` is written beside the

@@ -107,7 +107,7 @@ class SavedModel:
         top: int | None = None,
         batch_size: int = 32,
         *,
-        on_bad: Literal["report", "fail"] = "report",
+        on_invalid: Literal["report", "raise"] = "report",
         device: str = "cpu",
         text_column: str | Sequence[str] | None = None,
         min_score: float | None = None,
@@ -119,7 +119,7 @@ class SavedModel:
                 sequence of these, or an open text file with one a line; for a model that reads texts see ``deploy.forms.text``.
             top: how many leading classes to name an image; None for one.
             batch_size: images at a time; of texts at most, fewer of long ones.
-            on_bad: an image that cannot be read becomes a row with an error, or ends the call
+            on_invalid: an image that cannot be read becomes a row with an error, or ends the call
                 with all of them listed.
             text_column: of .csv, .tsv, .jsonl and .parquet files, the column of the texts, or the two of pairs.
             min_score: of a model that finds boxes, the score from which on they are handed over; None for the one that
@@ -128,7 +128,7 @@ class SavedModel:
             ConfigError: a path that does not exist, a glob or folder without images, single texts
                 where pairs are read or the reverse, a bad number; names of classes, or what validation
                 chose, that do not fit the outputs of the network.
-            BadImagesError: images that cannot be read, with ``on_bad="fail"``.
+            BadImagesError: images that cannot be read, with ``on_invalid="raise"``.
         """
         for name, value in (("top", 1 if top is None else top), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
@@ -141,7 +141,7 @@ class SavedModel:
         outputs, reasons = self._form.outputs(run, items, self.preprocess, batch_size, device, self._condensed)
         with self._names_fit():
             found = self.task.predicted(named, outputs, reasons, self.class_names, context, top or 1)
-        _raise_bad(found, self._form.noun(self.preprocess), on_bad)
+        _raise_bad(found, self._form.noun(self.preprocess), on_invalid)
         return found
 
     def _checked(self, min_score: float) -> float:
@@ -201,9 +201,9 @@ class SavedModel:
             ) from error
 
 
-def _raise_bad(found: Predictions, noun: str, on_bad: str) -> None:
+def _raise_bad(found: Predictions, noun: str, on_invalid: str) -> None:
     bad = [(row.item, row.error) for row in found if row.error is not None]
-    if bad and on_bad == "fail":
+    if bad and on_invalid == "raise":
         listed = "; ".join(f"{name} {reason}" for name, reason in bad[:10])
         raise BadImagesError(f"{len(bad)} of {len(found)} {noun}(s) cannot be read: {listed}.", bad)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selector.core.contracts import TextPreprocess, Words
 from selector.core.errors import SelectorError
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
     from selector.deploy.load import SavedModel
@@ -76,10 +76,10 @@ class ReadsIds(nn.Module):
 
 def added_ids(preprocess: TextPreprocess) -> list[int]:
     """Ids of the tokens that a tokenizer puts round every text, or between the two of a pair."""
-    tokenise = Tokeniser(replace(preprocess, words=False))
+    tokenize = TextTokenizer(replace(preprocess, words=False))
     found: set[int] = set()
     for texts in ([_SAMPLES[0][0]], [(_SAMPLES[0][0], _SAMPLES[0][1])]):
-        (text,) = tokenise(texts)
+        (text,) = tokenize(texts)
         for ids, flags in zip(text.ids, text.flags, strict=True):
             found |= {int(i) for i, flag in zip(ids, flags, strict=True) if flag & 1}
     return sorted(found)
@@ -94,12 +94,12 @@ def text_batches(saved: SavedModel, network: ReadsIds) -> list[tuple[tuple[Tenso
     """
     preprocess = cast(TextPreprocess, saved.preprocess)
     longest = " ".join(["word"] * preprocess.max_length)
-    tokenise = Tokeniser(replace(preprocess, long_texts="truncate"))
+    tokenize = TextTokenizer(replace(preprocess, long_texts="truncate"))
     found: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     for texts in (_SAMPLES[0], (*_SAMPLES[1], longest)):
         # of a text that is read in windows the ONNX file reads one at a time
         given = [Words(text.split()) for text in texts] if preprocess.words else texts
-        tokens = Tokens.of(tokenise(given), preprocess.pad_id)
+        tokens = Tokens.of(tokenize(given), preprocess.pad_id)
         inputs = (tokens.ids, tokens.mask, *([tokens.types] if preprocess.token_types else []))
         with torch.inference_mode():
             logits = saved.module(tokens)

@@ -48,7 +48,7 @@ def save_model(
         trained: the model; its module may be on any device.
         target_summary: name, fingerprint and counts of the target, as in ``Ranking.target``.
         figures: what was measured of this model, by strategy.
-        spec: its zoo entry; the card names its licence.
+        spec: its zoo entry; the card names its license.
     Returns:
         The folder.
     Raises:
@@ -90,7 +90,7 @@ def save_model(
         if chosen
         else {},
         "target": {key: target_summary.get(key) for key in ("name", "fingerprint", "items", "classes", "splits")},
-        "licence": spec.get("licence"),
+        "license": spec.get("license"),
         "weights_from": spec.get("source"),
         "versions": versions(),
     }

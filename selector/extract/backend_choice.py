@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 MAX_TEXTS = 256  # a batch; far more than fit into its tokens, but for the shortest
 JUDGED_ON = 128  # images that decide whether a lower precision will do
 _COMPARED = 1024  # rows of them at most, spread evenly
-MIN_COSINE = 0.995  # median centred cosine with the float32 features
+MIN_COSINE = 0.995  # median centered cosine with the float32 features
 FEW_COSINE = 0.9985  # likewise on fewer images than that
-MIN_NEIGHBOURS = 0.95  # share of images whose nearest neighbour stays the same
+MIN_NEIGHBORS = 0.95  # share of images whose nearest neighbor stays the same
 # seconds that eager torch must need before a backend that was never measured here is tried: conversion takes
 # seconds, compilation most of a minute a network (benchmarks/results/bench_extract_models.csv)
 WORTH_A_TRY = {"openvino": 5.0, "compile": 120.0}
@@ -49,7 +49,7 @@ _WORTH_TUNING = 128  # batches to be read before the search for a batch size pay
 _TIMED_BATCHES = 3
 _MIN_BATCH, _MAX_BATCH = 4, 1024
 _NOTABLY = 1.03  # a gain below is noise
-_SAME = 0.99  # centred cosine below which a converted network is not the same network
+_SAME = 0.99  # centered cosine below which a converted network is not the same network
 _LONG = 0.3  # seconds that torch may take for the batches that a known network is compared on, beyond the first
 
 
@@ -57,12 +57,12 @@ _LONG = 0.3  # seconds that torch may take for the batches that a known network 
 class Agreement:
     """How near features are to the float32 ones.
 
-    ``cosine`` is the median over images of the cosine after centring both with the float32 mean,
-    ``neighbours`` the share of images whose nearest neighbour (by that cosine) stays the same.
+    ``cosine`` is the median over images of the cosine after centering both with the float32 mean,
+    ``neighbors`` the share of images whose nearest neighbor (by that cosine) stays the same.
     """
 
     cosine: float
-    neighbours: float
+    neighbors: float
     images: int
 
     def good(self) -> bool:
@@ -72,7 +72,7 @@ class Agreement:
         """
         if self.images < JUDGED_ON:
             return self.cosine >= FEW_COSINE
-        return self.cosine >= MIN_COSINE and self.neighbours >= MIN_NEIGHBOURS
+        return self.cosine >= MIN_COSINE and self.neighbors >= MIN_NEIGHBORS
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ class _Trial:
             for rows in (self.measure(reference, "float32", images), self.measure(name, precision, images))
         )
         each = [agreement(a, b) for a, b in zip(expected, found, strict=True)]
-        return Agreement(min(a.cosine for a in each), min(a.neighbours for a in each), each[0].images)
+        return Agreement(min(a.cosine for a in each), min(a.neighbors for a in each), each[0].images)
 
     def rate_of(self, backend: Backend) -> float:
         """Images a second, of the fastest of a few batches after a warm-up."""
@@ -328,7 +328,7 @@ class _Trial:
             batches = min(len(self._features.get(key, ())) for key in ((reference, "float32"), (name, precision)))
             images = min(self.batch_size * batches, len(self.sample))
             near = self.agreement(name, precision, reference=reference, images=images)
-            facts = {"judged_on": images, "agreement_cosine": near.cosine, "agreement_neighbours": near.neighbours}
+            facts = {"judged_on": images, "agreement_cosine": near.cosine, "agreement_neighbors": near.neighbors}
         plain = self._features.get(("eager", "float32"))
         return Decision(
             backend.name, backend.precision, backend.batch_size, facts, self._judged(name, precision, backend),
@@ -397,7 +397,7 @@ def _forced(trial: _Trial, backend: str, precision: str) -> tuple[str, str]:
         near = trial.agreement(backend, "float32", images=_compared(trial))
         if not _same(near):
             raise SourceError(
-                f"{trial.encoder.name}: {backend} gives other features than torch in float32 (median centred cosine "
+                f"{trial.encoder.name}: {backend} gives other features than torch in float32 (median centered cosine "
                 f"{near.cosine:.3f}, expected at least {_SAME}); use backend 'eager'."
             )
     return backend, _lowered(trial, backend, precision)

@@ -359,7 +359,7 @@ def decided_before(
     """An earlier decision (facts of an entry), unless it was made on too few images or its backend is not here."""
     if not decided or "backend" not in decided or "precision" not in decided:
         return None
-    facts = {k: decided[k] for k in ("judged_on", "agreement_cosine", "agreement_neighbours") if k in decided}
+    facts = {k: decided[k] for k in ("judged_on", "agreement_cosine", "agreement_neighbors") if k in decided}
     if precision == "auto" and facts.get("judged_on", JUDGED_ON) < JUDGED_ON and rows_expected >= _JUDGE_AGAIN:
         return None
     reason = why_not(decided["backend"], device)

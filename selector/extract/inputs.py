@@ -47,6 +47,6 @@ def ready(batch: Any, preprocess: AnyPreprocess, device: Any = "cpu", dtype: Any
 
     Args:
         batch: pixels (an array or a tensor) or tokens.
-        dtype: of normalised images; tokens are whole numbers.
+        dtype: of normalized images; tokens are whole numbers.
     """
     return modalities.of(preprocess).ready(batch, preprocess, device, dtype)

@@ -114,7 +114,7 @@ class ItemRows(Extraction):
         rows = self.indices()
         target = work.prepared.target
         hashes = target.row_hashes(rows)
-        units = target.units_of(rows)
+        groups = target.groups_of(rows)
         begun = next((entry for spec in specs if (entry := known.get(place_of(spec))) is not None), None)
         sample = items.longest_first(rows[:JUDGED_ON])
         if begun is None:  # may take seconds: silence would look like a hang
@@ -138,7 +138,7 @@ class ItemRows(Extraction):
                 continue
             entry = self._begun(spec, variant, runner, [place_of(mate) for mate in specs])
             lacking_rows = entry.missing(hashes)
-            missing[lacking_rows if units is None else units[lacking_rows]] = True
+            missing[lacking_rows if groups is None else groups[lacking_rows]] = True
             entries.append(entry)
         # before the next network loads beside it
         self.check_cost(
@@ -150,7 +150,7 @@ class ItemRows(Extraction):
         failures = extract_together(
             runner, entries, items, target.hashes, rows[missing], work.notify, model=specs[0].name,
             cut=items.cut,
-            keys=None if units is None else target.row_hashes, sample=sample,
+            keys=None if groups is None else target.row_hashes, sample=sample,
         )  # fmt: skip
         ran = int(missing.sum()) - (0 if runner.judged is None else min(len(sample), len(runner.judged)))
         if ran > 0:

@@ -38,8 +38,8 @@ class Settings:
     precision: str = "auto"
     backend: str = "auto"
     trusted: bool = False
-    on_bad: Literal["fail", "skip"] = "fail"
-    cost: CostMode = "off"
+    on_invalid: Literal["raise", "skip"] = "raise"
+    cost: CostMode = "never"
     limits: Limits = field(default_factory=Limits)
     reader: str = "pooled"
     aspect: tuple[int, int] | None = None
@@ -138,7 +138,7 @@ class ExtractResult:
         variants: in the order of ``ExtractJob.specs``.
         excluded: the limit that the network exceeds, or "".
         bad: content hash -> reason, of items that turned out to be unusable.
-        seconds: by stage: extract (load, decide and run), cost, decode, tokenise.
+        seconds: by stage: extract (load, decide and run), cost, decode, tokenize.
     """
 
     variants: tuple[VariantResult, ...] = ()

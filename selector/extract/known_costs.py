@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CostMode = Literal["auto", "again", "off"]
+CostMode = Literal["auto", "always", "never"]
 
 
 class Costs:
@@ -46,7 +46,7 @@ class Costs:
 
     def wanted(self, entry: Entry) -> bool:
         """Whether this run asks for a network to be loaded for its cost alone."""
-        return self.mode == "again" and entry.key not in self._fresh
+        return self.mode == "always" and entry.key not in self._fresh
 
     def measure(self, entries: Sequence[Entry], encoder: Encoder, runner: Runner, pixels: Batch) -> Cost | None:
         """Measure a loaded network unless its costs are known; None when it did not run for this.
@@ -56,7 +56,7 @@ class Costs:
         """
         known = self.known(entries[0])
         busy = known is not None and known.unsteady  # the network is loaded anyway: a busy moment is not kept for ever
-        if self.mode == "off" or (known is not None and not busy and not self.wanted(entries[0])):
+        if self.mode == "never" or (known is not None and not busy and not self.wanted(entries[0])):
             return known
         from selector.extract.cost import measure_cost
 

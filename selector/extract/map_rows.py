@@ -81,7 +81,7 @@ class MapRows(Extraction):
             for spec in lacking:
                 variant = spec.layer or variants[0]
                 entries[variant] = self._begun_rows(spec, encoder, runner, plan.reader, variant)
-            if work.settings.cost != "off" or work.settings.limits:
+            if work.settings.cost != "never" or work.settings.limits:
                 self._cost_of_maps(encoder, list(entries.values()), items.batch(seen[:1]))
             if job.next_spec is not None:
                 work.ahead.start(at_place(job.next_spec, None, None))

@@ -23,7 +23,7 @@ ToCome: TypeAlias = Callable[[], Iterable[Preprocess]]
 
 
 class Prepared:
-    """Pictures decoded and texts tokenised, once for all networks that read them alike.
+    """Pictures decoded and texts tokenized, once for all networks that read them alike.
 
     Attributes:
         target: what is left of it: items that turn out to be unusable leave it, for every model.
@@ -36,13 +36,13 @@ class Prepared:
         target: Target,
         store: FeatureStore,
         device: str,
-        on_bad: Literal["fail", "skip"],
+        on_invalid: Literal["raise", "skip"],
         notify: ProgressCallback,
     ) -> None:
         self.target = target
         self.bad: dict[str, str] = {}
         self.seconds: dict[str, float] = {"decode": 0.0}
-        self._store, self._device, self._on_bad, self._notify = store, device, on_bad, notify
+        self._store, self._device, self._on_bad, self._notify = store, device, on_invalid, notify
         self._inputs: dict[str, Inputs] = {}
 
     @property
@@ -72,7 +72,7 @@ class Prepared:
                 folder=self._store.pixels_folder,
                 max_size=self._store.pixels_ceiling,
                 device=resolve_device(self._device),
-                on_bad=self._on_bad,
+                on_invalid=self._on_bad,
                 progress=self._notify,
             )
             self.seconds[items.stage] = self.seconds.get(items.stage, 0.0) + time.perf_counter() - started
@@ -101,7 +101,7 @@ class Prepared:
         return list(known.values())
 
     def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
-        """How many texts are longer than a model reads, as was found when they were tokenised, for whichever target."""
+        """How many texts are longer than a model reads, as was found when they were tokenized, for whichever target."""
         cut = self._known_cut(preprocess)
         return sum(content in cut for content in self.target.hashes)
 
@@ -109,7 +109,7 @@ class Prepared:
         return set((self._store.get("cut", {"preprocess": dict(preprocess)}) or {"hashes": []})["hashes"])
 
     def _remember_cut(self, preprocess: AnyPreprocess, prepared: Inputs) -> None:
-        """By content, so that another target with some of these texts counts them without tokenising."""
+        """By content, so that another target with some of these texts counts them without tokenizing."""
         if prepared.cut_off is None:
             return
         key = {"preprocess": preprocess.to_dict()}

@@ -17,7 +17,7 @@ from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import OutOfMemory, SourceError
 from selector.extract import backend_table
-from selector.extract.backend_choice import MIN_COSINE, MIN_NEIGHBOURS, agreement
+from selector.extract.backend_choice import MIN_COSINE, MIN_NEIGHBORS, agreement
 from selector.extract.backends import PRECISIONS, check_choice
 from selector.extract.encode import Runner, not_finite, prefetched, resolve_device
 from selector.extract.inputs import Batch, Batches, Cut, in_order
@@ -201,12 +201,12 @@ def open_map_runner(
     # a row a picture, its nine places side by side: points of one picture are often as good as equal, and which of
     # those is the nearest says nothing
     worst = [agreement(*(rows[v].reshape(len(few), -1) for rows in (exact, near))) for v in variants]
-    found = min(worst, key=lambda one: (one.cosine, one.neighbours))
-    facts = {"judged_on": len(few), "agreement_cosine": found.cosine, "agreement_neighbours": found.neighbours}
+    found = min(worst, key=lambda one: (one.cosine, one.neighbors))
+    facts = {"judged_on": len(few), "agreement_cosine": found.cosine, "agreement_neighbors": found.neighbors}
     lower.facts |= facts
     runner.facts |= facts
-    fewest = int(MIN_NEIGHBOURS * len(few))  # of 8 pictures one may have another nearest one
-    kept = all(one.cosine >= MIN_COSINE and round(one.neighbours * len(few)) >= fewest for one in worst)
+    fewest = int(MIN_NEIGHBORS * len(few))  # of 8 pictures one may have another nearest one
+    kept = all(one.cosine >= MIN_COSINE and round(one.neighbors * len(few)) >= fewest for one in worst)
     return lower if kept else runner
 
 

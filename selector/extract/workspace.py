@@ -32,7 +32,7 @@ class Workspace:
         self.store = store
         self.settings = settings
         self.notify = notify
-        self.prepared = Prepared(target, store, settings.device, settings.on_bad, notify)
+        self.prepared = Prepared(target, store, settings.device, settings.on_invalid, notify)
         self.costs = Costs(store, settings.device, settings.cost)
         self.ahead = LoadAhead(self._load)
         self._asked: dict[str, dict[str, Any]] = {}

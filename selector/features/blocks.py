@@ -1,7 +1,7 @@
 """Which block a row falls in: drawn from hashes, so that the order of rows does not matter.
 
 Blocks serve twice: an interval deletes one at a time, and two of them make a fold of the
-cross-fitted scores. They depend on keys, units, labels and seed only, so all models of a target
+cross-fitted scores. They depend on keys, groups, labels and seed only, so all models of a target
 share them and their differences can be paired.
 """
 
@@ -24,24 +24,24 @@ def hash_names(names: Sequence[object] | np.ndarray, seed: int) -> np.ndarray:
     )
 
 
-def draw_blocks(labels: Labels, hashes: np.ndarray, seed: int, units: np.ndarray | None) -> np.ndarray:
+def draw_blocks(labels: Labels, hashes: np.ndarray, seed: int, groups: np.ndarray | None) -> np.ndarray:
     """Stratified block of every row, (N,) in 0..9; rows of one unit share a block.
 
     Args:
-        labels: for stratification: units are dealt out class by class (of real values: along the
+        labels: for stratification: groups are dealt out class by class (of real values: along the
             sorted values of the first column; of multi-label rows: by the set of labels).
         hashes: uint64 (N,) of the rows; decides who goes where.
         seed: mixed into the hashes.
-        units: (N,) ids of what statistics resample, or None when each row is its own.
+        groups: (N,) ids of what statistics resample, or None when each row is its own.
     """
     mixed = _mix(hashes, seed)
     strata = _strata(labels, mixed)
-    if units is None:
+    if groups is None:
         order = np.lexsort((mixed, strata))
         blocks = np.empty(len(mixed), dtype=np.int64)
         blocks[order] = np.arange(len(mixed)) % NUM_BLOCKS
         return blocks
-    _, unit = np.unique(units, return_inverse=True)
+    _, unit = np.unique(groups, return_inverse=True)
     # a unit is dealt out with the stratum of its row of lowest hash
     first = np.lexsort((mixed, unit))
     starts = np.flatnonzero(np.r_[True, np.diff(unit[first]) > 0])
@@ -77,7 +77,7 @@ def _strata(labels: Labels, mixed: np.ndarray) -> np.ndarray:
 
 
 def _mix(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Another permutation of the hashes for every seed (the finaliser of splitmix64)."""
+    """Another permutation of the hashes for every seed (the finalizer of splitmix64)."""
     with np.errstate(over="ignore"):
         z = hashes + np.uint64((seed * 0x9E3779B97F4A7C15) % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,6 +1,6 @@
 """What a ridge solution becomes when a block of rows goes, from the one eigendecomposition with them.
 
-With the rows in the eigenbasis of all, Z (N, k) and ZᵀZ = diag(S), what is left of the centred rows after a block B of
+With the rows in the eigenbasis of all, Z (N, k) and ZᵀZ = diag(S), what is left of the centered rows after a block B of
 b rows has the scatter S - Z_BᵀQZ_B, Q = I + 11ᵀ/(N - b), and by Woodbury's identity
 
     (S + λI - Z_BᵀQZ_B)⁻¹ = R + RZ_Bᵀ G⁻¹ Z_BR,   R = (S + λI)⁻¹,   G = I - 11ᵀ/N - Z_BRZ_Bᵀ
@@ -31,7 +31,7 @@ class Deletions:
 
     Attributes:
         spectrum: of all rows; of its directions those with a positive eigenvalue.
-        rows: float64 (N, k) centred rows in these directions.
+        rows: float64 (N, k) centered rows in these directions.
         labels: float64 (N, T) label columns about their means.
         is_classes: whether they are the columns of classes.
     """
@@ -139,8 +139,8 @@ class Deletion:
         every: the rows that it is taken from.
         count: rows left.
         rows: (b, k) of the block, ``labels``: (b, T), about the means of all rows.
-        response: (k, T) centred cross products of rows and labels.
-        label_square: (T,) squares of the centred labels; ``label_counts``: (T,) sums of the labels as they are.
+        response: (k, T) centered cross products of rows and labels.
+        label_square: (T,) squares of the centered labels; ``label_counts``: (T,) sums of the labels as they are.
     """
 
     def __init__(self, every: Deletions, block: np.ndarray) -> None:

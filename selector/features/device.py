@@ -1,4 +1,4 @@
-"""The few large products on a GPU: Gram matrices, eigenvectors, nearest neighbours.
+"""The few large products on a GPU: Gram matrices, eigenvectors, nearest neighbors.
 
 Everything that is small after them stays in numpy, so CPU and GPU run the same formulas.
 """

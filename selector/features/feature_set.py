@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 _Decomposed: TypeAlias = tuple[Spectrum, np.ndarray]
 
 NUM_FOLDS = 5
-_OF_ROWS = ("hashes", "equal_rows", "mean", "source_logits", "neighbours")  # the same under other labels
+_OF_ROWS = ("hashes", "equal_rows", "mean", "source_logits", "neighbors")  # the same under other labels
 _PARTS_BYTES = 300 * 2**20  # moments of all folds are kept up to this size
 
 
@@ -37,14 +37,14 @@ class FeatureSet:
         label_kind: what the labels are; inferred when not given (``check_labels``).
         mask: (N,) or (N, L), True where a label is known.
         label_names: of the columns, for ``label_data.note()`` and details.
-        units: (N,) ids of the items that statistics resample (an image, when a row is a pixel, a point or a
-            box): blocks and folds hold whole items, neighbours of the same item do not vote, and leaving out
+        groups: (N,) ids of the items that statistics resample (an image, when a row is a pixel, a point or a
+            box): blocks and folds hold whole items, neighbors of the same item do not vote, and leaving out
             a row leaves out its item.
         keys: (N,) names or content hashes of the items; the hash of a row's values when not given.
             Folds, blocks and subsamples are drawn from them, never from the position.
         source_logits: (N, C_s) of the encoder's source head, or ``source_head``: (weight (C_s, D),
             bias (C_s,)), from which they are computed.
-        unlabelled: (M, D) rows of another domain, of which no label is known; ``unlabelled_keys`` as ``keys``.
+        unlabeled: (M, D) rows of another domain, of which no label is known; ``unlabeled_keys`` as ``keys``.
         seed: of folds, blocks and subsamples.
         device: where torch does the large products (``cuda``); that of ``rows`` when they are a
             tensor on a GPU, else numpy on the CPU.
@@ -61,12 +61,12 @@ class FeatureSet:
         label_kind: LabelKind | str | None = None,
         mask: Any = None,
         label_names: Sequence[str] = (),
-        units: Any = None,
+        groups: Any = None,
         keys: Sequence[object] | np.ndarray | None = None,
         source_logits: Any = None,
         source_head: tuple[Any, Any] | None = None,
-        unlabelled: Any = None,
-        unlabelled_keys: Sequence[object] | np.ndarray | None = None,
+        unlabeled: Any = None,
+        unlabeled_keys: Sequence[object] | np.ndarray | None = None,
         seed: int = 0,
         device: str | None = None,
     ) -> None:
@@ -75,9 +75,9 @@ class FeatureSet:
         self._shape: tuple[int, int] = self._rows.shape
         self.label_data = check_labels(labels, len(self), label_kind, mask=mask, names=label_names)
         self.seed = seed
-        self.units = None if units is None else as_array(units, "units")
+        self.groups = None if groups is None else as_array(groups, "groups")
         self._keys = keys
-        for what, given in (("units", self.units), ("keys", keys)):
+        for what, given in (("groups", self.groups), ("keys", keys)):
             if given is not None and len(given) != len(self):
                 raise ProxyError(f"{what} must have one entry a row. Got {len(given)} for {len(self)} rows.")
         self._source_logits = None if source_logits is None else as_rows(source_logits, "source_logits")
@@ -86,8 +86,8 @@ class FeatureSet:
                 f"source_logits must have one row a feature row. Got {len(self._source_logits)} for {len(self)}."
             )
         self._source_head = source_head
-        self._unlabelled = None if unlabelled is None else _other_domain(unlabelled, self.width)
-        self._unlabelled_keys = unlabelled_keys
+        self._unlabeled = None if unlabeled is None else _other_domain(unlabeled, self.width)
+        self._unlabeled_keys = unlabeled_keys
         self._part_of: tuple[FeatureSet, np.ndarray, np.ndarray] | None = None
         self._left_out: int | None = None
         self._spectra: dict[int, tuple[Spectrum, np.ndarray | None]] = {}
@@ -148,21 +148,21 @@ class FeatureSet:
         return self._left_out is None
 
     @property
-    def unlabelled(self) -> np.ndarray | None:
+    def unlabeled(self) -> np.ndarray | None:
         """(M, D) rows of the domain without labels; of a part without a block also without theirs in that block."""
         if self._part_of is None:
-            return self._unlabelled
+            return self._unlabeled
         whole = self._part_of[0]
-        if whole.unlabelled is None or self._left_out is None:
-            return whole.unlabelled
-        return np.asarray(whole.unlabelled[whole.unlabelled_blocks != self._left_out])
+        if whole.unlabeled is None or self._left_out is None:
+            return whole.unlabeled
+        return np.asarray(whole.unlabeled[whole.unlabeled_blocks != self._left_out])
 
     @cached_property
-    def unlabelled_blocks(self) -> np.ndarray:
-        """(M,) in 0..9, from keys and the seed: deleted together with the blocks of the labelled rows."""
-        assert self._unlabelled is not None
-        keys, seed = self._unlabelled_keys, self.seed
-        hashes = content_hashes(self._unlabelled, seed) if keys is None else hash_names(keys, seed)
+    def unlabeled_blocks(self) -> np.ndarray:
+        """(M,) in 0..9, from keys and the seed: deleted together with the blocks of the labeled rows."""
+        assert self._unlabeled is not None
+        keys, seed = self._unlabeled_keys, self.seed
+        hashes = content_hashes(self._unlabeled, seed) if keys is None else hash_names(keys, seed)
         return np.argsort(np.argsort(hashes, kind="stable")) % NUM_BLOCKS
 
     @property
@@ -238,11 +238,11 @@ class FeatureSet:
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """(N,) in 0..9: stratified, whole units, the same for every model of a target."""
+        """(N,) in 0..9: stratified, whole groups, the same for every model of a target."""
         if self._part_of is not None:
             whole, indices, _ = self._part_of
             return np.asarray(whole.blocks[indices])
-        return draw_blocks(self.label_data, self.hashes, self.seed, self.units)
+        return draw_blocks(self.label_data, self.hashes, self.seed, self.groups)
 
     @property
     def folds(self) -> np.ndarray:
@@ -253,7 +253,7 @@ class FeatureSet:
         """The same rows with folds and blocks drawn from another seed."""
         other = self.take(np.arange(len(self)))
         other.seed = seed
-        other.blocks = draw_blocks(other.label_data, self.hashes, seed, self.units)
+        other.blocks = draw_blocks(other.label_data, self.hashes, seed, self.groups)
         return other
 
     def with_labels(self, labels: Any, label_kind: LabelKind | str | None = None) -> FeatureSet:
@@ -268,7 +268,7 @@ class FeatureSet:
         return other
 
     def shared(self, key: str, make: Callable[[], _T]) -> _T:
-        """What ``make`` gives, made once: for what several proxies need (neighbours, logits)."""
+        """What ``make`` gives, made once: for what several proxies need (neighbors, logits)."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]  # type: ignore[no-any-return]
@@ -292,8 +292,8 @@ class FeatureSet:
         part._shape = (len(indices), self.width)
         part.seed = self.seed
         part.device = self.device
-        part.units = None if self.units is None else self.units[indices]
-        part._keys = part._source_logits = part._source_head = part._unlabelled = part._unlabelled_keys = None
+        part.groups = None if self.groups is None else self.groups[indices]
+        part._keys = part._source_logits = part._source_head = part._unlabeled = part._unlabeled_keys = None
         part._part_of = (self, indices, kept)
         part._left_out = None
         part._spectra, part._shared = {}, {}
@@ -447,7 +447,7 @@ class FeatureSet:
         return spectrum
 
     @property
-    def centred_norm4(self) -> float:
+    def centered_norm4(self) -> float:
         """Σ‖x - mean‖⁴, for Ledoit-Wolf."""
         return self.spectrum.norm4
 
@@ -464,14 +464,14 @@ class FeatureSet:
         spectrum, u = self._decomposed
         inverse = np.zeros(len(spectrum.values))
         np.divide(1.0, np.sqrt(spectrum.values), out=inverse, where=spectrum.values > 0)
-        return np.asarray(self.centred_rows().T @ (u * inverse))
+        return np.asarray(self.centered_rows().T @ (u * inverse))
 
-    def centred_rows(self) -> np.ndarray:
+    def centered_rows(self) -> np.ndarray:
         """float64 (N, D), a copy: for small N."""
         return np.asarray(np.subtract(as_float(self.rows), self.mean, dtype=np.float64))
 
     def coordinates(self, limit: int | None = None) -> np.ndarray:
-        """(N, k) centred rows in the basis of their largest eigenvalues, largest first.
+        """(N, k) centered rows in the basis of their largest eigenvalues, largest first.
 
         Args:
             limit: how many at most; None for all with a positive eigenvalue. Distances between
@@ -494,7 +494,7 @@ class FeatureSet:
 
 
 def _other_domain(rows: Any, width: int) -> np.ndarray:
-    found = as_rows(rows, "unlabelled")
+    found = as_rows(rows, "unlabeled")
     if found.shape[1] != width:
-        raise ProxyError(f"unlabelled must have as many features as the labelled rows, {width}. Got {found.shape[1]}.")
+        raise ProxyError(f"unlabeled must have as many features as the labeled rows, {width}. Got {found.shape[1]}.")
     return found

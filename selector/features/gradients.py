@@ -1,4 +1,4 @@
-"""Rows of gradients: what a network, linearised at its weights, sees of each item.
+"""Rows of gradients: what a network, linearized at its weights, sees of each item.
 
 Fine-tuning that moves the weights little is a linear model on these rows, and their inner products are the neural
 tangent kernel. They are far too wide to keep, so a random projection of them is.

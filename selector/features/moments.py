@@ -87,15 +87,15 @@ class Moments:
         """Σ‖z‖²."""
         return float(np.trace(self.gram))
 
-    def centred_gram(self) -> np.ndarray:
+    def centered_gram(self) -> np.ndarray:
         """(D, D) Σ(x - mean)(x - mean)ᵀ, a new array, lower triangle."""
         return rank_one(self.gram.copy(order="F"), self.delta, -self.count)
 
-    def centred_cross(self) -> np.ndarray:
+    def centered_cross(self) -> np.ndarray:
         """(T, D) Σ(y - mean of y)(x - mean)ᵀ."""
         return np.asarray(self.cross - np.outer(self.label_total, self.delta))
 
-    def centred_norm4(self) -> float:
+    def centered_norm4(self) -> float:
         """Σ‖x - mean‖⁴."""
         return self._shifted_fourth(self.delta)[0]
 

@@ -1,9 +1,9 @@
-"""One eigendecomposition of the centred rows, from which every second-order score is read.
+"""One eigendecomposition of the centered rows, from which every second-order score is read.
 
-The scores that have no intercept (LogME as published) see the uncentred Gram matrix, which is the
-centred one plus N·mean·meanᵀ: a rank-one term that is added exactly at every strength instead of
+The scores that have no intercept (LogME as published) see the uncentered Gram matrix, which is the
+centered one plus N·mean·meanᵀ: a rank-one term that is added exactly at every strength instead of
 decomposing again. Adding it is stable; large offsets then cost no digits, where a decomposition of
-the uncentred matrix drowns the small eigenvalues.
+the uncentered matrix drowns the small eigenvalues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from selector.features.threads import capped
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Centred rows Xc = U·√S·Vᵀ and what the scores need of them in this basis.
+    """Centered rows Xc = U·√S·Vᵀ and what the scores need of them in this basis.
 
     Figures only: neither rows, moments nor bases hang on it, so that it can be kept for every block.
 
@@ -63,12 +63,12 @@ class Spectrum:
 
     @cached_property
     def residual(self) -> np.ndarray:
-        """(T,) the part of every centred label column outside the span of the rows."""
+        """(T,) the part of every centered label column outside the span of the rows."""
         rest = self.label_square - self.energy.sum(axis=0)
         # below the rounding of the two terms it is nothing
         return np.where(rest > 1e-12 * self.label_square, rest, 0.0)
 
-    def standardised(self) -> Spectrum:
+    def standardized(self) -> Spectrum:
         """The same with label columns of mean 0 and deviation 1."""
         deviation = np.sqrt(self.label_square / self.count)
         deviation = np.where(deviation > 0, deviation, 1.0)
@@ -84,9 +84,9 @@ class Spectrum:
 def from_moments(moments: Moments, device: str | None = None) -> tuple[Spectrum, np.ndarray]:
     """The D × D side: the spectrum and V (D, k). Cost: one eigendecomposition, and one D × D × T product."""
     width = len(moments.total)
-    values, basis = _eigh(moments.centred_gram(), device)
+    values, basis = _eigh(moments.centered_gram(), device)
     with capped(width):
-        response = basis.T @ moments.centred_cross().T
+        response = basis.T @ moments.centered_cross().T
     response[values == 0] = 0
     offset = np.sqrt(moments.count) * (basis.T @ moments.mean)
     spectrum = Spectrum(
@@ -99,7 +99,7 @@ def from_moments(moments: Moments, device: str | None = None) -> tuple[Spectrum,
         label_mean=moments.label_total / moments.count,
         label_square=moments.label_square - moments.label_total**2 / moments.count,
         label_counts=moments.label_total,
-        norm4=moments.centred_norm4(),
+        norm4=moments.centered_norm4(),
     )
     return spectrum, basis
 
@@ -140,8 +140,8 @@ class Kernel:
         """Rows and columns of some items."""
         return Kernel(self.gram[np.ix_(rows, rows)], self.along[rows], self.shift_square)
 
-    def centred(self) -> np.ndarray:
-        """(N, N) inner products of centred rows."""
+    def centered(self) -> np.ndarray:
+        """(N, N) inner products of centered rows."""
         means = self.gram.mean(axis=0)
         inner = self.gram - means
         inner -= means[:, None]
@@ -157,14 +157,14 @@ def from_kernel(
 ) -> tuple[Spectrum, np.ndarray]:
     """The N × N side: the spectrum and U (N, k). Cost: one eigendecomposition of N × N."""
     n = len(labels)
-    inner = kernel.centred()
+    inner = kernel.centered()
     norm4 = float((np.diagonal(inner) ** 2).sum())
     values, u = _eigh(inner, device)
     root = np.sqrt(values)
     columns = labels.block(slice(None))
     label_mean = columns.mean(axis=0)
-    centred = columns - label_mean
-    response = root[:, None] * (u.T @ centred)
+    centered = columns - label_mean
+    response = root[:, None] * (u.T @ centered)
     # Xc·mean from inner products alone: mean = shift + delta
     delta_along = kernel.gram.mean(axis=0)
     with_mean = kernel.along + delta_along
@@ -181,7 +181,7 @@ def from_kernel(
         offset=offset,
         offset_outside=float(np.sqrt(max(square - float(offset @ offset), 0.0))),
         label_mean=label_mean,
-        label_square=np.einsum("it,it->t", centred, centred),
+        label_square=np.einsum("it,it->t", centered, centered),
         label_counts=columns.sum(axis=0),
         norm4=norm4,
     )

@@ -119,7 +119,7 @@ def weight_spectrum(weights: Mapping[str, Any]) -> WeightSpectrum:
             continue
         values = as_array(weight, name)
         if values.dtype.kind != "f":
-            continue  # counters, indices and quantised weights
+            continue  # counters, indices and quantized weights
         if not np.isfinite(values).all():
             raise ProxyError(f"weight '{name}' is not finite: the checkpoint is damaged.")
         found = eigenvalues(values)

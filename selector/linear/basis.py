@@ -1,6 +1,6 @@
 """Coordinates in which the curvature of a linear model's loss is nearly diagonal.
 
-Rows are standardised and rotated into the eigenbasis of their correlation matrix; fewer rows than
+Rows are standardized and rotated into the eigenbasis of their correlation matrix; fewer rows than
 columns shrink to N coordinates at no loss. No label is looked at.
 """
 
@@ -18,7 +18,7 @@ from selector.features.threads import capped
 
 
 class Basis(ABC):
-    """Standardised rows in the eigenbasis of their correlation matrix, with a column of ones last.
+    """Standardized rows in the eigenbasis of their correlation matrix, with a column of ones last.
 
     Attributes:
         mean: (D,); ``scale``: (D,) 1 / standard deviation, 0 for constant columns.
@@ -43,7 +43,7 @@ class Basis(ABC):
         """Weight (K, D) and bias (K,) on raw features, of a solution (k + 1, K)."""
 
 
-def standardise(rows: np.ndarray, order: np.ndarray | None = None) -> Basis:
+def standardize(rows: np.ndarray, order: np.ndarray | None = None) -> Basis:
     """The basis of rows (N, D), N ≥ 2; in another order where one is given, (N,) indices.
 
     Cost: a product N·D·min(N, D) in float32 and one eigh. Memory: D × D, and a copy of the rows where they have to be
@@ -153,12 +153,12 @@ class _Wide(Basis):
         return (slice(start, start + step) for start in range(0, len(self.mean), step))
 
     def _columns(self, part: slice) -> np.ndarray:
-        """float32 (N, columns) standardised, in order."""
+        """float32 (N, columns) standardized, in order."""
         return _standard(self._rows[:, part][self._order], self.mean[part], self.scale[part])
 
 
 def _rounded(mean: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows are centred in their own precision, exactly about this value."""
+    """Rows are centered in their own precision, exactly about this value."""
     return mean if rows.dtype == np.float64 else mean.astype(np.float32).astype(np.float64)
 
 
@@ -174,7 +174,7 @@ def _scale(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
 
 
 def _standard(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """float32 standardised rows."""
+    """float32 standardized rows."""
     chunk = np.asarray(rows)
     precision = np.float64 if chunk.dtype == np.float64 else np.float32
     standard = np.subtract(chunk, mean.astype(precision), dtype=precision)

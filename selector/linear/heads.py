@@ -11,7 +11,7 @@ import numpy as np
 from selector.core.contracts import LabelKind
 from selector.core.errors import ProxyError
 from selector.features.arrays import as_rows
-from selector.linear.basis import Basis, standardise
+from selector.linear.basis import Basis, standardize
 from selector.linear.logistic import Logistic, log_likelihood
 from selector.linear.search import STRENGTHS, best_strength
 
@@ -25,7 +25,7 @@ class LinearHead:
     Attributes:
         weight: (K, D) float32; ``bias``: (K,) float32.
         strength: the inverse penalty C that the validation rows chose, in scikit-learn's sense on
-            standardised features (for real values: of ridge regression).
+            standardized features (for real values: of ridge regression).
         val_log_loss: of the validation rows, nats a row (multi-label: a label; real: half the mean
             squared error).
     """
@@ -64,7 +64,7 @@ def solve_head(
     Cost: O(N·D·min(N, D)) and some forty products N × D × K.
     """
     x, v = as_rows(train_rows, "train_rows"), as_rows(val_rows, "val_rows") if len(val_rows) > 1 else None
-    basis = standardise(x)
+    basis = standardize(x)
     grid = [s / x.shape[1] for s in STRENGTHS] if strengths is None else sorted(strengths)
     z = basis.own
     zv = z[:0] if v is None else basis.coordinates(v)
@@ -164,15 +164,15 @@ def _solve_ridge(
     problems = []
     for number, rows in enumerate(patterns.T):
         columns = np.flatnonzero(member.ravel() == number)
-        centre = wide[rows].mean(axis=0)
-        centred = wide[rows] - centre
-        problems.append((columns, centre, centred.T @ centred, centred.T @ target[np.ix_(rows, columns)]))
+        center = wide[rows].mean(axis=0)
+        centered = wide[rows] - center
+        problems.append((columns, center, centered.T @ centered, centered.T @ target[np.ix_(rows, columns)]))
     best: tuple[float, float, np.ndarray] | None = None
     for strength in grid:
         solution = np.zeros((len(basis.curvature), outputs))
-        for columns, centre, gram, cross in problems:
+        for columns, center, gram, cross in problems:
             solution[:-1, columns] = np.linalg.solve(gram + np.eye(len(gram)) / strength, cross)
-            solution[-1, columns] = -centre @ solution[:-1, columns]
+            solution[-1, columns] = -center @ solution[:-1, columns]
         loss = 0.5 * float(np.nanmean((zv @ solution - wanted) ** 2)) if np.isfinite(wanted).any() else 0.0
         if best is None or loss < best[0]:
             best = (loss, strength, solution)

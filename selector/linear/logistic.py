@@ -1,6 +1,6 @@
 """L2 logistic regressions on ``Basis`` coordinates, several at once.
 
-Minimised is Σ_i weight_i · loss_i + ‖W‖² / (2C), the intercept free. Problems differ in the weights
+Minimized is Σ_i weight_i · loss_i + ‖W‖² / (2C), the intercept free. Problems differ in the weights
 of the rows: 0 holds a row out, so that the folds of a cross-validation share products.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.linear.quasi_newton import Minimum, Pair, Point, dot, minimise
+from selector.linear.quasi_newton import Minimum, Pair, Point, dot, minimize
 
 _CHUNK_CELLS = 2**19  # cells of the (rows, problems, outputs) arrays worked on together: they stay in the cache
 
@@ -95,7 +95,7 @@ class Logistic:
         # nothing but intercepts: no penalty yet, and the gradient is a table of class sums
         first = self._at_start(begin) if start is None else function(begin, everyone)
         memory = [] if near is None else [pair.at_ridge(ridge - self._ridge(near.strength)) for pair in near.memory]
-        found: Minimum = minimise(
+        found: Minimum = minimize(
             function,
             Point(begin, *first),
             diagonal.astype(np.float32),

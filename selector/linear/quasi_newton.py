@@ -63,7 +63,7 @@ class Minimum:
     steps: int
 
 
-def minimise(
+def minimize(
     function: Function,
     start: Point,
     diagonal: np.ndarray,
@@ -71,7 +71,7 @@ def minimise(
     memory: Sequence[Pair] = (),
     least_steps: int = 0,
 ) -> Minimum:
-    """Minimise all problems.
+    """Minimize all problems.
 
     Args:
         function: value and gradient.

@@ -99,7 +99,7 @@ class ImageModality(Modality):
 
     def prepare(
         self, items: Items, hashes: Sequence[str], names: Sequence[str], preprocesses: Sequence[Preprocess], *,
-        folder: Path | None, max_size: int | None = None, device: str = "cpu", on_bad: Literal["fail", "skip"] = "fail",
+        folder: Path | None, max_size: int | None = None, device: str = "cpu", on_invalid: Literal["raise", "skip"] = "raise",
         progress: ProgressCallback = no_progress,
     ) -> tuple[dict[str, Inputs], dict[int, str]]:  # fmt: skip
         """See ``core.modality``; each image is decoded once for all sizes."""
@@ -111,7 +111,7 @@ class ImageModality(Modality):
             names,
             preprocesses,
             folder=folder,
-            on_bad=on_bad,
+            on_invalid=on_invalid,
             progress=progress,
             max_size=DEFAULT_MAX_SIZE if max_size is None else max_size,
         )
@@ -129,10 +129,10 @@ class ImageModality(Modality):
         return tensor.pin_memory() if device.type == "cuda" else tensor
 
     def ready(self, batch: Any, preprocess: Preprocess, device: Any = "cpu", dtype: Any = None) -> Tensor:
-        """Normalised (B, C, H, W)."""
-        from selector.modalities.pixels.transform import normalise
+        """Normalized (B, C, H, W)."""
+        from selector.modalities.pixels.transform import normalize
 
-        return normalise(batch, preprocess, device, dtype)
+        return normalize(batch, preprocess, device, dtype)
 
     def filled(self, batch: Any, size: int) -> Any:
         """The first image is repeated."""

@@ -34,7 +34,7 @@ class RowsModality(Modality):
 
     def prepare(
         self, items: Items, hashes: Sequence[str], names: Sequence[str], preprocesses: Sequence[Any], *,
-        folder: Path | None, max_size: int | None = None, device: str = "cpu", on_bad: Literal["fail", "skip"] = "fail",
+        folder: Path | None, max_size: int | None = None, device: str = "cpu", on_invalid: Literal["raise", "skip"] = "raise",
         progress: ProgressCallback = no_progress,
     ) -> tuple[dict[str, Inputs], dict[int, str]]:  # fmt: skip
         """Always an error."""

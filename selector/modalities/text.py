@@ -1,4 +1,4 @@
-"""Texts, pairs of texts and lists of words: tokenised once for a tokenizer and a length."""
+"""Texts, pairs of texts and lists of words: tokenized once for a tokenizer and a length."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from selector.core.contracts import Items, ProgressCallback, TextPreprocess, Wor
 from selector.core.costs import TEXT_TOKENS
 from selector.core.errors import BadImagesError
 from selector.core.modality import Inputs, Modality
-from selector.modalities.tokens import TokenisedText, Tokens
-from selector.modalities.tokens.tokeniser import Tokeniser, UnreadableText, text_hash, why_unusable
+from selector.modalities.tokens import TokenizedText, Tokens
+from selector.modalities.tokens.tokenizer import TextTokenizer, UnreadableText, text_hash, why_unusable
 
-__all__ = ["TokenisedText", "Tokeniser", "Tokens", "UnreadableText", "text_hash", "why_unusable"]
+__all__ = ["TextTokenizer", "TokenizedText", "Tokens", "UnreadableText", "text_hash", "why_unusable"]
 
 _SHOWN = 200  # characters of a text
 _USUAL_TOKENS = (16.0, 256.0)
@@ -26,7 +26,7 @@ class TextModality(Modality):
     """See ``core.modality``. Batches are ``Tokens``."""
 
     kind = "text"
-    stage = "tokenise"
+    stage = "tokenize"
     layer_curves = True
 
     def unusable(self, items: Items) -> dict[int, str]:
@@ -60,7 +60,7 @@ class TextModality(Modality):
 
     def prepare(
         self, items: Items, hashes: Sequence[str], names: Sequence[str], preprocesses: Sequence[TextPreprocess], *,
-        folder: Path | None, max_size: int | None = None, device: str = "cpu", on_bad: Literal["fail", "skip"] = "fail",
+        folder: Path | None, max_size: int | None = None, device: str = "cpu", on_invalid: Literal["raise", "skip"] = "raise",
         progress: ProgressCallback = no_progress,
     ) -> tuple[dict[str, Inputs], dict[int, str]]:  # fmt: skip
         """See ``core.modality``; nothing is kept between runs."""
@@ -70,7 +70,7 @@ class TextModality(Modality):
         bad: dict[int, str] = {}
         for preprocess in preprocesses:
             found[self.key(preprocess)], bad = open_tokens(
-                items, hashes, names, preprocess, device=device, on_bad=on_bad, progress=progress
+                items, hashes, names, preprocess, device=device, on_invalid=on_invalid, progress=progress
             )
         return found, bad
 
@@ -79,7 +79,7 @@ class TextModality(Modality):
         length = min(TEXT_TOKENS * preprocess.tokens_per_word, preprocess.max_length)
         short = replace(preprocess, max_length=length, long_texts="truncate", words=False)
         return Tokens.of(
-            Tokeniser(short)(["The quick brown fox jumps over the lazy dog. " * TEXT_TOKENS]), short.pad_id
+            TextTokenizer(short)(["The quick brown fox jumps over the lazy dog. " * TEXT_TOKENS]), short.pad_id
         )
 
     def owns(self, batch: Any) -> bool:

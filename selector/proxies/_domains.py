@@ -17,8 +17,8 @@ LABELS = (LabelKind.CLASSES,)
 
 def target_rows(features: FeatureSet) -> np.ndarray:
     """(M, D) rows of the domain without labels, in floats."""
-    assert features.unlabelled is not None  # the card says needs_unlabelled
-    return as_float(features.unlabelled)
+    assert features.unlabeled is not None  # the card says needs_unlabeled
+    return as_float(features.unlabeled)
 
 
 def equal_samples(features: FeatureSet, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The catalogue of ``docs/proxies.md``, written from the cards: ``python -m selector.proxies._page``."""
+"""The catalog of ``docs/proxies.md``, written from the cards: ``python -m selector.proxies._page``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from selector.proxies import DEFAULT_PROXIES, registry
 from selector.proxies._proxy import Proxy
 
-START, END = "<!-- catalogue: start -->", "<!-- catalogue: end -->"
+START, END = "<!-- catalog: start -->", "<!-- catalog: end -->"
 CORE = (*DEFAULT_PROXIES, "loo-ridge", "lda", "ridge", "ncti", "energy", "leep", "nce")
 
 
-def catalogue() -> str:
+def catalog() -> str:
     """Markdown: a table, then a section a proxy, the core set first."""
     names = [*CORE, *(n for n in registry.names() if n not in CORE)]
     cards = [registry.get(name) for name in names]
@@ -38,7 +38,7 @@ def catalogue() -> str:
 
 def _labels(card: Proxy) -> str:
     return ", ".join(sorted(card.label_kinds)) + (
-        "; source logits" if card.needs_source_logits else "; a target without labels" if card.needs_unlabelled else ""
+        "; source logits" if card.needs_source_logits else "; a target without labels" if card.needs_unlabeled else ""
     )
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     page = Path(sys.argv[1])
     before, rest = page.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
-    page.write_text(f"{before}{START}\n{catalogue()}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{START}\n{catalog()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Proxy:
         cost: in N rows, D features, C classes.
         label_kinds: the label kinds that it accepts.
         needs_source_logits: whether the encoder must have its source head.
-        needs_unlabelled: whether it compares the labelled rows with those of a domain without labels.
+        needs_unlabeled: whether it compares the labeled rows with those of a domain without labels.
         bounds: (lowest, highest) possible value.
         invariances: transformations of the rows that leave the value as it is (``INVARIANCES``).
         seeded: whether the value depends on the seed (folds, subsamples, starting points).
@@ -58,7 +58,7 @@ class Proxy:
     cost: str
     label_kinds: frozenset[LabelKind]
     needs_source_logits: bool = False
-    needs_unlabelled: bool = False
+    needs_unlabeled: bool = False
     bounds: tuple[float, float] = (-math.inf, math.inf)
     invariances: frozenset[str] = frozenset({"row order"})
     seeded: bool = False
@@ -86,7 +86,7 @@ class Proxy:
             f"Range: {'unbounded' if low == high == 'unbounded' else f'lowest {low}, highest {high}'}; higher is better. {self.good}",
             f"Labels: {', '.join(sorted(self.label_kinds))}."
             + (" Needs the logits of the encoder's source head." if self.needs_source_logits else "")
-            + (" Needs rows of a target without labels." if self.needs_unlabelled else ""),
+            + (" Needs rows of a target without labels." if self.needs_unlabeled else ""),
         ]
         if cost := " ".join(
             (f"Cost: {self.cost}." if self.cost else "", "Depends on the seed." if self.seeded else "")
@@ -124,7 +124,7 @@ def proxy(
     source: str = "",
     cost: str = "",
     needs_source_logits: bool = False,
-    needs_unlabelled: bool = False,
+    needs_unlabeled: bool = False,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     invariances: Iterable[str] = ("row order",),
     seeded: bool = False,
@@ -165,7 +165,7 @@ def proxy(
             cost=cost,
             label_kinds=frozenset(LabelKind(kind) for kind in label_kinds),
             needs_source_logits=needs_source_logits,
-            needs_unlabelled=needs_unlabelled,
+            needs_unlabeled=needs_unlabeled,
             bounds=bounds,
             invariances=frozenset(invariances),
             seeded=seeded,

@@ -28,9 +28,9 @@ def score(
     intervals: bool = False,
     seed: int = 0,
     source_logits: Any = None,
-    unlabelled: Any = None,
+    unlabeled: Any = None,
     label_kind: LabelKind | str | None = None,
-    units: Any = None,
+    groups: Any = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
     **params: Any,
@@ -46,9 +46,9 @@ def score(
     intervals: bool = False,
     seed: int = 0,
     source_logits: Any = None,
-    unlabelled: Any = None,
+    unlabeled: Any = None,
     label_kind: LabelKind | str | None = None,
-    units: Any = None,
+    groups: Any = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
 ) -> dict[str, Score]: ...
@@ -62,11 +62,11 @@ def score(
     intervals: bool = False,
     seed: int = 0,
     source_logits: Any = None,
-    unlabelled: Any = None,
+    unlabeled: Any = None,
     label_kind: LabelKind | str | None = None,
     mask: Any = None,
     label_names: Sequence[str] = (),
-    units: Any = None,
+    groups: Any = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
     **params: Any,
@@ -81,10 +81,10 @@ def score(
         intervals: add a 90 % interval for the score of a fresh sample of the same size.
         seed: of folds, blocks and subsamples.
         source_logits: (N, C_s) of the encoder's source head, for the proxies that need them.
-        unlabelled: (M, D) rows of another domain, for the proxies that predict how far the labels carry there.
+        unlabeled: (M, D) rows of another domain, for the proxies that predict how far the labels carry there.
         label_kind: ``classes``, ``multilabel`` or ``real``; inferred when not given.
         mask: (N,) or (N, L), True where a label is known; label_names: of the columns.
-        units: (N,) ids of the items that an interval resamples; each row when not given.
+        groups: (N,) ids of the items that an interval resamples; each row when not given.
         keys: (N,) names of the rows, from which folds are drawn; their contents when not given.
         device: where torch does the large products; a tensor's own GPU when not given, else the CPU.
         params: passed on to the proxy.
@@ -108,10 +108,10 @@ def score(
         label_kind=label_kind,
         mask=mask,
         label_names=label_names,
-        units=units,
+        groups=groups,
         keys=keys,
         source_logits=source_logits,
-        unlabelled=unlabelled,
+        unlabeled=unlabeled,
         seed=seed,
         device=device,
     )
@@ -185,7 +185,7 @@ def check_applies(proxy: Proxy, features: FeatureSet) -> None:
         raise NotApplicable(f"{proxy.name} takes {takes} labels; these are {features.label_kind}")
     if proxy.needs_source_logits and not features.has_source_logits:
         raise NotApplicable(f"{proxy.name} needs source logits, and this encoder has no head of its source task")
-    if proxy.needs_unlabelled and features.unlabelled is None:
+    if proxy.needs_unlabeled and features.unlabeled is None:
         raise NotApplicable(f"{proxy.name} compares two domains, and there are no rows of a target without labels")
 
 

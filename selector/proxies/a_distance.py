@@ -17,7 +17,7 @@ MOST = 2000  # rows a domain
     "a-distance",
     summary="Minus the proxy A-distance: how little a linear classifier can tell the two domains apart.",
     label_kinds=LABELS,
-    needs_unlabelled=True,
+    needs_unlabeled=True,
     good="0 is two domains that look alike, −2 two that are told apart without an error.",
     source="Ben-David et al., NeurIPS 2006; Ganin et al., JMLR 2016",
     cost="two logistic regressions on at most 2,000 rows a domain",
@@ -25,7 +25,7 @@ MOST = 2000  # rows a domain
     invariances={"row order", "class renaming", "absent classes"},
     seeded=True,
     blocks="recompute",
-    formula="−2(1 − 2ε), ε the error of a logistic regression with C·D = 10 on standardised columns, fitted on one half "
+    formula="−2(1 − 2ε), ε the error of a logistic regression with C·D = 10 on standardized columns, fitted on one half "
     "of as many rows of either domain and tested on the other, both ways; ε at most ½.",
     domain="At −2 for most pairs of domains and wide features: it then says nothing of which model transfers.",
 )

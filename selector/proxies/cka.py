@@ -1,4 +1,4 @@
-"""Centred kernel alignment of the features with the labels."""
+"""Centered kernel alignment of the features with the labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from selector.proxies._proxy import INVARIANCES, proxy
     cost="nothing on top of logme",
     bounds=(0.0, 1.0),
     invariances=INVARIANCES,
-    formula="‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, both centred.",
+    formula="‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, both centered.",
     domain="A diagnostic. Biased upwards when D is large against N.",
 )
 def cka(features: FeatureSet) -> float:
@@ -33,8 +33,8 @@ def cka(features: FeatureSet) -> float:
         counts = spectrum.label_counts
         square = np.diag(counts) - np.outer(counts, counts) / spectrum.count
     else:
-        centred = features.labels - spectrum.label_mean
-        square = centred.T @ centred
+        centered = features.labels - spectrum.label_mean
+        square = centered.T @ centered
     below = float(np.linalg.norm(spectrum.values) * np.linalg.norm(square))
     if below <= 0:
         raise NotApplicable("the features are constant")

@@ -14,7 +14,7 @@ from selector.proxies._proxy import proxy
     "coral-distance",
     summary="Minus the distance of the two domains' covariances, as a share of their norms.",
     label_kinds=LABELS,
-    needs_unlabelled=True,
+    needs_unlabeled=True,
     good="0 is equal covariances, −1 covariances that share no direction.",
     source="Sun & Saenko, ECCV 2016 workshops, arXiv:1607.01719, eq. 1 (their loss is in the details)",
     cost="O((N + M)·D²)",

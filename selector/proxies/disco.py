@@ -25,12 +25,12 @@ _NO_SPREAD = 1e-12  # of the variance: less within classes is rounding
     bounds=(0.0, 1.0),
     version=2,
     invariances=INVARIANCES,
-    formula="Singular vectors of the centred rows, in order, fall into 8 groups of equal number. Score = Σ_g w_g s_g: w_g the group's "
+    formula="Singular vectors of the centered rows, in order, fall into 8 groups of equal number. Score = Σ_g w_g s_g: w_g the group's "
     "share of the sum of singular values. Classes: s_g the mean posterior of the true class by isotropic Gaussians about "
     "the class means in the group's coordinates, the row left out of its own mean. Real values: s_g the share of variance that "
     "linear regression on the group explains, adjusted for its number of coordinates, not below 0; mean over columns.",
-    deviations="Verified (abstract and secondary sources) are singular values as weights, scores by nearest class centre for classes "
-    "and by linear regression for real values, and grouping. The number of groups, the centring, the posterior and how terms are "
+    deviations="Verified (abstract and secondary sources) are singular values as weights, scores by nearest class center for classes "
+    "and by linear regression for real values, and grouping. The number of groups, the centering, the posterior and how terms are "
     "combined are this project's own, as are the row left out and the adjustment; the published sampling of hard examples is left "
     "out. Do not quote values as DISCO's.",
     domain="Classes and real values.",

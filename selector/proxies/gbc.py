@@ -21,7 +21,7 @@ FLOOR = 1e-4
     invariances=INVARIANCES - {"scale"},
     formula="−Σ_{i≠j} exp(−D_B), D_B = ⅛ Σ Δμ²/σ̄ + ½[Σ log σ̄ − ½ Σ log σ_i − ½ Σ log σ_j], σ̄ = (σ_i + σ_j)/2, after PCA to 64 "
     "dimensions; variances not below 1e-4.",
-    deviations="PCA is exact, not randomised; variances divide by n_c. The floor is in the features' own units, so the score "
+    deviations="PCA is exact, not randomized; variances divide by n_c. The floor is in the features' own units, so the score "
     "depends on their scale, as published.",
     domain="Classes. A class of one row has the floor as its variance and overlaps with nothing.",
 )

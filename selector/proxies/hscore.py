@@ -24,7 +24,7 @@ from selector.proxies._proxy import INVARIANCES, proxy
     bounds=(0.0, float("inf")),
     invariances=INVARIANCES - {"zero padding"},
     blocks="own",
-    formula="tr(Σ_a⁻¹ (1 − a) Σ_g): Σ_a = (1 − a) Σ + a·tr(Σ)/D·I of centred rows, a by Ledoit-Wolf, Σ_g the covariance of "
+    formula="tr(Σ_a⁻¹ (1 − a) Σ_g): Σ_a = (1 − a) Σ + a·tr(Σ)/D·I of centered rows, a by Ledoit-Wolf, Σ_g the covariance of "
     "the class means placed at each row; every covariance divides by N.",
     deviations="One public version multiplies elementwise inside the trace and gives thousands where the bound is C − 1. "
     "`shrinkage=0` gives the plain score through a pseudo-inverse.",
@@ -44,7 +44,7 @@ def hscore(features: FeatureSet, *, shrinkage: float | None = None, blocks: bool
     """
     s = features.spectrum
     n, classes = s.count, len(s.label_counts)
-    a = ledoit_wolf(s.values / n, features.centred_norm4, n, s.width) if shrinkage is None else shrinkage
+    a = ledoit_wolf(s.values / n, features.centered_norm4, n, s.width) if shrinkage is None else shrinkage
     variances = (1 - a) * s.values / n + a * s.trace / n / s.width
     inverse = np.zeros_like(variances)
     np.divide(1.0, variances, out=inverse, where=(s.values > 0))

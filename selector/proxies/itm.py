@@ -30,7 +30,7 @@ _NO_SPREAD = 1e-12  # of the largest variance: less within classes is rounding, 
     "the largest variance. Rows outside the fold move by the same step, which is x ← x(I − ηW/λ_max), W the covariance "
     "within classes: directions that vary within classes shrink, the strong ones most. Score = mean p(label | row) by "
     "isotropic Gaussians about the moved means, with class shares as priors.",
-    deviations="Verified is the step (as summarised for this project; the abstract confirms an implicit, batch-wise "
+    deviations="Verified is the step (as summarized for this project; the abstract confirms an implicit, batch-wise "
     "approximation of how embeddings evolve), not the published Θ, which is learned, its division into batches, nor the published "
     "score: here Θ are the embeddings themselves, all training rows are one batch, and the score is held out. Do not quote values "
     "as ITM's.",
@@ -76,13 +76,13 @@ def _posteriors(
     counts = np.bincount(codes, minlength=classes)
     present = np.flatnonzero(counts)
     mean = rows.mean(axis=0)
-    centred, held = rows - mean, held - mean
+    centered, held = rows - mean, held - mean
     sums = np.zeros((classes, rows.shape[1]))
-    np.add.at(sums, codes, centred)
+    np.add.at(sums, codes, centered)
     means = sums[present] / counts[present, None]
-    apart = centred - (sums / np.maximum(counts, 1)[:, None])[codes]
+    apart = centered - (sums / np.maximum(counts, 1)[:, None])[codes]
     within = apart.T @ apart / len(rows)
-    largest = float(np.linalg.eigvalsh(centred.T @ centred / len(rows))[-1])
+    largest = float(np.linalg.eigvalsh(centered.T @ centered / len(rows))[-1])
     if counts.max() < 2:
         raise NotApplicable("each class has one training row: nothing is known of the spread within classes")
     step = np.linalg.matrix_power(np.eye(len(within)) - rate * within / largest, steps)

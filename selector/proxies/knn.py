@@ -1,4 +1,4 @@
-"""Leave-one-out nearest neighbours: several k from one exact search."""
+"""Leave-one-out nearest neighbors: several k from one exact search."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from selector.proxies._proxy import INVARIANCES, proxy
 KS = (1, 5, 20)
 VALUE_K = 5
 _MOST_OF_A_UNIT = 200  # rows of a unit that are searched beside; a row that needs more is compared with all others
-_AS_NEIGHBOURS = 0.75
-"""Of the way from queries only to neighbours too. Three populations of 400 samples (250 × 40 of 4 classes, 120 × 20 of 2,
+_AS_NEIGHBORS = 0.75
+"""Of the way from queries only to neighbors too. Three populations of 400 samples (250 × 40 of 4 classes, 120 × 20 of 2,
 400 × 64 of 10) were covered to 93, 91 and 91 % with equal class shares and to 94, 94 and 91 % with shares drawn with every
 sample (``tests/proxies/test_intervals.py``); nominal 90 %. Queries only gave 86 % over the three."""
 TIE = 1e-6  # cosines nearer than single precision can tell
@@ -27,7 +27,7 @@ _BLOCK_BYTES = 96 * 2**20
 
 @proxy(
     "knn",
-    summary="How often the five nearest neighbours of an item have its label, the item itself left out.",
+    summary="How often the five nearest neighbors of an item have its label, the item itself left out.",
     label_kinds=(LabelKind.CLASSES, LabelKind.MULTILABEL, LabelKind.REAL),
     good="Classes: 1 is perfect, the sum of squared class shares is chance. Several labels and real values: 1 is perfect, 0 are "
     "the label frequencies or the mean.",
@@ -39,33 +39,33 @@ _BLOCK_BYTES = 96 * 2**20
     invariances=INVARIANCES - {"offset"},
     formula="Classes: mean over rows of the share of the k = 5 nearest rows by cosine that have the row's class. "
     "Several labels: the share of votes that are right, per label, from its expectation under the label's frequency p (0) to "
-    "1: 1 − mean|y − v|/(2p(1 − p)). Real values: R² of the neighbours' mean. Both are means over columns; neighbours whose "
+    "1: 1 − mean|y − v|/(2p(1 − p)). Real values: R² of the neighbors' mean. Both are means over columns; neighbors whose "
     "label is unknown do not vote.",
     deviations="The row itself is removed by index: among duplicates the first hit is another copy. Rows of one unit "
-    "(the words of a sentence) are no neighbours of each other. A vote that is tied goes to "
-    "the nearest neighbour's class, not to the smallest label; neighbours at equal distance share the remaining votes "
+    "(the words of a sentence) are no neighbors of each other. A vote that is tied goes to "
+    "the nearest neighbor's class, not to the smallest label; neighbors at equal distance share the remaining votes "
     "equally, so the order of rows cannot matter.",
     domain="Everywhere that rows can be compared; duplicated images raise it. Saturates at 1 on easy targets.",
     answers={
-        "Is it a probability?": "For classes it is the chance that a neighbour drawn from the five nearest has the same label.",
+        "Is it a probability?": "For classes it is the chance that a neighbor drawn from the five nearest has the same label.",
         "Can it exceed 1?": "No.",
-        "Is 0.76 good?": "It means that about three of four neighbours agree. Compare it with chance, the sum of squared class "
+        "Is 0.76 good?": "It means that about three of four neighbors agree. Compare it with chance, the sum of squared class "
         "shares (0.1 for ten equal classes).",
         "May widths differ?": "Yes, cosines do not depend on the number of features.",
     },
 )
 def knn(features: FeatureSet, *, blocks: bool = False) -> Score:
-    """Leave-one-out vote share of the nearest neighbours, by cosine.
+    """Leave-one-out vote share of the nearest neighbors, by cosine.
 
     Args:
         features: any label kind.
-        blocks: add the values with each block left out, as rows and as neighbours.
+        blocks: add the values with each block left out, as rows and as neighbors.
     Returns:
         Classes: vote share at k = 5 in [0, 1], a contribution a row; ``details``: accuracy and share
         at k = 1, 5 and 20. Otherwise the vote above chance, or R², at k = 5, at most 1; ``details``: the
-        same, and Pearson's correlation with the neighbours' mean, at k = 1, 5 and 20.
+        same, and Pearson's correlation with the neighbors' mean, at k = 1, 5 and 20.
     """
-    found = neighbours(features)
+    found = neighbors(features)
     if features.label_kind is not LabelKind.CLASSES:
         return _of_columns(features, found, blocks)
     details: dict[str, float] = {}
@@ -89,22 +89,22 @@ def knn(features: FeatureSet, *, blocks: bool = False) -> Score:
     )
 
 
-def _share_without(features: FeatureSet, found: Neighbours, block: int, shares: np.ndarray) -> float:
+def _share_without(features: FeatureSet, found: Neighbors, block: int, shares: np.ndarray) -> float:
     """Mean share at k = 5 with a block gone.
 
-    Between leaving its rows out as queries only, which is too narrow (a row also serves as a neighbour),
-    and leaving them out as neighbours too, which is too wide (every deletion promotes other neighbours at
-    random): at ``_AS_NEIGHBOURS`` of the way, by simulation.
+    Between leaving its rows out as queries only, which is too narrow (a row also serves as a neighbor),
+    and leaving them out as neighbors too, which is too wide (every deletion promotes other neighbors at
+    random): at ``_AS_NEIGHBORS`` of the way, by simulation.
     """
     rows = np.flatnonzero(features.blocks != block)
     similarity, index = _without(found, features.blocks, block, rows)
     weight = vote_weights(similarity, VALUE_K)
     both = (weight * (features.labels[index] == features.labels[rows, None])).sum(axis=1).mean()
-    return float(_AS_NEIGHBOURS * both + (1 - _AS_NEIGHBOURS) * shares[rows].mean())
+    return float(_AS_NEIGHBORS * both + (1 - _AS_NEIGHBORS) * shares[rows].mean())
 
 
-def _without(found: Neighbours, blocks: np.ndarray, block: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, m) neighbours of some rows, those in the block moved last at similarity -2."""
+def _without(found: Neighbors, blocks: np.ndarray, block: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, m) neighbors of some rows, those in the block moved last at similarity -2."""
     index = found.index[rows]
     similarity = np.where(blocks[index] == block, np.float32(-2), found.similarity[rows])
     order = np.argsort(-similarity, axis=1, kind="stable")[:, : VALUE_K + 3]
@@ -112,7 +112,7 @@ def _without(found: Neighbours, blocks: np.ndarray, block: int, rows: np.ndarray
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """The nearest rows of every row, itself left out, and all others of its unit (the words of one sentence).
 
     Attributes:
@@ -128,15 +128,15 @@ class Neighbours:
     reach: np.ndarray
 
 
-def neighbours(features: FeatureSet) -> Neighbours:
+def neighbors(features: FeatureSet) -> Neighbors:
     """The search, shared by all k. Memory: two blocks of rows and (N, 22) results."""
-    return features.shared("neighbours", lambda: _search(features, max(KS) + 1))
+    return features.shared("neighbors", lambda: _search(features, max(KS) + 1))
 
 
-def votes(features: FeatureSet, found: Neighbours, k: int) -> tuple[np.ndarray, np.ndarray]:
+def votes(features: FeatureSet, found: Neighbors, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Share of the k votes for the row's own class (N,), and whether the vote is right (N,).
 
-    Both are expectations over the order of neighbours that are equally far.
+    Both are expectations over the order of neighbors that are equally far.
     """
     codes, count = features.labels, len(features)
     share, correct = np.empty(count), np.empty(count)
@@ -150,7 +150,7 @@ def votes(features: FeatureSet, found: Neighbours, k: int) -> tuple[np.ndarray, 
 
 
 def vote_weights(similarity: np.ndarray, k: int) -> np.ndarray:
-    """Weights (n, m) that sum to one: 1/k a nearer neighbour, equal parts among ties at the k-th."""
+    """Weights (n, m) that sum to one: 1/k a nearer neighbor, equal parts among ties at the k-th."""
     k = min(k, similarity.shape[1])
     last = similarity[:, k - 1 : k]
     nearer = similarity > last + TIE
@@ -175,7 +175,7 @@ def _vote(similarity: np.ndarray, classes: np.ndarray, weight: np.ndarray, own: 
 
 
 def _candidates(
-    features: FeatureSet, found: Neighbours, k: int, step: int = 2048
+    features: FeatureSet, found: Neighbors, k: int, step: int = 2048
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(rows, similarity, index) in chunks; rows whose ties run past the list get all other rows."""
     similarity, index = found.similarity, found.index
@@ -193,18 +193,18 @@ def _all_others(features: FeatureSet, row: int) -> tuple[np.ndarray, np.ndarray]
     query = _unit(features.rows[row : row + 1])
     similarity = np.concatenate([(_unit(chunk) @ query[0]) for _, chunk in features.chunks()])
     order = np.argsort(-similarity, kind="stable")
-    order = order[order != row if features.units is None else features.units[order] != features.units[row]]
+    order = order[order != row if features.groups is None else features.groups[order] != features.groups[row]]
     reach = int((similarity[order] >= similarity[order[min(max(KS), len(order)) - 1]] - 2 * TIE).sum())
     return similarity[order[None, :reach]], order[None, :reach]
 
 
-def _search(features: FeatureSet, count: int) -> Neighbours:
+def _search(features: FeatureSet, count: int) -> Neighbors:
     with processor_named():
         import faiss
 
     n = len(features)
-    units = None if features.units is None else np.unique(features.units, return_inverse=True)[1].ravel()
-    own = 1 if units is None else min(int(np.bincount(units).max()), _MOST_OF_A_UNIT)
+    groups = None if features.groups is None else np.unique(features.groups, return_inverse=True)[1].ravel()
+    own = 1 if groups is None else min(int(np.bincount(groups).max()), _MOST_OF_A_UNIT)
     wanted = min(count + own, n)  # the row itself, and those of its unit, are dropped below
     block = max(1024, _BLOCK_BYTES // (4 * features.width))
     similarity = np.empty((n, wanted), dtype=np.float32)
@@ -222,18 +222,18 @@ def _search(features: FeatureSet, count: int) -> Neighbours:
             best = _merge(best, near, where + other, wanted)
         assert best is not None
         similarity[start : start + len(unit)], index[start : start + len(unit)] = best
-    if units is not None:
+    if groups is not None:
         reach = similarity[:, -1].copy()
-        similarity[units[index] == units[:, None]] = -2
+        similarity[groups[index] == groups[:, None]] = -2
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-        return Neighbours(
+        return Neighbors(
             np.take_along_axis(similarity, order, axis=1), np.take_along_axis(index, order, axis=1), wanted == n, reach
         )
     itself = index == np.arange(n)[:, None]
     itself[~itself.any(axis=1), -1] = True  # crowded out by duplicates
     keep = ~itself
     similarity, index = similarity[keep].reshape(n, wanted - 1), index[keep].reshape(n, wanted - 1)
-    return Neighbours(similarity, index, wanted == n, similarity[:, -1])
+    return Neighbors(similarity, index, wanted == n, similarity[:, -1])
 
 
 def _merge(
@@ -252,7 +252,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.maximum(norms, np.float32(1e-30))[:, None])
 
 
-def _of_columns(features: FeatureSet, found: Neighbours, blocks: bool) -> Score:
+def _of_columns(features: FeatureSet, found: Neighbors, blocks: bool) -> Score:
     labels, everyone = features.labels, np.arange(len(features))
     measure = _above_chance if features.label_kind is LabelKind.MULTILABEL else _r2
     name = "vote" if features.label_kind is LabelKind.MULTILABEL else "r2"
@@ -273,7 +273,7 @@ def _of_columns(features: FeatureSet, found: Neighbours, blocks: bool) -> Score:
         similarity, index = _without(found, features.blocks, block, rows)
         both = measure(_mean_of(labels, similarity, index, VALUE_K), labels[rows])
         asked = measure(votes_at[VALUE_K][rows], labels[rows])
-        left_out.append(_AS_NEIGHBOURS * both + (1 - _AS_NEIGHBOURS) * asked)
+        left_out.append(_AS_NEIGHBORS * both + (1 - _AS_NEIGHBORS) * asked)
     return Score(value, details=details, blocks=np.array(left_out), interval_seconds=time.perf_counter() - started)
 
 

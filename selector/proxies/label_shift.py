@@ -16,7 +16,7 @@ STEPS, TOLERANCE = 1000, 1e-9
     "label-shift",
     summary="Minus the total variation between the source's class shares and those estimated for the target.",
     label_kinds=LABELS,
-    needs_unlabelled=True,
+    needs_unlabeled=True,
     good="0 is the same class shares in both domains, −1 classes that do not overlap.",
     source="Saerens et al., Neural Computation 2002; calibrated as in Alexandari et al., ICML 2020, arXiv:1901.06852",
     cost="one head of the source domain and steps of M × C",
@@ -24,7 +24,7 @@ STEPS, TOLERANCE = 1000, 1e-9
     invariances={"row order", "class renaming", "absent classes"},
     seeded=True,
     blocks="recompute",
-    formula="Expectation-maximisation of the target's class shares q under probabilities p(y|x)·q(y)/p(y), p from the source's "
+    formula="Expectation-maximization of the target's class shares q under probabilities p(y|x)·q(y)/p(y), p from the source's "
     "head at the temperature that fits held-out source rows; −½ Σ|q − p|.",
     domain="Right where only the class shares differ. Where the items differ too, the head errs and so does the estimate.",
 )

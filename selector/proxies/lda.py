@@ -21,14 +21,14 @@ _FLOAT64_CELLS = 2e7  # N·D up to which distances to the class means are comput
     summary="Mean posterior of the held-out labels under Gaussian classes with one shared covariance.",
     good="1 is perfect; the sum of the squared class shares is a model that knows nothing.",
     source="Fisher 1936; Ledoit and Wolf 2004; first stage of Shao et al., ECCV 2022, and of Gholami et al., ICCV 2023",
-    cost="five Cholesky factorisations and a product N × D × C on top of logme's moments",
+    cost="five Cholesky factorizations and a product N × D × C on top of logme's moments",
     bounds=(0.0, 1.0),
     invariances=INVARIANCES - {"zero padding"},
     seeded=True,
     version=2,
     blocks="halfway",
     formula="Mean over rows of p(label | row): class means and the pooled covariance within classes from the other four "
-    "folds, shrunk to a multiple of the identity by Ledoit-Wolf on rows centred by class; priors are class shares.",
+    "folds, shrunk to a multiple of the identity by Ledoit-Wolf on rows centered by class; priors are class shares.",
     deviations="The mean of p, not of log p: Gaussian posteriors of wide models are far too sure of themselves, and "
     "a few rows that they are wrong about would decide the mean logarithm (it is in the details). Public codes score the rows they were fitted on, which is optimistic, most of all for wide models. "
     "scikit-learn's shrinkage='auto' shrinks every class apart (C matrices of D × D) and gives other values; at the same "

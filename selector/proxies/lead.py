@@ -26,7 +26,7 @@ BEYOND_NOISE = 3.0  # standard deviations that a rate must lie above that of noi
     invariances=INVARIANCES,
     formula="F₀: leave-one-out predictions of a ridge regression on the one-hot labels Y. F_t = (1 − e^{−λt}) Y + e^{−λt} F₀ with "
     "a rate λ for each class c: λ_c = max(0, ρ_c − 3σ), ρ_c = N·Σ_{i≠j} r_i r_j k_ij/(‖r_c‖² Σ k_ii), r = Y − F₀, K = XXᵀ of the "
-    "centred rows: how strongly the features' kernel acts on what is left to learn, without what each row does for itself; "
+    "centered rows: how strongly the features' kernel acts on what is left to learn, without what each row does for itself; "
     "σ = √(2 Σ_{i≠j} k_ij²)/Σ k_ii is the standard deviation of ρ where r is noise, whose mean is 0. "
     "Score = 1 − Σ_c e^{−2λ_c t}‖r_c‖²/Σ_c ‖Y_c − mean‖².",
     deviations="Of the paper, the equation of F_t and that rates differ by class could be verified (abstract and secondary "
@@ -53,14 +53,14 @@ def lead(features: FeatureSet, *, time: float = 1.0) -> Score:
     spectrum = features.spectrum
     errors, null, along, of_itself = (np.zeros(1) for _ in range(4))
     squared, start = 0.0, 0
-    units = None if features.units is None else np.sort(np.unique(features.units, return_inverse=True)[1].ravel())
+    groups = None if features.groups is None else np.sort(np.unique(features.groups, return_inverse=True)[1].ravel())
     for z, residual, alone in held_out_residuals(
         features, spectrum.trace / spectrum.count * np.array(STRENGTHS)[chosen]
     ):
         errors = errors + np.einsum("nt,nt->t", residual, residual)
         null = null + np.einsum("nt,nt->t", alone, alone)
         along = along + z.T @ residual
-        own, own_squared = _of_units(z, residual, None if units is None else units[start : start + len(z)])
+        own, own_squared = _of_groups(z, residual, None if groups is None else groups[start : start + len(z)])
         of_itself, squared, start = of_itself + own, squared + own_squared, start + len(z)
     squares, variance = np.asarray(errors), float(np.sum(null))
     force = np.einsum("kt,kt->t", along, along) - of_itself
@@ -73,13 +73,13 @@ def lead(features: FeatureSet, *, time: float = 1.0) -> Score:
     return Score(1 - left / variance, details=details)
 
 
-def _of_units(z: np.ndarray, residual: np.ndarray, units: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """Σ rᵀKr (T,) and Σ ‖K‖² of the kernel within units, whose rows are neighbours; each row one where there are none."""
-    if units is None:
+def _of_groups(z: np.ndarray, residual: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """Σ rᵀKr (T,) and Σ ‖K‖² of the kernel within units, whose rows are neighbors; each row one where there are none."""
+    if groups is None:
         lengths = np.einsum("nk,nk->n", z, z, dtype=np.float64)
         return np.asarray(lengths @ residual.astype(np.float64) ** 2), float((lengths**2).sum())
     own, squared = np.zeros(residual.shape[1]), 0.0
-    for part in np.split(np.arange(len(z)), np.flatnonzero(np.diff(units)) + 1):
+    for part in np.split(np.arange(len(z)), np.flatnonzero(np.diff(groups)) + 1):
         rows = z[part].astype(np.float64)
         own += ((rows.T @ residual[part]) ** 2).sum(axis=0)
         squared += float(((rows @ rows.T) ** 2).sum())

@@ -35,8 +35,8 @@ _PENALTIES = 8  # groups of columns of similar α/β, for which blocks are left 
     cost="O(N·D·min(N, D)) multiplications in float64; one eigendecomposition",
     invariances=INVARIANCES - {"offset", "scale"},
     formula="For every label column y: D/2·log α + N/2·log β − ½·log det(αI + βXᵀX) − β/2·‖y − Xw‖² − α/2·‖w‖² − "
-    "N/2·log 2π, at the α and β that maximise it (fixed point from α = β = 1, ε = 1e-5), divided by N; mean over columns. "
-    "Real columns are standardised, 0/1 columns are as they are; a column is scored on the rows where it is known.",
+    "N/2·log 2π, at the α and β that maximize it (fixed point from α = β = 1, ε = 1e-5), divided by N; mean over columns. "
+    "Real columns are standardized, 0/1 columns are as they are; a column is scored on the rows where it is known.",
     blocks="own",
     version=2,
     deviations="The (D − k)·log α term of the determinant, k = min(N, D), is missing in widely copied code: for N < D its "
@@ -61,7 +61,7 @@ def logme(features: FeatureSet, *, intercept: bool = False, blocks: bool = False
 
     Args:
         features: any scale; N < D and low rank included.
-        intercept: add an unpenalised intercept (centred rows and columns); the paper has none.
+        intercept: add an unpenalized intercept (centered rows and columns); the paper has none.
         blocks: add the values with each block left out: at the α/β of all rows, where the evidence is highest, so that
             another one would hardly change it, and at the best β.
     Returns:
@@ -70,9 +70,9 @@ def logme(features: FeatureSet, *, intercept: bool = False, blocks: bool = False
         ProxyError: see ``FeatureSet``.
     """
     parts = features.complete_parts()
-    standardise = features.label_kind is LabelKind.REAL
+    standardize = features.label_kind is LabelKind.REAL
     found = [
-        column_evidence(part.spectrum.standardised() if standardise else part.spectrum, intercept=intercept)
+        column_evidence(part.spectrum.standardized() if standardize else part.spectrum, intercept=intercept)
         for part in parts
     ]
     evidence, converged = (np.concatenate([one[i] for one in found]) for i in (0, 2))
@@ -88,7 +88,7 @@ def logme(features: FeatureSet, *, intercept: bool = False, blocks: bool = False
     if not blocks or intercept:
         return made
     started = time.perf_counter()
-    sets = [_LeftOut(one[0], one[3], standardise) for one in found]
+    sets = [_LeftOut(one[0], one[3], standardize) for one in found]
 
     def value(left: Sequence[Deletion]) -> float:
         return float(np.nanmean(np.concatenate([one.of_rest(rest) for one, rest in zip(sets, left, strict=True)])))
@@ -107,7 +107,7 @@ def column_evidence(spectrum: Spectrum, *, intercept: bool = False) -> tuple[np.
         for start in range(0, n_columns, _TILE):
             tile = slice(start, start + _TILE)
             column = _Columns(spectrum, tile, intercept)
-            evidence[tile], iterations, converged[tile], ratio[tile] = column.maximise()
+            evidence[tile], iterations, converged[tile], ratio[tile] = column.maximize()
             most = max(most, iterations)
     return evidence, most, converged, ratio
 
@@ -116,26 +116,26 @@ def column_evidence(spectrum: Spectrum, *, intercept: bool = False) -> tuple[np.
 class _LeftOut:
     """Evidence of label columns without a block, each at the α/β of all rows.
 
-    With t = α/β fixed, the block's rows X_B and their residuals e change the penalised residual E = ‖y - Xw‖² + t‖w‖² by
+    With t = α/β fixed, the block's rows X_B and their residuals e change the penalized residual E = ‖y - Xw‖² + t‖w‖² by
     -eᵀG⁻¹e and log det(XᵀX + tI) by log det G, G = I - X_B(XᵀX + tI)⁻¹X_Bᵀ; the best β is N/E.
     """
 
     evidence: np.ndarray
     ratio: np.ndarray
-    standardise: bool
+    standardize: bool
 
     def of_rest(self, left: Deletion) -> np.ndarray:
         """(T,) evidence a row; NaN for a class that has no row left."""
         spectrum = left.every.spectrum
         scale = np.ones(len(self.ratio))
-        if self.standardise:
+        if self.standardize:
             scale = np.sqrt(spectrum.label_square / spectrum.count)
             scale = np.where(scale > 0, scale, 1.0)
-            spectrum = spectrum.standardised()
+            spectrum = spectrum.standardized()
         values = self.evidence.copy()
         for penalty, columns in grouped(self.ratio, _PENALTIES):
             values[columns] += self._change(left, spectrum, penalty, columns, scale[columns])
-        if self.standardise:  # by the deviation of the rows left
+        if self.standardize:  # by the deviation of the rows left
             deviation = np.sqrt(np.maximum(left.label_square, 1e-300) / left.count)
             values += np.where(left.label_square > 0, np.log(deviation / scale), 0.0)
         elif left.every.is_classes:
@@ -158,7 +158,7 @@ class _LeftOut:
         q = 1 + about_mean
         rows = left.rows * inverse
         along = rows @ m + about_mean / math.sqrt(n)
-        # X_B(XᵀX + tI)⁻¹X_Bᵀ in terms of centred rows, X = Z + 1mᵀ/√N
+        # X_B(XᵀX + tI)⁻¹X_Bᵀ in terms of centered rows, X = Z + 1mᵀ/√N
         half = along - about_mean / (2 * math.sqrt(n))
         core = -gram(left.rows * np.sqrt(inverse)) - (half[:, None] + half) / math.sqrt(n) + np.outer(along, along) / q
         core[np.diag_indices_from(core)] += 1
@@ -187,7 +187,7 @@ def _profile(count: int, width: int, t: float, energy: np.ndarray, log_det: np.n
 class _Columns:
     """The fixed point for a few label columns.
 
-    With A = XᵀX + tI, t = α/β, in the eigenbasis of the centred rows XᵀX is diag(S) + mmᵀ, m being
+    With A = XᵀX + tI, t = α/β, in the eigenbasis of the centered rows XᵀX is diag(S) + mmᵀ, m being
     √N times the mean: A⁻¹ follows by Sherman-Morrison, w = 1/(S + t), q = 1 + Σm²w. The residual and
     the trace are written as sums of positive terms, so that nothing cancels when t is tiny.
     """
@@ -195,7 +195,7 @@ class _Columns:
     def __init__(self, spectrum: Spectrum, tile: slice, intercept: bool) -> None:
         self.n, self.width = spectrum.count, spectrum.width
         self.values = spectrum.values
-        self.explained = spectrum.energy[:, tile]  # (uᵀy)², centred
+        self.explained = spectrum.energy[:, tile]  # (uᵀy)², centered
         self.outside = spectrum.residual[tile]
         m = np.zeros_like(spectrum.offset) if intercept else spectrum.offset
         self.m2 = m * m
@@ -210,7 +210,7 @@ class _Columns:
         part.outside, part.level = self.outside[columns], self.level[columns]
         return part
 
-    def maximise(self) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    def maximize(self) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
         """Evidence a row, steps taken, whether each column settled, and its α/β."""
         count = len(self.outside)
         alpha, beta = np.ones(count), np.ones(count)

@@ -30,22 +30,22 @@ _NAMED = 20  # columns whose own value is in the details
     invariances=INVARIANCES,
     blocks="own",
     version=2,
-    formula="1 − Σ e_i²/Σ (y_i − mean without i)², e_i = (y − ŷ)_i/(1 − h_ii), the penalty of each column by generalised "
+    formula="1 − Σ e_i²/Σ (y_i − mean without i)², e_i = (y − ŷ)_i/(1 − h_ii), the penalty of each column by generalized "
     "cross-validation over 17 strengths (those of `ridge`), free intercept; mean over columns. Rows of one item are left out together: "
     "e_u = (I − H_uu)⁻¹ (y − ŷ)_u.",
     deviations="In-sample least squares, as in the published Linear MSE, means nothing once D ≥ N. The penalty has seen the "
     "row that is left out, as in every GCV.",
-    domain="Labels and real values, N ≥ 3. Centres are those of all rows, which the closed form accounts for.",
+    domain="Labels and real values, N ≥ 3. Centers are those of all rows, which the closed form accounts for.",
 )
 def loo_ridge(features: FeatureSet, *, blocks: bool = False) -> Score:
     """Leave-one-out R², averaged over columns.
 
     Args:
         features: multi-label or real; a column is scored on the rows where it is known.
-        blocks: add the values with each block left out: generalised cross-validation without the block at the strengths
+        blocks: add the values with each block left out: generalized cross-validation without the block at the strengths
             of all rows, moved by what exact leave-one-out differs from it on all rows.
     Returns:
-        Score ≤ 1; ``details``: ``strength`` (geometric mean, in units of the mean squared length of a centred
+        Score ≤ 1; ``details``: ``strength`` (geometric mean, in units of the mean squared length of a centered
         row) and ``r2:NAME`` of the first 20 columns.
     Raises:
         NotApplicable: constant features, fewer than three rows, or rows of one item only.
@@ -79,7 +79,7 @@ def _gcv(features: FeatureSet) -> float:
 
 
 def _from_spectra(features: FeatureSet) -> np.ndarray | None:
-    """(blocks,) generalised cross-validation without each block, at the strengths of all rows; None where
+    """(blocks,) generalized cross-validation without each block, at the strengths of all rows; None where
     ``without_blocks`` gives none, or rows occur several times."""
     parts = features.complete_parts()
     if any(part.equal_rows is not None for part in parts):
@@ -95,7 +95,7 @@ def _from_spectra(features: FeatureSet) -> np.ndarray | None:
 
 
 def _fit_of_rest(left: Deletion, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) errors of generalised cross-validation of the rows left, and those of their mean."""
+    """(T,) errors of generalized cross-validation of the rows left, and those of their mean."""
     n, unit = left.count, left.trace / left.count
     errors = np.empty(len(strengths))
     for strength in np.unique(strengths):

@@ -16,7 +16,7 @@ MOST = 1000  # rows a domain
     "mmd",
     summary="Minus the squared maximum mean discrepancy of the two domains.",
     label_kinds=LABELS,
-    needs_unlabelled=True,
+    needs_unlabeled=True,
     good="About 0 is two samples of one distribution, −2 two that share nothing.",
     source="Gretton et al., JMLR 2012, eq. 3 (unbiased)",
     cost="O(n²·D), n at most 1,000 rows a domain",

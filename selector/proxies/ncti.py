@@ -23,11 +23,11 @@ DIMENSIONS = 64
     bounds=(-1.0, 2.0),
     invariances=INVARIANCES,
     formula="PCA to 64. seli = 1 − 1/g, g the mean over the discriminants of √(1 + r), r the variance between "
-    "classes over the shrunk variance within (without shrinkage: the nuclear norm of the centred discriminant features over "
+    "classes over the shrunk variance within (without shrinkage: the nuclear norm of the centered discriminant features over "
     "√N·(number of discriminants)); "
     "ncc = mean posterior of the true class; vc = log Σ_c ‖P_c‖_* of the posteriors of every class, scaled from its value for "
     "uniform posteriors (0) to its largest possible one (1). Score = seli + ncc − vc.",
-    deviations="The published score normalises the three terms to the minimum and maximum over the pool, so a model's score changes "
+    deviations="The published score normalizes the three terms to the minimum and maximum over the pool, so a model's score changes "
     "when another joins. Here the terms have fixed ends. The covariance is shrunk by Ledoit-Wolf instead of exp(−variance), which "
     "depends on the features' scale.",
     domain="Classes with spread within them. In-sample.",

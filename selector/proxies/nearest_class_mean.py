@@ -24,16 +24,16 @@ from selector.proxies._proxy import INVARIANCES, proxy
 def nearest_class_mean(features: FeatureSet) -> Score:
     """Leave-one-out accuracy of the nearest class mean; a contribution a row."""
     codes, counts = features.labels, features.class_counts
-    centre = features.mean
+    center = features.mean
     sums = np.zeros((len(counts), features.width))
     for start, chunk in features.chunks():
-        z = np.subtract(chunk, centre, dtype=np.float64)
+        z = np.subtract(chunk, center, dtype=np.float64)
         sums += features.label_data.sums(z, slice(start, start + len(chunk)))
     means = sums / counts[:, None]
     squares = np.einsum("cd,cd->c", means, means)
     per_row = np.empty(len(codes))
     for start, chunk in features.chunks():
-        z = np.subtract(chunk, centre, dtype=np.float64)
+        z = np.subtract(chunk, center, dtype=np.float64)
         own, index = codes[start : start + len(z)], np.arange(len(z))
         distance = np.einsum("ij,ij->i", z, z)[:, None] - 2 * z @ means.T + squares
         n = counts[own].astype(float)

@@ -21,7 +21,7 @@ COMPONENTS_PER_CLASS = 5
     summary="Log-likelihood of the labels when they are predicted from clusters of the rows.",
     good="0 is perfect; minus the entropy of the class shares is a model that knows nothing.",
     source="Li et al., CVPR 2021, arXiv:2011.11200",
-    cost="expectation-maximisation with 5C components in the leading principal components; slow for many classes",
+    cost="expectation-maximization with 5C components in the leading principal components; slow for many classes",
     bounds=(-float("inf"), 0.0),
     invariances=NAMES_OF_CLASSES,
     seeded=True,
@@ -47,7 +47,7 @@ def nleep(features: FeatureSet) -> Score:
     keep = int(np.searchsorted(np.cumsum(values) / values.sum(), VARIANCE)) + 1
     order, _ = features.canonical
     z = features.coordinates(keep).astype(np.float64)[order]
-    z /= np.sqrt(values[0] / len(features))  # the mixture's regularisation is in absolute units
+    z /= np.sqrt(values[0] / len(features))  # the mixture's regularization is in absolute units
     mixture = GaussianMixture(components, random_state=features.seed, reg_covar=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

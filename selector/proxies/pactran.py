@@ -18,7 +18,7 @@ from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
     source="Ding et al., ECCV 2022, arXiv:2203.05126 (PACTran-Gauss)",
     cost="a logistic regression: some ten products N × D × C, and one N × D × C for the curvature",
     invariances=NAMES_OF_CLASSES | {"offset"},
-    formula="−[min (mean CE + ‖W‖²/2λ) + ½ (CD/λ)(s/D) log(λh/(CD))], h = Σ x_id² p_ic(1 − p_ic) + Σ p_ic(1 − p_ic) + CD/λ, centred "
+    formula="−[min (mean CE + ‖W‖²/2λ) + ½ (CD/λ)(s/D) log(λh/(CD))], h = Σ x_id² p_ic(1 − p_ic) + Σ p_ic(1 − p_ic) + CD/λ, centered "
     "rows, λ = f·N, s = 10f or 100f, f ∈ {0.1, 1, 10}.",
     deviations="Solved in the eigenbasis to a tolerance instead of 100 steps from a random start, so there is no seed.",
     domain="Classes. Depends on the features' scale: the prior is in their units. Published tables choose f and s by the result; the "

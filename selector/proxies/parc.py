@@ -25,10 +25,10 @@ MAX_ROWS = 2000
     invariances=INVARIANCES,
     seeded=True,
     version=2,
-    formula="Spearman correlation, over pairs of rows, of 1 − cosine(row_i, row_j) after PCA to 32 standardised dimensions with "
+    formula="Spearman correlation, over pairs of rows, of 1 − cosine(row_i, row_j) after PCA to 32 standardized dimensions with "
     "1 − Pearson of the one-hot (multi-hot) labels.",
     deviations="Rows are compared by their cosine; the published Pearson correlation first subtracts each row's mean over "
-    "its principal components, whose signs are arbitrary, so its value changes with the library. PCA is exact, not randomised; values are not multiplied by 100; more than 2,000 rows are a stratified subsample "
+    "its principal components, whose signs are arbitrary, so its value changes with the library. PCA is exact, not randomized; values are not multiplied by 100; more than 2,000 rows are a stratified subsample "
     "drawn from hashes.",
     domain="Classes or label sets. A row with no label, or all, is at distance 1 from every other.",
 )

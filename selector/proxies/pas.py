@@ -14,7 +14,7 @@ from selector.proxies._proxy import proxy
     "pas",
     summary="How clearly rows of a target without labels fall to one class centroid of the source domain.",
     label_kinds=LABELS,
-    needs_unlabelled=True,
+    needs_unlabeled=True,
     good="0 is a target between the classes, 1 a target on the centroids.",
     source="PAS, ICLR 2026, arXiv:2604.09863 (quoted from its abstract)",
     cost="a product M × D × C",

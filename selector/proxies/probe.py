@@ -12,7 +12,7 @@ from selector.core.contracts import LabelKind, Score
 from selector.core.errors import NotApplicable
 from selector.features import NUM_FOLDS, FeatureSet
 from selector.features.threads import capped, each
-from selector.linear import STRENGTHS, Logistic, best_strength, label_log_likelihood, log_likelihood, standardise
+from selector.linear import STRENGTHS, Logistic, best_strength, label_log_likelihood, log_likelihood, standardize
 from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 _TOLERANCES = ((5e8, 6e-5), (5e7, 6e-6), (0, 1e-6))
@@ -33,11 +33,11 @@ _AGAIN = 2e-5  # of fits without some rows, from the solution with them
     seeded=True,
     blocks="own",
     version=5,
-    formula="Mean over rows of log p(label | row) under the fold's model that did not see it: standardised columns, five "
+    formula="Mean over rows of log p(label | row) under the fold's model that did not see it: standardized columns, five "
     "stratified folds, one inverse penalty C for all folds, the best of C·D ∈ {0.1, 1, 10, 100, 1000}. "
     "Several labels: each against the rest, on the rows where it is known; mean over labels.",
-    deviations="Solved to a tolerance instead of trained for some epochs, so the optimiser has no say in it. Columns are "
-    "standardised over all rows, which looks at no label. The value is that of the best strength, a slight optimism that is "
+    deviations="Solved to a tolerance instead of trained for some epochs, so the optimizer has no say in it. Columns are "
+    "standardized over all rows, which looks at no label. The value is that of the best strength, a slight optimism that is "
     "the same for all models. Strengths are compared coarsely, from the second on, until one is 10 % worse than the best (the first when the second won); those within 10 % are solved to the end. Values are within 1e-3 of the exact minimum.",
     domain="Two classes with two rows each at least. Rows of a class that lives in one fold count as a guess among all "
     "classes. Costly for many classes times many features: ridge or lda stand in.",
@@ -55,7 +55,7 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
 
     Args:
         features: class labels, or several labels a row.
-        strengths: inverse penalties C on standardised columns, as in scikit-learn;
+        strengths: inverse penalties C on standardized columns, as in scikit-learn;
             ``linear.STRENGTHS`` / D when not given.
         blocks: add the values with each block left out, fitted again from the solutions found.
     Returns:
@@ -68,7 +68,7 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     order, codes = features.canonical
     order = order[np.argsort(features.folds[order], kind="stable")]
     folds = features.folds[order]
-    basis = standardise(features.rows, order)
+    basis = standardize(features.rows, order)
     z, curvature = basis.own, basis.curvature
     del basis
     problem: _Problem | _Labels

@@ -1,4 +1,4 @@
-"""Ridge regression: generalised cross-validation from the spectrum, or exact leave-one-out."""
+"""Ridge regression: generalized cross-validation from the spectrum, or exact leave-one-out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selector.features.threads import capped
 from selector.proxies._proxy import INVARIANCES, proxy
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-8, 9))
-"""Penalties, in units of the mean squared length of a centred row."""
+"""Penalties, in units of the mean squared length of a centered row."""
 
 
 @proxy(
@@ -42,7 +42,7 @@ def ridge(features: FeatureSet, *, method: str = "gcv") -> Score:
         features: any label kind; classes as one-hot columns.
         method: ``gcv``, or ``loo`` for exact leave-one-out residuals at GCV's penalty.
     Returns:
-        Score ≤ 1; ``details``: the penalty, in units of the mean squared length of a centred row.
+        Score ≤ 1; ``details``: the penalty, in units of the mean squared length of a centered row.
     Raises:
         NotApplicable: constant features or labels, N < 3.
     """
@@ -56,7 +56,7 @@ def ridge(features: FeatureSet, *, method: str = "gcv") -> Score:
 
 
 def column_fits(features: FeatureSet, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(T,) squared errors of every column, those of its mean, and the strength that generalised
+    """(T,) squared errors of every column, those of its mean, and the strength that generalized
     cross-validation chose: one for all classes, one for each column otherwise."""
     spectrum = features.spectrum
     chosen = column_strengths(features)
@@ -74,7 +74,7 @@ def column_fits(features: FeatureSet, method: str) -> tuple[np.ndarray, np.ndarr
 
 
 def column_strengths(features: FeatureSet) -> np.ndarray:
-    """(T,) numbers in ``STRENGTHS`` that generalised cross-validation prefers.
+    """(T,) numbers in ``STRENGTHS`` that generalized cross-validation prefers.
 
     Raises:
         NotApplicable: constant features or labels, N < 3.
@@ -99,7 +99,7 @@ def mean_r2(errors: np.ndarray, null: np.ndarray, kind: LabelKind) -> float:
 
 
 def gcv(spectrum: Spectrum, penalty: float) -> np.ndarray:
-    """(T,) generalised cross-validation error of each column at a penalty."""
+    """(T,) generalized cross-validation error of each column at a penalty."""
     shrink = penalty / (spectrum.values + penalty)
     rss = spectrum.residual + shrink**2 @ spectrum.energy
     free = spectrum.count - 1 - len(spectrum.values) + float(shrink.sum())  # N - 1 - Σ S/(S + λ), nothing cancels
@@ -109,7 +109,7 @@ def gcv(spectrum: Spectrum, penalty: float) -> np.ndarray:
 def _of_distinct_rows(features: FeatureSet) -> Spectrum:
     """The spectrum without the contrasts between equal rows.
 
-    No penalty can fit them, and where their labels agree they have no residual: generalised cross-validation takes that
+    No penalty can fit them, and where their labels agree they have no residual: generalized cross-validation takes that
     for the absence of noise. Four photographs that occurred twice among 374 gave an R² of 0.15 at a penalty whose
     leave-one-out R² is -0.75.
     """
@@ -150,38 +150,38 @@ def held_out_residuals(
     values = spectrum.values[positive]
     shrunk = 1 / (values[:, None] + strengths)  # (k, strengths)
     solution = shrunk[:, of_column] * spectrum.response[positive]
-    units = None if features.units is None else np.unique(features.units, return_inverse=True)[1].ravel()
-    order = np.arange(n) if units is None else np.argsort(units, kind="stable")
+    groups = None if features.groups is None else np.unique(features.groups, return_inverse=True)[1].ravel()
+    order = np.arange(n) if groups is None else np.argsort(groups, kind="stable")
     of_row = np.empty((0, 0))
-    for rows, z in _coordinates(features, order, units, positive):
+    for rows, z in _coordinates(features, order, groups, positive):
         residual = targets[rows] - z @ solution.astype(z.dtype)
-        if units is None:
+        if groups is None:
             of_row = _room(of_row, z)
             leverage = 1 / n + np.multiply(z, z, out=of_row) @ shrunk.astype(z.dtype)
             residual = residual / np.maximum(1 - leverage, 1e-12)[:, of_column]
             alone = targets[rows] * (n / (n - 1))
         else:
-            residual, alone = _without_units(z, residual, targets[rows], units[rows], shrunk, of_column, n)
+            residual, alone = _without_groups(z, residual, targets[rows], groups[rows], shrunk, of_column, n)
         yield z, residual, alone
 
 
-def _without_units(
+def _without_groups(
     z: np.ndarray,
     residual: np.ndarray,
     targets: np.ndarray,
-    units: np.ndarray,
+    groups: np.ndarray,
     shrunk: np.ndarray,
     of_column: np.ndarray,
     n: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals of whole units (neighbouring rows) and deviations from the mean, both without their unit."""
+    """Residuals of whole groups (neighboring rows) and deviations from the mean, both without their unit."""
     found, alone = np.empty_like(targets), np.empty_like(targets)
-    starts = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
-    for start, stop in zip(starts, [*starts[1:], len(units)], strict=True):
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+    for start, stop in zip(starts, [*starts[1:], len(groups)], strict=True):
         part, m = slice(start, stop), stop - start
         if m == n:
             raise NotApplicable("needs rows of two items")
-        # the mean of the other rows: y_u - (Σy - Σy_u)/(n - m), of centred columns
+        # the mean of the other rows: y_u - (Σy - Σy_u)/(n - m), of centered columns
         alone[part] = targets[part] + targets[part].sum(axis=0) / (n - m)
         rows = z[part].astype(np.float64)
         for number in range(shrunk.shape[1]):
@@ -193,9 +193,9 @@ def _without_units(
 
 
 def _coordinates(
-    features: FeatureSet, order: np.ndarray, units: np.ndarray | None, positive: np.ndarray
+    features: FeatureSet, order: np.ndarray, groups: np.ndarray | None, positive: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, coordinates (n, k)) in chunks that hold whole units."""
+    """(rows, coordinates (n, k)) in chunks that hold whole groups."""
     if features.uses_kernel:
         values = features.spectrum.values[positive]
         whole = features.directions[:, positive] * np.sqrt(values)
@@ -209,19 +209,19 @@ def _coordinates(
     size, start = chunk_rows(rows), 0
     # one array for all chunks: fresh ones of this size come page by page from the system, which costs as much as a
     # third of the product
-    centred, z = np.empty((0, 0)), np.empty((0, 0))
+    centered, z = np.empty((0, 0)), np.empty((0, 0))
     with capped(features.width):
         while start < len(order):
             stop = min(start + size, len(order))
-            if units is not None:
-                while stop < len(order) and units[order[stop]] == units[order[stop - 1]]:
+            if groups is not None:
+                while stop < len(order) and groups[order[stop]] == groups[order[stop - 1]]:
                     stop += 1
             part = order[start:stop]
-            chunk = rows[start:stop] if units is None else rows[part]
-            centred = _room(centred, chunk, precision)
-            np.subtract(chunk, mean, out=centred, dtype=precision)
-            z = _room(z, centred, columns=basis.shape[1])
-            yield part, np.matmul(centred, basis, out=z)
+            chunk = rows[start:stop] if groups is None else rows[part]
+            centered = _room(centered, chunk, precision)
+            np.subtract(chunk, mean, out=centered, dtype=precision)
+            z = _room(z, centered, columns=basis.shape[1])
+            yield part, np.matmul(centered, basis, out=z)
             start = stop
 
 

@@ -16,7 +16,7 @@ from selector.proxies._proxy import INVARIANCES, proxy
     summary="Posterior of the true class in a shrunk Fisher space, after rows were mixed towards other classes.",
     good="Between 0 and 1; 1/C knows nothing. In-sample: values of small targets and wide models are too good.",
     source="Shao et al., ECCV 2022, arXiv:2207.03036",
-    cost="two Cholesky factorisations, one more pass of N·D·min(N, D) and a copy of the rows",
+    cost="two Cholesky factorizations, one more pass of N·D·min(N, D) and a copy of the rows",
     bounds=(0.0, 1.0),
     blocks="recompute",
     invariances=INVARIANCES - {"scale", "zero padding"},

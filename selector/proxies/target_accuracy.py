@@ -35,7 +35,7 @@ MEASURES = {
     "target-accuracy",
     summary="Accuracy that a linear head of the source domain is expected to have on a target without labels.",
     label_kinds=LABELS,
-    needs_unlabelled=True,
+    needs_unlabeled=True,
     good="An accuracy: 1 is perfect, chance is that of the class shares.",
     source="Garg et al., ICLR 2022, arXiv:2201.04234 (average thresholded confidence), and the measures in its details",
     cost="one head of the source domain and the measures",

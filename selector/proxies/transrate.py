@@ -17,7 +17,7 @@ from selector.proxies._proxy import INVARIANCES, proxy
     source="Huang et al., ICML 2022, arXiv:2106.09362",
     cost="one pass over the rows on top of logme, and a determinant of min(n_c, D) a class",
     invariances=INVARIANCES - {"zero padding"},
-    formula="R(Z) − Σ_c n_c/n·R(Z_c), R(Z) = ½ log det(I + ZᵀZ/(nε)), ε = 1e-4, Z centred and scaled so that its covariance has "
+    formula="R(Z) − Σ_c n_c/n·R(Z_c), R(Z) = ½ log det(I + ZᵀZ/(nε)), ε = 1e-4, Z centered and scaled so that its covariance has "
     "trace D.",
     deviations="The public code leaves the scale as it is, so that multiplying features by ten changes the ranking, and weights "
     "classes equally; here the trace is fixed and classes weigh by their rows. Determinants come from the smaller Gram "

@@ -15,13 +15,13 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """One set of the suite: its size, and the normalised score of the best encoder and of the median one."""
+    """One set of the suite: its size, and the normalized score of the best encoder and of the median one."""
 
     rows: int
     classes: int
     encoders: int
-    best_normalised_score: float
-    median_normalised_score: float
+    best_normalized_score: float
+    median_normalized_score: float
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Calibration:
 
     Attributes:
         version: raised with every change of a value below; a run records it.
-        normalised_score_per_deviation: how far encoders of a set lie apart in normalised score per standard deviation of their rank.
+        normalized_score_per_deviation: how far encoders of a set lie apart in normalized score per standard deviation of their rank.
         sets: by name.
     """
 
     version: int
-    normalised_score_per_deviation: float
+    normalized_score_per_deviation: float
     sets: Mapping[str, CalibrationSet]
 
     def unlike(self, modality: str, label_kind: str) -> set[str]:
@@ -52,4 +52,4 @@ def calibration() -> Calibration:
     """The values that the package carries."""
     data = json.loads((files("selector.ranking") / "calibration.json").read_text(encoding="utf-8"))
     sets = {name: CalibrationSet(**facts) for name, facts in data["sets"].items()}
-    return Calibration(data["version"], data["normalised_score_per_deviation"], sets)
+    return Calibration(data["version"], data["normalized_score_per_deviation"], sets)

@@ -1,8 +1,8 @@
 """Many proxies -> one score a model, with intervals, P(best) and the set that is not significantly different.
 
 Every member is put on one scale that depends on the target alone, never on the other models, so
-that adding a model reorders nothing: *normalised score*, 0 for a model that knows nothing about the labels
-and 1 for one that knows them all. The transferability is the mean normalised score of the members, equal weights,
+that adding a model reorders nothing: *normalized score*, 0 for a model that knows nothing about the labels
+and 1 for one that knows them all. The transferability is the mean normalized score of the members, equal weights,
 one member a family, moved by what was known of the model beforehand (``selector.ranking.prior``). Intervals
 come from the same deleted blocks of rows for every model, so that errors which all models share
 cancel in the differences.
@@ -29,7 +29,7 @@ from selector.ranking.prior import Prior, PriorScore
 from selector.results import PriorCell
 
 DRAWS = 4000
-AT_CHANCE = 0.05  # no model does clearly better than chance where the best normalised score is below
+AT_CHANCE = 0.05  # no model does clearly better than chance where the best normalized score is below
 OVERLAP_DIMENSIONS = 64  # principal components that gbc looks at
 JUDGED_FROM = 5  # models: fewer orders agree or disagree by chance
 _MOST_DEVIATIONS = 2.0  # of rank that own results move a model by, mostly
@@ -41,7 +41,7 @@ class Transferability:
     """The combined score of one model.
 
     Attributes:
-        value: ``normalised_score`` moved by ``prior``: what orders the models.
+        value: ``normalized_score`` moved by ``prior``: what orders the models.
         low, high: 90 % interval; None, as the next three, when the members came without blocks.
         p_best, p_top_k: probability of being the first, or among the first k, of this pool; equal models share
             it. None also where every model is at chance.
@@ -49,11 +49,11 @@ class Transferability:
         tied: not distinguishable from the first model (90 % interval of the paired difference
             includes zero; without blocks, the same value).
         half_to_first: half-width of that interval; 0 when the members came without blocks.
-        normalised_score: mean normalised score of the members; 0 is chance, 1 is perfect.
+        normalized_score: mean normalized score of the members; 0 is chance, 1 is perfect.
         prior: the prior of the model moves ``value`` by this much.
         known: the prior itself; None without one.
-        members: normalised score by proxy.
-        deviations: (blocks,) jackknife deviations of the normalised score, the same blocks for every model; their
+        members: normalized score by proxy.
+        deviations: (blocks,) jackknife deviations of the normalized score, the same blocks for every model; their
             squares sum to its variance, and those of a difference of two models to the variance of that;
             no blocks when the members came without blocks.
     """
@@ -64,7 +64,7 @@ class Transferability:
     p_best: float | None
     p_top_k: float | None
     tied: bool
-    normalised_score: float
+    normalized_score: float
     half_to_first: float = 0.0
     mean_rank: float | None = None
     prior: float = 0.0
@@ -82,18 +82,18 @@ class Transferability:
             "p_top_k": self.p_top_k,
             "mean_rank": self.mean_rank,
             "tied": self.tied,
-            "normalised_score": self.normalised_score,
+            "normalized_score": self.normalized_score,
             "members": dict(self.members),
             "prior": None if self.known is None else _prior_cell(self.prior, self.known),
         }
 
 
-_NormalisedScore = Callable[[np.ndarray, "LabelFacts"], np.ndarray]
+_NormalizedScore = Callable[[np.ndarray, "LabelFacts"], np.ndarray]
 
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """What the normalised score scale needs to know of the labels: it makes "chance" a number."""
+    """What the normalized score scale needs to know of the labels: it makes "chance" a number."""
 
     kind: LabelKind
     chance: float  # expected vote share of a label drawn from the priors
@@ -108,8 +108,8 @@ class LabelFacts:
         return cls(kind, *_FACTS[kind](labels), tuple(members))
 
     @property
-    def scales(self) -> Mapping[str, _NormalisedScore]:
-        """The members, and how the value of each becomes a normalised score."""
+    def scales(self) -> Mapping[str, _NormalizedScore]:
+        """The members, and how the value of each becomes a normalized score."""
         if not self.members:
             return MEMBERS[self.kind]
         known = {**MEMBERS[self.kind], **_FURTHER[self.kind]}
@@ -138,7 +138,7 @@ def _of_several(labels: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _of_values(labels: np.ndarray) -> tuple[float, float, float, float]:
-    return 0.0, 0.0, _null_logme(np.ones(1)), 1.0  # proxies standardise real columns
+    return 0.0, 0.0, _null_logme(np.ones(1)), 1.0  # proxies standardize real columns
 
 
 _FACTS = {LabelKind.CLASSES: _of_classes, LabelKind.MULTILABEL: _of_several, LabelKind.REAL: _of_values}
@@ -174,12 +174,12 @@ def _as_it_is(value: np.ndarray, facts: LabelFacts) -> np.ndarray:
     return value
 
 
-def _bounded(normalised_score: _NormalisedScore) -> _NormalisedScore:
+def _bounded(normalized_score: _NormalizedScore) -> _NormalizedScore:
     """From 0, the label frequencies or the mean, to 1: what predicts worse than the mean would use the mean."""
-    return lambda value, facts: np.clip(normalised_score(value, facts), 0.0, 1.0)
+    return lambda value, facts: np.clip(normalized_score(value, facts), 0.0, 1.0)
 
 
-MEMBERS: Mapping[LabelKind, Mapping[str, _NormalisedScore]] = {
+MEMBERS: Mapping[LabelKind, Mapping[str, _NormalizedScore]] = {
     LabelKind.CLASSES: {"knn": _above_chance, "probe": _entropy_explained, "logme": _variance_explained},
     LabelKind.MULTILABEL: {
         "knn": _bounded(_as_it_is),
@@ -195,14 +195,14 @@ MEMBERS: Mapping[LabelKind, Mapping[str, _NormalisedScore]] = {
 """One member a family. The H-score is shown but is no member: its value on permuted labels moves
 with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
 
-_FURTHER: Mapping[LabelKind, Mapping[str, _NormalisedScore]] = {
+_FURTHER: Mapping[LabelKind, Mapping[str, _NormalizedScore]] = {
     LabelKind.CLASSES: {"lda": _above_chance, "gbc": _bounded(_apart)},
     LabelKind.MULTILABEL: {},
     LabelKind.REAL: {},
 }
 """Proxies with a fixed zero that are members where a task says so (``Task.members``)."""
 
-ACROSS_DOMAINS: Mapping[str, _NormalisedScore] = {"target-accuracy": _bounded(_above_chance)}
+ACROSS_DOMAINS: Mapping[str, _NormalizedScore] = {"target-accuracy": _bounded(_above_chance)}
 """The one member where a target has no labels: what is predicted for the target, not how well the source is separated."""
 
 
@@ -214,7 +214,7 @@ class _Member(NamedTuple):
     """A proxy of one facet: the key of its scores, its scale, and its share of the mean."""
 
     key: str
-    scale: _NormalisedScore
+    scale: _NormalizedScore
     facts: LabelFacts
     share: float
 
@@ -231,7 +231,7 @@ def score_key(facet: str, proxy: str, facets: int) -> str:
 def _members(scores: Mapping[str, Mapping[str, Score]], facets: Mapping[str, LabelFacts]) -> list[_Member]:
     """Members that every model has: each facet counts the same, and within it each of its members."""
 
-    def had(facet: str, members: Mapping[str, _NormalisedScore]) -> list[tuple[str, _NormalisedScore]]:
+    def had(facet: str, members: Mapping[str, _NormalizedScore]) -> list[tuple[str, _NormalizedScore]]:
         keys = ((score_key(facet, proxy, len(facets)), scale) for proxy, scale in members.items())
         return [(key, scale) for key, scale in keys if scores and all(key in own for own in scores.values())]
 
@@ -272,10 +272,10 @@ def combine(
     if not members:
         return {}
     names = list(scores)
-    normalised_scores = {
+    normalized_scores = {
         m: {p.key: float(p.scale(np.asarray(scores[m][p.key].value), p.facts)) for p in members} for m in names
     }
-    means = np.array([sum(p.share * normalised_scores[m][p.key] for p in members) for m in names])
+    means = np.array([sum(p.share * normalized_scores[m][p.key] for p in members) for m in names])
     known: Mapping[str, PriorScore] = (
         {m: prior.scores[m] for m in names if m in prior.scores} if prior is not None else {}
     )
@@ -298,11 +298,11 @@ def combine(
             value=float(values[i]),
             **noise[i]._asdict(),
             tied=bool(values[first] - values[i] <= quantile * to_first[i]),
-            normalised_score=float(means[i]),
+            normalized_score=float(means[i]),
             half_to_first=float(quantile * to_first[i]),
             prior=float(shifts[i]),
             known=known.get(name),
-            members=normalised_scores[name],
+            members=normalized_scores[name],
             deviations=deviations[i],
         )
         for i, name in enumerate(names)
@@ -316,9 +316,9 @@ def contradicts(known: Mapping[str, float], found: Mapping[str, float]) -> bool:
     return len(pairs) >= JUDGED_FROM and weighted_tau(*zip(*pairs, strict=True)) < 0
 
 
-def agreeing(known: Mapping[str, PriorScore], normalised_scores: Mapping[str, float]) -> Mapping[str, PriorScore]:
+def agreeing(known: Mapping[str, PriorScore], normalized_scores: Mapping[str, float]) -> Mapping[str, PriorScore]:
     """The prior, at weight 0 where it orders the models against what the target's own scores say (``contradicts``)."""
-    if not contradicts({m: prior.value for m, prior in known.items()}, normalised_scores):
+    if not contradicts({m: prior.value for m, prior in known.items()}, normalized_scores):
         return known
     told = "left out, because it orders these models against the target's own scores"
     return {
@@ -328,17 +328,17 @@ def agreeing(known: Mapping[str, PriorScore], normalised_scores: Mapping[str, fl
 
 
 def shift(known: PriorScore, half: float = math.inf) -> float:
-    """What a prior of weight w adds to a normalised score.
+    """What a prior of weight w adds to a normalized score.
 
-    (1 - w) · normalised score + w · s · prior, divided by 1 - w: the same order, and a model of which nothing is
-    known keeps its normalised score. The prior is in deviations of rank; s puts it on the scale of the members:
-    how far models lie apart in normalised score per deviation of rank, frozen, so that the pool cannot move it.
+    (1 - w) · normalized score + w · s · prior, divided by 1 - w: the same order, and a model of which nothing is
+    known keeps its normalized score. The prior is in deviations of rank; s puts it on the scale of the members:
+    how far models lie apart in normalized score per deviation of rank, frozen, so that the pool cannot move it.
 
     Args:
-        half: half-width of the normalised score's own 90 % interval. What this machine's own results add stays within it:
+        half: half-width of the normalized score's own 90 % interval. What this machine's own results add stays within it:
             they decide between models that the target leaves open and never overturn what it says clearly.
     """
-    scale = calibration().normalised_score_per_deviation
+    scale = calibration().normalized_score_per_deviation
     others = known.effect if known.without_own is None else known.without_own
     # shrunk rather than only cut, so that two models that both exceed the bound keep their order
     own = _own_scale(half) * (known.effect - others + known.trained)
@@ -352,8 +352,8 @@ def shift_error(known: PriorScore, half: float = math.inf) -> float:
 
 
 def _own_scale(half: float) -> float:
-    """Normalised score per deviation of rank of this machine's own results."""
-    return min(calibration().normalised_score_per_deviation, half / _MOST_DEVIATIONS)
+    """Normalized score per deviation of rank of this machine's own results."""
+    return min(calibration().normalized_score_per_deviation, half / _MOST_DEVIATIONS)
 
 
 def _pair(errors: np.ndarray, other: int) -> np.ndarray:
@@ -392,7 +392,7 @@ def out_of_reach(
 
 
 def _deviations(scores: Sequence[Sequence[Score]], members: Sequence[_Member]) -> np.ndarray:
-    """(models, blocks) jackknife deviations of the mean normalised score: their squares sum to its variance.
+    """(models, blocks) jackknife deviations of the mean normalized score: their squares sum to its variance.
 
     A score without blocks counts as exact beside others; all blocks of a pool come from the same rows.
     No blocks where no score has any.

@@ -1,6 +1,6 @@
-"""A measured metric as the normalised score of a model lets expect it, calibrated on confirmed models.
+"""A measured metric as the normalized score of a model lets expect it, calibrated on confirmed models.
 
-A straight line through pairs of normalised score (predicted) and metric (measured). Enough pairs of the target
+A straight line through pairs of normalized score (predicted) and metric (measured). Enough pairs of the target
 itself are taken alone, since level and slope differ between targets; otherwise the pairs of all
 targets are, and then the interval is what targets that were left out were missed by.
 """
@@ -23,10 +23,10 @@ FEWEST_TARGETS = 3  # with fewer, how far targets differ is a guess
 
 @dataclass(frozen=True)
 class Pair:
-    """A confirmed model: the normalised score it had before, and the metric that was measured."""
+    """A confirmed model: the normalized score it had before, and the metric that was measured."""
 
     target: str
-    normalised_score: float
+    normalized_score: float
     measured: float
 
 
@@ -42,14 +42,14 @@ class Line:
     targets: int
     error: float
     degrees: int
-    centre: float = 0.0
+    center: float = 0.0
     spread: float = math.inf
     bounded: bool = True
 
-    def at(self, normalised_score: float) -> PredictedValue:
+    def at(self, normalized_score: float) -> PredictedValue:
         """The metric of a further model, with its 90 % interval."""
-        value = self.intercept + self.slope * normalised_score
-        leverage = 1 + 1 / self.pairs + (normalised_score - self.centre) ** 2 / self.spread
+        value = self.intercept + self.slope * normalized_score
+        leverage = 1 + 1 / self.pairs + (normalized_score - self.center) ** 2 / self.spread
         half = t_quantile(self.degrees) * self.error * math.sqrt(leverage)
         low, high = value - half, value + half
         if self.bounded:
@@ -57,24 +57,24 @@ class Line:
         return PredictedValue(value, low, high, self.metric, self.strategy, self.pairs, self.targets)
 
 
-def confirmed_pairs(results: Iterable[Result], normalised_score_metric: str) -> dict[tuple[str, str], list[Pair]]:
-    """(strategy, metric) -> pairs of models whose normalised score and metric the same run recorded.
+def confirmed_pairs(results: Iterable[Result], normalized_score_metric: str) -> dict[tuple[str, str], list[Pair]]:
+    """(strategy, metric) -> pairs of models whose normalized score and metric the same run recorded.
 
     Args:
         results: of a history, predicted rows and measured ones.
-        normalised_score_metric: of the predicted rows; normalised scores over other members cannot be compared.
+        normalized_score_metric: of the predicted rows; normalized scores over other members cannot be compared.
     """
     rows = list(results)
-    normalised_scores = {
-        (r.run, r.target, r.source, r.model): r.value for r in rows if r.metric == normalised_score_metric
+    normalized_scores = {
+        (r.run, r.target, r.source, r.model): r.value for r in rows if r.metric == normalized_score_metric
     }
     pairs: dict[tuple[str, str], dict[tuple[str, str, str], Pair]] = {}
     for r in rows:
         key = (r.run, r.target, r.source, r.model)
-        if r.kind == "measured" and r.origin == "run" and key in normalised_scores:
+        if r.kind == "measured" and r.origin == "run" and key in normalized_scores:
             # of several runs of one target the latest counts: a model measured twice is one model
             pairs.setdefault((r.strategy, r.metric), {})[r.target, r.source, r.model] = Pair(
-                r.target, normalised_scores[key], r.value
+                r.target, normalized_scores[key], r.value
             )
     return {key: list(found.values()) for key, found in pairs.items()}
 
@@ -92,7 +92,7 @@ def of_metric(results: Iterable[Result], metric: str | None) -> list[Result]:
 
 
 def calibrate(pairs: Sequence[Pair], target: str, *, strategy: str, metric: str) -> Line | None:
-    """The line for a target; None without enough pairs, or where a higher normalised score does not mean a higher metric.
+    """The line for a target; None without enough pairs, or where a higher normalized score does not mean a higher metric.
 
     Args:
         pairs: of all targets.
@@ -151,7 +151,7 @@ def _fit(pairs: Sequence[Pair]) -> tuple[float, float] | None:
 
 
 def _columns(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([p.normalised_score for p in pairs]), np.array([p.measured for p in pairs])
+    return np.array([p.normalized_score for p in pairs]), np.array([p.measured for p in pairs])
 
 
 def _share(values: np.ndarray) -> bool:

@@ -26,15 +26,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from selector.core.atomic import replacing
 from selector.core.errors import ConfigError, HistoryError, did_you_mean
+from selector.core.old_names import translate_metric
 
 log = logging.getLogger(__name__)
 
 VERSION = 2
 Kind = Literal["measured", "predicted"]
 KINDS: tuple[Kind, ...] = ("measured", "predicted")
-SCORE_METRIC = "normalised_score:"
-"""Metric of the predicted rows: this, and the members that the normalised score is the mean of."""
-_OLD_SCORE = "skill:"
+SCORE_METRIC = "normalized_score:"
+"""Metric of the predicted rows: this, and the members that the normalized score is the mean of."""
 _VARIABLE = "SELECTOR_HISTORY"
 _BUSY_SECONDS = 30.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -53,7 +53,7 @@ class Result:
         kind: ``measured`` or ``predicted``.
         strategy: frozen, partial, full, lora; empty for predicted rows.
         source: as the zoo names it, such as ``timm:resnet18``; two zoos may give one name to two models.
-        target_name: for people, and to recognise a published data set.
+        target_name: for people, and to recognize a published data set.
         origin: ``run``, or ``published`` for values of a fact table.
         run: which run wrote it; the same run writes a value once, a second time replaces it.
         when: UTC, ISO 8601; filled in when the row is added.
@@ -374,10 +374,9 @@ def _result(entry: Mapping[str, Any], where: str) -> Result:
 
 
 def _renamed(result: Result) -> Result:
-    """Predicted rows of earlier versions called a normalised score a skill."""
-    if result.kind == "predicted" and result.metric.startswith(_OLD_SCORE):
-        return replace(result, metric=SCORE_METRIC + result.metric.removeprefix(_OLD_SCORE))
-    return result
+    """A predicted row of an earlier version under the metric's name of today."""
+    metric = translate_metric(result.metric, SCORE_METRIC) if result.kind == "predicted" else result.metric
+    return result if metric == result.metric else replace(result, metric=metric)
 
 
 def _values(result: Result) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ RANK_DEVIATION = 1 / math.sqrt(12)  # of a uniform rank in 0..1
 
 @dataclass(frozen=True)
 class Column:
-    """Centred ranks of the models that were measured in the same way on one target."""
+    """Centered ranks of the models that were measured in the same way on one target."""
 
     target: str
     models: tuple[str, ...]
@@ -64,7 +64,7 @@ def columns_of(
 
 
 def _places(values: np.ndarray) -> np.ndarray:
-    """Expected places of n uniform draws, centred: a small pool spreads less than a large one."""
+    """Expected places of n uniform draws, centered: a small pool spreads less than a large one."""
     return np.asarray(mean_ranks(values) / (len(values) + 1) - 0.5)
 
 
@@ -75,8 +75,8 @@ def _reliability(values: np.ndarray, items: int) -> float:
     share is Agresti and Coull's, so that 6/6 is not taken for certain; of other metrics that of a share of a half.
     """
     shares = values if ((values >= 0) & (values <= 1)).all() else np.full(len(values), 0.5)
-    centred = (shares * items + 2) / (items + 4)
-    noise = float((centred * (1 - centred) / (items + 4)).mean())
+    centered = (shares * items + 2) / (items + 4)
+    noise = float((centered * (1 - centered) / (items + 4)).mean())
     spread = float(values.var(ddof=1))
     if shares is not values:
         noise *= spread * 4  # in the metric's own unit: an item decides as much as it does of a share

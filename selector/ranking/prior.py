@@ -73,16 +73,16 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Standardisation of a fact, fixed so that the pool cannot move it, and its fixed weight in ranks."""
+    """Standardization of a fact, fixed so that the pool cannot move it, and its fixed weight in ranks."""
 
-    centre: float
+    center: float
     spread: float
     weight: float
     log10: bool = True
 
     def __call__(self, value: float) -> float:
         number = math.log10(max(value, 1.0)) if self.log10 else value
-        return float(np.clip((number - self.centre) / self.spread, -3, 3))
+        return float(np.clip((number - self.center) / self.spread, -3, 3))
 
 
 _SCALES: Mapping[str, _Scale] = {
@@ -94,10 +94,10 @@ _SCALES: Mapping[str, _Scale] = {
 }
 """The weights of parameters and upstream accuracy are rounded least-squares coefficients on three published
 tables (docs/published.md). All their networks saw ImageNet, so the weight of the pretraining images is a
-judgement; FLOPs and input size say little beside the parameters and count once a history teaches it."""
+judgment; FLOPs and input size say little beside the parameters and count once a history teaches it."""
 _FACTS = tuple(_SCALES)
 _FIXED = np.array([scale.weight for scale in _SCALES.values()])
-_UPSTREAM_PER_PARAMETERS = 0.57  # slope of one standardised fact on the other in the same tables
+_UPSTREAM_PER_PARAMETERS = 0.57  # slope of one standardized fact on the other in the same tables
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class PriorScore:
         deviation: standard error of ``value`` where it rests on this machine's own results, else 0.
         without_own: weight / (1 - weight) · value as it is without this machine's own results; None where they
             do not enter. What they add is bounded by what the target itself leaves open (``combination``).
-        trained: what this machine's confirmations add to a normalised score, in deviations of rank: how much better the
+        trained: what this machine's confirmations add to a normalized score, in deviations of rank: how much better the
             model trained than its score there promised (``trainability``). Bounded in the same way.
         trained_error: its standard error.
     """
@@ -131,7 +131,7 @@ class PriorScore:
 
     @property
     def effect(self) -> float:
-        """What ``value`` adds to a normalised score, in deviations of rank."""
+        """What ``value`` adds to a normalized score, in deviations of rank."""
         return self.weight / (1 - self.weight) * self.value
 
 
@@ -151,7 +151,7 @@ class Prior:
             targets to try.
         targets, rows: of the history that entered.
         left_out: how many rows did not enter, by reason.
-        coefficients: weight of each standardised fact in ``facts`` or ``ridge``.
+        coefficients: weight of each standardized fact in ``facts`` or ``ridge``.
     """
 
     scores: Mapping[str, PriorScore]
@@ -314,7 +314,7 @@ def _reason_against(row: Result, target: str, target_name: str) -> str:
 
 
 def _predicted(history: Sequence[Result]) -> dict[tuple[str, str], float]:
-    """(target, model) -> normalised score of that time; over the members that most models of the target have, since
+    """(target, model) -> normalized score of that time; over the members that most models of the target have, since
     others cannot be compared."""
     by_members: dict[str, dict[str, dict[str, float]]] = {}
     for row in sorted((r for r in history if r.kind == "predicted"), key=lambda r: r.when):
@@ -354,11 +354,11 @@ def _predict(
     columns: Sequence[Column],
     models: Sequence[str],
 ) -> np.ndarray:
-    """Expected centred rank of the models by one method."""
+    """Expected centered rank of the models by one method."""
     if method == "facts":
-        return np.asarray(_standardised(facts, models) @ _FIXED)
+        return np.asarray(_standardized(facts, models) @ _FIXED)
     if method == "ridge":
-        return np.asarray(_standardised(facts, models) @ _ridge(past, columns))
+        return np.asarray(_standardized(facts, models) @ _ridge(past, columns))
     measured = {model for column in columns for model in column.models}
     others = {model: known for model, known in facts.items() if model not in measured}
     return _mean_rank({**others, **past}, columns, models)
@@ -369,7 +369,7 @@ def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[Column]) -> np.nda
     gram = _RIDGE_ROWS * np.eye(len(_FACTS))
     moment = _RIDGE_ROWS * _FIXED
     for column in columns:
-        rows = _standardised(facts, column.models)
+        rows = _standardized(facts, column.models)
         rows = rows - rows.mean(axis=0)  # every target has its own level
         gram += column.reliability * rows.T @ rows
         moment += column.reliability * rows.T @ column.ranks
@@ -385,7 +385,7 @@ def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[Column], model
     everyone = list(dict.fromkeys([*models, *(m for column in columns for m in column.models)]))
     at = {model: i for i, model in enumerate(everyone)}
     gram = _RANK_ROWS * np.eye(len(everyone))
-    moment = _RANK_ROWS * (_standardised(facts, everyone) @ _FIXED)
+    moment = _RANK_ROWS * (_standardized(facts, everyone) @ _FIXED)
     for column in columns:
         where = np.array([at[m] for m in column.models])
         gram[where, where] += column.reliability
@@ -400,7 +400,7 @@ def _mean_rank_errors(columns: Sequence[Column], models: Sequence[str]) -> list[
     return [1 / math.sqrt(_RANK_ROWS + counts[model]) for model in models]
 
 
-def _standardised(facts: Mapping[str, ModelFacts], models: Sequence[str]) -> np.ndarray:
+def _standardized(facts: Mapping[str, ModelFacts], models: Sequence[str]) -> np.ndarray:
     """(models, facts); an absent fact counts as average, upstream accuracy as the parameters suggest."""
     nothing = ModelFacts()
     rows = np.zeros((len(models), len(_FACTS)))

@@ -44,13 +44,13 @@ def weighted_taus(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarra
 def spearmans(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Correlation of ranks, ties at their mean."""
     number = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    centred = []
+    centered = []
     for v in (x, y):
         below = ((v[:, None] < v[:, :, None]) & counts[:, None]).sum(axis=2)
         level = ((v[:, None] == v[:, :, None]) & counts[:, None]).sum(axis=2)
         ranks = np.where(counts, below + (level + 1) / 2, 0.0)
-        centred.append(np.where(counts, ranks - ranks.sum(axis=1, keepdims=True) / number, 0.0))
-    a, b = centred
+        centered.append(np.where(counts, ranks - ranks.sum(axis=1, keepdims=True) / number, 0.0))
+    a, b = centered
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1)))
 

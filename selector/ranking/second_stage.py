@@ -1,4 +1,4 @@
-"""The second stage: who gets a micro trial, the order that transferability and trials give together, who is confirmed.
+"""The second stage: who gets a pilot run, the order that transferability and pilots give together, who is confirmed.
 
 Pure functions of what a run records, so that a saved ranking goes through the same stage.
 """
@@ -13,16 +13,16 @@ import numpy as np
 
 from selector.core.metric import Metric
 from selector.ranking.combination import contradicts
-from selector.results import ModelResult, TrialCell
+from selector.results import ModelResult, PilotCell
 
 NEAR = 0.05  # P(top k) from which a model is not significantly different (90 %) from the k-th
 MOST_TRIALS = 6  # or twice the k that a user asked for, where that is more
 Z90 = 1.645  # half-width of a 90 % interval in standard errors
-TRIAL_WEIGHT = 0.5  # of a trial beside the transferability; docs/transferability.md has the comparison
+PILOT_WEIGHT = 0.5  # of a pilot run beside the transferability; docs/transferability.md has the comparison
 MARGIN = 0.03  # behind the first, in the combined value
 FEWEST, MOST = 2, 4  # models that are confirmed where the user names no number; with six they cost half as much again
 SHARE_OF_BUDGET = 0.5  # that the first round of the confirmed set may take
-AGAINST_TRIALS = "left out, because it orders these models against their micro trials"
+AGAINST_PILOTS = "left out, because it orders these models against their pilot runs"
 
 
 @dataclass(frozen=True)
@@ -82,82 +82,82 @@ def contenders(models: Sequence[ModelResult], top_k: int) -> list[ModelResult]:
         near = models[top_k : 2 * top_k]  # without intervals as many again
     else:
         near = [m for m in models[top_k:] if (m.p_top_k or 0.0) >= NEAR]
-    # what the prior has pushed behind the first k is a contender as well: trials decide, not the prior
-    scored = [m for m in models if m.normalised_score is not None]
-    by_rows = sorted(scored, key=lambda m: -(m.normalised_score or 0.0))[:top_k]
+    # what the prior has pushed behind the first k is a contender as well: pilots decide, not the prior
+    scored = [m for m in models if m.normalized_score is not None]
+    by_rows = sorted(scored, key=lambda m: -(m.normalized_score or 0.0))[:top_k]
     chosen = {m.name: m for m in [*leading, *by_rows, *near]}
     return list(chosen.values())[: max(MOST_TRIALS, 2 * top_k)]
 
 
-def ended_well(trials: Mapping[str, TrialCell]) -> dict[str, TrialCell]:
+def ended_well(pilots: Mapping[str, PilotCell]) -> dict[str, PilotCell]:
     """Those that were judged after their steps."""
-    return {name: cell for name, cell in trials.items() if cell.after is not None}
+    return {name: cell for name, cell in pilots.items() if cell.after is not None}
 
 
 def combined(
     transferability: Mapping[str, float],
-    trials: Mapping[str, TrialCell],
+    pilots: Mapping[str, PilotCell],
     errors: Mapping[str, float] | None = None,
     *,
     frozen_too: bool = False,
     scale: Scale = SHARE,
 ) -> dict[str, float]:
-    """The mean of a model's transferability and what its micro trial says, as far as that is no noise.
+    """The mean of a model's transferability and what its pilot run says, as far as that is no noise.
 
-    What trials say beyond the transferability is drawn towards its mean by the share of its variance that their own errors
-    explain: where they explain all of it the transferability orders. A model whose trial was not run counts as if it had
-    trained as the others did on average. Only differences between models mean something: a trial's value of a model that
+    What pilots say beyond the transferability is drawn towards its mean by the share of its variance that their own errors
+    explain: where they explain all of it the transferability orders. A model whose pilot run did not take place counts as if it had
+    trained as the others did on average. Only differences between models mean something: a pilot run's value of a model that
     knows nothing is that of chance, 0.5 for two classes, and the transferability's is about 0.
 
     Args:
-        errors: half-width of the 90 % interval of a trial's paired difference to the best one, 0 for that one, in units of
-            the metric; trials without errors count in full.
-        frozen_too: a model may also be handed over as it is, with a new head: then a trial counts by the mean of its
+        errors: half-width of the 90 % interval of a pilot run's paired difference to the best one, 0 for that one, in units of
+            the metric; pilots without errors count in full.
+        frozen_too: a model may also be handed over as it is, with a new head: then a pilot run counts by the mean of its
             probe and its value after the steps, and ``errors`` are of that; else by the latter alone.
-        scale: of the trials' metric.
+        scale: of the pilots' metric.
     Returns:
-        By model, without those whose trial diverged or failed: they come last.
+        By model, without those whose pilot run diverged or failed: they come last.
 
-    >>> ended = TrialCell("ok", before=0.5, after=0.9)
-    >>> combined({"a": 0.6, "b": 0.65}, {"a": ended, "b": TrialCell("not run")})
+    >>> ended = PilotCell("ok", before=0.5, after=0.9)
+    >>> combined({"a": 0.6, "b": 0.65}, {"a": ended, "b": PilotCell("not run")})
     {'a': 0.75, 'b': 0.8}
     """
-    values = {n: trial_value(cell, frozen_too, scale) for n, cell in ended_well(trials).items()}
+    values = {n: pilot_value(cell, frozen_too, scale) for n, cell in ended_well(pilots).items()}
     beyond = {n: value - transferability[n] for n, value in values.items()}
     usual = float(np.mean(list(beyond.values()))) if beyond else 0.0
     kept = _no_noise(list(beyond.values()), [scale.width(e) for n, e in (errors or {}).items() if n in beyond])
     found = {}
     for name, value in transferability.items():
-        if name in trials and trials[name].untrainable:
+        if name in pilots and pilots[name].untrainable:
             continue
         more = usual + kept * (beyond.get(name, usual) - usual)
-        found[name] = round(value + TRIAL_WEIGHT * more, 12)
+        found[name] = round(value + PILOT_WEIGHT * more, 12)
     return found
 
 
-def trial_value(cell: TrialCell, frozen_too: bool, scale: Scale = SHARE) -> float:
-    """What a trial that ended well counts, in 0..1."""
+def pilot_value(cell: PilotCell, frozen_too: bool, scale: Scale = SHARE) -> float:
+    """What a pilot run that ended well counts, in 0..1."""
     assert cell.after is not None
     after = scale(cell.after)
     return (scale(cell.before) + after) / 2 if frozen_too and cell.before is not None else after
 
 
-def without_prior_against(models: Sequence[ModelResult], trials: Mapping[str, float]) -> list[ModelResult] | None:
-    """The models without the prior's share of their transferability, where it orders them against what trials say.
+def without_prior_against(models: Sequence[ModelResult], pilots: Mapping[str, float]) -> list[ModelResult] | None:
+    """The models without the prior's share of their transferability, where it orders them against what pilots say.
 
     The rule is that for the target's own scores (``combination.contradicts``). It is asked where every model that has a
-    prior had a trial, and only there: among few that were chosen by scores and prior together the two oppose each other
+    prior had a pilot run, and only there: among few that were chosen by scores and prior together the two oppose each other
     whatever is true, as who came in with lower scores came in by its prior. Replayed on the suite with six models tried
     the rule left the prior out on seven of eight sets, and what was confirmed was worse. The probabilities of ranks stay
     those of the scan.
 
     Args:
-        trials: value of each model's trial (``trial_value``).
+        pilots: value of each model's pilot run (``pilot_value``).
     Returns:
         None where the prior stays.
     """
     shifts = {m.name: m.prior.shift for m in models if m.prior is not None}
-    if not shifts.keys() <= trials.keys() or not contradicts(shifts, trials):
+    if not shifts.keys() <= pilots.keys() or not contradicts(shifts, pilots):
         return None
     return [_without_prior(m) for m in models]
 
@@ -166,7 +166,7 @@ def _without_prior(model: ModelResult) -> ModelResult:
     if model.prior is None:
         return model
     by = model.prior.shift
-    cell = replace(model.prior, shift=0.0, weight=0.0, origin=f"{model.prior.origin}; {AGAINST_TRIALS}")
+    cell = replace(model.prior, shift=0.0, weight=0.0, origin=f"{model.prior.origin}; {AGAINST_PILOTS}")
     ends = (model.transferability, model.transferability_low, model.transferability_high)
     value, low, high = (None if end is None else end - by for end in ends)
     return replace(model, prior=cell, transferability=value, transferability_low=low, transferability_high=high)
@@ -196,10 +196,10 @@ def choose(
     confirmed only to make up the least number.
 
     Args:
-        values: combined value of each contender whose trial did not fail; at least one.
-        errors: half-width of the 90 % interval of its trial's difference to the first, on the scale of the values; widens
+        values: combined value of each contender whose pilot run did not fail; at least one.
+        errors: half-width of the 90 % interval of its pilot run's difference to the first, on the scale of the values; widens
             the margin.
-        seconds: that a first round of it takes, where its trial has told.
+        seconds: that a first round of it takes, where its pilot run has told.
         budget: of the confirmation in seconds; None for no limit.
         margin: behind the first, that a model may be the best from.
         allowed: seconds that the first rounds of the models may take together; one that does not fit is passed over.
@@ -207,10 +207,10 @@ def choose(
     """
     order = sorted(values, key=lambda n: -values[n])
     first = values[order[0]]
-    margins = {n: float(np.hypot(margin, TRIAL_WEIGHT * errors.get(n, 0.0))) for n in order}
+    margins = {n: float(np.hypot(margin, PILOT_WEIGHT * errors.get(n, 0.0))) for n in order}
     near = [n for n in order if first - values[n] <= margins[n]]
     wanted = [*near, *(n for n in order if n not in near)][: max(FEWEST, min(len(near), MOST))]
-    why = f"{len(near)} may be the best by scores and micro trials (90 %)"
+    why = f"{len(near)} may be the best by scores and pilot runs (90 %)"
     of_budget = math.inf if budget is None else SHARE_OF_BUDGET * budget
     chosen, spent = wanted[:FEWEST], sum(seconds.get(n, 0.0) for n in wanted[:FEWEST])
     for name in wanted[FEWEST:]:
@@ -221,26 +221,26 @@ def choose(
         why += (
             f", and the budget has time for {len(chosen)}"
             if of_budget < allowed
-            else f", and trials and {len(chosen)} trainings take as long as the usual number without trials"
+            else f", and pilot runs and {len(chosen)} trainings take as long as the usual number without pilot runs"
         )
     return Choice(tuple(chosen), f"Confirmed are {len(chosen)} models: {why}.")
 
 
 def as_long_as(
-    fixed: Sequence[str], rounds: Mapping[str, float], trials: float, items: float, items_of_round: float
+    fixed: Sequence[str], rounds: Mapping[str, float], pilots: float, items: float, items_of_round: float
 ) -> float:
-    """Seconds of first rounds that leave trials and trainings together no longer than trainings of a fixed set alone.
+    """Seconds of first rounds that leave pilots and trainings together no longer than trainings of a fixed set alone.
 
     Args:
-        fixed: the models that would be confirmed without trials.
-        rounds: seconds of a first round, where a trial has told; others take as long as these on average.
-        trials: seconds that all trials took.
+        fixed: the models that would be confirmed without pilots.
+        rounds: seconds of a first round, where a pilot run has told; others take as long as these on average.
+        pilots: seconds that all pilots took.
         items: of a whole training, of which a first round has ``items_of_round``.
 
-    >>> as_long_as(["a", "b", "c"], {"a": 10.0, "b": 10.0, "d": 40.0}, 50.0, 5000, 1000)  # c: 20 s; trials: 10 s a round
+    >>> as_long_as(["a", "b", "c"], {"a": 10.0, "b": 10.0, "d": 40.0}, 50.0, 5000, 1000)  # c: 20 s; pilots: 10 s a round
     30.0
     """
     if not rounds:
         return math.inf
     usual = float(np.mean(list(rounds.values())))
-    return sum(rounds.get(n, usual) for n in fixed) - trials * items_of_round / items
+    return sum(rounds.get(n, usual) for n in fixed) - pilots * items_of_round / items

@@ -61,7 +61,7 @@ def adaptation(ranking: Ranking) -> AdaptationView | None:
     measures = _measures(ranking)
     if not found and measures is None:
         return None
-    tables = [*_labelled(found), *_validators(ranking, found), *([] if measures is None else [measures])]
+    tables = [*_labeled(found), *_validators(ranking, found), *([] if measures is None else [measures])]
     return AdaptationView(
         str(found.get("source") or ranking.settings.get("source_domain") or "the source domain"),
         tuple(str(note) for note in found.get("notes", ())),
@@ -74,8 +74,8 @@ def adaptation(ranking: Ranking) -> AdaptationView | None:
 def sure_of_choice(ranking: Ranking, measured: Measurement) -> Iterator[str]:
     """What is known of the model that is handed over, for the first screen."""
     found: Mapping[str, Any] = ranking.confirmation["adaptation"]
-    asked = found.get("labelled")
-    chose = found.get("chosen by") or next(iter(found["candidates"]))["validators"]
+    asked = found.get("labeled")
+    chose = found.get("chosen_by") or next(iter(found["candidates"]))["validators"]
     yield (
         f"Chosen with {asked['labels']} labels of the target."
         if asked
@@ -83,7 +83,7 @@ def sure_of_choice(ranking: Ranking, measured: Measurement) -> Iterator[str]:
     )
     yield f"On validation items of the source domain: {measured.metric} {measured.val_value:.3f}."
     if measured.test:
-        yield f"Final metric, on labelled items of the target that chose nothing: {measured.metric} {measured.test_value:.3f}."
+        yield f"Final metric, on labeled items of the target that chose nothing: {measured.metric} {measured.test_value:.3f}."
     yield from (str(note) for note in found.get("notes", ()))
 
 
@@ -99,7 +99,7 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
     for c in candidates:
         final = finals.get((c["model"], c["strategy"]))
         size = c.get("effective_sample_size")
-        handed = list(found["handed over"]) == [c["model"], c["strategy"]]
+        handed = list(found["selected"]) == [c["model"], c["strategy"]]
         rows.append(
             (
                 f"{c['model']} {c['strategy']}{' ← handed over' if handed else ''}",
@@ -113,9 +113,7 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
     agreement = found.get("agreement")
     said = "" if agreement is None else f" Their mean rank correlation is {agreement:.2f}."
     meant = (
-        "expected accuracy with the labels"
-        if found.get("labelled")
-        else "mean share of candidates that one is ahead of"
+        "expected accuracy with the labels" if found.get("labeled") else "mean share of candidates that one is ahead of"
     )
     yield Table(
         f"Validators side by side; higher is better, and combined is the {meant}.{said} "
@@ -133,8 +131,8 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
     )
 
 
-def _labelled(found: Mapping[str, Any]) -> Iterator[Table]:
-    asked = found.get("labelled")
+def _labeled(found: Mapping[str, Any]) -> Iterator[Table]:
+    asked = found.get("labeled")
     if asked:
         rows = tuple(
             (f"{row['model']} {row['strategy']}", f"{row['accuracy']:.3f}", f"{row['p_best']:.2f}")
@@ -177,7 +175,7 @@ def _uncertain(item: Mapping[str, Any]) -> Uncertain:
 
 
 def projection(ranking: Ranking) -> Markup | None:
-    """Both domains on the first two principal components: circles are the source, crosses the target; a colour a class."""
+    """Both domains on the first two principal components: circles are the source, crosses the target; a color a class."""
     found = (ranking.confirmation.get("adaptation") or {}).get("projection")
     if not found or not found["target"]:
         return None

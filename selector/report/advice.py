@@ -54,7 +54,7 @@ def advice(ranking: Ranking) -> Advice:
     if best is None:
         return Advice("No model finished; the reasons are below under failures.")
     measured = best.best_measurement()
-    if measured is None and any(caveat.code == "no-training" for caveat in ranking.caveats):
+    if measured is None and any(caveat.code == "task-not-trainable" for caveat in ranking.caveats):
         return Advice(
             f"Try {best.name} first: it is in front, but fine-tuning is not supported for this label type.",
             tuple(_sure_of_transferability(ranking, best)),
@@ -241,8 +241,8 @@ def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[st
 
 def _cost(best: ModelResult, measured: Measurement | None, noun: str) -> Iterator[str]:
     if best.num_parameters is not None:
-        licence = best.spec.get("licence")
-        yield f"{format_count(best.num_parameters)} parameters" + (f", licence {licence}." if licence else ".")
+        license = best.spec.get("license")
+        yield f"{format_count(best.num_parameters)} parameters" + (f", license {license}." if license else ".")
     if best.cost is not None:
         yield from _running_cost(best.cost, noun)
     if measured is not None and measured.seconds:

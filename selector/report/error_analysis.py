@@ -109,7 +109,7 @@ class ErrorAnalysis:
         mistakes: wrong samples, the most confident first; ``unsure`` right ones, the least sure first.
         tables: all other tables of the task.
         counted: what the lines count: items, or entities or words where words have labels.
-        drawn: samples that the task drew, by heading; ``legend`` the colours in them, as pictures with names.
+        drawn: samples that the task drew, by heading; ``legend`` the colors in them, as pictures with names.
         points: predicted against true values.
     """
 
@@ -194,7 +194,7 @@ def _cell(value: Any) -> tuple[str, bool]:
 
 
 def _text(value: Any) -> str:
-    """What an item is labelled, or was predicted: a name, a number, several of them."""
+    """What an item is labeled, or was predicted: a name, a number, several of them."""
     if isinstance(value, list | tuple):
         return ", ".join(_text(part) for part in value) or "none"
     if isinstance(value, Mapping):

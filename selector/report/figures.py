@@ -208,7 +208,7 @@ def layers(ranking: Ranking) -> Figure | None:
         return None
     x = Axis.over([0.0, 1.0], 60, 390)
     y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
-    parts = left_axis(y, 60, 390, "accuracy of 5 nearest neighbours")
+    parts = left_axis(y, 60, 390, "accuracy of 5 nearest neighbors")
     parts += bottom_axis(x, 30, 300, "depth (1 is the last layer)")
     ends = spread([y(line.points[-1][1]) + 4 for line in lines], 34, 304)
     for line, end in zip(lines, ends, strict=True):
@@ -227,7 +227,7 @@ def layers(ranking: Ranking) -> Figure | None:
         "Which layer transfers best",
         "Each dot is one layer of a network, read on its own; a line that falls at its end is a network whose last "
         f"layers serve its pretraining. The ranking reads what --layers or the zoo says; where neither does, {own}.",
-        picture(WIDTH, 346, "Accuracy of 5 nearest neighbours by layer", *parts),
+        picture(WIDTH, 346, "Accuracy of 5 nearest neighbors by layer", *parts),
     )
 
 
@@ -290,7 +290,7 @@ def _scatter_parts(plane: Plane, top: float = 0.0, *, log: bool = False) -> list
         if few or (on_front and len(taken) < MOST_LABELS):
             label_y = at_y - 6
             while any(abs(label_y - other) < LINE and abs(at_x - there) < 160 for there, other in taken):
-                label_y += LINE  # labels of neighbours would lie on each other
+                label_y += LINE  # labels of neighbors would lie on each other
             taken.append((at_x, label_y))
             parts.append(element("text", _short(p.name, 26), x=at_x + 7, y=label_y, class_="name"))
     return parts

@@ -49,7 +49,7 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "p_top_k": model.p_top_k,
         "mean_rank": model.mean_rank,
         "tied": model.tied,
-        "normalised_score": model.normalised_score,
+        "normalized_score": model.normalized_score,
     }
     if model.prior is not None:
         row |= {
@@ -82,7 +82,7 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "precision": model.precision,
         "extract_seconds": model.extract_seconds,
         "cached": model.cached,
-        "licence": model.spec.get("licence"),
+        "license": model.spec.get("license"),
         "tags": ",".join(model.spec.get("tags", ())),
     }
 

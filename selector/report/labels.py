@@ -1,4 +1,4 @@
-"""The page on which few items are labelled: thumbnails or texts, a choice each, and a table to save."""
+"""The page on which few items are labeled: thumbnails or texts, a choice each, and a table to save."""
 
 from __future__ import annotations
 

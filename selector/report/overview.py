@@ -246,7 +246,7 @@ def _mean_rank(model: str, rankings: Sequence[Ranking]) -> float:
 
 
 def _smallest_cover(serving: Sequence[set[str]], ranks: dict[str, float]) -> tuple[str, ...]:
-    """The fewest models of which at least one serves each target: an integer programme, solved exactly."""
+    """The fewest models of which at least one serves each target: an integer program, solved exactly."""
     if not serving:
         return ()
     from scipy.optimize import Bounds, LinearConstraint, milp

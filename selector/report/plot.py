@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["agreement", "cost", "history", "intervals", "proxies"]
 
-_COLOURS = {"predicted": "#2458a6", "measured": "#14713f"}
+_COLORS = {"predicted": "#2458a6", "measured": "#14713f"}
 
 
 def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
@@ -44,9 +44,9 @@ def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
     figure, axes = _new(7.0, 1.2 + 0.28 * len(rows))
     for y, row in enumerate(rows):
         if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [y, y], color=_COLOURS["predicted"], linewidth=2)
-        face = _COLOURS["predicted"] if row.tied else "white"
-        axes.plot([row.value], [y], "o", color=_COLOURS["predicted"], markerfacecolor=face)
+            axes.plot([row.low, row.high], [y, y], color=_COLORS["predicted"], linewidth=2)
+        face = _COLORS["predicted"] if row.tied else "white"
+        axes.plot([row.value], [y], "o", color=_COLORS["predicted"], markerfacecolor=face)
     axes.set_yticks(range(len(rows)), [_literal(row.name) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("transferability (predicted; 0 is chance, 1 is perfect)")
@@ -87,7 +87,7 @@ def cost(
     if not planes:
         raise ConfigError(
             f"too few models of this ranking have {against} and a {'' if value == 'auto' else value + ' '}value: three "
-            "predicted or two measured ones are needed; selector.rank(..., cost='again') measures what models cost."
+            "predicted or two measured ones are needed; selector.rank(..., measure_cost='always') measures what models cost."
         )
     return _plane(planes[0], log=True)
 
@@ -136,7 +136,7 @@ def history(ranking: Ranking) -> Figure:
 
 def _plane(plane: Plane, *, log: bool = False) -> Figure:
     figure, axes = _new(6.4, 4.4)
-    axes.plot([p.x for p in plane.points], [p.y for p in plane.points], "o", color=_COLOURS[plane.kind])
+    axes.plot([p.x for p in plane.points], [p.y for p in plane.points], "o", color=_COLORS[plane.kind])
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda x, _: written(x, plane.form))

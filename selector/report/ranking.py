@@ -23,7 +23,7 @@ class Ranking(results.Ranking):
         Args:
             short: only what ranks the models and what was measured of them.
 
-        Columns: rank, model, source, status, reason, transferability, normalised_score, prior, one a proxy with
+        Columns: rank, model, source, status, reason, transferability, normalized_score, prior, one a proxy with
         ``_low`` and ``_high`` where intervals were computed, ``measured_<strategy>_val|test`` with
         the other metrics and settings of that training, what the model costs, and
         ``front_<predicted|measured>_<parameters|latency|memory>`` for the best trade-offs.

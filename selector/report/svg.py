@@ -1,6 +1,6 @@
 """Just enough SVG: elements with escaped text, a linear or logarithmic axis, a frame with ticks.
 
-Colours are CSS classes of the report, so that one figure serves both themes and print.
+Colors are CSS classes of the report, so that one figure serves both themes and print.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-_COLOURS = {"model": "bold", "measured": "green", "predicted": "cyan", "facts": "dim"}
+_COLORS = {"model": "bold", "measured": "green", "predicted": "cyan", "facts": "dim"}
 
 
 def render_text(ranking: Ranking, *, width: int | None = None, limit: int | None = None) -> str:
-    """The table as plain text, without colour codes.
+    """The table as plain text, without color codes.
 
     Args:
         ranking: what to show.
@@ -37,7 +37,7 @@ def render_text(ranking: Ranking, *, width: int | None = None, limit: int | None
 
 
 def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> RenderableType:
-    """The same as an object that rich draws, with colours where the console has them."""
+    """The same as an object that rich draws, with colors where the console has them."""
     from rich.console import Group
     from rich.text import Text
 
@@ -85,7 +85,10 @@ def _align(column: Column) -> str:
 def _fit(view: TableView, width: int) -> tuple[list[Column], list[Column]]:
     """Columns that fit, and those left out: the highest ``drop`` goes first."""
     needed = {
-        column.key: max([len(column.title), *(len(row.cells[i].text) for row in view.rows)]) + 3
+        column.key: max(
+            [*map(len, _two_lines(column.title).split("\n")), *(len(row.cells[i].text) for row in view.rows)]
+        )
+        + 3
         for i, column in enumerate(view.columns)
     }
     shown, dropped = list(view.columns), []
@@ -95,6 +98,17 @@ def _fit(view: TableView, width: int) -> tuple[list[Column], list[Column]]:
         shown.remove(worst)
         dropped.append(worst)
     return shown, dropped
+
+
+def _two_lines(title: str) -> str:
+    """A heading broken where its longer half is shortest.
+
+    >>> _two_lines("linear probe (val)"), _two_lines("knn")
+    ('linear probe\\n(val)', 'knn')
+    """
+    words = title.split(" ")
+    broken = ["\n".join((" ".join(words[:i]), " ".join(words[i:]))) for i in range(1, len(words))]
+    return min([title, *broken], key=lambda text: max(map(len, text.split("\n"))))
 
 
 def _of_what_is_shown(view: TableView, keys: set[str]) -> list[str]:
@@ -119,9 +133,9 @@ def _table(view: TableView, columns: list[Column], limit: int | None) -> Table:
     for column in columns:
         stays = column.key in ("rank", "model") or column.numeric
         table.add_column(
-            Text(printable(column.title)),
+            Text(_two_lines(printable(column.title))),
             justify="right" if column.numeric else "left",
-            style=_COLOURS[column.group],
+            style=_COLORS[column.group],
             no_wrap=stays and column.key != "model",
             overflow="fold",
         )

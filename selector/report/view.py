@@ -15,7 +15,7 @@ from typing import Literal
 from selector.core.costs import Cost
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.series import fronts
-from selector.results import Measurement, ModelResult, PriorCell, Ranking, ScoreCell, TrialCell, final_measurements
+from selector.results import Measurement, ModelResult, PilotCell, PriorCell, Ranking, ScoreCell, final_measurements
 
 Group = Literal["model", "measured", "predicted", "facts"]
 
@@ -107,12 +107,25 @@ def title(ranking: Ranking) -> str:
     target = ranking.target
     parts = [str(target.get("name") or "target")]
     if target.get("items"):
-        counts = {**(target.get("splits") or {}), "without labels": target.get("unlabelled")}
+        counts = {**(target.get("splits") or {}), "without labels": target.get("unlabeled")}
         splits = " / ".join(f"{count} {split}" for split, count in counts.items() if count)
         parts.append(f"{target['items']} items" + (f" ({splits})" if splits else ""))
     if target.get("classes"):
         parts.append(f"{target['classes']} {target.get('class_noun') or 'classes'}")
     return ", ".join(parts)
+
+
+_STRATEGIES = {"frozen": "linear probe", "partial": "partly fine-tuned", "full": "fine-tuned", "lora": "LoRA"}
+
+
+def strategy_title(strategy: str) -> str:
+    """A strategy as a column is titled.
+
+    >>> strategy_title("full"), strategy_title("fcos/full"), strategy_title("dann")
+    ('fine-tuned', 'fcos, fine-tuned', 'dann')
+    """
+    decoder, _, name = strategy.rpartition("/")
+    return ", ".join(part for part in (decoder, _STRATEGIES.get(name, name)) if part)
 
 
 def strategies(ranking: Ranking) -> list[str]:
@@ -137,37 +150,44 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
     for strategy in strategies(ranking):
         trained = any(by[strategy].steps for by in finals if strategy in by)
         told = f"Measured by {'fine-tuning' if trained else 'a linear probe'} ({strategy}): {metric} on"
-        yield Column(f"{strategy}:val", f"{strategy} val", "measured", f"{told} the validation split")
+        yield Column(f"{strategy}:val", f"{strategy_title(strategy)} (val)", "measured", f"{told} the validation split")
         if any(not math.isnan(by[strategy].test_value) for by in finals if strategy in by):
-            yield Column(f"{strategy}:test", f"{strategy} test", "measured", f"{told} the test split, read once")
+            yield Column(
+                f"{strategy}:test",
+                f"{strategy_title(strategy)} (test)",
+                "measured",
+                f"{told} the test split, read once",
+            )
     if any(model.transferability is not None for model in ranking.models):
         yield Column(
             "transferability",
             "transferability",
             "predicted",
-            "Mean normalised score of the proxies (0 is chance, 1 is perfect) moved by the prior; predicted",
+            "Mean normalized score of the proxies (0 is chance, 1 is perfect) moved by the prior; predicted",
         )
     if any(model.transferability_low is not None for model in ranking.models):
         told = "90 % interval of the transferability: how far other items of the same kind could move it"
-        yield Column("interval", "90 %", "predicted", told, drop=1)
+        yield Column("interval", "90% CI", "predicted", told, drop=1)
     if any(model.p_best is not None for model in ranking.models):
         yield Column(
             "p_best", "P(best)", "predicted", "Probability of having the highest transferability of all", drop=1
         )
         k = ranking.settings.get("top_k", "k")
         yield Column("p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k}", drop=2)
-    if tried := next((model.trial for model in ranking.models if model.trial is not None and model.trial.metric), None):
+    if tried := next((model.pilot for model in ranking.models if model.pilot is not None and model.pilot.metric), None):
         told = (
-            f"{tried.metric} after a micro trial: a few steps of fine-tuning at a low resolution, judged on {tried.held_out} "
+            f"{tried.metric} after a pilot run: a few steps of fine-tuning at a low resolution, judged on {tried.held_out} "
             "validation items; with the transferability it chose what was confirmed (docs/confirm.md)"
         )
-        yield Column("trial", "micro trial", "predicted", told, drop=1)
+        yield Column("pilot", "pilot run", "predicted", told, drop=1)
     if expected := next((model.predicted for model in ranking.models if model.predicted is not None), None):
         told = (
             f"{expected.metric} that fine-tuning ({expected.strategy}) should reach, with its 90 % interval; predicted "
             f"from {expected.pairs} confirmed models on {expected.targets} target(s), for models not measured"
         )
-        yield Column("expected", f"{expected.strategy} {expected.metric}, predicted", "predicted", told, drop=2)
+        yield Column(
+            "expected", f"{strategy_title(expected.strategy)} {expected.metric}, predicted", "predicted", told, drop=2
+        )
     if any(model.prior is not None and (model.prior.value or model.prior.shift) for model in ranking.models):
         told = "The prior: what facts and past results add to its transferability (docs/transferability.md)"
         yield Column("prior", "prior", "predicted", told, drop=2)
@@ -178,12 +198,12 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         yield Column("parameters", "params", "facts", "Parameters of the network without its source head", drop=3)
     yield from _cost_columns(ranking)
     if any(model.num_features is not None for model in ranking.models):
-        yield Column("features", "width", "facts", "Width of the features", drop=5)
-    if any(model.spec.get("licence") for model in ranking.models):
-        yield Column("licence", "licence", "facts", "Licence of the weights", numeric=False, drop=6)
+        yield Column("features", "feature dim", "facts", "Dimension of the features", drop=5)
+    if any(model.spec.get("license") for model in ranking.models):
+        yield Column("license", "license", "facts", "License of the weights", numeric=False, drop=6)
     yield Column(
         "seconds",
-        "extract",
+        "extraction time",
         "facts",
         "Time of loading, choosing a backend and extraction; 'store' when nothing was missing",
         drop=4,
@@ -196,9 +216,9 @@ def _cost_columns(ranking: Ranking) -> Iterator[Column]:
     told = {
         "flops": ("FLOPs", f"Multiply-adds of one {noun}{size}", 5),
         "latency": ("latency", f"Median time for a single {noun} on this device, in torch", 4),
-        "rate": (f"{noun}s/s", f"{noun.capitalize()}s a second at the quickest of the batch sizes that were tried", 5),
+        "rate": ("throughput", f"{noun.capitalize()}s per second at the fastest of the batch sizes that were tried", 5),
         "memory": ("memory", f"Peak of a forward pass of one {noun}: weights and activations", 4),
-        "disk": ("disk", "Size of the weights", 6),
+        "disk": ("weights size", "Size of the weights file", 6),
     }
     for key, (name, help_, drop) in told.items():
         field = "image_seconds" if key == "rate" else key
@@ -208,7 +228,7 @@ def _cost_columns(ranking: Ranking) -> Iterator[Column]:
 
 def _cost_cell(cost: Cost | None, key: str) -> Cell:
     if cost is None:
-        return Cell("–", None, "not measured on this machine (--cost again measures it)")
+        return Cell("–", None, "not measured on this machine (--measure-cost always measures it)")
     match key:
         case "flops" if cost.flops is not None:
             return Cell(format_count(cost.flops), cost.flops, f"{cost.flops:,}")
@@ -220,7 +240,7 @@ def _cost_cell(cost: Cost | None, key: str) -> Cell:
         case "rate" if cost.image_seconds:
             rate = 1 / cost.image_seconds
             mark = UNSTEADY if cost.unsteady else ""
-            return Cell(f"{mark}{rate:.3g}", rate, f"in batches of {cost.batch_size}, {cost.backend}")
+            return Cell(f"{mark}{rate:.3g}/s", rate, f"in batches of {cost.batch_size}, {cost.backend}")
         case "memory" if cost.memory is not None:
             return Cell(format_size(cost.memory), cost.memory, "without what the libraries themselves take")
         case "disk" if cost.disk is not None:
@@ -262,8 +282,8 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return _share(model.p_top_k)
         case "prior":
             return _prior(model.prior)
-        case "trial":
-            return _trial(model.trial)
+        case "pilot":
+            return _pilot(model.pilot)
         case "expected":
             p = model.predicted
             return (
@@ -278,8 +298,8 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return _cost_cell(model.cost, kind)
         case "features":
             return Cell("–") if model.num_features is None else Cell(str(model.num_features), model.num_features)
-        case "licence":
-            return Cell(str(model.spec.get("licence") or "–"), str(model.spec.get("licence") or ""))
+        case "license":
+            return Cell(str(model.spec.get("license") or "–"), str(model.spec.get("license") or ""))
         case "seconds":
             if model.status in ("failed", "excluded") and not model.extract_seconds:
                 return Cell("–")
@@ -298,18 +318,18 @@ def _prior(prior: PriorCell | None) -> Cell:
     return Cell(f"{prior.shift:+.3f}" if round(prior.shift, 3) else "0.000", prior.shift, told)
 
 
-def _trial(trial: TrialCell | None) -> Cell:
-    if trial is None:
+def _pilot(pilot: PilotCell | None) -> Cell:
+    if pilot is None:
         return Cell("–")
-    if trial.after is None or trial.before is None:
-        return Cell(trial.status, None, trial.reason)
-    size = "" if trial.resolution is None else f", {trial.resolution[0]} × {trial.resolution[1]} pixels"
-    told = f"{_figures(trial.before)} before; {trial.steps} steps{size}"
-    if trial.losses:
-        quarter = math.ceil(len(trial.losses) / 4)
-        first, last = (_figures(sum(part) / quarter) for part in (trial.losses[:quarter], trial.losses[-quarter:]))
+    if pilot.after is None or pilot.before is None:
+        return Cell(pilot.status, None, pilot.reason)
+    size = "" if pilot.resolution is None else f", {pilot.resolution[0]} × {pilot.resolution[1]} pixels"
+    told = f"{_figures(pilot.before)} before; {pilot.steps} steps{size}"
+    if pilot.losses:
+        quarter = math.ceil(len(pilot.losses) / 4)
+        first, last = (_figures(sum(part) / quarter) for part in (pilot.losses[:quarter], pilot.losses[-quarter:]))
         told += f"; loss of training batches before their steps {first} in the first quarter, {last} in the last"
-    return Cell(_figures(trial.after), trial.after, told)
+    return Cell(_figures(pilot.after), pilot.after, told)
 
 
 def _score(cell: ScoreCell | None) -> Cell:
@@ -404,7 +424,7 @@ def tie(ranking: Ranking) -> str:
     """That several models are not significantly different: the caveat where there is one; empty where none are."""
     if sum(model.tied for model in ranking.models) < 2:
         return ""
-    found = next((caveat.text for caveat in ranking.caveats if caveat.code == "too-small"), "")
+    found = next((caveat.text for caveat in ranking.caveats if caveat.code == "too-few-examples"), "")
     return found or NO_CAVEAT
 
 
@@ -419,7 +439,7 @@ def front_notes(ranking: Ranking) -> Iterator[str]:
             yield f"{mark} no model of equal or lower cost has {value}."
     if any(model.cost is not None and model.cost.unsteady for model in ranking.models):
         yield (
-            f"{UNSTEADY} the machine was busy while this was measured; scan again with --cost again when it is idle."
+            f"{UNSTEADY} the machine was busy while this was measured; scan again with --measure-cost always when it is idle."
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from selector import tasks
 from selector.config import ConfirmConfig
 from selector.core.atomic import write_atomic
-from selector.core.contracts import UNLABELLED
+from selector.core.contracts import UNLABELED
 from selector.core.documents import plain
 from selector.core.errors import ConfigError
 from selector.report.ranking import Ranking
@@ -100,7 +100,7 @@ def adapt_leading(
         with trained_on_record(trainings, best.name, by_name[best.name].feature_settings(), target, "saving"):
             save_model(folder / BEST, result.best, adapted.target, best.measurements, best.spec)
     if len(result.keys):
-        hashes = [target.hashes[i] for i in target.indices(UNLABELLED)]
+        hashes = [target.hashes[i] for i in target.indices(UNLABELED)]
         write_predictions(folder / PREDICTIONS, result, hashes)
     return save_run(adapted, folder)
 

@@ -147,10 +147,10 @@ class BudgetedRounds(Rounds):
 
     def _stop(self, network: SameNetwork) -> None:
         rows = self._read[network.name]
-        when = f"stopped after {network.members[0].rows} rows" if rows else "not looked at"
+        when = f"pruned after {network.members[0].rows} rows" if rows else "not looked at"
         for candidate in network.members:
             if candidate.running:
-                candidate.stopped = (
+                candidate.pruned = (
                     f"{when}: the scan budget of {self._budget.told} went to models that promise more for their price"
                 )
                 candidate.spared = self.extraction.estimate(candidate.spec, self._items - rows)

@@ -30,7 +30,7 @@ class Candidate:
     rows: int = 0
     layers: dict[str, float] = field(default_factory=dict)
     cached: bool = True
-    stopped: str = ""
+    pruned: str = ""
     spared: float | None = None  # seconds of forward passes that stopping saved, where the rate is known
     known: dict[str, float] = field(default_factory=dict)
     excluded: str = ""
@@ -38,8 +38,8 @@ class Candidate:
 
     @property
     def running(self) -> bool:
-        """Whether it is still in: neither failed nor stopped nor excluded."""
-        return not (self.failure or self.stopped or self.excluded)
+        """Whether it is still in: neither failed nor pruned nor excluded."""
+        return not (self.failure or self.pruned or self.excluded)
 
     def result(self) -> ModelResult:
         cells = {
@@ -52,7 +52,7 @@ class Candidate:
             name=self.spec.name,
             spec=self.spec.model_dump(mode="json", exclude_defaults=True),
             status=self._status(),
-            reason=self.failure.reason if self.failure else self.excluded or self.stopped,
+            reason=self.failure.reason if self.failure else self.excluded or self.pruned,
             traceback=self.failure.traceback if self.failure else "",
             scores=cells,
             num_features=self.entry.num_features if self.entry is not None else None,
@@ -71,4 +71,4 @@ class Candidate:
     def _status(self) -> Status:
         if self.failure:
             return "failed"
-        return "excluded" if self.excluded else "stopped" if self.stopped else "ok"
+        return "excluded" if self.excluded else "pruned" if self.pruned else "ok"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from selector import tasks
-from selector.core.contracts import SPLITS, UNLABELLED, Target
+from selector.core.contracts import SPLITS, UNLABELED, Target
 from selector.core.kinds import noun_of
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
@@ -25,9 +25,9 @@ from selector.zoo.variants import network_of
 SHOWN = 6
 FEWEST_ITEMS = 10  # of a class
 FEWEST_MODELS = 5  # fewer are in any order by chance
-DISAGREE, LEADERS_DISAGREE = 0.6, 0.3  # mean Spearman of members; judgements, as is the next
-EXPLAINS = 0.9  # weighted tau of the prior with the normalised scores
-MAJORITY = "majority"
+DISAGREE, LEADERS_DISAGREE = 0.6, 0.3  # mean Spearman of members; judgments, as is the next
+EXPLAINS = 0.9  # weighted tau of the prior with the normalized scores
+MAJORITY = "no-better-than-majority"
 SURE = 0.05  # one-sided: how likely an answer that is always the same may do as well
 _HOPELESS = 100  # times as many items: then the models are as good as equal
 
@@ -55,7 +55,7 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
             no_training(target),
             across_domains(good, target) or unlike_calibration(transferability, target, rows),
             _readings(good),
-            _stopped(candidates, rows),
+            _pruned(candidates, rows),
             _excluded(candidates),
             _failed(candidates),
         )
@@ -65,13 +65,13 @@ def caveats(candidates: Sequence[Candidate], target: Target, rows: int) -> Itera
 
 def no_signal(transferability: dict[str, Transferability]) -> Caveat | None:
     """Every model is at chance."""
-    best = max((e.normalised_score for e in transferability.values()), default=1.0)
+    best = max((e.normalized_score for e in transferability.values()), default=1.0)
     if best >= AT_CHANCE:
         return None
     return Caveat(
         "no-signal",
         "no model does clearly better than chance: the labels may be wrong, or nothing in this zoo fits the target.",
-        {"best_normalised_score": best},
+        {"best_normalized_score": best},
     )
 
 
@@ -92,16 +92,16 @@ def too_small(transferability: dict[str, Transferability], items: int, *, settle
     numbers = {"models": len(tied), "items": items, "gap": gap, "half_width": half}
     text = f"{len(tied)} models are not significantly different (90 %) on these {items} items: {_listed(tied)}."
     if half == 0 or not settles:  # no intervals were computed
-        return Caveat("too-small", text, numbers)
+        return Caveat("too-few-examples", text, numbers)
     if times > _HOPELESS:
         text += f" Even {_HOPELESS} times as many would not settle the first two: take the cheaper one, or confirm."
-        return Caveat("too-small", text, {**numbers, "items_needed": None})
+        return Caveat("too-few-examples", text, {**numbers, "items_needed": None})
     needed = max(items + 1, math.ceil(items * times))
     if times <= 1:  # the first two differ; it is the others that are tied through their own noise
-        return Caveat("too-small", text, numbers)
+        return Caveat("too-few-examples", text, numbers)
     rounded = float(f"{needed:.2g}")
     return Caveat(
-        "too-small",
+        "too-few-examples",
         f"{text} About {rounded:,.0f} items would settle which of the first two has the higher transferability.",
         {**numbers, "items_needed": needed},
     )
@@ -133,11 +133,11 @@ def static_explains(transferability: dict[str, Transferability]) -> Caveat | Non
     if len(known) < FEWEST_MODELS:
         return None
     priors = [e.known.value for e in known if e.known is not None]
-    tau = weighted_tau(priors, [e.normalised_score for e in known])
+    tau = weighted_tau(priors, [e.normalized_score for e in known])
     if math.isnan(tau) or tau < EXPLAINS:
         return None
     return Caveat(
-        "static-explains",
+        "explained-by-prior",
         f"an order that never looked at the target (size, upstream accuracy, past results) agrees with the proxies "
         f"(weighted tau {tau:.2f}): these items add little to the prior.",
         {"weighted_tau": tau, "models": len(known)},
@@ -149,7 +149,7 @@ def no_training(target: Target) -> Caveat | None:
     if tasks.task_for(target) is not None:
         return None
     return Caveat(
-        "no-training",
+        "task-not-trainable",
         f"{noun_of(target.modality)}s with {target.label_kind} labels can be ranked for, but nothing trains on them yet: "
         f"the confirmation is left out. Tasks that can be confirmed: {', '.join(tasks.registry.names())}.",
         {"label_kind": str(target.label_kind)},
@@ -158,7 +158,7 @@ def no_training(target: Target) -> Caveat | None:
 
 def rare_classes(target: Target) -> Caveat | None:
     """Classes that few items show, or that a split lacks, by name."""
-    if len(target.indices(UNLABELLED)):  # held-out labels are read for the final metric only
+    if len(target.indices(UNLABELED)):  # held-out labels are read for the final metric only
         return None
     by_split = {split: target.items_of_classes(split) for split in SPLITS}
     total = np.sum(list(by_split.values()), axis=0)
@@ -238,7 +238,7 @@ def across_domains(good: Sequence[Candidate], target: Target) -> Caveat | None:
         return None
     name = noun_of(target.modality)
     return Caveat(
-        "unlike-calibration",
+        "out-of-calibration",
         f"models are ordered by the accuracy that is expected of them on {name}s without labels; on pairs of domains that "
         f"it had not seen this prediction was within {100 * MISSES:.0f} points in nine of ten cases. 'selector label' "
         f"tells the adapted models apart by labels of a few {name}s.",
@@ -256,7 +256,7 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
             what = f"{noun_of(target.modality)}s with {target.label_kind} labels"
             told = f"the default score was tried on classes only, never on {what}: this ranking is uncalibrated."
         return Caveat(
-            "unlike-calibration",
+            "out-of-calibration",
             told,
             {"calibration": frozen.version, "modality": str(target.modality), "label_kind": str(target.label_kind)},
         )
@@ -271,22 +271,22 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
         if not min(values) / slack <= here <= max(values) * slack:
             outside.append(f"{here:.0f} {name} (tried: {min(values)} to {max(values)})")
     best, lowest = (
-        max(e.normalised_score for e in transferability.values()),
-        min(s.best_normalised_score for s in frozen.sets.values()),
+        max(e.normalized_score for e in transferability.values()),
+        min(s.best_normalized_score for s in frozen.sets.values()),
     )
     if round(best, 2) < round(lowest, 2):  # as they are shown
-        outside.append(f"a best normalised score of {best:.2f} (tried: {lowest:.2f} and more)")
+        outside.append(f"a best normalized score of {best:.2f} (tried: {lowest:.2f} and more)")
     if not outside:
         return None
     return Caveat(
-        "unlike-calibration",
+        "out-of-calibration",
         f"the target is unlike the {len(frozen.sets)} image sets that the default score was tried on: "
         f"{', '.join(outside)}. How well its order agrees with fine-tuning is not known there.",
         {
             "calibration": frozen.version,
             "classes": len(target.class_names),
             "items": rows,
-            "best_normalised_score": best,
+            "best_normalized_score": best,
         },
     )
 
@@ -296,7 +296,7 @@ def _readings(good: Sequence[Candidate]) -> Caveat | None:
     if len(networks) == len(good):
         return None
     return Caveat(
-        "readings",
+        "multiple-variants",
         f"{len(good)} rows are feature variants of {len(networks)} model(s): the highest of several was chosen "
         "on these items, so its transferability is a little optimistic. A model is fine-tuned once, as its leading variant: "
         "the network up to that layer, with its pooling.",
@@ -331,21 +331,21 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"
 
 
-def _stopped(candidates: Sequence[Candidate], rows: int) -> Caveat | None:
-    """Which models stopped when, and what that saved."""
-    stopped = [c for c in candidates if c.stopped]
-    if not stopped:
+def _pruned(candidates: Sequence[Candidate], rows: int) -> Caveat | None:
+    """Which models pruned when, and what that saved."""
+    pruned = [c for c in candidates if c.pruned]
+    if not pruned:
         return None
-    rounds = sorted({c.rows for c in stopped})
-    when = "; ".join(f"after {n} rows {', '.join(c.spec.name for c in stopped if c.rows == n)}" for n in rounds)
-    left_out = {network_of(c.spec): c for c in stopped}.values()  # readings share their forward passes
-    networks = len({network_of(c.spec) for c in candidates if c.running or c.stopped})
+    rounds = sorted({c.rows for c in pruned})
+    when = "; ".join(f"after {n} rows {', '.join(c.spec.name for c in pruned if c.rows == n)}" for n in rounds)
+    left_out = {network_of(c.spec): c for c in pruned}.values()  # readings share their forward passes
+    networks = len({network_of(c.spec) for c in candidates if c.running or c.pruned})
     share = sum(rows - c.rows for c in left_out) / (rows * networks)
     spared = [c.spared for c in left_out if c.spared is not None]
     time = f", about {format_duration(sum(spared))}" if spared else ""
     return Caveat(
-        "stopped-early",
-        f"{len(stopped)} model(s) stopped early, because their intervals could no longer reach the top: {when}. "
+        "pruned",
+        f"{len(pruned)} model(s) pruned, because their intervals could no longer reach the top: {when}. "
         f"That saved {100 * share:.0f} % of the forward passes{time}.",
-        {"models": len(stopped), "share": share, "seconds": sum(spared) if spared else None},
+        {"models": len(pruned), "share": share, "seconds": sum(spared) if spared else None},
     )

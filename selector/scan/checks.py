@@ -22,7 +22,7 @@ from selector.scan.dataset_view import reads_maps
 from selector.scan.selection import choose_models
 from selector.scan.variants import expand, reading_rows_of
 from selector.store import FeatureStore
-from selector.zoo import ModelSpec, licences
+from selector.zoo import ModelSpec, licenses
 from selector.zoo.limits import Limits
 from selector.zoo.trust import runs_code
 from selector.zoo.variants import network_of
@@ -79,10 +79,10 @@ def load_target(target: Any, config: ScanConfig) -> Target:
         image_root=config.image_root,
         max_samples=config.max_samples,
         seed=config.seed,
-        trust=config.trust,
+        hash_mode=config.hash_mode,
         task=config.task,
         source_domain=config.source_domain,
-        labelled_target=config.labelled_target,
+        num_target_labels=config.num_target_labels,
     )
 
 
@@ -145,20 +145,20 @@ def _check_adaptation(config: ScanConfig | ConfirmConfig, task: Task | None) -> 
 
 def limits_of(config: ScanConfig) -> Limits:
     """What a model may cost."""
-    return Limits.of(config.max_params, config.max_latency, config.max_memory, config.licence)
+    return Limits.of(config.max_params, config.max_latency, config.max_memory, config.license)
 
 
 def choose_specs(target: Target, config: ScanConfig) -> tuple[list[ModelSpec], bool]:
     """The models to look at, each once a layer and pooling, and whether ``python:`` entries may run code.
 
     Raises:
-        ConfigError: nothing matches, a licence is none, or every model runs code that nobody trusts on this call.
+        ConfigError: nothing matches, a license is none, or every model runs code that nobody trusts on this call.
     """
     chosen, trusted = choose_models(
         config.zoo, config.models, config.tags, trust_zoo=config.trust_zoo, modality=target.modality
     )
     _tell_untrusted(chosen, trusted)
-    licences.check(limits_of(config).licence, [spec.licence for spec in chosen if spec.licence])
+    licenses.check(limits_of(config).license, [spec.license for spec in chosen if spec.license])
     return expand(reading_rows_of(chosen, target), config.layers, config.pooling, of_maps=reads_maps(target)), trusted
 
 
@@ -213,7 +213,7 @@ def run_folder(config: ScanConfig | ConfirmConfig, target: Target, *, confirming
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():  # said now, and not when the table is written
         raise OptionError(f"out: {nearest} is a file, expected a folder; name another one.", "out")
-    if config.force or not (folder / RUN_FILE).is_file():
+    if config.overwrite or not (folder / RUN_FILE).is_file():
         return folder
     try:
         there = load_ranking(folder)
@@ -224,8 +224,8 @@ def run_folder(config: ScanConfig | ConfirmConfig, target: Target, *, confirming
         new = "of another target" if confirming else "that is not confirmed"
         raise OptionError(
             f"out: {folder} holds a confirmed run, and this one, {new}, would replace it; name another folder, or "
-            "say force=True.",
-            "out", "force",
+            "say overwrite=True.",
+            "out", "overwrite",
         )  # fmt: skip
     return folder
 

@@ -31,7 +31,7 @@ UNTRAINED = "no model was measured"
 def confirm_leading(
     ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
 ) -> Ranking:
-    """The saved ranking with micro trials and with measurements of its leading models; ``best`` in its folder holds the best."""
+    """The saved ranking with pilot runs and with measurements of its leading models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
     from selector.tuning import Candidate, run_tournament
     from selector.tuning.workbench import trained_on_record
@@ -96,7 +96,7 @@ def confirm_leading(
             first=result.best.name if result.best else None,
         ),
         warnings=tuple(dict.fromkeys((*ranking.warnings, *result.notes, *_untrained(result.measurements)))),
-        seconds={**ranking.seconds, "trials": spent, "confirm": time.perf_counter() - started},
+        seconds={**ranking.seconds, "pilot": spent, "confirm": time.perf_counter() - started},
         settings={
             **ranking.settings,
             "confirm": {**config.training_record(), "top_k": top_k, "confirmed": len(chosen)},

@@ -12,19 +12,19 @@ import xxhash
 
 from selector import data as targets
 from selector import modalities, tasks
-from selector.core.contracts import UNLABELLED, Target
+from selector.core.contracts import UNLABELED, Target
 from selector.core.task import Facet, RowPlan
 from selector.extract.readers import registry as readers
 from selector.store import FeatureStore
 
 
-def without_known_bad(target: Target, store: FeatureStore, on_bad: str) -> Target:
+def without_known_bad(target: Target, store: FeatureStore, on_invalid: str) -> Target:
     """Leave out items that are known to be unusable, so that a warm scan, which decodes nothing, says the same as a cold one.
 
     Of images those that an earlier scan could not decode; texts are looked at.
 
     Raises:
-        BadImagesError: there are some, and ``on_bad`` is ``fail``.
+        BadImagesError: there are some, and ``on_invalid`` is ``fail``.
     """
     known = store.bad_images()
     bad = {i: known[h] for i, h in enumerate(target.hashes) if h in known}
@@ -32,7 +32,7 @@ def without_known_bad(target: Target, store: FeatureStore, on_bad: str) -> Targe
     bad |= items.unusable(target.items)
     if not bad:
         return target
-    if on_bad != "skip":
+    if on_invalid != "skip":
         raise items.bad_items(bad, target.names)
     return targets.without(target, bad)
 
@@ -57,7 +57,7 @@ class Rows:
         plan: the rows that the task makes of them.
         hashes: what addresses the rows in the store.
         facets: row problems by name; see ``core.task.Facet``.
-        units: (rows,) which item a row belongs to, by content; None where an item is a row.
+        groups: (rows,) which item a row belongs to, by content; None where an item is a row.
         beside: (M,) positions of the items without labels that are read with them, and ``hashes_beside`` their rows'.
     """
 
@@ -66,7 +66,7 @@ class Rows:
     ) -> None:
         self.target = target
         self.indices = indices
-        self.beside = target.indices(UNLABELLED) if beside is None else beside
+        self.beside = target.indices(UNLABELED) if beside is None else beside
         self.hashes_beside = target.row_hashes(self.beside)
         task = tasks.task_for(target)
         if task is None:  # labels that are scored and that nothing trains on yet
@@ -75,10 +75,10 @@ class Rows:
             self.plan = task.rows(target, indices, task.most_rows if limit is None else limit, target.seed)
         self.hashes = self.plan.addresses(target.hashes)
         self.facets: Mapping[str, Facet] = self.plan.facets
-        self.units: np.ndarray | None = None
+        self.groups: np.ndarray | None = None
         if self.plan.place is not None:
             # copies of an item are one unit, so that they never fall into different folds
-            self.units = np.unique([target.hashes[i] for i in self.plan.item], return_inverse=True)[1]
+            self.groups = np.unique([target.hashes[i] for i in self.plan.item], return_inverse=True)[1]
 
     @property
     def labels(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from selector.core.contracts import UNLABELLED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
+from selector.core.contracts import UNLABELED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
 from selector.core.engine import Engine, Failure, LocalEngine, Needs, Outcome, Shared, failure_of
 from selector.core.errors import ConfigError, StoreError
 from selector.core.progress import under_way
@@ -64,11 +64,11 @@ class Extraction:
         device: str,
         precision: str,
         backend: str,
-        on_bad: Literal["fail", "skip"],
+        on_invalid: Literal["raise", "skip"],
         trusted: bool,
         notify: ProgressCallback,
         limits: Limits = NO_LIMITS,
-        cost: CostMode = "off",
+        cost: CostMode = "never",
         engine: Engine | None = None,
         isolation: Isolation = NOT_ISOLATED,
         scores: ScoreSettings | None = None,
@@ -77,7 +77,7 @@ class Extraction:
         self.notify = notify
         aspect = canvas_of(target.items, 224) if reads_maps(target) else None
         reader = reader_of(target)
-        self.job_settings = Settings(device, precision, backend, trusted, on_bad, cost, limits, reader, aspect)
+        self.job_settings = Settings(device, precision, backend, trusted, on_invalid, cost, limits, reader, aspect)
         self.work = Workspace(target, store, self.job_settings, notify)
         self.engine: Engine = engine or LocalEngine()
         self.isolation = isolation
@@ -117,7 +117,7 @@ class Extraction:
         if known is None or known.target is not self.target:  # bad items may have left the target
             scored, beside = (
                 np.sort(order[: max(2, round(share * len(order)))])
-                for splits in (("train", "val"), (UNLABELLED,))
+                for splits in (("train", "val"), (UNLABELED,))
                 for order in [stratified(self.target, self.target.indices(*splits))]
             )
             known = self._rows[share] = Rows(self.target, scored, beside=beside)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from selector.core.atomic import write_atomic
-from selector.core.contracts import UNLABELLED, Target
+from selector.core.contracts import UNLABELED, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.input_files import open_file, read_arrays
 from selector.report.labels import render_page
 from selector.report.ranking import Ranking
 from selector.scan.adapting import LABELS, PREDICTIONS, read_labels
 from selector.scan.previews import previewed
-from selector.tuning.labelling import Labelling
+from selector.tuning.labeling import Labeling
 
 QUESTIONS, PAGE = "label.csv", "label.html"
 HEADER = ("item", "label", "id")
@@ -50,12 +50,12 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
     """
     folder = _folder(ranking)
     section = ranking.confirmation["adaptation"]
-    voted = section.get("labelled", {"voted": section["handed over"]}).get("voted")
-    keys, hashes, labelling = _labelling(folder, read_labels(folder), voted)
-    if len(hashes) == len(labelling.labels):
+    voted = section.get("labeled", {"voted": section["selected"]}).get("voted")
+    keys, hashes, labeling = _labeling(folder, read_labels(folder), voted)
+    if len(hashes) == len(labeling.labels):
         raise ConfigError(f"{folder}: every item of the target has a label by now; there is nothing to ask for.")
-    place = {target.hashes[i]: int(i) for i in target.indices(UNLABELLED)[::-1]}  # of copies the first
-    chosen = [(hashes[i], place[hashes[i]]) for i in labelling.batch(count)]
+    place = {target.hashes[i]: int(i) for i in target.indices(UNLABELED)[::-1]}  # of copies the first
+    chosen = [(hashes[i], place[hashes[i]]) for i in labeling.batch(count)]
     names = [str(target.names[i]) for _, i in chosen]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -65,7 +65,7 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
     shown = [{"id": value, "name": name, "index": i} for name, (value, i) in zip(names, chosen, strict=True)]
     page = render_page(ranking.target["name"], list(target.class_names), previewed(shown, target), HEADER)
     write_atomic(folder / PAGE, page.encode("utf-8", "backslashreplace"))
-    return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), labelling.standing().rows(keys))
+    return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), labeling.standing().rows(keys))
 
 
 def _inert(cell: str) -> str:
@@ -80,20 +80,20 @@ def take(ranking: Ranking, answers: Path) -> int:
         OptionError: the file is no such table, or a label is no class; names the line.
     """
     folder = _folder(ranking)
-    _, hashes, _ = _labelling(folder, {})
+    _, hashes, _ = _labeling(folder, {})
     found = _answers(answers, set(hashes), list(ranking.target["class_names"]))
     known = {**read_labels(folder), **found}
     write_atomic(folder / LABELS, json.dumps(known, indent=1).encode())
     return len(known)
 
 
-def _labelling(
+def _labeling(
     folder: Path, known: Mapping[str, int], voted: Sequence[str] | None = None
-) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+) -> tuple[list[tuple[str, str]], list[str], Labeling]:
     """``voted``: (model, strategy) that was chosen without labels."""
     path = folder / PREDICTIONS
     try:
-        keys, hashes, labelling = _read_predictions(path, voted)
+        keys, hashes, labeling = _read_predictions(path, voted)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{folder}: there is no readable {PREDICTIONS} ({error}); labels are asked for after a confirmation of a "
@@ -101,16 +101,16 @@ def _labelling(
         ) from None
     for i, value in enumerate(hashes):
         if value in known:
-            if not 0 <= known[value] < labelling.probabilities.shape[2]:
+            if not 0 <= known[value] < labeling.probabilities.shape[2]:
                 raise ConfigError(
-                    f"{folder / LABELS}: {value}: expected the number of a class, 0 to {labelling.probabilities.shape[2] - 1}, found "
+                    f"{folder / LABELS}: {value}: expected the number of a class, 0 to {labeling.probabilities.shape[2] - 1}, found "
                     f"{known[value]}; remove the file and hand the answers over again."
                 )
-            labelling.label(i, known[value])
-    return keys, hashes, labelling
+            labeling.label(i, known[value])
+    return keys, hashes, labeling
 
 
-def _read_predictions(path: Path, voted: Sequence[str] | None) -> tuple[list[tuple[str, str]], list[str], Labelling]:
+def _read_predictions(path: Path, voted: Sequence[str] | None) -> tuple[list[tuple[str, str]], list[str], Labeling]:
     """(model, strategy) of K candidates, M items by content, and what they say; ``ValueError`` where they are not."""
     kept = read_arrays(path, _MOST_BYTES)
     if isinstance(kept, np.ndarray):
@@ -130,7 +130,7 @@ def _read_predictions(path: Path, voted: Sequence[str] | None) -> tuple[list[tup
         raise ValueError("merits must be a finite number for each of the models")
     keys = list(zip(models, strategies, strict=True))
     first = next((k for k, key in enumerate(keys) if voted is not None and list(key) == list(voted)), None)
-    return keys, hashes, Labelling(probabilities, merits, first=first, contents=hashes)
+    return keys, hashes, Labeling(probabilities, merits, first=first, contents=hashes)
 
 
 def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, int]:

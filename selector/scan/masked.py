@@ -1,4 +1,4 @@
-"""Models that learned by masked image modelling: probes on frozen maps rank them too low, so one of them is confirmed."""
+"""Models that learned by masked image modeling: probes on frozen maps rank them too low, so one of them is confirmed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TAG = re.compile(r"\.((fc)?mae|mim|[a-z]*_?mim)(_|$)")  # of timm's weights
 
 
 def learned_masked(spec: ModelSpec) -> bool:
-    """Whether the weights come from masked image modelling alone.
+    """Whether the weights come from masked image modeling alone.
 
     By what the zoo says of its pretraining; of models that the zoo does not describe by the tag of timm's weights.
     """
@@ -42,7 +42,7 @@ def under_ranked(candidates: Sequence[Candidate], target: Target) -> Caveat | No
     whom = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     return Caveat(
         CODE,
-        f"{whom} learned by masked image modelling, which probes on frozen maps rank too low (arXiv:2404.12172): a "
+        f"{whom} learned by masked image modeling, which probes on frozen maps rank too low (arXiv:2404.12172): a "
         "confirmation trains the first of them even where it is not among the leading models.",
         {"models": names},
     )

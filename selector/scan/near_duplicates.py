@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SAME = 0.995
 SIDE = 32
 _SEARCH = 16  # side of what the nearest picture is searched with
-_FLAT = 3.0  # grey levels of deviation: a blank picture is like every other blank one
+_FLAT = 3.0  # gray levels of deviation: a blank picture is like every other blank one
 _PRODUCTS = 3e9  # compared pairs: seconds on two cores; beyond, an even share of the held-out pictures is looked at
 _BATCH = 256
 _VERSION = 2
@@ -37,7 +37,7 @@ _VERSION = 2
 
 def leak_caveats(target: Target, pixels: Pixels | None, store: FeatureStore) -> list[Caveat]:
     """The warnings of a target about pictures of one split that tell of another, from the store where it was looked
-    for before: near duplicates, and neighbours in a sequence (``scan.sequences``).
+    for before: near duplicates, and neighbors in a sequence (``scan.sequences``).
 
     ``pixels`` are its decoded pictures; None when this run decoded nothing, and then only what an
     earlier run found is told.
@@ -51,7 +51,7 @@ def leak_caveats(target: Target, pixels: Pixels | None, store: FeatureStore) -> 
             return []
         thumbs = thumbnails(pixels)
         pairs, checked = near_duplicates(thumbs, target.splits, target.hashes)
-        frames, compared = sequences.alike_neighbours(target, partial(likeness_of, thumbs))
+        frames, compared = sequences.alike_neighbors(target, partial(likeness_of, thumbs))
         found = {
             "duplicates": {"checked": checked, "pairs": [astuple(pair) for pair in pairs]},
             "frames": {"checked": compared, "pairs": [astuple(pair) for pair in frames]},
@@ -135,8 +135,8 @@ def _flat(thumbs: np.ndarray) -> np.ndarray:
 
 def _units(rows: np.ndarray) -> np.ndarray:
     """Rows (n, d) without their mean, of length 1."""
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
+    centered = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-9))
 
 
 def _told(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat | None:

@@ -68,7 +68,7 @@ class Knowledge:
 
     def prior(self, candidates: Sequence[Candidate]) -> Prior | None:
         """The prior of some models by their names in the zoo; None of a target without labels, of which results on
-        labelled ones do not tell."""
+        labeled ones do not tell."""
         if self._adapts or not candidates:
             return None
         names = tuple(c.spec.name for c in candidates)
@@ -154,7 +154,7 @@ def known_facts(facts: ModelFacts) -> dict[str, float]:
 
 
 def confirmed_results(ranking: Ranking) -> list[Result]:
-    """What a confirmation adds to the history: every value it measured, and the normalised score it had before.
+    """What a confirmation adds to the history: every value it measured, and the normalized score it had before.
 
     The last and best validation value of each model and strategy. The same confirmation made again
     replaces its own rows, since it is no second piece of evidence.
@@ -166,11 +166,11 @@ def confirmed_results(ranking: Ranking) -> list[Result]:
 
 
 def predicted(models: Sequence[ModelResult], fingerprint: str, results: Sequence[Result]) -> tuple[ModelResult, ...]:
-    """The models with what their normalised score lets expect, where confirmed pairs calibrate it.
+    """The models with what their normalized score lets expect, where confirmed pairs calibrate it.
 
     A model that was measured in that way needs no prediction and gets none.
     """
-    metric = next((normalised_score_metric(m) for m in models if m.normalised_score is not None), None)
+    metric = next((normalized_score_metric(m) for m in models if m.normalized_score is not None), None)
     line = None if metric is None else best_line(confirmed_pairs(results, metric), fingerprint)
     if line is None:
         return tuple(replace(m, predicted=None) for m in models)
@@ -178,8 +178,8 @@ def predicted(models: Sequence[ModelResult], fingerprint: str, results: Sequence
         replace(
             m,
             predicted=None
-            if m.status != "ok" or m.normalised_score is None or line.strategy in final_measurements(m)
-            else line.at(m.normalised_score),
+            if m.status != "ok" or m.normalized_score is None or line.strategy in final_measurements(m)
+            else line.at(m.normalized_score),
         )
         for m in models
     )
@@ -198,10 +198,10 @@ def _rows_of(model: ModelResult, target: Mapping[str, Any], run: str) -> Iterabl
     measured = {s: m for s, m in final_measurements(model).items() if m.status == "ok" and m.val_value == m.val_value}
     for strategy, m in measured.items():
         yield Result(metric=m.metric, value=m.val_value, strategy=strategy, **common)
-    if measured and model.normalised_score is not None:
-        yield Result(metric=normalised_score_metric(model), value=model.normalised_score, kind="predicted", **common)
+    if measured and model.normalized_score is not None:
+        yield Result(metric=normalized_score_metric(model), value=model.normalized_score, kind="predicted", **common)
 
 
-def normalised_score_metric(model: ModelResult) -> str:
-    """Normalised scores over other members cannot be compared."""
+def normalized_score_metric(model: ModelResult) -> str:
+    """Normalized scores over other members cannot be compared."""
     return f"{SCORE_METRIC}{'+'.join(sorted(model.members))}"

@@ -39,7 +39,7 @@ from selector.zoo.variants import network_of
 
 
 def rank(target: Any, config: ScanConfig) -> Ranking | Rankings:
-    """Rank pretrained models for a labelled target, or for several; see ``selector.rank``."""
+    """Rank pretrained models for a labeled target, or for several; see ``selector.rank``."""
     several = listed(target, config)
     with listening(config.progress) as notify:
         try:
@@ -80,7 +80,7 @@ def _as_confirmed(
     given = dict(ranking.settings.get("confirm", {}))
     return ConfirmConfig.of(
         strategies=given.get("strategies", ConfirmConfig.model_fields["strategies"].default), top_k=given.get("top_k"),
-        seed=given.get("seed"), budget=given.get("budget_seconds"), max_steps=given.get("max_steps"), trust_zoo=trust_zoo, target=target, progress=progress, force=True,
+        seed=given.get("seed"), budget=given.get("budget_seconds"), max_steps=given.get("max_steps"), trust_zoo=trust_zoo, target=target, progress=progress, overwrite=True,
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _target_of(ranking: Ranking, target: Any, made: ScanConfig, store: FeatureSt
         loaded = targets.load_origin(origin) if target is None else load_target(target, whole)
         # the run knows which items cannot be used, also where this store does not
         data = load_target(targets.repeated(loaded, (origin or {}).get("steps", ())), made)
-        data = dataset_view.without_known_bad(data, store, made.on_bad_image)
+        data = dataset_view.without_known_bad(data, store, made.on_invalid)
     if data.fingerprint != ranking.target["fingerprint"]:
         raise TargetError(
             f"the target has changed since this run: its fingerprint is {data.fingerprint[:12]}, the run's is "

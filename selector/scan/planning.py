@@ -11,7 +11,7 @@ import numpy as np
 
 from selector import modalities
 from selector.config import ScanConfig
-from selector.core.contracts import UNLABELLED, Preprocess, Target
+from selector.core.contracts import UNLABELED, Preprocess, Target
 from selector.core.costs import Cost
 from selector.core.errors import SourceError
 from selector.core.system import visible_cards
@@ -93,12 +93,12 @@ def _plan(target: Any, config: ScanConfig) -> Plan:
         specs, trusted = choose_specs(data, config)
         settled_top_k(config, specs, config.confirm)
         run_folder(config, data, confirming=config.confirm)
-        indices = data.indices("train", "val", UNLABELLED)
-        hashes, units = data.row_hashes(indices), data.units_of(indices)
-        costs = Costs(store, config.device, config.cost)
+        indices = data.indices("train", "val", UNLABELED)
+        hashes, groups = data.row_hashes(indices), data.groups_of(indices)
+        costs = Costs(store, config.device, config.measure_cost)
         # of so many models one by one the hub is not asked what it has: that takes longer than a plan may
         ask = len(specs) <= ASKED or _weights.offline()
-        looked = [_look(spec, trusted, config, store, costs, limits_of(config), hashes, units, ask) for spec in specs]
+        looked = [_look(spec, trusted, config, store, costs, limits_of(config), hashes, groups, ask) for spec in specs]
         low, high, exact = _seconds(looked, data, config)
         unusable: dict[str, tuple[str, ...]] = {}
         for found in looked:
@@ -159,12 +159,12 @@ def _look(
     costs: Costs,
     limits: Limits,
     hashes: Sequence[str],
-    units: np.ndarray | None,
+    groups: np.ndarray | None,
     ask: bool,
 ) -> _Found:
     entry: Entry | None = None
     cost: Cost | None = None
-    items = len(hashes) if units is None else len(np.unique(units))
+    items = len(hashes) if groups is None else len(np.unique(groups))
     facts = store.get("rate", {"network": network_of(spec)}) or {}
     try:
         limits.check_facts(spec)
@@ -185,7 +185,7 @@ def _look(
     missing = len(hashes)
     if entry is not None:
         rows = entry.missing(hashes)
-        missing, items = len(rows), len(rows) if units is None else len(np.unique(units[rows]))
+        missing, items = len(rows), len(rows) if groups is None else len(np.unique(groups[rows]))
     remembered = store.get("preprocess", {"network": network_of(spec)})
     parameters = spec.params or (entry.meta.get("num_parameters") if entry is not None else None)
     return _Found(

@@ -26,7 +26,7 @@ from selector.scan.confirmation import confirm_leading
 from selector.scan.dataset_view import Rows
 from selector.scan.extraction import NOT_ISOLATED, Extraction
 from selector.scan.scoring import evaluate, naming, score_of
-from selector.scan.summary import ordered, summarise
+from selector.scan.summary import ordered, summarize
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 
@@ -110,7 +110,7 @@ def rank_rows(
     if config.confirm and task is not None and task.adapts:
         ranking = replace(
             ranking,
-            caveats=(Caveat("no-training", DOMAINS, {}),),
+            caveats=(Caveat("task-not-trainable", DOMAINS, {}),),
             warnings=(*ranking.warnings, DOMAINS),
         )
     if not confirming or folder is None:
@@ -137,8 +137,8 @@ def confirm_rows(ranking: Ranking, extraction: Extraction, config: ConfirmConfig
             "for a test metric; leave top_k out, or rank with confirm=True.",
             "top_k",
         )
-    # a micro trial trains what is under the head, and there is nothing
-    of_heads = config.model_copy(update={"trials": 0.0, "history": False})
+    # a pilot run trains what is under the head, and there is nothing
+    of_heads = config.model_copy(update={"pilot_cost": 0.0, "history": False})
     return confirm_leading(ranking, extraction, specs, of_heads, top_k)
 
 
@@ -160,7 +160,7 @@ def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], names: list[
             rows.labels,
             label_kind=data.label_kind,
             keys=rows.hashes,
-            unlabelled=array[rows.beside] if len(rows.beside) else None,
+            unlabeled=array[rows.beside] if len(rows.beside) else None,
             seed=config.seed,
         )
         cells[model], scores[model] = {}, {}
@@ -188,5 +188,5 @@ def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], names: list[
     settings = {**config.record(), "proxies": names, "top_k": top_k}
     seconds = {"total": time.perf_counter() - started}
     return Ranking(
-        summarise(data), settings, versions(), ordered(models), data.notes, seconds=seconds, loaded_target=data
+        summarize(data), settings, versions(), ordered(models), data.notes, seconds=seconds, loaded_target=data
     )

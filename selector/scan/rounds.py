@@ -41,14 +41,14 @@ class Rounds:
         knowledge: Knowledge,
         *,
         top_k: int,
-        drop: str,
+        prune: str,
         seed: int,
     ) -> None:
         self.candidates = [Candidate(spec) for spec in specs]
         self.extraction, self._scoring, self._knowledge = extraction, scoring, knowledge
         self._top_k, self._seed = top_k, seed
         enough = len(by_network(self.candidates)) >= max(DROP_FROM, top_k + 1)
-        self.shares = ROUNDS if drop == "force" or (drop == "auto" and enough) else (1.0,)
+        self.shares = ROUNDS if prune == "always" or (prune == "auto" and enough) else (1.0,)
 
     @property
     def running(self) -> list[Candidate]:
@@ -77,8 +77,8 @@ class Rounds:
         if share < 1:
             left = len(extraction.rows().indices) - len(rows.indices)
             for c in _lost([c for c in self.running if c.transferability], self._top_k):
-                c.stopped = (
-                    f"stopped after {len(rows)} rows: {self._top_k} others are ahead by more than their paired interval"
+                c.pruned = (
+                    f"pruned after {len(rows)} rows: {self._top_k} others are ahead by more than their paired interval"
                 )
                 c.spared = extraction.estimate(c.spec, left)
 

@@ -125,10 +125,10 @@ def feature_set(entry: Entry, rows: Rows, seed: int = 0, facet: str | None = Non
         problem.labels,
         label_kind=problem.kind,
         keys=rows.hashes,
-        units=rows.units,
+        groups=rows.groups,
         source_head=entry.head(),
-        unlabelled=entry.rows(rows.hashes_beside) if rows.hashes_beside else None,
-        unlabelled_keys=rows.hashes_beside or None,
+        unlabeled=entry.rows(rows.hashes_beside) if rows.hashes_beside else None,
+        unlabeled_keys=rows.hashes_beside or None,
         seed=seed,
     )
 

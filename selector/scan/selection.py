@@ -54,12 +54,12 @@ def choose_models(
             if f"{spec.source_name}:{i}" not in listed  # by hand, under whatever name
         ]
     unique = {spec.name: spec for spec in reversed(specs)}  # a name listed by hand wins over a wildcard's
-    chosen = [with_facts(_with_licence(spec)) for spec in specs if unique.get(spec.name) is spec]
+    chosen = [with_facts(_with_license(spec)) for spec in specs if unique.get(spec.name) is spec]
     return chosen, loaded.trusted or trust_zoo
 
 
-def _with_licence(spec: ModelSpec) -> ModelSpec:
-    """The licence that the source states, where the zoo states none."""
-    ask = getattr(sources.registry.get(spec.source_name), "licence", None)
-    stated = ask(spec) if spec.licence is None and ask is not None else None
-    return spec if stated is None else spec.model_copy(update={"licence": stated})
+def _with_license(spec: ModelSpec) -> ModelSpec:
+    """The license that the source states, where the zoo states none."""
+    ask = getattr(sources.registry.get(spec.source_name), "license", None)
+    stated = ask(spec) if spec.license is None and ask is not None else None
+    return spec if stated is None else spec.model_copy(update={"license": stated})

@@ -1,7 +1,7 @@
-"""Held-out pictures whose neighbours in a numbered sequence are in another split: frames of a video, slices of a scan.
+"""Held-out pictures whose neighbors in a numbered sequence are in another split: frames of a video, slices of a scan.
 
-The order is that of the numbers in names (of files, or of rows in a table). Neighbours in it are compared with pictures
-that are far apart in the same sequence: where a sequence is cut at random between splits, its neighbours across the cut
+The order is that of the numbers in names (of files, or of rows in a table). Neighbors in it are compared with pictures
+that are far apart in the same sequence: where a sequence is cut at random between splits, its neighbors across the cut
 are alike far more often than those; where numbers mean nothing, just as often.
 """
 
@@ -21,7 +21,7 @@ from selector.results import Caveat
 
 LISTED = 20
 USUAL = 0.95  # quantile of the pictures that are far apart: two that are more alike count as alike
-LEAST_SHARE = 0.2  # of neighbours across the cut that are alike, where by chance it is 0.05
+LEAST_SHARE = 0.2  # of neighbors across the cut that are alike, where by chance it is 0.05
 CHANCE = 1e-4  # that as many are alike by chance
 _FAR, _MOST_FAR = 20, 20_000  # pairs that are far apart, a picture and at most
 _APART = 10  # far is a tenth of the sequence
@@ -41,9 +41,9 @@ class Pair:
     similarity: float
 
 
-def alike_neighbours(target: Target, likeness: Likeness) -> tuple[list[Pair], int]:
-    """Held-out pictures that are like a neighbour of theirs in another split, and how many pictures have such a
-    neighbour; no pairs where they are not alike more often than chance has it.
+def alike_neighbors(target: Target, likeness: Likeness) -> tuple[list[Pair], int]:
+    """Held-out pictures that are like a neighbor of theirs in another split, and how many pictures have such a
+    neighbor; no pairs where they are not alike more often than chance has it.
 
     Cost: O(N log N), and some 20 comparisons a picture.
     """
@@ -57,7 +57,7 @@ def alike_neighbours(target: Target, likeness: Likeness) -> tuple[list[Pair], in
 
 
 def across_splits(target: Target, likeness: Likeness) -> tuple[np.ndarray, np.ndarray, float]:
-    """Neighbours in a sequence that are in different splits, (n, 2) positions, how alike they are (n,), and what 95 % of
+    """Neighbors in a sequence that are in different splits, (n, 2) positions, how alike they are (n,), and what 95 % of
     the pictures that are far apart do not reach."""
     sequences = numbered(target)
     beside = [np.stack([order[:-1], order[1:]], 1) for order in sequences]
@@ -72,7 +72,7 @@ def across_splits(target: Target, likeness: Likeness) -> tuple[np.ndarray, np.nd
 
 def numbered(target: Target) -> list[np.ndarray]:
     """Positions of the pictures of each sequence, in its order: the same name but for the last number in it, the same
-    class where an item has one (neighbours of sorted classes are alike for another reason)."""
+    class where an item has one (neighbors of sorted classes are alike for another reason)."""
     classes = target.item_classes
     known = []
     for position, name in enumerate(target.names):
@@ -89,8 +89,8 @@ def told(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat | None:
         return None
     first = max(pairs, key=lambda pair: pair.similarity)
     return Caveat(
-        "neighbouring-frames",
-        f"{len(pairs)} of {checked} held-out pictures whose neighbour by number is in another split resemble it, such as "
+        "neighboring-frames",
+        f"{len(pairs)} of {checked} held-out pictures whose neighbor by number is in another split resemble it, such as "
         f"{target.names[first.held_out]} ({target.splits[first.held_out]}) and {target.names[first.other]} "
         f"({target.splits[first.other]}), as frames of one video or slices of one scan do: metrics of these splits are "
         "likely optimistic. Give train/, val/ and test/ by recording; run.json lists them.",

@@ -44,7 +44,7 @@ from selector.scan.past import Knowledge, open_history, predicted
 from selector.scan.precomputed import confirm_rows, rank_rows
 from selector.scan.rounds import Rounds
 from selector.scan.scoring import Scoring
-from selector.scan.summary import ordered, summarise
+from selector.scan.summary import ordered, summarize
 from selector.scan.texts import add_layer_curves, cut_notes
 from selector.zoo import ModelSpec
 
@@ -80,18 +80,18 @@ class TargetScan:
         self._deciding = None if task is None else config.metric or task.default_metric
         self._top_k = settled_top_k(config, self._specs, self._confirming)
         self._folder = run_folder(config, data, confirming=self._confirming)
-        data = dataset_view.without_known_bad(data, self._store, config.on_bad_image)
+        data = dataset_view.without_known_bad(data, self._store, config.on_invalid)
         self.extraction = Extraction(
             data,
             self._store,
             config.device,
             config.precision,
             config.backend,
-            config.on_bad_image,
+            config.on_invalid,
             self._trusted,
             notify,
             replace(limits_of(config), noun=noun_of(data.modality)),
-            config.cost,
+            config.measure_cost,
             engine=engine,
             isolation=isolation_of(config),
             scores=score_settings(wanted, config.seed, config.intervals),
@@ -99,8 +99,8 @@ class TargetScan:
         self._scoring = Scoring(self._store, wanted, config.seed, config.intervals, notify)
         self._past = None if task is not None and task.adapts else open_history(config.history)
         self._knowledge = Knowledge(self._past, data)
-        drop = config.drop if config.intervals else "off"
-        made: dict[str, Any] = {"top_k": self._top_k, "drop": drop, "seed": config.seed}
+        prune = config.prune if config.intervals else "never"
+        made: dict[str, Any] = {"top_k": self._top_k, "prune": prune, "seed": config.seed}
         kind: Any = Rounds
         if config.scan_budget is not None:
             kind, made["budget"] = BudgetedRounds, _budget(config.scan_budget)
@@ -120,7 +120,7 @@ class TargetScan:
             self._open_pictures()
         found[:0] = leak_caveats(data, extraction.work.prepared.smallest_pixels, self._store)
         ranking = Ranking(
-            target=summarise(data),
+            target=summarize(data),
             settings={
                 **config.record(),
                 "proxies": self._names,

@@ -36,14 +36,14 @@ def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterat
 
 
 def add_layer_curves(candidates: Sequence[Candidate], extraction: Extraction) -> None:
-    """Give each candidate the 5-nearest-neighbour accuracy of every layer whose rows are stored.
+    """Give each candidate the 5-nearest-neighbor accuracy of every layer whose rows are stored.
 
-    Cost: one neighbour search of at most 2,000 rows a layer; kept in the store.
+    Cost: one neighbor search of at most 2,000 rows a layer; kept in the store.
     """
     share = min(1.0, CURVE_ROWS / max(1, len(extraction.rows(1.0))))
     rows = extraction.rows(share)
     for candidate in candidates:
-        if candidate.failure or candidate.stopped or candidate.excluded:
+        if candidate.failure or candidate.pruned or candidate.excluded:
             continue
         for spec in layer_specs(candidate.spec):
             entry = extraction.stored(spec)

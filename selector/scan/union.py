@@ -91,7 +91,7 @@ class JoinedExtraction(Extraction):
         settings = first.job_settings
         super().__init__(
             joined([each.extraction.target for each in wanted]), first.store, settings.device, settings.precision,
-            settings.backend, settings.on_bad, settings.trusted, first.notify, settings.limits, settings.cost,
+            settings.backend, settings.on_invalid, settings.trusted, first.notify, settings.limits, settings.cost,
             engine=first.engine, isolation=first.isolation,
         )  # fmt: skip
         self._wanted, self._share = wanted, share

@@ -21,7 +21,7 @@ def blocks_by_matcher(module: nn.Module, matcher: Any, classifier: str) -> list[
     Args:
         module: the network.
         matcher: ``stem`` and ``blocks``: a pattern, or pairs (pattern, suffix) of which those with
-            a suffix belong to their neighbour (downsampling, a final norm).
+            a suffix belong to their neighbor (downsampling, a final norm).
         classifier: dotted name of the head.
     """
     if not isinstance(matcher, Mapping) or not matcher.get("blocks"):

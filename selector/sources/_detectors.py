@@ -37,7 +37,7 @@ class _Neck(nn.Module):
 
 
 def with_neck(module: nn.Module, name: str) -> nn.Module:
-    """The detector, in place, with the interface of ``_Neck``, and with the normalisation that its weights are for:
+    """The detector, in place, with the interface of ``_Neck``, and with the normalization that its weights are for:
     torchvision fixes that of a pretrained backbone, but for its second versions and for SSD."""
     if not isinstance(module, SSD) and not name.endswith("_v2"):
         _freeze_norms(cast(Any, module).backbone.body, 0.0 if name in _NO_EPSILON else 1e-5)

@@ -331,7 +331,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 class MapNetwork(nn.Module):
-    """A network as a module from a normalised batch (B, C, H, W) to its maps, finest first.
+    """A network as a module from a normalized batch (B, C, H, W) to its maps, finest first.
 
     Attributes:
         network: the architecture, its submodules under their own names.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from selector.core.contracts import Encoder, TextPreprocess, Words
 from selector.core.errors import SourceError, first_line
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.sources._text_path import LAST, MEAN, WORD_POOLINGS, TextPath, TextPooling
 from selector.sources._weights import identity_at
 
@@ -189,7 +189,7 @@ def require_layer(name: str, layer: str, layers: int) -> None:
 def probe_tokens(preprocess: TextPreprocess) -> Tokens:
     """Two texts that every network is tried on."""
     texts = [Words(text.split()) for text in _PROBE] if preprocess.words else _PROBE
-    return Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
+    return Tokens.of(TextTokenizer(preprocess)(texts), preprocess.pad_id)
 
 
 def read_tokenizer(spec: ModelSpec) -> str:

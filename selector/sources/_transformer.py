@@ -148,7 +148,7 @@ _BUILT_IN = (None, "eager", "sdpa", "flex_attention")  # in float32; others fall
 
 
 def _refuse_foreign(name: str, value: Any) -> None:
-    """Types that are not on the list, kernels and quantisers from elsewhere, at any depth of a configuration."""
+    """Types that are not on the list, kernels and quantizers from elsewhere, at any depth of a configuration."""
     for part in value if isinstance(value, list | tuple) else ():
         _refuse_foreign(name, part)
     for key, part in value.items() if isinstance(value, Mapping) else ():
@@ -164,7 +164,7 @@ def _refuse_foreign(name: str, value: Any) -> None:
                 f"run; take the key out of config.json (read are {', '.join(map(str, _BUILT_IN[1:]))})."
             )
         if key == "quantization_config" and part:
-            raise SourceError(f"{name}: quantised weights are not read; take weights in floating point.")
+            raise SourceError(f"{name}: quantized weights are not read; take weights in floating point.")
         _refuse_foreign(name, part)
 
 

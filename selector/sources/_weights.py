@@ -200,7 +200,7 @@ def _misfit(own: torch.dtype, found: torch.dtype) -> str:
     if own.is_floating_point and found.is_complex:
         return f"{name}, whose imaginary part would be lost"
     if own.is_floating_point and (not found.is_floating_point or torch.finfo(found).bits < 16):
-        return f"{name}, as quantised weights are, whose scale is not applied"
+        return f"{name}, as quantized weights are, whose scale is not applied"
     if not own.is_floating_point and not own.is_complex and (found.is_floating_point or found.is_complex):
         return f"{name}, where the network has whole numbers"
     return ""
@@ -210,7 +210,7 @@ _WHOLE_ON_DISK = ("F64", "F32", "F16", "BF16", "I64", "BOOL")
 """Types of safetensors that hold weights as they are, or positions and counters."""
 
 
-def refuse_quantised(path: Path, name: str) -> None:
+def refuse_quantized(path: Path, name: str) -> None:
     """Refuse weights that another library would cast without their scale, from the header of the file.
 
     Raises:
@@ -228,7 +228,7 @@ def refuse_quantised(path: Path, name: str) -> None:
     for key, kind in types.items():
         if kind not in _WHOLE_ON_DISK:
             raise SourceError(
-                f"{name}: {key} in {path} is {kind}, as quantised weights are, whose scale is not applied; take weights in "
+                f"{name}: {key} in {path} is {kind}, as quantized weights are, whose scale is not applied; take weights in "
                 "floating point."
             )
 

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 _LIST = """
 import json, timm
-models, licences = {}, {}
+models, licenses = {}, {}
 for name in timm.list_models(pretrained=True):
     cfg = timm.get_pretrained_cfg(name)
     models[name] = [cfg.hf_hub_id, cfg.hf_hub_filename, cfg.url if isinstance(cfg.url, str) else None]
     if cfg.license and cfg.license != "unknown":
-        licences[name] = cfg.license
+        licenses[name] = cfg.license
 defaults = {}
 for name in timm.list_models():
     cfg = timm.get_pretrained_cfg(name)
     defaults[name] = cfg.tag if cfg is not None and cfg.has_weights else None
-print(json.dumps({"models": models, "defaults": defaults, "licences": licences}))
+print(json.dumps({"models": models, "defaults": defaults, "licenses": licenses}))
 """
 
 _HUB = "hf-hub:"
@@ -63,15 +63,15 @@ class TimmSource:
             raise ZooError(f"timm:{pattern}: a wildcard cannot list the hub; name the repository in full.")
         return _index.matching(pattern, _known()["models"], "timm")
 
-    def licence(self, spec: ModelSpec) -> str | None:
-        """The licence of the pretrained weights as timm states it; None where it states none."""
+    def license(self, spec: ModelSpec) -> str | None:
+        """The license of the pretrained weights as timm states it; None where it states none."""
         if spec.weights is not None or spec.model_id.startswith(_HUB):
             return None
         known = _known()
         name = spec.model_id
         if name not in known["models"] and known["defaults"].get(name):
             name = f"{name}.{known['defaults'][name]}"
-        found: str | None = known["licences"].get(name)
+        found: str | None = known["licenses"].get(name)
         return found
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def _fixed(module: Any) -> bool:
 
 def _pretrained(spec: ModelSpec, network: Any) -> nn.Module:
     file = _pretrained_file(spec)
-    _weights.refuse_quantised(file, spec.name)
+    _weights.refuse_quantized(file, spec.name)
     # timm reads safetensors itself; of other formats it gets tensors that were read without running code
     weights: dict[str, Any] = (
         {"file": str(file)} if file.suffix == ".safetensors" else {"state_dict": _weights.read_state_dict(file)}

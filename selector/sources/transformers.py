@@ -149,7 +149,7 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     files.fetched(spec.name)
     for file in files.weights:
         if files.folder is not None:
-            _weights.refuse_quantised(files.folder / file.filename, spec.name)
+            _weights.refuse_quantized(files.folder / file.filename, spec.name)
     return _pretrained(spec, files)
 
 

@@ -44,7 +44,7 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray | None:
     """float32 (C,) with mean 1 over the rows, or None while the classes are of similar size.
 
     The root of inverse frequency rather than the inverse: full balancing gives a handful of images
-    gradients that a fine-tuned network memorises. A class without rows weighs 0.
+    gradients that a fine-tuned network memorizes. A class without rows weighs 0.
     """
     return weights_of_counts(np.bincount(labels, minlength=num_classes))
 
@@ -179,7 +179,7 @@ class ClassTask(LinearTask):
         check_classes(target)
 
     def calibrate(self, stats: Stats) -> dict[str, Any]:
-        """The temperature that minimises the log-loss."""
+        """The temperature that minimizes the log-loss."""
         return {"temperature": float(stats.summary["temperature"])}
 
     def trivial(self, target: Target, items: np.ndarray) -> Stats:

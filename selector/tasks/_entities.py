@@ -65,18 +65,18 @@ class Scheme:
             np.array([types.index(part[2]) if part else -1 for part in parts]),
         )
 
-    def spans(self, classes: np.ndarray, units: np.ndarray | None = None) -> Spans:
+    def spans(self, classes: np.ndarray, groups: np.ndarray | None = None) -> Spans:
         """Entities of words.
 
         Args:
             classes: int (N,) class of each word.
-            units: (N,) the sentence of each word, neighbouring; one sentence when not given.
+            groups: (N,) the sentence of each word, neighboring; one sentence when not given.
         """
         if not len(classes):
             return Spans(*(np.empty(0, np.int64) for _ in range(3)))
         prefix, kind = self.prefixes[classes], self.kinds[classes]
         first = np.ones(len(classes), bool)
-        first[1:] = False if units is None else units[1:] != units[:-1]
+        first[1:] = False if groups is None else groups[1:] != groups[:-1]
         before = np.where(first, _OUTSIDE, np.roll(prefix, 1))
         changed = first | (np.roll(kind, 1) != kind)
         ended = np.isin(before, (_OUTSIDE, _END, _SINGLE))
@@ -96,9 +96,9 @@ class Found:
     right: np.ndarray
 
     @classmethod
-    def of(cls, scheme: Scheme, predicted: np.ndarray, labels: np.ndarray, units: np.ndarray | None) -> Found:
+    def of(cls, scheme: Scheme, predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Found:
         """From classes (N,); right is an entity whose begin, end and type are those of a gold one."""
-        gold, said = scheme.spans(labels, units), scheme.spans(predicted, units)
+        gold, said = scheme.spans(labels, groups), scheme.spans(predicted, groups)
         end, kind = np.full(len(labels) + 1, -1), np.full(len(labels) + 1, -1)
         end[gold.begins], kind[gold.begins] = gold.ends, gold.kinds
         return cls(gold, said, (end[said.begins] == said.ends) & (kind[said.begins] == said.kinds))

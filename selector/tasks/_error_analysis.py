@@ -42,7 +42,7 @@ def section_of_items(
 
 def section_of_sentences(
     arrays: Mapping[str, np.ndarray],
-    units: np.ndarray,
+    groups: np.ndarray,
     class_names: Sequence[str],
     per_class: Sequence[Mapping[str, Any]],
     counted: str,
@@ -50,7 +50,7 @@ def section_of_sentences(
     """The error analysis of a tagger on one split.
 
     Args:
-        arrays: as for ``section_of_items``, an entry a word; ``units`` (W,) the sentence of each word, ascending.
+        arrays: as for ``section_of_items``, an entry a word; ``groups`` (W,) the sentence of each word, ascending.
         per_class: as for ``section_of_items``, of entity types or of labels; ``counted`` says what ``items`` counts.
     Returns:
         As ``section_of_items``, without the matrix; ``row`` of a sample is a sentence, ``label`` and ``predicted``
@@ -58,7 +58,7 @@ def section_of_sentences(
     """
     pairs = confusion_matrix(arrays["predicted"], arrays["label"], len(class_names))
     tables = {"classes": _classes(per_class), "confused": _confused(pairs, class_names)}
-    return Section(tables, _sentences(arrays, units, class_names), {"counted": counted})
+    return Section(tables, _sentences(arrays, groups, class_names), {"counted": counted})
 
 
 def _classes(per_class: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -69,22 +69,24 @@ def _classes(per_class: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: _short(value) for key, value in line.items()} for line in classes]
 
 
-def _sentences(arrays: Mapping[str, np.ndarray], units: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def _sentences(
+    arrays: Mapping[str, np.ndarray], groups: np.ndarray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
     """Sentences as ``_samples``, each once, told by its surest mistake or its least sure word."""
     labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
     wrong = said != labels
-    with_mistakes = np.unique(units[wrong])
-    right = ~np.isin(units, with_mistakes)
+    with_mistakes = np.unique(groups[wrong])
+    right = ~np.isin(groups, with_mistakes)
     order = [
         *np.flatnonzero(wrong)[np.argsort(-sure[wrong], kind="stable")],
         *np.flatnonzero(right)[np.argsort(sure[right], kind="stable")],
     ]
     found: dict[int, dict[str, Any]] = {}
     for word in order:
-        unit = int(units[word])
+        unit = int(groups[word])
         if unit in found:
             continue
-        start, stop = np.searchsorted(units, [unit, unit + 1])
+        start, stop = np.searchsorted(groups, [unit, unit + 1])
         begin = int(max(start, min(word - MOST_WORDS // 2, stop - MOST_WORDS)))
         shown = slice(begin, min(begin + MOST_WORDS, stop))
         found[unit] = {

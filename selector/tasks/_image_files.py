@@ -65,7 +65,7 @@ def mask_values(raw: Any, expected: tuple[int, int] = (0, 0)) -> tuple[np.ndarra
         expected: (height, width) that it must have; files are measured by their header, before they are decoded.
 
     Returns:
-        Integers (H, W), or uint8 (H, W, 3) where it is in colours; a mask whose three channels are equal is grey.
+        Integers (H, W), or uint8 (H, W, 3) where it is in colors; a mask whose three channels are equal is gray.
     Raises:
         UnreadableImage: with the reason, without the name.
     """
@@ -75,7 +75,7 @@ def mask_values(raw: Any, expected: tuple[int, int] = (0, 0)) -> tuple[np.ndarra
         array = raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw
         if array.dtype.kind not in "biu" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
             raise UnreadableImage(f"is an array of {raw.dtype} {raw.shape}; expected whole numbers (H, W)")
-        return _grey(array.astype(np.uint8) if array.dtype.kind == "b" else array), None
+        return _gray(array.astype(np.uint8) if array.dtype.kind == "b" else array), None
     if not raw:
         raise UnreadableImage("is empty (0 bytes)")
     try:
@@ -110,19 +110,19 @@ def _of_image(image: Image.Image) -> tuple[np.ndarray, list[tuple[int, int, int]
             raise UnreadableImage(f"has values from {values.min()} to {values.max()}; expected 0..65535")
         return values, None
     if image.mode in ("RGB", "RGBA"):
-        return _grey(np.asarray(image)[..., :3]), None
-    raise UnreadableImage(f"is an image of mode {image.mode}; expected a palette, grey or RGB PNG")
+        return _gray(np.asarray(image)[..., :3]), None
+    raise UnreadableImage(f"is an image of mode {image.mode}; expected a palette, gray or RGB PNG")
 
 
-def _grey(array: np.ndarray) -> np.ndarray:
+def _gray(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and (array[..., :1] == array).all():
         return array[..., 0]
     return array
 
 
-def packed(colours: np.ndarray) -> np.ndarray:
+def packed(colors: np.ndarray) -> np.ndarray:
     """RGB (..., 3) as one number each."""
-    wide = colours.astype(np.int64)
+    wide = colors.astype(np.int64)
     result: np.ndarray = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
     return result
 

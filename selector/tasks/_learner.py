@@ -31,7 +31,7 @@ class HeadLearner(nn.Module):
         self._criterion = criterion
         self.new = (f"network.{head_name(network)}",)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
         """The criterion over all rows of the batch, in single precision whatever the network runs in."""
         outputs = self.network(batch)
         labels = torch.from_numpy(self._labels(annotations)).to(outputs.device)

@@ -112,7 +112,7 @@ def check_slips(table: Table, labels: Sequence[Any]) -> None:
     amounts = as_numbers([label for label in labels if _NUMBER.fullmatch(str(label).strip())])
     if kind_of(amounts, fixed_names=False) is LabelKind.REAL and len(set(amounts)) > _MANY:
         raise TargetError(
-            f"{table.where}: {table.names[slips[0]]} is labelled {str(labels[slips[0]])[:60]!r}, while {others} of "
+            f"{table.where}: {table.names[slips[0]]} is labeled {str(labels[slips[0]])[:60]!r}, while {others} of "
             f"{len(labels)} labels are numbers; mend it for regression, or use task='classification' (--task classification) "
             "if they are names."
         )
@@ -371,7 +371,7 @@ def position(label: Any, names: Sequence[str], where: str, name: str) -> int:
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(names):
         raise TargetError(
             f"{where}: {name} has the label {label!r}; expected an int in 0..{len(names) - 1} "
-            f"(the position of a class name); label it or leave the unlabelled part out."
+            f"(the position of a class name); label it or leave the unlabeled part out."
         )
     return label
 

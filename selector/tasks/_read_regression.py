@@ -97,7 +97,7 @@ def _floats(raw: Any, table: Table) -> np.ndarray:
         if is_gap(raw[row]) or (isinstance(raw[row], str) and not raw[row].strip()):
             raise TargetError(f"{where}: {table.names[row]} has no label; give it one or remove it.") from None
         raise TargetError(
-            f"{where}: {table.names[row]} is labelled {str(raw[row])[:60]!r}, and regression labels must be numbers; "
+            f"{where}: {table.names[row]} is labeled {str(raw[row])[:60]!r}, and regression labels must be numbers; "
             "write it with a decimal point, or remove it."
         ) from None
     flat = values.reshape(len(values), -1)
@@ -133,7 +133,7 @@ def quantiles(values: np.ndarray) -> np.ndarray:
     number = max(1, min(_BINS, len(values) // _LEAST))
     edges = np.nanquantile(values, np.linspace(0, 1, number + 1)[1:-1]) if number > 1 else np.zeros(0)
     codes = np.searchsorted(np.unique(edges), np.nan_to_num(values), side="right")
-    # ties (a third of all values is 0) leave quantiles empty or small: what is too small joins its neighbour
+    # ties (a third of all values is 0) leave quantiles empty or small: what is too small joins its neighbor
     used = np.zeros(len(values), np.int64)
     current = count = 0
     for code, size in zip(*np.unique(codes, return_counts=True), strict=True):

@@ -1,7 +1,7 @@
 """One class an item, learned from one domain for another whose items have no labels.
 
 Items of the source domain have the splits train, val and test; those of the target domain have the split
-``contracts.UNLABELLED`` and the class number ``sealed.UNKNOWN``, whether or not labels of theirs exist: those lie
+``contracts.UNLABELED`` and the class number ``sealed.UNKNOWN``, whether or not labels of theirs exist: those lie
 in ``DomainLabels.sealed``, for the final metric.
 """
 
@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from selector.core.contracts import UNLABELLED, Target
+from selector.core.contracts import UNLABELED, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.core.kinds import noun_of
 from selector.core.sealed import UNKNOWN, SealedLabels
@@ -21,7 +21,7 @@ from selector.core.task import Table
 from selector.tasks import task
 from selector.tasks.classification import Classification, ClassLabels
 
-NEEDED = "the labelled data set that it is adapted from is lacking; give source_domain (--source-domain)"
+NEEDED = "the labeled data set that it is adapted from is lacking; give source_domain (--source-domain)"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Adaptation(Classification):
     def check(self, target: Target) -> None:
         """Also: there is something to adapt to."""
         super().check(target)
-        if not len(target.indices(UNLABELLED)):
+        if not len(target.indices(UNLABELED)):
             raise TargetError(f"target '{target.name}' has no {noun_of(target.modality)}s without labels to adapt to.")
 
     def hidden(self, target: Target) -> SealedLabels:

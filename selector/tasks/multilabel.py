@@ -207,7 +207,7 @@ def thresholds_of(context: Mapping[str, Any] | None) -> list[float] | None:
 
 def positive_weights(labels: np.ndarray) -> np.ndarray:
     """float32 (L,): the root of negatives over positives, at most 10 and at least 1; full balancing gives a handful
-    of items gradients that a fine-tuned network memorises.
+    of items gradients that a fine-tuned network memorizes.
 
     >>> positive_weights(np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, np.nan]]))
     array([1.2247449, 1.7320508], dtype=float32)
@@ -233,7 +233,7 @@ def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
 
 
 def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
-    """The probability from which a label is chosen for the best F1, between two neighbours; of equal ones the nearest
+    """The probability from which a label is chosen for the best F1, between two neighbors; of equal ones the nearest
     to 0.5.
 
     >>> round(best_threshold(np.array([True, True, True, False]), np.array([0.9, 0.4, 0.35, 0.1])), 3)

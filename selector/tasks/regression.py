@@ -1,4 +1,4 @@
-"""One or several real values an item: squared error on standardised values, judged in the target's own units."""
+"""One or several real values an item: squared error on standardized values, judged in the target's own units."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METRICS: Mapping[str, Metric] = {
     "rmse": Metric(sign=-1, unit="target", epsilon=0.0, format=".4g"),
     "spearman": Metric(unit=""),
 }
-LOSSES = ("squared", "huber")
+LOSSES = ("mse", "huber")
 COVERAGE = 0.9  # of the conformal intervals
 _MOST_SAMPLES, _MOST_POINTS = 12, 600
 
@@ -67,7 +67,7 @@ class RegressionStats(Stats):
 
 @task("regression")
 class Regression(RegressionReading, LinearTask):
-    """See ``core.task.Task``. Networks give standardised values; what validation chooses is the half-width of a split
+    """See ``core.task.Task``. Networks give standardized values; what validation chooses is the half-width of a split
     conformal interval (Vovk et al. 2005), which covers 90 % of exchangeable items whatever the model."""
 
     name = "regression"
@@ -91,7 +91,7 @@ class Regression(RegressionReading, LinearTask):
         """T, the number of values."""
         return 1 if target.labels.ndim == 1 else int(target.labels.shape[1])
 
-    loss: str = "squared"
+    loss: str = "mse"
 
     def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Self:
         """The task with another loss.
@@ -111,10 +111,10 @@ class Regression(RegressionReading, LinearTask):
     @property
     def address(self) -> str:
         """With the loss, where it is not the usual one."""
-        return self.name if self.loss == "squared" else f"{self.name} {self.loss}"
+        return self.name if self.loss == "mse" else f"{self.name} {self.loss}"
 
     def criterion(self, target: Target) -> Callable[..., Any]:
-        """Mean over known, standardised values: their squared error, or Huber's loss, which is linear beyond one
+        """Mean over known, standardized values: their squared error, or Huber's loss, which is linear beyond one
         deviation (on the scale of the squared error below it)."""
         import torch
 
@@ -138,21 +138,21 @@ class Regression(RegressionReading, LinearTask):
         return np.nanmean(values, axis=0), np.where(deviation > 0, deviation, 1.0)
 
     def probe(self, target: Target, train: tuple[RowPlan, np.ndarray], val: tuple[RowPlan, np.ndarray]) -> Probe | None:
-        """Ridge on standardised values; see ``linear.solve_head``."""
+        """Ridge on standardized values; see ``linear.solve_head``."""
         mean, scale = self.standard(target)
 
-        def standardised(part: tuple[RowPlan, np.ndarray]) -> tuple[RowPlan, np.ndarray]:
+        def standardized(part: tuple[RowPlan, np.ndarray]) -> tuple[RowPlan, np.ndarray]:
             plan, rows = part
             facet = plan.facets[self.facet]
             labels = ((self.labels(facet.labels) - mean) / scale).astype(np.float32)
             return replace(plan, facets={self.facet: replace(facet, labels=labels)}), rows
 
-        return super().probe(target, standardised(train), standardised(val))
+        return super().probe(target, standardized(train), standardized(val))
 
     def judged(
         self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
     ) -> RegressionStats:
-        """See ``LinearTask``; outputs are standardised."""
+        """See ``LinearTask``; outputs are standardized."""
         labels = self.labels(target.labels_of(items))
         return self.stats(outputs, labels, *self.standard(target), (context or {}).get("interval"))
 
@@ -164,7 +164,7 @@ class Regression(RegressionReading, LinearTask):
         scale: np.ndarray,
         interval: Sequence[float] | None = None,
     ) -> RegressionStats:
-        """Statistics of standardised outputs (N, T) and values (N, T), NaN where unknown.
+        """Statistics of standardized outputs (N, T) and values (N, T), NaN where unknown.
 
         Raises:
             TargetError: shapes that do not fit.

@@ -121,7 +121,7 @@ class TaggingStats(Stats):
         return type(self)(found, self.summary)
 
     @property
-    def units(self) -> np.ndarray:
+    def groups(self) -> np.ndarray:
         """(W,) the sentence of each word."""
         return np.repeat(np.arange(len(self)), self.arrays["words"])
 
@@ -155,7 +155,7 @@ class TaggingStats(Stats):
         }[metric]
 
     def _by_sentence(self, values: np.ndarray) -> np.ndarray:
-        return np.bincount(self.units, values, len(self))
+        return np.bincount(self.groups, values, len(self))
 
 
 @task("tagging")
@@ -219,21 +219,21 @@ class Tagging(TaggingReading, ClassTask):
         self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
     ) -> TaggingStats:
         """See ``LinearTask``."""
-        labels, units = self.labels(target.labels_of(items)), target.units_of(items)
-        return self.stats(outputs, labels, units, temperature_of(context))
+        labels, groups = self.labels(target.labels_of(items)), target.groups_of(items)
+        return self.stats(outputs, labels, groups, temperature_of(context))
 
     def stats(
-        self, outputs: np.ndarray, labels: np.ndarray, units: np.ndarray | None, temperature: float = 1.0
+        self, outputs: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, temperature: float = 1.0
     ) -> TaggingStats:
-        """Statistics of outputs (W, C), labels (W,) and the sentence of each word (W,), neighbouring; without
-        ``units`` all words are one sentence.
+        """Statistics of outputs (W, C), labels (W,) and the sentence of each word (W,), neighboring; without
+        ``groups`` all words are one sentence.
 
         Raises:
             TargetError: shapes that do not fit, labels that are no outputs.
             NotFinite: outputs that are no numbers.
         """
         outputs, labels = checked(outputs, labels)
-        sentence = np.zeros(len(labels), np.int64) if units is None else np.unique(units, return_inverse=True)[1]
+        sentence = np.zeros(len(labels), np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
         count = int(sentence.max()) + 1
         probabilities = softmax(outputs, temperature)
         predicted = outputs.argmax(axis=1)
@@ -291,11 +291,11 @@ class Tagging(TaggingReading, ClassTask):
             lines, counted = per_class_table(table, class_names), "words"
         else:
             lines, counted = self._by_type(stats), "entities"
-        return section_of_sentences(stats.arrays, stats.units, class_names, lines, counted)
+        return section_of_sentences(stats.arrays, stats.groups, class_names, lines, counted)
 
     def _by_type(self, stats: TaggingStats) -> list[dict[str, Any]]:
         assert self.scheme is not None
-        found = Found.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.units)
+        found = Found.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.groups)
         types = self.scheme.types
         counts = found.counts(found.gold.kinds, found.predicted.kinds, len(types))
         return [

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from selector.core.contracts import UNLABELLED, Progress, ProgressCallback, Target, no_progress
+from selector.core.contracts import UNLABELED, Progress, ProgressCallback, Target, no_progress
 from selector.core.engine import LocalEngine
 from selector.core.errors import StoreError
 from selector.core.sealed import UNKNOWN, Decision, SealedLabels
@@ -26,7 +26,7 @@ from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
 from selector.tuning.choice import COMBINED, Chosen, choose, expected_to_win, suited
 from selector.tuning.domains import AdaptedHead, Domains, beyond_class_shares
-from selector.tuning.labelling import Labelling
+from selector.tuning.labeling import Labeling
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._heads import HeadStrategy
 from selector.tuning.types import Candidate, Trained
@@ -109,7 +109,7 @@ def run_adaptation(
     task.check(target)
     on_record: OnRecord = bench.working_on if bench is not None else lambda *_: contextlib.nullcontext()
     sealed = task.hidden(target)
-    items = target.indices(UNLABELLED)
+    items = target.indices(UNLABELED)
     given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
     with sealed.choosing() as choice:
         pool = _heads(candidates, target, task, features_for, names, seed, progress, on_record)
@@ -119,9 +119,9 @@ def run_adaptation(
             return AdaptationResult({c.name: _failed(c, pool, task) for c in candidates}, None, None, (), {})
         chosen = choose({key: adapted.view for key, adapted in pool.made.items()}, pool.shifts)
         merits = np.array([chosen.combined[key] for key in pool.made])
-        labelled: dict[str, Any] = {}
+        labeled: dict[str, Any] = {}
         if given:
-            chosen, labelled = _by_labels(chosen, pool.made, merits, given, [target.hashes[k] for k in items])
+            chosen, labeled = _by_labels(chosen, pool.made, merits, given, [target.hashes[k] for k in items])
         with on_record(next(c for c in candidates if c.name == chosen.name[0]), "the chosen network"):
             best, trouble = _trained(candidates, chosen, pool.made, target, task, seed)
         decision = choice.settle(*chosen.name)
@@ -134,7 +134,7 @@ def run_adaptation(
     }
     return AdaptationResult(
         measurements, best, chosen, (*trouble, *_cut(pool.made), *chosen.notes),
-        {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labelled}, tuple(pool.made),
+        {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labeled}, tuple(pool.made),
         np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32), merits,
     )  # fmt: skip
 
@@ -245,7 +245,7 @@ def network_heads(
 
     module, head, outputs, features = network_outputs(bench, loaded, name, steps, deadline, seed)
     seen = domains_of(bench.target, task, features, domains.seed)
-    trained = _looked_at(head, seen, outputs["val"], outputs[UNLABELLED], task)
+    trained = _looked_at(head, seen, outputs["val"], outputs[UNLABELED], task)
     moved = adapted_by("coral", seen, task)
     facts = {**moved.head.facts, **head.facts, "coral_head": 1.0}
     return replace(trained, module=module), replace(
@@ -268,7 +268,7 @@ def better_head(trained: Adapted, moved: Adapted, shift: float) -> Adapted:
 def _domains(
     name: str, target: Target, task: Adaptation, features_for: Callable[[str, np.ndarray], np.ndarray], seed: int
 ) -> Domains:
-    splits = ("train", "val", UNLABELLED)
+    splits = ("train", "val", UNLABELED)
     rows = {split: np.asarray(features_for(name, target.indices(split)), dtype=np.float32) for split in splits}
     return domains_of(target, task, rows, seed)
 
@@ -277,13 +277,13 @@ def domains_of(target: Target, task: Adaptation, rows: Mapping[str, np.ndarray],
     """The features of a target's items by split, with the labels that are learned from; few-shot items apart.
 
     Args:
-        rows: (N, D) of ``train`` and ``val``, (M, D) of ``UNLABELLED``, in the order of the target.
+        rows: (N, D) of ``train`` and ``val``, (M, D) of ``UNLABELED``, in the order of the target.
     """
     labels = {split: task.labels(target.labels_of(target.indices(split))) for split in ("train", "val")}
     few = task.few(target)[target.indices("train")]
     shots = (rows["train"][few], labels["train"][few]) if few.any() else (None, None)
     return Domains(
-        rows["train"][~few], labels["train"][~few], rows["val"], labels["val"], rows[UNLABELLED],
+        rows["train"][~few], labels["train"][~few], rows["val"], labels["val"], rows[UNLABELED],
         len(target.class_names), seed, *shots,
     )  # fmt: skip
 
@@ -336,24 +336,24 @@ def _trained(
 def _by_labels(
     chosen: Chosen, made: Mapping[Key, Adapted], merits: np.ndarray, given: Mapping[int, int], contents: Sequence[str]
 ) -> tuple[Chosen, dict[str, Any]]:
-    """The choice with labels that a person gave: see ``labelling.Standing.leader``."""
+    """The choice with labels that a person gave: see ``labeling.Standing.leader``."""
     keys = list(made)
     probabilities = np.stack([adapted.view.target for adapted in made.values()])
-    labelling = Labelling(probabilities, merits, first=keys.index(chosen.name), contents=contents)
+    labeling = Labeling(probabilities, merits, first=keys.index(chosen.name), contents=contents)
     for item, label in given.items():
-        labelling.label(item, label)
-    standing = labelling.standing()
+        labeling.label(item, label)
+    standing = labeling.standing()
     name = keys[standing.leader]
     stays = standing.leader != int(standing.accuracy.argmax())
     note = (
-        f"{labelling.answers} labels of the target {'are too few to leave what was chosen without them' if stays else 'decide'}: "
+        f"{labeling.answers} labels of the target {'are too few to leave what was chosen without them' if stays else 'decide'}: "
         f"{' '.join(name)} {'stays' if stays else 'leads'}, P(best) {standing.p_best[standing.leader]:.2f}, "
         f"expected to be {100 * standing.regret:.1f} points behind the best."
     )
     rows = [dict(zip(("model", "strategy", "accuracy", "p_best"), row, strict=True)) for row in standing.rows(keys)]
-    shown = {"labels": labelling.answers, "standing": rows, "regret": standing.regret, "voted": list(chosen.name)}
+    shown = {"labels": labeling.answers, "standing": rows, "regret": standing.regret, "voted": list(chosen.name)}
     combined = dict(zip(keys, map(float, standing.accuracy), strict=True))
-    return replace(chosen, name=name, combined=combined, notes=(note,)), {"labelled": shown}
+    return replace(chosen, name=name, combined=combined, notes=(note,)), {"labeled": shown}
 
 
 # ---------------------------------------------------------------------------- after it
@@ -367,10 +367,10 @@ def _finals(
     decision: Decision,
     given: Mapping[int, int],
 ) -> dict[Key, dict[str, float]]:
-    """Metrics of every candidate on the target's labelled items, read once nothing is left to choose."""
+    """Metrics of every candidate on the target's labeled items, read once nothing is left to choose."""
     if not sealed.known:
         return {}
-    labels = sealed.open(decision)[target.indices(UNLABELLED)]
+    labels = sealed.open(decision)[target.indices(UNLABELED)]
     known = labels != UNKNOWN
     known[list(given)] = False  # they have chosen
     if not known.any():
@@ -436,7 +436,7 @@ def _failed(candidate: Candidate, pool: _Pool, task: Adaptation) -> tuple[Measur
 
 def _section(made: Mapping[Key, Adapted], chosen: Chosen, domains: Domains, target: Target) -> dict[str, Any]:
     """What the report shows: validators side by side, both domains in one projection, the most uncertain items."""
-    items = target.indices(UNLABELLED)
+    items = target.indices(UNLABELED)
     shown = made[chosen.name].view.target
     ordered = np.sort(shown, axis=1)
     doubt = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[:UNCERTAIN]
@@ -444,9 +444,9 @@ def _section(made: Mapping[Key, Adapted], chosen: Chosen, domains: Domains, targ
     assert isinstance(annotations, DomainLabels)
     return {
         "source": annotations.source,
-        "handed over": list(chosen.name),
+        "selected": list(chosen.name),
         "first": list(chosen.first),
-        "chosen by": [*COMBINED, "the change between the domains"],
+        "chosen_by": [*COMBINED, "the change between the domains"],
         "agreement": None if np.isnan(chosen.agreement) else chosen.agreement,
         "candidates": [
             {

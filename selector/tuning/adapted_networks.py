@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from selector import modalities
-from selector.core.contracts import UNLABELLED
+from selector.core.contracts import UNLABELED
 from selector.core.errors import TrainingError
 from selector.core.stats import softmax
 from selector.core.task import Learner
@@ -62,7 +62,7 @@ def mirrored_alike(bench: Workbench, loaded: Loaded) -> bool:
     if modality.mirrored(feed.prepared(items[:1])) is None:
         return True
     module = bench.task.learner(loaded.encoder, bench.target, loaded.probe, loaded.size).eval()
-    turned = replace(feed, normalise=lambda batch: feed.normalise(modality.mirrored(batch)))
+    turned = replace(feed, normalize=lambda batch: feed.normalize(modality.mirrored(batch)))
     labels = cast(Adaptation, bench.task).labels(bench.target.labels_of(items))
     plain, mirror = (
         np.log(np.maximum(softmax(outputs_of(bench, loaded, module, items, f))[np.arange(len(items)), labels], SURE))
@@ -80,7 +80,7 @@ def steps_of(bench: Workbench, most: int | None) -> int:
 def network_outputs(
     bench: Workbench, loaded: Loaded, strategy: str, steps: int, deadline: float, seed: int
 ) -> tuple[nn.Module, AdaptedHead, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Train, or read the journal's training: the learner, its head, outputs (val, unlabelled) and features by split.
+    """Train, or read the journal's training: the learner, its head, outputs (val, unlabeled) and features by split.
 
     Raises:
         TrainingError: it failed, diverged, or the budget ended before its first step.
@@ -95,7 +95,7 @@ def network_outputs(
     feed = bench.feed(loaded.preprocess)
     outputs: dict[str, np.ndarray] = {}
     features: dict[str, np.ndarray] = {}
-    for split in ("train", "val", UNLABELLED):
+    for split in ("train", "val", UNLABELED):
         items = bench.target.indices(split)
         outputs[split] = outputs_of(bench, loaded, module, items)
         rows = bench.rows_of(module, feed, items, bf16=loaded.bf16)[1]

@@ -17,7 +17,7 @@ from selector.tuning.validators import View
 SOURCE_ONLY = "source-only"
 COMBINED = ("class-ami", "im")
 """Validators whose ranks are combined, chosen on seven pairs of ``benchmarks/results/da.csv``; the others are shown. On
-those pairs the density of neighbourhoods (snd) orders candidates the wrong way round."""
+those pairs the density of neighborhoods (snd) orders candidates the wrong way round."""
 AGREE = 0.2
 """Mean rank correlation between validators below which they are said to disagree."""
 

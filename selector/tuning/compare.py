@@ -74,8 +74,8 @@ class _Compared:
             total = weights.sum(axis=1, keepdims=True) + 2.0
             drawn = (weights @ self.parts + more) / total + noise
             return np.asarray(drawn[:, [best]] - drawn)
-        centred = self.parts - self.parts.mean(axis=0)
-        behind = centred[:, [best]] - centred
+        centered = self.parts - self.parts.mean(axis=0)
+        behind = centered[:, [best]] - centered
         errors = np.sqrt((behind**2).sum(axis=0) / (count * max(count - 1, 1)))
         freedom = _freedom(behind)
         wider = np.array([t_quantile(f) for f in freedom]) / t_quantile(max(count - 1, 1))
@@ -195,7 +195,7 @@ def _parts(stats: Stats, name: str) -> np.ndarray:
 
 
 def _freedom(behind: np.ndarray) -> np.ndarray:
-    """(K,) degrees of freedom of the variance of centred differences (P, K): fewer where few parts make it up."""
+    """(K,) degrees of freedom of the variance of centered differences (P, K): fewer where few parts make it up."""
     count = len(behind)
     square, fourth = (behind**2).mean(axis=0), (behind**4).mean(axis=0)
     peaked = np.divide(fourth, square**2, out=np.full(len(square), 1.0), where=square > 0)

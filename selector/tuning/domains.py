@@ -12,13 +12,13 @@ from selector.linear import solve_head
 MOST_WEIGHT = 20.0
 """Times the mean: a larger importance weight is cut down to it, or few items decide everything."""
 SHOT_WEIGHT = 4.0
-"""Of a labelled item of the target beside one of the source's: with 10, 30 and 100 of them on five pairs no other weight was
+"""Of a labeled item of the target beside one of the source's: with 10, 30 and 100 of them on five pairs no other weight was
 better everywhere (``benchmarks/results/da_few.csv``)."""
 
 
 @dataclass(frozen=True)
 class Domains:
-    """Features of one network on the labelled source and on the target.
+    """Features of one network on the labeled source and on the target.
 
     Attributes:
         train, val: (N, D) and (V, D) of the source; ``labels`` and ``val_labels`` their classes.
@@ -72,7 +72,7 @@ def solved(
     weights: tuple[np.ndarray, np.ndarray] | None = None,
     **facts: float,
 ) -> AdaptedHead:
-    """A head on source rows (moved, or weighted: ``weights`` of train and val) and on the target's few labelled ones as
+    """A head on source rows (moved, or weighted: ``weights`` of train and val) and on the target's few labeled ones as
     they are, whose penalty the validation rows choose."""
     rows, labels, own = train, domains.labels, None if weights is None else weights[0]
     if domains.shots is not None and domains.shot_labels is not None:

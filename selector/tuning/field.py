@@ -129,7 +129,7 @@ class Field:
     def standing(self, configuration: Configuration) -> Stats:
         """Statistics of the validation items by which a configuration is compared on the way: those of its best run.
 
-        A configuration that is demonstrably below the linear-probe initialisation that it started from stands where it
+        A configuration that is demonstrably below the linear-probe initialization that it started from stands where it
         started: a rate that is too high for a short round spoils the head before the encoder has
         learned anything, which says little of a longer training.
         """

@@ -9,7 +9,7 @@ from selector import modalities
 from selector.core.contracts import AnyPreprocess, Encoder
 from selector.core.task import Probe, Stats
 from selector.tuning.journal import Record
-from selector.tuning.strategies._loop import Optimiser
+from selector.tuning.strategies._loop import Optimizer
 from selector.tuning.types import Candidate
 
 
@@ -20,7 +20,7 @@ class Loaded:
     candidate: Candidate
     encoder: Encoder
     preprocess: AnyPreprocess  # as trained
-    optimiser: Optimiser = "adamw"
+    optimizer: Optimizer = "adamw"
     layer_decay: bool = False
     bf16: bool = False  # trains in mixed precision, because that was measured to be faster
     frozen: Record | None = None

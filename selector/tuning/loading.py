@@ -14,7 +14,7 @@ from selector.core.errors import SourceError
 from selector.core.task import Probe
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._kinds import is_classic, is_depthwise, is_modern
-from selector.tuning.strategies._loop import Optimiser
+from selector.tuning.strategies._loop import Optimizer
 from selector.tuning.types import Candidate
 from selector.tuning.workbench import Workbench
 
@@ -27,10 +27,10 @@ def load(bench: Workbench, candidate: Candidate) -> Loaded:
     encoder = bench.task.prepared(candidate.load(), bench.target)
     loaded = Loaded(candidate, encoder, encoder.preprocess)
     if encoder.module is not None:
-        loaded.optimiser = "sgd" if is_classic(encoder.module) else "adamw"
+        loaded.optimizer = "sgd" if is_classic(encoder.module) else "adamw"
         loaded.layer_decay = is_modern(encoder.module)
-    if bench.task.optimiser is not None:
-        loaded.optimiser = cast(Optimiser, bench.task.optimiser)
+    if bench.task.optimizer is not None:
+        loaded.optimizer = cast(Optimizer, bench.task.optimizer)
     return loaded
 
 

@@ -2,7 +2,7 @@
 
 A configuration is a (model, strategy) pair. In the first round every configuration is tried at several learning
 rates; the better ones go on, each at its best rate, for more steps; two reach the last round. In every
-round training starts anew from the linear-probe initialisation and takes one full cosine cycle, so that what a round
+round training starts anew from the linear-probe initialization and takes one full cosine cycle, so that what a round
 measures is a finished model, and stopping after any round leaves one. Going on from the weights of
 the round before would begin each cycle with steps at the full rate, and a short cycle has no time
 to mend what they spoil.

@@ -40,7 +40,7 @@ def lower_rate(rates: Sequence[float]) -> float:
 def _beyond_the_worse(field: Field, configuration: Configuration, runs: Sequence[Run], rate: float) -> bool:
     """Whether a further rate is not worth its time: metrics fall towards it, from the better of two rates to the worse.
 
-    Only while the better one is not demonstrably worse than the linear-probe initialisation it started from: where
+    Only while the better one is not demonstrably worse than the linear-probe initialization it started from: where
     every rate spoils the network, metrics are noise and have no slope.
     """
     if len(runs) != 2 or any(run.record.status != "ok" for run in runs):

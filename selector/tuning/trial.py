@@ -1,4 +1,4 @@
-"""One trial: trained from its linear-probe initialisation, measured on val, kept in the journal."""
+"""One trial: trained from its linear-probe initialization, measured on val, kept in the journal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from selector.tuning import strategies
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import build
-from selector.tuning.strategies._loop import Optimiser, Settings, train
+from selector.tuning.strategies._loop import Optimizer, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.weights import save_weights
 from selector.tuning.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
-RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "adamw": (1e-4, 3e-4, 1e-3)}
+RATES: Mapping[Optimizer, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "adamw": (1e-4, 3e-4, 1e-3)}
 """By preference: with a small budget only the first is tried. Measurements are in docs/confirm.md."""
 
 
@@ -45,7 +45,7 @@ class Trial:
 
 
 def run_trial(bench: Workbench, loaded: Loaded, trial: Trial, steps: int, deadline: float = math.inf) -> Record | None:
-    """Train from the linear-probe initialisation for so many steps, in one cycle of the rate, and measure on val.
+    """Train from the linear-probe initialization for so many steps, in one cycle of the rate, and measure on val.
 
     Returns:
         The record, from the journal when it was trained before; None when the deadline came
@@ -84,7 +84,7 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
             "steps": steps,
             "batch_size": bench.batch_size,
             "augment": bench.augment if loaded.mirror else "without mirror images",
-            "optimiser": optimiser_of(loaded, trial.strategy),
+            "optimizer": optimizer_of(loaded, trial.strategy),
         }
     )
 
@@ -111,29 +111,29 @@ def final_stats(
     return record.stats
 
 
-def optimiser_of(loaded: Loaded, strategy: str) -> Optimiser:
+def optimizer_of(loaded: Loaded, strategy: str) -> Optimizer:
     """Which one a configuration trains with."""
-    own = strategies.plan_of(strategy).optimiser
-    return loaded.optimiser if own is None else cast(Optimiser, own)
+    own = strategies.plan_of(strategy).optimizer
+    return loaded.optimizer if own is None else cast(Optimizer, own)
 
 
 def rates_of(loaded: Loaded, strategy: str) -> tuple[float, ...]:
     """The learning rates to try, by preference."""
     factor = strategies.plan_of(strategy).rate_factor
-    return tuple(rate * factor for rate in RATES[optimiser_of(loaded, strategy)])
+    return tuple(rate * factor for rate in RATES[optimizer_of(loaded, strategy)])
 
 
 def settings_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> Settings:
-    optimiser = optimiser_of(loaded, trial.strategy)
+    optimizer = optimizer_of(loaded, trial.strategy)
     return Settings(
         steps=steps,
         batch_size=bench.batch_size,
         rate=trial.rate,
-        optimiser=optimiser,
+        optimizer=optimizer,
         seed=trial.seed,
         bf16=loaded.bf16,
         device=bench.device,
-        weight_decay=1e-4 if optimiser == "sgd" else 0.05,
+        weight_decay=1e-4 if optimizer == "sgd" else 0.05,
     )
 
 

@@ -18,7 +18,7 @@ from selector.tuning.heads import frozen_module, frozen_stats
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._loop import predict
-from selector.tuning.trial import final_stats, module_of, optimiser_of
+from selector.tuning.trial import final_stats, module_of, optimizer_of
 from selector.tuning.types import EpsilonMember, TournamentResult, Trained
 
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
@@ -328,7 +328,7 @@ def _configuration_measurement(
             **_compared(field, standing),
             "context": _context(field, run.record),
             "seed_values": [field.value(r.record) for r in [configuration.best, *configuration.repeats]],
-            "optimiser": optimiser_of(configuration.loaded, configuration.strategy),
+            "optimizer": optimizer_of(configuration.loaded, configuration.strategy),
             "memory_bytes": run.record.facts["memory_bytes"],
             "batch_size": field.bench.batch_size,
         },

@@ -1,4 +1,4 @@
-"""One trial at a time: build it, train it from its linear-probe initialisation, measure it, keep the record."""
+"""One trial at a time: build it, train it from its linear-probe initialization, measure it, keep the record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from selector import modalities
 from selector.core.contracts import (
-    UNLABELLED,
+    UNLABELED,
     AnyPreprocess,
     ProgressCallback,
     Target,
@@ -31,7 +31,7 @@ from selector.extract.inputs import ready
 from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._kinds import bf16_helps
-from selector.tuning.strategies._loop import Feed, Normalise, PixelBatches, predict
+from selector.tuning.strategies._loop import Feed, Normalize, PixelBatches, predict
 from selector.tuning.types import Candidate
 
 log = logging.getLogger(__name__)
@@ -140,10 +140,10 @@ class Workbench:
         """The items of the target, prepared so; training batches with their annotations."""
         return Feed(
             self.pixels_for(preprocess),
-            self.normalise(preprocess),
+            self.normalize(preprocess),
             lambda items: self.task.annotations(self.target, items),
             partial(self._augmented, mirror=mirror) if augment else None,
-            self.target.indices(UNLABELLED),
+            self.target.indices(UNLABELED),
         )
 
     def _augmented(self, batch: Any, annotations: Sequence[Any], mirror: bool) -> tuple[Any, Sequence[Any]]:
@@ -166,7 +166,7 @@ class Workbench:
             self.set_aside[candidate.name] = str(error)
             raise
 
-    def normalise(self, preprocess: AnyPreprocess) -> Normalise:
+    def normalize(self, preprocess: AnyPreprocess) -> Normalize:
         return lambda batch: ready(batch, preprocess, self.device)
 
     def facts(self, loaded: Loaded, preprocess: AnyPreprocess, bf16: bool | None = None) -> dict[str, Any]:

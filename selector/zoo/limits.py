@@ -1,4 +1,4 @@
-"""What a model may cost at most: ``--max-params 30M --max-latency 20ms --max-memory 4GB --licence permissive``."""
+"""What a model may cost at most: ``--max-params 30M --max-latency 20ms --max-memory 4GB --license permissive``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selector.core.units import (
     parse_size,
     words,
 )
-from selector.zoo import ModelSpec, licences
+from selector.zoo import ModelSpec, licenses
 
 
 class OverLimit(Exception):
@@ -34,14 +34,14 @@ class Limits:
         max_params: of the network without its source head.
         max_latency: seconds for a single item on this device.
         max_memory: bytes at the peak of a forward pass of one item on this device.
-        licence: classes, names or globs; see ``selector.zoo.licences``.
+        license: classes, names or globs; see ``selector.zoo.licenses``.
         noun: what an item of the target is called in a reason (image, text); no limit itself.
     """
 
     max_params: int | None = None
     max_latency: float | None = None
     max_memory: int | None = None
-    licence: tuple[str, ...] = ()
+    license: tuple[str, ...] = ()
     noun: str = field(default="item", compare=False)
 
     @classmethod
@@ -50,22 +50,22 @@ class Limits:
         max_params: str | float | None = None,
         max_latency: str | float | None = None,
         max_memory: str | float | None = None,
-        licence: str | Sequence[str] | None = None,
+        license: str | Sequence[str] | None = None,
     ) -> Limits:
         """From quantities as people write them.
 
         Raises:
-            ConfigError: a quantity that cannot be read, or no licence.
+            ConfigError: a quantity that cannot be read, or no license.
         """
         limits = cls(
             None if max_params is None else parse_count(max_params),
             None if max_latency is None else parse_duration(max_latency, needs_unit=True),
             None if max_memory is None else parse_size(max_memory),
-            tuple(words(licence)),
+            tuple(words(license)),
         )
-        if licence is not None and not limits.licence:
+        if license is not None and not limits.license:
             raise OptionError(
-                f"licence names none; give 'permissive' or names such as 'mit,apache-2.0'. Got {licence!r}.", "licence"
+                f"license names none; give 'permissive' or names such as 'mit,apache-2.0'. Got {license!r}.", "license"
             )
         return limits
 
@@ -83,14 +83,14 @@ class Limits:
         Args:
             parameters: counted, where the network was built before; what the zoo says is used otherwise.
         Raises:
-            OverLimit: it exceeds a limit, or its licence is not known.
+            OverLimit: it exceeds a limit, or its license is not known.
         """
-        if self.licence:
-            wanted = " or ".join(self.licence)
-            if not spec.licence:
-                raise OverLimit(f"its licence is not known, so it cannot be shown to be {wanted}; name it in the zoo.")
-            if not licences.allows(self.licence, spec.licence):
-                raise OverLimit(f"its licence is {spec.licence}, not {wanted}.")
+        if self.license:
+            wanted = " or ".join(self.license)
+            if not spec.license:
+                raise OverLimit(f"its license is not known, so it cannot be shown to be {wanted}; name it in the zoo.")
+            if not licenses.allows(self.license, spec.license):
+                raise OverLimit(f"its license is {spec.license}, not {wanted}.")
         count = spec.params if parameters is None else parameters
         if self.max_params is not None and count is not None and count > self.max_params:
             raise OverLimit(f"{format_count(count)} parameters, more than {format_count(self.max_params)}.")

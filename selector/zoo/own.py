@@ -64,7 +64,7 @@ def make_spec(
         layer: dotted name of the submodule whose output is read; the input of the last linear layer otherwise.
         pooling: ``avg``, ``max`` or ``cls``.
         weights: for ``source:model``: a checkpoint anywhere on this machine, ``"none"`` for a random start.
-        facts: what else an entry may state: tags, licence, params, upstream_accuracy, kwargs, ...
+        facts: what else an entry may state: tags, license, params, upstream_accuracy, kwargs, ...
     Returns:
         A ``ModelSpec`` for ``zoo=`` and ``models=``.
     Raises:

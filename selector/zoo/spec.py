@@ -157,7 +157,7 @@ class ModelSpec(_Strict):
             ``cls``, ``last``, ``weighted`` (by position) or ``max``, of words ``first`` or ``mean``.
         layer: None for the penultimate layer, else the dotted name of a submodule; of texts ``mean``
             (over all layers), ``last`` or a number from 1.
-        tags, licence, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts
+        tags, license, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts
             for people, selection and the prior; in no key of the store.
         base: folder that a relative path of ``elmo:``, ``onnx:`` or ``transformers:`` starts at; set when a zoo file is read.
     """
@@ -172,7 +172,7 @@ class ModelSpec(_Strict):
     pooling: Pooling | None = None
     layer: str | None = None
     tags: tuple[str, ...] = ()
-    licence: str | None = None
+    license: str | None = None
     upstream_accuracy: float | None = Field(default=None, ge=0, le=100)
     params: int | None = Field(default=None, gt=0)
     pretraining: str | None = None
@@ -265,7 +265,7 @@ class Defaults(_Strict):
     layer: str | None = None
     preprocess: PreprocessOverrides | None = None
     tags: tuple[str, ...] = ()
-    licence: str | None = None
+    license: str | None = None
 
 
 class Zoo(_Strict):

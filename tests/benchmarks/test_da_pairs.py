@@ -118,8 +118,8 @@ def test_recovering_the_digit_from_mnistm(assets):
 
 def test_noise_has_its_deviation_and_blur_is_scipys():
     rng = np.random.default_rng(0)
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    assert np.std(da_pairs.noisy(grey, rng).astype(float)) == pytest.approx(25.5, rel=0.05)
+    gray = np.full((64, 64, 3), 128, np.uint8)
+    assert np.std(da_pairs.noisy(gray, rng).astype(float)) == pytest.approx(25.5, rel=0.05)
     image = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
     expected = np.stack([gaussian_filter(image[..., c].astype(float), 2.0, mode="nearest") for c in range(3)], axis=-1)
     inside = np.s_[10:-10, 10:-10]

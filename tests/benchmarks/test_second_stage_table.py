@@ -21,7 +21,7 @@ from benchmarks.suite.second_stage_table import (
     replayed,
 )
 from selector.ranking.second_stage import MOST_TRIALS
-from selector.results import TrialCell
+from selector.results import PilotCell
 
 
 def cells(accuracy: list[float]) -> Cells:
@@ -57,7 +57,7 @@ def trial(before: float, after: float, right: list[int], seconds: float = 2.0) -
 def test_errors_of_trials_are_paired() -> None:
     """a and b are wrong on the same items, c on others."""
     right = {"a": [1, 1, 1, 0, 0, 0, 0, 0], "b": [1, 1, 1, 1, 0, 0, 0, 0], "c": [0, 0, 0, 0, 1, 1, 1, 0]}
-    tried = {n: TrialCell("ok", after=float(np.mean(r))) for n, r in right.items()}
+    tried = {n: PilotCell("ok", after=float(np.mean(r))) for n, r in right.items()}
     found = half_widths(tried, {("s", n): trial(0.0, 0.0, r) for n, r in right.items()}, "s")
     assert found["b"] == 0.0  # the best
     assert found["a"] == 1.645 * np.sqrt(np.var([0, 0, 0, 1, 0, 0, 0, 0]) / 8)

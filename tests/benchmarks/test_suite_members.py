@@ -22,10 +22,10 @@ def cells():
     found = {}
     for name in "abc":
         quality = rng.uniform(0.1, 0.9, len(NAMES))
-        raw = {m: rng.uniform(0, 1, len(NAMES)) for m in (*members.NORMALISED_SCORES, *members.OTHERS)}
+        raw = {m: rng.uniform(0, 1, len(NAMES)) for m in (*members.NORMALIZED_SCORES, *members.OTHERS)}
         raw["knn"] = quality
-        normalised_scores = {m: raw[m] for m in members.NORMALISED_SCORES}
-        found[name] = members.Cells(NAMES, normalised_scores, raw, rng.standard_normal(len(NAMES)), 100 * quality)
+        normalized_scores = {m: raw[m] for m in members.NORMALIZED_SCORES}
+        found[name] = members.Cells(NAMES, normalized_scores, raw, rng.standard_normal(len(NAMES)), 100 * quality)
     return found
 
 
@@ -40,11 +40,11 @@ def test_what_is_learned_comes_from_the_other_sets(cells, label):
 def test_learned_weights_find_the_member_that_says_something(cells):
     rows = members.compare(cells, draws=2, seed=0)  # intervals are not looked at
     taus = {row["score"]: row["weighted_tau"] for row in rows if row["scope"] == "all"}
-    assert taus["normalised score: knn"] == pytest.approx(1)
+    assert taus["normalized score: knn"] == pytest.approx(1)
     assert taus["learned: knn+probe+logme"] > taus[members.DEFAULT]
     gains = {row["score"]: row["gain"] for row in rows if row["scope"] == "all"}
     assert gains[members.DEFAULT] == 0
-    assert gains["normalised score: knn"] == pytest.approx(1 - taus[members.DEFAULT])
+    assert gains["normalized score: knn"] == pytest.approx(1 - taus[members.DEFAULT])
     assert {row["encoders"] for row in rows if row["scope"] == "upper half"} == {3 * 8}
 
 
@@ -70,7 +70,7 @@ def test_the_weight_of_the_prior_comes_from_the_other_sets(cells):
         n: replace(
             c,
             prior=(1 if n in known else -1) * (c.accuracy - 50) / 10,
-            normalised_scores={m: rng.uniform(0.45, 0.55, len(NAMES)) + c.accuracy / 2000 for m in members_of},
+            normalized_scores={m: rng.uniform(0.45, 0.55, len(NAMES)) + c.accuracy / 2000 for m in members_of},
         )
         for known in ("bc",)
         for n, c in cells.items()
@@ -79,7 +79,7 @@ def test_the_weight_of_the_prior_comes_from_the_other_sets(cells):
     assert best >= 0.25
     found = members.weight_chosen_elsewhere(*members_of)(made["a"], [made["b"], made["c"]])
     assert found == pytest.approx(members.where_it_agrees(*members_of, weight=best)(made["a"], ()))
-    turned = {n: replace(c, prior=-c.prior, normalised_scores=made[n].normalised_scores) for n, c in made.items()}
+    turned = {n: replace(c, prior=-c.prior, normalized_scores=made[n].normalized_scores) for n, c in made.items()}
     assert members.best_weight([turned["b"], turned["c"]], *members_of) == 0.0
 
 
@@ -95,27 +95,27 @@ def scored(count):
 
 def test_the_default_candidate_orders_as_the_package_does():
     found = scored(16)
-    normalised_score = members.mean_normalised_score(found, "a", FACTS)
+    normalized_score = members.mean_normalized_score(found, "a", FACTS)
     scores = {e: {m: Score(found.values[m]["a"][e]) for m in found.values} for e in found.values["knn"]["a"]}
-    assert normalised_score == pytest.approx([e.normalised_score for e in combine(scores, FACTS).values()])
+    assert normalized_score == pytest.approx([e.normalized_score for e in combine(scores, FACTS).values()])
 
 
 def test_what_is_frozen_is_what_the_package_reads(tmp_path, monkeypatch):
     file = tmp_path / "calibration.json"
-    file.write_text(json.dumps({"version": 4, "normalised_score_per_deviation": 0.1, "sets": {}}))
+    file.write_text(json.dumps({"version": 4, "normalized_score_per_deviation": 0.1, "sets": {}}))
     monkeypatch.setattr(members, "FROZEN", file)
     data = json.loads(members.frozen(scored(16)))
     made = Calibration(
         data["version"],
-        data["normalised_score_per_deviation"],
+        data["normalized_score_per_deviation"],
         {k: CalibrationSet(**v) for k, v in data["sets"].items()},
     )
     assert (made.version, made.sets["a"].encoders, made.sets["a"].classes) == (5, 16, 3)
-    normalised_score = members.mean_normalised_score(scored(16), "a", FACTS)
-    assert made.sets["a"].best_normalised_score == pytest.approx(normalised_score.max(), abs=1e-4)
+    normalized_score = members.mean_normalized_score(scored(16), "a", FACTS)
+    assert made.sets["a"].best_normalized_score == pytest.approx(normalized_score.max(), abs=1e-4)
     uniform = (np.arange(1, 17) / 17 - 0.5) * np.sqrt(12)
-    assert made.normalised_score_per_deviation == pytest.approx(
-        np.cov(uniform, normalised_score)[0, 1] / uniform.var(ddof=1), abs=1e-3
+    assert made.normalized_score_per_deviation == pytest.approx(
+        np.cov(uniform, normalized_score)[0, 1] / uniform.var(ddof=1), abs=1e-3
     )
     file.write_text(json.dumps(data))
     assert json.loads(members.frozen(scored(16)))["version"] == 5  # nothing changed

@@ -105,7 +105,7 @@ def test_agreement_comes_from_the_tables_alone(cells, tmp_path):
     transferability = found[agreement_table.TRANSFERABILITY]["digits"]
     assert sorted(transferability, key=transferability.get) == ["usps_cnn", "mnist_cnn", "mnv1_100"]
     assert transferability == pytest.approx(
-        found[agreement_table.NORMALISED_SCORE]["digits"]
+        found[agreement_table.NORMALIZED_SCORE]["digits"]
     )  # of nothing known no prior
     facts = {"usps_cnn": ModelFacts(parameters=1e12), "mnist_cnn": ModelFacts(parameters=1e6)}
     moved = agreement_table.known(score_cells.read(out), truth, facts)[agreement_table.TRANSFERABILITY]["digits"]

@@ -151,7 +151,7 @@ def test_from_texts_to_the_table_of_agreement(assets, zoo):
         "logme",
         "lda",
         "gbc",
-        "normalised_score",
+        "normalized_score",
         "transferability",
         "random order",
         "noise ceiling",

@@ -195,7 +195,7 @@ def test_the_linear_decoder_is_the_probe_on_maps_side_by_side(rng):
 
 
 def test_picture_and_mask_are_moved_alike():
-    """A picture whose grey says the class keeps saying it, away from borders between classes."""
+    """A picture whose gray says the class keeps saying it, away from borders between classes."""
     masks = torch.zeros(4, 60, 80, dtype=torch.uint8)
     masks[:, 20:40, 10:50] = 1
     masks[:, 40:, 60:] = 2
@@ -208,17 +208,17 @@ def test_picture_and_mask_are_moved_alike():
 
 
 def test_a_mosaic_shows_in_each_region_a_photograph_of_the_class_that_its_mask_names(rng):
-    """Photographs of one grey a class: brightness is drawn a piece, so what is asked is one value a class."""
+    """Photographs of one gray a class: brightness is drawn a piece, so what is asked is one value a class."""
     photos = [[Image.new("RGB", (70, 50), (40 + 20 * c,) * 3) for _ in range(2)] for c in range(10)]
     image, mask = mask_sets.mosaic(photos, rng)
     assert image.shape == (180, 240, 3)
     shown = np.unique(mask)
     assert 3 <= len(shown) <= 6
     for label in shown:
-        grey = (40 + 20 * int(label)) * np.array([0.7, 1.3])
+        gray = (40 + 20 * int(label)) * np.array([0.7, 1.3])
         values = np.unique(image[mask == label])
         assert len(values) == 1
-        assert grey[0] - 1 <= values[0] <= grey[1]
+        assert gray[0] - 1 <= values[0] <= gray[1]
     again = mask_sets.mosaic(photos, np.random.default_rng(0))
     assert np.array_equal(again[1], mask)
     assert not np.array_equal(mask_sets.mosaic(photos, rng)[1], mask)
@@ -255,9 +255,9 @@ def test_offsets_lead_from_the_jittered_box_to_the_true_one():
     moved = detection.jittered(boxes, torch.Generator().manual_seed(0))
     size = moved[:, 2:] - moved[:, :2]
     step = detection.offsets(moved, boxes)
-    centre = (moved[:, :2] + moved[:, 2:]) / 2 + step[:, :2] * size
+    center = (moved[:, :2] + moved[:, 2:]) / 2 + step[:, :2] * size
     true = size * torch.exp(step[:, 2:])
-    assert torch.allclose(torch.cat([centre - true / 2, centre + true / 2], dim=1), boxes, atol=1e-4)
+    assert torch.allclose(torch.cat([center - true / 2, center + true / 2], dim=1), boxes, atol=1e-4)
     assert box_iou(moved, boxes).diagonal().min() > 0.3
     assert step.abs().amax() < 0.5
 

@@ -33,7 +33,7 @@ HEAVY = ("torch", "torchvision", "timm", "pandas", "pydantic", "numpy", "scipy",
 ZOO = """\
 version: 1
 models:
-- {name: tiny-resnet, source: "timm:test_resnet", weights: none, licence: apache-2.0, tags: [tiny]}
+- {name: tiny-resnet, source: "timm:test_resnet", weights: none, license: apache-2.0, tags: [tiny]}
 - {name: tiny-vit, source: "timm:test_vit", weights: none, tags: [tiny, vit]}
 """
 pytestmark = pytest.mark.usefixtures("own_logging")
@@ -160,9 +160,9 @@ def test_scan_prints_the_table_and_says_where_things_lie(confirmed: tuple[Path, 
     out, result = confirmed
     assert "photos, 60 items" in result.stdout
     assert re.search(r"1\s+tiny-", result.stdout)
-    assert "frozen val" in result.stdout
+    assert "linear probe (val)" in result.stdout
     assert "knn" in result.stdout
-    assert "\x1b" not in result.output  # no colours and no bars without a terminal
+    assert "\x1b" not in result.output  # no colors and no bars without a terminal
     assert f"report: {out / 'report.html'}" in result.stderr
     assert f"model:  {out / 'best'}" in result.stderr
     assert re.search(r"extract tiny-resnet, 51/51 images", result.stderr)
@@ -202,7 +202,7 @@ def test_the_reports_command_repeats_the_run(confirmed: tuple[Path, Result], tmp
     first, second = load_ranking(out), load_ranking(tmp_path / "again")
     assert [m.name for m in second] == [m.name for m in first]
     assert [m.transferability for m in second] == [m.transferability for m in first]
-    assert "frozen val" in result.stdout
+    assert "linear probe (val)" in result.stdout
 
 
 def test_a_scan_without_out_names_its_folder_by_the_target(
@@ -293,7 +293,7 @@ def test_bad_images_are_left_out_unless_they_may_not_be(photos: Path, zoo: Path,
     broken = target / "across" / "003.png"
     broken.write_bytes(broken.read_bytes()[:100])
     words = ["scan", target, "--zoo", zoo, "--models", "tiny-resnet", "--store", tmp_path / "store", "--no-confirm"]
-    told = fails(2, *words, "--on-bad-image", "fail", "--out", tmp_path / "a", *FAST)
+    told = fails(2, *words, "--on-invalid", "raise", "--out", tmp_path / "a", *FAST)
     assert "across/003.png" in told
     result = ok(*words, "--out", tmp_path / "b", *FAST)
     assert load_ranking(tmp_path / "b").target["items"] == 59
@@ -418,13 +418,13 @@ def test_zoo_list_and_check(zoo: Path, tmp_path: Path) -> None:
     )
 
 
-def test_zoo_list_by_licence_in_both_spellings(tmp_path: Path) -> None:
+def test_zoo_list_by_license_in_both_spellings(tmp_path: Path) -> None:
     (tmp_path / "zoo.yaml").write_text(
         "version: 1\nmodels:\n"
-        "- {name: free, source: 'timm:test_vit', weights: none, licence: mit}\n"
-        "- {name: bound, source: 'timm:test_resnet', weights: none, licence: cc-by-nc-4.0}\n"
+        "- {name: free, source: 'timm:test_vit', weights: none, license: mit}\n"
+        "- {name: bound, source: 'timm:test_resnet', weights: none, license: cc-by-nc-4.0}\n"
     )
-    for spelling in ("--licence", "--license"):
+    for spelling in ("--license", "--license"):
         shown = ok("zoo", "list", "--zoo", tmp_path / "zoo.yaml", spelling, "permissive", "--json").stdout
         assert [model["name"] for model in json.loads(shown)] == ["free"]
     assert "did you mean 'permissive'?" in fails(2, "zoo", "list", "--license", "permisive")
@@ -571,14 +571,14 @@ def test_numbers_of_a_ranking_survive_json(confirmed: tuple[Path, Result]) -> No
 
 def test_limits_leave_models_out_with_a_reason(photos: Path, zoo: Path, store: Path, tmp_path: Path) -> None:
     where = ["--zoo", zoo, "--store", store, "--no-confirm", "--out", tmp_path / "limited"]
-    limits = ["--max-params", "100M", "--max-latency", "1h", "--max-memory", "4GB", "--licence", "permissive"]
+    limits = ["--max-params", "100M", "--max-latency", "1h", "--max-memory", "4GB", "--license", "permissive"]
     shown = ok("scan", photos, *where, *limits, *FAST)
-    assert re.search(r"Excluded: tiny-vit: its licence is not known", shown.stdout)
+    assert re.search(r"Excluded: tiny-vit: its license is not known", shown.stdout)
     model = load_ranking(tmp_path / "limited")["tiny-resnet"]
     assert model.cost is not None
     assert model.status == "ok"
-    dry = ok("scan", photos, *where, "--licence", "permissive", "--dry-run")
-    assert "excluded: its licence is not known" in re.sub(r"\s+", " ", dry.stdout)
+    dry = ok("scan", photos, *where, "--license", "permissive", "--dry-run")
+    assert "excluded: its license is not known" in re.sub(r"\s+", " ", dry.stdout)
     assert "A count must be a number with a unit out of K, M, B" in fails(
         2, "scan", photos, *where, "--max-params", "x"
     )

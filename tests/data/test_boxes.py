@@ -230,7 +230,7 @@ def test_yolo(tmp_path: Path) -> None:
     (root / "data.yaml").unlink()
     (root / "classes.txt").write_text("cat\ndog\n")
     assert load_target(root).fingerprint == target.fingerprint
-    # the example of the documentation: class, centre and size as shares
+    # the example of the documentation: class, center and size as shares
     (root / "labels" / "00.txt").write_text("1 0.5 0.5 0.25 0.2\n")
     assert load_target(root).annotations[0].xyxy.tolist() == [[15, 12, 25, 18]]  # type: ignore[index]
     (root / "labels" / "00.txt").write_text("1 0.25 0.2 0.75 0.2 0.75 0.6\n")  # a polygon: its box

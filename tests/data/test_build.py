@@ -214,7 +214,7 @@ def test_regression_labels() -> None:
         load_target((np.eye(4), [1.0, 2.0, float("nan"), 3.0]))
     with pytest.raises(TargetError, match=r"all labels are equal; there is nothing to learn"):
         load_target((np.eye(4), [1.5] * 4))
-    with pytest.raises(TargetError, match=r"row 0 is labelled 'a', and regression labels must be numbers; write it"):
+    with pytest.raises(TargetError, match=r"row 0 is labeled 'a', and regression labels must be numbers; write it"):
         load_target((np.eye(4), list("abcd")), task="regression")
     with pytest.raises(TargetError, match=r"there are 2 items; 3 are needed"):
         load_target((np.eye(2), [1.5, 2.5]))

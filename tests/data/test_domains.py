@@ -1,4 +1,4 @@
-"""A target without labels beside a labelled source domain: what is read, what is refused, what stays sealed."""
+"""A target without labels beside a labeled source domain: what is read, what is refused, what stays sealed."""
 
 import contextlib
 import re
@@ -8,7 +8,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from selector.core.contracts import UNLABELLED
+from selector.core.contracts import UNLABELED
 from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.core.sealed import UNKNOWN, Decision, LabelsSealed, SealedLabels
 from selector.data import load_origin, load_target
@@ -44,7 +44,7 @@ def opened(sealed):
 
 
 def codes(target):
-    return opened(target.annotations.sealed)[target.indices(UNLABELLED)].tolist()
+    return opened(target.annotations.sealed)[target.indices(UNLABELED)].tolist()
 
 
 def test_a_flat_folder_is_the_target(source, flat):
@@ -52,10 +52,10 @@ def test_a_flat_folder_is_the_target(source, flat):
     assert target.task == "adaptation"
     assert target.class_names == ("dark", "light")
     assert target.counts() == {"train": 12, "val": 4, "test": 4}
-    assert len(target.indices(UNLABELLED)) == 6
-    assert (target.labels[target.indices(UNLABELLED)] == UNKNOWN).all()
-    assert [target.names[i] for i in target.indices(UNLABELLED)] == [f"{i}.png" for i in range(6)]
-    assert target.items[int(target.indices(UNLABELLED)[0])][:4] == b"\x89PNG"
+    assert len(target.indices(UNLABELED)) == 6
+    assert (target.labels[target.indices(UNLABELED)] == UNKNOWN).all()
+    assert [target.names[i] for i in target.indices(UNLABELED)] == [f"{i}.png" for i in range(6)]
+    assert target.items[int(target.indices(UNLABELED)[0])][:4] == b"\x89PNG"
     assert target.annotations.sealed.known == 0
     again = load_origin(target.origin)
     assert again.fingerprint == target.fingerprint
@@ -69,18 +69,18 @@ def test_other_kinds_of_targets(source, flat, kind):
     table.write_text("path\n" + "\n".join(f"new/{path.name}" for path in files))
     given = {"paths": files, "arrays": np.stack(pictures), "pictures": pictures, "csv": table}[kind]
     target = load_target(given, source_domain=source)
-    assert len(target.indices(UNLABELLED)) == 6
-    assert (target.labels[target.indices(UNLABELLED)] == UNKNOWN).all()
+    assert len(target.indices(UNLABELED)) == 6
+    assert (target.labels[target.indices(UNLABELED)] == UNKNOWN).all()
 
 
 def test_texts_and_features(tmp_path):
     texts = [f"text number {i}" for i in range(30)]
-    labelled = (texts, ["no", "yes"] * 15)
+    labeled = (texts, ["no", "yes"] * 15)
     (tmp_path / "new.txt").write_text("one more\n\nand another\n")
-    from_file = load_target(tmp_path / "new.txt", source_domain=labelled)
-    assert [from_file.items[int(i)] for i in from_file.indices(UNLABELLED)] == ["one more", "and another"]
+    from_file = load_target(tmp_path / "new.txt", source_domain=labeled)
+    assert [from_file.items[int(i)] for i in from_file.indices(UNLABELED)] == ["one more", "and another"]
     assert from_file.name == "new"
-    assert len(load_target(["a b", "c d"], source_domain=labelled).indices(UNLABELLED)) == 2
+    assert len(load_target(["a b", "c d"], source_domain=labeled).indices(UNLABELED)) == 2
     rows = np.random.default_rng(0).standard_normal((40, 3))
     features = load_target(rows[30:] + 1, source_domain=(rows[:30], ["no", "yes"] * 15))
     assert features.features.shape == (40, 3)
@@ -92,9 +92,9 @@ def test_labels_of_the_target_are_sealed(source, flat):
     picture(flat / "light" / "a.png", 220, 5000)
     target = load_target(flat, source_domain=source)
     assert codes(target) == [UNKNOWN] * 6 + [1]
-    assert (target.labels[target.indices(UNLABELLED)] == UNKNOWN).all()
+    assert (target.labels[target.indices(UNLABELED)] == UNKNOWN).all()
     assert "1 of 7 images of the target have a label, used for the final metric only" in target.notes
-    assert "no labelled image of the target is of 1 of the classes: dark" in target.notes
+    assert "no labeled image of the target is of 1 of the classes: dark" in target.notes
 
 
 def test_the_identity_of_a_target_does_not_know_its_labels(source, flat):
@@ -108,33 +108,33 @@ def test_the_identity_of_a_target_does_not_know_its_labels(source, flat):
 
 def test_few_labels_that_are_learned_from(source, flat):
     files = [np.asarray(Image.open(path)) for path in sorted(flat.iterdir())]
-    target = load_target((np.stack(files), ["dark", "light"] * 3), source_domain=source, labelled_target=2)
+    target = load_target((np.stack(files), ["dark", "light"] * 3), source_domain=source, num_target_labels=2)
     assert target.counts()["train"] == 14
-    assert len(target.indices(UNLABELLED)) == 4
+    assert len(target.indices(UNLABELED)) == 4
     learned = np.flatnonzero(target.splits == "train")[12:]
     assert (target.labels[learned] == learned % 2).all()
-    assert codes(target) == [(int(target.names[i].split()[-1])) % 2 for i in target.indices(UNLABELLED)]
+    assert codes(target) == [(int(target.names[i].split()[-1])) % 2 for i in target.indices(UNLABELED)]
     assert (opened(target.annotations.sealed)[learned] == UNKNOWN).all()
-    with pytest.raises(OptionError, match="labelled_target is 7, but 6 items of the target have a label"):
-        load_target((np.stack(files), ["dark", "light"] * 3), source_domain=source, labelled_target=7)
+    with pytest.raises(OptionError, match="num_target_labels is 7, but 6 items of the target have a label"):
+        load_target((np.stack(files), ["dark", "light"] * 3), source_domain=source, num_target_labels=7)
     with pytest.raises(OptionError, match="give source_domain as well"):
-        load_target(source, labelled_target=2)
+        load_target(source, num_target_labels=2)
 
 
 def test_copies_of_what_is_learned_from_are_neither_adapted_to_nor_measured(source, flat):
     files = [np.asarray(Image.open(path)) for path in sorted(flat.iterdir())]
     twice, names = np.stack([*files, *files]), ["dark", "light"] * 3
-    target = load_target((twice, [*names, *names]), source_domain=source, labelled_target=3)
+    target = load_target((twice, [*names, *names]), source_domain=source, num_target_labels=3)
     learned = [target.hashes[i] for i in target.indices("train") if i >= 20]
     assert len(set(learned)) == len(learned) == 3
-    assert len(target.indices(UNLABELLED)) == 6  # the others, which are copies of each other
-    assert not {target.hashes[i] for i in target.indices(UNLABELLED)} & set(learned)
-    told = "3 items of the target have the same content as items that are learned from .labelled_target., such as row"
+    assert len(target.indices(UNLABELED)) == 6  # the others, which are copies of each other
+    assert not {target.hashes[i] for i in target.indices(UNLABELED)} & set(learned)
+    told = "3 items of the target have the same content as items that are learned from .num_target_labels., such as row"
     assert any(re.match(told, note) for note in target.notes)
     assert "6 of 6 images of the target have a label, used for the final metric only" in target.notes
     with pytest.raises(OptionError, match=r"7, but 6 items of the target have a label .copies of an item count once"):
-        load_target((twice, [*names, *names]), source_domain=source, labelled_target=7)
-    odd = load_target((twice, [*names, *names[1:], "dark"]), source_domain=source, labelled_target=3)
+        load_target((twice, [*names, *names]), source_domain=source, num_target_labels=7)
+    odd = load_target((twice, [*names, *names[1:], "dark"]), source_domain=source, num_target_labels=3)
     assert any(note.startswith("3 items have the same content as one with another label") for note in odd.notes)
 
 
@@ -166,13 +166,13 @@ def test_what_is_refused(source, flat, tmp_path):
     ):
         load_target(flat, source_domain=source, task="detection")
     with pytest.raises(
-        ConfigError, match="the labelled data set that it is adapted from is lacking; give source_domain"
+        ConfigError, match="the labeled data set that it is adapted from is lacking; give source_domain"
     ):
         load_target(source, task="adaptation")
 
 
 @pytest.mark.parametrize(
-    "folders", [("dark", "grey"), ("drak",), ("DARK", "monday")], ids=["one more", "a slip", "another case"]
+    "folders", [("dark", "gray"), ("drak",), ("DARK", "monday")], ids=["one more", "a slip", "another case"]
 )
 def test_folders_of_other_classes_are_refused(source, tmp_path, folders):
     for i, name in enumerate(folders):
@@ -195,7 +195,7 @@ def test_folders_that_are_no_classes_hold_images_without_labels(source, tmp_path
             tmp_path / "camera" / ("train" if i % 2 else "") / ("monday", "friday")[i % 2] / f"{i}.png", 200, 50 + i
         )
     target = load_target(tmp_path / "camera", source_domain=source)
-    assert len(target.indices(UNLABELLED)) == 6
+    assert len(target.indices(UNLABELED)) == 6
     assert target.annotations.sealed.known == 0
     told = "no folder of the target has the name of a class of the source domain: monday, friday; the images in them are read"
     assert any(note.startswith(told) for note in target.notes)
@@ -203,7 +203,7 @@ def test_folders_that_are_no_classes_hold_images_without_labels(source, tmp_path
     with pytest.raises(
         OptionError, match=r"2, but 0 items of the target have a label \(no folder of the target has the"
     ):
-        load_target(tmp_path / "camera", source_domain=source, labelled_target=2)
+        load_target(tmp_path / "camera", source_domain=source, num_target_labels=2)
 
 
 @pytest.mark.parametrize(
@@ -229,19 +229,19 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         load_target(tmp_path / name, source_domain=(texts, ["no", "yes"] * 15))
 
 
-def test_tables_are_read_as_labelled_ones(tmp_path):
+def test_tables_are_read_as_labeled_ones(tmp_path):
     """Whatever delimiter, words that others take for gaps, no column of labels where the source has one of that name."""
-    labelled = (texts := [f"text number {i}" for i in range(30)], ["no", "yes"] * 15)
+    labeled = (texts := [f"text number {i}" for i in range(30)], ["no", "yes"] * 15)
     (tmp_path / "x.csv").write_text('text;label\nNA;\n"one; more";yes\n')
-    target = load_target(tmp_path / "x.csv", source_domain=labelled)
-    assert [target.items[int(i)] for i in target.indices(UNLABELLED)] == ["NA", "one; more"]
+    target = load_target(tmp_path / "x.csv", source_domain=labeled)
+    assert [target.items[int(i)] for i in target.indices(UNLABELED)] == ["NA", "one; more"]
     assert codes(target) == [UNKNOWN, 1]
-    assert [target.names[i] for i in target.indices(UNLABELLED)] == ["line 2", "line 3"]
+    assert [target.names[i] for i in target.indices(UNLABELED)] == ["line 2", "line 3"]
     (tmp_path / "x.jsonl").write_text('{"text": "a b", "label": null}\n{"text": "c d", "label": "no"}\n')
-    assert codes(load_target(tmp_path / "x.jsonl", source_domain=labelled)) == [UNKNOWN, 0]
+    assert codes(load_target(tmp_path / "x.jsonl", source_domain=labeled)) == [UNKNOWN, 0]
     pandas.DataFrame({"text": ["e f", "g h"]}).to_parquet(tmp_path / "x.parquet")
-    assert codes(load_target(tmp_path / "x.parquet", source_domain=labelled)) == [UNKNOWN] * 2
-    rows = "".join(f"{text},{label}\n" for text, label in zip(texts, labelled[1], strict=True))
+    assert codes(load_target(tmp_path / "x.parquet", source_domain=labeled)) == [UNKNOWN] * 2
+    rows = "".join(f"{text},{label}\n" for text, label in zip(texts, labeled[1], strict=True))
     (tmp_path / "source.csv").write_text(f"text,mood\n{rows}")
     (tmp_path / "y.csv").write_text("text\nx y\n")
     found = load_target(tmp_path / "y.csv", source_domain=tmp_path / "source.csv", label_column="mood")
@@ -253,7 +253,7 @@ def test_tables_are_read_as_labelled_ones(tmp_path):
 def test_a_few_shared_items_leave_the_target(source, flat):
     (flat / "copy.png").write_bytes((source / "dark" / "0.png").read_bytes())
     target = load_target(flat, source_domain=source)
-    assert len(target.indices(UNLABELLED)) == 6
+    assert len(target.indices(UNLABELED)) == 6
     assert any("1 items of the target have the same content as items of the source" in note for note in target.notes)
 
 

@@ -38,7 +38,7 @@ def test_stat_believes_what_is_remembered_and_content_reads_again(tmp_path: Path
     path.write_bytes(b"zz" * 50)  # same size, same inode, and the old time put back
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert load_target(root).fingerprint == first.fingerprint
-    assert load_target(root, trust="content").fingerprint != first.fingerprint
+    assert load_target(root, hash_mode="content").fingerprint != first.fingerprint
     assert load_target(root).fingerprint != first.fingerprint  # what was read is remembered
 
 
@@ -81,9 +81,11 @@ def test_a_memory_that_cannot_be_written_is_a_warning(
     assert "could not be remembered" in caplog.text
 
 
-def test_unknown_trust(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"The 'trust' parameter must be 'stat' or 'content'\. Got 'x' instead\."):
-        load_target(files(tmp_path / "x", 8), trust="x")  # type: ignore[arg-type]
+def test_unknown_hash_mode(tmp_path: Path) -> None:
+    with pytest.raises(
+        TargetError, match=r"The 'hash_mode' parameter must be 'mtime' or 'content'\. Got 'x' instead\."
+    ):
+        load_target(files(tmp_path / "x", 8), hash_mode="x")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from selector.data import load_origin, load_target, subsample, without
 from selector.tasks.segmentation.reading import voc_palette
 
 NAMES = ["sky", "road", "car"]
-COLOURS = [(0, 0, 0), (128, 64, 0), (0, 0, 142), (224, 224, 192)]  # the last one is void
+COLORS = [(0, 0, 0), (128, 64, 0), (0, 0, 142), (224, 224, 192)]  # the last one is void
 COUNT = 14
 
 
@@ -96,39 +96,39 @@ def test_splits_within_and_around_and_tails_of_names(tmp_path: Path, name: str, 
         lambda m: Image.fromarray(m).convert("LA"),
         lambda m: np.repeat(m[..., None], 3, axis=2),
     ],
-    ids=["16 bit", "grey with alpha", "grey as RGB"],
+    ids=["16 bit", "gray with alpha", "gray as RGB"],
 )
-def test_kinds_of_grey(tmp_path: Path, convert: Any) -> None:
+def test_kinds_of_gray(tmp_path: Path, convert: Any) -> None:
     (pairs(tmp_path / "set", convert=convert) / "classes.txt").write_text("sky\nroad\ncar\n")
     same(load_target(tmp_path / "set"))
 
 
-def coloured(m: np.ndarray) -> np.ndarray:
-    return np.array(COLOURS, np.uint8)[np.where(m == 255, 3, m)]
+def colored(m: np.ndarray) -> np.ndarray:
+    return np.array(COLORS, np.uint8)[np.where(m == 255, 3, m)]
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("label_colors.txt", "".join(f"{r} {g} {b}\t{n}\n" for (r, g, b), n in zip(COLOURS, [*NAMES, "Void"], strict=True))),
-        ("labelmap.txt", "# label:color_rgb\n" + "".join(f"{n}:{r},{g},{b}::\n" for (r, g, b), n in zip(COLOURS, [*NAMES, "void"], strict=True))),
-        ("class_dict.csv", "name,r,g,b\n" + "".join(f"{n},{r},{g},{b}\n" for (r, g, b), n in zip(COLOURS, [*NAMES, "unlabelled"], strict=True))),
-        ("classes.json", json.dumps(dict(zip([*NAMES, "void"], COLOURS, strict=True)))),
+        ("label_colors.txt", "".join(f"{r} {g} {b}\t{n}\n" for (r, g, b), n in zip(COLORS, [*NAMES, "Void"], strict=True))),
+        ("labelmap.txt", "# label:color_rgb\n" + "".join(f"{n}:{r},{g},{b}::\n" for (r, g, b), n in zip(COLORS, [*NAMES, "void"], strict=True))),
+        ("class_dict.csv", "name,r,g,b\n" + "".join(f"{n},{r},{g},{b}\n" for (r, g, b), n in zip(COLORS, [*NAMES, "unlabeled"], strict=True))),
+        ("classes.json", json.dumps(dict(zip([*NAMES, "void"], COLORS, strict=True)))),
     ],
 )  # fmt: skip
-def test_colours_with_a_table(tmp_path: Path, file: str, content: str) -> None:
-    root = pairs(tmp_path / "set", convert=coloured)
+def test_colors_with_a_table(tmp_path: Path, file: str, content: str) -> None:
+    root = pairs(tmp_path / "set", convert=colored)
     with pytest.raises(
-        TargetError, match=r"mask masks/000\.png is in colours \(#000000, #00008e, .*; say which colour .* class_names"
+        TargetError, match=r"mask masks/000\.png is in colors \(#000000, #00008e, .*; say which color .* class_names"
     ):
         load_target(root)
     (root / file).write_text(content)
     same(load_target(root))
 
 
-def palette(m: np.ndarray, colours: list[tuple[int, int, int]]) -> Image.Image:
+def palette(m: np.ndarray, colors: list[tuple[int, int, int]]) -> Image.Image:
     image = Image.fromarray(m)
-    image.putpalette(bytes(np.array(colours, np.uint8).ravel()))
+    image.putpalette(bytes(np.array(colors, np.uint8).ravel()))
     return image
 
 

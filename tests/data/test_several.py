@@ -302,9 +302,9 @@ def test_a_cell_that_is_no_number_in_a_column_of_amounts_is_a_slip_and_no_class(
     rows = [f"{t},{'12;5' if i == 10 else i * 1.5}" for i, t in enumerate(TEXTS)]
     path = csv(tmp_path / "a.csv", "text,price", rows)
     others = f"while {COUNT - 1} of {COUNT} labels are numbers"
-    with pytest.raises(TargetError, match=rf"a\.csv: line 12 is labelled '12;5', {others}; mend it for regression"):
+    with pytest.raises(TargetError, match=rf"a\.csv: line 12 is labeled '12;5', {others}; mend it for regression"):
         load_target(path, label_column="price")
-    with pytest.raises(TargetError, match=r"a\.csv: line 12 is labelled '12;5', and regression labels must be numbers"):
+    with pytest.raises(TargetError, match=r"a\.csv: line 12 is labeled '12;5', and regression labels must be numbers"):
         load_target(path, label_column="price", task="regression")
     named = csv(
         tmp_path / "b.csv", "text,label", [f"{t},{'other' if i % 8 == 0 else i % 4}" for i, t in enumerate(TEXTS)]

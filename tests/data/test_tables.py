@@ -74,7 +74,7 @@ def test_parquet_hashes_are_remembered(parquet_folder: Path) -> None:
     (parquet_folder / "test.parquet").write_bytes(bytes(content))
     os.utime(parquet_folder / "test.parquet", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert load_target(parquet_folder).fingerprint == first.fingerprint
-    assert load_target(parquet_folder, trust="content").fingerprint != first.fingerprint
+    assert load_target(parquet_folder, hash_mode="content").fingerprint != first.fingerprint
 
 
 def test_single_parquet_file_and_sharded_data_folder(tmp_path: Path) -> None:

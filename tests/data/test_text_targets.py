@@ -156,7 +156,7 @@ def test_pairs_and_named_columns(tmp_path: Path) -> None:
 
 
 def test_what_is_no_list_of_texts() -> None:
-    with pytest.raises(TargetError, match=r"texts: no items found; give a data set with labelled texts"):
+    with pytest.raises(TargetError, match=r"texts: no items found; give a data set with labeled texts"):
         load_target(([], []))
     with pytest.raises(TargetError, match="texts: no items found"):
         load_target((pd.Series([], dtype=object), pd.Series([], dtype=object)))
@@ -254,7 +254,7 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
     broken.write_text('{"text": "a", "label": 1}\n{"text": \n')
     with pytest.raises(TargetError, match=r"broken.jsonl:2: not JSON .*expected one object a line"):
         load_target(broken)
-    missing = csv(tmp_path / "missing.csv", [*(f"{t},x" for t in TEXTS[:5]), "unlabelled,"])
+    missing = csv(tmp_path / "missing.csv", [*(f"{t},x" for t in TEXTS[:5]), "unlabeled,"])
     with pytest.raises(TargetError, match=r"line 7 has no label; give it one or remove it"):
         load_target(missing)
     for text in ("", "\n\n"):

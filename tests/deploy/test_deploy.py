@@ -84,7 +84,7 @@ def trained(spec: ModelSpec, temperature: float = 2.0) -> Trained:
 
 def saved(folder: Path, spec: ModelSpec = MNIST, **changes: Any) -> Path:
     model = replace(trained(spec), **changes)
-    return save_model(folder, model, SUMMARY, FIGURES, {"source": spec.source, "licence": "Apache-2.0"})
+    return save_model(folder, model, SUMMARY, FIGURES, {"source": spec.source, "license": "Apache-2.0"})
 
 
 def images(n: int, size: tuple[int, int] = (40, 30)) -> np.ndarray:
@@ -107,11 +107,11 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_loaded_model_gives_the_same_outputs_in_a_row_and_alone(mnist: Path) -> None:
     model = load_model(mnist)
     batch = np.random.default_rng(1).integers(0, 255, (4, 28, 28, 3)).astype(np.uint8)
-    from selector.modalities.pixels.prepared import normalise
+    from selector.modalities.pixels.prepared import normalize
 
     original = trained(MNIST)
     with torch.inference_mode():
-        expected = original.module(normalise(batch, original.preprocess)).numpy()
+        expected = original.module(normalize(batch, original.preprocess)).numpy()
     np.testing.assert_allclose(model.logits(batch), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(model.logits(batch[:1]), expected[:1], rtol=1e-4, atol=1e-4)
 
@@ -129,13 +129,13 @@ def test_the_configuration_says_what_the_model_is(vit: Path) -> None:
     assert sorted(path.name for path in vit.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_the_card_has_figures_fingerprint_and_licence(vit: Path) -> None:
+def test_the_card_has_figures_fingerprint_and_license(vit: Path) -> None:
     card = (vit / "README.md").read_text()
     assert "| full | 0.7500 | 0.7100 | 40 | 0.0001 | 12 s | 300,000 | 32 × 32 (reduced) | ok |" in card
     assert "| frozen | 0.5000 | 0.4500 |" in card
     assert "the loss became nan \\| at step 3" in card
     assert "data fingerprint | `abc123`" in card
-    assert "licence: Apache-2.0" in card
+    assert "license: Apache-2.0" in card
     assert "softmax(outputs / 2)" in card
     assert "test images were read once" in card.replace("\n", " ")
 
@@ -342,7 +342,7 @@ def test_files_folders_globs_and_arrays(mnist: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(mixed.probabilities[0], mixed.probabilities[2])
 
 
-def test_grey_rgba_and_one_pixel_images(mnist: Path, tmp_path: Path) -> None:
+def test_gray_rgba_and_one_pixel_images(mnist: Path, tmp_path: Path) -> None:
     model = load_model(mnist)
     for mode in ("L", "RGBA", "CMYK", "P"):
         Image.new("RGB", (20, 10), "red").convert(mode).save(tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}")
@@ -363,7 +363,7 @@ def test_a_bad_image_is_a_row_with_an_error(mnist: Path, tmp_path: Path) -> None
     assert found.labels[0] is None
     assert np.isnan(found.probabilities[0]).all()
     with pytest.raises(BadImagesError, match=r"2 of 3 image\(s\) cannot be read: .*a.jpg is not an image") as caught:
-        load_model(mnist).predict(tmp_path, on_bad="fail")
+        load_model(mnist).predict(tmp_path, on_invalid="raise")
     assert len(caught.value.bad) == 2
 
 

@@ -22,7 +22,7 @@ from selector.cli.app import app
 from selector.core.errors import BadImagesError, ConfigError
 from selector.deploy import SavedModel, load_model, save_model
 from selector.deploy.forms import text as text_form
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.results import Measurement
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
@@ -176,7 +176,7 @@ def test_texts_without_content_are_named_by_their_place(make: Make) -> None:
     found = make("single").predict(["sun", "", " \t"])
     assert [str(row) for row in found.errors] == ["text 1: is empty", "text 2: is only whitespace"]
     with pytest.raises(BadImagesError, match=r"1 of 2 text\(s\) cannot be read: text 1 is empty"):
-        make("single").predict(["sun", ""], on_bad="fail")
+        make("single").predict(["sun", ""], on_invalid="raise")
     assert [row.item for row in make("pairs").predict([("sun", ""), ("", "")])] == ["sun | ", "text 1"]
     assert [str(row) for row in make("words").predict(["sun", [], " "]).errors] == [
         "sentence 1: has no words",
@@ -192,14 +192,14 @@ def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(
     make: Make, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(kind, long_texts="window", max_length=32)
-    built: list[Tokeniser] = []
+    built: list[TextTokenizer] = []
     sizes: list[tuple[int, int]] = []
 
-    def build(preprocess: Any) -> Tokeniser:
-        built.append(Tokeniser(preprocess))
+    def build(preprocess: Any) -> TextTokenizer:
+        built.append(TextTokenizer(preprocess))
         return built[-1]
 
-    monkeypatch.setattr(text_form, "Tokeniser", build)
+    monkeypatch.setattr(text_form, "TextTokenizer", build)
     model.module.register_forward_pre_hook(lambda _, given: sizes.append((len(given[0]), given[0].ids.numel())))
     texts = ["sun and rain " * 900, *["goal", "the team", "money in the bank"] * 20, "", *["rain " * 300] * 9]
     found = model.predict(texts, batch_size=16)
@@ -268,7 +268,7 @@ def test_the_command_reads_stdin_and_tables_and_writes_files(make: Make, tmp_pat
     assert [json.loads(line)["item"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [text, "goal"]
     told = runner.invoke(app, ["predict", str(model.path), "x", "--out", str(tmp_path / "out.xlsx")])
     assert told.exit_code == 2
-    assert "expected a file that ends with .csv, .jsonl, .json" in " ".join(told.stderr.split())
+    assert "or a file that ends with .csv, .jsonl, .json" in " ".join(told.stderr.split())
 
 
 # ---------------------------------------------------------------------------- the folder as a library reads it
@@ -321,7 +321,7 @@ def test_the_lines_of_the_card_need_no_selector(family: str, tmp_path: Path) -> 
         preprocess = replace(encoder.preprocess, max_length=16)
         trained = Trained("net", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
         model = load_model(save_model(tmp_path / f"{layer}-{pooling}", trained, {"name": "x"}, [], {}))
-        tokens = Tokens.of(Tokeniser(preprocess)(texts), preprocess.pad_id)
+        tokens = Tokens.of(TextTokenizer(preprocess)(texts), preprocess.pad_id)
         expected = tmp_path / f"{layer}-{pooling}.npy"
         with torch.no_grad():
             np.save(expected, model.module(tokens).numpy())
@@ -339,11 +339,11 @@ def test_the_card_speaks_of_texts(make: Make) -> None:
     card = (make("single").path / "README.md").read_text()
     assert "| strategy | val | test | steps | rate | time | trained parameters | note |\n" + "|---" * 8 + "|\n" in card
     assert "| full | 0.0000 | – | 0 | 0.003 | 0 s | 0 | ok |\n| lora | 0.0000 | – | 0 | – |" in card
-    assert "| input | texts, tokenised by tokenizer.json; longer than 64 tokens: cut off |" in card
+    assert "| input | texts, tokenized by tokenizer.json; longer than 64 tokens: cut off |" in card
     tags = (make("words").path / "README.md").read_text()
     assert "longer than 64 tokens: read in overlapping windows |" in tags
     pairs = (make("pairs").path / "README.md").read_text()
-    assert "| input | pairs of texts, tokenised" in pairs
+    assert "| input | pairs of texts, tokenized" in pairs
     assert '.predict([("a text", "another")])' in pairs
     assert json.loads((make("pairs").path / "config.json").read_text())["pairs"] is True
 

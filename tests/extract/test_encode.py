@@ -69,7 +69,7 @@ def small() -> Small:
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
-    """Smooth colour fields, so that the features differ as those of photos do."""
+    """Smooth color fields, so that the features differ as those of photos do."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 4, 4)).astype(np.float32))
     fine = nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear")
@@ -99,7 +99,7 @@ def extract_rows(
 
 
 def reference(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:
-    """Plain torch, one image at a time, contiguous layout, normalised by hand."""
+    """Plain torch, one image at a time, contiguous layout, normalized by hand."""
     assert encoder.module is not None
     mean, std = (np.array(v, np.float64) for v in (encoder.preprocess.mean, encoder.preprocess.std))
     rows = []
@@ -352,12 +352,12 @@ def test_agreement_is_what_it_says() -> None:
     a = rng.standard_normal((50, 12)).astype(np.float32) + 5
     b = a + 0.3 * rng.standard_normal((50, 12)).astype(np.float32)
     found = agreement(a, b)
-    centred = [x - a.mean(0) for x in (a, b)]
-    cosines = [np.dot(x, y) / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(*centred, strict=True)]
+    centered = [x - a.mean(0) for x in (a, b)]
+    cosines = [np.dot(x, y) / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(*centered, strict=True)]
     assert found.cosine == pytest.approx(np.median(cosines), abs=1e-6)
-    nearest = [NearestNeighbors(n_neighbors=1, metric="cosine").fit(x).kneighbors()[1][:, 0] for x in centred]
-    assert found.neighbours == pytest.approx((nearest[0] == nearest[1]).mean())
-    assert 0.5 < found.neighbours < 1
+    nearest = [NearestNeighbors(n_neighbors=1, metric="cosine").fit(x).kneighbors()[1][:, 0] for x in centered]
+    assert found.neighbors == pytest.approx((nearest[0] == nearest[1]).mean())
+    assert 0.5 < found.neighbors < 1
     assert not found.good()
     assert Agreement(0.996, 0.96, 128).good()
     assert not Agreement(0.994, 1.0, 128).good()
@@ -371,7 +371,7 @@ def test_many_rows_are_compared_on_some_of_them_from_everywhere() -> None:
     b[3000:] = rng.standard_normal((2000, 8))  # two fifths are other rows
     found = agreement(a, b)
     assert found.images == 1024
-    assert 0.15 < found.neighbours < 0.4  # a row, its neighbour and those between are of the first three fifths
+    assert 0.15 < found.neighbors < 0.4  # a row, its neighbor and those between are of the first three fifths
     b = a.copy()
     b[:] = rng.standard_normal(b.shape)
     assert abs(agreement(a, b).cosine) < 0.1
@@ -405,7 +405,7 @@ def test_auto_takes_bfloat16_where_the_features_agree(small: Small, monkeypatch:
     runner = open_runner(small, device="cpu", precision="auto", backend="auto", sample=pixels, rows_expected=128)
     assert runner.identity == {"backend": "eager", "precision": "bfloat16", "arithmetic": "mixed"}
     assert runner.facts["agreement_cosine"] >= 0.995
-    assert runner.facts["agreement_neighbours"] >= 0.95
+    assert runner.facts["agreement_neighbors"] >= 0.95
     assert runner.facts["judged_on"] == 128
     assert agreement(reference(small, pixels), runner.encode(pixels)).good()
 
@@ -652,7 +652,7 @@ def test_a_compiled_model_is_kept_and_made_again_when_damaged(
 
 
 @needs_openvino
-def test_openvino_takes_grey_networks_and_those_that_keep_the_traced_batch() -> None:
+def test_openvino_takes_gray_networks_and_those_that_keep_the_traced_batch() -> None:
     class Fixed(nn.Module):
         """Its trace holds the batch as a number."""
 
@@ -662,11 +662,11 @@ def test_openvino_takes_grey_networks_and_those_that_keep_the_traced_batch() -> 
     pixels = pictures(40)
     runner = open_runner(Small(Fixed(), 192), **{**PLAIN, "backend": "openvino"}, sample=pixels, rows_expected=40)
     np.testing.assert_allclose(runner.encode(pixels), reference(Small(Fixed(), 192), pixels), rtol=1e-4, atol=1e-4)
-    grey = Small(nn.Flatten(), SIZE * SIZE)
-    grey.preprocess = Preprocess(input_size=(1, SIZE, SIZE), mean=(0.13,), std=(0.31,))
+    gray = Small(nn.Flatten(), SIZE * SIZE)
+    gray.preprocess = Preprocess(input_size=(1, SIZE, SIZE), mean=(0.13,), std=(0.31,))
     settings: dict[str, Any] = {"sample": pixels, "rows_expected": 40}
-    plain = open_runner(grey, **PLAIN, **settings).encode(pixels)
-    rows = open_runner(grey, **{**PLAIN, "backend": "openvino"}, **settings).encode(pixels)
+    plain = open_runner(gray, **PLAIN, **settings).encode(pixels)
+    rows = open_runner(gray, **{**PLAIN, "backend": "openvino"}, **settings).encode(pixels)
     np.testing.assert_allclose(rows, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -846,34 +846,34 @@ def test_a_rate_on_a_card_is_not_that_of_its_first_batch(small: Small, monkeypat
 
 
 class Timed(nn.Module):
-    """Moves a clock by a fixed time an image, and more in batches that are not of its favourite size."""
+    """Moves a clock by a fixed time an image, and more in batches that are not of its favorite size."""
 
-    def __init__(self, favourite: int) -> None:
+    def __init__(self, favorite: int) -> None:
         super().__init__()
-        self.favourite = favourite
+        self.favorite = favorite
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        TIME.now += len(x) * 1e-3 * (1 + abs(np.log2(len(x) / self.favourite)))
+        TIME.now += len(x) * 1e-3 * (1 + abs(np.log2(len(x) / self.favorite)))
         return self.weight * x.mean((2, 3))
 
 
 TIME = types.SimpleNamespace(now=0.0, perf_counter=lambda: TIME.now)
 
 
-@pytest.mark.parametrize("favourite", [4, 32])
+@pytest.mark.parametrize("favorite", [4, 32])
 def test_the_batch_size_is_searched_once_and_remembered(
-    favourite: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    favorite: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deciding, "time", TIME)  # no other program has a part in it
-    encoder, pixels, store = Small(Timed(favourite), 3), pictures(128), FeatureStore(tmp_path)
+    encoder, pixels, store = Small(Timed(favorite), 3), pictures(128), FeatureStore(tmp_path)
     asked = {**PLAIN, "sample": pixels, "rows_expected": 5000, "store": store}
     runner = open_runner(encoder, **asked)
-    assert runner.batch_size == runner.facts["batch_size"] == favourite
-    encoder.module.favourite = 16  # what is remembered is not measured again
-    assert open_runner(encoder, **asked).batch_size == favourite
+    assert runner.batch_size == runner.facts["batch_size"] == favorite
+    encoder.module.favorite = 16  # what is remembered is not measured again
+    assert open_runner(encoder, **asked).batch_size == favorite
     facts = {**runner.facts, **runner.identity, "batch_size": 16}
-    assert open_runner(encoder, **asked, decided=facts).batch_size == favourite
+    assert open_runner(encoder, **asked, decided=facts).batch_size == favorite
 
 
 def test_few_images_are_not_worth_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -961,11 +961,11 @@ def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(
 
 
 @pytest.mark.parametrize(
-    ("cosine", "neighbours", "images", "good"),
+    ("cosine", "neighbors", "images", "good"),
     [(0.9975, 1.0, 16, False), (0.999, 0.8, 32, True), (0.996, 0.96, 128, True), (0.999, 0.9, 128, False)],
 )
-def test_few_images_are_judged_by_their_cosine_alone(cosine: float, neighbours: float, images: int, good: bool) -> None:
-    assert deciding.Agreement(cosine, neighbours, images).good() == good
+def test_few_images_are_judged_by_their_cosine_alone(cosine: float, neighbors: float, images: int, good: bool) -> None:
+    assert deciding.Agreement(cosine, neighbors, images).good() == good
 
 
 @needs_openvino
@@ -1026,7 +1026,7 @@ def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest
     known(monkeypatch, eager_precision="bfloat16")
     monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
     monkeypatch.setattr(
-        deciding._Trial, "agreement", lambda *_, **__: deciding.Agreement(cosine=0.99, neighbours=0.5, images=32)
+        deciding._Trial, "agreement", lambda *_, **__: deciding.Agreement(cosine=0.99, neighbors=0.5, images=32)
     )
     runner = open_runner(Small(torch.nn.Flatten(), 3 * 32 * 32), **AUTO, sample=pictures(128), rows_expected=200)
     assert runner.identity == {"backend": "eager", "precision": "float32"}

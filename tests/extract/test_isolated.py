@@ -25,7 +25,7 @@ from selector.zoo import ModelSpec
 from tests.tuning.samples import MNIST, SVHN, candidate, pixels_for, small_target
 
 ROOT = Path(__file__).parents[2]
-QUICK: dict[str, Any] = {"proxies": ["knn"], "precision": "float32", "backend": "eager", "cost": "off"}
+QUICK: dict[str, Any] = {"proxies": ["knn"], "precision": "float32", "backend": "eager", "measure_cost": "never"}
 GOOD = {"name": "good", "source": "timm:test_resnet", "weights": "none"}
 OWN = ModelSpec(
     name="own", source="python:tests.support.networks:Orientation"
@@ -94,7 +94,7 @@ import selector
 from selector.zoo import ModelSpec
 zoo = [ModelSpec(name="good", source="timm:test_resnet", weights="none"),
        ModelSpec(name="bad", source="python:tests.support.networks:EndsAtOnce")]
-ranking = selector.rank({photos!r}, zoo=zoo, store={store!r}, proxies=["knn"], precision="float32", backend="eager", cost="off")
+ranking = selector.rank({photos!r}, zoo=zoo, store={store!r}, proxies=["knn"], precision="float32", backend="eager", measure_cost="never")
 print({{m.name: m.reason or m.status for m in ranking}})
 """
 
@@ -221,7 +221,7 @@ from selector.zoo import ModelSpec
 zoo = [ModelSpec(name="good", source="python:tests.support.networks:Orientation"),
        ModelSpec(name="bad", source="python:tests.support.networks:EndsWhenTrained")]
 ranking = selector.rank({photos!r}, zoo=zoo, store={store!r}, proxies=["knn"], precision="float32", backend="eager",
-                        cost="off", confirm=True, strategies="full", max_steps=4, out={out!r})
+                        measure_cost="never", confirm=True, strategies="full", max_steps=4, out={out!r})
 print({{m.name: [(x.status, x.note) for x in m.measurements] for m in ranking}})
 """
 
@@ -248,7 +248,7 @@ def test_a_print_leaves_json_alone_and_a_chdir_leaves_the_run_where_it_was_asked
     file.write_text(json.dumps({"models": networks}))
     words = ["scan", str(photos), "--zoo", str(file), "--trust-zoo", "--isolate", "off"]
     words += ["--no-confirm", "--json", "--out", "run", "--proxies", "knn", "--store", str(tmp_path / "store")]
-    words += ["--cost", "off", "--precision", "float32", "--backend", "eager"]
+    words += ["--measure-cost", "never", "--precision", "float32", "--backend", "eager"]
     done = subprocess.run(
         [sys.executable, "-m", "selector", *words],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
@@ -291,7 +291,7 @@ def test_a_network_that_ends_its_process_in_a_confirmation_costs_its_own_trainin
         json.dumps({"models": [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in networks]})
     )
     ranking = selector.rank(
-        photos, zoo=file, trust_zoo=True, store=tmp_path / "store", out=tmp_path / "run", confirm=True, trials=0,
+        photos, zoo=file, trust_zoo=True, store=tmp_path / "store", out=tmp_path / "run", confirm=True, pilot_cost=0,
         strategies=["full"] if name == "EndsWhenTrained" else ["frozen"], max_steps=4, history=False, **QUICK,
     )  # fmt: skip
     assert f"{name}: its process ended itself with exit code 0; the confirmation goes on in another" in caplog.text
@@ -316,8 +316,8 @@ def test_ctrl_c_ends_a_confirmation_in_its_child_and_is_no_death(photos: Path, t
     )
     words = [
         "scan", str(photos), "--zoo", str(file), "--trust-zoo", "--store", str(tmp_path / "store"), "--proxies", "knn",
-        "--cost", "off", "--precision", "float32", "--backend", "eager", "--strategies", "full", "--max-steps", "100000",
-        "--trials", "0", "--out", str(tmp_path / "run"),
+        "--measure-cost", "never", "--precision", "float32", "--backend", "eager", "--strategies", "full", "--max-steps", "100000",
+        "--pilot-cost", "0", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     run = subprocess.Popen(
         [sys.executable, "-m", "selector", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

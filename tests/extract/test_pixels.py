@@ -29,7 +29,7 @@ from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.data import load_target
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.modalities.pixels import prepared as module
-from selector.modalities.pixels.prepared import Pixels, load_image, normalise, open_pixels_many, prepare, resize
+from selector.modalities.pixels.prepared import Pixels, load_image, normalize, open_pixels_many, prepare, resize
 from selector.modalities.pixels.segments import SUFFIX, SegmentReader, SegmentWriter, digest_of, prune, read_index
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
@@ -83,7 +83,7 @@ class Counting(list[Any]):
 
 
 def timm_pixels(raw: bytes, preprocess: Preprocess) -> np.ndarray:
-    """What timm's evaluation transform gives before it normalises; uint8 (H, W, 3)."""
+    """What timm's evaluation transform gives before it normalizes; uint8 (H, W, 3)."""
     from timm.data import create_transform
 
     transform = create_transform(
@@ -112,7 +112,7 @@ def test_pixels_are_those_of_timm(mode: Any, interpolation: Any, size: tuple[int
     assert near / values >= 0.9995
 
 
-def test_normalised_tensor_and_features_are_those_of_timm() -> None:
+def test_normalized_tensor_and_features_are_those_of_timm() -> None:
     import timm
     from timm.data import create_transform
 
@@ -124,7 +124,7 @@ def test_normalised_tensor_and_features_are_those_of_timm() -> None:
     )
     raw = [jpeg(seed, 200 + 37 * seed, 300 - 11 * seed) for seed in range(8)]
     theirs = torch.stack([transform(Image.open(io.BytesIO(one)).convert("RGB")) for one in raw])
-    ours = normalise(prepare(raw, preprocess), preprocess)
+    ours = normalize(prepare(raw, preprocess), preprocess)
     assert (ours - theirs).abs().mean() < 0.002
     with torch.inference_mode():
         cosine = torch.nn.functional.cosine_similarity(network(ours), network(theirs))
@@ -159,26 +159,26 @@ def test_a_sliver_keeps_a_pixel() -> None:
 
 
 def test_border_is_filled_with_the_mean_and_keeps_its_own_key() -> None:
-    grey = Preprocess(input_size=(3, 32, 32), crop_mode="border", crop_pct=1.0, mean=(0.5,) * 3)
-    assert resize(photo(0, 10, 40), grey)[0, 0].tolist() == [128, 128, 128]
-    coloured = grey.overridden({"mean": (0.1, 0.2, 0.3)})
-    assert resize(photo(0, 10, 40), coloured)[0, 0].tolist() == [26, 51, 76]
-    assert grey.pixels_key() != coloured.pixels_key()
+    gray = Preprocess(input_size=(3, 32, 32), crop_mode="border", crop_pct=1.0, mean=(0.5,) * 3)
+    assert resize(photo(0, 10, 40), gray)[0, 0].tolist() == [128, 128, 128]
+    colored = gray.overridden({"mean": (0.1, 0.2, 0.3)})
+    assert resize(photo(0, 10, 40), colored)[0, 0].tolist() == [26, 51, 76]
+    assert gray.pixels_key() != colored.pixels_key()
     assert SMALL.pixels_key() == SMALL.overridden({"mean": (0.5,) * 3}).pixels_key()
 
 
-# ---------------------------------------------------------------------------- normalising
+# ---------------------------------------------------------------------------- normalizing
 
 
-def test_normalise_by_hand() -> None:
+def test_normalize_by_hand() -> None:
     batch = np.random.default_rng(0).integers(0, 255, (2, 5, 4, 3), dtype=np.uint8)
-    found = normalise(batch, SMALL)
+    found = normalize(batch, SMALL)
     expected = (batch / 255 - np.array(SMALL.mean)) / np.array(SMALL.std)
     assert found.shape == (2, 3, 5, 4)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
-    half = normalise(torch.from_numpy(batch), SMALL, "cpu", torch.bfloat16)
+    half = normalize(torch.from_numpy(batch), SMALL, "cpu", torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, found.to(torch.bfloat16))
 
@@ -186,10 +186,10 @@ def test_normalise_by_hand() -> None:
 def test_one_channel_is_pillows_luminance() -> None:
     batch = np.stack([photo(seed, 6, 7) for seed in range(3)])
     one = Preprocess(input_size=(1, 6, 7), mean=(0.5,), std=(0.25,))
-    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in batch])
-    found = normalise(batch, one)
+    gray = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in batch])
+    found = normalize(batch, one)
     assert found.shape == (3, 1, 6, 7)
-    np.testing.assert_allclose(found[:, 0].numpy(), (grey / 255 - 0.5) / 0.25, atol=1e-6)
+    np.testing.assert_allclose(found[:, 0].numpy(), (gray / 255 - 0.5) / 0.25, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------- the store
@@ -241,7 +241,7 @@ def test_a_temporary_place_goes_with_the_pixels(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arrays_and_grey_items(tmp_path: Path) -> None:
+def test_arrays_and_gray_items(tmp_path: Path) -> None:
     raw = [photo(0, 20, 30), photo(1, 20, 30)[..., 0], photo(2, 20, 30)[..., :1]]
     opened, _ = open_pixels(raw, [content_hash(one) for one in raw], list("abc"), SMALL, folder=tmp_path)
     assert np.array_equal(opened.batch(range(3)), prepare(raw, SMALL))
@@ -303,10 +303,10 @@ def test_all_bad_images_are_listed(tmp_path: Path) -> None:
     assert lines[1] == "  2.jpg is empty (0 bytes)"
     assert lines[2].startswith("  5.jpg is truncated (image file is truncated")
     assert lines[3:5] == ["  11.jpg is not an image of a known format", "  12.jpg is empty (0 bytes)"]
-    assert lines[5] == "Replace or remove them, or skip them with on_bad='skip' (--on-bad-image skip)."
+    assert lines[5] == "Replace or remove them, or skip them with on_invalid='skip' (--on-invalid skip)."
     assert [name for name, _ in caught.value.bad] == ["2.jpg", "5.jpg", "11.jpg", "12.jpg"]
     counting = Counting(raw)
-    _, bad = open_pixels(counting, hashes, names, SMALL, folder=tmp_path, on_bad="skip")
+    _, bad = open_pixels(counting, hashes, names, SMALL, folder=tmp_path, on_invalid="skip")
     assert sorted(bad) == [2, 5, 11, 12]
     assert counting.reads == 3  # the good ones were kept, and the two empty files are one content
 
@@ -322,7 +322,7 @@ def test_the_message_shows_ten(tmp_path: Path) -> None:
 
 def test_skipped_images_are_not_handed_out(tmp_path: Path) -> None:
     raw, hashes, names = spoiled()
-    opened, bad = open_pixels(raw, hashes, names, SMALL, folder=tmp_path, on_bad="skip")
+    opened, bad = open_pixels(raw, hashes, names, SMALL, folder=tmp_path, on_invalid="skip")
     assert bad[2] == "is empty (0 bytes)"
     good = [i for i in range(20) if i not in bad]
     assert np.array_equal(opened.batch(good), prepare([raw[i] for i in good], SMALL))
@@ -334,7 +334,7 @@ def test_a_file_that_vanished_is_a_bad_image(photos: Path, tmp_path: Path) -> No
     shutil.copytree(photos, tmp_path / "x")
     target = load_target(tmp_path / "x")
     (tmp_path / "x" / target.names[3]).unlink()
-    _, bad = open_pixels(target.items, target.hashes, target.names, SMALL, folder=tmp_path / "p", on_bad="skip")
+    _, bad = open_pixels(target.items, target.hashes, target.names, SMALL, folder=tmp_path / "p", on_invalid="skip")
     assert bad == {3: "cannot be read (No such file or directory)"}
 
 
@@ -342,7 +342,7 @@ def test_an_item_that_changed_is_never_filed_under_its_old_hash(tmp_path: Path) 
     raw, hashes, names = items(5)
     raw[3] = jpeg(99)
     with pytest.raises(TargetError, match=r"image 3\.jpg has another content than when the target was loaded \(hash "):
-        open_pixels(raw, hashes, names, SMALL, folder=tmp_path, on_bad="skip")
+        open_pixels(raw, hashes, names, SMALL, folder=tmp_path, on_invalid="skip")
 
 
 def test_prepare_names_the_file(tmp_path: Path) -> None:

@@ -188,16 +188,16 @@ def test_the_canvas_has_the_median_aspect_in_multiples_of_32() -> None:
     assert canvas_of(pictures[1:2], 100) == (96, 160)
 
 
-@pytest.mark.parametrize(("neighbours", "precision"), [(7 / 8, "bfloat16"), (6 / 8, "float32")])
+@pytest.mark.parametrize(("neighbors", "precision"), [(7 / 8, "bfloat16"), (6 / 8, "float32")])
 def test_a_lower_precision_is_judged_by_pictures(
-    neighbours: float, precision: str, monkeypatch: pytest.MonkeyPatch
+    neighbors: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row a picture, all places side by side; of eight pictures one may have another nearest one."""
     seen = []
 
     def agree(exact: np.ndarray, near: np.ndarray) -> Agreement:
         seen.append((exact.shape, float(np.abs(exact - near).max())))
-        return Agreement(0.999, neighbours, len(exact))
+        return Agreement(0.999, neighbors, len(exact))
 
     monkeypatch.setattr("selector.extract.rows._may_lower", lambda device, module: True)
     monkeypatch.setattr("selector.extract.rows.agreement", agree)

@@ -20,7 +20,7 @@ def sample(n: int, d: int, kind: str) -> FeatureSet:
     rows = rng.normal(size=(n, d)) * np.logspace(0, -2, d) + 3
     rows[:, :4] += np.eye(4)[codes]
     labels = codes if kind == "classes" else rows[:, :3] @ rng.normal(size=(3, 2)) + 0.3 * rng.normal(size=(n, 2))
-    return FeatureSet(rows, labels, label_kind=kind, units=np.arange(n) // 4, keys=np.arange(n))
+    return FeatureSet(rows, labels, label_kind=kind, groups=np.arange(n) // 4, keys=np.arange(n))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -54,11 +54,11 @@ def test_moments_add_subtract_and_move(n, d, seed, move):
 def test_moments_are_the_sums_they_say():
     x, y = rows_and_labels()
     m = accumulate(x, check_labels(y, 60, None))[0]
-    centred = x - x.mean(0)
+    centered = x - x.mean(0)
     np.testing.assert_allclose(m.mean, x.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(full(m.centred_gram()), centred.T @ centred, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(m.centred_cross(), np.eye(3)[y].T @ centred, rtol=1e-9, atol=1e-9)
-    assert m.centred_norm4() == pytest.approx((np.linalg.norm(centred, axis=1) ** 4).sum(), rel=1e-11)
+    np.testing.assert_allclose(full(m.centered_gram()), centered.T @ centered, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(m.centered_cross(), np.eye(3)[y].T @ centered, rtol=1e-9, atol=1e-9)
+    assert m.centered_norm4() == pytest.approx((np.linalg.norm(centered, axis=1) ** 4).sum(), rel=1e-11)
 
 
 def test_moments_of_different_widths_do_not_mix():
@@ -81,20 +81,20 @@ def test_rows_in_memory_mapped_chunks_give_the_same_moments(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 9), (9, 50), (20, 20)])
-def test_the_spectrum_is_that_of_the_centred_rows(n, d):
+def test_the_spectrum_is_that_of_the_centered_rows(n, d):
     x, _ = rows_and_labels(n, d)
     labels = np.arange(n) % 3
     features = FeatureSet(x, labels)
     spectrum = features.spectrum
-    centred = x - x.mean(0)
-    s = np.linalg.svd(centred, compute_uv=False)
+    centered = x - x.mean(0)
+    s = np.linalg.svd(centered, compute_uv=False)
     kept = spectrum.values[spectrum.values > 0][::-1]
     np.testing.assert_allclose(kept, s[: len(kept)] ** 2, rtol=1e-9)
     assert len(kept) == min(n - 1, d)
     basis = features.basis[:, spectrum.values > 0]
     np.testing.assert_allclose(basis.T @ basis, np.eye(len(kept)), atol=1e-8)
     z = features.coordinates()
-    np.testing.assert_allclose(z @ z.T, centred @ centred.T, atol=1e-6)
+    np.testing.assert_allclose(z @ z.T, centered @ centered.T, atol=1e-6)
     np.testing.assert_allclose(spectrum.energy.sum(0) + spectrum.residual, spectrum.label_square, rtol=1e-9)
 
 
@@ -188,7 +188,7 @@ def test_unknown_entries_make_parts_that_are_complete():
     rng = np.random.default_rng(0)
     x, labels = rng.standard_normal((60, 4)), rng.standard_normal((60, 3))
     labels[:9, 1] = np.nan
-    features = FeatureSet(x, labels, label_names="abc", units=np.arange(60) // 2)
+    features = FeatureSet(x, labels, label_names="abc", groups=np.arange(60) // 2)
     parts = {part.label_data.names: part for part in features.complete_parts()}
     assert set(parts) == {("a", "c"), ("b",)}
     np.testing.assert_array_equal(parts["b",].rows, x[9:])
@@ -233,11 +233,11 @@ def test_other_labels_share_what_depends_on_rows_alone():
     rows, codes = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
     values = rng.normal(size=(60, 2))
     values[codes == 0] = np.nan
-    first = FeatureSet(rows, codes, units=np.arange(60) // 3, keys=np.arange(60))
+    first = FeatureSet(rows, codes, groups=np.arange(60) // 3, keys=np.arange(60))
     proxies.evaluate(first, "knn")
     second = first.with_labels(values, "real")
-    alone = FeatureSet(rows, values, label_kind="real", units=np.arange(60) // 3, keys=np.arange(60))
-    assert second.shared("neighbours", dict) is first.shared("neighbours", dict)
+    alone = FeatureSet(rows, values, label_kind="real", groups=np.arange(60) // 3, keys=np.arange(60))
+    assert second.shared("neighbors", dict) is first.shared("neighbors", dict)
     for name in ("knn", "logme"):
         one, other = (proxies.evaluate(features, name, intervals=True) for features in (second, alone))
         assert (one.value, one.low, one.high) == (other.value, other.low, other.high)

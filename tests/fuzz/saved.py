@@ -17,7 +17,7 @@ from selector import sources, tasks
 from selector.data import load_target
 from selector.deploy import load_model, save_model
 from selector.scan.adapting import LABELS, PREDICTIONS, read_labels, write_predictions
-from selector.scan.labels import _labelling, take
+from selector.scan.labels import _labeling, take
 from selector.scan.many import listed
 from selector.tuning import Trained
 from selector.tuning.adapt import AdaptationResult
@@ -165,9 +165,9 @@ def answers(folder: Path) -> Case:
         else:
             (folder / name).write_bytes(byte_mutation(kept[name], rng))
         take(ranking, folder / "label.csv")
-        _, _, labelling = _labelling(folder, read_labels(folder))
-        assert np.isfinite(labelling.standing().accuracy).all()
-        labelling.batch(2)
+        _, _, labeling = _labeling(folder, read_labels(folder))
+        assert np.isfinite(labeling.standing().accuracy).all()
+        labeling.batch(2)
 
     return case
 
@@ -184,7 +184,7 @@ def target_lists(folder: Path) -> Case:
 
 
 def domains(folder: Path) -> Case:
-    """A flat folder without labels beside a labelled one, of which one picture is changed."""
+    """A flat folder without labels beside a labeled one, of which one picture is changed."""
     pixels = np.random.default_rng(0).integers(0, 255, (20, 12, 12, 3), dtype=np.uint8)
     for i, picture in enumerate(pixels):
         path = folder / ("new" if i % 2 else f"source/{'ab'[i % 4 // 2]}") / f"{i}.png"
@@ -199,6 +199,6 @@ def domains(folder: Path) -> Case:
         path = rng.choice(changed)
         path.write_bytes(byte_mutation(kept[path], rng))
         target = load_target(folder / "new", source_domain=folder / "source")
-        assert len(target.indices("unlabelled")) == len(target) - 10
+        assert len(target.indices("unlabeled")) == len(target) - 10
 
     return case

@@ -330,7 +330,7 @@ def mask_pictures(folder: Path) -> Case:
     return annotated(folder, folder / "masks" / "003.png")
 
 
-def mask_colours(folder: Path) -> Case:
+def mask_colors(folder: Path) -> Case:
     masks.pairs(folder)
     (folder / "label_colors.txt").write_text("0 0 0 sky\n1 1 1 road\n2 2 2 car\n255 255 255 void\n")
     return annotated(folder, folder / "label_colors.txt")
@@ -353,7 +353,7 @@ FORMATS: dict[str, tuple[Maker, int, int]] = {
     "boxes in a table": (box_table, 30, 500),
     "boxes in memory": (box_samples, 60, 500),
     "masks": (mask_pictures, 30, 500),
-    "mask colours": (mask_colours, 30, 500),
+    "mask colors": (mask_colors, 30, 500),
     "images": (pictures, 150, 4000),
     "ONNX": (graphs, 20, 500),
     "weights": (weights, 60, 2000),

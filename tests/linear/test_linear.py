@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from selector.core.contracts import LabelKind
 from selector.core.errors import ProxyError
-from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, solve_head, standardise
+from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, solve_head, standardize
 
 
 def data(n=200, d=10, c=3, seed=0):
@@ -25,7 +25,7 @@ def softmax(logits):
 
 @pytest.mark.parametrize(("n", "d", "c"), [(200, 10, 3), (200, 10, 2), (60, 100, 4)])
 @pytest.mark.parametrize("strength", [0.01, 1.0])
-def test_a_head_equals_scikit_learns_on_standardised_features(n, d, c, strength):
+def test_a_head_equals_scikit_learns_on_standardized_features(n, d, c, strength):
     x, labels = data(n, d, c)
     train, val = slice(0, 2 * n // 3), slice(2 * n // 3, n)
     head = solve_head(x[train], labels[train], x[val], labels[val], c, strengths=[strength])
@@ -100,7 +100,7 @@ def test_wrong_arguments_are_refused():
 def folds_of(n=120, d=30, c=3):
     """A cross-validation: coordinates, codes, and one weight a fold and row."""
     x, labels = data(n, d, c)
-    basis = standardise(x)
+    basis = standardize(x)
     folds = np.arange(n) // 7 % 5
     return basis.own, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float), folds
 
@@ -150,7 +150,7 @@ def held_out_rows(problem, labels, folds):
 def test_labels_without_signal_are_not_predicted_better_than_by_their_shares():
     """A solution that had seen held-out rows would beat chance, most of all with more columns than rows."""
     rng = np.random.default_rng(3)
-    basis = standardise(rng.standard_normal((200, 300)))
+    basis = standardize(rng.standard_normal((200, 300)))
     z = basis.coordinates(rng.standard_normal((200, 300)))
     labels, folds = rng.integers(0, 4, 200), np.arange(200) % 5
     problem = Logistic(z, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
@@ -164,7 +164,7 @@ def test_the_strongest_penalty_wins_where_the_labels_say_least():
     """It is looked at last: the walk begins at the second strength."""
     rng = np.random.default_rng(4)
     rows, labels, folds = rng.standard_normal((200, 300)), rng.integers(0, 4, 200), np.arange(200) % 5
-    basis = standardise(rows)
+    basis = standardize(rows)
     problem = Logistic(basis.own, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
 
     held_out = held_out_rows(problem, labels, folds)
@@ -182,7 +182,7 @@ def test_a_decrease_that_stale_curvature_promises_is_not_believed():
     labels, folds = np.arange(600) % 10, np.arange(600) // 10 % 5
     latent = rng.standard_normal((10, 187))[labels] * 0.6 + rng.standard_normal((600, 187))
     rows = np.maximum(latent @ rng.standard_normal((187, 1500)) / 14 + 0.3 * rng.standard_normal((600, 1500)), 0)
-    basis = standardise(rows)
+    basis = standardize(rows)
     problem = Logistic(basis.own, basis.curvature, labels, (folds != np.arange(5)[:, None]).astype(float))
 
     held_out = held_out_rows(problem, labels, folds)
@@ -226,7 +226,7 @@ def test_fewer_rows_than_columns_need_no_directions_written_down(given):
     rows = (rng.standard_normal((60, 700)) * rng.uniform(0.1, 3, 700) + 5).astype(given)
     rows[:, 3] = 2
     order = rng.permutation(60)
-    basis = standardise(rows, order)
+    basis = standardize(rows, order)
     x = rows.astype(np.float64)[order]
     live = x.std(axis=0) > 0
     z = np.where(live, (x - x.mean(axis=0)) / np.where(live, x.std(axis=0), 1), 0)
@@ -236,5 +236,5 @@ def test_fewer_rows_than_columns_need_no_directions_written_down(given):
     weight, bias = basis.raw(solution)
     np.testing.assert_allclose(x @ weight.T + bias, basis.own @ solution, atol=5e-2)
     np.testing.assert_array_equal(
-        standardise(rows[order]).own, basis.own
+        standardize(rows[order]).own, basis.own
     )  # to the bit: the order of rows cannot matter

@@ -298,7 +298,7 @@ def test_another_limit_on_pixels_is_kept_and_what_it_refused_is_not_remembered(t
         Image.fromarray(pixels).save(folder / "ab"[number % 2] / f"{number}.png")
     options: dict[str, Any] = {
         "zoo": [selector.Model("timm:test_resnet", weights="none", name="m")], "store": tmp_path / "store",
-        "proxies": ["knn"], "cost": "off", "precision": "float32", "backend": "eager", "history": False,
+        "proxies": ["knn"], "measure_cost": "never", "precision": "float32", "backend": "eager", "history": False,
     }  # fmt: skip
     small = selector.rank(folder, max_pixels="1000", **options)
     assert small.target["items"] == 47

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from selector import modalities
 from selector.core.contracts import Preprocess, TextPreprocess, Words
 from selector.core.errors import TargetError
-from selector.modalities.tokens import TokenisedText, Tokens
+from selector.modalities.tokens import TokenizedText, Tokens
 
 IMAGE, TEXT = modalities.of("image"), modalities.of("text")
 
@@ -56,7 +56,7 @@ def test_without_mirror_images_left_stays_left() -> None:
 
 
 def tokens(*lengths: int) -> Tokens:
-    rows = [TokenisedText((np.arange(1, n + 1, dtype=np.int32),), (np.zeros(n, np.uint8),)) for n in lengths]
+    rows = [TokenizedText((np.arange(1, n + 1, dtype=np.int32),), (np.zeros(n, np.uint8),)) for n in lengths]
     return Tokens.of(rows, 0)
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from selector.core.contracts import TextPreprocess
 from selector.core.errors import ConfigError
-from selector.modalities.text import TokenisedText, Tokeniser, Tokens, text_hash
+from selector.modalities.text import TextTokenizer, TokenizedText, Tokens, text_hash
 from selector.modalities.tokens.table import open_tokens
 from selector.sources import registry
 from selector.tasks._learner import HeadLearner
@@ -26,13 +26,13 @@ LONG = WORDS[:40]  # a token each
 SHORT = ["quick", "brown", "fox"]
 
 
-def windows(pair: tuple[str, str], length: int, **more: Any) -> TokenisedText:
+def windows(pair: tuple[str, str], length: int, **more: Any) -> TokenizedText:
     tokenizer: Tokenizer = more.pop("tokenizer", None) or wordpiece()
-    (found,) = Tokeniser(TextPreprocess(tokenizer.to_str(), length, long_texts="window", **more))([pair])
+    (found,) = TextTokenizer(TextPreprocess(tokenizer.to_str(), length, long_texts="window", **more))([pair])
     return found
 
 
-def words(found: TokenisedText) -> list[tuple[list[str], list[str]]]:
+def words(found: TokenizedText) -> list[tuple[list[str], list[str]]]:
     """Of each window the words of the first and of the second text."""
     names = {i: token for token, i in wordpiece().get_vocab().items()}
     rows = []
@@ -84,16 +84,16 @@ def test_the_prefix_belongs_to_the_first_text_and_any_script_is_cut_between_char
 
 
 def test_pieces_of_a_batch_hold_so_many_tokens() -> None:
-    tokenised = Tokeniser(TextPreprocess(wordpiece().to_str(), 12, long_texts="window"))(
+    tokenized = TextTokenizer(TextPreprocess(wordpiece().to_str(), 12, long_texts="window"))(
         [" ".join(LONG), "quick", "brown fox", " ".join(LONG[:25]), "a"]
     )
-    batch = Tokens.of(tokenised, 0)
+    batch = Tokens.of(tokenized, 0)
     found = list(batch.pieces(2, 24))
     assert [i for part in found for i in range(part.start, part.stop)] == [0, 1, 2, 3, 4]
     for part in found:
         piece = batch[part]
         assert len(piece) == 1 or (len(piece) <= 2 and piece.ids.numel() <= 24)
-    assert slice(1, 3) in found  # neighbours that fit share a piece
+    assert slice(1, 3) in found  # neighbors that fit share a piece
     assert list(batch.pieces(5, 10**6)) == [slice(0, 5)]
     assert list(batch.pieces(1, 10**6)) == [slice(i, i + 1) for i in range(5)]
 
@@ -112,7 +112,7 @@ def test_training_in_pieces_gives_the_same_weights(tmp_path: Path, monkeypatch: 
         module.backbone.register_forward_pre_hook(
             lambda _m, _args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
         )
-        settings = Settings(steps=2, batch_size=9, rate=0.01, optimiser="sgd")
+        settings = Settings(steps=2, batch_size=9, rate=0.01, optimizer="sgd")
         learner = HeadLearner(module, cross_entropy)
         groups = [Group(tuple(dict(learner.named_parameters())), 1.0)]
         feed = Feed(table, lambda batch: batch, lambda items: list(items % 3))

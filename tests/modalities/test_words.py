@@ -13,7 +13,7 @@ from tokenizers import decoders
 from selector import sources
 from selector.core.contracts import TextPreprocess, Words
 from selector.core.errors import ConfigError, SourceError
-from selector.modalities.text import Tokeniser, Tokens, text_hash, why_unusable
+from selector.modalities.text import TextTokenizer, Tokens, text_hash, why_unusable
 from selector.modalities.tokens.table import open_tokens
 from selector.zoo import ModelSpec
 from tests.support.text_models import FAMILIES, byte_level, text_model, wordpiece
@@ -26,7 +26,7 @@ SENTENCES = [
 
 
 def tokens_of(preprocess: TextPreprocess, sentences: list[Words] = SENTENCES) -> Tokens:
-    return Tokens.of(Tokeniser(preprocess)(sentences), preprocess.pad_id)
+    return Tokens.of(TextTokenizer(preprocess)(sentences), preprocess.pad_id)
 
 
 @pytest.mark.parametrize("make", [wordpiece, byte_level])
@@ -53,7 +53,7 @@ def test_tokens_belong_to_the_word_they_spell(make: Any, prefix: str) -> None:
 def test_long_texts_are_read_in_windows_and_no_word_is_lost() -> None:
     long = Words(tuple(f"{c}{i}" for i, c in enumerate("storm" * 30)))
     preprocess = TextPreprocess(wordpiece().to_str(), 32, words=True)
-    (text,) = Tokeniser(preprocess)([long])
+    (text,) = TextTokenizer(preprocess)([long])
     assert len(text.ids) > 5
     assert text.cut == 0
     places = np.concatenate(text.words)
@@ -109,11 +109,11 @@ def test_rows_of_words_are_the_first_state_or_the_mean(first: bool) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
-def test_a_table_gives_back_what_was_tokenised(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_gives_back_what_was_tokenized(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selector.modalities.tokens.table._CHUNK", chunk)
     preprocess = TextPreprocess(wordpiece().to_str(), 32, words=True)
     sentences = [*SENTENCES, Words((" ", "a"))]
-    table, bad = open_tokens(sentences, [text_hash(s) for s in sentences], list("abcd"), preprocess, on_bad="skip")
+    table, bad = open_tokens(sentences, [text_hash(s) for s in sentences], list("abcd"), preprocess, on_invalid="skip")
     assert bad == {3: "has a word without content (word 1)"}
     batch, direct = table.batch([2, 0]), tokens_of(preprocess, [SENTENCES[2], SENTENCES[0]])
     assert batch.words is not None
@@ -121,7 +121,7 @@ def test_a_table_gives_back_what_was_tokenised(chunk: int, monkeypatch: pytest.M
     assert torch.equal(batch.words, direct.words)
     assert torch.equal(batch.ids, direct.ids)
     with pytest.raises(ConfigError, match=r"takes lists of words \(Words\); some of the items are something else"):
-        Tokeniser(preprocess)(["a text"])
+        TextTokenizer(preprocess)(["a text"])
     assert why_unusable(Words(())) == "has no words"
     assert "half of a character" in why_unusable(Words(("a", "\ud83d")))
 

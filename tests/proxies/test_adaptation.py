@@ -27,21 +27,21 @@ def unequal(n=120, d=150, classes=6):
     return rows, labels
 
 
-@pytest.mark.parametrize("grouped", [False, True], ids=["rows", "units"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["rows", "groups"])
 @pytest.mark.parametrize("time", [0.0, 0.7])
 def test_lead_is_the_evolution_of_left_out_ridge_predictions(time, grouped):
     x, labels = unequal()
     classes = labels.max() + 1
-    n, centred, onehot = len(x), x - x.mean(0), np.eye(classes)[labels]
-    units = np.random.default_rng(1).integers(0, 60, n) if grouped else np.arange(n)
-    unit = (centred**2).sum() / n
+    n, centered, onehot = len(x), x - x.mean(0), np.eye(classes)[labels]
+    groups = np.random.default_rng(1).integers(0, 60, n) if grouped else np.arange(n)
+    unit = (centered**2).sum() / n
     penalty = unit * proxies.score(x, labels, "ridge").details["strength"]
     splits = list(
-        LeaveOneGroupOut().split(x, onehot, units)
+        LeaveOneGroupOut().split(x, onehot, groups)
     )  # groups are no argument once another library turned routing on
     start = cross_val_predict(Ridge(alpha=penalty), x, onehot, cv=splits)
-    means = np.stack([onehot[units != u].mean(0) for u in units])
-    kernel, apart = centred @ centred.T, units[:, None] != units
+    means = np.stack([onehot[groups != u].mean(0) for u in groups])
+    kernel, apart = centered @ centered.T, groups[:, None] != groups
     noise = np.sqrt(2 * (kernel[apart] ** 2).sum()) / np.trace(kernel)
     left, rates = 0.0, []
     for c in range(classes):
@@ -50,7 +50,7 @@ def test_lead_is_the_evolution_of_left_out_ridge_predictions(time, grouped):
         evolved = (1 - np.exp(-rates[c] * time)) * onehot[:, c] + np.exp(-rates[c] * time) * start[:, c]
         left += ((onehot[:, c] - evolved) ** 2).sum()
     assert rates[0] > 0.05  # else time would not matter here
-    score = proxies.evaluate(FeatureSet(x, labels, units=units if grouped else None), "lead", time=time)
+    score = proxies.evaluate(FeatureSet(x, labels, groups=groups if grouped else None), "lead", time=time)
     assert score.value == pytest.approx(1 - left / ((onehot - means) ** 2).sum(), abs=1e-6)
     assert score.details["start"] <= score.value
 
@@ -91,9 +91,9 @@ def test_itm_takes_the_implicit_step_between_rows(case, rate, steps):
         kernel, across = e @ e.T / len(e) / largest, outside @ e.T / len(e) / largest
         moved, moved_outside = e, outside
         for _ in range(steps):  # rows outside the fold follow the displacement of the training rows
-            centre = np.stack([moved[own == c].mean(0) for c in range(3)])[own]
-            moved_outside = moved_outside + rate * across @ (centre - moved)
-            moved = (np.eye(len(e)) - rate * kernel) @ moved + rate * kernel @ centre
+            center = np.stack([moved[own == c].mean(0) for c in range(3)])[own]
+            moved_outside = moved_outside + rate * across @ (center - moved)
+            moved = (np.eye(len(e)) - rate * kernel) @ moved + rate * kernel @ center
         means = np.stack([moved[own == c].mean(0) for c in range(3)])
         variance = ((moved - means[own]) ** 2).sum() / moved.size
         prior = np.log(np.bincount(own) / len(own))
@@ -126,13 +126,13 @@ def test_classes_without_spread_are_perfect_and_single_rows_say_nothing():
     with pytest.raises(NotApplicable, match="needs two classes with rows in two folds each"):
         proxies.score(rows, np.arange(12), "itm")
     with pytest.raises(NotApplicable, match="each class has one training row: nothing is known of the spread"):
-        proxies.evaluate(FeatureSet(rows, np.arange(12) // 2, units=np.arange(12) % 2), "itm")
+        proxies.evaluate(FeatureSet(rows, np.arange(12) // 2, groups=np.arange(12) % 2), "itm")
 
 
 def test_disco_of_classes(case):
     x, labels = case
-    centred = x - x.mean(0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = x - x.mean(0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
     keep = s > 1e-9 * s[0]
     u, s = u[:, keep], s[keep]
     expected = 0.0

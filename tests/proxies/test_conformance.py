@@ -37,7 +37,7 @@ class Case:
         other = self.other if x is None else elsewhere(x)
         if change is not None:
             x, other = change(self.x), change(other)
-        if order is not None:  # no order matters, neither of the labelled rows nor of the others
+        if order is not None:  # no order matters, neither of the labeled rows nor of the others
             other = other[::-1]
         order = slice(None) if order is None else order
         features = FeatureSet(
@@ -46,7 +46,7 @@ class Case:
             label_kind=self.kind,
             keys=self.keys[order],
             source_logits=self.logits[order],
-            unlabelled=other,
+            unlabeled=other,
             seed=seed,
         )
         return proxies.evaluate(features, name, **params)
@@ -124,7 +124,7 @@ def test_declared_invariances_hold(mixture, shape, name):
 def test_what_is_not_declared_does_change_the_value(mixture, name):
     """Otherwise the card is too modest, or the test above cannot fail."""
     if name in {"probe", "pactran", "nleep", "a-distance", "label-shift", "target-accuracy"}:
-        pytest.skip("single precision or expectation-maximisation: the values move, but by how much is not promised")
+        pytest.skip("single precision or expectation-maximization: the values move, but by how much is not promised")
     if name in {"gbc", "sfda"}:
         pytest.skip("depends on the scale only below its floor")
     for case in cases(mixture, SHAPES[0], name):
@@ -197,9 +197,7 @@ def test_hard_shapes_give_a_value_or_a_reason(mixture, name):
 
 def value_or_reason(rows, labels, name, kind, logits):
     try:
-        return proxies.score(
-            rows, labels, name, label_kind=kind, source_logits=logits, unlabelled=elsewhere(rows)
-        ).value
+        return proxies.score(rows, labels, name, label_kind=kind, source_logits=logits, unlabeled=elsewhere(rows)).value
     except ProxyError as error:
         return str(error)
 
@@ -212,7 +210,7 @@ def test_ordinary_hard_shapes_do_have_a_value(mixture, name):
     constant = np.hstack([x, np.full((60, 2), 3.0)])
     kind = sorted(CARDS[name].label_kinds)[0]
     columns = labels_for(LabelKind(kind), labels, constant)
-    found = proxies.score(constant, columns, name, label_kind=kind, source_logits=x, unlabelled=elsewhere(constant))
+    found = proxies.score(constant, columns, name, label_kind=kind, source_logits=x, unlabeled=elsewhere(constant))
     assert math.isfinite(found.value)
 
 
@@ -246,7 +244,7 @@ def test_label_kinds_and_source_logits_are_asked_for(mixture, name):
     if CARDS[name].needs_source_logits:
         with pytest.raises(NotApplicable, match=f"{name} needs source logits"):
             proxies.score(x, labels, name)
-    if CARDS[name].needs_unlabelled:
+    if CARDS[name].needs_unlabeled:
         with pytest.raises(NotApplicable, match=f"{name} compares two domains, and there are no rows of a target"):
             proxies.score(x, labels, name)
 

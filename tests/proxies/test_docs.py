@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import selector.proxies as proxies
-from selector.proxies._page import END, START, catalogue
+from selector.proxies._page import END, START, catalog
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxies.md"
 
 
-def test_the_catalogue_is_up_to_date():
+def test_the_catalog_is_up_to_date():
     found = PAGE.read_text(encoding="utf-8").split(START)[1].split(END)[0].strip()
-    assert found == catalogue(), "run: python -m selector.proxies._page docs/proxies.md"
+    assert found == catalog(), "run: python -m selector.proxies._page docs/proxies.md"
 
 
 def test_the_examples_of_scores_that_need_the_network_run(capsys):
@@ -25,8 +25,8 @@ def test_the_examples_of_scores_that_need_the_network_run(capsys):
         assert "pretrained=True" in code
         torch.manual_seed(0)
         exec(compile(code.replace("pretrained=True", "pretrained=False"), str(PAGE), "exec"), {})  # our own page
-    linearised, features, alpha = capsys.readouterr().out.splitlines()
-    assert float(linearised.removeprefix("linearised: ")) <= 1
+    linearized, features, alpha = capsys.readouterr().out.splitlines()
+    assert float(linearized.removeprefix("linearized: ")) <= 1
     assert float(features.removeprefix("features: ")) <= 1
     value, _, rest = alpha.removeprefix("alpha: ").partition(" of ")
     assert rest == "21 weights"  # 20 convolutions and the head

@@ -15,13 +15,13 @@ from selector.proxies.target_accuracy import thresholded_confidence
 def domains():
     rng = np.random.default_rng(0)
     labels, other = np.arange(200) % 4, np.arange(150) % 4
-    centres = 2.5 * rng.standard_normal((4, 6))
-    source = centres[labels] + rng.standard_normal((200, 6))
-    return source, labels, centres[other] + rng.standard_normal((150, 6)), other
+    centers = 2.5 * rng.standard_normal((4, 6))
+    source = centers[labels] + rng.standard_normal((200, 6))
+    return source, labels, centers[other] + rng.standard_normal((150, 6)), other
 
 
 def value(name, source, labels, target, **params):
-    return proxies.score(source, labels, name, unlabelled=target, **params)
+    return proxies.score(source, labels, name, unlabeled=target, **params)
 
 
 def test_pas_is_the_mean_relative_gap_of_cosine_distances(domains):
@@ -52,8 +52,8 @@ def test_mmd_is_the_unbiased_estimate(domains):
 
 def test_coral_loss_is_that_of_the_paper(domains):
     source, labels, target, _ = domains
-    centred = [rows - rows.mean(axis=0) for rows in (source, target)]
-    own, other = (rows.T @ rows / (len(rows) - 1) for rows in centred)
+    centered = [rows - rows.mean(axis=0) for rows in (source, target)]
+    own, other = (rows.T @ rows / (len(rows) - 1) for rows in centered)
     found = value("coral-distance", source, labels, target)
     assert found.details["loss"] == pytest.approx(((own - other) ** 2).sum() / (4 * 6**2), rel=1e-9)
     assert float(value("coral-distance", source, labels, source)) == pytest.approx(0, abs=1e-12)
@@ -102,8 +102,8 @@ def test_the_predicted_accuracy_follows_the_target(domains):
         "target-accuracy", source, labels, 0.2 * target[other == 0] + source.mean(axis=0)
     )  # one class, in between
     assert float(near) > float(far)
-    centres = np.stack([source[labels == c].mean(axis=0) for c in range(4)])
-    right = (((target[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1) == other).mean()
+    centers = np.stack([source[labels == c].mean(axis=0) for c in range(4)])
+    right = (((target[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1) == other).mean()
     assert near.details["thresholded_confidence"] == pytest.approx(right, abs=0.1)
     for found in (near, far):
         way = 0.651 + 0.0726 * found.details["source_accuracy"] + 0.484 * found.details["pas"]

@@ -67,7 +67,7 @@ def test_lda_equals_scikit_learns_at_the_same_shrinkage_and_folds(mixture, n, d,
     assert score.details["accuracy"] == pytest.approx((posterior.argmax(1) == labels).mean())
 
 
-def test_lda_shrinks_by_ledoit_wolf_on_rows_centred_by_class(mixture):
+def test_lda_shrinks_by_ledoit_wolf_on_rows_centered_by_class(mixture):
     from sklearn.covariance import ledoit_wolf_shrinkage
 
     for n, d in ((100, 12), (40, 60)):
@@ -76,8 +76,8 @@ def test_lda_shrinks_by_ledoit_wolf_on_rows_centred_by_class(mixture):
         expected = []
         for fold in range(5):
             train, own = x[features.folds != fold], labels[features.folds != fold]
-            centred = train - np.stack([train[own == c].mean(0) for c in range(3)])[own]
-            expected.append(ledoit_wolf_shrinkage(centred, assume_centered=True))
+            centered = train - np.stack([train[own == c].mean(0) for c in range(3)])[own]
+            expected.append(ledoit_wolf_shrinkage(centered, assume_centered=True))
         assert proxies.evaluate(features, "lda").details["shrinkage"] == pytest.approx(np.mean(expected), rel=1e-9)
 
 
@@ -89,16 +89,16 @@ def test_ridge_leave_one_out_equals_refitting(mixture, n, d):
     unit = ((x - x.mean(0)) ** 2).sum() / n
     predicted = cross_val_predict(Ridge(alpha=unit * score.details["strength"]), x, target, cv=LeaveOneOut())
     means = cross_val_predict(Ridge(alpha=1e15), x, target, cv=LeaveOneOut())
-    # Ridge centres anew without each row; the hat matrix of the centred rows has the same residuals
+    # Ridge centers anew without each row; the hat matrix of the centered rows has the same residuals
     expected = 1 - ((predicted - target) ** 2).sum() / ((means - target) ** 2).sum()
     assert score.value == pytest.approx(expected, abs=1e-6)
 
 
-def by_hand(x, target, penalties, units):
+def by_hand(x, target, penalties, groups):
     """Ridge refitted without each unit: R² of what is predicted for it against the mean of the others."""
     errors = null = 0.0
-    for unit in np.unique(units):
-        out = units == unit
+    for unit in np.unique(groups):
+        out = groups == unit
         if np.isnan(target[out]).all():
             continue
         rest = ~out & ~np.isnan(target)
@@ -116,16 +116,16 @@ def test_loo_ridge_equals_refitting_without_every_item(mixture, n, d, grouped, m
     x, _ = mixture(n, d)
     rng = np.random.default_rng(0)
     targets = rng.standard_normal((n, 2)) * [1, 30] + x[:, :2] @ [[1, 20], [-0.5, 10]] + [5, 100]
-    units = np.arange(n) // 3 if grouped else np.arange(n)
+    groups = np.arange(n) // 3 if grouped else np.arange(n)
     if missing:
         targets[rng.random((n, 2)) < 0.15] = np.nan
-    score = proxies.score(x, targets, "loo-ridge", units=units if grouped else None, label_names=["a", "b"])
+    score = proxies.score(x, targets, "loo-ridge", groups=groups if grouped else None, label_names=["a", "b"])
     values = []
     for name, column in zip("ab", targets.T, strict=True):
         known = ~np.isnan(column)
         alone = proxies.score(x[known], column[known], "ridge", method="gcv")
         unit = ((x[known] - x[known].mean(0)) ** 2).sum() / known.sum()
-        values.append(by_hand(x, column, unit * alone.details["strength"], units))
+        values.append(by_hand(x, column, unit * alone.details["strength"], groups))
         assert score.details[f"r2:{name}"] == pytest.approx(values[-1], abs=1e-6)
     assert score.value == pytest.approx(np.mean(values), abs=1e-6)
 
@@ -139,13 +139,13 @@ def test_loo_ridge_of_labels_is_one_against_rest(mixture):
 
 def test_loo_ridge_in_chunks_that_hold_whole_items(mixture, monkeypatch):
     x, _ = mixture(120, 10)
-    target, units = (
+    target, groups = (
         x[:, 0] + np.random.default_rng(1).standard_normal(120),
         np.random.default_rng(2).integers(0, 30, 120),
     )
-    whole = proxies.score(x, target, "loo-ridge", units=units).value
+    whole = proxies.score(x, target, "loo-ridge", groups=groups).value
     monkeypatch.setattr("selector.proxies.ridge.chunk_rows", lambda rows: 16)
-    assert proxies.score(x, target, "loo-ridge", units=units).value == pytest.approx(whole, rel=1e-12)
+    assert proxies.score(x, target, "loo-ridge", groups=groups).value == pytest.approx(whole, rel=1e-12)
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -180,7 +180,7 @@ def test_probe_of_several_labels_is_scikit_learns_one_against_rest(mixture, miss
     assert score.low < score.value < score.high
 
 
-def test_duplicates_do_not_fool_generalised_cross_validation():
+def test_duplicates_do_not_fool_generalized_cross_validation():
     """Rows that occur twice with their label leave no residual and nearly no degrees of freedom at a weak penalty."""
     rng = np.random.default_rng(0)
     x, target = rng.standard_normal((120, 300)), rng.standard_normal(120)
@@ -212,11 +212,13 @@ def test_ridge_gcv_equals_its_definition(mixture):
     for n, d in ((60, 10), (25, 40)):
         x, labels = mixture(n, d)
         score = proxies.score(x, labels, "ridge")
-        centred, columns = x - x.mean(0), np.eye(4)[labels] - np.eye(4)[labels].mean(0)
-        unit = (centred**2).sum() / n
+        centered, columns = x - x.mean(0), np.eye(4)[labels] - np.eye(4)[labels].mean(0)
+        unit = (centered**2).sum() / n
         values = []
         for exponent in range(-8, 9):
-            hat = centred @ np.linalg.solve(centred.T @ centred + unit * 10 ** (exponent / 2) * np.eye(d), centred.T)
+            hat = centered @ np.linalg.solve(
+                centered.T @ centered + unit * 10 ** (exponent / 2) * np.eye(d), centered.T
+            )
             residual = columns - hat @ columns
             values.append(n * (residual**2).sum() / (n - 1 - np.trace(hat)) ** 2)
         null = n * (columns**2).sum() / (n - 1) ** 2
@@ -232,14 +234,14 @@ def test_the_probe_tells_the_mean_iou_of_rows_on_items_that_it_did_not_see() -> 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 180)
     rows = (np.eye(3)[labels] @ rng.normal(size=(3, 6)) + rng.normal(0, 0.7, (180, 6))).astype(np.float32)
-    units = np.repeat(np.arange(30), 6)
-    features = FeatureSet(rows, labels, units=units)
+    groups = np.repeat(np.arange(30), 6)
+    features = FeatureSet(rows, labels, groups=groups)
     found = proxies.evaluate(features, "probe").details
     z = (rows - rows.mean(0)) / rows.std(0)
     predicted = np.empty_like(labels)
     for fold in np.unique(features.folds):
         held = features.folds == fold
-        assert not set(units[held]) & set(units[~held])
+        assert not set(groups[held]) & set(groups[~held])
         model = LogisticRegression(C=found["strength"], tol=1e-8, max_iter=2000).fit(z[~held], labels[~held])
         predicted[held] = model.predict(z[held])
     assert found["miou"] == pytest.approx(jaccard_score(labels, predicted, average="macro"), abs=0.01)

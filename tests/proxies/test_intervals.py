@@ -35,7 +35,7 @@ def test_probe_blocks_are_those_of_fits_from_the_start(mixture):
     strength = [score.details["strength"]]
     for block, value in zip(features.block_ids, score.blocks, strict=True):
         rest = features.take(features.blocks != block)
-        # the columns are standardised anew: a difference far below the spread of the blocks
+        # the columns are standardized anew: a difference far below the spread of the blocks
         assert proxies.evaluate(rest, "probe", strengths=strength).value == pytest.approx(value, abs=0.02)
 
 
@@ -86,9 +86,9 @@ def test_a_plain_callable_is_computed_again_without_each_block(mixture):
 
 def test_units_are_left_out_whole(mixture):
     x, labels = mixture(200, 5)
-    units = np.arange(200) // 4
-    blocks = FeatureSet(x, labels, units=units).blocks
-    assert all(len(set(blocks[units == u])) == 1 for u in range(50))
+    groups = np.arange(200) // 4
+    blocks = FeatureSet(x, labels, groups=groups).blocks
+    assert all(len(set(blocks[groups == u])) == 1 for u in range(50))
     assert np.bincount(blocks, minlength=10).min() >= 16
 
 
@@ -109,7 +109,7 @@ def test_rows_of_one_item_count_once(kind):
         rows = hidden[item] + 0.05 * rng.standard_normal((600, 5))
         for name in widths:
             items = proxies.score(hidden, labels, name, intervals=True, label_kind=kind, keys=range(60))
-            grouped = proxies.score(rows, labels[item], name, intervals=True, label_kind=kind, units=item, keys=item)
+            grouped = proxies.score(rows, labels[item], name, intervals=True, label_kind=kind, groups=item, keys=item)
             alone = proxies.score(rows, labels[item], name, intervals=True, label_kind=kind)
             widths[name].append([score.high - score.low for score in (items, grouped, alone)])
     for name, found in widths.items():
@@ -173,8 +173,8 @@ def test_intervals_cover_the_expected_score(name):
 
 
 @pytest.mark.slow
-def test_intervals_of_neighbours_cover_three_populations():
-    """Nominal 90 %, class shares drawn with every sample. With neighbours left in, rows left out as queries alone, it
+def test_intervals_of_neighbors_cover_three_populations():
+    """Nominal 90 %, class shares drawn with every sample. With neighbors left in, rows left out as queries alone, it
     was 86 % over these three."""
     covered = {}
     for rows, width, classes in ((250, 40, 4), (120, 20, 2), (400, 64, 10)):

@@ -1,4 +1,4 @@
-"""Nearest neighbours against brute force in float64, with ties and duplicates."""
+"""Nearest neighbors against brute force in float64, with ties and duplicates."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def test_equals_brute_force(mixture, case):
     if case == "duplicates":
         x[30:60] = x[:30]
     elif case == "many duplicates":
-        x[20:70] = x[5]  # more than the list of neighbours holds
+        x[20:70] = x[5]  # more than the list of neighbors holds
     elif case == "few rows":
         x, labels = x[:5], np.array([0, 1, 0, 1, 1])
     elif case == "zero rows":
@@ -102,7 +102,7 @@ def test_a_tied_vote_goes_to_the_nearest_not_to_the_smallest_label():
     labels = np.array([1, 1, 0, 1, 0])  # row 0 sees 1 at 10°, 0 at 25°, 1 at 40°, 0 at 55°: two votes each
     found = module.knn.function
     features = proxies._score.FeatureSet(x, labels)
-    _, correct = module.votes(features, module.neighbours(features), 5)
+    _, correct = module.votes(features, module.neighbors(features), 5)
     assert correct[0] == 1
     assert found is not None
 
@@ -121,7 +121,7 @@ def leave_one_out_votes(x, labels, k=5):
     return found
 
 
-def test_regression_is_the_r2_of_scikit_learns_neighbours(mixture):
+def test_regression_is_the_r2_of_scikit_learns_neighbors(mixture):
     from sklearn.metrics import r2_score
 
     x, _ = mixture(100, 6)
@@ -153,7 +153,7 @@ def test_multilabel_is_the_vote_above_chance_averaged_over_labels(mixture):
     assert proxies.score(x, many, "knn").value == pytest.approx(np.mean(expected), abs=1e-6)
 
 
-def test_neighbours_without_a_label_do_not_vote(mixture):
+def test_neighbors_without_a_label_do_not_vote(mixture):
     x, labels = mixture(120, 6)
     target = np.stack([x[:, 0], labels.astype(float)], axis=1)
     target[np.random.default_rng(0).random(target.shape) < 0.2] = np.nan
@@ -171,23 +171,25 @@ def test_neighbours_without_a_label_do_not_vote(mixture):
 
 
 @pytest.mark.parametrize("largest", [3, 260])
-def test_rows_of_one_unit_are_no_neighbours_of_each_other(largest: int) -> None:
+def test_rows_of_one_unit_are_no_neighbors_of_each_other(largest: int) -> None:
     rng = np.random.default_rng(0)
     sizes = [largest, *rng.integers(1, 8, size=90)]
-    units = np.repeat(np.arange(len(sizes)), sizes)
-    centres = rng.normal(size=(len(sizes), 6))
-    rows = (centres[units] + 0.05 * rng.normal(size=(len(units), 6))).astype(np.float32)  # a unit's rows lie together
-    labels = rng.integers(3, size=len(units))
-    score = proxies.evaluate(FeatureSet(rows, labels, units=units), "knn", intervals=True, seed=0)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    centers = rng.normal(size=(len(sizes), 6))
+    rows = (centers[groups] + 0.05 * rng.normal(size=(len(groups), 6))).astype(np.float32)  # a unit's rows lie together
+    labels = rng.integers(3, size=len(groups))
+    score = proxies.evaluate(FeatureSet(rows, labels, groups=groups), "knn", intervals=True, seed=0)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     similarity = unit @ unit.T
-    similarity[units[:, None] == units[None, :]] = -9
+    similarity[groups[:, None] == groups[None, :]] = -9
     for k in (1, 5, 20):
         nearest = np.argsort(-similarity, axis=1)[:, :k]
         share = (labels[nearest] == labels[:, None]).mean(axis=1)
         assert score.details[f"share@{k}"] == pytest.approx(share.mean(), abs=1e-6)
     assert score.low is not None
-    order = rng.permutation(len(units))
-    again = proxies.evaluate(FeatureSet(rows[order], labels[order], units=units[order]), "knn", intervals=True, seed=0)
+    order = rng.permutation(len(groups))
+    again = proxies.evaluate(
+        FeatureSet(rows[order], labels[order], groups=groups[order]), "knn", intervals=True, seed=0
+    )
     assert again.value == pytest.approx(score.value, abs=1e-9)
     assert again.low == pytest.approx(score.low, abs=1e-9)

@@ -64,7 +64,7 @@ def test_equals_an_svd_implementation_on_random_shapes(n, d, c, rank, offset, sc
     assert proxies.score(x, labels, "logme").value == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
-def test_real_columns_are_standardised_and_labels_are_as_they_are(mixture):
+def test_real_columns_are_standardized_and_labels_are_as_they_are(mixture):
     x, labels = mixture(80, 15)
     rng = np.random.default_rng(3)
     real = 40 + 7 * (x[:, :2] @ rng.standard_normal((2, 3)) + rng.standard_normal((80, 3)))
@@ -86,7 +86,7 @@ def test_a_column_is_scored_on_the_rows_where_it_is_known(mixture):
     assert given.low < given.value < given.high
 
 
-def test_intercept_equals_centred_columns(mixture):
+def test_intercept_equals_centered_columns(mixture):
     for n, d in ((80, 15), (30, 50)):
         x, labels = mixture(n, d)
         columns = np.eye(4)[labels]

@@ -26,7 +26,7 @@ def line(n, targets=1, noise=0.02, seed=0):
 def test_the_interval_of_one_target_is_the_prediction_interval_of_the_textbook():
     pairs = line(8)
     found = calibrate(pairs, "t0", **HOW)
-    x, y = np.array([p.normalised_score for p in pairs]), np.array([p.measured for p in pairs])
+    x, y = np.array([p.normalized_score for p in pairs]), np.array([p.measured for p in pairs])
     fit = stats.linregress(x, y)
     s = np.sqrt(((y - fit.intercept - fit.slope * x) ** 2).sum() / 6)
     half = stats.t.ppf(0.95, 6) * s * np.sqrt(1 + 1 / 8 + (0.6 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
@@ -42,7 +42,7 @@ def test_nothing_is_predicted_from_too_few_pairs_or_targets():
     assert calibrate(line(9), "another", **HOW) is None  # one other target does not say how targets differ
     assert calibrate(line(8, targets=2), "another", **HOW) is None
     assert calibrate(line(9, targets=3), "another", **HOW) is not None
-    falling = [Pair("t", p.normalised_score, 1 - p.measured) for p in line(9)]
+    falling = [Pair("t", p.normalized_score, 1 - p.measured) for p in line(9)]
     assert calibrate(falling, "t", **HOW) is None
 
 
@@ -58,7 +58,7 @@ def test_the_interval_over_targets_covers_a_target_of_another_level():
         found = calibrate([p for p in pairs if p.target != "t6"], "t6", **HOW)
         new = next(p for p in pairs if p.target == "t6")
         if found is not None:
-            at = found.at(new.normalised_score)
+            at = found.at(new.normalized_score)
             hits.append(at.low <= new.measured <= at.high)
     assert len(hits) > 150
     assert 0.8 < np.mean(hits) <= 0.98
@@ -72,27 +72,27 @@ def test_shares_stay_shares():
 
 def test_pairs_are_of_one_run_and_one_set_of_members():
     rows = [
-        Result("t", "m", "normalised_score:knn", 0.5, kind="predicted", run="r"),
-        Result("t", "m", "normalised_score:knn+logme", 0.6, kind="predicted", run="r"),
+        Result("t", "m", "normalized_score:knn", 0.5, kind="predicted", run="r"),
+        Result("t", "m", "normalized_score:knn+logme", 0.6, kind="predicted", run="r"),
         Result("t", "m", "accuracy", 0.8, strategy="full", run="r"),
         Result("t", "other", "accuracy", 0.9, strategy="full", run="r"),
         Result("t", "m", "accuracy", 0.7, strategy="full", run="another"),
         Result("t", "m", "accuracy", 88.0, strategy="full", run="r", origin="published", source="x"),
     ]
-    assert confirmed_pairs(rows, "normalised_score:knn") == {("full", "accuracy"): [Pair("t", 0.5, 0.8)]}
-    assert best_line(confirmed_pairs(rows, "normalised_score:knn"), "t") is None
+    assert confirmed_pairs(rows, "normalized_score:knn") == {("full", "accuracy"): [Pair("t", 0.5, 0.8)]}
+    assert best_line(confirmed_pairs(rows, "normalized_score:knn"), "t") is None
 
 
 def test_other_metrics_say_nothing():
     rows = [
-        Result("t", "m", "normalised_score:knn", 0.5, kind="predicted", run="r"),
+        Result("t", "m", "normalized_score:knn", 0.5, kind="predicted", run="r"),
         Result("t", "m", "accuracy", 0.8, strategy="full", run="r"),
         Result("t", "m", "entity_f1", 0.6, strategy="full", run="r"),
     ]
-    assert confirmed_pairs(of_metric(rows, "entity_f1"), "normalised_score:knn") == {
+    assert confirmed_pairs(of_metric(rows, "entity_f1"), "normalized_score:knn") == {
         ("full", "entity_f1"): [Pair("t", 0.5, 0.6)]
     }
-    assert confirmed_pairs(of_metric(rows, None), "normalised_score:knn") == {}
+    assert confirmed_pairs(of_metric(rows, None), "normalized_score:knn") == {}
 
 
 def test_a_scan_predicts_what_was_not_measured_in_a_column_of_its_own(photos, tmp_path):
@@ -104,16 +104,16 @@ def test_a_scan_predicts_what_was_not_measured_in_a_column_of_its_own(photos, tm
     for t in range(4):
         for i, spec in enumerate(TINY):
             common = {"target": f"t{t}", "model": spec.name, "source": identity_of(spec), "run": f"r{t}"}
-            normalised_score = 0.3 + 0.2 * i + 0.05 * t
+            normalized_score = 0.3 + 0.2 * i + 0.05 * t
             past.add([
-                Result(metric="normalised_score:knn+logme", value=normalised_score, kind="predicted", **common),
-                Result(metric="accuracy", value=0.4 + normalised_score / 2 + 0.01 * rng.standard_normal(), strategy="frozen", **common),
+                Result(metric="normalized_score:knn+logme", value=normalized_score, kind="predicted", **common),
+                Result(metric="accuracy", value=0.4 + normalized_score / 2 + 0.01 * rng.standard_normal(), strategy="frozen", **common),
             ])  # fmt: skip
     ranking = selector.rank(photos, **FAST, store=store)
     for model in ranking:
         assert model.predicted.low <= model.predicted.value <= model.predicted.high
         assert (model.predicted.pairs, model.predicted.targets) == (8, 4)
-        assert model.predicted.value == pytest.approx(0.4 + model.normalised_score / 2, abs=0.05)
+        assert model.predicted.value == pytest.approx(0.4 + model.normalized_score / 2, abs=0.05)
     assert "predicted_frozen_accuracy" in ranking.to_dataframe()
     done = selector.confirm(ranking, top_k=1, strategies=["frozen"], store=store, out=tmp_path / "run")
     measured = next(m for m in done if m.measurements)

@@ -238,9 +238,9 @@ def test_a_damaged_row_is_left_out_with_a_warning(
 
 
 def test_rows_of_an_earlier_version_are_read_under_the_name_of_today(history: History) -> None:
-    """A normalised score was called a skill; a measured metric of that name is nobody's business."""
+    """A normalized score was called a skill; a measured metric of that name is nobody's business."""
     history.add([result(metric="skill:knn+logme", kind="predicted", run="r"), result(metric="skill:x")])
     metrics = {row.kind: row.metric for row in history.results()}
-    assert metrics == {"predicted": "normalised_score:knn+logme", "measured": "skill:x"}
+    assert metrics == {"predicted": "normalized_score:knn+logme", "measured": "skill:x"}
     (imported,) = parse(['{"target": "t", "model": "m", "metric": "skill:knn", "value": 1, "kind": "predicted"}'], "f")
-    assert imported.metric == "normalised_score:knn"
+    assert imported.metric == "normalized_score:knn"

@@ -315,7 +315,7 @@ def test_published_tables_vouch_for_models_that_were_measured_not_for_facts():
 
 
 def test_having_been_measured_once_does_not_make_the_facts_of_a_model_weigh_more():
-    """Twins, one of them measured beside its like: what they add to a normalised score is nearly the same."""
+    """Twins, one of them measured beside its like: what they add to a normalized score is nearly the same."""
     published = table(quality(0.02, targets=12), origin="published")  # facts unknown: the mean rank wins
     small = {"parameters": 1e6}
     own = [row(m, "own", i, facts=small) for i, m in enumerate(("seen", "beside it"))]
@@ -378,7 +378,7 @@ def confirmed(target, measured, scores, items=300):
     rows = [row(m, target, measured[m], items=items, run="r", strategy="full") for m in names]
     return [
         *rows,
-        *(row(m, target, scores[m], kind="predicted", metric="normalised_score:knn", run="r") for m in names),
+        *(row(m, target, scores[m], kind="predicted", metric="normalized_score:knn", run="r") for m in names),
     ]
 
 
@@ -430,7 +430,7 @@ def test_scores_over_other_members_are_not_compared():
     history = [
         r for t in "abc" for r in confirmed(t, {"m0": 0.9, "m1": 0.6, "m2": 0.3}, {"m0": 0.1, "m1": 0.2, "m2": 0.3})
     ]
-    other = [row("m3", t, 0.01, kind="predicted", metric="normalised_score:knn+logme", run="r") for t in "abc"]
+    other = [row("m3", t, 0.01, kind="predicted", metric="normalized_score:knn+logme", run="r") for t in "abc"]
     third = [row("m3", t, 0.99, items=300, run="r", strategy="full") for t in "abc"]
     prior = static_prior(NOTHING, [*history, *other, *third])
     assert prior.scores["m3"].trained == 0.0

@@ -97,7 +97,7 @@ def test_facets_count_the_same_however_many_members_they_have():
     found = combine({"m": scores}, facts)["m"]
     what = combine({"m": {"knn": scores["what:knn"], "probe": scores["what:probe"]}}, FACTS)["m"]
     where = combine({"m": {"knn": scores["where:knn"]}}, real)["m"]
-    assert found.normalised_score == pytest.approx((what.normalised_score + where.normalised_score) / 2)
+    assert found.normalized_score == pytest.approx((what.normalized_score + where.normalized_score) / 2)
     assert found.deviations == pytest.approx((what.deviations + where.deviations) / 2)
     assert set(found.members) == {"what:knn", "what:probe", "where:knn"}
 
@@ -132,9 +132,9 @@ def test_out_of_reach_is_paired_shared_errors_cancel():
 
 def test_a_network_is_out_only_with_all_its_readings_and_stands_in_the_way_once():
     rng = np.random.default_rng(4)
-    normalised_scores = {"a@1": 0.9, "a@2": 0.88, "b": 0.8, "c@1": 0.2, "c@2": 0.7, "d": 0.1}
-    transferability = combine({n: model(q, rng, np.zeros(10)) for n, q in normalised_scores.items()}, FACTS)
-    networks = {name: name[0] for name in normalised_scores}
+    normalized_scores = {"a@1": 0.9, "a@2": 0.88, "b": 0.8, "c@1": 0.2, "c@2": 0.7, "d": 0.1}
+    transferability = combine({n: model(q, rng, np.zeros(10)) for n, q in normalized_scores.items()}, FACTS)
+    networks = {name: name[0] for name in normalized_scores}
     assert out_of_reach(transferability, 2, networks) == ["c@1", "c@2", "d"]
     assert out_of_reach(transferability, 3, networks) == ["d"]  # above c stand two networks, not three
 
@@ -193,7 +193,7 @@ def test_several_labels_and_real_values_are_on_the_scale_from_frequencies_or_mea
     assert transferability["noise"].value == pytest.approx(0, abs=0.03)
     assert 0.1 < transferability["fair"].value < transferability["good"].value <= 1
     assert transferability["good"].value > 0.7
-    assert all(0 <= normalised_score <= 1 for e in transferability.values() for normalised_score in e.members.values())
+    assert all(0 <= normalized_score <= 1 for e in transferability.values() for normalized_score in e.members.values())
     assert transferability["good"].p_best == pytest.approx(1, abs=1e-3)
     hopeless = combine({"a": scores["noise"], "b": scores["noise"]}, facts)
     assert hopeless["a"].p_best is None
@@ -203,15 +203,15 @@ def test_several_labels_and_real_values_are_on_the_scale_from_frequencies_or_mea
 
 
 def test_the_prior_is_a_member_of_its_weight(pool):
-    """The order is that of (1 - w) normalised score + w s prior; a model of which nothing is known keeps its normalised score."""
+    """The order is that of (1 - w) normalized score + w s prior; a model of which nothing is known keeps its normalized score."""
     prior = Prior({"good": PriorScore(0.0, "nothing", 0, 0.4), "fair": PriorScore(2.0, "facts", 0, 0.4)}, "facts", 0.4)
     plain, with_prior = combine(pool, FACTS), combine(pool, FACTS, prior=prior)
     for name in ("good", "poor"):
-        assert with_prior[name].value == with_prior[name].normalised_score == plain[name].value
+        assert with_prior[name].value == with_prior[name].normalized_score == plain[name].value
     fair = with_prior["fair"]
-    mixed = 0.6 * plain["fair"].value + 0.4 * calibration().normalised_score_per_deviation * 2.0
+    mixed = 0.6 * plain["fair"].value + 0.4 * calibration().normalized_score_per_deviation * 2.0
     assert fair.value == pytest.approx(mixed / 0.6)
-    assert fair.value == pytest.approx(fair.normalised_score + fair.prior)
+    assert fair.value == pytest.approx(fair.normalized_score + fair.prior)
     assert fair.high - fair.low == pytest.approx(
         plain["fair"].high - plain["fair"].low
     )  # rows only: no error of its own

@@ -59,7 +59,7 @@ def model(index: int, **changes: Any) -> ModelResult:
     transferability = 0.8 * 0.93**index
     base = ModelResult(
         name=f"timm:network_{index}.in1k",
-        spec={"source": f"timm:network_{index}.in1k", "licence": "apache-2.0", "tags": ["cnn"]},
+        spec={"source": f"timm:network_{index}.in1k", "license": "apache-2.0", "tags": ["cnn"]},
         rank=index + 1,
         transferability=transferability,
         transferability_low=transferability - 0.04,
@@ -127,8 +127,8 @@ def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ra
             "top_k": 3,
             "seed": 0,
             "device": "cpu",
-            "drop": "auto",
-            "on_bad_image": "skip",
+            "prune": "auto",
+            "on_invalid": "skip",
             "confirm": {"top_k": 2, "budget_seconds": 600.0, "strategies": ["frozen", "full"], "seed": 0},
         },
         versions={"selector": "0.1.0", "python": "3.11.0"},
@@ -175,7 +175,7 @@ def costed(base: Ranking | None = None) -> Ranking:
     )
     more = (
         model(5, **gone, scores={}, cost=cost(5), tied=False, reason="7.9M parameters, more than 6.0M."),
-        model(6, **gone, scores={}, tied=False, reason=f"its licence is {HOSTILE}, not permissive."),
+        model(6, **gone, scores={}, tied=False, reason=f"its license is {HOSTILE}, not permissive."),
     )
     return replace(base, models=(*models[:-1], *more, *models[-1:]))
 
@@ -227,7 +227,7 @@ def hostile() -> Ranking:
     first, second, *rest = ranking().models
     extra = {"error_analysis": error_analysis([bad, "hole", "stain"], f"{bad}.jpg")}
     models = (
-        replace(first, name=bad, spec={"source": bad, "licence": bad}, measurements=(measurement(0.93, extra=extra),)),
+        replace(first, name=bad, spec={"source": bad, "license": bad}, measurements=(measurement(0.93, extra=extra),)),
         replace(second, measurements=(measurement(0.9, note=bad),)),
         *rest[:-1],
         replace(rest[-1], name=HOSTILE, reason=bad, traceback=bad),

@@ -16,10 +16,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "domain_adaptation.md").read_text(e
 
 
 def folders(root):
-    for part, count, seed in (("labelled_photos", 60, 0), ("new_photos", 24, 5)):
+    for part, count, seed in (("labeled_photos", 60, 0), ("new_photos", 24, 5)):
         images, labels = pictures(count, seed)
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            folder = root / part / (CLASSES[label] if part == "labelled_photos" else "")
+            folder = root / part / (CLASSES[label] if part == "labeled_photos" else "")
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{i}.png")
 
@@ -58,7 +58,7 @@ def check_what_label_says_of_the_choice(run):
     document = json.loads(path.read_text())
     standing = {row[1]: row[2] for row in selector.label(run, count=3).standing}
     for strategy in (max(standing, key=standing.get), min(standing, key=standing.get)):
-        document["confirmation"]["adaptation"]["handed over"] = ["mine", strategy]
+        document["confirmation"]["adaptation"]["selected"] = ["mine", strategy]
         path.write_text(json.dumps(document))
         again = {row[1]: row[2] for row in selector.label(run, count=3).standing}
         assert next(iter(again)) == strategy
@@ -73,9 +73,9 @@ def test_the_commands_exist_and_say_what_is_wrong(tmp_path, monkeypatch):
     assert [line.split()[1] for line in commands] == ["scan", "label"]
     dry = CliRunner().invoke(app, [*commands[0].replace("'", "").split()[1:], "--dry-run", "--json", "--offline"])
     assert dry.exit_code == 0, dry.output
-    same = CliRunner().invoke(app, ["scan", "labelled_photos", "--source-domain", "labelled_photos", "--dry-run"])
+    same = CliRunner().invoke(app, ["scan", "labeled_photos", "--source-domain", "labeled_photos", "--dry-run"])
     assert same.exit_code == 2
     assert "the target is the source" in same.output
-    lone = CliRunner().invoke(app, ["scan", "labelled_photos", "--labelled-target", "3", "--dry-run"])
+    lone = CliRunner().invoke(app, ["scan", "labeled_photos", "--num-target-labels", "3", "--dry-run"])
     assert lone.exit_code == 2
-    assert "--labelled-target is how many labels of the target are learned from" in lone.output
+    assert "--num-target-labels is how many labels of the target are learned from" in lone.output

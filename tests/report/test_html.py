@@ -71,7 +71,7 @@ def test_advice_of_a_measured_run() -> None:
     assert f"accuracy 0.920 on the test split, which was read once (300 items; 90 % interval {low:.3f}" in told.sure[0]
     assert told.sure[1].endswith("is 2.0 points behind on validation.")
     assert "trained at 128 × 128 pixels, below its own size, for 150 steps" in told.sure[2]
-    assert told.cost[0] == "3.4M parameters, licence apache-2.0."
+    assert told.cost[0] == "3.4M parameters, license apache-2.0."
 
 
 def test_advice_says_when_the_gap_is_real() -> None:
@@ -157,7 +157,7 @@ def test_the_command_to_predict_trusts_code_of_others_where_the_model_needs_it(s
 
 
 def test_advice_where_nothing_trains_promises_no_confirmation() -> None:
-    told = advice(replace(samples.unmeasured(), caveats=(Caveat("no-training", "nothing trains on them"),)))
+    told = advice(replace(samples.unmeasured(), caveats=(Caveat("task-not-trainable", "nothing trains on them"),)))
     assert told.headline.startswith("Try timm:network_0.in1k first")
     assert told.commands == ()
 
@@ -348,13 +348,13 @@ def test_excluded_models_are_listed_with_their_reasons() -> None:
 
 def test_limits_are_in_the_command_to_run_again() -> None:
     base = samples.ranking()
-    limits = {"max_params": "30M", "max_latency": 0.02, "licence": ["mit", "bsd-*"], "cost": "again"}
+    limits = {"max_params": "30M", "max_latency": 0.02, "license": ["mit", "bsd-*"], "measure_cost": "always"}
     words = shlex.split(command(replace(base, settings={**base.settings, **limits})) or "")
     asked = dict(itertools.pairwise(words))
     assert asked["--max-params"] == "30M"
     assert asked["--max-latency"] == "0.02s"
-    assert asked["--licence"] == "mit,bsd-*"
-    assert asked["--cost"] == "again"
+    assert asked["--license"] == "mit,bsd-*"
+    assert asked["--measure-cost"] == "always"
 
 
 def test_fronts_hold_the_models_that_no_other_one_beats() -> None:
@@ -421,7 +421,7 @@ def test_labels_that_do_not_fit_share_the_height() -> None:
 
 def test_a_tie_is_told_once() -> None:
     told = "2 models are not significantly different (90 %) on these 40 rows: a and b."
-    caveats = (Caveat("too-small", told, {}),)
+    caveats = (Caveat("too-few-examples", told, {}),)
     ranking = samples.unmeasured()
     models = [replace(m, tied=i < 2) for i, m in enumerate(ranking)]
     ranking = replace(ranking, models=tuple(models), caveats=caveats, warnings=(told,))
@@ -473,7 +473,7 @@ def test_settings_are_words_and_not_json() -> None:
             settings={
                 "top_k": 3,
                 "confirm": {"budget": "20min", "max_steps": None, "strategies": ["full", "lora"]},
-                "force": False,
+                "overwrite": False,
                 "max_samples": None,
             }
         )
@@ -481,7 +481,7 @@ def test_settings_are_words_and_not_json() -> None:
     assert "max samples" not in page  # only what was set: dozens of options are not
     assert "<dt>top k</dt><dd>3</dd>" in page
     assert "<dt>confirm</dt><dd>budget: 20min; strategies: full, lora</dd>" in page
-    assert "<dt>force</dt><dd>no</dd>" in page
+    assert "<dt>overwrite</dt><dd>no</dd>" in page
 
 
 def test_predicted_columns_step_back_once_there_are_measured_ones() -> None:

@@ -51,18 +51,18 @@ def scan(folder: Path, tmp_path: Path) -> Callable[..., Result]:
 
     def run(target: str, *words: object) -> Result:
         common = ["--zoo", folder / "zoo.yaml", "--store", folder / "store", "--out", tmp_path / "run", "--no-history"]
-        quick = ["--proxies", "knn,logme", "--precision", "float32", "--backend", "eager", "--cost", "off"]
+        quick = ["--proxies", "knn,logme", "--precision", "float32", "--backend", "eager", "--measure-cost", "never"]
         return CliRunner().invoke(app, [str(w) for w in ("scan", folder / f"{target}.jsonl", *common, *quick, *words)])
 
     return run
 
 
 def remember(history: History, metric: str) -> None:
-    """Four targets on which five models were measured in a metric, as their normalised score let expect."""
+    """Four targets on which five models were measured in a metric, as their normalized score let expect."""
     for t, i in np.ndindex(4, 5):
         common: dict[str, Any] = {"target": f"{metric}-{t}", "model": f"m{i}", "source": f"s{i}", "run": f"r{t}"}
         for members in ("knn+logme", "logme"):  # of tags, and of classes of texts
-            history.add([Past(metric=f"normalised_score:{members}", value=i / 5, kind="predicted", **common)])
+            history.add([Past(metric=f"normalized_score:{members}", value=i / 5, kind="predicted", **common)])
         history.add([Past(metric=metric, value=0.1 + i / 7 + t / 100, strategy="frozen", **common)])
 
 
@@ -94,7 +94,7 @@ def test_texts_of_several_labels_and_of_values_are_confirmed(
     found = [measured for model in ranking for measured in model.measurements]
     assert [m.status for m in found] == ["ok", "ok"]
     assert max(m.test[metric] for m in found) > 0.6  # the labels follow from the words
-    assert not any(c.code == "no-training" for c in ranking.caveats)
+    assert not any(c.code == "task-not-trainable" for c in ranking.caveats)
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "real"])
@@ -110,7 +110,7 @@ def test_labels_that_nothing_trains_on_are_ranked_and_the_confirmation_is_left_o
     ranking = selector.load_ranking(tmp_path / "run")
     assert [m.rank for m in ranking if m.transferability is not None] == [1, 2]
     assert not ranking.confirmation
-    (told,) = [c.text for c in ranking.caveats if c.code == "no-training"]
+    (told,) = [c.text for c in ranking.caveats if c.code == "task-not-trainable"]
     assert told.startswith(f"texts with {kind} labels can be ranked for, but nothing trains on them yet")
     assert told.endswith(f"Tasks that can be confirmed: {', '.join(selector.tasks.registry.names())}.")
     html = (tmp_path / "run" / "report.html").read_text()

@@ -10,7 +10,7 @@ import pytest
 from selector.report.ranking import Ranking
 from selector.report.table import render_html, render_text
 from selector.report.view import Cell, table_view
-from selector.results import Caveat, ModelResult, PriorCell, ScoreCell, TrialCell, final_measurements
+from selector.results import Caveat, ModelResult, PilotCell, PriorCell, ScoreCell, final_measurements
 from tests.report import samples
 
 
@@ -20,15 +20,15 @@ def cells(ranking: Ranking, key: str) -> list[Cell]:
     return [row.cells[position] for row in view.rows]
 
 
-def test_the_details_of_a_micro_trial_hold_its_curve() -> None:
+def test_the_details_of_a_pilot_run_hold_its_curve() -> None:
     ranking = samples.ranking()
-    curve = TrialCell(
+    curve = PilotCell(
         "ok", "", "accuracy", 0.5, 0.75, 8, 128, 60, (96, 96), losses=(4.0, 2.0, 1.9, 1.8, 1.2, 1.1, 1.0, 0.5)
     )
-    none = TrialCell("not run", "8 steps cost 2 times the extraction and 1 is allowed; raise trials to 2")
+    none = PilotCell("not run", "8 steps cost 2 times the extraction and 1 is allowed; raise pilot_cost to 2")
     first, second, *rest = ranking.models
-    models = (replace(first, trial=curve), replace(second, trial=none), *rest)
-    tried, not_run, *_ = cells(replace(ranking, models=models), "trial")
+    models = (replace(first, pilot=curve), replace(second, pilot=none), *rest)
+    tried, not_run, *_ = cells(replace(ranking, models=models), "pilot")
     assert (tried.text, tried.sort) == ("0.750", 0.75)
     assert tried.title == (
         "0.500 before; 8 steps, 96 × 96 pixels; loss of training batches before their steps 3.000 in the first quarter, "
@@ -39,10 +39,10 @@ def test_the_details_of_a_micro_trial_hold_its_curve() -> None:
 
 def test_a_prior_that_was_left_out_is_shown_with_the_reason() -> None:
     ranking = samples.ranking()
-    prior = PriorCell(0.0, 0.4, "facts; left out, because it orders these models against their micro trials")
+    prior = PriorCell(0.0, 0.4, "facts; left out, because it orders these models against their pilot runs")
     shown = cells(replace(ranking, models=tuple(replace(m, prior=prior) for m in ranking.models)), "prior")
     assert {cell.text for cell in shown} == {"0.000"}
-    assert "left out, because it orders these models against their micro trials" in shown[0].title
+    assert "left out, because it orders these models against their pilot runs" in shown[0].title
     known = PriorCell(0.0, 0.0, "nothing known: counts as average")
     unknown = replace(ranking, models=tuple(replace(m, prior=known) for m in ranking.models))
     assert "prior" not in [column.key for column in table_view(unknown).columns]
@@ -137,13 +137,13 @@ def test_text_has_every_model_and_no_markup() -> None:
 def test_text_keeps_to_its_width(width: int) -> None:
     text = render_text(samples.ranking(), width=width)
     assert max(len(line) for line in text.splitlines()) <= width
-    for needed in ("full val", "transferability", "0.930°", "timm:network_3.in1k"):
+    for needed in ("fine-tuned", "(val)", "transferability", "0.930°", "timm:network_3.in1k"):
         assert needed in (text if width >= 120 else text.replace("\n", "")) or width < 120
 
 
 def test_narrow_text_leaves_out_facts_before_figures() -> None:
     text = render_text(samples.ranking(), width=120)
-    assert re.search(r"Hidden columns: licence, width, extract, params", text)
+    assert re.search(r"Hidden columns: license, feature dim, extraction time, params", text)
     assert "transferability" in text.splitlines()[2]
     assert "Not shown" not in render_text(samples.ranking(), width=250)
 
@@ -201,7 +201,7 @@ def test_costs_have_columns_and_marks_for_the_fronts() -> None:
     ranking = samples.costed()
     assert [cell.text for cell in cells(ranking, "latency")][:4] == ["12.0 ms◆◇", "16.0 ms", "9.0 ms◇", "24 ms"]
     assert [cell.text for cell in cells(ranking, "memory")][:2] == ["30.0 MB◆◇", "37.0 MB"]
-    assert cells(ranking, "rate")[0] == Cell("250", 250.0, "in batches of 16, openvino")
+    assert cells(ranking, "rate")[0] == Cell("250/s", 250.0, "in batches of 16, openvino")
     assert cells(ranking, "flops")[1].text == "490.0M"
     assert cells(ranking, "disk")[0].sort == 18_000_000
     assert cells(ranking, "latency")[-1].text == "–"
@@ -224,7 +224,7 @@ def test_the_dataframe_has_every_column_of_the_table() -> None:
     names = {
         "rank": "rank", "model": "model", "status": "status", "transferability": "transferability", "interval": "transferability_low",
         "p_best": "p_best", "p_top_k": "p_top_k", "parameters": "parameters", "features": "features",
-        "licence": "licence", "flops": "flops", "latency": "latency", "memory": "memory", "disk": "disk",
+        "license": "license", "flops": "flops", "latency": "latency", "memory": "memory", "disk": "disk",
     }  # fmt: skip
     view = table_view(ranking)
     for position, column in enumerate(view.columns):

@@ -15,4 +15,10 @@ def of_torch_alone(failing: str) -> dict[str, Any]:
         ModelSpec(name="blind", source="python:tests.support.networks:Blind"),
         ModelSpec(name=failing, source="python:tests.support.networks:explodes"),
     ]
-    return {"zoo": zoo, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager", "cost": "off"}
+    return {
+        "zoo": zoo,
+        "proxies": ["knn", "logme"],
+        "precision": "float32",
+        "backend": "eager",
+        "measure_cost": "never",
+    }

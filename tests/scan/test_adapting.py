@@ -11,7 +11,7 @@ from torch import nn
 
 import selector
 from selector import proxies
-from selector.core.contracts import UNLABELLED
+from selector.core.contracts import UNLABELED
 from selector.core.errors import ConfigError
 from selector.core.sealed import Decision, LabelsSealed
 from selector.data import load_target
@@ -58,7 +58,7 @@ def zoo():
 def run(zoo, folder, target, **options):
     images, labels = pictures(90, 0)
     asked = {
-        "precision": "float32", "backend": "eager", "history": False, "cost": "off", "confirm": True,
+        "precision": "float32", "backend": "eager", "history": False, "measure_cost": "never", "confirm": True,
         "store": folder / "store", "out": folder / "run", "proxies": ["target-accuracy", "pas"], "top_k": 2,
     }  # fmt: skip
     asked["source_domain"] = (images, np.array(CLASSES)[labels])
@@ -85,11 +85,11 @@ def test_from_features_to_a_model(zoo, tmp_path):
     images, labels = pictures(60, 7, low=60, high=255)
     ranking = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]))
     assert not ranking.failures
-    assert ranking.target["unlabelled"] == 60
+    assert ranking.target["unlabeled"] == 60
     assert ranking.best.scores["target-accuracy"].details["source_accuracy"] > 0.6
-    assert ranking.best.transferability == ranking.best.normalised_score  # no prior
+    assert ranking.best.transferability == ranking.best.normalized_score  # no prior
     section = ranking.confirmation["adaptation"]
-    model, strategy = section["handed over"]
+    model, strategy = section["selected"]
     assert ranking.best.name == model
     assert len(section["candidates"]) == 8
     assert {c["strategy"] for c in section["candidates"]} == {"source-only", "coral", "reweight", "label-shift"}
@@ -107,7 +107,7 @@ def test_from_features_to_a_model(zoo, tmp_path):
     assert page.count('class="domain hue-') == len(section["projection"]["source"]) + 60
     assert "effective sample size" in page
     assert " / 60 without labels), 3 classes" in page
-    assert "Final metric, on labelled items of the target that chose nothing: accuracy" in page
+    assert "Final metric, on labeled items of the target that chose nothing: accuracy" in page
     assert page.count("data:image/jpeg") >= 12
     kept = np.load(tmp_path / "run" / PREDICTIONS, allow_pickle=False)
     place = list(zip(kept["models"], kept["strategies"], strict=True)).index((model, strategy))
@@ -138,7 +138,7 @@ def test_labels_stay_sealed_in_every_phase(zoo, tmp_path, monkeypatch):
     tried = []
 
     def burgle(phase):
-        for sealed in (target.annotations.sealed, target.annotations.take(target.indices(UNLABELLED)).sealed):
+        for sealed in (target.annotations.sealed, target.annotations.take(target.indices(UNLABELED)).sealed):
             with pytest.raises(LabelsSealed):
                 sealed.open(Decision("a", "coral"))
         tried.append(phase)
@@ -208,7 +208,7 @@ def test_networks_are_trained_for_the_target_and_one_is_handed_over(zoo, tmp_pat
     assert all(found[name].steps == 3 for name in ("deep-coral", "dann", "cdan", "mcc"))
     assert found["dann"].trained_parameters > 1000
     assert 0 <= found["dann"].test["accuracy"] <= 1
-    again = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), **options, force=True)
+    again = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), **options, overwrite=True)
     same = {m.strategy: m for m in again.best.measurements}
     assert same["mcc"].val == found["mcc"].val  # from the journal
     assert same["mcc"].seconds < found["mcc"].seconds
@@ -240,7 +240,7 @@ def test_mirror_images_are_learned_from_where_they_show_the_same_class(tmp_path,
     zoo = {"placed": selector.Model(Placed().eval(), transform={"input_size": (3, 24, 24)})}
     ranking = selector.rank(
         images[40:] // 2, source_domain=(images[:40], np.array(["a", "b"] * 20)), zoo=zoo, confirm=True, strategies="dann",
-        max_steps=1, top_k=1, precision="float32", backend="eager", history=False, cost="off", proxies=["pas"],
+        max_steps=1, top_k=1, precision="float32", backend="eager", history=False, measure_cost="never", proxies=["pas"],
         store=tmp_path / "store", out=tmp_path / "run",
     )  # fmt: skip
     found = next(m for m in ranking.best.measurements if m.strategy == "dann")
@@ -263,7 +263,7 @@ def test_a_trained_network_is_saved_as_it_was_judged(zoo, tmp_path, monkeypatch,
         _loop, "_cool_down", lambda step, *_: (step, step + 1)
     )  # the budget is over after the first step
     ranking = run(zoo, tmp_path, images, strategies="dann", max_steps=4, top_k=1, budget=1e6)
-    assert ranking.confirmation["adaptation"]["handed over"][1] == "dann"
+    assert ranking.confirmation["adaptation"]["selected"][1] == "dann"
     measured = next(m for m in ranking.best.measurements if m.strategy == "dann")
     assert ("coral_head" in measured.extra) == solved
     assert measured.steps == 2

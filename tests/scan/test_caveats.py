@@ -29,21 +29,21 @@ BASE = Transferability(0.5, 0.4, 0.6, 0.2, 0.5, False, 0.5)
 
 
 def pool(*columns, known=None, **changes):
-    """Models whose members have these normalised scores; their value is the mean."""
+    """Models whose members have these normalized scores; their value is the mean."""
     rows = np.array(columns, dtype=float).T
     found = {}
     for i, row in enumerate(rows):
         members = {f"p{j}": float(v) for j, v in enumerate(row)}
         prior = None if known is None else PriorScore(known[i], "facts", 0, 0.25)
         value = float(row.mean())
-        found[f"m{i}"] = replace(BASE, value=value, normalised_score=value, members=members, known=prior, **changes)
+        found[f"m{i}"] = replace(BASE, value=value, normalized_score=value, members=members, known=prior, **changes)
     return found
 
 
-def test_no_signal_looks_at_the_normalised_score_not_at_the_prior():
-    hopeless = {"m": replace(BASE, normalised_score=0.01, value=0.4)}
+def test_no_signal_looks_at_the_normalized_score_not_at_the_prior():
+    hopeless = {"m": replace(BASE, normalized_score=0.01, value=0.4)}
     assert caveats.no_signal(hopeless).code == "no-signal"
-    assert caveats.no_signal({"m": replace(BASE, normalised_score=0.2, value=-0.1)}) is None
+    assert caveats.no_signal({"m": replace(BASE, normalized_score=0.2, value=-0.1)}) is None
 
 
 def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
@@ -108,7 +108,7 @@ def test_proxies_that_order_the_models_differently_are_named():
 def test_a_static_order_that_agrees_is_told():
     up = np.arange(6) / 10
     found = caveats.static_explains(pool(up, known=up))
-    assert (found.code, found.numbers["weighted_tau"]) == ("static-explains", pytest.approx(1))
+    assert (found.code, found.numbers["weighted_tau"]) == ("explained-by-prior", pytest.approx(1))
     assert caveats.static_explains(pool(up, known=up[::-1])) is None
     assert caveats.static_explains(pool(up)) is None
     assert caveats.static_explains(pool(up, known=np.zeros(6))) is None
@@ -127,27 +127,27 @@ def target(classes=5, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "rows", "normalised_score", "text"),
+    ("changes", "rows", "normalized_score", "text"),
     [
         ({}, 900, 0.7, None),
         ({"classes": 20}, 900, 0.7, None),
         ({"classes": 21}, 900, 0.7, "21 classes (tried: 2 to 10)"),
         ({}, 4001, 0.7, "4001 items (tried: 800 to 1000)"),
         ({}, 199, 0.7, "199 items (tried: 800 to 1000)"),
-        ({}, 900, 0.55, "a best normalised score of 0.55 (tried: 0.60 and more)"),
+        ({}, 900, 0.55, "a best normalized score of 0.55 (tried: 0.60 and more)"),
         ({"label_kind": LabelKind.REAL}, 900, 0.7, "images with real labels"),
         ({"modality": "text"}, 900, 0.7, "on texts it was tried with six small encoders only"),
     ],
 )
-def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, normalised_score, text):
-    found = caveats.unlike_calibration({"m": replace(BASE, normalised_score=normalised_score)}, target(**changes), rows)
+def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, normalized_score, text):
+    found = caveats.unlike_calibration({"m": replace(BASE, normalized_score=normalized_score)}, target(**changes), rows)
     assert (found is None) == (text is None)
     assert text is None or (text in found.text and found.numbers["calibration"] == 3)
 
 
 def test_the_package_carries_a_calibration():
     made = frozen.calibration()
-    assert made.normalised_score_per_deviation > 0
+    assert made.normalized_score_per_deviation > 0
 
 
 # ---------------------------------------------------------------------------- pictures that leak
@@ -233,7 +233,7 @@ def test_a_model_that_may_be_no_better_than_one_answer_is_told():
     uneven = target_of({"train": {"ham": 190, "spam": 10}, "val": {"ham": 58, "spam": 2}})
     val = {"accuracy": 58 / 60, "balanced_accuracy": 0.5, "macro_f1": 0.4915}
     found = majority("m", Measurement("full", "accuracy", val), uneven)
-    assert found.code == "majority"
+    assert found.code == "no-better-than-majority"
     assert found.text == (
         "m (full) is not shown to be better than always answering ham, the most frequent class of train: that is right "
         "for 96.7 % of the 60 items of val, the model has accuracy 0.967, balanced_accuracy 0.500, macro_f1 0.491. Let another metric "
@@ -269,14 +269,14 @@ def test_the_majority_is_told_by_table_and_report_once(tmp_path):
     given = {"store": tmp_path / "store", "out": tmp_path / "run", "history": False, "top_k": 1, "max_steps": 2}
     target = selector.load_target((list(pictures), labels))
     ranking = selector.rank(target, **FAST, confirm=True, strategies=("frozen",), **given)
-    (caveat,) = [c for c in ranking.caveats if c.code == "majority"]
+    (caveat,) = [c for c in ranking.caveats if c.code == "no-better-than-majority"]
     assert ranking.caveats[0] == caveat
     assert caveat.numbers["class"] == "often"
     assert caveat.text in " ".join(str(ranking).split())
     given["top_k"] = 2
     again = selector.confirm(ranking, strategies=("frozen",), target=target, **given)
     kept = load_ranking(tmp_path / "run")
-    assert sum(c.code == "majority" for c in kept.caveats) == 1
+    assert sum(c.code == "no-better-than-majority" for c in kept.caveats) == 1
     assert sum("most frequent class of train" in w for w in again.warnings) == 1
     assert "most frequent class of train" in write_report(kept).read_text()
     by_f1 = selector.confirm(ranking, strategies=("frozen",), metric="macro_f1", target=target, **given)

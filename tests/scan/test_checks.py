@@ -17,7 +17,7 @@ from selector.core.errors import OptionError
 from selector.report.ranking import Ranking
 from selector.scan.checks import default_run_folder, run_folder
 from selector.scan.dataset_view import without_known_bad
-from selector.scan.summary import summarise
+from selector.scan.summary import summarize
 from selector.store import FeatureStore
 from tests.conftest import image_folder
 from tests.report.samples import ranking as any_ranking
@@ -97,7 +97,7 @@ def test_the_folder_is_that_of_the_data_as_given(kind: str, folder: Path, tmp_pa
     assert left.fingerprint != whole.fingerprint
     assert default_run_folder(left) == default_run_folder(whole)
     config = ScanConfig.of(out=tmp_path / "run")
-    run: Any = replace(any_ranking(), target=summarise(left), confirmation={"status": "finished"})
+    run: Any = replace(any_ranking(), target=summarize(left), confirmation={"status": "finished"})
     run.save(tmp_path / "run")
     assert run_folder(config, whole, confirming=True) == tmp_path / "run"
     assert run_folder(config, left, confirming=True) == tmp_path / "run"

@@ -238,7 +238,7 @@ def test_the_dear_networks_are_handed_over_first_and_every_one_is_counted(photos
         for name, params in (("small", 11_000_000), ("large", 44_000_000), ("middling", 25_000_000))
     ]
     extraction = Extraction(
-        load_target(photos), FeatureStore(tmp_path), "cpu", "float32", "eager", "fail", trusted=False,
+        load_target(photos), FeatureStore(tmp_path), "cpu", "float32", "eager", "raise", trusted=False,
         notify=lambda p: notes.append((p.stage, p.done, p.total, p.note)), engine=names,
     )  # fmt: skip
     extraction.run([SameNetwork((Candidate(spec),)) for spec in zoo], 1.0)
@@ -384,7 +384,16 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
         "--isolate",
         "off",
     ]
-    words += ["--no-confirm", "--proxies", "knn", "--store", str(tmp_path / "store"), "--cost", "off", "--out"]
+    words += [
+        "--no-confirm",
+        "--proxies",
+        "knn",
+        "--store",
+        str(tmp_path / "store"),
+        "--measure-cost",
+        "never",
+        "--out",
+    ]
     words += [
         str(tmp_path / "run"),
         "--precision",

@@ -46,8 +46,8 @@ def test_past_results_move_the_transferability_and_the_run_says_so(photos, tmp_p
             abs(shift) <= (before[name].transferability_high - before[name].transferability_low) / 2 + 1e-9
         )  # what is open
     for model in ranking:
-        assert model.normalised_score == alone[model.name].normalised_score
-        assert model.transferability == pytest.approx(model.normalised_score + model.prior.shift)
+        assert model.normalized_score == alone[model.name].normalized_score
+        assert model.transferability == pytest.approx(model.normalized_score + model.prior.shift)
         assert model.prior.origin == "mean rank on 8 earlier targets"
     assert (ranking.prior["method"], ranking.prior["history"]["rows"], ranking.prior["own"]) == ("mean rank", 16, 16)
     assert ranking.prior["published"] > 400
@@ -89,7 +89,7 @@ def test_a_confirmation_adds_what_was_measured_once(photos, tmp_path):
         ("frozen", "accuracy", "photos")
     }
     predicted = {r.model: (r.metric, r.value) for r in kept if r.kind == "predicted"}
-    assert predicted == {m.name: ("normalised_score:knn+logme", m.normalised_score) for m in done}
+    assert predicted == {m.name: ("normalized_score:knn+logme", m.normalized_score) for m in done}
     assert kept[0].facts["pretraining_images"] == 0
     assert {r.items for r in kept} == {done.target["splits"]["val"]}
     selector.confirm(ranking, **confirm)

@@ -1,4 +1,4 @@
-"""What a second scan says of texts that it does not tokenise again."""
+"""What a second scan says of texts that it does not tokenize again."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def test_a_text_of_the_test_split_that_is_unusable_stops_a_warm_scan_too(
     parts = {"train": slice(0, 36), "val": slice(36, 48), "test": slice(48, 60)}
     texts[50] = "  "
     target = {split: (texts[part], labels[part]) for split, part in parts.items()}
-    skipped = selector.rank(target, zoo=zoo, store=tmp_path, on_bad_image="skip", history=False)
+    skipped = selector.rank(target, zoo=zoo, store=tmp_path, on_invalid="skip", history=False)
     assert skipped.target["items"] == 59
     with pytest.raises(BadImagesError, match=r"1 text\(s\) cannot be used: test.* 2 is only whitespace"):
-        selector.rank(target, zoo=zoo, store=tmp_path, on_bad_image="fail", history=False)
-    again = selector.rank(target, zoo=zoo, store=tmp_path, on_bad_image="skip", history=False)
+        selector.rank(target, zoo=zoo, store=tmp_path, on_invalid="raise", history=False)
+    again = selector.rank(target, zoo=zoo, store=tmp_path, on_invalid="skip", history=False)
     assert again["small-bert"].cached
     assert any("1 of 60 items were skipped" in w for w in again.warnings)

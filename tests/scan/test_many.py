@@ -98,7 +98,16 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders: list[Path],
         "--backend",
         "eager",
     ]
-    words += ["--precision", "float32", "--cost", "off", "--store", str(tmp_path / "s"), "--out", str(tmp_path / "all")]
+    words += [
+        "--precision",
+        "float32",
+        "--measure-cost",
+        "never",
+        "--store",
+        str(tmp_path / "s"),
+        "--out",
+        str(tmp_path / "all"),
+    ]
     ran = CliRunner().invoke(app, [*words, "--json"])
     assert ran.exit_code == 3, ran.output  # a target failed
     said = json.loads(ran.stdout)

@@ -30,7 +30,7 @@ from tests.scan.test_scan import table
 photos, root, address, node = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 zoo = [ModelSpec(name=f"slow-{n}", source="python:tests.support.networks:slow", preprocess={"input_size": [3, size, size]})
        for n, size in enumerate((32, 40, 48, 56))]
-options = dict(zoo=zoo, proxies=["knn"], precision="float32", backend="eager", cost="off", isolate="off")
+options = dict(zoo=zoo, proxies=["knn"], precision="float32", backend="eager", measure_cost="never", isolate="off")
 here = selector.rank(photos, **options, store=root / "here")
 
 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

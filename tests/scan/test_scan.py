@@ -146,12 +146,12 @@ def test_bad_images_fail_with_the_full_list_or_are_left_out(tmp_path):
     whole = (root / "upright" / "005.png").read_bytes()
     (root / "upright" / "005.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadImagesError) as caught:
-        selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="fail")
+        selector.rank(root, **FAST, store=tmp_path / "store", on_invalid="raise")
     assert sorted(name for name, _ in caught.value.bad) == ["across/003.png", "upright/005.png"]
-    ranking = selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="skip")
+    ranking = selector.rank(root, **FAST, store=tmp_path / "store", on_invalid="skip")
     assert ranking.target["items"] == 34
     assert any("005.png" in w or "2 image" in w for w in ranking.warnings)
-    again = selector.rank(root, **FAST, store=tmp_path / "store", on_bad_image="skip")
+    again = selector.rank(root, **FAST, store=tmp_path / "store", on_invalid="skip")
     assert table(again) == table(ranking)
 
 
@@ -160,10 +160,10 @@ def test_a_bad_image_of_the_test_split_stops_a_warm_scan_too(tmp_path):
     for split, count in (("train", 12), ("val", 4), ("test", 4)):
         image_folder(tmp_path / "photos" / split, per_class=count)
     (tmp_path / "photos" / "test" / "across" / "003.png").write_bytes(b"")
-    skipped = selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store", on_bad_image="skip")
+    skipped = selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store", on_invalid="skip")
     assert skipped.target["items"] == 59
     with pytest.raises(BadImagesError, match=r"test/across/003\.png"):
-        selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store", on_bad_image="fail")
+        selector.rank(tmp_path / "photos", **FAST, store=tmp_path / "store", on_invalid="raise")
 
 
 def test_one_changed_image_is_the_only_one_extracted_again(tmp_path):
@@ -196,7 +196,7 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
         ModelSpec(name="sees", source="python:tests.support.networks:orientation"),
         ModelSpec(name="blind", source="python:tests.support.networks:blind"),
     ]
-    ranking = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", drop="force", top_k=1)
+    ranking = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", prune="always", top_k=1)
     assert [m.name for m in ranking] == ["sees", "blind"]
     assert ranking["blind"].status == "stopped"
     assert "1 others are ahead by more than their paired interval" in ranking["blind"].reason
@@ -204,7 +204,7 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     rows = ranking["blind"].rows
     assert f"after {rows} rows blind. That saved {50 * (153 - rows) / 153:.0f} % of the forward passes, about" in told
     assert ranking["blind"].rows < ranking["sees"].rows == 153
-    off = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", drop="off", top_k=1)
+    off = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", prune="never", top_k=1)
     assert not [w for w in off.warnings if "stopped early" in w]
     assert off["blind"].status == "ok"
     monkeypatch.setattr(scan.rounds, "DROP_FROM", 2)
@@ -243,7 +243,7 @@ def test_ready_features_are_a_table_of_one(tmp_path):
         ({"top_k": 0}, r"top_k must be an int in the range \[1, inf\). Got 0"),
         ({"proxies": ["knnn"]}, "unknown proxy 'knnn'; did you mean 'knn'"),
         ({"models": "tiny-resnit"}, "no model of the zoo matches 'tiny-resnit'; did you mean 'tiny-resnet'"),
-        ({"drop": "force", "intervals": False}, "stopped by their intervals, and those are off"),
+        ({"prune": "always", "intervals": False}, "stopped by their intervals, and those are off"),
         ({"budget": "ten"}, "A duration must be a number with a unit"),
     ],
 )
@@ -286,11 +286,11 @@ def test_where_less_is_better_the_least_comes_first(photos, tmp_path):
     assert selector.load_model(tmp_path / "run").config["name"] == confirmed.best.name
 
 
-def test_one_pixel_grey_and_rgba_images_are_trained_on(tmp_path):
+def test_one_pixel_gray_and_rgba_images_are_trained_on(tmp_path):
     root = image_folder(tmp_path / "photos", per_class=8)
     for label, folder in enumerate(sorted(root.iterdir())):
         Image.new("RGB", (1, 1), (80 * label, 0, 0)).save(folder / "pixel.png")
-        Image.new("L", (30, 20), 80 * label).save(folder / "grey.png")
+        Image.new("L", (30, 20), 80 * label).save(folder / "gray.png")
         Image.new("RGBA", (20, 30), (0, 80 * label, 0, 128)).save(folder / "rgba.png")
     confirmed = selector.rank(
         root, **FAST, store=tmp_path / "store", out=tmp_path / "run", confirm=True, top_k=1, max_steps=4
@@ -357,7 +357,7 @@ def _scan(environment: dict[str, str], photos: Path, store: Path, out: Path) -> 
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
     zoo = [ModelSpec(name=name, source=f"python:tests.support.networks:{name}") for name in ("Orientation", "Blind")]
-    selector.rank(photos, **{**FAST, "zoo": zoo}, store=store, out=out, cost="off")
+    selector.rank(photos, **{**FAST, "zoo": zoo}, store=store, out=out, measure_cost="never")
 
 
 def run_scan(photos: Path, store: Path, out: Path) -> BaseProcess:
@@ -485,10 +485,10 @@ def test_costs_are_measured_once_and_remembered(photos, tmp_path):
     assert first.seconds["cost"] > 0
     again = selector.rank(photos, **FAST, store=store)
     assert [m.cost for m in again] == [m.cost for m in first]  # a time measured anew would differ
-    anew = selector.rank(photos, **FAST, store=store, cost="again")
+    anew = selector.rank(photos, **FAST, store=store, measure_cost="always")
     assert all(a.cost.latency != b.cost.latency for a, b in zip(anew, first, strict=True))
     assert all(m.cached for m in anew)  # its rows were not extracted again
-    off = selector.rank(photos, **FAST, store=tmp_path / "other", cost="off")
+    off = selector.rank(photos, **FAST, store=tmp_path / "other", measure_cost="never")
     assert all(m.cost is None for m in off)
     late = selector.rank(photos, **FAST, store=tmp_path / "other", max_latency="1h")
     assert all(m.cost is not None for m in late)  # asked for by the limit, although all rows are stored
@@ -499,11 +499,11 @@ def test_costs_are_measured_once_and_remembered(photos, tmp_path):
 
 def test_limits_exclude_with_a_reason_before_anything_is_run(photos, tmp_path):
     zoo = [
-        TINY[0].model_copy(update={"licence": "apache-2.0"}),
-        TINY[1].model_copy(update={"licence": "cc-by-nc-4.0"}),
+        TINY[0].model_copy(update={"license": "apache-2.0"}),
+        TINY[1].model_copy(update={"license": "cc-by-nc-4.0"}),
         ModelSpec(name="unknown", source="timm:test_byobnet", weights="none"),
-        ModelSpec(name="large", source="timm:vit_large_patch16_224", weights="none", params=303_000_000, licence="mit"),
-        ModelSpec(name="sees", source="python:tests.support.networks:orientation", licence="MIT"),
+        ModelSpec(name="large", source="timm:vit_large_patch16_224", weights="none", params=303_000_000, license="mit"),
+        ModelSpec(name="sees", source="python:tests.support.networks:orientation", license="MIT"),
     ]
     loaded = set()
     ranking = selector.rank(
@@ -511,20 +511,20 @@ def test_limits_exclude_with_a_reason_before_anything_is_run(photos, tmp_path):
         **{**FAST, "zoo": zoo},
         store=tmp_path / "store",
         max_params="1M",
-        licence="permissive",
+        license="permissive",
         progress=lambda p: loaded.add(p.model) if p.stage == "load" else None,
     )
     assert loaded == {"tiny-resnet", "sees"}
     reasons = {m.name: m.reason for m in ranking if m.status == "excluded"}
-    assert reasons["tiny-vit"] == "its licence is cc-by-nc-4.0, not permissive."
-    assert reasons["unknown"].startswith("its licence is not known, so it cannot be shown to be permissive")
+    assert reasons["tiny-vit"] == "its license is cc-by-nc-4.0, not permissive."
+    assert reasons["unknown"].startswith("its license is not known, so it cannot be shown to be permissive")
     assert reasons["large"] == "303.0M parameters, more than 1.0M."
     assert [(m.name, m.rank) for m in ranking][2:] == [(name, None) for name in ("tiny-vit", "unknown", "large")]
     assert ranking["large"].num_parameters == 303_000_000
     assert not ranking.failures
     assert any("3 model(s) are excluded by the limits" in w for w in ranking.warnings)
     assert ranking.settings["max_params"] == "1M"
-    plan = selector.plan(photos, zoo=zoo, store=tmp_path / "store", licence="permissive", max_params="1M")
+    plan = selector.plan(photos, zoo=zoo, store=tmp_path / "store", license="permissive", max_params="1M")
     assert plan.models[3]["note"] == "excluded: 303.0M parameters, more than 1.0M."
     assert plan.models[3]["missing"] == 0
 
@@ -564,14 +564,14 @@ def test_what_was_measured_excludes_too_before_the_rows_are_extracted(photos, tm
         ({"max_latency": "20"}, r"A duration needs a unit here: 20ms or 20s\? Got '20'"),
         ({"max_memory": "4 apples"}, r"A size must be a number with a unit .* such as 20GB. Got '4 apples'"),
         (
-            {"max_memory": "4GB", "cost": "off"},
+            {"max_memory": "4GB", "measure_cost": "never"},
             r"need models to be measured; cost must be 'auto' or 'again'. Got 'off'",
         ),
         (
-            {"licence": "permisive"},
-            r"licence 'permisive' is no class \(permissive, copyleft\).*did you mean 'permissive'",
+            {"license": "permisive"},
+            r"license 'permisive' is no class \(permissive, copyleft\).*did you mean 'permissive'",
         ),
-        ({"licence": " ,"}, r"licence names none; give 'permissive'"),
+        ({"license": " ,"}, r"license names none; give 'permissive'"),
     ],
 )
 def test_wrong_limits_are_named(photos, tmp_path, changes, text):
@@ -584,7 +584,7 @@ def test_what_a_proxy_warns_of_is_said_once_a_model_with_its_name(photos, tmp_pa
 
     monkeypatch.setattr(module, "MAX_ITERATIONS", 2)
     with caplog.at_level(logging.WARNING):  # three rounds, and ten blocks in each
-        selector.rank(photos, **FAST, store=tmp_path, drop="force", top_k=1, history=False)
+        selector.rank(photos, **FAST, store=tmp_path, prune="always", top_k=1, history=False)
         selector.rank((np.random.default_rng(0).random((60, 5)), [0, 1, 2] * 20), proxies=["logme"])
     told = [text for text in caplog.messages if "did not settle" in text]
     assert [text.partition(": ")[0] for text in told] == ["tiny-resnet", "tiny-vit", "features"]

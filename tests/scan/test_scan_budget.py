@@ -23,7 +23,7 @@ ZOO = [ModelSpec(name="orientation", source="python:tests.support.networks:orien
     ModelSpec(name=f"tiny-{name}", source=f"timm:test_{name}", weights="none") for name in NAMES
 ]
 FAST: dict[str, Any] = {
-    "zoo": ZOO, "proxies": ["knn"], "precision": "float32", "backend": "eager", "cost": "off", "trust_zoo": True,
+    "zoo": ZOO, "proxies": ["knn"], "precision": "float32", "backend": "eager", "measure_cost": "never", "trust_zoo": True,
     "top_k": 2, "history": False,
 }  # fmt: skip
 
@@ -32,7 +32,7 @@ FAST: dict[str, Any] = {
 def scanned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """A store that holds every row, with set prices: the networks cost 1, 2, ... units an item."""
     store = FeatureStore(tmp_path_factory.mktemp("scanned"))
-    selector.rank(photos, **FAST, store=store, drop="off")
+    selector.rank(photos, **FAST, store=store, prune="never")
     for number, spec in enumerate(ZOO):
         store.put("rate", {"network": network_of(spec)}, {"rows_per_second": 1 / (1 + number), "num_features": 8})
     return store
@@ -56,7 +56,7 @@ def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
     assert len(finished) >= 2
     assert len({m.rows for m in finished}) == 1  # scores of different N are never compared
     assert ranking.best.name == "orientation"
-    unseen = [m for m in ranking if m.status == "stopped" and not m.rows]
+    unseen = [m for m in ranking if m.status == "pruned" and not m.rows]
     for model in unseen:
         assert model.reason == (
             f"not looked at: the scan budget of {share} % of the full scan went to models that promise more for their price"
@@ -66,8 +66,8 @@ def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
 
 
 def test_without_a_budget_and_with_all_of_it_the_table_is_todays(photos: Path, scanned: FeatureStore) -> None:
-    today = selector.rank(photos, **FAST, store=scanned, drop="off")
-    whole = selector.rank(photos, **FAST, store=scanned, drop="off", scan_budget="100%")
+    today = selector.rank(photos, **FAST, store=scanned, prune="never")
+    whole = selector.rank(photos, **FAST, store=scanned, prune="never", scan_budget="100%")
     assert table(whole) == table(today)
 
 
@@ -136,7 +136,7 @@ def test_networks_of_one_source_have_prices_of_their_own(photos: Path, tmp_path:
              "preprocess": {"input_size": (3, side, side)}}
         ) for side in (32, 160)
     ]  # fmt: skip
-    selector.rank(photos, **{**FAST, "zoo": zoo}, store=store, drop="off")
+    selector.rank(photos, **{**FAST, "zoo": zoo}, store=store, prune="never")
     small, large = (store.get("rate", {"network": network_of(spec)}) for spec in zoo)
     assert small is not None
     assert large is not None

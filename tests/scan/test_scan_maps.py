@@ -21,7 +21,7 @@ from selector.core.task import Facet, RowPlan
 from selector.data import load_target
 from selector.extract.rows import MapRunner, canvas_encoder
 from selector.modalities.image import canvas_of
-from selector.modalities.pixels.transform import normalise
+from selector.modalities.pixels.transform import normalize
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.classification import Classification
@@ -31,7 +31,7 @@ TINY = [
     ModelSpec(name="resnet", source="timm:test_resnet", weights="none"),
     ModelSpec(name="vit", source="timm:test_vit", weights="none"),
 ]
-FAST = {"zoo": TINY, "proxies": ["knn", "logme"], "precision": "float32", "cost": "off", "history": False}
+FAST = {"zoo": TINY, "proxies": ["knn", "logme"], "precision": "float32", "measure_cost": "never", "history": False}
 POINTS = 6
 
 
@@ -86,7 +86,7 @@ def test_each_facet_is_scored_and_counts_the_same(folder: Path, tmp_path: Path, 
     for model in ranking:
         assert set(model.scores) == {"side:knn", "side:logme", "where:knn", "where:logme"}
         sides = [np.mean([v for k, v in model.members.items() if k.startswith(f)]) for f in ("side", "where")]
-        assert model.normalised_score == pytest.approx(np.mean(sides))
+        assert model.normalized_score == pytest.approx(np.mean(sides))
         assert model.transferability_low < model.transferability < model.transferability_high
 
 
@@ -94,14 +94,14 @@ def test_rows_are_the_maps_read_at_their_places(folder: Path, tmp_path: Path, ta
     """Against the network run by hand on the squashed picture and a bilinear read at each place."""
     target = target_of(folder)
     selector.rank(target, **FAST, store=tmp_path)
-    extraction = Extraction(target, FeatureStore(tmp_path), "auto", "float32", "auto", "fail", True, lambda _: None)
+    extraction = Extraction(target, FeatureStore(tmp_path), "auto", "float32", "auto", "raise", True, lambda _: None)
     entry = extraction.stored(TINY[0])
     assert entry is not None
     encoder = sources.registry.get("timm").load(TINY[0])
     encoder = canvas_encoder(encoder, canvas_of(target.items, max(160, min(encoder.image_preprocess.input_size[1:]))))
     pixels = extraction.inputs(encoder.preprocess).batch(np.array([3]))
     with torch.inference_mode():
-        maps = [m for _, m in encoder.maps(normalise(pixels, encoder.image_preprocess, "cpu", torch.float32))]
+        maps = [m for _, m in encoder.maps(normalize(pixels, encoder.image_preprocess, "cpu", torch.float32))]
     plan = target_plan(target, [3])
     grid = torch.from_numpy(plan.place)[None, :, None] * 2 - 1
     wanted = torch.cat(
@@ -163,7 +163,7 @@ def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(
     with pytest.raises(KeyboardInterrupt):
         selector.rank(target_of(folder), **{**FAST, "zoo": TINY[:1]}, store=tmp_path)
     extraction = Extraction(
-        target_of(folder), FeatureStore(tmp_path), "auto", "float32", "auto", "fail", True, lambda _: None
+        target_of(folder), FeatureStore(tmp_path), "auto", "float32", "auto", "raise", True, lambda _: None
     )
     entry = extraction.stored(TINY[0])
     assert entry is not None

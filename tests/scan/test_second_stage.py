@@ -1,4 +1,4 @@
-"""Between ranking and confirmation: who gets a micro trial, the order by both, and how many are confirmed."""
+"""Between ranking and confirmation: who gets a pilot run, the order by both, and how many are confirmed."""
 
 from dataclasses import replace
 
@@ -20,12 +20,12 @@ from selector.ranking.second_stage import (
 )
 from selector.report.html import write_report
 from selector.report.ranking import load_ranking
-from selector.results import ModelResult, PriorCell, TrialCell
+from selector.results import ModelResult, PilotCell, PriorCell
 from selector.scan.summary import ordered
 
 
 def model(name: str, score: float, p_top_k: float | None, shift: float = 0.0) -> ModelResult:
-    return ModelResult(name, {}, transferability=score + shift, normalised_score=score, p_top_k=p_top_k)
+    return ModelResult(name, {}, transferability=score + shift, normalized_score=score, p_top_k=p_top_k)
 
 
 def test_contenders_are_those_not_significantly_different_from_the_kth() -> None:
@@ -48,14 +48,14 @@ def test_a_larger_k_has_more_trials() -> None:
 
 
 def test_a_model_whose_trial_was_not_run_counts_as_the_others_on_average() -> None:
-    trials = {"a": TrialCell("ok", after=0.8), "b": TrialCell("ok", after=0.6), "c": TrialCell("not run")}
+    trials = {"a": PilotCell("ok", after=0.8), "b": PilotCell("ok", after=0.6), "c": PilotCell("not run")}
     found = combined({"a": 0.6, "b": 0.6, "c": 0.6}, trials)
     assert found == {"a": 0.7, "b": 0.6, "c": 0.65}
 
 
 def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it() -> None:
     known, after = {"a": 0.60, "b": 0.57, "c": 0.55}, {"a": 0.70, "b": 0.71, "c": 0.66}
-    trials = {n: TrialCell("ok", after=value) for n, value in after.items()}
+    trials = {n: PilotCell("ok", after=value) for n, value in after.items()}
     usual = np.mean([after[n] - known[n] for n in known])
     variance = np.var([after[n] - known[n] for n in known], ddof=1)
 
@@ -74,7 +74,7 @@ def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it() -> No
 
 def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_training_reached() -> None:
     known = {"a": 0.5, "b": 0.5}
-    trials = {"a": TrialCell("ok", before=0.9, after=0.6), "b": TrialCell("ok", before=0.7, after=0.7)}
+    trials = {"a": PilotCell("ok", before=0.9, after=0.6), "b": PilotCell("ok", before=0.7, after=0.7)}
     assert combined(known, trials) == {"a": 0.55, "b": 0.6}
     assert combined(known, trials, frozen_too=True) == {"a": 0.625, "b": 0.6}
 
@@ -82,28 +82,28 @@ def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_tr
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_model_that_cannot_be_trained_comes_last_and_is_confirmed_by_no_choice(status: str) -> None:
     known = {"a": 0.9, "b": 0.2, "c": 0.1}
-    trials = {"a": TrialCell(status), "b": TrialCell("ok", after=0.3), "c": TrialCell("not run")}
+    trials = {"a": PilotCell(status), "b": PilotCell("ok", after=0.3), "c": PilotCell("not run")}
     values = combined(known, trials)
     assert list(values) == ["b", "c"]
     tried = [
-        replace(model(n, known[n], None), trial=replace(cell, combined=values.get(n))) for n, cell in trials.items()
+        replace(model(n, known[n], None), pilot=replace(cell, combined=values.get(n))) for n, cell in trials.items()
     ]
-    untried, stopped = model("d", 0.05, None), ModelResult("e", {}, status="stopped", transferability=0.99)
-    assert [m.name for m in ordered([*tried, untried, stopped])] == ["b", "c", "d", "a", "e"]
+    untried, pruned = model("d", 0.05, None), ModelResult("e", {}, status="pruned", transferability=0.99)
+    assert [m.name for m in ordered([*tried, untried, pruned])] == ["b", "c", "d", "a", "e"]
     assert choose({"b": 0.25}, {}, {}, None).names == ("b",)  # where b alone did not fail
 
 
 def test_no_metric_outweighs_the_transferability() -> None:
     """R² far below 0 says no more than 0, and a loss is measured by that of the class shares."""
     known = {"a": 0.5, "b": 0.5}
-    ended = {"a": TrialCell("ok", before=-80.0, after=-30.0), "b": TrialCell("ok", before=0.1, after=0.2)}
+    ended = {"a": PilotCell("ok", before=-80.0, after=-30.0), "b": PilotCell("ok", before=0.1, after=0.2)}
     assert combined(known, ended) == pytest.approx({"a": 0.25, "b": 0.35})
     assert combined(known, ended, frozen_too=True) == pytest.approx({"a": 0.25, "b": 0.325})
     loss = Scale.of(Metric(sign=-1, unit="nats"), trivial=2.0)
-    losses = {"a": TrialCell("ok", before=9.0, after=1.0), "b": TrialCell("ok", before=2.0, after=0.5)}
+    losses = {"a": PilotCell("ok", before=9.0, after=1.0), "b": PilotCell("ok", before=2.0, after=0.5)}
     assert combined(known, losses, scale=loss) == pytest.approx({"a": 0.5, "b": 0.625})
     # errors are in the metric's unit: what is noise of a share of 0.1 is one of a loss of 0.2
-    shares = {"a": TrialCell("ok", after=0.5), "b": TrialCell("ok", after=0.75)}
+    shares = {"a": PilotCell("ok", after=0.5), "b": PilotCell("ok", after=0.75)}
     assert combined(known, losses, {"a": 0.2, "b": 0.0}, scale=loss) == combined(known, shares, {"a": 0.1, "b": 0.0})
     assert Scale.of(Metric(sign=-1), trivial=None)(0.02) == 0.98  # a calibration error
     assert Scale.of(Metric(sign=-1, unit="target"), trivial=None) is None
@@ -125,7 +125,7 @@ def test_a_prior_that_contradicts_the_trials_moves_nothing() -> None:
     assert [m.transferability for m in found] == pytest.approx([0.5] * 6)
     assert [(m.transferability_low, m.transferability_high) for m in found] == [pytest.approx((0.4, 0.6))] * 6
     assert {(m.prior.shift, m.prior.weight) for m in found} == {(0.0, 0.0)}
-    assert found[0].prior.origin == "facts; left out, because it orders these models against their micro trials"
+    assert found[0].prior.origin == "facts; left out, because it orders these models against their pilot runs"
     assert found[0].p_top_k == 0.5
     assert without_prior_against(models, {n: 0.5 + by for n, by in shifts.items()}) is None  # it agrees
     # of some that scores and prior chose together the prior says nothing: they are a selection
@@ -138,7 +138,7 @@ def test_as_many_are_confirmed_as_may_be_the_best() -> None:
     values = {"a": 0.8, "b": 0.8 - 0.9 * MARGIN, "c": 0.8 - 0.95 * MARGIN, "d": 0.8 - 1.1 * MARGIN}
     found = choose(values, {}, {}, None)
     assert found.names == ("a", "b", "c")
-    assert found.why == "Confirmed are 3 models: 3 may be the best by scores and micro trials (90 %)."
+    assert found.why == "Confirmed are 3 models: 3 may be the best by scores and pilot runs (90 %)."
     # a trial whose own interval is wide leaves its model open
     assert choose(values, {"d": 4 * MARGIN}, {}, None).names == ("a", "b", "c", "d")
     assert choose({"a": 0.9, "b": 0.1, "c": 0.0}, {}, {}, None).names == ("a", "b")  # two at least
@@ -149,7 +149,7 @@ def test_a_model_within_its_margin_is_confirmed_before_one_outside() -> None:
     """c lies behind b, but its trial is too uncertain to exclude it; b's is not."""
     found = choose({"a": 0.80, "b": 0.765, "c": 0.76}, {"a": 0.0, "b": 0.0, "c": 0.12}, {}, None)
     assert found.names == ("a", "c")
-    assert found.why == "Confirmed are 2 models: 2 may be the best by scores and micro trials (90 %)."
+    assert found.why == "Confirmed are 2 models: 2 may be the best by scores and pilot runs (90 %)."
 
 
 def test_the_budget_bounds_how_many_are_confirmed() -> None:
@@ -168,7 +168,7 @@ def test_trials_and_trainings_take_no_longer_than_the_usual_number_without_trial
     assert choose(values, {}, seconds, None, allowed=allowed).names == ("a", "b")  # two whatever they take
     found = choose(values, {}, seconds, 1000.0, allowed=25.0)
     assert found.names == ("a", "b", "d")  # c is passed over
-    assert found.why.endswith(", and trials and 3 trainings take as long as the usual number without trials.")
+    assert found.why.endswith(", and pilot runs and 3 trainings take as long as the usual number without pilot runs.")
     assert choose(values, {}, seconds, 1000.0, allowed=65.0).names == ("a", "b", "c", "d")
     assert as_long_as(["a", "e"], {"a": 10.0, "b": 30.0}, 0.0, 100, 10) == 30.0  # e as the others on average
     assert as_long_as(["a"], {}, 5.0, 100, 10) == float("inf")
@@ -188,7 +188,7 @@ def squares():
 
 
 def entries(count: int) -> list[dict]:
-    """One untrained network behind different normalisations: features and trainings of their own."""
+    """One untrained network behind different normalizations: features and trainings of their own."""
     return [
         {
             "name": f"net{i}",
@@ -204,57 +204,55 @@ def entries(count: int) -> list[dict]:
 def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_path) -> None:
     ranking = selector.rank(
         squares, zoo=entries(4), proxies=["knn", "logme"], store=tmp_path / "store", out=tmp_path / "run",
-        history=False, intervals=False, trust_zoo=True, cost="off", confirm=True, max_steps=2, strategies=("full",), trials=8,
+        history=False, intervals=False, trust_zoo=True, measure_cost="never", confirm=True, max_steps=2, strategies=("full",), pilot_cost=8,
         budget="1h",
     )  # fmt: skip
     log = ranking.confirmation["tuning_log"]
-    tried = [m for m in ranking if m.trial is not None]
+    tried = [m for m in ranking if m.pilot is not None]
     assert len(tried) == 4
-    assert log[0].startswith("Micro trials of 4 models took ")
+    assert log[0].startswith("Pilot runs of 4 models took ")
     # with a budget no more than take as long as the first three, and trials take longer than three trainings of two steps
     assert log[1].startswith("Confirmed are 2 models: ")
     confirmed = {m.name for m in ranking if m.measurements}
-    by_both = sorted(tried, key=lambda m: -m.trial.combined)
+    by_both = sorted(tried, key=lambda m: -m.pilot.combined)
     assert confirmed == {m.name for m in by_both[: len(confirmed)]}
     assert ranking.settings["confirm"]["confirmed"] == len(confirmed) == 2
     # unmeasured models with a trial stand by both
     rest = [m for m in ranking if not m.measurements]
     assert [m.name for m in rest] == [m.name for m in by_both[len(confirmed) :]]
     kept = load_ranking(tmp_path / "run")
-    assert [m.trial for m in kept] == [m.trial for m in ranking]
-    assert "micro trial" in write_report(kept).read_text()
+    assert [m.pilot for m in kept] == [m.pilot for m in ranking]
+    assert "pilot run" in write_report(kept).read_text()
 
 
 @pytest.mark.timeout(300)
 def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) -> None:
     given = {"store": tmp_path / "store", "history": False, "trust_zoo": True, "target": squares}
     ranking = selector.rank(
-        squares, zoo=entries(4), proxies=["knn", "logme"], intervals=False, cost="off", out=tmp_path / "run",
+        squares, zoo=entries(4), proxies=["knn", "logme"], intervals=False, measure_cost="never", out=tmp_path / "run",
         **{k: v for k, v in given.items() if k != "target"},
     )  # fmt: skip
     options = {"max_steps": 2, "strategies": ("full",), "out": tmp_path / "run", **given}
-    without = selector.confirm(ranking, trials=0, **options)
+    without = selector.confirm(ranking, pilot_cost=0, **options)
     assert sum(bool(m.measurements) for m in without) == 3
-    assert all(m.trial is None for m in without)
-    fixed = selector.confirm(ranking, top_k=1, trials=8, metric="log_loss", **options)
+    assert all(m.pilot is None for m in without)
+    fixed = selector.confirm(ranking, top_k=1, pilot_cost=8, metric="log_loss", **options)
     assert sum(bool(m.measurements) for m in fixed) == 1
-    tried = [m.trial for m in fixed if m.trial is not None]
+    tried = [m.pilot for m in fixed if m.pilot is not None]
     assert len(tried) >= 2
     # the metric that decides judges the trials, on the scale of the transferability
     assert {t.metric for t in tried} == {"log_loss"}
     # a loss as high as that of the class shares counts 0
     assert all(t.combined < 0.25 < 1 < t.after for t in tried)
     assert all(len(t.losses) == t.steps for t in tried)
-    best = max((m for m in fixed if m.trial), key=lambda m: m.trial.combined)
+    best = max((m for m in fixed if m.pilot), key=lambda m: m.pilot.combined)
     assert best.measurements
-    few = selector.confirm(ranking, trials=0.1, **{**options, "strategies": ("frozen", "full")})
-    assert {m.trial.status for m in few if m.trial} == {"not run"}
-    assert few.confirmation["tuning_log"][0].startswith(
-        "No micro trial could be run, so the first 3 are confirmed (net"
-    )
+    few = selector.confirm(ranking, pilot_cost=0.1, **{**options, "strategies": ("frozen", "full")})
+    assert {m.pilot.status for m in few if m.pilot} == {"not run"}
+    assert few.confirmation["tuning_log"][0].startswith("No pilot run could be run, so the first 3 are confirmed (net")
     assert sum(bool(m.measurements) for m in few) == 3
-    frozen = selector.confirm(ranking, trials=8, **{**options, "strategies": ("frozen",)})
-    assert all(m.trial is None for m in frozen)  # nothing is trained, so that no trial could tell
+    frozen = selector.confirm(ranking, pilot_cost=8, **{**options, "strategies": ("frozen",)})
+    assert all(m.pilot is None for m in frozen)  # nothing is trained, so that no trial could tell
     assert sum(bool(m.measurements) for m in frozen) == 3
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from selector.scan.near_duplicates import likeness_of
-from selector.scan.sequences import alike_neighbours, numbered, told
+from selector.scan.sequences import alike_neighbors, numbered, told
 
 FRAMES = 120
 
@@ -32,16 +32,16 @@ def drawn(seed: int = 0) -> np.ndarray:
 
 def test_frames_that_a_random_split_parted_are_found_and_told():
     frames = target([f"{split}/images/drive_{30 * i:05}.png" for i, split in enumerate(drawn())], drawn())
-    pairs, checked = alike_neighbours(frames, partial(likeness_of, video()))
+    pairs, checked = alike_neighbors(frames, partial(likeness_of, video()))
     held_out = {i for i in range(FRAMES) if drawn()[i] != "train"}
     assert {p.held_out for p in pairs} <= held_out
     assert checked <= len(held_out)
     assert len(pairs) > 0.8 * checked
     assert all(abs(p.held_out - p.other) == 1 and drawn()[p.held_out] != drawn()[p.other] for p in pairs)
     caveat = told(pairs, checked, frames)
-    assert caveat.code == "neighbouring-frames"
+    assert caveat.code == "neighboring-frames"
     assert caveat.text.startswith(
-        f"{len(pairs)} of {checked} held-out pictures whose neighbour by number is in another split resemble it"
+        f"{len(pairs)} of {checked} held-out pictures whose neighbor by number is in another split resemble it"
     )
     first = caveat.numbers["listed"][0]
     assert f"such as {first['held_out']} ({first['split']}) and {first['like']} ({first['like_split']})" in caveat.text
@@ -61,7 +61,7 @@ def test_other_targets_are_not_told(what: str):
     names = [f"drive_{order[i]:05}.png" for i in range(FRAMES)]
     if what == "no numbers":
         names = ["".join(chr(97 + int(digit)) for digit in str(i)) + ".png" for i in range(FRAMES)]
-    pairs, checked = alike_neighbours(target(names, splits), partial(likeness_of, video()))
+    pairs, checked = alike_neighbors(target(names, splits), partial(likeness_of, video()))
     assert not pairs
     assert told(pairs, checked, target(names, splits)) is None
 
@@ -74,11 +74,11 @@ def test_a_sequence_is_of_one_name_and_of_one_class_in_the_order_of_its_numbers(
 
 
 def test_pictures_sorted_by_class_are_compared_within_their_class():
-    """Neighbours in the order are of one class and so alike; within a class numbers mean nothing."""
+    """Neighbors in the order are of one class and so alike; within a class numbers mean nothing."""
     rng = np.random.default_rng(3)
     kinds = np.kron(rng.normal(size=(6, 4, 4)), np.ones((8, 8)))
     classes = np.arange(FRAMES) // 20
     pictures = np.clip(128 + 40 * (kinds[classes] + rng.normal(size=(FRAMES, 32, 32))), 0, 255).astype(np.uint8)
     names = [f"{i:04}.png" for i in range(FRAMES)]
-    assert alike_neighbours(target(names, drawn()), partial(likeness_of, pictures))[0]
-    assert not alike_neighbours(target(names, drawn(), classes), partial(likeness_of, pictures))[0]
+    assert alike_neighbors(target(names, drawn()), partial(likeness_of, pictures))[0]
+    assert not alike_neighbors(target(names, drawn(), classes), partial(likeness_of, pictures))[0]

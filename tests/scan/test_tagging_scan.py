@@ -94,7 +94,7 @@ def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) ->
     assert found.to_dicts()[0]["entities"][0] == {"type": "LOC", "begin": 1, "end": 3, "text": "city song"}
     assert len(found.to_dataframe()) == 10
     with pytest.raises(BadImagesError, match=r"1 of 1 sentence\(s\) cannot be read: .* has no words"):
-        saved.predict("  ", on_bad="fail")
+        saved.predict("  ", on_invalid="raise")
     with pytest.raises(ConfigError, match=r"expected a text, a list of words or a file\. Got int"):
         saved.predict([3])
 
@@ -228,9 +228,9 @@ def test_long_and_strange_sentences_lose_no_word(zoo: list[dict[str, Any]], tmp_
     assert not any("were cut" in w for w in ranking.warnings)
     words[7][0] = " "
     with pytest.raises(BadImagesError, match=r"row 7 has a word without content \(word 1\)"):
-        selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_bad_image="fail")
+        selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_invalid="raise")
     skipped = selector.rank(
-        (words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_bad_image="skip"
+        (words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_invalid="skip"
     )
     assert skipped.target["items"] == 59
 
@@ -248,8 +248,8 @@ def test_no_sentence_is_in_two_folds_and_copies_stay_together(tmp_path: Path) ->
     entry = FeatureStore(tmp_path).entry({"encoder": "a"})
     entry.append(rows.hashes, np.random.default_rng(0).normal(size=(len(rows), 5)))
     features = feature_set(entry, rows)
-    assert rows.units is not None
-    per_unit = {unit: set(features.blocks[rows.units == unit]) for unit in np.unique(rows.units)}
+    assert rows.groups is not None
+    per_unit = {unit: set(features.blocks[rows.groups == unit]) for unit in np.unique(rows.groups)}
     assert all(len(blocks) == 1 for blocks in per_unit.values())
     sentences = target.indices("train", "val")
     assert len(per_unit) == len({target.hashes[i] for i in sentences}) < len(sentences)
@@ -268,7 +268,7 @@ def test_the_order_of_sentences_changes_no_score() -> None:
         rows = rows_of(target)
         # features that depend on the word alone
         values = np.array([[int(h[k : k + 4], 16) for k in (0, 4, 8)] for h in rows.hashes]) / 2**16
-        features = FeatureSet(values + rows.labels[:, None], rows.labels, keys=rows.hashes, units=rows.units)
+        features = FeatureSet(values + rows.labels[:, None], rows.labels, keys=rows.hashes, groups=rows.groups)
         found.append(
             [selector.proxies.evaluate(features, name, intervals=True, seed=0) for name in ("logme", "knn", "probe")]
         )  # type: ignore[attr-defined]
@@ -295,8 +295,8 @@ def test_frequent_labels_are_thinned_out_first() -> None:
     assert abs(np.bincount(few.labels)[outside] - 30) <= 2
     by_hash = dict(zip(rows.hashes, rows.labels, strict=True))
     assert [by_hash[h] for h in few.hashes] == few.labels.tolist()
-    assert few.units is not None
-    assert len(few.units) == 60
+    assert few.groups is not None
+    assert len(few.groups) == 60
 
 
 def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None:

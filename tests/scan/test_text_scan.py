@@ -49,7 +49,7 @@ def sentences(count: int = 120, seed: int = 0) -> tuple[list[str], list[str]]:
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     root = tmp_path_factory.mktemp("zoo")
     return [
-        {"name": "small-bert", "source": f"transformers:{text_model(root / 'bert', 'bert')}", "licence": "mit"},
+        {"name": "small-bert", "source": f"transformers:{text_model(root / 'bert', 'bert')}", "license": "mit"},
         {"name": "small-gpt2", "source": f"transformers:{text_model(root / 'gpt2', 'gpt2')}"},
         {"name": "an-image-model", "source": "timm:test_resnet", "weights": "none"},
         {"name": "broken", "source": f"transformers:{root / 'nowhere'}"},
@@ -135,7 +135,7 @@ def test_the_report_speaks_of_texts_and_shows_them(scanned: tuple[selector.Ranki
     html = render_report(ranking)
     assert 'class="samples texts"' in html
     assert f'<q dir="auto">{samples[0]["text"]}</q>' in html
-    assert "texts/s" in html
+    assert "throughput" in html
     assert re.findall(r"(?i)(?:one|an|a single|other) images?\b|images/s|image size", html) == []
 
 
@@ -205,8 +205,8 @@ def test_texts_that_cannot_be_used(zoo: list[dict[str, Any]], tmp_path: Path) ->
     with pytest.raises(
         BadImagesError, match=r"2 text\(s\) cannot be used: row 3 is only whitespace; row 10 holds half of"
     ):
-        selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_bad_image="fail")
-    ranking = selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_bad_image="skip")
+        selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_invalid="raise")
+    ranking = selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_invalid="skip")
     assert ranking.target["items"] == 58
     assert any("2 of 60 items were skipped: row 3 (is only whitespace)" in w for w in ranking.warnings)
 

@@ -26,7 +26,7 @@ def load(model: ModelSpec) -> Any:
 
 
 def images(encoder: Encoder, count: int = 3, seed: int = 1) -> torch.Tensor:
-    """Normalised noise at the encoder's input size."""
+    """Normalized noise at the encoder's input size."""
     return torch.randn((count, *encoder.preprocess.input_size), generator=torch.Generator().manual_seed(seed))
 
 

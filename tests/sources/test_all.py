@@ -155,7 +155,7 @@ def test_identities_are_plain_and_follow_what_decides_the_features(tmp_path: Pat
     identify = registry.get("timm").identify
     seen = [json.dumps(identify(ModelSpec.model_validate({**base, **change})), sort_keys=True) for change in changes]
     assert len(set(seen)) == len(seen)
-    facts = {"name": "other", "tags": ["x"], "licence": "mit", "params": 3, "upstream_accuracy": 1.0}
+    facts = {"name": "other", "tags": ["x"], "license": "mit", "params": 3, "upstream_accuracy": 1.0}
     assert json.dumps(identify(ModelSpec.model_validate({**base, **facts})), sort_keys=True) == seen[0]
     assert json.loads(seen[0])["versions"].keys() == {"timm", "torch"}
 

@@ -19,7 +19,7 @@ import selector
 from selector.core.contracts import Words
 from selector.core.errors import SelectorError, SourceError, WeightsMissing, ZooError
 from selector.deploy import export_onnx
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.sources import registry
 from selector.tasks._learner import HeadLearner
 from selector.tuning import strategies
@@ -53,7 +53,7 @@ def of_words(folder: Path, **more: Any) -> Any:
 
 
 def tokens(encoder: Any, texts: list[Any]) -> Tokens:
-    return Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+    return Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
 
 
 def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
@@ -128,11 +128,11 @@ def test_tokens_are_bytes_that_say_where_words_begin(folder: Path) -> None:
     encoder = load(folder)
     blanks = {*range(9, 14), 0x20, 0x85, 0xA0}  # of Unicode, which Python adds four separators to
     letters = [chr(code) for code in [*range(1, 256), 0x20AC, 0x1F327] if code not in blanks]
-    (found,) = Tokeniser(encoder.preprocess)([" ".join(letters) + "".join(map(chr, blanks))])
+    (found,) = TextTokenizer(encoder.preprocess)([" ".join(letters) + "".join(map(chr, blanks))])
     (ids,) = found.ids
     assert bytes(i % 256 for i in ids.tolist()) == "".join(letters).encode()
     assert int((ids < 256).sum()) == len(letters)
-    (word,) = Tokeniser(of_words(folder).preprocess)([Words(("Köln", "a"))])
+    (word,) = TextTokenizer(of_words(folder).preprocess)([Words(("Köln", "a"))])
     assert word.ids[0].tolist() == [ord("K"), 256 + 0xC3, 256 + 0xB6, 256 + ord("l"), 256 + ord("n"), ord("a")]
     assert word.words[0].tolist() == [0, 0, 0, 0, 0, 1]
 

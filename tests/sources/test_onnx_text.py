@@ -19,7 +19,7 @@ from selector.cli.app import app
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy import export as export_module
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.tuning import Trained
 from selector.zoo import ModelSpec
 from tests.support.text_models import text_model
@@ -115,7 +115,7 @@ def test_logits_of_windows_are_averaged(tmp_path: Path) -> None:
     best = saved(tmp_path, "bert", long_texts="window", max_length=8)
     path = export_onnx(best, tmp_path / "model.onnx")
     model: SavedModel = load_model(best)
-    rows = Tokeniser(model.preprocess)([TEXTS[2]])  # type: ignore[arg-type]
+    rows = TextTokenizer(model.preprocess)([TEXTS[2]])  # type: ignore[arg-type]
     tokens = Tokens.of(rows, 0)
     assert len(tokens.ids) > 1
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -195,7 +195,7 @@ def test_two_labels_a_row_from_a_table_to_onnx_on_the_command_line(tmp_path: Pat
 
     scan = selector(
         "scan", table, "--zoo", zoo, "--separator", "|", "--store", tmp_path / "store", "--out", tmp_path / "run",
-        "--strategies", "frozen,full", "--max-steps", 6, "--no-history", "--cost", "off", "--json",
+        "--strategies", "frozen,full", "--max-steps", 6, "--no-history", "--measure-cost", "never", "--json",
     )  # fmt: skip
     (model,) = json.loads(scan)["models"]
     assert {m["strategy"]: m["status"] for m in model["measurements"]} == {"frozen": "ok", "full": "ok"}

@@ -12,7 +12,7 @@ import torch
 import selector
 from selector.core.contracts import Words
 from selector.core.errors import SourceError
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.sources import registry
 from selector.zoo import ModelSpec, load_zoo
 from tests.support.cards import run_card
@@ -28,7 +28,7 @@ def load(entry: dict[str, Any]) -> Any:
 
 
 def tokens(encoder: Any, texts: list[Any]) -> Tokens:
-    return Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+    return Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
 
 
 def test_an_elmo_is_read_trained_and_built_again() -> None:
@@ -58,7 +58,7 @@ def test_an_elmo_goes_the_whole_way(tmp_path: Path) -> None:
     saved = selector.load_model(tmp_path / "r", trust=True)
     assert saved.predict(["sun and 3"]).labels[0] in ("s", "r")
     with torch.no_grad():
-        expected = saved.module(Tokens.of(Tokeniser(saved.preprocess)(TEXTS), saved.preprocess.pad_id))
+        expected = saved.module(Tokens.of(TextTokenizer(saved.preprocess)(TEXTS), saved.preprocess.pad_id))
     run_card(  # with the code of the network alone
         tmp_path / "r" / "best",
         f"""

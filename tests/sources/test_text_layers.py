@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.sources import registry
 from selector.tasks._learner import head_name
 from selector.tuning import strategies
@@ -24,7 +24,7 @@ def load(folder: Path, **more: Any) -> Any:
 
 def tokens(encoder: Any) -> Tokens:
     texts = ["how is the film", "a", "the quick brown fox jumps over the lazy dog ."]
-    return Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+    return Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "albert"])

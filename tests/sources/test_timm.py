@@ -580,7 +580,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     assert registry.get("timm").identify(model)["weights"] != first
 
 
-def test_licences_are_those_that_timm_states() -> None:
+def test_licenses_are_those_that_timm_states() -> None:
     source = registry.get("timm")
     stated = {
         "convnextv2_atto.fcmae_ft_in1k": "cc-by-nc-4.0",
@@ -589,16 +589,16 @@ def test_licences_are_those_that_timm_states() -> None:
         "hf-hub:org/name": None,
         "no_such_network": None,
     }
-    assert {name: source.licence(ModelSpec(source=f"timm:{name}")) for name in stated} == stated
-    assert source.licence(ModelSpec(source="timm:resnet50", weights="none")) is None
+    assert {name: source.license(ModelSpec(source=f"timm:{name}")) for name in stated} == stated
+    assert source.license(ModelSpec(source="timm:resnet50", weights="none")) is None
 
 
 @pytest.mark.parametrize(
     ("dtype", "said"),
     [
-        (torch.int8, "is int8, as quantised weights are, whose scale is not applied"),
+        (torch.int8, "is int8, as quantized weights are, whose scale is not applied"),
         (torch.complex64, "is complex64, whose imaginary part would be lost"),
-        (torch.float8_e4m3fn, "is float8_e4m3fn, as quantised weights are"),
+        (torch.float8_e4m3fn, "is float8_e4m3fn, as quantized weights are"),
     ],
 )
 def test_weights_of_another_type_are_not_cast_without_a_word(tmp_path: Path, dtype: torch.dtype, said: str) -> None:
@@ -617,12 +617,12 @@ def test_weights_in_another_floating_point_type_load(tmp_path: Path, dtype: torc
     assert load(ModelSpec(source="timm:test_resnet", weights=WeightsFile(file="w.pth", base=str(tmp_path))))
 
 
-def test_quantised_weights_of_the_hub_are_refused(home: Path) -> None:
+def test_quantized_weights_of_the_hub_are_refused(home: Path) -> None:
     state = {k: v.to(torch.int8) if v.ndim == 4 else v for k, v in network("test_vit").state_dict().items()}
     save_file(state, home / "w.safetensors")
     files = {"config.json": b'{"architecture": "test_vit"}', "model.safetensors": (home / "w.safetensors").read_bytes()}
     cached(home, "org/int8", files)
-    with pytest.raises(SourceError, match="is I8, as quantised weights are, whose scale is not applied"):
+    with pytest.raises(SourceError, match="is I8, as quantized weights are, whose scale is not applied"):
         load(ModelSpec(source="timm:hf-hub:org/int8"))
 
 

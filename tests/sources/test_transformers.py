@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from selector.core.errors import SourceError, WeightsMissing, ZooError
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.sources import registry
 from selector.zoo import ModelSpec, load_zoo
 from tests.support.text_models import DECODERS, FAMILIES, sentence_model, text_model
@@ -33,7 +33,7 @@ def load(source: str | Path, **more: Any) -> Any:
 
 
 def tokens(encoder: Any, texts: list[Any] = TEXTS) -> Tokens:
-    return Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+    return Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
 
 
 def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
@@ -149,11 +149,11 @@ def test_prefix_length_and_windows(folders: dict[str, Path]) -> None:
         torch.testing.assert_close(prefixed.encode(tokens(prefixed)), expected)
     long = " ".join(["the quick brown fox"] * 10)
     short = load(folders["bert"], text={"max_length": 12})
-    [cut] = Tokeniser(short.preprocess)([long])
+    [cut] = TextTokenizer(short.preprocess)([long])
     assert [len(row) for row in cut.ids] == [12]
     assert cut.cut == 40 - 10
     windows = load(folders["bert"], text={"max_length": 12, "long_texts": "window"})
-    [parts] = Tokeniser(windows.preprocess)([long])
+    [parts] = TextTokenizer(windows.preprocess)([long])
     assert parts.cut == 0
     assert len(parts.ids) > 4
     with torch.no_grad():
@@ -427,7 +427,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "file": {"model_type": "bert", "hidden_act": "weights.pth"},
     "file in a list": {"model_type": "deberta-v2", "pos_att_type": ["p2c", "../x.bin"]},
     "key": {"model_type": "bert", "extra": {"org/name": 1}},
-    "quantised": {"model_type": "bert", "quantization_config": {"quant_method": "awq"}},
+    "quantized": {"model_type": "bert", "quantization_config": {"quant_method": "awq"}},
 }
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from selector.core.contracts import Words
 from selector.core.errors import SourceError
-from selector.modalities.text import Tokeniser, Tokens
+from selector.modalities.text import TextTokenizer, Tokens
 from selector.sources import registry
 from selector.zoo import ModelSpec
 from tests.support.text_models import DECODER, FAMILIES, SMALL, sentence_model, text_model, wordpiece
@@ -26,7 +26,7 @@ def load(source: str | Path, **more: Any) -> Any:
 
 
 def features(encoder: Any) -> torch.Tensor:
-    batch = Tokens.of(Tokeniser(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
+    batch = Tokens.of(TextTokenizer(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
     with torch.no_grad():
         found: torch.Tensor = encoder.encode(batch)
     return found
@@ -113,7 +113,7 @@ def test_a_sentence_folder_that_lower_cases_its_texts(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(data))
 
     def same() -> bool:
-        upper, lower = Tokeniser(load(folder).preprocess)(["A Great FILM", "a great film"])
+        upper, lower = TextTokenizer(load(folder).preprocess)(["A Great FILM", "a great film"])
         return [list(row) for row in upper.ids] == [list(row) for row in lower.ids]
 
     assert not same()
@@ -162,13 +162,13 @@ def test_texts_are_cut_where_the_tokenizer_says(tmp_path: Path, side: str) -> No
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": side}))
     encoder = load(folder)
     long = " ".join(f"word{i}" for i in range(60))
-    tokenise = Tokeniser(encoder.preprocess)
+    tokenize = TextTokenizer(encoder.preprocess)
     reference = AutoTokenizer.from_pretrained(folder)
-    (single,), (pair,) = tokenise([long]), tokenise([(long, "an end")])
+    (single,), (pair,) = tokenize([long]), tokenize([(long, "an end")])
     assert single.ids[0].tolist() == reference(long, truncation=True, max_length=64)["input_ids"]
     assert pair.ids[0].tolist() == reference(long, "an end", truncation=True, max_length=64)["input_ids"]
     assert single.cut == len(reference(long)["input_ids"]) - 64
-    (whole,) = Tokeniser(replace(encoder.preprocess, long_texts="window"))([long])
+    (whole,) = TextTokenizer(replace(encoder.preprocess, long_texts="window"))([long])
     assert sum(len(row) for row in whole.ids) >= len(reference(long)["input_ids"])
     ends = load(folder, text={"truncation_side": "right"}).preprocess
     assert (ends.to_dict() == encoder.preprocess.to_dict()) is (side == "right")
@@ -208,7 +208,7 @@ def test_layers_of_networks_that_give_them_otherwise(
 
     folder = other_family(tmp_path / family, {**UNUSUAL[family], "pad_token_id": 0}, monkeypatch)
     encoder = load(folder, pooling="mean")
-    batch = Tokens.of(Tokeniser(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
+    batch = Tokens.of(TextTokenizer(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
     readings = [
         encoder.variant(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i), "pooling": "mean"}))
         for i in (1, 2, 3)
@@ -237,7 +237,7 @@ def test_layers_that_stand_the_other_way_round_are_refused_in_words(
 def test_texts_of_many_windows_go_through_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load(text_model(tmp_path / "bert"), text={"max_length": 12, "long_texts": "window"})
     texts = [" ".join(["the quick brown fox"] * 10), "a film", " ".join(["storm and rain in the city"] * 9)]
-    batch = Tokens.of(Tokeniser(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+    batch = Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
     assert batch.windows
     seen: list[int] = []
     encoder.module.backbone.register_forward_pre_hook(
@@ -263,7 +263,7 @@ def test_the_embedding_counts_as_memory_in_bfloat16(tmp_path: Path) -> None:
 
     encoder = load(shutil.copytree(text_model(tmp_path / "bert"), tmp_path / "copy"))
     embedding = encoder.module.backbone.get_input_embeddings().weight
-    batch = Tokens.of(Tokeniser(encoder.preprocess)(["a film"]), encoder.preprocess.pad_id)
+    batch = Tokens.of(TextTokenizer(encoder.preprocess)(["a film"]), encoder.preprocess.pad_id)
     memory = {}
     for precision in ("float32", "bfloat16"):
         backend = EagerBackend(encoder, "cpu", precision, 4)
@@ -284,7 +284,7 @@ def test_costs_are_those_of_a_usual_text_whatever_the_target(tmp_path: Path) -> 
     for spec in ({}, {"layer": "1"}, {"text": {"words": True}}):
         encoder = load(folder, **spec)
         given = [Words(["a", "film"])] if encoder.preprocess.words else ["a film"]
-        batch = Tokens.of(Tokeniser(encoder.preprocess)(given), encoder.preprocess.pad_id)
+        batch = Tokens.of(TextTokenizer(encoder.preprocess)(given), encoder.preprocess.pad_id)
         runner = open_runner(encoder, device="cpu", precision="float32", backend="eager", sample=batch, rows_expected=1)
         found.append(measure_cost(encoder, runner, batch, seconds=0.2))
     length, width, inner = 64, 32, 64  # the network reads no more than 64 of the 128

@@ -253,7 +253,7 @@ def test_the_outcome_equals_scikit_learn_and_orders_its_samples() -> None:
 def test_without_enough_mistakes_the_least_sure_right_items_follow() -> None:
     logits = np.eye(3)[np.arange(30) % 3] * np.linspace(1, 5, 30)[:, None]
     labels = np.arange(30) % 3
-    labels[29] = 0  # the surest item is labelled wrongly
+    labels[29] = 0  # the surest item is labeled wrongly
     found = reported(logits, labels, ["a", "b", "c"])
     assert [s["row"] for s in found["samples"]] == [29, *range(11)]
     assert found["samples"][0] | {"probability": 0, "of_label": 0} == {

@@ -38,7 +38,7 @@ FAST: dict[str, Any] = {
     "zoo": TINY,
     "proxies": ["logme", "loo-ridge"],
     "precision": "float32",
-    "cost": "off",
+    "measure_cost": "never",
     "history": False,
 }
 CLASSES = ("disc", "square")
@@ -52,14 +52,14 @@ def _small() -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maps, "LEAST_SIDE", 64)
-        patch.setattr(_detector, "WIDTH", 64)  # FCOS normalises 32 groups of channels
+        patch.setattr(_detector, "WIDTH", 64)  # FCOS normalizes 32 groups of channels
         patch.setattr(_detector, "HIDDEN", 32)
         yield
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Discs and squares on grey; every seventh picture has none. COCO JSON beside them."""
+    """Discs and squares on gray; every seventh picture has none. COCO JSON beside them."""
     root = tmp_path_factory.mktemp("shapes")
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -470,7 +470,7 @@ def test_boxes_are_handed_over_from_a_score_on(confirmed: Any, shapes: Path, tmp
     assert all(one["score"] >= middle - 2e-4 for one in some)
     with pytest.raises(ConfigError, match=r"min_score must be a number in the range \[0, 1\]\. Got 2"):
         saved.predict(shapes / "00.png", min_score=2)
-    words = ["predict", str(confirmed.path), str(shapes / "00.png"), "--to", str(tmp_path / "found"), "--csv"]
+    words = ["predict", str(confirmed.path), str(shapes / "00.png"), "--out", str(tmp_path / "found"), "--csv"]
     said = CliRunner().invoke(app, [*words, "--min-score", "0", "--overlay"])
     assert said.exit_code == 0, said.output
     assert len(json.loads((tmp_path / "found" / "boxes.json").read_text())["annotations"]) == len(every)
@@ -520,7 +520,7 @@ def test_onnx_finds_what_torch_finds(confirmed: Any, shapes: Path, tmp_path: Pat
     import onnxruntime
 
     from selector.deploy import export_onnx
-    from selector.modalities.pixels.prepared import normalise, prepare
+    from selector.modalities.pixels.prepared import normalize, prepare
 
     saved = selector.load_model(confirmed.path)
     path = export_onnx(saved, tmp_path / "model.onnx")
@@ -530,7 +530,7 @@ def test_onnx_finds_what_torch_finds(confirmed: Any, shapes: Path, tmp_path: Pat
     saved.context["min_score"] = 0.0  # hardly trained: whatever it sees
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for name in ("00.png", "06.png"):
-        given = normalise(prepare([str(shapes / name)], saved.preprocess), saved.preprocess, "cpu").numpy()
+        given = normalize(prepare([str(shapes / name)], saved.preprocess), saved.preprocess, "cpu").numpy()
         boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"images": given})
         wanted = saved.predict([shapes / name]).boxes[0]
         assert len(wanted) == len(scores) > 0

@@ -26,7 +26,7 @@ from tests.tasks.test_detection_scans import OPTIONS, zoo
 selector.rank(sys.argv[1], zoo=zoo(), store=sys.argv[2], out=sys.argv[3], **OPTIONS)
 """
 OPTIONS: dict[str, Any] = {
-    "proxies": ["knn", "loo-ridge"], "precision": "float32", "cost": "off", "history": False, "seed": 0, "confirm": True,
+    "proxies": ["knn", "loo-ridge"], "precision": "float32", "measure_cost": "never", "history": False, "seed": 0, "confirm": True,
     "top_k": 1, "max_steps": 4, "strategies": ["full"], "decoder": ["ssd", "retinanet"],
 }  # fmt: skip
 

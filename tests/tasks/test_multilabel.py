@@ -122,20 +122,20 @@ TINY = [ModelSpec(name="tiny", source="timm:test_resnet", weights="none")]
 
 def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    colours = rng.random((60, 3)) < 0.5
-    colours[~colours.any(axis=1), 0] = True
-    images = (colours[:, None, None] * 200 + rng.integers(0, 55, (60, 24, 24, 3))).astype(np.uint8)
-    labels = colours.astype(float)
+    colors = rng.random((60, 3)) < 0.5
+    colors[~colors.any(axis=1), 0] = True
+    images = (colors[:, None, None] * 200 + rng.integers(0, 55, (60, 24, 24, 3))).astype(np.uint8)
+    labels = colors.astype(float)
     labels[3, 1] = np.nan
     ranking = selector.rank(
         (images, labels), zoo=TINY, proxies=["knn", "logme", "probe"], confirm=True, strategies=["frozen", "full"],
-        max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", cost="off", history=False, device="cpu",
+        max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu",
     )  # fmt: skip
     assert ranking.target["task"] == "multilabel"
     measured = {m.strategy: m for m in ranking.best.measurements}
     assert set(measured) == {"frozen", "full"}
     assert measured["frozen"].metric == "map"
-    assert measured["frozen"].val_value > 0.8  # the colours of a picture are in any features
+    assert measured["frozen"].val_value > 0.8  # the colors of a picture are in any features
     target = ranking.loaded_target
     assert target is not None
     val = target.indices("val")

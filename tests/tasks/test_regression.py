@@ -90,7 +90,7 @@ def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path: Pat
     images = (brightness[:, None, None, None] + rng.integers(0, 55, (80, 24, 24, 3))).astype(np.uint8)
     ranking = selector.rank(
         (images, 1000 + 7 * brightness), zoo=TINY, confirm=True, strategies=["frozen", "full"], max_steps=4, top_k=1,
-        store=tmp_path / "store", out=tmp_path / "run", cost="off", history=False, device="cpu", task="regression",
+        store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu", task="regression",
     )  # fmt: skip
     assert (ranking.target["task"], ranking.target["class_noun"]) == ("regression", "values")
     assert "loo-ridge" in ranking.best.scores
@@ -115,7 +115,7 @@ def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path: P
     values[3, 1] = np.nan
     ranking = selector.rank(
         (images.astype(np.uint8), values), zoo=TINY, proxies=["loo-ridge"], confirm=True, strategies=["frozen", "full"],
-        max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", cost="off", history=False, device="cpu",
+        max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu",
     )  # fmt: skip
     measured = {m.strategy: m for m in ranking.best.measurements}
     assert set(measured) == {"frozen", "full"}
@@ -150,7 +150,7 @@ def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_pat
         assert own.criterion(target)(outputs, torch.tensor(values)).item() == pytest.approx(
             reference(outputs[known], wanted).item(), rel=1e-6
         )
-    with pytest.raises(ConfigError, match=r"unknown loss 'hubert'; did you mean 'huber'\? Known: squared, huber\."):
+    with pytest.raises(ConfigError, match=r"unknown loss 'hubert'; did you mean 'huber'\? Known: mse, huber\."):
         task.configured(loss="hubert")
     with pytest.raises(ConfigError, match="the task 'classification' has no choice of loss"):
         registry.get("classification").configured(loss="huber")
@@ -167,7 +167,7 @@ def test_other_strategies_train_and_are_handed_over(tmp_path: Path, strategy: st
     labels = shown.astype(int) if kind == "multilabel" else shown.astype(float) @ [10.0, 20.0, 40.0]
     ranking = selector.rank(
         (images, labels), zoo=[ModelSpec(name="tiny", source="timm:test_vit", weights="none")], confirm=True,
-        strategies=[strategy], max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", cost="off",
+        strategies=[strategy], max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", measure_cost="never",
         history=False, device="cpu", task=kind, proxies=["knn"], loss="huber" if kind == "regression" else None,
     )  # fmt: skip
     measured = {m.strategy: m for m in ranking.best.measurements}

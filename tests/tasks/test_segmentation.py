@@ -49,18 +49,18 @@ from selector.tuning import Candidate, run_tournament
 from tests.sources.samples import load, spec
 
 task = Segmentation()
-COLOURS = np.array([[30, 60, 200], [200, 40, 40], [40, 200, 60]], np.uint8)
+COLORS = np.array([[30, 60, 200], [200, 40, 40], [40, 200, 60]], np.uint8)
 
 
 def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A picture whose classes have colours: background, and a disc and a bar where they fit; a void frame."""
+    """A picture whose classes have colors: background, and a disc and a bar where they fit; a void frame."""
     height, width = size
     mask = np.zeros(size, np.uint8)
     y, x = np.mgrid[:height, :width]
     cy, cx = rng.integers(height // 4, 3 * height // 4), rng.integers(width // 4, 3 * width // 4)
     mask[(y - cy) ** 2 + (x - cx) ** 2 < (height // 4) ** 2] = 1
     mask[:, (at := int(rng.integers(2, width - 8))) : at + 5] = 2
-    picture = np.clip(COLOURS[mask] + rng.normal(0, 12, (*size, 3)), 0, 255).astype(np.uint8)
+    picture = np.clip(COLORS[mask] + rng.normal(0, 12, (*size, 3)), 0, 255).astype(np.uint8)
     mask[:2] = 255
     return picture, mask
 
@@ -130,7 +130,7 @@ def test_points_are_shared_evenly_and_lie_in_their_class(seed: int, count: int, 
     assert {tuple(p) for p in points.tolist()} <= {tuple(p) for p in more.tolist()}, "more points keep those before"
 
 
-def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centres() -> None:
+def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers() -> None:
     mask = np.zeros((20, 30), np.uint8)
     first, other, seeded = (
         points_of(mask, 10, 255, "a", 0),
@@ -175,7 +175,7 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
     monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 30 * 18)
     items = scenes.indices("train", "val")
     assert len(items) == 18
-    with monkeypatch.context() as most:  # memory and neighbours do not grow with the pictures without end
+    with monkeypatch.context() as most:  # memory and neighbors do not grow with the pictures without end
         most.setattr("selector.tasks.segmentation.MOST_ROWS", 18 * 4)
         assert len(task.rows(scenes, items)) == 18 * 4
         assert len(task.probe_plan(scenes, items)) == 18 * 100
@@ -373,13 +373,13 @@ def test_decoders_learn_and_are_built_again(scenes: Target, name: str, decoder: 
     items = scenes.indices("train")[:4]
     batch = ready(pixels_for(scenes)(encoder.preprocess).batch(items), encoder.preprocess)
     masks = own.annotations(scenes, items)
-    optimiser = torch.optim.Adam(learner.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
     losses = []
     for _ in range(5):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = learner.train().loss(batch, masks)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
     new = [n for n, _ in learner.named_parameters() if n.startswith(learner.new)]
@@ -447,7 +447,7 @@ def saved(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
         task, pixels_for(scenes), strategies=("frozen",), device="cpu", checkpoint_folder=root / "journal",
     )  # fmt: skip
     assert result.best is not None
-    return save_model(root / "best", result.best, {"name": "scenes"}, result.measurements["tiny"], {"licence": "mit"})
+    return save_model(root / "best", result.best, {"name": "scenes"}, result.measurements["tiny"], {"license": "mit"})
 
 
 def test_masks_are_predicted_at_the_size_of_each_picture(saved: Path, scenes: Target, tmp_path: Path) -> None:
@@ -515,7 +515,7 @@ def test_predict_on_the_command_line(saved: Path, tmp_path: Path) -> None:
         Image.fromarray(scene(np.random.default_rng(i), (40, 60))[0]).save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     told = CliRunner().invoke(
-        app, ["predict", str(saved), str(tmp_path), "--to", str(tmp_path / "masks"), "--overlay", "--json"]
+        app, ["predict", str(saved), str(tmp_path), "--out", str(tmp_path / "masks"), "--overlay", "--json"]
     )
     assert told.exit_code == SOME_FAILED
     rows = json.loads(told.stdout)
@@ -620,7 +620,7 @@ def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
     """From a folder to a saved model that draws: rows are points, classes are counted by the pictures that show them."""
     ranking = selector.rank(
         folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet")], proxies=["knn"], precision="float32",
-        cost="off", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True, max_steps=2,
+        measure_cost="never", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True, max_steps=2,
         strategies=["frozen"],
     )  # fmt: skip
     assert [m.status for m in ranking] == ["ok"]
@@ -633,7 +633,7 @@ def test_several_decoders_are_compared_in_one_confirmation(folder: Path, tmp_pat
     """A configuration is (model, decoder, strategy): one table, one tuning log, one winner with its decoder."""
     ranking = selector.rank(
         folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet", name="tiny")], proxies=["knn"],
-        precision="float32", cost="off", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True,
+        precision="float32", measure_cost="never", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True,
         max_steps=2, strategies=["frozen", "full"], decoder="linear, fcn",
     )  # fmt: skip
     found = {m.strategy: m for m in ranking["tiny"].measurements}

@@ -29,7 +29,7 @@ from tests.tasks.test_segmentation_scans import OPTIONS, zoo
 selector.rank(sys.argv[1], zoo=zoo(), store=sys.argv[2], out=sys.argv[3], **OPTIONS)
 """
 OPTIONS: dict[str, Any] = {
-    "proxies": ["knn", "logme"], "precision": "float32", "cost": "off", "history": False, "seed": 0,
+    "proxies": ["knn", "logme"], "precision": "float32", "measure_cost": "never", "history": False, "seed": 0,
     "confirm": True, "top_k": 1, "max_steps": 12, "strategies": ["full"], "class_names": ["background", "disc", "bar"],
 }  # fmt: skip
 
@@ -101,11 +101,11 @@ def test_the_first_model_of_masked_pretraining_is_confirmed_beside_the_leading_o
     options = {**OPTIONS, "confirm": False, "store": tmp_path / "store"}
     first, last = [m.name for m in selector.rank(folder, zoo=zoo(), **options)]
     ranking = selector.rank(
-        folder, zoo=zoo({last: "masked image modelling, ImageNet-1k"}), out=tmp_path / "run", **options
+        folder, zoo=zoo({last: "masked image modeling, ImageNet-1k"}), out=tmp_path / "run", **options
     )
     (caveat,) = [c for c in ranking.caveats if c.code == CODE]
     assert caveat.numbers == {"models": [last]}
-    assert caveat.text.startswith(f"{last} learned by masked image modelling, which probes on frozen maps rank too low")
+    assert caveat.text.startswith(f"{last} learned by masked image modeling, which probes on frozen maps rank too low")
     confirmed = selector.confirm(ranking, top_k=1, strategies=["frozen"], history=False)
     assert {m.name for m in confirmed if m.measurements} == {first, last}
     plain = selector.rank(folder, zoo=zoo({last: "supervised"}), out=tmp_path / "plain", **options)
@@ -124,7 +124,7 @@ def test_the_first_model_of_masked_pretraining_is_confirmed_beside_the_leading_o
         ("timm:convnextv2_atto.fcmae_ft_in1k", None, False),
         ("timm:vit_tiny_patch16_224.augreg_in21k", None, False),
         ("timm:any", "masked autoencoder, then supervised, ImageNet-1k", False),
-        ("timm:any", "self-supervised by masked image modelling", True),
+        ("timm:any", "self-supervised by masked image modeling", True),
         ("timm:vit_base_patch16_224.mae", "supervised, ImageNet-1k", False),
     ],
 )

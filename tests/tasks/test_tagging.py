@@ -26,38 +26,38 @@ SCHEMES = {
 
 
 def drawn(names: list[str], seed: int, sentences: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Any order of tags at all, valid or not: (logits, labels, units)."""
+    """Any order of tags at all, valid or not: (logits, labels, groups)."""
     rng = np.random.default_rng(seed)
-    units = np.repeat(np.arange(sentences), rng.integers(1, 9, size=sentences))
-    labels = rng.integers(len(names), size=len(units))
-    said = np.where(rng.random(len(units)) < 0.6, labels, rng.integers(len(names), size=len(units)))
-    logits = rng.normal(size=(len(units), len(names)))
-    logits[np.arange(len(units)), said] += 10
-    return logits, labels, units
+    groups = np.repeat(np.arange(sentences), rng.integers(1, 9, size=sentences))
+    labels = rng.integers(len(names), size=len(groups))
+    said = np.where(rng.random(len(groups)) < 0.6, labels, rng.integers(len(names), size=len(groups)))
+    logits = rng.normal(size=(len(groups), len(names)))
+    logits[np.arange(len(groups)), said] += 10
+    return logits, labels, groups
 
 
-def metrics_of(task: Tagging, logits: np.ndarray, labels: np.ndarray, units: np.ndarray | None) -> dict[str, float]:
-    return task.stats(logits, labels, units).values(task.metrics)
+def metrics_of(task: Tagging, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> dict[str, float]:
+    return task.stats(logits, labels, groups).values(task.metrics)
 
 
-def reported(names: list[str], logits: np.ndarray, labels: np.ndarray, units: np.ndarray) -> dict[str, Any]:
+def reported(names: list[str], logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     task = Tagging(names)
-    section = task.report(task.stats(logits, labels, units), names).to_dict()
+    section = task.report(task.stats(logits, labels, groups), names).to_dict()
     return {**section["tables"], **section["figures"], "samples": section["samples"]}
 
 
-def as_lists(classes: np.ndarray, units: np.ndarray, names: list[str]) -> list[list[str]]:
-    return [[names[i] for i in classes[units == unit]] for unit in np.unique(units)]
+def as_lists(classes: np.ndarray, groups: np.ndarray, names: list[str]) -> list[list[str]]:
+    return [[names[i] for i in classes[groups == unit]] for unit in np.unique(groups)]
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 @pytest.mark.parametrize("seed", range(3))
 def test_entity_metrics_are_those_of_seqeval(scheme: str, seed: int) -> None:
     names = SCHEMES[scheme]
-    logits, labels, units = drawn(names, seed)
+    logits, labels, groups = drawn(names, seed)
     task = Tagging(tuple(names))
-    gold, said = as_lists(labels, units, names), as_lists(logits.argmax(1), units, names)
-    found = metrics_of(task, logits, labels, units)
+    gold, said = as_lists(labels, groups, names), as_lists(logits.argmax(1), groups, names)
+    found = metrics_of(task, logits, labels, groups)
     assert found["entity_f1"] == pytest.approx(f1_score(gold, said))
     assert found["entity_precision"] == pytest.approx(precision_score(gold, said))
     assert found["entity_recall"] == pytest.approx(recall_score(gold, said))
@@ -65,21 +65,21 @@ def test_entity_metrics_are_those_of_seqeval(scheme: str, seed: int) -> None:
     assert set(found) == set(task.metrics)
     made = Scheme.of(names)
     assert made is not None
-    spans = made.spans(labels, units)
+    spans = made.spans(labels, groups)
     told = [(made.types[k], int(b), int(e)) for k, b, e in zip(spans.kinds, spans.begins, spans.ends, strict=True)]
     expected = []
     for unit, tags in enumerate(gold):
-        offset = int(np.flatnonzero(units == unit)[0])
+        offset = int(np.flatnonzero(groups == unit)[0])
         expected += [(kind, offset + first, offset + last + 1) for kind, first, last in get_entities(tags)]
     assert told == expected
 
 
 def test_figures_by_type_are_those_of_seqeval() -> None:
     names = SCHEMES["IOB2 and IOB"]
-    logits, labels, units = drawn(names, 5)
-    told = reported(names, logits, labels, units)
+    logits, labels, groups = drawn(names, 5)
+    told = reported(names, logits, labels, groups)
     report = classification_report(
-        as_lists(labels, units, names), as_lists(logits.argmax(1), units, names), output_dict=True
+        as_lists(labels, groups, names), as_lists(logits.argmax(1), groups, names), output_dict=True
     )
     assert told["counted"] == "entities"
     for line in told["classes"]:
@@ -94,8 +94,8 @@ def test_units_are_borders() -> None:
     task = Tagging(tuple(names))
     labels = np.array([0, 1, 1])
     logits = 9.0 * np.eye(3)[labels]
-    for units, expected in ((np.array([0, 0, 1]), [2, 2]), (None, [2])):
-        ratio = task.stats(logits, labels, units).ratio("entity_f1")
+    for groups, expected in ((np.array([0, 0, 1]), [2, 2]), (None, [2])):
+        ratio = task.stats(logits, labels, groups).ratio("entity_f1")
         assert ratio is not None
         assert ratio[1].tolist() == expected
     assert task.entities(labels) == [("A", 0, 3)]
@@ -105,17 +105,17 @@ def test_labels_that_are_no_tags() -> None:
     for names in (["NOUN", "VERB"], ["O"], ["B-PER", "X"], ["B-", "O"]):
         assert Scheme.of(names) is None
     names = ["NOUN", "O", "VERB"]
-    logits, labels, units = drawn(names, 0)
+    logits, labels, groups = drawn(names, 0)
     task = Tagging(tuple(names))
     assert task.default_metric == "token_accuracy"
-    assert "entity_f1" not in metrics_of(task, logits, labels, units)
-    told = reported(names, logits, labels, units)
+    assert "entity_f1" not in metrics_of(task, logits, labels, groups)
+    told = reported(names, logits, labels, groups)
     assert told["counted"] == "words"
     assert [line["class"] for line in told["classes"]] == names
     assert task.entities(labels[:3]) == []
-    assert task.stats(logits, labels, units).ratio("entity_f1") is None
+    assert task.stats(logits, labels, groups).ratio("entity_f1") is None
     with pytest.raises(KeyError):
-        task.stats(logits, labels, units).value("entity_f1")
+        task.stats(logits, labels, groups).value("entity_f1")
 
 
 def test_no_entities_at_all() -> None:
@@ -140,16 +140,16 @@ def test_the_task_of_a_target() -> None:
 
 def test_sentences_are_resampled_not_words() -> None:
     names = SCHEMES["IOB2 and IOB"]
-    logits, labels, units = drawn(names, 1, sentences=150)
+    logits, labels, groups = drawn(names, 1, sentences=150)
     worse = drawn(names, 2, sentences=150)[0][: len(labels)]
     worse = np.resize(worse, logits.shape)
     task = Tagging(tuple(names))
-    first_stats, second_stats = (task.stats(outputs, labels, units) for outputs in (logits, worse))
+    first_stats, second_stats = (task.stats(outputs, labels, groups) for outputs in (logits, worse))
     table = standings({"a": [first_stats], "b": [second_stats]}, "entity_f1", task.metrics["entity_f1"])
-    assert table["a"].value == pytest.approx(metrics_of(task, logits, labels, units)["entity_f1"])
+    assert table["a"].value == pytest.approx(metrics_of(task, logits, labels, groups)["entity_f1"])
     # an independent bootstrap: whole sentences drawn, seqeval on each draw
     rng = np.random.default_rng(3)
-    gold, first, second = (as_lists(c, units, names) for c in (labels, logits.argmax(1), worse.argmax(1)))
+    gold, first, second = (as_lists(c, groups, names) for c in (labels, logits.argmax(1), worse.argmax(1)))
     gaps = []
     for _ in range(150):
         chosen = rng.integers(len(gold), size=len(gold))
@@ -174,12 +174,12 @@ def test_sentences_are_resampled_not_words() -> None:
 
 def test_telling_sentences_come_once_and_are_cut_round_their_word() -> None:
     names = ["B-A", "O"]
-    units = np.repeat([0, 1, 2], [100, 3, 2])
+    groups = np.repeat([0, 1, 2], [100, 3, 2])
     labels = np.ones(105, int)
     said = labels.copy()
     said[[90, 101]] = 0
     logits = np.eye(2)[said] * np.linspace(2, 4, 105)[:, None]
-    told = reported(names, logits, labels, units)["samples"]
+    told = reported(names, logits, labels, groups)["samples"]
     assert [sample["row"] for sample in told] == [1, 0, 2]  # the surest mistake, another one, a right one
     long = told[1]
     assert len(long["label"]) == len(long["predicted"]) == 60
@@ -189,11 +189,11 @@ def test_telling_sentences_come_once_and_are_cut_round_their_word() -> None:
 
 def test_statistics_of_resampled_sentences_are_those_of_the_sentences() -> None:
     names = SCHEMES["IOB2 and IOB"]
-    logits, labels, units = drawn(names, 4, sentences=30)
+    logits, labels, groups = drawn(names, 4, sentences=30)
     task = Tagging(names)
-    stats = task.stats(logits, labels, units)
+    stats = task.stats(logits, labels, groups)
     items = np.random.default_rng(0).integers(30, size=30)
-    rows = np.concatenate([np.flatnonzero(units == item) for item in items])
-    fresh = np.concatenate([np.full((units == item).sum(), i) for i, item in enumerate(items)])
+    rows = np.concatenate([np.flatnonzero(groups == item) for item in items])
+    fresh = np.concatenate([np.full((groups == item).sum(), i) for i, item in enumerate(items)])
     expected = metrics_of(task, logits[rows], labels[rows], fresh)
     assert stats[items].values(task.metrics) == pytest.approx(expected)

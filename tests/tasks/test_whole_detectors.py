@@ -55,7 +55,7 @@ def spec(name: str, weights: Path, side: int = 96) -> ModelSpec:
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Up to the epsilon of a normalisation."""
+    """Up to the epsilon of a normalization."""
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
@@ -155,7 +155,7 @@ def test_a_scan_with_a_whole_detector_ends_in_one(target: Target, tmp_path: Path
     """It is one configuration a strategy, whatever detectors are compared on the encoders."""
     _, path = stored(tmp_path, "ssdlite320_mobilenet_v3_large")
     ranking = selector.rank(
-        target, zoo=[spec("ssdlite320_mobilenet_v3_large", path, 160)], proxies=["knn"], precision="float32", cost="off",
+        target, zoo=[spec("ssdlite320_mobilenet_v3_large", path, 160)], proxies=["knn"], precision="float32", measure_cost="never",
         history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True, decoder=["fasterrcnn", "fcos"],
         strategies=["frozen"], max_steps=1,
     )  # fmt: skip

@@ -17,7 +17,7 @@ CLASSES = ("red", "green", "blue")
 
 
 def small_target(train: int = 64, val: int = 32, test: int = 32, noise: int = 160, seed: int = 0) -> Target:
-    """Images of 32 x 32 with a faint square in the colour of their class."""
+    """Images of 32 x 32 with a faint square in the color of their class."""
     n = train + val + test
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3

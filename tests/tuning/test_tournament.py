@@ -102,7 +102,7 @@ def test_full_measurements_say_how_they_came_about(finished: TournamentResult) -
     assert full.learning_rate in RATES["sgd"]
     assert full.trained_parameters > 50_000
     assert full.seconds > 0
-    assert full.extra["optimiser"] == "sgd"
+    assert full.extra["optimizer"] == "sgd"
     frozen = finished.measurements["mnist_cnn"][0]
     assert frozen.trained_parameters == 3 * 129
     assert [n for n, _ in frozen.extra["learning_curve"]] == [16, 32, 64]
@@ -1040,7 +1040,7 @@ def test_a_disk_that_takes_no_more_is_named_and_leaves_nothing_half(tmp_path: Pa
     assert "File too large" in last
     assert last.endswith("free some space and run the same command again: finished trainings are kept.")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.suffix == ".safetensors"]
-    assert list(tmp_path.glob("*.npz"))  # the linear-probe initialisation is kept
+    assert list(tmp_path.glob("*.npz"))  # the linear-probe initialization is kept
     assert tournament(tmp_path, [candidate(MNIST)]).best is not None
 
 

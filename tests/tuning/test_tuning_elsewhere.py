@@ -30,7 +30,7 @@ from selector.tuning.heads import solve
 from selector.tuning.journal import Journal
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
-from selector.tuning.micro_trials import micro_trials
+from selector.tuning.pilot_runs import pilot_runs
 from selector.tuning.repeats import repeat_leaders, train_rivals
 from selector.tuning.rounds import train_configuration
 from selector.tuning.trial import Trial, run_trial
@@ -303,11 +303,11 @@ def _not_here(*_: Any) -> None:
     pytest.fail("trained in this process")
 
 
-def test_micro_trials_on_workers_are_those_of_one_process(inline: Inline, tmp_path: Path) -> None:
+def test_pilot_runs_on_workers_are_those_of_one_process(inline: Inline, tmp_path: Path) -> None:
     target = small_target()
     candidates, options = [candidate(SVHN), candidate(MNIST)], {"share": 50.0, "device": "cpu"}
-    here = micro_trials(candidates, target, TASK, pixels_for(target), folder=tmp_path / "here", **options)
-    there = micro_trials(
+    here = pilot_runs(candidates, target, TASK, pixels_for(target), folder=tmp_path / "here", **options)
+    there = pilot_runs(
         candidates, target, TASK, pixels_for(target), folder=tmp_path / "there", **options,
         engine=Fleet(lambda: inline), supplies=Samples(target, tmp_path / "worker"),
     )  # fmt: skip

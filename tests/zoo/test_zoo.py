@@ -26,14 +26,14 @@ def test_entries_in_all_their_forms_and_defaults(tmp_path: Path) -> None:
             tmp_path,
             """
 version: 1
-defaults: {tags: [mine], licence: mit, preprocess: {crop_pct: 1.0, interpolation: bilinear}}
+defaults: {tags: [mine], license: mit, preprocess: {crop_pct: 1.0, interpolation: bilinear}}
 models:
   - timm:resnet18
   - timm: convnext*
     tags: [wide]
   - source: torchvision:resnet50.IMAGENET1K_V2
     name: fifty
-    licence: bsd-3-clause
+    license: bsd-3-clause
     preprocess: {crop_pct: 0.9}
   - name: mine
     source: timm:test_resnet
@@ -48,7 +48,7 @@ models:
     assert not plain.is_wildcard
     assert wild.is_wildcard
     assert wild.tags == ("mine", "wide")
-    assert (plain.licence, fifty.licence) == ("mit", "bsd-3-clause")
+    assert (plain.license, fifty.license) == ("mit", "bsd-3-clause")
     assert fifty.preprocess.changes() == {"crop_pct": 0.9, "interpolation": "bilinear"}
     assert isinstance(mine.weights, WeightsFile)
     assert mine.weights.base == str(tmp_path)
@@ -252,13 +252,13 @@ def test_every_timm_model_of_the_shipped_zoo_is_in_the_installed_registry() -> N
                 cfg = timm.get_pretrained_cfg(spec.model_id, allow_unregistered=False)
                 assert cfg is not None, spec.model_id
                 assert cfg.has_weights, spec.model_id
-                assert spec.licence == cfg.license, spec.model_id
+                assert spec.license == cfg.license, spec.model_id
                 assert ("noncommercial" in spec.tags) == ("-nc" in cfg.license), spec.model_id
 
 
 def described(models: Sequence[ModelSpec], below: float) -> None:
     """Every fact is there, and one tag says the size."""
-    assert all(m.licence and m.params and m.pretraining for m in models)
+    assert all(m.license and m.params and m.pretraining for m in models)
     bounds = {"tiny": (0, 1e7), "small": (1e7, 4.5e7), "base": (4.5e7, 2e8), "large": (2e8, below)}
     for model in models:
         (size,) = set(model.tags) & set(bounds)

@@ -135,7 +135,7 @@ def _read(x: Any, options: Options) -> Table:
         modality="image",
         items=FileItems(str(folder), relative),
         names=relative,
-        hashes=hash_files(str(root), relative, statuses, options.trust, folder=str(folder)),
+        hashes=hash_files(str(root), relative, statuses, options.hash_mode, folder=str(folder)),
         columns={"boxes": cells},
         roles={"boxes": ("boxes",)},
         schema={"box_format": "xywh", **options.schema(), "names": list(ids.values())},

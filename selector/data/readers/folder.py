@@ -45,7 +45,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
     if skipped:
         notes.append(f"{len(skipped)} files that are not images were left out, such as {min(skipped)}")
     relative = [found[i][0] for i in rows]
-    hashes = hash_files(str(root), relative, [found[i][1] for i in rows], options.trust)
+    hashes = hash_files(str(root), relative, [found[i][1] for i in rows], options.hash_mode)
     return Found(
         where=str(root),
         name=options.name or root.name,

@@ -204,7 +204,7 @@ def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -
 
     def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
         names, hashes = [], []
-        with FileMemory(str(root), options.trust) as memory:
+        with FileMemory(str(root), options.hash_mode) as memory:
             for path, said, count in zip(files, shown, counts, strict=True):
                 names += [f"{said}:{row}" for row in range(count)]
                 # masks are hashed by the task that decodes them

@@ -1,4 +1,4 @@
-"""YOLO's text files: ``labels/NAME.txt`` beside ``images/NAME.jpg``, a line a box (class, centre, size as shares).
+"""YOLO's text files: ``labels/NAME.txt`` beside ``images/NAME.jpg``, a line a box (class, center, size as shares).
 
 Class names stand in ``data.yaml`` or ``classes.txt``. Splits are folders within ``images/`` or around it, or what
 ``data.yaml`` says. A picture without a file, or with an empty one, has no boxes.
@@ -124,7 +124,7 @@ def _boxes(path: Path) -> dict[str, Any]:
             values = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         if len(values) != 4 or label < 0:
             raise TargetError(
-                f"{path}:{number}: found {line.strip()[:60]!r}; expected a class number and four shares (centre x, centre y, "
+                f"{path}:{number}: found {line.strip()[:60]!r}; expected a class number and four shares (center x, center y, "
                 "width, height)."
             )
         boxes.append(values)

@@ -60,7 +60,7 @@ class ImageForm(Form):
         self, run: Run, items: Sequence[Any], preprocess: Preprocess, batch_size: int, device: str, keep: Keep
     ) -> tuple[list[Any | None], list[str]]:
         """See ``Form``; images are read by several threads."""
-        from selector.modalities.pixels.transform import normalise
+        from selector.modalities.pixels.transform import normalize
 
         outputs: list[Any | None] = []
         reasons = []
@@ -69,7 +69,7 @@ class ImageForm(Form):
                 part = items[start : start + batch_size]
                 read = list(pool.map(lambda image: _read(image, preprocess), part))
                 pixels = [one for one in read if not isinstance(one, str)]
-                block: Any = run(normalise(np.stack(pixels), preprocess, device)) if pixels else []
+                block: Any = run(normalize(np.stack(pixels), preprocess, device)) if pixels else []
                 own = iter([block[i : i + 1] for i in range(len(pixels))])
                 outputs += [
                     None if isinstance(one, str) else keep(next(own), item)

@@ -19,13 +19,13 @@ from selector.core.errors import ConfigError
 from selector.deploy.forms import form
 from selector.deploy.forms._form import AGAIN, Form, Keep, Run, cell, listed
 from selector.deploy.forms._text_files import JSON_LINES, TABLES, column, file_of, json_lines, lines
-from selector.modalities.text import TokenisedText, Tokeniser, why_unusable
+from selector.modalities.text import TextTokenizer, TokenizedText, why_unusable
 from selector.modalities.tokens.pairs import is_pair
 from selector.modalities.tokens.table import TokenTable
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _SHOWN = 60  # characters of a text that name it
-_CHUNK = 1000  # texts tokenised at once
+_CHUNK = 1000  # texts tokenized at once
 _LINE = "a text in quotes, or a list of two,"
 _WORDS_LINE = "a list of words"
 _KEYS = ("tokens", "words")
@@ -98,7 +98,7 @@ class TextForm(Form):
         the extraction takes at once.
         """
         reasons = [why_unusable(text) for text in items]
-        table = TokenTable(preprocess, _tokenised(items, reasons, _tokeniser(preprocess)), device)
+        table = TokenTable(preprocess, _tokenized(items, reasons, _tokenizer(preprocess)), device)
         found: list[Any | None] = [None] * len(items)
         for part in table.cut(np.flatnonzero([not reason for reason in reasons]), batch_size):
             rows = run(table.batch(part))
@@ -121,7 +121,7 @@ class TextForm(Form):
         long = "read in overlapping windows" if windows else "cut off"
         prefix = f"; `{cell(preprocess.prefix)}` is put before each" if preprocess.prefix else ""
         texts = "pairs of texts" if pairs else "texts"
-        return f"| input | {texts}, tokenised by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
+        return f"| input | {texts}, tokenized by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
 
     def tensor(self, preprocess: TextPreprocess) -> str:
         """See ``Form``."""
@@ -277,16 +277,16 @@ def _is_words(item: Any) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _tokeniser(preprocess: TextPreprocess) -> Tokeniser:
+def _tokenizer(preprocess: TextPreprocess) -> TextTokenizer:
     """Reading a tokenizer takes longer than a short text does."""
-    return Tokeniser(preprocess)
+    return TextTokenizer(preprocess)
 
 
-def _tokenised(
-    texts: Sequence[RawText | Words], reasons: Sequence[str], tokenise: Tokeniser
-) -> Iterator[list[TokenisedText | None]]:
+def _tokenized(
+    texts: Sequence[RawText | Words], reasons: Sequence[str], tokenize: TextTokenizer
+) -> Iterator[list[TokenizedText | None]]:
     for begin in range(0, len(texts), _CHUNK):
         bad = reasons[begin : begin + _CHUNK]
         usable = [text for text, reason in zip(texts[begin : begin + _CHUNK], bad, strict=True) if not reason]
-        made = iter(tokenise(usable))
+        made = iter(tokenize(usable))
         yield [None if reason else next(made) for reason in bad]

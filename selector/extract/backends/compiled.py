@@ -67,7 +67,7 @@ class CompiledBackend(EagerBackend):
             raise SourceError(f"{encoder.name} cannot be compiled by torch: {reason}") from error
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Features of a normalised batch."""
+        """Features of a normalized batch."""
         features: torch.Tensor = self._compiled(batch)
         return features
 

@@ -2,7 +2,7 @@
 
 On a GPU, and for texts, weights and activations are in one precision. Pictures on a CPU run bfloat16
 as mixed precision: products in bfloat16, weights, sums along residual paths and norms in float32. That
-costs no time beside convolutions, and transformers keep the neighbours that they lose in pure bfloat16
+costs no time beside convolutions, and transformers keep the neighbors that they lose in pure bfloat16
 (a ViT-S: 0.984 instead of 0.961 unchanged). Batches of short texts would pay for the rounding of the
 weights on every call. Batch norms are folded into the convolutions before them (``folding``).
 """
@@ -59,7 +59,7 @@ class EagerBackend:
         return same
 
     def forward(self, batch: Any) -> torch.Tensor:
-        """Features of a normalised batch; what other torch backends replace."""
+        """Features of a normalized batch; what other torch backends replace."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             return self.encoder.encode(batch)
 

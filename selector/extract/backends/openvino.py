@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: converted straight from the torch module, normalisation inside the graph.
+"""OpenVINO on the CPU: converted straight from the torch module, normalization inside the graph.
 
 The compiled model is kept on disk, by weights, shape, precision and versions, so that conversion is
 paid once a machine. OpenVINO reports its use to its makers unless told otherwise: its telemetry
@@ -124,7 +124,7 @@ def _converted(ov: Any, encoder: Encoder, batch_size: int) -> Any:
 
 
 def _traced(ov: Any, encoder: Encoder, batch_size: int) -> Any:
-    """The network with its normalisation, traced as a function: its weights become constants at once.
+    """The network with its normalization, traced as a function: its weights become constants at once.
 
     A trace of a module copies every layer of it first, and torch runs the network two times more to check the trace;
     together they took four fifths of a conversion. What the check would see, the comparison of the features with
@@ -141,7 +141,7 @@ def _traced(ov: Any, encoder: Encoder, batch_size: int) -> Any:
     shift, scale = (-mean / std).view(1, -1, 1, 1), (1 / (255 * std)).view(1, -1, 1, 1)
 
     def features(pixels: torch.Tensor) -> torch.Tensor:
-        """The arithmetic of ``pixels.normalise``, written so that its trace holds for any batch."""
+        """The arithmetic of ``pixels.normalize``, written so that its trace holds for any batch."""
         values = pixels.permute(0, 3, 1, 2).float()
         if channels == 1:  # whole numbers below 2**24, so float32 is exact
             weights = torch.tensor([19595.0, 38470.0, 7471.0]).view(1, 3, 1, 1)

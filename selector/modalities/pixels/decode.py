@@ -4,7 +4,7 @@ Shared by the targets (hashes) and the extraction (decoding), and by saved model
 that an image means the same everywhere.
 
 JPEG files are decoded by torchvision (libjpeg-turbo) and everything else by Pillow. Both give the
-same bytes for RGB and grey JPEG files (checked on 300 photos, and by a test); torchvision takes
+same bytes for RGB and gray JPEG files (checked on 300 photos, and by a test); torchvision takes
 0.5 to 0.7 of Pillow's time. What is unusual (CMYK, a damaged file) goes to Pillow, whose messages
 say what is wrong.
 """
@@ -230,7 +230,7 @@ def read_image(source: str | os.PathLike[str] | RawImage | Image.Image) -> NDArr
 def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
     """Upright RGB pixels of an undecoded item.
 
-    Grey is repeated over the channels, an alpha channel is dropped (as ``convert("RGB")`` does, so
+    Gray is repeated over the channels, an alpha channel is dropped (as ``convert("RGB")`` does, so
     that encoders see what they were trained with), 16-bit values keep the upper 8 of the 8, 12 or 16 bits that are in
     use (the file says how many, or its largest value does), CMYK is
     converted, of an animation the first frame is taken, and an EXIF orientation is applied (timm's
@@ -341,7 +341,7 @@ def _upright_size(raw: RawImage) -> tuple[int, int]:
 
 
 def pil_to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A Pillow image as an undecoded item: uint8 (H, W) for grey, (H, W, 3) for anything else."""
+    """A Pillow image as an undecoded item: uint8 (H, W) for gray, (H, W, 3) for anything else."""
     upright = np.asarray(image) if image.mode == "L" else np.asarray(_to_rgb(image))
     return _upright(upright, _orientation(image))
 

@@ -1,10 +1,10 @@
 """Decoded images: each one is decoded and resized once for a resize, and shared by all encoders.
 
-The pixels of an encoder are those of timm's own evaluation transform to within one grey level
+The pixels of an encoder are those of timm's own evaluation transform to within one gray level
 (tests compare them). Bilinear and bicubic resizing is torch's uint8 kernel, which does what Pillow
 does with vector instructions: decoding and resizing photos of 150 to 600 pixels to 224 is 1.2 to 2.7
 times as fast as with Pillow (CPU time of one core, same run), and 99.99 % of the values are equal
-within one grey level. Pillow's ``draft`` mode would be faster on large photos, but it changes the
+within one gray level. Pillow's ``draft`` mode would be faster on large photos, but it changes the
 pixels by more than that. Nearest and Lanczos are left to Pillow.
 
 An EXIF orientation is applied. timm's own loader ignores it, so an image that carries one is seen
@@ -34,7 +34,7 @@ from selector.core.contracts import Items, Preprocess, Progress, ProgressCallbac
 from selector.core.errors import BadImagesError, TargetError
 from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, image_size, read_image
 from selector.modalities.pixels.segments import Place, SegmentReader, SegmentWriter, digest_of, prune, read_index, touch
-from selector.modalities.pixels.transform import normalise, prepare, resize
+from selector.modalities.pixels.transform import normalize, prepare, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ __all__ = [
     "DEFAULT_MAX_SIZE",
     "Pixels",
     "load_image",
-    "normalise",
+    "normalize",
     "open_pixels_many",
     "prepare",
     "resize",
@@ -51,7 +51,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-OnBad = Literal["fail", "skip"]
+OnBad = Literal["raise", "skip"]
 
 DEFAULT_MAX_SIZE = 20 * 10**9
 """Bytes that decoded images may take on disk before the least recently used ones go."""
@@ -155,7 +155,7 @@ def open_pixels_many(
     preprocesses: Sequence[Preprocess],
     *,
     folder: Path | None,
-    on_bad: OnBad = "fail",
+    on_invalid: OnBad = "raise",
     workers: int | None = None,
     progress: ProgressCallback = no_progress,
     max_size: int = DEFAULT_MAX_SIZE,
@@ -166,7 +166,7 @@ def open_pixels_many(
         items, hashes, names: of the target; rows are addressed by ``hashes``.
         preprocesses: of the encoders; those with an equal ``pixels_key()`` share their pixels.
         folder: where decoded images are kept; None for a temporary place that goes with the result.
-        on_bad: ``fail`` raises when an image cannot be decoded, after looking at all of them;
+        on_invalid: ``raise`` raises when an image cannot be decoded, after looking at all of them;
             ``skip`` returns them.
         workers: threads; as many as there are cores by default. Memory is bounded by a few images
             a thread, and by one for images above 32 megapixels.
@@ -177,7 +177,7 @@ def open_pixels_many(
     Returns:
         Pixels by key, and the reason by position of every image that cannot be decoded.
     Raises:
-        BadImagesError: with the full list, when ``on_bad`` is ``fail``.
+        BadImagesError: with the full list, when ``on_invalid`` is ``raise``.
         TargetError: an item's content is not what its hash says.
         StoreError: the disk is full.
     """
@@ -207,7 +207,7 @@ def open_pixels_many(
     else:
         progress(Progress("decode", len(hashes), len(hashes), note="already decoded"))
     touch({place.path for key in wanted for place in places[key].values()})
-    if bad and on_bad == "fail":
+    if bad and on_invalid == "raise":
         raise bad_images(bad, names)
     pixels = {key: Pixels(items, hashes, names, p, places[key], bad, temporary) for key, p in wanted.items()}
     return pixels, bad
@@ -333,7 +333,7 @@ def _checked_item(items: Items, index: int, hashes: Sequence[str], names: Sequen
     if content_hash(raw) != expected:
         raise TargetError(
             f"image {names[index]} has another content than when the target was loaded (hash {expected[:8]}…); "
-            f"load the target again, with trust='content' (--trust content) if its time stamps cannot be believed."
+            f"load the target again, with hash_mode='content' (--hash-mode content) if its time stamps cannot be believed."
         )
     return raw
 
@@ -353,7 +353,7 @@ def bad_images(bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
     if len(listed) > _SHOWN:
         lines.append(f"  … and {len(listed) - _SHOWN} more")
     count = f"{len(listed)} image" + ("s" if len(listed) > 1 else "")
-    advice = "Replace or remove them, or skip them with on_bad='skip' (--on-bad-image skip)."
+    advice = "Replace or remove them, or skip them with on_invalid='skip' (--on-invalid skip)."
     return BadImagesError("\n".join([f"{count} of {len(names)} cannot be decoded:", *lines, advice]), listed)
 
 

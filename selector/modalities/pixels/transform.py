@@ -1,9 +1,9 @@
-"""What an encoder's own transform does to a decoded image: resize, crop, pad; normalise on the device.
+"""What an encoder's own transform does to a decoded image: resize, crop, pad; normalize on the device.
 
-The pixels are those of timm's evaluation transform to within one grey level (tests compare them).
+The pixels are those of timm's evaluation transform to within one gray level (tests compare them).
 Bilinear and bicubic resizing is torch's uint8 kernel, which does what Pillow does with vector
 instructions: decoding and resizing photos of 150 to 600 pixels to 224 is 1.2 to 2.7 times as fast as
-with Pillow (CPU time of one core, same run), and 99.99 % of the values are equal within one grey
+with Pillow (CPU time of one core, same run), and 99.99 % of the values are equal within one gray
 level. Pillow's ``draft`` mode would be faster on large photos, but it changes the pixels by more
 than that. Nearest and Lanczos are left to Pillow.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["normalise", "prepare", "resize"]
+__all__ = ["normalize", "prepare", "resize"]
 
 
 def prepare(
@@ -78,7 +78,7 @@ def _resized_size(height: int, width: int, preprocess: Preprocess) -> tuple[int,
 def _resample(image: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
     if size == image.shape[:2]:
         return image
-    # with one side enlarged and the other reduced the kernels differ, by up to 11 grey levels in 0.3 % of the values
+    # with one side enlarged and the other reduced the kernels differ, by up to 11 gray levels in 0.3 % of the values
     mixed = (size[0] > image.shape[0]) != (size[1] > image.shape[1])
     if interpolation in ("bilinear", "bicubic") and not mixed:
         import torch
@@ -109,7 +109,7 @@ def _center(image: NDArray[np.uint8], height: int, width: int, fill: tuple[int, 
     return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
-def normalise(
+def normalize(
     batch: NDArray[np.uint8] | torch.Tensor,
     preprocess: Preprocess,
     device: torch.device | str = "cpu",
@@ -144,7 +144,7 @@ def normalise(
 def _affine(
     preprocess: Preprocess, channels: int, width: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scale, shift) from 0..255 to normalised values, repeated over a line of pixels."""
+    """(scale, shift) from 0..255 to normalized values, repeated over a line of pixels."""
     import torch
 
     with torch.inference_mode(False):  # kept for later calls, which may be inside a training loop

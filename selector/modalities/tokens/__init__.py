@@ -20,7 +20,7 @@ SPECIAL, SECOND = 1, 2
 
 
 @dataclass(frozen=True)
-class TokenisedText:
+class TokenizedText:
     """The rows of one text: one, or several when it is read in windows.
 
     ``ids`` and ``flags`` a row; ``cut`` is the number of tokens that were cut off. Of a list of words
@@ -68,7 +68,7 @@ class Tokens:
         self.words, self.counts = words, counts
 
     @classmethod
-    def of(cls, texts: Sequence[TokenisedText], pad_id: int) -> Tokens:
+    def of(cls, texts: Sequence[TokenizedText], pad_id: int) -> Tokens:
         """Filled up to the longest row."""
         import torch
 
@@ -102,7 +102,7 @@ class Tokens:
         return int(self.owner[-1]) + 1 if len(self.owner) else 0
 
     def __getitem__(self, part: slice) -> Tokens:
-        """Some neighbouring texts, filled up to the longest of them."""
+        """Some neighboring texts, filled up to the longest of them."""
         import torch
 
         start, stop, _ = part.indices(len(self))
@@ -116,7 +116,7 @@ class Tokens:
         return Tokens(ids, mask, content, types, self.owner[rows] - start, words, self.counts[start:stop])
 
     def pieces(self, texts: int, tokens: int) -> Iterator[slice]:
-        """Neighbouring texts: so many at most, and as many as fit into ``tokens`` when filled up; one at least."""
+        """Neighboring texts: so many at most, and as many as fit into ``tokens`` when filled up; one at least."""
         import torch
 
         windows = torch.bincount(self.owner, minlength=len(self)).tolist()
@@ -204,7 +204,7 @@ class Tokens:
 
 
 def _numbered(
-    texts: Sequence[TokenisedText], shape: tuple[int, ...]
+    texts: Sequence[TokenizedText], shape: tuple[int, ...]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """``Tokens.words`` and ``Tokens.counts`` of a batch."""
     import torch

@@ -17,13 +17,13 @@ def is_pair(item: Any) -> bool:
 def pair_windows(tokenizer: Any, pair: tuple[str, str], whole: Any, longest: int, stride: int) -> tuple[Any, int]:
     """Windows of the longer text of a pair, each beside the whole shorter one.
 
-    Of a shorter text that leaves its neighbour less than half of the room, what is over is cut off.
+    Of a shorter text that leaves its neighbor less than half of the room, what is over is cut off.
 
     Args:
         tokenizer: of the ``tokenizers`` library; its truncation is set here.
         whole: the encoding of the pair, not truncated.
         longest: tokens of a window, those that the tokenizer adds among them.
-        stride: tokens that neighbouring windows share.
+        stride: tokens that neighboring windows share.
 
     Returns:
         The encoding, its windows in ``overflowing``, and how many tokens of the shorter text were cut off.

@@ -1,4 +1,4 @@
-"""The texts of a target as token ids: tokenised once for a tokenizer and length, read in batches of like length."""
+"""The texts of a target as token ids: tokenized once for a tokenizer and length, read in batches of like length."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from selector.core.contracts import Items, Progress, ProgressCallback, RawText, TextPreprocess, Words, no_progress
 from selector.core.errors import BadImagesError, TargetError
-from selector.modalities.tokens import TokenisedText, Tokens
-from selector.modalities.tokens.tokeniser import Tokeniser, text_hash, why_unusable
+from selector.modalities.tokens import TokenizedText, Tokens
+from selector.modalities.tokens.tokenizer import TextTokenizer, text_hash, why_unusable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["TokenTable", "open_tokens"]
 
-_CHUNK = 1000  # texts tokenised at once
+_CHUNK = 1000  # texts tokenized at once
 _CPU_TOKENS, _GPU_TOKENS = 2048, 65_536  # a forward pass, filled up; more leave the cache, fewer idle the cores
 _ALIKE = 0.85  # of the longest text of a batch: what is shorter begins another one, from so many texts on
 _FEWEST = 16
@@ -34,7 +34,7 @@ class TokenTable:
     """
 
     def __init__(
-        self, preprocess: TextPreprocess, chunks: Iterable[Sequence[TokenisedText | None]], device: str = "cpu"
+        self, preprocess: TextPreprocess, chunks: Iterable[Sequence[TokenizedText | None]], device: str = "cpu"
     ) -> None:
         self.preprocess = preprocess
         self._budget = (_CPU_TOKENS if device == "cpu" else _GPU_TOKENS) * preprocess.tokens_per_word
@@ -78,14 +78,14 @@ class TokenTable:
             rows += more
         return [*batches, order[begin:]] if len(order) else []
 
-    def _text(self, index: int) -> TokenisedText:
+    def _text(self, index: int) -> TokenizedText:
         if not self.lengths[index]:
             raise TargetError(f"text {index} cannot be used; leave it out before asking for it.")
         rows = range(self._first[index], self._first[index + 1])
         bounds = [(self._starts[row], self._starts[row + 1]) for row in rows]
         ids, flags = tuple(self._ids[a:b] for a, b in bounds), tuple(self._flags[a:b] for a, b in bounds)
         words = tuple(self._words[a:b] for a, b in bounds) if self.preprocess.words else ()
-        return TokenisedText(ids, flags, words=words, count=int(self._counts[index]))
+        return TokenizedText(ids, flags, words=words, count=int(self._counts[index]))
 
 
 def open_tokens(
@@ -95,43 +95,43 @@ def open_tokens(
     preprocess: TextPreprocess,
     *,
     device: str = "cpu",
-    on_bad: Literal["fail", "skip"] = "fail",
+    on_invalid: Literal["raise", "skip"] = "raise",
     progress: ProgressCallback = no_progress,
 ) -> tuple[TokenTable, dict[int, str]]:
-    """Tokenise a target.
+    """Tokenize a target.
 
     Args:
         items, hashes, names: of the target.
-        on_bad: ``fail`` raises when texts cannot be used, with all of them; ``skip`` returns them.
+        on_invalid: ``raise`` raises when texts cannot be used, with all of them; ``skip`` returns them.
 
     Returns:
         The tokens, and the reason by position of every text that cannot be used.
     Raises:
-        BadImagesError: with the full list, when ``on_bad`` is ``fail``.
+        BadImagesError: with the full list, when ``on_invalid`` is ``raise``.
         TargetError: a text is not what its hash says.
     Cost: some 10,000 short texts a second and core; 5 bytes a token of memory.
     """
-    tokenise = Tokeniser(preprocess)
+    tokenize = TextTokenizer(preprocess)
     bad: dict[int, str] = {}
 
-    def tokenised() -> Iterator[list[TokenisedText | None]]:
+    def tokenized() -> Iterator[list[TokenizedText | None]]:
         done = 0
-        progress(Progress("tokenise", 0, len(items), "texts"))
+        progress(Progress("tokenize", 0, len(items), "texts"))
         for chunk in _chunks(items, hashes, names):
             reasons = [why_unusable(text) for text in chunk]
             bad.update({done + i: reason for i, reason in enumerate(reasons) if reason})
-            made = iter(tokenise([text for text, reason in zip(chunk, reasons, strict=True) if not reason]))
+            made = iter(tokenize([text for text, reason in zip(chunk, reasons, strict=True) if not reason]))
             yield [None if reason else next(made) for reason in reasons]
             done += len(chunk)
-            progress(Progress("tokenise", done, len(items), "texts"))
+            progress(Progress("tokenize", done, len(items), "texts"))
 
-    table = TokenTable(preprocess, tokenised(), device)
-    if bad and on_bad == "fail":
+    table = TokenTable(preprocess, tokenized(), device)
+    if bad and on_invalid == "raise":
         raise bad_texts(bad, names)
     return table, bad
 
 
-def _flattened(texts: Sequence[TokenisedText | None]) -> tuple[NDArray[Any], ...]:
+def _flattened(texts: Sequence[TokenizedText | None]) -> tuple[NDArray[Any], ...]:
     """Of each text its length, tokens cut off, rows and words; of each row its length; then ids, flags and words
     of all tokens."""
     told = [(t.length, t.cut, len(t.ids), t.count) if t else (0, 0, 0, 0) for t in texts]
@@ -164,6 +164,6 @@ def bad_texts(bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
     more = f"; and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return BadImagesError(
         f"{len(listed)} text(s) cannot be used: {shown}{more}. Remove them, or leave them out with "
-        "on_bad_image='skip' (--on-bad-image skip).",
+        "on_invalid='skip' (--on-invalid skip).",
         listed,
     )

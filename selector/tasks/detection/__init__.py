@@ -57,7 +57,7 @@ class Detection(DetectionReading, MapTask):
     reader = "box"
     most_rows = MOST_ROWS
     probe_rows = 0
-    optimiser = "adamw"
+    optimizer = "adamw"
     decoders = ("fasterrcnn", "retinanet", "fcos", "ssd")
     decoder = "fasterrcnn"
     decoder_noun = "detector"

@@ -149,7 +149,7 @@ def in_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> list[dict[str,
 def with_boxes(
     picture: np.ndarray, boxes: Sequence[Mapping[str, Any]], class_names: Sequence[str], small: int | None = None
 ) -> Image.Image:
-    """A copy of a picture uint8 (H, W, 3) with its boxes in the colours of their classes.
+    """A copy of a picture uint8 (H, W, 3) with its boxes in the colors of their classes.
 
     Args:
         boxes: of each ``label`` and ``box``; ``score`` is written beside it where there is one.
@@ -159,14 +159,14 @@ def with_boxes(
     before = image.width
     if small is not None:
         image.thumbnail((small, small))
-    scale, colours = image.width / before, voc_palette()
+    scale, colors = image.width / before, voc_palette()
     draw = ImageDraw.Draw(image)
     for one in reversed(boxes):  # the surest on top
-        colour = colours[(class_names.index(one["label"]) + 1) % 256]  # the first of the palette is black
+        color = colors[(class_names.index(one["label"]) + 1) % 256]  # the first of the palette is black
         left, top, right, bottom = (scale * value for value in one["box"])
-        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=1 if small else 2)
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=1 if small else 2)
         if small is None and "score" in one:
-            draw.text((left + 3, top + 1), f"{one['label']} {one['score']:.2f}", fill=colour)
+            draw.text((left + 3, top + 1), f"{one['label']} {one['score']:.2f}", fill=color)
     return image
 
 

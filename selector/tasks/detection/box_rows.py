@@ -73,10 +73,10 @@ def rows_of(
 def jittered(box: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """A box moved by up to a quarter of its sides and scaled by up to e^0.3, cut at the edges of the picture."""
     side = np.maximum(box[2:] - box[:2], _SMALLEST)
-    centre = (box[:2] + box[2:]) / 2 + draw.uniform(-SHIFT, SHIFT, 2) * side
+    center = (box[:2] + box[2:]) / 2 + draw.uniform(-SHIFT, SHIFT, 2) * side
     side = side * np.exp(draw.uniform(-SCALE, SCALE, 2))
-    low = np.clip(centre - side / 2, 0, 1 - _SMALLEST)
-    high = np.clip(centre + side / 2, low + _SMALLEST, 1)
+    low = np.clip(center - side / 2, 0, 1 - _SMALLEST)
+    high = np.clip(center + side / 2, low + _SMALLEST, 1)
     return np.concatenate([low, high])
 
 

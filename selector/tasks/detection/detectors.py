@@ -33,7 +33,7 @@ HEAD_PARTS = ("backbone.pyramid", "rpn", "roi_heads", "head")
 
 
 class Canvas(nn.Module):
-    """In the place of torchvision's transform: pictures come resized and normalised already, and all alike."""
+    """In the place of torchvision's transform: pictures come resized and normalized already, and all alike."""
 
     def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, Any]:
         """Pictures (B, C, H, W) as torchvision's detectors hand them on."""
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
 
 
 class DetectionNetwork(nn.Module):
-    """Normalised pictures (B, 3, H, W) -> boxes of each: a list of ``boxes`` (n, 4) in pixels of the canvas, ``labels``
+    """Normalized pictures (B, 3, H, W) -> boxes of each: a list of ``boxes`` (n, 4) in pixels of the canvas, ``labels``
     (n,) 0..C-1 and ``scores`` (n,), the most confident first.
 
     Args:
@@ -271,7 +271,7 @@ class DetectionLearner(nn.Module):
         self.network = network
         self.new: tuple[str, ...] = tuple(f"network.detector.{part}" for part in network.new)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
         """Mean over pictures; those without boxes teach what is background."""
         targets = [_target(known, batch) for known in annotations]
         losses = self.network.losses(batch, targets)

@@ -153,7 +153,7 @@ class DetectionStats(Stats):
         return np.concatenate([[0], np.cumsum(self.arrays["boxes"])])
 
     @property
-    def units(self) -> np.ndarray:
+    def groups(self) -> np.ndarray:
         """(n,) the picture of each predicted box."""
         return np.repeat(np.arange(len(self)), self.arrays["boxes"])
 
@@ -197,7 +197,7 @@ class DetectionStats(Stats):
         """(found, missed, false) boxes of each picture at IoU 0.5, of those predicted with at least this score."""
         sure = self.arrays["score"] >= least
         right = sure & ((self.arrays["matched"][:, 0] & 1) > 0)
-        found = np.bincount(self.units[right], minlength=len(self))
-        false = np.bincount(self.units[sure & ~right], minlength=len(self))
+        found = np.bincount(self.groups[right], minlength=len(self))
+        false = np.bincount(self.groups[sure & ~right], minlength=len(self))
         truth = self.arrays["truth"][:, :, 0].sum(axis=1)
         yield from zip(found.tolist(), (truth - found).tolist(), false.tolist(), strict=True)

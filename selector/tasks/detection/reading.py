@@ -16,7 +16,7 @@ from selector.tasks._image_files import upright_size
 from selector.tasks._read_labels import first_of
 
 FORMATS = ("xywh", "xyxy", "cxcywh", "cxcywhn")
-"""Left, top, width, height; left, top, right, bottom; centre, width, height; the same as shares of the picture."""
+"""Left, top, width, height; left, top, right, bottom; center, width, height; the same as shares of the picture."""
 
 _ROUNDING = 0.01  # pixels that are not worth a word
 _SLACK = 0.01  # share of a side by which rounding may put a box beyond the picture

@@ -80,7 +80,7 @@ def decoder_of(name: str, channels: Sequence[int], strides: Sequence[int], class
 
 
 class SegmentationNetwork(nn.Module):
-    """Normalised pictures (B, 3, H, W) -> logits (B, K, H, W).
+    """Normalized pictures (B, 3, H, W) -> logits (B, K, H, W).
 
     Args:
         encoder: what ``Encoder.map_module`` gives.
@@ -117,7 +117,7 @@ class SegmentationLearner(nn.Module):
         self._classes, self._ignore = classes, ignore
         self._weights = torch.ones(classes) if weights is None else torch.from_numpy(weights)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
         """Weighted mean over the pixels that have a class; 0 where none has."""
         outputs = self.network.coarse(batch)
         size = batch.shape[2:]

@@ -176,9 +176,9 @@ def picture_size(source: Any) -> tuple[int, int]:
 
 
 def mask_png(classes: np.ndarray, values: Sequence[int]) -> bytes:
-    """An indexed PNG of a class map (H, W), each class in its value, in colours that tell classes apart.
+    """An indexed PNG of a class map (H, W), each class in its value, in colors that tell classes apart.
 
-    Values beyond 255 are written as 16-bit grey.
+    Values beyond 255 are written as 16-bit gray.
     """
     written = np.asarray(values)[classes]
     content = io.BytesIO()
@@ -186,20 +186,20 @@ def mask_png(classes: np.ndarray, values: Sequence[int]) -> bytes:
         Image.fromarray(written.astype(np.uint16)).save(content, "PNG")
         return content.getvalue()
     image = Image.fromarray(written.astype(np.uint8), "P")
-    colours = voc_palette()
+    colors = voc_palette()
     palette = [(0, 0, 0)] * 256
     for number, value in enumerate(values):
-        palette[value] = colours[number % 256]
-    image.putpalette([channel for colour in palette for channel in colour])
+        palette[value] = colors[number % 256]
+    image.putpalette([channel for color in palette for channel in color])
     image.save(content, "PNG")
     return content.getvalue()
 
 
 def overlaid(picture: np.ndarray, classes: np.ndarray, ignore: int | None = None) -> np.ndarray:
-    """A picture uint8 (H, W, 3) under its class map (H, W) in colours; pixels without a class stay as they are."""
-    colours = np.array(voc_palette(), np.float32)
+    """A picture uint8 (H, W, 3) under its class map (H, W) in colors; pixels without a class stay as they are."""
+    colors = np.array(voc_palette(), np.float32)
     shown = picture.astype(np.float32)
-    mixed = (1 - OPACITY) * shown + OPACITY * colours[np.minimum(classes, 255)]
+    mixed = (1 - OPACITY) * shown + OPACITY * colors[np.minimum(classes, 255)]
     if ignore is not None:
         mixed = np.where((classes == ignore)[..., None], shown, mixed)
     result: np.ndarray = mixed.round().astype(np.uint8)
@@ -216,7 +216,7 @@ def small_overlay(picture: np.ndarray, classes: np.ndarray, ignore: int | None =
 
 
 def swatch(number: int) -> str:
-    """A square in the colour of a class, as a ``data:`` URI."""
+    """A square in the color of a class, as a ``data:`` URI."""
     content = io.BytesIO()
     Image.new("RGB", (8, 8), voc_palette()[number % 256]).save(content, "PNG")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -39,7 +39,7 @@ class Masks:
         pixels: (N, C) pixels of each class in each mask.
         ignore_index: what is no class in the masks that are handed over.
         values: (C,) the value of each class in the files, for masks that are written in the same way; of masks in
-            colours 0xRRGGBB.
+            colors 0xRRGGBB.
         ignored_value: the value in the files that is no class, or None.
     """
 
@@ -113,7 +113,7 @@ class Masks:
 class SegmentationReading:
     """``Task.accepts`` and ``Task.read`` of semantic segmentation: the role ``mask`` is an undecoded mask an item.
 
-    The table's schema may say ``names`` (class names by value), ``colours`` ((R, G, B) by class), ``mask_names`` (of
+    The table's schema may say ``names`` (class names by value), ``colors`` ((R, G, B) by class), ``mask_names`` (of
     the files, for messages), ``ignore_index``, and ``mask_classes`` (value -> name, others are ignored).
     """
 
@@ -127,14 +127,14 @@ class SegmentationReading:
         """Every mask is decoded once, to be checked and counted; none is kept.
 
         Raises:
-            TargetError: a mask that is missing, unreadable, of another size than its picture, in colours without a
+            TargetError: a mask that is missing, unreadable, of another size than its picture, in colors without a
                 table, or with a value that is no class; with its name.
         """
         raw = table.columns[table.roles["mask"][0]]
         names: Sequence[str] = table.schema.get("mask_names") or table.names
-        colours = table.schema.get("colours")
+        colors = table.schema.get("colors")
         with ThreadPoolExecutor(4) as pool:
-            seen = list(pool.map(lambda i: _look(table, raw, names, colours, i), range(len(table))))
+            seen = list(pool.map(lambda i: _look(table, raw, names, colors, i), range(len(table))))
         total: dict[int, int] = {}
         for one in seen:
             for value, count in one.counts.items():
@@ -158,7 +158,7 @@ class _Seen:
     hash: str
 
 
-def _look(table: Table, raw: Sequence[Any], names: Sequence[str], colours: Any, index: int) -> _Seen:
+def _look(table: Table, raw: Sequence[Any], names: Sequence[str], colors: Any, index: int) -> _Seen:
     """What one mask holds."""
     mask, name = raw[index], names[index]
     if mask is None or (isinstance(mask, bytes) and not mask):
@@ -172,28 +172,28 @@ def _look(table: Table, raw: Sequence[Any], names: Sequence[str], colours: Any, 
         check_same_size(values.shape, size)
     except UnreadableImage as error:
         raise TargetError(f"{table.where}: mask {name} {error}.") from None
-    if values.ndim == 3 and colours is None:
+    if values.ndim == 3 and colors is None:
         found = np.unique(packed(values[: max(1, _AT_A_TIME // values.shape[1])]))
-        some = ", ".join(f"#{colour:06x}" for colour in found[:4]) + (", ..." if len(found) > 4 else "")
+        some = ", ".join(f"#{color:06x}" for color in found[:4]) + (", ..." if len(found) > 4 else "")
         raise TargetError(
-            f"{table.where}: mask {name} is in colours ({some}); say which colour is "
+            f"{table.where}: mask {name} is in colors ({some}); say which color is "
             "which class with class_names (--class-names), a file of lines such as '128 0 0 cat'."
         )
     counts: Counter[int] = Counter()
     rows = max(1, _AT_A_TIME // max(1, values.shape[1]))
     for start in range(0, len(values), rows):  # counting takes eight bytes a pixel and more
-        counts.update(_counts(values[start : start + rows], palette, in_colours=colours is not None))
+        counts.update(_counts(values[start : start + rows], palette, in_colors=colors is not None))
     content = mask if isinstance(mask, bytes) else np.asarray(mask)
     return _Seen(counts, palette, content_hash(content))
 
 
-def _counts(values: np.ndarray, palette: Sequence[tuple[int, int, int]] | None, *, in_colours: bool) -> dict[int, int]:
-    """Pixels by value; of a mask whose classes are colours, by 0xRRGGBB."""
+def _counts(values: np.ndarray, palette: Sequence[tuple[int, int, int]] | None, *, in_colors: bool) -> dict[int, int]:
+    """Pixels by value; of a mask whose classes are colors, by 0xRRGGBB."""
     if values.ndim == 3:
         values = packed(values)
-    elif in_colours and palette is None:  # black and other greys of a mask in colours
+    elif in_colors and palette is None:  # black and other grays of a mask in colors
         values = values.astype(np.int64) * 0x010101
-    elif in_colours:
+    elif in_colors:
         values = packed(np.array(palette, np.int64).reshape(-1, 3))[np.minimum(values, len(palette or ()) - 1)]
     if values.dtype == np.uint8:
         counted = np.bincount(values.ravel(), minlength=256)
@@ -207,11 +207,11 @@ def _meaning(
     """(values of classes, their names, the value that is ignored, notes)."""
     said: Mapping[int, str] | None = table.schema.get("mask_classes")
     listed: Sequence[str] | None = table.schema.get("names")
-    colours = table.schema.get("colours")
+    colors = table.schema.get("colors")
     ignore: int | None = table.schema.get("ignore_index")
     notes: list[str] = []
-    if colours is not None and listed is not None:
-        known = {(r << 16) | (g << 8) | b: name for (r, g, b), name in zip(colours, listed, strict=True)}
+    if colors is not None and listed is not None:
+        known = {(r << 16) | (g << 8) | b: name for (r, g, b), name in zip(colors, listed, strict=True)}
         if ignore is not None and 0 <= ignore < len(listed):
             void = ignore
             known = {value: "void" if place == void else name for place, (value, name) in enumerate(known.items())}
@@ -236,8 +236,8 @@ def _meaning(
     strange = next((v for v in total if v not in known and v != ignore), None)
     if strange is not None and said is None:
         place = next(i for i, one in enumerate(seen) if strange in one.counts)
-        shown = f"the colour #{strange:06x}" if colours is not None else f"the value {strange}"
-        rest = "; add it to the table of colours" if colours is not None else (
+        shown = f"the color #{strange:06x}" if colors is not None else f"the value {strange}"
+        rest = "; add it to the table of colors" if colors is not None else (
             f" (0..{len(known) - 1}); give its name with class_names, or say ignore_index={strange} if it is no class"
         )  # fmt: skip
         raise TargetError(
@@ -279,12 +279,12 @@ def _unnamed(
 
 
 def voc_palette() -> list[tuple[int, int, int]]:
-    """The 256 colours of Pascal VOC: bits of the class number, spread over the channels."""
+    """The 256 colors of Pascal VOC: bits of the class number, spread over the channels."""
     found = []
     for number in range(256):
-        colour = [0, 0, 0]
+        color = [0, 0, 0]
         for bit in range(8):
             for channel in range(3):
-                colour[channel] |= ((number >> (3 * bit + channel)) & 1) << (7 - bit)
-        found.append((colour[0], colour[1], colour[2]))
+                color[channel] |= ((number >> (3 * bit + channel)) & 1) << (7 - bit)
+        found.append((color[0], color[1], color[2]))
     return found

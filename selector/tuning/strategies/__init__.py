@@ -25,7 +25,7 @@ class Strategy(Protocol):
         adapts: whether it learns for a target without labels, from the labels of another domain.
         mends: what an adaptation is made for: ``items`` that look different, class ``shares`` alone; None for nothing in
             particular.
-        optimiser: ``sgd`` or ``adamw`` where the strategy decides; None for what suits the network.
+        optimizer: ``sgd`` or ``adamw`` where the strategy decides; None for what suits the network.
         rate_factor: on the grid of learning rates.
         version: of what it does; trainings by another one are not taken from the journal.
     """
@@ -34,7 +34,7 @@ class Strategy(Protocol):
     trains: bool = True
     adapts: bool = False
     mends: str | None = None
-    optimiser: str | None = None
+    optimizer: str | None = None
     rate_factor: float = 1.0
     version: int = 1
 

@@ -24,7 +24,7 @@ class AlignmentStrategy(ABC):
     trains = True
     adapts = True
     mends = "items"
-    optimiser = None
+    optimizer = None
     rate_factor = 1.0
     version = 1
 
@@ -73,13 +73,13 @@ class AligningLearner(nn.Module):
         """What was wrapped, with what was learned since."""
         return self._learner[0]
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
         """The learner's own loss on the source, and the alignment of both domains."""
         with self._caught() as seen:
             own = cast(Learner, self.learner).loss(batch, annotations)
-            if unlabelled is None:
+            if unlabeled is None:
                 return own
-            self.network(unlabelled)
+            self.network(unlabeled)
         (rows, logits), (other_rows, other_logits) = seen
         with torch.autocast(rows.device.type, enabled=False):
             found: torch.Tensor = self.alignment(

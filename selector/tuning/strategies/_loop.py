@@ -1,6 +1,6 @@
 """The one training loop, and the forward pass that measures its result.
 
-``train`` reads top to bottom: settings, optimiser, resume, then step after step. It touches no
+``train`` reads top to bottom: settings, optimizer, resume, then step after step. It touches no
 global state: every random number comes from the settings' seed inside a forked generator. It knows no
 task: a ``Learner`` says its loss and its outputs, and an annotation travels with its item.
 """
@@ -36,10 +36,10 @@ CLIP = 1.0  # norm of the gradient
 COOL_DOWN = 0.25  # share of the steps done that a cool-down takes when time runs out
 LEAST_COOL_DOWN = 3  # steps
 
-Optimiser = Literal["sgd", "adamw"]
+Optimizer = Literal["sgd", "adamw"]
 Annotated = Callable[[np.ndarray], Sequence[Any]]
 """Positions of items -> what is known of each, as ``Task.annotations`` gives it."""
-Normalise = Callable[[Any], Any]
+Normalize = Callable[[Any], Any]
 """A prepared batch (uint8 (B, H, W, C), or tokens) -> what the network reads, on the network's device."""
 Augment = Callable[[Any, Sequence[Any]], tuple[Any, Sequence[Any]]]
 """A prepared batch and its annotations, both changed; draws from torch's global generator."""
@@ -59,33 +59,33 @@ class Feed:
 
     Attributes:
         inputs: prepared items by position in the target.
-        normalise: see ``Normalise``.
+        normalize: see ``Normalize``.
         annotations: see ``Annotated``; None where nothing is learned from them.
         augment: of training batches; None leaves them as they are.
-        unlabelled: positions of items of another domain, for learners that look at them (``adapts``).
+        unlabeled: positions of items of another domain, for learners that look at them (``adapts``).
     """
 
     inputs: PixelBatches
-    normalise: Normalise
+    normalize: Normalize
     annotations: Annotated | None = None
     augment: Augment | None = None
-    unlabelled: np.ndarray | None = None
+    unlabeled: np.ndarray | None = None
 
     def beside(self, step: int, count: int, seed: int) -> Any:
-        """Items without labels for a step, before they are normalised: drawn from seed and step, so any step can be
+        """Items without labels for a step, before they are normalized: drawn from seed and step, so any step can be
         the first."""
-        assert self.unlabelled is not None
+        assert self.unlabeled is not None
         rng = np.random.default_rng((seed, step, 1))
-        some = rng.choice(self.unlabelled, count, replace=count > len(self.unlabelled))
+        some = rng.choice(self.unlabeled, count, replace=count > len(self.unlabeled))
         prepared = self.prepared(some)
         return prepared if self.augment is None else self.augment(prepared, [0] * count)[0]
 
     def prepared(self, items: np.ndarray) -> Any:
-        """A batch before it is normalised."""
+        """A batch before it is normalized."""
         return as_batch(self.inputs.batch(items))
 
     def batch(self, items: np.ndarray) -> tuple[Any, Sequence[Any]]:
-        """A training batch before it is normalised, with its annotations: an entry an item, of any size each."""
+        """A training batch before it is normalized, with its annotations: an entry an item, of any size each."""
         assert self.annotations is not None
         prepared, known = self.prepared(items), self.annotations(items)
         return (prepared, known) if self.augment is None else self.augment(prepared, known)
@@ -98,7 +98,7 @@ class Settings:
     steps: int
     batch_size: int
     rate: float
-    optimiser: Optimiser
+    optimizer: Optimizer
     seed: int = 0
     weight_decay: float = 0.01
     bf16: bool = False
@@ -153,7 +153,7 @@ def train(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     moving = select_parameters(module, groups)
-    optimiser = _optimiser(moving, settings)
+    optimizer = _optimizer(moving, settings)
     batch_size = min(settings.batch_size, len(items))
     fit = Fit("ok")
     micro_batch = batch_size
@@ -161,7 +161,7 @@ def train(
     with _seeded(settings.seed, device):
         if checkpoint is not None and (state := read_checkpoint(checkpoint)) is not None:
             module.load_state_dict(state["module"])
-            optimiser.load_state_dict(state["optimiser"])
+            optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
             if "device_rng" in state and device.type == "cuda":
                 torch.cuda.set_rng_state(state["device_rng"], device)
@@ -181,7 +181,7 @@ def train(
             if cooling is not None and step >= cooling[1]:
                 fit.cut = True
                 break
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = settings.rate * group["share"] * _schedule(step, settings.steps, cooling)
             prepared, known = feed.batch(items[rows])
             beside = None
@@ -190,7 +190,7 @@ def train(
                 beside = feed.beside(step, len(rows), settings.seed)
             while True:
                 try:
-                    loss = _accumulate(module, prepared, known, micro_batch, feed.normalise, settings, beside)
+                    loss = _accumulate(module, prepared, known, micro_batch, feed.normalize, settings, beside)
                     break
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
@@ -202,13 +202,13 @@ def train(
                 fit.notes.append(f"the loss became {loss} at step {step}")
                 break
             nn.utils.clip_grad_norm_([p for _, named in moving for _, p in named], CLIP)
-            optimiser.step()
+            optimizer.step()
             fit.losses.append(loss)
             fit.steps = step + 1
             if not fit.memory_bytes:
                 fit.memory_bytes = _memory(device)
             if checkpoint is not None and clock() - saved > CHECKPOINT_SECONDS:
-                write_checkpoint(checkpoint, _state(module, optimiser, fit, device))
+                write_checkpoint(checkpoint, _state(module, optimizer, fit, device))
                 saved = clock()
             if on_step is not None:
                 on_step(fit.steps)
@@ -216,7 +216,7 @@ def train(
         fit.notes.append(f"cooled down after {fit.steps} of {settings.steps} steps: the time for it was over")
         if getattr(module, "adapts", False) and (reached := module.reached()):  # type: ignore[operator]
             fit.notes.append(reached)
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     module.eval()
     if fit.status == "ok" and not _finite(moving):
         fit.status = "diverged"
@@ -259,7 +259,7 @@ def predict(
             some = items[start : start + batch_size]
             prepared = feed.prepared(some)
             with torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
-                batch = feed.normalise(prepared)
+                batch = feed.normalize(prepared)
                 outputs = learner.predict(batch) if call is None else call(batch, some)
             take(outputs, some)
     return True
@@ -319,7 +319,7 @@ def _accumulate(
     prepared: Any,
     known: Sequence[Any],
     micro_batch: int,
-    normalise: Normalise,
+    normalize: Normalize,
     settings: Settings,
     beside: Any = None,
 ) -> float:
@@ -328,9 +328,9 @@ def _accumulate(
     module.zero_grad(set_to_none=True)
     total, whole = 0.0, learner.weight(known)
     for part in modalities.of_batch(prepared).pieces(prepared, micro_batch, MAX_TOKENS):
-        piece, annotations = normalise(prepared[part]), known[part]
+        piece, annotations = normalize(prepared[part]), known[part]
         with torch.autocast(torch.device(settings.device).type, dtype=torch.bfloat16, enabled=settings.bf16):
-            more = () if beside is None else (normalise(beside[part]),)
+            more = () if beside is None else (normalize(beside[part]),)
             loss = learner.loss(piece, annotations, *more)
         loss = loss * (learner.weight(annotations) / whole if whole else 0.0)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -351,7 +351,7 @@ def _smaller(micro_batch: int, device: torch.device, fit: Fit) -> int:
     return half
 
 
-def _optimiser(
+def _optimizer(
     moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]], settings: Settings
 ) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = []
@@ -364,7 +364,7 @@ def _optimiser(
                 )
     # one pass over the weights instead of several; on a CPU it is not the default
     fused = torch.device(settings.device).type in ("cpu", "cuda")
-    if settings.optimiser == "sgd":
+    if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.rate, momentum=0.9, nesterov=True, fused=fused)
     return torch.optim.AdamW(groups, lr=settings.rate, fused=fused)
 
@@ -419,13 +419,13 @@ def _finite(moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> b
     return all(bool(torch.isfinite(p).all()) for _, named in moving for _, p in named)
 
 
-def _state(module: nn.Module, optimiser: torch.optim.Optimizer, fit: Fit, device: torch.device) -> dict[str, Any]:
+def _state(module: nn.Module, optimizer: torch.optim.Optimizer, fit: Fit, device: torch.device) -> dict[str, Any]:
     # dropout on a GPU draws from a generator of its own
     own = {"device_rng": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {
         **own,
         "module": module.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
         "step": fit.steps,
         "losses": fit.losses,

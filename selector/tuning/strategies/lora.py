@@ -25,7 +25,7 @@ class Lora(Strategy):
     """Matrices of rank 8 on every linear layer and every convolution that is not grouped, and the head."""
 
     name = "lora"
-    optimiser = "adamw"
+    optimizer = "adamw"
     rate_factor = 10.0  # matrices that start at zero bear, and need, more
 
     def wrap(self, module: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Information maximisation: predictions that are sure, of every class."""
+"""Information maximization: predictions that are sure, of every class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soft neighbourhood density: items whose predictions have many near neighbours."""
+"""Soft neighborhood density: items whose predictions have many near neighbors."""
 
 from __future__ import annotations
 

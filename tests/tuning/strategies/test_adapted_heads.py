@@ -37,12 +37,12 @@ ADAPTING = ["coral", "label-shift", "reweight", "source-only"]
 def domains(seed=0, turn=0.0, shares=(1, 1, 1)):
     """Three classes in a plane and six columns of noise; the target is turned, or has other shares of the classes."""
     rng = np.random.default_rng(seed)
-    centres = np.zeros((3, 8))
-    centres[:, :2] = 2.2 * np.array([[1, 0], [-0.5, 0.9], [-0.5, -0.9]])
+    centers = np.zeros((3, 8))
+    centers[:, :2] = 2.2 * np.array([[1, 0], [-0.5, 0.9], [-0.5, -0.9]])
 
     def drawn(count, chances):
         labels = rng.choice(3, count, p=np.array(chances) / sum(chances))
-        return (centres[labels] + rng.standard_normal((count, 8))).astype(np.float32), labels
+        return (centers[labels] + rng.standard_normal((count, 8))).astype(np.float32), labels
 
     train, labels = drawn(400, (1, 1, 1))
     val, val_labels = drawn(150, (1, 1, 1))
@@ -138,7 +138,7 @@ def test_weights_are_cut_and_their_size_is_told():
 
 
 @pytest.mark.parametrize("name", ADAPTING)
-def test_few_labelled_items_of_the_target_are_learned_from_as_they_are(name):
+def test_few_labeled_items_of_the_target_are_learned_from_as_they_are(name):
     """They are no items of the source: nothing moves or weighs them, and the comparison of the domains is without them."""
     found, hidden = domains(turn=0.9)
     some, rest = np.arange(30), np.arange(30, 400)
@@ -164,7 +164,7 @@ def test_labels_that_are_learned_from_stay_with_the_target():
     rng = np.random.default_rng(3)
     source = rng.standard_normal((60, 4)).astype(np.float32), np.array(["a", "b"] * 30)
     rows = (rng.standard_normal((40, 4)) + 100).astype(np.float32)
-    target = load_target((rows, np.array(["b", "a"] * 20)), source_domain=source, labelled_target=6)
+    target = load_target((rows, np.array(["b", "a"] * 20)), source_domain=source, num_target_labels=6)
     found = _domains("features", target, Adaptation(), lambda _, items: target.features[items], 0)
     assert (found.shots > 50).all()
     assert (found.train < 50).all()
@@ -245,7 +245,7 @@ def test_class_ami_ensv_and_source_validation(seen):
 
 
 # pytorch-adapt 0.0.83 on the cases that the test draws: IMValidator, BNMValidator, SNDValidator, minus get_dev_risk without
-# normalisation, MCCLoss(T=2.5), CORALLoss
+# normalization, MCCLoss(T=2.5), CORALLoss
 PYTORCH_ADAPT = [
     {"im": 0.924094, "bnm": 0.227387, "snd": 2.129954, "dev": -1.063117, "mcc": 0.621019, "coral": 0.007992},
     {"im": 0.872997, "bnm": 0.220625, "snd": 2.002327, "dev": -0.748202, "mcc": 0.640586, "coral": 0.010727},
@@ -378,10 +378,10 @@ def test_a_preference_within_its_error_is_no_vote(seen):
 
 def test_the_change_beyond_class_shares_is_that_of_the_items():
     rng = np.random.default_rng(3)
-    centres = rng.standard_normal((5, 40))
+    centers = rng.standard_normal((5, 40))
 
     def drawn(labels):
-        return (centres[labels] + 0.6 * rng.standard_normal((len(labels), 40))).astype(np.float32)
+        return (centers[labels] + 0.6 * rng.standard_normal((len(labels), 40))).astype(np.float32)
 
     train, val = (rng.integers(0, 5, n) for n in (400, 150))
     target = drawn(rng.choice(5, 300, p=[0.6, 0.2, 0.1, 0.05, 0.05]))

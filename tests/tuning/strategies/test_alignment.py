@@ -229,7 +229,7 @@ def test_a_training_that_is_cut_says_how_far_the_adversary_had_risen(name, told)
     rng = np.random.default_rng(0)
     feed = Feed(
         Rows(rng.standard_normal((40, 2)).astype(np.float32)), torch.as_tensor, lambda items: [int(i) % 2 for i in items],
-        unlabelled=np.arange(20, 40),
+        unlabeled=np.arange(20, 40),
     )  # fmt: skip
 
     def tick(step):

@@ -45,7 +45,7 @@ def network(norm: bool = False, dropout: float = 0.0, seed: int = 0) -> nn.Seque
         return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout), nn.Linear(8 * 9, 3))
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).float() / 128 - 1
 
 
@@ -62,7 +62,7 @@ class Simple(nn.Module):
         super().__init__()
         self.network = network
 
-    def loss(self, batch: torch.Tensor, annotations: Sequence[Any], unlabelled: Any = None) -> torch.Tensor:
+    def loss(self, batch: torch.Tensor, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
         return nn.functional.cross_entropy(self.network(batch), torch.tensor(np.array(annotations)))
 
     def weight(self, annotations: Sequence[Any]) -> float:
@@ -73,10 +73,10 @@ class Simple(nn.Module):
         return outputs
 
 
-SETTINGS = Settings(steps=12, batch_size=20, rate=0.05, optimiser="sgd", weight_decay=1e-3)
+SETTINGS = Settings(steps=12, batch_size=20, rate=0.05, optimizer="sgd", weight_decay=1e-3)
 pixels = Pixels()
 INDICES = np.arange(60)
-PLAIN = Feed(pixels, normalise, lambda items: list(pixels.labels[items]))
+PLAIN = Feed(pixels, normalize, lambda items: list(pixels.labels[items]))
 AUGMENTED = replace(PLAIN, augment=augmented)
 
 
@@ -103,13 +103,13 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_equals_a_bare_torch_loop(optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_equals_a_bare_torch_loop(optimizer: str) -> None:
     settings = Settings(
         steps=12,
         batch_size=20,
         rate=0.01,
-        optimiser=optimiser,
+        optimizer=optimizer,
         weight_decay=0.01,
         seed=3,
     )  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def test_equals_a_bare_torch_loop(optimiser: str) -> None:
     others = [p for p in bare.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     optim: torch.optim.Optimizer
-    if optimiser == "sgd":
+    if optimizer == "sgd":
         optim = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
     else:
         optim = torch.optim.AdamW(groups, lr=0.01)
@@ -134,7 +134,7 @@ def test_equals_a_bare_torch_loop(optimiser: str) -> None:
             group["lr"] = 0.01 * (1.0 if step < 1 else 0.5 * (1 + np.cos(np.pi * (step - 1) / 11)))
         optim.zero_grad()
         loss = nn.functional.cross_entropy(
-            bare(normalise(torch.from_numpy(pixels.images[rows]))), torch.from_numpy(pixels.labels[rows])
+            bare(normalize(torch.from_numpy(pixels.images[rows]))), torch.from_numpy(pixels.labels[rows])
         )
         loss.backward()
         nn.utils.clip_grad_norm_(bare.parameters(), 1.0)
@@ -148,21 +148,21 @@ def test_equals_a_bare_torch_loop(optimiser: str) -> None:
 
 def test_learns() -> None:
     module = network()
-    fit(module, Settings(steps=60, batch_size=20, rate=0.05, optimiser="sgd"), feed=AUGMENTED)
+    fit(module, Settings(steps=60, batch_size=20, rate=0.05, optimizer="sgd"), feed=AUGMENTED)
     outputs = outputs_of(module)
     assert outputs is not None
     assert (outputs.argmax(axis=1) == pixels.labels).mean() > 0.9
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generators_alone() -> None:
-    settings = Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", seed=1)
+    settings = Settings(steps=6, batch_size=20, rate=0.05, optimizer="sgd", seed=1)
     before = torch.get_rng_state(), np.random.get_state()[1]  # type: ignore[index]
     first, second, third = network(dropout=0.5), network(dropout=0.5), network(dropout=0.5)
     fit(first, settings, feed=AUGMENTED)
     torch.rand(7)
     middle = torch.get_rng_state()
     fit(second, settings, feed=AUGMENTED)
-    fit(third, Settings(steps=6, batch_size=20, rate=0.05, optimiser="sgd", seed=2), feed=AUGMENTED)
+    fit(third, Settings(steps=6, batch_size=20, rate=0.05, optimizer="sgd", seed=2), feed=AUGMENTED)
     assert same(first, second)
     assert not same(first, third)
     assert torch.equal(middle, torch.get_rng_state())
@@ -174,7 +174,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_loop, "CHECKPOINT_SECONDS", 0.0)
-    settings = Settings(steps=10, batch_size=20, rate=0.05, optimiser="adamw", device=device)
+    settings = Settings(steps=10, batch_size=20, rate=0.05, optimizer="adamw", device=device)
     whole = network(norm=True, dropout=0.3)
     fit(whole, settings, feed=AUGMENTED)
 
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning(
 
 def test_a_loss_that_is_no_number_is_marked_as_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_loop, "CLIP", 1e30)
-    result = fit(network(), Settings(steps=200, batch_size=20, rate=1e30, optimiser="sgd"))
+    result = fit(network(), Settings(steps=200, batch_size=20, rate=1e30, optimizer="sgd"))
     assert result.status == "diverged"
     assert "the loss became" in result.notes[0] or "a weight is no longer" in result.notes[0]
 
@@ -348,7 +348,7 @@ def statistics(module: nn.Sequential) -> torch.Tensor:
 
 def test_pretrained_batch_norm_keeps_its_statistics_and_a_new_one_learns_them() -> None:
     kept, new = network(norm=True), network(norm=True)
-    fit(kept, Settings(steps=4, batch_size=20, rate=0.01, optimiser="sgd"))
+    fit(kept, Settings(steps=4, batch_size=20, rate=0.01, optimizer="sgd"))
     assert (statistics(kept) == 0).all()
     learner = Simple(new)
     learner.new = ("network.1",)

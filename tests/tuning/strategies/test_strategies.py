@@ -14,7 +14,7 @@ from torch import nn
 from selector.core.contracts import Encoder
 from selector.core.errors import ConfigError, TrainingError
 from selector.linear import solve_head
-from selector.modalities.pixels.prepared import normalise
+from selector.modalities.pixels.prepared import normalize
 from selector.sources import registry as sources
 from selector.tasks._learner import HeadLearner, head_layer, head_name
 from selector.tasks._linear import steadied
@@ -60,9 +60,9 @@ def moved_by(name: str, encoder: Encoder, steps: int = 2) -> tuple[set[str], set
     before = {key: value.clone() for key, value in module.state_dict().items()}
     feed = Feed(
         Noise(encoder.preprocess.input_size),
-        lambda images: normalise(images, encoder.preprocess),
+        lambda images: normalize(images, encoder.preprocess),
         lambda items: list(items % 2),
-        unlabelled=np.arange(4),
+        unlabeled=np.arange(4),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_loop, "CLIP", 1e6)
@@ -156,7 +156,7 @@ def test_layer_decay_falls_geometrically_towards_the_stem() -> None:
 def test_the_head_reads_the_features_of_encode(architecture: str) -> None:
     encoder = encoder_of(architecture)
     learner = learner_of(encoder, 3).eval()
-    batch = normalise(Noise(encoder.preprocess.input_size).images, encoder.preprocess)
+    batch = normalize(Noise(encoder.preprocess.input_size).images, encoder.preprocess)
     with torch.inference_mode():
         found = learner.rows(batch, []).numpy()
         expected = encoder.encode(batch).numpy()

@@ -1,4 +1,4 @@
-"""Micro trials: what a few steps of real fine-tuning say, on the CPU, with networks of a few thousand weights."""
+"""Pilot runs: what a few steps of real fine-tuning say, on the CPU, with networks of a few thousand weights."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ import torch
 from selector import tasks
 from selector.core.task import Stats
 from selector.extract.inputs import ready
-from selector.tuning import micro_trials as room
+from selector.tuning import pilot_runs as room
 from selector.tuning.compare import standings
-from selector.tuning.micro_trials import draw, micro_trials, steps_within
+from selector.tuning.pilot_runs import draw, pilot_runs, steps_within
 from selector.tuning.strategies._loop import as_batch
 from tests.tuning.samples import MNIST, SVHN, VIT, PixelsOf, candidate, load, pixels_for, small_target
 
@@ -19,7 +19,7 @@ TASK = tasks.registry.get("classification")
 
 
 def trials(folder: Path, target, specs=(MNIST, SVHN), share=50.0, read=None, **options):
-    return micro_trials([candidate(s) for s in specs], target, TASK, pixels_for(target, read), share=share,
+    return pilot_runs([candidate(s) for s in specs], target, TASK, pixels_for(target, read), share=share,
                         device="cpu", folder=folder, **options)  # fmt: skip
 
 
@@ -51,13 +51,13 @@ def test_a_trial_is_repeatable_and_read_from_the_journal(tmp_path: Path, monkeyp
 def test_what_costs_more_than_its_share_of_the_extraction_is_not_run(tmp_path: Path) -> None:
     (found,) = trials(tmp_path, small_target(), (MNIST,), share=0.5)
     assert found.status == "not run"  # 96 items: 32 and 32 for the probe, 32 judged, 8 x 16 x 3 for the steps
-    assert found.reason == "8 steps cost 5 times the extraction and 0.5 is allowed; raise trials to 5"
+    assert found.reason == "8 steps cost 5 times the extraction and 0.5 is allowed; raise pilot_cost to 5"
     assert trials(tmp_path, small_target(), (MNIST,), share=5.0)[0].steps == 8
     assert trials(tmp_path, small_target(), (MNIST,), share=4.9)[0].status == "not run"
 
 
 def test_steps_are_counted_in_forward_passes(tmp_path: Path) -> None:
-    """96 items at a share of 6 allow 576 passes; 32 for the probe and 64 for the judgement leave 10 steps of 48."""
+    """96 items at a share of 6 allow 576 passes; 32 for the probe and 64 for the judgment leave 10 steps of 48."""
     assert steps_within(6 * 96, 32 + 2 * 32) == 10
     (found,) = trials(tmp_path, small_target(train=64, val=32), (MNIST,), share=6.0)
     assert found.steps == 10
@@ -84,7 +84,7 @@ def test_a_network_that_cannot_be_reduced_is_tried_on_the_features_that_the_scan
     target, asked = small_target(train=400, val=60, test=20), []
     alone = trials(tmp_path / "alone", target, (SVHN,), share=1.0)[0]
     assert (alone.status, alone.reason) == (
-        "not run", "8 steps cost 1.6 times the extraction and 1 is allowed; raise trials to 1.6",
+        "not run", "8 steps cost 1.6 times the extraction and 1 is allowed; raise pilot_cost to 1.6",
     )  # fmt: skip
     features_for = native_features(target, SVHN, asked)
     found = trials(tmp_path / "a", target, (SVHN,), share=1.0, features_for=features_for)[0]
@@ -164,7 +164,7 @@ def test_a_model_that_fails_is_a_failed_trial_beside_the_others(tmp_path: Path) 
             raise OSError("the disk is gone")
         return PixelsOf(target, preprocess)
 
-    found = micro_trials([candidate(MNIST), candidate(SVHN)], target, TASK, broken, share=50.0, device="cpu", folder=tmp_path)  # fmt: skip
+    found = pilot_runs([candidate(MNIST), candidate(SVHN)], target, TASK, broken, share=50.0, device="cpu", folder=tmp_path)  # fmt: skip
     assert [t.status for t in found] == ["failed", "ok"]
     assert "the disk is gone" in found[0].reason
 

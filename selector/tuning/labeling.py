@@ -51,7 +51,7 @@ class Standing:
         return tuple((*keys[k], float(self.accuracy[k]), float(self.p_best[k])) for k in order)
 
 
-class Labelling:
+class Labeling:
     """Candidates' predictions of M items, and the labels that are known so far.
 
     Args:

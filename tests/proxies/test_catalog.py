@@ -44,9 +44,9 @@ def test_fisher(case):
 def test_cka(case):
     x, labels = case
     n = len(x)
-    centre = np.eye(n) - 1 / n
+    center = np.eye(n) - 1 / n
     for y in (np.eye(4)[labels], x[:, :2] * [1, 2]):
-        k, m = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+        k, m = center @ x @ x.T @ center, center @ y @ y.T @ center
         expected = (k * m).sum() / np.linalg.norm(k) / np.linalg.norm(m)
         target = labels if y.shape[1] == 4 else y
         assert proxies.score(x, target, "cka").value == pytest.approx(expected, rel=1e-9)

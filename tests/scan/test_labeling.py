@@ -8,7 +8,7 @@ import pytest
 
 import selector
 from selector.core.errors import ConfigError, OptionError
-from selector.tuning.labelling import LEFT_FROM, Labelling
+from selector.tuning.labeling import LEFT_FROM, Labeling
 from tests.scan.test_adapting import CLASSES, pictures, run, zoo  # noqa: F401  a fixture
 
 
@@ -27,8 +27,8 @@ def plain(count):
     return np.zeros(count)
 
 
-def regret(labelling, right):
-    return right.max() - right[labelling.standing().leader]
+def regret(labeling, right):
+    return right.max() - right[labeling.standing().leader]
 
 
 def test_asked_items_find_the_best_candidate_with_fewer_labels_than_random_ones():
@@ -38,7 +38,7 @@ def test_asked_items_find_the_best_candidate_with_fewer_labels_than_random_ones(
         order = np.random.default_rng(seed).permutation(5)  # the best is not the first
         probabilities = probabilities[order]
         right = (probabilities.argmax(axis=2) == truth).mean(axis=1)
-        active, random = (Labelling(probabilities, plain(5)) for _ in range(2))
+        active, random = (Labeling(probabilities, plain(5)) for _ in range(2))
         for item in np.random.default_rng(100 + seed).permutation(600)[:25]:
             chosen = active.next()
             active.label(chosen, int(truth[chosen]))
@@ -51,13 +51,13 @@ def test_asked_items_find_the_best_candidate_with_fewer_labels_than_random_ones(
 
 def test_the_standing_is_that_of_every_candidate_taken_for_the_truth_in_turn():
     probabilities = np.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [[0.3, 0.7], [0.6, 0.4], [0.1, 0.9]]])
-    labelling = Labelling(probabilities, np.array([1.0, 1.0]))
-    labelling.label(0, 0)
+    labeling = Labeling(probabilities, np.array([1.0, 1.0]))
+    labeling.label(0, 0)
     foreseen = [(0.85 * p + 0.075) ** 0.5 for p in (0.9, 0.3)]
     belief = np.array(foreseen) / sum(foreseen)
     # the label counts as it is (the first is right, the second wrong), the other items as the one believed says
     first, second = (np.array([1 + 0.6 + 0.8, 0.6 + 0.8]) / 3, np.array([1 + 0.6 + 0.9, 0.6 + 0.9]) / 3)
-    standing = labelling.standing()
+    standing = labeling.standing()
     assert standing.accuracy == pytest.approx(belief[0] * first + belief[1] * second)
     assert standing.p_best.tolist() == [1, 0]
     assert standing.regret == pytest.approx(0)
@@ -66,41 +66,41 @@ def test_the_standing_is_that_of_every_candidate_taken_for_the_truth_in_turn():
 def test_merits_are_believed_until_labels_tell_better():
     probabilities, truth = candidates(accuracies=(0.9, 0.6, 0.6, 0.6, 0.6))
     merits = np.array([0.0, 1.0, 0.9, 0.8, 0.7])
-    labelling = Labelling(probabilities, merits)
-    assert labelling.standing().p_best[0] < 0.2
+    labeling = Labeling(probabilities, merits)
+    assert labeling.standing().p_best[0] < 0.2
     for _ in range(25):
-        item = labelling.next()
-        labelling.label(item, int(truth[item]))
-    assert labelling.standing().leader == 0
+        item = labeling.next()
+        labeling.label(item, int(truth[item]))
+    assert labeling.standing().leader == 0
 
 
 def test_with_every_label_known_accuracies_are_exact():
     probabilities, truth = candidates(count=40)
-    labelling = Labelling(probabilities, plain(5))
-    for item in labelling.batch(40):
-        labelling.label(item, int(truth[item]))
+    labeling = Labeling(probabilities, plain(5))
+    for item in labeling.batch(40):
+        labeling.label(item, int(truth[item]))
     right = (probabilities.argmax(axis=2) == truth).mean(axis=1)
-    assert labelling.standing().accuracy == pytest.approx(right)
-    assert labelling.standing().regret == pytest.approx(0)
+    assert labeling.standing().accuracy == pytest.approx(right)
+    assert labeling.standing().regret == pytest.approx(0)
 
 
 def test_the_same_items_are_asked_for_again_until_there_are_answers():
     probabilities, truth = candidates()
-    labelling, other = Labelling(probabilities, plain(5)), Labelling(probabilities, plain(5))
-    assert labelling.batch(8) == other.batch(8)
-    first = labelling.batch(8)[0]
-    labelling.label(first, int(truth[first]))
-    assert first not in labelling.batch(599)
+    labeling, other = Labeling(probabilities, plain(5)), Labeling(probabilities, plain(5))
+    assert labeling.batch(8) == other.batch(8)
+    first = labeling.batch(8)[0]
+    labeling.label(first, int(truth[first]))
+    assert first not in labeling.batch(599)
 
 
 def test_labels_raise_the_probability_of_the_best():
     probabilities, truth = candidates()
-    labelling = Labelling(probabilities, plain(5))
-    before = labelling.standing().p_best[0]
+    labeling = Labeling(probabilities, plain(5))
+    before = labeling.standing().p_best[0]
     for _ in range(60):
-        item = labelling.next()
-        labelling.label(item, int(truth[item]))
-    after = labelling.standing()
+        item = labeling.next()
+        labeling.label(item, int(truth[item]))
+    after = labeling.standing()
     assert after.leader == 0
     assert after.p_best[0] > before
     assert after.p_best.sum() == pytest.approx(1)
@@ -109,17 +109,17 @@ def test_labels_raise_the_probability_of_the_best():
 def test_items_on_which_all_agree_are_not_asked_for():
     probabilities, _ = candidates(accuracies=(1.0, 1.0))
     probabilities[1, 17] = probabilities[1, 17][[1, 2, 3, 0]]  # the only difference
-    assert Labelling(probabilities, plain(2)).next() == 17
+    assert Labeling(probabilities, plain(2)).next() == 17
 
 
 def test_a_batch_holds_different_items_and_changes_nothing():
     probabilities, _ = candidates()
-    labelling = Labelling(probabilities, plain(5))
-    before = labelling.standing().accuracy.copy()
-    assert len(set(labelling.batch(10))) == 10
-    assert not labelling.labels
-    assert (labelling.standing().accuracy == before).all()
-    small = Labelling(probabilities[:, :3], plain(5))
+    labeling = Labeling(probabilities, plain(5))
+    before = labeling.standing().accuracy.copy()
+    assert len(set(labeling.batch(10))) == 10
+    assert not labeling.labels
+    assert (labeling.standing().accuracy == before).all()
+    small = Labeling(probabilities[:, :3], plain(5))
     assert sorted(small.batch(10)) == [0, 1, 2]
     for item in range(3):
         small.label(item, 0)
@@ -131,60 +131,60 @@ def test_no_more_than_half_are_believed_alike_before_a_label_came():
     """What the validators say counts with few candidates too; with eight and more it is four that lead."""
     for count, leading in ((2, 1), (3, 1), (4, 2), (8, 4), (32, 4)):
         merits = np.random.default_rng(count).permutation(count).astype(float)
-        belief = Labelling(np.full((count, 5, 2), 0.5), merits)._belief()
+        belief = Labeling(np.full((count, 5, 2), 0.5), merits)._belief()
         assert (belief == belief.max()).nonzero()[0].tolist() == (merits >= count - leading).nonzero()[0].tolist()
 
 
 def test_what_was_chosen_without_a_label_leads_until_another_is_surely_better():
     probabilities, truth = candidates(accuracies=(0.9, 0.7, 0.6, 0.5, 0.4))
     merits = np.array([1.0, 0.9, 0.8, 0.7, 0.6])
-    labelling = Labelling(probabilities, merits, first=3)
-    before = labelling.standing()
+    labeling = Labeling(probabilities, merits, first=3)
+    before = labeling.standing()
     assert before.leader == 3
     assert before.regret == pytest.approx(
-        float(Labelling(probabilities, merits, first=3)._belief() @ (labelling._right / 600).max(axis=1))
+        float(Labeling(probabilities, merits, first=3)._belief() @ (labeling._right / 600).max(axis=1))
         - before.accuracy[3]
     )
     keys = [("m", str(k)) for k in range(5)]
     assert before.rows(keys)[0][1] == "3"
-    belief = labelling._belief()
+    belief = labeling._belief()
     assert belief[3] == belief[0] == belief[1] > belief[2]
     changed = None
     for item in range(40):
-        labelling.label(item, int(truth[item]))
-        standing = labelling.standing()
+        labeling.label(item, int(truth[item]))
+        standing = labeling.standing()
         best = int(standing.accuracy.argmax())
         assert standing.leader == (best if standing.p_best[best] >= LEFT_FROM else 3)
         assert standing.regret == pytest.approx(
-            float(labelling._belief() @ (labelling._right / 600).max(axis=1)) - standing.accuracy[standing.leader]
+            float(labeling._belief() @ (labeling._right / 600).max(axis=1)) - standing.accuracy[standing.leader]
         )
         changed = item if changed is None and standing.leader != 3 else changed
     assert changed > 0  # one label is not enough
-    assert labelling.standing().leader == 0
-    assert labelling.standing().rows(keys)[0][1] == "0"
+    assert labeling.standing().leader == 0
+    assert labeling.standing().rows(keys)[0][1] == "0"
 
 
 def test_copies_of_an_item_are_asked_for_once_and_share_the_label():
     probabilities, _ = candidates(count=12)
     twice = np.concatenate([probabilities, probabilities[:, :6]], axis=1)
     contents = [str(i) for i in (*range(12), *range(6))]
-    labelling = Labelling(twice, plain(5), contents=contents)
-    asked = labelling.batch(18)
+    labeling = Labeling(twice, plain(5), contents=contents)
+    asked = labeling.batch(18)
     assert sorted(int(contents[i]) for i in asked) == list(range(12))
-    disputed = next(i for i in range(6) if len(set(labelling.predicted[:, i])) > 1)
-    label = int(labelling.predicted[0, disputed])
-    alone, once = Labelling(probabilities, plain(5)), Labelling(twice, plain(5))
+    disputed = next(i for i in range(6) if len(set(labeling.predicted[:, i])) > 1)
+    label = int(labeling.predicted[0, disputed])
+    alone, once = Labeling(probabilities, plain(5)), Labeling(twice, plain(5))
     for item in (disputed, 7, disputed + 12):  # a copy again says nothing
-        labelling.label(item, label)
-        assert sorted(labelling.labels) == sorted({disputed, disputed + 12} | ({7} if item != disputed else set()))
+        labeling.label(item, label)
+        assert sorted(labeling.labels) == sorted({disputed, disputed + 12} | ({7} if item != disputed else set()))
         once.label(item, label)
     alone.label(disputed, label)
     alone.label(7, label)
-    assert labelling.answers == 2
+    assert labeling.answers == 2
     assert np.ptp(alone._belief()) > 0
-    assert labelling._belief() == pytest.approx(alone._belief())
-    assert labelling._right == pytest.approx(once._right)  # both copies count as right or wrong
-    assert not {contents[i] for i in labelling.batch(18)} & {str(disputed), "7"}
+    assert labeling._belief() == pytest.approx(alone._belief())
+    assert labeling._right == pytest.approx(once._right)  # both copies count as right or wrong
+    assert not {contents[i] for i in labeling.batch(18)} & {str(disputed), "7"}
 
 
 def answered(asked, labels, path):
@@ -212,12 +212,12 @@ def test_networks_are_not_trained_again_for_answers_and_the_report_is_renewed(zo
     assert "combined is the expected accuracy with the labels" in page
 
 
-def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
+def test_a_run_is_labeled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     images, labels = pictures(60, 7, low=60, high=255)
     ranking = run(zoo, tmp_path, images)
     asked = selector.label(ranking, count=8)
     assert len(asked.items) == 8
-    voted = ranking.confirmation["adaptation"]["handed over"]
+    voted = ranking.confirmation["adaptation"]["selected"]
     assert list(asked.standing[0][:2]) == voted
     page = asked.page.read_text()
     assert page.count("data:image/jpeg") == 8
@@ -229,16 +229,16 @@ def test_a_run_is_labelled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     assert not set(again.items) & set(asked.items)
     after = selector.load_ranking(tmp_path / "run")
     found = after.confirmation["adaptation"]
-    assert found["labelled"]["labels"] == 8
-    assert found["labelled"]["voted"] == voted
-    leader = found["labelled"]["standing"][0]
-    assert found["handed over"] == [leader["model"], leader["strategy"]]
-    rows = found["labelled"]["standing"]
+    assert found["labeled"]["labels"] == 8
+    assert found["labeled"]["voted"] == voted
+    leader = found["labeled"]["standing"][0]
+    assert found["selected"] == [leader["model"], leader["strategy"]]
+    rows = found["labeled"]["standing"]
     surer = max(rows, key=lambda row: row["accuracy"])
     stays = leader != surer
     assert not stays or surer["p_best"] < LEFT_FROM
     told = "are too few to leave what was chosen without them" if stays else "decide"
-    assert any(f"8 labels of the target {told}: {' '.join(found['handed over'])} " in text for text in after.warnings)
+    assert any(f"8 labels of the target {told}: {' '.join(found['selected'])} " in text for text in after.warnings)
     saved = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
     assert (saved["name"], saved["strategy"]) == (leader["model"], leader["strategy"])
     assert selector.label(tmp_path / "run", count=2, target=ranking.loaded_target).items == again.items[:2]

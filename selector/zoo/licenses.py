@@ -1,7 +1,7 @@
-"""Licences of weights by class: what ``--licence permissive`` lets through.
+"""Licenses of weights by class: what ``--license permissive`` lets through.
 
 Names are SPDX identifiers in lower case, as zoo files and the hub write them. The classes say what
-a licence text allows; whether that holds for a use is for its reader to decide.
+a license text allows; whether that holds for a use is for its reader to decide.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ COPYLEFT = frozenset(
 """Commercial use is free, but works made from it have to be passed on under the same terms."""
 
 CLASSES = {"permissive": PERMISSIVE, "copyleft": COPYLEFT}
-"""What ``--licence`` takes beside names: everything else (non-commercial licences, model licences
+"""What ``--license`` takes beside names: everything else (non-commercial licenses, model licenses
 with terms of use, ``other``) is in no class and has to be named."""
 
 
-def normal(licence: str) -> str:
+def normal(license: str) -> str:
     """One spelling of a name.
 
     >>> normal(" Apache-2.0 "), normal("GPL-3.0-or-later"), normal("CC-BY-4.0")
     ('apache-2.0', 'gpl-3.0', 'cc-by-4.0')
     """
-    return re.sub(r"-(only|or-later)$", "", licence.strip().lower())
+    return re.sub(r"-(only|or-later)$", "", license.strip().lower())
 
 
-def allows(wanted: Sequence[str], licence: str) -> bool:
-    """Whether a licence is among those wanted.
+def allows(wanted: Sequence[str], license: str) -> bool:
+    """Whether a license is among those wanted.
 
     Args:
         wanted: classes, names, or globs on names (``cc-by-*``); any of them will do.
-        licence: of a model; ``A OR B`` when one of them suffices, ``A AND B`` when both apply.
+        license: of a model; ``A OR B`` when one of them suffices, ``A AND B`` when both apply.
 
     >>> allows(["permissive"], "MIT"), allows(["permissive"], "cc-by-nc-4.0"), allows(["cc-by-*"], "cc-by-nc-4.0")
     (True, False, True)
@@ -59,7 +59,7 @@ def allows(wanted: Sequence[str], licence: str) -> bool:
     """
     return any(
         all(any(_is(word, part) for word in wanted) for part in re.split(r"\s+and\s+", choice, flags=re.IGNORECASE))
-        for choice in re.split(r"\s+or\s+", licence, flags=re.IGNORECASE)
+        for choice in re.split(r"\s+or\s+", license, flags=re.IGNORECASE)
     )
 
 
@@ -68,7 +68,7 @@ def check(wanted: Iterable[str], known: Iterable[str]) -> None:
 
     Args:
         wanted: what a person asked for.
-        known: the licences of the models at hand, which need not be SPDX names.
+        known: the licenses of the models at hand, which need not be SPDX names.
     Raises:
         ConfigError: with what it may have meant.
     """
@@ -76,11 +76,11 @@ def check(wanted: Iterable[str], known: Iterable[str]) -> None:
     for word in wanted:
         if not any(_is(word, name) or normal(word) == name for name in names):
             raise ConfigError(
-                f"licence '{word}' is no class ({', '.join(CLASSES)}), no known licence and none that a selected model "
-                f"has{did_you_mean(normal(word), names) or '; selector zoo list shows the licences of the zoo.'}"
+                f"license '{word}' is no class ({', '.join(CLASSES)}), no known license and none that a selected model "
+                f"has{did_you_mean(normal(word), names) or '; selector zoo list shows the licenses of the zoo.'}"
             )
 
 
-def _is(word: str, licence: str) -> bool:
-    word, licence = normal(word), normal(licence)
-    return licence in CLASSES[word] if word in CLASSES else fnmatch.fnmatchcase(licence, word)
+def _is(word: str, license: str) -> bool:
+    word, license = normal(word), normal(license)
+    return license in CLASSES[word] if word in CLASSES else fnmatch.fnmatchcase(license, word)

@@ -1,9 +1,9 @@
-"""Micro trials: a few steps of real fine-tuning of a model, judged on validation items.
+"""Pilot runs: a few steps of real fine-tuning of a model, judged on validation items.
 
-What frozen features cannot show is how well a network trains. A micro trial measures it for about what extraction
+What frozen features cannot show is how well a network trains. A pilot run measures it for about what extraction
 cost: a linear probe on some training items, then one short cycle of full fine-tuning on others, each seen once, at a
 low resolution, then one pass over validation items (few items are seen several times). Where the network cannot be reduced the probe is solved on features that
-the scan has extracted, for nothing. What a trial costs is counted in forward passes before it begins, not by the clock, so
+the scan has extracted, for nothing. What a pilot run costs is counted in forward passes before it begins, not by the clock, so
 that a repeated run does the same steps.
 """
 
@@ -30,9 +30,9 @@ from selector.tuning.heads import Rows, cached_rows
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import build, load, resize, settle_precision
-from selector.tuning.strategies._loop import Optimiser, PixelBatches, Settings, train
+from selector.tuning.strategies._loop import Optimizer, PixelBatches, Settings, train
 from selector.tuning.strategies._parts import parts_of
-from selector.tuning.trial import optimiser_of
+from selector.tuning.trial import optimizer_of
 from selector.tuning.types import Candidate
 from selector.tuning.workbench import Workbench, device_of
 
@@ -42,7 +42,7 @@ BATCH = 16  # many small steps rather than few large ones: what is seen in a pas
 PROBE_ITEMS = 400  # that the probe is solved on, at most
 HELD_OUT = 200  # validation items that judge, at most
 SIDE = 96  # pixels that images are reduced to, at most
-RATES: Mapping[Optimiser, float] = {"sgd": 0.01, "adamw": 1e-4}
+RATES: Mapping[Optimizer, float] = {"sgd": 0.01, "adamw": 1e-4}
 """A short cycle has to move far, and not so far that it ruins a network: at 3e-4 a vision transformer fell from 0.64 to 0.23 on
 flowers (0.59 at 1e-4, on 150 items), and a reader of texts gained less than at 1e-4 on two sets."""
 STRATEGY = "full"
@@ -50,12 +50,12 @@ BACKWARD = 3  # forward passes that a step costs for each of its items
 
 
 @dataclass(frozen=True)
-class MicroTrial:
+class PilotRun:
     """What became of one model.
 
     Attributes:
         status: ``ok``, ``diverged``, ``failed``, or ``not run`` with its ``reason``.
-        before, after: the metric on the held-out items, of the linear probe and after the steps; None where the trial did
+        before, after: the metric on the held-out items, of the linear probe and after the steps; None where the pilot run did
             not end well.
         losses: of each batch before its step: a learning curve. Where there are items for all steps the network had not been
             trained on them.
@@ -81,7 +81,7 @@ class MicroTrial:
         return [stats for stats in kept if stats is not None]
 
 
-def micro_trials(
+def pilot_runs(
     candidates: Sequence[Candidate],
     target: Target,
     task: Task,
@@ -96,23 +96,23 @@ def micro_trials(
     progress: ProgressCallback | None = None,
     engine: Engine | None = None,
     supplies: Supplies | None = None,
-) -> list[MicroTrial]:
-    """One micro trial a candidate.
+) -> list[PilotRun]:
+    """One pilot run a candidate.
 
     Args:
         candidates: the models.
         target: train and val must not be empty; test is not read.
         pixels_for: as for ``run_tournament``.
         metric: that judges; None for the task's own.
-        share: forward passes that a trial may cost, as a share of what the extraction of train and val costs at the
+        share: forward passes that a pilot run may cost, as a share of what the extraction of train and val costs at the
             model's own resolution.
         seed: of the items that are drawn; they are the same for every model.
-        folder: of the journal; a trial that stands in it is not run again.
-        features_for: as for ``run_tournament``: what a trial at the native resolution solves its probe on, at no cost. Workers
+        folder: of the journal; a pilot run that stands in it is not run again.
+        features_for: as for ``run_tournament``: what a pilot run at the native resolution solves its probe on, at no cost. Workers
             have none and extract them anew, at their cost.
         engine, supplies: as for ``run_tournament``.
     Returns:
-        In the order of the candidates. A candidate that fails is a trial with that status.
+        In the order of the candidates. A candidate that fails is a pilot run with that status.
     Raises:
         StoreError: the disk is full.
     Cost: at most ``share`` times the extraction a model, and the loading of it.
@@ -122,7 +122,7 @@ def micro_trials(
         features_for=features_for, notify=progress or no_progress,
     )  # fmt: skip
     metric = metric or task.default_metric
-    outcomes: Iterator[Outcome[Any, MicroTrial]] = iter(())
+    outcomes: Iterator[Outcome[Any, PilotRun]] = iter(())
     away: frozenset[str] = frozenset()
     if engine is not None and supplies is not None and not engine.in_process:
         away = frozenset(supplies.names)
@@ -138,15 +138,15 @@ def micro_trials(
     found = {}
     for done, outcome in enumerate(itertools.chain(outcomes, here), 1):
         name = outcome.item.name
-        bench.notify(Progress("micro trials", done, len(candidates), "models", name))
+        bench.notify(Progress("pilot runs", done, len(candidates), "models", name))
         reason = outcome.failure.reason if outcome.failure else "unknown"
-        found[name] = outcome.result or MicroTrial(name, "failed", reason)
+        found[name] = outcome.result or PilotRun(name, "failed", reason)
     return [found[candidate.name] for candidate in candidates]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A micro trial on a worker."""
+    """A pilot run on a worker."""
 
     kit: Shared
     model: str
@@ -159,7 +159,7 @@ class _Job:
         return self.model
 
 
-def _run_there(job: _Job) -> MicroTrial:
+def _run_there(job: _Job) -> PilotRun:
     kit: Kit = opened(job.kit)
     return _run(replace(kit.bench), job.metric, job.share, job.seed, kit.candidate(job.model))
 
@@ -170,7 +170,7 @@ def draw(items: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 
 def steps_within(forwards: float, fixed: int) -> int:
-    """Steps that so many forward passes allow beside ``fixed`` ones for the probe and the judgement.
+    """Steps that so many forward passes allow beside ``fixed`` ones for the probe and the judgment.
 
     >>> steps_within(2000, 800), steps_within(1200, 800), steps_within(1000, 800)
     (24, 8, 0)
@@ -184,8 +184,8 @@ def share_needed(items: int, fixed: int, reduction: float) -> float:
 
     Args:
         items: of train and val, which the extraction passes.
-        fixed: passes for the probe and the judgement.
-        reduction: pixels at the trial's resolution over those at the model's own.
+        fixed: passes for the probe and the judgment.
+        reduction: pixels at the pilot run's resolution over those at the model's own.
 
     >>> share_needed(1000, 800, 1.0), share_needed(1000, 800, 0.25), share_needed(100, 20, 1.0)
     (1.2, 0.3, 4.1)
@@ -193,7 +193,7 @@ def share_needed(items: int, fixed: int, reduction: float) -> float:
     return math.ceil(10 * (fixed + LEAST_STEPS * BACKWARD * BATCH) * reduction / items - 1e-9) / 10
 
 
-def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Candidate) -> MicroTrial:
+def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Candidate) -> PilotRun:
     """One candidate, on record: load, probe, train, judge; or what the journal has of it."""
     target = bench.target
     drawn = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
@@ -201,17 +201,17 @@ def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Cand
     stream, held_out = drawn[probed:], draw(target.indices("val"), HELD_OUT, seed)
     bench.indices = {"train": drawn[:probed], "val": held_out, "test": np.empty(0, np.int64)}
     if bench.task.probe_rows == 0:
-        return MicroTrial(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
-    with bench.working_on(candidate, "training: micro trial"):
+        return PilotRun(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
+    with bench.working_on(candidate, "training: pilot run"):
         return _tried(bench, stream, metric, share, seed, candidate)
 
 
 def _tried(
     bench: Workbench, stream: np.ndarray, metric: str, share: float, seed: int, candidate: Candidate
-) -> MicroTrial:
+) -> PilotRun:
     loaded = load(bench, candidate)
     if loaded.encoder.module is None:
-        return MicroTrial(candidate.name, "not run", "no torch network, so it cannot be trained")
+        return PilotRun(candidate.name, "not run", "no torch network, so it cannot be trained")
     native = math.prod(loaded.size)
     if loaded.resolution is not None:
         resize(bench, loaded, (min(SIDE, loaded.size[0]), min(SIDE, loaded.size[1])))
@@ -222,8 +222,8 @@ def _tried(
     steps = steps_within(share * items / reduction, fixed)
     if not steps:
         needed = share_needed(items, fixed, reduction)
-        reason = f"{LEAST_STEPS} steps cost {needed:g} times the extraction and {share:g} is allowed; raise trials to {needed:g}"
-        return MicroTrial(candidate.name, "not run", reason)
+        reason = f"{LEAST_STEPS} steps cost {needed:g} times the extraction and {share:g} is allowed; raise pilot_cost to {needed:g}"
+        return PilotRun(candidate.name, "not run", reason)
     key = bench.journal.key(_address(bench, loaded, stream, steps, seed))
     record = bench.journal.read(key)
     if record is None:
@@ -232,7 +232,7 @@ def _tried(
     facts = record.facts
     probe_stats = bench.task.stats_type(record.arrays, facts["probe_summary"])
     before, after = (None if stats is None else stats.value(metric) for stats in (probe_stats, record.stats))
-    found = MicroTrial(
+    found = PilotRun(
         candidate.name,
         record.status,
         "; ".join(facts["notes"]),
@@ -262,7 +262,7 @@ def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
         "strategy": f"micro {STRATEGY}",
         "steps": steps,
         "batch_size": BATCH,
-        "rate": RATES[optimiser_of(loaded, STRATEGY)],
+        "rate": RATES[optimizer_of(loaded, STRATEGY)],
         "items": [len(bench.indices["train"]), len(stream), len(bench.indices["val"])],
         "probe": "extracted before" if _extracted(bench, loaded) else "here",
         "seed": seed,
@@ -273,7 +273,7 @@ def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
     begun = bench.now()
     probe, before = _probe(bench, loaded)
     module = build(bench, loaded, probe)
-    optimiser = optimiser_of(loaded, STRATEGY)
+    optimizer = optimizer_of(loaded, STRATEGY)
     fit = train(
         module,
         strategies.registry.get(STRATEGY).groups(
@@ -284,8 +284,8 @@ def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
         Settings(
             steps=steps,
             batch_size=BATCH,
-            rate=RATES[optimiser],
-            optimiser=optimiser,
+            rate=RATES[optimizer],
+            optimizer=optimizer,
             seed=seed,
             bf16=loaded.bf16,
             device=bench.device,
@@ -306,7 +306,7 @@ def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
 
 
 def _probe(bench: Workbench, loaded: Loaded) -> tuple[Probe, Stats]:
-    """The linear probe at the resolution of the trial, and what it reaches on the held-out items."""
+    """The linear probe at the resolution of the pilot run, and what it reaches on the held-out items."""
     rows = _rows(bench, loaded)
     probe = bench.task.probe(bench.target, rows["train"], rows["val"])
     if probe is None:

@@ -15,7 +15,7 @@ import xxhash
 
 from selector.core.contracts import Words
 from selector.core.errors import ConfigError, TargetError
-from selector.modalities.tokens import SECOND, SPECIAL, TokenisedText
+from selector.modalities.tokens import SECOND, SPECIAL, TokenizedText
 from selector.modalities.tokens.pairs import pair_windows
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from selector.core.contracts import RawText, TextPreprocess
 
-__all__ = ["Tokeniser", "UnreadableText", "text_hash", "why_unusable"]
+__all__ = ["TextTokenizer", "UnreadableText", "text_hash", "why_unusable"]
 
-_OVERLAP = 8  # neighbouring windows share an eighth of their length
+_OVERLAP = 8  # neighboring windows share an eighth of their length
 
 
 class UnreadableText(TargetError):
@@ -98,7 +98,7 @@ def _why_no_words(words: Words) -> str:
 # ---------------------------------------------------------------------------- tokens
 
 
-class Tokeniser:
+class TextTokenizer:
     """Texts to token ids, as a ``TextPreprocess`` says.
 
     Raises:
@@ -118,7 +118,7 @@ class Tokeniser:
         self._side = "right" if self._windows else preprocess.truncation_side
         self._single.enable_truncation(preprocess.max_length, stride=self._stride, direction=self._side)
 
-    def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
+    def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenizedText]:
         """One entry a text, in order. Cost: some 10,000 short texts a second and core."""
         prefix = self.preprocess.prefix
         if self.preprocess.words:
@@ -135,10 +135,10 @@ class Tokeniser:
             found = self._single.encode_batch([f"{prefix}{text}" for text in texts])
         return [self._rows(encoding) for encoding in found]
 
-    def _of_words(self, texts: Sequence[RawText | Words]) -> list[TokenisedText]:
+    def _of_words(self, texts: Sequence[RawText | Words]) -> list[TokenizedText]:
         sentences = [text if isinstance(text, Words) else None for text in texts]
         if any(words is None for words in sentences):
-            raise ConfigError("this tokeniser takes lists of words (Words); some of the items are something else.")
+            raise ConfigError("this tokenizer takes lists of words (Words); some of the items are something else.")
         # read as one text, so that a word's tokens are those it has in running text, whatever the tokenizer
         prefix = self.preprocess.prefix
         found = self._single.encode_batch([prefix + words.text for words in sentences if words is not None])
@@ -148,7 +148,7 @@ class Tokeniser:
             if words is not None
         ]
 
-    def _words_of(self, encoding: Any, words: Words) -> TokenisedText:
+    def _words_of(self, encoding: Any, words: Words) -> TokenizedText:
         text = self._rows(encoding)
         lengths = np.array([len(word) for word in words], np.int64)
         begins = len(self.preprocess.prefix) + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
@@ -164,9 +164,9 @@ class Tokeniser:
             np.where((found >= 0) & (owner[found] == number), found, -1).astype(np.int32)
             for number, found in enumerate(windows)
         )
-        return TokenisedText(text.ids, text.flags, words=chosen, count=len(words))
+        return TokenizedText(text.ids, text.flags, words=chosen, count=len(words))
 
-    def _pair_rows(self, pair: tuple[str, str], whole: Any) -> TokenisedText:
+    def _pair_rows(self, pair: tuple[str, str], whole: Any) -> TokenizedText:
         longest = self.preprocess.max_length
         if len(whole.ids) <= longest:
             return self._rows(whole)
@@ -186,7 +186,7 @@ class Tokeniser:
         """A tokenizer of its own, whose truncation changes from pair to pair."""
         return type(self._single).from_str(self.preprocess.tokenizer)
 
-    def _rows(self, encoding: Any, cut: int = 0) -> TokenisedText:
+    def _rows(self, encoding: Any, cut: int = 0) -> TokenizedText:
         rows = [encoding]
         if self._windows:
             rows += encoding.overflowing
@@ -198,7 +198,7 @@ class Tokeniser:
             + np.asarray(row.type_ids or [0], np.uint8) * SECOND
             for row in rows
         )
-        return TokenisedText(ids, flags, cut)
+        return TokenizedText(ids, flags, cut)
 
 
 def _word_of_token(encoding: Any, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
