@@ -84,7 +84,7 @@ def test_the_output_in_the_readme_is_a_demos() -> None:
     assert found
     for needed in (
         "textile",
-        "linear probe (val)",
+        "linear probe",
         "transferability",
         "efficientnet-lite",
         "resnet18-untrained",

@@ -144,7 +144,7 @@ def test_text_keeps_to_its_width(width: int) -> None:
 def test_narrow_text_leaves_out_facts_before_figures() -> None:
     text = render_text(samples.ranking(), width=120)
     assert re.search(r"Hidden columns: license, feature dim, extraction time, params", text)
-    assert "transferability" in text.splitlines()[2]
+    assert "transferability" in text.splitlines()[3]
     assert "Not shown" not in render_text(samples.ranking(), width=250)
 
 
