@@ -473,7 +473,7 @@ def test_store_verify_finds_damage(store: Path, confirmed: Any, tmp_path: Path) 
     result = run("store", "verify", "--store", copy)
     assert result.exit_code == 1
     assert "1 damaged" in result.stdout
-    assert f"set aside: entries/{rows.parent.name}" in result.stdout
+    assert f"removed: entries/{rows.parent.name}" in result.stdout
 
 
 def test_doctor_offline(tmp_path: Path) -> None:
