@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,8 @@ def check_json(text: str) -> None:
 
 _ARCHIVE_ERRORS = (
     *(OSError, ValueError, EOFError, AttributeError, TypeError, LookupError, RuntimeError, NotImplementedError),
-    *(MemoryError, OverflowError, SyntaxError, RecursionError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(MemoryError, OverflowError, SyntaxError, RecursionError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 """What damaged archives make zipfile, its decompressors and numpy raise; each was met on a changed file."""
 

@@ -125,6 +125,52 @@ def changed_config(folder: Path, item: Any) -> Case:
     return case
 
 
+def weights(folder: Path) -> Case:
+    """A saved model whose weights' bytes are changed."""
+    of_images(folder, "multilabel")
+    content = (folder / "model.safetensors").read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+
+    def case(rng: random.Random) -> None:
+        changed = byte_mutation(content[:header], rng) + content[header:] if rng.random() < 0.7 else None
+        (folder / "model.safetensors").write_bytes(changed or byte_mutation(content, rng))
+        check_finite(load_model(folder).predict([PIXELS]).to_dicts(), "weights")
+
+    return case
+
+
+def rows(folder: Path) -> Case:
+    """A head on ready features, and the arrays that it is to read."""
+    from selector.core.contracts import RowsPreprocess
+    from selector.sources.features import ReadyEncoder
+
+    encoder = ReadyEncoder(ModelSpec(source="features:clip"), 4)
+    recipe = encoder.recipe(3)
+    made = Trained(
+        "m", "frozen", encoder.with_head(3), "features", recipe, RowsPreprocess(4, "clip"), NAMES, {"temperature": 1.0},
+        "classification",
+    )  # fmt: skip
+    saved = save_model(folder / "best", made, {"name": "x"}, [], {})
+    data = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    np.save(folder / "x.npy", data)
+    np.savez(folder / "x.npz", clip=data)
+    np.savez_compressed(folder / "y.npz", clip=data)
+    kept = {name: (folder / name).read_bytes() for name in ("x.npy", "x.npz", "y.npz")}
+    config = changed_config(saved, data)
+
+    def case(rng: random.Random) -> None:
+        if rng.random() < 0.4:
+            config(rng)
+            return
+        name = rng.choice(list(kept))
+        (folder / name).write_bytes(byte_mutation(kept[name], rng))
+        (saved / "config.json").write_text(original)
+        check_finite(load_model(saved).predict(folder / name).to_dicts(), name)
+
+    original = (saved / "config.json").read_text()
+    return case
+
+
 def check_finite(value: Any, what: str) -> None:
     """Predictions are numbers, or say why there are none."""
     if isinstance(value, dict):
