@@ -18,6 +18,7 @@ from selector.core.errors import TargetError
 from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.data.splits import split
+from selector.modalities.image import count_lacking
 from selector.tasks import read_table
 
 _KINDS = {"multilabel": LabelKind.MULTILABEL, "regression": LabelKind.REAL}
@@ -38,8 +39,9 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
             raise TargetError(
                 f"{table.where}: {len(table)} items but {len(table.columns[column])} labels; give one label an item."
             )
+    undecodable = _decoder_notes(table)
     name, found = read_table(replace(table, schema={**table.schema, "task": task}), task)
-    notes = [*table.notes, *found.notes, *([] if task is not None else other_roles(table, name))]
+    notes = [*table.notes, *undecodable, *found.notes, *([] if task is not None else other_roles(table, name))]
     splits, split_origin = split(table, found, seed, notes)
     notes += found.review(splits, table.names)
     notes += _duplicate_notes(table.hashes, table.names, found.digest, splits)
@@ -66,6 +68,22 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
     )
     _check_names(found.class_names, table.where)
     return replace(target, fingerprint=fingerprint(target))
+
+
+def _decoder_notes(table: Table) -> list[str]:
+    """That images are in formats for which there is no decoder here.
+
+    Raises:
+        TargetError: all of them are.
+    """
+    lacking = count_lacking(table.names) if table.modality == "image" else {}
+    listed = ", ".join(
+        f"{count} of {len(table)} images are {name}, which needs: {install}"
+        for name, (count, install) in lacking.items()
+    )
+    if sum(count for count, _ in lacking.values()) == len(table):
+        raise TargetError(f"{table.where}: {listed}; nothing can be read without it.")
+    return [f"{listed}; without it they cannot be read"] if lacking else []
 
 
 def _check_names(names: Sequence[str], where: str) -> None:

@@ -16,10 +16,8 @@ from selector.core.modality import Inputs, Modality
 from selector.modalities.pixels.decode import (
     BOMB_PIXELS,
     DAMAGE,
-    IMAGE_SUFFIXES,
     TOO_LARGE,
     UnreadableImage,
-    begins_as_image,
     canvas_of,
     check_header,
     check_image_file,
@@ -27,7 +25,6 @@ from selector.modalities.pixels.decode import (
     content_hash,
     decode_rgb,
     image_size,
-    is_image_name,
     opened,
     pil_to_array,
     pixel_limit,
@@ -35,6 +32,7 @@ from selector.modalities.pixels.decode import (
     read_image_file,
     thumbnail,
 )
+from selector.modalities.pixels.formats import IMAGE_SUFFIXES, begins_as_image, count_lacking, is_image_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +49,7 @@ __all__ = [
     "check_image_file",
     "check_pixels",
     "content_hash",
+    "count_lacking",
     "decode_rgb",
     "image_size",
     "is_image_name",

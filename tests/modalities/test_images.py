@@ -17,9 +17,19 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import selector
-from selector.core.errors import ConfigError, OptionError
-from selector.modalities.image import UnreadableImage, content_hash, decode_rgb, image_size, pil_to_array, read_image
-from selector.modalities.pixels import decode
+from selector.core.errors import ConfigError, OptionError, TargetError
+from selector.data import load_target
+from selector.modalities.image import (
+    UnreadableImage,
+    begins_as_image,
+    content_hash,
+    decode_rgb,
+    image_size,
+    is_image_name,
+    pil_to_array,
+    read_image,
+)
+from selector.modalities.pixels import decode, formats
 
 RNG = np.random.default_rng(0)
 PICTURE = np.kron(RNG.integers(0, 255, (6, 9, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # (24, 36, 3), flat patches
@@ -324,4 +334,65 @@ def test_more_pixels_than_pillow_allows_are_read_where_a_person_allows_them(monk
         decode_rgb(raw)
     monkeypatch.setenv("SELECTOR_MAX_PIXELS", "many")
     with pytest.raises(ConfigError, match="SELECTOR_MAX_PIXELS: "):
+        decode_rgb(raw)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As where no optional decoder is installed."""
+    monkeypatch.setattr(formats, "readable_formats", lambda: ("JPEG", "PNG"))
+    monkeypatch.setattr(decode, "readable_formats", lambda: ("JPEG", "PNG"))
+
+
+OPTIONAL = {"heic": ("HEIF", "HEIC", "heic"), "jxl": ("JXL", "JPEG XL", "jxl"), "avif": ("AVIF", "AVIF", "pillow")}
+
+
+def as_optional(suffix: str, image: Image.Image, **options: Any) -> bytes:
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if suffix == "jxl":
+        pytest.importorskip("pillow_jxl")
+    return encode(image, OPTIONAL[suffix][0], **options)
+
+
+@pytest.mark.parametrize("suffix", OPTIONAL)
+def test_formats_of_phones_are_read(suffix: str) -> None:
+    photo = Image.fromarray(np.kron(RNG.integers(0, 255, (4, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8))
+    raw = as_optional(suffix, photo, quality=95)
+    assert is_image_name(f"IMG_0001.{suffix.upper()}")
+    assert begins_as_image(raw[:16])
+    assert image_size(raw) == (64, 96)
+    assert np.abs(decode_rgb(raw).astype(int) - np.asarray(photo)).mean() < 6
+    with pytest.raises(UnreadableImage):
+        decode_rgb(raw[: len(raw) // 2])
+
+
+def test_a_rotated_photo_of_a_phone_is_turned_once() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(np.kron(RNG.integers(0, 255, (4, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8))
+    turned = np.asarray(photo.transpose(Image.Transpose.ROTATE_270))
+    found = decode_rgb(as_optional("heic", photo, quality=95, exif=exif.tobytes()))
+    assert found.shape == turned.shape == (96, 64, 3)
+    assert np.abs(found.astype(int) - turned).mean() < 6
+
+
+@pytest.mark.parametrize("suffix", OPTIONAL)
+def test_without_a_decoder_the_message_names_format_count_and_extra(suffix: str, bare: Any, tmp_path: Path) -> None:
+    _, shown, extra = OPTIONAL[suffix]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            photo = Image.fromarray(RNG.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+            (tmp_path / name / f"{i}.{suffix}").write_bytes(as_optional(suffix, photo))
+    with pytest.raises(TargetError, match=f"20 of 20 images are {shown}, which needs: pip install .*{extra}"):
+        load_target(tmp_path)
+    for name in "ab":
+        for i in range(5, 10):
+            (tmp_path / name / f"{i}.{suffix}").unlink()
+            Image.fromarray(RNG.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    target = load_target(tmp_path)
+    assert any(f"10 of 20 images are {shown}" in note and extra in note for note in target.notes)
+    raw = target.items[[name.endswith(suffix) for name in target.names].index(True)]
+    with pytest.raises(UnreadableImage, match=f"is {shown}, which needs: pip install"):
         decode_rgb(raw)

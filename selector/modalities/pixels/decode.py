@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from selector.core.errors import ConfigError, TargetError
 from selector.core.input_files import check_status, read_file
 from selector.core.units import parse_count
+from selector.modalities.pixels.formats import lacking_decoder, readable_formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,11 +40,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "TOO_LARGE",
     "UnreadableImage",
-    "begins_as_image",
     "canvas_of",
     "check_header",
     "check_image_file",
@@ -51,7 +50,6 @@ __all__ = [
     "content_hash",
     "decode_rgb",
     "image_size",
-    "is_image_name",
     "max_pixels",
     "pil_to_array",
     "pixel_limit",
@@ -72,31 +70,6 @@ TOO_LARGE = "is too large"
 BOMB_PIXELS, BOMB_RATIO = 20_000_000, 300
 """Above so many pixels a file must have a byte for every 300: photos have one for 2 to 20, drawings for up to 200. What
 has less took 15 seconds and 1.7 GB to decode from 164 kB."""
-
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
-)
-
-
-def is_image_name(name: object) -> bool:
-    """Whether a name or path is that of an image file, by its suffix; blanks around it do not count."""
-    return (
-        isinstance(name, str | os.PathLike)
-        and "." + os.fspath(name).rpartition(".")[2].strip().lower() in IMAGE_SUFFIXES
-    )
-
-
-_BEGINNINGS = (
-    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # the last two: BigTIFF
-    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"Pf", b"PF"),
-    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP", b"\xff\x0a", b"\0\0\0\x0cJXL"),
-)
-
-
-def begins_as_image(head: bytes) -> bool:
-    """Whether a file is one of the formats that are read, or of HEIF's and JPEG XL's kin, by its first 16 bytes."""
-    return head.startswith(_BEGINNINGS) or head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-
 
 _CANVAS_SAMPLE = 200
 _ORIENTATION = 0x0112
@@ -257,7 +230,7 @@ def decode_rgb(raw: RawImage) -> NDArray[np.uint8]:
                 pixels = np.asarray(_to_rgb(image))
             orientation = _orientation(image)  # asked after decoding: Pillow turns TIFF files itself
     except UnidentifiedImageError:
-        raise UnreadableImage("is not an image of a known format") from None
+        raise UnreadableImage(lacking_decoder(raw[:16]) or "is not an image of a known format") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(f"{TOO_LARGE} (more than {max_pixels():,} pixels: a decompression bomb?)") from None
     except UnreadableImage:
@@ -278,7 +251,7 @@ def opened(raw: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     most = max_pixels()
     if most > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = most  # Pillow warns beyond its own limit and refuses twice that: the person allowed it
-    return Image.open(io.BytesIO(raw), formats=formats or _formats())
+    return Image.open(io.BytesIO(raw), formats=formats or readable_formats())
 
 
 def thumbnail(raw: RawImage, side: int = 112) -> str:
@@ -344,14 +317,6 @@ def pil_to_array(image: Image.Image) -> NDArray[np.uint8]:
     """A Pillow image as an undecoded item: uint8 (H, W) for gray, (H, W, 3) for anything else."""
     upright = np.asarray(image) if image.mode == "L" else np.asarray(_to_rgb(image))
     return _upright(upright, _orientation(image))
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    # a fixed list: some of Pillow's other plugins start programs (EPS runs Ghostscript)
-    Image.init()
-    wanted = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "TGA")
-    return tuple(name for name in wanted if name in Image.OPEN)
 
 
 def _orientation(image: Image.Image) -> int:
