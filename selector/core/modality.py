@@ -87,6 +87,10 @@ class Modality(ABC):
     def bad_items(self, bad: Mapping[int, str], names: Sequence[str]) -> BadImagesError:
         """The error that lists items that cannot be used."""
 
+    def lacking_decoders(self, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Items that cannot be read here by their names: of each format their number, and what to install."""
+        return {}
+
     def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, Any]:
         """An item for the report, small: plain JSON. What cannot be read any more has an empty one.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from selector.core.contracts import Items, RawImage, RawText, Words
 from selector.modalities.image import read_image_file
@@ -68,3 +69,13 @@ class ConcatItems:
             raise IndexError(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether this is a torch tensor; by name, which costs no import."""
+    return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach")
+
+
+def is_picture(x: Any) -> bool:
+    """Whether a row is a picture: an array or tensor of two or three axes, or a Pillow image."""
+    return isinstance(x, Image.Image) or ((isinstance(x, np.ndarray) or is_tensor(x)) and x.ndim in (2, 3))

@@ -13,7 +13,7 @@ from PIL import Image
 from selector.core.contracts import Items
 from selector.core.errors import TargetError
 from selector.data._boxes import BoxCells, is_boxes
-from selector.data._items import ListItems
+from selector.data._items import ListItems, is_tensor
 from selector.data._tabular import path_pictures, shape_of
 from selector.data.columns import IMAGE_COLUMNS, PATH_COLUMNS, Columns
 from selector.data.reader import Options, refuse_masked
@@ -37,16 +37,6 @@ def rows_of(x: Any) -> Sequence[Any] | None:
     if isinstance(x, list | tuple):
         return x
     return list(x) if isinstance(x, Sequence) and not isinstance(x, str | bytes) else None
-
-
-def is_tensor(x: Any) -> bool:
-    """Whether this is a torch tensor; by name, which costs no import."""
-    return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach")
-
-
-def is_picture(x: Any) -> bool:
-    """Whether a row is a picture: an array or tensor of two or three axes, or a Pillow image."""
-    return isinstance(x, Image.Image) or ((isinstance(x, np.ndarray) or is_tensor(x)) and x.ndim in (2, 3))
 
 
 def raw_image(image: Any, where: str) -> Any:
@@ -159,5 +149,6 @@ def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Op
         masks_of=masks_of,
         picture_columns=tuple(dict.fromkeys((*IMAGE_COLUMNS, *PATH_COLUMNS))),
         texts_only=True,
+        values_tell=True,
         **shape_of(first),
     )

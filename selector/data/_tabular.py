@@ -72,6 +72,7 @@ def of_files(
         picture_columns=PATH_COLUMNS,
         picture_role="path",
         label_columns=_PICTURE_LABELS,
+        values_tell=True,
         **shape_of({name: next((c for c in joined[name] if c is not None), None) for name in known}),
     )
 

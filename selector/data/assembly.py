@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from selector import modalities
 from selector.core.contracts import Annotations, LabelKind, Target
 from selector.core.errors import TargetError
 from selector.core.kinds import noun_of
 from selector.core.task import Table
 from selector.data.splits import split
-from selector.modalities.image import count_lacking
 from selector.tasks import read_table
 
 _KINDS = {"multilabel": LabelKind.MULTILABEL, "regression": LabelKind.REAL}
@@ -76,7 +76,7 @@ def _decoder_notes(table: Table) -> list[str]:
     Raises:
         TargetError: all of them are.
     """
-    lacking = count_lacking(table.names) if table.modality == "image" else {}
+    lacking = modalities.of(table).lacking_decoders(table.names)
     listed = ", ".join(
         f"{count} of {len(table)} images are {name}, which needs: {install}"
         for name, (count, install) in lacking.items()

@@ -7,7 +7,7 @@ names of its columns, or by the column that was named. Then one column, or sever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selector.core.contracts import Items, RawText
@@ -15,9 +15,10 @@ from selector.core.errors import TargetError, did_you_mean
 from selector.core.task import Table
 from selector.core.units import words as split_words
 from selector.data._boxes import BoxCells, boxes_of_rows, is_boxes, row_columns
-from selector.data._items import ListItems
+from selector.data._items import ListItems, is_picture
 from selector.data._sentences import tagged_words, words_table
 from selector.data.reader import SPLIT_NAMES, Options, find_column, wanted_labels
+from selector.modalities.image import is_image_name
 from selector.modalities.text import text_hash
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "image_id")
@@ -54,6 +55,7 @@ class Columns:
         label_columns: usual names of labels of pictures.
         masks_of: a column of masks that lie in memory, where it holds some.
         require: checks that every file has the columns that were chosen.
+        values_tell: values are looked at to find the column of pictures.
         texts_only: a table without a known column is one of texts, whose column is asked for.
         split_column: whether a column may say the splits of pictures.
         facts: what the table says of its annotation: ``names``, ``ignore_index``.
@@ -77,6 +79,7 @@ class Columns:
     label_columns: Sequence[str] = ("label", "labels", "class", "target", "category", "fine_label")
     masks_of: Callable[[str], Any] | None = None
     require: Callable[[Sequence[str]], None] = lambda _: None
+    values_tell: bool = False
     texts_only: bool = False
     split_column: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +103,8 @@ def table_of(found: Columns, options: Options) -> Table:
     """
     if takes_words(found, options):
         return _of_words(found, options)
+    if found.values_tell and (valued := _picture_column(found, options)) is not None:
+        return _of_pictures(found, replace(options, image_column=valued))
     pictures = found.types.get("Image", ())
     if reads_text(found.known, options, pictures):
         return _of_texts(found, options)
@@ -107,6 +112,28 @@ def table_of(found: Columns, options: Options) -> Table:
     if found.texts_only and options.image_column is None and not has_pictures:
         return _of_texts(found, options)
     return _of_pictures(found, options)
+
+
+def _picture_column(found: Columns, options: Options) -> str | None:
+    """The column whose values are pictures or paths of pictures, where no name tells which one it is.
+
+    None beside a column of texts, unless that is the one; and where several hold pictures, of which one may be masks.
+    """
+    lower = {name.lower() for name in found.known}
+    if options.text_column is not None or options.image_column is not None or lower & set(found.picture_columns):
+        return None
+    free = [
+        name for name in found.known if name not in wanted_labels(options, found.known) and name != options.mask_column
+    ]
+    valued = [name for name in free if _holds_pictures(found.columns[name])]
+    valued = [name for name in valued if name.lower() not in MASK_COLUMNS] if len(valued) > 1 else valued
+    texts = [name for name in usual_of(free, TEXT_COLUMNS) if name not in valued]
+    return valued[0] if len(valued) == 1 and not texts else None
+
+
+def _holds_pictures(cells: Sequence[Any]) -> bool:
+    some = [cell for cell in cells[:_SAMPLE] if cell is not None and cell == cell and cell != ""] if len(cells) else []
+    return bool(some) and all(is_image_name(cell) or is_picture(cell) for cell in some)
 
 
 def reads_text(columns: Sequence[str], options: Options, images: Sequence[str] = ()) -> bool:
@@ -154,7 +181,8 @@ def _of_texts(found: Columns, options: Options) -> Table:
     if len(set(taken)) < len(taken):
         raise TargetError(f"{where}: text_column names '{taken[0]}' twice; give it once, or two columns for pairs.")
     if not taken:
-        taken = [column_of(where, "text", None, known, usual_of(known, TEXT_COLUMNS), "text_column")]
+        hint = "; of images name their column with image_column (--image-column)" if found.values_tell else ""
+        taken = [column_of(where, "text", None, known, usual_of(known, TEXT_COLUMNS), "text_column", hint)]
     others = [name for name in known if name not in taken]
     labels = wanted_labels(options, known)
     if len(labels) > 1:
@@ -252,8 +280,6 @@ def _of_pictures(found: Columns, options: Options) -> Table:
 
 def _names_pictures(found: Columns, name: str) -> bool:
     """Whether a column without a declared type names mask files: by its name and its first cell."""
-    from selector.modalities.image import is_image_name
-
     if name.lower() not in MASK_COLUMNS or "Image" in found.types:
         return False
     if found.masks_of is not None and found.masks_of(name) is not None:
@@ -374,9 +400,18 @@ def usual_of(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def column_of(
-    where: str, role: str, wanted: str | None, columns: Sequence[str], candidates: Sequence[str], option: str
+    where: str,
+    role: str,
+    wanted: str | None,
+    columns: Sequence[str],
+    candidates: Sequence[str],
+    option: str,
+    hint: str = "",
 ) -> str:
     """The column that plays a role: the one asked for, or the only candidate.
+
+    Args:
+        hint: what else a message advises.
 
     Raises:
         TargetError: there is none, or more than one.
@@ -395,7 +430,9 @@ def column_of(
     if candidates:
         named = " and ".join(f"'{name}'" for name in candidates)
         raise TargetError(f"{where}: {named} could each be the {role} column; name the one that is meant with {flag}.")
-    raise TargetError(f"{where}: which column holds the {role}? Columns: {', '.join(columns)}. Name it with {flag}.")
+    raise TargetError(
+        f"{where}: which column holds the {role}? Columns: {', '.join(columns)}. Name it with {flag}{hint}."
+    )
 
 
 def _splits(found: Columns, others: Sequence[str], places: Sequence[str] | None = None) -> Sequence[str] | None:

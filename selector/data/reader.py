@@ -224,7 +224,7 @@ def find_column(
         raise TargetError(
             f"{where}: which column holds the texts, or the images? Columns: {', '.join(columns)}. Name texts with text_column "
             f"(--text-column), two columns for pairs. Of images call the {role} column '{usual[0]}', or name it with "
-            "selector.load_target(..., image_column='...')."
+            "image_column (--image-column)."
         )
     raise TargetError(
         f"{where}: no label column among {', '.join(columns)}; expected '{usual[0]}', or name it with label_column "

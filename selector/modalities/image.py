@@ -49,7 +49,6 @@ __all__ = [
     "check_image_file",
     "check_pixels",
     "content_hash",
-    "count_lacking",
     "decode_rgb",
     "image_size",
     "is_image_name",
@@ -83,6 +82,10 @@ class ImageModality(Modality):
         from selector.modalities.pixels.prepared import bad_images
 
         return bad_images(bad, names)
+
+    def lacking_decoders(self, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """See ``core.modality``; by the suffixes of files."""
+        return count_lacking(names)
 
     def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, Any]:
         """A thumbnail."""

@@ -202,7 +202,7 @@ def test_manifest_with_numbers(tmp_path: Path) -> None:
     [
         ("path,klass\n", r"labels\.csv: no label column among path, klass; expected 'label', or name it with label_column"),
         ("a,label\n", r"labels\.csv: which column holds the texts, or the images\? Columns: a, label\. Name texts with text_column "
-         r"\(--text-column\), two columns for pairs\. Of images call the path column 'path', or name it with selector\.load_target"),
+         r"\(--text-column\), two columns for pairs\. Of images call the path column 'path', or name it with image_column"),
         ("", r"labels\.csv: the table is empty; expected the names of its columns"),
         ("path,label\n../no.png,a\n", r"labels\.csv:2: image '\.\./no\.png' does not exist in .*x; correct .*\(--image-root\)"),
         ("path,label\na\0b.png,a\n", r"labels\.csv:2: the path 'a\\x00b\.png' holds a NUL character"),
@@ -320,3 +320,27 @@ def test_binary_labels_of_a_parquet_file_are_names(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [f"text {i}" for i in range(20)], "label": labels}), tmp_path / "t.parquet")
     with pytest.raises(TargetError, match="not UTF-8"):
         load_target(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("column", ["photo", "Foto", "document", "text"])
+def test_a_column_of_paths_is_recognized_by_its_values(tmp_path: Path, column: str) -> None:
+    pd = pytest.importorskip("pandas")
+    root = image_folder(tmp_path / "data", 10)
+    paths = sorted(str(path) for path in root.rglob("*.png"))
+    prices = np.random.default_rng(0).normal(12, 1, len(paths))
+    frame = pd.DataFrame({column: paths, "log_price": prices})
+    target = load_target(frame, label_column="log_price")
+    assert (target.modality, target.task, len(target)) == ("image", "regression", len(paths))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    for name in ("t.csv", "t.jsonl"):
+        assert load_target(tmp_path / name, label_column="log_price").modality == "image"
+    if column not in ("text", "document"):
+        frame["text"] = [f"text {i}" for i in range(len(frame))]
+        assert load_target(frame, label_column="log_price").modality == "text"
+
+
+def test_a_table_without_paths_or_texts_asks_for_both() -> None:
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(TargetError, match=r"text_column .*image_column \(--image-column\)"):
+        load_target(pd.DataFrame({"photo": ["one", "two"] * 10, "log_price": np.arange(20.0)}))

@@ -196,7 +196,7 @@ def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
     with pytest.raises(
         TargetError,
         match=r"near.csv: which column holds the texts, or the images\? Columns: full_text, label. Name texts with text_column "
-        r"\(--text-column\), two columns for pairs. Of images call the path column 'path', or .*image_column=",
+        r"\(--text-column\), two columns for pairs. Of images call the path column 'path', or name it with image_column",
     ):
         load_target(near)
     with pytest.raises(

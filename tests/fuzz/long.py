@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PART = 100
+PART = 500
 MOST_SECONDS, MOST_BYTES = 20, 10**9
 FIELDS = ("format", "seed", "start", "cases", "errors", "failures", "seconds", "bytes")
 

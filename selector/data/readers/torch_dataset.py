@@ -17,7 +17,8 @@ from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
 from selector.core.task import Table
 from selector.data._boxes import BoxCells, is_boxes
-from selector.data._memory import is_tensor, raw_image
+from selector.data._items import is_tensor
+from selector.data._memory import raw_image
 from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS
 from selector.data.reader import Found, Options, reader
 from selector.modalities.image import content_hash
