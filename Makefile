@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: venv demo demo-text test test-slow lint bench clean
+.PHONY: venv demo demo-text test test-slow lint docs bench clean
 
 venv: $(STAMP)
 
@@ -35,6 +35,10 @@ test: lint
 # Minutes rather than seconds; SELECTOR_ASSETS names the folder of further weights and data sets.
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
+
+# The site, in docs/_build/html; a warning is an error.
+docs: venv
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 
 bench: venv
 	$(BIN)/python -m benchmarks.bench_proxies

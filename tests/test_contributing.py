@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md work as they are printed."""
+"""The examples of docs/contributing work as they are printed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,22 @@ from selector.tuning import run_tournament
 from selector.zoo import ModelSpec
 from tests.tuning.samples import MNIST, candidate, pixels_for, small_target
 
-PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = Path(__file__).parent.parent / "docs" / "contributing"
+EXAMPLES = {
+    "proxy": ("add-a-metric", "my_metric.py"),
+    "source": ("add-a-source", "lab.py"),
+    "task": ("add-a-task", "grades.py"),
+    "dense": ("add-a-task", "patches.py"),
+}
 
 Install = Callable[[ModuleType, str, str], str]
 
 
 def example(name: str) -> str:
-    found = re.search(rf"<!-- run: {name} -->\n```python\n(.*?)```", PAGE, re.S)
-    assert found, f"CONTRIBUTING.md has no example '{name}'"
+    page, file = EXAMPLES[name]
+    text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- file: {re.escape(file)} -->\n```python\n(.*?)```", text, re.S)
+    assert found, f"{page}.md has no example '{file}'"
     return found[1]
 
 

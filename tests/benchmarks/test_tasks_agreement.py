@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.tasks import agreement, cells
+from benchmarks.tasks import agreement
 from benchmarks.tasks.agreement import RANDOM
 from benchmarks.tasks.cells import Cell
 from selector.ranking.prior import ModelFacts
@@ -125,10 +125,3 @@ def test_tables_show_every_encoder_and_the_best_order_first(truth):
     lines = agreement.agreement_tables(asked, rows).split("### multilabel, coco: agreement")[1].splitlines()
     orders = [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:]
     assert orders.index("*log parameters*") < orders.index(f"*{RANDOM}*") < orders.index("logme")
-
-
-def test_the_page_shows_the_committed_ground_truth():
-    page = (cells.RESULTS.parents[2] / "docs" / "tasks_transferability.md").read_text(encoding="utf-8")
-    asked = agreement.questions(cells.read(cells.TRUTH))
-    assert asked
-    assert agreement.truth_tables(asked).strip() in page

@@ -579,9 +579,3 @@ def test_every_head_is_exported(head: str, shift: int, target: Target, tmp_path:
     assert (boxes.shape, labels.shape, scores.shape) == ((0, 4), (0,), (0,))
     assert isinstance(OnePicture(network)(nothing)[1], torch.Tensor)
     assert network.shift == shift
-
-
-def test_the_example_of_the_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
-    (example,) = [part.split("```")[0] for part in page.split("```python\n")[1:]]
-    exec(example, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -162,11 +161,3 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path: P
 
 def test_an_image_folder_is_still_one_class_an_item(tmp_path: Path) -> None:
     assert selector.load_target(image_folder(tmp_path / "p", per_class=8)).task == "classification"
-
-
-def test_the_example_of_the_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "labels.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"<!-- run: python -->\n```python\n(.*?)```", page, re.S)
-    namespace: dict[str, object] = {}
-    exec(example, namespace)
-    assert namespace["target"].task == "multilabel"  # type: ignore[attr-defined]

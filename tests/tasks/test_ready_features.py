@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +177,3 @@ def test_files_and_mappings_that_hold_no_features(tmp_path: Path) -> None:
         SourceError, match="clip: features: names an array of a target of ready features, which no network"
     ):
         sources.get("features").load(ModelSpec(name="clip", source="features:clip"))
-
-
-def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "labels.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"<!-- run: features -->\n```python\n(.*?)\n([^\n]*)\n```", page, re.S)
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    exec(f"{example[0]}\nsaid = {example[1]}", namespace)
-    assert namespace["said"] == ("clip", True)

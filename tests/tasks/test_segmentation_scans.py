@@ -132,18 +132,3 @@ def test_masked_pretraining_is_read_from_the_zoo_or_from_the_tag(
     source: str, pretraining: str | None, expected: bool
 ) -> None:
     assert learned_masked(ModelSpec(source=source, pretraining=pretraining)) is expected
-
-
-def test_the_example_of_the_page(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "segmentation.md").read_text(encoding="utf-8")
-    (example,) = [part.split("```")[0] for part in page.split("```python\n")[1:]]
-    (tmp_path / "data").symlink_to(folder)
-    (tmp_path / "names.txt").write_text("background\ndisc\nbar\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found: dict[str, Any] = {"zoo": zoo()[:1]}
-    exec(example, found)
-    assert found["predictions"].masks[0].shape == (40, 52)
-    assert {path.suffix for path in (tmp_path / "masks").iterdir() if path.is_file()} == {".png"}
-    assert len(list((tmp_path / "masks" / "overlays").glob("*.jpg"))) == 3
-    assert found["measured"].metric == "miou"
