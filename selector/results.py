@@ -147,7 +147,7 @@ class Measurement:
         resolution: (height, width) it was trained at; ``reduced`` says that it is below native.
         status: ok, diverged, failed, or not run where the budget ended before; ``note`` says why, or what was cut
             to fit the budget.
-        extra: further facts as plain JSON, those of ``docs/confirm.md``: the paired difference to the
+        extra: further facts as plain JSON, among them: the paired difference to the
             best, values by seed, memory, and for the model that was handed over its error analysis
             (``error_analysis``; its parts are those of ``core.task.Section``).
         sign: 1 where more of the deciding metric is better, -1 where less is; None in runs that were written

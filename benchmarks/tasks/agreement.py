@@ -1,6 +1,6 @@
 """How well do scores, static orders and chance agree with the ground truth of the coming tasks?
 
-    SELECTOR_ASSETS=... python -m benchmarks.tasks.agreement [--docs docs/tasks_transferability.md]
+    SELECTOR_ASSETS=... python -m benchmarks.tasks.agreement
 
 Reads ``ground_truth.csv`` and ``scores.csv``, writes ``agreement.csv`` beside them and, with ``--docs``, its tables
 between the markers of that page.

@@ -26,7 +26,7 @@ from _tools import samples
 
 DOCS = Path(__file__).parents[1]
 BLOCK = re.compile(
-    r"(?P<marks>(?:^<!-- (?:file|not run|lines): [^>]*-->\n)*)^(?P<fence>`{3,})(?P<language>[\w+-]*)\n(?P<body>.*?)^(?P=fence)$",
+    r"(?P<marks>(?:^<!-- (?:file|not run|lines): [^>]*-->\n)*)^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<body>.*?)^(?P=fence)$",
     re.M | re.S,
 )
 COLUMNS = "110"
@@ -49,6 +49,8 @@ def blocks(text: str) -> list[Block]:
     """Every code block of a page; directives in braces are none."""
     found = []
     for match in BLOCK.finditer(text):
+        if match["language"].startswith("{"):
+            continue
         marks = dict(re.findall(r"<!-- (file|not run|lines): *([^>]*?) *-->", match["marks"]))
         line = text.count("\n", 0, match.start("body"))
         found.append(Block(match["language"], match["body"], marks, match.start("body"), match.end("body"), line))

@@ -21,7 +21,11 @@ def main(names: Sequence[str]) -> int:
             continue
         notebook = nbformat.read(path, as_version=4)
         with tempfile.TemporaryDirectory() as folder:
-            os.environ |= {"SELECTOR_STORE": f"{folder}/store", "SELECTOR_HISTORY": f"{folder}/history.db", "HF_HUB_OFFLINE": "1"}
+            os.environ |= {
+                "SELECTOR_STORE": f"{folder}/store",
+                "SELECTOR_HISTORY": f"{folder}/history.db",
+                "HF_HUB_OFFLINE": "1",
+            }
             NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)

@@ -11,6 +11,7 @@ ENVIRONMENT = {
     "SELECTOR_STORE_SHARED": "Set it to 1 on the machine whose disk others mount: it marks a local folder as shared.",
     "SELECTOR_HISTORY": "File of the history of measured results.",
     "SELECTOR_MAX_PIXELS": "Maximum number of pixels of an image. `--max-pixels` overrides it.",
+    "SELECTOR_MAX_UNPACKED": "Maximum size of a compressed data file once it is unpacked, such as `4GB`.",
 }
 """Read by selector itself."""
 
@@ -65,12 +66,16 @@ CAVEATS: dict[str, tuple[str, str]] = {
         "Several rows are layers or poolings of one model, and the highest was selected on the same items.",
         "Expect its transferability to be slightly optimistic.",
     ),
+    "rare-classes": (
+        "Some classes have few items, so their scores and metrics are uncertain.",
+        "Label more items of these classes, or merge them.",
+    ),
     "excluded": ("A model exceeds a limit you set.", "Relax the limit that its row names, or leave the model out."),
     "failed": (
         "A model could not be loaded or computed.",
         "Read the reason in its row; `--debug` shows the traceback.",
     ),
-    "stopped-early": (
+    "pruned": (
         "Models whose interval could not reach the top k were pruned before all rows were computed.",
         "Use `--prune off` to compute every model on all rows.",
     ),
@@ -82,8 +87,8 @@ CAVEATS: dict[str, tuple[str, str]] = {
         "Items of different splits are nearly identical, so the metrics are too high.",
         "Keep copies of an item in one split: define the splits yourself.",
     ),
-    "neighbouring-frames": (
-        "File names suggest that neighbouring video frames are in different splits.",
+    "neighboring-frames": (
+        "File names suggest that neighboring video frames are in different splits.",
         "Define `train/`, `val/` and `test/` by recording.",
     ),
 }

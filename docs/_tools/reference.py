@@ -261,7 +261,7 @@ def _metrics() -> Iterator[tuple[str, str]]:
 
 
 def _labels(card: Any) -> str:
-    more = "; source logits" if card.needs_source_logits else "; an unlabelled target" if card.needs_unlabelled else ""
+    more = "; source logits" if card.needs_source_logits else "; an unlabeled target" if card.needs_unlabeled else ""
     return ", ".join(sorted(card.label_kinds)) + more
 
 
@@ -306,7 +306,7 @@ def _strategies() -> str:
                 f"[]{{#strategy-{name}}}`{name}`",
                 notes.STRATEGIES.get(name, ""),
                 "yes" if plan.trains else "no",
-                (plan.optimiser or "chosen for the model") if plan.trains else "–",
+                (plan.optimizer or "chosen for the model") if plan.trains else "–",
             ]
         )
     head = ["strategy", "what it does", "trains by steps", "optimizer"]
@@ -315,7 +315,7 @@ def _strategies() -> str:
         "Name strategies with `--strategies frozen,full`. In all of them the head starts from the linear probe.",
         "## With labels",
         table(head, kinds[False]),
-        "## For an unlabelled target",
+        "## For an unlabeled target",
         "They need `--source-domain`.",
         table(head, kinds[True]),
     )
@@ -546,8 +546,8 @@ FIELDS = {
     "p_top_k": "Probability of being among the first k.",
     "mean_rank": "Expected rank.",
     "tied": "Not significantly different from the first.",
-    "normalised_score": "Mean of the proxies before the prior.",
-    "members": "Normalised score of each proxy.",
+    "normalized_score": "Mean of the proxies before the prior.",
+    "members": "Normalized score of each proxy.",
     "prior": "What was known before the target.",
     "predicted": "Expected metric.",
     "facts": "Known facts of the model.",

@@ -36,7 +36,7 @@ def photos(path: Path, per_class: int = 40, skip: int = 0) -> None:
             shutil.copyfile(file, path / name / file.name)
 
 
-def unlabelled(path: Path) -> None:
+def unlabeled(path: Path) -> None:
     """Other photos of the same textiles, darker and without folders of classes."""
     from selector.demo.photos import photos as published
 
@@ -147,7 +147,7 @@ def checkpoint(path: Path) -> None:
 SAMPLES: dict[str, Callable[[Path], None]] = {
     "photos/": lambda path: photos(path),
     "photos_2/": lambda path: photos(path, skip=100),
-    "new_photos/": unlabelled,
+    "new_photos/": unlabeled,
     "texts.csv": texts,
     "flights.conll": tokens,
     "street/": masks,

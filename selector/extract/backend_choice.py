@@ -68,7 +68,7 @@ class Agreement:
     def good(self) -> bool:
         """Whether a lower precision may stand in for float32.
 
-        The nearest of few says little of the nearest of many; a higher cosine does (docs/extraction.md).
+        The nearest of few says little of the nearest of many; a higher cosine does (docs/explanation/features-and-caching.md).
         """
         if self.images < JUDGED_ON:
             return self.cosine >= FEW_COSINE

@@ -8,7 +8,7 @@ come from the same deleted blocks of rows for every model, so that errors which 
 cancel in the differences.
 
 They describe sampling noise: how the order could change with other images of the same kind. How
-well proxies predict fine-tuned accuracy at all is another question (docs/transferability.md).
+well proxies predict fine-tuned accuracy at all is another question (docs/benchmarks/image-classification.md).
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ MEMBERS: Mapping[LabelKind, Mapping[str, _NormalizedScore]] = {
     },
 }
 """One member a family. The H-score is shown but is no member: its value on permuted labels moves
-with N, D and the spectrum, so it has no fixed zero (docs/proxies.md)."""
+with N, D and the spectrum, so it has no fixed zero (docs/explanation/transferability-score.md)."""
 
 _FURTHER: Mapping[LabelKind, Mapping[str, _NormalizedScore]] = {
     LabelKind.CLASSES: {"lda": _above_chance, "gbc": _bounded(_apart)},

@@ -93,7 +93,7 @@ _SCALES: Mapping[str, _Scale] = {
     "input_size": _Scale(2.35, 0.15, 0.0),
 }
 """The weights of parameters and upstream accuracy are rounded least-squares coefficients on three published
-tables (docs/published.md). All their networks saw ImageNet, so the weight of the pretraining images is a
+tables (docs/benchmarks/published-tables.md). All their networks saw ImageNet, so the weight of the pretraining images is a
 judgment; FLOPs and input size say little beside the parameters and count once a history teaches it."""
 _FACTS = tuple(_SCALES)
 _FIXED = np.array([scale.weight for scale in _SCALES.values()])

@@ -18,7 +18,7 @@ from selector.results import ModelResult, PilotCell
 NEAR = 0.05  # P(top k) from which a model is not significantly different (90 %) from the k-th
 MOST_TRIALS = 6  # or twice the k that a user asked for, where that is more
 Z90 = 1.645  # half-width of a 90 % interval in standard errors
-PILOT_WEIGHT = 0.5  # of a pilot run beside the transferability; docs/transferability.md has the comparison
+PILOT_WEIGHT = 0.5  # of a pilot run beside the transferability; docs/benchmarks/pilot-runs.md has the comparison
 MARGIN = 0.03  # behind the first, in the combined value
 FEWEST, MOST = 2, 4  # models that are confirmed where the user names no number; with six they cost half as much again
 SHARE_OF_BUDGET = 0.5  # that the first round of the confirmed set may take

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from selector.core.costs import Cost
+from selector.core.site import page
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.series import fronts
 from selector.results import Measurement, ModelResult, PilotCell, PriorCell, Ranking, ScoreCell, final_measurements
@@ -177,7 +178,8 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
     if tried := next((model.pilot for model in ranking.models if model.pilot is not None and model.pilot.metric), None):
         told = (
             f"{tried.metric} after a pilot run: a few steps of fine-tuning at a low resolution, judged on {tried.held_out} "
-            "validation items; with the transferability it chose what was confirmed (docs/confirm.md)"
+            "validation items; with the transferability it chose what was confirmed: "
+            + page("explanation/fine-tuning-stage")
         )
         yield Column("pilot", "pilot run", "predicted", told, drop=1)
     if expected := next((model.predicted for model in ranking.models if model.predicted is not None), None):
@@ -189,7 +191,9 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
             "expected", f"{strategy_title(expected.strategy)} {expected.metric}, predicted", "predicted", told, drop=2
         )
     if any(model.prior is not None and (model.prior.value or model.prior.shift) for model in ranking.models):
-        told = "The prior: what facts and past results add to its transferability (docs/transferability.md)"
+        told = "The prior: what facts and past results add to its transferability, " + page(
+            "explanation/prior-and-history"
+        )
         yield Column("prior", "prior", "predicted", told, drop=2)
     proxies = ranking.proxies or list(dict.fromkeys(name for model in ranking.models for name in model.scores))
     for proxy in proxies:
@@ -452,4 +456,4 @@ def _prior_note(ranking: Ranking) -> str:
     own = made.get("own", (made.get("history") or {}).get("rows", 0))  # older runs say how many there were only
     rests = f"{measured} of {len(ranking)} models were measured on other targets" if measured else "facts of the models"
     past = f"; {own} past result{'s' * (own > 1)} of this machine entered" if own else ""
-    return f"The prior ({rests}{past}) is {share} of the transferability: docs/transferability.md."
+    return f"The prior ({rests}{past}) is {share} of the transferability: {page('explanation/prior-and-history')}."

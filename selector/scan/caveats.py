@@ -11,6 +11,7 @@ import numpy as np
 from selector import tasks
 from selector.core.contracts import SPLITS, UNLABELED, Target
 from selector.core.kinds import noun_of
+from selector.core.site import page
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
 from selector.proxies.target_accuracy import MISSES
@@ -251,7 +252,7 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
     frozen = calibration()
     outside_of = frozen.unlike(target.modality, target.label_kind)
     if outside_of:
-        told = "the default score was made for images; on texts it was tried with six small encoders only (docs/transferability.md)."
+        told = f"the default score was made for images; on texts it was tried with six small encoders only: {page('benchmarks/text-classification')}."
         if "label_kind" in outside_of:
             what = f"{noun_of(target.modality)}s with {target.label_kind} labels"
             told = f"the default score was tried on classes only, never on {what}: this ranking is uncalibrated."

@@ -2,7 +2,7 @@
 
 Encoders (BERT and its kin), decoders (GPT-2, Llama and their kin) and sentence-transformers folders.
 Features are, unless the zoo says otherwise, the mean over all layers of the mean over tokens
-(docs/text.md says on what evidence), of decoders weighted by position; a sentence-transformers
+(docs/benchmarks/text-classification.md says on what evidence), of decoders weighted by position; a sentence-transformers
 folder is read as its ``1_Pooling`` says, from its last layer, because that is what it was trained for.
 
 Weights are read as tensors (safetensors, or ``pytorch_model.bin`` without running what it holds),

@@ -138,7 +138,7 @@ def steadied(rows: np.ndarray) -> np.ndarray:
     Standardizing blows such columns up: the head then leans on differences of a thousandth, which
     the first step of fine-tuning, a crop or another precision changes by more than that. On photos
     of textiles at 96 pixels this took the loss after the start from 65 to 4 and the validation
-    log-loss of the frozen head from 0.65 to 0.54 (docs/confirm.md).
+    log-loss of the frozen head from 0.65 to 0.54 (measured on the textile photos).
     """
     deviation = rows.std(axis=0, dtype=np.float64)
     weak = deviation < WEAK * np.sqrt((deviation**2).mean())

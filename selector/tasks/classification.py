@@ -160,7 +160,7 @@ class Classification(ClassificationReading, ClassTask):
     facet = "class"
     metrics = METRICS
     members: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "text": ("logme", "lda", "gbc")  # measured: docs/transferability.md#texts
+        "text": ("logme", "lda", "gbc")  # measured: docs/benchmarks/text-classification.md
     }
     stats_type: ClassVar[type[ClassificationStats]] = ClassificationStats
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from tests.docs.conftest import DOCS
+from tests.docs.pages import DOCS
 
 
 @cache

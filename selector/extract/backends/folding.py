@@ -2,7 +2,7 @@
 
 In eval mode such a norm is a factor and an offset a channel, which the convolution can apply itself:
 one pass over memory less each. Compilers do this on their own; eager torch does not. It makes
-depthwise networks up to half as fast again (docs/extraction.md).
+depthwise networks up to half as fast again (docs/benchmarks/extraction.md).
 """
 
 from __future__ import annotations

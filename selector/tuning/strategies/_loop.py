@@ -288,7 +288,7 @@ def select_parameters(module: nn.Module, groups: Sequence[Group]) -> list[tuple[
 
 
 def train_mode(module: nn.Module, moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> None:
-    """Train mode, except for pretrained batch-norm layers: they keep their statistics (docs/confirm.md says what
+    """Train mode, except for pretrained batch-norm layers: they keep their statistics (docs/explanation/fine-tuning-stage.md says what
     renewing them costs). Those of new layers (a decoder) have none yet and learn them."""
     new = getattr(module, "new", ())
     module.train()
