@@ -6,6 +6,7 @@ fast, and adding an answer to a room means adding one file with one decorator.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -64,12 +65,7 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, sorted, without importing anything but the room itself."""
         room = importlib.import_module(self.package)
-        files = {
-            module.name.replace("_", "-")
-            for module in pkgutil.iter_modules(room.__path__)
-            if not module.name.startswith("_") and (self.folders or not module.ispkg)
-        }
-        return sorted(files | set(self._objects))
+        return sorted(_files(tuple(room.__path__), self.folders) | set(self._objects))
 
     def get(self, name: str) -> T:
         """The object called ``name``; ``ConfigError`` names the nearest known one otherwise."""
@@ -87,6 +83,15 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._objects or name in self.names()
+
+
+@functools.cache
+def _files(places: tuple[str, ...], folders: bool) -> frozenset[str]:
+    return frozenset(
+        module.name.replace("_", "-")
+        for module in pkgutil.iter_modules(places)
+        if not module.name.startswith("_") and (folders or not module.ispkg)
+    )
 
 
 def _origin(obj: object) -> str:

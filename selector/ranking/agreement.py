@@ -18,10 +18,11 @@ from numpy.typing import ArrayLike
 
 from selector.core.errors import ConfigError
 from selector.core.stats import mean_ranks
-from selector.ranking.resamples import BATCHED, one_by_one
+from selector.ranking.resamples import BATCHED, one_by_one, weighted_taus
 
 Measure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
 Convention = Literal["scipy", "accuracy"]
+_IN_ONE = 1000  # models whose pairs are compared in one matrix
 
 
 def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Convention = "scipy") -> float:
@@ -45,6 +46,8 @@ def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Conven
     x, y = _pair(scores, accuracies)
     if _constant(x) or _constant(y):
         return math.nan
+    if convention == "scipy" and len(x) <= _IN_ONE:
+        return float(weighted_taus(x[None], y[None], np.ones((1, len(x)), bool))[0])
     from scipy import stats  # takes a second to import on a slow machine; a scan of few models can do without
 
     if convention == "scipy":

@@ -428,12 +428,26 @@ def _noise(values: np.ndarray, deviations: np.ndarray, errors: np.ndarray, top_k
     return [_Noise(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
+def _places(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many in its row (B, M) are above each value, and how many are equal to it, itself included."""
+    order = np.argsort(-values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    place = np.arange(values.shape[1])
+    edge = np.ones((len(values), 1), dtype=bool)
+    changes = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(np.hstack([edge, changes]), place, 0), axis=1)
+    last = np.where(np.hstack([changes, edge]), place, place[-1])
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    above, tied = np.empty_like(order), np.empty_like(order)
+    np.put_along_axis(above, order, first, axis=1)
+    np.put_along_axis(tied, order, last - first + 1, axis=1)
+    return above, tied
+
+
 def _probabilities(
     values: np.ndarray, deviations: np.ndarray, errors: np.ndarray, top_k: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """P(best), P(top k) and the mean rank of every model, over draws of the rows."""
-    from scipy.stats import rankdata
-
     rng = np.random.default_rng(seed)
     blocks = deviations.shape[1]
     draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
@@ -443,8 +457,7 @@ def _probabilities(
         draws += rng.standard_normal(draws.shape) * errors
     # equal models share their places; the products of equal rows may differ in the last digit
     drawn = np.round(values + draws, 10)
-    above = rankdata(-drawn, method="min", axis=1) - 1
-    tied = rankdata(-drawn, method="max", axis=1) - above
+    above, tied = _places(drawn)
     best = ((above == 0) / tied).mean(axis=0)
     top = np.clip((top_k - above) / tied, 0, 1).mean(axis=0)
     return best, top, (1 + above + (tied - 1) / 2).mean(axis=0)

@@ -82,7 +82,7 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         number = math.log10(max(value, 1.0)) if self.log10 else value
-        return float(np.clip((number - self.center) / self.spread, -3, 3))
+        return min(max((number - self.center) / self.spread, -3.0), 3.0)
 
 
 _SCALES: Mapping[str, _Scale] = {
