@@ -1,4 +1,4 @@
-"""The size and shape of the package at some commits, side by side, as a Markdown table.
+"""Print the size and shape of the package at some commits side by side, as a Markdown table.
 
     python -m benchmarks.house [COMMIT ...]
 
@@ -15,12 +15,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.test_rooms import ROOMS, branches
 
 ROOT = Path(__file__).parent.parent
+PARTS = ("selector", "tests", "benchmarks")
+SHORT = 60  # lines of a module that hardly earns a file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         for commit in commits:
             packed = subprocess.run(
-                ["git", "archive", commit, "selector"], cwd=ROOT, capture_output=True, check=True
+                ["git", "archive", commit, *PARTS], cwd=ROOT, capture_output=True, check=True
             ).stdout
             place = Path(temporary) / commit
             with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
                 archive.extractall(place, filter="data")
-            found[commit] = facts(place / "selector")
+            found[commit] = facts(place)
         if not commits:
-            found["working tree"] = facts(ROOT / "selector")
+            found["working tree"] = facts(ROOT)
     print("| | " + " | ".join(found) + " |")
     print("|---" * (len(found) + 1) + "|")
     for fact in next(iter(found.values())):
@@ -45,25 +48,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def facts(package: Path) -> dict[str, int]:
-    """Counts of a package's source."""
+def facts(root: Path) -> dict[str, int]:
+    """Counts of a checkout's source."""
+    package = root / "selector"
     texts = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in sorted(package.rglob("*.py"))}
     trees = {name: ast.parse(text) for name, text in texts.items()}
     lines = {name: text.count("\n") for name, text in texts.items()}
     asking = {name: branches(tree) for name, tree in trees.items()}
-    graph = imports(trees)
+    classes = Counter(node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     return {
-        "lines": sum(lines.values()),
+        "lines of the package": sum(lines.values()),
+        "lines of benchmarks": _lines(root / "benchmarks"),
+        "lines of tests": _lines(root / "tests"),
         "modules": len(texts),
+        "modules with a single importer": single_importers(trees),
+        f"modules of fewer than {SHORT} lines": sum(count < SHORT for count in lines.values()),
         "modules at the top": sum("/" not in name for name in texts),
         "lines of the longest module": max(lines.values()),
-        "modules of more than 500 lines": sum(count > 500 for count in lines.values()),
-        "branches on a modality or label kind": sum(asking.values()),
-        "of these outside their rooms": sum(count for name, count in asking.items() if not name.startswith(ROOMS)),
-        "circles between modules": len(circles(graph)),
+        "class names used twice": sum(count > 1 for count in classes.values()),
+        "Any in annotations": sum(map(any_annotations, trees.values())),
+        "branches on a modality or label kind outside their rooms": sum(
+            count for name, count in asking.items() if not name.startswith(ROOMS)
+        ),
+        "circles between modules": len(circles(imports(trees))),
         "parameters of rank": parameters(trees, "rank"),
-        "lines of rank": length(trees, "rank"),
     }
+
+
+def _lines(folder: Path) -> int:
+    return sum(path.read_text("utf-8").count("\n") for path in folder.rglob("*.py"))
+
+
+def any_annotations(tree: ast.AST) -> int:
+    """How often ``Any`` stands in the annotations of arguments, results and fields."""
+    found = 0
+    for node in ast.walk(tree):
+        annotation = getattr(node, "returns", None) or getattr(node, "annotation", None)
+        if annotation is not None:
+            found += sum(isinstance(name, ast.Name) and name.id == "Any" for name in ast.walk(annotation))
+    return found
+
+
+def single_importers(trees: Mapping[str, ast.AST]) -> int:
+    """Modules that exactly one other module imports; the faces of packages do not count."""
+    names = {dotted(file): file for file in trees}
+    importers: dict[str, set[str]] = {name: set() for name in names}
+    for file, tree in trees.items():
+        for node in ast.walk(tree):
+            found: list[str] = []
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found = [
+                    f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in names else node.module for a in node.names
+                ]
+            for name in found:
+                if name in names:
+                    importers[name].add(dotted(file))
+    return sum(len(importers[n] - {n}) == 1 and not file.endswith("__init__.py") for n, file in names.items())
 
 
 def imports(trees: Mapping[str, ast.AST]) -> dict[str, set[str]]:
@@ -123,13 +165,6 @@ def parameters(trees: Mapping[str, ast.AST], name: str) -> int:
     """Of the public function with keywords of that name."""
     node = next(_functions(trees, name))
     return len(node.args.args) + len(node.args.kwonlyargs)
-
-
-def length(trees: Mapping[str, ast.AST], name: str) -> int:
-    """Lines of its body behind the docstring."""
-    node = next(_functions(trees, name))
-    first = node.body[1] if ast.get_docstring(node) else node.body[0]
-    return int(node.end_lineno or 0) - first.lineno + 1
 
 
 if __name__ == "__main__":
