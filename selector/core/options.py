@@ -1,13 +1,13 @@
 """An option, described once: its type, default and help, and what the command line and a run's record know of it.
 
-Which options there are is ``selector.config``.
+Which options there are is ``selector.options``.
 """
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -16,9 +16,10 @@ from pydantic.fields import FieldInfo
 
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 
-SELECT, DATA, COST, CONFIRM, MACHINE = (
-    "Which models", "Target", "What a model may cost", "Confirmation", "Machine and output",
-)  # fmt: skip
+SELECT, DATA, COST, CONFIRM, MACHINE = ("Models", "Data", "Limits", "Fine-tuning", "Machine and output")
+
+LABELS, NETWORKS, IMAGES, ITEMS = "labels", "models", "images", "images or texts"
+"""What an option may need of a target: without it the option does nothing and is refused (``selector.scan.checks``)."""
 
 
 PANELS = (DATA, SELECT, COST, CONFIRM, MACHINE)
@@ -41,6 +42,9 @@ class Option:
         rerun: whether the command that makes a run again names it.
         usual: a recorded value that the command need not name, beside the default.
         unit: written behind a recorded number on the command line.
+        common: whether it is among the few that ``--help`` shows; ``--help-all`` shows every one.
+        needs: what a target must have for the option to do anything.
+        python: what the docstring says beside the help text.
     """
 
     panel: str = MACHINE
@@ -54,6 +58,9 @@ class Option:
     rerun: bool = True
     usual: Any = None
     unit: str = ""
+    common: bool = False
+    needs: tuple[str, ...] = ()
+    python: str = ""
 
     def words(self, name: str, value: Any) -> list[str]:
         """The option as words of a command line."""
@@ -128,6 +135,22 @@ def cli_default(field: FieldInfo) -> Any:
     """What holds on the command line when an option is not given."""
     about = about_field(field)
     return field.default if about.cli_default is None else about.cli_default
+
+
+def quantity(name: str, value: str | int | float, read: Callable[[str | int | float], float]) -> float:
+    """A number with a unit, whose error names the option."""
+    try:
+        return read(value)
+    except ConfigError as error:
+        raise OptionError(f"{name}: {error}", name) from None
+
+
+def percent(text: str | int | float) -> float:
+    """The number before ``%``."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"a share is a percentage, such as 25%. Got '{text}%'.") from None
 
 
 # ---------------------------------------------------------------------------- errors

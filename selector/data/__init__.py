@@ -7,17 +7,18 @@ the table. ``load_target`` brings the two together.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, cast
 
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, TargetError
-from selector.data._class_names import ClassNames
+from selector.core.signature import describe
 from selector.data._hashing import HashMode
 from selector.data.assembly import assemble, fingerprint
 from selector.data.reader import READERS, Options, Reader, reader, reader_of
 from selector.data.subset import repeated, subsample, without
+from selector.options.data import LoadOptions, Words
 
 __all__ = [
     "READERS",
@@ -33,85 +34,68 @@ __all__ = [
 ]
 
 
-def load_target(
-    x: Any,
-    *,
-    name: str | None = None,
-    image_column: str | None = None,
-    text_column: str | int | Sequence[str] | None = None,
-    label_column: str | int | Sequence[str] | None = None,
-    mask_column: str | None = None,
-    box_column: str | None = None,
-    separator: str | None = None,
-    class_names: ClassNames = None,
-    ignore_index: int | None = None,
-    box_format: str | None = None,
-    image_root: str | os.PathLike[str] | None = None,
-    max_samples: int | None = None,
-    seed: int = 0,
-    hash_mode: HashMode = "mtime",
-    task: str | None = None,
-    source_domain: Any = None,
-    num_target_labels: int | None = None,
-) -> Target:
-    """Read a labeled data set, or one without labels beside a labeled one.
+P = ParamSpec("P")
+
+
+def _takes(
+    config: Callable[P, LoadOptions],
+) -> Callable[[Callable[..., Target]], Callable[Concatenate[Any, P], Target]]:
+    """The function with the fields of ``LoadOptions`` as keywords."""
+
+    def decorate(function: Callable[..., Target]) -> Callable[Concatenate[Any, P], Target]:
+        describe(function, LoadOptions)
+        return cast("Callable[Concatenate[Any, P], Target]", function)
+
+    return decorate
+
+
+@_takes(LoadOptions)
+def load_target(x: Any, **options: Any) -> Target:
+    """Read a labeled dataset, or one without labels beside a labeled one.
 
     Args:
-        x: a folder with one folder of images a class (below train/, val/, test/ or not); a parquet
-            file or folder in the Hugging Face image convention; a CSV file with path, label and
-            perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or
-            DatasetDict; a tuple (uint8 images (N, H, W[, C]), labels); a table of texts (CSV,
-            TSV, JSONL, parquet, a folder of them that are named by split, a ``datasets`` Dataset, a pandas
-            DataFrame) or a tuple (texts, labels) of lists, arrays or Series, where a text may be a pair; texts
-            as lists of words with lists of labels (CoNLL files, JSONL, parquet, a ``datasets`` Dataset, a
-            DataFrame, a tuple (lists, lists)); a tuple of ready features (float (N, D), labels); or a dict of split name
-            and one of these. A ``Target``
-            is handed back.
-        name: for people; taken from the path otherwise.
-        image_column, label_column: of a table, where the usual names do not fit. Several label columns (a list, or
-            with commas between them) are several labels an item when they hold 0 and 1, else several real values.
-        text_column: likewise; two names make pairs. Of CoNLL files these two may be numbers.
-        mask_column, box_column: of a table, the column of masks or of boxes.
-        separator: stands between the labels of a cell that holds several (``cat|dog``).
-        class_names: names in label order, a mapping of numbers to names, or a file of them (a name a line, JSON or
-            YAML), where the data name none.
-        ignore_index: value of a mask that is no class; 255 where it occurs and nothing is said.
-        box_format: ``xywh`` (COCO: left, top, width, height) or ``xyxy`` (left, top, right, bottom), in pixels.
-        image_root: folder that the image paths of a table are relative to; its own folder when not given.
-        max_samples: at most that many items, by split and class.
-        seed: of the drawn splits and samples.
-        hash_mode: ``mtime`` believes the remembered hash of a file whose size, time and inode are
-            unchanged; ``content`` reads every file again.
-        task: classification, multilabel, regression, tagging, segmentation or detection; inferred from the data when not
-            given.
-
+        x: a folder with one folder of images per class (below train/, val/, test/ or not); images with masks, or with
+            COCO, VOC or YOLO boxes; a parquet file or folder in the Hugging Face image convention; a CSV file with path,
+            label and perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or DatasetDict; a tuple
+            (uint8 images (N, H, W[, C]), labels); a table of texts (CSV, TSV, JSONL, parquet, a folder of them named by
+            split, a ``datasets`` Dataset, a pandas DataFrame) or a tuple (texts, labels) of lists, arrays or Series, where
+            a text may be a pair; lists of words with lists of labels (CoNLL files, JSONL, parquet, a ``datasets`` Dataset,
+            a DataFrame, a tuple (lists, lists)); a tuple of ready features (float (N, D), labels); or a dict of split
+            names and one of these. A ``Target`` is returned unchanged.
+        {options}
     Returns:
-        The target: items are read lazily, splits not given are drawn 70/15/15, keeping the shares of classes, labels,
-        quantiles or what pictures contain.
+        The target: items are read lazily; splits that are not given are drawn 70/15/15, keeping the shares of classes,
+        labels, quantiles or what images contain.
     Raises:
-        TargetError: the data set cannot be used as it is; the message says why and what to do.
+        TargetError: the dataset cannot be used; the message says why and what to do.
+        OptionError: an option is unknown, or has a value that it cannot have.
     Cost: reads every file once; the second time only their directory entries.
+
+    >>> import numpy as np
+    >>> target = load_target((np.zeros((30, 8, 8), np.uint8), ["cat", "dog", "owl"] * 10))
+    >>> target.class_names, len(target.indices("train"))
+    (('cat', 'dog', 'owl'), 21)
     """
+    given = LoadOptions.of(**options)
+    return _load(x, given)
+
+
+def _load(x: Any, given: LoadOptions) -> Target:
+    name, image_column, task, seed = given.name, given.image_column, given.task, given.seed
+    max_samples, source_domain, num_target_labels = given.max_samples, given.source_domain, given.num_target_labels
     if isinstance(x, Target) and source_domain is None:
         return x if max_samples is None else subsample(x, max_samples, seed)
-    if isinstance(text_column, int):
-        text_column = str(text_column)
-    if text_column is not None and not isinstance(text_column, str):
-        text_column = list(text_column)
-    if isinstance(label_column, int):
-        label_column = str(label_column)
-    if label_column is not None and not isinstance(label_column, str):
-        label_column = [str(column) for column in label_column]
+    text_column, label_column, class_names = _words(given.text_column), _words(given.label_column), given.class_names
     if class_names is not None and not isinstance(class_names, str | os.PathLike | Mapping):
-        class_names = [str(given) for given in class_names]
+        class_names = [str(each) for each in class_names]
     said: dict[str, Any] = {
-        "mask_column": mask_column,
-        "box_column": box_column,
-        "separator": separator,
+        "mask_column": given.mask_column,
+        "box_column": given.box_column,
+        "separator": given.separator,
         "class_names": os.fspath(class_names) if isinstance(class_names, os.PathLike) else class_names,
-        "ignore_index": ignore_index,
-        "box_format": box_format,
-        "image_root": None if image_root is None else os.path.abspath(image_root),  # noqa: PTH100
+        "ignore_index": given.ignore_index,
+        "box_format": given.box_format,
+        "image_root": None if given.image_root is None else os.path.abspath(given.image_root),  # noqa: PTH100
         "text_column": text_column,
     }
     said = {key: value for key, value in said.items() if value is not None}
@@ -120,7 +104,7 @@ def load_target(
             f"the target's path {os.fspath(x)!a} holds a NUL character; give the name of a file or folder."
         )
     options = Options(
-        name=name, image_column=image_column, label_column=label_column, hash_mode=hash_mode, task=task, **said
+        name=name, image_column=image_column, label_column=label_column, hash_mode=given.hash_mode, task=task, **said
     )
     if source_domain is not None:
         target = _domains(x, source_domain, options, said, num_target_labels, seed)
@@ -138,6 +122,13 @@ def load_target(
         table.origin = {"kind": reader_name, **table.origin, "options": {**always, **said}, "steps": []}
     target = assemble(table, seed=seed, task=task)
     return target if max_samples is None else subsample(target, max_samples, seed)
+
+
+def _words(columns: Words | int | None) -> str | list[str] | None:
+    """One name, or several; a number of a CoNLL file as text."""
+    if columns is None or isinstance(columns, str | int):
+        return None if columns is None else str(columns)
+    return [str(column) for column in columns]
 
 
 def _domains(

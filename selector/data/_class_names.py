@@ -7,18 +7,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.input_files import check_json
 from selector.data._csv import read_csv, read_utf8
+from selector.options.data import ClassNames
 
-ClassNames: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None
 Color = tuple[int, int, int]
 
 USUAL_FILES = (
     "classes.txt", "class_names.txt", "labels.txt", "obj.names", "classes.json", "class_names.json", "class_dict.csv",
-    "label_colors.txt", "label_colors.txt", "labelmap.txt",
+    "label_colors.txt", "label_colours.txt", "labelmap.txt",
 )  # fmt: skip
 _COLOR_LINE = re.compile(r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\S.*)")
 _LABELMAP_LINE = re.compile(r"([^:#]+):(\d{1,3}),(\d{1,3}),(\d{1,3})(:.*)?")

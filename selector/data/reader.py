@@ -14,8 +14,9 @@ from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.registry import Registry
 from selector.core.task import Table
 from selector.core.units import words
-from selector.data._class_names import ClassNames, class_schema
+from selector.data._class_names import class_schema
 from selector.data._hashing import HashMode
+from selector.options.data import ClassNames
 
 
 @dataclass(frozen=True)

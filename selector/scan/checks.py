@@ -15,6 +15,7 @@ from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.kinds import noun_of
 from selector.core.task import Task
+from selector.options.data import DataOptions
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.report.ranking import Ranking, load_ranking
 from selector.results import BEST, RUN_FILE, best_folder
@@ -66,23 +67,7 @@ def load_target(target: Any, config: ScanConfig) -> Target:
     if isinstance(target, Target) and (config.source_domain is None or tasks.task_of(target).adapts):
         return target if config.max_samples is None else targets.subsample(target, config.max_samples, config.seed)
     return targets.load_target(
-        target,
-        image_column=config.image_column,
-        text_column=config.text_column,
-        label_column=config.label_column,
-        mask_column=config.mask_column,
-        box_column=config.box_column,
-        separator=config.separator,
-        class_names=config.class_names,
-        ignore_index=config.ignore_index,
-        box_format=config.box_format,
-        image_root=config.image_root,
-        max_samples=config.max_samples,
-        seed=config.seed,
-        hash_mode=config.hash_mode,
-        task=config.task,
-        source_domain=config.source_domain,
-        num_target_labels=config.num_target_labels,
+        target, seed=config.seed, **{name: getattr(config, name) for name in DataOptions.model_fields}
     )
 
 
