@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import shlex
-import typing
+import textwrap
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from selector.cli.app import app
 from selector.config import ConfirmConfig, ScanConfig
 from selector.core.errors import OptionError
 from selector.core.options import SELECT, Option, about_field, option
+from selector.core.site import SITE
+from selector.options.data import LoadOptions
 from selector.report.rerun import command
 from tests.report import samples
 
@@ -37,12 +40,10 @@ def test_signatures_are_the_fields(function: Any, config: Any, positional: str) 
     assert first.name == positional
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in keywords)
     assert {p.name: p.default for p in keywords} == {n: f.default for n, f in config.model_fields.items()}
-    if function is not api.plan:  # whose hints are those of rank
-        hints = typing.get_type_hints(function)
-        for name, field in config.model_fields.items():
-            assert hints[name] == field.annotation, name
-    assert all(name in (api.rank.__doc__ or "") for name in ScanConfig.model_fields)
-    assert all(name in (api.confirm.__doc__ or "") for name in ConfirmConfig.model_fields)
+    assert all(f"        {name}: " in (function.__doc__ or "") for name in config.model_fields)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    (written,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert len(written.args.args) + len(written.args.kwonlyargs) <= 25
 
 
 def test_every_option_of_the_command_line_is_a_field_with_its_description() -> None:
@@ -50,7 +51,9 @@ def test_every_option_of_the_command_line_is_a_field_with_its_description() -> N
         _, made, _ = typer.main.get_command(app).resolve_command(None, [name])  # type: ignore[attr-defined]
         shown = {p.name: p for p in made.params if p.param_type_name == "option"}
         fields = {n for n, f in config.model_fields.items() if about_field(f).cli}
-        assert set(shown) - fields == {"plugin", "json", "debug"} | ({"dry_run"} if name == "scan" else set())
+        assert set(shown) - fields == {"plugin", "json", "debug", "help_all"} | (
+            {"dry_run"} if name == "scan" else set()
+        )
         assert {n: shown[n].help for n in fields} == {n: config.model_fields[n].description for n in fields}
 
 
@@ -81,7 +84,7 @@ def test_an_option_added_in_one_place_is_everywhere(monkeypatch: pytest.MonkeyPa
     def scan(target: str, **options: Any) -> None:
         seen.update(options)
 
-    shown = CliRunner().invoke(probe, ["scan", "--help"]).stdout
+    shown = CliRunner().invoke(probe, ["scan", "--help-all"]).stdout
     for words in ("--shuffle", "no|twice", "Shuffle so often.", "--depth", "x>=2", "--wide"):
         assert words in shown
     assert CliRunner().invoke(probe, ["scan", "x", "--shuffle", "twice", "--depth", "3", "--wide"]).exit_code == 0
@@ -121,7 +124,7 @@ def test_settings_of_an_old_run_are_read() -> None:
         ({"max_params": 0}, "max_params must be more than 0, or every model is excluded."),
         ({"strategies": ""}, "strategies names none"),
         ({"measure_cost": "never", "max_memory": "1GB"}, "measure_cost must be 'auto' or 'always'. Got 'never'."),
-        ({"prune": "always", "intervals": False}, "models are pruned by their intervals, and those are off"),
+        ({"prune": "always", "intervals": False}, "prune='always' needs intervals, by which models are pruned."),
         ({"top_q": 1}, "unknown option top_q; did you mean 'top_k'?"),
     ],
 )
@@ -138,7 +141,7 @@ def test_the_command_line_hears_its_own_words() -> None:
     assert told.exit_code == 2
     assert "error: --budget: A duration must be a number with a unit" in told.stderr
     told = CliRunner().invoke(app, ["scan", "nowhere", "--max-latency", "1s", "--measure-cost", "never", "--dry-run"])
-    assert "--max-latency and --max-memory need models to be measured; --measure-cost must be" in told.stderr
+    assert "--max-latency and --max-memory need measured models; --measure-cost must be" in told.stderr
 
 
 def test_words_of_an_option() -> None:
@@ -146,6 +149,36 @@ def test_words_of_an_option() -> None:
     assert Option(unit="s").words("max_latency", "20ms") == ["--max-latency", "20ms"]
     assert Option().words("on_it", False) == ["--no-on-it"]
     assert Option().words("proxies", ["knn", "logme"]) == ["--proxies", "knn,logme"]
+
+
+def test_the_help_shows_ten_options_and_the_rest_on_request() -> None:
+    wide = {"COLUMNS": "200"}
+    short = CliRunner().invoke(app, ["scan", "--help"], env=wide).stdout
+    everything = CliRunner().invoke(app, ["scan", "--help-all"], env=wide)
+    assert everything.exit_code == 0
+    common = {name for name, about in ScanConfig.options() if about.common}
+    assert len(common) == 10
+    for name in ScanConfig.model_fields:
+        flag = f"│ --{name.replace('_', '-')} "
+        assert (flag in short) == (name in common), name
+        assert flag in everything.stdout or name == "progress"
+    assert short.count("selector scan ") >= 3
+    assert SITE in short
+    for layout in ("masks", "boxes", "CoNLL", "folder"):
+        assert layout in short
+    assert "segmentation or detection" in short
+
+
+@pytest.mark.parametrize("config", [ScanConfig, ConfirmConfig, LoadOptions])
+def test_a_help_text_is_short_and_names_the_default(config: Any) -> None:
+    for name, field in config.model_fields.items():
+        told = field.description
+        assert told.endswith("."), name
+        assert len(told.split()) <= 32, name
+        assert about_field(field).cli is False or name in SELF_EXPLAINED or "default" in told, name
+
+
+SELF_EXPLAINED = {"source_domain", "box_format"}
 
 
 def test_at_most_ten_modules_at_the_top() -> None:

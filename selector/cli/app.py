@@ -8,10 +8,12 @@ import typer
 
 from selector.cli import demo, doctor, history, label, models, proxies, results, runs, store
 from selector.cli.options import LazyGroup
+from selector.core.site import SITE
 
 app = typer.Typer(
     help="Which pretrained model should I start from, and how should I transfer it?",
-    epilog="Exit codes: 0 well, 1 failed, 2 usage or configuration, 3 finished with failed models, 130 interrupted.",
+    epilog=f"Manual: {SITE}\n\nExit codes: 0 success, 1 failure, 2 usage or configuration error, 3 finished with failed models, 130 "
+    "interrupted.",
     no_args_is_help=True,
     cls=LazyGroup,
     pretty_exceptions_enable=False,  # errors are printed by guard.py; a traceback comes with --debug
@@ -36,8 +38,8 @@ def _root(
     pass
 
 
-app.command("scan")(runs.scan)
-app.command("confirm")(runs.confirm)
+app.command("scan", epilog=runs.SCAN_EXAMPLES)(runs.scan)
+app.command("confirm", epilog=runs.CONFIRM_EXAMPLES)(runs.confirm)
 app.command("label")(label.label)
 app.command("report")(results.report)
 app.command("compare")(results.compare)

@@ -35,6 +35,10 @@ Plugin = Annotated[
 ]
 
 
+HELP_ALL = "--help-all"
+_SHORT = 15  # options; a command with more shows the common ones, and the rest with --help-all
+
+
 def with_fields(config: str, *only: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the fields of a configuration as options; its function takes them as ``**options``.
 
@@ -53,7 +57,7 @@ def with_fields(config: str, *only: str) -> Callable[[Callable[..., Any]], Calla
         functools.update_wrapper(run, command)
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
         run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
-        run.complete = lambda: _complete(command, own, config, only)  # type: ignore[attr-defined]
+        run.complete = functools.partial(_complete, command, own, config, only)  # type: ignore[attr-defined]
         return run
 
     return decorate
@@ -68,20 +72,30 @@ class LazyGroup(TyperGroup):
         complete = getattr(command and command.callback, "complete", None)
         if command is None or complete is None:
             return name, command, rest
+        short = HELP_ALL not in rest and bool({"--help", "-h"} & set(rest))
+        rest = ["--help" if word == HELP_ALL else word for word in rest]
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(command.name, help=command.help)(complete())
+        alone.command(command.name, help=command.help, epilog=command.epilog)(complete(short))
         return name, typer.main.get_command(alone), rest
 
 
 def _complete(
-    command: Callable[..., Any], own: list[inspect.Parameter], config: str, only: tuple[str, ...]
+    command: Callable[..., Any], own: list[inspect.Parameter], config: str, only: tuple[str, ...], short: bool
 ) -> Callable[..., Any]:
-    """The command with a signature that names every option."""
-    found, several = field_parameters(getattr(importlib.import_module("selector.config"), config), only)
+    """The command with a signature that names every option; ``short`` hides those that few people need."""
+    found, several = field_parameters(getattr(importlib.import_module("selector.config"), config), only, short=short)
     required = [p for p in own if p.default is p.empty]
     rest = [p for p in own if p.default is not p.empty]
+    if len(found) > _SHORT:
+        shown = typer.Option(HELP_ALL, help="Show all options and exit.")
+        rest.append(
+            inspect.Parameter(
+                "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, shown]
+            )
+        )
 
     def run(**values: Any) -> Any:
+        values.pop("help_all", None)  # it becomes --help before anything is parsed
         return command(**{name: words(value) if name in several else value for name, value in values.items()})
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*required, *found, *rest)]
@@ -91,12 +105,15 @@ def _complete(
     return run
 
 
-def field_parameters(config: type[Options], only: Sequence[str] = ()) -> tuple[list[inspect.Parameter], set[str]]:
+def field_parameters(
+    config: type[Options], only: Sequence[str] = (), *, short: bool = False
+) -> tuple[list[inspect.Parameter], set[str]]:
     """The fields as keyword parameters that typer reads, and the names of those that hold several words."""
     from selector.core.options import cli_default
 
     found: list[inspect.Parameter] = []
     several: set[str] = set()
+    short = short and not only and len(config.model_fields) > _SHORT
     for name, about in config.options():
         field = config.model_fields[name]
         if not about.cli or (only and name not in only):
@@ -109,7 +126,15 @@ def field_parameters(config: type[Options], only: Sequence[str] = ()) -> tuple[l
         declared = [f"{spelled}/--no-{spelled[2:]}" if default is True else spelled, *about.flags]
         least = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
         more: dict[str, Any] = {"autocompletion": getattr(completion, about.complete)} if about.complete else {}
-        made = typer.Option(*declared, help=field.description, rich_help_panel=about.panel, min=least, **more)
+        made = typer.Option(
+            *declared,
+            help=field.description,
+            rich_help_panel=about.panel,
+            min=least,
+            show_default=False,
+            hidden=short and not about.common,
+            **more,
+        )
         found.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
         )

@@ -12,6 +12,7 @@ from selector.cli import options as o
 from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, exit_code, print_ranking, print_rows, say, stdout_kept
 from selector.core.progress import ProgressView
+from selector.core.site import SITE
 
 if TYPE_CHECKING:
     from selector.report.overview import Rankings
@@ -22,45 +23,69 @@ MODELS_SHOWN = 20
 """Rows of the overview's table of models on the terminal; the page and --json hold all."""
 
 
+SCAN_EXAMPLES = f"""Examples:
+
+  selector scan photos/ --models '*lite*' --budget 10m --out runs/photos
+
+  selector scan reviews.csv --text-column review --label-column stars --no-confirm
+
+All options: selector scan --help-all. Manual: {SITE}"""
+
+CONFIRM_EXAMPLES = f"""Examples:
+
+  selector confirm runs/photos --top-k 3 --budget 20m
+
+  selector confirm runs/photos --strategies frozen,full,lora --metric macro_f1
+
+All options: selector confirm --help-all. Manual: {SITE}"""
+
+
 @o.with_fields("ScanConfig")
 @guarded
 def scan(
     target: Annotated[
         list[str],
         typer.Argument(
-            help="Image folder (class folders), CSV manifest of images, table of texts (CSV, TSV, JSONL, parquet), CoNLL "
-            "file of tagged words. Several, or @FILE with a path a line, are ranked in one scan with an overview.",
+            help="Dataset to rank for: image folder (one folder per class), images with masks, images with boxes (COCO, VOC, "
+            "YOLO), table of images or texts (CSV, TSV, JSONL, parquet), CoNLL file of tagged words, NPZ file of features, "
+            "or unlabeled images or texts with --source-domain. Several, or @FILE with one path per line, are ranked in "
+            "one scan.",
             metavar="TARGET...",
         ),
     ],
     plugin: o.Plugin = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show models, disk and estimated time; do nothing.")
+        bool, typer.Option("--dry-run", help="Models, disk space and time that the scan would take; nothing is run.")
     ] = False,
     json: o.Json = False,
     debug: o.Debug = False,
     **options: Any,
 ) -> int:
-    """Rank the models of a zoo for a target, fine-tune the best few, save the winner."""
+    """Rank the models of a zoo for a dataset, fine-tune the best few and save the best.
+
+    The history of earlier results is read, and new results are added (--no-history: neither).
+    """
     o.go_offline(options["offline"])
     o.load_plugins(plugin)
-    from selector import api
+    from selector import scan as scanning
+    from selector.config import ScanConfig
 
     options["out"] = options["out"] or True  # the library saves only when asked
-    options["text_column"] = _columns(options["text_column"])
+    config = ScanConfig.of(**options)
     targets: Any = target[0] if len(target) == 1 else target
     if dry_run:
         with stdout_kept():
-            planned = api.plan(targets, **options)
+            planned = scanning.plan(targets, config)
         _show_plans(planned, as_json=json)
         return 0
     with ProgressView() as progress, stdout_kept():
-        found: Any = api.rank(targets, **options, progress=progress)
-    several = isinstance(found, Sequence)
-    code = _finish_several(found, as_json=json) if several else _finish(found, as_json=json)
-    if code or not options["confirm"]:
+        found = scanning.rank(targets, config.model_copy(update={"progress": progress}))
+    from selector.report.overview import Rankings
+
+    code = _finish_several(found, as_json=json) if isinstance(found, Rankings) else _finish(found, as_json=json)
+    if code or not config.confirm:
         return code
-    rankings = list(found) if several else [found]
+    rankings = found.rankings if isinstance(found, Rankings) else [found]
     left_out = [c.text for ranking in rankings for c in ranking.caveats if c.code == "task-not-trainable"]
     for text in left_out:
         say(f"not confirmed: {text}")
@@ -70,25 +95,22 @@ def scan(
 @o.with_fields("ConfirmConfig")
 @guarded
 def confirm(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Run folder, as printed by 'selector scan'.", metavar="RUN")],
     plugin: o.Plugin = None,
     json: o.Json = False,
     debug: o.Debug = False,
     **options: Any,
 ) -> int:
-    """Fine-tune the leading models of a run and re-order its table by what was measured."""
+    """Fine-tune the leading models of a run and re-order its table by the measured values."""
     o.go_offline(options["offline"])
     o.load_plugins(plugin)
-    from selector import api
+    from selector import scan as scanning
+    from selector.config import ConfirmConfig
 
+    config = ConfirmConfig.of(**options)
     with ProgressView() as progress, stdout_kept():
-        ranking = api.confirm(run, **options, progress=progress)
+        ranking = scanning.confirm(run, config.model_copy(update={"progress": progress}))
     return _finish(ranking, as_json=json)
-
-
-def _columns(named: list[str] | None) -> str | list[str] | None:
-    """One column, or the two of pairs."""
-    return named[0] if named and len(named) == 1 else named or None
 
 
 def _finish(ranking: Ranking, *, as_json: bool) -> int:

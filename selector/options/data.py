@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from pydantic import SkipValidation
+from pydantic import SkipValidation, field_validator
 
 from selector.core.options import DATA, IMAGES, ITEMS, Options, option
 
@@ -33,7 +33,7 @@ class DataOptions(Options):
     )
     text_column: Words | int | None = option(
         None, "Table column of texts (default: found by name); two columns form text pairs.",
-        python="In CoNLL files a number.", panel=DATA, many=True, common=True,
+        python="In CoNLL files a number.", panel=DATA, many=True,
     )  # fmt: skip
     label_column: Words | int | None = option(
         None, "Table column of labels (default: found by name); several columns give several labels or values.",
@@ -67,6 +67,11 @@ class DataOptions(Options):
         "mtime", "How changed files are noticed: mtime (size and time stamps, default) or content (reads every file).",
         panel=DATA, rerun=False,
     )  # fmt: skip
+
+    @field_validator("text_column")
+    @classmethod
+    def _one_or_two(cls, value: Words | int | None) -> Words | int | None:
+        return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 class LoadOptions(DataOptions):

@@ -26,8 +26,8 @@ class TrainingOptions(Options):
         ge=0, panel=CONFIRM, needs=(LABELS, NETWORKS),
     )  # fmt: skip
     budget: str | int | float | None = option(
-        None, f"Time for fine-tuning, such as 90s, 20m or 3h (default: {DEFAULT_BUDGET / 60:.0f}m; no limit with max_steps "
-        "alone).", panel=CONFIRM, record="budget_seconds", unit="s", common=True,
+        None, f"Time for fine-tuning, such as 90s, 20m or 3h (default: {DEFAULT_BUDGET / 60:.0f}m; no limit "
+        "where only steps are limited).", panel=CONFIRM, record="budget_seconds", unit="s", common=True,
     )  # fmt: skip
     strategies: Words = option(
         ("frozen", "full"), "Fine-tuning strategies, comma-separated: frozen, partial, full, lora (default: frozen,full); "

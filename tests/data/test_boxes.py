@@ -346,7 +346,7 @@ def test_parquet_datasets_and_lists_equal_coco(tmp_path: Path) -> None:
         load_target(tmp_path / "b.parquet", class_names=NAMES)
     by_corners = load_target(tmp_path / "b.parquet", class_names=NAMES, box_format="xyxy")
     assert by_corners.fingerprint == expected.fingerprint
-    with pytest.raises(ConfigError, match=r"box_format must be xywh or xyxy; did you mean 'xyxy'\? Got 'xyxz'"):
+    with pytest.raises(ConfigError, match=r"box_format must be 'xywh' or 'xyxy'. Got 'xyxz'"):
         load_target(tmp_path / "b.parquet", box_format="xyxz")
 
     features = datasets.Features(

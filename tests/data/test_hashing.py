@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from selector.core.errors import TargetError
+from selector.core.errors import OptionError
 from selector.core.folders import cache_folder
 from selector.data import load_target
 
@@ -82,9 +82,7 @@ def test_a_memory_that_cannot_be_written_is_a_warning(
 
 
 def test_unknown_hash_mode(tmp_path: Path) -> None:
-    with pytest.raises(
-        TargetError, match=r"The 'hash_mode' parameter must be 'mtime' or 'content'\. Got 'x' instead\."
-    ):
+    with pytest.raises(OptionError, match=r"hash_mode must be 'mtime' or 'content'\. Got 'x'\."):
         load_target(files(tmp_path / "x", 8), hash_mode="x")  # type: ignore[arg-type]
 
 
