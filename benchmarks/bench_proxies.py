@@ -312,7 +312,7 @@ def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float
     if case == "rank-features":
         from selector import rank_features
 
-        return lambda: float(rank_features({"wide": rows}, labels, out=False)[0].scores["logme"].value or 0.0)
+        return lambda: float(next(iter(rank_features({"wide": rows}, labels, out=False))).scores["logme"].value or 0.0)
 
     def run() -> float:
         features = FeatureSet(rows, labels, device=spec["device"])

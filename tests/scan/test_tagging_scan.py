@@ -304,7 +304,7 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None
     from selector import sources
     from selector.extract.inputs import ready
     from selector.modalities.tokens.table import open_tokens
-    from selector.tuning.strategies._loop import Settings, _accumulate
+    from selector.tuning.strategies._loop import Settings, _accumulate, _Read
     from selector.zoo import ModelSpec
 
     target = load_target(tagged(12))
@@ -320,7 +320,7 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None
         learner = task.learner(encoder, target)
         module: Any = learner.network
         total = _accumulate(
-            learner, table.batch(items), annotations, pieces, lambda batch: ready(batch, encoder.preprocess),
+            learner, _Read(0, table.batch(items), annotations), pieces, lambda batch: ready(batch, encoder.preprocess),
             Settings(1, 5, 0.1, "sgd"),
         )  # fmt: skip
         gradients.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})

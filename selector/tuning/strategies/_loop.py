@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -33,6 +35,7 @@ CHECKPOINT_SECONDS = 60.0
 MAX_TOKENS = 16_384  # whose activations are kept for the gradients at once: 32 texts of 512 tokens
 WARMUP = 0.1  # share of the steps
 CLIP = 1.0  # norm of the gradient
+AHEAD = 2  # batches that are read while a step runs
 COOL_DOWN = 0.25  # share of the steps done that a cool-down takes when time runs out
 LEAST_COOL_DOWN = 3  # steps
 
@@ -54,6 +57,22 @@ class PixelBatches(Protocol):
 
 
 @dataclass(frozen=True)
+class _Read:
+    """What a step takes.
+
+    Attributes:
+        prepared, known: a batch and its annotations; ``beside``: items without labels, of learners that look at them.
+        generator: state of torch's generator before the batch was made, where it was made ahead of its step.
+    """
+
+    step: int
+    prepared: Any
+    known: Sequence[Any]
+    beside: Any = None
+    generator: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Feed:
     """Items as a learner gets them: inputs with the annotations of the same items.
 
@@ -72,23 +91,28 @@ class Feed:
     unlabeled: np.ndarray | None = None
 
     def beside(self, step: int, count: int, seed: int) -> Any:
-        """Items without labels for a step, before they are normalized: drawn from seed and step, so any step can be
+        """Items without labels for a step, before they are changed and normalized: drawn from seed and step, so any step can be
         the first."""
         assert self.unlabeled is not None
         rng = np.random.default_rng((seed, step, 1))
-        some = rng.choice(self.unlabeled, count, replace=count > len(self.unlabeled))
-        prepared = self.prepared(some)
-        return prepared if self.augment is None else self.augment(prepared, [0] * count)[0]
+        return self.prepared(rng.choice(self.unlabeled, count, replace=count > len(self.unlabeled)))
 
     def prepared(self, items: np.ndarray) -> Any:
         """A batch before it is normalized."""
         return as_batch(self.inputs.batch(items))
 
     def batch(self, items: np.ndarray) -> tuple[Any, Sequence[Any]]:
-        """A training batch before it is normalized, with its annotations: an entry an item, of any size each."""
+        """A training batch before it is changed and normalized, with its annotations: an entry an item, of any size."""
         assert self.annotations is not None
-        prepared, known = self.prepared(items), self.annotations(items)
-        return (prepared, known) if self.augment is None else self.augment(prepared, known)
+        return self.prepared(items), self.annotations(items)
+
+    def augmented(self, batch: _Read) -> _Read:
+        """The batch changed at random, and then what is beside it."""
+        if self.augment is None:
+            return batch
+        prepared, known = self.augment(batch.prepared, batch.known)
+        beside = None if batch.beside is None else self.augment(batch.beside, [0] * len(batch.beside))[0]
+        return replace(batch, prepared=prepared, known=known, beside=beside)
 
 
 @dataclass(frozen=True)
@@ -158,6 +182,7 @@ def train(
     fit = Fit("ok")
     micro_batch = batch_size
     begun = clock()
+    adapts = bool(getattr(module, "adapts", False))
     with _seeded(settings.seed, device):
         if checkpoint is not None and (state := read_checkpoint(checkpoint)) is not None:
             module.load_state_dict(state["module"])
@@ -170,51 +195,52 @@ def train(
         train_mode(module, moving)
         saved, started = clock(), fit.steps
         cooling: tuple[int, int] | None = None  # first step of the cool-down, and the one behind its last
-        for step, rows in _batches(len(items), batch_size, settings, start=fit.steps):
-            now = clock()
-            if now >= deadline:
-                fit.status = "stopped" if fit.steps == 0 else "ok"
-                fit.cut = fit.steps > 0
-                break
-            if cooling is None and step > started and math.isfinite(deadline):
-                cooling = _cool_down(step, settings.steps, (now - begun) / (step - started), deadline - now)
-            if cooling is not None and step >= cooling[1]:
-                fit.cut = True
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = settings.rate * group["share"] * _schedule(step, settings.steps, cooling)
-            prepared, known = feed.batch(items[rows])
-            beside = None
-            if getattr(module, "adapts", False):
-                module.progress = step / settings.steps  # type: ignore[assignment]
-                beside = feed.beside(step, len(rows), settings.seed)
-            while True:
-                try:
-                    loss = _accumulate(module, prepared, known, micro_batch, feed.normalize, settings, beside)
+        ahead = _ReadAhead(feed, items, batch_size, settings, fit.steps, adapts)
+        with closing(ahead):
+            for read in ahead:
+                step = read.step
+                now = clock()
+                if now >= deadline:
+                    fit.status = "stopped" if fit.steps == 0 else "ok"
+                    fit.cut = fit.steps > 0
                     break
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                # outside the except block: the traceback would keep the tensors of the failed pass alive
-                micro_batch = _smaller(micro_batch, device, fit)
-            if not math.isfinite(loss):
-                fit.status = "diverged"
-                fit.notes.append(f"the loss became {loss} at step {step}")
-                break
-            nn.utils.clip_grad_norm_([p for _, named in moving for _, p in named], CLIP)
-            optimizer.step()
-            fit.losses.append(loss)
-            fit.steps = step + 1
-            if not fit.memory_bytes:
-                fit.memory_bytes = _memory(device)
-            if checkpoint is not None and clock() - saved > CHECKPOINT_SECONDS:
-                write_checkpoint(checkpoint, _state(module, optimizer, fit, device))
-                saved = clock()
-            if on_step is not None:
-                on_step(fit.steps)
+                if cooling is None and step > started and math.isfinite(deadline):
+                    cooling = _cool_down(step, settings.steps, (now - begun) / (step - started), deadline - now)
+                if cooling is not None and step >= cooling[1]:
+                    fit.cut = True
+                    break
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.rate * group["share"] * _schedule(step, settings.steps, cooling)
+                batch = read if read.generator is not None else feed.augmented(read)
+                if adapts:
+                    module.progress = step / settings.steps  # type: ignore[assignment]
+                while True:
+                    try:
+                        loss = _accumulate(module, batch, micro_batch, feed.normalize, settings)
+                        break
+                    except (RuntimeError, MemoryError) as error:
+                        if not is_out_of_memory(error):
+                            raise
+                    # outside the except block: the traceback would keep the tensors of the failed pass alive
+                    micro_batch = _smaller(micro_batch, device, fit)
+                if not math.isfinite(loss):
+                    fit.status = "diverged"
+                    fit.notes.append(f"the loss became {loss} at step {step}")
+                    break
+                nn.utils.clip_grad_norm_([p for _, named in moving for _, p in named], CLIP)
+                optimizer.step()
+                fit.losses.append(loss)
+                fit.steps = step + 1
+                if not fit.memory_bytes:
+                    fit.memory_bytes = _memory(device)
+                if checkpoint is not None and clock() - saved > CHECKPOINT_SECONDS:
+                    write_checkpoint(checkpoint, _state(module, optimizer, fit, device, ahead.before_next))
+                    saved = clock()
+                if on_step is not None:
+                    on_step(fit.steps)
     if fit.cut:
         fit.notes.append(f"cooled down after {fit.steps} of {settings.steps} steps: the time for it was over")
-        if getattr(module, "adapts", False) and (reached := module.reached()):  # type: ignore[operator]
+        if adapts and (reached := module.reached()):  # type: ignore[operator]
             fit.notes.append(reached)
     optimizer.zero_grad(set_to_none=True)
     module.eval()
@@ -314,17 +340,10 @@ def _place(module: nn.Module, device: torch.device) -> None:
 # ---------------------------------------------------------------------------- one step
 
 
-def _accumulate(
-    module: nn.Module,
-    prepared: Any,
-    known: Sequence[Any],
-    micro_batch: int,
-    normalize: Normalize,
-    settings: Settings,
-    beside: Any = None,
-) -> float:
+def _accumulate(module: nn.Module, batch: _Read, micro_batch: int, normalize: Normalize, settings: Settings) -> float:
     """Gradients of the mean loss of the batch, in pieces of at most ``micro_batch`` items."""
     learner = cast(Learner, module)
+    prepared, known, beside = batch.prepared, batch.known, batch.beside
     module.zero_grad(set_to_none=True)
     total, whole = 0.0, learner.weight(known)
     for part in modalities.of_batch(prepared).pieces(prepared, micro_batch, MAX_TOKENS):
@@ -415,18 +434,74 @@ def _batches(count: int, batch_size: int, settings: Settings, *, start: int) -> 
         yield step, order[position * batch_size : (position + 1) * batch_size]
 
 
+class _ReadAhead:
+    """Batches in the order of the steps, read in a thread while earlier steps run.
+
+    On a CPU they are read alone: what changes them at random draws from the generator that the network draws from, in
+    turn with it. Another device has a generator of its own, so there they are changed ahead as well, and copied over.
+    """
+
+    def __init__(
+        self, feed: Feed, items: np.ndarray, batch_size: int, settings: Settings, start: int, adapts: bool
+    ) -> None:
+        self._feed, self._items, self._seed, self._adapts = feed, items, settings.seed, adapts
+        self._device = torch.device(settings.device)
+        self._steps = _batches(len(items), batch_size, settings, start=start)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="selector-feed")
+        self._waiting: deque[Future[_Read]] = deque()
+
+    def __iter__(self) -> Iterator[_Read]:
+        for step, rows in self._steps:
+            self._waiting.append(self._pool.submit(self._read, step, rows))
+            if len(self._waiting) > AHEAD:
+                yield self._waiting.popleft().result()
+        while self._waiting:
+            yield self._waiting.popleft().result()
+
+    def before_next(self) -> torch.Tensor | None:
+        """State of torch's generator before the next batch was made; None where the steps draw from it themselves."""
+        return self._waiting[0].result().generator if self._waiting else None
+
+    def close(self) -> None:
+        """End the thread: after it nothing draws from the generator."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _read(self, step: int, rows: np.ndarray) -> _Read:
+        apart = self._device.type != "cpu"
+        generator = torch.get_rng_state() if apart else None
+        prepared, known = self._feed.batch(self._items[rows])
+        beside = self._feed.beside(step, len(rows), self._seed) if self._adapts else None
+        batch = _Read(step, prepared, known, beside, generator)
+        if not apart:
+            return batch
+        batch = self._feed.augmented(batch)
+        return replace(batch, prepared=self._copied(batch.prepared), beside=self._copied(batch.beside))
+
+    def _copied(self, prepared: Any) -> Any:
+        """Pixels on the device, by way of page-locked memory where that lets the copy run beside a step."""
+        if not isinstance(prepared, torch.Tensor):
+            return prepared
+        return (prepared.pin_memory() if self._device.type == "cuda" else prepared).to(self._device, non_blocking=True)
+
+
 def _finite(moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> bool:
     return all(bool(torch.isfinite(p).all()) for _, named in moving for _, p in named)
 
 
-def _state(module: nn.Module, optimizer: torch.optim.Optimizer, fit: Fit, device: torch.device) -> dict[str, Any]:
+def _state(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fit: Fit,
+    device: torch.device,
+    upcoming: Callable[[], torch.Tensor | None],
+) -> dict[str, Any]:
     # dropout on a GPU draws from a generator of its own
     own = {"device_rng": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {
         **own,
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
+        "rng": torch.get_rng_state() if (before := upcoming()) is None else before,
         "step": fit.steps,
         "losses": fit.losses,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -420,3 +421,70 @@ def test_augmentation_moves_a_mask_and_boxes_with_their_picture() -> None:
 def test_texts_are_not_augmented() -> None:
     tokens = object()
     assert modalities.of("text").augment(tokens, [1, 2]) == (tokens, [1, 2])
+
+
+class Asleep(Simple):
+    """A network on a device that works by itself: its step takes a while and no processor time."""
+
+    STEP = 0.12
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.ended = time.perf_counter()
+        self.waits: list[float] = []
+
+    def loss(self, batch: torch.Tensor, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
+        self.waits.append(time.perf_counter() - self.ended)
+        time.sleep(self.STEP)
+        found = super().loss(batch, annotations)
+        self.ended = time.perf_counter()
+        return found
+
+
+class Slow(Pixels):
+    """Reading a batch takes two thirds of a step."""
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        time.sleep(Asleep.STEP * 2 / 3)
+        return super().batch(indices)
+
+
+def test_a_device_that_works_by_itself_does_not_wait_for_data() -> None:
+    module = Asleep(network())
+    feed = replace(PLAIN, inputs=Slow())
+    groups = [Group(tuple(name for name, _ in module.named_parameters()))]
+    assert train(module, groups, feed, INDICES, replace(SETTINGS, steps=14)).status == "ok"
+    assert float(np.median(module.waits[1:])) <= 0.1 * Asleep.STEP  # 0.08 s where batches are read in turn with steps
+
+
+def test_ahead_of_another_device_batches_are_changed_as_in_turn() -> None:
+    settings = replace(SETTINGS, steps=5, device="meta")
+    states, drawn = [], []
+    feed = replace(PLAIN, augment=lambda batch, known: (batch, [float(torch.rand(())) for _ in known]))
+    with _loop._seeded(0, torch.device("cpu")):
+        for _ in range(5):
+            states.append(torch.get_rng_state())
+            drawn.append([float(torch.rand(())) for _ in range(20)])
+    with _loop._seeded(0, torch.device("cpu")):
+        ahead = _loop._ReadAhead(feed, INDICES, 20, settings, 0, False)
+        for step, read in enumerate(ahead):
+            assert read.step == step
+            assert read.known == drawn[step]
+            assert read.prepared.device.type == "meta"
+            assert read.generator is not None
+            assert torch.equal(read.generator, states[step])
+            following = ahead.before_next()
+            assert (
+                following is None if step == 4 else torch.equal(following, states[step + 1])
+            )  # what a checkpoint keeps
+        ahead.close()
+
+
+def test_an_error_of_reading_is_raised_and_the_thread_ends() -> None:
+    class Broken(Pixels):
+        def batch(self, indices: np.ndarray) -> np.ndarray:
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        fit(network(), feed=replace(PLAIN, inputs=Broken()))
+    assert not [t for t in threading.enumerate() if t.name.startswith("selector-feed")]
