@@ -168,3 +168,11 @@ def test_the_skill_names_what_json_holds() -> None:
     named = {part for row in rows for part in re.findall(r"[a-z_]+", row)} - {"path"}
     assert named <= known, named - known
     assert re.match(r"---\nname: selector\ndescription: .+\n---\n", text)
+
+
+def test_every_extra_is_described() -> None:
+    import tomllib
+
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    assert not [name for name in config["project"]["optional-dependencies"] if f"`{name}`" not in page]

@@ -409,6 +409,37 @@ def published_tables() -> None:
     intervals("bench-published-tables.svg", found, "weighted τ of the mean rank on the other datasets")
 
 
+# ---------------------------------------------------------------------------- drawn items
+
+
+@figure("masks-and-boxes.png")
+def masks_and_boxes() -> None:
+    """Three generated images with their masks and boxes, as predictions are drawn."""
+    import numpy as np
+    from PIL import Image
+
+    from _tools.samples import shapes
+    from selector.tasks.detection.box_predictions import with_boxes
+    from selector.tasks.segmentation.mask_predictions import overlaid
+
+    rng = np.random.default_rng(3)
+    canvas = Image.new("RGB", (3 * 200 - 8, 192), "white")
+    for number, kind in enumerate(("image", "mask", "boxes")):
+        image, mask, drawn = shapes(np.random.default_rng(3)) if number else shapes(rng)
+        large = image.resize((192, 192), Image.Resampling.LANCZOS)
+        if kind == "mask":
+            classes = np.asarray(mask.resize((192, 192), Image.Resampling.NEAREST)).astype(np.int64)
+            large = Image.fromarray(overlaid(np.asarray(large), classes))
+        elif kind == "boxes":
+            boxes = [
+                {"label": name, "box": [2 * left, 2 * top, 2 * (left + w), 2 * (top + h)], "score": 1.0}
+                for name, (left, top, w, h) in drawn
+            ]
+            large = with_boxes(np.asarray(large), boxes, ["disc", "square"])
+        canvas.paste(large, (200 * number, 0))
+    canvas.save(IMAGES / "masks-and-boxes.png", optimize=True)
+
+
 # ---------------------------------------------------------------------------- figures of a run
 
 
@@ -428,6 +459,25 @@ def pareto() -> None:
     made = selector.plot.cost(selector.load_ranking(run), "latency", "predicted")
     made = getattr(made, "figure", made)
     save(made, "pareto.svg")
+
+
+@figure("report-annotated.png")
+def report_annotated() -> None:
+    """The picture of the report with numbers on its parts."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.open(IMAGES / "report.png").convert("RGB")
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(26)
+    for number, (x, y) in enumerate(REPORT_PARTS, start=1):
+        draw.ellipse((x - 20, y - 20, x + 20, y + 20), fill=AMBER)
+        draw.text((x, y), str(number), fill="white", font=font, anchor="mm")
+    image.thumbnail((1100, 900))
+    image.save(IMAGES / "report-annotated.png", optimize=True)
+
+
+REPORT_PARTS = ((60, 150), (60, 330), (60, 620))
+"""Where the advice, its certainty and the ranking stand in ``report.png``."""
 
 
 @figure("budget.svg")
