@@ -24,12 +24,12 @@ from selector.core.task import Probe, Stats
 from selector.tuning.clock import Clock
 from selector.tuning.crew import Kit
 from selector.tuning.field import Configuration, Field, Run
-from selector.tuning.heads import keep_start
+from selector.tuning.heads import keep_start, prepare_start
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load, resize, settle_precision
 from selector.tuning.rates import lower_rate, try_rates
-from selector.tuning.step_costs import measured_step, remember_costs
+from selector.tuning.step_costs import estimated_step, remember_costs
 from selector.tuning.trial import Trial, key_of, run_trial
 
 
@@ -151,7 +151,9 @@ def measure_there(job: TimingJob) -> TimedSteps:
     deadline = begun + job.seconds
 
     def measure(strategy: str) -> float:
-        return measured_step(bench, loaded, strategy, deadline)
+        settle_precision(bench, loaded)
+        prepare_start(bench, loaded, deadline)
+        return estimated_step(bench, loaded, strategy)
 
     steps: dict[str, float | Failure] = {}
     for outcome in LocalEngine().map(measure, job.strategies, fatal=(StoreError,)):
@@ -235,7 +237,7 @@ def measured_elsewhere(field: Field, configurations: Sequence[Configuration]) ->
                 loaded.device, loaded.bf16 = found.device, found.bf16
                 field.clock.state.setdefault("trained_on", {})[loaded.name] = [found.device, found.bf16]
                 keep_start(field.bench, loaded)
-            field.bench.notify(Progress("load", done, len(jobs), "models", note="timing training steps"))
+            field.bench.notify(Progress("load", done, len(jobs), "models", note="estimating training steps"))
             for configuration in mine:
                 yield configuration, outcome.failure if found is None else found.steps[configuration.strategy]
 

@@ -36,6 +36,7 @@ class Configuration:
     loaded: Loaded
     strategy: str
     step_seconds: float = math.nan
+    estimated_seconds: float = math.nan  # of a step, before any was taken
     rate: float = math.nan
     best: Run | None = None  # of all its rounds
     trail: list[Stats] = field(default_factory=list)  # on the validation items at the start and after each round
@@ -62,7 +63,8 @@ class Field:
         crew: the workers that train; None where this process does.
         loaded, failed, not_run: candidates by name; the failed ones, and those that the budget ended before, with their
             reason.
-        configurations: (model, strategy) pairs; ``dead`` those that failed before their first round.
+        configurations: (model, strategy) pairs; ``waiting`` those that the budget seemed too short for, the best first;
+            ``dead`` those that failed before their first round.
         history: every trial of every round.
         notes: for the reader.
         settled: whether the leader was found before the last round.
@@ -76,6 +78,7 @@ class Field:
     failed: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
     configurations: list[Configuration] = field(default_factory=list)
+    waiting: list[Configuration] = field(default_factory=list)
     dead: list[Configuration] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -104,6 +107,11 @@ class Field:
     def alive(self) -> list[Configuration]:
         """Configurations that are still in."""
         return [configuration for configuration in self.configurations if configuration.alive]
+
+    def empty_handed(self) -> bool:
+        """Whether no model could be handed over as things stand."""
+        frozen = any(loaded.frozen is not None and loaded.encoder.module is not None for loaded in self.loaded.values())
+        return not frozen and not any(configuration.best for configuration in self.configurations)
 
     def key(self, configuration: Configuration, run: Run) -> str:
         """The address of a run in the journal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import cast
 
 import torch
@@ -46,6 +47,7 @@ def resize(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> str:
     except SourceError as error:
         log.info("%s keeps its resolution: %s", loaded.name, error)
         return str(error)
+    loaded.forward_seconds *= math.prod(size) / math.prod(loaded.size)
     loaded.preprocess = native.overridden({"input_size": (native.input_size[0], *size)})
     loaded.probe = loaded.start = None
     return ""

@@ -18,8 +18,9 @@ from fractions import Fraction
 RATES = (3, 2, 1)  # learning rates a configuration in the first round, while the budget lasts
 FINAL_LANES = 2
 SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
-MIN_EPOCHS = 0.5  # of the first round; less shows nothing of a rate
+LEAST_EPOCHS = 1  # of the first round; less shows nothing of a rate
 MIN_STEPS = 10
+FEWEST_STEPS = 3  # where no other model would be handed over
 EPOCHS = 20  # of the winner, when neither budget nor steps are given
 STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
 
@@ -126,7 +127,7 @@ def make_plan(
     steps_an_epoch: int,
     min_rates: int = 1,
     min_total: int = 1,
-    min_epochs: float = MIN_EPOCHS,
+    min_epochs: float = LEAST_EPOCHS,
 ) -> Plan | None:
     """The plan with the most learning rates, then the most steps, that the budget allows.
 
@@ -136,11 +137,11 @@ def make_plan(
         steps_an_epoch: decides how short a first round may be.
         min_rates: fewest learning rates a configuration.
         min_total: fewest steps of the last round.
-        min_epochs: fewest epochs of the first round.
+        min_epochs: fewest epochs of the first round, of which 100 steps are always enough.
     Returns:
         None when not even the shortest first round fits.
     """
-    least = min(max(MIN_STEPS, math.ceil(min_epochs * steps_an_epoch)), max_steps)
+    least = min(max(MIN_STEPS, min(math.ceil(min_epochs * steps_an_epoch), STEPS_AT_LEAST)), max_steps)
     for rates in RATES:
         for final_configurations in (FINAL_LANES, 1):
             if rates < min_rates:

@@ -1,9 +1,11 @@
-"""From what the configurations cost, measured, to the rounds that the budget allows."""
+"""From what the configurations cost to the rounds that the budget allows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from selector.core.contracts import Progress
 from selector.core.engine import Failure, LocalEngine
@@ -14,76 +16,62 @@ from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import resize, settle_precision
-from selector.tuning.plan import MIN_EPOCHS, MIN_STEPS, Cost, Plan, Round, make_plan, seconds_of, usual_steps
-from selector.tuning.step_costs import measured_step
+from selector.tuning.plan import (
+    FEWEST_STEPS,
+    LEAST_EPOCHS,
+    MIN_STEPS,
+    Cost,
+    Plan,
+    Round,
+    make_plan,
+    seconds_of,
+    usual_steps,
+)
+from selector.tuning.step_costs import estimated_step, remembered_costs
 
 FACTORS = (1.0, 0.72, 0.58, 0.43)  # of the native side: 224, 160, 128, 96
+EARLY = 0.2  # of the steps, that come first where there is no model yet
 SMALLEST_SIDE = 64
-GOOD_EPOCHS = 3  # of the winner: below it a smaller resolution is taken first
+GOOD_EPOCHS = 6  # of the winner: below it a smaller resolution is taken first
 
 
 def plan_rounds(field: Field) -> Plan | None:
-    """Choose resolution, rates and steps, or take up the plan of an interrupted call.
+    """Choose configurations, resolution, rates and steps, or take up the plan of an interrupted call.
 
-    Configurations that the budget leaves no time for are removed from the field, with a note; None when none is left.
+    Configurations that the budget seems to leave no time for wait; the last one stays whatever the budget is. None when all failed before a step.
     """
     train = len(field.bench.indices["train"])
     batch = min(field.bench.batch_size, train)
     an_epoch = max(1, train // batch)
     wanted = field.settings["max_steps"] or usual_steps(an_epoch)
     if field.clock.state["rounds"]:
-        _set_factor(field, float(field.clock.state["factor"]))
-        _prepare(field)
-        rounds = tuple(Round(*each) for each in field.clock.state["rounds"])
-        field.notes += field.clock.state["notes"]
-        for line in field.clock.tuning_log:
-            field.bench.notify(Progress("plan", 0, 0, "rounds", note=line))
-        field.configurations = [
-            configuration
-            for configuration in field.configurations
-            if configuration.label in field.clock.state["step_seconds"]
-        ]
-        for configuration in field.configurations:
-            configuration.step_seconds = float(field.clock.state["step_seconds"][configuration.label])
-        return Plan(rounds, 0.0) if field.configurations else None
+        return _taken_up(field)
     noted = len(field.notes)
+    entered = list(field.configurations)
     factor = _choose_factor(field, wanted, an_epoch)
     plan = None
-    while field.configurations:
-        plan = make_plan(
-            field.costs(field.configurations), budget=_finite_left(field), max_steps=wanted, steps_an_epoch=an_epoch
-        )
-        if plan is not None or len(field.configurations) == 1:
-            break
-        # too little for all: the configuration that starts from the worst frozen metric leaves first
-        worst = min(
-            field.configurations,
-            key=lambda configuration: (field.frozen_value(configuration.loaded), -configuration.step_seconds),
-        )
-        field.notes.append(
-            f"{worst.label} was not trained: the budget is too short for {len(field.configurations)} configurations."
-        )
-        field.configurations.remove(worst)
-    if plan is None and field.configurations:
-        # rather a few steps of the one configuration that is left than nothing
-        plan = make_plan(
-            field.costs(field.configurations),
-            budget=_finite_left(field),
-            max_steps=wanted,
-            steps_an_epoch=an_epoch,
-            min_epochs=0.0,
-        )
-    if plan is None:
-        if field.configurations:
-            need = _least_seconds(field, an_epoch)
-            short = (
-                f"the budget of {format_duration(field.clock.budget or 0)} is shorter than one round (about "
-                f"{format_duration(need)} more are needed): the frozen encoders with linear probes are compared instead."
+    while field.configurations and plan is None:
+        last = len(field.configurations) == 1
+        for epochs in (LEAST_EPOCHS, 0) if last else (LEAST_EPOCHS,):
+            plan = plan or make_plan(
+                field.costs(field.configurations),
+                budget=_finite_left(field),
+                max_steps=wanted,
+                steps_an_epoch=an_epoch,
+                min_epochs=epochs,
             )
-            field.notes.append(short)
-            field.bench.notify(Progress("plan", 0, 0, "rounds", note=short))  # before what is left of it is spent
-        field.configurations = []
+        if last:
+            plan = plan or _shortest(field)
+            break
+        if plan is None:
+            field.configurations.remove(min(field.configurations, key=partial(_merit, field)))
+    if plan is None:
         return None
+    plan = _model_early(field, plan)
+    left_out = [c for c in entered if c not in field.configurations and c not in field.dead]
+    field.waiting = sorted(left_out, key=partial(_merit, field), reverse=True)
+    for configuration in entered:
+        configuration.estimated_seconds = configuration.step_seconds
     field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in plan.rounds]
     field.clock.state["factor"] = factor
     field.clock.state["wanted"] = wanted
@@ -105,6 +93,53 @@ def plan_rounds(field: Field) -> Plan | None:
     return plan
 
 
+def _taken_up(field: Field) -> Plan | None:
+    """The plan of an interrupted call."""
+    state = field.clock.state
+    _set_factor(field, float(state["factor"]))
+    field.waiting = [c for c in field.configurations if c.label not in state["step_seconds"]]
+    field.configurations = [c for c in field.configurations if c not in field.waiting]
+    _prepare(field)
+    field.notes += state["notes"]
+    for line in field.clock.tuning_log:
+        field.bench.notify(Progress("plan", 0, 0, "rounds", note=line))
+    for configuration in field.configurations:
+        configuration.step_seconds = configuration.estimated_seconds = float(state["step_seconds"][configuration.label])
+    return Plan(tuple(Round(*each) for each in state["rounds"]), 0.0) if field.configurations else None
+
+
+def _merit(field: Field, configuration: Configuration) -> tuple[float, float]:
+    """The lowest leaves first where there is too little time for all: it starts from the worst frozen metric; where
+    nothing tells them apart it takes longest."""
+    return field.frozen_value(configuration.loaded), -configuration.step_seconds
+
+
+def _model_early(field: Field, plan: Plan) -> Plan:
+    """A budget that begins without a model has one within its first quarter: a short training goes ahead of a single one."""
+    if field.clock.budget is None or len(plan.rounds) > 1 or not field.empty_handed():
+        return plan
+    (only,) = plan.rounds
+    first = max(MIN_STEPS, int(EARLY * only.steps))
+    if only.steps < 2 * first:
+        return plan
+    return Plan((replace(only, steps=first), replace(only, steps=only.steps - first)), plan.seconds)
+
+
+def _shortest(field: Field) -> Plan | None:
+    """A few steps of the configuration that is left, where no other model would be handed over.
+
+    It may exceed the budget by these steps: a budget always ends with a model.
+    """
+    if not field.empty_handed():
+        short = "the budget left no time for training: frozen encoders with solved heads are compared."
+        field.notes.append(short)
+        field.bench.notify(Progress("plan", 0, 0, "rounds", note=short))  # before what is left of it is spent
+        field.configurations = []
+        return None
+    rounds = (Round(FEWEST_STEPS, 1, 1),)
+    return Plan(rounds, seconds_of(rounds, field.costs(field.configurations)))
+
+
 def _several(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
@@ -114,54 +149,70 @@ def _finite_left(field: Field) -> float | None:
 
 
 def _choose_factor(field: Field, wanted: int, an_epoch: int) -> float:
-    """Share of the native side to train at: 1 unless the budget needs less."""
+    """Share of the native side to train at: 1 unless the budget needs less, with the configurations that fit.
+
+    Rather small images and epochs worth their name than a few steps at full size, and rather fewer configurations than
+    trainings that show nothing.
+    """
     resolution = field.settings["resolution"]
     if resolution is not None or field.clock.budget is None:
         _set_factor(field, 1.0)
         _prepare(field)
         return 1.0
     _set_factor(field, FACTORS[-1])
-    _prepare(field)  # measured where it is cheapest, and scaled by area
-    areas = {
-        configuration.label: configuration.loaded.size[0] * configuration.loaded.size[1]
-        for configuration in field.configurations
-    }
-    # rather small images and a training worth its name than a few steps at full size
-    for epochs, least_rates in ((GOOD_EPOCHS, 2), (GOOD_EPOCHS, 1), (0, 2), (0, 1)):
+    _prepare(field, start=False)  # estimated where it is cheapest, and scaled by area
+    areas = {c.label: math.prod(c.loaded.size) for c in field.configurations}
+    steps = {c.label: field.cost(c) for c in field.configurations}
+    kept, chosen = list(field.configurations), FACTORS[-1]
+    while kept:
+        found = _largest_factor(field, kept, steps, areas, wanted, an_epoch)
+        if found is not None or len(kept) == 1:
+            chosen = FACTORS[-1] if found is None else found
+            break
+        kept.remove(min(kept, key=partial(_merit, field)))
+    _set_factor(field, chosen)
+    for configuration in field.configurations:
+        configuration.step_seconds *= math.prod(configuration.loaded.size) / areas[configuration.label]
+    field.configurations = kept
+    _prepare(field, estimate=False)
+    return chosen
+
+
+def _largest_factor(
+    field: Field,
+    kept: Sequence[Configuration],
+    known: Mapping[str, Cost],
+    areas: Mapping[str, int],
+    wanted: int,
+    an_epoch: int,
+) -> float | None:
+    """The largest at which these configurations have ``GOOD_EPOCHS``, else half as many; None where they have less."""
+    for epochs in (GOOD_EPOCHS, GOOD_EPOCHS // 2, LEAST_EPOCHS):
         for factor in FACTORS:
-            costs = []
-            for configuration in field.configurations:
-                height, width = _side(configuration.loaded, factor)
-                grown = height * width / areas[configuration.label]
-                cost = field.cost(configuration)
+            costs, starts = [], {}
+            for configuration in kept:
+                loaded = configuration.loaded
+                grown = math.prod(_side(loaded, factor)) / areas[configuration.label]
+                cost = known[configuration.label]
                 costs.append(Cost(cost.step * grown, cost.evaluate * grown, cost.start))
-            left = max(0.0, field.clock.left)
-            if factor != FACTORS[-1]:  # measuring again and solving the heads again take time as well
-                left -= sum(4 * cost.step for cost in costs) + _start_seconds(field, factor, areas)
-            if make_plan(
+                if factor != 1.0 and loaded.native_probe is not None and not math.isnan(loaded.forward_seconds):
+                    starts[loaded.name] = loaded.forward_seconds * grown * _start_rows(field)
+            plan = make_plan(
                 costs,
-                budget=left,
+                budget=max(0.0, field.clock.left - sum(starts.values())),
                 max_steps=wanted,
                 steps_an_epoch=an_epoch,
-                min_rates=least_rates,
-                min_total=epochs * an_epoch,
-            ):
-                if factor != FACTORS[-1]:
-                    _set_factor(field, factor)
-                    _prepare(field)
+                min_total=max(epochs * an_epoch, 3 * MIN_STEPS),
+                min_epochs=LEAST_EPOCHS,
+            )
+            if plan is not None:
                 return factor
-    return FACTORS[-1]
+    return None
 
 
-def _start_seconds(field: Field, factor: float, areas: Mapping[str, int]) -> float:
-    if factor == 1.0:
-        return 0.0  # the head solved at the native resolution is there
-    total = 0.0
-    for loaded in {configuration.loaded.name: configuration.loaded for configuration in field.configurations}.values():
-        if not math.isnan(loaded.forward_seconds):
-            height, width = _side(loaded, factor)
-            total += loaded.forward_seconds * height * width / (loaded.size[0] * loaded.size[1]) * START_ROWS
-    return total
+def _start_rows(field: Field) -> int:
+    """Items that a head is solved on at another resolution."""
+    return min(START_ROWS, len(field.bench.indices["train"])) + len(field.bench.indices["val"])
 
 
 def _set_factor(field: Field, factor: float) -> None:
@@ -214,9 +265,9 @@ def _in_steps(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _prepare(field: Field) -> None:
-    """Solve the heads at the training resolution and measure a step of every configuration."""
-    for configuration, found in _measured(field):
+def _prepare(field: Field, *, start: bool = True, estimate: bool = True) -> None:
+    """Solve the heads at the training resolution and estimate a step of every configuration."""
+    for configuration, found in _estimated(field, start, estimate):
         if isinstance(found, Failure):
             configuration.status = "not run" if isinstance(found.error, BudgetEnded) else "failed"
             configuration.alive = False
@@ -226,8 +277,8 @@ def _prepare(field: Field) -> None:
             configuration.step_seconds = found
 
 
-def _measured(field: Field) -> Iterator[tuple[Configuration, float | Failure]]:
-    """Seconds of a step, or why there are none: measured where the trainings will run."""
+def _estimated(field: Field, start: bool, estimate: bool) -> Iterator[tuple[Configuration, float | Failure]]:
+    """Seconds of a step, or why there are none, by what passes take where the trainings will run."""
     names = field.crew.names if field.crew else frozenset()
     known = field.clock.state.get("step_seconds", {})  # by an interrupted call
 
@@ -239,17 +290,23 @@ def _measured(field: Field) -> Iterator[tuple[Configuration, float | Failure]]:
     if away:
         yield from measured_elsewhere(field, away)
 
-    def measure(configuration: Configuration) -> float:
+    def find(configuration: Configuration) -> float:
         loaded = configuration.loaded
-        if configuration.label not in known:
-            return measured_step(field.bench, loaded, configuration.strategy, field.clock.deadline())
         settle_precision(field.bench, loaded)
         if loaded.name in names and (place := field.clock.state.get("trained_on", {}).get(loaded.name)):
             loaded.device, loaded.bf16 = place
-        prepare_start(field.bench, loaded, field.clock.deadline())
-        return float(known[configuration.label])
+        if start:
+            # the last one is trained whatever the budget is, where no other model would be handed over
+            needed = field.empty_handed() and len(field.configurations) == 1
+            prepare_start(field.bench, loaded, math.inf if needed else field.clock.deadline())
+        if configuration.label in known:
+            return float(known[configuration.label])
+        if estimate:
+            return estimated_step(field.bench, loaded, configuration.strategy)
+        trained = remembered_costs(field.bench, loaded, configuration.strategy)
+        return configuration.step_seconds if trained is None else trained["step"]
 
-    for outcome in LocalEngine().map(measure, here, fatal=(StoreError,)):
+    for outcome in LocalEngine().map(find, here, fatal=(StoreError,)):
         yield outcome.item, outcome.failure or outcome.result or 0.0
 
 
@@ -265,11 +322,6 @@ def _out(field: Field, configuration: Configuration) -> None:
         }
     )
     field.dead.append(configuration)
-
-
-def _least_seconds(field: Field, an_epoch: int) -> float:
-    steps = max(MIN_STEPS, math.ceil(MIN_EPOCHS * an_epoch))
-    return min(seconds_of([Round(steps, 1, 1)], [cost]) for cost in field.costs(field.configurations))
 
 
 def _side(loaded: Loaded, factor: float) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What is left of a budget after the rounds: rivals as long as the leaders, then the leaders with other seeds."""
+"""What is left of a budget after the rounds: rivals and those that wait as long as the leaders, then these with other seeds."""
 
 from __future__ import annotations
 
@@ -6,41 +6,48 @@ from collections.abc import Sequence
 
 from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run
+from selector.tuning.heads import prepare_start
 from selector.tuning.plan import Round, seconds_of
 from selector.tuning.rounds import book, far_behind, take, train_configuration
-from selector.tuning.trial import Trial
+from selector.tuning.trial import Trial, rates_of
 
 
 def train_rivals(field: Field) -> None:
-    """Configurations that stopped after a short round, for as many steps as the last round had, the best first.
+    """Configurations that stopped after a short round, for as many steps as the last round had or at least half of them,
+    the best first.
 
+    Behind them come configurations that wait, because the plan had no time for them, the best first.
     A short round orders imprecisely; what is left of a budget goes to those that may still be the best: all but those
     far and demonstrably behind the leader, as far as each fits. Without a budget nothing is left.
     """
     ranked = sorted((c for c in field.configurations if c.best), key=field.configuration_order, reverse=True)
     leaders = [configuration for configuration in ranked if configuration.alive]
-    if field.clock.budget is None or field.settled or not leaders:
+    if field.clock.budget is None or not leaders:
         return
     steps, number = max(_steps(leader) for leader in leaders), max(leader.round for leader in leaders)
-    begun = field.clock.state.setdefault("rivals", [])
+    begun: dict[str, int] = field.clock.state.setdefault("rivals", {})  # steps by label
     away: list[Configuration] = []
-    for rival in ranked:
-        if rival.alive or _steps(rival) >= steps or far_behind(field, rival, leaders[0]):
+    for rival in [*([] if field.settled else ranked), *field.waiting]:
+        if rival.best and (rival.alive or _steps(rival) >= steps or far_behind(field, rival, leaders[0])):
             continue
         if rival.label not in begun:
-            promised = sum(_seconds(field, other, steps) for other in away)
-            if field.clock.state.get("rivals_over") or promised + _seconds(field, rival, steps) > field.clock.left:
+            left = field.clock.left - sum(_seconds(field, other, begun[other.label]) for other in away)
+            one, two = (_seconds(field, rival, some) for some in (1, 2))
+            fits = min(steps, 1 + int((left - one) / (two - one))) if two > one else steps
+            if field.clock.state.get("rivals_over") or fits < max(steps / 2, 1 + (_steps(rival) if rival.best else 0)):
                 continue
-            begun.append(rival.label)
+            begun[rival.label] = fits
             field.clock.remember()
         if field.crew is not None and rival.loaded.name in field.crew.names:
             away.append(rival)
             continue
-        trial = Trial(rival.loaded.name, rival.strategy, rival.rate, field.seed)
-        run = train_configuration(field, rival, trial, number, steps)
+        if not rival.best:
+            prepare_start(field.bench, rival.loaded)
+        trial = Trial(rival.loaded.name, rival.strategy, _rate(rival), field.seed)
+        run = train_configuration(field, rival, trial, number, begun[rival.label])
         if run is not None:
             _enter(field, rival, run, number)
-    entries = [Planned(rival, (rival.rate,), field.seed, steps, _seconds(field, rival, steps)) for rival in away]
+    entries = [Planned(c, (_rate(c),), field.seed, begun[c.label], _seconds(field, c, begun[c.label])) for c in away]
     for rival, runs in trained_elsewhere(field, entries) if entries else ():
         for run in runs[:1]:
             book(field, rival, run, number)
@@ -49,13 +56,28 @@ def train_rivals(field: Field) -> None:
     field.clock.remember()
 
 
+def name_untrained(field: Field) -> None:
+    """One note about all that the budget left no time for."""
+    if field.waiting:
+        field.notes.append(
+            f"{len(field.waiting)} of {len(field.waiting) + len(field.configurations)} configurations were not trained, "
+            f"because the budget is too short for all: {', '.join(c.label for c in field.waiting)}."
+        )
+
+
 def _enter(field: Field, rival: Configuration, run: Run, number: int) -> None:
     take(field, rival, [run], number - 1)
     rival.alive = rival.status == "ok"
+    if rival in field.waiting:
+        field.waiting.remove(rival)
+        field.configurations.append(rival)
 
 
 def _seconds(field: Field, configuration: Configuration, steps: int) -> float:
-    return seconds_of([Round(steps, 1, 1)], [field.cost(configuration)])
+    """What a training takes; one that was only estimated is corrected by what the others took of their estimates."""
+    seconds = seconds_of([Round(steps, 1, 1)], [field.cost(configuration)])
+    took = [c.step_seconds / c.estimated_seconds for c in field.configurations if c.best]
+    return seconds if configuration.best or not took else seconds * max(took)
 
 
 def repeat_leaders(field: Field) -> None:
@@ -108,7 +130,9 @@ def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[
 
 
 def _rate(configuration: Configuration) -> float:
-    assert configuration.best is not None
+    """Of its best run; the first by preference for one that has not been trained."""
+    if configuration.best is None:
+        return rates_of(configuration.loaded, configuration.strategy)[0]
     return configuration.best.trial.rate
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run, stats_of
-from selector.tuning.plan import Plan, Round, fit_rest, seconds_of
+from selector.tuning.plan import FEWEST_STEPS, Plan, Round, fit_rest, seconds_of
 from selector.tuning.rates import try_rates
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.step_costs import remember_costs
@@ -40,6 +40,20 @@ def run_rounds(field: Field, plan: Plan) -> None:
             # nobody is left to compare with: the leader gets the time of its rivals
             rounds = [*rounds[:number], Round(rounds[-1].steps, 1, 1)]
             _keep(field, rounds)
+    if field.empty_handed():
+        _train_one(field)
+
+
+def _train_one(field: Field) -> None:
+    """A few steps of the first configuration that takes them, whatever the clock says: a budget always ends with a model."""
+    for configuration in field.alive():
+        rate = rates_of(configuration.loaded, configuration.strategy)[0]
+        trial = Trial(configuration.loaded.name, configuration.strategy, rate, field.seed)
+        run = train_configuration(field, configuration, trial, 1, FEWEST_STEPS, math.inf)
+        if run is not None:
+            take(field, configuration, [run], 0)
+        if configuration.best:
+            return
 
 
 def _fitted(field: Field, rounds: Sequence[Round], number: int) -> list[Round]:

@@ -23,12 +23,14 @@ from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load
 from selector.tuning.planner import plan_rounds
-from selector.tuning.repeats import repeat_leaders, train_rivals
+from selector.tuning.repeats import name_untrained, repeat_leaders, train_rivals
 from selector.tuning.rounds import run_rounds
 from selector.tuning.strategies._loop import PixelBatches
 from selector.tuning.types import Cache, Candidate, TournamentResult
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Workbench, device_of
+
+QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 
 
 def run_tournament(
@@ -130,17 +132,26 @@ def run_tournament(
     if field.configurations and (plan := plan_rounds(field)) is not None:
         run_rounds(field, plan)
         train_rivals(field)
+        name_untrained(field)
         repeat_leaders(field)
     return verdict(field)
 
 
 def _load(field: Field, candidates: Sequence[Candidate]) -> None:
-    """Bring the encoders into memory and solve their heads: the frozen strategy."""
+    """Bring the encoders into memory and solve their heads: the frozen strategy.
+
+    The first that can be used is solved whatever the budget is, so that there is a model; the others as far as they begin
+    within its first quarter.
+    """
+    quarter = field.clock.now() + QUARTER * field.clock.left
 
     def enter(candidate: Candidate) -> Loaded:
+        first = not field.loaded
+        if not first and field.clock.now() >= quarter:
+            raise BudgetEnded("the budget is too short for so many models; give more time.")
         with field.bench.working_on(candidate, "linear probe"):
             loaded = load(field.bench, candidate)
-            solve(field.bench, loaded, field.clock.deadline())
+            solve(field.bench, loaded, math.inf if first else max(quarter, field.clock.now()))
             return loaded
 
     for outcome in LocalEngine().map(enter, candidates, fatal=(StoreError,)):

@@ -1,4 +1,4 @@
-"""Seconds of a training step and of a forward pass: remembered from earlier trainings on this machine, or measured."""
+"""Seconds of a training step and of a forward pass: remembered from earlier trainings on this machine, or estimated."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import math
 
 import torch
 
-from selector.core.contracts import Progress
 from selector.core.system import cpu_model
 from selector.tuning import strategies
-from selector.tuning.heads import prepare_start
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import build, settle_precision
-from selector.tuning.strategies._loop import train
-from selector.tuning.strategies._parts import parts_of
-from selector.tuning.trial import Trial, settings_of
+from selector.tuning.strategies._loop import predict
 from selector.tuning.workbench import Workbench
+
+PASSES_A_STEP = 3  # forward passes that a step takes as long as
 
 
 def remembered_costs(bench: Workbench, loaded: Loaded, strategy: str) -> dict[str, float] | None:
@@ -44,31 +42,29 @@ def _name(bench: Workbench, loaded: Loaded, strategy: str) -> str:
     return f"costs-{bench.journal.key(asked)}"
 
 
-def measured_step(bench: Workbench, loaded: Loaded, strategy: str, deadline: float = math.inf) -> float:
-    """Seconds of one step, remembered or measured; where trainings start is solved on the way."""
+def estimated_step(bench: Workbench, loaded: Loaded, strategy: str) -> float:
+    """Seconds of one step: remembered from a training on this machine, or what a pass over one batch takes, times three.
+
+    No step is timed before the first training: its own steps say what the next ones take, and a training that is slower
+    than estimated is cooled down in time.
+    """
     settle_precision(bench, loaded)
-    prepare_start(bench, loaded, deadline)
-    known = remembered_costs(bench, loaded, strategy)
-    if known is not None:
+    if (known := remembered_costs(bench, loaded, strategy)) is not None:
         loaded.forward_seconds = known["forward"]
         return known["step"]
-    bench.notify(Progress("load", 0, 1, "models", loaded.name, "timing a training step"))
-    with bench.working_on(loaded.candidate, f"training: a step of {strategy}"):
-        return measure_step(bench, loaded, strategy)
+    with bench.working_on(loaded.candidate, f"training: a pass of {strategy}"):
+        forward = _forward_seconds(bench, loaded, strategy)
+    if math.isnan(loaded.forward_seconds):
+        loaded.forward_seconds = forward
+    return forward * PASSES_A_STEP * min(bench.batch_size, len(bench.indices["train"]))
 
 
-def measure_step(bench: Workbench, loaded: Loaded, strategy: str, steps: int = 3) -> float:
-    """Seconds of one step, from those after a first; the module is thrown away."""
-    times: list[float] = []
-    plan = strategies.plan_of(strategy)
-    module = plan.wrap(build(bench, loaded, adaptation=strategy))
-    train(
-        module,
-        plan.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay),
-        bench.feed(loaded.preprocess, augment=bench.augment),
-        bench.indices["train"],
-        settings_of(bench, loaded, Trial(loaded.name, strategy, 1e-6, 0), steps),
-        clock=bench.now,
-        on_step=lambda _: times.append(bench.now()),
-    )
-    return (times[-1] - times[0]) / max(len(times) - 1, 1) if len(times) > 1 else math.inf
+def _forward_seconds(bench: Workbench, loaded: Loaded, strategy: str) -> float:
+    """Seconds an item of the second of two passes over half a batch; the first one pays for what is prepared once."""
+    module, feed = build(bench, loaded, adaptation=strategy), bench.feed(loaded.preprocess)
+    some = bench.indices["train"][: max(1, bench.batch_size // 2)]
+    for _ in range(2):
+        begun = bench.now()
+        predict(module, feed, some, lambda *_: None, device=bench.device, bf16=loaded.bf16, batch_size=len(some))
+        seconds = bench.now() - begun
+    return seconds / len(some)
