@@ -145,8 +145,9 @@ class Measurement:
         metric: name of the deciding metric; ``val`` and ``test`` hold all of them by name. ``val``
             chose, ``test`` was read once at the end and is empty where it was not read.
         resolution: (height, width) it was trained at; ``reduced`` says that it is below native.
-        status: ok, diverged, failed, or not run where the budget ended before; ``note`` says why, or what was cut
-            to fit the budget.
+        status: ok, diverged, failed, not run where the budget ended before, or incomplete where it was trained for less
+            than an epoch, so that its values have no share in any choice; ``note`` says why, or what was cut to fit the
+            budget.
         extra: further facts as plain JSON, among them: the paired difference to the
             best, values by seed, memory, and for the model that was handed over its error analysis
             (``error_analysis``; its parts are those of ``core.task.Section``).
@@ -165,7 +166,7 @@ class Measurement:
     resolution: tuple[int, int] | None = None
     reduced: bool = False
     trained_parameters: int = 0
-    status: Literal["ok", "diverged", "failed", "not run"] = "ok"
+    status: Literal["ok", "incomplete", "diverged", "failed", "not run"] = "ok"
     note: str = ""
     round: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)

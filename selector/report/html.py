@@ -84,7 +84,13 @@ def render_report(ranking: Ranking) -> str:
             reduced=REDUCED if any(m.reduced for model in ranking for m in model.measurements) else "",
             rows=view.rows,
             script=Markup(script),
-            seconds=[(stage, format_duration(value)) for stage, value in ranking.seconds.items()],
+            seconds=[
+                (stage, format_duration(value))
+                for stage, value in (
+                    *ranking.seconds.items(),
+                    *((f"of it {part}", part_of) for part, part_of in ranking.confirmation.get("seconds", {}).items()),
+                )
+            ],
             settings=[
                 (key.replace("_", " "), text)
                 for key, value in ranking.settings.items()

@@ -11,6 +11,7 @@ from selector import tasks
 from selector.config import ConfirmConfig, HistoryLike
 from selector.core.documents import plain
 from selector.core.errors import HistoryError
+from selector.core.units import format_duration
 from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
 from selector.results import BEST, Caveat, Measurement, ModelResult
@@ -104,12 +105,13 @@ def confirm_leading(
         confirmation=plain(
             {
                 "metric": config.metric or task.default_metric,
-                "tuning_log": [*told, *result.tuning_log],
+                "tuning_log": [*told, *result.tuning_log, *_time_line(spent if told else 0.0, result.seconds)],
                 "history": result.history,
                 "epsilon_best": [asdict(member) for member in result.epsilon_best],
                 "advice": result.advice,
                 "p_best": result.p_best,
                 "settled": result.settled,
+                "seconds": {**({"micro trials": spent} if told else {}), **result.seconds},
             }
         ),
     )
@@ -121,6 +123,18 @@ def confirm_leading(
         with trained_on_record(trainings, best.name, by_name[best.name].feature_settings(), target, "saving"):
             save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
     return save_run(remembered(confirmed, config.history), folder)
+
+
+def _time_line(spent: float, parts: Mapping[str, float]) -> list[str]:
+    """Where the time of a confirmation went, in a sentence."""
+    every = {"micro trials": spent, **parts}
+    total = sum(every.values())
+    shown = ", ".join(
+        f"{name} {format_duration(seconds)} ({seconds / total:.0%})"
+        for name, seconds in every.items()
+        if seconds >= 0.05
+    )
+    return [f"Time: {format_duration(total)}, of which {shown}."] if shown else []
 
 
 def leading(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int) -> list[ModelSpec]:

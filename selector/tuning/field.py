@@ -14,7 +14,7 @@ from selector.tuning.compare import Standing, standings
 from selector.tuning.crew import Crew
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
-from selector.tuning.plan import Cost
+from selector.tuning.plan import STEPS_AT_LEAST, Cost
 from selector.tuning.trial import Trial, key_of
 from selector.tuning.workbench import Workbench
 
@@ -107,6 +107,15 @@ class Field:
     def alive(self) -> list[Configuration]:
         """Configurations that are still in."""
         return [configuration for configuration in self.configurations if configuration.alive]
+
+    def incomplete(self, configuration: Configuration) -> bool:
+        """Whether its best run saw less than an epoch, and less than the steps of a training worth the name: its value
+        says nothing and has no share in the choice."""
+        if configuration.best is None:
+            return True
+        steps, items = int(configuration.best.record.facts["steps"]), len(self.bench.indices["train"])
+        an_epoch = max(1, items // min(self.bench.batch_size, items))  # batches that are left over are not trained on
+        return steps < min(an_epoch, STEPS_AT_LEAST)
 
     def empty_handed(self) -> bool:
         """Whether no model could be handed over as things stand."""

@@ -33,6 +33,7 @@ FACTORS = (1.0, 0.72, 0.58, 0.43)  # of the native side: 224, 160, 128, 96
 EARLY = 0.2  # of the steps, that come first where there is no model yet
 SMALLEST_SIDE = 64
 GOOD_EPOCHS = 6  # of the winner: below it a smaller resolution is taken first
+FEW_EPOCHS = 3  # of the winner: below it fewer configurations are trained
 
 
 def plan_rounds(field: Field) -> Plan | None:
@@ -52,12 +53,13 @@ def plan_rounds(field: Field) -> Plan | None:
     plan = None
     while field.configurations and plan is None:
         last = len(field.configurations) == 1
-        for epochs in (LEAST_EPOCHS, 0) if last else (LEAST_EPOCHS,):
+        for epochs, in_all in ((LEAST_EPOCHS, FEW_EPOCHS), (LEAST_EPOCHS, 0), (0, 0))[: None if last else 1]:
             plan = plan or make_plan(
                 field.costs(field.configurations),
                 budget=_finite_left(field),
                 max_steps=wanted,
                 steps_an_epoch=an_epoch,
+                min_total=max(in_all * an_epoch, FEW_EPOCHS * MIN_STEPS) if in_all else 1,
                 min_epochs=epochs,
             )
         if last:
@@ -186,8 +188,8 @@ def _largest_factor(
     wanted: int,
     an_epoch: int,
 ) -> float | None:
-    """The largest at which these configurations have ``GOOD_EPOCHS``, else half as many; None where they have less."""
-    for epochs in (GOOD_EPOCHS, GOOD_EPOCHS // 2, LEAST_EPOCHS):
+    """The largest at which these configurations have ``GOOD_EPOCHS``, else ``FEW_EPOCHS``; None where they have less."""
+    for epochs in (GOOD_EPOCHS, FEW_EPOCHS):
         for factor in FACTORS:
             costs, starts = [], {}
             for configuration in kept:
@@ -202,7 +204,7 @@ def _largest_factor(
                 budget=max(0.0, field.clock.left - sum(starts.values())),
                 max_steps=wanted,
                 steps_an_epoch=an_epoch,
-                min_total=max(epochs * an_epoch, 3 * MIN_STEPS),
+                min_total=max(epochs * an_epoch, FEW_EPOCHS * MIN_STEPS),
                 min_epochs=LEAST_EPOCHS,
             )
             if plan is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import prepare_start
+from selector.tuning.loading import settle_precision
 from selector.tuning.plan import Round, seconds_of
 from selector.tuning.rounds import book, far_behind, take, train_configuration
 from selector.tuning.trial import Trial, rates_of
@@ -42,6 +43,7 @@ def train_rivals(field: Field) -> None:
             away.append(rival)
             continue
         if not rival.best:
+            settle_precision(field.bench, rival.loaded)
             prepare_start(field.bench, rival.loaded)
         trial = Trial(rival.loaded.name, rival.strategy, _rate(rival), field.seed)
         run = train_configuration(field, rival, trial, number, begun[rival.label])

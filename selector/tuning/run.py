@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +125,37 @@ def run_tournament(
         progress or no_progress,
         now,
     )
+    times = [bench.now()]
     field = Field(bench, Clock(settings, bench.journal, cache, now), settings)
     if engine is not None and supplies is not None and not engine.in_process:
         field.crew = _crew(bench, engine, supplies, candidates, settings, device)
     field.notes += task.notes(target)
     _load(field, candidates)
     _enter_configurations(field, strategies, decoders)
-    if field.configurations and (plan := plan_rounds(field)) is not None:
+    times.append(bench.now())
+    plan = plan_rounds(field) if field.configurations else None
+    times.append(bench.now())
+    if plan is not None:
         run_rounds(field, plan)
         train_rivals(field)
         name_untrained(field)
         repeat_leaders(field)
-    return verdict(field)
+    times.append(bench.now())
+    result = verdict(field)
+    return replace(result, seconds=_where_time_went([*times, bench.now()], bench.seconds))
+
+
+def _where_time_went(times: Sequence[float], trainings: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by part, from the times at which parts began and the last one ended, and what trainings spent."""
+    heads, plan, rounds, end = (after - before for before, after in itertools.pairwise(times))
+    between = max(0.0, rounds - sum(trainings.values()))  # building, saving, comparing; waiting for workers
+    return {
+        "models and frozen heads": heads,
+        "heads at the size of the training, estimates": plan,
+        **trainings,
+        "between trainings": between,
+        "test split and verdict": end,
+    }
 
 
 def _load(field: Field, candidates: Sequence[Candidate]) -> None:

@@ -26,7 +26,7 @@ from selector.tuning.loading import build
 from selector.tuning.strategies._loop import Optimizer, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.weights import save_weights
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import STEPS, VALIDATION, Workbench
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +185,8 @@ def _train(
         except NotFinite:
             status = "diverged"
             fit.notes.append("outputs on the validation items are not finite")
+    bench.seconds[STEPS] += fit.seconds
+    bench.seconds[VALIDATION] += bench.now() - begun
     facts = {
         "status": status,
         "steps": fit.steps,

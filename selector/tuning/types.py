@@ -98,6 +98,7 @@ class TournamentResult:
         advice: which strategy to take, in a sentence a model.
         p_best: probability that ``best`` is the best of those measured, over validation images.
         settled: whether the tournament ended because it was decided.
+        seconds: where the time went, by part, in order: they add up to all of it.
     """
 
     measurements: Mapping[str, tuple[Measurement, ...]]
@@ -109,3 +110,4 @@ class TournamentResult:
     advice: tuple[str, ...] = ()
     p_best: float | None = None
     settled: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)

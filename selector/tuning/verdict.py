@@ -37,9 +37,13 @@ def verdict(field: Field) -> TournamentResult:
         ]
     if not entrants:
         return TournamentResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
-    table = field.standings(entrants)
+    incomplete = {configuration.label for configuration in entered if field.incomplete(configuration)}
+    if len(incomplete) == len(entrants):  # better than no model
+        incomplete = set()
+    table = field.standings({label: runs for label, runs in entrants.items() if label not in incomplete})
     best_label = _best_label(field, table)
-    tests, best, analysis = _test(field, table, best_label, entered)
+    complete = [configuration for configuration in entered if configuration.label not in incomplete]
+    tests, best, analysis = _test(field, table, best_label, complete)
     epsilon_best = tuple(_epsilon_best(field, table))
     advice = advise(
         {name: loaded.frozen.facts["curve"] for name, loaded in field.loaded.items() if loaded.frozen},
@@ -301,6 +305,24 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
 def _configuration_measurement(
     field: Field, configuration: Configuration, standing: Standing | None, test: Mapping[str, float]
 ) -> Measurement:
+    if configuration.best is not None and standing is None:
+        done = int(configuration.best.record.facts["steps"])
+        reason = f"{done} steps are less than an epoch: its value says nothing"
+        return Measurement(
+            configuration.strategy,
+            field.metric,
+            {},
+            sign=field.declared.sign,
+            seed=configuration.best.trial.seed,
+            steps=done,
+            learning_rate=configuration.best.trial.rate,
+            seconds=configuration.seconds,
+            resolution=configuration.loaded.resolution,
+            reduced=configuration.loaded.reduced,
+            status="incomplete",
+            note="; ".join([reason, *configuration.notes]),
+            round=configuration.round,
+        )
     if configuration.best is None or standing is None:
         status: Any = configuration.status if configuration.status != "ok" else "not run"
         note = "; ".join(configuration.notes) or "the budget ended before it was measured"

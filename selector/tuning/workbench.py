@@ -37,6 +37,9 @@ from selector.tuning.types import Candidate
 log = logging.getLogger(__name__)
 
 
+STEPS, VALIDATION = "optimizer steps", "validation"
+
+
 @dataclass
 class Workbench:
     """What all trials share.
@@ -55,6 +58,7 @@ class Workbench:
     notify: ProgressCallback = lambda _: None
     now: Callable[[], float] = time.perf_counter
     indices: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {STEPS: 0.0, VALIDATION: 0.0})  # of the trainings
     set_aside: dict[str, str] = field(default_factory=dict)  # candidates that runs died of, with the reason
 
     def __post_init__(self) -> None:

@@ -731,6 +731,36 @@ def test_what_metrics_import_is_paid_before_the_last_step(tmp_path: Path, monkey
     assert fake.now <= 40.0
 
 
+def test_every_second_of_a_budget_is_accounted_for(tmp_path: Path) -> None:
+    result, machine = budgeted(tmp_path, 40.0)
+    assert sum(result.seconds.values()) == pytest.approx(machine.now, abs=0.01)
+    assert result.seconds["optimizer steps"] == pytest.approx(sum(h["seconds"] for h in result.history))
+    again, machine = budgeted(tmp_path, 40.0)
+    assert again.seconds["optimizer steps"] == 0  # read from the journal
+    assert sum(again.seconds.values()) == pytest.approx(machine.now, abs=0.01)
+
+
+def test_less_than_an_epoch_is_incomplete_and_chooses_nothing(tmp_path: Path) -> None:
+    """Two steps are a quarter of an epoch: whatever they reach, the solved head is handed over."""
+    target = small_target(train=128)
+    features = np.random.default_rng(0).normal(size=(len(target), 256)).astype(np.float32)
+    widths = {spec.name: load(spec).num_features for spec in (SVHN, MNIST)}
+    result = tournament(
+        tmp_path,
+        target=target,
+        max_steps=2,
+        features_for=lambda name, i: features[i, : widths[name]],
+        strategies=("full",),
+    )
+    assert result.best is not None
+    assert result.best.strategy == "frozen"
+    trained = [m for found in result.measurements.values() for m in found if m.strategy == "full"]
+    assert {m.status for m in trained} == {"incomplete"}
+    assert all("less than an epoch" in m.note and not m.val for m in trained)
+    assert {member.strategy for member in result.epsilon_best} == {"frozen"}
+    assert any("which says nothing against a whole training" in line for line in result.advice)
+
+
 def test_most_of_a_budget_is_spent_in_steps(tmp_path: Path) -> None:
     result, _ = budgeted(tmp_path, 60.0)
     assert sum(h["seconds"] for h in result.history) > 0.7 * 60
@@ -964,12 +994,17 @@ def test_the_precision_of_a_training_is_decided_by_the_network_and_not_by_the_cl
         assert record.facts["precision"] == ("bfloat16" if chosen else "float32")
 
 
-def test_a_configuration_that_the_budget_left_out_stays_out_when_the_run_goes_on(tmp_path: Path) -> None:
-    first, _ = budgeted(tmp_path, 12.0, slower=lambda _: 2.0)
+def test_a_configuration_that_the_budget_left_out_stays_out_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        costs_room, "_forward_seconds", lambda _, loaded, *__: 0.02 if loaded.name == "mnist_cnn" else 0.5
+    )
+    first, _ = budgeted(tmp_path, 30.0)
     assert len([note for note in first.notes if "1 of 2 configurations were not trained" in note]) == 1
     trained = {h["model"] for h in first.history}
     assert len(trained) == 1
-    second, _ = budgeted(tmp_path, 12.0, slower=lambda _: 0.1)
+    second, _ = budgeted(tmp_path, 30.0)
     assert table(second) == table(first)
     assert {h["model"] for h in second.history} == trained
     assert second.notes == first.notes
