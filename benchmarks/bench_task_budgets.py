@@ -80,10 +80,7 @@ def _measured(task: str, budget: float, load: str, assets: Path, work: Path, fol
     models, described = TASKS[task]
     options: dict[str, Any] = {"models": models, "store": work / task, "seed": 0, **described(assets)}
     target = options.pop("target")
-    if task == "adaptation":
-        ranking = None
-    else:
-        ranking = selector.rank(target, out=folder / "run", **options)
+    ranking = None if task == "adaptation" else selector.rank(target, out=folder / "run", **options)
     with _load(load == "busy"):
         if ranking is None:
             result = selector.rank(target, out=folder / "run", confirm=True, budget=budget, **options)

@@ -195,6 +195,7 @@ def _show_plan(plan: Plan) -> None:
     rows = [(m["name"], m["params"] and format_count(m["params"]), m["cached"], m["missing"]) for m in usable]
     print_rows(["model", "params", "rows in store", "rows to extract"], rows, numeric=(1, 2, 3))
     typer.echo(f"{len(usable)} of {len(plan.models)} models usable, {plan.images} {plan.noun}s")
+    typer.echo(f"{plan.decoded} items of all splits are read and prepared")
     for reason, names in (plan.unusable or {}).items():
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         typer.echo(f"not usable: {listed}: {reason}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from selector import modalities
+from selector import modalities, tasks
 from selector.config import ScanConfig
 from selector.core.contracts import UNLABELED, Preprocess, Target
 from selector.core.costs import Cost
@@ -33,6 +35,7 @@ from selector.scan.dataset_view import offline_hub
 from selector.scan.many import listed
 from selector.sources import _weights, noting_fetches
 from selector.store import Entry, FeatureStore
+from selector.tuning import plan as plans
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.timm_facts import timm_facts
@@ -50,6 +53,7 @@ class Plan:
     Attributes:
         models: one mapping a model with name, source, params, cached and missing (rows), note.
         images: rows that each is read at, whatever they are: ``noun`` is what one is called.
+        decoded: items of all splits that are prepared, each content once: test is read at the end.
         disk_bytes: of the rows, when all are stored.
         pixel_bytes, compiled_bytes: of decoded pictures and compiled networks beside them, caches that the store
             keeps below a ceiling.
@@ -73,6 +77,7 @@ class Plan:
     compiled_bytes: int = 0
     fetch_bytes: int = 0
     unusable: Mapping[str, tuple[str, ...]] | None = None
+    decoded: int = 0
 
 
 def plan(target: Any, config: ScanConfig) -> Plan | list[Plan]:
@@ -111,7 +116,7 @@ def _plan(target: Any, config: ScanConfig) -> Plan:
             len(hashes),
             sum(found.missing * found.width * 4 for found in looked),
             exact,
-            _notes(lacking, low, config),
+            (*_notes(lacking, low, config), *(_training(looked, data, config) if config.confirm else ())),
             data.row_noun,
             low,
             high,
@@ -119,6 +124,7 @@ def _plan(target: Any, config: ScanConfig) -> Plan:
             _compiled(lacking, config),
             sum(found.fetch for found in looked),
             unusable,
+            len(set(data.hashes)),
         )
 
 
@@ -258,6 +264,51 @@ def _operations(found: _Found, modality: str) -> tuple[float, float] | None:
     return modalities.of(modality).operations(found.parameters, size)
 
 
+def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tuple[str, ...]:
+    """What the budget will train, by the passes of the quickest models: which of them lead, the scan says first."""
+    task = tasks.task_of(data)
+    known = sorted((seconds, found.spec.name, _size(found)) for found in looked if (seconds := _pass(found, data)))
+    if not known or config.seconds is None:
+        return ()
+    names = known[: config.top_k or 3]
+    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
+    batch = max(1, min(task.batch_size, train))
+    an_epoch = max(1, train // batch)
+    costs = [plans.Cost(3 * batch * seconds, val * seconds, 1.0) for seconds, _, _ in names]
+    reserve = 3.0 + test * names[0][0]
+    trained = [name for name in config.strategies if name != "frozen"] or ["frozen"]
+    found = plans.foresee(
+        [cost for cost in costs for _ in trained],
+        budget=config.seconds - reserve,
+        max_steps=config.max_steps or plans.usual_steps(an_epoch),
+        steps_an_epoch=an_epoch,
+    )
+    least = plans.least_budget(costs[0], an_epoch) + reserve
+    told = f"the smallest budget that fine-tunes {names[0][1]} is about {format_duration(least)}."
+    budget = format_duration(config.seconds)
+    if found is None:
+        return (f"{budget} will train: the head of frozen models; {told}",)
+    models = ", ".join(name for _, name, _ in names[: math.ceil(found.configurations / len(trained))])
+    size = names[0][2]
+    at = "" if size is None else f" at {round(found.factor * min(size[1:]) / 32) * 32} px"
+    strategies = " and ".join(dict.fromkeys(["frozen", *trained]))
+    return (f"{budget} will train, if they lead: {models}, {strategies}{at}, about {found.epochs:.0f} epochs; {told}",)
+
+
+def _pass(found: _Found, data: Target) -> float | None:
+    """Seconds an item of a forward pass, as measured here or from the operations; None where nothing tells."""
+    if found.note:
+        return None
+    if found.rate:
+        return 1 / found.rate
+    if found.cost is not None and found.cost.image_seconds:
+        return found.cost.image_seconds
+    operations = _operations(found, data.modality)
+    share = math.sqrt(EFFICIENCY[0] * EFFICIENCY[1])
+    return None if operations is None else math.sqrt(operations[0] * operations[1]) / (arithmetic_rate() * share)
+
+
+@functools.cache
 def arithmetic_rate() -> float:
     """Multiply-adds a second of a matrix product in float32 on this processor; takes some hundredths of a second."""
     side = 768

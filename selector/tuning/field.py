@@ -109,13 +109,13 @@ class Field:
         return [configuration for configuration in self.configurations if configuration.alive]
 
     def incomplete(self, configuration: Configuration) -> bool:
-        """Whether its best run saw less than an epoch, and less than the steps of a training worth the name: its value
-        says nothing and has no share in the choice."""
+        """Whether its best run saw less than an epoch, and took fewer steps than a training worth the name or the call asks
+        for: its value says nothing and has no share in the choice."""
         if configuration.best is None:
             return True
         steps, items = int(configuration.best.record.facts["steps"]), len(self.bench.indices["train"])
         an_epoch = max(1, items // min(self.bench.batch_size, items))  # batches that are left over are not trained on
-        return steps < min(an_epoch, STEPS_AT_LEAST)
+        return steps < min(an_epoch, STEPS_AT_LEAST, self.settings["max_steps"] or STEPS_AT_LEAST)
 
     def empty_handed(self) -> bool:
         """Whether no model could be handed over as things stand."""
@@ -193,10 +193,16 @@ class Field:
     def test_seconds(self, loaded: Loaded) -> float:
         """What reading the test items takes at most, as far as it is known: the frozen encoder reads them at its own
         size."""
-        if math.isnan(loaded.forward_seconds):
-            return 0.0
-        grown = math.prod(loaded.encoder.preprocess.extent) / math.prod(loaded.size)
-        return loaded.forward_seconds * max(1.0, grown) * len(self.bench.indices["test"])
+        forward = 0.0
+        if not math.isnan(loaded.forward_seconds):
+            grown = math.prod(loaded.encoder.preprocess.extent) / math.prod(loaded.size)
+            forward = loaded.forward_seconds * max(1.0, grown)
+        if (
+            loaded.frozen is not None and self.bench.features_for is None
+        ):  # its rows were passed here, with what that takes
+            passed = len(self.bench.indices["train"]) + len(self.bench.indices["val"])
+            forward = max(forward, float(loaded.frozen.facts["seconds"]) / passed)
+        return forward * len(self.bench.indices["test"])
 
 
 def stats_of(run: Run | None) -> Stats:

@@ -21,6 +21,9 @@ SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
 LEAST_EPOCHS = 1  # of the first round; less shows nothing of a rate
 MIN_STEPS = 10
 FEWEST_STEPS = 3  # where no other model would be handed over
+FACTORS = (1.0, 0.72, 0.58, 0.43)  # of the native side: 224, 160, 128, 96
+GOOD_EPOCHS = 6  # of the winner: below it a smaller resolution is taken first
+FEW_EPOCHS = 3  # of the winner: below it fewer configurations are trained
 EPOCHS = 20  # of the winner, when neither budget nor steps are given
 STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
 
@@ -157,6 +160,51 @@ def make_plan(
                 rounds = rounds_of(total, len(configurations), rates, final_configurations)
                 return Plan(rounds, seconds_of(rounds, configurations))
     return None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a budget is expected to train: ``configurations`` at ``factor`` of the native side, the winner for ``epochs``."""
+
+    configurations: int
+    factor: float
+    epochs: float
+
+
+def foresee(native: Sequence[Cost], *, budget: float | None, max_steps: int, steps_an_epoch: int) -> Forecast | None:
+    """The first configurations, as many as have ``FEW_EPOCHS``, at the largest of ``FACTORS`` with ``GOOD_EPOCHS``.
+
+    Args:
+        native: costs at the native size, the first that is to be trained first.
+        budget: seconds; None for no limit.
+    Returns:
+        None where not even the first one has them at the smallest size.
+    """
+    for count in range(len(native), 0, -1):
+        for epochs in (GOOD_EPOCHS, FEW_EPOCHS):
+            for factor in FACTORS if budget is not None else FACTORS[:1]:
+                costs = [Cost(c.step * factor**2, c.evaluate * factor**2, c.start) for c in native[:count]]
+                plan = make_plan(
+                    costs,
+                    budget=budget,
+                    max_steps=max_steps,
+                    steps_an_epoch=steps_an_epoch,
+                    min_total=max(epochs * steps_an_epoch, FEW_EPOCHS * MIN_STEPS),
+                )
+                if plan is not None:
+                    return Forecast(count, factor, plan.steps / steps_an_epoch)
+    return None
+
+
+def least_budget(native: Cost, steps_an_epoch: int) -> float:
+    """Seconds for ``FEW_EPOCHS`` of one configuration at the smallest size: a smaller budget hands over a frozen model, or a
+    few steps.
+
+    >>> round(least_budget(Cost(1.0, 2.0, 1.0), 20))
+    14
+    """
+    steps, share = max(FEW_EPOCHS * steps_an_epoch, FEW_EPOCHS * MIN_STEPS), FACTORS[-1] ** 2
+    return (native.start + share * (native.evaluate + native.step * steps)) / SHARE_OF_BUDGET
 
 
 def fit_rest(

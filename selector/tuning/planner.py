@@ -17,7 +17,10 @@ from selector.tuning.heads import START_ROWS, prepare_start
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import resize, settle_precision
 from selector.tuning.plan import (
+    FACTORS,
+    FEW_EPOCHS,
     FEWEST_STEPS,
+    GOOD_EPOCHS,
     LEAST_EPOCHS,
     MIN_STEPS,
     Cost,
@@ -29,11 +32,8 @@ from selector.tuning.plan import (
 )
 from selector.tuning.step_costs import estimated_step, remembered_costs
 
-FACTORS = (1.0, 0.72, 0.58, 0.43)  # of the native side: 224, 160, 128, 96
 EARLY = 0.2  # of the steps, that come first where there is no model yet
 SMALLEST_SIDE = 64
-GOOD_EPOCHS = 6  # of the winner: below it a smaller resolution is taken first
-FEW_EPOCHS = 3  # of the winner: below it fewer configurations are trained
 
 
 def plan_rounds(field: Field) -> Plan | None:

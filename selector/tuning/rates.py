@@ -26,6 +26,8 @@ def try_rates(
         if run is None:
             break
         runs.append(run)
+        if run.record.status == "failed":
+            break  # for another reason than its rate
     if runs and all(run.record.status == "diverged" for run in runs):
         run = train(len(rates), lower_rate(rates))
         runs += [] if run is None else [run]

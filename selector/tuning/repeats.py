@@ -8,9 +8,11 @@ from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import prepare_start
 from selector.tuning.loading import settle_precision
-from selector.tuning.plan import Round, seconds_of
+from selector.tuning.plan import SHARE_OF_BUDGET, Round, seconds_of
 from selector.tuning.rounds import book, far_behind, take, train_configuration
 from selector.tuning.trial import Trial, rates_of
+
+LONGER = 1.5  # times the steps of the last round: fewer more would not show
 
 
 def train_rivals(field: Field) -> None:
@@ -80,6 +82,29 @@ def _seconds(field: Field, configuration: Configuration, steps: int) -> float:
     seconds = seconds_of([Round(steps, 1, 1)], [field.cost(configuration)])
     took = [c.step_seconds / c.estimated_seconds for c in field.configurations if c.best]
     return seconds if configuration.best or not took else seconds * max(took)
+
+
+def train_longer(field: Field) -> None:
+    """The leader anew for as many steps as there is time for, where that is half as many again at least.
+
+    Estimates keep something back for a slower machine; what they kept goes to the model that will be handed over.
+    """
+    done: list[int] = field.clock.state.setdefault("longer", [])
+    wanted = int(field.clock.state.get("wanted", 0))
+    leader = max((c for c in field.alive() if c.best), key=field.configuration_order, default=None)
+    if field.clock.budget is None or leader is None:
+        return
+    if not done:
+        one, two = (_seconds(field, leader, some) for some in (1, 2))
+        fits = 1 + int((SHARE_OF_BUDGET * field.clock.left - one) / (two - one)) if two > one else 0
+        steps = min(fits, wanted)
+        done.append(steps if steps >= LONGER * _steps(leader) else 0)
+        field.clock.remember()
+    if done[0]:
+        trial = Trial(leader.loaded.name, leader.strategy, _rate(leader), field.seed)
+        run = train_configuration(field, leader, trial, leader.round + 1, done[0])
+        if run is not None:
+            take(field, leader, [run], leader.round)
 
 
 def repeat_leaders(field: Field) -> None:

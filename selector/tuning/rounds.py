@@ -247,9 +247,9 @@ def take(field: Field, configuration: Configuration, runs: Sequence[Run], number
     good = [run for run in runs if run.record.status == "ok"]
     for run in runs:
         if run.record.status != "ok":
-            configuration.notes.append(
-                f"rate {run.trial.rate:g} {run.record.status}: {'; '.join(run.record.facts['notes'])}"
-            )
+            reason = "; ".join(run.record.facts["notes"])
+            diverged = run.record.status == "diverged"
+            configuration.notes.append(f"rate {run.trial.rate:g} diverged: {reason}" if diverged else reason)
         else:
             configuration.notes += [note for note in run.record.facts["notes"] if note not in configuration.notes]
     if not good:

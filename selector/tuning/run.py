@@ -25,7 +25,7 @@ from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load
 from selector.tuning.planner import plan_rounds
-from selector.tuning.repeats import name_untrained, repeat_leaders, train_rivals
+from selector.tuning.repeats import name_untrained, repeat_leaders, train_longer, train_rivals
 from selector.tuning.rounds import run_rounds
 from selector.tuning.strategies._loop import PixelBatches
 from selector.tuning.types import Cache, Candidate, TournamentResult
@@ -139,6 +139,7 @@ def run_tournament(
         run_rounds(field, plan)
         train_rivals(field)
         name_untrained(field)
+        train_longer(field)
         repeat_leaders(field)
     times.append(bench.now())
     result = verdict(field)
