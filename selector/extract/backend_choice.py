@@ -48,9 +48,13 @@ REMEMBERED = 16  # measurements a backend that its median is taken of
 _WORTH_TUNING = 128  # batches to be read before the search for a batch size pays for itself
 _TIMED_BATCHES = 3
 _MIN_BATCH, _MAX_BATCH = 4, 1024
+WORTH_SAYING = 10.0  # seconds that a network would be read sooner with a package that is not installed
 _NOTABLY = 1.03  # a gain below is noise
 _SAME = 0.99  # centered cosine below which a converted network is not the same network
 _LONG = 0.3  # seconds that torch may take for the batches that a known network is compared on, beyond the first
+
+
+_mentioned = False  # that OpenVINO would save much: once a process
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ def decide(
     trial = _Trial(encoder, device, batch_size, sample[:JUDGED_ON], cache, run, opened)
     name, chosen = _chosen(trial, backend, precision, rows_expected, store)
     ready = _tuned(trial, name, chosen, rows_expected, store)
+    if (backend, name) == ("auto", "eager"):
+        _mention_openvino(trial, chosen, rows_expected)
     return trial.decision(name, chosen, ready), ready
 
 
@@ -169,6 +175,30 @@ def _chosen(
         if _pays(trial, other, precision, rows_expected, store) and _faster(trial, other, store):
             return other, _lowered(trial, other, precision)
     return "eager", _lowered(trial, "eager", precision)
+
+
+def _mention_openvino(trial: _Trial, precision: str, rows_expected: int) -> None:
+    """Say once a process that a scan would be over sooner with a package that is not installed."""
+    global _mentioned
+    rate = trial.rates.get(("eager", precision)) or trial.rates.get(("eager", "float32"))
+    if _mentioned or rate is None or trial.device != "cpu" or not modalities.of(trial.encoder).fixed_shape:
+        return
+    if trial.encoder.module is None or not why_not("openvino", trial.device):  # there is but one reason on a CPU
+        return
+    known = backend_table.look_up(family_of(trial.encoder.module), "openvino")
+    if known is None or known.speedup < backend_table.WORTH_SAYING:
+        return
+    seconds = rows_expected / rate
+    saved = seconds * (1 - 1 / known.speedup) - known.setup
+    if saved >= WORTH_SAYING:
+        _mentioned = True
+        logger.warning(
+            "%s would be read in about %.0f s instead of %.0f s with OpenVINO, and networks like it as well: "
+            "pip install 'zoo-selector[openvino]'",
+            trial.encoder.name,
+            seconds - saved,
+            seconds,
+        )
 
 
 def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) -> tuple[str, str] | None:

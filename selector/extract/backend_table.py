@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Family = Literal["attention", "depthwise", "convolution"]
+WORTH_SAYING = 1.2  # times as fast: less is no reason to install another package
 DEPTHWISE = 0.3  # share of the layers; with fewer the others decide how fast a network is
 
 
@@ -60,6 +61,13 @@ def family_of(module: nn.Module) -> Family:
 def look_up(family: Family, backend: str) -> Known | None:
     """The row of a family on this kind of processor, or None where nobody has measured it."""
     return _table().get((cpu_kind(), family, backend))
+
+
+def speedups(backend: str) -> tuple[float, float] | None:
+    """The least and the most that a backend gains over eager torch on this kind of processor, by family of networks; None
+    where nobody has measured it."""
+    found = [known.speedup for (kind, _, name), known in _table().items() if (kind, name) == (cpu_kind(), backend)]
+    return (min(found), max(found)) if found else None
 
 
 @functools.cache

@@ -476,6 +476,38 @@ def test_store_verify_finds_damage(store: Path, confirmed: Any, tmp_path: Path) 
     assert f"removed: entries/{rows.parent.name}" in result.stdout
 
 
+def test_threads_wait_asleep_beside_other_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from selector import cli
+
+    asked = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    for text, before, expected in (
+        ("0.0 0.0 0.0 1/300 5", None, None),
+        ("3.0 2.0 1.0 4/300 5", None, "PASSIVE"),
+        ("3.0 2.0 1.0 4/300 5", "ACTIVE", "ACTIVE"),
+        ("no such thing", None, None),
+    ):
+        for name in asked:
+            monkeypatch.delenv(name, raising=False)
+        if before:
+            monkeypatch.setenv(asked[0], before)
+        (tmp_path / "loadavg").write_text(text, encoding="ascii")
+        cli._wait_asleep(tmp_path / "loadavg")
+        assert os.environ.get(asked[0]) == expected
+        for name in asked:  # what was set is not monkeypatch's to undo
+            os.environ.pop(name, None)
+
+
+def test_doctor_says_what_openvino_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    from selector.cli import _doctor
+    from selector.extract import backend_table
+
+    for gains, ok in (((0.9, 1.82), False), ((0.9, 1.1), None), (None, None)):
+        monkeypatch.setattr(backend_table, "speedups", lambda _name, gains=gains: gains)
+        found = _doctor._without_openvino("faster extraction")
+        assert found.ok is ok
+        assert ("1.8 times" in found.value) == (ok is False)
+
+
 def test_doctor_offline(tmp_path: Path) -> None:
     findings = json.loads(ok("doctor", "--offline", "--json", "--store", tmp_path / "store").stdout)
     by_name = {f["name"]: f for f in findings}

@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -958,6 +959,23 @@ def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(
     kept = entry.rows(pixels.hashes)
     np.testing.assert_array_equal(kept[:16], runner.judged)
     np.testing.assert_array_equal(kept, runner.encode(pixels.rows))
+
+
+def test_a_package_that_would_save_much_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(monkeypatch, backend="openvino", speedup=2.0, setup=1.0)
+    monkeypatch.setattr(deciding, "_mentioned", False)
+    monkeypatch.setattr(deciding, "why_not", lambda *_: "not installed")
+    trial: Any = SimpleNamespace(
+        encoder=Small(Ponderous(), 48),
+        device="cpu",
+        rates={("eager", "float32"): 1.0},  # an image a second
+    )
+    for expected, said in ((10, 0), (200, 1), (200, 1)):  # 4 and 99 seconds would be saved
+        deciding._mention_openvino(trial, "float32", expected)
+        assert caplog.text.count("zoo-selector[openvino]") == said
+    assert "read in about 101 s instead of 200 s" in caplog.text
 
 
 @pytest.mark.parametrize(
