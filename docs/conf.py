@@ -34,6 +34,7 @@ exclude_patterns = [
 nb_execution_mode = "off"  # tests/docs executes them
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "dollarmath"]
 myst_heading_anchors = 3
+smartquotes = False
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 
 autodoc_typehints = "none"  # types are in the signature; each parameter has its entry
