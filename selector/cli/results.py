@@ -84,14 +84,13 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders or globs; for a text model texts, .txt files with a text a line, .jsonl files "
-            "with a text or a pair a line, or tables (.csv, .tsv, .parquet); for a tagging model .jsonl files with a list of "
-            "words a line. - reads lines from stdin.",
+            help="Images: files, folders or globs. Texts: the text itself, .txt files with one text per line, .jsonl files, or "
+            "tables (.csv, .tsv, .parquet). Tagged words: .jsonl files with one list of words per line. '-' reads stdin.",
             metavar="ITEMS…",
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 32,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show per item.")] = 3,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Number of items per batch.")] = 32,
     text_column: Annotated[
         list[str] | None,
         typer.Option("--text-column", help="Column of the texts of a table; twice for the two of pairs."),
@@ -106,11 +105,13 @@ def predict(
         ),
     ] = None,
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write each picture under its mask, or with its boxes.")
+        bool, typer.Option("--overlay", help="Also write a copy of each image with its mask or boxes drawn on it.")
     ] = False,
     min_score: Annotated[
         float | None,
-        typer.Option("--min-score", help="Hand over boxes from this score on; what validation chose when not given."),
+        typer.Option(
+            "--min-score", help="Lowest score of the boxes that are kept (default: chosen on validation items)."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     trust_code: _TrustCode = False,

@@ -46,10 +46,9 @@ def scan(
     target: Annotated[
         list[str],
         typer.Argument(
-            help="Dataset to rank for: image folder (one folder per class), images with masks, images with boxes (COCO, VOC, "
-            "YOLO), table of images or texts (CSV, TSV, JSONL, parquet), CoNLL file of tagged words, NPZ file of features, "
-            "or unlabeled images or texts with --source-domain. Several, or @FILE with one path per line, are ranked in "
-            "one scan.",
+            help="Dataset to rank for: folder with one folder per class, images with masks or boxes (COCO, VOC, YOLO), table of "
+            "images or texts (CSV, TSV, JSONL, parquet), CoNLL file, or NPZ file of features. It needs no labels with "
+            "--source-domain. Several datasets, or @FILE with one path per line, share one scan.",
             metavar="TARGET...",
         ),
     ],
