@@ -22,7 +22,12 @@ OPTIONAL = {
     "datasets": "Hugging Face datasets as targets",
     "matplotlib": "figures: selector.plot",
     "s3fs": "a store on object storage",
+    "tensorboard": "--log tensorboard",
+    "mlflow": "--log mlflow",
+    "wandb": "--log wandb",
+    "cleanlab": "label quality",
 }
+_DISTRIBUTION = {"mlflow": "mlflow-skinny"}
 LOW_DISK = 5 * 10**9
 
 
@@ -61,7 +66,7 @@ def _versions() -> Iterator[Finding]:
             yield Finding("versions", name, "missing", ok=False, hint="reinstall: pip install zoo-selector")
     for name, use in OPTIONAL.items():
         here = importlib.util.find_spec(name) is not None
-        value = importlib.metadata.version(name) if here else "not installed"
+        value = importlib.metadata.version(_DISTRIBUTION.get(name, name)) if here else "not installed"
         yield Finding("optional", name, f"{value} ({use})") if here or name != "openvino" else _without_openvino(use)
 
 

@@ -13,10 +13,11 @@ import typer
 from selector.cli import options as o
 from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, print_rows, say, stdout_kept
-from selector.core.errors import ConfigError
+from selector.core.errors import ConfigError, SelectorError, first_line
 
 if TYPE_CHECKING:
     from selector.core.prediction import Predictions
+    from selector.deploy import SavedModel
 
 _WRITERS: dict[str, Callable[[Predictions], str]] = {
     ".csv": lambda found: found.to_csv(),
@@ -160,6 +161,20 @@ def predict(
     return FAILED if len(found.errors) == len(found) else SOME_FAILED if found.errors else 0
 
 
+def _measured(run: Path, saved: SavedModel, path: Path) -> dict[str, float]:
+    """What the ONNX file scores on a few validation items; nothing where the run's data are gone."""
+    from selector.data import load_origin
+    from selector.deploy.export import measure_onnx
+    from selector.results import RUN_FILE, load_ranking
+
+    try:
+        ranking = load_ranking(run if (run / RUN_FILE).is_file() else run.parent)
+        return measure_onnx(saved, path, load_origin(ranking.target.get("origin")))
+    except SelectorError as error:
+        say(f"not measured on validation items: {first_line(error)}")
+        return {}
+
+
 @guarded
 def export(
     run: _RunFolder,
@@ -175,10 +190,16 @@ def export(
     with stdout_kept():
         saved = load_model(run, trust=trust_code)
         path = export_onnx(saved, onnx)
+        measured = _measured(run, saved, path)
     beside = files_beside(saved, path)
     if json:
-        document({"onnx": str(path), "beside": [str(file) for file in beside]})
+        document({"onnx": str(path), "beside": [str(file) for file in beside], "measured": measured})
         return
     typer.echo(str(path))
+    if measured:
+        say(
+            f"{measured['items']:.0f} validation items: {measured['onnx']:.4f} by the file, {measured['predict']:.4f} by "
+            "predict; the model card says why they differ, where they do"
+        )
     for file in beside:
         say(f"written beside it: {file}")

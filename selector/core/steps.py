@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
@@ -12,7 +12,8 @@ class Progress:
     """One step of a long job, for whoever draws it; the library itself prints nothing.
 
     ``done`` of ``total`` in ``unit``; ``stage`` is one of decode, load, extract, score, plan, train.
-    With a total of 0 the note is all there is.
+    With a total of 0 the note is all there is. ``values`` are measured at this step, such as ``loss``, for experiment
+    loggers.
     """
 
     stage: str
@@ -21,6 +22,7 @@ class Progress:
     unit: str = "images"
     model: str = ""
     note: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]

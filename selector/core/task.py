@@ -215,6 +215,7 @@ class Task(ABC):
         probe_rows: rows that a probe is solved on, at most; None for all, 0 where no linear layer starts its heads.
         optimizer: ``sgd`` or ``adamw`` where its heads need one; None for what suits the network.
         draws: samples of its report show more than their item (``drawn``).
+        onnx_differs: why what an ONNX file gives scores otherwise than ``predict``, a sentence; empty where it does not.
         free_size: an exported network takes pictures of any height and width, where its encoder does.
     """
 
@@ -231,6 +232,7 @@ class Task(ABC):
     optimizer: ClassVar[str | None] = None
     draws: ClassVar[bool] = False
     free_size: ClassVar[bool] = False
+    onnx_differs: ClassVar[str] = ""
     class_noun: ClassVar[str] = "classes"
     proxies: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -249,6 +251,10 @@ class Task(ABC):
     def address(self) -> str:
         """What names its trainings in a journal: two tasks that train differently differ in it."""
         return self.name
+
+    def written_as(self, class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]:
+        """The number that stands for each class in what the model gives."""
+        return list(range(len(class_names)))
 
     def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Task:
         """The task with options of its own.

@@ -93,7 +93,17 @@ With this package: `selector.load_model("this folder").predict([{form.example(pa
 ```
 
 {form.tensor(trained.preprocess)}
-""")
+{_exported(trained)}""")
+
+
+def _exported(trained: Trained) -> str:
+    """What an ONNX file of it gives."""
+    task = tasks.registry.get(trained.task)
+    note = f" {task.onnx_differs}" if task.onnx_differs else ""
+    return (
+        "`selector export RUN --onnx model.onnx` writes an ONNX file, whose metadata name the task, the classes, their values "
+        f"and the normalization, and checks it against torch.{note}\n"
+    )
 
 
 def _outputs(trained: Trained, noun: str) -> str:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from selector.core.atomic import replacing
-from selector.core.contracts import Preprocess, RowsPreprocess, TextPreprocess
+from selector.core.atomic import replacing, write_atomic
+from selector.core.contracts import Preprocess, RowsPreprocess, Target, TextPreprocess
+from selector.core.documents import plain
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import forms
 from selector.deploy.load import SavedModel, load_model
 from selector.deploy.same_padding import padding_in_the_graph, pads_by_size, why_not
+from selector.deploy.save import CARD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +53,8 @@ def export_onnx(
     ``labels`` (n,) and ``scores`` (n,), the most confident first; ``min_score`` in the metadata is the score from
     which on validation counts a box.
 
-    The probabilities are calibrated. Class names and the preprocessing are in the file's metadata.
+    The probabilities are calibrated. The file's metadata hold ``task``, ``class_names``, ``class_values`` (what each class is
+    written as in a mask), ``preprocess`` and, of images, ``normalization``.
     The file is run through onnxruntime and compared before it gets its name.
 
     Args:
@@ -93,6 +96,54 @@ def export_onnx(
     return out
 
 
+CHECKED = 8  # validation items that an ONNX file is measured on
+_HEADING = "\n## The ONNX file\n"
+
+
+def measure_onnx(saved: SavedModel, path: Path, target: Target) -> dict[str, float]:
+    """Score an ONNX file and ``predict`` on a few validation items, and say in the model card how they differ.
+
+    Args:
+        saved: the model that the file was exported from; its card is rewritten.
+        path: the file.
+        target: the data that it was fine-tuned on.
+    Returns:
+        The deciding metric of both, as ``onnx`` and ``predict``, and the ``items``; empty for texts, whose file is
+        compared on sample texts, and where there are no validation items.
+    """
+    import onnxruntime
+    import torch
+
+    items = target.indices("val")[:CHECKED]
+    preprocess, task = saved.preprocess, saved.task
+    if not isinstance(preprocess, Preprocess) or not len(items):
+        return {}
+    from selector.modalities.pixels.prepared import prepare
+    from selector.modalities.pixels.transform import normalize
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    own, exported = (task.evaluator(target, saved.context) for _ in range(2))
+    for item in items:
+        batch = normalize(prepare([target.items[int(item)]], preprocess), preprocess, "cpu")
+        with torch.inference_mode():
+            own.update(task.output(saved.module, batch), np.array([item]))
+        found = dict(zip(names, session.run(None, {"images": batch.numpy()}), strict=True))
+        exported.update(found.get("logits", [found]), np.array([item]))
+    metric = str(saved.config.get("measured", {}).get("metric") or task.default_metric)
+    values = {name: each.stats().value(metric) for name, each in (("predict", own), ("onnx", exported))}
+    gap = values["onnx"] - values["predict"]
+    same = "the same" if abs(gap) < 5e-5 else f"{gap:+.4f}. {task.onnx_differs}".rstrip()
+    told = (
+        f"On {len(items)} validation items its {metric} is {values['onnx']:.4f}, that of `predict` "
+        f"{values['predict']:.4f}: {same}\n"
+    )
+    card = saved.path / CARD
+    if card.is_file():
+        write_atomic(card, (card.read_text(encoding="utf-8").partition(_HEADING)[0] + _HEADING + told).encode())
+    return {**values, "items": len(items)}
+
+
 def files_beside(saved: SavedModel, path: Path) -> list[Path]:
     """What an ONNX file needs beside it: of a model that reads texts its tokenizer."""
     return [path.with_name(name) for name in forms.of(saved.preprocess).files(saved.preprocess)]
@@ -112,11 +163,19 @@ def _write_checked(saved: SavedModel, path: Path) -> None:
     preprocess = saved.preprocess
     facts = {
         "class_names": json.dumps(list(saved.class_names)),
+        "class_values": json.dumps(saved.task.written_as(saved.class_names, saved.context)),
+        "task": saved.task.name,
         "preprocess": json.dumps(preprocess.to_dict()),
+        "context": json.dumps(plain(saved.context)),
         "name": saved.config["name"],
     }
+    if isinstance(preprocess, Preprocess):
+        facts["normalization"] = json.dumps(
+            {"scale": 1 / 255, "mean": list(preprocess.mean), "std": list(preprocess.std)}
+        )
     form = _EXPORTED[preprocess.modality](saved, path, facts)
     exported: Any = onnx.load(str(path))
+    _name_axes(exported.graph)
     onnx.helper.set_model_props(exported, facts)
     onnx.save(exported, str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -128,6 +187,24 @@ def _write_checked(saved: SavedModel, path: Path) -> None:
                 f"the ONNX file of {saved.config['name']} gives other {form.outputs[-1]} than torch ({reason}); "
                 "it was not kept."
             )
+
+
+def _name_axes(graph: Any) -> None:
+    """Give open axes of inputs and outputs the names that people know, in place of the exporter's (``s14``)."""
+    names = {4: ("batch", "channels", "height", "width"), 3: ("batch", "length", "classes"), 2: ("batch", "length")}
+    renamed: dict[str, str] = {}
+    for value in (*graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        for place, dim in enumerate(dims):
+            if dim.dim_param and dim.dim_param not in _SPOKEN:
+                renamed.setdefault(dim.dim_param, names.get(len(dims), ())[place] if len(dims) in names else "batch")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in renamed:
+                dim.dim_param = renamed[dim.dim_param]
+
+
+_SPOKEN = ("batch", "length", "found")
 
 
 def _gap(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:

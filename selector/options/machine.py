@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import SkipValidation, field_validator, model_validator
 
@@ -45,6 +45,11 @@ class MachineOptions(Options):
     progress: SkipValidation[ProgressCallback | bool | None] = option(
         None, "Callback for every step; True shows bars, False is silent, None shows bars in a notebook only.",
         cli=False, record=False,
+    )  # fmt: skip
+    log: SkipValidation[Any] = option(
+        None, "Experiment loggers, comma-separated: tensorboard, mlflow, wandb, trackio; a place follows a colon (default: "
+        "none).",
+        python="Objects with the methods of selector.loggers.ExperimentLog are taken as well.", record=False,
     )  # fmt: skip
     engine: Literal["local", "processes", "ray"] = option(
         "local", "Where models run: local (this process, default), processes (a pool) or ray (a Ray cluster).",

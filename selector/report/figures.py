@@ -19,6 +19,7 @@ from selector.report.series import (
     cost_planes,
     interval_rows,
     layer_curves,
+    loss_curves,
     rank_table,
     steps,
     tuning_curves,
@@ -157,6 +158,32 @@ def history(ranking: Ranking) -> Figure | None:
     )
 
 
+def losses(ranking: Ranking) -> Figure | None:
+    """How the loss of each configuration fell, one line each."""
+    lines = loss_curves(ranking)
+    if not lines:
+        return None
+    x = Axis.over([0.0, *(step for line in lines for step, _ in line.points)], 60, 390)
+    y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
+    parts = left_axis(y, 60, 390, "loss of training batches")
+    parts += bottom_axis(x, 30, 300, "steps")
+    ends = spread([y(line.points[-1][1]) + 4 for line in lines], 34, 304)
+    for line, end in zip(lines, ends, strict=True):
+        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in line.points)
+        told = f"{line.name}: {line.points[0][1]:.3g} to {line.points[-1][1]:.3g} in {line.points[-1][0]:.0f} steps"
+        parts.append(element("polyline", element("title", told), points=path, class_="path"))
+        parts.append(_dot(x(line.points[-1][0]), y(line.points[-1][1]), "measured", told))
+        parts.append(element("text", _short(line.name, 26), x=x(line.points[-1][0]) + 10, y=end, class_="name"))
+    return Figure(
+        "losses",
+        "Training curves",
+        "Mean loss of training batches by step, of the longest training of each configuration. A line that still falls "
+        "at its end would gain from more time; one that does not fall has not learned. Losses of different detectors are "
+        "on scales of their own.",
+        picture(WIDTH, 346, "Loss by step of each configuration", *parts),
+    )
+
+
 def proxies(ranking: Ranking) -> Figure | None:
     """Where each proxy places the models, side by side."""
     table = rank_table(ranking)
@@ -262,6 +289,7 @@ FIGURES: Sequence[Callable[[Ranking], Figure | None]] = (
     predicted_against_measured,
     values,
     history,
+    losses,
     layers,
     proxies,
     *(_cost_front(axis) for axis in COST_AXES),

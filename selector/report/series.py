@@ -59,7 +59,7 @@ class TuningCurve:
 
 @dataclass(frozen=True)
 class Curve:
-    """A value by depth of a network: (share of its layers, value), from the first layer to the last (1)."""
+    """A value along a line: by depth of a network (share of its layers, up to 1), or by step of a training."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -100,6 +100,17 @@ def tuning_curves(ranking: Ranking) -> list[TuningCurve]:
     if len({number for rounds in best.values() for number in rounds}) < 2:
         return []
     return [TuningCurve(name, strategy, tuple(sorted(rounds.items()))) for (name, strategy), rounds in best.items()]
+
+
+def loss_curves(ranking: Ranking) -> list[Curve]:
+    """(step, mean loss of the steps since the one before) of each configuration's longest training, by configuration."""
+    longest: dict[str, Curve] = {}
+    for entry in ranking.confirmation.get("history", ()):
+        points = tuple((float(step), float(loss)) for step, loss in entry.get("losses") or () if loss == loss)
+        name = f"{entry['model']} {entry['strategy']}"
+        if len(points) > 1 and (name not in longest or points[-1][0] >= longest[name].points[-1][0]):
+            longest[name] = Curve(name, points)
+    return list(longest.values())
 
 
 def layer_curves(ranking: Ranking) -> list[Curve]:

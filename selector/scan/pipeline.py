@@ -29,6 +29,7 @@ from selector.scan.checks import (
 from selector.scan.confirmation import leading
 from selector.scan.dataset_view import offline_hub
 from selector.scan.engines import open_engine
+from selector.scan.experiment_log import open_logs
 from selector.scan.labels import Asked, ask, take
 from selector.scan.many import listed, rank_many
 from selector.scan.precomputed import extraction_for
@@ -41,17 +42,30 @@ from selector.zoo.variants import network_of
 def rank(target: Any, config: ScanConfig) -> Ranking | Rankings:
     """Rank pretrained models for a labeled target, or for several; see ``selector.rank``."""
     several = listed(target, config)
-    with listening(config.progress) as notify:
+    with listening(config.progress) as tell, open_logs(config.log, _name(target)) as logs:
+        notify = logs.listening(tell)
         try:
-            return _rank(target, config, notify) if several is None else rank_many(several, config, notify)
+            if several is None:
+                found = _rank(target, config, notify)
+                logs.finish(found)
+                return found
+            return rank_many(several, config, notify)
         finally:
             open_store(config.store).trim()
 
 
 def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) -> Ranking:
     """Fine-tune the leading models of a ranking; see ``selector.confirm``."""
-    with listening(config.progress) as notify:
-        return _confirm(ranking, config, notify)
+    name = str(ranking.target.get("name")) if isinstance(ranking, Ranking) else Path(ranking).name
+    with listening(config.progress) as notify, open_logs(config.log, name) as logs:
+        found = _confirm(ranking, config, logs.listening(notify))
+        logs.finish(found)
+        return found
+
+
+def _name(target: Any) -> str:
+    """Of a logged run, before the target is loaded."""
+    return Path(target).stem if isinstance(target, str | os.PathLike) else str(getattr(target, "name", "selector"))
 
 
 def label(

@@ -231,6 +231,7 @@ def book(field: Field, configuration: Configuration, run: Run, number: int) -> b
             "steps_done": measured,
             "status": record.status,
             "value": field.value(record),
+            "losses": record.facts.get("losses", []),
             "seconds": record.facts["seconds"],
             "evaluate_seconds": record.facts.get("evaluate_seconds", 0.0),
             "processor_seconds": record.facts.get("processor_seconds", 0.0),

@@ -6,10 +6,11 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -169,8 +170,10 @@ def _train(
         checkpoint=bench.journal.checkpoint(key),
         deadline=deadline - _evaluate_seconds(bench, loaded),
         clock=bench.now,
-        on_step=lambda step: bench.notify(
-            Progress("train", step, steps, "steps", loaded.name, f"{trial.strategy}, rate {trial.rate:g}")
+        on_loss=lambda step, loss: bench.notify(
+            Progress(
+                "train", step, steps, "steps", loaded.name, f"{trial.strategy}, rate {trial.rate:g}", {"loss": loss}
+            )
         ),
     )
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -190,6 +193,7 @@ def _train(
     facts = {
         "status": status,
         "steps": fit.steps,
+        "losses": thinned(fit.losses),
         "loss": fit.losses[-1] if fit.losses and math.isfinite(fit.losses[-1]) else None,
         "seconds": fit.seconds,
         "evaluate_seconds": bench.now() - begun,
@@ -200,6 +204,20 @@ def _train(
         "memory_bytes": fit.memory_bytes,
     }
     return Record(facts, stats), module
+
+
+def thinned(losses: Sequence[float]) -> list[list[float]]:
+    """(last step, mean loss) of at most 60 stretches of a training.
+
+    >>> thinned([4.0, 2.0, 1.0])
+    [[1, 4.0], [2, 2.0], [3, 1.0]]
+    """
+    ends = sorted({round(len(losses) * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)} - {0})
+    begins = [0, *ends[:-1]]
+    return [[end, float(np.mean(losses[begin:end]))] for begin, end in zip(begins, ends, strict=True)]
+
+
+CURVE_POINTS = 60
 
 
 def _evaluate_seconds(bench: Workbench, loaded: Loaded) -> float:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import confusion_matrix
+from typer.testing import CliRunner
 
 import selector
+from selector.cli.app import app
 from selector.data import load_origin
+from tests.support.cards import run_card
 from tests.tasks import test_detection_scans as boxes
 from tests.tasks import test_segmentation_scans as masks
 
@@ -70,3 +75,38 @@ def test_the_reported_map_is_that_of_the_boxes(tmp_path: Path) -> None:
     assert reported["map50"] > 0
     assert evaluation.stats[0] == pytest.approx(reported["map"], abs=0.005)
     assert evaluation.stats[1] == pytest.approx(reported["map50"], abs=0.005)
+
+
+def test_a_segmenters_onnx_file_says_all_it_takes_to_use_it(folder: Path, tmp_path: Path) -> None:
+    """The lines of its card give the masks of ``predict`` without this package, and the card says how near they come."""
+    options = {**masks.OPTIONS, "max_steps": 2}
+    run = tmp_path / "run"
+    selector.rank(folder, zoo=masks.zoo()[:1], store=tmp_path / "store", out=run, **options)
+    told = CliRunner().invoke(app, ["export", str(run), "--onnx", str(run / "best" / "model.onnx"), "--json"])
+    assert told.exit_code == 0, told.output
+    measured = json.loads(told.stdout)["measured"]
+    card = (run / "best" / "README.md").read_text()
+    assert measured["items"] == 4
+    assert f"its miou is {measured['onnx']:.4f}, that of `predict` {measured['predict']:.4f}" in card
+    assert measured["onnx"] == pytest.approx(measured["predict"], abs=0.02)
+    session = onnxruntime.InferenceSession(str(run / "best" / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    assert all(output.shape[0] == "batch" for output in session.get_outputs())
+    assert not [axis for one in session.get_outputs() for axis in one.shape if str(axis).startswith("s")]
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["task"] == "segmentation"
+    assert json.loads(facts["class_values"]) == [0, 1, 2]
+    assert json.loads(facts["class_names"]) == ["background", "disc", "bar"]
+    assert set(json.loads(facts["normalization"])) == {"scale", "mean", "std"}
+    picture = sorted((folder / "test" / "images").glob("*.png"))[0]
+    expected = selector.load_model(run).predict([picture]).masks[0]  # type: ignore[attr-defined]
+    assert "import selector" not in card
+    np.save(run / "expected.npy", expected)
+    run_card(
+        run / "best",
+        f"""
+        found = model(Image.open({str(picture)!r}))
+        expected = np.load({str(run / "expected.npy")!r})
+        assert found.shape == expected.shape and (found == expected).mean() > 0.97, (found == expected).mean()
+        """,
+    )

@@ -20,7 +20,7 @@ import selector
 from selector import sources
 from selector.cli.app import app
 from selector.core.errors import BadImagesError, ConfigError
-from selector.deploy import SavedModel, load_model, save_model
+from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy.forms import text as text_form
 from selector.modalities.text import TextTokenizer, Tokens
 from selector.results import Measurement
@@ -310,7 +310,7 @@ def test_the_lines_of_the_card_need_no_selector(family: str, tmp_path: Path) -> 
     folder = text_model(tmp_path / family, family)
     texts = ["sun and rain " * 9, "goal", "the team in the bank"]
     cards = []
-    for layer, pooling in (("mean", "mean"), ("last", "weighted"), ("1", "max"), ("last", "cls"), ("2", "last")):
+    for layer, pooling in (("mean", "mean"), ("last", "weighted")):
         spec = ModelSpec.model_validate(
             {"source": f"transformers:{folder}", "layer": layer, "pooling": pooling, "name": "net"}
         )
@@ -322,13 +322,13 @@ def test_the_lines_of_the_card_need_no_selector(family: str, tmp_path: Path) -> 
         trained = Trained("net", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
         model = load_model(save_model(tmp_path / f"{layer}-{pooling}", trained, {"name": "x"}, [], {}))
         tokens = Tokens.of(TextTokenizer(preprocess)(texts), preprocess.pad_id)
+        export_onnx(model, model.path / "model.onnx")
         expected = tmp_path / f"{layer}-{pooling}.npy"
         with torch.no_grad():
             np.save(expected, model.module(tokens).numpy())
         check = f"""
         import numpy as np
-        with torch.no_grad():
-            found = model({texts!r}).numpy()
+        found = model({texts!r})[0]
         np.testing.assert_allclose(found, np.load({str(expected)!r}), rtol=1e-4, atol=1e-5)
         """
         cards.append((model.path, check))

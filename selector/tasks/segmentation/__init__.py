@@ -157,6 +157,10 @@ class Segmentation(SegmentationReading, MapTask):
     reader = "point"
     most_rows = MOST_ROWS
     free_size = True
+    onnx_differs = (
+        "Its logits have the size of the picture that the network reads, so a mask of another size is interpolated twice; "
+        "`predict` reads masks of any size off the decoder's own logits."
+    )
     decoders = ("linear", "fcn", "deeplabv3")
     decoder = "linear"
     lacking = (
@@ -279,6 +283,10 @@ class Segmentation(SegmentationReading, MapTask):
     def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
         """Takes logits (B, K, h, w) and reads each mask when its picture comes."""
         return _Counting(_masks(target), len(target.class_names))
+
+    def written_as(self, class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]:
+        """The values of its masks."""
+        return _values(class_names, context)
 
     def calibrate(self, stats: Stats) -> dict[str, Any]:
         """``values``: what each class is written as in a mask, as in the target's own files."""

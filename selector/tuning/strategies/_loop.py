@@ -153,6 +153,7 @@ def train(
     deadline: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
     on_step: Callable[[int], None] | None = None,
+    on_loss: Callable[[int, float], None] | None = None,
 ) -> Fit:
     """Move the parameters of ``groups`` for ``settings.steps`` steps; all others stay untouched.
 
@@ -166,7 +167,7 @@ def train(
         feed, items: where batches come from, and the positions of the training items.
         checkpoint: file to go on from and to write every minute; removed by the caller.
         deadline: value of ``clock`` after which no step begins.
-        on_step: called with the number of steps done.
+        on_step: called with the number of steps done; ``on_loss`` also with the loss of the last one.
     Returns:
         The fit; ``diverged`` when the loss is no longer a finite number.
     Raises:
@@ -238,6 +239,8 @@ def train(
                     saved = clock()
                 if on_step is not None:
                     on_step(fit.steps)
+                if on_loss is not None:
+                    on_loss(fit.steps, loss)
     if fit.cut:
         fit.notes.append(f"cooled down after {fit.steps} of {settings.steps} steps: the time for it was over")
         if adapts and (reached := module.reached()):  # type: ignore[operator]
