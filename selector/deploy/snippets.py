@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from selector.core.contracts import Preprocess, TextPreprocess
 from selector.deploy.hub import library_of
@@ -34,13 +34,13 @@ def snippet(trained: Trained, *, program: bool) -> str:
             "# exported: LSTMs run over any number of words. So these lines need zoo-selector; trust=True lets your code run.\n"
             "import selector\nmodel = selector.load_model('.', trust=True).predict  # texts -> labels, probabilities"
         )
-    modality = str(trained.preprocess.modality)
-    if modality == "text":
-        return _texts(cast(TextPreprocess, trained.preprocess))
-    if modality == "rows":
-        return _SESSION.format(imports="") + "model = lambda rows: session.run(None, {'features': rows})"
-    segments = recipe.get("head") == "maps" and trained.task == "segmentation"
-    return (_masks if segments else _tensors)(cast(Preprocess, trained.preprocess))
+    if recipe.get("head") == "maps" and trained.task == "segmentation":
+        return _masks(cast(Preprocess, trained.preprocess))
+    return _BY_MODALITY[trained.preprocess.modality](cast(Any, trained.preprocess))
+
+
+def _rows(_: object) -> str:
+    return _SESSION.format(imports="") + "model = lambda rows: session.run(None, {'features': rows})"
 
 
 def _tensors(preprocess: Preprocess) -> str:
@@ -78,3 +78,6 @@ def _texts(preprocess: TextPreprocess) -> str:
         f"{kinds}}}\n"
         "    return session.run(None, {name: np.array(one, np.int64) for name, one in given.items()})"
     )
+
+
+_BY_MODALITY = {"image": _tensors, "text": _texts, "rows": _rows}
