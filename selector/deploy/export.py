@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from selector import modalities
 from selector.core.atomic import replacing, write_atomic
 from selector.core.contracts import Preprocess, RowsPreprocess, Target, TextPreprocess
 from selector.core.documents import plain
@@ -115,9 +116,9 @@ def measure_onnx(saved: SavedModel, path: Path, target: Target) -> dict[str, flo
     import torch
 
     items = target.indices("val")[:CHECKED]
-    preprocess, task = saved.preprocess, saved.task
-    if not isinstance(preprocess, Preprocess) or not len(items):
+    if not modalities.of(saved.preprocess).resizable or not len(items):
         return {}
+    preprocess, task = cast(Preprocess, saved.preprocess), saved.task
     from selector.modalities.pixels.prepared import prepare
     from selector.modalities.pixels.transform import normalize
 
@@ -169,10 +170,6 @@ def _write_checked(saved: SavedModel, path: Path) -> None:
         "context": json.dumps(plain(saved.context)),
         "name": saved.config["name"],
     }
-    if isinstance(preprocess, Preprocess):
-        facts["normalization"] = json.dumps(
-            {"scale": 1 / 255, "mean": list(preprocess.mean), "std": list(preprocess.std)}
-        )
     form = _EXPORTED[preprocess.modality](saved, path, facts)
     exported: Any = onnx.load(str(path))
     _name_axes(exported.graph)
@@ -216,6 +213,7 @@ def _gap(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
 
 def _exported_image(saved: SavedModel, path: Path, facts: dict[str, str]) -> _Form:
     preprocess = cast(Preprocess, saved.preprocess)
+    facts["normalization"] = json.dumps({"scale": 1 / 255, "mean": list(preprocess.mean), "std": list(preprocess.std)})
     traced = saved.task.traced(saved.module, saved.context)
     if traced is not None:
         facts |= traced.facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from selector.core.contracts import Preprocess, TextPreprocess
@@ -36,7 +37,7 @@ def snippet(trained: Trained, *, program: bool) -> str:
         )
     if recipe.get("head") == "maps" and trained.task == "segmentation":
         return _masks(cast(Preprocess, trained.preprocess))
-    return _BY_MODALITY[trained.preprocess.modality](cast(Any, trained.preprocess))
+    return _BY_MODALITY[trained.preprocess.modality](trained.preprocess)
 
 
 def _rows(_: object) -> str:
@@ -80,4 +81,4 @@ def _texts(preprocess: TextPreprocess) -> str:
     )
 
 
-_BY_MODALITY = {"image": _tensors, "text": _texts, "rows": _rows}
+_BY_MODALITY: dict[str, Callable[[Any], str]] = {"image": _tensors, "text": _texts, "rows": _rows}
