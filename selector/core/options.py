@@ -19,7 +19,9 @@ from selector.core.errors import ConfigError, OptionError, did_you_mean
 SELECT, DATA, COST, CONFIRM, MACHINE = ("Models", "Data", "Limits", "Fine-tuning", "Machine and output")
 
 LABELS, NETWORKS, IMAGES, ITEMS = "labels", "models", "images", "images or texts"
-"""What an option may need of a target: without it the option does nothing and is refused (``selector.scan.checks``)."""
+MASKS, BOXES, MASKS_OR_BOXES, SEVERAL = "masks", "boxes", "masks or boxes", "several labels per item"
+TABLE = "a table"
+"""What an option may need of a target: without it the option would do nothing and is refused (``Options.refuse``)."""
 
 
 PANELS = (DATA, SELECT, COST, CONFIRM, MACHINE)
@@ -115,6 +117,35 @@ class Options(BaseModel):
             return cls.of(**found)
         except OptionError as error:
             raise ConfigError(f"{where}: settings: {error}") from None
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not at their default, by name; a switch that is off counts as one."""
+        found = {}
+        for name, about in self.options():
+            value, usual = getattr(self, name), (type(self).model_fields[name].default, about.usual, about.cli_default)
+            if value is not False and not any(
+                value is each or (type(value) is type(each) and value == each) for each in usual
+            ):
+                found[name] = value
+        return found
+
+    def refuse(self, lacking: Mapping[str, str], what: str) -> None:
+        """Refuse the options that would do nothing for a target.
+
+        Args:
+            lacking: what the target lacks, and what it has instead.
+            what: the target, for the message.
+
+        Raises:
+            OptionError: one was given that needs what is lacking.
+        """
+        for name, about in self.options():
+            missing = next((need for need in about.needs if need in lacking), None)
+            if missing is not None and name in self.given():
+                raise OptionError(
+                    f"{name} has no effect on {what}: it needs {missing}, and this target {lacking[missing]}. Leave it out.",
+                    name,
+                )
 
     @classmethod
     def options(cls) -> Iterator[tuple[str, Option]]:

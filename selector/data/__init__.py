@@ -13,12 +13,14 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, TargetError
+from selector.core.kinds import noun_of
+from selector.core.options import BOXES, IMAGES, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE
 from selector.core.signature import describe
 from selector.data._hashing import HashMode
 from selector.data.assembly import assemble, fingerprint
 from selector.data.reader import READERS, Options, Reader, reader, reader_of
 from selector.data.subset import repeated, subsample, without
-from selector.options.data import LoadOptions, Words
+from selector.options.data import DataOptions, LoadOptions, Words
 
 __all__ = [
     "READERS",
@@ -78,13 +80,46 @@ def load_target(x: Any, **options: Any) -> Target:
     (('cat', 'dog', 'owl'), 30)
     """
     given = LoadOptions.of(**options)
-    return _load(x, given)
+    return _load(x, given, strict=True)
 
 
-def _load(x: Any, given: LoadOptions) -> Target:
+def refuse_for_loaded(target: Target, given: DataOptions) -> None:
+    """Refuse what says how data are read, of a target that was read before.
+
+    Raises:
+        OptionError: there is such an option.
+    """
+    read = set(DataOptions.model_fields) - {"max_samples"}
+    if late := next((name for name in given.given() if name in read), None):
+        raise OptionError(
+            f"{late} has no effect on {target.name}, which is a Target and loaded already. Pass it to selector.load_target.",
+            late,
+        )
+
+
+def _lacking(target: Target, found: Reader) -> dict[str, str]:
+    """What a target does not have that options may need, and what it has instead."""
+    task, lacking = target.task or "", {}
+    told = f"is read as {task}"
+    has = {
+        MASKS: task == "segmentation", BOXES: task == "detection", MASKS_OR_BOXES: task in ("segmentation", "detection"),
+        SEVERAL: task == "multilabel",
+    }  # fmt: skip
+    lacking.update({need: told for need, there in has.items() if task and not there})
+    if not found.columns:
+        lacking[TABLE] = f"is {found.description}"
+    if target.modality != "image":
+        lacking[IMAGES] = f"holds {noun_of(target.modality)}s"
+    return lacking
+
+
+def _load(x: Any, given: LoadOptions, *, strict: bool) -> Target:
+    """``strict`` refuses options that would do nothing; what an earlier version recorded is read anyway."""
     name, image_column, task, seed = given.name, given.image_column, given.task, given.seed
     max_samples, source_domain, num_target_labels = given.max_samples, given.source_domain, given.num_target_labels
     if isinstance(x, Target) and source_domain is None:
+        if strict:
+            refuse_for_loaded(x, given)
         return x if max_samples is None else subsample(x, max_samples, seed)
     text_column, label_column, class_names = _words(given.text_column), _words(given.label_column), given.class_names
     if class_names is not None and not isinstance(class_names, str | os.PathLike | Mapping):
@@ -122,6 +157,8 @@ def _load(x: Any, given: LoadOptions) -> Target:
         always = {"name": name, "image_column": image_column, "label_column": label_column, "seed": seed, "task": task}
         table.origin = {"kind": reader_name, **table.origin, "options": {**always, **said}, "steps": []}
     target = assemble(table, seed=seed, task=task)
+    if strict:
+        given.refuse(_lacking(target, found), target.name)
     return target if max_samples is None else subsample(target, max_samples, seed)
 
 
@@ -177,5 +214,5 @@ def load_origin(origin: Mapping[str, Any] | None, *, hash_mode: HashMode = "mtim
     """
     if origin is None:
         raise TargetError("the target was built from objects in memory; hand the same data over again.")
-    target = load_target(origin["path"], hash_mode=hash_mode, **origin["options"])
+    target = _load(origin["path"], LoadOptions.of(hash_mode=hash_mode, **origin["options"]), strict=False)
     return repeated(target, origin["steps"])

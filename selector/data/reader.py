@@ -71,12 +71,14 @@ class Reader:
     Attributes:
         description: of the input, for messages.
         rank: layouts that can be told for sure come before those that take almost any folder or table.
+        columns: whether options name columns of it; of another input they are refused.
     """
 
     description: str
     accepts: Callable[[Any, Options], bool]
     read: Callable[[Any, Options], Table]
     rank: int = 50
+    columns: bool = False
 
 
 READERS: Registry[Reader] = Registry("selector.data.readers", "reader")
@@ -90,12 +92,12 @@ SPLIT_NAMES = {
 
 
 def reader(
-    name: str, description: str, accepts: Callable[[Any, Options], bool], rank: int = 50
+    name: str, description: str, accepts: Callable[[Any, Options], bool], rank: int = 50, *, columns: bool = False
 ) -> Callable[[Callable[[Any, Options], Table]], Callable[[Any, Options], Table]]:
     """Decorator of the function that reads a kind of input: files it under ``name``; see ``Reader``."""
 
     def decorate(read: Callable[[Any, Options], Table]) -> Callable[[Any, Options], Table]:
-        READERS.register(name)(Reader(description, accepts, read, rank))
+        READERS.register(name)(Reader(description, accepts, read, rank, columns))
         return read
 
     return decorate

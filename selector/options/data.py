@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import SkipValidation, field_validator
 
-from selector.core.options import DATA, IMAGES, ITEMS, Options, option
+from selector.core.options import BOXES, DATA, IMAGES, ITEMS, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, Options, option
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Words: TypeAlias = str | Sequence[str]
@@ -26,35 +26,50 @@ class DataOptions(Options):
         None, "Number of target labels to learn from, with a source domain (default: none).", ge=1, panel=DATA
     )
     image_column: str | None = option(
-        None, "Table column of image paths or images (default: found by name).", panel=DATA
+        None, "Table column of image paths or images (default: found by name).", panel=DATA, needs=(TABLE, IMAGES)
     )
     image_root: SkipValidation[PathLike | None] = option(
-        None, "Folder that image paths in a table are relative to (default: the table's folder).", panel=DATA, path=True
+        None,
+        "Folder that image paths in a table are relative to (default: the table's folder).",
+        panel=DATA,
+        needs=(TABLE, IMAGES),
+        path=True,
     )
     text_column: Words | int | None = option(
         None, "Table column of texts (default: found by name); two columns form text pairs.",
-        python="In CoNLL files a number.", panel=DATA, many=True,
+        python="In CoNLL files a number.", panel=DATA, needs=(TABLE,), many=True,
     )  # fmt: skip
     label_column: Words | int | None = option(
         None, "Table column of labels (default: found by name); several columns give several labels or values.",
-        python="In CoNLL files a number, -1 for the last column.", panel=DATA, common=True,
+        python="In CoNLL files a number, -1 for the last column.", panel=DATA, needs=(TABLE,), common=True,
     )  # fmt: skip
-    mask_column: str | None = option(None, "Table column of segmentation masks (default: found by name).", panel=DATA)
-    box_column: str | None = option(None, "Table column of bounding boxes (default: found by name).", panel=DATA)
+    mask_column: str | None = option(
+        None, "Table column of segmentation masks (default: found by name).", panel=DATA, needs=(MASKS,)
+    )
+    box_column: str | None = option(
+        None, "Table column of bounding boxes (default: found by name).", panel=DATA, needs=(BOXES,)
+    )
     box_format: Literal["xywh", "xyxy"] | None = option(
         None,
         "Box coordinates in pixels: xywh (left, top, width, height) or xyxy (left, top, right, bottom).",
         panel=DATA,
+        needs=(BOXES,),
     )
     separator: str | None = option(
-        None, "Character between several labels in one cell, such as '|' in 'cat|dog' (default: none).", panel=DATA
+        None,
+        "Character between several labels in one cell, such as '|' in 'cat|dog' (default: none).",
+        panel=DATA,
+        needs=(SEVERAL,),
     )
     class_names: SkipValidation[ClassNames] = option(
         None, "File of class names, one per line, or JSON or YAML (default: names in the data).",
-        python="Or a list of names, or a mapping of numbers to names.", panel=DATA, path=True,
+        python="Or a list of names, or a mapping of numbers to names.", panel=DATA, needs=(MASKS_OR_BOXES,), path=True,
     )  # fmt: skip
     ignore_index: int | None = option(
-        None, "Mask value that marks ignored pixels (default: 255 where it occurs beside several classes).", panel=DATA
+        None,
+        "Mask value that marks ignored pixels (default: 255 where it occurs beside several classes).",
+        panel=DATA,
+        needs=(MASKS,),
     )
     task: str | None = option(
         None, "Task: classification, multilabel, regression, tagging, segmentation or detection (default: inferred from the "

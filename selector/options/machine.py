@@ -10,7 +10,7 @@ from pydantic import SkipValidation, field_validator, model_validator
 
 from selector.core.contracts import ProgressCallback
 from selector.core.errors import OptionError
-from selector.core.options import NETWORKS, Options, option
+from selector.core.options import LABELS, NETWORKS, Options, option
 from selector.options.data import PathLike
 from selector.ranking.history import History
 from selector.store import FeatureStore
@@ -40,7 +40,7 @@ class MachineOptions(Options):
         READ, "History of measured results: it informs the prior, and new results are added (default: used; Python calls only "
         "read it).",
         python="'read' reads your history and adds nothing; True also adds; False uses none; a path names another file. "
-        "The command line uses True.", cli_default=True, usual=True,
+        "The command line uses True.", cli_default=True, usual=True, needs=(LABELS, NETWORKS),
     )  # fmt: skip
     progress: SkipValidation[ProgressCallback | bool | None] = option(
         None, "Callback for every step; True shows bars, False is silent, None shows bars in a notebook only.",

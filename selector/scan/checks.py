@@ -14,8 +14,10 @@ from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLi
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.kinds import noun_of
+from selector.core.options import IMAGES, ITEMS, LABELS, NETWORKS
 from selector.core.task import Task
 from selector.options.data import DataOptions
+from selector.options.training import TrainingOptions
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.report.ranking import Ranking, load_ranking
 from selector.results import BEST, RUN_FILE, best_folder
@@ -62,9 +64,15 @@ def check_strategies(config: ScanConfig | ConfirmConfig) -> None:
                 registry.get(name)  # raises, with the nearest known one
 
 
-def load_target(target: Any, config: ScanConfig) -> Target:
-    """The target of a run, from anything that ``selector.load_target`` takes."""
+def load_target(target: Any, config: ScanConfig, *, again: bool = False) -> Target:
+    """The target of a run, from anything that ``selector.load_target`` takes.
+
+    Args:
+        again: the options are those that the run recorded, also where a loaded target is handed over now.
+    """
     if isinstance(target, Target) and (config.source_domain is None or tasks.task_of(target).adapts):
+        if not again:
+            targets.refuse_for_loaded(target, config)
         return target if config.max_samples is None else targets.subsample(target, config.max_samples, config.seed)
     return targets.load_target(
         target, seed=config.seed, **{name: getattr(config, name) for name in DataOptions.model_fields}
@@ -76,15 +84,22 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
 
     Raises:
         ConfigError: the task has no such decoder.
-        OptionError: the metric is none of its task, or a size of images is given and it holds none.
+        OptionError: the metric is none of its task, or an option would do nothing for such a target.
     """
-    if config.resolution is not None and not modalities.of(target).resizable:
-        raise OptionError(
-            f"resolution is the size of the images that models are trained at, and {target.name} holds "
-            f"{noun_of(target.modality)}s. Got {config.resolution}; leave it out.",
-            "resolution",
-        )
     task = tasks.task_for(target)
+    config.refuse(_lacking(target, task), target.name)
+    if isinstance(config, ScanConfig) and not config.confirm:
+        training = set(TrainingOptions.model_fields) - {"top_k", "metric"}  # these two count in the ranking as well
+        if idle := next((name for name in config.given() if name in training), None):
+            raise OptionError(
+                f"{idle} has no effect without confirm=True. Set confirm=True, or leave it out.", idle, "confirm"
+            )
+    if isinstance(config, ConfirmConfig) and config.engine != "local" and task is not None and task.adapts:
+        raise OptionError(
+            f"engine={config.engine!r} has no effect on {target.name}: models are adapted to a target without labels in this "
+            "process. Leave it out.",
+            "engine",
+        )
     _check_adaptation(config, task)
     known = [] if task is None else list(task.metrics)
     if config.metric is not None and task is not None and config.metric not in known:
@@ -97,15 +112,18 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
         for name in config.decoders:
             task.configured(decoder=name)  # raises, with the nearest known one
         task.configured(loss=config.loss)
-    if isinstance(config, ScanConfig) and not modalities.of(target).has_models:
-        if config.models or config.tags:
-            raise OptionError(
-                "models: a target of ready features has nothing that models could read; leave models and tags out, or "
-                "compare several arrays of features with selector.rank_features.",
-                "models",
-            )
-        if limits_of(config):
-            raise ConfigError("limits are on models, and a target of ready features has none; leave them out.")
+
+
+def _lacking(target: Target, task: Task | None) -> dict[str, str]:
+    """What a target does not have that options may need, and what it has instead."""
+    modality, lacking = modalities.of(target), {}
+    if task is not None and task.adapts:
+        lacking[LABELS] = "has none to decide by: models are adapted to it"
+    if not modality.has_models:
+        lacking[NETWORKS] = lacking[ITEMS] = "holds ready features"
+    if not modality.resizable:
+        lacking[IMAGES] = f"holds {noun_of(target.modality)}s"
+    return lacking
 
 
 def _check_adaptation(config: ScanConfig | ConfirmConfig, task: Task | None) -> None:

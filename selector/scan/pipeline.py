@@ -91,11 +91,9 @@ def _as_confirmed(
     ranking: Ranking, trust_zoo: bool, target: Any, progress: ProgressCallback | bool | None
 ) -> ConfirmConfig:
     """The options of the run's confirmation, for the same once more."""
-    given = dict(ranking.settings.get("confirm", {}))
-    return ConfirmConfig.of(
-        strategies=given.get("strategies", ConfirmConfig.model_fields["strategies"].default), top_k=given.get("top_k"),
-        seed=given.get("seed"), budget=given.get("budget_seconds"), max_steps=given.get("max_steps"), trust_zoo=trust_zoo, target=target, progress=progress, overwrite=True,
-    )  # fmt: skip
+    recorded = ConfirmConfig.from_record(ranking.settings.get("confirm", {}))
+    asked = {"trust_zoo": trust_zoo, "target": target, "progress": progress, "overwrite": True}
+    return recorded.model_copy(update=asked)
 
 
 def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
@@ -164,9 +162,9 @@ def _target_of(ranking: Ranking, target: Any, made: ScanConfig, store: FeatureSt
                 "this run was made from objects in memory; pass the data again: confirm(run, target=...)."
             )
         whole = made.model_copy(update={"max_samples": None})
-        loaded = targets.load_origin(origin) if target is None else load_target(target, whole)
+        loaded = targets.load_origin(origin) if target is None else load_target(target, whole, again=True)
         # the run knows which items cannot be used, also where this store does not
-        data = load_target(targets.repeated(loaded, (origin or {}).get("steps", ())), made)
+        data = load_target(targets.repeated(loaded, (origin or {}).get("steps", ())), made, again=True)
         data = dataset_view.without_known_bad(data, store, made.on_invalid)
     if data.fingerprint != ranking.target["fingerprint"]:
         raise TargetError(

@@ -270,7 +270,7 @@ def test_models_have_nothing_to_read_in_ready_features(tmp_path: Path) -> None:
 
     features = np.random.default_rng(0).normal(size=(COUNT, 3))
     with pytest.raises(
-        ConfigError, match=r"a target of ready features has nothing that models could read; leave models"
+        ConfigError, match=r"models has no effect on features: it needs models, and this target holds ready features"
     ):
         selector.rank((features, np.arange(COUNT) % 2), models="resnet18", store=tmp_path / "store")
 

@@ -31,7 +31,7 @@ def test_the_examples(tmp_path, monkeypatch):
     found["zoo"].pop("other")
     ranking = selector.rank(
         "new_photos",
-        source_domain="labelled_photos",
+        source_domain="labeled_photos",
         zoo=found["zoo"],
         confirm=True,
         out="runs/python",
@@ -78,7 +78,7 @@ def test_the_commands_exist_and_say_what_is_wrong(tmp_path, monkeypatch):
     folders(tmp_path)
     monkeypatch.chdir(tmp_path)
     dry = CliRunner().invoke(
-        app, ["scan", "new_photos/", "--source-domain", "labelled_photos/", "--dry-run", "--json", "--offline"]
+        app, ["scan", "new_photos/", "--source-domain", "labeled_photos/", "--dry-run", "--json", "--offline"]
     )
     assert dry.exit_code == 0, dry.output
     same = CliRunner().invoke(app, ["scan", "labeled_photos", "--source-domain", "labeled_photos", "--dry-run"])

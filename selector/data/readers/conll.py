@@ -48,6 +48,7 @@ def _accepts(x: Any, options: Options) -> bool:
     "a CoNLL file (a word and its label a line, blank lines between sentences), or a folder of them",
     _accepts,
     rank=40,
+    columns=True,
 )
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()

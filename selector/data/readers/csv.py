@@ -33,7 +33,7 @@ def _accepts(x: Any, options: Options) -> bool:
     return reads_text(header, options) or options.image_column is not None or any(c in header for c in PATH_COLUMNS)
 
 
-@reader("csv", "a CSV or TSV file (path or text, label and perhaps split), or a folder of them", _accepts)
+@reader("csv", "a CSV or TSV file (path or text, label and perhaps split), or a folder of them", _accepts, columns=True)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     files = [root] if root.is_file() else table_files(root)

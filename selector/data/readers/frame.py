@@ -18,7 +18,7 @@ def _accepts(x: Any, options: Options) -> bool:
     )
 
 
-@reader("frame", "a pandas.DataFrame of texts or images and labels", _accepts)
+@reader("frame", "a pandas.DataFrame of texts or images and labels", _accepts, columns=True)
 def _read(x: Any, options: Options) -> Table:
     where = options.name or "table"
     known = [str(name) for name in x.columns]

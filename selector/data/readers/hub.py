@@ -57,7 +57,7 @@ def _accepts(x: Any, options: Options) -> bool:
     return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
 
 
-@reader("hub", "a datasets.Dataset of texts or images and labels", _accepts)
+@reader("hub", "a datasets.Dataset of texts or images and labels", _accepts, columns=True)
 def _read(x: Any, options: Options) -> Table:
     where = options.name or x.info.dataset_name or "dataset"
     if x.format["type"] != "custom":  # what a function of the user's makes of a row is meant

@@ -22,7 +22,7 @@ def _accepts(x: Any, options: Options) -> bool:
     return bool(files) and files[0].suffix.lower() in JSON_LINES
 
 
-@reader("jsonl", "a JSONL file (an object a line), or a folder of them", _accepts)
+@reader("jsonl", "a JSONL file (an object a line), or a folder of them", _accepts, columns=True)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     found = of_files(root, table_files(root), read_objects, options, written=False)

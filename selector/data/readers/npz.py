@@ -43,7 +43,12 @@ def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, str | os.PathLike) and Path(x).suffix.lower() == ".npz" and Path(x).is_file()
 
 
-@reader("npz", "a .npz file of ready features: arrays (N, D) by name, and labels (N,), (N, L) or (N, T)", _accepts)
+@reader(
+    "npz",
+    "a .npz file of ready features: arrays (N, D) by name, and labels (N,), (N, L) or (N, T)",
+    _accepts,
+    columns=True,
+)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     path = Path(x)
     arrays = read_npz(path)

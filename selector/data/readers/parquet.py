@@ -168,7 +168,7 @@ def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, str | os.PathLike) and bool(files_of(Path(x)))
 
 
-@reader("parquet", "a parquet file or a folder of them", _accepts, rank=30)
+@reader("parquet", "a parquet file or a folder of them", _accepts, rank=30, columns=True)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     import pyarrow.parquet as pq
 

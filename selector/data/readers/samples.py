@@ -16,7 +16,7 @@ def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, list) and bool(x) and all(isinstance(sample, Mapping) for sample in x)
 
 
-@reader("samples", 'a list of samples ({"image": ..., "label": ...})', _accepts)
+@reader("samples", 'a list of samples ({"image": ..., "label": ...})', _accepts, columns=True)
 def _read(x: list[Mapping[str, Any]], options: Options) -> Table:
     samples = [_with_objects(sample) for sample in x]
     known = dict.fromkeys(str(name) for sample in samples for name in sample)

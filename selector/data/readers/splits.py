@@ -18,7 +18,7 @@ def _accepts(x: Any, options: Options) -> bool:
     return isinstance(x, Mapping)
 
 
-@reader("splits", "a dict of split name and data, such as a datasets.DatasetDict", _accepts)
+@reader("splits", "a dict of split name and data, such as a datasets.DatasetDict", _accepts, columns=True)
 def _read(x: Mapping[str, Any], options: Options) -> Table:
     where = options.name or "dict of splits"
     if not x:
