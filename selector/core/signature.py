@@ -7,6 +7,7 @@ A checker and an editor read the keywords from the configuration's own construct
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,4 +40,5 @@ def _entries(config: type[Options]) -> Iterator[str]:
     for name, _ in config.options():
         field = config.model_fields[name]
         told = " ".join(part for part in (field.description, about_field(field).python) if part)
+        told = re.sub(r"'([^'\s]*\*[^'\s]*)'", r"``\1``", told)  # a star is markup in a docstring
         yield from textwrap.wrap(f"{name}: {told}", _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 12)

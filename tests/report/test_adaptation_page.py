@@ -39,7 +39,7 @@ def test_the_examples(tmp_path, monkeypatch):
         history=False,
     )
     found["details"] = ranking.best.scores["target-accuracy"].details
-    found["model"], _ = ranking.confirmation["adaptation"]["handed over"]
+    found["model"], _ = ranking.confirmation["adaptation"]["selected"]
     found["predictions"] = selector.load_model("runs/python").predict("new_photos")
     assert 0 < found["details"]["thresholded_confidence"] <= 1
     assert found["model"] == "mine"
