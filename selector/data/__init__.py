@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, cast
 
+from selector import modalities
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.core.kinds import noun_of
@@ -108,7 +109,7 @@ def _lacking(target: Target, found: Reader) -> dict[str, str]:
     lacking.update({need: told for need, there in has.items() if task and not there})
     if not found.columns:
         lacking[TABLE] = f"is {found.description}"
-    if target.modality != "image":
+    if not modalities.of(target).resizable:
         lacking[IMAGES] = f"holds {noun_of(target.modality)}s"
     return lacking
 
