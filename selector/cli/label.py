@@ -15,16 +15,19 @@ from selector.core.progress import ProgressView
 
 @guarded
 def label(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of a target without labels.", metavar="RUN")],
-    count: Annotated[int, typer.Option(min=1, help="How many items to ask for.")] = 25,
+    run: Annotated[Path, typer.Argument(help="Run folder of a target without labels.", metavar="RUN")],
+    count: Annotated[int, typer.Option(min=1, help="Number of items to label (default: 25).")] = 25,
     answers: Annotated[
-        Path | None, typer.Option(help="The table with labels filled in: they decide, and more items are asked for.")
+        Path | None,
+        typer.Option(help="Table with labels filled in: they are used for the choice, and more items are selected."),
     ] = None,
-    trust_zoo: Annotated[bool, typer.Option("--trust-zoo", help="Let 'python:' entries of the zoo run code.")] = False,
+    trust_zoo: Annotated[
+        bool, typer.Option("--trust-zoo", help="Permission for 'python:' zoo entries to run their code (default: no).")
+    ] = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Ask for the labels that would best tell the adapted models apart, and choose again with those that are known."""
+    """Ask for the labels that best tell the adapted models apart, and choose again with the known ones."""
     from selector import api
     from selector.report.html import REPORT_FILE
     from selector.report.ranking import load_ranking
@@ -43,7 +46,7 @@ def label(
     first = asked.standing[0]
     if any(row[2] > first[2] for row in asked.standing):
         say(
-            f"{first[0]} {first[1]} was handed over without labels and stands first until another is the best with a "
+            f"{first[0]} {first[1]} was selected without labels and stays first until another model is the best with a "
             f"probability of {LEFT_FROM:g}."
         )
     if answers is not None:

@@ -25,20 +25,23 @@ _WRITERS: dict[str, Callable[[Predictions], str]] = {
     ".json": lambda found: dumps(found.to_dicts(), ensure_ascii=False, indent=1) + "\n",
 }
 
-_RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, as 'selector scan' named it.", metavar="RUN")]
+_RunFolder = Annotated[Path, typer.Argument(help="Run folder, as printed by 'selector scan'.", metavar="RUN")]
 _TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Let a model run the python code that its config.json names.")
+    bool,
+    typer.Option(
+        "--trust-code", help="Permission for a model to run the Python code that its config.json names (default: no)."
+    ),
 ]
 
 
 @guarded
 def report(
     run: _RunFolder,
-    open_it: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Write the run's HTML report again and say where it lies."""
+    """Write the HTML report of a run again and print its path."""
     from selector.report.html import write_report
     from selector.report.ranking import load_ranking
 
@@ -55,11 +58,11 @@ def report(
 def compare(
     first: _RunFolder,
     second: _RunFolder,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write the comparison as an HTML file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="HTML file for the comparison.")] = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Say which models moved from one run to another, and which settings differ."""
+    """Compare two runs: models that changed rank, and settings that differ."""
     from selector.report import compare as comparing
     from selector.report.ranking import load_ranking
 
@@ -94,9 +97,9 @@ def predict(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Number of items per batch.")] = 32,
     text_column: Annotated[
         list[str] | None,
-        typer.Option("--text-column", help="Column of the texts of a table; twice for the two of pairs."),
+        typer.Option("--text-column", help="Table column of texts; give it twice for text pairs."),
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Predictions as CSV on stdout.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -114,12 +117,12 @@ def predict(
             "--min-score", help="Lowest score of the boxes that are kept (default: chosen on validation items)."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device: cpu (default), cuda, cuda:1 or mps.")] = "cpu",
     trust_code: _TrustCode = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> int:
-    """Use a run's best model on images or texts."""
+    """Predict with the best model of a run."""
     from selector.deploy import load_model
 
     file = out if out is not None and out.suffix and not out.is_dir() else None
@@ -178,12 +181,12 @@ def _measured(run: Path, saved: SavedModel, path: Path) -> dict[str, float]:
 @guarded
 def export(
     run: _RunFolder,
-    onnx: Annotated[Path, typer.Option("--onnx", help="The ONNX file to write.")],
+    onnx: Annotated[Path, typer.Option("--onnx", help="ONNX file to write.")],
     trust_code: _TrustCode = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Export a run's best model for use without this package."""
+    """Export the best model of a run for use without selector."""
     from selector.deploy import export_onnx, load_model
     from selector.deploy.export import files_beside
 

@@ -102,7 +102,7 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
         handed = list(found["selected"]) == [c["model"], c["strategy"]]
         rows.append(
             (
-                f"{c['model']} {c['strategy']}{' ← handed over' if handed else ''}",
+                f"{c['model']} {c['strategy']}{' ← selected' if handed else ''}",
                 f"{c['combined']:.2f}",
                 c.get("votes") or "–",
                 *(f"{c['validators'][name]:.3f}" for name in names),

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from selector.core.units import printable
-from selector.report.view import MARKS, Column, TableView, groups, table_view
+from selector.report.view import MARKS, Column, TableView, groups, legend, table_view
 from selector.results import Ranking
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> Ren
         notes.insert(0, f"Hidden columns: {', '.join(column.title for column in dropped)}.")
     if limit is not None and len(view.rows) > limit:
         notes.insert(0, f"… and {len(view.rows) - limit} more; the report and run.json hold all of them.")
+    if told := legend(columns):
+        notes.insert(0, told)
     return Group(_table(view, columns, limit), *(Text(printable(note)) for note in notes))
 
 
@@ -71,7 +73,7 @@ def render_html(ranking: Ranking) -> str:
         + "</tr>"
         for row in view.rows
     )
-    notes = "".join(f"<p>{escape(note)}</p>" for note in view.notes)
+    notes = "".join(f"<p>{escape(note)}</p>" for note in (legend(view.columns), *view.notes) if note)
     return (
         f'<table class="selector-ranking"><caption>{escape(view.title)}</caption>'
         f"<thead><tr>{head}</tr><tr>{titles}</tr></thead><tbody>{body}</tbody></table>{notes}"
@@ -103,8 +105,8 @@ def _fit(view: TableView, width: int) -> tuple[list[Column], list[Column]]:
 def _two_lines(title: str) -> str:
     """A heading broken where its longer half is shortest.
 
-    >>> _two_lines("linear probe (val)"), _two_lines("knn")
-    ('linear probe\\n(val)', 'knn')
+    >>> _two_lines("linear probe (val)").split("\\n"), _two_lines("knn")
+    (['linear probe', '(val)'], 'knn')
     """
     words = title.split(" ")
     broken = ["\n".join((" ".join(words[:i]), " ".join(words[i:]))) for i in range(1, len(words))]

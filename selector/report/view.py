@@ -95,6 +95,25 @@ def table_view(ranking: Ranking) -> TableView:
     return TableView(title(ranking), columns, rows, tuple(_notes(ranking)))
 
 
+_LEGEND = {
+    "transferability": "predicted from the proxies and the prior (0 chance, 1 perfect)",
+    "interval": "range of the transferability on other items of the same kind",
+    "p_best": "probability of the highest transferability",
+    "p_top_k": "probability of being among the first k",
+    "pilot": "metric after a few steps of fine-tuning",
+    "expected": "expected metric of models that were not fine-tuned",
+    "prior": "what model facts and past results add to the transferability",
+}
+
+
+def legend(columns: Sequence[Column]) -> str:
+    """One line that says what the less usual of these columns mean; empty without any."""
+    told = [f"{column.title}: {_LEGEND[column.key]}" for column in columns if column.key in _LEGEND]
+    if any(column.key.startswith("proxy:") for column in columns):
+        told.append("further predicted columns: proxy scores, higher is better")
+    return f"Legend: {'; '.join(told)}. All columns: {page('reference/result-columns')}" if told else ""
+
+
 def groups(view: TableView) -> list[tuple[str, int]]:
     """The first header line: a heading and how many columns it spans; facts have no heading."""
     spans = [

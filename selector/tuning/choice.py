@@ -91,7 +91,7 @@ def choose(
     if first in votes and not _majority(votes[first], len(names)):
         notes.append(
             f"{' '.join(first)} leads by its ranks but is not expected to beat {' '.join(safe)}: {votes[first]} of "
-            f"{len(names) + 1} votes are for it; {' '.join(name)} is handed over."
+            f"{len(names) + 1} votes are for it; {' '.join(name)} is selected."
         )
     if name in votes:
         notes.append(

@@ -56,7 +56,7 @@ def check_what_label_says_of_the_choice(run):
         assert asked.exit_code == 0, asked.output
         return asked.output
 
-    told = "was handed over without labels and stands first until another is the best with a probability of 0.75"
+    told = "was selected without labels and stays first until another model is the best with a probability of 0.75"
     with np.load(run / PREDICTIONS) as kept:
         arrays = dict(kept)
     shape = arrays["probabilities"].shape

@@ -258,3 +258,13 @@ def test_the_dataframe_has_the_trainings_the_fronts_and_the_reasons() -> None:
     assert list(table["front_measured_parameters"][:2]) == [True, False]
     assert table.loc[first, "latency_high"] == 0.031
     assert (table.loc[first, "device"], table.loc[first, "batch_backend"]) == ("AMD EPYC", "openvino")
+
+
+def test_a_legend_says_what_shown_columns_mean() -> None:
+    wide, narrow = (render_text(samples.ranking(), width=width) for width in (300, 80))
+    for text in (wide, narrow):
+        (line,) = re.findall(r"(?s)^Legend: .*?result-columns\.html", text, re.M)
+        shown = " ".join(line.split())
+        assert "transferability: predicted from the proxies" in shown
+        assert ("P(best): " in shown) == ("P(best)" in text.split("Legend")[0])
+    assert "reference/result-columns.html" in render_html(samples.ranking())
