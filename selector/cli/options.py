@@ -19,8 +19,8 @@ from typer.core import TyperGroup
 from selector.cli import completion
 from selector.cli.output import stdout_kept
 from selector.core import units
-from selector.core.engine import keeping_settings
 from selector.core.errors import ConfigError, SelectorError, first_line
+from selector.run.executor import keeping_settings
 
 if TYPE_CHECKING:
     from selector.core.options import Option, Options

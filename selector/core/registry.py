@@ -10,12 +10,19 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from selector.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 Registered = TypeVar("Registered")
+
+_rooms: list[Registry[Any]] = []
+
+
+def registered_rooms() -> list[Registry[Any]]:
+    """The registries of the package that were imported so far."""
+    return [room for room in _rooms if room.package.startswith("selector.")]
 
 
 class Registry(Generic[T]):
@@ -33,6 +40,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.folders = folders
         self._objects: dict[str, T] = {}
+        _rooms.append(self)
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
         """Decorator that files a class, function or object under ``name``.

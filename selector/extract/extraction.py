@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selector.core.contracts import Encoder
-from selector.core.engine import failure_of
 from selector.core.errors import SourceError
 from selector.extract.job import ExtractJob, ExtractResult, VariantResult
 from selector.extract.memory import give_back
 from selector.extract.workspace import Workspace
+from selector.run.job import Failure
 from selector.store import Entry
 from selector.zoo import ModelSpec
 from selector.zoo.limits import OverLimit
@@ -62,7 +62,7 @@ class Extraction(ABC):
     def _result(self, found: Entry | SourceError) -> VariantResult:
         if isinstance(found, Entry):
             return VariantResult({"entry": found.identity, "facts": found.meta}, self.work.costs.known(found))
-        return VariantResult(failure=failure_of(found))
+        return VariantResult(failure=Failure.of(found))
 
     @abstractmethod
     def extracted(self) -> list[Entry | SourceError]:

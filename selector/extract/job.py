@@ -14,9 +14,9 @@ import numpy as np
 from selector import sources
 from selector.core.contracts import Preprocess, Target
 from selector.core.costs import Cost
-from selector.core.engine import Failure
 from selector.core.task import RowPlan
 from selector.extract.known_costs import CostMode
+from selector.run.job import Failure
 from selector.zoo import ModelSpec
 from selector.zoo.limits import Limits
 from selector.zoo.variants import at_place

@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 from selector import sources
-from selector.core.answers import report
 from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
-from selector.core.engine import keeping_settings
 from selector.extract.job import Settings, wanted_of
 from selector.extract.known_costs import Costs
 from selector.extract.prefetch import LoadAhead
 from selector.extract.prepare import Prepared
+from selector.run.executor import keeping_settings
+from selector.run.worker import report
 from selector.store import Entry, FeatureStore
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.variants import network_of

@@ -21,6 +21,7 @@ from selector.core.documents import plain
 from selector.core.errors import ConfigError
 from selector.report.ranking import Ranking
 from selector.results import BEST
+from selector.run.worker import working_on
 from selector.scan.checks import save_run
 from selector.scan.confirmation import leading
 from selector.scan.extraction import Extraction
@@ -44,7 +45,6 @@ def adapt_leading(
     from selector.deploy import save_model
     from selector.tuning import Candidate
     from selector.tuning.adapt import run_adaptation
-    from selector.tuning.workbench import trained_on_record
 
     started = time.perf_counter()
     folder, target = ranking.path, extraction.target
@@ -96,8 +96,7 @@ def adapt_leading(
     )
     if result.best is not None:
         best = adapted[result.best.name]
-        trainings = extraction.store.trainings_folder
-        with trained_on_record(trainings, best.name, by_name[best.name].feature_settings(), target, "saving"):
+        with working_on(best.name):
             save_model(folder / BEST, result.best, adapted.target, best.measurements, best.spec)
     if len(result.keys):
         hashes = [target.hashes[i] for i in target.indices(UNLABELED)]
@@ -120,6 +119,7 @@ def _bench(extraction: Extraction, task: Adaptation, by_name: Mapping[str, Model
         augment=True,
         features_for=lambda name, indices: extraction.features(by_name[name], indices),
         notify=extraction.notify,
+        given_up=extraction.given_up,
     )
 
 

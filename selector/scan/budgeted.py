@@ -134,7 +134,7 @@ class BudgetedRounds(Rounds):
 
     def _bring(self, chosen: Sequence[SameNetwork], share: float, kept: float) -> None:
         """Extract a round, a few networks at a time, so that a budget of time ends it when ``kept`` seconds are left."""
-        width = self.extraction.engine.width
+        width = self.extraction.executor.width
         for at in range(0, len(chosen), width):
             batch = chosen[at : at + width]
             if at >= self._top_k and self._budget.seconds is not None and self._left() <= kept:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from selector.core.contracts import Score
 from selector.core.costs import Cost
-from selector.core.engine import Failure
 from selector.ranking.combination import Transferability
 from selector.results import ModelResult, ScoreCell, Status
+from selector.run.job import Failure
 from selector.store import Entry
 from selector.zoo import ModelSpec
 

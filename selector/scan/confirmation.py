@@ -15,6 +15,7 @@ from selector.core.units import format_duration
 from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
 from selector.results import BEST, Caveat, Measurement, ModelResult
+from selector.run.worker import working_on
 from selector.scan import masked
 from selector.scan.caveats import MAJORITY, majority
 from selector.scan.checks import save_run
@@ -35,7 +36,6 @@ def confirm_leading(
     """The saved ranking with pilot runs and with measurements of its leading models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
     from selector.tuning import Candidate, run_tournament
-    from selector.tuning.workbench import trained_on_record
 
     started = time.perf_counter()
     folder = ranking.path
@@ -82,7 +82,8 @@ def confirm_leading(
         # in the store, so that another run of the same target trains nothing again
         checkpoint_folder=extraction.store.trainings_folder,
         progress=extraction.notify,
-        engine=extraction.engine,
+        executor=extraction.executor,
+        given_up=extraction.given_up,
         supplies=extraction.supplies(chosen),
     )
     confirmed = replace(
@@ -119,8 +120,7 @@ def confirm_leading(
         best = confirmed[result.best.name]
         handed = next(m for m in best.measurements if m.strategy == result.best.strategy and m.status == "ok")
         confirmed = with_caveat(confirmed, majority(best.name, handed, target))
-        trainings = extraction.store.trainings_folder
-        with trained_on_record(trainings, best.name, by_name[best.name].feature_settings(), target, "saving"):
+        with working_on(best.name):
             save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
     return save_run(remembered(confirmed, config.history), folder)
 

@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from selector.core.contracts import UNLABELED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
-from selector.core.engine import Engine, Failure, LocalEngine, Needs, Outcome, Shared, failure_of
 from selector.core.errors import ConfigError, StoreError
 from selector.core.progress import under_way
-from selector.extract.deaths import Deaths
-from selector.extract.isolated import IsolatedJobs, Isolation, of_others
+from selector.extract.isolation import Isolation
 from selector.extract.job import ExtractJob, ExtractResult, Settings, layer_specs
 from selector.extract.known_costs import CostMode
-from selector.extract.run import extract
 from selector.extract.workspace import Workspace
 from selector.modalities.image import canvas_of
+from selector.run.executor import Executor, InProcess, Routed
+from selector.run.job import Failure, Needs, Shared
+from selector.run.pool import Pool
+from selector.run.worker import report
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
-from selector.scan.parcel import Parcel, ScoreSettings, ToScore, parcel_of, work
+from selector.scan.model_job import ModelJob, RoundRows, ScoreSettings, ToScore, run_model_job
 from selector.scan.prices import prices
-from selector.scan.supplies import StoreSupplies
 from selector.scan.variants import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
+from selector.tuning.job import StoreSupplies
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.variants import at_place, network_of, place_of
@@ -45,7 +46,6 @@ OF_THIS_PROCESS = ("memory",)
 
 NO_LIMITS = Limits()
 NOT_ISOLATED = Isolation()
-_APART = "run it in a process of its own with isolate='on' (--isolate on)"
 
 
 class Extraction:
@@ -55,6 +55,7 @@ class Extraction:
 
     Attributes:
         failed: networks (``network_of``) that failed for several targets at once, and are not tried again.
+        given_up: models whose trainings workers died of, with the reason.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Extraction:
         notify: ProgressCallback,
         limits: Limits = NO_LIMITS,
         cost: CostMode = "never",
-        engine: Engine | None = None,
+        executor: Executor | None = None,
         isolation: Isolation = NOT_ISOLATED,
         scores: ScoreSettings | None = None,
     ) -> None:
@@ -79,15 +80,18 @@ class Extraction:
         reader = reader_of(target)
         self.job_settings = Settings(device, precision, backend, trusted, on_invalid, cost, limits, reader, aspect)
         self.work = Workspace(target, store, self.job_settings, notify)
-        self.engine: Engine = engine or LocalEngine()
+        self.executor: Executor = executor or Routed(InProcess(), Pool(1, notify=notify, pinned=False))
         self.isolation = isolation
-        self._scores = scores  # what workers elsewhere score as well
-        self._views: dict[float, tuple[Rows, Shared]] = {}
-        self._isolated = IsolatedJobs(isolation, notify)
-        self._deaths = Deaths(store.working_folder)
+        self._scores = scores  # what workers score as well
+        self._views: dict[float, Shared[RoundRows]] = {}
         self.failed: Mapping[str, Failure] = {}
+        self.given_up: Mapping[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._rows: dict[float, Rows] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: the same target and store, opened there."""
+        return _reopened, (type(self), self.target, self.store.address, self.job_settings)
 
     @property
     def target(self) -> Target:
@@ -133,119 +137,79 @@ class Extraction:
         lacking: list[_Lacking] = []
         for network in networks:
             if (why := self.failed.get(network_of(network.members[0].spec))) is not None:
-                _fail(network.members, Outcome(network, failure=why))
+                _fail(network.members, why)
                 continue
             try:
                 pending, cost_only = self._lookup(network, share)
             except (StoreError, ConfigError):
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001  one model's failure must not end the scan
-                _fail(network.members, Outcome(network, failure=failure_of(error)))
+                _fail(network.members, Failure.of(error))
                 continue
             if pending or cost_only:
                 lacking.append((network, pending or cost_only, not pending))
-        try:
-            if self.engine.in_process:
-                self._work(lacking, share)
-            else:
-                here = [found for found in lacking if found[0].members[0].spec.source_name in OF_THIS_PROCESS]
-                elsewhere = [found for found in lacking if found not in here]
-                if elsewhere:
-                    self._work_elsewhere(elsewhere, share)
-                self._work(here, share)
-        finally:
-            self._isolated.close()
+        self._work(lacking, share)
 
     def _work(self, lacking: Sequence[_Lacking], share: float) -> None:
-        """Run the jobs of a round in this process, each network loading beside the one before it."""
+        """Run the jobs of a round: one after another, each model loading beside the one before it, or side by side."""
+        several = self.executor.width > 1
+        if several:  # the expensive ones first, so that none is left to run alone at the end
+            price = self.prices([members[0].spec for _, members, _ in lacking])
+            lacking = sorted(lacking, key=lambda one: (one[2], -price[one[1][0].spec.name]))
         asked: dict[int, list[Candidate]] = {}
-
-        def jobs() -> Iterator[ExtractJob]:
-            for number, (_, candidates, cost_only) in enumerate(lacking):
-                upcoming = [members[0].spec for _, members, alone in lacking[number + 1 :] if not alone]
-                job = self._job(candidates, share, upcoming, cost_only=cost_only)
-                asked[id(job)] = candidates
-                yield job
-
-        for outcome in LocalEngine().map(self._here, jobs(), fatal=(StoreError, ConfigError)):
-            self._settle(asked.pop(id(outcome.item)), outcome)
-
-    def _work_elsewhere(self, lacking: Sequence[_Lacking], share: float) -> None:
-        """Likewise on the engine's workers, which score what they extract: the dear ones first, so that none is left to
-        run alone at the end."""
-        price = self.prices([members[0].spec for _, members, _ in lacking])
-        lacking = sorted(lacking, key=lambda one: (one[2], -price[one[1][0].spec.name]))
-        asked: dict[int, list[Candidate]] = {}
-        upcoming = [members[0].spec for _, members, alone in lacking if not alone]
         done = 0
 
         def tell() -> None:
-            names = [candidates[0].spec.name for candidates in asked.values()]
-            self.notify(Progress("extract", done, len(lacking), "models", note=under_way(names)))
+            if several:
+                names = [candidates[0].spec.name for candidates in asked.values()]
+                self.notify(Progress("extract", done, len(lacking), "models", note=under_way(names)))
 
-        def parcels() -> Iterator[Parcel]:
-            for _, candidates, cost_only in lacking:
+        def jobs() -> Iterator[ModelJob]:
+            for number, (_, candidates, cost_only) in enumerate(lacking):
+                upcoming = [members[0].spec for _, members, alone in lacking[number + 1 :] if not alone]
                 job = self._job(candidates, share, upcoming, cost_only=cost_only)
-                parcel = parcel_of(job, self.view(share), self.isolation, self.scored(share))
-                asked[id(parcel)] = candidates
+                sent = ModelJob.of(job, self.view(share), self.scored(share) if several else ())
+                asked[id(sent)] = candidates
                 tell()
-                yield parcel
+                yield sent
 
-        outcomes = self.engine.map(work, parcels(), fatal=(StoreError, ConfigError), needs=_needs)
-        with contextlib.closing(outcomes):  # type: ignore[type-var]  # a generator: workers stop where this ends early
-            for outcome in outcomes:
-                self._settle(asked.pop(id(outcome.item)), outcome)
+        results = self.executor.map(run_model_job, jobs(), fatal=(StoreError, ConfigError), needs=self._needs)
+        with contextlib.closing(results):  # type: ignore[type-var]  # a generator: workers stop where this ends early
+            for result in results:
+                candidates = asked.pop(id(result.job))
+                if result.value is None:
+                    _fail(candidates, result.failure)
+                else:
+                    self._apply(candidates, result.value, cost_only=result.job.extract.cost_only)
                 done += 1
                 tell()
+
+    def _needs(self, job: ModelJob) -> Needs:
+        """What the zoo says of a model's size (its weights in float32), and where it may run."""
+        spec = job.extract.specs[0]
+        size = None if spec.params is None else 4 * int(spec.params)
+        return Needs(size, local=spec.source_name in OF_THIS_PROCESS, limits=self.isolation.limits(spec))
 
     def scored(self, share: float) -> tuple[ToScore, ...]:
         """What workers score as well."""
         return () if self._scores is None else (ToScore(self.view(share), self._scores),)
 
-    def view(self, share: float) -> Shared:
-        """The rows of a round as workers read them, handed over once."""
+    def view(self, share: float) -> Shared[RoundRows]:
+        """The rows of a round as jobs read them."""
         rows = self.rows(share)
-        if share not in self._views or self._views[share][0] is not rows:
-            self._views[share] = rows, self.engine.share(rows)
-        return self._views[share][1]
-
-    def _settle(self, candidates: Sequence[Candidate], outcome: Outcome[Any, ExtractResult]) -> None:
-        if outcome.result is None:
-            _fail(candidates, outcome)
-        else:
-            self._apply(candidates, outcome.result, cost_only=outcome.item.cost_only)
-
-    def _here(self, job: ExtractJob) -> ExtractResult:
-        """A job in this process, or in its child; it is on record meanwhile which network is worked on."""
-        spec = job.specs[0]
-        if self.isolation.concerns(spec):
-            result = self._isolated.run(job)
-            self._deaths.forget(_work(spec))
-            return result
-        if job.next_spec is not None and self._alone(spec, job.next_spec):
-            job = replace(job, next_spec=None)
-        entry = self.work.entry(spec)
-        rows = job.target.row_hashes(job.indices)
-        lacking = len(rows) if entry is None else len(entry.missing(rows))
-        import torch  # noqa: F401  seconds, in which a kill is not the death of a network
-
-        with contextlib.ExitStack() as record:
-            record.enter_context(self._deaths.working_on(spec.name, _work(spec), left=lacking, way_out=_APART))
-            if (beside := job.next_spec) is not None and of_others(beside):
-                record.enter_context(self._deaths.working_on(beside.name, _work(beside), way_out=_APART))
-            return extract(job, self.work)
-
-    def _alone(self, spec: ModelSpec, following: ModelSpec) -> bool:
-        """Whether the next network is not to be loaded beside this one: a death would be put down to both. That is
-        allowed once, since each is on record; from then on they run apart, and the second death says which one it was."""
-        if self.isolation.concerns(following):
-            return True
-        return of_others(following) and any(self._deaths.known(_work(one)) for one in (spec, following))
+        if share not in self._views or self._views[share].value.rows is not rows:
+            plan = rows.plan if self.reads_maps else None
+            self._views[share] = Shared(RoundRows(rows.target, rows.every_item, plan, rows, self.work))
+        return self._views[share]
 
     def _job(
         self, candidates: Sequence[Candidate], share: float, upcoming: Sequence[ModelSpec], *, cost_only: bool
     ) -> ExtractJob:
         specs = tuple(candidate.spec for candidate in candidates)
+        # a model that loads beside an isolated one, or is one itself, would load in this process
+        beside = upcoming[0] if upcoming and self.executor.width == 1 else None
+        if beside is not None and any(map(self.isolation.concerns, (specs[0], beside))):
+            beside = None
         taken = {place_of(spec) for spec in specs}
         expected = [self.work.expected(spec) for spec in upcoming]
         return ExtractJob(
@@ -258,9 +222,8 @@ class Extraction:
             if cost_only or self.reads_maps
             else tuple(s for s in layer_specs(specs[0]) if place_of(s) not in taken),
             to_come=tuple(preprocess for preprocess in expected if preprocess is not None),
-            next_spec=upcoming[0] if upcoming else None,
+            next_spec=beside,
             cost_only=cost_only,
-            plan=self.rows(share).plan if self.reads_maps else None,
         )
 
     def _lookup(self, network: SameNetwork, share: float) -> tuple[list[Candidate], list[Candidate]]:
@@ -346,12 +309,11 @@ class Extraction:
                 log.info("%s: %s", spec.name, error)  # a damaged chunk was set aside: extracted again below
         settings = replace(self.job_settings, limits=NO_LIMITS)
         job = ExtractJob((spec,), self.target, indices, self.store.address, settings)
-        try:
-            (found,) = self._here(job).variants
-        finally:
-            self._isolated.close()
-        if found.failure is not None:
-            raise found.failure.error
+        rows = Shared(RoundRows(self.target, indices, workspace=self.work))
+        (result,) = self.executor.map(run_model_job, [ModelJob.of(job, rows, ())], needs=self._needs)
+        failure = result.failure if result.value is None else result.value.variants[0].failure
+        if failure is not None:
+            raise failure.error
         again = self.work.entry(spec)
         assert again is not None
         return again.rows(hashes)
@@ -378,16 +340,13 @@ class Extraction:
         return self.work.entry(spec)
 
 
-def _work(spec: ModelSpec) -> dict[str, Any]:
-    return {"spec": spec.feature_settings(), "base": spec.base}
-
-
-def _fail(candidates: Sequence[Candidate], outcome: Outcome[Any, Any]) -> None:
+def _fail(candidates: Sequence[Candidate], failure: Failure | None) -> None:
     for candidate in candidates:
-        candidate.failure = outcome.failure
+        candidate.failure = failure
 
 
-def _needs(parcel: Parcel) -> Needs:
-    """What the zoo says of a network's size: its weights in float32."""
-    parameters = parcel.job.specs[0].params
-    return Needs(None if parameters is None else 4 * int(parameters), shared=parcel.shared)
+def _reopened(kind: type[Extraction], target: Target, store: str, settings: Settings) -> Extraction:
+    """An extraction in a worker, which isolates its models by being one."""
+    return kind(
+        target, FeatureStore(store), settings.device, settings.precision, settings.backend, "skip", settings.trusted, report
+    )  # fmt: skip

@@ -13,14 +13,14 @@ from typing import Any
 
 from selector.config import ScanConfig
 from selector.core.contracts import ProgressCallback, Target
-from selector.core.engine import failure_of
 from selector.core.errors import ConfigError, OptionError, StoreError, TargetError
 from selector.modalities.image import pixel_limit
 from selector.report.html import write_report
 from selector.report.overview import FailedTarget, Rankings, write_overview
 from selector.report.ranking import Ranking
+from selector.run.job import Failure
 from selector.scan.dataset_view import offline_hub
-from selector.scan.engines import open_engine
+from selector.scan.executors import open_executor
 from selector.scan.target_scan import TargetScan
 from selector.scan.union import JoinedExtraction, Wanted, joinable
 from selector.zoo.variants import network_of
@@ -69,7 +69,7 @@ class _Member:
     result: Ranking | FailedTarget | None = None
 
     def fail(self, error: BaseException) -> None:
-        failure = failure_of(error)
+        failure = Failure.of(error)
         log.warning("%s: %s", self.name, failure.reason)
         self.scan, self.result = None, FailedTarget(self.name, failure.reason, failure.traceback)
 
@@ -96,14 +96,14 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
     root = _root(config, targets)
     members = [_Member(name) for name in _names(targets)]
     errors: list[ConfigError] = []
-    with offline_hub(config.offline), pixel_limit(config.pixels), open_engine(config, notify) as engine:
+    with offline_hub(config.offline), pixel_limit(config.pixels), open_executor(config, notify) as executor:
         for member, target in zip(members, targets, strict=True):
             changes: dict[str, Any] = {} if root is None else {"out": root / member.name}
             if isinstance(config.scan_budget, float):
                 changes["scan_budget"] = config.scan_budget / len(members)
             own = config.model_copy(update=changes)
             try:
-                member.scan = TargetScan(target, own, engine, notify)
+                member.scan = TargetScan(target, own, executor, notify)
             except ConfigError as error:
                 member.fail(error)
                 errors.append(error)

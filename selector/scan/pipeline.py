@@ -28,12 +28,13 @@ from selector.scan.checks import (
 )
 from selector.scan.confirmation import leading
 from selector.scan.dataset_view import offline_hub
-from selector.scan.engines import open_engine
+from selector.scan.executors import open_executor
 from selector.scan.experiment_log import open_logs
+from selector.scan.fine_tuning import fine_tune
 from selector.scan.labels import Asked, ask, take
 from selector.scan.many import listed, rank_many
 from selector.scan.precomputed import extraction_for
-from selector.scan.target_scan import TargetScan, isolation_of, tuned
+from selector.scan.target_scan import TargetScan, isolation_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.variants import network_of
@@ -97,8 +98,8 @@ def _as_confirmed(
 
 
 def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
-    with offline_hub(config.offline), pixel_limit(config.pixels), open_engine(config, notify) as engine:
-        scan = TargetScan(target, config, engine, notify)
+    with offline_hub(config.offline), pixel_limit(config.pixels), open_executor(config, notify) as executor:
+        scan = TargetScan(target, config, executor, notify)
         if scan.rounds is not None:
             scan.rounds.run()
         return scan.finish()
@@ -126,7 +127,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
     with (
         offline_hub(config.offline or made.offline),
         pixel_limit(made.pixels),
-        open_engine(config, notify) as engine,
+        open_executor(config, notify) as executor,
     ):
         features_store = open_store(config.store or made.store)
         data = _target_of(ranking, config.target, made, features_store)
@@ -135,8 +136,8 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
             raise ConfigError(untrained.text)
         if config.out or ranking.path is None:
             ranking = ranking.save(run_folder(config, data, confirming=True) or default_run_folder(data))
-        extraction = extraction_for(data, features_store, made, config, trusted, notify, isolation_of(made), engine)
-        return tuned(ranking, extraction, specs, config, top_k)
+        extraction = extraction_for(data, features_store, made, config, trusted, notify, isolation_of(made), executor)
+        return fine_tune(ranking, extraction, specs, config, top_k)
 
 
 def _check_trust(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int, trusted: bool) -> None:

@@ -12,15 +12,15 @@ import numpy as np
 from selector import modalities, tasks
 from selector.config import ConfirmConfig, ProxyLike, ScanConfig
 from selector.core.contracts import Encoder, ProgressCallback, Score, Target, no_progress
-from selector.core.engine import Engine
 from selector.core.errors import OptionError
 from selector.core.system import versions
-from selector.extract.isolated import Isolation
+from selector.extract.isolation import Isolation
 from selector.features import FeatureSet
 from selector.proxies import default_proxies
 from selector.ranking.combination import LabelFacts, combine
 from selector.report.ranking import Ranking
 from selector.results import Caveat, ModelResult, ScoreCell
+from selector.run.executor import Executor
 from selector.scan.checks import check_for_target, check_names, load_target, open_store, run_folder, save_run
 from selector.scan.confirmation import confirm_leading
 from selector.scan.dataset_view import Rows
@@ -58,14 +58,14 @@ def extraction_for(
     trusted: bool,
     notify: ProgressCallback,
     isolation: Isolation = NOT_ISOLATED,
-    engine: Engine | None = None,
+    executor: Executor | None = None,
 ) -> Extraction:
     """What a confirmation takes features and networks from, as the scan ``made`` them."""
     networks = modalities.of(target).has_models
     kind = Extraction if networks else ReadyFeatures
     return kind(
         target, store, config.device, made.precision, made.backend, "skip", trusted, notify, isolation=isolation,
-        engine=engine if networks else None,  # arrays are at hand here
+        executor=executor if networks else None,  # arrays are at hand here
     )  # fmt: skip
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from selector import tasks
-from selector.core.engine import LocalEngine
 from selector.core.errors import SourceError, StoreError
 from selector.ranking.combination import LabelFacts, combine, out_of_reach
+from selector.run.executor import InProcess
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows
 from selector.scan.extraction import Extraction
@@ -71,8 +71,8 @@ class Rounds:
         extraction = self.extraction
         rows = extraction.rows(share)
         score = partial(_score, share=share, extraction=extraction, scoring=self._scoring)
-        for outcome in LocalEngine().map(score, self.running, fatal=(StoreError,)):
-            outcome.item.failure = outcome.failure
+        for result in InProcess().map(score, self.running, fatal=(StoreError,)):
+            result.job.failure = result.failure
         self._combine(rows)
         if share < 1:
             left = len(extraction.rows().indices) - len(rows.indices)

@@ -115,7 +115,7 @@ def _tried(
         candidates(specs), extraction.target, task, extraction.inputs, metric=metric, share=config.pilot_cost,
         seed=config.seed or 0, device=extraction.settings["device"], folder=extraction.store.trainings_folder,
         features_for=None if extraction.reads_maps else lambda name, items: extraction.features(by_name[name], items),
-        progress=extraction.notify, engine=extraction.engine, supplies=extraction.supplies(specs),
+        progress=extraction.notify, executor=extraction.executor, given_up=extraction.given_up, supplies=extraction.supplies(specs),
     )  # fmt: skip
     cells = {
         t.name: PilotCell(

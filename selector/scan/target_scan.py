@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,17 +10,14 @@ from selector import modalities, tasks
 from selector.config import IN_MEMORY, ConfirmConfig, ScanConfig
 from selector.core.contracts import Preprocess, ProgressCallback
 from selector.core.documents import plain
-from selector.core.engine import Engine
-from selector.core.errors import SelectorError, StoreError, unwritable
 from selector.core.kinds import noun_of
 from selector.core.system import versions
-from selector.extract.isolated import Isolation
+from selector.extract.isolation import Isolation
 from selector.proxies import default_proxies
 from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
+from selector.run.executor import Executor
 from selector.scan import dataset_view
-from selector.scan.adapting import adapt_leading
-from selector.scan.apart import Confirmation, concerned, confirm_apart
 from selector.scan.budgeted import BudgetedRounds, ScanBudget
 from selector.scan.caveats import caveats
 from selector.scan.checks import (
@@ -36,17 +31,16 @@ from selector.scan.checks import (
     save_run,
     settled_top_k,
 )
-from selector.scan.confirmation import confirm_leading, leading
 from selector.scan.extraction import Extraction
+from selector.scan.fine_tuning import fine_tune, not_lost
+from selector.scan.model_job import score_settings
 from selector.scan.near_duplicates import leak_caveats
-from selector.scan.parcel import score_settings
 from selector.scan.past import Knowledge, open_history, predicted
-from selector.scan.precomputed import confirm_rows, rank_rows
+from selector.scan.precomputed import rank_rows
 from selector.scan.rounds import Rounds
 from selector.scan.scoring import Scoring
 from selector.scan.summary import ordered, summarize
 from selector.scan.texts import add_layer_curves, cut_notes
-from selector.zoo import ModelSpec
 
 
 class TargetScan:
@@ -56,7 +50,7 @@ class TargetScan:
         rounds: of its models; None for ready features, which no model reads.
     """
 
-    def __init__(self, target: Any, config: ScanConfig, engine: Engine, notify: ProgressCallback) -> None:
+    def __init__(self, target: Any, config: ScanConfig, executor: Executor, notify: ProgressCallback) -> None:
         self._started = time.perf_counter()
         self._config = config
         wanted, names = check_names(config)
@@ -92,7 +86,7 @@ class TargetScan:
             notify,
             replace(limits_of(config), noun=noun_of(data.modality)),
             config.measure_cost,
-            engine=engine,
+            executor=executor,
             isolation=isolation_of(config),
             scores=score_settings(wanted, config.seed, config.intervals),
         )
@@ -155,7 +149,7 @@ class TargetScan:
         training = ConfirmConfig.of(
             **{name: getattr(config, name) for name in ConfirmConfig.training_fields()}, history=config.history
         )
-        return tuned(ranking, extraction, self._specs, training, self._top_k)
+        return fine_tune(ranking, extraction, self._specs, training, self._top_k)
 
     def _open_pictures(self) -> None:
         """Open the decoded pictures that near duplicates are looked for in, where this run has not looked yet."""
@@ -164,56 +158,6 @@ class TargetScan:
         found = next(fresh, None)
         if found is not None and found.entry is not None and modalities.of(self.extraction.target).resizable:
             self.extraction.inputs(Preprocess.from_dict(found.entry.meta["preprocess"]))
-
-
-def tuned(
-    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
-) -> Ranking:
-    """The leading models fine-tuned on the target's labels, or adapted to a target without any; in a child process
-    where networks of others are among them.
-
-    Raises:
-        SelectorError: it failed; ``ranking`` of the error is the ranking that it began with.
-    """
-    arguments = (tuple(specs), config.model_copy(update={"progress": None, "target": None, "store": None}), top_k)
-    with not_lost(ranking):
-        if not concerned(extraction, leading(ranking, specs, len(ranking))):
-            return tuned_here(ranking, extraction, *arguments)
-        plain_ranking = replace(ranking, loaded_target=None)
-        store, settings = extraction.store.address, extraction.job_settings
-        job = Confirmation(
-            tuned_here, plain_ranking, extraction.target, store, settings, extraction.isolation, *arguments
-        )
-        return confirm_apart(job, extraction)
-
-
-@contextlib.contextmanager
-def not_lost(ranking: Ranking) -> Iterator[None]:
-    """What fails from here on does not cost the table: the error carries it.
-
-    Raises:
-        StoreError: a file cannot be written; names it.
-    """
-    try:
-        yield
-    except SelectorError as error:
-        error.ranking = error.ranking or ranking
-        raise
-    except OSError as error:
-        failure = StoreError(unwritable(error) or f"a file cannot be used: {error}")
-        failure.ranking = ranking
-        raise failure from error
-
-
-def tuned_here(
-    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
-) -> Ranking:
-    """``tuned`` in this process; heads on ready features."""
-    if not modalities.of(extraction.target).has_models:
-        return confirm_rows(ranking, extraction, config)
-    if tasks.task_of(extraction.target).adapts:
-        return adapt_leading(ranking, extraction, specs, config, top_k)
-    return confirm_leading(ranking, extraction, specs, config, top_k)
 
 
 def _budget(value: str | float) -> ScanBudget:

@@ -13,12 +13,12 @@ import numpy as np
 import xxhash
 
 from selector.core.contracts import Target
-from selector.core.engine import Failure
 from selector.data._items import ConcatItems, SubsetItems
+from selector.run.job import Failure
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows
 from selector.scan.extraction import Extraction
-from selector.scan.parcel import ToScore
+from selector.scan.model_job import ToScore
 from selector.scan.variants import by_network
 from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
@@ -92,7 +92,7 @@ class JoinedExtraction(Extraction):
         super().__init__(
             joined([each.extraction.target for each in wanted]), first.store, settings.device, settings.precision,
             settings.backend, settings.on_invalid, settings.trusted, first.notify, settings.limits, settings.cost,
-            engine=first.engine, isolation=first.isolation,
+            executor=first.executor, isolation=first.isolation,
         )  # fmt: skip
         self._wanted, self._share = wanted, share
         self._chosen: dict[Any, Rows] = {}

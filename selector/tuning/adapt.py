@@ -16,12 +16,12 @@ from typing import Any, cast
 import numpy as np
 
 from selector.core.contracts import UNLABELED, Progress, ProgressCallback, Target, no_progress
-from selector.core.engine import LocalEngine
 from selector.core.errors import StoreError
 from selector.core.sealed import UNKNOWN, Decision, SealedLabels
 from selector.core.stats import softmax
 from selector.core.task import Learner
 from selector.results import Measurement
+from selector.run.executor import InProcess
 from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
 from selector.tuning.choice import COMBINED, Chosen, choose, expected_to_win, suited
@@ -34,7 +34,7 @@ from selector.tuning.validators import View
 from selector.tuning.workbench import Workbench
 
 Key = tuple[str, str]
-OnRecord = Callable[[Candidate, str], contextlib.AbstractContextManager[None]]
+OnRecord = Callable[[Candidate], contextlib.AbstractContextManager[None]]
 POINTS = 400  # of each domain in the projection
 UNCERTAIN = 12
 
@@ -122,7 +122,7 @@ def run_adaptation(
         labeled: dict[str, Any] = {}
         if given:
             chosen, labeled = _by_labels(chosen, pool.made, merits, given, [target.hashes[k] for k in items])
-        with on_record(next(c for c in candidates if c.name == chosen.name[0]), "the chosen network"):
+        with on_record(next(c for c in candidates if c.name == chosen.name[0])):
             best, trouble = _trained(candidates, chosen, pool.made, target, task, seed)
         decision = choice.settle(*chosen.name)
     finals = _finals(pool.made, target, task, sealed, decision, given)
@@ -169,16 +169,16 @@ def _heads(
 
     def adapt(candidate: Candidate) -> None:
         progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
-        with on_record(candidate, "heads"):  # one that runs died of later on has no head either
+        with on_record(candidate):  # one that runs died of later on has no head either
             pool.domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
         pool.shifts[candidate.name] = beyond_class_shares(found)
         for done, name in enumerate(wanted):
             pool.made[candidate.name, name] = adapted_by(name, found, task)
             progress(Progress("train", done + 1, len(wanted), "strategies", candidate.name, name))
 
-    for outcome in LocalEngine().map(adapt, candidates, fatal=(StoreError,)):
-        if outcome.failure:
-            pool.failed[outcome.item.name] = outcome.failure.reason
+    for result in InProcess().map(adapt, candidates, fatal=(StoreError,)):
+        if result.failure:
+            pool.failed[result.job.name] = result.failure.reason
     return pool
 
 
@@ -206,20 +206,20 @@ def _train_networks(
         done, (candidate, name) = job
         begun = bench.now()
         if candidate.name not in loaded:
-            with bench.working_on(candidate, "linear probe"):
+            with bench.working_on(candidate):
                 loaded[candidate.name] = started(bench, candidate)
         share = begun + (ends - begun) / (len(jobs) - done)
         domains, shift = pool.domains[candidate.name], pool.shifts[candidate.name]
-        with bench.working_on(candidate, f"training: outputs of {name}"):
+        with bench.working_on(candidate):
             heads = network_heads(
                 bench, loaded[candidate.name], name, domains, task, steps_of(bench, max_steps), share, seed
             )
         pool.made[candidate.name, name] = replace(better_head(*heads, shift), seconds=bench.now() - begun)
 
-    for outcome in LocalEngine().map(work, list(enumerate(jobs)), fatal=(StoreError,)):
-        if outcome.failure:
-            candidate, name = outcome.item[1]
-            pool.lost[candidate.name, name] = outcome.failure.reason
+    for result in InProcess().map(work, list(enumerate(jobs)), fatal=(StoreError,)):
+        if result.failure:
+            candidate, name = result.job[1]
+            pool.lost[candidate.name, name] = result.failure.reason
 
 
 def network_heads(

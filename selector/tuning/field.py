@@ -9,9 +9,10 @@ from typing import Any
 
 from selector.core.metric import Metric
 from selector.core.task import Stats
+from selector.run.executor import Executor
+from selector.run.job import Shared
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
-from selector.tuning.crew import Crew
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.plan import STEPS_AT_LEAST, Cost
@@ -60,7 +61,7 @@ class Field:
         bench: trains and measures one trial at a time.
         clock: the budget.
         settings: of the call, plain JSON.
-        crew: the workers that train; None where this process does.
+        executor: runs timings and trainings as jobs; ``kit`` is what they share.
         loaded, failed, not_run: candidates by name; the failed ones, and those that the budget ended before, with their
             reason.
         configurations: (model, strategy) pairs; ``waiting`` those that the budget seemed too short for, the best first;
@@ -73,7 +74,8 @@ class Field:
     bench: Workbench
     clock: Clock
     settings: Mapping[str, Any]
-    crew: Crew | None = None
+    executor: Executor
+    kit: Shared[Any]  # a ``job.Kit``
     loaded: dict[str, Loaded] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)

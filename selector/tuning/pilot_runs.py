@@ -9,24 +9,22 @@ that a repeated run does the same steps.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selector.core.answers import opened
 from selector.core.contracts import AnyPreprocess, Progress, ProgressCallback, Target, no_progress
-from selector.core.engine import Engine, LocalEngine, Outcome, Shared
 from selector.core.errors import StoreError, TrainingError
 from selector.core.task import Probe, Stats, Task
+from selector.run.executor import Executor, InProcess
+from selector.run.job import Shared
 from selector.tuning import strategies
-from selector.tuning.crew import Crew, Kit, Supplies
 from selector.tuning.heads import Rows, cached_rows
+from selector.tuning.job import Kit, Supplies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import build, load, resize, settle_precision
@@ -94,8 +92,9 @@ def pilot_runs(
     folder: Path,
     features_for: Callable[[str, np.ndarray], np.ndarray] | None = None,
     progress: ProgressCallback | None = None,
-    engine: Engine | None = None,
+    executor: Executor | None = None,
     supplies: Supplies | None = None,
+    given_up: Mapping[str, str] | None = None,
 ) -> list[PilotRun]:
     """One pilot run a candidate.
 
@@ -110,7 +109,7 @@ def pilot_runs(
         folder: of the journal; a pilot run that stands in it is not run again.
         features_for: as for ``run_tournament``: what a pilot run at the native resolution solves its probe on, at no cost. Workers
             have none and extract them anew, at their cost.
-        engine, supplies: as for ``run_tournament``.
+        executor, supplies, given_up: as for ``run_tournament``.
     Returns:
         In the order of the candidates. A candidate that fails is a pilot run with that status.
     Raises:
@@ -119,49 +118,37 @@ def pilot_runs(
     """
     bench = Workbench(
         target, task, pixels_for, Journal(folder, task.stats_type), device_of(device), BATCH, augment=False,
-        features_for=features_for, notify=progress or no_progress,
+        features_for=features_for, notify=progress or no_progress, given_up=given_up or {},
     )  # fmt: skip
     metric = metric or task.default_metric
-    outcomes: Iterator[Outcome[Any, PilotRun]] = iter(())
-    away: frozenset[str] = frozenset()
-    if engine is not None and supplies is not None and not engine.in_process:
-        away = frozenset(supplies.names)
-        identities = {candidate.name: dict(candidate.identity) for candidate in candidates}
-        crew = Crew.of(engine, Kit(supplies, task, device, BATCH, augment=False, settings={}, identities=identities))
-        jobs = [_Job(crew.kit, c.name, metric, share, seed) for c in candidates if c.name in away]
-        outcomes = crew.map(_run_there, jobs)
-    here = LocalEngine().map(
-        functools.partial(_run, bench, metric, share, seed),
-        [c for c in candidates if c.name not in away],
-        fatal=(StoreError,),
+    kit = Shared(Kit(bench, candidates, supplies, device, {}))
+    jobs = [_Job(kit, c.name, metric, share, seed) for c in candidates]
+    results = (executor or InProcess()).map(
+        _run_job, jobs, fatal=(StoreError,), needs=lambda job: kit.value.needs(job.name)
     )
     found = {}
-    for done, outcome in enumerate(itertools.chain(outcomes, here), 1):
-        name = outcome.item.name
+    for done, result in enumerate(results, 1):
+        name = result.job.name
         bench.notify(Progress("pilot runs", done, len(candidates), "models", name))
-        reason = outcome.failure.reason if outcome.failure else "unknown"
-        found[name] = outcome.result or PilotRun(name, "failed", reason)
+        reason = result.failure.reason if result.failure else "unknown"
+        found[name] = result.value or PilotRun(name, "failed", reason)
     return [found[candidate.name] for candidate in candidates]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A pilot run on a worker."""
+    """Job: a pilot run of one model."""
 
-    kit: Shared
-    model: str
+    kit: Shared[Kit]
+    name: str
     metric: str
     share: float
     seed: int
 
-    @property
-    def name(self) -> str:
-        return self.model
 
-
-def _run_there(job: _Job) -> PilotRun:
-    kit: Kit = opened(job.kit)
-    return _run(replace(kit.bench), job.metric, job.share, job.seed, kit.candidate(job.model))
+def _run_job(job: _Job) -> PilotRun:
+    kit = job.kit.value
+    return _run(replace(kit.bench), job.metric, job.share, job.seed, kit.candidate(job.name))
 
 
 def draw(items: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -202,7 +189,7 @@ def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Cand
     bench.indices = {"train": drawn[:probed], "val": held_out, "test": np.empty(0, np.int64)}
     if bench.task.probe_rows == 0:
         return PilotRun(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
-    with bench.working_on(candidate, "training: pilot run"):
+    with bench.working_on(candidate):
         return _tried(bench, stream, metric, share, seed, candidate)
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 
 from selector.core.contracts import Progress
-from selector.core.engine import Failure, LocalEngine
 from selector.core.errors import BudgetEnded, StoreError
 from selector.core.units import format_duration
-from selector.tuning.elsewhere import measured_elsewhere
+from selector.run.executor import InProcess
+from selector.run.job import Failure
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
 from selector.tuning.loaded import Loaded
@@ -30,7 +30,7 @@ from selector.tuning.plan import (
     seconds_of,
     usual_steps,
 )
-from selector.tuning.step_costs import estimated_step, remembered_costs
+from selector.tuning.training import estimate_configurations
 
 EARLY = 0.2  # of the steps, that come first where there is no model yet
 SMALLEST_SIDE = 64
@@ -281,35 +281,24 @@ def _prepare(field: Field, *, start: bool = True, estimate: bool = True) -> None
 
 def _estimated(field: Field, start: bool, estimate: bool) -> Iterator[tuple[Configuration, float | Failure]]:
     """Seconds of a step, or why there are none, by what passes take where the trainings will run."""
-    names = field.crew.names if field.crew else frozenset()
     known = field.clock.state.get("step_seconds", {})  # by an interrupted call
+    unknown = [c for c in field.configurations if c.label not in known]
+    # the last one is trained whatever the budget is, where no other model would be handed over
+    needed = field.empty_handed() and len(field.configurations) == 1
+    yield from estimate_configurations(field, unknown, start=start, estimate=estimate, needed=needed)
 
-    def elsewhere(c: Configuration) -> bool:
-        return c.loaded.name in names and c.label not in known
-
-    away = [c for c in field.configurations if elsewhere(c)]
-    here = [c for c in field.configurations if not elsewhere(c)]
-    if away:
-        yield from measured_elsewhere(field, away)
-
-    def find(configuration: Configuration) -> float:
+    def take_up(configuration: Configuration) -> float:
         loaded = configuration.loaded
         settle_precision(field.bench, loaded)
-        if loaded.name in names and (place := field.clock.state.get("trained_on", {}).get(loaded.name)):
+        if place := field.clock.state.get("trained_on", {}).get(loaded.name):
             loaded.device, loaded.bf16 = place
         if start:
-            # the last one is trained whatever the budget is, where no other model would be handed over
-            needed = field.empty_handed() and len(field.configurations) == 1
             prepare_start(field.bench, loaded, math.inf if needed else field.clock.deadline())
-        if configuration.label in known:
-            return float(known[configuration.label])
-        if estimate:
-            return estimated_step(field.bench, loaded, configuration.strategy)
-        trained = remembered_costs(field.bench, loaded, configuration.strategy)
-        return configuration.step_seconds if trained is None else trained["step"]
+        return float(known[configuration.label])
 
-    for outcome in LocalEngine().map(find, here, fatal=(StoreError,)):
-        yield outcome.item, outcome.failure or outcome.result or 0.0
+    recorded = [c for c in field.configurations if c.label in known]
+    for result in InProcess().map(take_up, recorded, fatal=(StoreError,)):
+        yield result.job, result.failure or result.value or 0.0
 
 
 def _out(field: Field, configuration: Configuration) -> None:

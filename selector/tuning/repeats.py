@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import prepare_start
 from selector.tuning.loading import settle_precision
 from selector.tuning.plan import SHARE_OF_BUDGET, Round, seconds_of
 from selector.tuning.rounds import book, far_behind, take, train_configuration
+from selector.tuning.training import Planned, train_configurations
 from selector.tuning.trial import Trial, rates_of
 
 LONGER = 1.5  # times the steps of the last round: fewer more would not show
@@ -29,35 +29,36 @@ def train_rivals(field: Field) -> None:
         return
     steps, number = max(_steps(leader) for leader in leaders), max(leader.round for leader in leaders)
     begun: dict[str, int] = field.clock.state.setdefault("rivals", {})  # steps by label
-    away: list[Configuration] = []
+    together: list[Configuration] = []  # as many as can be under way at once
     for rival in [*([] if field.settled else ranked), *field.waiting]:
         if rival.best and (rival.alive or _steps(rival) >= steps or far_behind(field, rival, leaders[0])):
             continue
         if rival.label not in begun:
-            left = field.clock.left - sum(_seconds(field, other, begun[other.label]) for other in away)
+            left = field.clock.left - sum(_seconds(field, other, begun[other.label]) for other in together)
             one, two = (_seconds(field, rival, some) for some in (1, 2))
             fits = min(steps, 1 + int((left - one) / (two - one))) if two > one else steps
             if field.clock.state.get("rivals_over") or fits < max(steps / 2, 1 + (_steps(rival) if rival.best else 0)):
                 continue
             begun[rival.label] = fits
             field.clock.remember()
-        if field.crew is not None and rival.loaded.name in field.crew.names:
-            away.append(rival)
-            continue
-        if not rival.best:
+        if not rival.best and rival.loaded.start is None:
             settle_precision(field.bench, rival.loaded)
             prepare_start(field.bench, rival.loaded)
-        trial = Trial(rival.loaded.name, rival.strategy, _rate(rival), field.seed)
-        run = train_configuration(field, rival, trial, number, begun[rival.label])
-        if run is not None:
-            _enter(field, rival, run, number)
-    entries = [Planned(c, (_rate(c),), field.seed, begun[c.label], _seconds(field, c, begun[c.label])) for c in away]
-    for rival, runs in trained_elsewhere(field, entries) if entries else ():
+        together.append(rival)
+        if len(together) >= field.executor.width:
+            _train_rivals(field, together, begun, number)
+            together = []
+    _train_rivals(field, together, begun, number)
+    field.clock.state["rivals_over"] = True
+    field.clock.remember()
+
+
+def _train_rivals(field: Field, rivals: Sequence[Configuration], steps: Mapping[str, int], number: int) -> None:
+    entries = [Planned(c, (_rate(c),), field.seed, steps[c.label], _seconds(field, c, steps[c.label])) for c in rivals]
+    for rival, runs in train_configurations(field, entries):
         for run in runs[:1]:
             book(field, rival, run, number)
             _enter(field, rival, run, number)
-    field.clock.state["rivals_over"] = True
-    field.clock.remember()
 
 
 def name_untrained(field: Field) -> None:
@@ -137,22 +138,13 @@ def repeat_leaders(field: Field) -> None:
 
 
 def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[Run | None]:
-    """A run of each with this seed, side by side on workers where there are some; None where time was too short."""
-    names = field.crew.names if field.crew else frozenset()
-    entries = [
-        Planned(c, (_rate(c),), seed, _steps(c), _seconds(field, c, _steps(c)))
-        for c in leaders
-        if c.loaded.name in names
-    ]
+    """A run of each with this seed; None where time was too short."""
+    entries = [Planned(c, (_rate(c),), seed, _steps(c), _seconds(field, c, _steps(c))) for c in leaders]
     found: dict[str, Run | None] = {}
-    for configuration, runs in trained_elsewhere(field, entries) if entries else ():
+    for configuration, runs in train_configurations(field, entries):
         for run in runs[:1]:
             book(field, configuration, run, configuration.round)
             found[configuration.label] = run
-    for c in leaders:
-        if c.loaded.name not in names:
-            trial = Trial(c.loaded.name, c.strategy, _rate(c), seed)
-            found[c.label] = train_configuration(field, c, trial, c.round, _steps(c))
     return [found.get(configuration.label) for configuration in leaders]
 
 

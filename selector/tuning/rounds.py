@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from selector.tuning.elsewhere import Planned, trained_elsewhere
 from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.plan import FEWEST_STEPS, Plan, Round, fit_rest, seconds_of
-from selector.tuning.rates import try_rates
 from selector.tuning.settle import stop_if_settled
-from selector.tuning.step_costs import remember_costs
-from selector.tuning.trial import Trial, rates_of, run_trial
+from selector.tuning.training import Planned, train_configurations
+from selector.tuning.trial import Trial, rates_of
 
 FAR_BEHIND = 5  # ε behind the leader; no configuration of the recorded trainings made up for so much
 
@@ -121,69 +119,19 @@ def _trained(
     this: Round,
     later: Sequence[Round],
 ) -> Iterator[tuple[Configuration, list[Run]]]:
-    """The configurations of a round with their runs: side by side on workers where there are some, in this process those
-    whose networks only it knows."""
-    names = field.crew.names if field.crew else frozenset()
-    away = [c for c in configurations if c.loaded.name in names]
-    here = [c for c in configurations if c.loaded.name not in names]
-    if away:
-        kept = seconds_of(later, [field.cost(one) for one in field.alive()]) + sum(
-            len(rates[c.label]) * _planned(field, c, this.steps) for c in here
-        )
-        begun = len(field.history)
-        entries = [
-            Planned(
-                c, tuple(rates[c.label]), field.seed, this.steps, len(rates[c.label]) * _planned(field, c, this.steps)
-            )
-            for c in away
-        ]
-        for configuration, runs in trained_elsewhere(field, entries, kept):
-            for run in runs:
-                book(field, configuration, run, number + 1)
-            yield configuration, runs
-        order = {c.loaded.name + c.strategy: place for place, c in enumerate(away)}
-        field.history[begun:] = sorted(
-            field.history[begun:], key=lambda entry: order[entry["model"] + entry["strategy"]]
-        )
-        if field.clock.now() >= field.clock.deadline():
-            return
-    for place, configuration in enumerate(here):
-
-        def train(
-            before: int, rate: float, place: int = place, configuration: Configuration = configuration
-        ) -> Run | None:
-            count = len(rates[configuration.label]) - before
-            rest = [(configuration, count), *((other, len(rates[other.label])) for other in here[place + 1 :])]
-            end = _deadline(field, configuration, this, rest, later) if count else field.clock.deadline()
-            trial = Trial(configuration.loaded.name, configuration.strategy, rate, field.seed)
-            return train_configuration(field, configuration, trial, number + 1, this.steps, end)
-
-        yield configuration, try_rates(field, configuration, rates[configuration.label], train)
-        if field.clock.now() >= field.clock.deadline():
-            return
-
-
-def _deadline(
-    field: Field,
-    configuration: Configuration,
-    this: Round,
-    rest: Sequence[tuple[Configuration, int]],
-    later: Sequence[Round],
-) -> float:
-    """Until when a training of ``configuration`` may run: its share of the time that is left.
-
-    Args:
-        rest: configurations of this round that are not through, this one included, with the trainings of each that are left.
-        later: the rounds behind this one, whose time is kept.
-    """
-    end = field.clock.deadline()
-    if math.isinf(end):
-        return end
-
+    """The configurations of a round with their runs."""
+    entries = []
+    for c in configurations:
+        seconds = len(rates[c.label]) * _planned(field, c, this.steps)
+        entries.append(Planned(c, tuple(rates[c.label]), field.seed, this.steps, seconds))
     kept = seconds_of(later, [field.cost(one) for one in field.alive()])
-    total = kept + sum(count * _planned(field, one, this.steps) for one, count in rest)
-    left = end - field.clock.now()
-    return field.clock.now() + left * min(1.0, _planned(field, configuration, this.steps) / total if total > 0 else 1.0)
+    begun = len(field.history)
+    for configuration, runs in train_configurations(field, entries, kept):
+        for run in runs:
+            book(field, configuration, run, number + 1)
+        yield configuration, runs
+    order = {c.loaded.name + c.strategy: place for place, c in enumerate(configurations)}
+    field.history[begun:] = sorted(field.history[begun:], key=lambda entry: order[entry["model"] + entry["strategy"]])
 
 
 def _planned(field: Field, configuration: Configuration, steps: int) -> float:
@@ -192,31 +140,26 @@ def _planned(field: Field, configuration: Configuration, steps: int) -> float:
 
 
 def train_configuration(
-    field: Field, configuration: Configuration, trial: Trial, number: int, steps: int, deadline: float | None = None
+    field: Field, configuration: Configuration, trial: Trial, number: int, steps: int, seconds: float | None = None
 ) -> Run | None:
-    """One training in this process, kept in the history; None when there was no time for a single step."""
-    end = field.clock.deadline() if deadline is None else deadline
-    record = run_trial(field.bench, configuration.loaded, trial, steps, end)
-    if record is None:
-        return None
-    run = Run(trial, steps, record)
-    if book(field, configuration, run, number):
-        remember_costs(
-            field.bench,
-            configuration.loaded,
-            configuration.strategy,
-            configuration.step_seconds,
-            configuration.loaded.forward_seconds,
-        )
-    return run
+    """One training, kept in the history; None when there was no time for a single step.
+
+    Args:
+        seconds: that it may take, whatever is left of the budget; None for what is left.
+    """
+    entry = Planned(configuration, (trial.rate,), trial.seed, steps, _planned(field, configuration, steps), seconds)
+    for _, runs in train_configurations(field, [entry]):
+        for run in runs[:1]:
+            book(field, configuration, run, number)
+            return run
+    return None
 
 
-def book(field: Field, configuration: Configuration, run: Run, number: int) -> bool:
-    """Add a run to the history; True where what it took is what the rest of the plan goes by."""
+def book(field: Field, configuration: Configuration, run: Run, number: int) -> None:
+    """Add a run to the history; the rest of the plan goes by what it took."""
     record, measured = run.record, int(run.record.facts["steps"])
     configuration.seconds += float(record.facts["seconds"])
-    timed = record.status == "ok" and measured > 0
-    if timed:
+    if record.status == "ok" and measured > 0:
         configuration.loaded.forward_seconds = float(record.facts["evaluate_seconds"]) / len(field.bench.indices["val"])
         configuration.step_seconds = float(record.facts["seconds"]) / measured
         field.renew_reserve()
@@ -240,7 +183,6 @@ def book(field: Field, configuration: Configuration, run: Run, number: int) -> b
         }
     )
     field.clock.remember()
-    return timed
 
 
 def take(field: Field, configuration: Configuration, runs: Sequence[Run], number: int) -> None:

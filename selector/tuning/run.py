@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from selector.core.contracts import AnyPreprocess, ProgressCallback, Target, no_progress
-from selector.core.engine import Engine, LocalEngine
 from selector.core.errors import BudgetEnded, ConfigError, StoreError, did_you_mean
 from selector.core.task import Task
+from selector.run.executor import Executor, InProcess
+from selector.run.job import Shared
 from selector.tuning import strategies as strategy_room
 from selector.tuning.clock import Clock
-from selector.tuning.crew import Crew, Kit, Supplies
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import solve
+from selector.tuning.job import Kit, Supplies
 from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.loading import load
@@ -58,8 +58,9 @@ def run_tournament(
     checkpoint_folder: Path,
     progress: ProgressCallback | None = None,
     now: Callable[[], float] = time.perf_counter,
-    engine: Engine | None = None,
+    executor: Executor | None = None,
     supplies: Supplies | None = None,
+    given_up: Mapping[str, str] | None = None,
 ) -> TournamentResult:
     """Fine-tune candidates within a budget; validation images choose, test images are read at the end.
 
@@ -85,8 +86,9 @@ def run_tournament(
         cache: keeps plans and finished measurements for later runs.
         checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
         now: the clock that the budget is kept by.
-        engine, supplies: where trainings run, and how its workers load networks and read items; in this process when
-            not given. The budget is then time on devices: what all workers take together.
+        executor, supplies: where trainings run, and how workers load models and read items; in this process when not
+            given. The budget is time on devices: what all workers take together.
+        given_up: candidates that are not worked on, with the reason.
     Returns:
         The result. A candidate that fails is a failed measurement.
     Raises:
@@ -124,11 +126,12 @@ def run_tournament(
         features_for,
         progress or no_progress,
         now,
+        given_up=given_up or {},
     )
     times = [bench.now()]
-    field = Field(bench, Clock(settings, bench.journal, cache, now), settings)
-    if engine is not None and supplies is not None and not engine.in_process:
-        field.crew = _crew(bench, engine, supplies, candidates, settings, device)
+    kit = Kit(bench, candidates, supplies, device, settings)
+    clock = Clock(settings, bench.journal, cache, now)
+    field = Field(bench, clock, settings, executor or InProcess(), Shared(kit), loaded=kit.loaded)
     field.notes += task.notes(target)
     _load(field, candidates)
     _enter_configurations(field, strategies, decoders)
@@ -171,37 +174,22 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
         first = not field.loaded
         if not first and field.clock.now() >= quarter:
             raise BudgetEnded("the budget is too short for so many models; give more time.")
-        with field.bench.working_on(candidate, "linear probe"):
+        with field.bench.working_on(candidate):
             loaded = load(field.bench, candidate)
             solve(field.bench, loaded, math.inf if first else max(quarter, field.clock.now()))
             return loaded
 
-    for outcome in LocalEngine().map(enter, candidates, fatal=(StoreError,)):
-        if outcome.result is not None:
-            field.loaded[outcome.item.name] = outcome.result
-        elif outcome.failure is not None and isinstance(outcome.failure.error, BudgetEnded):
-            field.not_run[outcome.item.name] = outcome.failure.reason
+    for result in InProcess().map(enter, candidates, fatal=(StoreError,)):
+        if result.value is not None:
+            field.loaded[result.job.name] = result.value
+        elif result.failure is not None and isinstance(result.failure.error, BudgetEnded):
+            field.not_run[result.job.name] = result.failure.reason
         else:
-            field.failed[outcome.item.name] = outcome.failure.reason if outcome.failure else "unknown"
+            field.failed[result.job.name] = result.failure.reason if result.failure else "unknown"
     # metrics import libraries that take seconds: paid before the plan, where the budget counts them
     solved = [loaded.frozen.stats for loaded in field.loaded.values() if loaded.frozen and loaded.frozen.stats]
     for stats in solved[:1]:
         stats.values(field.bench.task.metrics)
-
-
-def _crew(
-    bench: Workbench,
-    engine: Engine,
-    supplies: Supplies,
-    candidates: Sequence[Candidate],
-    settings: Mapping[str, Any],
-    device: str,
-) -> Crew:
-    identities = {candidate.name: dict(candidate.identity) for candidate in candidates}
-    mark = bench.journal.mark()
-    return Crew.of(
-        engine, Kit(supplies, bench.task, device, bench.batch_size, bench.augment, settings, identities, mark)
-    )
 
 
 def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ def estimated_step(bench: Workbench, loaded: Loaded, strategy: str) -> float:
     if (known := remembered_costs(bench, loaded, strategy)) is not None:
         loaded.forward_seconds = known["forward"]
         return known["step"]
-    with bench.working_on(loaded.candidate, f"training: a pass of {strategy}"):
+    with bench.working_on(loaded.candidate):
         forward = _forward_seconds(bench, loaded, strategy)
     if math.isnan(loaded.forward_seconds):
         loaded.forward_seconds = forward

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from selector.core.contracts import Progress
-from selector.core.engine import LocalEngine
 from selector.core.errors import StoreError, TrainingError
 from selector.core.task import NotFinite, Stats
+from selector.run.executor import InProcess
 from selector.tuning import strategies
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
@@ -58,12 +58,12 @@ def run_trial(bench: Workbench, loaded: Loaded, trial: Trial, steps: int, deadli
     record = bench.journal.read(key)
     if record is not None:
         return record
-    job = functools.partial(_on_record, bench, loaded, trial, steps, key)
-    outcome = next(LocalEngine().map(job, [deadline], fatal=(StoreError,)))
-    if outcome.result is None:
-        reason = outcome.failure.reason if outcome.failure else "no reason given"
+    job = functools.partial(_guarded, bench, loaded, trial, steps, key)
+    result = next(InProcess().map(job, [deadline], fatal=(StoreError,)))
+    if result.value is None:
+        reason = result.failure.reason if result.failure else "no reason given"
         return Record({"status": "failed", "notes": [reason], "seconds": 0.0, "steps": 0})
-    record, module = outcome.result
+    record, module = result.value
     if record is None:
         return None
     if record.status == "ok":
@@ -138,12 +138,10 @@ def settings_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> S
     )
 
 
-def _on_record(
+def _guarded(
     bench: Workbench, loaded: Loaded, trial: Trial, steps: int, key: str, deadline: float
 ) -> tuple[Record | None, nn.Module]:
-    checkpoint = bench.journal.checkpoint(key)
-    left = -int(checkpoint.stat().st_mtime) if checkpoint.is_file() else 0  # a newer one is less that is left
-    with bench.working_on(loaded.candidate, f"training: {key}", left):
+    with bench.working_on(loaded.candidate):
         return _train(bench, loaded, trial, steps, key, deadline)
 
 

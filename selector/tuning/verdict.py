@@ -135,7 +135,7 @@ def _test(
             if configuration is None
             else max([r for r in [configuration.best, *configuration.repeats] if r is not None], key=field.order)
         )
-        with bench.working_on(loaded.candidate, "verdict"):
+        with bench.working_on(loaded.candidate):
             context = _context(field, loaded.frozen if run is None else run.record)
             if label == best_label and loaded.encoder.module is not None:
                 module = None if run is None else module_of(bench, loaded, run.trial, run.steps)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,11 +22,11 @@ from selector.core.contracts import (
     ProgressCallback,
     Target,
 )
-from selector.core.errors import ConfigError
+from selector.core.errors import ConfigError, TrainingError
 from selector.core.metric import Metric
 from selector.core.task import Learner, RowPlan, Stats, Task
-from selector.extract.deaths import Deaths, SetAside
 from selector.extract.inputs import ready
+from selector.run import worker
 from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._kinds import bf16_helps
@@ -59,7 +58,7 @@ class Workbench:
     now: Callable[[], float] = time.perf_counter
     indices: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {STEPS: 0.0, VALIDATION: 0.0})  # of the trainings
-    set_aside: dict[str, str] = field(default_factory=dict)  # candidates that runs died of, with the reason
+    given_up: Mapping[str, str] = field(default_factory=dict)  # candidates that workers died of, with the reason
 
     def __post_init__(self) -> None:
         self.bf16 = bf16_helps(self.device)
@@ -154,21 +153,16 @@ class Workbench:
         return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations, mirror))
 
     @contextlib.contextmanager
-    def working_on(self, candidate: Candidate, part: str, left: int = 0) -> Iterator[None]:
-        """On record as long as it takes: a process that dies of a network is named by the next run, and the network
-        set aside, in all its trainings, after the second death in the same part of the work.
+    def working_on(self, candidate: Candidate) -> Iterator[None]:
+        """Work on a candidate: what a worker dies of meanwhile is put down to it.
 
         Raises:
-            SetAside: runs died of it too often.
+            TrainingError: workers died of it before.
         """
-        if reason := self.set_aside.get(candidate.name):
-            raise SetAside(reason)
-        try:
-            with trained_on_record(self.journal.folder, candidate.name, candidate.identity, self.target, part, left):
-                yield
-        except SetAside as error:
-            self.set_aside[candidate.name] = str(error)
-            raise
+        if reason := self.given_up.get(candidate.name):
+            raise TrainingError(reason)
+        with worker.working_on(candidate.name):
+            yield
 
     def normalize(self, preprocess: AnyPreprocess) -> Normalize:
         return lambda batch: ready(batch, preprocess, self.device)
@@ -199,22 +193,3 @@ def device_of(device: str) -> str:
     if kind.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{device}' was asked for, but torch sees no CUDA device; use --device cpu.")
     return device
-
-
-def deaths_in(folder: Path) -> Deaths:
-    """The record of the networks that are trained with this folder of trainings."""
-    return Deaths(folder / "working")
-
-
-def trained_on_record(
-    folder: Path, name: str, identity: Mapping[str, Any], target: Target, part: str, left: int = 0
-) -> contextlib.AbstractContextManager[None]:
-    """``Deaths.working_on`` for a network that is trained for a target, or saved after it.
-
-    Args:
-        folder: of the trainings.
-        identity: of the candidate.
-        part: what is done with it.
-    """
-    work = {"candidate": dict(identity), "target": target.fingerprint}
-    return deaths_in(folder).working_on(name, work, part, left, "confirm without it")
