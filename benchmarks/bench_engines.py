@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from selector.core.fleet import Fleet
 
 from benchmarks.rows import read_rows, write_rows
 from selector.config import ScanConfig
 from selector.core.contracts import no_progress
-from selector.core.fleet import Fleet
 from selector.core.system import versions
 
 HERE = Path(__file__).parent
@@ -99,8 +99,9 @@ def measured(engine: str, samples: int, seed: int) -> dict[str, Any]:
 
 def _started(options: dict[str, Any]) -> None:
     """Open the engine, run a first job, close it."""
-    from benchmarks.bench_engines import _libraries  # a worker does not know this program's own ``__main__``
     from selector.scan.engines import open_engine
+
+    from benchmarks.bench_engines import _libraries  # a worker does not know this program's own ``__main__``
 
     with open_engine(ScanConfig.of(**options), no_progress) as engine:
         assert isinstance(engine, Fleet)
@@ -108,11 +109,11 @@ def _started(options: dict[str, Any]) -> None:
 
 
 def _libraries(_: int) -> int:
+    import selector.scan.parcel
     import timm
     import torch
 
     import selector.extract.encode
-    import selector.scan.parcel
 
     return len({timm, torch, selector})
 

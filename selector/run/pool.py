@@ -166,7 +166,7 @@ class _Worker:
             self._notify(content)
         elif kind == "answer":
             self.busy = False
-            if len(_group(self.pid)) > 1 and self._limits is not None:
+            if len(_family(self.pid)) > 1 and self._limits is not None:
                 self.end()  # a model that left processes behind: none of them outlives its row
             return _read(content)
         return None
@@ -265,13 +265,13 @@ class _Worker:
         if now - self._looked < 5 * _LOOK:
             return None, ""
         self._looked = now
-        group = _group(self.pid)
-        if len(group) > MOST_PROCESSES:
-            return "died", f"started {len(group) - 1} processes, more than {MOST_PROCESSES - 1}, and was ended"
+        family = _family(self.pid)
+        if len(family) > MOST_PROCESSES:
+            return "died", f"started {len(family) - 1} processes, more than {MOST_PROCESSES - 1}, and was ended"
         if limits is None:
             return None, ""
         most = limits.memory or int(_SHARE * psutil.virtual_memory().total)
-        if (used := _memory(self.pid, group)) > most:
+        if (used := _memory(self.pid, family)) > most:
             why = f"took {format_size(used)} of memory, more than {format_size(most)}, and was ended; raise model_memory (--model-memory) if it needs more"
             return "died", why
         return None, ""
@@ -285,20 +285,22 @@ def _read(content: bytes) -> Answer:
     return answer
 
 
-def _group(leader: int) -> list[int]:
-    """Processes of a group."""
-    found = []
+def _family(leader: int) -> list[int]:
+    """Processes of a worker: its group, and its children that left the group."""
+    found = set()
     for pid in psutil.pids():
         with contextlib.suppress(OSError):
             if os.getpgid(pid) == leader:
-                found.append(pid)
-    return found
+                found.add(pid)
+    with contextlib.suppress(psutil.Error):
+        found.update(child.pid for child in psutil.Process(leader).children(recursive=True))
+    return sorted(found)
 
 
-def _memory(leader: int, group: Sequence[int]) -> int:
-    """Bytes that a worker takes: its resident memory, and what others of its group have for themselves."""
+def _memory(leader: int, family: Sequence[int]) -> int:
+    """Bytes that a worker takes: its resident memory, and what the others have for themselves."""
     total = 0
-    for pid in group:
+    for pid in family:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             total += process.memory_info().rss if pid == leader else process.memory_full_info().uss

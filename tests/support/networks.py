@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import time
 import traceback
@@ -193,4 +194,44 @@ class Moves(Orientation):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         os.chdir("/")
+        return super().forward(x)
+
+
+class Forks(Orientation):
+    """Forks in its first forward pass; both processes go on."""
+
+    forked = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.forked:
+            self.forked = True
+            os.fork()
+        return super().forward(x)
+
+
+class ForksAndDies(Orientation):
+    """Forks, past Python's own hooks, and kills itself: its copy would go on in its place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if ctypes.CDLL(None).fork() != 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+class Multiplies(Orientation):
+    """Forks without end; its copies leave the process group and sleep."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while os.fork() != 0:
+            time.sleep(0.002)
+        os.setsid()
+        time.sleep(600)
+        return super().forward(x)
+
+
+class HangsWithACopy(Hangs):
+    """Forks, and neither process comes back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        os.fork()
         return super().forward(x)

@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from selector.core.contracts import Encoder, Preprocess
 from selector.core.errors import ConfigError, SourceError, StoreError, TargetError
 from selector.core.task import Stats
 from selector.extract.inputs import ready
+from selector.run.executor import InProcess
+from selector.run.job import Shared
 from selector.tuning import TournamentResult, run_tournament
 from selector.tuning import rounds as rounds_room
 from selector.tuning import step_costs as costs_room
@@ -33,6 +36,7 @@ from selector.tuning.clock import Clock
 from selector.tuning.compare import spread_of_changes, standings
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import prepare_start, solve
+from selector.tuning.job import Kit
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
@@ -42,6 +46,7 @@ from selector.tuning.repeats import train_rivals
 from selector.tuning.rounds import _halve, take
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.strategies import _loop
+from selector.tuning.training import Planned
 from selector.tuning.trial import RATES, Trial, key_of, module_of, run_trial
 from selector.tuning.workbench import Workbench
 from tests.tuning.samples import MNIST, SVHN, VIT, candidate, load, pixels_for, small_target, spec_of
@@ -124,7 +129,8 @@ def searching(folder: Path, start: float) -> tuple[Field, Configuration]:
     target = small_target(val=200)
     bench = Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, True)
     settings = {"metric": "accuracy", "epsilon": 0.01, "seed": 0, "budget": None}
-    field = Field(bench, Clock(settings, bench.journal, None), settings)
+    kit = Shared(Kit(bench, [candidate(MNIST)], None, "cpu", settings))
+    field = Field(bench, Clock(settings, bench.journal, None), settings, InProcess(), kit)
     loaded = load_candidate(bench, candidate(MNIST))
     loaded.start = right_on(start, labels_of(bench))
     return field, Configuration(loaded, "full")
@@ -255,11 +261,15 @@ def test_what_is_left_of_a_budget_trains_rivals_as_long_as_the_leader(
         one.step_seconds = 10.0 if one.loaded.name == "slow" else 0.1
     asked: list[tuple[str, int]] = []
 
-    def trained(field: Field, one: Configuration, trial: Trial, number: int, steps: int) -> Run:
-        asked.append((one.loaded.name, steps))
-        return Run(trial, steps, Record({"status": "ok", "notes": []}, right_on(0.9, labels_of(field.bench))))
+    def trained(field: Field, entries: Sequence[Planned]) -> Iterator[tuple[Configuration, list[Run]]]:
+        for entry in entries:
+            name = entry.configuration.loaded.name
+            asked.append((name, entry.steps))
+            facts = {"status": "ok", "notes": [], "steps": 0, "seconds": 0.0}
+            record = Record(facts, right_on(0.9, labels_of(field.bench)))
+            yield entry.configuration, [Run(Trial(name, "full", entry.rates[0], 0), entry.steps, record)]
 
-    monkeypatch.setattr("selector.tuning.repeats.train_configuration", trained)
+    monkeypatch.setattr("selector.tuning.repeats.train_configurations", trained)
     train_rivals(field)
     assert not asked  # without a budget nothing is left
     field.clock.budget = 60.0

@@ -15,24 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selector.core import answers
-from selector.core.answers import Answer, answered, packed
-from selector.core.contracts import Encoder, Preprocess, Target, no_progress
-from selector.core.engine import Needs, Shared
-from selector.core.fleet import Fleet
-from selector.core.processes import Processes
+from selector.core.contracts import Encoder, Preprocess, Target
+from selector.run.executor import InProcess, Routed, WorkerExecutor
+from selector.run.job import Answer, Needs, Shared, fetch_shared_with, pack, unpack
+from selector.run.pool import Pool
+from selector.run.worker import answer
 from selector.tuning import trial as trial_room
 from selector.tuning.clock import Clock
-from selector.tuning.crew import Crew, Kit
-from selector.tuning.elsewhere import TimingJob, TrainingJob
-from selector.tuning.field import Configuration, Field
+from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import solve
+from selector.tuning.job import Kit, TimingJob, TrainingJob
 from selector.tuning.journal import Journal
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
 from selector.tuning.pilot_runs import pilot_runs
 from selector.tuning.repeats import repeat_leaders, train_rivals
-from selector.tuning.rounds import train_configuration
+from selector.tuning.rounds import book
 from selector.tuning.trial import Trial, run_trial
 from selector.tuning.workbench import Workbench
 from tests.tuning.samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
@@ -81,52 +79,49 @@ class Deadly(PixelsOf):
         return super().batch(indices)
 
 
-class Inline:
+class Inline(WorkerExecutor):
     """Workers in this process: jobs and answers are pickled, and the last one that was handed over is done first."""
 
-    room = 3
+    width = 3
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.jobs: list[bytes] = []
         self.most = 0
 
-    def start(self, function: Any, item: Any, needs: Needs) -> int:
-        assert needs.shared
-        self.jobs.append(packed(function, item))
+    def _start(self, run: Any, job: Any, needs: Needs) -> int:
+        content, shared = pack((run, job))
+        self.values |= {each.key: pack(each.value)[0] for each in shared if each.key not in self.values}
+        self.jobs.append(content)
         return len(self.jobs) - 1
 
-    def wait(self, tickets: list[int]) -> list[tuple[int, Answer]]:
+    def _wait(self, tickets: Any) -> list[tuple[int, Answer]]:
         self.most = max(self.most, len(tickets))
-        return [(max(tickets), pickle.loads(pickle.dumps(answered(self.jobs[max(tickets)]))))]  # noqa: S301
+        return [(max(tickets), pickle.loads(pickle.dumps(answer(self.jobs[max(tickets)]))))]  # noqa: S301
 
-    def stop(self, tickets: list[int]) -> None:
+    def _stop(self, tickets: Any) -> None:
         pass
-
-    def share(self, value: Any) -> Shared:
-        key = str(len(self.values))
-        self.values[key] = pickle.dumps(value)
-        return Shared(key)
 
     def close(self) -> None:
         pass
 
     def asked(self, kind: type) -> list[Any]:
-        return [item for item in (pickle.loads(job)[1] for job in self.jobs) if isinstance(item, kind)]  # noqa: S301
+        return [job for job in (unpack(content)[1] for content in self.jobs) if isinstance(job, kind)]
 
 
 @pytest.fixture
 def inline() -> Iterator[Inline]:
     made = Inline()
-    answers._opened.clear()
-    answers.worker(no_progress, lambda key: made.values[key])
+    fetch_shared_with(lambda key: made.values[key])
     yield made
-    answers.worker(no_progress, None)
-    answers._opened.clear()
+    fetch_shared_with(None)
+
+
+def on(workers: WorkerExecutor) -> Routed:
+    return Routed(workers, InProcess())
 
 
 SETTINGS: dict[str, Any] = {"budget": None, "metric": "accuracy", "epsilon": 0.01, "seed": 0, "repeats": 0}
-IDENTITIES = {spec.name: spec.feature_settings() for spec in (SVHN, MNIST)}
 OPTIONS: dict[str, Any] = {"max_steps": 24, "strategies": ("frozen", "full"), "repeats": 1}
 
 
@@ -147,7 +142,7 @@ def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folde
     trained, original = [], trial_room._train
     monkeypatch.setattr(trial_room, "_train", lambda *args: trained.append(args[2]) or original(*args))
     there = Samples(small_target(), tmp_path / folder)
-    found = tournament(tmp_path / "driver", **OPTIONS, engine=Fleet(lambda: inline), supplies=there)
+    found = tournament(tmp_path / "driver", **OPTIONS, executor=on(inline), supplies=there)
     assert table(found) == table(here)
     assert told(found) == told(here)
     assert (found.best.name, found.best.strategy) == (here.best.name, here.best.strategy)
@@ -156,7 +151,7 @@ def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folde
         assert not list((tmp_path / "worker").glob("*.safetensors"))
     asked = len(inline.jobs)
     assert len(trained) == len(found.history)  # nothing again for its weights
-    again = tournament(tmp_path / "driver", **OPTIONS, engine=Fleet(lambda: inline), supplies=there)
+    again = tournament(tmp_path / "driver", **OPTIONS, executor=on(inline), supplies=there)
     assert table(again) == table(found)
     assert told(again) == told(found)
     assert len(inline.jobs) == asked  # the journal answers
@@ -164,7 +159,7 @@ def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folde
 
 def test_a_network_that_only_fails_there_is_a_failed_measurement(inline: Inline, tmp_path: Path) -> None:
     there = Samples(small_target(), tmp_path, lost="svhn_cnn")
-    found = tournament(tmp_path, engine=Fleet(lambda: inline), supplies=there)
+    found = tournament(tmp_path, executor=on(inline), supplies=there)
     lost = {m.strategy: m for m in found.measurements["svhn_cnn"]}
     assert lost["full"].status == "failed"
     assert "its weights are gone" in lost["full"].note
@@ -175,14 +170,14 @@ def test_networks_that_only_this_process_knows_are_trained_in_it(inline: Inline,
     own = replace(candidate(SVHN), name="own")
     here = tournament(tmp_path / "a", [own, candidate(MNIST)])
     there = Samples(small_target(), tmp_path / "b")
-    found = tournament(tmp_path / "b", [own, candidate(MNIST)], engine=Fleet(lambda: inline), supplies=there)
+    found = tournament(tmp_path / "b", [own, candidate(MNIST)], executor=on(inline), supplies=there)
     assert table(found) == table(here)
-    assert {job.model for job in inline.asked(TrainingJob)} == {"mnist_cnn"}
+    assert {job.place.model for job in inline.asked(TrainingJob)} == {"mnist_cnn"}
 
 
 def test_jobs_under_way_share_what_is_left_of_the_budget(inline: Inline, tmp_path: Path) -> None:
     there = Samples(small_target(), tmp_path)
-    tournament(tmp_path, max_steps=4, budget_seconds=400.0, engine=Fleet(lambda: inline), supplies=there)
+    tournament(tmp_path, max_steps=4, budget_seconds=400.0, executor=on(inline), supplies=there)
     first = [job for job in inline.asked(TrainingJob) if len(job.rates) > 1]
     assert len(first) == 2
     assert 0 < sum(job.seconds for job in first) <= 400
@@ -211,12 +206,12 @@ def test_a_worker_that_is_killed_in_a_training_costs_its_job_another_run_and_not
     engine: str, here: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     there = Samples(small_target(), tmp_path, deadly=str(tmp_path / "killed"))
-    fleet = Fleet(lambda: Processes(2) if engine == "processes" else _ray())
+    workers = Pool(2) if engine == "processes" else _ray()
     try:
-        with caplog.at_level(logging.INFO, "selector.core.fleet"):
-            found = tournament(tmp_path, **OPTIONS, engine=fleet, supplies=there)
+        with caplog.at_level(logging.INFO, "selector.run.executor"):
+            found = tournament(tmp_path, **OPTIONS, executor=on(workers), supplies=there)
     finally:
-        fleet.close()
+        workers.close()
     assert (tmp_path / "killed").exists()
     assert len([line for line in caplog.messages if "it runs again" in line]) == 1
     assert table(found) == table(here)
@@ -225,27 +220,29 @@ def test_a_worker_that_is_killed_in_a_training_costs_its_job_another_run_and_not
 
 def _ray() -> Any:
     pytest.importorskip("ray")
-    from selector.core.ray_workers import RayWorkers
+    from selector.run.ray import RayCluster
 
-    return RayWorkers("local", workers=2)
+    return RayCluster("local", workers=2)
 
 
 def _field(tmp_path: Path, inline: Inline) -> Field:
     """A field after a short round: two configurations, one of which stopped; workers for both, and a budget."""
     bench = _bench(tmp_path / "driver")
-    field = Field(bench, Clock(SETTINGS, bench.journal, None), SETTINGS)
-    there = Samples(bench.target, tmp_path / "worker")
-    kit = Kit(
-        there, TASK, "cpu", 16, augment=False, settings=SETTINGS, identities=IDENTITIES, mark=bench.journal.mark()
-    )
-    field.crew = Crew.of(Fleet(lambda: inline), kit)
-    for spec in (SVHN, MNIST):
-        loaded = load_candidate(bench, candidate(spec))
+    people = [candidate(spec) for spec in (SVHN, MNIST)]
+    kit = Kit(bench, people, Samples(bench.target, tmp_path / "worker"), "cpu", SETTINGS)
+    field = Field(bench, Clock(SETTINGS, bench.journal, None), SETTINGS, on(inline), Shared(kit))
+    for one in people:
+        loaded = kit.loaded[one.name] = load_candidate(bench, one)
         settle_precision(bench, loaded)
         solve(bench, loaded, math.inf)
-        one = Configuration(loaded, "full", step_seconds=0.01, rate=0.01, round=1, alive=spec is SVHN)
-        one.best = train_configuration(field, one, Trial(loaded.name, "full", 0.01, 0), 1, 24 if one.alive else 6)
-        field.configurations.append(one)
+        leads = one.name == SVHN.name
+        found = Configuration(loaded, "full", step_seconds=0.01, rate=0.01, round=1, alive=leads)
+        trial, steps = Trial(loaded.name, "full", 0.01, 0), 24 if leads else 6
+        record = run_trial(bench, loaded, trial, steps)
+        assert record is not None
+        found.best = Run(trial, steps, record)
+        book(field, found, found.best, 1)
+        field.configurations.append(found)
     field.clock.budget = 3600.0
     return field
 
@@ -263,10 +260,9 @@ def test_rivals_are_trained_on_workers_as_long_as_the_leader(
     own = run_trial(_bench(tmp_path / "own"), rival.loaded, Trial("mnist_cnn", "full", 0.01, 0), 24)
     assert own is not None  # as this process trains it
     monkeypatch.setattr("selector.tuning.repeats.far_behind", lambda *_: False)
-    monkeypatch.setattr("selector.tuning.repeats.train_configuration", _not_here)
     train_rivals(field)
     (job,) = inline.asked(TrainingJob)
-    assert (job.model, job.strategy, job.rates, job.steps, job.seed) == ("mnist_cnn", "full", (0.01,), 24, 0)
+    assert (job.place.model, job.strategy, job.rates, job.steps, job.seed) == ("mnist_cnn", "full", (0.01,), 24, 0)
     assert 0 < job.seconds <= 1.05 * 3600
     assert rival.alive
     assert rival.best is not None
@@ -288,9 +284,8 @@ def test_leaders_are_repeated_on_workers_with_other_seeds(
     field.settings = {**field.settings, "repeats": 2}
     for configuration in field.configurations:
         configuration.alive = True
-    monkeypatch.setattr("selector.tuning.repeats.train_configuration", _not_here)
     repeat_leaders(field)
-    asked = sorted((job.model, job.steps, job.seed, job.rates) for job in inline.asked(TrainingJob))
+    asked = sorted((job.place.model, job.steps, job.seed, job.rates) for job in inline.asked(TrainingJob))
     assert asked == [
         ("mnist_cnn", 6, 1, (0.01,)), ("mnist_cnn", 6, 2, (0.01,)),
         ("svhn_cnn", 24, 1, (0.01,)), ("svhn_cnn", 24, 2, (0.01,)),
@@ -299,17 +294,13 @@ def test_leaders_are_repeated_on_workers_with_other_seeds(
     assert inline.most == 2  # side by side
 
 
-def _not_here(*_: Any) -> None:
-    pytest.fail("trained in this process")
-
-
 def test_pilot_runs_on_workers_are_those_of_one_process(inline: Inline, tmp_path: Path) -> None:
     target = small_target()
     candidates, options = [candidate(SVHN), candidate(MNIST)], {"share": 50.0, "device": "cpu"}
     here = pilot_runs(candidates, target, TASK, pixels_for(target), folder=tmp_path / "here", **options)
     there = pilot_runs(
         candidates, target, TASK, pixels_for(target), folder=tmp_path / "there", **options,
-        engine=Fleet(lambda: inline), supplies=Samples(target, tmp_path / "worker"),
+        executor=on(inline), supplies=Samples(target, tmp_path / "worker"),
     )  # fmt: skip
     assert [(t.name, t.status, t.before, t.after, t.losses) for t in there] == [
         (t.name, t.status, t.before, t.after, t.losses) for t in here

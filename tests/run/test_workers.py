@@ -1,7 +1,8 @@
-"""Engines on workers elsewhere: the same table as in one process, and what a death, an interrupt or a full memory costs."""
+"""Executors with workers: the same table as in one process, and what a death, an interrupt or a full memory costs."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -18,15 +19,14 @@ from typing import Any
 import pytest
 
 import selector
-from selector.core.answers import opened
-from selector.core.engine import Needs, Outcome, Shared, failure_of
-from selector.core.errors import BadImagesError, OptionError, OutOfMemory, SourceError, StoreError
-from selector.core.fleet import Fleet
-from selector.core.processes import Processes, _place
+from selector.core.errors import BadImagesError, OptionError, SourceError, StoreError
 from selector.core.system import visible_cards
 from selector.data import load_target
 from selector.extract.job import Settings
 from selector.extract.workspace import Workspace
+from selector.run.executor import InProcess, WorkerExecutor
+from selector.run.job import Failure, Result, Shared
+from selector.run.pool import Pool, _place
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
 from selector.scan.variants import SameNetwork
@@ -67,7 +67,7 @@ def misbehave(item: tuple[str, Any]) -> Any:
     if what == "log":
         logging.getLogger("selector.far").warning("%s from afar", value)
     if what == "shared":
-        return opened(value)[1]
+        return value.value[1]
     if what == "touch":
         Path(value).touch()
     if what == "wait for":
@@ -88,24 +88,23 @@ def ray_here() -> Iterator[None]:
 
 
 @pytest.fixture(params=["processes", "ray"])
-def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    def start() -> Any:
-        if request.param == "processes":
-            return Processes(2)
+def workers(request: pytest.FixtureRequest) -> Iterator[WorkerExecutor]:
+    made: WorkerExecutor
+    if request.param == "processes":
+        made = Pool(2)
+    else:
         request.getfixturevalue("ray_here")
-        from selector.core.ray_workers import RayWorkers
+        from selector.run.ray import RayCluster
 
-        return RayWorkers(workers=2)
-
-    made = Fleet(start)
+        made = RayCluster(workers=2)
     yield made
     made.close()
 
 
-def test_jobs_come_back_in_the_order_of_completion_and_one_that_died_runs_again(
-    fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_results_come_as_they_finish_and_a_death_is_tried_again(
+    workers: WorkerExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "selector.core.fleet")
+    caplog.set_level(logging.INFO, "selector.run.executor")
     items: list[Any] = [
         ("die", 0),
         ("die once", str(tmp_path / "begun")),
@@ -114,91 +113,38 @@ def test_jobs_come_back_in_the_order_of_completion_and_one_that_died_runs_again(
         ("odd", 0),
         ("unpicklable", 0),
     ]
-    found = {o.item[0]: o for o in fleet.map(misbehave, items)}
-    assert found["value"].result == 7
-    assert found["die once"].result == "second time"
-    if isinstance(fleet.workers, Processes):
+    found = {r.job[0]: r for r in workers.map(misbehave, items)}
+    assert found["value"].value == 7
+    assert found["die once"].value == "second time"
+    if isinstance(workers, Pool):
         assert "tuple: its worker ended itself with exit code 0; it runs again" in caplog.messages
     assert found["raise"].failure.reason == "ValueError: odd"
     assert "raise value" in found["raise"].failure.traceback
     assert found["odd"].failure.reason == "Odd: no Exception"
     assert "cannot pickle '_thread.lock' object" in found["unpicklable"].failure.reason
     assert found["die"].failure.reason.startswith("tuple: the process that ran this model ")
-    assert found["die"].failure.reason.endswith(", twice.")
+    assert found["die"].failure.reason.endswith(" (second attempt).")
     file = str(tmp_path / "second")
-    order = [o.item[0] for o in fleet.map(misbehave, [("wait for", file), ("touch", file)])]
+    order = [r.job[0] for r in workers.map(misbehave, [("wait for", file), ("touch", file)])]
     assert order == ["touch", "wait for"]
 
 
-def test_shared_values_logs_and_fatal_errors_reach_the_driver(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
-    shared = fleet.share(["a", "b"])
-    (outcome,) = fleet.map(misbehave, [("shared", shared)], needs=lambda item: Needs(shared=(shared,)))
-    assert outcome.result == "b"
-    list(fleet.map(misbehave, [("log", "a word")]))
+def test_shared_values_logs_and_fatal_errors_travel(workers: WorkerExecutor, caplog: pytest.LogCaptureFixture) -> None:
+    shared = Shared(["a", "b"])
+    assert [r.value for r in workers.map(misbehave, [("shared", shared), ("shared", shared)])] == ["b", "b"]
+    list(workers.map(misbehave, [("log", "a word")]))
     assert "a word from afar" in caplog.messages
     with pytest.raises(StoreError, match="disk full"):
-        list(fleet.map(misbehave, [("raise", StoreError("disk full"))], fatal=(StoreError,)))
+        list(workers.map(misbehave, [("raise", StoreError("disk full"))], fatal=(StoreError,)))
     with pytest.raises(BadImagesError) as bad:
-        list(fleet.map(misbehave, [("bad", 0)], fatal=(BadImagesError,)))
+        list(workers.map(misbehave, [("bad", 0)], fatal=(BadImagesError,)))
     assert bad.value.bad == [("a", "b")]
 
 
-def test_what_cannot_be_pickled_is_a_failure_that_says_what_to_do() -> None:
-    made = Fleet(lambda: Processes(1))
-    (outcome,) = made.map(misbehave, [("value", lambda: 0)])
-    made.close()
-    assert "run with isolate='off' (--isolate off) and engine='local'" in outcome.failure.reason
-
-
-class _Recorded:
-    """Workers that answer at once and keep what they were asked for."""
-
-    room = 2
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Any, Needs]] = []
-        self.most = 0
-
-    def start(self, function: Any, item: Any, needs: Needs) -> int:
-        self.asked.append((item, needs))
-        return len(self.asked) - 1
-
-    def wait(self, tickets: list[int]) -> list[tuple[int, Any]]:
-        from selector.core.answers import answered, packed
-
-        self.most = max(self.most, len(tickets))
-        item, needs = self.asked[tickets[0]]
-        what = misbehave if not needs.alone else str
-        return [(tickets[0], answered(packed(what, item)))]
-
-    def stop(self, tickets: list[int]) -> None:
-        self.given_up = tickets
-
-    def share(self, value: Any) -> Shared:
-        return Shared("")
-
-    def close(self) -> None:
-        pass
-
-
-def test_a_job_without_memory_goes_again_with_a_whole_device_and_no_more_jobs_are_open_than_there_is_room_for() -> None:
-    workers = _Recorded()
-    taken: list[int] = []
-
-    def items() -> Iterator[tuple[str, Any]]:
-        yield "raise", OutOfMemory("small: memory of cuda is too small")
-        for number in range(5):
-            taken.append(number)
-            yield "value", number
-
-    outcomes = Fleet(lambda: workers).map(misbehave, items())
-    first = next(outcomes)
-    assert first.result is not None
-    assert len(taken) <= 2  # taken when there is room
-    assert [o.result for o in outcomes] == [0, 1, 2, 3, 4] or len(taken) == 5
-    again = [needs.alone for item, needs in workers.asked if item[0] == "raise"]
-    assert again == [False, True]
-    assert workers.most == 2
+def test_what_cannot_be_pickled_says_what_to_do() -> None:
+    with contextlib.closing(Pool(1)) as pool:
+        (result,) = pool.map(misbehave, [("value", lambda: 0)])
+    assert "run with isolate='off' (--isolate off) and engine='local'" in result.failure.reason
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
@@ -214,24 +160,21 @@ def test_the_table_is_that_of_one_process(
     assert not any(m.cached for m in there if m.status == "ok")
 
 
-class _Names:
-    """An engine elsewhere that keeps the names of what it was handed, and does nothing."""
+class _Names(InProcess):
+    """An executor of several that keeps the names of what it was handed, and does nothing."""
 
-    in_process, width = False, 1
+    width = 2
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def share(self, value: Any) -> Shared:
-        return Shared("")
-
-    def map(self, job: Any, items: Any, **_: Any) -> Iterator[Outcome[Any, Any]]:
-        for item in items:
-            self.names.append(item.name)
-            yield Outcome(item, failure=failure_of(SourceError("not here")))
+    def map(self, run: Any, jobs: Any, *_: Any, **__: Any) -> Iterator[Result[Any, Any]]:
+        for job in jobs:
+            self.names.append(job.name)
+            yield Result(job, failure=Failure.of(SourceError("not here")))
 
 
-def test_the_dear_networks_are_handed_over_first_and_every_one_is_counted(photos: Path, tmp_path: Path) -> None:
+def test_expensive_models_are_handed_over_first(photos: Path, tmp_path: Path) -> None:
     names, notes = _Names(), []
     zoo = [
         ModelSpec(name=name, source="timm:test_resnet", weights="none", params=params)
@@ -239,7 +182,7 @@ def test_the_dear_networks_are_handed_over_first_and_every_one_is_counted(photos
     ]
     extraction = Extraction(
         load_target(photos), FeatureStore(tmp_path), "cpu", "float32", "eager", "raise", trusted=False,
-        notify=lambda p: notes.append((p.stage, p.done, p.total, p.note)), engine=names,
+        notify=lambda p: notes.append((p.stage, p.done, p.total, p.note)), executor=names,
     )  # fmt: skip
     extraction.run([SameNetwork((Candidate(spec),)) for spec in zoo], 1.0)
     assert names.names == ["large", "middling", "small"]
@@ -279,12 +222,12 @@ def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, t
     assert ranking["own"].scores["width"].value == 4
 
 
-def test_a_network_that_takes_its_worker_along_costs_its_own_row(photos: Path, tmp_path: Path) -> None:
+def test_a_model_that_ends_its_worker_costs_its_own_row(photos: Path, tmp_path: Path) -> None:
     zoo = [*ZOO[:1], ModelSpec(name="bad", source="python:tests.support.networks:Segfaults")]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "s", engine="processes", workers=2)
     assert {m.name: m.reason for m in ranking} == {
         "sees": "",
-        "bad": "bad: the process that ran this model was killed by SIGSEGV, twice.",
+        "bad": "bad: the process that ran this model was killed by SIGSEGV (second attempt).",
     }
 
 
@@ -295,11 +238,9 @@ def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         selector.rank("x", engine="ray", device="cuda:1")
     with pytest.raises(OptionError, match=r"engine must be 'local', 'processes' or 'ray'\. Got 'cluster'"):
         selector.rank("x", engine="cluster")
-    monkeypatch.setitem(sys.modules, "ray", None)
-    from selector.core.ray_workers import RayWorkers
-
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="needs the package ray, which is not installed; pip install"):
-        RayWorkers()
+        selector.rank("x", engine="ray")
 
 
 @pytest.mark.parametrize(
@@ -321,43 +262,6 @@ def test_a_pool_shares_out_the_cards_that_cuda_would_show(visible: str | None, m
     places = [_place(k, 4, visible_cards(), [0])[0].get("CUDA_VISIBLE_DEVICES") for k in range(4)]
     assert places[: len(expected)] == (expected or places[:0])
     assert all((place is None) == (not expected) for place in places)
-
-
-def test_a_cluster_that_cannot_be_joined_says_what_to_do() -> None:
-    from selector.core import ray_workers
-
-    class Ray:
-        """As ``ray.init`` fails."""
-
-        def __init__(self, cause: type[Exception] | None) -> None:
-            self.cause = cause
-
-        def init(self, **_: Any) -> None:
-            raise ConnectionError("Failed to connect") from (self.cause and self.cause())
-
-    refused = type("AuthenticationError", (Exception,), {})
-    with pytest.raises(OptionError, match=r"at 'head:6379' asks for a token; set RAY_AUTH_MODE=token"):
-        ray_workers._connect(Ray(refused), "head:6379")
-    with pytest.raises(OptionError, match=r"no Ray cluster answers at 'head:6379' \(Failed to connect\)"):
-        ray_workers._connect(Ray(None), "head:6379")
-
-
-def test_the_end_of_a_job_of_the_cluster_is_an_interrupt_and_no_exit_of_a_network() -> None:
-    from selector.core import ray_workers
-
-    class Ray:
-        """Makes an exit of SIGTERM, as ``ray.init`` does."""
-
-        def init(self, **_: Any) -> None:
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert ray_workers._connect(Ray(), "local") is before
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow  # a scan in a process of its own, and its cluster
@@ -421,12 +325,3 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
     assert not psutil.wait_procs(children, timeout=30)[1]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_errors_of_an_answer_keep_their_kind() -> None:
-    from selector.core.answers import answered, packed
-
-    for error in (StoreError("a"), OutOfMemory("b"), SourceError("c"), OptionError("d", "top_k")):
-        answer = answered(packed(misbehave, ("raise", error)))
-        assert isinstance(answer.error(), type(error) if not isinstance(error, OptionError) else OptionError.__mro__[1])
-        assert str(answer.error()) == str(error)
