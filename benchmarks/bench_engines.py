@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from selector.core.fleet import Fleet
 
 from benchmarks.rows import read_rows, write_rows
 from selector.config import ScanConfig
@@ -99,21 +98,19 @@ def measured(engine: str, samples: int, seed: int) -> dict[str, Any]:
 
 def _started(options: dict[str, Any]) -> None:
     """Open the engine, run a first job, close it."""
-    from selector.scan.engines import open_engine
-
     from benchmarks.bench_engines import _libraries  # a worker does not know this program's own ``__main__``
+    from selector.scan.executors import open_executor
 
-    with open_engine(ScanConfig.of(**options), no_progress) as engine:
-        assert isinstance(engine, Fleet)
-        assert next(iter(engine.map(_libraries, [0]))).failure is None
+    with open_executor(ScanConfig.of(**options), no_progress) as executor:
+        assert next(iter(executor.map(_libraries, [0]))).failure is None
 
 
 def _libraries(_: int) -> int:
-    import selector.scan.parcel
     import timm
     import torch
 
     import selector.extract.encode
+    import selector.scan.model_job
 
     return len({timm, torch, selector})
 

@@ -40,7 +40,11 @@ def zoo(folder: Path, *names: str) -> Path:
 
 def scan(folder: Path, photos: Path, *names: str, **options: Any) -> Any:
     return selector.rank(
-        photos, zoo=zoo(folder, *names), trust_zoo=True, store=folder / "store", history=False, **{**QUICK, **options}
+        photos,
+        zoo=zoo(folder, *names),
+        trust_zoo=True,
+        history=False,
+        **{"store": folder / "store", **QUICK, **options},
     )
 
 

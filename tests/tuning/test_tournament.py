@@ -28,7 +28,6 @@ from selector.extract.inputs import ready
 from selector.run.executor import InProcess
 from selector.run.job import Shared
 from selector.tuning import TournamentResult, run_tournament
-from selector.tuning import rounds as rounds_room
 from selector.tuning import step_costs as costs_room
 from selector.tuning import trial as trial_room
 from selector.tuning.advice import advise
@@ -345,7 +344,7 @@ def test_test_images_are_read_by_the_final_figures_only(tmp_path: Path, monkeypa
         seen.append(bool(read & test))
         return record
 
-    monkeypatch.setattr(rounds_room, "run_trial", run)
+    monkeypatch.setattr("selector.tuning.job.run_trial", run)
     result = tournament(tmp_path, target=target, pixels=pixels_for(target, read))
     assert len(seen) > 6
     assert not any(seen)
