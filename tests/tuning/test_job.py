@@ -24,7 +24,7 @@ from selector.tuning import trial as trial_room
 from selector.tuning.clock import Clock
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import solve
-from selector.tuning.job import Kit, TimingJob, TrainingJob
+from selector.tuning.job import Kit, EstimateJob, TrainingJob
 from selector.tuning.journal import Journal
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
@@ -181,7 +181,7 @@ def test_jobs_under_way_share_what_is_left_of_the_budget(inline: Inline, tmp_pat
     first = [job for job in inline.asked(TrainingJob) if len(job.rates) > 1]
     assert len(first) == 2
     assert 0 < sum(job.seconds for job in first) <= 400
-    assert all(job.seconds <= 400 for job in inline.asked(TimingJob))
+    assert all(job.seconds <= 400 for job in inline.asked(EstimateJob))
 
 
 def test_the_clock_counts_the_time_of_workers_and_not_the_waiting(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_rivals_are_trained_on_workers_as_long_as_the_leader(
         np.testing.assert_array_equal(rival.best.record.stats.arrays[name], value)
     assert [(e["model"], e["steps"], e["round"]) for e in field.history[2:]] == [("mnist_cnn", 24, 1)]
     assert field.bench.journal.weights(field.key(rival, rival.best)).is_file()  # they came with the answer
-    assert field.clock.state["rivals"] == ["mnist_cnn full"]
+    assert field.clock.state["rivals"] == {"mnist_cnn full": 24}
     train_rivals(field)  # as a call that goes on: nothing is trained again
     assert len(inline.asked(TrainingJob)) == 1
 
