@@ -24,7 +24,7 @@ from selector.tuning import trial as trial_room
 from selector.tuning.clock import Clock
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import solve
-from selector.tuning.job import Kit, EstimateJob, TrainingJob
+from selector.tuning.job import EstimateJob, Kit, TrainingJob
 from selector.tuning.journal import Journal
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
