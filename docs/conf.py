@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -62,6 +64,16 @@ copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 
 
-def setup(app: object) -> None:
+def literal_asterisks(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Wildcards in docstrings, such as 'resnet*', are no emphasis."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``)", line)
+        lines[number] = "".join(
+            part if part.startswith("``") else re.sub(r"(?<![*\\])\*(?!\*)", r"\\*", part) for part in parts
+        )
+
+
+def setup(app: Any) -> None:
     """Write the generated pages before Sphinx looks for sources."""
     reference.write(HERE)
+    app.connect("autodoc-process-docstring", literal_asterisks)

@@ -485,28 +485,33 @@ def budget() -> None:
     """Where the time of a fine-tuning stage went."""
     if (run := demo_run()) is None:
         return
-    confirmation = json.loads((run / "run.json").read_text(encoding="utf-8"))["confirmation"]
-    made, ax = axes(high=2.6)
-    at, colors = 0.0, {"pilot": AMBER, "train": BLUE, "test": GREEN, "plan": "#9aa5b1"}
-    lines: list[tuple[str, str, float]] = list(_timeline(confirmation))
-    for k, (title, kind, seconds) in enumerate(lines):
-        ax.barh(len(lines) - k, seconds, left=at, color=colors[kind], height=0.7)
-        ax.text(at + seconds + 0.6, len(lines) - k, f"{title}, {seconds:.0f} s", va="center", fontsize=9)
+    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    parts = _timeline(document)
+    made, ax = axes(high=0.42 * len(parts) + 0.9)
+    at = 0.0
+    for k, (title, kind, seconds) in enumerate(parts):
+        ax.barh(-k, seconds, left=at, color={"pilot": AMBER, "train": BLUE, "rest": "#9aa5b1"}[kind], height=0.7)
+        ax.text(at + seconds + 1, -k, f"{title}, {seconds:.0f} s", va="center", fontsize=9)
         at += seconds
     ax.set_yticks([])
-    ax.set_xlim(0, max(at * 1.45, 1))
-    ax.set_xlabel("seconds")
+    ax.set_xlim(0, max(at * 1.6, 1))
+    ax.set_xlabel("seconds since the fine-tuning stage began")
     save(made, "budget.svg")
 
 
-def _timeline(confirmation: dict[str, Any]) -> Sequence[tuple[str, str, float]]:
-    found = []
+def _timeline(document: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """Pilot runs, each training, and what is left of the stage's time, in this order."""
+    spent, confirmation = document["seconds"], document["confirmation"]
+    found = [("pilot runs", "pilot", float(spent.get("pilot") or spent.get("trials") or 0))]
     for entry in confirmation.get("history", []):
-        seconds = float(entry.get("seconds") or 0)
-        if seconds >= 0.5:
-            name = f"{entry.get('model')} {entry.get('strategy')}"
-            found.append((f"{name}, round {entry.get('round')}, {entry.get('steps')} steps", "train", seconds))
-    return found
+        if float(entry.get("seconds") or 0) >= 0.5:
+            title = f"{entry.get('model') or entry.get('name')}, {entry.get('strategy')}, {entry.get('steps')} steps"
+            found.append((title, "train", float(entry["seconds"])))
+    left = float(spent.get("confirm") or 0) - sum(seconds for _, kind, seconds in found if kind == "train")
+    return [
+        *(part for part in found if part[2] >= 0.5),
+        ("measuring speed, validation, test, saving", "rest", max(left, 0.0)),
+    ]
 
 
 def main(names: Sequence[str]) -> int:

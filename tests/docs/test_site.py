@@ -97,7 +97,6 @@ def test_short_examples_run(page: str) -> None:
 NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 
 
-@pytest.mark.xfail(strict=False, reason="outputs are being stored")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_notebooks_end_with_a_result(path: Path) -> None:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
