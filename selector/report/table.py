@@ -103,11 +103,13 @@ def _fit(view: TableView, width: int) -> tuple[list[Column], list[Column]]:
 
 
 def _two_lines(title: str) -> str:
-    """A heading broken where its longer half is shortest.
+    """A heading broken before its parenthesis, else where its longer half is shortest.
 
     >>> _two_lines("linear probe (val)").split("\\n"), _two_lines("knn")
     (['linear probe', '(val)'], 'knn')
     """
+    if " (" in title:
+        return title.replace(" (", "\n(", 1)
     words = title.split(" ")
     broken = ["\n".join((" ".join(words[:i]), " ".join(words[i:]))) for i in range(1, len(words))]
     return min([title, *broken], key=lambda text: max(map(len, text.split("\n"))))
