@@ -200,8 +200,9 @@ class ModelResult:
 
     ``spec`` is the frozen zoo entry, ``rank`` starts at 1 and is None for a failed or excluded model.
     ``transferability`` is the combined score that ranks unmeasured models, with its 90 % interval, the
-    probabilities of being the best and among the best k, the expected rank, and ``tied`` for models that the rows
-    cannot tell apart from the first: all of it sampling noise, not the error of the proxies.
+    probabilities of being the best and among the best k, the expected rank, and ``tied`` for models that
+    may be as good as the first. The interval is the sampling noise of the score; the probabilities, the rank and ties are
+    about the value after training (``ranking.outlook``).
     It is ``normalized_score`` (the mean of ``members``, by proxy) plus ``prior.shift``. ``facts`` are what was
     known of the model without the target, by the names of ``prior.ModelFacts``.
     ``pilot`` is its pilot run, where it had one before a confirmation: models with one stand by its ``combined``.

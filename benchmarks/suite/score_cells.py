@@ -173,13 +173,14 @@ class Scored:
     rows: Mapping[str, int] = field(default_factory=dict)
 
 
-def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
+def read(path: Path, members: tuple[str, ...] = (), *, earlier: bool = False) -> Scored:
     """The last row of every score and cell in the code's version; the table of labels lies beside it.
 
     Rows of other versions count as missing, with that reason, and a line on stderr says how many there are of which score.
 
     Args:
         members: of the combined score; the usual ones when left out.
+        earlier: take rows of earlier versions as well, where how far models lie apart is asked and not each value.
     """
     values: dict[str, dict[str, dict[str, float]]] = {}
     errors: dict[str, dict[str, dict[str, float]]] = {}
@@ -188,7 +189,7 @@ def read(path: Path, members: tuple[str, ...] = ()) -> Scored:
     whole = table.whole_rows(path)
     by_key = [{(r["set"], r["encoder"], r["score"]): r for r in some} for some in (whole, filter(is_current, whole))]
     rows = by_key[0] | by_key[1]
-    others = {key: row for key, row in rows.items() if not is_current(row)}
+    others = {} if earlier else {key: row for key, row in rows.items() if not is_current(row)}
     say_ignored(path, others)
     for (set_name, encoder, score), row in others.items():
         missing[set_name, score, encoder] = f"stale: computed by version {row['version']}, which is not the code's"

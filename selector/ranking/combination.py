@@ -7,8 +7,8 @@ one member a family, moved by what was known of the model beforehand (``selector
 come from the same deleted blocks of rows for every model, so that errors which all models share
 cancel in the differences.
 
-They describe sampling noise: how the order could change with other images of the same kind. How
-well proxies predict fine-tuned accuracy at all is another question (docs/benchmarks/image-classification.md).
+The interval of a score is sampling noise: how it could change with other images of the same kind. The probabilities and
+the set of ties are about the value after training: that noise, and what training may change (``selector.ranking.outlook``).
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from selector.core.stats import t_quantile
 from selector.features.labels import scored_columns
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.calibration import calibration
+from selector.ranking.outlook import Outlook
 from selector.ranking.prior import Prior, PriorScore
 from selector.results import PriorCell
 
 DRAWS = 4000
+BEHIND = 0.05  # P(ahead of the first) from which a model may be as good
+OUT = 0.02  # P(among the first k) below which a model is pruned during a scan
 AT_CHANCE = 0.05  # no model does clearly better than chance where the best normalized score is below
 OVERLAP_DIMENSIONS = 64  # principal components that gbc looks at
 JUDGED_FROM = 5  # models: fewer orders agree or disagree by chance
@@ -43,12 +46,13 @@ class Transferability:
     Attributes:
         value: ``normalized_score`` moved by ``prior``: what orders the models.
         low, high: 90 % interval; None, as the next three, when the members came without blocks.
-        p_best, p_top_k: probability of being the first, or among the first k, of this pool; equal models share
-            it. None also where every model is at chance.
+        p_best, p_top_k: probability of being the first, or among the first k, of this pool after training; equal models
+            share it. None also where every model is at chance.
         mean_rank: expected rank in this pool, from 1.
-        tied: not distinguishable from the first model (90 % interval of the paired difference
-            includes zero; without blocks, the same value).
-        half_to_first: half-width of that interval; 0 when the members came without blocks.
+        tied: may be as good as the first model (is ahead of it with a probability of at least 5 %; without blocks,
+            the same value).
+        half_to_first: half-width of the 90 % interval of the paired difference of their scores, sampling noise alone; 0 when
+            the members came without blocks.
         normalized_score: mean normalized score of the members; 0 is chance, 1 is perfect.
         prior: the prior of the model moves ``value`` by this much.
         known: the prior itself; None without one.
@@ -56,6 +60,7 @@ class Transferability:
         deviations: (blocks,) jackknife deviations of the normalized score, the same blocks for every model; their
             squares sum to its variance, and those of a difference of two models to the variance of that;
             no blocks when the members came without blocks.
+        drawn: (draws,) values after training, the same draws for every model; none when the members came without blocks.
     """
 
     value: float
@@ -71,6 +76,7 @@ class Transferability:
     known: PriorScore | None = None
     members: Mapping[str, float] = field(default_factory=dict)
     deviations: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    drawn: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
     def fields(self) -> dict[str, Any]:
         """As the fields of ``results.ModelResult`` are called."""
@@ -252,6 +258,7 @@ def combine(
     facts: LabelFacts | Mapping[str, LabelFacts],
     *,
     prior: Prior | None = None,
+    outlook: Outlook | None = None,
     top_k: int = 3,
     seed: int = 0,
 ) -> dict[str, Transferability]:
@@ -262,6 +269,7 @@ def combine(
             model lacks are left out for all, since means over different members cannot be compared.
         facts: of the labels that the scores were computed with, by facet where there are several.
         prior: what was known of the models; those that it lacks count as average.
+        outlook: what training may change; None where heads on the features are all that is trained.
         top_k: for ``p_top_k``.
         seed: of the draws behind the probabilities.
     Returns:
@@ -288,22 +296,25 @@ def combine(
         [shift_error(known[m], half) if m in known else 0.0 for m, half in zip(names, halves, strict=True)]
     )
     values = means + shifts
-    noise = _noise(values, deviations, errors, top_k, seed)
+    drawn = _draws(names, values, deviations, errors, outlook, seed)
+    noise = _noise(values, deviations, errors, drawn, top_k)
     if means.max() < AT_CHANCE or len(names) < 2:  # which of several that know nothing, or of one, is no question
         noise = [n._replace(p_best=None, p_top_k=None) for n in noise]
     first = int(np.argmax(values))
     to_first = np.sqrt(((deviations - deviations[first]) ** 2).sum(axis=1) + _pair(errors, first))
+    tied = (drawn >= drawn[:, [first]]).mean(axis=0) >= BEHIND if len(drawn) else values == values[first]
     return {
         name: Transferability(
             value=float(values[i]),
             **noise[i]._asdict(),
-            tied=bool(values[first] - values[i] <= quantile * to_first[i]),
+            tied=bool(tied[i]),
             normalized_score=float(means[i]),
             half_to_first=float(quantile * to_first[i]),
             prior=float(shifts[i]),
             known=known.get(name),
             members=normalized_scores[name],
             deviations=deviations[i],
+            drawn=drawn[:, i],
         )
         for i, name in enumerate(names)
     }
@@ -366,11 +377,7 @@ def _pair(errors: np.ndarray, other: int) -> np.ndarray:
 def out_of_reach(
     transferability: Mapping[str, Transferability], top_k: int, networks: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Models that cannot plausibly be among the first ``top_k``: the 90 % interval of the paired
-    difference lies above zero for ``top_k`` others.
-
-    Paired, because models that are looked at with the same rows share most of their error: what is
-    hopeless shows after fewer rows than by comparing the ends of two intervals.
+    """Models that are hardly among the first ``top_k`` after training: with a probability below ``OUT``.
 
     Args:
         networks: model -> network, where several models are variants of one: the best variant counts
@@ -378,17 +385,14 @@ def out_of_reach(
     """
     network = {name: (networks or {}).get(name, name) for name in transferability}
     names = list(transferability)
-    values = np.array([transferability[n].value for n in names])
-    deviations = np.stack([transferability[n].deviations for n in names]) if names else np.zeros((0, 0))
-    if not deviations.shape[1]:
+    if not names or not all(len(transferability[name].drawn) for name in names):
         return []  # without intervals any lead may be noise
-    quantile = t_quantile(deviations.shape[1] - 1)
-    lost: dict[str, bool] = {}
-    for i, name in enumerate(names):
-        errors = np.sqrt(((deviations - deviations[i]) ** 2).sum(axis=1))
-        above = {network[names[j]] for j in np.flatnonzero(values - values[i] > quantile * errors)} - {network[name]}
-        lost[network[name]] = lost.get(network[name], True) and len(above) >= top_k
-    return [name for name in names if lost[network[name]]]
+    drawn = np.stack([transferability[name].drawn for name in names], axis=1)
+    found = list(dict.fromkeys(network.values()))
+    best = np.stack([drawn[:, [network[n] == one for n in names]].max(axis=1) for one in found], axis=1)
+    among = (_places(best)[0] < top_k).mean(axis=0)
+    lost = {one for one, share in zip(found, among, strict=True) if share < OUT}
+    return [name for name in names if network[name] in lost]
 
 
 def _deviations(scores: Sequence[Sequence[Score]], members: Sequence[_Member]) -> np.ndarray:
@@ -420,11 +424,13 @@ class _Noise(NamedTuple):
     mean_rank: float | None = None
 
 
-def _noise(values: np.ndarray, deviations: np.ndarray, errors: np.ndarray, top_k: int, seed: int) -> list[_Noise]:
+def _noise(
+    values: np.ndarray, deviations: np.ndarray, errors: np.ndarray, drawn: np.ndarray, top_k: int
+) -> list[_Noise]:
     if not deviations.shape[1]:
         return [_Noise()] * len(values)
     half = t_quantile(deviations.shape[1] - 1) * np.sqrt((deviations**2).sum(axis=1) + errors**2)
-    columns = (values - half, values + half, *_probabilities(values, deviations, errors, top_k, seed))
+    columns = (values - half, values + half, *_probabilities(drawn, top_k))
     return [_Noise(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
@@ -444,19 +450,33 @@ def _places(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return above, tied
 
 
-def _probabilities(
-    values: np.ndarray, deviations: np.ndarray, errors: np.ndarray, top_k: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """P(best), P(top k) and the mean rank of every model, over draws of the rows."""
-    rng = np.random.default_rng(seed)
+def _draws(
+    names: Sequence[str],
+    values: np.ndarray,
+    deviations: np.ndarray,
+    errors: np.ndarray,
+    outlook: Outlook | None,
+    seed: int,
+) -> np.ndarray:
+    """(draws, models) values after training, over draws of the rows and of what training may change; none without
+    blocks."""
     blocks = deviations.shape[1]
+    if not blocks:
+        return np.zeros((0, len(values)))
+    rng = np.random.default_rng(seed)
     draws = rng.standard_normal((DRAWS, blocks)) @ deviations.T
     if blocks > 1:  # t with blocks - 1 degrees of freedom, as the intervals
         draws /= np.sqrt(rng.chisquare(blocks - 1, (DRAWS, 1)) / (blocks - 1))
     if errors.any():
         draws += rng.standard_normal(draws.shape) * errors
+    if outlook is not None:
+        draws += outlook.draws(names, DRAWS, rng)
     # equal models share their places; the products of equal rows may differ in the last digit
-    drawn = np.round(values + draws, 10)
+    return np.asarray(np.round(values + draws, 10))
+
+
+def _probabilities(drawn: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """P(best), P(top k) and the mean rank of every model, over draws."""
     above, tied = _places(drawn)
     best = ((above == 0) / tied).mean(axis=0)
     top = np.clip((top_k - above) / tied, 0, 1).mean(axis=0)

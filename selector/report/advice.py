@@ -221,7 +221,7 @@ def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[st
     if best.transferability is not None:
         line = f"Predicted: transferability {best.transferability:.3f} on a scale where 0 is chance and 1 is perfect"
         if best.transferability_low is not None and best.transferability_high is not None:
-            line += f" (90 % interval {best.transferability_low:.3f} to {best.transferability_high:.3f})"
+            line += f" (90 % interval of the score {best.transferability_low:.3f} to {best.transferability_high:.3f})"
         yield line + "."
     if best.prior is not None and best.prior.weight:
         yield (
@@ -229,13 +229,13 @@ def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[st
             f"with a weight of {100 * best.prior.weight:.0f} %."
         )
     if best.p_best is not None:
-        yield f"The chance that it has the highest transferability of all is {100 * best.p_best:.0f} %."
+        yield f"The chance that it is the best of all after training is {100 * best.p_best:.0f} %."
     tied = [model.name for model in ranking if model.tied and model is not best]
     if (told := tie(ranking)) not in ("", NO_CAVEAT):
         yield told
     elif tied:
         more = f" and {len(tied) - 5} more" if len(tied) > 5 else ""
-        yield f"On these rows it is not significantly different from {', '.join(tied[:5])}{more}."
+        yield f"May be as good after training: {', '.join(tied[:5])}{more}."
     yield "Transferability predicts an order, not an accuracy; fine-tuning a few models is what settles it."
 
 

@@ -75,7 +75,7 @@ def intervals(ranking: Ranking) -> Figure | None:
         "intervals",
         "How sure the order is",
         "Transferability of each model with its 90 % interval: how far other items of the same kind could move it, not how "
-        f"well proxies predict fine-tuning. Filled dots are not significantly different from the first (90 %).{rest}",
+        f"well proxies predict fine-tuning. Filled dots may be as good as the first after training.{rest}",
         picture(WIDTH, bottom + 46, "Transferability of each model with its 90 % interval", *parts),
     )
 

@@ -33,7 +33,7 @@ MOST_EXCLUDED = 10  # named below the table
 MOST_ALIKE = 6  # named of those that failed for the same reason
 
 TIED = "≈"
-"""Marks transferability that is not significantly different from the highest (90 %)."""
+"""Marks models that may be as good as the first one after training."""
 
 MARKS = frozenset({REDUCED, UNSTEADY, TIED, FRONT_MEASURED, FRONT_PREDICTED})
 """All of them; a note that begins with one explains it."""
@@ -189,11 +189,11 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         told = "90 % interval of the transferability: how far other items of the same kind could move it"
         yield Column("interval", "90% CI", "predicted", told, drop=1)
     if any(model.p_best is not None for model in ranking.models):
-        yield Column(
-            "p_best", "P(best)", "predicted", "Probability of having the highest transferability of all", drop=1
-        )
+        yield Column("p_best", "P(best)", "predicted", "Probability of being the best of all after training", drop=1)
         k = ranking.settings.get("top_k", "k")
-        yield Column("p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k}", drop=2)
+        yield Column(
+            "p_top_k", f"P(top {k})", "predicted", f"Probability of being among the first {k} after training", drop=2
+        )
     if tried := next((model.pilot for model in ranking.models if model.pilot is not None and model.pilot.metric), None):
         told = (
             f"{tried.metric} after a pilot run: a few steps of fine-tuning at a low resolution, judged on {tried.held_out} "
@@ -291,7 +291,7 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
         case "transferability":
             cell = _number(model.transferability)
             return (
-                Cell(cell.text + TIED, cell.sort, "not significantly different from the top score (90 %)")
+                Cell(cell.text + TIED, cell.sort, "may be as good as the first after training (5 % or more)")
                 if tied
                 else cell
             )
@@ -440,7 +440,7 @@ def warnings(ranking: Ranking) -> list[str]:
     return [warning for warning in ranking.warnings if warning not in failed]
 
 
-NO_CAVEAT = "not significantly different from the top score (90 %)."
+NO_CAVEAT = "may be as good as the first after training (probability of 5 % or more)."
 
 
 def tie(ranking: Ranking) -> str:

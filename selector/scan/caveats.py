@@ -84,10 +84,15 @@ def too_small(transferability: dict[str, Transferability], items: int, *, settle
     Args:
         settles: whether more items are worth a word; where every model is at chance they settle nothing.
     """
-    tied = [name for name, e in transferability.items() if e.tied]
-    if len(tied) < 2:
+    if len(transferability) < 2:
         return None
     first, second = sorted(transferability.values(), key=lambda e: -e.value)[:2]
+    half = max(e.half_to_first for e in transferability.values())  # 0: no intervals were computed
+    tied = [
+        name for name, e in transferability.items() if e.tied and (not half or first.value - e.value <= e.half_to_first)
+    ]
+    if len(tied) < 2:
+        return None
     gap, half = first.value - second.value, second.half_to_first
     times = (half / gap) ** 2 if gap > 0 else math.inf
     numbers = {"models": len(tied), "items": items, "gap": gap, "half_width": half}

@@ -8,7 +8,8 @@ from functools import partial
 
 from selector import tasks
 from selector.core.errors import SourceError, StoreError
-from selector.ranking.combination import LabelFacts, combine, out_of_reach
+from selector.ranking.combination import OUT, LabelFacts, combine, out_of_reach
+from selector.ranking.outlook import Outlook
 from selector.run.executor import InProcess
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows
@@ -78,7 +79,8 @@ class Rounds:
             left = len(extraction.rows().indices) - len(rows.indices)
             for c in _lost([c for c in self.running if c.transferability], self._top_k):
                 c.pruned = (
-                    f"pruned after {len(rows)} rows: {self._top_k} others are ahead by more than their paired interval"
+                    f"pruned after {len(rows)} rows: it is among the first {self._top_k} after training with a probability "
+                    f"below {100 * OUT:.0f} %"
                 )
                 c.spared = extraction.estimate(c.spec, left)
 
@@ -89,8 +91,11 @@ class Rounds:
         members = task.members.get(target.modality, ()) if task else ()
         labels = {name: LabelFacts.of(facet.labels, facet.kind, members) for name, facet in rows.facets.items()}
         scores = {c.spec.name: c.scores for c in running}
+        sources = {c.spec.name: c.spec.source for c in running}
+        trains = task is not None and not task.adapts
+        outlook = Outlook.of(sources, target.modality, target.label_kind) if trains else None
         transferability = combine(
-            scores, labels, prior=self._knowledge.prior(running), top_k=self._top_k, seed=self._seed
+            scores, labels, prior=self._knowledge.prior(running), outlook=outlook, top_k=self._top_k, seed=self._seed
         )
         for c in running:
             c.transferability, c.rows = transferability.get(c.spec.name), len(rows)
