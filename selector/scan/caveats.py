@@ -170,9 +170,10 @@ def rare_classes(target: Target) -> Caveat | None:
     total = np.sum(list(by_split.values()), axis=0)
     if not len(total):
         return None
-    order = np.argsort(total, kind="stable").tolist()
+    # what train lacks the target's own notes name
+    order = [i for i in np.argsort(total, kind="stable").tolist() if by_split["train"][i]]
     few = {target.class_names[i]: int(total[i]) for i in order if total[i] < FEWEST_ITEMS}
-    used = {split: counts for split, counts in by_split.items() if len(target.indices(split))}
+    used = {split: counts for split, counts in by_split.items() if split != "train" and len(target.indices(split))}
     absent = {
         target.class_names[i]: [split for split, counts in used.items() if not counts[i]]
         for i in order

@@ -137,8 +137,8 @@ def test_advice_names_what_may_be_as_good_and_the_strategy() -> None:
 def test_advice_of_an_unmeasured_run_promises_nothing() -> None:
     told = advice(samples.unmeasured())
     assert told.headline.startswith("Confirm before you choose: timm:network_0.in1k is in front")
-    assert "The chance that it has the highest transferability of all is 60 %." in told.sure
-    assert "On these rows it is not significantly different from timm:network_1.in1k." in told.sure
+    assert "The chance that it is the best of all after training is 60 %." in told.sure
+    assert "May be as good after training: timm:network_1.in1k." in told.sure
     assert told.commands == ("selector confirm RUN",)
 
 
