@@ -89,7 +89,6 @@ def test_links_between_pages(page: str) -> None:
             assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
 
 
-@pytest.mark.xfail(strict=False, reason="the demo is being run again")
 def test_table_and_picture_come_from_one_run() -> None:
     from _tools.demo import BLOCK, IMAGE, RECORD, digest
 
@@ -101,7 +100,6 @@ def test_table_and_picture_come_from_one_run() -> None:
     assert digest(IMAGE.read_bytes()) == record["picture"], "report.png is not that of docs/images/report.json"
 
 
-@pytest.mark.xfail(strict=False, reason="the demo is being run again")
 def test_the_table_has_the_columns_of_today() -> None:
     from _tools.everything import ranking
 

@@ -32,7 +32,7 @@ def table(run: str | Path) -> str:
     from selector.results import load_ranking
 
     lines = render_text(load_ranking(run), width=WIDTH).splitlines()
-    last = next(k for k, line in enumerate(lines) if line.startswith("Hidden columns"))
+    last = next(k for k, line in enumerate(lines) if line.startswith(("Hidden columns", "Legend")))
     return "\n".join(line.rstrip() for line in lines[:last]).strip()
 
 

@@ -7,7 +7,6 @@ Diagrams are drawn here. Charts of benchmarks read ``benchmarks/results``. Figur
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import sys
@@ -321,6 +320,26 @@ def budgets() -> None:
     save(made, "bench-budgets.svg")
 
 
+@figure("budget.svg")
+def budget() -> None:
+    """Time line of fine-tuning stages with several budgets."""
+    table = [r for r in rows("confirm_budget") if r["seed"] == "0"]
+    made, ax = axes(high=0.42 * len(table) + 1)
+    parts = (("setup_s", "measuring speed", AMBER), ("steps_s", "optimizer steps", BLUE), ("val_s", "validation", "#9aa5b1"), ("final_s", "test, saving", GREEN))  # fmt: skip
+    for k, row in enumerate(table):
+        at = 0.0
+        for column, title, color in parts:
+            ax.barh(-k, number(row[column]), left=at, color=color, height=0.68, label=title if k == 0 else None)
+            at += number(row[column])
+        ax.plot([number(row["budget_s"])] * 2, [-k - 0.4, -k + 0.4], color=INK, lw=2)
+    ax.set_yticks(
+        [-k for k in range(len(table))], [f"{number(r['budget_s']) / 60:.0f} min, {r['load']}" for r in table]
+    )
+    ax.set_xlabel("seconds; the black line is the budget")
+    ax.legend(frameon=False)
+    save(made, "budget.svg")
+
+
 @figure("bench-pruning.svg")
 def pruning() -> None:
     """Forward time saved per dataset."""
@@ -476,42 +495,8 @@ def report_annotated() -> None:
     image.save(IMAGES / "report-annotated.png", optimize=True)
 
 
-REPORT_PARTS = ((60, 150), (60, 330), (60, 620))
+REPORT_PARTS = ((30, 150), (30, 330), (30, 625))
 """Where the advice, its certainty and the ranking stand in ``report.png``."""
-
-
-@figure("budget.svg")
-def budget() -> None:
-    """Where the time of a fine-tuning stage went."""
-    if (run := demo_run()) is None:
-        return
-    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    parts = _timeline(document)
-    made, ax = axes(high=0.42 * len(parts) + 0.9)
-    at = 0.0
-    for k, (title, kind, seconds) in enumerate(parts):
-        ax.barh(-k, seconds, left=at, color={"pilot": AMBER, "train": BLUE, "rest": "#9aa5b1"}[kind], height=0.7)
-        ax.text(at + seconds + 1, -k, f"{title}, {seconds:.0f} s", va="center", fontsize=9)
-        at += seconds
-    ax.set_yticks([])
-    ax.set_xlim(0, max(at * 1.6, 1))
-    ax.set_xlabel("seconds since the fine-tuning stage began")
-    save(made, "budget.svg")
-
-
-def _timeline(document: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """Pilot runs, each training, and what is left of the stage's time, in this order."""
-    spent, confirmation = document["seconds"], document["confirmation"]
-    found = [("pilot runs", "pilot", float(spent.get("pilot") or spent.get("trials") or 0))]
-    for entry in confirmation.get("history", []):
-        if float(entry.get("seconds") or 0) >= 0.5:
-            title = f"{entry.get('model') or entry.get('name')}, {entry.get('strategy')}, {entry.get('steps')} steps"
-            found.append((title, "train", float(entry["seconds"])))
-    left = float(spent.get("confirm") or 0) - sum(seconds for _, kind, seconds in found if kind == "train")
-    return [
-        *(part for part in found if part[2] >= 0.5),
-        ("measuring speed, validation, test, saving", "rest", max(left, 0.0)),
-    ]
 
 
 def main(names: Sequence[str]) -> int:

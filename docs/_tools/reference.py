@@ -141,7 +141,7 @@ def _cli() -> Iterator[tuple[str, str]]:
         "reference/cli/index.md",
         _page(
             "Command line",
-            "`selector COMMAND --help` shows the same in the terminal. [Exit codes](../exit-codes.md) are common to all.",
+            "`selector COMMAND --help` shows the most common options in the terminal, `--help-all` every option. [Exit codes](../exit-codes.md) are common to all.",
             table(["command", "purpose"], rows),
             _toctree(pages),
         ),
@@ -589,7 +589,8 @@ def environment_variables() -> set[str]:
     import re
 
     sources = (path.read_text(encoding="utf-8") for path in (ROOT / "selector").rglob("*.py"))
-    return {name for source in sources for name in re.findall(r"\"(SELECTOR_[A-Z_]+)\"", source)}
+    found = {name for source in sources for name in re.findall(r"\"(SELECTOR_[A-Z_]+)\"", source)}
+    return found - {"SELECTOR_WORKER"}  # a mark that workers find each other by, for no user to set
 
 
 def _environment() -> str:
