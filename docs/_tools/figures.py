@@ -141,9 +141,9 @@ def table_annotated() -> None:
         "measured: validation selected the model,|the test split was read once",
         "° trained at reduced image size:|compare only with other ° values",
         "transferability: 0 is chance, 1 is perfect;|an order, not an accuracy",
-        "≈ not significantly different|from the first model (90%)",
+        "≈ may be as good as the first|model after training (5% or more)",
         "90% CI: where it would lie with|other items of the same kind",
-        "P(best): probability of the|highest transferability",
+        "P(best): probability of being|the best after training",
     )
     for number, ((x, y), note) in enumerate(zip(marks, notes, strict=True), start=1):
         first, second = note.split("|")

@@ -457,7 +457,7 @@ def _columns() -> str:
 
 
 MARK_MEANINGS = {
-    "≈": "The transferability is not significantly different from the highest one (90%).",
+    "≈": "The model may be as good as the first one after training (probability of 5% or more).",
     "°": "The model was trained at a smaller image size than its own. Compare such values only with each other.",
     "~": "The latency varied between passes: the machine was busy.",
     "◆": "Pareto front of measured values: no model of equal or lower cost has a higher measured value.",
