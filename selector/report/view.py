@@ -98,7 +98,7 @@ def table_view(ranking: Ranking) -> TableView:
 _LEGEND = {
     "transferability": "predicted from the proxies and the prior (0 chance, 1 perfect)",
     "interval": "range of the transferability on other items of the same kind",
-    "p_best": "probability of the highest transferability",
+    "p_best": "probability of being the best after training",
     "p_top_k": "probability of being among the first k",
     "pilot": "metric after a few steps of fine-tuning",
     "expected": "expected metric of models that were not fine-tuned",
