@@ -42,8 +42,8 @@ class Kept(logging.Handler):
     def emit(self, record):
         told.append(record.getMessage())
 
-logging.getLogger("selector.core.fleet").addHandler(Kept())
-logging.getLogger("selector.core.fleet").setLevel(logging.INFO)
+logging.getLogger("selector.run.executor").addHandler(Kept())
+logging.getLogger("selector.run.executor").setLevel(logging.INFO)
 
 def kill():
     while not list((root / "there" / "entries").glob("*/meta.json")):
@@ -122,3 +122,61 @@ def test_a_node_that_is_killed_costs_its_jobs_another_run_and_nothing_else(
     done = subprocess.run(words, env={**os.environ, **PLAIN}, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "same table;" in done.stdout
+
+
+OWN_CLUSTER = """
+import os
+import psutil
+from selector.run.ray import RayCluster
+from tests.run.test_ray import joined
+
+cluster = RayCluster(workers=1)
+print("width", cluster.width)
+(result,) = cluster.map(abs, [-3])
+assert result.value == 3
+import ray
+address = ray.get_runtime_context().gcs_address
+me = psutil.Process()
+heard = {link.laddr.ip for one in [me, *me.children(recursive=True)] for link in one.net_connections("inet")
+         if link.status == "LISTEN"}
+print("listens", sorted(heard))
+assert heard <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, heard
+assert joined(address, {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")})
+assert not joined(address, {"RAY_AUTH_MODE": "disabled"})
+assert not joined(address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
+cluster.close()
+print("nobody joined")
+"""
+
+JOIN = """
+import sys, ray
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+print("ran", ray.get(ray.put(7)))
+"""
+
+
+def joined(address: str, environment: dict[str, str]) -> bool:
+    """Whether a second process gets into a cluster."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", JOIN, address],
+            env={**plain, **environment}, capture_output=True, text=True, check=False, timeout=40,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    return "ran" in done.stdout
+
+
+@pytest.mark.slow  # a cluster, and two processes that try to join it
+def test_a_cluster_of_a_run_is_closed_to_others(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", OWN_CLUSTER],
+        cwd=ROOT, env={**plain, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "nobody joined" in done.stdout
+    assert not (tmp_path / ".ray" / "auth_token").exists()  # others may read what lies there
