@@ -158,6 +158,7 @@ print("ran", ray.get(ray.put(7)))
 def joined(address: str, environment: dict[str, str]) -> bool:
     """Whether a second process gets into a cluster."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    plain["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # it looks for the node at 127.0.0.1
     try:
         done = subprocess.run(
             [sys.executable, "-c", JOIN, address],
