@@ -15,6 +15,7 @@ from selector.core.errors import ConfigError, first_line
 from selector.core.units import words
 from selector.loggers import ExperimentLog, registry
 from selector.report import plot
+from selector.report.html import write_report
 from selector.report.ranking import Ranking
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ class Logs:
         with TemporaryDirectory() as folder:
             table = Path(folder) / "ranking.csv"
             ranking.to_dataframe().to_csv(table, index=False)
-            files = [] if ranking.path is None else [ranking.path / name for name in ("report.html", "run.json")]
-            for path in (table, *filter(Path.is_file, files)):
+            files = [] if ranking.path is None else [write_report(ranking), ranking.path / "run.json"]
+            for path in (table, *files):
                 self._each("artifact", path)
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ def test_a_run_reaches_every_logger(photos: Path, tmp_path: Path) -> None:
         if name.startswith("train/loss/"):
             losses.setdefault(name, []).append((step, pytest.approx(value, rel=1e-5)))
     assert [1, 2, 3, 4, 5, 6] in [[step for step, _ in points] for points in losses.values()]
-    assert {"ranking.csv", "run.json"} <= set(kept.files)
+    assert {"ranking.csv", "run.json", "report.html"} <= set(kept.files)
     assert kept.settings["target.items"] == 24
     test = dict(ranking.best.measurements[-1].test)
     assert (f"test/accuracy/tiny/resnet é {ranking.best.measurements[-1].strategy}", test["accuracy"]) in [
