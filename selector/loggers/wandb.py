@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ class WeightsAndBiases:
 
     def figure(self, name: str, figure: Any) -> None:
         """See ``ExperimentLog``."""
-        self.run.log({f"figures/{name}": self._library.Image(figure)})
+        from PIL import Image
+
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")  # the library itself would want pyplot
+        self.run.log({f"figures/{name}": self._library.Image(Image.open(drawn))})
 
     def artifact(self, path: Path) -> None:
         """See ``ExperimentLog``."""
