@@ -334,7 +334,8 @@ def load_weights(backbone: BiLm, options: Options, path: Path, model: str) -> No
             reader = _Reader(file, f"{model}: {path}")
             for target, value in reader.weights(options):
                 backbone.get_parameter(target).copy_(value)
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, MemoryError, ArithmeticError) as error:
+        # h5py has no errors of its own: a damaged heap or tree is a RuntimeError, a link that leads nowhere a KeyError
         raise SourceError(
             f"{model}: {path} cannot be read, it is damaged or no HDF5 file: {first_line(error)}"
         ) from None

@@ -475,7 +475,14 @@ def test_changed_files_are_results_or_errors_of_our_own(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "seed", "number"),
-    [("parquet", 1, 975), ("boxes in memory", 1, 68), ("parquet", 2, 841), ("arrays", 0, 20)],
+    [
+        ("parquet", 1, 975),
+        ("boxes in memory", 1, 68),
+        ("parquet", 2, 841),
+        ("arrays", 0, 20),
+        ("ELMo", 1, 18),
+        ("saved texts", 1, 379),
+    ],
 )
 def test_what_long_runs_found(name: str, seed: int, number: int, tmp_path: Path) -> None:
     """Cases that ended in exceptions of others."""

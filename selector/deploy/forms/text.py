@@ -34,17 +34,17 @@ _KEYS = ("tokens", "words")
 class _TextSettings(BaseModel):
     """As ``TextPreprocess.to_dict`` writes it; of the tokenizer its hash."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)  # "12" is no length: what is checked is what is used
 
     tokenizer: str
-    max_length: int = Field(ge=4)
+    max_length: int = Field(ge=4, le=1_000_000)
     prefix: str = ""
     long_texts: LongTexts = "truncate"
-    pad_id: int = Field(default=0, ge=0)
+    pad_id: int = Field(default=0, ge=0, lt=2**31)
     token_types: bool = False
     words: bool = False
     truncation_side: TruncationSide = "right"
-    tokens_per_word: int = Field(default=1, ge=1)
+    tokens_per_word: int = Field(default=1, ge=1, le=1_000_000)
 
 
 @form("text")
