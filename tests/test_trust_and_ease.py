@@ -350,6 +350,7 @@ def test_a_dry_run_counts_what_would_be_fetched(photos: Path, tmp_path: Path, mo
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     facts = types.SimpleNamespace(size=46_800_000, etag="abc")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_: facts)
+    monkeypatch.setattr("selector.sources._hub.no_answer", lambda *_: "")  # the hub answers
     plan = selector.plan(photos, zoo=["timm:resnet18.a1_in1k"], store=tmp_path / "store")
     assert plan.fetch_bytes == 46_800_000
 

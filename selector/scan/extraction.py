@@ -28,13 +28,13 @@ from selector.scan.model_job import ModelJob, RoundRows, ScoreSettings, ToScore,
 from selector.scan.prices import prices
 from selector.scan.variants import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
-from selector.tuning.job import StoreSupplies
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.variants import at_place, network_of, place_of
 
 if TYPE_CHECKING:
     from selector.core.modality import Inputs
+    from selector.tuning.job import StoreSupplies
 
 log = logging.getLogger(__name__)
 
@@ -333,6 +333,8 @@ class Extraction:
     def supplies(self, specs: Sequence[ModelSpec]) -> StoreSupplies:
         """What trainings of these networks read, on workers that know them."""
         known = {spec.name: self.trained(spec) for spec in specs if spec.source_name not in OF_THIS_PROCESS}
+        from selector.tuning.job import StoreSupplies  # it brings torch, which a scan from the store does not need
+
         return StoreSupplies(self.target, self.store.address, self.job_settings, known)
 
     def stored(self, spec: ModelSpec) -> Entry | None:

@@ -232,9 +232,9 @@ def test_a_model_that_ends_its_worker_costs_its_own_row(photos: Path, tmp_path: 
 
 
 def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match=r"ray_address is a cluster for engine 'ray'\. Got engine 'local'"):
+    with pytest.raises(OptionError, match="ray_address needs engine='ray'"):
         selector.rank("x", ray_address="auto")
-    with pytest.raises(OptionError, match=r"device names one card, and a cluster .* Got 'cuda:1'; say 'cuda'"):
+    with pytest.raises(OptionError, match=r"device='cuda:1' cannot be used with engine='ray'"):
         selector.rank("x", engine="ray", device="cuda:1")
     with pytest.raises(OptionError, match=r"engine must be 'local', 'processes' or 'ray'\. Got 'cluster'"):
         selector.rank("x", engine="cluster")

@@ -198,7 +198,7 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     ]
     ranking = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", prune="always", top_k=1)
     assert [m.name for m in ranking] == ["sees", "blind"]
-    assert ranking["blind"].status == "stopped"
+    assert ranking["blind"].status == "pruned"
     assert "1 others are ahead by more than their paired interval" in ranking["blind"].reason
     (told,) = [w for w in ranking.warnings if "stopped early" in w]
     rows = ranking["blind"].rows
@@ -215,7 +215,7 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     assert [m.status for m in unsure] == ["ok", "ok"]
     assert sum(p.stage == "score" for p in seen) == 4  # no rounds: two models, two proxies
     sure = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", top_k=1)
-    assert sure["blind"].status == "stopped"
+    assert sure["blind"].status == "pruned"
 
 
 def test_a_callable_is_a_proxy(photos, tmp_path):
@@ -243,7 +243,7 @@ def test_ready_features_are_a_table_of_one(tmp_path):
         ({"top_k": 0}, r"top_k must be an int in the range \[1, inf\). Got 0"),
         ({"proxies": ["knnn"]}, "unknown proxy 'knnn'; did you mean 'knn'"),
         ({"models": "tiny-resnit"}, "no model of the zoo matches 'tiny-resnit'; did you mean 'tiny-resnet'"),
-        ({"prune": "always", "intervals": False}, "stopped by their intervals, and those are off"),
+        ({"prune": "always", "intervals": False}, "needs intervals"),
         ({"budget": "ten"}, "A duration must be a number with a unit"),
     ],
 )
@@ -565,7 +565,7 @@ def test_what_was_measured_excludes_too_before_the_rows_are_extracted(photos, tm
         ({"max_memory": "4 apples"}, r"A size must be a number with a unit .* such as 20GB. Got '4 apples'"),
         (
             {"max_memory": "4GB", "measure_cost": "never"},
-            r"need models to be measured; cost must be 'auto' or 'again'. Got 'off'",
+            "measure_cost must be",
         ),
         (
             {"license": "permisive"},

@@ -78,7 +78,9 @@ def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) ->
         measured = {m.strategy: m for m in model.measurements}
         assert {"frozen", "partial", "full", "lora"} <= set(measured)
         for m in measured.values():
-            assert (m.status, m.metric) == ("ok", "entity_f1")
+            assert (m.status in ("ok", "incomplete"), m.metric) == (True, "entity_f1")
+            if m.status == "incomplete":  # less than an epoch: no value
+                continue
             assert {"entity_f1", "entity_precision", "entity_recall", "token_accuracy", "macro_f1"} <= set(m.val)
     # the words tell the label, so that even a random network's states are enough
     assert ranking["small-bert"].best_measurement().test["entity_f1"] > 0.8  # type: ignore[union-attr]

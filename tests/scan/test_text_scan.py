@@ -76,7 +76,8 @@ def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) ->
     for name in ("small-bert", "small-gpt2"):
         measured = {m.strategy: m for m in ranking[name].measurements}
         assert {"frozen", "partial", "full", "lora"} <= set(measured)
-        assert all(m.status == "ok" and m.resolution is None for m in measured.values())
+        assert measured["frozen"].status == "ok"
+        assert all(m.status in ("ok", "incomplete") and m.resolution is None for m in measured.values())
         assert measured["frozen"].val_value > 1 / 3
     saved = selector.load_model(run)
     found = saved.predict(["sun and rain and storm", "", "the goal of the team"], top=2)

@@ -87,7 +87,7 @@ def test_the_onnx_file_and_the_example_of_the_page_say_the_same(
         np.testing.assert_allclose(probabilities, model.predict(texts).probabilities, atol=1e-5)
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["class_names"]) == list(CLASSES)
-    assert set(facts) == {"name", "class_names", "preprocess"}
+    assert set(facts) == {"name", "task", "class_names", "class_values", "preprocess", "context"}
     told = {"max_length", "prefix", "pad_id", "long_texts", "token_types", "tokenizer"}
     assert set(json.loads(facts["preprocess"])) == told
     assert json.loads(facts["preprocess"])["max_length"] == 64
