@@ -199,7 +199,7 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     ranking = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", prune="always", top_k=1)
     assert [m.name for m in ranking] == ["sees", "blind"]
     assert ranking["blind"].status == "pruned"
-    assert "1 others are ahead by more than their paired interval" in ranking["blind"].reason
+    assert "among the first 1 after training with a probability below 2" in ranking["blind"].reason
     (told,) = [w for w in ranking.warnings if "stopped early" in w]
     rows = ranking["blind"].rows
     assert f"after {rows} rows blind. That saved {50 * (153 - rows) / 153:.0f} % of the forward passes, about" in told

@@ -146,7 +146,7 @@ def test_networks_of_one_source_have_prices_of_their_own(photos: Path, tmp_path:
 def test_budgets_that_cannot_be_one(tmp_path: Path) -> None:
     for value, message in {
         "0%": r"scan_budget must be a share above 0% and at most 100%\. Got '0%'\.",
-        "x%": r"scan_budget: a share is a number of per cent, such as 25%\. Got 'x%'\.",
+        "x%": r"scan_budget: a share is a percentage, such as 25%\. Got 'x%'\.",
         0: r"scan_budget must be more than 0\. Got 0\.",
         "soon": r"scan_budget: ",
     }.items():
