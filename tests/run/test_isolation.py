@@ -107,22 +107,19 @@ def test_a_model_that_forks_answers_for_itself_alone(
 
 
 KILLED = """
-import os, sys, threading, time
+import os, sys
 from pathlib import Path
 import selector
 from selector.zoo import ModelSpec
-targets, store, kill = sys.argv[1].split(","), Path(sys.argv[2]), int(sys.argv[3])
+targets, store, kill = sys.argv[1].split(","), Path(sys.argv[2]), sys.argv[3]
 zoo = [ModelSpec(name="sees", source="python:tests.support.networks:Orientation"),
        ModelSpec(name="slow", source="python:tests.support.networks:Slow"),
        ModelSpec(name="blind", source="python:tests.support.networks:Blind")]
-def die():
-    while len(list(store.glob("entries/*/*.rows"))) < kill:
-        time.sleep(0.01)
-    os.kill(os.getpid(), 9)
-if kill:
-    threading.Thread(target=die, daemon=True).start()
+def die(progress):
+    if progress.stage == "extract" and progress.model == kill:
+        os.kill(os.getpid(), 9)  # the driver, while it works on this model
 found = selector.rank(targets, zoo=zoo, store=store, proxies=["knn"], precision="float32", backend="eager", measure_cost="never",
-                      isolate=sys.argv[4], history=False)
+                      isolate=sys.argv[4], history=False, progress=die if kill else False)
 print([[(m.name, m.status, m.scores["knn"].value) for m in ranking] for ranking in found])
 """
 
@@ -134,15 +131,15 @@ def test_a_killed_driver_blames_no_model(isolate: str, photos: Path, tmp_path: P
     shutil.copytree(photos, second)
     next(iter(second.rglob("*.png"))).unlink()
 
-    def run(store: Path, kill: int) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-c", KILLED, f"{photos},{second}", str(store), str(kill), isolate]
+    def run(store: Path, kill: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", KILLED, f"{photos},{second}", str(store), kill, isolate]
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    undisturbed = run(tmp_path / "a", 0)
+    undisturbed = run(tmp_path / "a", "")
     assert undisturbed.returncode == 0, undisturbed.stderr
-    for kill in (1, 1, 1):
-        assert run(tmp_path / "b", kill).returncode == -signal.SIGKILL
-    after = run(tmp_path / "b", 0)
+    for _ in range(3):  # each time while it works on one and the same model
+        assert run(tmp_path / "b", "slow").returncode == -signal.SIGKILL
+    after = run(tmp_path / "b", "")
     assert after.stdout == undisturbed.stdout
     assert "earlier" not in after.stderr
 
