@@ -57,6 +57,7 @@ class RayCluster(WorkerExecutor):
         self._address, self._workers, self._on_gpu = address, workers, on_gpu
         self._ray: Any = None  # its own annotations are partial
         self._before: _Surroundings | None = None
+        self._own = False  # whether the cluster was started for this run
         self._shared: dict[str, Any] = {}
         self._bundles: dict[tuple[str, ...], Any] = {}
 
@@ -92,7 +93,7 @@ class RayCluster(WorkerExecutor):
                 before.restore()
                 raise
             before.take_signal()
-            self._before = before
+            self._before, self._own = before, place == "local"
         self._ray = ray
         resources = self._ray.cluster_resources()
         self._gpus = float(resources.get("GPU", 0.0)) if self._on_gpu else 0.0
@@ -153,6 +154,8 @@ class RayCluster(WorkerExecutor):
         return found
 
     def _stop(self, tickets: Sequence[Any]) -> None:
+        if self._own and isinstance(sys.exception(), KeyboardInterrupt):
+            return  # the cluster of a run ends in ``close``; Ray aborts the driver where an answer meets its cancellation
         for ref in tickets:
             self._ray.cancel(ref, force=True)
 
