@@ -150,7 +150,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         counts = sorted({int(row["rows"]) for row in mine})
         size = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
         lines.append(
-            f"| {name} | {size} | {len(mine)} | {100 * saved:.0f} % | {kept} of {len(mine)} | {top} of {TOP_K * len(mine)} |"
+            f"| {name} | {size} | {len(mine)} | {100 * saved:.0f}% | {kept} of {len(mine)} | {top} of {TOP_K * len(mine)} |"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""Do 90 % intervals of the difference of two models hold the true difference nine times in ten, on 4 to 200 items?
+"""Do 90% intervals of the difference of two models hold the true difference nine times in ten, on 4 to 200 items?
 
     python -m benchmarks.bench_intervals [--quick] [--tasks GLOB]
 

@@ -17,7 +17,7 @@ is the median of the pairs. Baselines:
 With one thread the ratio is of processor time, which other work on the machine disturbs little; with
 two it is of wall time. ``busy_ratio`` is what the subject's wall time becomes when another program runs on every core,
 over its time beside whatever ran already: 2 is a fair share of the cores, more is threads that wait for each other.
-Cases with ``-interval`` add the 90 % interval; they run at K, the first 1,200 rows of M. Memory is the anonymous memory (mapped rows do not count) that the subject
+Cases with ``-interval`` add the 90% interval; they run at K, the first 1,200 rows of M. Memory is the anonymous memory (mapped rows do not count) that the subject
 alone adds at its peak, sampled from outside by another process. On a GPU (``--device cuda``) the
 floor is torch's, in float64 and float32, with the error that float32 makes in the value.
 """

@@ -172,7 +172,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         same = sum(row["choice"] == row["whole_choice"] for row in mine)
         regrets = [float(row["regret"]) for row in mine]
         lines.append(
-            f"| {share} % | {100 * spent:.1f} % | {100 * looked:.0f} % | {same} of {len(mine)} | "
+            f"| {share}% | {100 * spent:.1f}% | {100 * looked:.0f}% | {same} of {len(mine)} | "
             f"{statistics.mean(regrets):+.2f} | {max(regrets):+.2f} |"
         )
     return lines

@@ -45,7 +45,7 @@ def put_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def mean_over_sets(values: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
-    """Mean over sets of the mean over a set's seeds, with its 90 % interval.
+    """Mean over sets of the mean over a set's seeds, with its 90% interval.
 
     The interval is a bootstrap in two steps: sets are drawn, then seeds within each.
 

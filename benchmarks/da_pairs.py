@@ -103,7 +103,7 @@ def dimmed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def fogged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """White haze of uneven density: noise at doubling scales, each half as strong as the coarser one before, mixed in by 40 to 80 %."""
+    """White haze of uneven density: noise at doubling scales, each half as strong as the coarser one before, mixed in by 40 to 80%."""
     height, width = image.shape[:2]
     haze, strength, cells = np.zeros((height, width)), 1.0, 2
     while cells <= min(height, width):
@@ -316,7 +316,7 @@ def _idx(folder: Path) -> Domain:
 
 
 def _digits() -> tuple[Domain, Domain]:
-    """scikit-learn's 8 x 8 digits in gray, 0..16 stretched to 0..255: 70 % and, held out, 30 %."""
+    """scikit-learn's 8 x 8 digits in gray, 0..16 stretched to 0..255: 70% and, held out, 30%."""
     bunch = load_digits()
     pixels = np.repeat((bunch.images * 255 / 16).round().astype(np.uint8)[..., None], 3, axis=-1)
     whole = Domain(list(pixels), bunch.target.astype(np.int64))

@@ -127,7 +127,7 @@ def _prediction(rows: Sequence[Row], pairs: Sequence[str]) -> list[tuple[str, st
     names = ("intercept", *FITTED)
     found += [("regression", "all", name, w) for name, w in zip(names, _ridge(own), strict=True)]
     every = np.concatenate(missed)
-    return [*found, ("regression", "all", "90 % of what is missed, points", 100 * float(np.quantile(every, 0.9)))]
+    return [*found, ("regression", "all", "90% of what is missed, points", 100 * float(np.quantile(every, 0.9)))]
 
 
 def _chance(rows: Sequence[Row]) -> np.ndarray:
@@ -269,7 +269,7 @@ def _handed_over(rows: Sequence[Row]) -> tuple[str, str]:
 
 def _regret_curves(path: Path, handed: str = "") -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
     """By way of asking, (MOST_LABELS,) mean regret in points of the leader after so many labels, over ``TURNS`` random
-    80 % of the target's items; and, for ``label``, labels and regret where it expects for the first time to be within a
+    80% of the target's items; and, for ``label``, labels and regret where it expects for the first time to be within a
     point of the best: what a person sees, who knows no regret.
 
     Args:

@@ -236,7 +236,7 @@ Line = tuple[str, str, int, float, float, float, float]
 
 
 def tables(path: Path) -> int:
-    """Gain in points over source-only, a line a pair and strategy, with the 90 % interval of resampled items and encoders;
+    """Gain in points over source-only, a line a pair and strategy, with the 90% interval of resampled items and encoders;
     ``as trained``: without a head that ``coral`` solved. An encoder counts on a pair once every strategy that the pair has
     is there, so that a pair's lines rest on the same encoders."""
     rows = read_rows(path)

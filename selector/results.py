@@ -113,7 +113,7 @@ class PredictedValue:
     """A measured metric as it is expected, calibrated on confirmed pairs; never shown among measured values.
 
     Attributes:
-        value, low, high: with its 90 % interval, from the residuals of the pairs.
+        value, low, high: with its 90% interval, from the residuals of the pairs.
         metric, strategy: what is predicted.
         pairs, targets: how many confirmed models on how many targets it was calibrated on.
     """
@@ -199,7 +199,7 @@ class ModelResult:
     """Everything that a run knows of one model.
 
     ``spec`` is the frozen zoo entry, ``rank`` starts at 1 and is None for a failed or excluded model.
-    ``transferability`` is the combined score that ranks unmeasured models, with its 90 % interval, the
+    ``transferability`` is the combined score that ranks unmeasured models, with its 90% interval, the
     probabilities of being the best and among the best k, the expected rank, and ``tied`` for models that
     may be as good as the first. The interval is the sampling noise of the score; the probabilities, the rank and ties are
     about the value after training (``ranking.outlook``).

@@ -323,8 +323,8 @@ def test_a_dry_run_gives_a_range_of_time_on_first_use(
     assert re.search(r"time: 1\.\d s to 2\d\.\d s, estimated", shown)
     assert plan["pixel_bytes"] == 51 * 3 * 224 * 224
     assert plan["compiled_bytes"] == 4 * 840_000
-    assert "of decoded pictures" in shown
-    assert "the confirmation comes on top: at most 20 min" in shown
+    assert "of decoded images" in shown
+    assert "fine-tuning comes on top: at most 20 min" in shown
     assert "at most 1 min 30 s" in dry(photos, tmp_path / "store", "--models", "other", "--budget", "90s")[0]
 
 
@@ -405,7 +405,7 @@ def test_a_scan_keeps_its_caches_below_the_ceiling(
 
 def test_store_info_tells_what_takes_the_space(confirmed: Path) -> None:
     shown = run("store", "info", "--store", confirmed / "store").stdout
-    for words in ("features", "cache: decoded pictures", "cache: compiled networks", "SELECTOR_STORE_CACHE_SIZE"):
+    for words in ("features", "cache: decoded images", "cache: compiled models", "SELECTOR_STORE_CACHE_SIZE"):
         assert words in shown
     facts = json.loads(run("store", "info", "--store", confirmed / "store", "--json").stdout)
     assert facts["bytes"]["features"] > 0

@@ -269,7 +269,7 @@ def report(
         f"`python -m benchmarks.reproduce.published --draws {draws} --seed {seed}`, "
         f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}. "
         "Sources of the tables: `benchmarks/reproduce/tables/README.md`. τ_w is `scipy.stats.weightedtau` "
-        "with its defaults, the mean over data sets; brackets are 90 % bootstrap intervals over models "
+        "with its defaults, the mean over data sets; brackets are 90% bootstrap intervals over models "
         "and data sets; regret is in points of accuracy."
     )
     yield from _headlines(found, baselines, draws, seed)
@@ -302,8 +302,8 @@ def _headlines(
         ("mean rank, 231 × 16 hub images: τ_w", "0.300", of("shift_image_231x16", rank, "weighted_tau"), 3),
         ("mean rank, 111 × 13: regret@1", "8", of("transfergraph_111x13", rank, "regret@1"), 0),
         ("mean rank, 231 × 16: regret@1", "14", of("shift_image_231x16", rank, "regret@1"), 0),
-        ("random order, 11 models, one set: 2.5 % of τ_w", "-0.50", float(low), 2),
-        ("random order, 11 models, one set: 97.5 % of τ_w", "0.54", float(high), 2),
+        ("random order, 11 models, one set: 2.5% of τ_w", "-0.50", float(low), 2),
+        ("random order, 11 models, one set: 97.5% of τ_w", "0.54", float(high), 2),
         ("mean rank, 10 × 8, ties averaged: τ_w", "0.709", of("logme_10x8", rank, "weighted_tau"), 3),
         ("mean rank, 10 × 8, ties in the order of the file: τ_w", "0.709", listed, 3),
     ]

@@ -39,7 +39,7 @@ RANKERS: dict[str, Callable[[AccuracyTable], np.ndarray | None]] = {
 
 
 def agreement(table: AccuracyTable, score: np.ndarray, measure: str, draws: int, seed: int) -> Interval:
-    """Mean over the sets with a 90 % interval over models and sets."""
+    """Mean over the sets with a 90% interval over models and sets."""
     return mean_agreement(list(score.T), list(table.accuracy.T), measure, draws=draws, seed=seed)
 
 

@@ -3,7 +3,7 @@
     SELECTOR_ASSETS=... python -m benchmarks.suite.agreement_table [--suite images|texts] [--strategy full|frozen] [--draws 1000]
 
 Reads the ground-truth table and the scores that ``score_cells`` wrote beside it; writes ``agreement_<strategy>.csv`` (figures
-with 90 % bootstrap intervals) and ``scores_<strategy>.csv`` (every single value) beside the table, of texts with
+with 90% bootstrap intervals) and ``scores_<strategy>.csv`` (every single value) beside the table, of texts with
 ``text_`` before their names.
 """
 
@@ -252,7 +252,7 @@ def write_scores(
 def show(rows: Sequence[Mapping[str, object]], scopes: Iterable[str], truth: Mapping[str, Column]) -> None:
     """Print one block a scope, best weighted tau first."""
     print(
-        f"sets: {', '.join(truth)}; accuracies in points, 90 % bootstrap intervals over sets and encoders (drawn once for all sets)"
+        f"sets: {', '.join(truth)}; accuracies in points, 90% bootstrap intervals over sets and encoders (drawn once for all sets)"
     )
     for scope in scopes:
         print(f"\n{scope}\n{'score':24}{'sets':>5}{'enc.':>6}" + "".join(f"{m:>24}" for m in MEASURES))

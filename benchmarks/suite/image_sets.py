@@ -61,7 +61,7 @@ class ImageSet(LabeledSet):
 def load(name: str, data: Path, max_train_val: int, max_test: int) -> ImageSet:
     """One set, at most so many images, drawn evenly by class.
 
-    The set's own train and test are kept where it has them, and 15 % of train become val; the
+    The set's own train and test are kept where it has them, and 15% of train become val; the
     others are split 70/15/15.
     """
     if (data / name / "train.parquet").is_file():

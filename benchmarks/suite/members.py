@@ -287,35 +287,35 @@ CANDIDATES: dict[str, Candidate] = {
     "normalized score: knn+probe+logme+lda": on_normalized_score("knn", "probe", "logme", "lda"),
     "normalized score: probe+logme+lda": on_normalized_score("probe", "logme", "lda"),
     **{
-        f"normalized score: knn+probe+logme, prior {100 * w:.0f} %": on_normalized_score(
+        f"normalized score: knn+probe+logme, prior {100 * w:.0f}%": on_normalized_score(
             "knn", "probe", "logme", weight=w
         )
         for w in (0.1, 0.25, 0.5)
     },
-    "normalized score: knn+probe+logme+lda, prior 25 %": on_normalized_score(
+    "normalized score: knn+probe+logme+lda, prior 25%": on_normalized_score(
         "knn", "probe", "logme", "lda", weight=0.25
     ),
-    "normalized score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(
+    "normalized score: knn+probe+logme, prior 25% where it agrees": where_it_agrees(
         "knn", "probe", "logme", weight=0.25
     ),
     "normalized score: knn+probe+logme, prior's weight chosen on the other sets": weight_chosen_elsewhere(
         "knn", "probe", "logme"
     ),
-    "normalized score: probe+nearest-class-mean+ncti, prior 25 % where it agrees": where_it_agrees(
+    "normalized score: probe+nearest-class-mean+ncti, prior 25% where it agrees": where_it_agrees(
         "probe", "nearest-class-mean", "ncti", weight=0.25
     ),
-    "normalized score: ncti, prior 25 % where it agrees": where_it_agrees("ncti", weight=0.25),
+    "normalized score: ncti, prior 25% where it agrees": where_it_agrees("ncti", weight=0.25),
     "normalized score: chosen on the other sets": chosen_elsewhere(
         partial(where_it_agrees, weight=0.0), *NORMALIZED_SCORES
     ),
-    "normalized score: chosen on the other sets, prior 25 % where it agrees": chosen_elsewhere(
+    "normalized score: chosen on the other sets, prior 25% where it agrees": chosen_elsewhere(
         partial(where_it_agrees, weight=0.25), *NORMALIZED_SCORES
     ),
     "prior alone (facts)": lambda cells, others: cells.prior,
     "z: knn+probe+logme": on_z("knn", "probe", "logme"),
     "z: knn+probe+logme+lda": on_z("knn", "probe", "logme", "lda"),
     **{f"z: knn+probe+logme+{m}": on_z("knn", "probe", "logme", m) for m in ("ncti", *OTHERS)},
-    "normalized score: all six, prior 25 % where it agrees": where_it_agrees(*NORMALIZED_SCORES, weight=0.25),
+    "normalized score: all six, prior 25% where it agrees": where_it_agrees(*NORMALIZED_SCORES, weight=0.25),
     **{f"stacked: all six, prior, strength {x:g}": stacked(*NORMALIZED_SCORES, strength=x) for x in (0.01, 0.1, 1, 10)},
     "stacked: knn+probe+logme, prior, strength 1": stacked("knn", "probe", "logme", strength=1),
     "learned: knn+probe+logme": learned("knn", "probe", "logme"),
@@ -329,7 +329,7 @@ def further(also: Sequence[str]) -> dict[str, Candidate]:
     usual = ("knn", "probe", "logme")
     return {
         DEFAULT: CANDIDATES[DEFAULT],
-        "normalized score: knn+probe+logme, prior 25 % where it agrees": where_it_agrees(*usual, weight=0.25),
+        "normalized score: knn+probe+logme, prior 25% where it agrees": where_it_agrees(*usual, weight=0.25),
         "z: knn+probe+logme": on_z(*usual),
         **{f"z: knn+probe+logme+{m}": on_z(*usual, m) for m in also},
         **{f"z: {m}": on_z(m) for m in also},

@@ -6,7 +6,7 @@ Every dataset of the suites (images, held-out images, texts): what a strategy ha
 that validation chooses of it, and how many percentage points it is behind the best fully fine-tuned one on test. A budget
 covers everything: extraction, linear probes, pilot runs (24 steps of 16 images) and trainings (two rates x 20 steps and 150
 steps of 32 images), each with its own seconds on two cores of one machine; tables without pilot runs have the seconds of
-their cells. Writes ``regret_curve.csv`` (a row a strategy and budget: mean over datasets with a 90 % bootstrap interval, the
+their cells. Writes ``regret_curve.csv`` (a row a strategy and budget: mean over datasets with a 90% bootstrap interval, the
 worst dataset), ``regret_curve_by_set.csv``, and the figure ``docs/images/regret-curve.svg``.
 
 Strategies: ``selector`` scans within half of the budget, gives pilot runs to models that are among the first three after

@@ -110,7 +110,7 @@ def cell_of(row: Mapping[str, str]) -> PilotCell:
 def half_widths(
     tried: Mapping[str, PilotCell], trials: Trials, name: str, *, frozen_too: bool = False
 ) -> dict[str, float]:
-    """Half of the 90 % interval of each trial's paired difference to the best; unpaired where items were not kept.
+    """Half of the 90% interval of each trial's paired difference to the best; unpaired where items were not kept.
 
     Of the values after the steps, whatever the best is judged by: the table has no items of the probe.
     """

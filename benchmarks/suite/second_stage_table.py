@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(row if what == "_left_out" else " ".join(map(str, row.values())))
     costs = [float(r["trial_seconds"]) / float(r["extract_seconds"]) for (s, _), r in trials.items() if s in cells]
     print(
-        f"a trial without its probe, over the extraction: median {np.median(costs):.2f}, 90 % below "
+        f"a trial without its probe, over the extraction: median {np.median(costs):.2f}, 90% below "
         f"{np.quantile(costs, 0.9):.2f} of the time; {passes():.2f} of the forward passes, {passes(probe=True):.2f} with the probe's"
     )
     return 0

@@ -37,7 +37,7 @@ def demo(
     with ProgressView() as progress:
         made = show.run(out, **options, progress=progress)
     rows = [
-        (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{name} {100 * share:.0f} %" for name, share in u.top))
+        (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{name} {100 * share:.0f}%" for name, share in u.top))
         for u in made.used
     ]
     if json:
@@ -56,7 +56,7 @@ def _texts(out: Path, options: dict[str, Any], *, as_json: bool) -> int:
 
     with ProgressView() as progress:
         made = demo_text.run(out, **options, progress=progress)
-    rows = [(text, f"{label} {100 * share:.0f} %") for text, label, share in made.used]
+    rows = [(text, f"{label} {100 * share:.0f}%") for text, label, share in made.used]
     if as_json:
         document({**made.ranking.to_dict(), "used": rows})
     else:

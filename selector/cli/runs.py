@@ -198,7 +198,7 @@ def _show_plan(plan: Plan) -> None:
     for reason, names in (plan.unusable or {}).items():
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         typer.echo(f"not usable: {listed}: {reason}")
-    beside = {"decoded pictures": plan.pixel_bytes, "compiled networks, at most": plan.compiled_bytes}
+    beside = {"decoded images": plan.pixel_bytes, "compiled models, at most": plan.compiled_bytes}
     kept = [
         f"{format_size(plan.disk_bytes)} of rows",
         *(f"{format_size(n)} of {what}" for what, n in beside.items() if n),

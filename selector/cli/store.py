@@ -85,7 +85,7 @@ def info(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
         facts = {"path": store.root, "bytes": parts, "cache_ceiling": store.cache_ceiling, "max_bytes": store.max_bytes}
         document(facts)
         return
-    kinds = {"pixels": "cache: decoded pictures", "compiled": "cache: compiled networks"}
+    kinds = {"pixels": "cache: decoded images", "compiled": "cache: compiled models"}
     kinds |= {"features": "kept", "results": "kept: scores and costs", "trainings": "kept", "other": ""}
     print_rows(["", "size", ""], [(name, format_size(size), kinds[name]) for name, size in parts.items()], numeric=(1,))
     most = (

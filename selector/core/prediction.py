@@ -164,7 +164,7 @@ class Predictions(Sequence[Prediction]):
         for row in self._rows:
             shown = [
                 _shown(row.item),
-                *([f"{name} {100 * share:.0f} %" for name, share in row.top] or [row.error or ""]),
+                *([f"{name} {100 * share:.0f}%" for name, share in row.top] or [row.error or ""]),
             ]
             rows.append([*shown, *[""] * (places + 1 - len(shown))])
         return ["item", "predicted", *["then"] * (places - 1)], rows

@@ -17,7 +17,7 @@ def mean_ranks(values: ArrayLike) -> np.ndarray:
 
 
 def t_quantile(freedom: float, probability: float = 0.95) -> float:
-    """Quantile of Student's t; 0.95 is the half-width of a 90 % interval. 0 without a degree of freedom.
+    """Quantile of Student's t; 0.95 is the half-width of a 90% interval. 0 without a degree of freedom.
 
     >>> round(t_quantile(9), 3)
     1.833
@@ -39,7 +39,7 @@ def binomial_tail(count: int, trials: int, share: float) -> float:
 
 
 def share_interval(right: float, count: int) -> tuple[float, float]:
-    """90 % interval of the share of which ``right`` of ``count`` independent items are: mid-p, which holds on few items.
+    """90% interval of the share of which ``right`` of ``count`` independent items are: mid-p, which holds on few items.
 
     >>> low, high = share_interval(4, 4)
     >>> round(low, 3), round(high, 3)

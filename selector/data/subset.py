@@ -111,7 +111,7 @@ def without(
     by_index = dict(zip(np.asarray(bad_indices).tolist(), reasons, strict=False))
     first = ", ".join(f"{target.names[i]}" + (f" ({by_index[i]})" if i in by_index else "") for i in bad[:3].tolist())
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    note = f"{len(bad)} of {len(target)} items were skipped: {first}{more}"
+    note = f"{len(bad)} of {len(target)} items skipped: {first}{more}"
     step = {"without": [[target.hashes[i], by_index.get(i, "")] for i in bad.tolist()]}
     return _take(target, keep, [note], step, whole=target.identity)
 

@@ -1,4 +1,4 @@
-"""90 % intervals by stratified delete-a-block, without any further forward pass.
+"""90% intervals by stratified delete-a-block, without any further forward pass.
 
 The estimand is the expected score of a fresh sample of the same N. Ten blocks, the same for every
 model of a target; the values with one block left out are kept, so that differences between models

@@ -78,7 +78,7 @@ def score(
         labels: (N,) classes (ints, names), (N, L) of 0 and 1, or (N,) / (N, T) floats; NaN where unknown.
         proxy: a name that ``selector proxies`` lists, or a callable ``(FeatureSet) -> Score | float``; or
             several of them, which share what they compute.
-        intervals: add a 90 % interval for the score of a fresh sample of the same size.
+        intervals: add a 90% interval for the score of a fresh sample of the same size.
         seed: of folds, blocks and subsamples.
         source_logits: (N, C_s) of the encoder's source head, for the proxies that need them.
         unlabeled: (M, D) rows of another domain, for the proxies that predict how far the labels carry there.

@@ -25,7 +25,7 @@ LEAST_ROWS = 30
     cost="O(N·C_s)",
     needs_source_logits=True,
     invariances=NAMES_OF_CLASSES,
-    formula="Mean of log Σ_z exp(logit_z) over the lowest 5 % of rows, 30 at least.",
+    formula="Mean of log Σ_z exp(logit_z) over the lowest 5% of rows, 30 at least.",
     deviations="The public code takes any share of rows, so small targets were judged by two or three; here there are at least 30. "
     "Published combinations divide by the pool's extremes, which changes scores when a model joins; this is the plain value.",
     domain="Encoders with their source head. Looks at no label: it cannot see whether the classes are separated. Depends on the "

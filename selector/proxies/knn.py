@@ -19,8 +19,8 @@ VALUE_K = 5
 _MOST_OF_A_UNIT = 200  # rows of a unit that are searched beside; a row that needs more is compared with all others
 _AS_NEIGHBORS = 0.75
 """Of the way from queries only to neighbors too. Three populations of 400 samples (250 × 40 of 4 classes, 120 × 20 of 2,
-400 × 64 of 10) were covered to 93, 91 and 91 % with equal class shares and to 94, 94 and 91 % with shares drawn with every
-sample (``tests/proxies/test_intervals.py``); nominal 90 %. Queries only gave 86 % over the three."""
+400 × 64 of 10) were covered to 93, 91 and 91% with equal class shares and to 94, 94 and 91% with shares drawn with every
+sample (``tests/proxies/test_intervals.py``); nominal 90%. Queries only gave 86% over the three."""
 TIE = 1e-6  # cosines nearer than single precision can tell
 _BLOCK_BYTES = 96 * 2**20
 

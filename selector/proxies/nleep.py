@@ -25,7 +25,7 @@ COMPONENTS_PER_CLASS = 5
     bounds=(-float("inf"), 0.0),
     invariances=NAMES_OF_CLASSES,
     seeded=True,
-    formula="PCA to 80 % of the variance, Gaussian mixture with 5C full components, LEEP on its posteriors.",
+    formula="PCA to 80% of the variance, Gaussian mixture with 5C full components, LEEP on its posteriors.",
     deviations="Seeded, with rows in the order of their hashes; the logarithm, which copies dropped, is kept.",
     domain="Classes, and at least two rows a component (10C rows). In-sample. Depends on the seed: compare at one seed.",
 )

@@ -38,7 +38,7 @@ _AGAIN = 2e-5  # of fits without some rows, from the solution with them
     "Several labels: each against the rest, on the rows where it is known; mean over labels.",
     deviations="Solved to a tolerance instead of trained for some epochs, so the optimizer has no say in it. Columns are "
     "standardized over all rows, which looks at no label. The value is that of the best strength, a slight optimism that is "
-    "the same for all models. Strengths are compared coarsely, from the second on, until one is 10 % worse than the best (the first when the second won); those within 10 % are solved to the end. Values are within 1e-3 of the exact minimum.",
+    "the same for all models. Strengths are compared coarsely, from the second on, until one is 10% worse than the best (the first when the second won); those within 10% are solved to the end. Values are within 1e-3 of the exact minimum.",
     domain="Two classes with two rows each at least. Rows of a class that lives in one fold count as a guess among all "
     "classes. Costly for many classes times many features: ridge or lda stand in.",
     answers={

@@ -20,7 +20,7 @@ WEIGHTS = {"source_accuracy": 0.0724, "pas": 0.486, "label_shift": 0.823}
 (``benchmarks.da_tables``). Of pairs that were left out it misses the accuracy by 10 points on average; confidence,
 calibrated, by 23."""
 MISSES = 0.206
-"""The 90 % quantile of what it misses on these pairs, each left out."""
+"""The 90% quantile of what it misses on these pairs, each left out."""
 
 MEASURES = {
     "pas": pas,
@@ -46,7 +46,7 @@ MEASURES = {
     version=4,
     formula="1/C + (1 − 1/C)·(0.65 + 0.07·(accuracy on held-out source rows) + 0.49·pas + 0.82·label-shift), within 0..1: a "
     "ridge regression over 122 (pair of domains, encoder).",
-    domain="Few pairs stand behind it: 90 % of what it misses on a pair that it has not seen is within 0.21 "
+    domain="Few pairs stand behind it: 90% of what it misses on a pair that it has not seen is within 0.21 "
     "(details: low, high). Too low where class shares alone differ. The head's confidence, also in the details, is no "
     "better than a guess where the domains differ much.",
 )

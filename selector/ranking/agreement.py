@@ -120,7 +120,7 @@ MEASURES: Mapping[str, Measure] = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over data sets with its 90 % bootstrap interval; ``undefined`` data sets gave NaN."""
+    """A mean over data sets with its 90% bootstrap interval; ``undefined`` data sets gave NaN."""
 
     value: float
     low: float
@@ -192,7 +192,7 @@ def _same_length(models: Sequence[Sequence[str]] | None, **lists: Sequence[Array
 
 
 def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
-    """90 % of the means over the data sets of each resample."""
+    """90% of the means over the data sets of each resample."""
     means = np.array([_mean(values) for values in drawn])
     if not np.isfinite(means).any():
         return math.nan, math.nan

@@ -45,13 +45,13 @@ class Transferability:
 
     Attributes:
         value: ``normalized_score`` moved by ``prior``: what orders the models.
-        low, high: 90 % interval; None, as the next three, when the members came without blocks.
+        low, high: 90% interval; None, as the next three, when the members came without blocks.
         p_best, p_top_k: probability of being the first, or among the first k, of this pool after training; equal models
             share it. None also where every model is at chance.
         mean_rank: expected rank in this pool, from 1.
-        tied: may be as good as the first model (is ahead of it with a probability of at least 5 %; without blocks,
+        tied: may be as good as the first model (is ahead of it with a probability of at least 5%; without blocks,
             the same value).
-        half_to_first: half-width of the 90 % interval of the paired difference of their scores, sampling noise alone; 0 when
+        half_to_first: half-width of the 90% interval of the paired difference of their scores, sampling noise alone; 0 when
             the members came without blocks.
         normalized_score: mean normalized score of the members; 0 is chance, 1 is perfect.
         prior: the prior of the model moves ``value`` by this much.
@@ -346,7 +346,7 @@ def shift(known: PriorScore, half: float = math.inf) -> float:
     how far models lie apart in normalized score per deviation of rank, frozen, so that the pool cannot move it.
 
     Args:
-        half: half-width of the normalized score's own 90 % interval. What this machine's own results add stays within it:
+        half: half-width of the normalized score's own 90% interval. What this machine's own results add stays within it:
             they decide between models that the target leaves open and never overturn what it says clearly.
     """
     scale = calibration().normalized_score_per_deviation

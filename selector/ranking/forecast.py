@@ -47,7 +47,7 @@ class Line:
     bounded: bool = True
 
     def at(self, normalized_score: float) -> PredictedValue:
-        """The metric of a further model, with its 90 % interval."""
+        """The metric of a further model, with its 90% interval."""
         value = self.intercept + self.slope * normalized_score
         leverage = 1 + 1 / self.pairs + (normalized_score - self.center) ** 2 / self.spread
         half = t_quantile(self.degrees) * self.error * math.sqrt(leverage)

@@ -15,9 +15,9 @@ from selector.core.metric import Metric
 from selector.ranking.combination import contradicts
 from selector.results import ModelResult, PilotCell
 
-NEAR = 0.05  # P(top k) from which a model is not significantly different (90 %) from the k-th
+NEAR = 0.05  # P(top k) from which a model is not significantly different (90%) from the k-th
 MOST_TRIALS = 6  # or twice the k that a user asked for, where that is more
-Z90 = 1.645  # half-width of a 90 % interval in standard errors
+Z90 = 1.645  # half-width of a 90% interval in standard errors
 PILOT_WEIGHT = 0.5  # of a pilot run beside the transferability; docs/benchmarks/pilot-runs.md has the comparison
 MARGIN = 0.03  # behind the first, in the combined value
 FEWEST, MOST = 2, 4  # models that are confirmed where the user names no number; with six they cost half as much again
@@ -110,7 +110,7 @@ def combined(
     knows nothing is that of chance, 0.5 for two classes, and the transferability's is about 0.
 
     Args:
-        errors: half-width of the 90 % interval of a pilot run's paired difference to the best one, 0 for that one, in units of
+        errors: half-width of the 90% interval of a pilot run's paired difference to the best one, 0 for that one, in units of
             the metric; pilots without errors count in full.
         frozen_too: a model may also be handed over as it is, with a new head: then a pilot run counts by the mean of its
             probe and its value after the steps, and ``errors`` are of that; else by the latter alone.
@@ -197,7 +197,7 @@ def choose(
 
     Args:
         values: combined value of each contender whose pilot run did not fail; at least one.
-        errors: half-width of the 90 % interval of its pilot run's difference to the first, on the scale of the values; widens
+        errors: half-width of the 90% interval of its pilot run's difference to the first, on the scale of the values; widens
             the margin.
         seconds: that a first round of it takes, where its pilot run has told.
         budget: of the confirmation in seconds; None for no limit.
@@ -210,7 +210,7 @@ def choose(
     margins = {n: float(np.hypot(margin, PILOT_WEIGHT * errors.get(n, 0.0))) for n in order}
     near = [n for n in order if first - values[n] <= margins[n]]
     wanted = [*near, *(n for n in order if n not in near)][: max(FEWEST, min(len(near), MOST))]
-    why = f"{len(near)} may be the best by scores and pilot runs (90 %)"
+    why = f"{len(near)} may be the best by scores and pilot runs (90%)"
     of_budget = math.inf if budget is None else SHARE_OF_BUDGET * budget
     chosen, spent = wanted[:FEWEST], sum(seconds.get(n, 0.0) for n in wanted[:FEWEST])
     for name in wanted[FEWEST:]:
@@ -221,9 +221,9 @@ def choose(
         why += (
             f", and the budget has time for {len(chosen)}"
             if of_budget < allowed
-            else f", and pilot runs and {len(chosen)} trainings take as long as the usual number without pilot runs"
+            else f", and pilot runs and {len(chosen)} fine-tuned models take as long as the usual number without pilot runs"
         )
-    return Choice(tuple(chosen), f"Confirmed are {len(chosen)} models: {why}.")
+    return Choice(tuple(chosen), f"Fine-tuned: {len(chosen)} models, because {why}.")
 
 
 def as_long_as(

@@ -157,10 +157,10 @@ def _measures(ranking: Ranking) -> Table | None:
         rows.append((model.name, f"{cell.value:.3f}{interval}", *("–" if v is None else f"{v:.3f}" for v in details)))
     if not rows:
         return None
-    heads = ("model", "predicted target accuracy (90 % interval)", *(name.replace("_", " ") for name in MEASURES))
+    heads = ("model", "predicted target accuracy (90% interval)", *(name.replace("_", " ") for name in MEASURES))
     return Table(
         "Before adaptation: accuracy that the source's head is expected to have on the target, and what it rests on. "
-        "Distances are negative, so that higher is better throughout; 90 % of what the prediction missed on pairs of domains "
+        "Distances are negative, so that higher is better throughout; 90% of what the prediction missed on pairs of domains "
         "that it had not seen lies within the interval.",
         heads,
         tuple(rows),
@@ -197,6 +197,6 @@ def projection(ranking: Ranking) -> Markup | None:
                 cross = f"M{where[0] - 3:.1f} {where[1] - 3:.1f}l6 6m0 -6l-6 6"
                 parts.append(element("path", element("title", told), d=cross, class_=f"domain {hue}"))
     shares = found["shares"]
-    line = f"first two principal components ({100 * shares[0]:.0f} and {100 * shares[1]:.0f} % of the variance); ○ source, × target"
+    line = f"first two principal components ({100 * shares[0]:.0f} and {100 * shares[1]:.0f}% of the variance); ○ source, × target"
     parts.append(element("text", line, x=WIDTH / 2, y=HEIGHT - 6, class_="axis", text_anchor="middle"))
     return picture(WIDTH, HEIGHT, "Both domains in one projection", *parts)

@@ -22,13 +22,13 @@ LEADING = 0.1  # P(best) from which a model that cannot be told apart from the f
 HOW = {
     "frozen": "train a new head on its frozen features",
     "partial": "fine-tune its last blocks",
-    "full": "fine-tune all of it",
+    "full": "fine-tune all its layers",
     "lora": "fine-tune it through low-rank adapters",
-    "source-only": "take it as it is after training a head on the source domain",
-    "deep-coral": "train it on the source domain while its features' covariances are brought together",
+    "source-only": "use it unchanged after training a head on the source domain",
+    "deep-coral": "train it on the source domain while aligning the covariances of its features",
     "dann": "train it on the source domain against a domain classifier",
     "cdan": "train it on the source domain against a domain classifier that sees its predictions",
-    "mcc": "train it on the source domain while it confuses few classes on the target",
+    "mcc": "train it on the source domain while reducing class confusion on the target",
     "coral": "align the source's features with the target's before its head is trained",
     "reweight": "train its head on source items weighted by how much they look like the target",
     "label-shift": "train its head on source items weighted by the target's estimated class shares",
@@ -50,19 +50,19 @@ def advice(ranking: Ranking) -> Advice:
     """Read the recommendation off a ranking."""
     best = next((model for model in ranking if model.status == "ok"), None)
     if best is None and any(model.status == "excluded" for model in ranking) and not ranking.failures:
-        return Advice("No model satisfies the constraints; the ranking says what each exceeds.")
+        return Advice("No model satisfies the limits. The table shows which limit each one exceeds.")
     if best is None:
-        return Advice("No model finished; the reasons are below under failures.")
+        return Advice("No model finished. The reasons are listed below under failures.")
     measured = best.best_measurement()
     if measured is None and any(caveat.code == "task-not-trainable" for caveat in ranking.caveats):
         return Advice(
-            f"Try {best.name} first: it is in front, but fine-tuning is not supported for this label type.",
+            f"Try {best.name} first: it leads the ranking, but fine-tuning is not supported for this label type.",
             tuple(_sure_of_transferability(ranking, best)),
             tuple(_cost(best, None, ranking.noun)),
         )
     if measured is None:
         return Advice(
-            f"Confirm before you choose: {best.name} is in front, but nothing has been measured yet.",
+            f"Confirm before you choose: {best.name} leads the ranking, but nothing has been measured yet.",
             tuple(_sure_of_transferability(ranking, best)),
             tuple(_cost(best, None, ranking.noun)),
             commands=(confirm_command(ranking),),
@@ -105,11 +105,11 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
     counts = ranking.target.get("splits") or {}
     value, split = (measured.val_value, "val") if math.isnan(measured.test_value) else (measured.test_value, "test")
     items = int(counts.get(split) or 0)
-    what = "test split, which was read once" if split == "test" else "validation split, which also chose it"
+    what = "test split, which was read once" if split == "test" else "validation split, on which it was also chosen"
     line = f"Measured: {measured.metric} {value:.3f} on the {what}"
     if measured.metric == "accuracy" and items:
         low, high = share_interval(value * items, items)
-        line += f" ({items} items; 90 % interval {low:.3f} to {high:.3f})"
+        line += f" ({items} items; 90% interval {low:.3f} to {high:.3f})"
     yield line + "."
     if (rival := _second(ranking, best, measured)) is not None:
         second, model = rival
@@ -121,12 +121,12 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
         )
         yield from _reversed(measured, rival, best)
     else:
-        yield "It is the only model that was measured; how the others would do is predicted only."
+        yield "It is the only measured model. The values of the others are predictions."
     if measured.reduced and measured.resolution:
         height, width = measured.resolution
         yield (
-            f"It was trained at {height} × {width} pixels, below its own size, for {measured.steps} steps: "
-            "train longer at full size before judging what it can reach."
+            f"It was trained for {measured.steps} steps at {height} × {width} pixels, below its own size. "
+            "Train longer at full size before you judge what it can reach."
         )
 
 
@@ -148,7 +148,7 @@ def _paired(second: Measurement, metric: Metric) -> str:
     low, high = second.extra.get("difference_low"), second.extra.get("difference_high")
     if low is None or high is None:
         return ""
-    told = f" (90 % interval of the paired difference {metric.number(low)} to {metric.number(high)})"
+    told = f" (90% interval of the paired difference {metric.number(low)} to {metric.number(high)})"
     return told + ("" if low > 0 else "; the two are not significantly different on these items")
 
 
@@ -160,7 +160,7 @@ def _reversed(measured: Measurement, rival: tuple[Measurement, ModelResult], bes
         gap = declared.gap(abs(second.test_value - measured.test_value))
         yield (
             f"The test split reverses this order: {model.name} {second.test_value:.3f}, {best.name} "
-            f"{measured.test_value:.3f} ({gap}). Validation chose the model; a choice by test would make its value optimistic."
+            f"{measured.test_value:.3f} ({gap}). The model is chosen on validation, because a choice on test would make its value optimistic."
         )
 
 
@@ -197,7 +197,7 @@ def _headline(ranking: Ranking, best: ModelResult, measured: Measurement) -> str
     items = int((ranking.target.get("splits") or {}).get("val") or 0)
     names = f"{', '.join(m.name for m in leaders[:-1])} and {leaders[-1].name}"
     which = "cheaper" if len(leaders) == 2 else "cheapest"
-    saved = "" if chosen is best else f" The saved model is {best.name}, the first on validation."
+    saved = "" if chosen is best else f" The saved model is {best.name}, which leads on validation."
     return f"{names} cannot be told apart on {items} validation items: start from the {which} one, {chosen.name}, {how}.{saved}"
 
 
@@ -211,7 +211,7 @@ def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Itera
     for m in members[:3]:
         yield (
             f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) may be as good: "
-            f"{metric.gap(m['difference'])} behind on validation, 90 % interval "
+            f"{metric.gap(m['difference'])} behind on validation, 90% interval "
             f"{metric.number(m['low'])} to {metric.number(m['high'])}."
         )
     yield from (str(sentence) for sentence in ranking.confirmation.get("advice", ()))
@@ -221,22 +221,22 @@ def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[st
     if best.transferability is not None:
         line = f"Predicted: transferability {best.transferability:.3f} on a scale where 0 is chance and 1 is perfect"
         if best.transferability_low is not None and best.transferability_high is not None:
-            line += f" (90 % interval of the score {best.transferability_low:.3f} to {best.transferability_high:.3f})"
+            line += f" (90% interval of the score {best.transferability_low:.3f} to {best.transferability_high:.3f})"
         yield line + "."
     if best.prior is not None and best.prior.weight:
         yield (
-            f"The prior ({best.prior.origin}) moved that by {best.prior.shift:+.3f}, "
-            f"with a weight of {100 * best.prior.weight:.0f} %."
+            f"The prior ({best.prior.origin}) changed it by {best.prior.shift:+.3f}, "
+            f"with a weight of {100 * best.prior.weight:.0f}%."
         )
     if best.p_best is not None:
-        yield f"The chance that it is the best of all after training is {100 * best.p_best:.0f} %."
+        yield f"The probability that it is the best model after training is {100 * best.p_best:.0f}%."
     tied = [model.name for model in ranking if model.tied and model is not best]
     if (told := tie(ranking)) not in ("", NO_CAVEAT):
         yield told
     elif tied:
         more = f" and {len(tied) - 5} more" if len(tied) > 5 else ""
         yield f"May be as good after training: {', '.join(tied[:5])}{more}."
-    yield "Transferability predicts an order, not an accuracy; fine-tuning a few models is what settles it."
+    yield "Transferability predicts an order, not an accuracy. Fine-tune a few models to settle it."
 
 
 def _cost(best: ModelResult, measured: Measurement | None, noun: str) -> Iterator[str]:
@@ -246,17 +246,21 @@ def _cost(best: ModelResult, measured: Measurement | None, noun: str) -> Iterato
     if best.cost is not None:
         yield from _running_cost(best.cost, noun)
     if measured is not None and measured.seconds:
-        moved = (
-            f", moving {format_count(measured.trained_parameters)} parameters" if measured.trained_parameters else ""
-        )
-        if measured.steps:
-            yield f"Training took {format_duration(measured.seconds)} ({measured.steps} steps{moved})."
-        else:
-            yield f"Solving the head took {format_duration(measured.seconds)}{moved}."
+        what = "Training" if measured.steps else "Solving the head"
+        effort = [
+            *([f"{measured.steps} steps"] if measured.steps else []),
+            *(
+                [f"{format_count(measured.trained_parameters)} trained parameters"]
+                if measured.trained_parameters
+                else []
+            ),
+        ]
+        told = f" ({', '.join(effort)})" if effort else ""
+        yield f"{what} took {format_duration(measured.seconds)}{told}."
     if best.extract_seconds and best.rows:
         yield (
-            f"Extraction took {format_duration(best.extract_seconds)} for {best.rows} rows, loading and choosing a backend "
-            "included."
+            f"Extraction took {format_duration(best.extract_seconds)} for {best.rows} rows, including loading "
+            "and the choice of a backend."
         )
 
 
@@ -265,16 +269,16 @@ def _running_cost(cost: Cost, noun: str) -> Iterator[str]:
     if cost.latency is not None:
         batch = ""
         if cost.image_seconds and cost.batch_size > 1:
-            batch = f"; {1 / cost.image_seconds:.3g} {noun}s a second in batches of {cost.batch_size}"
+            batch = f"; {1 / cost.image_seconds:.3g} {noun}s per second in batches of {cost.batch_size}"
         busy = ", while the machine was busy" if cost.unsteady else ""
         yield f"{'An' if noun == 'image' else 'A'} {noun} takes {format_latency(cost.latency)} on {cost.device} ({cost.precision}{busy}){batch}."
     sizes = [
-        *([f"{format_size(cost.memory)} of memory at its peak for one {noun}"] if cost.memory is not None else []),
+        *([f"{format_size(cost.memory)} of peak memory for one {noun}"] if cost.memory is not None else []),
         *([f"{format_size(cost.disk)} on disk"] if cost.disk is not None else []),
         *([f"{format_count(cost.flops)} multiply-adds"] if cost.flops is not None else []),
     ]
     if sizes:
-        yield f"It takes {', '.join(sizes)}."
+        yield f"It needs {', '.join(sizes)}."
 
 
 def _run(ranking: Ranking) -> str:

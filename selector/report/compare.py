@@ -33,7 +33,7 @@ class Moved:
 
     Attributes:
         moved: places gained among the models that both runs ranked; None where one did not rank it.
-        apart: whether the 90 % intervals of its transferability have nothing in common; None without intervals,
+        apart: whether the 90% intervals of its transferability have nothing in common; None without intervals,
             or when the runs are of different targets, whose transferability does not compare.
     """
 

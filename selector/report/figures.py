@@ -52,7 +52,7 @@ def figures(ranking: Ranking) -> list[Figure]:
 
 
 def intervals(ranking: Ranking) -> Figure | None:
-    """Transferability with its 90 % interval, one line a model, the highest first."""
+    """Transferability with its 90% interval, one line a model, the highest first."""
     rows = interval_rows(ranking)
     if len(rows) < 2 or all(row.low is None for row in rows):
         return None  # without intervals it would say that the order is sure
@@ -67,16 +67,16 @@ def intervals(ranking: Ranking) -> Figure | None:
         told = f"{row.name}: {row.value:.3f}"
         parts.append(element("text", _short(row.name), x=left - 8, y=y + 4, class_="name", text_anchor="end"))
         if row.low is not None and row.high is not None:
-            told += f", 90 % interval {row.low:.3f} to {row.high:.3f}"
+            told += f", 90% interval {row.low:.3f} to {row.high:.3f}"
             parts.append(element("line", x1=axis(row.low), x2=axis(row.high), y1=y, y2=y, class_=f"whisker {kind}"))
         parts.append(_dot(axis(row.value), y, kind, told))
     rest = f" The {len(rows) - len(shown)} models below are left out." if len(rows) > len(shown) else ""
     return Figure(
         "intervals",
         "How sure the order is",
-        "Transferability of each model with its 90 % interval: how far other items of the same kind could move it, not how "
+        "Transferability of each model with its 90% interval: how far other items of the same kind could move it, not how "
         f"well proxies predict fine-tuning. Filled dots may be as good as the first after training.{rest}",
-        picture(WIDTH, bottom + 46, "Transferability of each model with its 90 % interval", *parts),
+        picture(WIDTH, bottom + 46, "Transferability of each model with its 90% interval", *parts),
     )
 
 

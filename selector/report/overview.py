@@ -182,7 +182,7 @@ def summary(found: Overview) -> Iterator[str]:
         number = "1 model serves" if len(found.cover) == 1 else f"{len(found.cover)} models serve"
         yield (
             f"{number} all {len(ranked)} targets, within {found.epsilon:g} of the best transferability or not "
-            f"significantly different from it (90 %): {listed}."
+            f"significantly different from it (90%): {listed}."
         )
     if found.models:
         first = found.models[0]

@@ -33,7 +33,7 @@ _COLORS = {"predicted": "#2458a6", "measured": "#14713f"}
 
 
 def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
-    """Transferability of the ``most`` leading models with its 90 % interval; filled dots are tied with the first.
+    """Transferability of the ``most`` leading models with its 90% interval; filled dots are tied with the first.
 
     Raises:
         ConfigError: matplotlib is missing, or no model has transferability.

@@ -17,7 +17,7 @@ Kind = Literal["measured", "predicted"]
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """Transferability of one model with its 90 % interval (None where none was computed)."""
+    """Transferability of one model with its 90% interval (None where none was computed)."""
 
     name: str
     value: float

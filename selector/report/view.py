@@ -99,7 +99,7 @@ _LEGEND = {
     "transferability": "predicted from the proxies and the prior (0 chance, 1 perfect)",
     "interval": "range of the transferability on other items of the same kind",
     "p_best": "probability of being the best after training",
-    "p_top_k": "probability of being among the first k",
+    "p_top_k": "probability of being among so many leading models",
     "pilot": "metric after a few steps of fine-tuning",
     "expected": "expected metric of models that were not fine-tuned",
     "prior": "what model facts and past results add to the transferability",
@@ -186,7 +186,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
             "Mean normalized score of the proxies (0 is chance, 1 is perfect) moved by the prior; predicted",
         )
     if any(model.transferability_low is not None for model in ranking.models):
-        told = "90 % interval of the transferability: how far other items of the same kind could move it"
+        told = "90% interval of the transferability: how far other items of the same kind could move it"
         yield Column("interval", "90% CI", "predicted", told, drop=1)
     if any(model.p_best is not None for model in ranking.models):
         yield Column("p_best", "P(best)", "predicted", "Probability of being the best of all after training", drop=1)
@@ -203,7 +203,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
         yield Column("pilot", "pilot run", "predicted", told, drop=1)
     if expected := next((model.predicted for model in ranking.models if model.predicted is not None), None):
         told = (
-            f"{expected.metric} that fine-tuning ({expected.strategy}) should reach, with its 90 % interval; predicted "
+            f"{expected.metric} that fine-tuning ({expected.strategy}) should reach, with its 90% interval; predicted "
             f"from {expected.pairs} confirmed models on {expected.targets} target(s), for models not measured"
         )
         yield Column(
@@ -291,7 +291,7 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
         case "transferability":
             cell = _number(model.transferability)
             return (
-                Cell(cell.text + TIED, cell.sort, "may be as good as the first after training (5 % or more)")
+                Cell(cell.text + TIED, cell.sort, "may be as good as the first after training (5% or more)")
                 if tied
                 else cell
             )
@@ -337,7 +337,7 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
 def _prior(prior: PriorCell | None) -> Cell:
     if prior is None:
         return Cell("–")
-    told = f"{prior.origin}; {prior.value:+.2f} deviations of rank, weight {100 * prior.weight:.0f} %"
+    told = f"{prior.origin}; {prior.value:+.2f} deviations of rank, weight {100 * prior.weight:.0f}%"
     return Cell(f"{prior.shift:+.3f}" if round(prior.shift, 3) else "0.000", prior.shift, told)
 
 
@@ -362,7 +362,7 @@ def _score(cell: ScoreCell | None) -> Cell:
         return Cell("–", None, cell.reason or "")
     details = [f"{name} {value:.4g}" for name, value in cell.details.items() if isinstance(value, int | float)]
     if cell.low is not None and cell.high is not None:
-        details.insert(0, f"90 % interval {cell.low:.4g} to {cell.high:.4g}")
+        details.insert(0, f"90% interval {cell.low:.4g} to {cell.high:.4g}")
     return Cell(_figures(cell.value), cell.value, ", ".join(details))
 
 
@@ -388,7 +388,7 @@ def _number(value: float | None) -> Cell:
 
 
 def _share(value: float | None) -> Cell:
-    return Cell("–") if value is None or not math.isfinite(value) else Cell(f"{100 * value:.0f} %", value)
+    return Cell("–") if value is None or not math.isfinite(value) else Cell(f"{100 * value:.0f}%", value)
 
 
 def _figures(value: float) -> str:
@@ -440,7 +440,7 @@ def warnings(ranking: Ranking) -> list[str]:
     return [warning for warning in ranking.warnings if warning not in failed]
 
 
-NO_CAVEAT = "may be as good as the first after training (probability of 5 % or more)."
+NO_CAVEAT = "may be as good as the first after training (probability of 5% or more)."
 
 
 def tie(ranking: Ranking) -> str:
@@ -470,7 +470,7 @@ def _prior_note(ranking: Ranking) -> str:
     """One line on the prior and how much it counts."""
     made = ranking.prior
     weights = sorted({round(100 * m.prior.weight) for m in ranking if m.prior is not None and m.prior.weight})
-    share = f"{weights[0]} %" if len(weights) == 1 else f"{weights[0]} to {weights[-1]} %"
+    share = f"{weights[0]}%" if len(weights) == 1 else f"{weights[0]} to {weights[-1]}%"
     measured = sum(m.prior.targets > 0 for m in ranking if m.prior is not None)
     own = made.get("own", (made.get("history") or {}).get("rows", 0))  # older runs say how many there were only
     rests = f"{measured} of {len(ranking)} models were measured on other targets" if measured else "facts of the models"

@@ -35,7 +35,7 @@ class ScanBudget:
     """What a scan may take: seconds, or a share of what all models on all rows would take.
 
     >>> ScanBudget(seconds=90).told, ScanBudget(share=0.25).told
-    ('1 min 30 s', '25 % of the full scan')
+    ('1 min 30 s', '25% of the full scan')
     """
 
     seconds: float | None = None
@@ -46,7 +46,7 @@ class ScanBudget:
         """For messages."""
         if self.seconds is not None:
             return format_duration(self.seconds)
-        return f"{100 * (self.share or 0):g} % of the full scan"
+        return f"{100 * (self.share or 0):g}% of the full scan"
 
 
 class BudgetedRounds(Rounds):

@@ -71,7 +71,7 @@ def no_signal(transferability: dict[str, Transferability]) -> Caveat | None:
         return None
     return Caveat(
         "no-signal",
-        "no model does clearly better than chance: the labels may be wrong, or nothing in this zoo fits the target.",
+        "no model is clearly better than chance: the labels may be wrong, or no model of this zoo fits the target.",
         {"best_normalized_score": best},
     )
 
@@ -96,11 +96,11 @@ def too_small(transferability: dict[str, Transferability], items: int, *, settle
     gap, half = first.value - second.value, second.half_to_first
     times = (half / gap) ** 2 if gap > 0 else math.inf
     numbers = {"models": len(tied), "items": items, "gap": gap, "half_width": half}
-    text = f"{len(tied)} models are not significantly different (90 %) on these {items} items: {_listed(tied)}."
+    text = f"{len(tied)} models are not significantly different (90%) on these {items} items: {_listed(tied)}."
     if half == 0 or not settles:  # no intervals were computed
         return Caveat("too-few-examples", text, numbers)
     if times > _HOPELESS:
-        text += f" Even {_HOPELESS} times as many would not settle the first two: take the cheaper one, or confirm."
+        text += f" Even {_HOPELESS} times as many would not separate the first two: take the cheaper one, or fine-tune both."
         return Caveat("too-few-examples", text, {**numbers, "items_needed": None})
     needed = max(items + 1, math.ceil(items * times))
     if times <= 1:  # the first two differ; it is the others that are tied through their own noise
@@ -128,7 +128,7 @@ def proxies_disagree(transferability: dict[str, Transferability]) -> Caveat | No
     return Caveat(
         "proxies-disagree",
         f"the proxies order {whom} differently (mean rank correlation {value:.2f}; first by {told}): "
-        "the transferability is an average of views that do not agree, so confirm more models.",
+        "the transferability averages proxies that disagree, so fine-tune more models.",
         {"mean_spearman": everyone, "mean_spearman_leaders": leaders, "models": len(leading), "first": firsts},
     )
 
@@ -144,8 +144,8 @@ def static_explains(transferability: dict[str, Transferability]) -> Caveat | Non
         return None
     return Caveat(
         "explained-by-prior",
-        f"an order that never looked at the target (size, upstream accuracy, past results) agrees with the proxies "
-        f"(weighted tau {tau:.2f}): these items add little to the prior.",
+        f"the prior alone (size, upstream accuracy, past results) gives almost the same order as the proxies "
+        f"(weighted tau {tau:.2f}): these items add little to it.",
         {"weighted_tau": tau, "models": len(known)},
     )
 
@@ -156,8 +156,8 @@ def no_training(target: Target) -> Caveat | None:
         return None
     return Caveat(
         "task-not-trainable",
-        f"{noun_of(target.modality)}s with {target.label_kind} labels can be ranked for, but nothing trains on them yet: "
-        f"the confirmation is left out. Tasks that can be confirmed: {', '.join(tasks.registry.names())}.",
+        f"fine-tuning does not support {noun_of(target.modality)}s with {target.label_kind} labels and is skipped; "
+        f"the ranking is complete. Tasks with fine-tuning: {', '.join(tasks.registry.names())}.",
         {"label_kind": str(target.label_kind)},
     )
 
@@ -183,14 +183,22 @@ def rare_classes(target: Target) -> Caveat | None:
     if few:
         listed = _listed([f"{name} ({count})" for name, count in few.items()])
         told.append(
-            f"{_classes(len(few))} fewer than {FEWEST_ITEMS} {target.row_noun}s: {listed}; what is measured of them says "
-            "little. Label more, or merge or remove such classes"
+            f"{_classes(len(few))} fewer than {FEWEST_ITEMS} {target.row_noun}s: {listed}. Their measured values are "
+            "unreliable: label more, or merge or remove such classes"
         )
     if absent:
         listed = _listed([f"{name} ({', '.join(splits)})" for name, splits in absent.items()])
-        told.append(f"{_classes(len(absent))} no {target.row_noun} in a split, where nothing is said of them: {listed}")
+        told.append(f"{_classes(len(absent))} no {target.row_noun} in a split and is not evaluated there: {listed}")
     text = "; ".join(told)
     return Caveat("rare-classes", f"{text}.", {"few": few, "absent": absent}) if told else None
+
+
+def _models(count: int) -> str:
+    return "1 model" if count == 1 else f"{count} models"
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _classes(count: int) -> str:
@@ -215,10 +223,10 @@ def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
     told = "".join(f", {key} {value:.3f}" for key, value in others.items())
     return Caveat(
         MAJORITY,
-        f"{name} ({measured.strategy}) is not shown to be better than always answering {target.class_names[most]}, the "
-        f"most frequent class of train: that is right for {100 * share:.1f} % of the {count} items of {split}, the model "
-        f"has accuracy {accuracy:.3f}{told}. Let another metric decide (--metric balanced_accuracy, macro_f1), or label "
-        "more of the other classes.",
+        f"{name} ({measured.strategy}) is not significantly better than always predicting {target.class_names[most]}, the "
+        f"most frequent class of train: that is right for {100 * share:.1f}% of the {count} {split} items, and the model "
+        f"has accuracy {accuracy:.3f}{told}. Select by another metric (--metric balanced_accuracy, macro_f1), or label "
+        "more items of the other classes.",
         {"split": split, "items": count, "class": target.class_names[most], "share": share, "accuracy": accuracy}
         | others,
     )
@@ -233,7 +241,7 @@ def _no_better(name: str, measured: Measurement, target: Target) -> Caveat | Non
         return None
     return Caveat(
         MAJORITY,
-        f"{name} ({measured.strategy}) is not better on test than a prediction that looks at no {noun_of(target.modality)}: "
+        f"{name} ({measured.strategy}) is not better on test than a prediction that ignores the {noun_of(target.modality)}: "
         f"{measured.metric} {value:.3f} against {base:.3f}. Label more {noun_of(target.modality)}s, or check the labels.",
         {"split": "test", "metric": measured.metric, "value": value, "baseline": base},
     )
@@ -246,9 +254,9 @@ def across_domains(good: Sequence[Candidate], target: Target) -> Caveat | None:
     name = noun_of(target.modality)
     return Caveat(
         "out-of-calibration",
-        f"models are ordered by the accuracy that is expected of them on {name}s without labels; on pairs of domains that "
-        f"it had not seen this prediction was within {100 * MISSES:.0f} points in nine of ten cases. 'selector label' "
-        f"tells the adapted models apart by labels of a few {name}s.",
+        f"models are ordered by their predicted accuracy on {name}s without labels. On held-out pairs of domains this "
+        f"prediction was within {100 * MISSES:.0f} percentage points in nine of ten cases. Run 'selector label' to "
+        f"compare the adapted models on labels of a few {name}s.",
         {"misses": MISSES},
     )
 
@@ -258,10 +266,10 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
     frozen = calibration()
     outside_of = frozen.unlike(target.modality, target.label_kind)
     if outside_of:
-        told = f"the default score was made for images; on texts it was tried with six small encoders only: {page('benchmarks/text-classification')}."
+        told = f"the default score was calibrated on images. On texts it was tested with six small encoders only: {page('benchmarks/text-classification')}."
         if "label_kind" in outside_of:
             what = f"{noun_of(target.modality)}s with {target.label_kind} labels"
-            told = f"the default score was tried on classes only, never on {what}: this ranking is uncalibrated."
+            told = f"the default score was calibrated on classes only, not on {what}: this ranking is uncalibrated."
         return Caveat(
             "out-of-calibration",
             told,
@@ -276,19 +284,19 @@ def unlike_calibration(transferability: dict[str, Transferability], target: Targ
     }
     for name, (values, here, slack) in seen.items():
         if not min(values) / slack <= here <= max(values) * slack:
-            outside.append(f"{here:.0f} {name} (tried: {min(values)} to {max(values)})")
+            outside.append(f"{here:.0f} {name} (calibrated: {min(values)} to {max(values)})")
     best, lowest = (
         max(e.normalized_score for e in transferability.values()),
         min(s.best_normalized_score for s in frozen.sets.values()),
     )
     if round(best, 2) < round(lowest, 2):  # as they are shown
-        outside.append(f"a best normalized score of {best:.2f} (tried: {lowest:.2f} and more)")
+        outside.append(f"a best normalized score of {best:.2f} (calibrated: {lowest:.2f} and more)")
     if not outside:
         return None
     return Caveat(
         "out-of-calibration",
-        f"the target is unlike the {len(frozen.sets)} image sets that the default score was tried on: "
-        f"{', '.join(outside)}. How well its order agrees with fine-tuning is not known there.",
+        f"the target is outside the range of the {len(frozen.sets)} image datasets on which the default score was calibrated: "
+        f"{', '.join(outside)}. How well the order agrees with fine-tuning is unknown here.",
         {
             "calibration": frozen.version,
             "classes": len(target.class_names),
@@ -304,9 +312,9 @@ def _readings(good: Sequence[Candidate]) -> Caveat | None:
         return None
     return Caveat(
         "multiple-variants",
-        f"{len(good)} rows are feature variants of {len(networks)} model(s): the highest of several was chosen "
-        "on these items, so its transferability is a little optimistic. A model is fine-tuned once, as its leading variant: "
-        "the network up to that layer, with its pooling.",
+        f"{len(good)} rows are feature variants of {_models(len(networks))}: the best variant is chosen on these items, "
+        "so its transferability is slightly optimistic. Each model is fine-tuned once, as its leading variant: "
+        "the model up to that layer, with its pooling.",
         {"rows": len(good), "models": len(networks)},
     )
 
@@ -315,7 +323,7 @@ def _excluded(candidates: Sequence[Candidate]) -> Caveat | None:
     excluded = [c.spec.name for c in candidates if c.excluded]
     if not excluded:
         return None
-    text = f"{len(excluded)} model(s) are excluded by the limits and not ranked; their rows say why."
+    text = f"{_models(len(excluded))} {_be(len(excluded))} not ranked because of the limits; the rows show which limit."
     return Caveat("excluded", text, {"models": excluded})
 
 
@@ -323,7 +331,11 @@ def _failed(candidates: Sequence[Candidate]) -> Caveat | None:
     failed = [c.spec.name for c in candidates if c.failure]
     if not failed:
         return None
-    return Caveat("failed", f"{len(failed)} model(s) failed and are not ranked: {_listed(failed)}.", {"models": failed})
+    return Caveat(
+        "failed",
+        f"{_models(len(failed))} failed and {_be(len(failed))} not ranked: {_listed(failed)}.",
+        {"models": failed},
+    )
 
 
 def _mean_correlation(models: Sequence[Transferability]) -> float:
@@ -352,7 +364,7 @@ def _pruned(candidates: Sequence[Candidate], rows: int) -> Caveat | None:
     time = f", about {format_duration(sum(spared))}" if spared else ""
     return Caveat(
         "pruned",
-        f"{len(pruned)} model(s) pruned, because their intervals could no longer reach the top: {when}. "
-        f"That saved {100 * share:.0f} % of the forward passes{time}.",
+        f"{_models(len(pruned))} {'was' if len(pruned) == 1 else 'were'} pruned because the intervals could not reach the top: {when}. "
+        f"That saved {100 * share:.0f}% of the forward passes{time}.",
         {"models": len(pruned), "share": share, "seconds": sum(spared) if spared else None},
     )

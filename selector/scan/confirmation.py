@@ -112,7 +112,7 @@ def confirm_leading(
                 "advice": result.advice,
                 "p_best": result.p_best,
                 "settled": result.settled,
-                "seconds": {**({"micro trials": spent} if told else {}), **result.seconds},
+                "seconds": {**({"pilot runs": spent} if told else {}), **result.seconds},
             }
         ),
     )
@@ -127,7 +127,7 @@ def confirm_leading(
 
 def _time_line(spent: float, parts: Mapping[str, float]) -> list[str]:
     """Where the time of a confirmation went, in a sentence."""
-    every = {"micro trials": spent, **parts}
+    every = {"pilot runs": spent, **parts}
     total = sum(every.values())
     shown = ", ".join(
         f"{name} {format_duration(seconds)} ({seconds / total:.0%})"

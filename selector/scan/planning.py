@@ -355,10 +355,10 @@ def _notes(lacking: Sequence[_Found], low: float | None, config: ScanConfig) -> 
     notes = []
     new = [found for found in lacking if not found.rate]
     if low is None and new:
-        notes.append(f"{len(new)} model(s) have never run on this machine, so their time cannot be predicted.")
+        notes.append(f"{len(new)} model(s) have not run on this machine yet, so their time cannot be predicted.")
     if config.confirm:
         limit = (
             "no limit (--budget sets one)" if config.seconds is None else f"at most {format_duration(config.seconds)}"
         )
-        notes.append(f"the confirmation comes on top: {limit}.")
+        notes.append(f"fine-tuning comes on top: {limit}.")
     return tuple(notes)

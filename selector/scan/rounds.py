@@ -80,7 +80,7 @@ class Rounds:
             for c in _lost([c for c in self.running if c.transferability], self._top_k):
                 c.pruned = (
                     f"pruned after {len(rows)} rows: it is among the first {self._top_k} after training with a probability "
-                    f"below {100 * OUT:.0f} %"
+                    f"below {100 * OUT:.0f}%"
                 )
                 c.spared = extraction.estimate(c.spec, left)
 

@@ -57,7 +57,7 @@ def alike_neighbors(target: Target, likeness: Likeness) -> tuple[list[Pair], int
 
 
 def across_splits(target: Target, likeness: Likeness) -> tuple[np.ndarray, np.ndarray, float]:
-    """Neighbors in a sequence that are in different splits, (n, 2) positions, how alike they are (n,), and what 95 % of
+    """Neighbors in a sequence that are in different splits, (n, 2) positions, how alike they are (n,), and what 95% of
     the pictures that are far apart do not reach."""
     sequences = numbered(target)
     beside = [np.stack([order[:-1], order[1:]], 1) for order in sequences]

@@ -68,7 +68,7 @@ class RegressionStats(Stats):
 @task("regression")
 class Regression(RegressionReading, LinearTask):
     """See ``core.task.Task``. Networks give standardized values; what validation chooses is the half-width of a split
-    conformal interval (Vovk et al. 2005), which covers 90 % of exchangeable items whatever the model."""
+    conformal interval (Vovk et al. 2005), which covers 90% of exchangeable items whatever the model."""
 
     name = "regression"
     label_kind = LabelKind.REAL
@@ -178,7 +178,7 @@ class Regression(RegressionReading, LinearTask):
         return self.stats_type(arrays, summary)
 
     def calibrate(self, stats: Stats) -> dict[str, Any]:
-        """The scale of the outputs, and half-widths of 90 % intervals from the residuals."""
+        """The scale of the outputs, and half-widths of 90% intervals from the residuals."""
         residuals = np.abs(stats.arrays["truth"] - stats.arrays["predicted"])
         halves = [conformal_half(column[~np.isnan(column)]) for column in residuals.T]
         kept = {name: stats.summary[name] for name in ("mean", "scale")}
@@ -191,7 +191,7 @@ class Regression(RegressionReading, LinearTask):
         return self.stats(np.zeros(labels.shape), labels, known, np.ones(len(known)))
 
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """``value`` in the target's units (of several their names), with the ends of its 90 % interval."""
+        """``value`` in the target's units (of several their names), with the ends of its 90% interval."""
         values = np.asarray(outputs, dtype=np.float64) * np.asarray(context["scale"]) + np.asarray(context["mean"])
         names = list(class_names) or (
             ["value"] if values.shape[1] == 1 else [f"value_{i}" for i in range(values.shape[1])]
@@ -216,7 +216,7 @@ class Regression(RegressionReading, LinearTask):
         """How outputs become values, and the half-widths of their intervals."""
         scale, mean = (", ".join(f"{value:.6g}" for value in context[name]) for name in ("scale", "mean"))
         halves = context.get("interval")
-        told = "" if halves is None else f"; 90 % intervals (split conformal) ± {', '.join(f'{h:.4g}' for h in halves)}"
+        told = "" if halves is None else f"; 90% intervals (split conformal) ± {', '.join(f'{h:.4g}' for h in halves)}"
         return "values", f"outputs · [{scale}] + [{mean}]{told}"
 
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
@@ -234,7 +234,7 @@ class Regression(RegressionReading, LinearTask):
             row |= {m: _rounded(_of_column(m, truth[known, i], predicted[known, i])) for m in METRICS}
             if half is not None:
                 inside = np.abs(truth[known, i] - predicted[known, i]) <= half[i]
-                row |= {"90 % interval ±": _rounded(float(half[i])), "coverage": _rounded(float(inside.mean()))}
+                row |= {"90% interval ±": _rounded(float(half[i])), "coverage": _rounded(float(inside.mean()))}
             rows.append(row)
         step = max(1, len(truth) // _MOST_POINTS)
         points = {

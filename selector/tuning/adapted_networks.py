@@ -27,7 +27,7 @@ from selector.tuning.trial import Trial, module_of, rates_of, run_trial
 from selector.tuning.types import Candidate
 from selector.tuning.workbench import Workbench
 
-ONE_SIDED = 1.282  # standard errors: 90 % of a normal distribution are below
+ONE_SIDED = 1.282  # standard errors: 90% of a normal distribution are below
 SURE = 1e-3  # least probability whose logarithm counts: one item that is surely wrong decides nothing
 
 
@@ -51,7 +51,7 @@ def started(bench: Workbench, candidate: Candidate) -> Loaded:
 
 def mirrored_alike(bench: Workbench, loaded: Loaded) -> bool:
     """Whether mirror images of the source's validation items cost the head no more loss than the items, within the error
-    of the paired difference (90 %, one-sided): of photographs they do not, of digits they do, and a training must not
+    of the paired difference (90%, one-sided): of photographs they do not, of digits they do, and a training must not
     see those.
 
     Cost: two passes over the validation items; none for items without mirror images.

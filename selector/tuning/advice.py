@@ -44,15 +44,15 @@ def advise(
         # the table shows the seed that did best, so that the figures differ
         seeds = max(len(stats[f"{model} {s}"]) for s in trained) if best == frozen else len(stats[best])
         mean = f"in the mean of {seeds} seeds" if seeds > 1 else ""
-        interval = f"{mean}, 90 % interval {ends[0]} to {ends[1]}".removeprefix(", ")
+        interval = f"{mean}, 90% interval {ends[0]} to {ends[1]}".removeprefix(", ")
         strategy = best.rpartition(" ")[2]
         reasons = [
             f"{strategy} {short[label]}" for strategy in trained if short and (label := f"{model} {strategy}") in short
         ]
         if reasons and (best == frozen or low <= 0):
             sentence = (
-                f"{model}: frozen leads so far, but {' and '.join(reasons)}, which says nothing against a whole training: "
-                "give more time before deciding."
+                f"{model}: frozen leads so far, but {' and '.join(reasons)}. This does not speak against a complete training: "
+                "increase the budget before you decide."
             )
         elif best == frozen:
             sentence = f"{model}: take frozen; training gained nothing over the linear probe{' ' * bool(mean)}{mean}."
@@ -62,7 +62,7 @@ def advise(
                 "explain: take frozen where the cost of training matters."
             )
         else:
-            small = " (little, if the cost matters)" if gain < epsilon else ""
+            small = " (a small gain if cost matters)" if gain < epsilon else ""
             sentence = f"{model}: take {strategy}; it gained {metric.gap(gain)} over frozen ({interval}){small}."
         size = "" if sizes is None or model not in sizes else f" {sizes[model]}"
         sentences.append(sentence + size + _curve(curves.get(model, ()), metric))
@@ -76,4 +76,4 @@ def _curve(curve: Sequence[Sequence[float]], metric: Metric) -> str:
     gain = metric.sign * (now - before)
     if gain < metric.epsilon:
         return ""
-    return f" From {fewer:.0f} to {all_of_them:.0f} training items the linear probe gained {metric.gap(gain)}: more would help."
+    return f" From {fewer:.0f} to {all_of_them:.0f} training items the linear probe gained {metric.gap(gain)}: more items would help."

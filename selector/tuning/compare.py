@@ -30,7 +30,7 @@ FLOOR_OF_SUMS = 0.5  # likewise for means and ratios of sums, which move less
 class Standing:
     """One entrant against the best one, on the same items.
 
-    ``difference`` is best minus this one (0 for the best), with a 90 % interval, oriented so that more is
+    ``difference`` is best minus this one (0 for the best), with a 90% interval, oriented so that more is
     worse; ``p_best`` the probability of being the first.
     """
 

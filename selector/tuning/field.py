@@ -156,7 +156,7 @@ class Field:
         return start if start is not None and self.demonstrably_worse(stats, start) else stats
 
     def demonstrably_worse(self, stats: Stats, than: Stats) -> bool:
-        """Whether the 90 % interval of the paired difference on val lies below zero."""
+        """Whether the 90% interval of the paired difference on val lies below zero."""
         return self.standings({"stats": [stats], "than": [than]})["stats"].low > 0
 
     def _order(self, stats: Stats) -> tuple[float, float]:

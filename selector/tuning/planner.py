@@ -88,7 +88,7 @@ def plan_rounds(field: Field) -> Plan | None:
         + f"; batch {batch}; about {format_duration(plan.seconds)}"
     )
     planned = f"Planned: {told}."
-    field.bench.notify(Progress("plan", 0, 0, "rounds", note=planned))
+    field.bench.notify(Progress("plan", 0, 0, "rounds", note=told))
     field.clock.tell(planned)
     field.clock.state["notes"] = field.notes[noted:]
     field.clock.remember()
@@ -104,7 +104,7 @@ def _taken_up(field: Field) -> Plan | None:
     _prepare(field)
     field.notes += state["notes"]
     for line in field.clock.tuning_log:
-        field.bench.notify(Progress("plan", 0, 0, "rounds", note=line))
+        field.bench.notify(Progress("plan", 0, 0, "rounds", note=line.removeprefix("Planned: ")))
     for configuration in field.configurations:
         configuration.step_seconds = configuration.estimated_seconds = float(state["step_seconds"][configuration.label])
     return Plan(tuple(Round(*each) for each in state["rounds"]), 0.0) if field.configurations else None
@@ -133,7 +133,7 @@ def _shortest(field: Field) -> Plan | None:
     It may exceed the budget by these steps: a budget always ends with a model.
     """
     if not field.empty_handed():
-        short = "the budget left no time for training: frozen encoders with solved heads are compared."
+        short = "the budget is too short for fine-tuning: frozen models with linear probes are compared."
         field.notes.append(short)
         field.bench.notify(Progress("plan", 0, 0, "rounds", note=short))  # before what is left of it is spent
         field.configurations = []
@@ -231,8 +231,8 @@ def _set_factor(field: Field, factor: float) -> None:
             near = _in_steps(size)
             if near != size and not resize(field.bench, loaded, near):
                 field.notes.append(
-                    f"{loaded.name} is trained at {near[0]} x {near[1]} pixels, the nearest that it takes to the "
-                    f"{size[0]} x {size[1]} asked for ({reason.rstrip('.')})."
+                    f"{loaded.name} is trained at {near[0]} x {near[1]} pixels, the nearest supported size to the "
+                    f"requested {size[0]} x {size[1]} ({reason.rstrip('.')})."
                 )
                 continue
         if reason:

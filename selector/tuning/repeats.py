@@ -65,7 +65,7 @@ def name_untrained(field: Field) -> None:
     """One note about all that the budget left no time for."""
     if field.waiting:
         field.notes.append(
-            f"{len(field.waiting)} of {len(field.waiting) + len(field.configurations)} configurations were not trained, "
+            f"{len(field.waiting)} of {len(field.waiting) + len(field.configurations)} configurations not trained, "
             f"because the budget is too short for all: {', '.join(c.label for c in field.waiting)}."
         )
 

@@ -11,7 +11,7 @@ CONFIDENT = 0.95
 
 
 def stop_if_settled(field: Field, doublings: float) -> bool:
-    """Rivals stop when the leader is the best with 95 %, or none can plausibly gain ε on it.
+    """Rivals stop when the leader is the best with 95%, or none can plausibly gain ε on it.
 
     Two things are uncertain: which images validation has (resampled), and what the rounds that are
     left would do to the order: they double the steps so many times, and each doubling is taken to move the

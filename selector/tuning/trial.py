@@ -102,7 +102,7 @@ def final_stats(
     bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, Any]
 ) -> Stats:
     """Statistics of a trained trial with what validation chose; worked out once, then from the journal."""
-    key = bench.journal.key({"of": key_of(bench, loaded, trial, steps), "split": split, "context": dict(context)})
+    key = _final_key(bench, loaded, trial, steps, split, context)
     record = bench.journal.read(key)
     if record is None or record.stats is None:
         stats = bench.stats_of(loaded, module_of(bench, loaded, trial, steps), split, context)
@@ -110,6 +110,20 @@ def final_stats(
         bench.journal.write(key, record)
     assert record.stats is not None
     return record.stats
+
+
+def has_final_stats(
+    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, Any]
+) -> bool:
+    """Whether ``final_stats`` takes a pass at most: without record and weights it would train again."""
+    weights = bench.journal.weights(key_of(bench, loaded, trial, steps))
+    return weights.is_file() or bench.journal.read(_final_key(bench, loaded, trial, steps, split, context)) is not None
+
+
+def _final_key(
+    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, Any]
+) -> str:
+    return bench.journal.key({"of": key_of(bench, loaded, trial, steps), "split": split, "context": dict(context)})
 
 
 def optimizer_of(loaded: Loaded, strategy: str) -> Optimizer:

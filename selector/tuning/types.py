@@ -70,7 +70,7 @@ class Trained:
 class EpsilonMember:
     """A model that cannot be shown to be more than ε worse than the best one.
 
-    ``difference`` is best minus this one on the same validation images, with its 90 % interval,
+    ``difference`` is best minus this one on the same validation images, with its 90% interval,
     in units of the metric.
     """
 

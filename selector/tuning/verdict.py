@@ -18,7 +18,7 @@ from selector.tuning.heads import frozen_module, frozen_stats
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._loop import predict
-from selector.tuning.trial import final_stats, module_of, optimizer_of
+from selector.tuning.trial import final_stats, has_final_stats, module_of, optimizer_of
 from selector.tuning.types import EpsilonMember, TournamentResult, Trained
 
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
@@ -112,7 +112,9 @@ def _test(
     bench = field.bench
     tested = len(bench.indices["test"]) > 0
     if not tested:
-        field.notes.append("there is no test split: the validation metrics chose the model and are optimistic.")
+        field.notes.append(
+            "there is no test split: the validation values, on which the model was chosen, are optimistic."
+        )
     finalists = [configuration for configuration in entered if configuration.alive or configuration.label == best_label]
     models = {configuration.loaded.name for configuration in finalists} | {best_label.rpartition(" ")[0]}
     if not entered:
@@ -137,6 +139,15 @@ def _test(
         )
         with bench.working_on(loaded.candidate):
             context = _context(field, loaded.frozen if run is None else run.record)
+            if (
+                label != best_label
+                and run is not None
+                and tested
+                and not has_final_stats(bench, loaded, run.trial, run.steps, "test", context)
+            ):
+                # an earlier call kept the weights of its best model only
+                field.notes.append(f"the test metric of {label} was not read: its weights were not kept.")
+                continue
             if label == best_label and loaded.encoder.module is not None:
                 module = None if run is None else module_of(bench, loaded, run.trial, run.steps)
                 best = _trained(field, loaded, run, module, context)
@@ -307,7 +318,7 @@ def _configuration_measurement(
 ) -> Measurement:
     if configuration.best is not None and standing is None:
         done = int(configuration.best.record.facts["steps"])
-        reason = f"{done} steps are less than an epoch: its value says nothing"
+        reason = f"{done} steps are less than one epoch, too few to judge it"
         return Measurement(
             configuration.strategy,
             field.metric,

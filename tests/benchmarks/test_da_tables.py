@@ -30,7 +30,7 @@ def test_the_tables_are_those_of_the_rows(tmp_path, capsys):
     with da_tables.TABLES.open() as file:
         kept = {(r["table"], r["pair"], r["name"]): r["value"] for r in csv.DictReader(file)}
     assert {key: kept[key] for key in made} == made
-    assert float(made["regression", "all", "90 % of what is missed, points"]) == pytest.approx(100 * MISSES, abs=0.5)
+    assert float(made["regression", "all", "90% of what is missed, points"]) == pytest.approx(100 * MISSES, abs=0.5)
     assert "class-ami" in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ def test_the_truth_of_a_model_is_its_best_strategy_in_the_mean_over_seeds() -> N
 def test_the_summary_says_spent_looked_at_and_regret() -> None:
     row = {"share": 25, "spent": 0.2, "looked_at": 9, "models": 18, "choice": "a", "whole_choice": "a", "regret": 0.0}
     lines = bench_scan_budget.summary([row, {**row, "choice": "b", "regret": 1.5, "spent": 0.24}])
-    assert lines[-1] == "| 25 % | 22.0 % | 50 % | 1 of 2 | +0.75 | +1.50 |"
+    assert lines[-1] == "| 25% | 22.0% | 50% | 1 of 2 | +0.75 | +1.50 |"
 
 
 def test_the_figure_of_many_targets_has_a_line_a_number_of_targets() -> None:

@@ -97,7 +97,7 @@ def test_without_renews_fingerprint_and_notes() -> None:
     assert len(smaller) == 38
     assert smaller.hashes == (target.hashes[0], target.hashes[2], *target.hashes[4:])
     assert smaller.fingerprint != target.fingerprint
-    assert smaller.notes[-1] == "2 of 40 items were skipped: row 1 (is empty (0 bytes)), row 3 (is truncated)"
+    assert smaller.notes[-1] == "2 of 40 items skipped: row 1 (is empty (0 bytes)), row 3 (is truncated)"
     assert without(target, {3: "is truncated", 1: "is empty (0 bytes)"}).fingerprint == smaller.fingerprint
     assert without(target, []) is target
 

@@ -66,7 +66,7 @@ def test_images_beside_masks_are_not_two_classes(tmp_path: Path) -> None:
     assert target.labels.shape == (COUNT, 0)
     assert target.annotations is not None
     assert target.annotations.strata.tolist() == [[1, 1, 1]] * COUNT
-    assert "2.5 % of the pixels are no class (the value 255) and count nowhere" in target.notes
+    assert "2.5% of the pixels are no class (the value 255) and count nowhere" in target.notes
     assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
     save(mask(99), root / "masks" / "000.png")
     assert load_target(root, class_names=NAMES).fingerprint != target.fingerprint

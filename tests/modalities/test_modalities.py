@@ -43,7 +43,7 @@ def test_masks_and_boxes_move_with_the_picture() -> None:
 
 def test_without_mirror_images_left_stays_left() -> None:
     pictures = torch.zeros((16, 32, 32, 3), dtype=torch.uint8)
-    pictures[:, :, :12] = 200  # crops keep 70 % of the area: the left edge is bright in some, the right one in none
+    pictures[:, :, :12] = 200  # crops keep 70% of the area: the left edge is bright in some, the right one in none
 
     def sides(batch: torch.Tensor) -> list[bool]:
         return [bool(p[:, :6].sum() > p[:, -6:].sum()) for p in batch]

@@ -1,4 +1,4 @@
-"""90 % intervals: what a deleted block is, that models share blocks, and coverage by simulation."""
+"""90% intervals: what a deleted block is, that models share blocks, and coverage by simulation."""
 
 import logging
 
@@ -156,7 +156,7 @@ def test_intervals_of_labels_and_real_values_cover(kind, missing):
     "name", ["logme", "hscore", "knn", "probe", "lda", "ridge", "fisher", "silhouette", "nearest-class-mean"]
 )
 def test_intervals_cover_the_expected_score(name):
-    """Nominal 90 %; the estimand is the mean score of fresh samples of the same size."""
+    """Nominal 90%; the estimand is the mean score of fresh samples of the same size."""
     means = 0.4 * np.random.default_rng(5).standard_normal((4, 40))
     spread = np.linspace(1.5, 0.3, 40)
     values, ends = [], []
@@ -174,8 +174,8 @@ def test_intervals_cover_the_expected_score(name):
 
 @pytest.mark.slow
 def test_intervals_of_neighbors_cover_three_populations():
-    """Nominal 90 %, class shares drawn with every sample. With neighbors left in, rows left out as queries alone, it
-    was 86 % over these three."""
+    """Nominal 90%, class shares drawn with every sample. With neighbors left in, rows left out as queries alone, it
+    was 86% over these three."""
     covered = {}
     for rows, width, classes in ((250, 40, 4), (120, 20, 2), (400, 64, 10)):
         means = 0.4 * np.random.default_rng(5).standard_normal((classes, width))

@@ -335,7 +335,7 @@ def own(values, target, items, **changes):
 
 
 def test_an_inconclusive_target_says_nothing_and_a_decisive_one_nearly_all():
-    """Six images, 6/6 against 5/6, are no result; 80 against 60 % on 300 images are one."""
+    """Six images, 6/6 against 5/6, are no result; 80 against 60% on 300 images are one."""
     toy = static_prior(NOTHING, [r for t in "abcd" for r in own([1.0, 5 / 6, 5 / 6], t, 6)])
     assert toy.targets == 0
     assert values(toy) == [0.0] * len(MODELS)

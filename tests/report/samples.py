@@ -48,7 +48,7 @@ def confirmation() -> dict[str, Any]:
             {**member, "name": first, "strategy": "frozen", "difference": 0.004, "low": -0.006, "high": 0.014},
             {**member, "name": first, "strategy": "full"},
         ],
-        "advice": [f"{first}: take full; it gained 3.0 points over frozen (90 % interval +1.0 to +5.0)."],
+        "advice": [f"{first}: take full; it gained 3.0 points over frozen (90% interval +1.0 to +5.0)."],
         "p_best": 0.91,
         "settled": False,
     }
@@ -133,7 +133,7 @@ def ranking(models: tuple[ModelResult, ...] | None = None, **changes: Any) -> Ra
         },
         versions={"selector": "0.1.0", "python": "3.11.0"},
         models=models,
-        warnings=("2 models are not significantly different (90 %) on these rows.",),
+        warnings=("2 models are not significantly different (90%) on these rows.",),
         confirmation=confirmation(),
         seconds={"extract": 61.0, "total": 190.5},
     )

@@ -134,10 +134,10 @@ def test_the_outcome_of_the_best_model(driver: Any, tmp_path: Path) -> None:
     ]
     wrong, unsure = driver.find_elements("css selector", ".samples")
     assert [item.text.replace("\u00a0", " ").splitlines() for item in wrong.find_elements("tag name", "li")] == [
-        ["a.jpg", "is good", "taken for hole (97 %)"],
-        ["b.jpg", "is stain", "taken for hole (61 %)"],
+        ["a.jpg", "is good", "taken for hole (97%)"],
+        ["b.jpg", "is stain", "taken for hole (61%)"],
     ]
-    assert unsure.text.replace("\u00a0", " ").splitlines() == ["c.jpg", "is stain (35 %)"]
+    assert unsure.text.replace("\u00a0", " ").splitlines() == ["c.jpg", "is stain (35%)"]
     # drawn, although the policy lets nothing in from outside
     assert driver.execute_script("return [...document.images].map(i => i.naturalWidth)") == [1, 1]
     assert driver.execute_script("return document.images[0].alt") == "a.jpg"

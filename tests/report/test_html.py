@@ -66,11 +66,11 @@ def test_write_report_goes_into_the_runs_folder(tmp_path: Path) -> None:
 
 def test_advice_of_a_measured_run() -> None:
     told = advice(samples.ranking())
-    assert told.headline == "Start from timm:network_0.in1k and fine-tune all of it."
+    assert told.headline == "Start from timm:network_0.in1k and fine-tune all its layers."
     low, _high = share_interval(276, 300)
-    assert f"accuracy 0.920 on the test split, which was read once (300 items; 90 % interval {low:.3f}" in told.sure[0]
+    assert f"accuracy 0.920 on the test split, which was read once (300 items; 90% interval {low:.3f}" in told.sure[0]
     assert told.sure[1].endswith("is 2.0 points behind on validation.")
-    assert "trained at 128 × 128 pixels, below its own size, for 150 steps" in told.sure[2]
+    assert "for 150 steps at 128 × 128 pixels, below its own size" in told.sure[2]
     assert told.cost[0] == "3.4M parameters, license apache-2.0."
 
 
@@ -82,11 +82,11 @@ def test_advice_says_when_the_gap_is_real() -> None:
 
     assert advice(samples.ranking((first, second()))).sure[1].endswith("15.0 points behind on validation.")
     paired = advice(samples.ranking((first, second(difference_low=0.12, difference_high=0.18)))).sure[1]
-    assert paired.endswith("15.0 points behind on validation (90 % interval of the paired difference 12.0 to 18.0).")
+    assert paired.endswith("15.0 points behind on validation (90% interval of the paired difference 12.0 to 18.0).")
     tied = advice(samples.ranking((first, second(difference_low=-0.01, difference_high=0.31)))).sure[1]
     assert tied.endswith("-1.0 to 31.0); the two are not significantly different on these items.")
     alone = advice(samples.ranking((first, samples.model(1)))).sure[1]
-    assert alone == "It is the only model that was measured; how the others would do is predicted only."
+    assert alone == "It is the only measured model. The values of the others are predictions."
 
 
 def test_advice_says_that_a_gap_is_one_of_means() -> None:
@@ -113,9 +113,9 @@ def test_the_headline_of_a_tie_recommends_the_cheaper() -> None:
         "timm:network_0.in1k and timm:network_1.in1k cannot be told apart on 300 validation"
     )
     assert "start from the cheaper one, timm:network_1.in1k, and train a new head" in told.headline
-    assert told.headline.endswith("The saved model is timm:network_0.in1k, the first on validation.")
+    assert told.headline.endswith("The saved model is timm:network_0.in1k, which leads on validation.")
     clear = _close({"difference_low": 0.01, "p_best": 0.02})
-    assert clear.headline == "Start from timm:network_0.in1k and fine-tune all of it."
+    assert clear.headline == "Start from timm:network_0.in1k and fine-tune all its layers."
     far = _close({"difference_low": -0.001, "p_best": 0.05})  # hardly ever the best one
     assert far.headline == clear.headline
 
@@ -129,15 +129,15 @@ def test_a_test_split_that_reverses_validation_is_reported() -> None:
 def test_advice_names_what_may_be_as_good_and_the_strategy() -> None:
     cheaper, strategy = advice(samples.ranking()).others
     assert cheaper.startswith("timm:network_0.in1k (frozen, 3.4M parameters) may be as good: 0.4 points behind")
-    assert cheaper.endswith("on validation, 90 % interval -0.6 to 1.4.")
+    assert cheaper.endswith("on validation, 90% interval -0.6 to 1.4.")
     assert strategy.startswith("timm:network_0.in1k: take full")
     assert advice(samples.unmeasured()).others == ()
 
 
 def test_advice_of_an_unmeasured_run_promises_nothing() -> None:
     told = advice(samples.unmeasured())
-    assert told.headline.startswith("Confirm before you choose: timm:network_0.in1k is in front")
-    assert "The chance that it is the best of all after training is 60 %." in told.sure
+    assert told.headline.startswith("Confirm before you choose: timm:network_0.in1k leads the ranking")
+    assert "The probability that it is the best model after training is 60%." in told.sure
     assert "May be as good after training: timm:network_1.in1k." in told.sure
     assert told.commands == ("selector confirm RUN",)
 
@@ -164,7 +164,7 @@ def test_advice_where_nothing_trains_promises_no_confirmation() -> None:
 
 def test_advice_when_everything_failed() -> None:
     failed = samples.ranking((samples.ranking().models[-1],))
-    assert advice(failed).headline == "No model finished; the reasons are below under failures."
+    assert advice(failed).headline == "No model finished. The reasons are listed below under failures."
     assert "No model finished" in render_report(failed)
 
 
@@ -330,8 +330,8 @@ def test_matplotlib_figures() -> None:
 
 def test_the_first_screen_says_what_using_the_model_costs() -> None:
     told = advice(samples.costed()).cost
-    assert told[1] == "An image takes 12.0 ms on AMD EPYC (float32); 250 images a second in batches of 16."
-    assert told[2] == "It takes 30.0 MB of memory at its peak for one image, 18.0 MB on disk, 390.0M multiply-adds."
+    assert told[1] == "An image takes 12.0 ms on AMD EPYC (float32); 250 images per second in batches of 16."
+    assert told[2] == "It needs 30.0 MB of peak memory for one image, 18.0 MB on disk, 390.0M multiply-adds."
     busy = replace(samples.costed(), models=(samples.model(0, cost=samples.cost(0, latency=0.03)),))
     assert "while the machine was busy" in advice(busy).cost[1]
 
@@ -343,7 +343,7 @@ def test_excluded_models_are_listed_with_their_reasons() -> None:
     assert "&lt;img src=x" in html
     assert "<img" not in html
     excluded = replace(samples.costed(), models=samples.costed().models[5:6])
-    assert advice(excluded).headline.startswith("No model satisfies the constraints")
+    assert advice(excluded).headline.startswith("No model satisfies the limits")
 
 
 def test_limits_are_in_the_command_to_run_again() -> None:
@@ -420,7 +420,7 @@ def test_labels_that_do_not_fit_share_the_height() -> None:
 
 
 def test_a_tie_is_told_once() -> None:
-    told = "2 models are not significantly different (90 %) on these 40 rows: a and b."
+    told = "2 models are not significantly different (90%) on these 40 rows: a and b."
     caveats = (Caveat("too-few-examples", told, {}),)
     ranking = samples.unmeasured()
     models = [replace(m, tied=i < 2) for i, m in enumerate(ranking)]
@@ -454,7 +454,7 @@ def test_rates_of_a_busy_machine_are_marked_and_extraction_says_what_it_holds() 
     assert cells["latency"].text.startswith("~")
     lines = advice(ranking).cost
     assert any(
-        "Extraction took 27.0 s for 500 rows, loading and choosing a backend included." in line for line in lines
+        "Extraction took 27.0 s for 500 rows, including loading and the choice of a backend." in line for line in lines
     )
 
 

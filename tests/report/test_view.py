@@ -76,14 +76,14 @@ def test_values_marks_and_gaps() -> None:
     assert cells(ranking, "proxy:logme")[3] == Cell("–", None, "N < D")
     assert [cell.text for cell in cells(ranking, "rank")] == ["1", "2", "3", "4", "–"]
     assert cells(ranking, "seconds")[2].text == "store"
-    assert "90 % interval -0.5 to -0.3" in cells(ranking, "proxy:logme")[0].title
+    assert "90% interval -0.5 to -0.3" in cells(ranking, "proxy:logme")[0].title
 
 
 def test_notes_explain_marks_warnings_and_failures() -> None:
     notes = table_view(samples.ranking()).notes
     assert any(note.startswith("≈ may be as good as the first") for note in notes)
     assert any(note.startswith("° trained at reduced size (128 × 128 pixels)") for note in notes)
-    assert "Note: 2 models are not significantly different (90 %) on these rows." in notes
+    assert "Note: 2 models are not significantly different (90%) on these rows." in notes
     assert "Failed: timm:network_4.in1k: weights are missing" in notes
     assert not any("°" in note for note in table_view(samples.unmeasured()).notes)
 
@@ -106,7 +106,7 @@ def test_failures_for_one_reason_are_told_together() -> None:
 
 def test_a_failure_is_named_once_and_not_by_its_own_reason() -> None:
     *others, failed = samples.ranking().models
-    listed = "1 model(s) failed and are not ranked: timm:network_4.in1k."
+    listed = "1 model failed and is not ranked: timm:network_4.in1k."
     ranking = samples.ranking(
         (*others, replace(failed, reason=f"{failed.name}: weights are missing")),
         warnings=("another", listed),

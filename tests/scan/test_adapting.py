@@ -102,8 +102,8 @@ def test_from_features_to_a_model(zoo, tmp_path):
     assert loaded.class_names == CLASSES
     page = write_report(ranking).read_text()
     assert "Adaptation from arrays to arrays" in page
-    assert "on pairs of domains that it had not seen this prediction was within 21 points in nine of ten cases" in page
-    assert not any("that the default score was tried on" in text for text in ranking.warnings)
+    assert "this prediction was within 21 percentage points in nine of ten cases" in page
+    assert not any("on which the default score was calibrated" in text for text in ranking.warnings)
     assert page.count('class="domain hue-') == len(section["projection"]["source"]) + 60
     assert "effective sample size" in page
     assert " / 60 without labels), 3 classes" in page

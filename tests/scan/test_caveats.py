@@ -55,11 +55,11 @@ def test_the_number_of_images_that_would_settle_it_grows_with_the_square():
     found = caveats.too_small(tied, 500)
     assert found.numbers["items_needed"] == 500 * 9
     assert found.text == (
-        "2 models are not significantly different (90 %) on these 500 items: first, second. "
+        "2 models are not significantly different (90%) on these 500 items: first, second. "
         "About 4,500 items would settle which of the first two has the higher transferability."
     )
     equal = {**tied, "second": replace(tied["second"], value=0.5999)}
-    assert "Even 100 times as many would not settle" in caveats.too_small(equal, 500).text
+    assert "Even 100 times as many would not separate" in caveats.too_small(equal, 500).text
     assert caveats.too_small(equal, 500).numbers["items_needed"] is None
     assert caveats.too_small({k: replace(e, tied=k == "first") for k, e in tied.items()}, 500) is None
     without = {k: replace(e, half_to_first=0.0) for k, e in tied.items()}
@@ -87,7 +87,7 @@ def test_labels_that_a_split_lacks_are_named() -> None:
     target = selector.load_target({split: (rows[part], sides[part]) for split, part in splits.items()})
     found = caveats.rare_classes(target)
     assert found.numbers == {"few": {}, "absent": {"2": ["val", "test"]}}
-    assert found.text == "1 class has no row in a split, where nothing is said of them: 2 (val, test)."
+    assert found.text == "1 class has no row in a split and is not evaluated there: 2 (val, test)."
 
 
 def test_proxies_that_order_the_models_differently_are_named():
@@ -131,12 +131,12 @@ def target(classes=5, **changes):
     [
         ({}, 900, 0.7, None),
         ({"classes": 20}, 900, 0.7, None),
-        ({"classes": 21}, 900, 0.7, "21 classes (tried: 2 to 10)"),
-        ({}, 4001, 0.7, "4001 items (tried: 800 to 1000)"),
-        ({}, 199, 0.7, "199 items (tried: 800 to 1000)"),
-        ({}, 900, 0.55, "a best normalized score of 0.55 (tried: 0.60 and more)"),
+        ({"classes": 21}, 900, 0.7, "21 classes (calibrated: 2 to 10)"),
+        ({}, 4001, 0.7, "4001 items (calibrated: 800 to 1000)"),
+        ({}, 199, 0.7, "199 items (calibrated: 800 to 1000)"),
+        ({}, 900, 0.55, "a best normalized score of 0.55 (calibrated: 0.60 and more)"),
         ({"label_kind": LabelKind.REAL}, 900, 0.7, "images with real labels"),
-        ({"modality": "text"}, 900, 0.7, "on texts it was tried with six small encoders only"),
+        ({"modality": "text"}, 900, 0.7, "On texts it was tested with six small encoders only"),
     ],
 )
 def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, normalized_score, text):
@@ -235,9 +235,9 @@ def test_a_model_that_may_be_no_better_than_one_answer_is_told():
     found = majority("m", Measurement("full", "accuracy", val), uneven)
     assert found.code == "no-better-than-majority"
     assert found.text == (
-        "m (full) is not shown to be better than always answering ham, the most frequent class of train: that is right "
-        "for 96.7 % of the 60 items of val, the model has accuracy 0.967, balanced_accuracy 0.500, macro_f1 0.491. Let another metric "
-        "decide (--metric balanced_accuracy, macro_f1), or label more of the other classes."
+        "m (full) is not significantly better than always predicting ham, the most frequent class of train: that is right "
+        "for 96.7% of the 60 val items, and the model has accuracy 0.967, balanced_accuracy 0.500, macro_f1 0.491. Select by "
+        "another metric (--metric balanced_accuracy, macro_f1), or label more items of the other classes."
     )
     assert found.numbers == {**val, "split": "val", "items": 60, "class": "ham", "share": 58 / 60}
     assert majority("m", Measurement("full", "macro_f1", val), uneven) is None  # it does not decide by accuracy

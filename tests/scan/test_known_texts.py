@@ -50,4 +50,4 @@ def test_a_text_of_the_test_split_that_is_unusable_stops_a_warm_scan_too(
         selector.rank(target, zoo=zoo, store=tmp_path, on_invalid="raise", history=False)
     again = selector.rank(target, zoo=zoo, store=tmp_path, on_invalid="skip", history=False)
     assert again["small-bert"].cached
-    assert any("1 of 60 items were skipped" in w for w in again.warnings)
+    assert any("1 of 60 items skipped" in w for w in again.warnings)

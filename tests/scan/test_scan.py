@@ -111,7 +111,7 @@ def test_failing_models_are_rows_with_a_reason_and_the_run_goes_on(photos, tmp_p
     assert "the factory exploded" in reasons["crashes"]
     assert "finite" in reasons["nan"].lower()
     assert all(m.rank is None and m.traceback for m in ranking.failures)
-    assert any("failed and are not ranked" in w for w in ranking.warnings)
+    assert "failed" in {c.code for c in ranking.caveats}
 
 
 def test_python_entries_of_an_untrusted_file_do_not_run(photos, tmp_path):
@@ -525,7 +525,7 @@ def test_limits_exclude_with_a_reason_before_anything_is_run(photos, tmp_path):
     assert [(m.name, m.rank) for m in ranking][2:] == [(name, None) for name in ("tiny-vit", "unknown", "large")]
     assert ranking["large"].num_parameters == 303_000_000
     assert not ranking.failures
-    assert any("3 model(s) are excluded by the limits" in w for w in ranking.warnings)
+    assert [len(c.numbers["models"]) for c in ranking.caveats if c.code == "excluded"] == [3]
     assert ranking.settings["max_params"] == "1M"
     plan = selector.plan(photos, zoo=zoo, store=tmp_path / "store", license="permissive", max_params="1M")
     assert plan.models[3]["note"] == "excluded: 303.0M parameters, more than 1.0M."

@@ -59,7 +59,7 @@ def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
     unseen = [m for m in ranking if m.status == "pruned" and not m.rows]
     for model in unseen:
         assert model.reason == (
-            f"not looked at: the scan budget of {share} % of the full scan went to models that promise more for their price"
+            f"not looked at: the scan budget of {share}% of the full scan went to models that promise more for their price"
         )
     assert bool(unseen) == (share == 30)
     assert ranking.settings["scan_budget"] == f"{share}%"
@@ -93,7 +93,7 @@ def test_a_dear_network_waits_until_the_others_are_chosen(
 def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_it(
     photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ended after 11 % and 16 rows."""
+    """It ended after 11% and 16 rows."""
     monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
     ranking = selector.rank(photos, **FAST, store=scanned, scan_budget="15%")
     assert 0.13 < paid(ranking, 51) <= 0.15 + 0.01

@@ -138,7 +138,7 @@ def test_as_many_are_confirmed_as_may_be_the_best() -> None:
     values = {"a": 0.8, "b": 0.8 - 0.9 * MARGIN, "c": 0.8 - 0.95 * MARGIN, "d": 0.8 - 1.1 * MARGIN}
     found = choose(values, {}, {}, None)
     assert found.names == ("a", "b", "c")
-    assert found.why == "Confirmed are 3 models: 3 may be the best by scores and pilot runs (90 %)."
+    assert found.why == "Fine-tuned: 3 models, because 3 may be the best by scores and pilot runs (90%)."
     # a trial whose own interval is wide leaves its model open
     assert choose(values, {"d": 4 * MARGIN}, {}, None).names == ("a", "b", "c", "d")
     assert choose({"a": 0.9, "b": 0.1, "c": 0.0}, {}, {}, None).names == ("a", "b")  # two at least
@@ -149,7 +149,7 @@ def test_a_model_within_its_margin_is_confirmed_before_one_outside() -> None:
     """c lies behind b, but its trial is too uncertain to exclude it; b's is not."""
     found = choose({"a": 0.80, "b": 0.765, "c": 0.76}, {"a": 0.0, "b": 0.0, "c": 0.12}, {}, None)
     assert found.names == ("a", "c")
-    assert found.why == "Confirmed are 2 models: 2 may be the best by scores and pilot runs (90 %)."
+    assert found.why == "Fine-tuned: 2 models, because 2 may be the best by scores and pilot runs (90%)."
 
 
 def test_the_budget_bounds_how_many_are_confirmed() -> None:
@@ -168,7 +168,9 @@ def test_trials_and_trainings_take_no_longer_than_the_usual_number_without_trial
     assert choose(values, {}, seconds, None, allowed=allowed).names == ("a", "b")  # two whatever they take
     found = choose(values, {}, seconds, 1000.0, allowed=25.0)
     assert found.names == ("a", "b", "d")  # c is passed over
-    assert found.why.endswith(", and pilot runs and 3 trainings take as long as the usual number without pilot runs.")
+    assert found.why.endswith(
+        ", and pilot runs and 3 fine-tuned models take as long as the usual number without pilot runs."
+    )
     assert choose(values, {}, seconds, 1000.0, allowed=65.0).names == ("a", "b", "c", "d")
     assert as_long_as(["a", "e"], {"a": 10.0, "b": 30.0}, 0.0, 100, 10) == 30.0  # e as the others on average
     assert as_long_as(["a"], {}, 5.0, 100, 10) == float("inf")
@@ -212,7 +214,7 @@ def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_
     assert len(tried) == 4
     assert log[0].startswith("Pilot runs of 4 models took ")
     # with a budget no more than take as long as the first three, and trials take longer than three trainings of two steps
-    assert log[1].startswith("Confirmed are 2 models: ")
+    assert log[1].startswith("Fine-tuned: 2 models, because ")
     confirmed = {m.name for m in ranking if m.measurements}
     by_both = sorted(tried, key=lambda m: -m.pilot.combined)
     assert confirmed == {m.name for m in by_both[: len(confirmed)]}

@@ -209,7 +209,7 @@ def test_texts_that_cannot_be_used(zoo: list[dict[str, Any]], tmp_path: Path) ->
         selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_invalid="raise")
     ranking = selector.rank((texts, labels), zoo=zoo[:1], store=tmp_path, on_invalid="skip")
     assert ranking.target["items"] == 58
-    assert any("2 of 60 items were skipped: row 3 (is only whitespace)" in w for w in ranking.warnings)
+    assert any("2 of 60 items skipped: row 3 (is only whitespace)" in w for w in ranking.warnings)
 
 
 def test_a_text_as_long_as_a_library_is_left_out_and_said(zoo: list[dict[str, Any]], tmp_path: Path) -> None:

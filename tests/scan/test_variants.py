@@ -122,7 +122,7 @@ def test_a_scan_has_a_row_a_reading_and_runs_each_network_once(photos, tmp_path)
         for place in places
     }
     assert "tiny-resnet@blocks.0: the network has no layer 'blocks.0'" in ranking["tiny-resnet@blocks.0"].reason
-    assert any(w.startswith("8 rows are feature variants of 2 model(s)") for w in ranking.warnings)
+    assert [c.numbers for c in ranking.caveats if c.code == "multiple-variants"] == [{"rows": 8, "models": 2}]
     assert ranking.settings["layers"] == "last,blocks.0,layer1"
     # the rows are those of a scan of that reading alone
     alone = [spec.model_copy(update={"name": f"{spec.name}@layer1", "layer": "layer1"}) for spec in FAST["zoo"][:1]]

@@ -9,7 +9,7 @@ SCALE, RATIO = (0.7, 1.0), (0.9, 1.11)  # share of the area that a crop keeps, a
 
 
 def augmented(batch: Any, annotations: Sequence[Any], mirror: bool = True) -> tuple[Any, list[Any]]:
-    """A crop of 70-100 % of each image's area, and, with ``mirror``, a mirror image of half of them.
+    """A crop of 70-100% of each image's area, and, with ``mirror``, a mirror image of half of them.
 
     Args:
         batch: uint8 tensor (B, H, W, C).

@@ -3,7 +3,7 @@
 The pixels of an encoder are those of timm's own evaluation transform to within one gray level
 (tests compare them). Bilinear and bicubic resizing is torch's uint8 kernel, which does what Pillow
 does with vector instructions: decoding and resizing photos of 150 to 600 pixels to 224 is 1.2 to 2.7
-times as fast as with Pillow (CPU time of one core, same run), and 99.99 % of the values are equal
+times as fast as with Pillow (CPU time of one core, same run), and 99.99% of the values are equal
 within one gray level. Pillow's ``draft`` mode would be faster on large photos, but it changes the
 pixels by more than that. Nearest and Lanczos are left to Pillow.
 

@@ -3,7 +3,7 @@
 The pixels are those of timm's evaluation transform to within one gray level (tests compare them).
 Bilinear and bicubic resizing is torch's uint8 kernel, which does what Pillow does with vector
 instructions: decoding and resizing photos of 150 to 600 pixels to 224 is 1.2 to 2.7 times as fast as
-with Pillow (CPU time of one core, same run), and 99.99 % of the values are equal within one gray
+with Pillow (CPU time of one core, same run), and 99.99% of the values are equal within one gray
 level. Pillow's ``draft`` mode would be faster on large photos, but it changes the pixels by more
 than that. Nearest and Lanczos are left to Pillow.
 """
@@ -78,7 +78,7 @@ def _resized_size(height: int, width: int, preprocess: Preprocess) -> tuple[int,
 def _resample(image: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
     if size == image.shape[:2]:
         return image
-    # with one side enlarged and the other reduced the kernels differ, by up to 11 gray levels in 0.3 % of the values
+    # with one side enlarged and the other reduced the kernels differ, by up to 11 gray levels in 0.3% of the values
     mixed = (size[0] > image.shape[0]) != (size[1] > image.shape[1])
     if interpolation in ("bilinear", "bicubic") and not mixed:
         import torch

@@ -146,7 +146,7 @@ class SegmentedImages(Predictions):
 
 
 def _leading(shares: Mapping[str, float], top: int = 3) -> str:
-    named = [f"{name} {100 * share:.0f} %" for name, share in list(shares.items())[:top]]
+    named = [f"{name} {100 * share:.0f}%" for name, share in list(shares.items())[:top]]
     return ", ".join(named)
 
 

@@ -252,7 +252,7 @@ def _meaning(
         what = (
             f"the value {ignore}" if ignore is not None else ", ".join(f"'{n}'" for n in void_names) or "other values"
         )
-        notes.append(f"{share:.1f} % of the pixels are no class ({what}) and count nowhere")
+        notes.append(f"{share:.1f}% of the pixels are no class ({what}) and count nowhere")
     return np.array(list(used), dtype=np.int64), tuple(used.values()), ignore, notes
 
 
