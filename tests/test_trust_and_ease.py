@@ -310,6 +310,12 @@ def dry(photos: Path, store: Path, *words: object) -> tuple[str, dict[str, Any]]
     return shown.stdout, json.loads(document.stdout)
 
 
+@pytest.mark.parametrize("words", [("--resolution", "64"), ("--resolution", "160")])
+def test_a_dry_run_foresees_the_resolution_that_was_given(photos: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    shown, _ = dry(photos, tmp_path / "store", "--models", "tiny-resnet", "--budget", "10m", *words)
+    assert f"at {words[1]} px" in shown
+
+
 def test_a_dry_run_gives_a_range_of_time_on_first_use(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

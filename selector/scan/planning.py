@@ -267,7 +267,11 @@ def _operations(found: _Found, modality: str) -> tuple[float, float] | None:
 def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tuple[str, ...]:
     """What the budget will train, by the passes of the quickest models: which of them lead, the scan says first."""
     task = tasks.task_of(data)
-    known = sorted((seconds, found.spec.name, _size(found)) for found in looked if (seconds := _pass(found, data)))
+    known = sorted(
+        (seconds * _grown(_size(found), config.resolution), found.spec.name, _size(found))
+        for found in looked
+        if (seconds := _pass(found, data))
+    )
     if not known or config.seconds is None:
         return ()
     names = known[: config.top_k or 3]
@@ -282,17 +286,24 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
         budget=config.seconds - reserve,
         max_steps=config.max_steps or plans.usual_steps(an_epoch),
         steps_an_epoch=an_epoch,
+        reduced=config.resolution is None,
     )
-    least = plans.least_budget(costs[0], an_epoch) + reserve
+    least = plans.least_budget(costs[0], an_epoch, reduced=config.resolution is None) + reserve
     told = f"the smallest budget that fine-tunes {names[0][1]} is about {format_duration(least)}."
     budget = format_duration(config.seconds)
     if found is None:
         return (f"{budget} will train: the head of frozen models; {told}",)
     models = ", ".join(name for _, name, _ in names[: math.ceil(found.configurations / len(trained))])
     size = names[0][2]
-    at = "" if size is None else f" at {round(found.factor * min(size[1:]) / 32) * 32} px"
+    side = config.resolution or (size and round(found.factor * min(size[1:]) / 32) * 32)
+    at = f" at {side} px" if side else ""
     strategies = " and ".join(dict.fromkeys(["frozen", *trained]))
     return (f"{budget} will train, if they lead: {models}, {strategies}{at}, about {found.epochs:.0f} epochs; {told}",)
+
+
+def _grown(size: tuple[int, int, int] | None, resolution: int | None) -> float:
+    """By how much a pass takes longer at the resolution that the training is given."""
+    return 1.0 if size is None or resolution is None else (resolution / min(size[1:])) ** 2
 
 
 def _pass(found: _Found, data: Target) -> float | None:

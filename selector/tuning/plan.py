@@ -171,18 +171,21 @@ class Forecast:
     epochs: float
 
 
-def foresee(native: Sequence[Cost], *, budget: float | None, max_steps: int, steps_an_epoch: int) -> Forecast | None:
+def foresee(
+    native: Sequence[Cost], *, budget: float | None, max_steps: int, steps_an_epoch: int, reduced: bool = True
+) -> Forecast | None:
     """The first configurations, as many as have ``FEW_EPOCHS``, at the largest of ``FACTORS`` with ``GOOD_EPOCHS``.
 
     Args:
         native: costs at the native size, the first that is to be trained first.
         budget: seconds; None for no limit.
+        reduced: whether smaller sizes may be taken; not where ``resolution`` fixes one.
     Returns:
         None where not even the first one has them at the smallest size.
     """
     for count in range(len(native), 0, -1):
         for epochs in (GOOD_EPOCHS, FEW_EPOCHS):
-            for factor in FACTORS if budget is not None else FACTORS[:1]:
+            for factor in FACTORS if reduced and budget is not None else FACTORS[:1]:
                 costs = [Cost(c.step * factor**2, c.evaluate * factor**2, c.start) for c in native[:count]]
                 plan = make_plan(
                     costs,
@@ -196,14 +199,15 @@ def foresee(native: Sequence[Cost], *, budget: float | None, max_steps: int, ste
     return None
 
 
-def least_budget(native: Cost, steps_an_epoch: int) -> float:
-    """Seconds for ``FEW_EPOCHS`` of one configuration at the smallest size: a smaller budget hands over a frozen model, or a
+def least_budget(native: Cost, steps_an_epoch: int, *, reduced: bool = True) -> float:
+    """Seconds for ``FEW_EPOCHS`` of one configuration at the smallest size, or its own where it is not ``reduced``: a smaller budget hands over a frozen model, or a
     few steps.
 
     >>> round(least_budget(Cost(1.0, 2.0, 1.0), 20))
     14
     """
-    steps, share = max(FEW_EPOCHS * steps_an_epoch, FEW_EPOCHS * MIN_STEPS), FACTORS[-1] ** 2
+    steps = max(FEW_EPOCHS * steps_an_epoch, FEW_EPOCHS * MIN_STEPS)
+    share = FACTORS[-1] ** 2 if reduced else 1.0
     return (native.start + share * (native.evaluate + native.step * steps)) / SHARE_OF_BUDGET
 
 
