@@ -23,7 +23,7 @@ from selector.core.atomic import write_atomic
 from selector.core.costs import Cost
 from selector.core.documents import checked, plain, read_document
 from selector.core.errors import ConfigError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.metric import LEGACY
 from selector.core.old_names import translate_run
 

@@ -23,7 +23,7 @@ from selector.core.errors import OptionError
 from selector.core.options import SELECT, Option, about_field, option
 from selector.core.site import SITE
 from selector.options.data import LoadOptions
-from selector.report.rerun import command
+from selector.report.html import command
 from tests.report import samples
 
 

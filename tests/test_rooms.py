@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "selector"
-ROOMS = ("modalities/", "tasks/", "data/readers/", "deploy/forms/", "proxies/", "core/contracts.py")
+ROOMS = ("modalities/", "tasks/", "data/readers/", "deploy/serializers/", "proxies/", "core/contracts.py")
 """Where modalities and label kinds are known: their own rooms, readers, the label kinds that proxies declare."""
 
 CLASSES = {"Preprocess", "TextPreprocess", "Tokens", "TokenTable", "Pixels", "Words"}

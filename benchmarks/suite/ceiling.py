@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.suite import table
-from selector.ranking.agreement import Interval
-from selector.ranking.resamples import BATCHED
+from selector.ranking.agreement import BATCHED, Interval
 
 Column = Mapping[str, float]
 Kept = Callable[[str, Column], Sequence[str]]

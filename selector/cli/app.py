@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from selector.cli import demo, doctor, history, label, models, proxies, results, runs, store
+from selector.cli import demo, doctor, history, models, results, runs, store
 from selector.cli.options import LazyGroup
 from selector.core.site import SITE
 
@@ -40,12 +40,12 @@ def _root(
 
 app.command("scan", epilog=runs.SCAN_EXAMPLES)(runs.scan)
 app.command("confirm", epilog=runs.CONFIRM_EXAMPLES)(runs.confirm)
-app.command("label")(label.label)
+app.command("label")(runs.label)
 app.command("report")(results.report)
 app.command("compare")(results.compare)
 app.command("predict")(results.predict)
 app.command("export")(results.export)
-app.command("proxies")(proxies.proxies)
+app.command("proxies")(models.proxies)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="zoo")

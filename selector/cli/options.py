@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text becomes arguments."""
+"""Options that several commands share, how their text becomes arguments, and what the shell completes in them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
 
-from selector.cli import completion
 from selector.cli.output import stdout_kept
 from selector.core import units
 from selector.core.errors import ConfigError, SelectorError, first_line
@@ -125,7 +124,7 @@ def field_parameters(
         spelled = f"--{name.replace('_', '-')}"
         declared = [f"{spelled}/--no-{spelled[2:]}" if default is True else spelled, *about.flags]
         least = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
-        more: dict[str, Any] = {"autocompletion": getattr(completion, about.complete)} if about.complete else {}
+        more: dict[str, Any] = {"autocompletion": _COMPLETIONS[about.complete]} if about.complete else {}
         made = typer.Option(
             *declared,
             help=field.description,
@@ -216,3 +215,44 @@ def go_offline(offline: bool) -> None:
     """Keep the hub client from trying: it reads these variables when it is first imported."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _proxies(incomplete: str) -> list[str]:
+    """Names for ``--proxies``."""
+    from selector.proxies import registry
+
+    return _next(incomplete, registry.names())
+
+
+def _tags(ctx: Any, incomplete: str) -> list[str]:
+    """Tags of the zoo of this command line."""
+    return _next(incomplete, (tag for model in _zoo(ctx) for tag in model.tags))
+
+
+def _models(ctx: Any, incomplete: str) -> list[str]:
+    """Names in the zoo of this command line."""
+    return _next(incomplete, (model.name for model in _zoo(ctx)))
+
+
+def _zoo(ctx: Any) -> Iterable[Any]:
+    from selector.core.errors import SelectorError
+    from selector.zoo import load_zoo
+
+    try:
+        return load_zoo(ctx.params.get("zoo")).models
+    except SelectorError:
+        return ()  # an error would land in the middle of the line that is being written
+
+
+def _next(incomplete: str, known: Iterable[str]) -> list[str]:
+    """The line's words with each that may follow.
+
+    >>> _next("knn,lo", ["knn", "logme", "lda"])
+    ['knn,logme']
+    """
+    done, comma, start = incomplete.rpartition(",")
+    taken = {word.strip() for word in done.split(",")}
+    return [f"{done}{comma}{word}" for word in sorted(set(known) - taken) if word.startswith(start.strip())]
+
+
+_COMPLETIONS: dict[str, Callable[..., list[str]]] = {"proxies": _proxies, "tags": _tags, "models": _models}

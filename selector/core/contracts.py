@@ -16,8 +16,8 @@ import numpy as np
 import xxhash
 
 from selector.core.errors import SourceError
-from selector.core.kinds import LabelKind as LabelKind
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import LabelKind as LabelKind
+from selector.core.label_kinds import noun_of
 from selector.core.preprocess import AnyPreprocess as AnyPreprocess
 from selector.core.preprocess import CropMode as CropMode
 from selector.core.preprocess import Interpolation as Interpolation
@@ -26,9 +26,9 @@ from selector.core.preprocess import Preprocess as Preprocess
 from selector.core.preprocess import RowsPreprocess as RowsPreprocess
 from selector.core.preprocess import TextPreprocess as TextPreprocess
 from selector.core.preprocess import TruncationSide as TruncationSide
-from selector.core.steps import Progress as Progress
-from selector.core.steps import ProgressCallback as ProgressCallback
-from selector.core.steps import no_progress as no_progress
+from selector.core.progress_event import Progress as Progress
+from selector.core.progress_event import ProgressCallback as ProgressCallback
+from selector.core.progress_event import no_progress as no_progress
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ import numpy as np
 
 from selector.core.contracts import Items, ProgressCallback, no_progress
 from selector.core.errors import BadImagesError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, cast
 from selector import modalities
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, TargetError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.options import BOXES, IMAGES, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE
 from selector.core.signature import describe
 from selector.data._hashing import HashMode

@@ -16,7 +16,7 @@ import xxhash
 from selector import modalities
 from selector.core.contracts import Annotations, LabelKind, Target
 from selector.core.errors import TargetError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.task import Table
 from selector.data.splits import split
 from selector.tasks import read_table

@@ -19,8 +19,8 @@ import numpy as np
 from selector import modalities
 from selector.core.contracts import UNLABELED, Target
 from selector.core.errors import OptionError, TargetError, did_you_mean
-from selector.core.kinds import noun_of
-from selector.core.sealed import UNKNOWN, SealedLabels
+from selector.core.held_out_labels import UNKNOWN, SealedLabels
+from selector.core.label_kinds import noun_of
 from selector.core.task import Table
 from selector.data._csv import csv_cells, read_utf8
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files

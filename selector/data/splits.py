@@ -16,7 +16,7 @@ import xxhash
 
 from selector.core.contracts import SPLITS, Annotations
 from selector.core.errors import TargetError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.task import Table
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}

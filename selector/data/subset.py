@@ -12,7 +12,7 @@ import numpy as np
 
 from selector.core.contracts import SPLITS, UNLABELED, Target
 from selector.core.errors import ConfigError, TargetError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.data._items import SubsetItems
 from selector.data.assembly import fingerprint
 from selector.data.splits import draw_order

@@ -19,7 +19,7 @@ from selector.core.atomic import replacing, write_atomic
 from selector.core.contracts import Preprocess, RowsPreprocess, Target, TextPreprocess
 from selector.core.documents import plain
 from selector.core.errors import ConfigError, SelectorError
-from selector.deploy import forms
+from selector.deploy import serializers
 from selector.deploy.load import SavedModel, load_model
 from selector.deploy.same_padding import padding_in_the_graph, pads_by_size, why_not
 from selector.deploy.save import CARD
@@ -80,7 +80,7 @@ def export_onnx(
         raise SelectorError(f"{saved.config['name']} cannot be exported to ONNX: {reason}.")
     out = Path(out)
     _check_place(out)
-    files = forms.of(saved.preprocess).files(saved.preprocess)
+    files = serializers.of(saved.preprocess).files(saved.preprocess)
     for name, content in files.items():
         _check_own(out.with_name(name), content, out.name)
     try:
@@ -147,7 +147,7 @@ def measure_onnx(saved: SavedModel, path: Path, target: Target) -> dict[str, flo
 
 def files_beside(saved: SavedModel, path: Path) -> list[Path]:
     """What an ONNX file needs beside it: of a model that reads texts its tokenizer."""
-    return [path.with_name(name) for name in forms.of(saved.preprocess).files(saved.preprocess)]
+    return [path.with_name(name) for name in serializers.of(saved.preprocess).files(saved.preprocess)]
 
 
 def _write_checked(saved: SavedModel, path: Path) -> None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from selector import modalities
 from selector.core.contracts import AnyPreprocess
+from selector.core.documents import checked, read_document
 from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError, first_line
 from selector.core.prediction import Predictions
-from selector.deploy import forms
-from selector.deploy.config import read_config
-from selector.deploy.forms._form import AGAIN
+from selector.deploy import serializers
 from selector.deploy.hub import from_library
 from selector.deploy.save import CONFIG, READABLE, WEIGHTS
+from selector.deploy.serializers._serializer import AGAIN
 from selector.extract.memory import is_out_of_memory
 from selector.results import BEST, RUN_FILE, best_folder, load_ranking
 from selector.zoo.trust import check_recipe_trusted
@@ -28,6 +30,65 @@ if TYPE_CHECKING:
     from torch import nn
 
     from selector.core.task import Task
+
+LEAST = 1e-6
+"""Of a temperature: what is less divides outputs into what is no number."""
+
+
+class _SavedConfig(BaseModel):
+    """What decides predictions; further keys are facts for people."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    task: str
+    source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+    recipe: dict[str, Any]
+    modality: Literal["image", "text", "rows"] = "image"
+    preprocess: dict[str, Any]
+    class_names: list[str]
+    pairs: bool | None = None
+    temperature: float | None = Field(default=None, ge=LEAST, le=1 / LEAST)
+    context: dict[str, Any] | None = None
+
+    @field_validator("context")
+    @classmethod
+    def _usable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, found in (value or {}).items():
+            if not _finite(found):
+                raise ValueError(f"'{name}' must hold finite numbers")
+            number = isinstance(found, int | float) and not isinstance(found, bool)
+            if name == "temperature" and not (number and LEAST <= found <= 1 / LEAST):
+                raise ValueError(
+                    f"'temperature' must be a number in the range [{LEAST:g}, {1 / LEAST:g}], got {found!r}"
+                )
+        return value
+
+
+def read_config(path: Path, formats: tuple[int, ...]) -> dict[str, Any]:
+    """The configuration of a saved model, checked.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        ConfigError: it cannot be read; the message names the file and the field.
+    """
+    data = read_document(path, AGAIN)
+    if data.get("format") not in formats:
+        raise ConfigError(
+            f"{path} has format {data.get('format')!r}, expected {max(formats)}; use the version that wrote it."
+        )
+    config = checked(_SavedConfig, data, path, AGAIN)
+    if config.context is None and config.temperature is None:
+        raise ConfigError(f"{path}: context: field required; {AGAIN}.")
+    return {**data, "preprocess": serializers.of(config.modality).checked(config.preprocess, path)}
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(_finite(part) for part in value)
+    return all(_finite(part) for part in value.values()) if isinstance(value, dict) else True
+
 
 Images = Any
 """A path, a glob, a folder, bytes, a uint8 array or a Pillow image, or a sequence of them; or texts."""
@@ -48,7 +109,7 @@ class SavedModel:
     def __init__(self, path: Path, config: dict[str, Any], trust: bool) -> None:
         self.path = path
         self.config = config
-        self._form = forms.of(config.get("modality", "image"))
+        self._form = serializers.of(config.get("modality", "image"))
         self.preprocess: AnyPreprocess = self._form.read(path, config["preprocess"])
         self.pairs: bool | None = config.get("pairs")
         self.class_names: tuple[str, ...] = tuple(config["class_names"])
@@ -116,7 +177,7 @@ class SavedModel:
 
         Args:
             images: files, folders (searched for images), globs, arrays, Pillow images, or a
-                sequence of these, or an open text file with one a line; for a model that reads texts see ``deploy.forms.text``.
+                sequence of these, or an open text file with one a line; for a model that reads texts see ``deploy.serializers.text``.
             top: how many leading classes to name an image; None for one.
             batch_size: images at a time; of texts at most, fewer of long ones.
             on_invalid: an image that cannot be read becomes a row with an error, or ends the call

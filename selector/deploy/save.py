@@ -1,4 +1,4 @@
-"""Write a trained model as a folder: weights, configuration, model card."""
+"""Write a trained model as a folder: weights, configuration, and a model card with a program that loads it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from selector import modalities, tasks
+from selector.core.contracts import Preprocess, TextPreprocess
 from selector.core.documents import plain
 from selector.core.errors import StoreError
 from selector.core.system import versions
-from selector.deploy import forms
-from selector.deploy.card import model_card
-from selector.deploy.hub import library_fields, to_library
+from selector.core.units import printable
+from selector.core.version import __version__
+from selector.deploy import serializers
+from selector.deploy.hub import library_fields, library_of, to_library
+from selector.deploy.serializers._serializer import cell
 from selector.results import Measurement
 
 if TYPE_CHECKING:
@@ -96,7 +100,7 @@ def save_model(
     }
     with _whole(folder) as partial:
         save_file(to_library(trained.source, state), partial / WEIGHTS, {"format": "pt"})
-        form, program = forms.of(trained.preprocess), False
+        form, program = serializers.of(trained.preprocess), False
         shape = form.shape(trained.preprocess)
         for name, content in (form.files(trained.preprocess) | form.library_files(trained.preprocess)).items():
             _write(partial / name, content)
@@ -162,3 +166,194 @@ def _to_disk(path: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def model_card(
+    trained: Trained,
+    target: Mapping[str, Any],
+    figures: Sequence[Measurement],
+    spec: Mapping[str, Any],
+    *,
+    program: bool,
+) -> str:
+    """Markdown with a YAML head, in the hub's convention.
+
+    Args:
+        program: whether ``model.pt2`` lies beside the card.
+    """
+    modality, form, pairs = (
+        modalities.of(trained.preprocess),
+        serializers.of(trained.preprocess),
+        bool(target.get("pairs")),
+    )
+    noun, resizable = modality.noun, modality.resizable
+    pipeline = form.pipeline(trained.preprocess, trained.task, of_maps=trained.recipe.get("head") == "maps")
+    license = spec.get("license") or "unknown: look at where the weights come from"
+    rows = [_row(m, resolution=resizable) for m in figures]
+    chosen = next((m for m in figures if m.strategy == trained.strategy and m.status == "ok"), None)
+    metric = chosen.metric if chosen else "metric"
+    more = (
+        "\n".join(
+            f"| {cell(name)} | {_figure(chosen.val.get(name))} | {_figure(chosen.test.get(name))} |"
+            for name in chosen.val
+        )
+        if chosen
+        else ""
+    )
+    splits = target.get("splits") or {}
+    counts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    classes = ", ".join(cell(name) for name in trained.class_names[:50])
+    if len(trained.class_names) > 50:
+        classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
+    return printable(f"""---
+library_name: {library_of(trained.source, trained.recipe)}
+pipeline_tag: {pipeline}
+tags: [{pipeline}, zoo-selector]
+---
+# {cell(trained.name)}, adapted to {cell(target.get("name"))}
+
+Strategy: **{trained.strategy}**. Weights it started from: `{cell(spec.get("source"))}`; their license: {cell(license)}.
+
+| | |
+|---|---|
+| task | {trained.task}, {len(trained.class_names) or trained.recipe.get("outputs", 0)} {tasks.registry.get(trained.task).class_noun} |
+| {tasks.registry.get(trained.task).class_noun} | {classes or "value"} |
+{form.facts(trained.preprocess, pairs)}
+{_outputs(trained, noun)}
+| target | {cell(target.get("name"))}, {target.get("items", "?")} {noun}s ({counts}) |
+| data fingerprint | `{cell(target.get("fingerprint"))}` |
+| made with | zoo-selector {__version__} |
+
+## Measured
+The validation {noun}s chose rate, strategy and model, so their values are optimistic; the test
+{noun}s were read once, at the end. Values are {metric}; what was chosen on validation (temperature, thresholds, intervals) is
+applied to test.
+
+| strategy | val | test | steps | rate | time | trained parameters |{" resolution |" if resizable else ""} note |
+|---|---|---|---|---|---|---|---|{"---|" if resizable else ""}
+{chr(10).join(rows)}
+
+The saved model (**{trained.strategy}**) in other metrics:
+
+| metric | val | test |
+|---|---|---|
+{more}
+
+## Use
+With this package: `selector.load_model("this folder").predict([{form.example(pairs)}])`. Without it:
+
+```python
+{snippet(trained, program=program)}
+```
+
+{form.tensor(trained.preprocess)}
+{_exported(trained)}""")
+
+
+def _exported(trained: Trained) -> str:
+    """What an ONNX file of it gives."""
+    task = tasks.registry.get(trained.task)
+    note = f" {task.onnx_differs}" if task.onnx_differs else ""
+    return (
+        "`selector export RUN --onnx model.onnx` writes an ONNX file, whose metadata name the task, the classes, their values "
+        f"and the normalization, and checks it against torch.{note}\n"
+    )
+
+
+def _outputs(trained: Trained, noun: str) -> str:
+    """A row of the table of facts: what becomes of the outputs."""
+    if trained.recipe.get("head") == "maps":
+        return f"| outputs | of a decoder ({cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
+    name, text = tasks.registry.get(trained.task).meaning(trained.class_names, trained.context)
+    row = "outputs" if name == tasks.registry.get(trained.task).class_noun else name
+    return f"| {row} | {cell(text)}, chosen on the validation {noun}s |"
+
+
+def _row(m: Measurement, *, resolution: bool) -> str:
+    rate = "–" if m.learning_rate is None else f"{m.learning_rate:.4g}"
+    measured = f"{_figure(m.val_value)} | {_figure(m.test_value)} | {m.steps} | {rate} | {m.seconds:.0f} s"
+    size = f" {_size(m)} |" if resolution else ""
+    return f"| {m.strategy} | {measured} | {m.trained_parameters:,} |{size} {cell(m.note or m.status)} |"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:z.4f}"
+
+
+def _size(m: Measurement) -> str:
+    if m.resolution is None:
+        return "–"
+    return f"{m.resolution[0]} × {m.resolution[1]}{' (reduced)' if m.reduced else ''}"
+
+
+_SESSION = (
+    "import json\n"
+    "import numpy as np\n"
+    "import onnxruntime\n"
+    "{imports}"
+    "session = onnxruntime.InferenceSession('model.onnx')  # selector export RUN --onnx model.onnx\n"
+    "facts = session.get_modelmeta().custom_metadata_map\n"
+    "names = json.loads(facts['class_names'])\n"
+)
+
+
+def snippet(trained: Trained, *, program: bool) -> str:
+    """Python lines that make ``model`` in the current folder with timm, torch or onnxruntime alone."""
+    recipe = trained.recipe
+    if library_of(trained.source, recipe) == "timm":
+        return "import timm\nmodel = timm.create_model('local-dir:.', pretrained=True).eval()"
+    if program:
+        return "import torch\nmodel = torch.export.load('model.pt2').module()"
+    if trained.source == "elmo" or recipe.get("reads") == "text":
+        return (
+            "# No public library builds this network (ELMo, or code of your own that reads texts), and few of its kind can be\n"
+            "# exported: LSTMs run over any number of words. So these lines need zoo-selector; trust=True lets your code run.\n"
+            "import selector\nmodel = selector.load_model('.', trust=True).predict  # texts -> labels, probabilities"
+        )
+    if recipe.get("head") == "maps" and trained.task == "segmentation":
+        return _masks(cast(Preprocess, trained.preprocess))
+    return _BY_MODALITY[trained.preprocess.modality](trained.preprocess)
+
+
+def _rows(_: object) -> str:
+    return _SESSION.format(imports="") + "model = lambda rows: session.run(None, {'features': rows})"
+
+
+def _tensors(preprocess: Preprocess) -> str:
+    size = ", ".join(map(str, preprocess.input_size))
+    return _SESSION.format(imports="") + (
+        f"def model(images):  # float32 (B, {size}), prepared as in the table above\n"
+        "    return session.run(None, {'images': np.asarray(images)})  # what the outputs are: see below"
+    )
+
+
+def _masks(preprocess: Preprocess) -> str:
+    _, height, width = preprocess.input_size
+    return _SESSION.format(imports="from PIL import Image\n") + (
+        "values = np.array(json.loads(facts['class_values']))  # what each class is written as in a mask\n"
+        "def model(picture):  # a Pillow image -> its mask (H, W)\n"
+        f"    small = picture.convert('RGB').resize(({width}, {height}), Image.{preprocess.interpolation.upper()})\n"
+        f"    pixels = (np.asarray(small, np.float32) / 255 - {list(preprocess.mean)}) / {list(preprocess.std)}\n"
+        "    given = pixels.transpose(2, 0, 1)[None].astype(np.float32)\n"
+        "    logits = session.run(['logits'], {'images': given})[0][0]\n"
+        "    whole = [np.asarray(Image.fromarray(one).resize(picture.size, Image.BILINEAR)) for one in logits]\n"
+        "    return values[np.argmax(whole, axis=0)]"
+    )
+
+
+def _texts(preprocess: TextPreprocess) -> str:
+    texts = f"[{preprocess.prefix!r} + text for text in texts]" if preprocess.prefix else "texts"
+    kinds = ", 'token_type_ids': [row.type_ids for row in rows]" if preprocess.token_types else ""
+    return _SESSION.format(imports="from tokenizers import Tokenizer\n") + (
+        "tokenizer = Tokenizer.from_file('tokenizer.json')\n"
+        f"tokenizer.enable_truncation({preprocess.max_length}, direction={preprocess.truncation_side!r})\n"
+        f"tokenizer.enable_padding(pad_id={preprocess.pad_id})\n"
+        "def model(texts):\n"
+        f"    rows = tokenizer.encode_batch({texts})\n"
+        "    given = {'input_ids': [row.ids for row in rows], 'attention_mask': [row.attention_mask for row in rows]"
+        f"{kinds}}}\n"
+        "    return session.run(None, {name: np.array(one, np.int64) for name, one in given.items()})"
+    )
+
+
+_BY_MODALITY: dict[str, Callable[[Any], str]] = {"image": _tensors, "text": _texts, "rows": _rows}

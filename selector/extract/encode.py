@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from selector import modalities
 from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress
 from selector.core.errors import ConfigError, OutOfMemory, SourceError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
-from selector.extract.commits import Commits
+from selector.extract.flush_policy import Commits
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
 from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import parts

@@ -22,7 +22,7 @@ from selector.zoo.variants import Place, at_place, network_of, place_of
 
 if TYPE_CHECKING:
     from selector.extract.encode import Runner
-    from selector.extract.open_ahead import Opened
+    from selector.extract.prefetch_model import Opened
 
 
 class ItemRows(Extraction):
@@ -166,7 +166,7 @@ class ItemRows(Extraction):
 
     def _opened(self, spec: ModelSpec, rows: int, encoder: Encoder) -> Opened:
         """The likely backend of the network that comes next; of one that was begun the decided one."""
-        from selector.extract.open_ahead import open_ahead
+        from selector.extract.prefetch_model import open_ahead
 
         work = self.work
         entry = work.entry(spec)

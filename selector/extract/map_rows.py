@@ -12,8 +12,8 @@ import numpy as np
 from selector.core.contracts import Encoder, Progress
 from selector.core.errors import SourceError
 from selector.core.task import RowPlan
-from selector.extract.commits import Commits
 from selector.extract.extraction import Extraction
+from selector.extract.flush_policy import Commits
 from selector.extract.job import ExtractJob, versioned
 from selector.extract.workspace import Workspace
 from selector.store import Entry

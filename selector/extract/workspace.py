@@ -1,21 +1,145 @@
-"""What extraction jobs of one process share; it changes how long a job takes and nothing else."""
+"""What extraction jobs of one process share, prepared items among it; it changes how long a job takes and nothing else."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from selector import sources
-from selector.core.contracts import Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
+import numpy as np
+
+from selector import data as targets
+from selector import modalities, sources
+from selector.core.contracts import AnyPreprocess, Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
+from selector.core.modality import Inputs
 from selector.extract.job import Settings, wanted_of
 from selector.extract.known_costs import Costs
-from selector.extract.prefetch import LoadAhead
-from selector.extract.prepare import Prepared
+from selector.extract.prefetch_model import LoadAhead
+from selector.modalities.image import TOO_LARGE
 from selector.run.executor import keeping_settings
 from selector.run.worker import report
 from selector.store import Entry, FeatureStore
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.variants import network_of
+
+if TYPE_CHECKING:
+    from selector.modalities.pixels.prepared import Pixels
+
+ToCome: TypeAlias = Callable[[], Iterable[Preprocess]]
+
+
+class Prepared:
+    """Pictures decoded and texts tokenized, once for all networks that read them alike.
+
+    Attributes:
+        target: what is left of it: items that turn out to be unusable leave it, for every model.
+        bad: content hash -> reason, of the items that left it.
+        seconds: time spent, by stage.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        store: FeatureStore,
+        device: str,
+        on_invalid: Literal["raise", "skip"],
+        notify: ProgressCallback,
+    ) -> None:
+        self.target = target
+        self.bad: dict[str, str] = {}
+        self.seconds: dict[str, float] = {"decode": 0.0}
+        self._store, self._device, self._on_bad, self._notify = store, device, on_invalid, notify
+        self._inputs: dict[str, Inputs] = {}
+
+    @property
+    def smallest_pixels(self) -> Pixels | None:
+        """Of the pictures that were decoded the smallest; None when none were."""
+        pictures = (found for found in self._inputs.values() if (found.shape or ()))
+        return min(pictures, key=lambda found: found.shape or (), default=None)  # type: ignore[return-value]
+
+    def inputs(self, preprocess: AnyPreprocess, to_come: ToCome = tuple) -> Inputs:
+        """Every item as an encoder reads it, prepared once for all encoders that share the preparation.
+
+        Args:
+            to_come: what later models will probably ask for: other sizes are made of the same decoded
+                pictures, as far as there is room. A wrong guess costs some decoding.
+        """
+        from selector.extract.encode import resolve_device
+
+        items = modalities.of(preprocess)
+        key = items.key(preprocess)
+        while key not in self._inputs:
+            started = time.perf_counter()
+            opened, bad = items.prepare(
+                self.target.items,
+                self.target.hashes,
+                self.target.names,
+                [preprocess, *self._with_room(preprocess, to_come)],
+                folder=self._store.pixels_folder,
+                max_size=self._store.pixels_ceiling,
+                device=resolve_device(self._device),
+                on_invalid=self._on_bad,
+                progress=self._notify,
+            )
+            self.seconds[items.stage] = self.seconds.get(items.stage, 0.0) + time.perf_counter() - started
+            if bad:
+                self._leave_out(bad)
+                continue
+            self._inputs |= opened
+            self._remember_cut(preprocess, opened[key])
+        return self._inputs[key]
+
+    def _with_room(self, preprocess: AnyPreprocess, to_come: ToCome) -> list[Preprocess]:
+        from selector.modalities.pixels.prepared import DEFAULT_MAX_SIZE
+
+        known: dict[str, Preprocess] = {}
+        room = DEFAULT_MAX_SIZE / 4
+        items = modalities.of(preprocess)
+        for expected in to_come():
+            if modalities.of(expected) is not items:
+                continue
+            if expected.pixels_key() in {items.key(preprocess), *self._inputs, *known}:
+                continue
+            room -= len(self.target) * 3 * expected.input_size[1] * expected.input_size[2]
+            if room < 0:
+                break
+            known[expected.pixels_key()] = expected
+        return list(known.values())
+
+    def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
+        """How many texts are longer than a model reads, as was found when they were tokenized, for whichever target."""
+        cut = self._known_cut(preprocess)
+        return sum(content in cut for content in self.target.hashes)
+
+    def _known_cut(self, preprocess: Mapping[str, Any]) -> set[str]:
+        return set((self._store.get("cut", {"preprocess": dict(preprocess)}) or {"hashes": []})["hashes"])
+
+    def _remember_cut(self, preprocess: AnyPreprocess, prepared: Inputs) -> None:
+        """By content, so that another target with some of these texts counts them without tokenizing."""
+        if prepared.cut_off is None:
+            return
+        key = {"preprocess": preprocess.to_dict()}
+        found = {self.target.hashes[i] for i in np.flatnonzero(prepared.cut_off > 0)}
+        with self._store.lock(json.dumps({"cut": key}, sort_keys=True)):
+            known = self._known_cut(key["preprocess"])
+            if not found <= known:
+                self._store.put("cut", key, {"hashes": sorted(found | known)})
+
+    def leave_out(self, bad: Mapping[str, str]) -> None:
+        """Take items that cannot be used (content hash -> reason) out of the target; what was prepared of it
+        is prepared anew."""
+        found = {i: bad[content] for i, content in enumerate(self.target.hashes) if content in bad}
+        if found:
+            self._leave_out(found)
+
+    def _leave_out(self, bad: Mapping[int, str]) -> None:
+        reasons = {self.target.hashes[i]: reason for i, reason in bad.items()}
+        # what is too large under this run's limit may be wanted under the next one's
+        self._store.add_bad_images({h: why for h, why in reasons.items() if not why.startswith(TOO_LARGE)})
+        self.bad |= reasons
+        self.target = targets.without(self.target, bad)
+        self._inputs.clear()
 
 
 class Workspace:

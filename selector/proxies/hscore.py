@@ -10,7 +10,7 @@ import numpy as np
 
 from selector.core.contracts import Score
 from selector.features import FeatureSet
-from selector.features.deletion import Deletion, without_blocks
+from selector.features.jackknife import Deletion, without_blocks
 from selector.proxies._proxy import INVARIANCES, proxy
 
 

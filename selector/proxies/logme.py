@@ -13,7 +13,7 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ProxyError
 from selector.features import FeatureSet, Spectrum
-from selector.features.deletion import Deletion, gram, grouped, without_blocks
+from selector.features.jackknife import Deletion, gram, grouped, without_blocks
 from selector.features.threads import capped
 from selector.proxies._proxy import INVARIANCES, proxy
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
-from selector.features.deletion import Deletion, without_blocks
+from selector.features.jackknife import Deletion, without_blocks
 from selector.features.threads import each
 from selector.proxies._proxy import INVARIANCES, proxy
 from selector.proxies.ridge import STRENGTHS, column_fits, column_strengths, mean_r2

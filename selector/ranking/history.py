@@ -17,6 +17,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -415,3 +417,32 @@ def _damaged(path: Path) -> bool:
         except sqlite3.DatabaseError as error:
             return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
     return bool(answer != "ok")
+
+
+ORIGIN = "published"
+
+
+@lru_cache(maxsize=1)
+def published_results() -> tuple[Result, ...]:
+    """One result a network and data set; the network under the name that its source gives it.
+
+    ``target`` and ``target_name`` name the data set, ``run`` the table; accuracy is in points.
+    """
+    data = json.loads((files("selector.ranking") / "published.json").read_text(encoding="utf-8"))
+    return tuple(
+        Result(
+            target=f"{ORIGIN}:{data_set}",
+            target_name=data_set,
+            model=model,
+            source=model,
+            strategy=table["strategy"],
+            metric="mean_average_precision" if data_set == "voc2007" else "accuracy",
+            value=value,
+            origin=ORIGIN,
+            run=table["name"],
+            facts=entry["facts"],
+        )
+        for table in data["tables"]
+        for model, entry in table["models"].items()
+        for data_set, value in zip(table["sets"], entry["accuracy"], strict=True)
+    )

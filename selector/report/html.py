@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from selector.config import IN_MEMORY, ScanConfig
 from selector.core.atomic import write_atomic
 from selector.core.errors import ConfigError
+from selector.core.options import cli_default
 from selector.core.units import format_duration, printable
 from selector.report.adaptation import adaptation
 from selector.report.advice import advice
 from selector.report.compare import HEADERS, Comparison, table
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import figures
-from selector.report.rerun import command
 from selector.report.view import REDUCED, front_notes, groups, measured_by, table_view, tie, warnings
 from selector.results import Measurement, Ranking, showing
 
@@ -229,3 +231,37 @@ def _shown(value: Any) -> str:
         parts = [f"{str(key).replace('_', ' ')}: {_shown(part)}" for key, part in value.items() if part is not None]
         return "; ".join(parts) or UNSET
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def command(ranking: Ranking, config: type[ScanConfig] = ScanConfig) -> str | None:
+    """``selector scan ...`` with the settings of the run; None when its target or zoo was in memory only.
+
+    Args:
+        config: whose fields are the options; those that the run does not record, or that have the
+            command's own defaults, are left out.
+    """
+    origin = ranking.target.get("origin")
+    place = str(origin["path"]) if isinstance(origin, Mapping) and origin.get("path") else None
+    settings = _flat(ranking)
+    if place is None or IN_MEMORY in (settings.get("zoo"), settings.get("models")):
+        return None
+    words = ["selector", "scan", place]
+    for name, about in config.options():
+        value = settings.get(about.key) if about.key is not None else None
+        if about.cli and about.rerun and value is not None and value != "":
+            usual = (cli_default(config.model_fields[name]), about.usual)
+            option = about.words(name, value)
+            if option not in [about.words(name, each) for each in usual if each is not None]:
+                words += option
+    if not any(model.measurements for model in ranking):
+        words.append("--no-confirm")
+    if ranking.path is not None:
+        words += ["--out", str(ranking.path)]
+    return shlex.join(words)
+
+
+def _flat(ranking: Ranking) -> dict[str, Any]:
+    """Settings of the confirmation beside those of the scan; columns and task as the target was loaded with."""
+    origin = ranking.target["origin"] if isinstance(ranking.target.get("origin"), Mapping) else {}
+    settings = {**ranking.settings, **(ranking.settings.get("confirm") or {})}
+    return {**settings, **{k: v for k, v in (origin.get("options") or {}).items() if v is not None}}

@@ -10,7 +10,7 @@ import numpy as np
 
 from selector import tasks
 from selector.core.contracts import SPLITS, UNLABELED, Target
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.site import page
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration

@@ -13,7 +13,7 @@ from selector import modalities, tasks
 from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
 from selector.core.contracts import Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.options import IMAGES, ITEMS, LABELS, NETWORKS
 from selector.core.task import Task
 from selector.options.data import DataOptions

@@ -17,9 +17,8 @@ from selector.core.contracts import Target
 from selector.core.costs import Cost
 from selector.core.errors import HistoryError
 from selector.ranking.forecast import best_line, confirmed_pairs
-from selector.ranking.history import SCORE_METRIC, History, Result, snapshot
+from selector.ranking.history import SCORE_METRIC, History, Result, published_results, snapshot
 from selector.ranking.prior import FEWEST_OWN_TARGETS, OWN_RESULTS, ModelFacts, Prior, pretraining_images, static_prior
-from selector.ranking.published import published_results
 from selector.report.ranking import Ranking
 from selector.results import ModelResult, final_measurements
 from selector.scan.candidate import Candidate

@@ -8,7 +8,7 @@ from typing import Any
 
 from selector import sources
 from selector.core.errors import ZooError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.zoo import ModelSpec, Zoo, load_zoo, select
 from selector.zoo.timm_facts import with_facts
 

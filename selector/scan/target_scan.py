@@ -10,7 +10,7 @@ from selector import modalities, tasks
 from selector.config import IN_MEMORY, ConfirmConfig, ScanConfig
 from selector.core.contracts import Preprocess, ProgressCallback
 from selector.core.documents import plain
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.system import versions
 from selector.extract.isolation import Isolation
 from selector.proxies import default_proxies

@@ -9,7 +9,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind
 from selector.core.errors import TargetError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.task import Table
 from selector.tasks._read_labels import (
     ArrayAnnotations,

@@ -15,8 +15,8 @@ import numpy as np
 
 from selector.core.contracts import UNLABELED, Target
 from selector.core.errors import ConfigError, TargetError
-from selector.core.kinds import noun_of
-from selector.core.sealed import UNKNOWN, SealedLabels
+from selector.core.held_out_labels import UNKNOWN, SealedLabels
+from selector.core.label_kinds import noun_of
 from selector.core.task import Table
 from selector.tasks import task
 from selector.tasks.classification import Classification, ClassLabels

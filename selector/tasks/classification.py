@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from selector.core.contracts import LabelKind, Target
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.metric import Metric
 from selector.core.stats import best_temperature, softmax
 from selector.core.task import Section, Stats, Table

@@ -17,7 +17,7 @@ import numpy as np
 
 from selector.core.contracts import UNLABELED, Progress, ProgressCallback, Target, no_progress
 from selector.core.errors import StoreError
-from selector.core.sealed import UNKNOWN, Decision, SealedLabels
+from selector.core.held_out_labels import UNKNOWN, Decision, SealedLabels
 from selector.core.stats import softmax
 from selector.core.task import Learner
 from selector.results import Measurement

@@ -7,9 +7,8 @@ wildcards here; the sources expand them (``selector.scan``) and the run freezes 
 
 from __future__ import annotations
 
-from selector.zoo.file import load_zoo, shipped_zoo_path
+from selector.zoo.file import load_zoo, select, shipped_zoo_path
 from selector.zoo.own import make_spec as Model
-from selector.zoo.selection import select
 from selector.zoo.spec import ModelSpec, Pooling, PreprocessOverrides, TextSettings, WeightsFile, Zoo
 from selector.zoo.trust import check_trusted
 

@@ -8,8 +8,8 @@ from scipy import stats
 
 from benchmarks.reproduce import published, static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, check_figure, copied_columns, impossible_hscores
+from selector.ranking.history import published_results
 from selector.ranking.prior import ModelFacts, static_prior
-from selector.ranking.published import published_results
 
 
 @pytest.mark.parametrize("name", tables.ACCURACY_TABLES)

@@ -194,7 +194,7 @@ def test_scan_again_answers_from_the_store_as_one_document(
 def test_the_reports_command_repeats_the_run(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
     import shlex
 
-    from selector.report.rerun import command
+    from selector.report.html import command
 
     out, _ = confirmed
     words = shlex.split(command(load_ranking(out)) or "")
@@ -498,12 +498,12 @@ def test_threads_wait_asleep_beside_other_programs(monkeypatch: pytest.MonkeyPat
 
 
 def test_doctor_says_what_openvino_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    from selector.cli import _doctor
+    from selector.cli import doctor
     from selector.extract import backend_table
 
     for gains, ok in (((0.9, 1.82), False), ((0.9, 1.1), None), (None, None)):
         monkeypatch.setattr(backend_table, "speedups", lambda _name, gains=gains: gains)
-        found = _doctor._without_openvino("faster extraction")
+        found = doctor._without_openvino("faster extraction")
         assert found.ok is ok
         assert ("1.8 times" in found.value) == (ok is False)
 

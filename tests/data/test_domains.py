@@ -10,7 +10,7 @@ from PIL import Image
 
 from selector.core.contracts import UNLABELED
 from selector.core.errors import ConfigError, OptionError, TargetError
-from selector.core.sealed import UNKNOWN, Decision, LabelsSealed, SealedLabels
+from selector.core.held_out_labels import UNKNOWN, Decision, LabelsSealed, SealedLabels
 from selector.data import load_origin, load_target
 
 SHADES = {"dark": 30, "light": 220}

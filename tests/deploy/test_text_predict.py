@@ -21,7 +21,7 @@ from selector import sources
 from selector.cli.app import app
 from selector.core.errors import BadImagesError, ConfigError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
-from selector.deploy.forms import text as text_form
+from selector.deploy.serializers import text as text_form
 from selector.modalities.text import TextTokenizer, Tokens
 from selector.results import Measurement
 from selector.tuning import Trained

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from selector.core.errors import ConfigError
-from selector.ranking import agreement, resamples
+from selector.ranking import agreement
 from selector.ranking.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at, weighted_tau
 
 RNG = np.random.default_rng(0)
@@ -73,14 +73,14 @@ def test_paired_difference_of_a_score_with_itself_is_exactly_zero():
     assert better.low > 0
 
 
-@pytest.mark.parametrize("name", resamples.BATCHED)
+@pytest.mark.parametrize("name", agreement.BATCHED)
 def test_measures_of_many_resamples_are_those_of_each(name):
     """With models that were drawn twice, ties of scores, and some that do not count."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 5, (60, 9)) / 7, rng.integers(50, 60, (60, 9)) / 1.0
     x[:20] = rng.standard_normal((20, 9))
     counts = rng.uniform(size=(60, 9)) < np.linspace(0.1, 1, 60)[:, None]
-    found = resamples.BATCHED[name](x, y, counts)
+    found = agreement.BATCHED[name](x, y, counts)
     expected = [
         MEASURES[name](a[kept], b[kept]) if kept.sum() > 1 else math.nan
         for a, b, kept in zip(x, y, counts, strict=True)

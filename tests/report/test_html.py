@@ -22,10 +22,9 @@ from selector.core.stats import share_interval
 from selector.report.advice import Advice, advice, predict_command
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import Figure, figures, history, layers, spread
-from selector.report.html import render_report, template_part, write_report
+from selector.report.html import command, render_report, template_part, write_report
 from selector.report.labels import render_page as label_page
 from selector.report.ranking import load_ranking
-from selector.report.rerun import command
 from selector.report.series import fronts, rank_table
 from selector.report.svg import Axis
 from selector.report.view import table_view

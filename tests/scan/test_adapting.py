@@ -13,7 +13,7 @@ import selector
 from selector import proxies
 from selector.core.contracts import UNLABELED
 from selector.core.errors import ConfigError
-from selector.core.sealed import Decision, LabelsSealed
+from selector.core.held_out_labels import Decision, LabelsSealed
 from selector.data import load_target
 from selector.report.html import write_report
 from selector.scan.adapting import PREDICTIONS

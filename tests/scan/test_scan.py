@@ -347,7 +347,7 @@ WARM = multiprocessing.get_context("forkserver")  # scans in processes of their 
 WARM.set_forkserver_preload(
     ["tests.scan.test_scan", "tests.support.networks", "selector.data.readers", "selector.scan.pipeline", "selector.extract.run",
      "selector.extract.encode", "selector.extract.backends.eager", "selector.sources.python", "selector.tasks.detection",
-     "selector.proxies.knn", "selector.proxies.logme", "selector.features.deletion", "selector.report.html"]
+     "selector.proxies.knn", "selector.proxies.logme", "selector.features.jackknife", "selector.report.html"]
 )  # fmt: skip
 
 
@@ -440,7 +440,7 @@ def test_a_scan_meets_a_full_disk_and_goes_on_when_there_is_room(photos, small_d
 
 
 def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(photos, tmp_path, monkeypatch):
-    from selector.extract import prefetch as ahead
+    from selector.extract import prefetch_model as ahead
 
     threads: dict[str, str] = {}
     load = ahead._Loading._run

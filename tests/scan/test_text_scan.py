@@ -17,8 +17,7 @@ from selector.core.contracts import TextPreprocess
 from selector.core.errors import BadImagesError, ZooError
 from selector.modalities.text import Tokens
 from selector.modalities.tokens.table import open_tokens
-from selector.report.html import render_report
-from selector.report.rerun import command
+from selector.report.html import command, render_report
 from selector.store import FeatureStore
 from tests.support.text_models import WORDS, text_model, wordpiece
 

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from selector.core.errors import TargetError
-from selector.core.kinds import noun_of
+from selector.core.label_kinds import noun_of
 from selector.core.task import Table
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.tasks._image_files import check_same_size, checked_size, mask_values, packed

@@ -1,4 +1,4 @@
-"""The contract of a form."""
+"""The contract of a serializer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Keep = Callable[[Any, Any], Any]
 """(outputs of one item, the item) -> what is kept of them until all items are read."""
 
 
-class Form(ABC):
+class Serializer(ABC):
     """What generic code of this room asks of a modality."""
 
     # the folder

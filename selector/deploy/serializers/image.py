@@ -15,8 +15,8 @@ import numpy as np
 from selector.core.contracts import Preprocess
 from selector.core.documents import checked
 from selector.core.errors import ConfigError
-from selector.deploy.forms import form
-from selector.deploy.forms._form import AGAIN, Form, Keep, Run, listed
+from selector.deploy.serializers import serializer
+from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, listed
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage, is_image_name
 from selector.zoo import PreprocessOverrides
 
@@ -24,12 +24,12 @@ Images = Any
 """A path, a glob, a folder, bytes, a uint8 array or a Pillow image, or a sequence of them."""
 
 
-@form("image")
-class ImageForm(Form):
-    """See ``Form``."""
+@serializer("image")
+class ImageSerializer(Serializer):
+    """See ``Serializer``."""
 
     def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        """See ``Form``."""
+        """See ``Serializer``."""
         found = checked(PreprocessOverrides, preprocess, path, AGAIN, "preprocess").changes()
         for name, value in preprocess.items():
             if value is None:
@@ -37,21 +37,21 @@ class ImageForm(Form):
         return found
 
     def read(self, folder: Path, data: Mapping[str, Any]) -> Preprocess:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return Preprocess.from_dict(data)
 
     def shape(self, preprocess: Preprocess) -> tuple[int, ...]:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return preprocess.input_size
 
     def noun(self, preprocess: Preprocess) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return "image"
 
     def collect(
         self, given: Images, preprocess: Preprocess, pairs: bool | None, columns: Sequence[str]
     ) -> list[tuple[str, Any]]:
-        """See ``Form``."""
+        """See ``Serializer``."""
         if columns:
             raise ConfigError(f"text_column={', '.join(columns)} was given, but the model reads images; leave it out.")
         return list(_expand(given))
@@ -59,7 +59,7 @@ class ImageForm(Form):
     def outputs(
         self, run: Run, items: Sequence[Any], preprocess: Preprocess, batch_size: int, device: str, keep: Keep
     ) -> tuple[list[Any | None], list[str]]:
-        """See ``Form``; images are read by several threads."""
+        """See ``Serializer``; images are read by several threads."""
         from selector.modalities.pixels.transform import normalize
 
         outputs: list[Any | None] = []
@@ -79,15 +79,15 @@ class ImageForm(Form):
         return outputs, reasons
 
     def example(self, pairs: bool) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return '"a.jpg"'
 
     def pipeline(self, preprocess: Preprocess, task: str, *, of_maps: bool) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return f"image-{task}" if of_maps else "image-classification"
 
     def facts(self, preprocess: Preprocess, pairs: bool) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         height, width = preprocess.input_size[1:]
         return (
             f"| input | {height} × {width} RGB, values / 255, mean {list(preprocess.mean)}, std {list(preprocess.std)} |\n"
@@ -95,7 +95,7 @@ class ImageForm(Form):
         )
 
     def tensor(self, preprocess: Preprocess) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         size = ", ".join(map(str, preprocess.input_size))
         return f"The input is a float tensor (B, {size}), prepared as in the table above."
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from selector.features import FeatureSet
-from selector.features.deletion import deletions, grouped
+from selector.features.jackknife import deletions, grouped
 from selector.proxies import evaluate, registry
-from selector.proxies._intervals import with_interval
+from selector.proxies._score import with_interval
 
 SHAPES = [(800, 170), (200, 220), (170, 400)]  # rows, columns: either side of the kernel
 

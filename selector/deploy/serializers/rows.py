@@ -15,8 +15,8 @@ from selector.core.contracts import RowsPreprocess
 from selector.core.documents import checked
 from selector.core.errors import ConfigError, first_line
 from selector.core.input_files import read_arrays
-from selector.deploy.forms import form
-from selector.deploy.forms._form import AGAIN, Form, Keep, Run, cell
+from selector.deploy.serializers import serializer
+from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, cell
 
 _EXPECTED = "an array (N, D) of features, or .npy and .npz files of them"
 
@@ -26,30 +26,30 @@ class _Saved(BaseModel):
     name: str = ""
 
 
-@form("rows")
-class RowsForm(Form):
-    """See ``Form``."""
+@serializer("rows")
+class RowsSerializer(Serializer):
+    """See ``Serializer``."""
 
     def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return checked(_Saved, preprocess, path, AGAIN, "preprocess").model_dump()
 
     def read(self, folder: Path, data: Mapping[str, Any]) -> RowsPreprocess:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return RowsPreprocess.from_dict(data)
 
     def shape(self, preprocess: RowsPreprocess) -> tuple[int, ...]:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return (preprocess.width,)
 
     def noun(self, preprocess: RowsPreprocess) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return "row"
 
     def collect(
         self, given: Any, preprocess: RowsPreprocess, pairs: bool | None, columns: Sequence[str]
     ) -> list[tuple[str, Any]]:
-        """See ``Form``."""
+        """See ``Serializer``."""
         if columns:
             raise ConfigError(
                 f"text_column={', '.join(columns)} was given, but the model reads features; leave it out."
@@ -67,7 +67,7 @@ class RowsForm(Form):
     def outputs(
         self, run: Run, items: Sequence[Any], preprocess: RowsPreprocess, batch_size: int, device: str, keep: Keep
     ) -> tuple[list[Any | None], list[str]]:
-        """See ``Form``."""
+        """See ``Serializer``."""
         import torch
 
         fine = [bool(np.isfinite(row).all()) for row in items]
@@ -81,19 +81,19 @@ class RowsForm(Form):
         return outputs, ["" if ok else "holds NaN or inf" for ok in fine]
 
     def example(self, pairs: bool) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return '"features.npy"'
 
     def pipeline(self, preprocess: RowsPreprocess, task: str, *, of_maps: bool) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return f"tabular-{'regression' if task == 'regression' else 'classification'}"
 
     def facts(self, preprocess: RowsPreprocess, pairs: bool) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return f"| input | rows of {preprocess.width} ready features, {cell(preprocess.name)} |"
 
     def tensor(self, preprocess: RowsPreprocess) -> str:
-        """See ``Form``."""
+        """See ``Serializer``."""
         return (
             f"The input is a float tensor (B, {preprocess.width}): features of the encoder that made those it was fitted on, "
             "as they are."

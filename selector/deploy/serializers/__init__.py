@@ -1,0 +1,15 @@
+"""How a saved model keeps, collects, reads and describes the items of a modality: one file a modality."""
+
+from __future__ import annotations
+
+from selector.core.registry import Registry
+from selector.deploy.serializers._serializer import Serializer
+
+registry: Registry[Serializer] = Registry("selector.deploy.serializers", "modality of saved models")
+serializer = registry.instance
+"""Class decorator: ``@serializer("name")`` files one instance of the class."""
+
+
+def of(preprocess: object) -> Serializer:
+    """The serializer of what is prepared so, or of a modality's name."""
+    return registry.get(str(getattr(preprocess, "modality", preprocess)))
