@@ -35,7 +35,7 @@ from benchmarks.confirm_rows import OUT, environment
 from benchmarks.rows import read_rows, write_rows
 from selector.core.contracts import Progress
 from selector.extract.inputs import ready
-from selector.tuning import Candidate, TournamentResult, run_tournament
+from selector.tuning import TournamentResult, TuningCandidate, run_tournament
 
 IMAGES = 1200
 LOADS = ("quiet", "busy")
@@ -136,7 +136,7 @@ class _Features:
         return self._rows[name][indices]
 
     @staticmethod
-    def _encoded(field: Field, candidate: Candidate) -> np.ndarray:
+    def _encoded(field: Field, candidate: TuningCandidate) -> np.ndarray:
         encoder = candidate.load()
         pixels, every = field.pixels_for(encoder.image_preprocess), np.arange(len(field.target))
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from selector import sources, tasks
 from selector.core.contracts import Preprocess, Target
 from selector.data import load_target
 from selector.modalities.pixels.prepared import Pixels, open_pixels_many
-from selector.tuning import Candidate
+from selector.tuning import TuningCandidate
 from selector.zoo import ModelSpec, load_zoo
 
 ZOO = Path(__file__).parent / "assets-zoo.yaml"
@@ -89,8 +89,8 @@ class Field:
         return self._opened[key]
 
     @staticmethod
-    def _candidate(spec: ModelSpec) -> Candidate:
+    def _candidate(spec: ModelSpec) -> TuningCandidate:
         entry = sized(spec)
-        return Candidate(
+        return TuningCandidate(
             spec.name, load=lambda: sources.registry.get(spec.source_name).load(entry), identity={"n": spec.name}
         )

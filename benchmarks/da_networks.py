@@ -30,7 +30,7 @@ from selector.data import load_target
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
-from selector.tuning import Candidate
+from selector.tuning import TuningCandidate
 from selector.tuning.adapted_networks import outputs_of, started
 from selector.tuning.journal import Journal
 from selector.tuning.trial import Trial, module_of, run_trial
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         journal = Journal(store.trainings_folder / f"{args.head} heads", task.stats_type)
         benches[name] = Workbench(data, task, extraction.inputs, journal, "cpu", args.batch_size, False, notify=_tell)
     bench = benches["target"]
-    loaded = started(bench, Candidate(args.model, partial(extraction.load, spec), spec.feature_settings()))
+    loaded = started(bench, TuningCandidate(args.model, partial(extraction.load, spec), spec.feature_settings()))
     if args.head == "fresh":
         assert loaded.probe is not None
         loaded.probe = {name: np.zeros_like(part) for name, part in loaded.probe.items()}

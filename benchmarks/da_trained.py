@@ -33,7 +33,7 @@ from selector.core.system import versions
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
-from selector.tuning import Candidate, validators
+from selector.tuning import TuningCandidate, validators
 from selector.tuning.adapt import Adapted, adapted_by, better_head, domains_of, network_heads
 from selector.tuning.adapted_networks import started
 from selector.tuning.domains import Domains, beyond_class_shares
@@ -140,7 +140,7 @@ class Trainer:
         self.bench = bench_of(target, batch_size)
         extraction = Extraction(target, FeatureStore(None), "cpu", "auto", "auto", "skip", True, no_progress)
         self.loaded: Loaded = started(
-            self.bench, Candidate(spec.name, partial(extraction.load, spec), spec.feature_settings())
+            self.bench, TuningCandidate(spec.name, partial(extraction.load, spec), spec.feature_settings())
         )
         task, rows = self.bench.task, self._rows()
         assert isinstance(task, Adaptation)

@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import SkipValidation, field_validator, model_validator
 
 from selector.core.errors import OptionError
-from selector.core.options import CONFIRM, Options, option, quantity
+from selector.core.options import CONFIRM, CallOptions, option, quantity
 from selector.core.units import parse_count
 from selector.options.data import DataOptions, ItemOptions
 from selector.options.limits import LimitOptions
@@ -38,7 +38,7 @@ IN_MEMORY = "in memory"
 """What a run records as its zoo when it was given specs and no file."""
 
 
-class _Recorded(Options):
+class _Recorded(CallOptions):
     """What a call with options leaves in ``run.json``."""
 
     def record(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run found: ``Ranking`` with one ``ModelResult`` a model; JSON, save and load.
+"""What a run found: ``StoredRanking`` with one ``ModelResult`` a model; JSON, save and load.
 
 Predicted (``scores``, ``transferability``) and measured (``measurements``) figures are kept apart, here
 and wherever they are shown.
@@ -274,7 +274,7 @@ def _finality(m: Measurement) -> tuple[bool, int, float]:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class StoredRanking:
     """The result of ``selector.rank``: models from the best to the worst, failed ones last.
 
     Attributes:
@@ -387,7 +387,7 @@ class Ranking:
 
 
 @contextlib.contextmanager
-def showing(ranking: Ranking) -> Iterator[None]:
+def showing(ranking: StoredRanking) -> Iterator[None]:
     """Draw a run that was read: its free parts (settings, tuning log, facts) may hold anything.
 
     Raises:
@@ -405,7 +405,7 @@ def showing(ranking: Ranking) -> Iterator[None]:
         ) from error
 
 
-def load_ranking(path: str | os.PathLike[str]) -> Ranking:
+def load_ranking(path: str | os.PathLike[str]) -> StoredRanking:
     """Read a run's folder (or its ``run.json``).
 
     Raises:
@@ -456,14 +456,14 @@ class _RunTarget(BaseModel):
 
 
 @functools.cache
-def _form() -> TypeAdapter[Ranking]:
+def _form() -> TypeAdapter[StoredRanking]:
     """Made when the first run is read: building it takes milliseconds that most calls need not spend."""
-    adapter: TypeAdapter[Ranking] = TypeAdapter(Ranking, config=None)
+    adapter: TypeAdapter[StoredRanking] = TypeAdapter(StoredRanking, config=None)
     adapter.rebuild(_types_namespace={**globals(), "Target": Any})
     return adapter
 
 
-def best_folder(ranking: Ranking) -> Path | None:
+def best_folder(ranking: StoredRanking) -> Path | None:
     """The folder of the model that this run's confirmation saved; None where there is none, or it is of another run."""
     if ranking.path is None or not ranking.confirmation:
         return None

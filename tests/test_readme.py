@@ -158,7 +158,7 @@ def test_the_skill_names_what_json_holds() -> None:
 
     known = {
         f.name
-        for cls in (results.Ranking, results.ModelResult, results.Measurement, results.Caveat)
+        for cls in (results.StoredRanking, results.ModelResult, results.Measurement, results.Caveat)
         for f in dataclasses.fields(cls)
     }
     text = (ROOT / "SKILL.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Generic code asks no one which modality or label kind it is: it calls the task or the modality."""
+"""Generic code asks no one which modality or label kind it is: it calls the task or the modality; a class has its name alone."""
 
 from __future__ import annotations
 
@@ -50,3 +50,13 @@ def test_no_branch_on_modality_or_label_kind_outside_their_rooms() -> None:
             found[name] = branches(ast.parse(path.read_text(encoding="utf-8")))
     asking = {name: count for name, count in found.items() if count}
     assert not asking, f"branches on a modality or a label kind; call the modality or the task instead: {asking}"
+
+
+def test_no_class_name_is_used_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(PACKAGE).as_posix()}:{node.lineno}")
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert not twice, f"one name for one thing: name these classes by what sets them apart: {twice}"

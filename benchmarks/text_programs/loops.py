@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from selector import sources
-from selector.extract.backend_choice import MAX_TEXTS, Decision
+from selector.extract.backend_choice import MAX_TEXTS, BackendDecision
 from selector.extract.backends import open_backend
 from selector.extract.backends.eager import DTYPES
 from selector.extract.encode import Runner
@@ -55,7 +55,7 @@ def ours(encoder: Any, texts: list[str], precision: str) -> Callable[[], None]:
     """What a scan does between the tokens and the store."""
     table, _ = open_tokens(texts, [text_hash(text) for text in texts], texts, encoder.preprocess)
     backend = open_backend("eager", encoder, "cpu", precision, MAX_TEXTS, None)
-    runner = Runner(encoder, "cpu", Decision("eager", precision, MAX_TEXTS), backend)
+    runner = Runner(encoder, "cpu", BackendDecision("eager", precision, MAX_TEXTS), backend)
 
     def run(count: int = len(texts)) -> None:
         for _ in runner.stream(table.batch(part) for part in table.cut(np.arange(count), MAX_TEXTS)):

@@ -515,7 +515,7 @@ def _run_folder() -> str:
         "`run.json` is versioned by `format`; later versions of selector read earlier formats.",
     ]
     for title, cls in (
-        ("Ranking", results.Ranking),
+        ("Ranking", results.StoredRanking),
         ("ModelResult", results.ModelResult),
         ("ScoreCell", results.ScoreCell),
         ("PriorCell", results.PriorCell),

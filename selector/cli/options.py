@@ -22,7 +22,7 @@ from selector.core.errors import ConfigError, SelectorError, first_line
 from selector.run.executor import keeping_settings
 
 if TYPE_CHECKING:
-    from selector.core.options import Option, Options
+    from selector.core.options import CallOptions, Option
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and debug messages.")]
@@ -105,7 +105,7 @@ def _complete(
 
 
 def field_parameters(
-    config: type[Options], only: Sequence[str] = (), *, short: bool = False
+    config: type[CallOptions], only: Sequence[str] = (), *, short: bool = False
 ) -> tuple[list[inspect.Parameter], set[str]]:
     """The fields as keyword parameters that typer reads, and the names of those that hold several words."""
     from selector.core.options import cli_default

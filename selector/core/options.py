@@ -21,7 +21,7 @@ SELECT, DATA, COST, CONFIRM, MACHINE = ("Models", "Data", "Limits", "Fine-tuning
 LABELS, NETWORKS, IMAGES, ITEMS = "labels", "models", "images", "images or texts"
 MASKS, BOXES, MASKS_OR_BOXES, SEVERAL = "masks", "boxes", "masks or boxes", "several labels per item"
 TABLE = "a table"
-"""What an option may need of a target: without it the option would do nothing and is refused (``Options.refuse``)."""
+"""What an option may need of a target: without it the option would do nothing and is refused (``CallOptions.refuse``)."""
 
 
 PANELS = (DATA, SELECT, COST, CONFIRM, MACHINE)
@@ -83,7 +83,7 @@ def option(default: Any, help_text: str, *, record: bool | str = True, ge: int |
     return Field(default, description=help_text, ge=ge, json_schema_extra=extra)
 
 
-class Options(BaseModel):
+class CallOptions(BaseModel):
     """What every call with options has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, defer_build=True)
@@ -187,7 +187,7 @@ def percent(text: str | int | float) -> float:
 # ---------------------------------------------------------------------------- errors
 
 
-def _explained(config: type[Options], error: ValidationError) -> tuple[str, str]:
+def _explained(config: type[CallOptions], error: ValidationError) -> tuple[str, str]:
     """The first error of pydantic as (option, message): which option, what it takes, what it got."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""

@@ -12,14 +12,14 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from selector.core.options import Options, about_field
+from selector.core.options import CallOptions, about_field
 
 PLACE = "{options}"
 """A line of a docstring's ``Args`` that the entries of the options stand for."""
 _WIDTH = 110
 
 
-def describe(function: Callable[..., Any], config: type[Options]) -> None:
+def describe(function: Callable[..., Any], config: type[CallOptions]) -> None:
     """Give a function ``(what, **options)`` the signature and the docstring entries of a configuration's fields."""
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     returns = inspect.signature(function).return_annotation
@@ -29,14 +29,14 @@ def describe(function: Callable[..., Any], config: type[Options]) -> None:
         function.__doc__ = before + "".join(f"{line}\n" for line in _entries(config)) + after
 
 
-def _parameters(config: type[Options]) -> Iterator[inspect.Parameter]:
+def _parameters(config: type[CallOptions]) -> Iterator[inspect.Parameter]:
     for name, _ in config.options():
         field = config.model_fields[name]
         kind = inspect.Parameter.KEYWORD_ONLY
         yield inspect.Parameter(name, kind, default=field.default, annotation=field.annotation)
 
 
-def _entries(config: type[Options]) -> Iterator[str]:
+def _entries(config: type[CallOptions]) -> Iterator[str]:
     for name, _ in config.options():
         field = config.model_fields[name]
         told = " ".join(part for part in (field.description, about_field(field).python) if part)

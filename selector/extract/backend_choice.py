@@ -80,7 +80,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Decision:
+class BackendDecision:
     """What was decided; ``facts`` say on what grounds.
 
     ``judged`` are the features of the first items of the sample, as they were decided to be computed; ``reference`` those in
@@ -130,7 +130,7 @@ def decide(
     store: FeatureStore | None,
     run: Callable[[Backend, Batch], NDArray[np.float32]],
     opened: Mapping[tuple[str, str], Backend],
-) -> tuple[Decision, Backend]:
+) -> tuple[BackendDecision, Backend]:
     """Choose by measuring on ``sample``.
 
     Args:
@@ -351,7 +351,7 @@ class _Trial:
             times.append(time.perf_counter() - started)
         return backend.batch_size / min(times[1:])
 
-    def decision(self, name: str, precision: str, backend: Backend) -> Decision:
+    def decision(self, name: str, precision: str, backend: Backend) -> BackendDecision:
         reference = next((n for n in (name, "eager") if (n, "float32") in self._features), None)
         facts: dict[str, Any] = {"judged_on": len(self.sample)}
         if precision != "float32" and reference is not None:
@@ -360,7 +360,7 @@ class _Trial:
             near = self.agreement(name, precision, reference=reference, images=images)
             facts = {"judged_on": images, "agreement_cosine": near.cosine, "agreement_neighbors": near.neighbors}
         plain = self._features.get(("eager", "float32"))
-        return Decision(
+        return BackendDecision(
             backend.name, backend.precision, backend.batch_size, facts, self._judged(name, precision, backend),
             None if plain is None else plain[0],
         )  # fmt: skip

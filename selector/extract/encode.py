@@ -20,7 +20,7 @@ from selector import modalities
 from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress
 from selector.core.errors import ConfigError, OutOfMemory, SourceError
 from selector.core.label_kinds import noun_of
-from selector.extract.backend_choice import JUDGED_ON, Decision, batch_size_of, decide, remember_batch_size
+from selector.extract.backend_choice import JUDGED_ON, BackendDecision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.flush_policy import Commits
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
@@ -53,7 +53,12 @@ class Runner:
     """
 
     def __init__(
-        self, encoder: Encoder, device: str, decision: Decision, backend: Backend, store: FeatureStore | None = None
+        self,
+        encoder: Encoder,
+        device: str,
+        decision: BackendDecision,
+        backend: Backend,
+        store: FeatureStore | None = None,
     ) -> None:
         self.encoder = encoder
         self.device = device
@@ -223,7 +228,7 @@ def open_runner(
         return Runner(encoder, device, known, again, store)
 
     def run(candidate: Backend, pixels: Batch) -> NDArray[np.float32]:
-        plain = Decision(candidate.name, candidate.precision, candidate.batch_size)
+        plain = BackendDecision(candidate.name, candidate.precision, candidate.batch_size)
         return Runner(encoder, device, plain, candidate).encode(pixels)
 
     decision, ready = decide(
@@ -355,7 +360,7 @@ def decided_before(
     precision: str,
     rows_expected: int,
     store: FeatureStore | None,
-) -> Decision | None:
+) -> BackendDecision | None:
     """An earlier decision (facts of an entry), unless it was made on too few images or its backend is not here."""
     if not decided or "backend" not in decided or "precision" not in decided:
         return None
@@ -372,7 +377,7 @@ def decided_before(
     size = batch_size_of(store, encoder, decided["backend"], decided["precision"], device)
     if size is None and decided.get("device") == device:
         size = decided.get("batch_size", _CPU_BATCH)
-    return Decision(decided["backend"], decided["precision"], size or batch_of(device), facts)
+    return BackendDecision(decided["backend"], decided["precision"], size or batch_of(device), facts)
 
 
 def batch_of(device: str) -> int:

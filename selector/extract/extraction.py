@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from selector.extract.inputs import Batch
 
 
-class Extraction(ABC):
+class ExtractionRun(ABC):
     """The run of one job; what differs between rows of whole items and rows off maps is in ``ItemRows`` and ``MapRows``."""
 
     def __init__(self, job: ExtractJob, work: Workspace) -> None:

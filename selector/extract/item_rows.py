@@ -14,7 +14,7 @@ import numpy as np
 from selector import modalities
 from selector.core.contracts import Encoder, Progress
 from selector.core.errors import SourceError
-from selector.extract.extraction import Extraction
+from selector.extract.extraction import ExtractionRun
 from selector.extract.job import versioned
 from selector.store import Entry
 from selector.zoo import ModelSpec
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from selector.extract.prefetch_model import Opened
 
 
-class ItemRows(Extraction):
+class ItemRows(ExtractionRun):
     """The run of a job whose rows are items, or the words of a sentence."""
 
     def extracted(self) -> list[Entry | SourceError]:

@@ -25,7 +25,7 @@ EXTRACTOR_VERSION = 5  # raised when the same encoder and image would give other
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExtractSettings:
     """How networks are run and where rows are read; the same for every job of a scan.
 
     Attributes:
@@ -108,7 +108,7 @@ class ExtractJob:
     target: Target
     indices: np.ndarray
     store: str
-    settings: Settings = Settings()
+    settings: ExtractSettings = ExtractSettings()
     beside: tuple[ModelSpec, ...] = ()
     to_come: tuple[Preprocess, ...] = ()
     next_spec: ModelSpec | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from selector.core.contracts import Encoder, Progress
 from selector.core.errors import SourceError
 from selector.core.task import RowPlan
-from selector.extract.extraction import Extraction
+from selector.extract.extraction import ExtractionRun
 from selector.extract.flush_policy import Commits
 from selector.extract.job import ExtractJob, versioned
 from selector.extract.workspace import Workspace
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 8192  # in memory before they are written, and fewer where they take long (``Commits``)
 
 
-class MapRows(Extraction):
+class MapRows(ExtractionRun):
     """The run of a job whose rows are read off feature maps.
 
     Args:

@@ -23,7 +23,7 @@ from selector.extract.encode import Runner, not_finite, prefetched, resolve_devi
 from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import Around
-from selector.extract.readers import Outputs, Reader, registry
+from selector.extract.readers import Outputs, RowReader, registry
 from selector.modalities.pixels.maps import canvas_encoder
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class MapRunner:
         pixels: Batch,
         item: NDArray[np.int64],
         place: NDArray[np.float32],
-        reader: Reader,
+        reader: RowReader,
         variants: Sequence[str],
     ) -> dict[str, NDArray[np.float32]]:
         """Rows (R, D) by variant of a batch of decoded pictures uint8 (B, H, W, 3).
@@ -145,7 +145,7 @@ class MapRunner:
         pixels: Batch,
         item: NDArray[np.int64],
         place: NDArray[np.float32],
-        reader: Reader,
+        reader: RowReader,
         variants: Sequence[str],
     ) -> dict[str, NDArray[np.float32]]:
         import torch
@@ -279,7 +279,7 @@ def _rows_in(
 
 
 def _mapped(
-    runner: MapRunner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: Reader, variants: Sequence[str],
+    runner: MapRunner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: RowReader, variants: Sequence[str],
     order: NDArray[np.int64], ordered: NDArray[np.int64], places: NDArray[Any] | None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
     assert places is not None
@@ -289,7 +289,7 @@ def _mapped(
 
 
 def _pooled(
-    runner: Runner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: Reader, variants: Sequence[str],
+    runner: Runner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: RowReader, variants: Sequence[str],
     order: NDArray[np.int64], ordered: NDArray[np.int64], places: NDArray[Any] | None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
     import torch

@@ -13,7 +13,7 @@ from selector import data as targets
 from selector import modalities, sources
 from selector.core.contracts import AnyPreprocess, Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
 from selector.core.modality import Inputs
-from selector.extract.job import Settings, wanted_of
+from selector.extract.job import ExtractSettings, wanted_of
 from selector.extract.known_costs import Costs
 from selector.extract.prefetch_model import LoadAhead
 from selector.modalities.image import TOO_LARGE
@@ -151,7 +151,7 @@ class Workspace:
     """
 
     def __init__(
-        self, target: Target, store: FeatureStore, settings: Settings, notify: ProgressCallback = no_progress
+        self, target: Target, store: FeatureStore, settings: ExtractSettings, notify: ProgressCallback = no_progress
     ) -> None:
         self.store = store
         self.settings = settings
@@ -205,7 +205,7 @@ _OWN: dict[str, Workspace] = {}
 """Of a worker process: the workspace of the target that it saw last."""
 
 
-def workspace_of(target: Target, store: str, settings: Settings) -> Workspace:
+def workspace_of(target: Target, store: str, settings: ExtractSettings) -> Workspace:
     """The workspace of this worker process for a target and a store, made anew for another one."""
     key = json.dumps([store, target.fingerprint, repr(settings)])
     if key not in _OWN:

@@ -20,7 +20,7 @@ Function = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class CurvaturePair:
     """What one step taught about the curvature: its change of the gradient."""
 
     step: np.ndarray
@@ -28,19 +28,19 @@ class Pair:
     inverse: np.ndarray  # (problems,) 1 / their product, 0 where the pair is of no use
 
     @classmethod
-    def of(cls, step: np.ndarray, change: np.ndarray) -> Pair:
+    def of(cls, step: np.ndarray, change: np.ndarray) -> CurvaturePair:
         """The pair, switched off for problems that did not move or see no curvature."""
         product = dot(step, change)
         curved = product > 1e-8 * np.sqrt(dot(step, step) * dot(change, change))
         return cls(step, change, np.where(curved, 1 / np.where(curved, product, 1), 0).astype(np.float32))
 
-    def at_ridge(self, added: np.ndarray) -> Pair:
+    def at_ridge(self, added: np.ndarray) -> CurvaturePair:
         """The same step under another penalty: it is quadratic, so what was learned still holds."""
-        return Pair.of(self.step, self.change + added[:, None, None] * self.step)
+        return CurvaturePair.of(self.step, self.change + added[:, None, None] * self.step)
 
 
 @dataclass(frozen=True)
-class Point:
+class SearchPoint:
     """Where the problems are.
 
     Attributes:
@@ -59,16 +59,16 @@ class Minimum:
 
     solution: np.ndarray
     value: np.ndarray
-    memory: list[Pair]
+    memory: list[CurvaturePair]
     steps: int
 
 
 def minimize(
     function: Function,
-    start: Point,
+    start: SearchPoint,
     diagonal: np.ndarray,
     tolerance: np.ndarray,
-    memory: Sequence[Pair] = (),
+    memory: Sequence[CurvaturePair] = (),
     least_steps: int = 0,
 ) -> Minimum:
     """Minimize all problems.
@@ -95,7 +95,7 @@ def minimize(
         if not len(active) or steps == MAX_STEPS:
             break
         new, stuck = _search(function, point, direction, slope, active)
-        history.append(Pair.of(new.solution - point.solution, new.gradient - point.gradient))
+        history.append(CurvaturePair.of(new.solution - point.solution, new.gradient - point.gradient))
         del history[:-_HISTORY]
         point = new
         final[:, stuck] = point.solution[:, stuck]
@@ -105,8 +105,8 @@ def minimize(
 
 
 def _search(
-    function: Function, point: Point, direction: np.ndarray, slope: np.ndarray, active: np.ndarray
-) -> tuple[Point, np.ndarray]:
+    function: Function, point: SearchPoint, direction: np.ndarray, slope: np.ndarray, active: np.ndarray
+) -> tuple[SearchPoint, np.ndarray]:
     """A point that is lower for the active problems, and those for which none was found."""
     new = replace(point, solution=point.solution.copy(), value=point.value.copy(), gradient=point.gradient.copy())
     length = np.ones(len(point.value))
@@ -131,7 +131,7 @@ def _search(
     return new, trying
 
 
-def _direction(gradient: np.ndarray, diagonal: np.ndarray, history: Sequence[Pair]) -> np.ndarray:
+def _direction(gradient: np.ndarray, diagonal: np.ndarray, history: Sequence[CurvaturePair]) -> np.ndarray:
     """The quasi-Newton step -Hg by the two-loop recursion."""
     q = gradient.copy()
     factors = []
@@ -177,7 +177,7 @@ class Solved:
     solution: np.ndarray
     objective: float = 0.0
     steps: int = 0
-    memory: tuple[Pair, ...] = ()
+    memory: tuple[CurvaturePair, ...] = ()
 
 
 class Logistic:
@@ -242,7 +242,7 @@ class Logistic:
         memory = [] if near is None else [pair.at_ridge(ridge - self._ridge(near.strength)) for pair in near.memory]
         found: Minimum = minimize(
             function,
-            Point(begin, *first),
+            SearchPoint(begin, *first),
             diagonal.astype(np.float32),
             tolerance * self.sizes,
             memory,

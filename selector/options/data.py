@@ -8,14 +8,14 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import SkipValidation, field_validator
 
-from selector.core.options import BOXES, DATA, IMAGES, ITEMS, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, Options, option
+from selector.core.options import BOXES, DATA, IMAGES, ITEMS, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, CallOptions, option
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Words: TypeAlias = str | Sequence[str]
 ClassNames: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | None
 
 
-class DataOptions(Options):
+class DataOptions(CallOptions):
     """How a target is read."""
 
     source_domain: SkipValidation[Any] = option(
@@ -96,7 +96,7 @@ class LoadOptions(DataOptions):
     seed: int = option(0, "Random seed for drawn splits and subsamples (default: 0).", panel=DATA)
 
 
-class ItemOptions(Options):
+class ItemOptions(CallOptions):
     """Which items of a target are used."""
 
     max_pixels: str | int | float | None = option(

@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 from pydantic import field_validator, model_validator
 
 from selector.core.errors import OptionError
-from selector.core.options import COST, NETWORKS, Options, option, percent, quantity
+from selector.core.options import COST, NETWORKS, CallOptions, option, percent, quantity
 from selector.core.units import parse_count, parse_duration, parse_size
 from selector.options.data import Words
 
 
-class LimitOptions(Options):
+class LimitOptions(CallOptions):
     """Limits on models, on isolated ones and on the scan."""
 
     max_params: str | int | float | None = option(

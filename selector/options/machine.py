@@ -10,7 +10,7 @@ from pydantic import SkipValidation, field_validator, model_validator
 
 from selector.core.contracts import ProgressCallback
 from selector.core.errors import OptionError
-from selector.core.options import LABELS, NETWORKS, Options, option
+from selector.core.options import LABELS, NETWORKS, CallOptions, option
 from selector.options.data import PathLike
 from selector.ranking.history import History
 from selector.store import FeatureStore
@@ -21,7 +21,7 @@ READ = "read"
 """The user's own history is read and nothing is added to it: what a library call does unless it is asked."""
 
 
-class MachineOptions(Options):
+class MachineOptions(CallOptions):
     """Where a call runs and what it leaves behind."""
 
     device: str = option("auto", "Device: auto (default), cpu, cuda, cuda:1 or mps.", common=True)

@@ -9,7 +9,7 @@ from pydantic import SkipValidation, field_validator
 
 from selector.core.contracts import Score
 from selector.core.errors import OptionError
-from selector.core.options import NETWORKS, SELECT, Options, option, shown
+from selector.core.options import NETWORKS, SELECT, CallOptions, option, shown
 from selector.core.units import words
 from selector.options.data import PathLike, Words
 from selector.zoo import ModelSpec, Zoo
@@ -20,7 +20,7 @@ ZooLike: TypeAlias = PathLike | Zoo | Sequence[Any] | Mapping[str, Any]
 ProxyLike: TypeAlias = str | Callable[..., Score | float]
 
 
-class TrustOptions(Options):
+class TrustOptions(CallOptions):
     """Whose code may run; shared by ``rank`` and ``confirm``."""
 
     trust_zoo: bool = option(

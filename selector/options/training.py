@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import field_validator
 
 from selector.core.errors import OptionError
-from selector.core.options import CONFIRM, IMAGES, LABELS, NETWORKS, Options, option, quantity
+from selector.core.options import CONFIRM, IMAGES, LABELS, NETWORKS, CallOptions, option, quantity
 from selector.core.units import parse_duration, words
 from selector.options.data import Words
 
@@ -14,7 +14,7 @@ TOP_K = 3
 """How many models are confirmed by default, where there are so many."""
 
 
-class TrainingOptions(Options):
+class TrainingOptions(CallOptions):
     """How the leading models are fine-tuned."""
 
     top_k: int | None = option(

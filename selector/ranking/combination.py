@@ -216,7 +216,7 @@ def _prior_cell(moved: float, known: PriorScore) -> PriorCell:
     return PriorCell(moved, known.value, known.origin, known.targets, known.weight)
 
 
-class _Member(NamedTuple):
+class _ScaledProxy(NamedTuple):
     """A proxy of one facet: the key of its scores, its scale, and its share of the mean."""
 
     key: str
@@ -234,7 +234,7 @@ def score_key(facet: str, proxy: str, facets: int) -> str:
     return proxy if facets == 1 else f"{facet}:{proxy}"
 
 
-def _members(scores: Mapping[str, Mapping[str, Score]], facets: Mapping[str, LabelFacts]) -> list[_Member]:
+def _members(scores: Mapping[str, Mapping[str, Score]], facets: Mapping[str, LabelFacts]) -> list[_ScaledProxy]:
     """Members that every model has: each facet counts the same, and within it each of its members."""
 
     def had(facet: str, members: Mapping[str, _NormalizedScore]) -> list[tuple[str, _NormalizedScore]]:
@@ -247,7 +247,7 @@ def _members(scores: Mapping[str, Mapping[str, Score]], facets: Mapping[str, Lab
     }
     found = {facet: members for facet, members in found.items() if members}
     return [
-        _Member(key, scale, facets[facet], 1 / (len(found) * len(members)))
+        _ScaledProxy(key, scale, facets[facet], 1 / (len(found) * len(members)))
         for facet, members in found.items()
         for key, scale in members
     ]
@@ -395,7 +395,7 @@ def out_of_reach(
     return [name for name in names if network[name] in lost]
 
 
-def _deviations(scores: Sequence[Sequence[Score]], members: Sequence[_Member]) -> np.ndarray:
+def _deviations(scores: Sequence[Sequence[Score]], members: Sequence[_ScaledProxy]) -> np.ndarray:
     """(models, blocks) jackknife deviations of the mean normalized score: their squares sum to its variance.
 
     A score without blocks counts as exact beside others; all blocks of a pool come from the same rows.

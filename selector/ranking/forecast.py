@@ -22,7 +22,7 @@ FEWEST_TARGETS = 3  # with fewer, how far targets differ is a guess
 
 
 @dataclass(frozen=True)
-class Pair:
+class ForecastPair:
     """A confirmed model: the normalized score it had before, and the metric that was measured."""
 
     target: str
@@ -57,7 +57,9 @@ class Line:
         return PredictedValue(value, low, high, self.metric, self.strategy, self.pairs, self.targets)
 
 
-def confirmed_pairs(results: Iterable[Result], normalized_score_metric: str) -> dict[tuple[str, str], list[Pair]]:
+def confirmed_pairs(
+    results: Iterable[Result], normalized_score_metric: str
+) -> dict[tuple[str, str], list[ForecastPair]]:
     """(strategy, metric) -> pairs of models whose normalized score and metric the same run recorded.
 
     Args:
@@ -68,12 +70,12 @@ def confirmed_pairs(results: Iterable[Result], normalized_score_metric: str) -> 
     normalized_scores = {
         (r.run, r.target, r.source, r.model): r.value for r in rows if r.metric == normalized_score_metric
     }
-    pairs: dict[tuple[str, str], dict[tuple[str, str, str], Pair]] = {}
+    pairs: dict[tuple[str, str], dict[tuple[str, str, str], ForecastPair]] = {}
     for r in rows:
         key = (r.run, r.target, r.source, r.model)
         if r.kind == "measured" and r.origin == "run" and key in normalized_scores:
             # of several runs of one target the latest counts: a model measured twice is one model
-            pairs.setdefault((r.strategy, r.metric), {})[r.target, r.source, r.model] = Pair(
+            pairs.setdefault((r.strategy, r.metric), {})[r.target, r.source, r.model] = ForecastPair(
                 r.target, normalized_scores[key], r.value
             )
     return {key: list(found.values()) for key, found in pairs.items()}
@@ -91,7 +93,7 @@ def of_metric(results: Iterable[Result], metric: str | None) -> list[Result]:
     return [r for r in results if r.kind == "predicted" or r.metric == metric]
 
 
-def calibrate(pairs: Sequence[Pair], target: str, *, strategy: str, metric: str) -> Line | None:
+def calibrate(pairs: Sequence[ForecastPair], target: str, *, strategy: str, metric: str) -> Line | None:
     """The line for a target; None without enough pairs, or where a higher normalized score does not mean a higher metric.
 
     Args:
@@ -107,13 +109,13 @@ def calibrate(pairs: Sequence[Pair], target: str, *, strategy: str, metric: str)
     return _of_several(pairs, sorted(targets), strategy, metric)
 
 
-def best_line(pairs: dict[tuple[str, str], list[Pair]], target: str) -> Line | None:
+def best_line(pairs: dict[tuple[str, str], list[ForecastPair]], target: str) -> Line | None:
     """The line of the strategy and metric with the most pairs; None when none can be calibrated."""
     lines = [calibrate(found, target, strategy=s, metric=m) for (s, m), found in sorted(pairs.items())]
     return max((line for line in lines if line is not None), key=lambda line: line.pairs, default=None)
 
 
-def _of_one_target(pairs: Sequence[Pair], strategy: str, metric: str) -> Line | None:
+def _of_one_target(pairs: Sequence[ForecastPair], strategy: str, metric: str) -> Line | None:
     fitted = _fit(pairs)
     if fitted is None:
         return None
@@ -126,7 +128,7 @@ def _of_one_target(pairs: Sequence[Pair], strategy: str, metric: str) -> Line | 
     )
 
 
-def _of_several(pairs: Sequence[Pair], targets: Sequence[str], strategy: str, metric: str) -> Line | None:
+def _of_several(pairs: Sequence[ForecastPair], targets: Sequence[str], strategy: str, metric: str) -> Line | None:
     fitted = _fit(pairs)
     missed = []
     for target in targets:
@@ -141,7 +143,7 @@ def _of_several(pairs: Sequence[Pair], targets: Sequence[str], strategy: str, me
     return Line(*fitted, metric, strategy, len(pairs), len(targets), error, len(targets) - 1, bounded=_share(y))
 
 
-def _fit(pairs: Sequence[Pair]) -> tuple[float, float] | None:
+def _fit(pairs: Sequence[ForecastPair]) -> tuple[float, float] | None:
     """Least squares: slope and intercept; None where the slope is not positive or not defined."""
     x, y = _columns(pairs)
     if len(x) < 2 or np.ptp(x) == 0:
@@ -150,7 +152,7 @@ def _fit(pairs: Sequence[Pair]) -> tuple[float, float] | None:
     return (float(slope), float(intercept)) if slope > 0 else None
 
 
-def _columns(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
+def _columns(pairs: Sequence[ForecastPair]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([p.normalized_score for p in pairs]), np.array([p.measured for p in pairs])
 
 

@@ -16,7 +16,7 @@ RANK_DEVIATION = 1 / math.sqrt(12)  # of a uniform rank in 0..1
 
 
 @dataclass(frozen=True)
-class Column:
+class PastColumn:
     """Centered ranks of the models that were measured in the same way on one target."""
 
     target: str
@@ -28,7 +28,7 @@ class Column:
 
 def columns_of(
     rows: Sequence[tuple[str, Result]], predicted: Mapping[tuple[str, str], float] | None = None
-) -> list[Column]:
+) -> list[PastColumn]:
     """Ranks by target, strategy and metric; columns that order nothing are left out.
 
     Args:
@@ -59,7 +59,7 @@ def columns_of(
                 ranks = ranks - _places(np.array([predicted[target, m] for m in models]))
             reliability = _reliability(values, items[key]) if key in items else 1.0
             if reliability > 0:
-                columns.append(Column(target, models, ranks, target in published, reliability))
+                columns.append(PastColumn(target, models, ranks, target in published, reliability))
     return columns
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from selector.core.errors import ConfigError
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.history import SCORE_METRIC, Result
-from selector.ranking.past_columns import FEWEST_MODELS, RANK_DEVIATION, Column, columns_of
+from selector.ranking.past_columns import FEWEST_MODELS, RANK_DEVIATION, PastColumn, columns_of
 from selector.ranking.trainability import Trainability, trained_beyond_scores
 from selector.tasks import metric_named
 
@@ -351,7 +351,7 @@ def _predict(
     method: Method,
     facts: Mapping[str, ModelFacts],
     past: Mapping[str, ModelFacts],
-    columns: Sequence[Column],
+    columns: Sequence[PastColumn],
     models: Sequence[str],
 ) -> np.ndarray:
     """Expected centered rank of the models by one method."""
@@ -364,7 +364,7 @@ def _predict(
     return _mean_rank({**others, **past}, columns, models)
 
 
-def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[Column]) -> np.ndarray:
+def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[PastColumn]) -> np.ndarray:
     """Weights of the facts: least squares within targets, drawn towards the fixed weights."""
     gram = _RIDGE_ROWS * np.eye(len(_FACTS))
     moment = _RIDGE_ROWS * _FIXED
@@ -376,7 +376,7 @@ def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[Column]) -> np.nda
     return np.asarray(np.linalg.solve(gram, moment))
 
 
-def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[Column], models: Sequence[str]) -> np.ndarray:
+def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[PastColumn], models: Sequence[str]) -> np.ndarray:
     """Mean rank over the targets where a model was measured, drawn towards its facts.
 
     Least squares with a level a target: the third of a pool of strong models is not taken for a
@@ -394,7 +394,7 @@ def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[Column], model
     return np.asarray(np.linalg.solve(gram, moment)[: len(models)])
 
 
-def _mean_rank_errors(columns: Sequence[Column], models: Sequence[str]) -> list[float]:
+def _mean_rank_errors(columns: Sequence[PastColumn], models: Sequence[str]) -> list[float]:
     """Standard errors of ``_mean_rank``, in deviations of rank: they shrink with the targets a model was measured on."""
     counts = {model: sum(c.reliability for c in columns if model in c.models) for model in models}
     return [1 / math.sqrt(_RANK_ROWS + counts[model]) for model in models]
@@ -416,7 +416,7 @@ def _standardized(facts: Mapping[str, ModelFacts], models: Sequence[str]) -> np.
 
 
 def _left_out_agreement(
-    past: Mapping[str, ModelFacts], columns: Sequence[Column], judged: Sequence[Column] | None = None
+    past: Mapping[str, ModelFacts], columns: Sequence[PastColumn], judged: Sequence[PastColumn] | None = None
 ) -> dict[str, float]:
     """Mean weighted tau of every method on targets that it has not seen; empty with too few of them.
 
@@ -436,7 +436,7 @@ def _left_out_agreement(
     return {method: float(np.mean(values)) for method, values in taus.items()}
 
 
-def _tried(columns: Sequence[Column]) -> int:
+def _tried(columns: Sequence[PastColumn]) -> int:
     """Targets that can be left out and judged."""
     return len({c.target for c in columns if len(c.models) >= FEWEST_MODELS})
 

@@ -26,7 +26,7 @@ AGAINST_PILOTS = "left out, because it orders these models against their pilot r
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelsToConfirm:
     """The models to confirm, and why as many, in a sentence."""
 
     names: tuple[str, ...]
@@ -189,7 +189,7 @@ def choose(
     margin: float = MARGIN,
     *,
     allowed: float = math.inf,
-) -> Choice:
+) -> ModelsToConfirm:
     """The models that may be the best, as many as the budget can train and as cost no more than a fixed number.
 
     A model counts that lies within its margin of the first, even where a surer one between them does not; others are
@@ -223,7 +223,7 @@ def choose(
             if of_budget < allowed
             else f", and pilot runs and {len(chosen)} fine-tuned models take as long as the usual number without pilot runs"
         )
-    return Choice(tuple(chosen), f"Fine-tuned: {len(chosen)} models, because {why}.")
+    return ModelsToConfirm(tuple(chosen), f"Fine-tuned: {len(chosen)} models, because {why}.")
 
 
 def as_long_as(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from selector.ranking.agreement import weighted_tau
-from selector.ranking.past_columns import FEWEST_MODELS, RANK_DEVIATION, Column
+from selector.ranking.past_columns import FEWEST_MODELS, RANK_DEVIATION, PastColumn
 
 _TARGETS = 1.0  # a model of which nothing is known counts as much as this many targets where it trained as it scored
 
@@ -38,7 +38,7 @@ class Trainability:
     tried: int = 0
 
 
-def trained_beyond_scores(columns: Sequence[Column]) -> Trainability:
+def trained_beyond_scores(columns: Sequence[PastColumn]) -> Trainability:
     """From columns whose ranks are places above those of the scores (``columns_of`` with ``predicted``).
 
     Cost: O(targets · rows).
@@ -56,7 +56,7 @@ def trained_beyond_scores(columns: Sequence[Column]) -> Trainability:
     return Trainability(values, errors, counts, float(np.mean(taus)) if taus else None, len(tried) if taus else 0)
 
 
-def _means(columns: Sequence[Column]) -> tuple[dict[str, float], dict[str, float]]:
+def _means(columns: Sequence[PastColumn]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean place above the score by model, in deviations, drawn towards 0, and its standard error."""
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}

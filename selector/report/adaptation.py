@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selector.report.svg import Axis, element, picture
-from selector.results import Measurement, Ranking
+from selector.results import Measurement, StoredRanking
 
 WIDTH, HEIGHT = 600.0, 320.0
 HUES = 10  # classes beyond share them
@@ -26,7 +26,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Table:
+class SectionTable:
     """A table of the section: caption, heads, and rows of text whose first cell names them."""
 
     caption: str
@@ -50,12 +50,12 @@ class AdaptationView:
 
     source: str
     notes: tuple[str, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[SectionTable, ...]
     uncertain: tuple[Uncertain, ...]
     projection: Markup | None
 
 
-def adaptation(ranking: Ranking) -> AdaptationView | None:
+def adaptation(ranking: StoredRanking) -> AdaptationView | None:
     """The section; None where nothing was adapted and no domains were compared."""
     found = ranking.confirmation.get("adaptation") or {}
     measures = _measures(ranking)
@@ -71,7 +71,7 @@ def adaptation(ranking: Ranking) -> AdaptationView | None:
     )
 
 
-def sure_of_choice(ranking: Ranking, measured: Measurement) -> Iterator[str]:
+def sure_of_choice(ranking: StoredRanking, measured: Measurement) -> Iterator[str]:
     """What is known of the model that is handed over, for the first screen."""
     found: Mapping[str, Any] = ranking.confirmation["adaptation"]
     asked = found.get("labeled")
@@ -87,7 +87,7 @@ def sure_of_choice(ranking: Ranking, measured: Measurement) -> Iterator[str]:
     yield from (str(note) for note in found.get("notes", ()))
 
 
-def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
+def _validators(ranking: StoredRanking, found: Mapping[str, Any]) -> Iterator[SectionTable]:
     candidates = found.get("candidates") or ()
     if not candidates:
         return
@@ -115,7 +115,7 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
     meant = (
         "expected accuracy with the labels" if found.get("labeled") else "mean share of candidates that one is ahead of"
     )
-    yield Table(
+    yield SectionTable(
         f"Validators side by side; higher is better, and combined is the {meant}.{said} "
         "Votes are for the adaptation against source-only of its model: those of the validators that choose, and whether "
         f"it suits the change between the domains.{' The last column was worked out after the choice.' if measured else ''}",
@@ -131,21 +131,21 @@ def _validators(ranking: Ranking, found: Mapping[str, Any]) -> Iterator[Table]:
     )
 
 
-def _labeled(found: Mapping[str, Any]) -> Iterator[Table]:
+def _labeled(found: Mapping[str, Any]) -> Iterator[SectionTable]:
     asked = found.get("labeled")
     if asked:
         rows = tuple(
             (f"{row['model']} {row['strategy']}", f"{row['accuracy']:.3f}", f"{row['p_best']:.2f}")
             for row in asked["standing"][:12]
         )
-        yield Table(
+        yield SectionTable(
             f"With {asked['labels']} labels of the target: expected accuracy and P(best).",
             ("candidate", "expected accuracy", "P(best)"),
             rows,
         )
 
 
-def _measures(ranking: Ranking) -> Table | None:
+def _measures(ranking: StoredRanking) -> SectionTable | None:
     rows = []
     for model in ranking:
         cell = model.scores.get("target-accuracy")
@@ -158,7 +158,7 @@ def _measures(ranking: Ranking) -> Table | None:
     if not rows:
         return None
     heads = ("model", "predicted target accuracy (90% interval)", *(name.replace("_", " ") for name in MEASURES))
-    return Table(
+    return SectionTable(
         "Before adaptation: accuracy that the source's head is expected to have on the target, and what it rests on. "
         "Distances are negative, so that higher is better throughout; 90% of what the prediction missed on pairs of domains "
         "that it had not seen lies within the interval.",
@@ -174,7 +174,7 @@ def _uncertain(item: Mapping[str, Any]) -> Uncertain:
     return Uncertain(str(item["name"]), classes, shown, str(item.get("text") or ""))
 
 
-def projection(ranking: Ranking) -> Markup | None:
+def projection(ranking: StoredRanking) -> Markup | None:
     """Both domains on the first two principal components: circles are the source, crosses the target; a color a class."""
     found = (ranking.confirmation.get("adaptation") or {}).get("projection")
     if not found or not found["target"]:

@@ -13,7 +13,7 @@ from selector.core.stats import share_interval
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.adaptation import sure_of_choice
 from selector.report.view import NO_CAVEAT, tie
-from selector.results import Measurement, ModelResult, Ranking
+from selector.results import Measurement, ModelResult, StoredRanking
 from selector.tasks import metric_named
 from selector.zoo.trust import runs_code
 
@@ -46,7 +46,7 @@ class Advice:
     commands: tuple[str, ...] = ()
 
 
-def advice(ranking: Ranking) -> Advice:
+def advice(ranking: StoredRanking) -> Advice:
     """Read the recommendation off a ranking."""
     best = next((model for model in ranking if model.status == "ok"), None)
     if best is None and any(model.status == "excluded" for model in ranking) and not ranking.failures:
@@ -78,7 +78,7 @@ def advice(ranking: Ranking) -> Advice:
     )
 
 
-def sure(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
+def sure(ranking: StoredRanking, best: ModelResult, measured: Measurement) -> Iterator[str]:
     """How sure the choice is: by what was measured, or of a target without labels by what chose instead."""
     return (
         sure_of_choice(ranking, measured)
@@ -87,21 +87,21 @@ def sure(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator
     )
 
 
-def confirm_command(ranking: Ranking) -> str:
+def confirm_command(ranking: StoredRanking) -> str:
     """What to type to fine-tune the leading models of a run."""
     named = (str(model.spec.get("source", "")).partition(":") for model in ranking if model.status == "ok")
     code = any(runs_code(source, model) for source, _, model in named)
     return f"selector confirm {_run(ranking)}" + (" --trust-zoo" if code else "")
 
 
-def predict_command(ranking: Ranking, best: ModelResult) -> str:
+def predict_command(ranking: StoredRanking, best: ModelResult) -> str:
     """What to type to use the model of a confirmed run."""
     items = {"text": "TEXTS…", "rows": "FEATURES.npy"}.get(str(ranking.target.get("modality")), "IMAGES…")
     source, _, model = str(best.spec.get("source", "")).partition(":")
     return f"selector predict {_run(ranking)} {items}" + (" --trust-code" if runs_code(source, model) else "")
 
 
-def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
+def _sure_of_measurement(ranking: StoredRanking, best: ModelResult, measured: Measurement) -> Iterator[str]:
     counts = ranking.target.get("splits") or {}
     value, split = (measured.val_value, "val") if math.isnan(measured.test_value) else (measured.test_value, "test")
     items = int(counts.get(split) or 0)
@@ -130,7 +130,7 @@ def _sure_of_measurement(ranking: Ranking, best: ModelResult, measured: Measurem
         )
 
 
-def _second(ranking: Ranking, best: ModelResult, measured: Measurement) -> tuple[Measurement, ModelResult] | None:
+def _second(ranking: StoredRanking, best: ModelResult, measured: Measurement) -> tuple[Measurement, ModelResult] | None:
     """The best other model that was measured in the same metric."""
     others = [(m.best_measurement(), m) for m in ranking if m is not best]
     rivals = [(m, model) for m, model in others if m is not None and m.metric == measured.metric]
@@ -164,7 +164,7 @@ def _reversed(measured: Measurement, rival: tuple[Measurement, ModelResult], bes
         )
 
 
-def _leaders(ranking: Ranking, best: ModelResult, measured: Measurement) -> list[ModelResult]:
+def _leaders(ranking: StoredRanking, best: ModelResult, measured: Measurement) -> list[ModelResult]:
     """The models that validation cannot tell apart from the best one and that may well be better, the best one first."""
     found = [best]
     for model in ranking:
@@ -186,7 +186,7 @@ def _cheapest(models: Sequence[ModelResult]) -> ModelResult:
     return min(models, key=lambda m: math.inf if m.num_parameters is None else m.num_parameters)
 
 
-def _headline(ranking: Ranking, best: ModelResult, measured: Measurement) -> str:
+def _headline(ranking: StoredRanking, best: ModelResult, measured: Measurement) -> str:
     """What to start from; of leaders that cannot be told apart the cheapest."""
     leaders = _leaders(ranking, best, measured)
     chosen = _cheapest(leaders)
@@ -201,7 +201,7 @@ def _headline(ranking: Ranking, best: ModelResult, measured: Measurement) -> str
     return f"{names} cannot be told apart on {items} validation items: start from the {which} one, {chosen.name}, {how}.{saved}"
 
 
-def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Iterator[str]:
+def _others(ranking: StoredRanking, best: ModelResult, measured: Measurement) -> Iterator[str]:
     """Choices that may be as good, the cheapest first, and what was learned about strategies."""
     told = {(best.name, measured.strategy)}
     if (second := _second(ranking, best, measured)) is not None:  # its gap was told already
@@ -217,7 +217,7 @@ def _others(ranking: Ranking, best: ModelResult, measured: Measurement) -> Itera
     yield from (str(sentence) for sentence in ranking.confirmation.get("advice", ()))
 
 
-def _sure_of_transferability(ranking: Ranking, best: ModelResult) -> Iterator[str]:
+def _sure_of_transferability(ranking: StoredRanking, best: ModelResult) -> Iterator[str]:
     if best.transferability is not None:
         line = f"Predicted: transferability {best.transferability:.3f} on a scale where 0 is chance and 1 is perfect"
         if best.transferability_low is not None and best.transferability_high is not None:
@@ -281,5 +281,5 @@ def _running_cost(cost: Cost, noun: str) -> Iterator[str]:
         yield f"It needs {', '.join(sizes)}."
 
 
-def _run(ranking: Ranking) -> str:
+def _run(ranking: StoredRanking) -> str:
     return "RUN" if ranking.path is None else shlex.quote(str(ranking.path))

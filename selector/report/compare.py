@@ -11,7 +11,7 @@ from selector.core.documents import plain
 from selector.core.errors import ConfigError
 from selector.ranking.agreement import kendall
 from selector.report.view import title
-from selector.results import ModelResult, Ranking, final_measurements
+from selector.results import ModelResult, StoredRanking, final_measurements
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Comparison:
                 yield f"Only in the {where}: {_some(names)}."
 
 
-def compare(first: Ranking, second: Ranking) -> Comparison:
+def compare(first: StoredRanking, second: StoredRanking) -> Comparison:
     """Compare two runs.
 
     Raises:
@@ -177,11 +177,11 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterato
             yield key, a.get(key), b.get(key)
 
 
-def _best(ranking: Ranking) -> str | None:
+def _best(ranking: StoredRanking) -> str | None:
     return next((m.name for m in ranking if m.status == "ok"), None)
 
 
-def _label(ranking: Ranking) -> str:
+def _label(ranking: StoredRanking) -> str:
     return "a run in memory" if ranking.path is None else str(ranking.path)
 
 

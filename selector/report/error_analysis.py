@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selector.results import Ranking
+from selector.results import StoredRanking
 
 MOST_ROWS = 200  # of a table of a task
 MOST_LINES = 40  # classes that are shown, the ones that went worst where there are more
@@ -35,7 +35,7 @@ class ClassLine:
 
 
 @dataclass(frozen=True)
-class Word:
+class ShownWord:
     """A word of a sentence: its label and what the model said."""
 
     text: str
@@ -61,7 +61,7 @@ class Sample:
     predicted: str
     probability: float | None
     picture: str
-    words: tuple[Word, ...] = ()
+    words: tuple[ShownWord, ...] = ()
     cut: bool = False
     text: str = ""
     note: str = ""
@@ -134,7 +134,7 @@ class ErrorAnalysis:
         return bool(self.lines and self.lines[0].confusions)
 
 
-def error_analysis(ranking: Ranking) -> ErrorAnalysis | None:
+def error_analysis(ranking: StoredRanking) -> ErrorAnalysis | None:
     """The error analysis of the model that was handed over; None when none was kept."""
     found = next(
         ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("error_analysis")),
@@ -202,7 +202,7 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _classes(ranking: Ranking, tables: Mapping[str, Any], figures: Mapping[str, Any]) -> int:
+def _classes(ranking: StoredRanking, tables: Mapping[str, Any], figures: Mapping[str, Any]) -> int:
     lines = tables.get("classes") or ()
     if figures.get("counted") == "entities":  # types, not labels
         return sum(1 for line in lines if _items(line))
@@ -238,7 +238,7 @@ def _sample(sample: Mapping[str, Any]) -> Sample:
             " ".join(predicted),
             float(sample["probability"]),
             "",
-            tuple(Word(*parts) for parts in zip(texts, labels, predicted, strict=True)),
+            tuple(ShownWord(*parts) for parts in zip(texts, labels, predicted, strict=True)),
             bool(sample.get("begin")),
         )
     return Sample(

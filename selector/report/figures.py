@@ -25,7 +25,7 @@ from selector.report.series import (
     tuning_curves,
 )
 from selector.report.svg import Axis, bottom_axis, element, left_axis, picture, written
-from selector.results import Ranking
+from selector.results import StoredRanking
 
 WIDTH = 600.0
 MOST_ROWS = 40
@@ -46,12 +46,12 @@ class Figure:
     svg: Markup
 
 
-def figures(ranking: Ranking) -> list[Figure]:
+def figures(ranking: StoredRanking) -> list[Figure]:
     """Every figure that this ranking has the data for, in reading order."""
     return [figure for make in FIGURES if (figure := make(ranking)) is not None]
 
 
-def intervals(ranking: Ranking) -> Figure | None:
+def intervals(ranking: StoredRanking) -> Figure | None:
     """Transferability with its 90% interval, one line a model, the highest first."""
     rows = interval_rows(ranking)
     if len(rows) < 2 or all(row.low is None for row in rows):
@@ -80,7 +80,7 @@ def intervals(ranking: Ranking) -> Figure | None:
     )
 
 
-def predicted_against_measured(ranking: Ranking) -> Figure | None:
+def predicted_against_measured(ranking: StoredRanking) -> Figure | None:
     """Transferability against the best measured value, one dot a measured model."""
     plane = agreement_plane(ranking)
     if plane is None or len(plane.points) < FEWEST_DOTS:
@@ -93,7 +93,7 @@ def predicted_against_measured(ranking: Ranking) -> Figure | None:
     )
 
 
-def values(ranking: Ranking) -> Figure | None:
+def values(ranking: StoredRanking) -> Figure | None:
     """Predicted against true values of the model that is handed over, and residuals against predicted, a row a value."""
     found = error_analysis(ranking)
     shown = [] if found is None else [points for points in found.points if len(points.pairs) > 1][:MOST_VALUES]
@@ -126,7 +126,7 @@ def values(ranking: Ranking) -> Figure | None:
     )
 
 
-def history(ranking: Ranking) -> Figure | None:
+def history(ranking: StoredRanking) -> Figure | None:
     """Validation value by round, one line a configuration."""
     lines = tuning_curves(ranking)
     if not lines:
@@ -158,7 +158,7 @@ def history(ranking: Ranking) -> Figure | None:
     )
 
 
-def losses(ranking: Ranking) -> Figure | None:
+def losses(ranking: StoredRanking) -> Figure | None:
     """How the loss of each configuration fell, one line each."""
     lines = loss_curves(ranking)
     if not lines:
@@ -184,7 +184,7 @@ def losses(ranking: Ranking) -> Figure | None:
     )
 
 
-def proxies(ranking: Ranking) -> Figure | None:
+def proxies(ranking: StoredRanking) -> Figure | None:
     """Where each proxy places the models, side by side."""
     table = rank_table(ranking)
     if table is None:
@@ -228,7 +228,7 @@ def proxies(ranking: Ranking) -> Figure | None:
     )
 
 
-def layers(ranking: Ranking) -> Figure | None:
+def layers(ranking: StoredRanking) -> Figure | None:
     """How well each layer of a network tells the classes apart, one line a model."""
     lines = layer_curves(ranking)
     if not lines:
@@ -258,8 +258,8 @@ def layers(ranking: Ranking) -> Figure | None:
     )
 
 
-def _cost_front(axis: CostAxis) -> Callable[[Ranking], Figure | None]:
-    def make(ranking: Ranking) -> Figure | None:
+def _cost_front(axis: CostAxis) -> Callable[[StoredRanking], Figure | None]:
+    def make(ranking: StoredRanking) -> Figure | None:
         planes = [plane for plane in cost_planes(ranking, axis) if len(plane.points) >= FEWEST_DOTS]
         if not planes:
             return None
@@ -277,14 +277,14 @@ def _cost_front(axis: CostAxis) -> Callable[[Ranking], Figure | None]:
     return make
 
 
-def _measured_here(ranking: Ranking, axis: CostAxis) -> str:
+def _measured_here(ranking: StoredRanking, axis: CostAxis) -> str:
     if axis.key == "parameters":
         return "Without the head of the source task."
     places = sorted({f"{m.cost.device} in {m.cost.precision}" for m in ranking if m.cost is not None})
     return f"Measured on {' and '.join(places)}, in torch." if places else ""
 
 
-FIGURES: Sequence[Callable[[Ranking], Figure | None]] = (
+FIGURES: Sequence[Callable[[StoredRanking], Figure | None]] = (
     intervals,
     predicted_against_measured,
     values,

@@ -31,7 +31,7 @@ from selector.report.compare import HEADERS, Comparison, table
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import figures
 from selector.report.view import REDUCED, front_notes, groups, measured_by, table_view, tie, warnings
-from selector.results import Measurement, Ranking, showing
+from selector.results import Measurement, StoredRanking, showing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,7 +40,7 @@ REPORT_FILE = "report.html"
 UNSET = "–"
 
 
-def write_report(ranking: Ranking, path: Path | None = None) -> Path:
+def write_report(ranking: StoredRanking, path: Path | None = None) -> Path:
     """Write the report and return where it lies.
 
     Args:
@@ -60,7 +60,7 @@ def write_report(ranking: Ranking, path: Path | None = None) -> Path:
     return path
 
 
-def render_report(ranking: Ranking) -> str:
+def render_report(ranking: StoredRanking) -> str:
     """The whole file as text."""
     style, script = template_part("report.css"), template_part("report.js")
     view, measured = table_view(ranking), list(_measurements(ranking))
@@ -157,7 +157,7 @@ def _hash(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _MeasuredTrial:
     """One training for the table of measurements."""
 
     model: str
@@ -169,10 +169,10 @@ class _Trial:
     seconds: str
 
 
-def _measurements(ranking: Ranking) -> Iterator[_Trial]:
+def _measurements(ranking: StoredRanking) -> Iterator[_MeasuredTrial]:
     for model in ranking:
         for m in model.measurements:
-            yield _Trial(
+            yield _MeasuredTrial(
                 model.name,
                 m,
                 _metrics(m.val),
@@ -233,7 +233,7 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def command(ranking: Ranking, config: type[ScanConfig] = ScanConfig) -> str | None:
+def command(ranking: StoredRanking, config: type[ScanConfig] = ScanConfig) -> str | None:
     """``selector scan ...`` with the settings of the run; None when its target or zoo was in memory only.
 
     Args:
@@ -260,7 +260,7 @@ def command(ranking: Ranking, config: type[ScanConfig] = ScanConfig) -> str | No
     return shlex.join(words)
 
 
-def _flat(ranking: Ranking) -> dict[str, Any]:
+def _flat(ranking: StoredRanking) -> dict[str, Any]:
     """Settings of the confirmation beside those of the scan; columns and task as the target was loaded with."""
     origin = ranking.target["origin"] if isinstance(ranking.target.get("origin"), Mapping) else {}
     settings = {**ranking.settings, **(ranking.settings.get("confirm") or {})}

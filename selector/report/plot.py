@@ -21,7 +21,7 @@ from selector.report.series import (
     tuning_curves,
 )
 from selector.report.svg import written
-from selector.results import Ranking
+from selector.results import StoredRanking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ __all__ = ["agreement", "cost", "history", "intervals", "proxies"]
 _COLORS = {"predicted": "#2458a6", "measured": "#14713f"}
 
 
-def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
+def intervals(ranking: StoredRanking, *, most: int = 40) -> Figure:
     """Transferability of the ``most`` leading models with its 90% interval; filled dots are tied with the first.
 
     Raises:
@@ -53,7 +53,7 @@ def intervals(ranking: Ranking, *, most: int = 40) -> Figure:
     return figure
 
 
-def agreement(ranking: Ranking) -> Figure:
+def agreement(ranking: StoredRanking) -> Figure:
     """Transferability against the best measured value.
 
     Raises:
@@ -66,7 +66,7 @@ def agreement(ranking: Ranking) -> Figure:
 
 
 def cost(
-    ranking: Ranking, against: str = "parameters", value: Literal["auto", "predicted", "measured"] = "auto"
+    ranking: StoredRanking, against: str = "parameters", value: Literal["auto", "predicted", "measured"] = "auto"
 ) -> Figure:
     """What models cost against how good they are, with the front of best trade-offs.
 
@@ -92,7 +92,7 @@ def cost(
     return _plane(planes[0], log=True)
 
 
-def proxies(ranking: Ranking, *, most: int = 40) -> Figure:
+def proxies(ranking: StoredRanking, *, most: int = 40) -> Figure:
     """The rank that each proxy alone would give the ``most`` leading models, side by side.
 
     Raises:
@@ -114,7 +114,7 @@ def proxies(ranking: Ranking, *, most: int = 40) -> Figure:
     return figure
 
 
-def history(ranking: Ranking) -> Figure:
+def history(ranking: StoredRanking) -> Figure:
     """Validation value by round of the confirmation, one line a configuration.
 
     Raises:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-def frame(ranking: results.Ranking, *, short: bool = False) -> pandas.DataFrame:
+def frame(ranking: results.StoredRanking, *, short: bool = False) -> pandas.DataFrame:
     """See ``Ranking.to_dataframe``."""
     import pandas as pd
 
@@ -118,7 +118,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
     }
 
 
-class Ranking(results.Ranking):
+class Ranking(results.StoredRanking):
     """The result of ``selector.rank``, with a table in a terminal and a notebook; see ``results.Ranking``."""
 
     def to_dataframe(self, *, short: bool = False) -> pandas.DataFrame:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selector.core.costs import front
-from selector.results import ModelResult, Ranking
+from selector.results import ModelResult, StoredRanking
 from selector.tasks import metric_named
 
 Kind = Literal["measured", "predicted"]
@@ -27,7 +27,7 @@ class IntervalRow:
 
 
 @dataclass(frozen=True)
-class Point:
+class ModelPoint:
     """One model in a plane."""
 
     name: str
@@ -43,8 +43,8 @@ class Plane:
     x_title: str
     y_title: str
     kind: Kind
-    points: tuple[Point, ...]
-    front: tuple[Point, ...] = ()
+    points: tuple[ModelPoint, ...]
+    front: tuple[ModelPoint, ...] = ()
     form: str = "g"
 
 
@@ -65,7 +65,7 @@ class Curve:
     points: tuple[tuple[float, float], ...]
 
 
-def interval_rows(ranking: Ranking) -> list[IntervalRow]:
+def interval_rows(ranking: StoredRanking) -> list[IntervalRow]:
     """Finished models with transferability, the highest first."""
     rows = [
         IntervalRow(m.name, m.transferability, m.transferability_low, m.transferability_high, m.tied)
@@ -75,20 +75,20 @@ def interval_rows(ranking: Ranking) -> list[IntervalRow]:
     return sorted(rows, key=lambda row: -row.value)
 
 
-def agreement_plane(ranking: Ranking) -> Plane | None:
+def agreement_plane(ranking: StoredRanking) -> Plane | None:
     """Transferability against the best measured value; None with fewer than two measured models."""
     points, metric = [], ""
     for m in ranking:
         best = m.best_measurement()
         if m.transferability is not None and best is not None:
-            points.append(Point(m.name, m.transferability, best.val_value))
+            points.append(ModelPoint(m.name, m.transferability, best.val_value))
             metric = best.metric
     if len(points) < 2:
         return None
     return Plane("transferability (predicted)", f"{metric} on validation (measured)", "measured", tuple(points))
 
 
-def tuning_curves(ranking: Ranking) -> list[TuningCurve]:
+def tuning_curves(ranking: StoredRanking) -> list[TuningCurve]:
     """The best value of each configuration in each round; empty when there was one round only."""
     better = max if metric_named(str(ranking.confirmation.get("metric", ""))).sign > 0 else min
     best: dict[tuple[str, str], dict[int, float]] = {}
@@ -102,7 +102,7 @@ def tuning_curves(ranking: Ranking) -> list[TuningCurve]:
     return [TuningCurve(name, strategy, tuple(sorted(rounds.items()))) for (name, strategy), rounds in best.items()]
 
 
-def loss_curves(ranking: Ranking) -> list[Curve]:
+def loss_curves(ranking: StoredRanking) -> list[Curve]:
     """(step, mean loss of the steps since the one before) of each configuration's longest training, by configuration."""
     longest: dict[str, Curve] = {}
     for entry in ranking.confirmation.get("history", ()):
@@ -113,7 +113,7 @@ def loss_curves(ranking: Ranking) -> list[Curve]:
     return list(longest.values())
 
 
-def layer_curves(ranking: Ranking) -> list[Curve]:
+def layer_curves(ranking: StoredRanking) -> list[Curve]:
     """Models whose layers were read one by one, in rank order."""
     found = []
     for m in ranking:
@@ -142,7 +142,7 @@ COST_AXES = (
 _FEWEST: Mapping[Kind, int] = {"predicted": 3, "measured": 2}
 
 
-def cost_plane(ranking: Ranking, axis: CostAxis, kind: Kind) -> Plane | None:
+def cost_plane(ranking: StoredRanking, axis: CostAxis, kind: Kind) -> Plane | None:
     """What models cost against their transferability or the best measured value, with the front of best trade-offs.
 
     None with fewer than three predicted or two measured models whose cost is known.
@@ -152,7 +152,7 @@ def cost_plane(ranking: Ranking, axis: CostAxis, kind: Kind) -> Plane | None:
         cost, best = axis.of(m), m.best_measurement()
         value = m.transferability if kind == "predicted" else None if best is None else best.val_value
         if m.status == "ok" and cost and value is not None:
-            points.append(Point(m.name, float(cost), value))
+            points.append(ModelPoint(m.name, float(cost), value))
             metric = best.metric if best is not None and kind == "measured" else metric
     if len(points) < _FEWEST[kind]:
         return None
@@ -162,13 +162,13 @@ def cost_plane(ranking: Ranking, axis: CostAxis, kind: Kind) -> Plane | None:
     )
 
 
-def cost_planes(ranking: Ranking, axis: CostAxis) -> list[Plane]:
+def cost_planes(ranking: StoredRanking, axis: CostAxis) -> list[Plane]:
     """Those of ``cost_plane`` that have enough points, what was measured first."""
     kinds: tuple[Kind, ...] = ("measured", "predicted")
     return [plane for kind in kinds if (plane := cost_plane(ranking, axis, kind)) is not None]
 
 
-def fronts(ranking: Ranking) -> dict[tuple[str, str], set[str]]:
+def fronts(ranking: StoredRanking) -> dict[tuple[str, str], set[str]]:
     """Names of the models that no other one beats, by (key of the cost, kind of the value)."""
     return {
         (axis.key, plane.kind): {point.name for point in plane.front}
@@ -186,7 +186,7 @@ class RankTable:
     ranks: tuple[tuple[float | None, ...], ...]
 
 
-def rank_table(ranking: Ranking) -> RankTable | None:
+def rank_table(ranking: StoredRanking) -> RankTable | None:
     """Where each proxy, and the transferability, places the finished models; None with fewer than two of either."""
     models = [m for m in ranking if m.status == "ok" and m.transferability is not None]
     columns: list[tuple[str, list[float | None]]] = [("transferability", [m.transferability for m in models])]
@@ -217,7 +217,7 @@ def _ranks(values: Sequence[float | None]) -> list[float | None]:
     return ranks
 
 
-def steps(front: Sequence[Point], end: float) -> list[tuple[float, float]]:
+def steps(front: Sequence[ModelPoint], end: float) -> list[tuple[float, float]]:
     """The corners of a front as a staircase that goes on flat until ``end``.
 
     >>> steps([Point("a", 1, 0.5), Point("b", 3, 0.9)], 5)

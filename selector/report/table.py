@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from selector.core.units import printable
 from selector.report.view import MARKS, Column, TableView, groups, legend, table_view
-from selector.results import Ranking
+from selector.results import StoredRanking
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLORS = {"model": "bold", "measured": "green", "predicted": "cyan", "facts": "dim"}
 
 
-def render_text(ranking: Ranking, *, width: int | None = None, limit: int | None = None) -> str:
+def render_text(ranking: StoredRanking, *, width: int | None = None, limit: int | None = None) -> str:
     """The table as plain text, without color codes.
 
     Args:
@@ -36,7 +36,7 @@ def render_text(ranking: Ranking, *, width: int | None = None, limit: int | None
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
 
 
-def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> RenderableType:
+def renderable(ranking: StoredRanking, *, width: int, limit: int | None = None) -> RenderableType:
     """The same as an object that rich draws, with colors where the console has them."""
     from rich.console import Group
     from rich.text import Text
@@ -53,7 +53,7 @@ def renderable(ranking: Ranking, *, width: int, limit: int | None = None) -> Ren
     return Group(_table(view, columns, limit), *(Text(printable(note)) for note in notes))
 
 
-def render_html(ranking: Ranking) -> str:
+def render_html(ranking: StoredRanking) -> str:
     """The table as an HTML fragment; every value is escaped."""
     view = table_view(ranking)
     head = "".join(

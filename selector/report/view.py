@@ -16,7 +16,15 @@ from selector.core.costs import Cost
 from selector.core.site import page
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.series import fronts
-from selector.results import Measurement, ModelResult, PilotCell, PriorCell, Ranking, ScoreCell, final_measurements
+from selector.results import (
+    Measurement,
+    ModelResult,
+    PilotCell,
+    PriorCell,
+    ScoreCell,
+    StoredRanking,
+    final_measurements,
+)
 
 Group = Literal["model", "measured", "predicted", "facts"]
 
@@ -78,7 +86,7 @@ class TableView:
     notes: tuple[str, ...]
 
 
-def table_view(ranking: Ranking) -> TableView:
+def table_view(ranking: StoredRanking) -> TableView:
     """Gather the table of a ranking: models in rank order, failed ones last."""
     columns = tuple(_columns(ranking))
     several = sum(model.tied for model in ranking.models) > 1  # the first is always tied with itself
@@ -122,7 +130,7 @@ def groups(view: TableView) -> list[tuple[str, int]]:
     return [(group if group in ("measured", "predicted") else "", span) for group, span in spans]
 
 
-def title(ranking: Ranking) -> str:
+def title(ranking: StoredRanking) -> str:
     """One line: the target and how large it is."""
     target = ranking.target
     parts = [str(target.get("name") or "target")]
@@ -148,19 +156,19 @@ def strategy_title(strategy: str) -> str:
     return ", ".join(part for part in (decoder, _STRATEGIES.get(name, name)) if part)
 
 
-def strategies(ranking: Ranking) -> list[str]:
+def strategies(ranking: StoredRanking) -> list[str]:
     """Strategies that were measured, in order of appearance."""
     return list(dict.fromkeys(m.strategy for model in ranking.models for m in model.measurements))
 
 
-def measured_by(ranking: Ranking) -> str:
+def measured_by(ranking: StoredRanking) -> str:
     """What the measured values come from: linear probes, fine-tuning, or both; empty where nothing was measured."""
     measured = {m.steps > 0 for model in ranking.models for m in model.measurements if m.status == "ok"}
     kinds = {False: "linear probes on frozen features", True: "fine-tuning"}
     return " and ".join(kinds[trained] for trained in sorted(measured))
 
 
-def _columns(ranking: Ranking) -> Iterator[Column]:
+def _columns(ranking: StoredRanking) -> Iterator[Column]:
     yield Column("rank", "#", "model", "Rank: measured models first, by what was measured")
     yield Column("model", "model", "model", "Name in the zoo", numeric=False)
     if any(model.status != "ok" for model in ranking.models):
@@ -233,7 +241,7 @@ def _columns(ranking: Ranking) -> Iterator[Column]:
     )
 
 
-def _cost_columns(ranking: Ranking) -> Iterator[Column]:
+def _cost_columns(ranking: StoredRanking) -> Iterator[Column]:
     noun = ranking.noun
     size = " at the model's own size" if noun == "image" else ""
     told = {
@@ -399,7 +407,7 @@ def _figures(value: float) -> str:
     return f"{value + 0.0 if round(value, digits) else 0.0:.{digits}f}"
 
 
-def _notes(ranking: Ranking) -> Iterator[str]:
+def _notes(ranking: StoredRanking) -> Iterator[str]:
     finals = [m for model in ranking.models for m in final_measurements(model).values()]
     if told := tie(ranking):
         yield f"{TIED} {told}"
@@ -434,7 +442,7 @@ def _failures(failed: Sequence[ModelResult]) -> Iterator[str]:
             yield f"Failed likewise: {', '.join(model.name for model in others[:MOST_ALIKE])}{more}"
 
 
-def warnings(ranking: Ranking) -> list[str]:
+def warnings(ranking: StoredRanking) -> list[str]:
     """Those of a ranking, without the one that lists failed models: they are shown with their reasons."""
     failed = {caveat.text for caveat in ranking.caveats if caveat.code == "failed"}
     return [warning for warning in ranking.warnings if warning not in failed]
@@ -443,7 +451,7 @@ def warnings(ranking: Ranking) -> list[str]:
 NO_CAVEAT = "may be as good as the first after training (probability of 5% or more)."
 
 
-def tie(ranking: Ranking) -> str:
+def tie(ranking: StoredRanking) -> str:
     """That several models are not significantly different: the caveat where there is one; empty where none are."""
     if sum(model.tied for model in ranking.models) < 2:
         return ""
@@ -451,7 +459,7 @@ def tie(ranking: Ranking) -> str:
     return found or NO_CAVEAT
 
 
-def front_notes(ranking: Ranking) -> Iterator[str]:
+def front_notes(ranking: StoredRanking) -> Iterator[str]:
     """What the marks of costs mean, those that are there."""
     kinds = {kind for _, kind in fronts(ranking)}
     for kind, mark, value in (
@@ -466,7 +474,7 @@ def front_notes(ranking: Ranking) -> Iterator[str]:
         )
 
 
-def _prior_note(ranking: Ranking) -> str:
+def _prior_note(ranking: StoredRanking) -> str:
     """One line on the prior and how much it counts."""
     made = ranking.prior
     weights = sorted({round(100 * m.prior.weight) for m in ranking if m.prior is not None and m.prior.weight})

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol
 
 from selector.core.errors import SourceError
-from selector.run.job import Answer, Failure, JobT, Needs, Result, Value, name_of, no_needs
+from selector.run.job import Answer, Failure, JobResult, JobT, Needs, Value, name_of, no_needs
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Executor(Protocol):
         jobs: Iterable[JobT],
         fatal: tuple[type[BaseException], ...] = (),
         needs: Callable[[JobT], Needs] = no_needs,
-    ) -> Iterator[Result[JobT, Value]]:
+    ) -> Iterator[JobResult[JobT, Value]]:
         """Yield one result per job, in the order in which they finish.
 
         Args:
@@ -65,20 +65,20 @@ class InProcess:
         jobs: Iterable[JobT],
         fatal: tuple[type[BaseException], ...] = (),
         needs: Callable[[JobT], Needs] = no_needs,
-    ) -> Iterator[Result[JobT, Value]]:
+    ) -> Iterator[JobResult[JobT, Value]]:
         """See ``Executor.map``."""
         own = os.getpid()
         for job in jobs:
-            result: Result[JobT, Value]
+            result: JobResult[JobT, Value]
             try:
                 with keeping_settings(), _ending_copies(own):
-                    result = Result(job, run(job))
+                    result = JobResult(job, run(job))
             except fatal:
                 raise
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # noqa: BLE001  one model's failure must not end the scan
-                result = Result(job, failure=Failure.of(error))
+                result = JobResult(job, failure=Failure.of(error))
                 log.info("%s failed: %s", name_of(job), result.failure.reason if result.failure else "")
             yield result
 
@@ -109,7 +109,7 @@ class Routed:
         jobs: Iterable[JobT],
         fatal: tuple[type[BaseException], ...] = (),
         needs: Callable[[JobT], Needs] = no_needs,
-    ) -> Iterator[Result[JobT, Value]]:
+    ) -> Iterator[JobResult[JobT, Value]]:
         """See ``Executor.map``; jobs that cannot leave this process come last where there are workers."""
         local: list[JobT] = []
 
@@ -196,7 +196,7 @@ class WorkerExecutor(ABC):
         jobs: Iterable[JobT],
         fatal: tuple[type[BaseException], ...] = (),
         needs: Callable[[JobT], Needs] = no_needs,
-    ) -> Iterator[Result[JobT, Value]]:
+    ) -> Iterator[JobResult[JobT, Value]]:
         """See ``Executor.map``. What is under way when the caller closes the iterator is given up."""
         source = iter(jobs)
         again: list[_Attempt[JobT]] = []
@@ -210,7 +210,7 @@ class WorkerExecutor(ABC):
                     try:
                         open_[self._start(run, attempt.job, attempt.needs)] = attempt
                     except SourceError as error:
-                        yield Result(attempt.job, failure=Failure.of(error))
+                        yield JobResult(attempt.job, failure=Failure.of(error))
                 if not open_:
                     return
                 for ticket, answer in self._wait(list(open_)):
@@ -225,10 +225,10 @@ class WorkerExecutor(ABC):
             self._stop(list(open_))
 
 
-def _result(attempt: _Attempt[JobT], answer: Answer, fatal: tuple[type[BaseException], ...]) -> Result[JobT, Any]:
+def _result(attempt: _Attempt[JobT], answer: Answer, fatal: tuple[type[BaseException], ...]) -> JobResult[JobT, Any]:
     job = attempt.job
     if answer.kind == "value":
-        return Result(job, answer.value)
+        return JobResult(job, answer.value)
     if answer.kind in ("died", "timeout"):
         again = " (second attempt)" if answer.kind == "died" else ""
         answer = replace(answer, reason=f"{name_of(job)}: the process that ran this model {answer.reason}{again}.")
@@ -236,7 +236,7 @@ def _result(attempt: _Attempt[JobT], answer: Answer, fatal: tuple[type[BaseExcep
     if isinstance(failure.error, fatal):
         raise failure.error
     log.info("%s failed: %s", name_of(job), failure.reason)
-    return Result(job, failure=failure)
+    return JobResult(job, failure=failure)
 
 
 @contextlib.contextmanager

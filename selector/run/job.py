@@ -109,7 +109,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Result(Generic[JobT, Value]):
+class JobResult(Generic[JobT, Value]):
     """A finished job with its value or its failure."""
 
     job: JobT

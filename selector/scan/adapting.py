@@ -43,7 +43,7 @@ def adapt_leading(
 ) -> Ranking:
     """The saved ranking with its first ``top_k`` models adapted by every strategy; ``best`` holds the one handed over."""
     from selector.deploy import save_model
-    from selector.tuning import Candidate
+    from selector.tuning import TuningCandidate
     from selector.tuning.adapt import run_adaptation
 
     started = time.perf_counter()
@@ -58,7 +58,7 @@ def adapt_leading(
     names = task.strategies if tuple(config.strategies) == usual else config.strategies
     result = run_adaptation(
         [
-            Candidate(name, load=partial(extraction.load, spec), identity=spec.feature_settings())
+            TuningCandidate(name, load=partial(extraction.load, spec), identity=spec.feature_settings())
             for name, spec in by_name.items()
         ],
         target,

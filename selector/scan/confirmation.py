@@ -35,7 +35,7 @@ def confirm_leading(
 ) -> Ranking:
     """The saved ranking with pilot runs and with measurements of its leading models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
-    from selector.tuning import Candidate, run_tournament
+    from selector.tuning import TuningCandidate, run_tournament
 
     started = time.perf_counter()
     folder = ranking.path
@@ -44,9 +44,9 @@ def confirm_leading(
     decoders = config.decoders
     task = tasks.task_of(target).configured(decoder=decoders[0] if decoders else None, loss=config.loss)
 
-    def candidates(some: Sequence[ModelSpec]) -> list[Candidate]:
+    def candidates(some: Sequence[ModelSpec]) -> list[TuningCandidate]:
         return [
-            Candidate(
+            TuningCandidate(
                 spec.name,
                 load=partial(extraction.load, extraction.trained(spec)),
                 identity=spec.feature_settings(),

@@ -14,7 +14,7 @@ from selector.core.contracts import UNLABELED, AnyPreprocess, Encoder, Progress,
 from selector.core.errors import ConfigError, StoreError
 from selector.core.progress import under_way
 from selector.extract.isolation import Isolation
-from selector.extract.job import ExtractJob, ExtractResult, Settings, layer_specs
+from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, layer_specs
 from selector.extract.known_costs import CostMode
 from selector.extract.workspace import Workspace
 from selector.modalities.image import canvas_of
@@ -78,7 +78,9 @@ class Extraction:
         self.notify = notify
         aspect = canvas_of(target.items, 224) if reads_maps(target) else None
         reader = reader_of(target)
-        self.job_settings = Settings(device, precision, backend, trusted, on_invalid, cost, limits, reader, aspect)
+        self.job_settings = ExtractSettings(
+            device, precision, backend, trusted, on_invalid, cost, limits, reader, aspect
+        )
         self.work = Workspace(target, store, self.job_settings, notify)
         self.executor: Executor = executor or Routed(InProcess(), Pool(1, notify=notify, pinned=False))
         self.isolation = isolation
@@ -347,7 +349,7 @@ def _fail(candidates: Sequence[Candidate], failure: Failure | None) -> None:
         candidate.failure = failure
 
 
-def _reopened(kind: type[Extraction], target: Target, store: str, settings: Settings) -> Extraction:
+def _reopened(kind: type[Extraction], target: Target, store: str, settings: ExtractSettings) -> Extraction:
     """An extraction in a worker, which isolates its models by being one."""
     return kind(
         target, FeatureStore(store), settings.device, settings.precision, settings.backend, "skip", settings.trusted, report

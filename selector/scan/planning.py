@@ -278,7 +278,7 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
     train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
     batch = max(1, min(task.batch_size, train))
     an_epoch = max(1, train // batch)
-    costs = [plans.Cost(3 * batch * seconds, val * seconds, 1.0) for seconds, _, _ in names]
+    costs = [plans.StrategyCost(3 * batch * seconds, val * seconds, 1.0) for seconds, _, _ in names]
     reserve = 3.0 + test * names[0][0]
     trained = [name for name in config.strategies if name != "frozen"] or ["frozen"]
     found = plans.foresee(

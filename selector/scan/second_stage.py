@@ -27,7 +27,7 @@ from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
 
 if TYPE_CHECKING:
-    from selector.tuning import Candidate
+    from selector.tuning import TuningCandidate
 
 FIRST_ROUND_ITEMS = 3 * 10 * 32  # three rates, ten steps, a batch of 32
 
@@ -38,7 +38,7 @@ def second_stage(
     extraction: Extraction,
     task: Task,
     config: ConfirmConfig,
-    candidates: Callable[[Sequence[ModelSpec]], list[Candidate]],
+    candidates: Callable[[Sequence[ModelSpec]], list[TuningCandidate]],
     top_k: int,
 ) -> tuple[Ranking, list[ModelSpec], list[str]]:
     """The ranking with pilots, ordered by both; the models to confirm; and what to tell of it.
@@ -103,7 +103,7 @@ def _tried(
     metric: str,
     config: ConfirmConfig,
     specs: Sequence[ModelSpec],
-    candidates: Callable[[Sequence[ModelSpec]], list[Candidate]],
+    candidates: Callable[[Sequence[ModelSpec]], list[TuningCandidate]],
     frozen_too: bool,
 ) -> tuple[dict[str, PilotCell], dict[str, float]]:
     """The pilots by model, and the half-width of the paired difference of what each one counts to the best of them."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selector.core.errors import SourceError, first_line
 from selector.modalities.text import Tokens
-from selector.sources._elmo_options import Options
+from selector.sources._elmo_options import ElmoOptions
 from selector.sources._encoder import seeded
 from selector.sources._text_module import TextModule
 from selector.sources._text_path import LAST, MEAN, TextPath
@@ -149,7 +149,7 @@ class Highway(nn.Module):
 class Characters(nn.Module):
     """From the characters of words (N, C) to rows (N, P)."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ElmoOptions) -> None:
         super().__init__()
         cnn = options.char_cnn
         width = options.lstm.projection_dim
@@ -185,7 +185,7 @@ class ClippedLstm(nn.Module):
     so that there features depend on what was read earlier.)
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ElmoOptions) -> None:
         super().__init__()
         lstm = options.lstm
         self.input = nn.Linear(lstm.projection_dim, 4 * lstm.dim, bias=False)
@@ -214,7 +214,7 @@ class ClippedLstm(nn.Module):
 class BothWays(nn.Module):
     """One layer: an LSTM from left to right and another one from right to left."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ElmoOptions) -> None:
         super().__init__()
         self.forwards, self.backwards = ClippedLstm(options), ClippedLstm(options)
 
@@ -231,7 +231,7 @@ class BiLm(nn.Module):
         depth: layers to build: 1 for the characters alone, then one a layer of LSTMs.
     """
 
-    def __init__(self, options: Options, depth: int) -> None:
+    def __init__(self, options: ElmoOptions, depth: int) -> None:
         super().__init__()
         self.characters = Characters(options)
         self.layers = nn.ModuleList(BothWays(options) for _ in range(depth - 1))
@@ -288,7 +288,7 @@ class ElmoNetwork(TextModule):
     no_onnx = NO_ONNX
     at_once = (32_768, 524_288)  # bytes
 
-    def __init__(self, options: Options, depth: int, path: TextPath | None = None, num_outputs: int = 0) -> None:
+    def __init__(self, options: ElmoOptions, depth: int, path: TextPath | None = None, num_outputs: int = 0) -> None:
         super().__init__(BiLm(options, depth), path, 2 * options.lstm.projection_dim, num_outputs)
         self.options, self.depth = options, depth
         self.blocks = ("characters", *(f"layers.{i}" for i in range(depth - 1)))
@@ -306,7 +306,7 @@ class ElmoNetwork(TextModule):
 
 def build_headed(recipe: Mapping[str, Any]) -> ElmoNetwork:
     """The module that a recipe tells of, in eval mode, from the seeded random start."""
-    options, path = Options.model_validate(recipe["options"]), TextPath(**recipe["path"])
+    options, path = ElmoOptions.model_validate(recipe["options"]), TextPath(**recipe["path"])
     if path.layer.isdigit():
         path = replace(path, layer=LAST)  # nothing is built behind the layer that is read
     depth = min(int(recipe["depth"]), options.lstm.n_layers + 1)
@@ -317,7 +317,7 @@ def build_headed(recipe: Mapping[str, Any]) -> ElmoNetwork:
 # ---------------------------------------------------------------------------- weights
 
 
-def load_weights(backbone: BiLm, options: Options, path: Path, model: str) -> None:
+def load_weights(backbone: BiLm, options: ElmoOptions, path: Path, model: str) -> None:
     """Copy the weights of a file in the published layout into a network of all layers.
 
     Raises:
@@ -345,7 +345,7 @@ class _Reader:
     def __init__(self, file: Any, where: str) -> None:
         self._file, self._where = file, where
 
-    def weights(self, options: Options) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, options: ElmoOptions) -> Iterator[tuple[str, Tensor]]:
         """Each parameter's name and value."""
         cnn, lstm, filters = options.char_cnn, options.lstm, options.num_filters
         yield "characters.embedding.weight", self._read("char_embed", SYMBOLS, cnn.embedding.dim)

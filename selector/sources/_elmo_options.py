@@ -21,7 +21,7 @@ _OF_THE_TRAINING = frozenset(
 """Options that the training writes and that decide nothing here."""
 
 
-class _Strict(BaseModel):
+class _StrictOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -31,11 +31,11 @@ _Width = Annotated[
 _Count = Annotated[int, Field(ge=0, le=64)]
 
 
-class _Embedding(_Strict):
+class _Embedding(_StrictOptions):
     dim: _Width
 
 
-class _CharCnn(_Strict):
+class _CharCnn(_StrictOptions):
     activation: Literal["relu", "tanh"]
     filters: tuple[tuple[_Width, _Width], ...] = Field(min_length=1, max_length=64)
     embedding: _Embedding
@@ -44,7 +44,7 @@ class _CharCnn(_Strict):
     n_highway: _Count = 0
 
 
-class _Lstm(_Strict):
+class _Lstm(_StrictOptions):
     dim: _Width
     projection_dim: _Width
     n_layers: Annotated[_Count, Field(ge=1)] = 1
@@ -53,7 +53,7 @@ class _Lstm(_Strict):
     use_skip_connections: bool
 
 
-class Options(_Strict):
+class ElmoOptions(_StrictOptions):
     """``options.json``: ``char_cnn`` and ``lstm``, as bilm-tf and AllenNLP write and read it."""
 
     char_cnn: _CharCnn
@@ -65,7 +65,7 @@ class Options(_Strict):
         return sum(count for _, count in self.char_cnn.filters)
 
 
-def read_options(data: Any, where: str) -> Options:
+def read_options(data: Any, where: str) -> ElmoOptions:
     """Check what stands in ``options.json``.
 
     Args:
@@ -81,7 +81,7 @@ def read_options(data: Any, where: str) -> Options:
             f"{where}: bidirectional is {data['bidirectional']!r}; only models that read both ways are read."
         )
     try:
-        options = Options.model_validate({k: v for k, v in data.items() if k not in _OF_THE_TRAINING})
+        options = ElmoOptions.model_validate({k: v for k, v in data.items() if k not in _OF_THE_TRAINING})
     except ValidationError as error:
         raise SourceError(f"{where}: {_first_problem(error, data)}") from None
     widest = max(width for width, _ in options.char_cnn.filters)
@@ -100,7 +100,7 @@ def _first_problem(error: ValidationError, data: Mapping[str, Any]) -> str:
         return f"option '{place}' is missing."
     if found["type"] == "extra_forbidden":
         section, _, key = place.rpartition(".")
-        model: Any = {"": Options, "char_cnn": _CharCnn, "lstm": _Lstm, "char_cnn.embedding": _Embedding}[section]
+        model: Any = {"": ElmoOptions, "char_cnn": _CharCnn, "lstm": _Lstm, "char_cnn.embedding": _Embedding}[section]
         known = sorted(model.model_fields)
         return (
             f"unknown option '{place}'{did_you_mean(key, known) or '.'} Known{f' in {section}' if section else ''}: "

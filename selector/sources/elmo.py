@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from selector.sources._elmo import ElmoNetwork
-    from selector.sources._elmo_options import Options
+    from selector.sources._elmo_options import ElmoOptions
     from selector.zoo import ModelSpec
 
 MAX_LENGTH = 2048
@@ -125,7 +125,7 @@ class ElmoEncoder(TextEncoder):
         return {"source": "elmo", "model": "elmo", "options": options, "depth": depth}
 
 
-def _preprocess(spec: ModelSpec, options: Options) -> TextPreprocess:
+def _preprocess(spec: ModelSpec, options: ElmoOptions) -> TextPreprocess:
     from selector.sources._elmo import tokenizer_json
 
     changes = {} if spec.text is None else spec.text.changes()
@@ -142,7 +142,7 @@ def _preprocess(spec: ModelSpec, options: Options) -> TextPreprocess:
     return made
 
 
-def _options(spec: ModelSpec, files: _Files) -> Options:
+def _options(spec: ModelSpec, files: _Files) -> ElmoOptions:
     from selector.sources._elmo_options import read_json, read_options
 
     path = _hub.fetch(files.options, spec.name)

@@ -88,7 +88,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Found:
+class MatchedEntities:
     """Gold and predicted entities of the same words, and which predicted ones are right (n_predicted,)."""
 
     gold: Spans
@@ -96,7 +96,9 @@ class Found:
     right: np.ndarray
 
     @classmethod
-    def of(cls, scheme: Scheme, predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Found:
+    def of(
+        cls, scheme: Scheme, predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray | None
+    ) -> MatchedEntities:
         """From classes (N,); right is an entity whose begin, end and type are those of a gold one."""
         gold, said = scheme.spans(labels, groups), scheme.spans(predicted, groups)
         end, kind = np.full(len(labels) + 1, -1), np.full(len(labels) + 1, -1)

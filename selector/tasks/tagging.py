@@ -29,7 +29,7 @@ from selector.tasks._classes import (
     macro_f1,
     per_class_table,
 )
-from selector.tasks._entities import Found, Scheme
+from selector.tasks._entities import MatchedEntities, Scheme
 from selector.tasks._error_analysis import section_of_sentences
 from selector.tasks._linear import temperature_of
 from selector.tasks._read_labels import ArrayAnnotations, as_numbers, cell_counts, declared_names, encode_classes, plain
@@ -245,7 +245,7 @@ class Tagging(TaggingReading, ClassTask):
             "confidence": probabilities.max(axis=1),
         }
         if self.scheme is not None:
-            found = Found.of(self.scheme, predicted, labels, sentence)
+            found = MatchedEntities.of(self.scheme, predicted, labels, sentence)
             counts = found.counts(sentence[found.gold.begins], sentence[found.predicted.begins], count)
             arrays |= dict(zip(("right", "found", "gold"), counts, strict=True))
         summary = {"classes": outputs.shape[1], "temperature": best_temperature(outputs, labels)}
@@ -295,7 +295,7 @@ class Tagging(TaggingReading, ClassTask):
 
     def _by_type(self, stats: TaggingStats) -> list[dict[str, Any]]:
         assert self.scheme is not None
-        found = Found.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.groups)
+        found = MatchedEntities.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.groups)
         types = self.scheme.types
         counts = found.counts(found.gold.kinds, found.predicted.kinds, len(types))
         return [

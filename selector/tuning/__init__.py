@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Candidate", "EpsilonMember", "TournamentResult", "Trained", "run_tournament"]
+__all__ = ["EpsilonMember", "TournamentResult", "Trained", "TuningCandidate", "run_tournament"]
 
 if TYPE_CHECKING:
     from selector.tuning.run import run_tournament as run_tournament
-    from selector.tuning.types import Candidate as Candidate
     from selector.tuning.types import EpsilonMember as EpsilonMember
     from selector.tuning.types import TournamentResult as TournamentResult
     from selector.tuning.types import Trained as Trained
+    from selector.tuning.types import TuningCandidate as TuningCandidate
 
 _PLACES = {"run_tournament": "selector.tuning.run"}
 

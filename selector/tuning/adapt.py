@@ -29,12 +29,12 @@ from selector.tuning.domains import AdaptedHead, Domains, beyond_class_shares
 from selector.tuning.labeling import Labeling
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._heads import HeadStrategy
-from selector.tuning.types import Candidate, Trained
+from selector.tuning.types import Trained, TuningCandidate
 from selector.tuning.validators import View
 from selector.tuning.workbench import Workbench
 
 Key = tuple[str, str]
-OnRecord = Callable[[Candidate], contextlib.AbstractContextManager[None]]
+OnRecord = Callable[[TuningCandidate], contextlib.AbstractContextManager[None]]
 POINTS = 400  # of each domain in the projection
 UNCERTAIN = 12
 
@@ -78,7 +78,7 @@ class AdaptationResult:
 
 
 def run_adaptation(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[TuningCandidate],
     target: Target,
     task: Adaptation,
     features_for: Callable[[str, np.ndarray], np.ndarray],
@@ -154,7 +154,7 @@ class _Pool:
 
 
 def _heads(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[TuningCandidate],
     target: Target,
     task: Adaptation,
     features_for: Callable[[str, np.ndarray], np.ndarray],
@@ -167,7 +167,7 @@ def _heads(
     wanted = [n for n in dict.fromkeys(["source-only", *names]) if not strategies.registry.get(n).trains]
     pool = _Pool()
 
-    def adapt(candidate: Candidate) -> None:
+    def adapt(candidate: TuningCandidate) -> None:
         progress(Progress("train", 0, len(wanted), "strategies", candidate.name))
         with on_record(candidate):  # one that runs died of later on has no head either
             pool.domains[candidate.name] = found = _domains(candidate.name, target, task, features_for, seed)
@@ -184,7 +184,7 @@ def _heads(
 
 def _train_networks(
     pool: _Pool,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[TuningCandidate],
     names: Sequence[str],
     task: Adaptation,
     bench: Workbench,
@@ -202,7 +202,7 @@ def _train_networks(
     loaded: dict[str, Loaded] = {}
     ends = math.inf if budget_seconds is None else bench.now() + budget_seconds
 
-    def work(job: tuple[int, tuple[Candidate, str]]) -> None:
+    def work(job: tuple[int, tuple[TuningCandidate, str]]) -> None:
         done, (candidate, name) = job
         begun = bench.now()
         if candidate.name not in loaded:
@@ -311,7 +311,7 @@ def _looked_at(head: AdaptedHead, domains: Domains, val: np.ndarray, target: np.
 
 
 def _trained(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[TuningCandidate],
     chosen: Chosen,
     made: Mapping[Key, Adapted],
     target: Target,
@@ -426,7 +426,7 @@ def _analysis(adapted: Adapted, target: Target, task: Adaptation) -> dict[str, A
     return {"split": "val of the source domain", **found}
 
 
-def _failed(candidate: Candidate, pool: _Pool, task: Adaptation) -> tuple[Measurement, ...]:
+def _failed(candidate: TuningCandidate, pool: _Pool, task: Adaptation) -> tuple[Measurement, ...]:
     """Measurements of what a model could not do."""
     lost = {strategy: why for (model, strategy), why in pool.lost.items() if model == candidate.name}
     if (reason := pool.failed.get(candidate.name)) is not None:

@@ -24,14 +24,14 @@ from selector.tuning.loading import load, settle_precision
 from selector.tuning.plan import usual_steps
 from selector.tuning.strategies._loop import Feed, predict
 from selector.tuning.trial import Trial, module_of, rates_of, run_trial
-from selector.tuning.types import Candidate
+from selector.tuning.types import TuningCandidate
 from selector.tuning.workbench import Workbench
 
 ONE_SIDED = 1.282  # standard errors: 90% of a normal distribution are below
 SURE = 1e-3  # least probability whose logarithm counts: one item that is surely wrong decides nothing
 
 
-def started(bench: Workbench, candidate: Candidate) -> Loaded:
+def started(bench: Workbench, candidate: TuningCandidate) -> Loaded:
     """The candidate in memory, with the head of the source domain that every training starts from.
 
     Raises:

@@ -15,7 +15,7 @@ from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
-from selector.tuning.plan import STEPS_AT_LEAST, Cost
+from selector.tuning.plan import STEPS_AT_LEAST, StrategyCost
 from selector.tuning.trial import Trial, key_of
 from selector.tuning.workbench import Workbench
 
@@ -169,19 +169,19 @@ class Field:
         value = self.value(loaded.frozen) if loaded.frozen else None
         return -math.inf if value is None else self.declared.sign * value
 
-    def cost(self, configuration: Configuration) -> Cost:
+    def cost(self, configuration: Configuration) -> StrategyCost:
         """What the configuration costs, as far as it has been measured."""
         forward = configuration.loaded.forward_seconds
         if math.isnan(forward):  # never measured: a step is about three forward passes
             forward = configuration.step_seconds / 3 / self.bench.batch_size
         saving = 4 * configuration.loaded.encoder.num_parameters / 200e6
-        return Cost(
+        return StrategyCost(
             configuration.step_seconds,
             forward * len(self.bench.indices["val"]),
             configuration.loaded.build_seconds + saving,
         )
 
-    def costs(self, configurations: Sequence[Configuration]) -> list[Cost]:
+    def costs(self, configurations: Sequence[Configuration]) -> list[StrategyCost]:
         """``cost`` of several configurations; renews the clock's reserve."""
         self.renew_reserve()
         return [self.cost(configuration) for configuration in configurations]

@@ -17,7 +17,7 @@ import torch
 from selector.core.contracts import AnyPreprocess, Encoder, Target
 from selector.core.errors import StoreError
 from selector.core.task import Probe, Stats
-from selector.extract.job import Settings
+from selector.extract.job import ExtractSettings
 from selector.extract.workspace import Workspace, workspace_of
 from selector.run.executor import InProcess
 from selector.run.job import Failure, Needs, Shared
@@ -32,7 +32,7 @@ from selector.tuning.rates import try_rates
 from selector.tuning.step_costs import estimated_step, remember_costs, remembered_costs
 from selector.tuning.strategies._loop import PixelBatches
 from selector.tuning.trial import Trial, key_of, run_trial
-from selector.tuning.types import Candidate
+from selector.tuning.types import TuningCandidate
 from selector.tuning.workbench import Workbench, device_of
 from selector.zoo import ModelSpec
 
@@ -74,7 +74,7 @@ class StoreSupplies:
 
     target: Target
     store: str
-    settings: Settings
+    settings: ExtractSettings
     specs: Mapping[str, ModelSpec]
 
     @property
@@ -114,7 +114,7 @@ class Kit:
     def __init__(
         self,
         bench: Workbench,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[TuningCandidate],
         supplies: Supplies | None,
         device: str,
         settings: Mapping[str, Any],
@@ -154,12 +154,12 @@ class Kit:
             )
         return self._bench
 
-    def candidate(self, name: str) -> Candidate:
+    def candidate(self, name: str) -> TuningCandidate:
         """One of the models."""
         known = self._candidates.get(name)
         if known is None:
             assert self._supplies is not None
-            known = Candidate(name, partial(self._supplies.load, name), self._identities[name])
+            known = TuningCandidate(name, partial(self._supplies.load, name), self._identities[name])
         return known
 
     def needs(self, name: str) -> Needs:

@@ -29,7 +29,7 @@ EXPLORED = 0.2
 
 
 @dataclass(frozen=True)
-class Standing:
+class LabeledStanding:
     """What the labels so far say of the candidates.
 
     Attributes:
@@ -104,7 +104,7 @@ class Labeling:
         foreseen = (1 - MISTAKEN) * self.probabilities[:, item, label] + MISTAKEN / self._classes
         self._log_belief = self._log_belief + TEMPER * np.log(foreseen)
 
-    def standing(self) -> Standing:
+    def standing(self) -> LabeledStanding:
         """How the candidates stand."""
         belief, accuracies = self._belief(), self._right / self.predicted.shape[1]
         accuracy = belief @ accuracies
@@ -112,7 +112,7 @@ class Labeling:
         leader = int(np.argmax(accuracy))
         if self._first is not None and (not self.labels or p_best[leader] < LEFT_FROM):
             leader = self._first
-        return Standing(accuracy, p_best, float(belief @ accuracies.max(axis=1) - accuracy[leader]), leader)
+        return LabeledStanding(accuracy, p_best, float(belief @ accuracies.max(axis=1) - accuracy[leader]), leader)
 
     def batch(self, count: int) -> list[int]:
         """The next items, drawn by how much the candidates that are believed disagree on them.

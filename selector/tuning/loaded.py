@@ -10,14 +10,14 @@ from selector.core.contracts import AnyPreprocess, Encoder
 from selector.core.task import Probe, Stats
 from selector.tuning.journal import Record
 from selector.tuning.strategies._loop import Optimizer
-from selector.tuning.types import Candidate
+from selector.tuning.types import TuningCandidate
 
 
 @dataclass
 class Loaded:
     """A candidate whose encoder is in memory."""
 
-    candidate: Candidate
+    candidate: TuningCandidate
     encoder: Encoder
     preprocess: AnyPreprocess  # as trained
     optimizer: Optimizer = "adamw"

@@ -16,13 +16,13 @@ from selector.core.task import Probe
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._kinds import is_classic, is_depthwise, is_modern
 from selector.tuning.strategies._loop import Optimizer
-from selector.tuning.types import Candidate
+from selector.tuning.types import TuningCandidate
 from selector.tuning.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
 
-def load(bench: Workbench, candidate: Candidate) -> Loaded:
+def load(bench: Workbench, candidate: TuningCandidate) -> Loaded:
     """The candidate's encoder."""
     bench.notify(Progress("load", 0, 1, "models", candidate.name))
     encoder = bench.task.prepared(candidate.load(), bench.target)

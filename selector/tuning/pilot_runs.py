@@ -31,7 +31,7 @@ from selector.tuning.loading import build, load, resize, settle_precision
 from selector.tuning.strategies._loop import Optimizer, PixelBatches, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.trial import optimizer_of
-from selector.tuning.types import Candidate
+from selector.tuning.types import TuningCandidate
 from selector.tuning.workbench import Workbench, device_of
 
 STEPS = 24  # at most
@@ -80,7 +80,7 @@ class PilotRun:
 
 
 def pilot_runs(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[TuningCandidate],
     target: Target,
     task: Task,
     pixels_for: Callable[[AnyPreprocess], PixelBatches],
@@ -180,7 +180,7 @@ def share_needed(items: int, fixed: int, reduction: float) -> float:
     return math.ceil(10 * (fixed + LEAST_STEPS * BACKWARD * BATCH) * reduction / items - 1e-9) / 10
 
 
-def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Candidate) -> PilotRun:
+def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: TuningCandidate) -> PilotRun:
     """One candidate, on record: load, probe, train, judge; or what the journal has of it."""
     target = bench.target
     drawn = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
@@ -194,7 +194,7 @@ def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Cand
 
 
 def _tried(
-    bench: Workbench, stream: np.ndarray, metric: str, share: float, seed: int, candidate: Candidate
+    bench: Workbench, stream: np.ndarray, metric: str, share: float, seed: int, candidate: TuningCandidate
 ) -> PilotRun:
     loaded = load(bench, candidate)
     if loaded.encoder.module is None:

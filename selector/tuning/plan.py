@@ -29,7 +29,7 @@ STEPS_AT_LEAST, STEPS_AT_MOST = 100, 3000
 
 
 @dataclass(frozen=True)
-class Cost:
+class StrategyCost:
     """What a (model, strategy) pair costs, measured.
 
     ``step``, ``evaluate`` (one pass over the validation images) and ``start`` (building, loading
@@ -51,7 +51,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The rounds, and the seconds that they are expected to take."""
 
     rounds: tuple[Round, ...]
@@ -107,7 +107,7 @@ def rounds_of(
     return (*rounds, Round(total, min(configurations, final_configurations), 1))
 
 
-def seconds_of(rounds: Sequence[Round], configurations: Sequence[Cost]) -> float:
+def seconds_of(rounds: Sequence[Round], configurations: Sequence[StrategyCost]) -> float:
     """What the rounds cost if the most expensive configurations go on."""
     total = 0.0
     for each in rounds:
@@ -123,7 +123,7 @@ def seconds_of(rounds: Sequence[Round], configurations: Sequence[Cost]) -> float
 
 
 def make_plan(
-    configurations: Sequence[Cost],
+    configurations: Sequence[StrategyCost],
     *,
     budget: float | None,
     max_steps: int,
@@ -131,7 +131,7 @@ def make_plan(
     min_rates: int = 1,
     min_total: int = 1,
     min_epochs: float = LEAST_EPOCHS,
-) -> Plan | None:
+) -> TrainingPlan | None:
     """The plan with the most learning rates, then the most steps, that the budget allows.
 
     Args:
@@ -151,14 +151,14 @@ def make_plan(
                 continue
             longest = rounds_of(max_steps, len(configurations), rates, final_configurations)
             if budget is None or seconds_of(longest, configurations) <= SHARE_OF_BUDGET * budget:
-                return Plan(longest, seconds_of(longest, configurations))
+                return TrainingPlan(longest, seconds_of(longest, configurations))
             total = _most_steps(configurations, rates, final_configurations, SHARE_OF_BUDGET * budget, max_steps)
             if (
                 total >= max(1, min(min_total, max_steps))
                 and rounds_of(total, len(configurations), rates, final_configurations)[0].steps >= least
             ):
                 rounds = rounds_of(total, len(configurations), rates, final_configurations)
-                return Plan(rounds, seconds_of(rounds, configurations))
+                return TrainingPlan(rounds, seconds_of(rounds, configurations))
     return None
 
 
@@ -172,7 +172,7 @@ class Forecast:
 
 
 def foresee(
-    native: Sequence[Cost], *, budget: float | None, max_steps: int, steps_an_epoch: int, reduced: bool = True
+    native: Sequence[StrategyCost], *, budget: float | None, max_steps: int, steps_an_epoch: int, reduced: bool = True
 ) -> Forecast | None:
     """The first configurations, as many as have ``FEW_EPOCHS``, at the largest of ``FACTORS`` with ``GOOD_EPOCHS``.
 
@@ -186,7 +186,7 @@ def foresee(
     for count in range(len(native), 0, -1):
         for epochs in (GOOD_EPOCHS, FEW_EPOCHS):
             for factor in FACTORS if reduced and budget is not None else FACTORS[:1]:
-                costs = [Cost(c.step * factor**2, c.evaluate * factor**2, c.start) for c in native[:count]]
+                costs = [StrategyCost(c.step * factor**2, c.evaluate * factor**2, c.start) for c in native[:count]]
                 plan = make_plan(
                     costs,
                     budget=budget,
@@ -199,11 +199,11 @@ def foresee(
     return None
 
 
-def least_budget(native: Cost, steps_an_epoch: int, *, reduced: bool = True) -> float:
+def least_budget(native: StrategyCost, steps_an_epoch: int, *, reduced: bool = True) -> float:
     """Seconds for ``FEW_EPOCHS`` of one configuration at the smallest size, or its own where it is not ``reduced``: a smaller budget hands over a frozen model, or a
     few steps.
 
-    >>> round(least_budget(Cost(1.0, 2.0, 1.0), 20))
+    >>> round(least_budget(StrategyCost(1.0, 2.0, 1.0), 20))
     14
     """
     steps = max(FEW_EPOCHS * steps_an_epoch, FEW_EPOCHS * MIN_STEPS)
@@ -212,7 +212,7 @@ def least_budget(native: Cost, steps_an_epoch: int, *, reduced: bool = True) -> 
 
 
 def fit_rest(
-    rounds: Sequence[Round], configurations: Sequence[Cost], budget: float, done: int = 0, most: int = 0
+    rounds: Sequence[Round], configurations: Sequence[StrategyCost], budget: float, done: int = 0, most: int = 0
 ) -> tuple[Round, ...]:
     """The rounds that are left, fitted to what is left of the budget; empty when nothing useful fits.
 
@@ -231,7 +231,9 @@ def fit_rest(
     return fit_rest(rounds[1:], configurations, budget, done, most) if done and len(rounds) > 1 else ()
 
 
-def _share(rounds: Sequence[Round], configurations: Sequence[Cost], budget: float, low: float, high: float) -> float:
+def _share(
+    rounds: Sequence[Round], configurations: Sequence[StrategyCost], budget: float, low: float, high: float
+) -> float:
     """The largest factor of the steps, from low to high, that fits; low where none does."""
     if seconds_of(_scaled(rounds, high), configurations) <= budget:
         return high
@@ -249,7 +251,7 @@ def _scaled(rounds: Sequence[Round], share: float) -> tuple[Round, ...]:
 
 
 def _most_steps(
-    configurations: Sequence[Cost], rates: int, final_configurations: int, budget: float, max_steps: int
+    configurations: Sequence[StrategyCost], rates: int, final_configurations: int, budget: float, max_steps: int
 ) -> int:
     low, high = 0, max_steps
     while low < high:

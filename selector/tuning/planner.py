@@ -23,9 +23,9 @@ from selector.tuning.plan import (
     GOOD_EPOCHS,
     LEAST_EPOCHS,
     MIN_STEPS,
-    Cost,
-    Plan,
     Round,
+    StrategyCost,
+    TrainingPlan,
     make_plan,
     seconds_of,
     usual_steps,
@@ -36,7 +36,7 @@ EARLY = 0.2  # of the steps, that come first where there is no model yet
 SMALLEST_SIDE = 64
 
 
-def plan_rounds(field: Field) -> Plan | None:
+def plan_rounds(field: Field) -> TrainingPlan | None:
     """Choose configurations, resolution, rates and steps, or take up the plan of an interrupted call.
 
     Configurations that the budget seems to leave no time for wait; the last one stays whatever the budget is. None when all failed before a step.
@@ -95,7 +95,7 @@ def plan_rounds(field: Field) -> Plan | None:
     return plan
 
 
-def _taken_up(field: Field) -> Plan | None:
+def _taken_up(field: Field) -> TrainingPlan | None:
     """The plan of an interrupted call."""
     state = field.clock.state
     _set_factor(field, float(state["factor"]))
@@ -107,7 +107,7 @@ def _taken_up(field: Field) -> Plan | None:
         field.bench.notify(Progress("plan", 0, 0, "rounds", note=line.removeprefix("Planned: ")))
     for configuration in field.configurations:
         configuration.step_seconds = configuration.estimated_seconds = float(state["step_seconds"][configuration.label])
-    return Plan(tuple(Round(*each) for each in state["rounds"]), 0.0) if field.configurations else None
+    return TrainingPlan(tuple(Round(*each) for each in state["rounds"]), 0.0) if field.configurations else None
 
 
 def _merit(field: Field, configuration: Configuration) -> tuple[float, float]:
@@ -116,7 +116,7 @@ def _merit(field: Field, configuration: Configuration) -> tuple[float, float]:
     return field.frozen_value(configuration.loaded), -configuration.step_seconds
 
 
-def _model_early(field: Field, plan: Plan) -> Plan:
+def _model_early(field: Field, plan: TrainingPlan) -> TrainingPlan:
     """A budget that begins without a model has one within its first quarter: a short training goes ahead of a single one."""
     if field.clock.budget is None or len(plan.rounds) > 1 or not field.empty_handed():
         return plan
@@ -124,10 +124,10 @@ def _model_early(field: Field, plan: Plan) -> Plan:
     first = max(MIN_STEPS, int(EARLY * only.steps))
     if only.steps < 2 * first:
         return plan
-    return Plan((replace(only, steps=first), replace(only, steps=only.steps - first)), plan.seconds)
+    return TrainingPlan((replace(only, steps=first), replace(only, steps=only.steps - first)), plan.seconds)
 
 
-def _shortest(field: Field) -> Plan | None:
+def _shortest(field: Field) -> TrainingPlan | None:
     """A few steps of the configuration that is left, where no other model would be handed over.
 
     It may exceed the budget by these steps: a budget always ends with a model.
@@ -139,7 +139,7 @@ def _shortest(field: Field) -> Plan | None:
         field.configurations = []
         return None
     rounds = (Round(FEWEST_STEPS, 1, 1),)
-    return Plan(rounds, seconds_of(rounds, field.costs(field.configurations)))
+    return TrainingPlan(rounds, seconds_of(rounds, field.costs(field.configurations)))
 
 
 def _several(count: int, what: str) -> str:
@@ -183,7 +183,7 @@ def _choose_factor(field: Field, wanted: int, an_epoch: int) -> float:
 def _largest_factor(
     field: Field,
     kept: Sequence[Configuration],
-    known: Mapping[str, Cost],
+    known: Mapping[str, StrategyCost],
     areas: Mapping[str, int],
     wanted: int,
     an_epoch: int,
@@ -196,7 +196,7 @@ def _largest_factor(
                 loaded = configuration.loaded
                 grown = math.prod(_side(loaded, factor)) / areas[configuration.label]
                 cost = known[configuration.label]
-                costs.append(Cost(cost.step * grown, cost.evaluate * grown, cost.start))
+                costs.append(StrategyCost(cost.step * grown, cost.evaluate * grown, cost.start))
                 if factor != 1.0 and loaded.native_probe is not None and not math.isnan(loaded.forward_seconds):
                     starts[loaded.name] = loaded.forward_seconds * grown * _start_rows(field)
             plan = make_plan(

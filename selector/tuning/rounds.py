@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from selector.tuning.field import Configuration, Field, Run, stats_of
-from selector.tuning.plan import FEWEST_STEPS, Plan, Round, fit_rest, seconds_of
+from selector.tuning.plan import FEWEST_STEPS, Round, TrainingPlan, fit_rest, seconds_of
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.training import Planned, train_configurations
 from selector.tuning.trial import Trial, rates_of
@@ -14,7 +14,7 @@ from selector.tuning.trial import Trial, rates_of
 FAR_BEHIND = 5  # ε behind the leader; no configuration of the recorded trainings made up for so much
 
 
-def run_rounds(field: Field, plan: Plan) -> None:
+def run_rounds(field: Field, plan: TrainingPlan) -> None:
     """Take the configurations through the rounds, which are fitted to what is left of the budget before each."""
     rounds = list(plan.rounds)
     number = 0

@@ -28,7 +28,7 @@ from selector.tuning.planner import plan_rounds
 from selector.tuning.repeats import name_untrained, repeat_leaders, train_longer, train_rivals
 from selector.tuning.rounds import run_rounds
 from selector.tuning.strategies._loop import PixelBatches
-from selector.tuning.types import Cache, Candidate, TournamentResult
+from selector.tuning.types import Cache, TournamentResult, TuningCandidate
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Workbench, device_of
 
@@ -36,7 +36,7 @@ QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 
 
 def run_tournament(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[TuningCandidate],
     target: Target,
     task: Task,
     pixels_for: Callable[[AnyPreprocess], PixelBatches],
@@ -162,7 +162,7 @@ def _where_time_went(times: Sequence[float], trainings: Mapping[str, float]) -> 
     }
 
 
-def _load(field: Field, candidates: Sequence[Candidate]) -> None:
+def _load(field: Field, candidates: Sequence[TuningCandidate]) -> None:
     """Bring the encoders into memory and solve their heads: the frozen strategy.
 
     The first that can be used is solved whatever the budget is, so that there is a model; the others as far as they begin
@@ -170,7 +170,7 @@ def _load(field: Field, candidates: Sequence[Candidate]) -> None:
     """
     quarter = field.clock.now() + QUARTER * field.clock.left
 
-    def enter(candidate: Candidate) -> Loaded:
+    def enter(candidate: TuningCandidate) -> Loaded:
         first = not field.loaded
         if not first and field.clock.now() >= quarter:
             raise BudgetEnded("the budget is too short for so many models; give more time.")
@@ -209,7 +209,7 @@ def _enter_configurations(field: Field, strategies: Sequence[str], decoders: Seq
 
 
 def _check(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[TuningCandidate],
     target: Target,
     task: Task,
     strategies: Sequence[str],

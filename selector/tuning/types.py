@@ -22,7 +22,7 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TuningCandidate:
     """One model of the tournament.
 
     Attributes:

@@ -31,7 +31,7 @@ from selector.tuning.journal import Journal
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._kinds import bf16_helps
 from selector.tuning.strategies._loop import Feed, Normalize, PixelBatches, predict
-from selector.tuning.types import Candidate
+from selector.tuning.types import TuningCandidate
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Workbench:
         return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations, mirror))
 
     @contextlib.contextmanager
-    def working_on(self, candidate: Candidate) -> Iterator[None]:
+    def working_on(self, candidate: TuningCandidate) -> Iterator[None]:
         """Work on a candidate: what a worker dies of meanwhile is put down to it.
 
         Raises:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import selector
-from selector.ranking.forecast import Pair, best_line, calibrate, confirmed_pairs, of_metric
+from selector.ranking.forecast import ForecastPair, best_line, calibrate, confirmed_pairs, of_metric
 from selector.ranking.history import History, Result
 from selector.scan.past import identity_of
 from tests.scan.test_scan import FAST, TINY
@@ -18,7 +18,7 @@ HOW = {"strategy": "full", "metric": "accuracy"}
 def line(n, targets=1, noise=0.02, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        Pair(f"t{i % targets}", float(x), float(0.4 + 0.5 * x + noise * rng.standard_normal()))
+        ForecastPair(f"t{i % targets}", float(x), float(0.4 + 0.5 * x + noise * rng.standard_normal()))
         for i, x in enumerate(rng.uniform(0.1, 0.9, n))
     ]
 
@@ -42,7 +42,7 @@ def test_nothing_is_predicted_from_too_few_pairs_or_targets():
     assert calibrate(line(9), "another", **HOW) is None  # one other target does not say how targets differ
     assert calibrate(line(8, targets=2), "another", **HOW) is None
     assert calibrate(line(9, targets=3), "another", **HOW) is not None
-    falling = [Pair("t", p.normalized_score, 1 - p.measured) for p in line(9)]
+    falling = [ForecastPair("t", p.normalized_score, 1 - p.measured) for p in line(9)]
     assert calibrate(falling, "t", **HOW) is None
 
 
@@ -52,7 +52,7 @@ def test_the_interval_over_targets_covers_a_target_of_another_level():
     for _ in range(200):
         level = rng.normal(0, 0.1, 7)
         pairs = [
-            Pair(f"t{i % 7}", float(x), float(0.3 + 0.4 * x + level[i % 7] + 0.01 * rng.standard_normal()))
+            ForecastPair(f"t{i % 7}", float(x), float(0.3 + 0.4 * x + level[i % 7] + 0.01 * rng.standard_normal()))
             for i, x in enumerate(rng.uniform(0.2, 0.8, 28))
         ]
         found = calibrate([p for p in pairs if p.target != "t6"], "t6", **HOW)
@@ -65,7 +65,7 @@ def test_the_interval_over_targets_covers_a_target_of_another_level():
 
 
 def test_shares_stay_shares():
-    steep = [Pair("t", x, y) for x, y in ((0.1, 0.2), (0.3, 0.5), (0.5, 0.7), (0.6, 0.9), (0.7, 0.97))]
+    steep = [ForecastPair("t", x, y) for x, y in ((0.1, 0.2), (0.3, 0.5), (0.5, 0.7), (0.6, 0.9), (0.7, 0.97))]
     at = calibrate(steep, "t", **HOW).at(1.0)
     assert (at.value, at.high) == (1.0, 1.0)
 
@@ -79,7 +79,7 @@ def test_pairs_are_of_one_run_and_one_set_of_members():
         Result("t", "m", "accuracy", 0.7, strategy="full", run="another"),
         Result("t", "m", "accuracy", 88.0, strategy="full", run="r", origin="published", source="x"),
     ]
-    assert confirmed_pairs(rows, "normalized_score:knn") == {("full", "accuracy"): [Pair("t", 0.5, 0.8)]}
+    assert confirmed_pairs(rows, "normalized_score:knn") == {("full", "accuracy"): [ForecastPair("t", 0.5, 0.8)]}
     assert best_line(confirmed_pairs(rows, "normalized_score:knn"), "t") is None
 
 
@@ -90,7 +90,7 @@ def test_other_metrics_say_nothing():
         Result("t", "m", "entity_f1", 0.6, strategy="full", run="r"),
     ]
     assert confirmed_pairs(of_metric(rows, "entity_f1"), "normalized_score:knn") == {
-        ("full", "entity_f1"): [Pair("t", 0.5, 0.6)]
+        ("full", "entity_f1"): [ForecastPair("t", 0.5, 0.6)]
     }
     assert confirmed_pairs(of_metric(rows, None), "normalized_score:knn") == {}
 

@@ -22,10 +22,10 @@ import selector
 from selector.core.errors import BadImagesError, OptionError, SourceError, StoreError
 from selector.core.system import visible_cards
 from selector.data import load_target
-from selector.extract.job import Settings
+from selector.extract.job import ExtractSettings
 from selector.extract.workspace import Workspace
 from selector.run.executor import InProcess, WorkerExecutor
-from selector.run.job import Failure, Result, Shared
+from selector.run.job import Failure, JobResult, Shared
 from selector.run.pool import Pool, _place
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
@@ -168,10 +168,10 @@ class _Names(InProcess):
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def map(self, run: Any, jobs: Any, *_: Any, **__: Any) -> Iterator[Result[Any, Any]]:
+    def map(self, run: Any, jobs: Any, *_: Any, **__: Any) -> Iterator[JobResult[Any, Any]]:
         for job in jobs:
             self.names.append(job.name)
-            yield Result(job, failure=Failure.of(SourceError("not here")))
+            yield JobResult(job, failure=Failure.of(SourceError("not here")))
 
 
 def test_expensive_models_are_handed_over_first(photos: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_weights_are_fetched_once_a_machine(photos: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(sources.get("python"), "load", load)
     store, target = FeatureStore(tmp_path / "store"), load_target(photos)
-    workers = [Workspace(target, store, Settings(device="cpu", trusted=True)) for _ in range(3)]
+    workers = [Workspace(target, store, ExtractSettings(device="cpu", trusted=True)) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         made = list(pool.map(lambda worker: worker.load(ZOO[0]), workers))
     assert len(made) == 3

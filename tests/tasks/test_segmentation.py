@@ -45,7 +45,7 @@ from selector.tasks.segmentation import (
 )
 from selector.tasks.segmentation.mask_predictions import mask_png
 from selector.tasks.segmentation.reading import IGNORE
-from selector.tuning import Candidate, run_tournament
+from selector.tuning import TuningCandidate, run_tournament
 from tests.sources.samples import load, spec
 
 task = Segmentation()
@@ -412,7 +412,7 @@ def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path)
     """The whole confirmation on tiny networks: frozen from the probe, full better, the best saved and read again."""
     specs = [spec("timm:test_resnet")]
     result = run_tournament(
-        [Candidate(s.name, lambda s=s: load(s)) for s in specs],  # type: ignore[misc]
+        [TuningCandidate(s.name, lambda s=s: load(s)) for s in specs],  # type: ignore[misc]
         scenes, task_of(scenes), pixels_for(scenes),
         strategies=("frozen", "full"), max_steps=6, device="cpu", checkpoint_folder=tmp_path / "journal", repeats=0,
     )  # fmt: skip
@@ -442,7 +442,7 @@ def saved(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model that draws well enough: the probe of a tiny network."""
     root = tmp_path_factory.mktemp("saved")
     result = run_tournament(
-        [Candidate("tiny", lambda: load(spec("timm:test_resnet")))],
+        [TuningCandidate("tiny", lambda: load(spec("timm:test_resnet")))],
         scenes,
         task, pixels_for(scenes), strategies=("frozen",), device="cpu", checkpoint_folder=root / "journal",
     )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from selector.core.contracts import Encoder, LabelKind, Preprocess, Target
 from selector.sources import registry as sources
-from selector.tuning import Candidate
+from selector.tuning import TuningCandidate
 from selector.zoo import ModelSpec
 
 CLASSES = ("red", "green", "blue")
@@ -71,5 +71,5 @@ def load(spec: ModelSpec) -> Encoder:
     return sources.get(spec.source_name).load(spec)
 
 
-def candidate(spec: ModelSpec, load: Callable[[ModelSpec], Encoder] = load, **facts: Any) -> Candidate:
-    return Candidate(spec.name, load=lambda: load(spec), identity=spec.feature_settings(), **facts)
+def candidate(spec: ModelSpec, load: Callable[[ModelSpec], Encoder] = load, **facts: Any) -> TuningCandidate:
+    return TuningCandidate(spec.name, load=lambda: load(spec), identity=spec.feature_settings(), **facts)

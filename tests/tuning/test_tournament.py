@@ -39,7 +39,16 @@ from selector.tuning.job import Kit
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
-from selector.tuning.plan import MIN_STEPS, Cost, Plan, Round, fit_rest, make_plan, rounds_of, seconds_of
+from selector.tuning.plan import (
+    MIN_STEPS,
+    Round,
+    StrategyCost,
+    TrainingPlan,
+    fit_rest,
+    make_plan,
+    rounds_of,
+    seconds_of,
+)
 from selector.tuning.rates import _beyond_the_worse
 from selector.tuning.repeats import train_rivals
 from selector.tuning.rounds import _halve, take
@@ -892,12 +901,12 @@ def test_a_budget_ends_with_a_model_without_a_solved_head(
 
 
 costs_of_some = st.lists(
-    st.builds(Cost, st.floats(0.001, 5), st.floats(0, 10), st.floats(0, 5)), min_size=1, max_size=9
+    st.builds(StrategyCost, st.floats(0.001, 5), st.floats(0, 10), st.floats(0, 5)), min_size=1, max_size=9
 )
 
 
 @given(costs_of_some, st.floats(0, 20_000), st.integers(1, 3000), st.integers(1, 300))
-def test_a_plan_fits_its_budget(costs: list[Cost], budget: float, max_steps: int, epoch: int) -> None:
+def test_a_plan_fits_its_budget(costs: list[StrategyCost], budget: float, max_steps: int, epoch: int) -> None:
     plan = make_plan(costs, budget=budget, max_steps=max_steps, steps_an_epoch=epoch)
     if plan is None:
         return
@@ -911,7 +920,7 @@ def test_a_plan_fits_its_budget(costs: list[Cost], budget: float, max_steps: int
 
 def test_a_round_that_is_no_longer_than_the_one_before_is_left_out() -> None:
     """Training starts anew in every round, so a round as short as the last one would tell nothing new."""
-    rounds, costs = [Round(40, 4, 1), Round(100, 2, 1)], [Cost(1.0, 0.0)] * 4
+    rounds, costs = [Round(40, 4, 1), Round(100, 2, 1)], [StrategyCost(1.0, 0.0)] * 4
     assert fit_rest(rounds, costs, 360.0, done=20) == tuple(rounds)
     assert fit_rest(rounds, costs, 216.0, done=20) == (Round(24, 4, 1), Round(60, 2, 1))
     assert fit_rest(rounds, costs, 144.0, done=20) == (Round(72, 2, 1),)
@@ -922,7 +931,7 @@ def test_a_round_that_is_no_longer_than_the_one_before_is_left_out() -> None:
 
 
 @given(costs_of_some, st.integers(50, 3000), st.floats(0, 10_000))
-def test_rounds_that_are_cut_fit_what_is_left(costs: list[Cost], total: int, budget: float) -> None:
+def test_rounds_that_are_cut_fit_what_is_left(costs: list[StrategyCost], total: int, budget: float) -> None:
     rounds = rounds_of(total, len(costs), 3)
     rest = fit_rest(rounds, costs, budget)
     if rest:
@@ -932,10 +941,10 @@ def test_rounds_that_are_cut_fit_what_is_left(costs: list[Cost], total: int, bud
 
 
 def test_a_larger_budget_buys_rates_before_steps() -> None:
-    costs = [Cost(0.1, 1.0, 0.5)] * 2
+    costs = [StrategyCost(0.1, 1.0, 0.5)] * 2
     plans = [make_plan(costs, budget=b, max_steps=2000, steps_an_epoch=40) for b in (5, 30, 60, 120, 100_000)]
     assert plans[0] is None
-    found = [p for p in plans if isinstance(p, Plan)]
+    found = [p for p in plans if isinstance(p, TrainingPlan)]
     assert [p.rounds[0].rates for p in found] == sorted(p.rounds[0].rates for p in found)
     assert found[-1].steps == 2000
     assert make_plan(costs, budget=None, max_steps=80, steps_an_epoch=40) == make_plan(
@@ -944,9 +953,9 @@ def test_a_larger_budget_buys_rates_before_steps() -> None:
 
 
 def test_seconds_assume_that_the_most_expensive_configurations_go_on() -> None:
-    assert seconds_of([Round(10, 2, 3), Round(20, 1, 1)], [Cost(1.0, 2.0, 3.0), Cost(0.1, 0.2, 0.3)]) == pytest.approx(
-        3 * (10 + 2 + 3 + 1 + 0.2 + 0.3) + (20 + 2 + 3)
-    )
+    assert seconds_of(
+        [Round(10, 2, 3), Round(20, 1, 1)], [StrategyCost(1.0, 2.0, 3.0), StrategyCost(0.1, 0.2, 0.3)]
+    ) == pytest.approx(3 * (10 + 2 + 3 + 1 + 0.2 + 0.3) + (20 + 2 + 3))
 
 
 # ---------------------------------------------------------------------------- going on

@@ -36,7 +36,7 @@ class HuggingFaceItems:
         return read_image_file(cell["path"])
 
 
-class _Cells(Mapping[str, Any]):
+class _HubCells(Mapping[str, Any]):
     """Columns of a dataset, each read when it is asked for."""
 
     def __init__(self, dataset: Any) -> None:
@@ -90,7 +90,7 @@ def _read(x: Any, options: Options) -> Table:
     found = Columns(
         where=where,
         name=where,
-        columns=_Cells(x),
+        columns=_HubCells(x),
         names=names,
         pictures_of=pictures_of,
         types={

@@ -31,7 +31,7 @@ class Outputs:
     maps: Sequence[tuple[int, Tensor]] = ()
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """A row reader.
 
     Attributes:
@@ -55,6 +55,6 @@ class Reader(Protocol):
         ...
 
 
-registry: Registry[Reader] = Registry("selector.extract.readers", "row reader")
+registry: Registry[RowReader] = Registry("selector.extract.readers", "row reader")
 reader = registry.instance
 """Class decorator: ``@reader("name")`` files one instance of the class."""

@@ -33,7 +33,15 @@ import numpy as np
 from selector.core.contracts import Items, Preprocess, Progress, ProgressCallback, RawImage, no_progress
 from selector.core.errors import BadImagesError, TargetError
 from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, image_size, read_image
-from selector.modalities.pixels.segments import Place, SegmentReader, SegmentWriter, digest_of, prune, read_index, touch
+from selector.modalities.pixels.segments import (
+    RowPlace,
+    SegmentReader,
+    SegmentWriter,
+    digest_of,
+    prune,
+    read_index,
+    touch,
+)
 from selector.modalities.pixels.transform import normalize, prepare, resize
 
 if TYPE_CHECKING:
@@ -85,7 +93,7 @@ class Pixels:
         hashes: Sequence[str],
         names: Sequence[str],
         preprocess: Preprocess,
-        places: Mapping[bytes, Place],
+        places: Mapping[bytes, RowPlace],
         bad: Mapping[int, str],
         temporary: _Temporary | None = None,
     ) -> None:
@@ -186,7 +194,7 @@ def open_pixels_many(
     temporary: _Temporary | None = None
     folders = [] if folder is None else [folder]
 
-    def look() -> dict[str, dict[bytes, Place]]:
+    def look() -> dict[str, dict[bytes, RowPlace]]:
         return {key: {k: v for f in folders for k, v in _index_of(f, p, digests).items()} for key, p in wanted.items()}
 
     places, bad = look(), dict[int, str]()
@@ -222,7 +230,7 @@ class _Temporary:
 
 
 @dataclass
-class _Job:
+class _DecodeJob:
     """An image to decode: a position, and the resizes that lack it."""
 
     index: int
@@ -230,8 +238,8 @@ class _Job:
 
 
 def _missing(
-    hashes: Sequence[str], wanted: Mapping[str, Preprocess], places: Mapping[str, Mapping[bytes, Place]]
-) -> list[_Job]:
+    hashes: Sequence[str], wanted: Mapping[str, Preprocess], places: Mapping[str, Mapping[bytes, RowPlace]]
+) -> list[_DecodeJob]:
     jobs, seen = [], set()
     for index, value in enumerate(hashes):
         if value in seen:
@@ -240,13 +248,13 @@ def _missing(
         digest = digest_of(value)
         keys = [key for key in wanted if digest not in places[key]]
         if keys:
-            jobs.append(_Job(index, keys))
+            jobs.append(_DecodeJob(index, keys))
     return jobs
 
 
 def _make_room(
     folder: Path,
-    missing: Sequence[_Job],
+    missing: Sequence[_DecodeJob],
     wanted: Mapping[str, Preprocess],
     used: Collection[Path],
     max_size: int,
@@ -267,14 +275,14 @@ def _make_room(
 
 
 def _fill(
-    items: Items, hashes: Sequence[str], names: Sequence[str], wanted: Mapping[str, Preprocess], jobs: Sequence[_Job],
+    items: Items, hashes: Sequence[str], names: Sequence[str], wanted: Mapping[str, Preprocess], jobs: Sequence[_DecodeJob],
     folder: Path, room: int, workers: int, progress: ProgressCallback,
 ) -> dict[int, str]:  # fmt: skip
     """Decode ``jobs`` and write their rows; reasons by position of those that cannot be decoded."""
     reasons: dict[str, str] = {}
     large = threading.Lock()
 
-    def decode(job: _Job) -> dict[str, NDArray[np.uint8]] | str:
+    def decode(job: _DecodeJob) -> dict[str, NDArray[np.uint8]] | str:
         try:
             raw = _checked_item(items, job.index, hashes, names)
             with large if _is_large(raw) else contextlib.nullcontext():
@@ -305,11 +313,11 @@ def _fill(
 
 
 def _in_order(
-    work: Callable[[_Job], dict[str, NDArray[np.uint8]] | str], jobs: Sequence[_Job], workers: int
-) -> Iterator[tuple[_Job, dict[str, NDArray[np.uint8]] | str]]:
+    work: Callable[[_DecodeJob], dict[str, NDArray[np.uint8]] | str], jobs: Sequence[_DecodeJob], workers: int
+) -> Iterator[tuple[_DecodeJob, dict[str, NDArray[np.uint8]] | str]]:
     """Results in order, with a bounded number of them waiting."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="selector-decode")
-    waiting: deque[tuple[_Job, Future[dict[str, NDArray[np.uint8]] | str]]] = deque()
+    waiting: deque[tuple[_DecodeJob, Future[dict[str, NDArray[np.uint8]] | str]]] = deque()
     try:
         for job in jobs:
             waiting.append((job, pool.submit(work, job)))
@@ -361,7 +369,7 @@ def _folder_of(folder: Path, preprocess: Preprocess) -> Path:
     return folder / f"v{DECODER_VERSION}-{preprocess.pixels_key()}"
 
 
-def _index_of(folder: Path, preprocess: Preprocess, digests: Collection[bytes]) -> dict[bytes, Place]:
+def _index_of(folder: Path, preprocess: Preprocess, digests: Collection[bytes]) -> dict[bytes, RowPlace]:
     return read_index(_folder_of(folder, preprocess), (*preprocess.input_size[1:], 3), digests)
 
 

@@ -47,7 +47,7 @@ def digest_of(content: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Place:
+class RowPlace:
     """Where a row lies."""
 
     path: Path
@@ -55,9 +55,9 @@ class Place:
     checksum: int
 
 
-def read_index(folder: Path, shape: tuple[int, int, int], wanted: Collection[bytes]) -> dict[bytes, Place]:
+def read_index(folder: Path, shape: tuple[int, int, int], wanted: Collection[bytes]) -> dict[bytes, RowPlace]:
     """Where the ``wanted`` digests lie in the whole segments of a folder; a damaged segment is left out."""
-    places: dict[bytes, Place] = {}
+    places: dict[bytes, RowPlace] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         # gone: pruned by another process just now
         with contextlib.suppress(FileNotFoundError, Damaged):
@@ -67,7 +67,7 @@ def read_index(folder: Path, shape: tuple[int, int, int], wanted: Collection[byt
             digests, sums = segment.array("digests"), segment.array("sums")
             for row, (digest, checksum) in enumerate(zip(digests, sums.tolist(), strict=True)):
                 if (key := digest.tobytes()) in wanted:
-                    places.setdefault(key, Place(path, row, checksum))
+                    places.setdefault(key, RowPlace(path, row, checksum))
     return places
 
 
@@ -137,7 +137,7 @@ class SegmentReader:
         self._checked: set[tuple[Path, int]] = set()
         self._lock = threading.Lock()
 
-    def read_into(self, place: Place, out: np.ndarray) -> bool:
+    def read_into(self, place: RowPlace, out: np.ndarray) -> bool:
         """Copy a row; False when its file is gone or its checksum (looked at once) is wrong."""
         try:
             mapped = self._map(place.path)

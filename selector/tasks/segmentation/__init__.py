@@ -27,7 +27,7 @@ from selector.tasks.segmentation.mask_predictions import (
     small_overlay,
     swatch,
 )
-from selector.tasks.segmentation.reading import Masks, SegmentationReading
+from selector.tasks.segmentation.reading import MaskAnnotations, SegmentationReading
 
 if TYPE_CHECKING:
     import torch
@@ -362,7 +362,7 @@ class Segmentation(SegmentationReading, MapTask):
         return _section(stats, class_names)
 
 
-def point_weights(masks: Masks, plan: RowPlan) -> np.ndarray:
+def point_weights(masks: MaskAnnotations, plan: RowPlan) -> np.ndarray:
     """How many pixels each row stands for (R,): the pixels of its class in its picture over its points there."""
     labels = plan.facets["class"].labels
     classes = masks.pixels.shape[1]
@@ -383,7 +383,7 @@ def estimated_iou(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray
 class _Counting:
     """Logits -> counts, a picture at a time; see ``core.task.Evaluator``."""
 
-    def __init__(self, masks: Masks, classes: int) -> None:
+    def __init__(self, masks: MaskAnnotations, classes: int) -> None:
         self._masks, self._classes = masks, classes
         self._rows: list[np.ndarray] = []
         self._confusion = np.zeros((classes, classes), np.int64)
@@ -479,9 +479,9 @@ def _predicted(logits: Any, size: tuple[int, int], class_names: Sequence[str]) -
 # ---------------------------------------------------------------------------- masks
 
 
-def _masks(target: Target) -> Masks:
+def _masks(target: Target) -> MaskAnnotations:
     found = target.annotations
-    assert isinstance(found, Masks), "a target of this task has masks"
+    assert isinstance(found, MaskAnnotations), "a target of this task has masks"
     return found
 
 
@@ -489,7 +489,7 @@ _MOST_KEPT = 20_000  # pictures
 _known: OrderedDict[tuple[str, str, int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
 
-def _sampled(content: str, masks: Masks, index: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _sampled(content: str, masks: MaskAnnotations, index: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(places (R, 2), classes (R,)) of a picture; worked out once, since every model reads the same."""
     key = (content, masks.digest(index), count, seed)
     if key not in _known:

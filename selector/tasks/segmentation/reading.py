@@ -31,7 +31,7 @@ VOC = (
 
 
 @dataclass(frozen=True)
-class Masks:
+class MaskAnnotations:
     """A mask (H, W) an item; see ``core.task.Annotations``.
 
     Attributes:
@@ -84,7 +84,7 @@ class Masks:
         said = f"{self.hashes[index]} {self.values.tolist()}"
         return xxhash.xxh3_128_hexdigest(said.encode())
 
-    def take(self, indices: np.ndarray) -> Masks:
+    def take(self, indices: np.ndarray) -> MaskAnnotations:
         """Those of some items."""
         hashes = tuple(self.hashes[i] for i in indices.tolist())
         return replace(self, pixels=self.pixels[indices], hashes=hashes, indices=self.indices[indices])
@@ -123,7 +123,7 @@ class SegmentationReading:
         """Tables with a mask an item."""
         return None if "mask" in table.roles else "the data have no column of masks"
 
-    def read(self, table: Table) -> Masks:
+    def read(self, table: Table) -> MaskAnnotations:
         """Every mask is decoded once, to be checked and counted; none is kept.
 
         Raises:
@@ -145,7 +145,7 @@ class SegmentationReading:
             found = f"'{class_names[0]}'" if class_names else "none"
             raise TargetError(f"{table.where}: the masks show one class only ({found}); a ranking needs at least two.")
         pixels = np.array([[one.counts.get(int(value), 0) for value in values] for one in seen], dtype=np.int64)
-        return Masks(
+        return MaskAnnotations(
             class_names, pixels, values, ignored, tuple(one.hash for one in seen), table.where, noun_of(table.modality),
             tuple(notes), raw, np.arange(len(table)),
         )  # fmt: skip
