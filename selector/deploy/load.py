@@ -140,11 +140,13 @@ class SavedModel:
         from safetensors.torch import load_file
 
         from selector.sources import registry
+        from selector.sources._bounded import Bounded
 
-        recipe = self.config["recipe"]
+        recipe, weights = self.config["recipe"], self.path / WEIGHTS
         check_recipe_trusted(self.config, self._trust, self.path)
         try:
-            module = self.task.rebuild(recipe, registry.get(self.config["source"]).build)
+            with Bounded(weights, f"{self.path / CONFIG}: recipe"):
+                module = self.task.rebuild(recipe, registry.get(self.config["source"]).build)
         except SelectorError:
             raise
         except Exception as error:
@@ -153,7 +155,6 @@ class SavedModel:
                 f"{self.path / CONFIG}: recipe: no network can be built from it ({type(error).__name__}: "
                 f"{(str(error) or 'no reason given').splitlines()[0][:200]}); run 'selector confirm' again."
             ) from error
-        weights = self.path / WEIGHTS
         try:
             module.load_state_dict(from_library(self.config["source"], load_file(weights)))
         except (OSError, SafetensorError, RuntimeError) as error:

@@ -140,9 +140,12 @@ def file_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 _FOR_PEOPLE = frozenset(
     {
         *("_name_or_path", "name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "finetuning_task"),
-        *("id2label", "label2id", "task_specific_params", "torch_dtype", "transformers_version"),
+        *("id2label", "label2id", "num_labels", "task_specific_params", "torch_dtype"),
+        "transformers_version",
     }
 )
+
+_MOST_PARTS = 10_000  # layers, experts: lists of this length are made before the first weight is
 
 _BUILT_IN = (None, "eager", "sdpa", "flex_attention")  # in float32; others fall back to kernels that are fetched
 
@@ -163,6 +166,12 @@ def _refuse_foreign(name: str, value: Any) -> None:
                 f"{name}: the configuration asks for {key} {str(part)[:80]!r}, which is code from elsewhere and is not "
                 f"run; take the key out of config.json (read are {', '.join(map(str, _BUILT_IN[1:]))})."
             )
+        if (
+            isinstance(part, int)
+            and part > _MOST_PARTS
+            and any(word in str(key) for word in ("layer", "expert", "block"))
+        ):
+            raise SourceError(f"{name}: {key} is {part:,}; expected at most {_MOST_PARTS:,}.")
         if key == "quantization_config" and part:
             raise SourceError(f"{name}: quantized weights are not read; take weights in floating point.")
         _refuse_foreign(name, part)

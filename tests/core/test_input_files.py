@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from selector.core.errors import ConfigError, TargetError
 from selector.core.input_files import FileRefused, check_json, check_unpacked, read_arrays, read_file
 from selector.data import load_target
+from selector.data.readers.parquet import column_cells
 
 
 def pictures(folder: Path, count: int = 8) -> list[str]:
@@ -196,6 +198,28 @@ def test_a_value_that_is_repeated_is_measured_before_it_is_unpacked(tmp_path: Pa
     pq.write_table(table, tmp_path / "t.parquet", store_schema=False)
     with pytest.raises(TargetError, match="unpacks to"):
         load_target(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("kind", ["list", "boxes", "numbers"])
+def test_a_value_that_lists_repeat_is_measured_before_it_is_unpacked(tmp_path: Path, kind: str) -> None:
+    count = 40_000_000 if kind == "numbers" else 10_000
+    held = pa.array(np.zeros(count, np.int64))
+    if kind != "numbers":
+        held = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), ["x" * 1_000_000])
+    if kind == "boxes":
+        held = pa.StructArray.from_arrays([held, pa.array(np.zeros(count))], ["category", "area"])
+    cells = pa.ListArray.from_arrays(pa.array([0, count // 2, count], pa.int32()), held)
+    pq.write_table(pa.table({"text": ["a", "b"], "label": cells}), tmp_path / "t.parquet", store_schema=False)
+    before = resident()
+    with pytest.raises(TargetError, match="unpacks to"):
+        for _ in column_cells(tmp_path / "t.parquet", "label"):
+            pass
+    assert resident() - before < 500_000_000
+
+
+def resident() -> int:
+    """Bytes that this process holds."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def test_two_columns_of_one_name_are_named(tmp_path: Path) -> None:

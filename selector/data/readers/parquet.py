@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEPT_GROUPS = 4
+_VALUE_BYTES = 8  # of a value in a list, at least: its place in the list
 
 DAMAGE = (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, ArithmeticError)
 """What pyarrow raises on a damaged file; its own errors are of these classes."""
@@ -131,22 +132,18 @@ def column_cells(path: Path, name: str) -> Iterator[list[Any]]:
     Raises:
         TargetError: the footer says another number of rows, or the cells take more memory than is allowed.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    # as codes of different values, so that a value that is repeated a million times is measured before it is
-    flat = pq.read_schema(path).field(name).type
-    coded = [name] if _is_string(flat) or pa.types.is_binary(flat) or pa.types.is_large_binary(flat) else None
-    with pq.ParquetFile(path, read_dictionary=coded) as file:
+    with pq.ParquetFile(path) as file:
         rows, size = file.metadata.num_rows, path.stat().st_size
+        texts, inner = _leaves(file.metadata, name)
+    _measured(path, CELL_BYTES * rows + inner, size)
+    # as codes of different values, so that a value that is repeated a million times is measured before it is
+    with pq.ParquetFile(path, read_dictionary=texts or None) as file:
         unpacked, count = CELL_BYTES * rows, 0
-        for batch in file.iter_batches(batch_size=4096 if coded else 256, columns=[name]):
+        for batch in file.iter_batches(batch_size=4096 if texts else 256, columns=[name]):
             cells = batch.column(0)
-            if isinstance(cells, pa.DictionaryArray):
-                unpacked += pc.sum(pc.binary_length(cells.dictionary).take(cells.indices)).as_py() or 0
-            else:
-                unpacked += 4 * cells.nbytes
+            unpacked += _unpacked(cells)
             _measured(path, unpacked, size)
             count += len(cells)
             yield cells.to_pylist()
@@ -155,6 +152,37 @@ def column_cells(path: Path, name: str) -> Iterator[list[Any]]:
                 f"{path}: column {name!r} holds {count} cells, and the footer says {rows} rows; the file is damaged: write "
                 "it again."
             )
+
+
+def _leaves(metadata: Any, name: str) -> tuple[list[str], int]:
+    """Paths of the texts that a column consists of; and bytes of the objects that its lists become, by the footer."""
+    texts, inner = [], 0
+    for number in range(metadata.num_columns):
+        leaf = metadata.schema.column(number)
+        if leaf.path != name and not leaf.path.startswith(f"{name}."):
+            continue
+        if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type != "DECIMAL":
+            texts.append(leaf.path)
+        if leaf.max_repetition_level:
+            values = (metadata.row_group(group).column(number).num_values for group in range(metadata.num_row_groups))
+            inner += _VALUE_BYTES * sum(values)
+    return texts, inner
+
+
+def _unpacked(cells: Any) -> int:
+    """Bytes of cells as Python objects, of which texts are codes so far."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(cells, pa.DictionaryArray):
+        if not (_is_string(cells.type.value_type) or _is_bytes(cells.type.value_type)):
+            return _VALUE_BYTES * len(cells)
+        return pc.sum(pc.binary_length(cells.dictionary).take(cells.indices)).as_py() or 0
+    if isinstance(cells, pa.StructArray):
+        return sum(map(_unpacked, cells.flatten()))
+    if _inner(cells.type) is not None:
+        return 4 * (cells.nbytes - cells.flatten().nbytes) + _unpacked(cells.flatten())
+    return int(4 * cells.nbytes)
 
 
 def _measured(path: Path, unpacked: int, size: int, *, in_parts: bool = False) -> None:
@@ -257,6 +285,12 @@ def _is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _is_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _pictures(schema: pa.Schema) -> list[str]:
     """Columns that are declared to be images; and of an undeclared table those of bytes and path."""
     import pyarrow as pa
@@ -320,7 +354,7 @@ def _image_bytes(value: Any, file: Path, row: int) -> memoryview:
             path = value["path"].as_py()
         value = value["bytes"] if value.is_valid and "bytes" in fields else None
     if value is not None and value.is_valid:
-        if not (pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type)):
+        if not _is_bytes(value.type):
             raise TargetError(
                 f"{file}: row {row}: the image column holds {value.type}; expected a struct of bytes and path, or binary."
             )
