@@ -365,6 +365,11 @@ class Task(ABC):
         """
         return None
 
+    def refit(self, target: Target, rows: tuple[RowPlan, np.ndarray], probe: Probe) -> Probe | None:
+        """The probe solved again on all these rows, with the strength that validation chose for ``probe``; None where the
+        task's probe holds more than that."""
+        return None
+
     def probe_outputs(self, probe: Probe, features: np.ndarray) -> Any:
         """Outputs of the probe as ``Learner.predict`` gives them, of rows that are whole items or words; None where
         outputs need the network itself (masks, boxes)."""

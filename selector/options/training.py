@@ -48,6 +48,10 @@ class TrainingOptions(CallOptions):
     metric: str | None = option(
         None, "Metric that decides between fine-tuned models (default: the task's own).", panel=CONFIRM, needs=(LABELS,)
     )
+    refit: bool = option(
+        True, "Solve the head of a frozen winner again on train and validation items together.", panel=CONFIRM,
+        needs=(LABELS, NETWORKS),
+    )  # fmt: skip
     max_steps: int | None = option(
         None, "Maximum optimizer steps per final training (default: as many as the budget allows).", ge=1, panel=CONFIRM
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from selector import tasks
 from selector.config import ConfirmConfig, HistoryLike
@@ -14,7 +15,7 @@ from selector.core.errors import HistoryError
 from selector.core.units import format_duration
 from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
-from selector.results import BEST, Caveat, Measurement, ModelResult
+from selector.results import BEST, Caveat, Measurement, ModelResult, final_measurements
 from selector.run.worker import working_on
 from selector.scan import masked
 from selector.scan.caveats import MAJORITY, majority
@@ -26,6 +27,9 @@ from selector.scan.second_stage import second_stage
 from selector.scan.summary import ordered
 from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
+
+if TYPE_CHECKING:
+    from selector.tuning import TournamentResult
 
 UNTRAINED = "no model was measured"
 
@@ -72,7 +76,9 @@ def confirm_leading(
         budget_seconds=None if config.seconds is None else max(1.0, config.seconds - spent) if told else config.seconds,
         max_steps=config.max_steps,
         metric=config.metric,
+        rates=_rates_before(ranking) if config.models is not None else {},
         resolution=config.resolution,
+        refit=config.refit,
         device=extraction.settings["device"],
         seed=config.seed or 0,
         features_for=None
@@ -86,6 +92,8 @@ def confirm_leading(
         given_up=extraction.given_up,
         supplies=extraction.supplies(chosen),
     )
+    if config.models is not None and (kept := _still_best(ranking, result, config.metric or task.default_metric)):
+        return save_run(replace(ranking, warnings=tuple(dict.fromkeys((*ranking.warnings, kept)))), folder)
     confirmed = replace(
         ranking,
         models=ordered(
@@ -123,6 +131,38 @@ def confirm_leading(
         with working_on(best.name):
             save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
     return save_run(remembered(confirmed, config.history), folder)
+
+
+def _rates_before(ranking: Ranking) -> dict[str, float]:
+    """The learning rate at which each model was measured before, by ``model strategy``."""
+    return {
+        f"{model.name} {m.strategy}": m.learning_rate
+        for model in ranking
+        for m in final_measurements(model).values()
+        if m.status == "ok" and m.learning_rate is not None
+    }
+
+
+def _still_best(ranking: Ranking, result: TournamentResult, metric: str) -> str:
+    """Why the model that was saved before stays; empty where a new one is better on validation, or nothing was saved."""
+    before = [
+        (m.merit, model.name, m)
+        for model in ranking
+        for m in model.measurements
+        if m.status == "ok" and m.metric == metric
+    ]
+    if not before or result.best is None or ranking.path is None or not (ranking.path / BEST).is_dir():
+        return ""
+    merit, name, old = max(before, key=lambda found: found[0])
+    found = next(
+        m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy and m.status == "ok"
+    )
+    if found.merit > merit:
+        return ""
+    return (
+        f"{result.best.name} {found.strategy} was trained for {found.steps} steps and has {metric} {found.val_value:.3f} on "
+        f"validation, no better than {name} {old.strategy} ({old.val_value:.3f}), which stays the saved model."
+    )
 
 
 def _time_line(spent: float, parts: Mapping[str, float]) -> list[str]:

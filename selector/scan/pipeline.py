@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from selector.config import TOP_K, ConfirmConfig, ScanConfig
 from selector.core.contracts import ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError
 from selector.core.progress import listening
+from selector.core.units import words
 from selector.modalities.image import pixel_limit
 from selector.report.html import write_report
 from selector.report.overview import Rankings
@@ -109,10 +111,13 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
     if not isinstance(ranking, Ranking):
         ranking = load_ranking(ranking)
     specs = [ModelSpec.model_validate(dict(m.spec)) for m in ranking if m.status == "ok"]
-    networks = len({network_of(spec) for spec in specs})
-    if not networks:
+    if not specs:
         raise ConfigError("no model of this run finished, so there is none to confirm; its report says why.")
-    top_k = min(TOP_K, networks) if config.top_k is None else config.top_k
+    if config.models is not None:
+        specs = _named(specs, words(config.models))
+    networks = len({network_of(spec) for spec in specs})
+    usual = networks if config.models is not None else min(TOP_K, networks)
+    top_k = usual if config.top_k is None else config.top_k
     if top_k > networks:
         raise OptionError(
             f"top_k must be an int in the range [1, {networks}], the number of models that finished. Got {top_k}.",
@@ -138,6 +143,21 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
             ranking = ranking.save(run_folder(config, data, confirming=True) or default_run_folder(data))
         extraction = extraction_for(data, features_store, made, config, trusted, notify, isolation_of(made), executor)
         return fine_tune(ranking, extraction, specs, config, top_k)
+
+
+def _named(specs: Sequence[ModelSpec], patterns: Sequence[str]) -> list[ModelSpec]:
+    """The models that finished and are named.
+
+    Raises:
+        OptionError: a pattern names none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(spec.name, pattern) for spec in specs):
+            finished = ", ".join(spec.name for spec in specs[:5])
+            raise OptionError(
+                f"models must name models of this run that finished ({finished}). Got '{pattern}'.", "models"
+            )
+    return [spec for spec in specs if any(fnmatchcase(spec.name, pattern) for pattern in patterns)]
 
 
 def _check_trust(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int, trusted: bool) -> None:

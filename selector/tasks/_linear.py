@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -109,15 +110,29 @@ class LinearTask(Task):
             learner.start_from(init["weight"], init["bias"])
         return learner
 
-    def probe(self, target: Target, train: tuple[RowPlan, np.ndarray], val: tuple[RowPlan, np.ndarray]) -> Probe | None:
-        """``weight`` (K, D), ``bias`` (K,) and ``strength`` (); see ``linear.solve_head``."""
+    def probe(
+        self,
+        target: Target,
+        train: tuple[RowPlan, np.ndarray],
+        val: tuple[RowPlan, np.ndarray],
+        strengths: Sequence[float] | None = None,
+    ) -> Probe | None:
+        """``weight`` (K, D), ``bias`` (K,) and ``strength`` (); see ``linear.solve_head``, for ``strengths`` as well."""
         (plan, rows), (held_plan, held_rows) = train, val
         labels, held_out = plan.facets[self.facet].labels, held_plan.facets[self.facet].labels
         if self.label_kind is LabelKind.CLASSES and len(np.unique(labels)) < 2:
             return None
         outputs = self.num_outputs(target)
-        head = solve_head(steadied(rows), labels, held_rows, held_out, outputs, label_kind=self.label_kind)
+        head = solve_head(
+            steadied(rows), labels, held_rows, held_out, outputs, label_kind=self.label_kind, strengths=strengths
+        )
         return {"weight": head.weight, "bias": head.bias, "strength": np.array(head.strength)}
+
+    def refit(self, target: Target, rows: tuple[RowPlan, np.ndarray], probe: Probe) -> Probe | None:
+        """See ``Task``."""
+        plan, features = rows
+        none = replace(plan, facets={name: replace(f, labels=f.labels[:0]) for name, f in plan.facets.items()})
+        return self.probe(target, rows, (none, features[:0]), [float(probe["strength"])])
 
     def probe_outputs(self, probe: Probe, features: np.ndarray) -> np.ndarray:
         """(R, K) float32."""

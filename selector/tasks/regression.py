@@ -137,7 +137,13 @@ class Regression(RegressionReading, LinearTask):
         deviation = np.nanstd(values, axis=0)
         return np.nanmean(values, axis=0), np.where(deviation > 0, deviation, 1.0)
 
-    def probe(self, target: Target, train: tuple[RowPlan, np.ndarray], val: tuple[RowPlan, np.ndarray]) -> Probe | None:
+    def probe(
+        self,
+        target: Target,
+        train: tuple[RowPlan, np.ndarray],
+        val: tuple[RowPlan, np.ndarray],
+        strengths: Sequence[float] | None = None,
+    ) -> Probe | None:
         """Ridge on standardized values; see ``linear.solve_head``."""
         mean, scale = self.standard(target)
 
@@ -147,7 +153,7 @@ class Regression(RegressionReading, LinearTask):
             labels = ((self.labels(facet.labels) - mean) / scale).astype(np.float32)
             return replace(plan, facets={self.facet: replace(facet, labels=labels)}), rows
 
-        return super().probe(target, standardized(train), standardized(val))
+        return super().probe(target, standardized(train), standardized(val), strengths)
 
     def judged(
         self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None

@@ -16,7 +16,7 @@ from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.plan import STEPS_AT_LEAST, StrategyCost
-from selector.tuning.trial import Trial, key_of
+from selector.tuning.trial import Trial, key_of, rates_of
 from selector.tuning.workbench import Workbench
 
 
@@ -68,6 +68,7 @@ class Field:
             ``dead`` those that failed before their first round.
         history: every trial of every round.
         notes: for the reader.
+        refitted: name of the model whose frozen head was solved again on train and validation items.
         settled: whether the leader was found before the last round.
     """
 
@@ -84,6 +85,7 @@ class Field:
     dead: list[Configuration] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    refitted: str = ""
     settled: bool = False
 
     @property
@@ -109,6 +111,12 @@ class Field:
     def alive(self) -> list[Configuration]:
         """Configurations that are still in."""
         return [configuration for configuration in self.configurations if configuration.alive]
+
+    def rates(self, configuration: Configuration) -> tuple[float, ...]:
+        """The learning rates to try, by preference: first the one of an earlier training."""
+        usual = rates_of(configuration.loaded, configuration.strategy)
+        before = self.settings.get("rates", {}).get(configuration.label)
+        return usual if before is None else (before, *(rate for rate in usual if rate != before))
 
     def incomplete(self, configuration: Configuration) -> bool:
         """Whether its best run saw less than an epoch, and took fewer steps than a training worth the name or the call asks

@@ -10,7 +10,7 @@ from selector.tuning.loading import settle_precision
 from selector.tuning.plan import SHARE_OF_BUDGET, Round, seconds_of
 from selector.tuning.rounds import book, far_behind, take, train_configuration
 from selector.tuning.training import Planned, train_configurations
-from selector.tuning.trial import Trial, rates_of
+from selector.tuning.trial import Trial
 
 LONGER = 1.5  # times the steps of the last round: fewer more would not show
 
@@ -54,7 +54,9 @@ def train_rivals(field: Field) -> None:
 
 
 def _train_rivals(field: Field, rivals: Sequence[Configuration], steps: Mapping[str, int], number: int) -> None:
-    entries = [Planned(c, (_rate(c),), field.seed, steps[c.label], _seconds(field, c, steps[c.label])) for c in rivals]
+    entries = [
+        Planned(c, (_rate(field, c),), field.seed, steps[c.label], _seconds(field, c, steps[c.label])) for c in rivals
+    ]
     for rival, runs in train_configurations(field, entries):
         for run in runs[:1]:
             book(field, rival, run, number)
@@ -102,7 +104,7 @@ def train_longer(field: Field) -> None:
         done.append(steps if steps >= LONGER * _steps(leader) else 0)
         field.clock.remember()
     if done[0]:
-        trial = Trial(leader.loaded.name, leader.strategy, _rate(leader), field.seed)
+        trial = Trial(leader.loaded.name, leader.strategy, _rate(field, leader), field.seed)
         run = train_configuration(field, leader, trial, leader.round + 1, done[0])
         if run is not None:
             take(field, leader, [run], leader.round)
@@ -139,7 +141,7 @@ def repeat_leaders(field: Field) -> None:
 
 def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[Run | None]:
     """A run of each with this seed; None where time was too short."""
-    entries = [Planned(c, (_rate(c),), seed, _steps(c), _seconds(field, c, _steps(c))) for c in leaders]
+    entries = [Planned(c, (_rate(field, c),), seed, _steps(c), _seconds(field, c, _steps(c))) for c in leaders]
     found: dict[str, Run | None] = {}
     for configuration, runs in train_configurations(field, entries):
         for run in runs[:1]:
@@ -148,10 +150,10 @@ def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[
     return [found.get(configuration.label) for configuration in leaders]
 
 
-def _rate(configuration: Configuration) -> float:
+def _rate(field: Field, configuration: Configuration) -> float:
     """Of its best run; the first by preference for one that has not been trained."""
     if configuration.best is None:
-        return rates_of(configuration.loaded, configuration.strategy)[0]
+        return field.rates(configuration)[0]
     return configuration.best.trial.rate
 
 

@@ -9,7 +9,7 @@ from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.plan import FEWEST_STEPS, Round, TrainingPlan, fit_rest, seconds_of
 from selector.tuning.settle import stop_if_settled
 from selector.tuning.training import Planned, train_configurations
-from selector.tuning.trial import Trial, rates_of
+from selector.tuning.trial import Trial
 
 FAR_BEHIND = 5  # ε behind the leader; no configuration of the recorded trainings made up for so much
 
@@ -45,7 +45,7 @@ def run_rounds(field: Field, plan: TrainingPlan) -> None:
 def _train_one(field: Field) -> None:
     """A few steps of the first configuration that takes them, whatever the clock says: a budget always ends with a model."""
     for configuration in field.alive():
-        rate = rates_of(configuration.loaded, configuration.strategy)[0]
+        rate = field.rates(configuration)[0]
         trial = Trial(configuration.loaded.name, configuration.strategy, rate, field.seed)
         run = train_configuration(field, configuration, trial, 1, FEWEST_STEPS, math.inf)
         if run is not None:
@@ -92,9 +92,7 @@ def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = 
     if field.clock.budget is not None:
         configurations = sorted(configurations, key=lambda configuration: configuration.step_seconds)
     rates = {
-        configuration.label: rates_of(configuration.loaded, configuration.strategy)[: this.rates]
-        if number == 0
-        else (configuration.rate,)
+        configuration.label: field.rates(configuration)[: this.rates] if number == 0 else (configuration.rate,)
         for configuration in configurations
     }
     reached = []

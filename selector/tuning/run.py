@@ -47,12 +47,14 @@ def run_tournament(
     max_steps: int | None = None,
     metric: str | None = None,
     epsilon: float | None = None,
+    rates: Mapping[str, float] | None = None,
     resolution: int | None = None,
     device: str = "auto",
     seed: int = 0,
     augment: bool = True,
     batch_size: int | None = None,
     repeats: int = 2,
+    refit: bool = True,
     features_for: Callable[[str, np.ndarray], np.ndarray] | None = None,
     cache: Cache | None = None,
     checkpoint_folder: Path,
@@ -77,11 +79,13 @@ def run_tournament(
         max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
         metric: decides; None for the task's own.
         epsilon: how much worse, in units of the metric, is as good; None for what the metric declares.
+        rates: learning rates that are tried first, by ``model strategy``: those of earlier trainings.
         resolution: short side in pixels to train at; None for the native one, reduced only when the
             budget needs it. Metrics at a reduced resolution are marked.
         augment: light augmentation of the training images.
         batch_size: items a step, equal for all; the task's own when not given.
         repeats: further seeds for the two leading configurations, when time is left.
+        refit: solve the head of a frozen model that is handed over again on train and validation items, from cached features.
         features_for: (candidate, positions) -> cached features (N, D) at the native resolution.
         cache: keeps plans and finished measurements for later runs.
         checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
@@ -114,6 +118,8 @@ def run_tournament(
         "augment": augment,
         "batch_size": batch_size,
         "repeats": repeats,
+        "refit": refit,
+        **({"rates": dict(rates)} if rates else {}),
     }
     bench = Workbench(
         target,

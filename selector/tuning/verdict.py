@@ -14,13 +14,17 @@ from selector.results import Measurement
 from selector.tuning.advice import advise
 from selector.tuning.compare import Standing
 from selector.tuning.field import Configuration, Field, Run, stats_of
-from selector.tuning.heads import frozen_module, frozen_stats
+from selector.tuning.heads import frozen_module, frozen_stats, refit
 from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._loop import predict
 from selector.tuning.trial import final_stats, has_final_stats, module_of, optimizer_of
 from selector.tuning.types import EpsilonMember, TournamentResult, Trained
 
+REFITTED = (
+    "the saved head was solved again on train and validation items together, at the strength that validation chose; the "
+    "validation value is of the head before, the test value of the saved one"
+)
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
 
 
@@ -148,6 +152,8 @@ def _test(
                 # an earlier call kept the weights of its best model only
                 field.notes.append(f"the test metric of {label} was not read: its weights were not kept.")
                 continue
+            if run is None and label == best_label and tested and field.settings["refit"] and refit(bench, loaded):
+                field.refitted = loaded.name
             if label == best_label and loaded.encoder.module is not None:
                 module = None if run is None else module_of(bench, loaded, run.trial, run.steps)
                 best = _trained(field, loaded, run, module, context)
@@ -304,6 +310,7 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
         seconds=float(record.facts["seconds"]),
         resolution=native,
         trained_parameters=int(record.facts["trained_parameters"]),
+        note=REFITTED if loaded.name == field.refitted else "",
         extra={
             **_compared(field, standing),
             "learning_curve": record.facts["curve"],
