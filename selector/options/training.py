@@ -49,7 +49,7 @@ class TrainingOptions(CallOptions):
         None, "Metric that decides between fine-tuned models (default: the task's own).", panel=CONFIRM, needs=(LABELS,)
     )
     refit: bool = option(
-        True, "Solve the head of a frozen winner again on train and validation items together.", panel=CONFIRM,
+        True, "Solving of a frozen winner's head again on train and validation items together (default: done).", panel=CONFIRM,
         needs=(LABELS, NETWORKS),
     )  # fmt: skip
     max_steps: int | None = option(

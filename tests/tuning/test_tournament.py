@@ -1378,3 +1378,32 @@ def test_what_the_budget_ended_before_is_not_run_and_did_not_fail(tmp_path: Path
     assert [(m.status, m.strategy) for m in first] == [("ok", "frozen")]
     assert [(m.status, m.strategy) for m in second] == [("not run", "frozen")]
     assert result.best is not None
+
+
+def test_the_head_of_a_frozen_winner_is_solved_again_on_all_labels(tmp_path: Path) -> None:
+    target = small_target()
+    features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
+    features[np.arange(len(target)), target.labels] += 1
+    found = {
+        refit: tournament(
+            tmp_path / str(refit), [candidate(MNIST)], target, max_steps=None, budget_seconds=0.0,
+            features_for=lambda _, i: features[i], refit=refit,
+        )
+        for refit in (True, False)
+    }  # fmt: skip
+    again, before = (found[refit].measurements["mnist_cnn"][0] for refit in (True, False))
+    assert again.val == before.val  # validation chose, before it was learned from
+    assert "solved again on train and validation" in again.note
+    assert not before.note
+    weights = [found[refit].best.module.state_dict() for refit in (True, False)]  # type: ignore[union-attr]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    logits = torch.from_numpy(features[target.indices("test")]) @ next(
+        w for n, w in weights[0].items() if w.shape == (3, 128)
+    ).T + next(w for n, w in weights[0].items() if w.shape == (3,))
+    right = (logits.argmax(1).numpy() == target.labels[target.indices("test")]).mean()
+    assert again.test["accuracy"] == pytest.approx(right)
+
+
+def test_an_earlier_rate_is_tried_first(tmp_path: Path) -> None:
+    result = tournament(tmp_path, [candidate(MNIST)], max_steps=8, rates={"mnist_cnn full": 0.01})
+    assert result.history[0]["rate"] == 0.01
