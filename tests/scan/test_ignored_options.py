@@ -38,7 +38,7 @@ GIVEN: dict[str, Any] = {
     "precision": "float32", "backend": "eager", "max_params": "3M", "max_latency": "1s", "max_memory": "1GB", "license": "mit",
     "measure_cost": "always", "scan_budget": "50%", "isolate": "on", "model_timeout": "1m", "model_memory": "1GB",
     "pilot_cost": 2.0, "budget": "1m", "strategies": "frozen", "resolution": 32, "decoder": "fcn", "loss": "huber",
-    "metric": "macro_f1", "max_steps": 3, "max_pixels": "5M", "on_invalid": "raise", "engine": "processes", "history": "h.sqlite",
+    "metric": "macro_f1", "refit": False, "max_steps": 3, "max_pixels": "5M", "on_invalid": "raise", "engine": "processes", "history": "h.sqlite",
 }  # fmt: skip
 
 
