@@ -119,11 +119,12 @@ class CallOptions(BaseModel):
             raise ConfigError(f"{where}: settings: {error}") from None
 
     def given(self) -> dict[str, Any]:
-        """The options that are not at their default, by name; a switch that is off counts as one."""
+        """The options that are not at their default, by name; a switch that is off is one where it is usually on."""
         found = {}
         for name, about in self.options():
-            value, usual = getattr(self, name), (type(self).model_fields[name].default, about.usual, about.cli_default)
-            if value is not False and not any(
+            default = type(self).model_fields[name].default
+            value, usual = getattr(self, name), (default, about.usual, about.cli_default)
+            if (value is not False or default is True) and not any(
                 value is each or (type(value) is type(each) and value == each) for each in usual
             ):
                 found[name] = value

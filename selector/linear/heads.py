@@ -118,7 +118,7 @@ class _Targets:
         """Validation labels in the solver's numbering; -1 for classes absent from training."""
         array = np.asarray(labels)[:count]
         if self.loss == "sigmoid":
-            return array.astype(np.float32).reshape(count, -1)
+            return array.astype(np.float32).reshape(count, self.outputs)
         number = np.full(self.outputs, -1)
         number[self.present] = np.arange(len(self.present))
         return np.asarray(number[array.astype(np.int64).reshape(count)])
@@ -151,9 +151,9 @@ def _solve_ridge(
     basis: Basis, z: np.ndarray, labels: Any, zv: np.ndarray, val_labels: Any, outputs: int, grid: Sequence[float]
 ) -> LinearHead:
     y = np.asarray(labels, dtype=np.float64).reshape(len(z), -1)
-    yv = np.asarray(val_labels, dtype=np.float64)[: len(zv)].reshape(len(zv), -1)
     if y.shape[1] != outputs:
         raise ProxyError(f"real labels must have the shape (N, {outputs}). Got {np.shape(labels)}.")
+    yv = np.asarray(val_labels, dtype=np.float64)[: len(zv)].reshape(len(zv), outputs)
     known = ~np.isnan(y)
     if not known.any(axis=0).all():
         raise ProxyError(f"real column {int(np.argmin(known.any(axis=0)))} is unknown for all training rows.")

@@ -50,7 +50,7 @@ class TrainingOptions(CallOptions):
     )
     refit: bool = option(
         True, "Solving of a frozen winner's head again on train and validation items together (default: done).", panel=CONFIRM,
-        needs=(LABELS, NETWORKS),
+        needs=(LABELS,),
     )  # fmt: skip
     max_steps: int | None = option(
         None, "Maximum optimizer steps per final training (default: as many as the budget allows).", ge=1, panel=CONFIRM

@@ -80,7 +80,7 @@ class Regression(RegressionReading, LinearTask):
     def labels(self, annotations: np.ndarray) -> np.ndarray:
         """float32 (N, T), NaN where unknown."""
         values = annotations.astype(np.float32)
-        return values.reshape(len(values), -1)
+        return values[:, None] if values.ndim == 1 else values
 
     def strata(self, target: Target) -> np.ndarray | None:
         """Quantiles of a single value."""
