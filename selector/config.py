@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import SkipValidation, field_validator, model_validator
 
 from selector.core.errors import OptionError
-from selector.core.options import CONFIRM, CallOptions, option, quantity
+from selector.core.options import CONFIRM, LABELS, NETWORKS, CallOptions, option, quantity
 from selector.core.units import parse_count
 from selector.options.data import DataOptions, ItemOptions
 from selector.options.limits import LimitOptions
@@ -87,7 +87,7 @@ class ConfirmConfig(_Recorded, MachineOptions, TrainingOptions, TrustOptions):
     )
     models: str | list[str] | tuple[str, ...] | None = option(
         None, "Models of the run to fine-tune, names or patterns, comma-separated, at the rate that was best before; the saved "
-        "one stays unless validation prefers another (default: the leading ones).", record=False,
+        "one stays unless validation prefers another (default: the leading ones).", record=False, needs=(LABELS, NETWORKS),
     )  # fmt: skip
     seed: int | None = option(None, "Random seed for training (default: the run's own).")
 

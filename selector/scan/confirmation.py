@@ -151,17 +151,20 @@ def _still_best(ranking: Ranking, result: TournamentResult, metric: str) -> str:
         for m in model.measurements
         if m.status == "ok" and m.metric == metric
     ]
-    if not before or result.best is None or ranking.path is None or not (ranking.path / BEST).is_dir():
+    if not before or ranking.path is None or not (ranking.path / BEST).is_dir():
         return ""
     merit, name, old = max(before, key=lambda found: found[0])
+    if result.best is None:
+        return f"no training finished, so {name} {old.strategy} ({metric} {old.val_value:.3f}) stays the saved model."
     found = next(
         m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy and m.status == "ok"
     )
     if found.merit > merit:
         return ""
     return (
-        f"{result.best.name} {found.strategy} was trained for {found.steps} steps and has {metric} {found.val_value:.3f} on "
-        f"validation, no better than {name} {old.strategy} ({old.val_value:.3f}), which stays the saved model."
+        f"{result.best.name} {found.strategy} has {metric} {found.val_value:.3f} on validation"
+        f"{f' after {found.steps} steps' if found.steps else ''}, no better than {name} {old.strategy} "
+        f"({old.val_value:.3f}), which stays the saved model."
     )
 
 

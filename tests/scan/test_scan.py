@@ -279,6 +279,34 @@ def test_confirm_measures_reorders_and_saves_a_model_that_predicts(photos, tmp_p
     assert table(again) == table(confirmed)
 
 
+def test_confirm_goes_on_with_named_models(photos, tmp_path):
+    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=tmp_path / "run")
+    first = selector.confirm(ranking, top_k=2, max_steps=4, strategies=("full",), budget="30m")
+    winner, other = (model.name for model in first.models[:2])
+    weights = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
+
+    with pytest.raises(OptionError) as unknown:
+        selector.confirm(tmp_path / "run", models="nothing*")
+    assert unknown.value.names == ("models",)
+
+    kept = selector.confirm(tmp_path / "run", models=other, max_steps=4, strategies=("full",), budget="30m")
+    assert any("stays the saved model" in warning for warning in kept.warnings)
+    assert kept.best.name == winner
+    assert [m.measurements for m in kept] == [m.measurements for m in selector.load_ranking(tmp_path / "run")]
+    assert kept[other].best_measurement() == first[other].best_measurement()
+    assert (tmp_path / "run" / "best" / "model.safetensors").read_bytes() == weights
+
+    longer = selector.confirm(tmp_path / "run", models=winner, max_steps=24, strategies=("full",), budget="30m")
+    before, after = first.best.best_measurement(), longer.best.best_measurement()
+    if after.steps == before.steps:  # no better, and the run says so
+        assert any("stays the saved model" in warning for warning in longer.warnings)
+    else:
+        assert after.steps > before.steps
+        assert after.val_value > before.val_value
+        assert longer.confirmation["history"][0]["rate"] == before.learning_rate
+    assert {m.name for m in longer if m.best_measurement()} == {winner, other}
+
+
 def test_where_less_is_better_the_least_comes_first(photos, tmp_path):
     confirmed = selector.rank(
         photos, **FAST, store=tmp_path / "store", out=tmp_path / "run",
