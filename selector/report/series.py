@@ -220,7 +220,7 @@ def _ranks(values: Sequence[float | None]) -> list[float | None]:
 def steps(front: Sequence[ModelPoint], end: float) -> list[tuple[float, float]]:
     """The corners of a front as a staircase that goes on flat until ``end``.
 
-    >>> steps([Point("a", 1, 0.5), Point("b", 3, 0.9)], 5)
+    >>> steps([ModelPoint("a", 1, 0.5), ModelPoint("b", 3, 0.9)], 5)
     [(1, 0.5), (3, 0.5), (3, 0.9), (5, 0.9)]
     """
     corners = [(point.x, point.y) for point in front[:1]]
