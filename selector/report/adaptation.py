@@ -84,7 +84,12 @@ def sure_of_choice(ranking: StoredRanking, measured: Measurement) -> Iterator[st
     yield f"On validation items of the source domain: {measured.metric} {measured.val_value:.3f}."
     if measured.test:
         yield f"Final metric, on labeled items of the target that chose nothing: {measured.metric} {measured.test_value:.3f}."
-    yield from (str(note) for note in found.get("notes", ()))
+    yield from (_sentence(str(note)) for note in found.get("notes", ()))
+
+
+def _sentence(note: str) -> str:
+    """A note as a sentence of its own."""
+    return f"{note[:1].upper()}{note[1:].removesuffix('.')}."
 
 
 def _validators(ranking: StoredRanking, found: Mapping[str, Any]) -> Iterator[SectionTable]:

@@ -121,7 +121,8 @@ def _sure_of_measurement(ranking: StoredRanking, best: ModelResult, measured: Me
         )
         yield from _reversed(measured, rival, best)
     else:
-        yield "It is the only measured model. The values of the others are predictions."
+        others = " The values of the others are predictions." if len(ranking) > 1 else ""
+        yield f"It is the only measured model.{others}"
     if measured.reduced and measured.resolution:
         height, width = measured.resolution
         yield (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -103,11 +104,12 @@ def table_view(ranking: StoredRanking) -> TableView:
     return TableView(title(ranking), columns, rows, tuple(_notes(ranking)))
 
 
+_K = re.compile(r"\D")  # of "P(top 3)"
 _LEGEND = {
     "transferability": "predicted from the proxies and the prior (0 chance, 1 perfect)",
     "interval": "range of the transferability on other items of the same kind",
     "p_best": "probability of being the best after training",
-    "p_top_k": "probability of being among so many leading models",
+    "p_top_k": "probability of being among the first {k}",
     "pilot": "metric after a few steps of fine-tuning",
     "expected": "expected metric of models that were not fine-tuned",
     "prior": "what model facts and past results add to the transferability",
@@ -116,7 +118,11 @@ _LEGEND = {
 
 def legend(columns: Sequence[Column]) -> str:
     """One line that says what the less usual of these columns mean; empty without any."""
-    told = [f"{column.title}: {_LEGEND[column.key]}" for column in columns if column.key in _LEGEND]
+    told = [
+        f"{column.title}: {_LEGEND[column.key].format(k=_K.sub('', column.title))}"
+        for column in columns
+        if column.key in _LEGEND
+    ]
     if any(column.key.startswith("proxy:") for column in columns):
         told.append("further predicted columns: proxy scores, higher is better")
     return f"Legend: {'; '.join(told)}. All columns: {page('reference/result-columns')}" if told else ""

@@ -272,7 +272,7 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
         for found in looked
         if (seconds := _pass(found, data))
     )
-    if not known or config.seconds is None:
+    if not known or config.seconds is None or config.source_domain is not None:
         return ()
     names = known[: config.top_k or 3]
     train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
@@ -295,7 +295,9 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
         return (f"{budget} will train: the head of frozen models; {told}",)
     models = ", ".join(name for _, name, _ in names[: math.ceil(found.configurations / len(trained))])
     size = names[0][2]
-    side = config.resolution or (size and round(found.factor * min(size[1:]) / 32) * 32)
+    side = config.resolution or (
+        size and (min(size[1:]) if min(size[1:]) <= 64 else max(64, round(found.factor * min(size[1:]) / 32) * 32))
+    )
     at = f" at {side} px" if side else ""
     strategies = " and ".join(dict.fromkeys(["frozen", *trained]))
     return (f"{budget} will train, if they lead: {models}, {strategies}{at}, about {found.epochs:.0f} epochs; {told}",)

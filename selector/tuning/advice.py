@@ -50,8 +50,9 @@ def advise(
             f"{strategy} {short[label]}" for strategy in trained if short and (label := f"{model} {strategy}") in short
         ]
         if reasons and (best == frozen or low <= 0):
+            lead = "frozen leads so far" if best == frozen else f"{strategy} leads frozen by {metric.gap(gain)} so far"
             sentence = (
-                f"{model}: frozen leads so far, but {' and '.join(reasons)}. This does not speak against a complete training: "
+                f"{model}: {lead}, but {' and '.join(reasons)}. This does not speak against a complete training: "
                 "increase the budget before you decide."
             )
         elif best == frozen:
