@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("text", "elmo", "onnx", "heic", "jxl", "datasets", "lora")
+EXTRAS = ("demo", "text", "elmo", "onnx", "heic", "jxl", "datasets", "lora")
 
 SAFE = {
     "torch": "2.10",  # CVE-2026-24747
@@ -76,7 +76,17 @@ def test_the_fast_tests_pass_with_the_lowest_versions(tmp_path: Path) -> None:
     wanted = f"{ROOT}[{','.join(EXTRAS)}]"
     install = ("pip", "install", "--python", python, "--resolution", "lowest-direct", "--torch-backend", "cpu", wanted)
     uv(*install, folder=tmp_path)
-    tools = ("pytest>=8", "pytest-timeout", "hypothesis", "packaging", "pycocotools", "seqeval", "nbformat", "nbclient")
+    tools = (
+        "pytest>=8",
+        "pytest-timeout",
+        "hypothesis",
+        "packaging",
+        "pycocotools",
+        "seqeval",
+        "nbformat",
+        "nbclient",
+        "ipykernel",
+    )
     uv("pip", "install", "--python", python, *tools, folder=tmp_path)
     done = subprocess.run(
         [python, "-m", "pytest", "-q", "-x", "tests/core", "tests/data", "tests/modalities", "tests/sources", "tests/fuzz"],
