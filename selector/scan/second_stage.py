@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from selector.tuning import TuningCandidate
 
 FIRST_ROUND_ITEMS = 3 * 10 * 32  # three rates, ten steps, a batch of 32
+PILOT_SHARE = 0.25  # of the budget, at most; readers of texts took all of two minutes and half as much again
 
 
 def second_stage(
@@ -113,6 +114,7 @@ def _tried(
     by_name = {spec.name: spec for spec in specs}
     pilots = pilot_runs(
         candidates(specs), extraction.target, task, extraction.inputs, metric=metric, share=config.pilot_cost,
+        budget_seconds=None if config.seconds is None else PILOT_SHARE * config.seconds,
         seed=config.seed or 0, device=extraction.settings["device"], folder=extraction.store.trainings_folder,
         features_for=None if extraction.reads_maps else lambda name, items: extraction.features(by_name[name], items),
         progress=extraction.notify, executor=extraction.executor, given_up=extraction.given_up, supplies=extraction.supplies(specs),

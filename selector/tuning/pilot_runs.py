@@ -4,13 +4,13 @@ What frozen features cannot show is how well a network trains. A pilot run measu
 cost: a linear probe on some training items, then one short cycle of full fine-tuning on others, each seen once, at a
 low resolution, then one pass over validation items (few items are seen several times). Where the network cannot be reduced the probe is solved on features that
 the scan has extracted, for nothing. What a pilot run costs is counted in forward passes before it begins, not by the clock, so
-that a repeated run does the same steps.
+that a repeated run does the same steps; the clock only ends what would leave a budget too little for the trainings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def pilot_runs(
     *,
     metric: str | None = None,
     share: float = 1.0,
+    budget_seconds: float | None = None,
     device: str = "auto",
     seed: int = 0,
     folder: Path,
@@ -105,6 +106,8 @@ def pilot_runs(
         metric: that judges; None for the task's own.
         share: forward passes that a pilot run may cost, as a share of what the extraction of train and val costs at the
             model's own resolution.
+        budget_seconds: for all of them, shared out evenly among those that are left; a pilot run whose time ends before
+            its last step counts from ``LEAST_STEPS`` steps on, and is not run otherwise.
         seed: of the items that are drawn; they are the same for every model.
         folder: of the journal; a pilot run that stands in it is not run again.
         features_for: as for ``run_tournament``: what a pilot run at the native resolution solves its probe on, at no cost. Workers
@@ -122,10 +125,16 @@ def pilot_runs(
     )  # fmt: skip
     metric = metric or task.default_metric
     kit = Shared(Kit(bench, candidates, supplies, device, {}))
-    jobs = [_Job(kit, c.name, metric, share, seed) for c in candidates]
-    results = (executor or InProcess()).map(
-        _run_job, jobs, fatal=(StoreError,), needs=lambda job: kit.value.needs(job.name)
-    )
+    executor = executor or InProcess()
+    ends = math.inf if budget_seconds is None else bench.now() + budget_seconds
+
+    def jobs() -> Iterator[_Job]:
+        for done, candidate in enumerate(candidates):
+            rest = len(candidates) - done
+            seconds = (ends - bench.now()) * min(executor.width, rest) / rest
+            yield _Job(kit, candidate.name, metric, share, seed, seconds)
+
+    results = executor.map(_run_job, jobs(), fatal=(StoreError,), needs=lambda job: kit.value.needs(job.name))
     found = {}
     for done, result in enumerate(results, 1):
         name = result.job.name
@@ -144,11 +153,13 @@ class _Job:
     metric: str
     share: float
     seed: int
+    seconds: float
 
 
 def _run_job(job: _Job) -> PilotRun:
     kit = job.kit.value
-    return _run(replace(kit.bench), job.metric, job.share, job.seed, kit.candidate(job.name))
+    bench = replace(kit.bench)
+    return _run(bench, job.metric, job.share, job.seed, bench.now() + job.seconds, kit.candidate(job.name))
 
 
 def draw(items: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -180,7 +191,9 @@ def share_needed(items: int, fixed: int, reduction: float) -> float:
     return math.ceil(10 * (fixed + LEAST_STEPS * BACKWARD * BATCH) * reduction / items - 1e-9) / 10
 
 
-def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: TuningCandidate) -> PilotRun:
+def _run(
+    bench: Workbench, metric: str, share: float, seed: int, deadline: float, candidate: TuningCandidate
+) -> PilotRun:
     """One candidate, on record: load, probe, train, judge; or what the journal has of it."""
     target = bench.target
     drawn = draw(target.indices("train"), PROBE_ITEMS + STEPS * BATCH, seed)
@@ -190,11 +203,17 @@ def _run(bench: Workbench, metric: str, share: float, seed: int, candidate: Tuni
     if bench.task.probe_rows == 0:
         return PilotRun(candidate.name, "not run", "the task has no linear probe that a few steps could start from")
     with bench.working_on(candidate):
-        return _tried(bench, stream, metric, share, seed, candidate)
+        return _tried(bench, stream, metric, share, seed, deadline, candidate)
 
 
 def _tried(
-    bench: Workbench, stream: np.ndarray, metric: str, share: float, seed: int, candidate: TuningCandidate
+    bench: Workbench,
+    stream: np.ndarray,
+    metric: str,
+    share: float,
+    seed: int,
+    deadline: float,
+    candidate: TuningCandidate,
 ) -> PilotRun:
     loaded = load(bench, candidate)
     if loaded.encoder.module is None:
@@ -214,8 +233,11 @@ def _tried(
     key = bench.journal.key(_address(bench, loaded, stream, steps, seed))
     record = bench.journal.read(key)
     if record is None:
-        record = _measure(bench, loaded, stream, steps, seed)
-        bench.journal.write(key, record)
+        if bench.now() >= deadline:
+            return PilotRun(candidate.name, "not run", "the time for pilot runs ended; raise budget")
+        record = _measure(bench, loaded, stream, steps, seed, deadline)
+        if not record.facts["cut"]:
+            bench.journal.write(key, record)
     facts = record.facts
     probe_stats = bench.task.stats_type(record.arrays, facts["probe_summary"])
     before, after = (None if stats is None else stats.value(metric) for stats in (probe_stats, record.stats))
@@ -256,9 +278,11 @@ def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
     }
 
 
-def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int) -> Record:
+def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int, deadline: float) -> Record:
     begun = bench.now()
     probe, before = _probe(bench, loaded)
+    of_steps = BACKWARD * BATCH * steps
+    left = (deadline - bench.now()) * of_steps / (of_steps + len(bench.indices["val"]))  # the judgment needs the rest
     module = build(bench, loaded, probe)
     optimizer = optimizer_of(loaded, STRATEGY)
     fit = train(
@@ -278,11 +302,17 @@ def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
             device=bench.device,
             weight_decay=0.0,  # too few steps for it to matter
         ),
+        deadline=bench.now() + left,
         clock=bench.now,
     )
-    stats = bench.stats_of(loaded, module, "val") if fit.status == "ok" else None
+    cut = fit.status != "diverged" and fit.steps < steps
+    short = cut and fit.steps < LEAST_STEPS
+    if short:
+        fit.notes.append(f"the time for pilot runs allowed {fit.steps} of {steps} steps; raise budget")
+    stats = bench.stats_of(loaded, module, "val") if fit.status == "ok" and not short else None
     facts = {
-        "status": fit.status,
+        "status": "not run" if short else fit.status,
+        "cut": cut,
         "probe_summary": before.summary,
         "steps": fit.steps,
         "losses": fit.losses,

@@ -1,5 +1,6 @@
 """Pilot runs: what a few steps of real fine-tuning say, on the CPU, with networks of a few thousand weights."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from selector.core.task import Stats
 from selector.extract.inputs import ready
 from selector.tuning import pilot_runs as room
 from selector.tuning.compare import standings
-from selector.tuning.pilot_runs import draw, pilot_runs, steps_within
+from selector.tuning.pilot_runs import LEAST_STEPS, draw, pilot_runs, steps_within
 from selector.tuning.strategies._loop import as_batch
 from tests.tuning.samples import MNIST, SVHN, VIT, PixelsOf, candidate, load, pixels_for, small_target
 
@@ -174,3 +175,31 @@ def test_items_are_drawn_by_the_seed() -> None:
     assert (draw(items, 10, 0) == draw(items, 10, 0)).all()
     assert set(draw(items, 10, 0)) != set(draw(items, 10, 1))
     assert set(draw(items, 99, 0)) == set(items)
+
+
+class Clock:
+    """Seconds that pass at each look, so that the machine's load decides nothing."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+
+def test_pilot_runs_end_within_their_share_of_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(room, "Workbench", partial(room.Workbench, now=clock))
+    target = small_target(train=500, val=60, test=30)
+    found = trials(tmp_path, target, budget_seconds=60.0)
+    assert clock.seconds < 75  # what a judgment looks at the clock comes on top
+    assert found[0].status == "ok"
+    assert LEAST_STEPS <= found[0].steps < 24
+    clock.seconds = 0.0
+    short = trials(tmp_path, target, budget_seconds=10.0)
+    assert [found.status for found in short] == ["not run", "not run"]
+    assert all("raise budget" in found.reason for found in short)
+    assert clock.seconds < 75
+    full = trials(tmp_path, target)  # what was cut short is not read as a whole one
+    assert [found.steps for found in full] == [24, 24]
