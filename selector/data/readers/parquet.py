@@ -181,7 +181,7 @@ def _unpacked(cells: Any) -> int:
     if isinstance(cells, pa.StructArray):
         return sum(map(_unpacked, cells.flatten()))
     if _inner(cells.type) is not None:
-        return 4 * (cells.nbytes - cells.flatten().nbytes) + _unpacked(cells.flatten())
+        return int(4 * (cells.nbytes - cells.flatten().nbytes)) + _unpacked(cells.flatten())
     return int(4 * cells.nbytes)
 
 
