@@ -1,4 +1,4 @@
-"""Where the real models and data sets lie that benchmarks need."""
+"""Where the real models and datasets lie that benchmarks need."""
 
 from __future__ import annotations
 

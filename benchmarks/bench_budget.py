@@ -4,7 +4,7 @@
 
 One row a set, seed, budget and load, written as it is measured; rows that are there already are not measured again. The
 load is a loop on one core that does nothing but run. Regret is what the model that was handed over lacks, on the test
-split, to the one that the longest quiet budget of the same set and seed hands over. Features and decoded pictures come
+split, to the one that the longest quiet budget of the same set and seed hands over. Features and decoded images come
 from an earlier call of the same ``--work`` or are made before the clock starts, as a scan leaves them behind; everything
 else that a confirmation does is in the time. ``load_average`` is that of the last five minutes when it ended, its own
 included: how quiet the machine was. ``share_in_steps`` is the time inside the training loop over the budget. Of the rest,
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budgets", nargs="+", type=float, default=[120.0, 300.0, 1200.0], help="seconds")
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
     parser.add_argument("--sets", nargs="+", default=["flowers"])
-    parser.add_argument("--work", type=Path, help="folder of features and decoded pictures; else a temporary one")
+    parser.add_argument("--work", type=Path, help="folder of features and decoded images; else a temporary one")
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
     args = parser.parse_args(argv)
     if (opened := begin(args.out)) is None:

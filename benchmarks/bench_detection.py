@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_detection", description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--quick", action="store_true", help="one model, 32 pictures, three runs")
+    parser.add_argument("--quick", action="store_true", help="one model, 32 images, three runs")
     args = parser.parse_args(argv)
     assets = assets_folder("data/ and models/")
     if assets is None:

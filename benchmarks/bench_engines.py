@@ -1,4 +1,4 @@
-"""What engines add to a small scan: the demo's pictures and networks in this process, in a pool of one, on Ray with one.
+"""What engines add to a small scan: the demo's images and networks in this process, in a pool of one, on Ray with one.
 
     python -m benchmarks.bench_engines [--engines local processes ray] [--max-samples 300] [--out FILE]
 
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """A row an engine; the local one first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=ENGINES)
-    parser.add_argument("--max-samples", type=int, default=300, help="pictures of the demo")
+    parser.add_argument("--max-samples", type=int, default=300, help="images of the demo")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="60 pictures, in this process only")
+    parser.add_argument("--quick", action="store_true", help="60 images, in this process only")
     parser.add_argument("--one", choices=ENGINES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)

@@ -4,7 +4,7 @@
 
 Writes a row a check (what, status, figures) and prints the list of what failed; ends with 1 where something did. Without a
 GPU the same checks run on ``cpu``, and those that need one say so. No assets and no network are needed: networks have
-random weights, pictures are drawn here.
+random weights, images are drawn here.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ def _scan(bench: Bench, target: Any, **options: Any) -> dict[str, Any]:
 
 
 def _scenes(folder: Path, count: int = 40, *, masks: bool = False) -> Path:
-    """Squares and bars: a COCO file with their boxes, or a folder of pictures and masks."""
+    """Squares and bars: a COCO file with their boxes, or a folder of images and masks."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     images: list[dict[str, Any]] = []

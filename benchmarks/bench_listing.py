@@ -70,7 +70,7 @@ def timed(step: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def pictures(seed: int) -> Any:
-    """A target of noise: what a plan takes does not depend on what the pictures show."""
+    """A target of noise: what a plan takes does not depend on what the images show."""
     rng = np.random.default_rng(seed)
     return selector.load_target(
         (rng.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8), np.arange(60) % 3), name="noise"

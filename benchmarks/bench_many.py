@@ -1,8 +1,8 @@
-"""What a scan costs by the size of the zoo and the number of targets: real scans of small networks on small pictures.
+"""What a scan costs by the size of the zoo and the number of targets: real scans of small networks on small images.
 
     python -m benchmarks.bench_many [--models 5 15 45] [--targets 1 4 16] [--out FILE] [--figure FILE]
 
-Every cell is one ``selector.rank`` of so many targets (60 pictures of 32 x 32 each, none shared) by so many networks of
+Every cell is one ``selector.rank`` of so many targets (60 images of 32 x 32 each, none shared) by so many networks of
 timm's test family at several input sizes, with untrained weights, an empty store and the usual scores. ``seconds`` are
 those of the processor, all threads of the process together, so that other work on the machine does not count. Cells
 that the file has are not made again; ``--figure`` draws it.

@@ -3,7 +3,7 @@
     SELECTOR_ASSETS=... python -m benchmarks.bench_segmentation [--quick]
     python -m benchmarks.bench_segmentation --memory 200 2000 4000
 
-With ``--memory``: what a scan of so many pictures (240 x 180, made here) by one small network takes at its peak, each in a
+With ``--memory``: what a scan of so many images (240 x 180, made here) by one small network takes at its peak, each in a
 process of its own; ``anonymous_mb`` is what no file backs, ``file_mb`` what the system takes back when it needs to. Seconds are those of the processor, children included, so that other work on the machine counts little; a row holds
 medians of alternating runs. ``dense_scans`` times whole scans.
 """
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_segmentation", description=__doc__)
     parser.add_argument("--out", type=Path, help="the committed tables when left out")
-    parser.add_argument("--quick", action="store_true", help="32 pictures, three runs")
+    parser.add_argument("--quick", action="store_true", help="32 images, three runs")
     parser.add_argument(
         "--memory", type=int, nargs="+", metavar="PICTURES", help="peak memory of scans, and nothing else"
     )
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def memory(counts: Sequence[int], out: Path) -> int:
-    """A row for every count of pictures; of several in processes of their own."""
+    """A row for every count of images; of several in processes of their own."""
     if len(counts) > 1:
         again = [sys.executable, "-m", "benchmarks.bench_segmentation", "--out", str(out), "--memory"]
         return max(subprocess.run([*again, str(count)], check=False).returncode for count in counts)

@@ -101,7 +101,7 @@ def _measured(task: str, budget: float, load: str, assets: Path, work: Path, fol
 
 
 def _digits() -> Any:
-    """scikit-learn's handwritten digits, as pictures with labels that only the last figure is read from."""
+    """scikit-learn's handwritten digits, as images with labels that only the last figure is read from."""
     raw, labels = WITHOUT_SPLIT["digits"]()
     return np.stack([np.asarray(decode(one)) for one in raw]), labels
 

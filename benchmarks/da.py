@@ -98,7 +98,7 @@ def pair_rows(
     """(model, rows) of a pair; validators that look at the pool see all candidates of the pair."""
     target, hidden = target_of(pair, most, seed)  # the labels are for the last step alone
     task = Adaptation()
-    # items are in the order of the data sets, whose classes are mixed already
+    # items are in the order of the datasets, whose classes are mixed already
     made: dict[tuple[str, str], tuple[Adapted, dict[str, Any]]] = {}
     for spec in select(load_zoo() if zoo is None else load_zoo(zoo, trust=True), models=list(models)):
         begun = time.perf_counter()

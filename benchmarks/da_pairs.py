@@ -41,7 +41,7 @@ INTENTS = {  # of CLINC150 and of BANKING77 that mean the same
 
 @dataclass(frozen=True)
 class Domain:
-    """``items`` are pictures, uint8 (H, W, 3), or texts; ``labels`` int64 (N,)."""
+    """``items`` are images, uint8 (H, W, 3), or texts; ``labels`` int64 (N,)."""
 
     items: list[Any]
     labels: np.ndarray
@@ -284,7 +284,7 @@ def _rows(path: Path, column: str) -> list[tuple[Any, int]]:
 
 
 def _images(assets: Path, name: str) -> tuple[Domain, Domain]:
-    """Train and test of a set of pictures."""
+    """Train and test of a set of images."""
     parts = [_rows(assets / "data" / name / f"{split}.parquet", "image") for split in ("train", "test")]
     train, test = (
         Domain([np.asarray(decode(raw)) for raw, _ in part], _int(label for _, label in part)) for part in parts

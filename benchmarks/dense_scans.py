@@ -5,9 +5,9 @@
 
 Seconds are those of the processor, children included, so that other work on the machine counts little. The scan is the
 usual one: two rounds of early stopping, default proxies with intervals, from files to a table. The loop takes one model
-after the other: float32 maps of pictures in batches of eight, rows read off them, then scikit-learn on standardized rows by
-five folds of pictures: logistic regression of classes, and of boxes ridge regression of the offsets as well. It has a row
-a model, and the same call goes on after those that are there. A scan reads few points of each picture (``points``), so
+after the other: float32 maps of images in batches of eight, rows read off them, then scikit-learn on standardized rows by
+five folds of images: logistic regression of classes, and of boxes ridge regression of the offsets as well. It has a row
+a model, and the same call goes on after those that are there. A scan reads few points of each image (``points``), so
 that a loop over as many and one over a hundred are both of interest. ``passes`` are the seconds of either that were in the
 networks, from pixels to maps: what a scan cannot do without. ``value`` of a scan is its order. Stored bytes are those of the scan's rows on disk,
 dense bytes those of all maps of all models in float32.
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", choices=("camvid", "bccd"), required=True)
     parser.add_argument("--scan", action="store_true", help="the scan")
     parser.add_argument("--loop", action="store_true", help="the loop over the models that have no row yet")
-    parser.add_argument("--points", type=int, help="of the loop, a picture; as the scan when left out")
+    parser.add_argument("--points", type=int, help="of the loop, an image; as the scan when left out")
     parser.add_argument("--quick", action="store_true", help="two models")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rows_of(target: Target, points: int | None) -> RowPlan:
-    """The rows of a scan, or of so many points a picture."""
+    """The rows of a scan, or of so many points an image."""
     task, items = task_of(target), target.indices("train", "val")
     if points is None:
         return task.rows(target, items, task.most_rows)
@@ -143,7 +143,7 @@ def timed_passes() -> Iterator[list[float]]:
 
 
 def dense_bytes(task: Task, spec: ModelSpec, target: Target) -> int:
-    """Of the maps of a picture, in float32."""
+    """Of the maps of an image, in float32."""
     encoder = task.prepared(sources.registry.get(spec.source_name).load(spec), target)
     with torch.inference_mode():
         pixels = prepare([target.items[0]], encoder.image_preprocess)

@@ -53,7 +53,7 @@ def own_logging() -> Iterator[None]:
 
 
 def draw(label: int, seed: int, size: int = 48) -> Image.Image:
-    """A noisy picture whose stripes turn with the class: easy for a good encoder, not trivial."""
+    """A noisy image whose stripes turn with the class: easy for a good encoder, not trivial."""
     rng = np.random.default_rng(1000 * label + seed)
     y, x = np.mgrid[:size, :size] / size
     angle = np.pi * (label + rng.uniform(-0.15, 0.15)) / 3
@@ -73,16 +73,16 @@ def image_folder(root: Path, per_class: int = 20, classes: tuple[str, ...] = ("a
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pictures in three classes; read only, copy it before changing anything."""
+    """60 images in three classes; read only, copy it before changing anything."""
     return image_folder(tmp_path_factory.mktemp("data") / "photos")
 
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The folder of real models and data sets that ``SELECTOR_ASSETS`` names."""
+    """The folder of real models and datasets that ``SELECTOR_ASSETS`` names."""
     value = os.environ.get("SELECTOR_ASSETS")
     if not value or not Path(value).is_dir():
-        pytest.skip("SELECTOR_ASSETS is not set to a folder of real models and data sets")
+        pytest.skip("SELECTOR_ASSETS is not set to a folder of real models and datasets")
     return Path(value)
 
 

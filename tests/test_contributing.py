@@ -121,7 +121,7 @@ def test_task(install: Install, tmp_path: Path) -> None:
 
 
 def test_dense_task(install: Install, tmp_path: Path) -> None:
-    """Rows come from the places of the plan: nine a picture, of the class of their picture, scored by a scan."""
+    """Rows come from the places of the plan: nine an image, of the class of their image, scored by a scan."""
     from PIL import Image
 
     install(tasks, "patches", example("dense"))

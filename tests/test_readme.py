@@ -1,4 +1,4 @@
-"""What README.md promises: its examples run, its table and picture come from one run, its links lead somewhere."""
+"""What README.md promises: its examples run, its table and image come from one run, its links lead somewhere."""
 
 from __future__ import annotations
 

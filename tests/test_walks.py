@@ -74,13 +74,13 @@ def test_photos_as_a_folder_and_as_a_table_of_absolute_paths(photos: Path, home:
 
 NOTEBOOK = [
     "import selector\nfrom PIL import Image\nfrom pathlib import Path",
-    "pictures = [Image.open(path) for path in sorted(Path(PHOTOS).rglob('*.png'))]\n"
+    "images = [Image.open(path) for path in sorted(Path(PHOTOS).rglob('*.png'))]\n"
     "labels = [path.parent.name for path in sorted(Path(PHOTOS).rglob('*.png'))]",
-    "ranking = selector.rank((pictures, labels), zoo='zoo.yaml', store='store', history=False)\nranking",
+    "ranking = selector.rank((images, labels), zoo='zoo.yaml', store='store', history=False)\nranking",
     "assert len(repr(ranking)) < 500, len(repr(ranking))\nassert list(ranking.to_dataframe(short=True).columns)",
-    "confirmed = selector.confirm(ranking, target=(pictures, labels), top_k=1, strategies=('frozen',), max_steps=2,\n"
+    "confirmed = selector.confirm(ranking, target=(images, labels), top_k=1, strategies=('frozen',), max_steps=2,\n"
     "                             store='store', out='run', history=False)",
-    "found = selector.load_model('run').predict(pictures[:2])\nassert found.labels[0] in set(labels)\nfound.to_dataframe()",
+    "found = selector.load_model('run').predict(images[:2])\nassert found.labels[0] in set(labels)\nfound.to_dataframe()",
 ]
 
 

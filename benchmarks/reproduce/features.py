@@ -1,4 +1,4 @@
-"""Published networks on published data sets: our agreement with their accuracies beside the printed one.
+"""Published networks on published datasets: our agreement with their accuracies beside the printed one.
 
     python -m benchmarks.reproduce.features sfda --data FOLDER
     python -m benchmarks.reproduce.features parc --data FOLDER --weights FOLDER
@@ -7,14 +7,14 @@
 ``sfda``: torchvision's 11 supervised CNNs on the 11 sets of SFDA (weights are fetched). ``parc``: the
 networks of PARC's controlled set, as its authors hand them out (``ARCH/ARCH_SOURCE.pth``; ImageNet's
 come from torchvision where they are not there). ``table``: any other networks and accuracies (a
-``model`` column, then one a data set, in points).
+``model`` column, then one a dataset, in points).
 
-FOLDER holds one data set under each name of the table, as anything that ``selector scan`` takes: an
+FOLDER holds one dataset under each name of the table, as anything that ``selector scan`` takes: an
 image folder, ``NAME.parquet``, ``NAME.csv``. Sets that are not there are named and left out. Features
 and scores are kept in the store, so an interrupted run goes on where it was. The result is a CSV
 with a row a (set, model, score), and a table on stdout.
 
-Test accuracies in the published tables come from full data sets with their own splits; ours is the
+Test accuracies in the published tables come from full datasets with their own splits; ours is the
 agreement of scores on train + val of what is given (``--max-samples`` of it).
 """
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: not in {args.data}, left out", file=sys.stderr)
         if not found:
             wanted = ", ".join(study.accuracies)
-            print(f"error: {args.data} holds none of the data sets {wanted}; name them so.", file=sys.stderr)
+            print(f"error: {args.data} holds none of the datasets {wanted}; name them so.", file=sys.stderr)
             return 2
         cells: list[Cell] = []
         for name, place in found.items():
@@ -238,7 +238,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.reproduce.features", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("study", choices=["sfda", "parc", "table"])
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="one data set under each name")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="one dataset under each name")
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="of parc: ARCH/ARCH_SOURCE.pth")
     parser.add_argument("--table", type=Path, metavar="FILE", help="of table: accuracies in points")
     parser.add_argument("--zoo", type=Path, metavar="FILE", help="of table: the networks by the names of --table")

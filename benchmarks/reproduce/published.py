@@ -269,8 +269,8 @@ def report(
         f"`python -m benchmarks.reproduce.published --draws {draws} --seed {seed}`, "
         f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}. "
         "Sources of the tables: `benchmarks/reproduce/tables/README.md`. τ_w is `scipy.stats.weightedtau` "
-        "with its defaults, the mean over data sets; brackets are 90% bootstrap intervals over models "
-        "and data sets; regret is in points of accuracy."
+        "with its defaults, the mean over datasets; brackets are 90% bootstrap intervals over models "
+        "and datasets; regret is in points of accuracy."
     )
     yield from _headlines(found, baselines, draws, seed)
     yield from _baseline_tables(found, baselines)

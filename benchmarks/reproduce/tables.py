@@ -33,7 +33,7 @@ CLASSES = {
     "SUN397": 397,
 }
 Scores = dict[tuple[str, str], dict[str, str]]
-"""(data set, method) -> model -> value as printed, so that its last digit is known."""
+"""(dataset, method) -> model -> value as printed, so that its last digit is known."""
 
 
 @dataclass(frozen=True)

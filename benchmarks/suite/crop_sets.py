@@ -1,6 +1,6 @@
-"""Image sets cut out of annotated pictures: objects by their boxes, tiles by the class of most of their pixels.
+"""Image sets cut out of annotated images: objects by their boxes, tiles by the class of most of their pixels.
 
-Train and test are the pictures' own, so that no picture gives items to both.
+Train and test are the images' own, so that no image gives items to both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONTEXT = 0.1  # of a box's sides, added on each of them
 FEWEST = 20  # objects of a class in train; classes with fewer are left out
 TILE = 45  # px
 MOSTLY = 0.7  # of a tile's pixels that its class covers
-MOST_TILES = 200  # of a class and split, drawn; a road fills half of the pictures
+MOST_TILES = 200  # of a class and split, drawn; a road fills half of the images
 VOID = 11
 MOST_CELLS = 150  # of a class and split; red cells outnumber the others ten to one
 SUPERCATEGORIES = (1, 8, 5, 10, 5, 10, 7, 10, 6, 6, 5, 7)  # of COCO's 80 classes, in its order
@@ -38,7 +38,7 @@ def bccd_cells(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
 
 
 def _objects(row: dict, classes: Sequence[int], context: float) -> Iterator[Item]:
-    """The boxes of a picture, with ``context`` of their sides added on each, as far as the picture goes."""
+    """The boxes of an image, with ``context`` of their sides added on each, as far as the image goes."""
     image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
     for (x, y, width, height), category in zip(row["objects"]["bbox"], row["objects"]["category"], strict=True):
         if min(width, height) >= LEAST_SIDE:

@@ -93,7 +93,7 @@ def supercategories() -> list[int]:
 
 
 def corners(boxes: torch.Tensor, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, 4) x, y, w, h -> corners inside the picture, and which boxes (n,) are left with at least a pixel a side."""
+    """(n, 4) x, y, w, h -> corners inside the image, and which boxes (n,) are left with at least a pixel a side."""
     found = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
     limits = torch.tensor([width, height, width, height], dtype=found.dtype)
     found = torch.minimum(found.clamp(min=0), limits)
@@ -167,7 +167,7 @@ def build(network: MapNetwork, classes: int, frozen: bool) -> FCOS:
 
 @torch.no_grad()
 def settle(model: FCOS, images: list[torch.Tensor]) -> None:
-    """Mean and deviation of every map over some pictures, so that the pyramid sees the same scale from any encoder."""
+    """Mean and deviation of every map over some images, so that the pyramid sees the same scale from any encoder."""
     pyramid = model.backbone
     pyramid.eval()
     for norm in pyramid.norms:
@@ -184,7 +184,7 @@ def settle(model: FCOS, images: list[torch.Tensor]) -> None:
 def targets(
     data: BoxSet, rows: np.ndarray, rng: torch.Generator | None
 ) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-    """Pictures in 0..1 and what torchvision wants beside them; with ``rng`` mirrored half of the time."""
+    """Images in 0..1 and what torchvision wants beside them; with ``rng`` mirrored half of the time."""
     images, wanted = [], []
     for i in rows:
         image, boxes = data.images[i].float() / 255, data.boxes[i]

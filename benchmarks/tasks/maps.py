@@ -15,7 +15,7 @@ from benchmarks.suite.encoders import Encoder
 
 MOST = 4  # maps an encoder gives, the deepest ones
 TRANSFORMER_BLOCKS = (2, 5, 8, 11)
-SMALL_INPUT = 64  # networks made for at most this many pixels read the picture at half its side
+SMALL_INPUT = 64  # networks made for at most this many pixels read the image at half its side
 Stage = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -27,7 +27,7 @@ class MapNetwork(nn.Module):
 
     Attributes:
         channels: of each map.
-        strides: input pixels a cell of each map, as measured on a picture of 192 x 256.
+        strides: input pixels a cell of each map, as measured on an image of 192 x 256.
     """
 
     def __init__(self, encoder: Encoder) -> None:

@@ -62,7 +62,7 @@ def camvid(assets: Path) -> MaskSet:
 
 
 def dtd10_mosaics(assets: Path) -> MaskSet:
-    """Pictures of 3 to 6 regions with bent borders, each a piece of a photograph of one of ten textures.
+    """Images of 3 to 6 regions with bent borders, each a piece of a photograph of one of ten textures.
 
     Photographs of train, validation and test mosaics are different ones: test mosaics are made of the set's own test,
     validation mosaics of a fifth of its train. A photograph is mirrored, scaled by 0.6 to 1.4 and made brighter or
@@ -93,7 +93,7 @@ def dtd10_mosaics(assets: Path) -> MaskSet:
 
 
 def mosaic(photos: list[list[Image.Image]], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A picture uint8 (H, W, 3) of pieces of photographs, ``photos`` by class, and its mask uint8 (H, W)."""
+    """An image uint8 (H, W, 3) of pieces of photographs, ``photos`` by class, and its mask uint8 (H, W)."""
     parts = regions(_MOSAIC, int(rng.integers(_REGIONS[0], _REGIONS[1] + 1)), rng)
     image, mask = np.zeros((*_MOSAIC, 3), np.uint8), np.zeros(_MOSAIC, np.uint8)
     # neighbors of one class would have no border that the mask shows

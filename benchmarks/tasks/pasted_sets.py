@@ -1,4 +1,4 @@
-"""Pictures with boxes that are made here: flowers, cut out as ellipses, on photographed textures."""
+"""Images with boxes that are made here: flowers, cut out as ellipses, on photographed textures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from benchmarks.tasks import vector_sets
 from benchmarks.tasks.mask_sets import cut
 
 FLOWERS = "flowers_on_textures"
-_SIZE = (192, 256)  # height and width of a picture
+_SIZE = (192, 256)  # height and width of an image
 _PICTURES = {"train": 160, "val": 40, "test": 100}
-_FLOWERS = (2, 5)  # a picture, at least and at most
+_FLOWERS = (2, 5)  # an image, at least and at most
 _SIDES = (40, 112)  # pixels of a flower's box, at least and at most
 _LONGEST = 1.5  # of a box, its longer side over its shorter one
 _OVERLAP = 0.1  # share of the smaller of two boxes that the other may cover
@@ -27,9 +27,9 @@ Made = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], np.ndar
 
 
 def flowers_on_textures(assets: Path) -> Made:
-    """Images uint8 (3, H, W), boxes (n, 4) in pixels, classes (n,), the split of each picture, and names of the classes.
+    """Images uint8 (3, H, W), boxes (n, 4) in pixels, classes (n,), the split of each image, and names of the classes.
 
-    The classes are the five of flowers; photographs of train, validation and test pictures are different ones, of flowers
+    The classes are the five of flowers; photographs of train, validation and test images are different ones, of flowers
     and of textures alike. An ellipse has no edge that its box shares with the photograph, so that what a detector
     learns is what a flower looks like and where it ends.
     """
@@ -50,7 +50,7 @@ def flowers_on_textures(assets: Path) -> Made:
 def picture(
     flowers: list[tuple[Image.Image, int]], textures: list[tuple[Image.Image, int]], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture uint8 (H, W, 3), its boxes float32 (n, 4) and their classes int64 (n,); one flower at least."""
+    """An image uint8 (H, W, 3), its boxes float32 (n, 4) and their classes int64 (n,); one flower at least."""
     image = cut(textures[int(rng.integers(len(textures)))][0], _SIZE, rng)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []

@@ -196,11 +196,11 @@ def _boxes(name: str, encoder: str, assets: Path) -> Iterator[Facet]:
     for row, i in enumerate(images):
         there[row, data.labels[i].unique().numpy()] = 1
     mixed = np.minimum(there.sum(axis=0), len(there) - there.sum(axis=0)) >= 5
-    yield Facet("whole picture", "labels", LabelKind.MULTILABEL, torch.cat(pooled).numpy(), there[:, mixed], images)
+    yield Facet("whole image", "labels", LabelKind.MULTILABEL, torch.cat(pooled).numpy(), there[:, mixed], images)
 
 
 def _drawn(data: BoxSet, i: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A picture at the size that training reads it (1, 3, H, W), and some of its boxes with their labels."""
+    """An image at the size that training reads it (1, 3, H, W), and some of its boxes with their labels."""
     image = data.images[i].float()[None] / 255
     factor = min(detection.SIDE / min(image.shape[-2:]), detection.LONGEST / max(image.shape[-2:]))
     size = [round(side * factor) for side in image.shape[-2:]]

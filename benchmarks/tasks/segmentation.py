@@ -72,7 +72,7 @@ def draw_points(mask: np.ndarray, count: int, ignore: int, rng: np.random.Genera
 
 
 def read_points(layers: list[torch.Tensor], places: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear values (P, sum of channels) at pixel centers of one picture; ``layers`` are (1, C, h, w)."""
+    """Bilinear values (P, sum of channels) at pixel centers of one image; ``layers`` are (1, C, h, w)."""
     centers = (places.float() + 0.5) / torch.tensor(size) * 2 - 1
     grid = centers.flip(1)[None, None]  # x first
     return torch.cat(
@@ -143,7 +143,7 @@ class DeepLab(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Encoder and decoder: pixels in 0..1 -> logits (B, C, h, w), smaller than the picture."""
+    """Encoder and decoder: pixels in 0..1 -> logits (B, C, h, w), smaller than the image."""
 
     def __init__(self, encoder: MapNetwork, decoder: nn.Module) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ def houses(data: Path) -> VectorImages:
 
 
 def bccd_cells(data: Path) -> VectorImages:
-    """Number of red cells in the picture."""
+    """Number of red cells in the image."""
     parts = tables(data / "bccd")
     values = [np.array([[row["red_cells"]] for row in part], np.float32) for part in parts]
     return _images("bccd_cells", parts, values, ("red_cells",), REGRESSION)

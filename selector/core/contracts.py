@@ -173,7 +173,7 @@ class Encoder(ABC):
         raise NotImplementedError
 
     def on_canvas(self, size: tuple[int, int]) -> Encoder:
-        """The same network for whole pictures squashed to (height, width), weights shared where they can be.
+        """The same network for whole images squashed to (height, width), weights shared where they can be.
 
         Its ``preprocess`` says so (``Preprocess.on_canvas``), and with it the address of what is extracted.
 
@@ -288,7 +288,7 @@ class Items(Protocol):
 class Annotations(Protocol):
     """What is known of each item, checked by a task; lazy where it is large.
 
-    ``strata`` (N,) ints or (N, L) 0/1 is what splits keep the share of (classes, labels, what a picture contains,
+    ``strata`` (N,) ints or (N, L) 0/1 is what splits keep the share of (classes, labels, what an image contains,
     quantiles of a value). ``digest(i)`` enters the target's fingerprint. ``labels`` is the array form where an
     item or word has one: (N,) or (N, L) or (N, T), else None. ``notes`` are what a person should know.
     """
@@ -328,7 +328,7 @@ class Annotations(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """A labeled data set.
+    """A labeled dataset.
 
     An item is what splits, samples and statistics take as a whole. Mostly it has one label and gives
     one row; of a tagging target it is a text with a label and a row a word (``row_starts``).
@@ -344,7 +344,7 @@ class Target:
         class_names: C names, in label order; empty for regression.
         splits: (N,) of ``train``, ``val``, ``test``. Proxies score train + val, val chooses, test
             is read once, for the final metric. Items of a domain without labels are ``UNLABELED``.
-        split_origin: ``given`` (by the data set) or ``drawn`` (by us, with ``seed``).
+        split_origin: ``given`` (by the dataset) or ``drawn`` (by us, with ``seed``).
         hashes: content hash of each item; addresses its row in the store. Labels are not in it.
         fingerprint: of the whole: hashes, labels and splits; survives moving the folder.
         whole_fingerprint: of the target before items that cannot be used were left out; empty where none were.

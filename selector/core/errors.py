@@ -60,7 +60,7 @@ class ZooError(ConfigError):
 
 
 class TargetError(ConfigError):
-    """The target data set cannot be used as it is."""
+    """The target dataset cannot be used as it is."""
 
 
 class BadImagesError(TargetError):

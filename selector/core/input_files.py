@@ -1,6 +1,6 @@
 """Files from somebody else: opened here, and measured before they are unpacked.
 
-Every path that data name (a picture of a table, a mask, an annotation) goes through ``read_file``: regular files only, and
+Every path that data name (an image of a table, a mask, an annotation) goes through ``read_file``: regular files only, and
 not more bytes than asked for. What a small file unpacks to (arrays, tables, documents) is read from its headers and
 checked by ``check_unpacked`` before memory is taken for it.
 """

@@ -106,7 +106,7 @@ class Predictions(Sequence[Prediction]):
             ConfigError: predictions of this task are no files.
         """
         raise ConfigError(
-            f"these predictions are no pictures, so there is nothing to write to {folder}; leave 'overlay' out."
+            f"these predictions are no images, so there is nothing to write to {folder}; leave 'overlay' out."
         )
 
     @property

@@ -55,7 +55,7 @@ class Preprocess:
         return red, green, blue
 
     def on_canvas(self, size: tuple[int, int]) -> Preprocess:
-        """For whole pictures squashed to (height, width): places in relative coordinates stay what they are."""
+        """For whole images squashed to (height, width): places in relative coordinates stay what they are."""
         return replace(self, input_size=(self.input_size[0], *size), crop_mode="squash", crop_pct=1.0)
 
     def overridden(self, changes: Mapping[str, Any]) -> Preprocess:

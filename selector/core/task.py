@@ -175,7 +175,7 @@ class Traced:
     """What an ONNX file holds of a network whose outputs are not one tensor.
 
     Attributes:
-        module: one picture (1, C, H, W), normalized -> a tensor for each of ``names``.
+        module: one image (1, C, H, W), normalized -> a tensor for each of ``names``.
         names: of the outputs; the first axis of each may have any length.
         differ: (arrays of the file, those of torch) -> how they differ, in words; "" where they say the same.
         facts: metadata of the file.
@@ -216,7 +216,7 @@ class Task(ABC):
         optimizer: ``sgd`` or ``adamw`` where its heads need one; None for what suits the network.
         draws: samples of its report show more than their item (``drawn``).
         onnx_differs: why what an ONNX file gives scores otherwise than ``predict``, a sentence; empty where it does not.
-        free_size: an exported network takes pictures of any height and width, where its encoder does.
+        free_size: an exported network takes images of any height and width, where its encoder does.
     """
 
     name: ClassVar[str]
@@ -288,7 +288,7 @@ class Task(ABC):
 
     def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
         """What is known of some items, an entry an item, as ``loss`` and ``evaluator`` take it: a class, the labels
-        of words, a mask (``torchvision.tv_tensors.Mask``), boxes. What is a tv_tensor moves with its picture when
+        of words, a mask (``torchvision.tv_tensors.Mask``), boxes. What is a tv_tensor moves with its image when
         that is augmented."""
         return target.by_item(target.labels_of(indices), indices)
 
@@ -323,7 +323,7 @@ class Task(ABC):
     # learning
 
     def prepared(self, encoder: Encoder, target: Target) -> Encoder:
-        """The encoder as this task reads its items: whole pictures on a canvas, where rows are places in them.
+        """The encoder as this task reads its items: whole images on a canvas, where rows are places in them.
 
         Raises:
             SourceError: the network cannot be read so.
@@ -376,8 +376,8 @@ class Task(ABC):
         return None
 
     def augment(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
-        """What is left to do once the modality's augmentation has moved pictures and annotations (tv_tensors move
-        with them): a task whose boxes may have left the picture drops them here. Draws from torch's global
+        """What is left to do once the modality's augmentation has moved images and annotations (tv_tensors move
+        with them): a task whose boxes may have left the image drops them here. Draws from torch's global
         generator, which the training loop seeds."""
         return batch, annotations
 

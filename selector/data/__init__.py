@@ -1,4 +1,4 @@
-"""Labeled data sets of every kind, as one ``Target``.
+"""Labeled datasets of every kind, as one ``Target``.
 
 ``readers/`` has one file a kind of input, which gives a table of items and columns; a task reads its annotation from
 the table. ``load_target`` brings the two together.

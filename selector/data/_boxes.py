@@ -29,7 +29,7 @@ def row_columns(columns: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
 def boxes_of_rows(
     pictures: Sequence[Any], sides: Sequence[Sequence[Any]], labels: Sequence[Any], places: Sequence[str]
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """The first row of each picture, in order, and its boxes; a row whose four cells are empty adds none.
+    """The first row of each image, in order, and its boxes; a row whose four cells are empty adds none.
 
     Raises:
         TargetError: a cell is no number; with the line.

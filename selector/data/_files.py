@@ -1,4 +1,4 @@
-"""Files that stand for a data set: parquet files, CoNLL files or tables of a folder, files named by split."""
+"""Files that stand for a dataset: parquet files, CoNLL files or tables of a folder, files named by split."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def files_of(path: Path) -> list[Path]:
 
 
 def holds_parquet(folder: Path) -> bool:
-    """Whether a folder is a data set in parquet files: directly in it, or in its ``data`` folder."""
+    """Whether a folder is a dataset in parquet files: directly in it, or in its ``data`` folder."""
     return bool(parquet_files(folder))
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files of a data set: directly in a folder, or in its ``data`` folder."""
+    """The parquet files of a dataset: directly in a folder, or in its ``data`` folder."""
     try:
         for place in (folder, folder / "data"):
             found = sorted(path for path in place.glob("*.parquet") if not path.name.startswith("."))
@@ -43,7 +43,7 @@ def split_of(path: Path) -> str:
 
 
 def holds_conll(folder: Path) -> bool:
-    """Whether a folder is a data set in CoNLL files, named by split, of which one is for training."""
+    """Whether a folder is a dataset in CoNLL files, named by split, of which one is for training."""
     return any(split_of(path) == "train" for path in conll_files(folder))
 
 

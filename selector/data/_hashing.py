@@ -2,7 +2,7 @@
 
 Reading 100,000 files to hash them takes seconds to minutes; asking the file system whether they
 changed takes less than a second. What is remembered lies under the user's cache folder, one file
-for each data set, and is only ever a shortcut: a lost or damaged one costs time.
+for each dataset, and is only ever a shortcut: a lost or damaged one costs time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def hash_files(
     """Content hash of each file, in order.
 
     Args:
-        root: absolute path of the data set that is remembered.
+        root: absolute path of the dataset that is remembered.
         relative: paths below ``folder``, which is ``root`` when not given.
         statuses: of the same files, as a directory scan gave them.
         hash_mode: ``mtime`` believes what is remembered of an unchanged file, ``content`` reads all.
@@ -71,7 +71,7 @@ def hash_files(
             real = os.path.realpath(path)
             if not (real.startswith(inside) or is_image_name(real) or begins_as_image(data[:16])):
                 raise TargetError(
-                    f"{path} is no image, and it lies outside the data set ({real}); correct the path or remove it."
+                    f"{path} is no image, and it lies outside the dataset ({real}); correct the path or remove it."
                 )
             return content_hash(data)
 

@@ -77,5 +77,5 @@ def is_tensor(x: Any) -> bool:
 
 
 def is_picture(x: Any) -> bool:
-    """Whether a row is a picture: an array or tensor of two or three axes, or a Pillow image."""
+    """Whether a row is an image: an array or tensor of two or three axes, or a Pillow image."""
     return isinstance(x, Image.Image) or ((isinstance(x, np.ndarray) or is_tensor(x)) and x.ndim in (2, 3))

@@ -1,4 +1,4 @@
-"""Objects in memory as items: pictures of every kind, and annotations that lie beside them."""
+"""Objects in memory as items: images of every kind, and annotations that lie beside them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows_of(x: Any) -> Sequence[Any] | None:
 
 
 def raw_image(image: Any, where: str) -> Any:
-    """A picture as an item: bytes of a file, or uint8 (H, W) or (H, W, C).
+    """An image as an item: bytes of a file, or uint8 (H, W) or (H, W, C).
 
     Args:
         image: a Pillow image, bytes, a mapping with ``bytes`` or ``path``, an array or a tensor: uint8, or floats in
@@ -89,7 +89,7 @@ def _of_file(path: str | os.PathLike[str], where: str) -> bytes:
 
 
 def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
-    """(role, column, schema) of what lies beside pictures: labels, masks (arrays, pictures, paths) or boxes."""
+    """(role, column, schema) of what lies beside images: labels, masks (arrays, images, paths) or boxes."""
     rows = rows_of(labels)
     stacked = (isinstance(labels, np.ndarray) or is_tensor(labels)) and labels.ndim == 3
     if stacked or (rows and all(_is_mask(row) for row in rows)):
@@ -124,7 +124,7 @@ class Masks:
 
 
 def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Options, name: str) -> Columns:
-    """Columns in memory, of which one may hold pictures or their paths (relative to the working directory)."""
+    """Columns in memory, of which one may hold images or their paths (relative to the working directory)."""
     count = len(next(iter(columns.values()), ()))
     names = [f"{name} {index}" for index in range(count)]
 

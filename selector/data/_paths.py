@@ -1,4 +1,4 @@
-"""Paths of pictures that a file names: where they lie, and how far they may lead."""
+"""Paths of images that a file names: where they lie, and how far they may lead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selector.modalities.image import check_image_file
 def picture_path(
     value: str, where: str, options: Options, folder: Path, places: Sequence[Path] = ()
 ) -> tuple[str, os.stat_result]:
-    """The path of a picture relative to ``folder``, and its status.
+    """The path of an image relative to ``folder``, and its status.
 
     The file that names it was given by the user, and so are the paths in it: they may be absolute or lead anywhere.
 

@@ -1,4 +1,4 @@
-"""Files of rows: which files stand for a data set, and their columns one file after another."""
+"""Files of rows: which files stand for a dataset, and their columns one file after another."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def other_columns(path: Path, found: Sequence[str], expected: Sequence[str], fir
     """The error about a file that lacks columns of the first one."""
     return TargetError(
         f"{path}: columns {', '.join(found)}; expected {', '.join(expected)} as in {first.name}. Keep the files of one "
-        "data set in a folder."
+        "dataset in a folder."
     )
 
 
@@ -102,7 +102,7 @@ def path_pictures(
     folder: Path,
     options: Options,
 ) -> tuple[Items, Sequence[str], list[str]]:
-    """Pictures that a column names by their paths.
+    """Images that a column names by their paths.
 
     Args:
         rows: those that are read; all when not given.

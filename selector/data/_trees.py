@@ -1,4 +1,4 @@
-"""Trees of pictures: listed once, split by folder, paired with the file that annotates each."""
+"""Trees of images: listed once, split by folder, paired with the file that annotates each."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def by_stem(entries: Sequence[Entry], key: Callable[[str], str], where: str, wha
     for entry in entries:
         other = found.setdefault(key(entry[0]), entry)
         if other is not entry:
-            raise TargetError(f"{where}: {other[0]} and {entry[0]} are two {what} of one picture; keep one of them.")
+            raise TargetError(f"{where}: {other[0]} and {entry[0]} are two {what} of one image; keep one of them.")
     return found
 
 
@@ -84,13 +84,13 @@ def picture_table(
     notes: Sequence[str] = (),
     path: Path | None = None,
 ) -> Table:
-    """The table of a folder of pictures with one annotation each.
+    """The table of a folder of images with one annotation each.
 
     Args:
-        entries: the pictures; ``column`` their annotations, an entry a picture.
+        entries: the images; ``column`` their annotations, an entry an image.
         role: of the column, which is its name as well.
         schema: what the input says of the annotation; what the caller says of it (``options``) comes before that.
-        splits: of each picture; empty where no folder and no file says one.
+        splits: of each image; empty where no folder and no file says one.
         path: what reads it again, where that is not the folder.
     """
     names = [name for name, _ in entries]
@@ -120,7 +120,7 @@ def mask_table(
     splits: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Table:
-    """``picture_table`` with a mask file a picture, named relative to the folder.
+    """``picture_table`` with a mask file an image, named relative to the folder.
 
     Args:
         schema: what the layout says of the classes; None where a file of class names in the folder does.

@@ -33,7 +33,7 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
         ConfigError: a task that was asked for does not fit the data.
     """
     if len(table) == 0:
-        raise TargetError(f"{table.where}: no items found; give a data set with labeled {noun_of(table.modality)}s.")
+        raise TargetError(f"{table.where}: no items found; give a dataset with labeled {noun_of(table.modality)}s.")
     for column in {column for columns in table.roles.values() for column in columns}:
         if len(table.columns[column]) != len(table):
             raise TargetError(

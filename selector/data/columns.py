@@ -1,6 +1,6 @@
 """From the columns of a table, whatever holds them (CSV, JSONL, parquet, ``datasets``, pandas), to items and annotations.
 
-A table is one of words (a list of words and of labels a row), of texts, or of pictures; which one is told from types and
+A table is one of words (a list of words and of labels a row), of texts, or of images; which one is told from types and
 names of its columns, or by the column that was named. Then one column, or several, are the annotation.
 """
 
@@ -50,14 +50,14 @@ class Columns:
         class_names: that are declared for a column.
         written: labels are words of a file, of which whole numbers are made.
         origin: what reads it again.
-        pictures_of: items, names and hashes of a column of pictures, or of paths of pictures.
+        pictures_of: items, names and hashes of a column of images, or of paths of images.
         picture_columns, picture_role: usual names of that column, and what a message calls it.
-        label_columns: usual names of labels of pictures.
+        label_columns: usual names of labels of images.
         masks_of: a column of masks that lie in memory, where it holds some.
         require: checks that every file has the columns that were chosen.
-        values_tell: values are looked at to find the column of pictures.
+        values_tell: values are looked at to find the column of images.
         texts_only: a table without a known column is one of texts, whose column is asked for.
-        split_column: whether a column may say the splits of pictures.
+        split_column: whether a column may say the splits of images.
         facts: what the table says of its annotation: ``names``, ``ignore_index``.
     """
 
@@ -115,9 +115,9 @@ def table_of(found: Columns, options: Options) -> Table:
 
 
 def _picture_column(found: Columns, options: Options) -> str | None:
-    """The column whose values are pictures or paths of pictures, where no name tells which one it is.
+    """The column whose values are images or paths of images, where no name tells which one it is.
 
-    None beside a column of texts, unless that is the one; and where several hold pictures, of which one may be masks.
+    None beside a column of texts, unless that is the one; and where several hold images, of which one may be masks.
     """
     lower = {name.lower() for name in found.known}
     if options.text_column is not None or options.image_column is not None or lower & set(found.picture_columns):
@@ -243,7 +243,7 @@ def _of_words(found: Columns, options: Options) -> Table:
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------- images
 
 
 def _of_pictures(found: Columns, options: Options) -> Table:
@@ -299,11 +299,11 @@ def _holds_boxes(found: Columns, name: str) -> bool:
 def roles_of(
     found: Columns, options: Options, picture: str, pictures: Sequence[str], boxes: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """The annotation columns of pictures by role; what was named alone, else all that type and name tell.
+    """The annotation columns of images by role; what was named alone, else all that type and name tell.
 
     Args:
         picture: the column of the items.
-        pictures: further columns of pictures, which are masks; ``boxes``: columns of boxes.
+        pictures: further columns of images, which are masks; ``boxes``: columns of boxes.
 
     Raises:
         TargetError: no column can be determined, or one that was named is not there.
@@ -338,7 +338,7 @@ def _each_once(where: str, columns: list[str]) -> list[str]:
 
 
 def _of_box_rows(found: Columns, options: Options, picture: str, rows: tuple[str, Sequence[str]]) -> Table:
-    """A table with a row a box, whose pictures occur as often as they have boxes."""
+    """A table with a row a box, whose images occur as often as they have boxes."""
     kind, sides = rows
     others = [name for name in found.known if name not in (picture, *sides)]
     label = find_column(found.where, "label", options.one_label, others, found.label_columns)

@@ -1,7 +1,7 @@
 """A target without labels beside a labeled source domain of the same classes, as one ``Target``.
 
-The source is read as any classification target. The target may be a flat folder of pictures, a list of paths,
-pictures or texts, an array, a text file with a text a line, a table without labels; or whatever else is read with
+The source is read as any classification target. The target may be a flat folder of images, a list of paths,
+images or texts, an array, a text file with a text a line, a table without labels; or whatever else is read with
 labels, which are then sealed (``core.sealed``).
 """
 
@@ -41,7 +41,7 @@ _FOLDERS = (
     " (names of folders were taken for classes: of other folders give a list of paths, or a CSV with a column 'path')"
 )
 MOST_SHARED = 0.5
-"""Share of the target's items that the source may hold as well; beyond, they are one data set."""
+"""Share of the target's items that the source may hold as well; beyond, they are one dataset."""
 
 
 def unlabeled_table(x: Any, options: Options, class_names: Sequence[str]) -> Table:
@@ -130,7 +130,7 @@ def _is_array(x: Any) -> bool:
 
 
 def _folder(root: Path, options: Options, class_names: Sequence[str]) -> Table:
-    """Pictures anywhere below a folder; those in class folders (below train, val, test or not) carry the class.
+    """Images anywhere below a folder; those in class folders (below train, val, test or not) carry the class.
 
     Folders of which none has the name of a class, or one like it, are of something else: of days, of cameras.
     """
@@ -208,7 +208,7 @@ def _label_column(known: Collection[str], options: Options) -> str:
 
 
 def _rooted(frame: Any, folder: Path, options: Options) -> Any:
-    """Paths of pictures relative to the table's own folder, or to the one that was named."""
+    """Paths of images relative to the table's own folder, or to the one that was named."""
     root = Path(options.image_root) if options.image_root else folder
     for column in frame.columns:
         first = next((cell for cell in frame[column] if isinstance(cell, str)), "")

@@ -1,7 +1,7 @@
 """Which items are for training, validation and test, where the data do not say: drawn by content and seed.
 
 Shares of what the task names as strata are kept: of classes and quantiles item by item, of several labels (or what
-pictures contain) by iterative stratification.
+images contain) by iterative stratification.
 """
 
 from __future__ import annotations

@@ -47,10 +47,10 @@ def export_onnx(
     tagged there is a row a token: a word's logits are those of its first token, or the mean over its
     tokens, as ``word_pooling`` in the metadata says.
 
-    A network that gives masks: float (B, K, H, W), of pictures of any height and width where its encoder takes them
+    A network that gives masks: float (B, K, H, W), of images of any height and width where its encoder takes them
     (``free_size`` in the metadata).
 
-    A network that finds boxes takes one picture and gives ``boxes`` (n, 4) in shares of it (left, top, right, bottom),
+    A network that finds boxes takes one image and gives ``boxes`` (n, 4) in shares of it (left, top, right, bottom),
     ``labels`` (n,) and ``scores`` (n,), the most confident first; ``min_score`` in the metadata is the score from
     which on validation counts a box.
 
@@ -151,7 +151,7 @@ def files_beside(saved: SavedModel, path: Path) -> list[Path]:
 
 
 def _write_checked(saved: SavedModel, path: Path) -> None:
-    """Write the file and compare it with torch; where pictures may have any size, on another size as well.
+    """Write the file and compare it with torch; where images may have any size, on another size as well.
 
     An encoder that only takes its own size (a plain vision transformer) is exported with that.
 
@@ -257,7 +257,7 @@ def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) ->
                 _export(form, path)
         except Exception as error:  # noqa: BLE001 - networks and the exporter refuse other sizes in many ways
             log.warning(
-                "%s takes pictures of its own size only (%s)",
+                "%s takes images of its own size only (%s)",
                 saved.config["name"],
                 (str(error).splitlines() or [""])[0],
             )
@@ -304,7 +304,7 @@ class _Form:
         batches: inputs, and the outputs that the file must give; the first is what torch traces.
         outputs: their names.
         shapes: of each input the axes that may have any length.
-        free: pictures may have any height and width.
+        free: images may have any height and width.
         traced: by torch's older exporter, which follows one run; the newer one refuses lengths that depend on data.
         differ: see ``core.task.Traced``.
     """

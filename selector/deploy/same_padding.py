@@ -1,4 +1,4 @@
-"""Networks that pad as TensorFlow's 'SAME' does, exported for pictures of any size.
+"""Networks that pad as TensorFlow's 'SAME' does, exported for images of any size.
 
 How much such a layer pads is a formula of the size of what comes in, which torch's exporter would trace through all layers
 before it. ONNX's own operators pad so by themselves (``auto_pad``): while a network is exported, its layers are these.
@@ -32,7 +32,7 @@ def pads_by_size(module: nn.Module, size: tuple[int, ...]) -> str:
     follows the formula through all layers and does not end. Nothing where what is padded is the same at another size.
 
     Args:
-        size: of a picture, (C, H, W).
+        size: of an image, (C, H, W).
     """
     import torch
 
@@ -43,7 +43,7 @@ def pads_by_size(module: nn.Module, size: tuple[int, ...]) -> str:
             other = _paddings(module, torch.zeros((1, channels, height + 17, width + 13)))
         except (AssertionError, RuntimeError, ValueError):  # it takes some sizes, and not this one
             return ""
-    return "" if own == other else "its code pads by the size of the pictures"
+    return "" if own == other else "its code pads by the size of the images"
 
 
 def _paddings(module: nn.Module, pictures: Tensor) -> list[list[int]]:

@@ -263,7 +263,9 @@ def _exported(trained: Trained) -> str:
 def _outputs(trained: Trained, noun: str) -> str:
     """A row of the table of facts: what becomes of the outputs."""
     if trained.recipe.get("head") == "maps":
-        return f"| outputs | of a decoder ({cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole pictures |"
+        return (
+            f"| outputs | of a decoder ({cell(trained.recipe.get('decoder', 'its own'))}) on the maps of whole images |"
+        )
     name, text = tasks.registry.get(trained.task).meaning(trained.class_names, trained.context)
     row = "outputs" if name == tasks.registry.get(trained.task).class_noun else name
     return f"| {row} | {cell(text)}, chosen on the validation {noun}s |"
@@ -331,12 +333,12 @@ def _masks(preprocess: Preprocess) -> str:
     _, height, width = preprocess.input_size
     return _SESSION.format(imports="from PIL import Image\n") + (
         "values = np.array(json.loads(facts['class_values']))  # what each class is written as in a mask\n"
-        "def model(picture):  # a Pillow image -> its mask (H, W)\n"
-        f"    small = picture.convert('RGB').resize(({width}, {height}), Image.{preprocess.interpolation.upper()})\n"
+        "def model(image):  # a Pillow image -> its mask (H, W)\n"
+        f"    small = image.convert('RGB').resize(({width}, {height}), Image.{preprocess.interpolation.upper()})\n"
         f"    pixels = (np.asarray(small, np.float32) / 255 - {list(preprocess.mean)}) / {list(preprocess.std)}\n"
         "    given = pixels.transpose(2, 0, 1)[None].astype(np.float32)\n"
         "    logits = session.run(['logits'], {'images': given})[0][0]\n"
-        "    whole = [np.asarray(Image.fromarray(one).resize(picture.size, Image.BILINEAR)) for one in logits]\n"
+        "    whole = [np.asarray(Image.fromarray(one).resize(image.size, Image.BILINEAR)) for one in logits]\n"
         "    return values[np.argmax(whole, axis=0)]"
     )
 

@@ -30,7 +30,7 @@ class ExtractSettings:
 
     Attributes:
         reader: row reader of the task (``extract/readers``).
-        aspect: (height, width) of whole pictures at a short side of 224, for readers of feature maps; a network
+        aspect: (height, width) of whole images at a short side of 224, for readers of feature maps; a network
             reads them at its own short side (``canvas_side``). None where items are prepared as the network says.
     """
 
@@ -98,7 +98,7 @@ class ExtractJob:
         target: whose items; ``indices`` (n,) are their positions in it.
         store: folder or URL of the feature store, where the rows go.
         settings: how the network is run.
-        to_come: what later jobs will probably read, so that pictures are decoded once for all of them.
+        to_come: what later jobs will probably read, so that images are decoded once for all of them.
         next_spec: the network that will probably be asked for next; loaded while this one runs.
         cost_only: the rows are all stored; the network is loaded for what it costs.
         plan: rows that are read off feature maps; None for features of whole items.

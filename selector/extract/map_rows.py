@@ -1,4 +1,4 @@
-"""Rows at places of whole pictures, read off feature maps: one pass gives every variant."""
+"""Rows at places of whole images, read off feature maps: one pass gives every variant."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class MapRows(ExtractionRun):
         addresses: Sequence[str],
         entries: Mapping[str, Entry],
     ) -> None:
-        """Run the pictures of missing rows and append them to their entries, chunk by chunk."""
+        """Run the images of missing rows and append them to their entries, chunk by chunk."""
         lacks = {variant: np.zeros(len(plan), bool) for variant in entries}
         for variant, entry in entries.items():
             lacks[variant][entry.missing(addresses)] = True
@@ -160,7 +160,7 @@ class MapRows(ExtractionRun):
         )  # fmt: skip
 
     def _cost_of_maps(self, encoder: Encoder, entries: Sequence[Entry], batch: Batch) -> None:
-        """What a pass over a whole picture costs, held against the limits."""
+        """What a pass over a whole image costs, held against the limits."""
         from selector.extract.encode import open_runner
 
         runner = open_runner(

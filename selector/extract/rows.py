@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["JUDGED_ON", "MapRunner", "RowChunk", "canvas_encoder", "extract_rows", "open_map_runner"]
 
-_PIXELS = 16 * 224 * 224  # of a batch on a processor: 16 pictures of 224; on a GPU eight times as many
+_PIXELS = 16 * 224 * 224  # of a batch on a processor: 16 images of 224; on a GPU eight times as many
 _GPU = 8
-JUDGED_ON = 8  # pictures on which a lower precision is compared with float32, each read at nine places
+JUDGED_ON = 8  # images on which a lower precision is compared with float32, each read at nine places
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MapRunner:
     Attributes:
         identity: backend, precision and kind of arithmetic; part of the address of its rows.
         facts: what was decided beside, and on what grounds; in no address.
-        batch_size: pictures a forward pass; halved when memory runs out.
+        batch_size: images a forward pass; halved when memory runs out.
     """
 
     def __init__(self, encoder: Encoder, device: str, precision: str, batch_size: int | None = None) -> None:
@@ -101,14 +101,14 @@ class MapRunner:
         reader: RowReader,
         variants: Sequence[str],
     ) -> dict[str, NDArray[np.float32]]:
-        """Rows (R, D) by variant of a batch of decoded pictures uint8 (B, H, W, 3).
+        """Rows (R, D) by variant of a batch of decoded images uint8 (B, H, W, 3).
 
         Args:
             item: (R,) positions in the batch.
             place: (R, k) relative coordinates.
 
         Raises:
-            SourceError: memory is too small for a single picture, or rows are not finite.
+            SourceError: memory is too small for a single image, or rows are not finite.
         """
         parts = []
         begin = 0
@@ -124,7 +124,7 @@ class MapRunner:
             if found is None:  # outside of the except block: its traceback would keep the maps alive
                 if size == 1:
                     raise OutOfMemory(
-                        f"{self.encoder.name}: memory of {self.device} is too small for a single picture of "
+                        f"{self.encoder.name}: memory of {self.device} is too small for a single image of "
                         f"{self.encoder.image_preprocess.input_size}; use a smaller resolution."
                     )
                 self.batch_size = self.facts["batch_size"] = size // 2
@@ -177,7 +177,7 @@ def open_map_runner(
     Args:
         precision: ``auto`` takes bfloat16 where the hardware has it and the maps of the sample, read at nine places,
             agree with those in float32, as for pooled features.
-        sample: the first pictures, decoded; 8 are enough, and fewer leave it at float32.
+        sample: the first images, decoded; 8 are enough, and fewer leave it at float32.
         decided: the precision of rows that are already stored: it is kept.
 
     Raises:
@@ -198,14 +198,14 @@ def open_map_runner(
     point = registry.get("point")
     variants = point.variants(encoder.strides)
     exact, near = (r.read(few, item, place, point, variants) for r in (runner, lower))
-    # a row a picture, its nine places side by side: points of one picture are often as good as equal, and which of
+    # a row an image, its nine places side by side: points of one image are often as good as equal, and which of
     # those is the nearest says nothing
     worst = [agreement(*(rows[v].reshape(len(few), -1) for rows in (exact, near))) for v in variants]
     found = min(worst, key=lambda one: (one.cosine, one.neighbors))
     facts = {"judged_on": len(few), "agreement_cosine": found.cosine, "agreement_neighbors": found.neighbors}
     lower.facts |= facts
     runner.facts |= facts
-    fewest = int(MIN_NEIGHBORS * len(few))  # of 8 pictures one may have another nearest one
+    fewest = int(MIN_NEIGHBORS * len(few))  # of 8 images one may have another nearest one
     kept = all(one.cosine >= MIN_COSINE and round(one.neighbors * len(few)) >= fewest for one in worst)
     return lower if kept else runner
 

@@ -30,7 +30,7 @@ ToCome: TypeAlias = Callable[[], Iterable[Preprocess]]
 
 
 class Prepared:
-    """Pictures decoded and texts tokenized, once for all networks that read them alike.
+    """Images decoded and texts tokenized, once for all networks that read them alike.
 
     Attributes:
         target: what is left of it: items that turn out to be unusable leave it, for every model.
@@ -54,7 +54,7 @@ class Prepared:
 
     @property
     def smallest_pixels(self) -> Pixels | None:
-        """Of the pictures that were decoded the smallest; None when none were."""
+        """Of the images that were decoded the smallest; None when none were."""
         pictures = (found for found in self._inputs.values() if (found.shape or ()))
         return min(pictures, key=lambda found: found.shape or (), default=None)  # type: ignore[return-value]
 
@@ -63,7 +63,7 @@ class Prepared:
 
         Args:
             to_come: what later models will probably ask for: other sizes are made of the same decoded
-                pictures, as far as there is room. A wrong guess costs some decoding.
+                images, as far as there is room. A wrong guess costs some decoding.
         """
         from selector.extract.encode import resolve_device
 
@@ -179,7 +179,7 @@ class Workspace:
         return self.ahead.take(spec)
 
     def canvas(self, short_side: int) -> tuple[int, int]:
-        """(height, width) that whole pictures of the target are squashed to for a network of this native side."""
+        """(height, width) that whole images of the target are squashed to for a network of this native side."""
         from selector.modalities.image import canvas_of
 
         if short_side not in self._canvases:

@@ -184,8 +184,8 @@ def augmented(batch: Any, annotations: Sequence[Any], mirror: bool = True) -> tu
     Args:
         batch: uint8 tensor (B, H, W, C).
         annotations: an entry an item, of any structure: in it ``tv_tensors`` (masks, boxes) move with their
-            picture, everything else stays. Those of another size are first brought to that of the prepared
-            picture, which then is the whole one, squashed.
+            image, everything else stays. Those of another size are first brought to that of the prepared
+            image, which then is the whole one, squashed.
     Draws from torch's global generator.
     """
     import torch
@@ -197,7 +197,7 @@ def augmented(batch: Any, annotations: Sequence[Any], mirror: bool = True) -> tu
     change = Compose([crop, RandomHorizontalFlip(0.5)]) if mirror else crop
     images, moved = [], []
     for image, annotation in zip(batch.permute(0, 3, 1, 2), annotations, strict=True):
-        # an annotation that is a plain tensor would be taken for a picture: only tv_tensors may move
+        # an annotation that is a plain tensor would be taken for an image: only tv_tensors may move
         image, annotation = change(tv_tensors.Image(image), fitted(annotation, (height, width)))
         images.append(image.as_subclass(torch.Tensor))
         moved.append(annotation)
@@ -205,7 +205,7 @@ def augmented(batch: Any, annotations: Sequence[Any], mirror: bool = True) -> tu
 
 
 def fitted(annotation: Any, size: tuple[int, int]) -> Any:
-    """An annotation whose masks and boxes are those of the picture squashed to (height, width)."""
+    """An annotation whose masks and boxes are those of the image squashed to (height, width)."""
     from torch.utils._pytree import tree_map_only
     from torchvision import tv_tensors
     from torchvision.transforms.v2 import InterpolationMode

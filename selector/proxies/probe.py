@@ -61,7 +61,7 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     Returns:
         Score ≤ 0 with a contribution a row; ``details``: accuracy and miou (mean IoU of the classes) of
         rows that the fit did not see, strength; of several labels also ``map``. Rows of one item share a fold, so
-        those of a mask are judged by fits on other pictures; each row counts the same, whatever it stands for.
+        those of a mask are judged by fits on other images; each row counts the same, whatever it stands for.
     Raises:
         NotApplicable: fewer than two classes have rows in two folds.
     """

@@ -1,7 +1,7 @@
-"""How well a score agrees with fine-tuned accuracy, over models and over data sets.
+"""How well a score agrees with fine-tuned accuracy, over models and over datasets.
 
 Rank agreement alone misleads with few models (11 models: a random score has a weighted tau between
-about -0.5 and 0.5 on one data set), so the loss of acting on a score, ``regret_at``, stands beside
+about -0.5 and 0.5 on one dataset), so the loss of acting on a score, ``regret_at``, stands beside
 it, and every figure comes with a bootstrap interval.
 """
 
@@ -202,7 +202,7 @@ MEASURES: Mapping[str, Measure] = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over data sets with its 90% bootstrap interval; ``undefined`` data sets gave NaN."""
+    """A mean over datasets with its 90% bootstrap interval; ``undefined`` datasets gave NaN."""
 
     value: float
     low: float
@@ -220,21 +220,21 @@ def mean_agreement(
     seed: int = 0,
     resample: Literal["models", "datasets", "both"] = "both",
 ) -> Interval:
-    """Mean of a measure over data sets, with a bootstrap over models and data sets.
+    """Mean of a measure over datasets, with a bootstrap over models and datasets.
 
     Args:
-        scores, accuracies: one array (M_d,) a data set; data sets may have other models.
+        scores, accuracies: one array (M_d,) a dataset; datasets may have other models.
         measure: a name of ``MEASURES`` or a callable.
-        models: names (M_d,) of the models of each data set. A model is then drawn once for all data sets that have it
-            (crossed), as it must be where the same models are measured on every data set. Without names each data set
+        models: names (M_d,) of the models of each dataset. A model is then drawn once for all datasets that have it
+            (crossed), as it must be where the same models are measured on every dataset. Without names each dataset
             is taken to have models of its own (nested), which makes intervals too narrow where it has not.
         draws, seed: of the bootstrap; the same seed draws the same resamples for every score, so
             that differences between scores can be paired.
         resample: what is drawn with replacement.
     Returns:
-        The mean over the data sets where the measure is defined, and the percentile interval.
+        The mean over the datasets where the measure is defined, and the percentile interval.
     Raises:
-        ConfigError: no data set, or lists of different length.
+        ConfigError: no dataset, or lists of different length.
     """
     _same_length(models, scores=scores, accuracies=accuracies)
     function = MEASURES[measure] if isinstance(measure, str) else measure
@@ -267,14 +267,14 @@ def paired_difference(
 def _same_length(models: Sequence[Sequence[str]] | None, **lists: Sequence[ArrayLike]) -> None:
     counts = {name: len(values) for name, values in lists.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
-        raise ConfigError(f"expected one array a data set in each of {', '.join(counts)}. Got {counts}.")
+        raise ConfigError(f"expected one array a dataset in each of {', '.join(counts)}. Got {counts}.")
     own = [len(np.atleast_1d(x)) for x in lists["accuracies"]]
     if models is not None and [len(names) for names in models] != own:
-        raise ConfigError(f"models: expected a name for each of {own} models by data set. Got {[*map(len, models)]}.")
+        raise ConfigError(f"models: expected a name for each of {own} models by dataset. Got {[*map(len, models)]}.")
 
 
 def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
-    """90% of the means over the data sets of each resample."""
+    """90% of the means over the datasets of each resample."""
     means = np.array([_mean(values) for values in drawn])
     if not np.isfinite(means).any():
         return math.nan, math.nan
@@ -290,7 +290,7 @@ def _bootstrap(
     seed: int,
     resample: str,
 ) -> np.ndarray:
-    """(draws, data sets) values of the measure on what was drawn; NaN where it is undefined there."""
+    """(draws, datasets) values of the measure on what was drawn; NaN where it is undefined there."""
     many = BATCHED.get(measure) if isinstance(measure, str) else None
     if many is None:
         many = partial(one_by_one, MEASURES[measure] if isinstance(measure, str) else measure)
@@ -310,7 +310,7 @@ def _bootstrap(
             positions = rng.integers(len(x), size=(len(at[0]), len(x)))
         else:
             own = {name: position for position, name in enumerate(models[index])}
-            positions = np.array([own.get(name, -1) for name in pool])[together[at[0]]]  # -1: not on this data set
+            positions = np.array([own.get(name, -1) for name in pool])[together[at[0]]]  # -1: not on this dataset
         values[at] = many(x[positions], y[positions], positions >= 0)
     return values
 

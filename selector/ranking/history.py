@@ -55,7 +55,7 @@ class Result:
         kind: ``measured`` or ``predicted``.
         strategy: frozen, partial, full, lora; empty for predicted rows.
         source: as the zoo names it, such as ``timm:resnet18``; two zoos may give one name to two models.
-        target_name: for people, and to recognize a published data set.
+        target_name: for people, and to recognize a published dataset.
         origin: ``run``, or ``published`` for values of a fact table.
         run: which run wrote it; the same run writes a value once, a second time replaces it.
         when: UTC, ISO 8601; filled in when the row is added.
@@ -424,9 +424,9 @@ ORIGIN = "published"
 
 @lru_cache(maxsize=1)
 def published_results() -> tuple[Result, ...]:
-    """One result a network and data set; the network under the name that its source gives it.
+    """One result a network and dataset; the network under the name that its source gives it.
 
-    ``target`` and ``target_name`` name the data set, ``run`` the table; accuracy is in points.
+    ``target`` and ``target_name`` name the dataset, ``run`` the table; accuracy is in points.
     """
     data = json.loads((files("selector.ranking") / "published.json").read_text(encoding="utf-8"))
     return tuple(

@@ -41,7 +41,7 @@ def columns_of(
     for model, row in rows:
         if predicted is not None and (row.target, model) not in predicted:
             continue
-        # two published tables of one data set were measured in different ways; runs of this machine in one
+        # two published tables of one dataset were measured in different ways; runs of this machine in one
         table = row.run if row.origin == "published" else ""
         key = (row.target, row.strategy, row.metric, table)
         cells.setdefault(key, {}).setdefault(model, []).append(row.value)

@@ -181,7 +181,7 @@ def static_prior(
         history: results of earlier runs, none of the same target. A measured one that has the score of that time
             (a predicted row) beside it says how the model trained for its score; the others are ranks.
         target: fingerprint of the target that is about to be ranked.
-        target_name: its name; published results of a data set that it may mean are left out as well,
+        target_name: its name; published results of a dataset that it may mean are left out as well,
             since a fact table has no fingerprint.
         fewest_own: unlike, decisive targets of this machine below which its own results do not enter.
     Returns:
@@ -325,7 +325,7 @@ def _predicted(history: Sequence[Result]) -> dict[tuple[str, str], float]:
 
 
 def _names(target_name: str, data_set: str) -> bool:
-    """Whether a target's name may mean a published data set: ``Flowers-102 (train)`` means flowers.
+    """Whether a target's name may mean a published dataset: ``Flowers-102 (train)`` means flowers.
 
     One name too many costs a few rows of history; one too few would show the answer to the prior.
     """

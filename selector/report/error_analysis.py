@@ -73,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Drawn:
-    """An item with the small pictures that its task drew of it: ``pictures`` are titles and ``data:`` URIs."""
+    """An item with the small images that its task drew of it: ``pictures`` are titles and ``data:`` URIs."""
 
     name: str
     note: str
@@ -109,7 +109,7 @@ class ErrorAnalysis:
         mistakes: wrong samples, the most confident first; ``unsure`` right ones, the least sure first.
         tables: all other tables of the task.
         counted: what the lines count: items, or entities or words where words have labels.
-        drawn: samples that the task drew, by heading; ``legend`` the colors in them, as pictures with names.
+        drawn: samples that the task drew, by heading; ``legend`` the colors in them, as images with names.
         points: predicted against true values.
     """
 
@@ -265,6 +265,6 @@ def _groups(samples: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, tuple[Draw
 
 
 def _picture(uri: object) -> str:
-    """A picture inside the file; anything else would make the browser ask someone."""
+    """An image inside the file; anything else would make the browser ask someone."""
     text = str(uri or "")
     return text if text.startswith("data:image/") else ""

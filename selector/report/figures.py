@@ -38,7 +38,7 @@ LINE = 13.0  # from one label to the next
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with what it shows and how to read it."""
+    """An image with what it shows and how to read it."""
 
     key: str
     title: str

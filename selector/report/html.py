@@ -145,7 +145,7 @@ def template_part(name: str) -> str:
 
 
 def policy_of(style: str, script: str) -> str:
-    """The content security policy of a page with this style and this script, and pictures inside it."""
+    """The content security policy of a page with this style and this script, and images inside it."""
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"

@@ -44,7 +44,7 @@ def reader_of(target: Target) -> str:
 
 
 def reads_maps(target: Target) -> bool:
-    """Whether its rows are read off feature maps of whole pictures."""
+    """Whether its rows are read off feature maps of whole images."""
     return readers.get(reader_of(target)).needs_maps
 
 

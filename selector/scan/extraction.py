@@ -107,7 +107,7 @@ class Extraction:
 
     @property
     def reads_maps(self) -> bool:
-        """Whether rows are read off feature maps of whole pictures."""
+        """Whether rows are read off feature maps of whole images."""
         return self.job_settings.aspect is not None
 
     @property

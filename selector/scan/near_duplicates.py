@@ -1,6 +1,6 @@
-"""Pictures of one split that are nearly those of another: the same photo saved again, resized or relit.
+"""Images of one split that are nearly those of another: the same photo saved again, resized or relit.
 
-Two pictures count as the same when their thumbnails (luminance, 32 x 32, brightness and contrast
+Two images count as the same when their thumbnails (luminance, 32 x 32, brightness and contrast
 taken out) correlate by 0.995 or more. ``benchmarks/bench_near_duplicates.py`` says what that finds and
 what it takes for a copy by mistake; crops and rotations are not found.
 """
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 SAME = 0.995
 SIDE = 32
-_SEARCH = 16  # side of what the nearest picture is searched with
-_FLAT = 3.0  # gray levels of deviation: a blank picture is like every other blank one
-_PRODUCTS = 3e9  # compared pairs: seconds on two cores; beyond, an even share of the held-out pictures is looked at
+_SEARCH = 16  # side of what the nearest image is searched with
+_FLAT = 3.0  # gray levels of deviation: a blank image is like every other blank one
+_PRODUCTS = 3e9  # compared pairs: seconds on two cores; beyond, an even share of the held-out images is looked at
 _BATCH = 256
 _VERSION = 2
 
 
 def leak_caveats(target: Target, pixels: Pixels | None, store: FeatureStore) -> list[Caveat]:
-    """The warnings of a target about pictures of one split that tell of another, from the store where it was looked
+    """The warnings of a target about images of one split that tell of another, from the store where it was looked
     for before: near duplicates, and neighbors in a sequence (``scan.sequences``).
 
-    ``pixels`` are its decoded pictures; None when this run decoded nothing, and then only what an
+    ``pixels`` are its decoded images; None when this run decoded nothing, and then only what an
     earlier run found is told.
     """
     if not modalities.of(target).resizable:
@@ -77,13 +77,13 @@ def thumbnails(pixels: Pixels) -> np.ndarray:
 
 
 def near_duplicates(thumbs: np.ndarray, splits: np.ndarray, hashes: Sequence[str]) -> tuple[list[Pair], int]:
-    """Held-out pictures that are nearly one of another split, and how many were looked at.
+    """Held-out images that are nearly one of another split, and how many were looked at.
 
     Args:
         thumbs: (N, 32, 32) in uint8.
         splits: (N,) of train, val, test: val is compared with train, test with both.
         hashes: of the contents; equal ones are no *near* duplicates.
-    Cost: O(held out · others) products of 256 numbers; memory for 256 floats a picture.
+    Cost: O(held out · others) products of 256 numbers; memory for 256 floats an image.
     """
     busy = thumbs.reshape(len(thumbs), -1).std(axis=1) > _FLAT
     pairs: list[Pair] = []
@@ -108,7 +108,7 @@ def near_duplicates(thumbs: np.ndarray, splits: np.ndarray, hashes: Sequence[str
 
 
 def nearest(thumbs: np.ndarray, queries: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Of the pictures at ``base`` the one most like each of ``queries``: positions (len(queries),)."""
+    """Of the images at ``base`` the one most like each of ``queries``: positions (len(queries),)."""
     coarse = thumbs.reshape(len(thumbs), _SEARCH, 2, _SEARCH, 2).mean(axis=(2, 4), dtype=np.float32)
     units = _units(_flat(coarse))
     known = units[base].T
@@ -145,10 +145,10 @@ def _told(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat | None:
     pairs = sorted(pairs, key=lambda p: -p.similarity)
     first = pairs[0]
     other_label = sum(not np.array_equal(target.labels[p.held_out], target.labels[p.other]) for p in pairs)
-    labels = f" {other_label} of them have another label than the picture they are like." if other_label else ""
+    labels = f" {other_label} of them have another label than the image they are like." if other_label else ""
     return Caveat(
         "near-duplicates",
-        f"{len(pairs)} of {checked} held-out pictures are nearly one of another split, such as "
+        f"{len(pairs)} of {checked} held-out images are nearly one of another split, such as "
         f"{target.names[first.held_out]} ({target.splits[first.held_out]}) and {target.names[first.other]} "
         f"({target.splits[first.other]}): test metrics are likely optimistic (data leakage).{labels} run.json lists them.",
         {"pairs": len(pairs), "checked": checked, "other_label": other_label, "listed": listed(pairs, target)},

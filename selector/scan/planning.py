@@ -55,7 +55,7 @@ class Plan:
         images: rows that each is read at, whatever they are: ``noun`` is what one is called.
         decoded: items of all splits that are prepared, each content once: test is read at the end.
         disk_bytes: of the rows, when all are stored.
-        pixel_bytes, compiled_bytes: of decoded pictures and compiled networks beside them, caches that the store
+        pixel_bytes, compiled_bytes: of decoded images and compiled networks beside them, caches that the store
             keeps below a ceiling.
         fetch_bytes: of weights that are not on this machine.
         seconds: where every model that lacks rows has run here before; None otherwise.
@@ -342,7 +342,7 @@ def _size(found: _Found) -> tuple[int, int, int] | None:
 
 
 def _prepared_bytes(lacking: Sequence[_Found], data: Target, items: int) -> int:
-    """Prepared items (decoded pictures), once a size."""
+    """Prepared items (decoded images), once a size."""
     sizes = {_size(found) for found in lacking}
     return sum(modalities.of(data).kept_bytes(size) * items for size in sizes)
 

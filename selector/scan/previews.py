@@ -1,4 +1,4 @@
-"""Small pictures, texts or words for the samples of an outcome, so that the report needs the data no more."""
+"""Small images, texts or words for the samples of an outcome, so that the report needs the data no more."""
 
 from __future__ import annotations
 

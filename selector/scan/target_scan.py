@@ -152,7 +152,7 @@ class TargetScan:
         return fine_tune(ranking, extraction, self._specs, training, self._top_k)
 
     def _open_pictures(self) -> None:
-        """Open the decoded pictures that near duplicates are looked for in, where this run has not looked yet."""
+        """Open the decoded images that near duplicates are looked for in, where this run has not looked yet."""
         assert self.rounds is not None
         fresh = (c for c in self.rounds.candidates if c.entry is not None and not c.cached and not c.failure)
         found = next(fresh, None)

@@ -51,7 +51,7 @@ class Brought:
 
 
 def joinable(extraction: Extraction) -> bool:
-    """Whether rows of a target are whole items: words of texts and places in pictures are read target by target."""
+    """Whether rows of a target are whole items: words of texts and places in images are read target by target."""
     return extraction.job_settings.reader == WHOLE_ITEMS
 
 

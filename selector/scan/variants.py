@@ -15,7 +15,7 @@ from selector.zoo import ModelSpec, Pooling, TextSettings
 from selector.zoo.variants import at_place, network_of
 
 LAST = "last"
-"""The last layer; of pictures the one whose features a model's own head reads, which is what it is read at anyway."""
+"""The last layer; of images the one whose features a model's own head reads, which is what it is read at anyway."""
 
 OWN = "own"
 """The layer or the pooling that a model is read at when nothing is said."""

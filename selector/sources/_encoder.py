@@ -211,7 +211,7 @@ class TorchEncoder(Encoder):
                 raise SourceError("the maps of the network that was built again are others")
 
     def _canvas(self, size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
-        """The network for pictures of (height, width), whose maps were read once at that size."""
+        """The network for images of (height, width), whose maps were read once at that size."""
         channels, *native = self.preprocess.input_size
         if size is None or tuple(size) == tuple(native):
             _ = self.taps

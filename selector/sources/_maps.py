@@ -27,7 +27,7 @@ _REFUSALS = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError
 
 @dataclass(frozen=True)
 class Geometry:
-    """What an output is, seen beside the picture that it came from: ``height`` x ``width`` cells of ``channels``."""
+    """What an output is, seen beside the image that it came from: ``height`` x ``width`` cells of ``channels``."""
 
     layout: Literal["nchw", "nhwc", "tokens"]
     height: int
@@ -39,7 +39,7 @@ class Geometry:
 def geometry_of(
     shape: Sequence[int], size: tuple[int, int], prefix: int | None = None, channels_last: bool = False
 ) -> Geometry | None:
-    """The map that an output (1, ...) of a picture of ``size`` (H, W) is, or None where it is none.
+    """The map that an output (1, ...) of an image of ``size`` (H, W) is, or None where it is none.
 
     Args:
         prefix: tokens before the patches; None where that is not known.
@@ -63,7 +63,7 @@ def geometry_of(
 
 
 def _plausible(found: Geometry, size: tuple[int, int]) -> bool:
-    """More than one cell, coarser than pixels, and of the picture's shape up to a cell of rounding."""
+    """More than one cell, coarser than pixels, and of the image's shape up to a cell of rounding."""
     if found.height * found.width < 2:
         return False
     down, across = size[0] / found.height, size[1] / found.width
@@ -73,10 +73,10 @@ def _plausible(found: Geometry, size: tuple[int, int]) -> bool:
 
 
 def as_map(out: Tensor, layout: str, prefix: int, stride: int, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) from an output of a batch of pictures of ``size``.
+    """(B, C, h, w) from an output of a batch of images of ``size``.
 
     Raises:
-        SourceError: tokens that do not fill the picture.
+        SourceError: tokens that do not fill the image.
     """
     if layout == "nchw":
         return out
@@ -288,7 +288,7 @@ def _chosen(kind: Any, maps: Sequence[tuple[Any, Geometry]], size: tuple[int, in
 
 
 def _strides(grids: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[tuple[int, ...], bool]:
-    """Pixels a cell, and whether they divide the picture; of convolutions without padding the next power of two."""
+    """Pixels a cell, and whether they divide the image; of convolutions without padding the next power of two."""
     ratios = [size[0] / height for height, _ in grids]
     whole = all(size[0] % h == 0 and size[1] % w == 0 and size[0] // h == size[1] // w for h, w in grids)
     nested = all((b / a).is_integer() for a, b in pairwise(ratios))

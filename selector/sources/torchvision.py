@@ -53,7 +53,7 @@ class TorchvisionSource:
     def expand(self, pattern: str) -> list[str]:
         """``model.WEIGHTS`` that match, in natural order; see ``contracts.Source``.
 
-        Segmenters and detectors are meant where nothing else matches (``fcn_*``): they read large pictures and cost
+        Segmenters and detectors are meant where nothing else matches (``fcn_*``): they read large images and cost
         accordingly.
         """
         if not any(char in pattern for char in "*?["):
@@ -142,7 +142,7 @@ class TorchvisionNetwork(Network):
         return len(weight)
 
     def preset(self, module: Any, weights: Any) -> Preprocess:
-        """How its weights read pictures."""
+        """How its weights read images."""
         return _preset(weights)
 
     def features(self, module: Any, name: str) -> tuple[FeaturePath, tuple[np.ndarray, np.ndarray] | None]:
@@ -363,7 +363,7 @@ def _preset(weights: Any) -> Preprocess:
         return Preprocess()
     transform = weights.transforms()
     resize = transform.resize_size[0]
-    crop = getattr(transform, "crop_size", [resize])[0]  # whole pictures have none
+    crop = getattr(transform, "crop_size", [resize])[0]  # whole images have none
     interpolation = transform.interpolation.value
     return Preprocess(
         input_size=(3, crop, crop),

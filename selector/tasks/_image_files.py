@@ -1,4 +1,4 @@
-"""Sizes of pictures, and masks as arrays of values."""
+"""Sizes of images, and masks as arrays of values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
 
 
 def upright_size(raw: Any) -> tuple[int, int]:
-    """(height, width) of an undecoded picture as it is decoded, from its header; (0, 0) where that cannot be read."""
+    """(height, width) of an undecoded image as it is decoded, from its header; (0, 0) where that cannot be read."""
     if isinstance(raw, np.ndarray):
         return int(raw.shape[0]), int(raw.shape[1])
     height, width = image_size(raw)
@@ -36,7 +36,7 @@ def upright_size(raw: Any) -> tuple[int, int]:
 
 
 def checked_size(raw: Any) -> tuple[int, int]:
-    """As ``upright_size``, of a picture that decoding will not refuse for its size.
+    """As ``upright_size``, of an image that decoding will not refuse for its size.
 
     Raises:
         UnreadableImage: it has too many pixels, or too many for the bytes of its file.
@@ -128,13 +128,13 @@ def packed(colors: np.ndarray) -> np.ndarray:
 
 
 def check_same_size(mask: tuple[int, ...], picture: tuple[int, int]) -> None:
-    """A mask is as large as its picture.
+    """A mask is as large as its image.
 
     Raises:
         UnreadableImage: it is not.
     """
     if picture != (0, 0) and tuple(mask[:2]) != picture:
         raise UnreadableImage(
-            f"has {mask[0]} × {mask[1]} pixels (height × width) but its picture {picture[0]} × {picture[1]}; make it of "
+            f"has {mask[0]} × {mask[1]} pixels (height × width) but its image {picture[0]} × {picture[1]}; make it of "
             "the same size, without smoothing"
         )

@@ -1,4 +1,4 @@
-"""What tasks on feature maps of whole pictures share: their canvas, their width, what a map learner reads."""
+"""What tasks on feature maps of whole images share: their canvas, their width, what a map learner reads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class MapTask(Task):
-    """See ``core.task.Task``: models read whole pictures on a canvas and give maps; rows are places in them.
+    """See ``core.task.Task``: models read whole images on a canvas and give maps; rows are places in them.
 
     Attributes:
-        batch_size: pictures a step; maps hold far more than pooled features.
+        batch_size: images a step; maps hold far more than pooled features.
         probe_rows: of a probe, at most: the rows of every stage side by side are wide.
         decoders: what can sit on the maps, by name; the first one is the usual one.
         decoder: the one that sits there.
@@ -96,7 +96,7 @@ class MapTask(Task):
         return task.network(build(recipe), int(recipe["outputs"])).eval()
 
     def prepared(self, encoder: Encoder, target: Target) -> Encoder:
-        """The encoder for whole pictures: short side as ``canvas_side`` says, aspect of the target's pictures.
+        """The encoder for whole images: short side as ``canvas_side`` says, aspect of the target's images.
 
         Raises:
             SourceError: the network gives no maps.
@@ -112,7 +112,7 @@ class MapTask(Task):
 
 
 class _ByIdentity:
-    """Items as a key of a cache; they hold their pictures lazily and cannot be hashed."""
+    """Items as a key of a cache; they hold their images lazily and cannot be hashed."""
 
     def __init__(self, items: Items) -> None:
         self.items = items
@@ -134,10 +134,10 @@ def read_places(
     places: Sequence[np.ndarray | None],
     read: Any,
 ) -> torch.Tensor:
-    """Rows (R, D) of all maps side by side at the places of each picture, picture after picture.
+    """Rows (R, D) of all maps side by side at the places of each image, image after image.
 
     Args:
-        maps: (B, C, h, w) each, of B pictures.
+        maps: (B, C, h, w) each, of B images.
         places: (R_i, k) of each of them.
         read: (map, item (R,), place (R, k)) -> (R, C): ``modalities.pixels.maps.read_points`` is one.
     """
@@ -151,14 +151,14 @@ def read_places(
 
 
 def telling(each: np.ndarray, worst: int) -> dict[int, str]:
-    """Rows of pictures worth looking at, and the heading of each: the worst, two in the middle and the two best ones
+    """Rows of images worth looking at, and the heading of each: the worst, two in the middle and the two best ones
     by a value each (N,); those without a value are left out."""
     order = np.flatnonzero(each == each)[np.argsort(each[each == each], kind="stable")]
     middle = max(1, len(order) // 2)
     return {
-        **{int(i): "The worst pictures" for i in order[:worst]},
-        **{int(i): "The median pictures" for i in order[middle - 1 : middle + 1]},
-        **{int(i): "The best pictures" for i in order[-2:][::-1]},
+        **{int(i): "The worst images" for i in order[:worst]},
+        **{int(i): "The median images" for i in order[middle - 1 : middle + 1]},
+        **{int(i): "The best images" for i in order[-2:][::-1]},
     }
 
 

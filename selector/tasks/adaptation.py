@@ -21,7 +21,7 @@ from selector.core.task import Table
 from selector.tasks import task
 from selector.tasks.classification import Classification, ClassLabels
 
-NEEDED = "the labeled data set that it is adapted from is lacking; give source_domain (--source-domain)"
+NEEDED = "the labeled dataset that it is adapted from is lacking; give source_domain (--source-domain)"
 
 
 @dataclass(frozen=True)

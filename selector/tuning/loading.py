@@ -40,7 +40,7 @@ def resize(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> str:
     if size == loaded.size:
         return ""
     if not modalities.of(loaded.encoder).resizable:
-        return "it reads no pictures"
+        return "it reads no images"
     native = loaded.encoder.image_preprocess
     try:
         bench.task.learner(loaded.encoder, bench.target, size=size)

@@ -30,7 +30,7 @@ def png(pixels):
 
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory):
-    """A folder of the assets' form with a few random pictures and texts."""
+    """A folder of the assets' form with a few random images and texts."""
     folder = tmp_path_factory.mktemp("assets")
     rng = np.random.default_rng(3)
     for name, shape in (
@@ -109,7 +109,7 @@ def test_blend_is_the_absolute_difference_without_wrapping():
 
 
 def test_recovering_the_digit_from_mnistm(assets):
-    """|digit - patch| with a black digit is the patch itself: the picture of a photograph."""
+    """|digit - patch| with a black digit is the patch itself: the image of a photograph."""
     photo = np.arange(40 * 60 * 3, dtype=np.int64).reshape(40, 60, 3).astype(np.uint8)
     patch = da_pairs.patch_of(photo, 28, np.random.default_rng(0))
     assert patch.shape == (28, 28, 3)

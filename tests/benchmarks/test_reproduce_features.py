@@ -84,7 +84,7 @@ def test_parc_table_is_four_architectures_by_eight_sources_without_self_transfer
 
 def test_a_folder_without_the_sets_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert features.main(["sfda", "--data", str(tmp_path)]) == 2
-    assert "holds none of the data sets aircraft, caltech101" in capsys.readouterr().err
+    assert "holds none of the datasets aircraft, caltech101" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         features.main(["parc", "--data", str(tmp_path)])
     assert "parc needs --weights" in capsys.readouterr().err

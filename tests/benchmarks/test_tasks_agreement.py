@@ -80,15 +80,15 @@ def test_scores_go_to_the_column_of_their_facet_and_two_facets_are_averaged(trut
         *scored("houses", "pooled", "area", "logme", [5, 4, 3, 2, 1, 0]),
         *scored("cells", "regions", "what", "logme", [0, 0, 0, 3, 3, 3]),
         *scored("cells", "regions", "where", "logme", [0, 1, 2, 1, 2, 3]),
-        *scored("cells", "whole picture", "labels", "logme", [5, 4, 3, 2, 1, 0]),
+        *scored("cells", "whole image", "labels", "logme", [5, 4, 3, 2, 1, 0]),
     ]
     rows = {(r["target"], r["order"]): r for r in agreement.compare(agreement.questions(truth), table, FACTS, draws=20)}
     assert rows["houses: price", "logme"]["weighted_tau"] == pytest.approx(1)
     assert rows["houses: area", "logme"]["weighted_tau"] == pytest.approx(1)  # area falls, and so does its score
     assert rows["mean", "logme"]["regret@1"] == 0
     assert rows["cells: fcos, full", "logme, what + where"]["weighted_tau"] == pytest.approx(1)
-    assert rows["cells: fcos, full", "logme, whole picture"]["weighted_tau"] == pytest.approx(-1)
-    assert rows["cells: fcos, full", "logme, whole picture"]["regret@1"] == pytest.approx(50)
+    assert rows["cells: fcos, full", "logme, whole image"]["weighted_tau"] == pytest.approx(-1)
+    assert rows["cells: fcos, full", "logme, whole image"]["regret@1"] == pytest.approx(50)
     assert rows["coco", "linear head, validation"]["weighted_tau"] == pytest.approx(1)
     assert ("coco", "logme") not in rows
 

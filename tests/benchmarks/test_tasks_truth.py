@@ -195,7 +195,7 @@ def test_the_linear_decoder_is_the_probe_on_maps_side_by_side(rng):
 
 
 def test_picture_and_mask_are_moved_alike():
-    """A picture whose gray says the class keeps saying it, away from borders between classes."""
+    """An image whose gray says the class keeps saying it, away from borders between classes."""
     masks = torch.zeros(4, 60, 80, dtype=torch.uint8)
     masks[:, 20:40, 10:50] = 1
     masks[:, 40:, 60:] = 2

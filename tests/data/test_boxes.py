@@ -27,7 +27,7 @@ def pixels(seed: int) -> np.ndarray:
 
 
 def boxes(seed: int) -> tuple[list[list[float]], list[int]]:
-    """Corners and classes; every fifth picture has none."""
+    """Corners and classes; every fifth image has none."""
     if seed % 5 == 4:
         return [], []
     rng = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def same(target: Any, tolerance: float = 0) -> None:
         found = target.annotations[i]
         assert np.allclose(found.xyxy, np.reshape(corners, (-1, 4)), atol=tolerance)
         assert (found.labels.tolist(), found.size) == (labels, (HEIGHT, WIDTH))
-    assert "2 images have no box; they count as pictures in which there is nothing to find" in target.notes
+    assert "2 images have no box; they count as images in which there is nothing to find" in target.notes
 
 
 def coco(numbers: range, crowd: bool = False) -> dict[str, Any]:
@@ -116,14 +116,14 @@ def broken(content: dict[str, Any], key: str, index: int, **changes: Any) -> dic
 @pytest.mark.parametrize(
     ("key", "index", "changes", "message"),
     [
-        ("annotations", 2, {"bbox": [30, 2, 20, 5]}, r"annotations\.json: annotations\[2\]: the box of images/01\.png lies outside the picture \(left, top, right, bottom: 30, 2, 50, 7; the picture has 40 × 30 pixels"),
+        ("annotations", 2, {"bbox": [30, 2, 20, 5]}, r"annotations\.json: annotations\[2\]: the box of images/01\.png lies outside the image \(left, top, right, bottom: 30, 2, 50, 7; the image has 40 × 30 pixels"),
         ("annotations", 0, {"bbox": [3, 2, 0, 5]}, r"annotations\[0\]: the box of images/00\.png has no area"),
         ("annotations", 0, {"bbox": [3, 2, float("nan"), 5]}, r"annotations\[0\]: the box of .* holds NaN or inf"),
         ("annotations", 0, {"bbox": [3, 2, 5]}, r"annotations\[0\]: the box of .* is \[3, 2, 5\]; expected four numbers"),
         ("annotations", 1, {"category_id": 4}, r"annotations\[1\]: unknown category_id 4; expected one of the categories"),
-        ("annotations", 1, {"image_id": 77}, r"annotations\[1\]: image_id 77 is no picture of the file"),
+        ("annotations", 1, {"image_id": 77}, r"annotations\[1\]: image_id 77 is no image of the file"),
         ("images", 3, {"file_name": "no.png"}, r"images\[3\]: image 'no\.png' does not exist in .*--image-root"),
-        ("images", 3, {"file_name": "02.png"}, r"images\[3\]: '02\.png' occurs twice; one picture has one entry"),
+        ("images", 3, {"file_name": "02.png"}, r"images\[3\]: '02\.png' occurs twice; one image has one entry"),
         ("images", 3, {"id": 2}, r"images\[3\]: the id 2 occurs twice"),
         ("categories", 1, {"id": 3}, r"categories\[1\]: the id 3 occurs twice"),
     ],
@@ -195,14 +195,14 @@ def test_xml_beside_pictures(tmp_path: Path) -> None:
         lambda t: t.replace("<name>", "<title>").replace("</name>", "</title>"), r"03\.xml:4: an object without a name"
     )
     fails(lambda t: t.replace("<xmax>", "<xmax>x"), r"03\.xml:4: the box is \[.*\]; expected numbers in xmin")
-    fails(lambda t: t.replace("<xmax>", "<xmax>9"), r"03\.xml:4: the box of 03\.jpg lies outside the picture")
+    fails(lambda t: t.replace("<xmax>", "<xmax>9"), r"03\.xml:4: the box of 03\.jpg lies outside the image")
     fails(lambda t: t.replace("annotation>", "html>"), r"03\.xml: its root is <html>; expected <annotation>")
     xml(tmp_path / "03.xml", 3)
     xml(tmp_path / "other.xml", 3)
     with pytest.raises(TargetError, match=r"03\.xml and other\.xml are two annotations of 03\.jpg; keep one of them"):
         load_target(tmp_path)
     xml(tmp_path / "other.xml", 77)
-    with pytest.raises(TargetError, match=r"other\.xml: its picture '77\.jpg' does not exist; add it"):
+    with pytest.raises(TargetError, match=r"other\.xml: its image '77\.jpg' does not exist; add it"):
         load_target(tmp_path)
 
 
@@ -216,7 +216,7 @@ def yolo(root: Path, folder: str = "") -> Path:
     (root / "labels" / folder).mkdir(parents=True)
     for i in range(COUNT):
         lines = [yolo_line(*one) for one in zip(*boxes(i), strict=True)]
-        if lines or i == 4:  # a picture without boxes has an empty file, or none
+        if lines or i == 4:  # an image without boxes has an empty file, or none
             (root / "labels" / folder / f"{i:02}.txt").write_text("\n".join(lines))
     return root
 
@@ -241,9 +241,7 @@ def test_yolo(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match=message):
             load_target(root)
 
-    fails(
-        "1 0.5 0.5 0.2 0.2\n0 0.9 0.5 0.4 0.2", r"labels/00\.txt:2: the box of images/00\.png lies outside the picture"
-    )
+    fails("1 0.5 0.5 0.2 0.2\n0 0.9 0.5 0.4 0.2", r"labels/00\.txt:2: the box of images/00\.png lies outside the image")
     fails("5 0.5 0.5 0.2 0.2", r"labels/00\.txt:1: the box of .* has the unknown class 5; expected 0\.\.1 \(cat, dog\)")
     fails(
         "cat 0.5 0.5 0.2 0.2", r"labels/00\.txt:1: found 'cat 0\.5 0\.5 0\.2 0\.2'; expected a class number and four sh"
@@ -251,7 +249,7 @@ def test_yolo(tmp_path: Path) -> None:
     fails("1 0.5 0.5 0.2 0", r"labels/00\.txt:1: the box of .* has no area")
     (root / "labels" / "00.txt").write_text("")
     (root / "labels" / "lost.txt").write_text("1 0.5 0.5 0.2 0.2")
-    with pytest.raises(TargetError, match=r"no picture for labels/lost\.txt; add it or remove the file"):
+    with pytest.raises(TargetError, match=r"no image for labels/lost\.txt; add it or remove the file"):
         load_target(root)
 
 
@@ -300,7 +298,7 @@ def test_csv_with_a_row_a_box(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match=message):
             load_target(csv(tmp_path / "a.csv", rows))
 
-    fails(1, "images/01.png,1,1,50,9,cat", r"a\.csv:3: the box of images/01\.png lies outside the picture")
+    fails(1, "images/01.png,1,1,50,9,cat", r"a\.csv:3: the box of images/01\.png lies outside the image")
     fails(1, "images/01.png,1,1,1,9,cat", r"a\.csv:3: the box of images/01\.png has no area")
     fails(1, "images/01.png,1,1,nan,9,cat", r"a\.csv:3: the box of images/01\.png holds NaN or inf")
     fails(

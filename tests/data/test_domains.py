@@ -165,9 +165,7 @@ def test_what_is_refused(source, flat, tmp_path):
         ConfigError, match="task 'detection' was asked for; with source_domain the task is classification"
     ):
         load_target(flat, source_domain=source, task="detection")
-    with pytest.raises(
-        ConfigError, match="the labeled data set that it is adapted from is lacking; give source_domain"
-    ):
+    with pytest.raises(ConfigError, match="the labeled dataset that it is adapted from is lacking; give source_domain"):
         load_target(source, task="adaptation")
 
 

@@ -40,7 +40,7 @@ def save(array: np.ndarray | Image.Image, path: Path) -> None:
 
 
 def pairs(root: Path, name: str = "{kind}/{i:03}{tail}.png", tail: str = "", convert: Any = lambda m: m) -> Path:
-    """A folder of pictures and masks."""
+    """A folder of images and masks."""
     for i in range(COUNT):
         split = ("train", "val", "test")[i % 3]
         save(picture(i), root / name.format(kind="images", i=i, tail="", split=split))
@@ -167,7 +167,7 @@ def test_voc_equals_torchvision_and_has_the_names_of_its_palette(tmp_path: Path)
     with pytest.raises(TargetError, match=r"val\.txt:1: 3 is in train as well; keep it in one of them"):
         load_target(root)
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("77\n")
-    with pytest.raises(TargetError, match=r"no picture JPEGImages/77\.jpg; add it or remove its mask"):
+    with pytest.raises(TargetError, match=r"no image JPEGImages/77\.jpg; add it or remove its mask"):
         load_target(root)
 
 
@@ -309,20 +309,18 @@ def test_bad_masks(tmp_path: Path) -> None:
         class_names=NAMES[:2],
     )
     save(mask(1)[:, :7], root / "masks" / "001.png")
-    fails(r"mask masks/001\.png has 8 × 7 pixels \(height × width\) but its picture 8 × 10; make it of the same size")
+    fails(r"mask masks/001\.png has 8 × 7 pixels \(height × width\) but its image 8 × 10; make it of the same size")
     (root / "masks" / "001.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
     fails(r"mask masks/001\.png is ")
     (root / "masks" / "001.png").write_bytes(b"")
     fails(r"images/001\.png has no mask; give it one or remove it")
     (root / "masks" / "001.png").unlink()
-    fails(r"no mask for images/001\.png; expected masks/001\.png\. Add it or remove the picture")
+    fails(r"no mask for images/001\.png; expected masks/001\.png\. Add it or remove the image")
     Image.fromarray(mask(1)).save(root / "masks" / "001.jpg")
     fails(r"mask masks/001\.jpg is a JPEG, which changes the values of a mask; store masks as PNG")
     save(mask(1), root / "masks" / "001_mask.png")
     save(mask(1), root / "masks" / "001_mask.bmp")
-    fails(
-        r"masks/001_mask\.bmp and masks/001_mask\.png are two masks of one picture|001.* are two masks of one picture"
-    )
+    fails(r"masks/001_mask\.bmp and masks/001_mask\.png are two masks of one image|001.* are two masks of one image")
 
 
 def test_an_upright_mask_fits_a_turned_picture(tmp_path: Path) -> None:
@@ -334,7 +332,7 @@ def test_an_upright_mask_fits_a_turned_picture(tmp_path: Path) -> None:
     turned.save(root / "images" / "000.jpg", exif=exif)
     assert load_target(root, class_names=NAMES).task == "segmentation"
     turned.save(root / "images" / "000.jpg")
-    with pytest.raises(TargetError, match=r"mask masks/000\.png has 8 × 10 pixels .* but its picture 10 × 8"):
+    with pytest.raises(TargetError, match=r"mask masks/000\.png has 8 × 10 pixels .* but its image 10 × 8"):
         load_target(root, class_names=NAMES)
 
 
@@ -356,7 +354,7 @@ def test_a_mask_is_measured_before_it_is_decoded(tmp_path: Path, monkeypatch: py
         raise AssertionError("decoded")
 
     monkeypatch.setattr("selector.tasks._image_files._of_image", decoded)
-    with pytest.raises(TargetError, match=r"has 3000 × 6000 pixels .* but its picture"):
+    with pytest.raises(TargetError, match=r"has 3000 × 6000 pixels .* but its image"):
         load_target(tmp_path, task="segmentation")
 
 

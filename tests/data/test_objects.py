@@ -1,4 +1,4 @@
-"""Arrays, torch data sets and dicts of splits."""
+"""Arrays, torch datasets and dicts of splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = [i % 3 for i in range(18)]
 
 
 class Pairs(Dataset[Any]):
-    """A data set over a list of pairs."""
+    """A dataset over a list of pairs."""
 
     def __init__(self, pairs: list[Any], classes: list[str] | None = None) -> None:
         self.pairs = pairs

@@ -1,4 +1,4 @@
-"""Parquet files, CSV manifests and Hugging Face data sets."""
+"""Parquet files, CSV manifests and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_hugging_face_equals_parquet(parquet_folder: Path, tmp_path: Path) -> No
         load_origin(target.origin)
 
 
-# ---------------------------------------------------------------------------- real data sets
+# ---------------------------------------------------------------------------- real datasets
 
 
 def test_real_sets(assets: Path) -> None:

@@ -156,7 +156,7 @@ def test_pairs_and_named_columns(tmp_path: Path) -> None:
 
 
 def test_what_is_no_list_of_texts() -> None:
-    with pytest.raises(TargetError, match=r"texts: no items found; give a data set with labeled texts"):
+    with pytest.raises(TargetError, match=r"texts: no items found; give a dataset with labeled texts"):
         load_target(([], []))
     with pytest.raises(TargetError, match="texts: no items found"):
         load_target((pd.Series([], dtype=object), pd.Series([], dtype=object)))

@@ -14,7 +14,7 @@ from selector.zoo import ModelSpec
 
 
 class Small(Encoder):
-    """Any network on pictures of 16 pixels, and what is read of it."""
+    """Any network on images of 16 pixels, and what is read of it."""
 
     def __init__(self, module: nn.Module, reading: str = "features") -> None:
         self.module = stirred(module)

@@ -610,7 +610,7 @@ def test_decoding_does_not_run_ahead_of_writing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="what is resident is read from /proc")
 def test_reading_pictures_leaves_none_of_them_resident(tmp_path: Path) -> None:
-    """A process's memory is flat in the number of pictures that it reads."""
+    """A process's memory is flat in the number of images that it reads."""
 
     def resident() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()

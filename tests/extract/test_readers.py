@@ -106,7 +106,7 @@ def test_levels_of_boxes() -> None:
 
 
 class Photos:
-    """Decoded pictures in memory that count what is asked of them."""
+    """Decoded images in memory that count what is asked of them."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows, self.asked = rows, 0
@@ -126,7 +126,7 @@ def test_rows_come_in_the_order_of_the_plan_whatever_the_batches(name: str) -> N
     runner = MapRunner(encoder, "cpu", "float32", batch_size=3)
     variants = ["stages", "last", "stage1"]
     chunks = list(extract_rows(runner, photos, items, places, "point", variants))
-    assert photos.asked == 4  # pictures without a row are not looked at
+    assert photos.asked == 4  # images without a row are not looked at
     np.testing.assert_array_equal(np.concatenate([c.rows for c in chunks]), np.arange(10))
     found = {v: np.concatenate([c.features[v] for c in chunks]) for v in variants}
     with torch.no_grad():
@@ -192,7 +192,7 @@ def test_the_canvas_has_the_median_aspect_in_multiples_of_32() -> None:
 def test_a_lower_precision_is_judged_by_pictures(
     neighbors: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row a picture, all places side by side; of eight pictures one may have another nearest one."""
+    """A row an image, all places side by side; of eight images one may have another nearest one."""
     seen = []
 
     def agree(exact: np.ndarray, near: np.ndarray) -> Agreement:

@@ -230,7 +230,7 @@ def target_lists(folder: Path) -> Case:
 
 
 def domains(folder: Path) -> Case:
-    """A flat folder without labels beside a labeled one, of which one picture is changed."""
+    """A flat folder without labels beside a labeled one, of which one image is changed."""
     pixels = np.random.default_rng(0).integers(0, 255, (20, 12, 12, 3), dtype=np.uint8)
     for i, picture in enumerate(pixels):
         path = folder / ("new" if i % 2 else f"source/{'ab'[i % 4 // 2]}") / f"{i}.png"

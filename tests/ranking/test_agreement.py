@@ -91,7 +91,7 @@ def test_measures_of_many_resamples_are_those_of_each(name):
 
 
 def test_models_are_drawn_once_for_all_data_sets_that_have_them():
-    """Against a bootstrap written out; three data sets share most of twelve models, whose errors are the same on each."""
+    """Against a bootstrap written out; three datasets share most of twelve models, whose errors are the same on each."""
     rng = np.random.default_rng(2)
     names = list("abcdefghijkl")
     models = [names[:10], names[2:], names]
@@ -115,9 +115,9 @@ def test_models_are_drawn_once_for_all_data_sets_that_have_them():
 
 
 def test_lists_that_do_not_fit_are_named():
-    with pytest.raises(ConfigError, match=r"one array a data set in each of scores, accuracies. Got .*'scores': 1"):
+    with pytest.raises(ConfigError, match=r"one array a dataset in each of scores, accuracies. Got .*'scores': 1"):
         mean_agreement([[1.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]])
-    with pytest.raises(ConfigError, match=r"models: expected a name for each of \[2\] models by data set. Got \[3\]"):
+    with pytest.raises(ConfigError, match=r"models: expected a name for each of \[2\] models by dataset. Got \[3\]"):
         mean_agreement([[1.0, 2.0]], [[1.0, 2.0]], models=[["a", "b", "c"]])
 
 

@@ -350,7 +350,7 @@ def test_an_inconclusive_target_says_nothing_and_a_decisive_one_nearly_all():
 def test_own_results_count_from_three_unlike_targets_on():
     clear = [0.9, 0.5, 0.3]
     two = [*own(clear, "a", 300), *own(clear, "b", 300)]
-    alike = [r for t in "abc" for r in own(clear, t, 300, target_name="flowers")]  # three samples of one data set
+    alike = [r for t in "abc" for r in own(clear, t, 300, target_name="flowers")]  # three samples of one dataset
     toys = [*two, *own([1.0, 5 / 6, 5 / 6], "c", 6)]
     for history in (two, alike, toys):
         prior = static_prior(NOTHING, history, fewest_own=3)

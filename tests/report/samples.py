@@ -181,7 +181,7 @@ def costed(base: Ranking | None = None) -> Ranking:
 
 
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-"""A picture of one red pixel."""
+"""An image of one red pixel."""
 
 
 def error_analysis(classes: list[str], name: str = "a.jpg") -> dict[str, Any]:

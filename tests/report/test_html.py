@@ -236,7 +236,7 @@ def test_outcome_with_a_matrix() -> None:
     assert [s.name for s in found.mistakes] == ["a.jpg", "b.jpg"]
     assert [s.name for s in found.unsure] == ["c.jpg"]
     assert found.mistakes[0].picture == samples.PIXEL
-    assert found.mistakes[1].picture == ""  # a picture outside the file is not asked for
+    assert found.mistakes[1].picture == ""  # an image outside the file is not asked for
     assert error_analysis(samples.ranking()) is None
 
 

@@ -150,7 +150,7 @@ def test_the_package_carries_a_calibration():
     assert made.normalized_score_per_deviation > 0
 
 
-# ---------------------------------------------------------------------------- pictures that leak
+# ---------------------------------------------------------------------------- images that leak
 
 
 def thumb(image):
@@ -190,7 +190,7 @@ def test_a_scan_lists_pictures_that_leak_and_remembers_them(tmp_path):
     root = tmp_path / "photos"
     for split in ("train", "val", "test"):
         image_folder(root / split, per_class=8 if split == "train" else 3)
-    for split, shift in (("val", 40), ("test", 80)):  # other pictures than those of train
+    for split, shift in (("val", 40), ("test", 80)):  # other images than those of train
         for label, name in enumerate(("across", "leaning", "upright")):
             for i in range(3):
                 draw(label, shift + i, size=96).save(root / split / name / f"{i:03d}.png")

@@ -1,4 +1,4 @@
-"""The whole path on small pictures with real (untrained, tiny) networks: rank, resume, confirm."""
+"""The whole path on small images with real (untrained, tiny) networks: rank, resume, confirm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that are read off feature maps in a scan: addressed by picture and place, several facets, one pass a network."""
+"""Rows that are read off feature maps in a scan: addressed by image and place, several facets, one pass a network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ POINTS = 6
 
 
 class Points(Classification):
-    """A facet of classes (left or right half) and one of real values (x, y) at fixed points of each picture."""
+    """A facet of classes (left or right half) and one of real values (x, y) at fixed points of each image."""
 
     name = "points"
     reader = "point"
@@ -64,7 +64,7 @@ def task() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures whose brightness grows from left to right, of several sizes."""
+    """Images whose brightness grows from left to right, of several sizes."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for number in range(24):
@@ -91,7 +91,7 @@ def test_each_facet_is_scored_and_counts_the_same(folder: Path, tmp_path: Path, 
 
 
 def test_rows_are_the_maps_read_at_their_places(folder: Path, tmp_path: Path, task: None) -> None:
-    """Against the network run by hand on the squashed picture and a bilinear read at each place."""
+    """Against the network run by hand on the squashed image and a bilinear read at each place."""
     target = target_of(folder)
     selector.rank(target, **FAST, store=tmp_path)
     extraction = Extraction(target, FeatureStore(tmp_path), "auto", "float32", "auto", "raise", True, lambda _: None)

@@ -13,7 +13,7 @@ FRAMES = 120
 
 
 def video(seed: int = 0) -> np.ndarray:
-    """Thumbnails of a camera that drifts over a landscape, a fifth of the picture a frame."""
+    """Thumbnails of a camera that drifts over a landscape, a fifth of the image a frame."""
     rng = np.random.default_rng(seed)
     land = np.kron(rng.normal(size=(8, FRAMES + 8)), np.ones((4, 4)))
     frames = np.stack([land[:, 6 * i // 4 : 6 * i // 4 + 32] for i in range(FRAMES)]) + rng.normal(
@@ -41,7 +41,7 @@ def test_frames_that_a_random_split_parted_are_found_and_told():
     caveat = told(pairs, checked, frames)
     assert caveat.code == "neighboring-frames"
     assert caveat.text.startswith(
-        f"{len(pairs)} of {checked} held-out pictures whose neighbor by number is in another split resemble it"
+        f"{len(pairs)} of {checked} held-out images whose neighbor by number is in another split resemble it"
     )
     first = caveat.numbers["listed"][0]
     assert f"such as {first['held_out']} ({first['split']}) and {first['like']} ({first['like_split']})" in caveat.text

@@ -78,7 +78,7 @@ def test_a_plain_transformer_has_depths_at_the_stride_of_its_patches(name: str, 
     with torch.no_grad():
         last = encoder.module.forward_features(batch)[:, encoder.module.num_prefix_tokens :]
         found = encoder.maps(batch)[-1][1]
-        # cell (2, 5) of 10 x 10 is token 25: rows of the picture, without class and register tokens
+        # cell (2, 5) of 10 x 10 is token 25: rows of the image, without class and register tokens
         torch.testing.assert_close(found[:, :, 2, 5], last[:, 25])
         assert encoder.on_canvas((96, 128)).maps(noise(1, 96, 128))[0][1].shape[2:] == (6, 8)
 

@@ -30,7 +30,7 @@ class Orientation(nn.Module):
 
 
 class Blind(nn.Module):
-    """Features that depend on the picture but say nothing about its stripes: a hash-like noise."""
+    """Features that depend on the image but say nothing about its stripes: a hash-like noise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class GivesNaN(Blind):
 
 
 class OverflowsInside(nn.Module):
-    """An inner layer that is not finite on some pictures, under an output that is."""
+    """An inner layer that is not finite on some images, under an output that is."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ CLASSES = ("disc", "square")
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Any:
-    """Pictures are read at their own size, and detectors are narrow: the code is the same, and quicker."""
+    """Images are read at their own size, and detectors are narrow: the code is the same, and quicker."""
     from selector.modalities.pixels import maps
     from selector.tasks.detection import detectors as _detector
 
@@ -59,7 +59,7 @@ def _small() -> Any:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Discs and squares on gray; every seventh picture has none. COCO JSON beside them."""
+    """Discs and squares on gray; every seventh image has none. COCO JSON beside them."""
     root = tmp_path_factory.mktemp("shapes")
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -196,7 +196,7 @@ def test_both_facets_are_scored(target: Target, tmp_path: Path) -> None:
 
 
 def drawn(case: int) -> tuple[int, list[dict[str, np.ndarray]]]:
-    """(classes, pictures with true boxes and predicted ones), ties of scores and doubles included."""
+    """(classes, images with true boxes and predicted ones), ties of scores and doubles included."""
     rng = np.random.default_rng(case)
     classes = int(rng.integers(1, 5))
     pictures = []
@@ -506,7 +506,7 @@ def test_the_report_draws_truth_and_prediction(confirmed: Any) -> None:
 
     shown = error_analysis(confirmed)
     assert shown is not None
-    assert [title for title, _ in shown.drawn][:1] == ["The worst pictures"]
+    assert [title for title, _ in shown.drawn][:1] == ["The worst images"]
     pictures = shown.drawn[0][1][0].pictures
     assert [title for title, _ in pictures] == ["truth", "predicted"]
     assert all(uri.startswith("data:image/jpeg;base64,") for _, uri in pictures)
@@ -544,7 +544,7 @@ def test_onnx_finds_what_torch_finds(confirmed: Any, shapes: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(("head", "shift"), [("retinanet", 0), ("fcos", 0), ("ssd", 1)])
 def test_every_head_is_exported(head: str, shift: int, target: Target, tmp_path: Path) -> None:
-    """Pictures on which nothing is found included: lengths are followed, not those of the traced picture kept."""
+    """Images on which nothing is found included: lengths are followed, not those of the traced image kept."""
     import onnxruntime
 
     from selector.deploy.export import _export, _traced_form

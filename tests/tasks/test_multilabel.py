@@ -134,7 +134,7 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path: P
     measured = {m.strategy: m for m in ranking.best.measurements}
     assert set(measured) == {"frozen", "full"}
     assert measured["frozen"].metric == "map"
-    assert measured["frozen"].val_value > 0.8  # the colors of a picture are in any features
+    assert measured["frozen"].val_value > 0.8  # the colors of an image are in any features
     target = ranking.loaded_target
     assert target is not None
     val = target.indices("val")

@@ -53,7 +53,7 @@ COLORS = np.array([[30, 60, 200], [200, 40, 40], [40, 200, 60]], np.uint8)
 
 
 def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A picture whose classes have colors: background, and a disc and a bar where they fit; a void frame."""
+    """An image whose classes have colors: background, and a disc and a bar where they fit; a void frame."""
     height, width = size
     mask = np.zeros(size, np.uint8)
     y, x = np.mgrid[:height, :width]
@@ -85,7 +85,7 @@ def scenes(folder: Path) -> Target:
 
 
 class Prepared:
-    """The pictures of a target as a preprocessing wants them."""
+    """The images of a target as a preprocessing wants them."""
 
     def __init__(self, target: Target, preprocess: Any) -> None:
         self.rows = prepare([target.items[i] for i in range(len(target))], preprocess)
@@ -116,7 +116,7 @@ def shares(sizes: dict[int, int], count: int) -> dict[int, int]:
 def test_points_are_shared_evenly_and_lie_in_their_class(seed: int, count: int, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.choice([0, 1, 2, 7, 255], size, p=[0.6, 0.25, 0.08, 0.02, 0.05]).astype(np.uint8)
-    points = points_of(mask, count, 255, f"picture {seed}")
+    points = points_of(mask, count, 255, f"image {seed}")
     assert len({tuple(p) for p in points.tolist()}) == len(points)
     found = mask[points[:, 0], points[:, 1]]
     assert 255 not in found
@@ -125,8 +125,8 @@ def test_points_are_shared_evenly_and_lie_in_their_class(seed: int, count: int, 
     got = {c: int((found == c).sum()) for c in sizes}
     assert sum(got.values()) == sum(expected.values())  # never fewer than there are
     assert sorted(got.values()) == pytest.approx(sorted(expected.values()), abs=1)
-    np.testing.assert_array_equal(points, points_of(mask.copy(), count, 255, f"picture {seed}"))
-    more = points_of(mask, count + 5, 255, f"picture {seed}")
+    np.testing.assert_array_equal(points, points_of(mask.copy(), count, 255, f"image {seed}"))
+    more = points_of(mask, count + 5, 255, f"image {seed}")
     assert {tuple(p) for p in points.tolist()} <= {tuple(p) for p in more.tolist()}, "more points keep those before"
 
 
@@ -141,7 +141,7 @@ def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers() -> None:
     assert not np.array_equal(first, seeded)
     place = relative(np.array([[0, 0], [19, 29]]), (20, 30))
     np.testing.assert_allclose(place, [[0.5 / 30, 0.5 / 20], [29.5 / 30, 19.5 / 20]])
-    # read off a map of the picture's own size, a row is its pixel
+    # read off a map of the image's own size, a row is its pixel
     picture = np.arange(600, dtype=np.float32).reshape(1, 1, 20, 30)
     rows = readers.get("point").read(
         Outputs(maps=[(1, torch.from_numpy(picture))]), torch.zeros(10, dtype=torch.int64),
@@ -175,7 +175,7 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
     monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 30 * 18)
     items = scenes.indices("train", "val")
     assert len(items) == 18
-    with monkeypatch.context() as most:  # memory and neighbors do not grow with the pictures without end
+    with monkeypatch.context() as most:  # memory and neighbors do not grow with the images without end
         most.setattr("selector.tasks.segmentation.MOST_ROWS", 18 * 4)
         assert len(task.rows(scenes, items)) == 18 * 4
         assert len(task.probe_plan(scenes, items)) == 18 * 100
@@ -287,7 +287,7 @@ def test_the_baseline_is_the_most_frequent_class(scenes: Target) -> None:
 
 
 def test_masks_move_with_their_pictures(scenes: Target) -> None:
-    """A picture that shows its mask still shows it after augmentation, whatever size the mask had."""
+    """An image that shows its mask still shows it after augmentation, whatever size the mask had."""
     items = scenes.indices("train")[:6]
     masks = task.annotations(scenes, items)
     assert {tuple(m.shape) for m in masks} == {(48, 64), (40, 52)}
@@ -426,7 +426,7 @@ def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path)
     assert best.context == {"values": [0, 1, 2]}
     save_model(tmp_path / "best", best, {"name": "scenes"}, result.measurements[best.name], {})
     outcome = next(m.extra["error_analysis"] for m in (frozen, full) if "error_analysis" in m.extra)
-    groups = [f"The {which} pictures" for which in ("worst", "worst", "median", "median", "best", "best")]
+    groups = [f"The {which} images" for which in ("worst", "worst", "median", "median", "best", "best")]
     assert [s["group"] for s in outcome["samples"]] == groups
     assert [line["class"] for line in outcome["tables"]["results by class"]] == ["background", "disc", "bar"]
     for sample in outcome["samples"]:
@@ -506,7 +506,7 @@ def test_values_beyond_a_byte_are_written_in_sixteen_bits(tmp_path: Path) -> Non
 
 
 def test_predictions_that_are_no_files_say_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="these predictions are no pictures, so there is nothing to write"):
+    with pytest.raises(ConfigError, match="these predictions are no images, so there is nothing to write"):
         Predictions([], np.empty((0, 2)), ("a", "b")).write(tmp_path)
 
 
@@ -599,7 +599,7 @@ def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it() ->
     """It took minutes without an end; layers that ONNX has operators for are no reason."""
     from selector.deploy.same_padding import pads_by_size
 
-    assert pads_by_size(Padded(True), (3, 64, 96)) == "its code pads by the size of the pictures"
+    assert pads_by_size(Padded(True), (3, 64, 96)) == "its code pads by the size of the images"
     assert not pads_by_size(Padded(False), (3, 64, 96))
     assert not pads_by_size(Same().eval(), (3, 64, 96))
 
@@ -613,11 +613,11 @@ def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(
     path = export_onnx(saved, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["free_size"] == "false"
-    assert "takes pictures of its own size only (stem is dilated)" in caplog.text
+    assert "takes images of its own size only (stem is dilated)" in caplog.text
 
 
 def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
-    """From a folder to a saved model that draws: rows are points, classes are counted by the pictures that show them."""
+    """From a folder to a saved model that draws: rows are points, classes are counted by the images that show them."""
     ranking = selector.rank(
         folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet")], proxies=["knn"], precision="float32",
         measure_cost="never", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True, max_steps=2,

@@ -41,7 +41,7 @@ SPECS = {spec.name: spec for spec in (SVHN, MNIST)}
 
 @dataclass(frozen=True)
 class Samples:
-    """Small real networks and pictures, wherever they are asked for."""
+    """Small real networks and images, wherever they are asked for."""
 
     target: Target
     root: Path

@@ -86,7 +86,7 @@ def _read(x: tuple[Any, Any], options: Options) -> Table:
     return _images(items, labels, options) if kind == "images" else _paths(items, labels, options)
 
 
-# ---------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------- images
 
 
 def _images(images: Any, labels: Any, options: Options) -> Table:

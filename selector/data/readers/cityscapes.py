@@ -43,11 +43,11 @@ def _read(x: Any, options: Options) -> Table:
         (lacking if mask not in there else masks).append(mask)
         if mask in there:
             kept.append((path, status))
-    # the published test set has pictures alone
+    # the published test set has images alone
     lost = [mask for mask in lacking if split_among(mask.split("/")[:-1]) != "test"]
     if lost or not kept:
         name = first_missing(lost) if lost else f"{truth}/.../*_{truth}_{ending}.png"
-        raise TargetError(f"{root}: no mask {name}; add it or remove the picture.")
+        raise TargetError(f"{root}: no mask {name}; add it or remove the image.")
     classes = enumerate(NAMES) if ending == "labelTrainIds" else zip(IDS, NAMES, strict=True)
     return mask_table(
         root,
@@ -56,5 +56,5 @@ def _read(x: Any, options: Options) -> Table:
         options,
         schema={"mask_classes": dict(classes)},
         splits=[split_among(path.split("/")[:-1]) for path, _ in kept],
-        notes=[f"{len(lacking)} pictures of the test split have no mask and were left out"] if lacking else [],
+        notes=[f"{len(lacking)} images of the test split have no mask and were left out"] if lacking else [],
     )

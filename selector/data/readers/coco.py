@@ -108,7 +108,7 @@ def _read(x: Any, options: Options) -> Table:
             other = seen.setdefault(path, where)
             if other != where or image["id"] in rows:
                 what = f"'{image['file_name']}'" if other != where else f"the id {image['id']}"
-                raise TargetError(f"{where}: {what} occurs twice; one picture has one entry.")
+                raise TargetError(f"{where}: {what} occurs twice; one image has one entry.")
             rows[image["id"]] = {"boxes": [], "labels": [], "crowd": [], "lines": []}
             relative.append(path)
             statuses.append(status)
@@ -119,7 +119,7 @@ def _read(x: Any, options: Options) -> Table:
             if not isinstance(one, Mapping) or "bbox" not in one or "image_id" not in one or "category_id" not in one:
                 raise TargetError(f"{where}: expected image_id, category_id and bbox. Got {str(one)[:80]}.")
             if not _is_id(one["image_id"]) or one["image_id"] not in rows:
-                raise TargetError(f"{where}: image_id {one['image_id']!r} is no picture of the file.")
+                raise TargetError(f"{where}: image_id {one['image_id']!r} is no image of the file.")
             if not isinstance(one["category_id"], int) or one["category_id"] not in place:
                 raise TargetError(
                     f"{where}: unknown category_id {one['category_id']!r}; expected one of the categories."
@@ -173,7 +173,7 @@ def _list(file: _File, key: str) -> list[Any]:
 
 
 def _places(file: _File, folder: Path) -> list[Path]:
-    """Where the pictures of a file may lie: beside it, in a folder named like its split, in ``images/``."""
+    """Where the images of a file may lie: beside it, in a folder named like its split, in ``images/``."""
     here = file.path.parent
     above = [here, here.parent] if here != folder and here.is_relative_to(folder) else [here]
     words = re.split(r"[_.\-]", file.path.stem)

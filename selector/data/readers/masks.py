@@ -1,6 +1,6 @@
-"""A folder of pictures and one of masks: ``images/`` + ``masks/``, with train/, val/, test/ inside or outside of them.
+"""A folder of images and one of masks: ``images/`` + ``masks/``, with train/, val/, test/ inside or outside of them.
 
-A mask has the name of its picture, whatever its suffix, perhaps with ``_mask`` or the like at its end.
+A mask has the name of its image, whatever its suffix, perhaps with ``_mask`` or the like at its end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _accepts(x: Any, options: Options) -> bool:
 
 
 def _places(root: Path) -> list[tuple[str, str, str]] | None:
-    """(split, folder of pictures, folder of masks) where a folder has them; None where not."""
+    """(split, folder of images, folder of masks) where a folder has them; None where not."""
     pair = _pair(root)
     if pair is not None:
         return [("", *pair)]
@@ -74,7 +74,7 @@ def _read(x: Any, options: Options) -> Table:
         if lacking:
             raise TargetError(
                 f"{root}: no mask for {first_missing(lacking)}; expected {mask_folder}/"
-                f"{PurePosixPath(lacking[0]).relative_to(image_folder).with_suffix('.png')}. Add it or remove the picture."
+                f"{PurePosixPath(lacking[0]).relative_to(image_folder).with_suffix('.png')}. Add it or remove the image."
             )
         for entry in found:
             mask = _match(entry[0], image_folder, by_name)
@@ -84,8 +84,8 @@ def _read(x: Any, options: Options) -> Table:
             splits.append(split or split_among(PurePosixPath(entry[0]).relative_to(image_folder).parts[:-1]))
         unused += len(own) - len(found)
     if not images:
-        raise TargetError(f"{root}: no pictures found beside the masks; expected them in images/.")
-    notes = [f"{unused} masks have no picture and were left out"] if unused > 0 else []
+        raise TargetError(f"{root}: no images found beside the masks; expected them in images/.")
+    notes = [f"{unused} masks have no image and were left out"] if unused > 0 else []
     return mask_table(root, images, [path for path, _ in masks], options, splits=splits, notes=notes)
 
 

@@ -27,11 +27,11 @@ _LABELS = ("label", "labels", "target", "class", *MASK_COLUMNS, "y")
 
 
 class DatasetItems:
-    """Images of a data set, made when asked for."""
+    """Images of a dataset, made when asked for."""
 
     def __init__(self, dataset: Any, where: str) -> None:
         self._dataset, self._where = dataset, where
-        self._lock = threading.Lock()  # a data set need not be made for threads
+        self._lock = threading.Lock()  # a dataset need not be made for threads
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -44,7 +44,7 @@ class DatasetItems:
         """Image and label.
 
         Raises:
-            TargetError: the data set gives something else.
+            TargetError: the dataset gives something else.
         """
         with self._lock:
             entry = self._dataset[index]
@@ -58,7 +58,7 @@ class DatasetItems:
 
 
 class DatasetMasks:
-    """The masks of a data set, made when asked for."""
+    """The masks of a dataset, made when asked for."""
 
     def __init__(self, items: DatasetItems) -> None:
         self._items = items
@@ -83,7 +83,7 @@ def _of_mapping(entry: Mapping[str, Any]) -> Any:
 
 
 def _accepts(x: Any, options: Options) -> bool:
-    # by name: a data set that is not torch's must not cost the import of torch
+    # by name: a dataset that is not torch's must not cost the import of torch
     return any(base.__module__.startswith("torch.utils.data") for base in type(x).__mro__)
 
 
@@ -105,7 +105,7 @@ def _read(x: Any, options: Options) -> Table:
         labels.append(None if masks else _plain(label))
     if hashes and content_hash(items[0]) != hashes[0]:
         raise TargetError(
-            f"{where}: item 0 is another image each time it is read; leave random augmentation out of the data set."
+            f"{where}: item 0 is another image each time it is read; leave random augmentation out of the dataset."
         )
     boxes = bool(labels) and not masks and all(label is None or is_boxes(label) for label in labels)
     names = [f"item {index}" for index in range(len(hashes))]

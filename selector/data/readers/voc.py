@@ -1,6 +1,6 @@
 """The layout of Pascal VOC: ``JPEGImages/`` with ``SegmentationClass/`` or ``Annotations/`` (XML), ``ImageSets/`` for splits.
 
-A folder of XML files with or beside their pictures is read likewise. Where both masks and boxes are there, ``task``
+A folder of XML files with or beside their images is read likewise. Where both masks and boxes are there, ``task``
 says which are meant: ``segmentation`` or ``detection`` (masks when not given).
 """
 
@@ -77,7 +77,7 @@ def _sets(root: Path, kind: str) -> dict[str, str]:
     """Split by stem, from ``ImageSets/KIND/SPLIT.txt``; ``trainval`` only where there is no train.
 
     Raises:
-        TargetError: a picture that stands in two of them.
+        TargetError: an image that stands in two of them.
     """
     folder = root / _SETS / kind
     if not folder.is_dir():
@@ -113,7 +113,7 @@ def _of_masks(root: Path, options: Options) -> Table:
     lost = [f"{_PICTURES}/{stem}.jpg" for stem in stems if stem not in images]
     if lost:
         raise TargetError(
-            f"{root}: no picture {first_missing(lost)}; add it or remove its mask and its line in {_SETS}/."
+            f"{root}: no image {first_missing(lost)}; add it or remove its mask and its line in {_SETS}/."
         )
     bare = [f"{_MASKS}/{stem}.png" for stem in stems if stem not in masks]
     if bare and len(bare) < len(stems):
@@ -128,7 +128,7 @@ def _of_masks(root: Path, options: Options) -> Table:
         [f"{_MASKS}/{masks[stem][0]}" for stem in stems],
         options,
         splits=[sets.get(stem, "") for stem in stems] if sets else (),
-        notes=[f"{len(bare)} pictures of the test split have no mask and were left out"] if bare else [],
+        notes=[f"{len(bare)} images of the test split have no mask and were left out"] if bare else [],
     )
 
 
@@ -174,7 +174,7 @@ def _of_boxes(root: Path, options: Options) -> Table:
 
 
 def _picture_of(path: str, filename: str, by_name: dict[str, list[str]], where: str) -> str:
-    """The picture of an XML file: of the same name, else the one it names; of several the nearest."""
+    """The image of an XML file: of the same name, else the one it names; of several the nearest."""
     for stem in (PurePosixPath(path).stem, PurePosixPath(filename).stem):
         found = by_name.get(stem, [])
         if len(found) > 1:
@@ -182,11 +182,11 @@ def _picture_of(path: str, filename: str, by_name: dict[str, list[str]], where: 
             found = sorted(found, key=lambda p: -sum(a == b for a, b in zip(own, p.split("/"), strict=False)))
         if found:
             return found[0]
-    raise TargetError(f"{where}: {path}: its picture '{filename or PurePosixPath(path).stem}' does not exist; add it.")
+    raise TargetError(f"{where}: {path}: its image '{filename or PurePosixPath(path).stem}' does not exist; add it.")
 
 
 def _of_xml(path: Path) -> tuple[dict[str, Any], str]:
-    """Boxes of one file, and the name of its picture.
+    """Boxes of one file, and the name of its image.
 
     Raises:
         TargetError: not XML, an object without a name or a box; with the line.
@@ -213,7 +213,7 @@ def _of_xml(path: Path) -> tuple[dict[str, Any], str]:
 def _parse(path: Path) -> ElementTree.Element:
     """An XML tree whose elements know their line; no entities, which can make a small file a huge one."""
     try:
-        data = read_file(path, _LONGEST, "expected the XML of one picture")
+        data = read_file(path, _LONGEST, "expected the XML of one image")
     except OSError as error:
         raise TargetError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
     builder = ElementTree.TreeBuilder()
@@ -230,7 +230,7 @@ def _parse(path: Path) -> ElementTree.Element:
         if depth > _DEEPEST:
             raise TargetError(
                 f"{path}:{parser.CurrentLineNumber}: nested more than {_DEEPEST} levels deep; expected the XML of one "
-                "picture, which has four."
+                "image, which has four."
             )
         builder.start(tag, {**attributes, "line": str(parser.CurrentLineNumber)})
 

@@ -1,7 +1,7 @@
 """YOLO's text files: ``labels/NAME.txt`` beside ``images/NAME.jpg``, a line a box (class, center, size as shares).
 
 Class names stand in ``data.yaml`` or ``classes.txt``. Splits are folders within ``images/`` or around it, or what
-``data.yaml`` says. A picture without a file, or with an empty one, has no boxes.
+``data.yaml`` says. An image without a file, or with an empty one, has no boxes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _accepts(x: Any, options: Options) -> bool:
 
 
 def _labels(root: Path) -> list[Entry]:
-    """Text files in a folder called labels, or beside pictures."""
+    """Text files in a folder called labels, or beside images."""
     files = [(path, s) for path, s in listed(root, lambda name: name.lower().endswith(".txt")) if "/" in path]
     inside = [(path, s) for path, s in files if "labels" in path.lower().split("/")[:-1]]
     if inside:
@@ -61,7 +61,7 @@ def _read(x: Any, options: Options) -> Table:
     stems = {_stem(_key(path)) for path, _ in images}
     lost = [path for stem, (path, _) in labels.items() if stem not in stems]
     if lost:
-        raise TargetError(f"{root}: no picture for {first_missing(sorted(lost))}; add it or remove the file.")
+        raise TargetError(f"{root}: no image for {first_missing(sorted(lost))}; add it or remove the file.")
     names = [path for path, _ in images]
     splits = [split_among(path.split("/")[:-1]) or _split_said(path, said) for path in names]
     if len(set(splits)) > 1 and "" in splits:
@@ -79,7 +79,7 @@ def _read(x: Any, options: Options) -> Table:
 
 
 def _key(path: str) -> str:
-    """A path without its folder ``images`` or ``labels``, which is what a picture and its file differ by."""
+    """A path without its folder ``images`` or ``labels``, which is what an image and its file differ by."""
     parts = path.split("/")
     return "/".join(part for part in parts[:-1] if part.lower() not in ("images", "labels")) + "/" + parts[-1]
 
@@ -92,7 +92,7 @@ def _names(root: Path, spec: Path | None, said: Any) -> dict[str, Any]:
 
 
 def _split_said(path: str, said: Any) -> str:
-    """The split whose folder in data.yaml a picture lies in."""
+    """The split whose folder in data.yaml an image lies in."""
     if not isinstance(said, Mapping):
         return ""
     base = str(said.get("path") or "")

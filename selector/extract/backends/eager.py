@@ -1,6 +1,6 @@
 """Torch as it is: inference mode and channels last.
 
-On a GPU, and for texts, weights and activations are in one precision. Pictures on a CPU run bfloat16
+On a GPU, and for texts, weights and activations are in one precision. Images on a CPU run bfloat16
 as mixed precision: products in bfloat16, weights, sums along residual paths and norms in float32. That
 costs no time beside convolutions, and transformers keep the neighbors that they lose in pure bfloat16
 (a ViT-S: 0.984 instead of 0.961 unchanged). Batches of short texts would pay for the rounding of the

@@ -35,7 +35,7 @@ class RowReader(Protocol):
     """A row reader.
 
     Attributes:
-        needs_maps: it reads feature maps of whole pictures; else the features of ``Encoder.encode``.
+        needs_maps: it reads feature maps of whole images; else the features of ``Encoder.encode``.
     """
 
     needs_maps: bool

@@ -1,6 +1,6 @@
 """A row a box: RoI-Align 7 x 7 and the mean, from the map that fits the box's size.
 
-Places are (x0, y0, x1, y1) relative to the picture. The level is that of feature pyramid networks
+Places are (x0, y0, x1, y1) relative to the image. The level is that of feature pyramid networks
 (Lin et al., arXiv:1612.03144, eq. 1): k = floor(4 + log2(sqrt(w h) / 224)) with w and h in pixels of the
 canvas, read from the map of stride 2^k, or from the nearest one there is. A network of one stride is
 read from its last map.

@@ -1,8 +1,8 @@
-"""A row a point: maps read bilinearly at (x, y), relative to the picture.
+"""A row a point: maps read bilinearly at (x, y), relative to the image.
 
-(0, 0) is the picture's top left corner and (1, 1) its bottom right one, so pixel i of n lies at
+(0, 0) is the image's top left corner and (1, 1) its bottom right one, so pixel i of n lies at
 (i + 0.5) / n. A cell's value stands at the middle of the pixels that it covers (``align_corners=False``);
-within half a cell of the picture's edge the outermost cells count.
+within half a cell of the image's edge the outermost cells count.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ def opened(raw: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
 
 
 def thumbnail(raw: RawImage, side: int = 112) -> str:
-    """A small picture of an item as a ``data:`` URI (JPEG, the long side at most ``side`` pixels).
+    """A small image of an item as a ``data:`` URI (JPEG, the long side at most ``side`` pixels).
 
     Raises:
         UnreadableImage: it cannot be decoded.
@@ -277,10 +277,10 @@ def image_size(raw: bytes) -> tuple[int, int]:
 
 
 def canvas_of(items: Items, short_side: int, multiple: int = 32) -> tuple[int, int]:
-    """The (height, width) that whole pictures of a target are squashed to, so that all of a batch have one shape.
+    """The (height, width) that whole images of a target are squashed to, so that all of a batch have one shape.
 
-    Its aspect is the median of the pictures', its short side ``short_side``, and both are rounded to multiples
-    of ``multiple``. A place in relative coordinates is the same in a picture, on the canvas, in the mask and
+    Its aspect is the median of the images', its short side ``short_side``, and both are rounded to multiples
+    of ``multiple``. A place in relative coordinates is the same in an image, on the canvas, in the mask and
     for the boxes.
 
     Args:
@@ -390,7 +390,7 @@ _MAX_SAMPLE_VALUE = 281  # TIFF
 
 
 def _bits(image: Image.Image, high: int) -> int:
-    """Bits of the range that the values of a picture with more than 8 bits a pixel use.
+    """Bits of the range that the values of an image with more than 8 bits a pixel use.
 
     What the file says counts (TIFF's largest sample value; of PGM Pillow has scaled to 16 bits). Else cameras and
     scanners write 12 bits, and converters 8, into 16 without saying so; taken at the full range they are black.
@@ -407,7 +407,7 @@ def _bits(image: Image.Image, high: int) -> int:
     return bits
 
 
-@functools.cache  # once a process: a data set has thousands of such pictures
+@functools.cache  # once a process: a dataset has thousands of such images
 def _note_bits(bits: int) -> None:
     log.warning(
         "images of 16 or 32 bits whose values stay below %d are read as images of %d bits, and not as nearly black ones",

@@ -1,4 +1,4 @@
-"""Feature maps of whole pictures: the canvas that a network reads, and values at places of a picture."""
+"""Feature maps of whole images: the canvas that a network reads, and values at places of an image."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LEAST_SIDE = 160
 
 
 def canvas_side(encoder: Encoder) -> int:
-    """Short side in pixels at which an encoder reads whole pictures: as it was pretrained, and 160 where that was on
+    """Short side in pixels at which an encoder reads whole images: as it was pretrained, and 160 where that was on
     thumbnails, which hide what a mask or a box shows.
     """
     return max(LEAST_SIDE, *sorted(encoder.image_preprocess.input_size[1:])[:1])
 
 
 def canvas_encoder(encoder: Encoder, canvas: tuple[int, int]) -> Encoder:
-    """The encoder for whole pictures on the canvas (H, W) or the nearest one that its network takes.
+    """The encoder for whole images on the canvas (H, W) or the nearest one that its network takes.
 
     Sides are rounded to multiples of its largest stride; a network that only takes squares gets the square
-    of the same area. Places are relative, so rows of all models are read at the same points of a picture.
+    of the same area. Places are relative, so rows of all models are read at the same points of an image.
 
     Raises:
         SourceError: it gives no maps, or at no such size.

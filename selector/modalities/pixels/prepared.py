@@ -82,7 +82,7 @@ class Pixels:
 
     Attributes:
         key: ``Preprocess.pixels_key()``.
-        cut_off: None: nothing of a picture is left out that its preprocessing does not leave out.
+        cut_off: None: nothing of an image is left out that its preprocessing does not leave out.
         shape: (H, W, 3) of a row.
         bad: reason by position, for images that cannot be decoded.
     """

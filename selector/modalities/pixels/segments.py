@@ -128,7 +128,7 @@ class SegmentReader:
     """Reads rows through memory maps, of which it keeps a bounded number open.
 
     What was read is handed back to the system, which may keep it as long as it has room: else the resident memory of a
-    process would grow by every picture that it reads.
+    process would grow by every image that it reads.
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Boxes with classes: torchvision's detectors on the maps of an encoder, average precision from matches a picture."""
+"""Boxes with classes: torchvision's detectors on the maps of an encoder, average precision from matches an image."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ ROWS_A_CLASS, LEAST_ROWS, MOST_ROWS = (
     150,
     3_000,
     12_000,
-)  # of all pictures; scores of rows cost more than forward passes
-MOST_BOXES = 20  # a picture; each gives three rows
+)  # of all images; scores of rows cost more than forward passes
+MOST_BOXES = 20  # an image; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
 BACKGROUND = "background"
 MOST_LEGEND = 30
@@ -66,7 +66,7 @@ class Detection(DetectionReading, MapTask):
     # rows
 
     def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
-        """Of each item ``boxes`` (``tv_tensors.BoundingBoxes``, in pixels of its picture) and ``labels`` (n,)."""
+        """Of each item ``boxes`` (``tv_tensors.BoundingBoxes``, in pixels of its image) and ``labels`` (n,)."""
         import torch
         from torchvision import tv_tensors
 
@@ -83,7 +83,7 @@ class Detection(DetectionReading, MapTask):
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
         """True boxes, each of them jittered, and background (IoU below 0.3 with every true box): up to 20 of each a
-        picture, fewer where all pictures would have more than ``limit`` rows, or 150 a class (3,000 to 12,000 in all).
+        image, fewer where all images would have more than ``limit`` rows, or 150 a class (3,000 to 12,000 in all).
 
         Facet ``what``: the class, or background. Facet ``where``: (R, 4) what moves a jittered box onto its true one,
         in its own sides (dx, dy, log dw, log dh); unknown (NaN) of all other rows.
@@ -172,7 +172,7 @@ class Detection(DetectionReading, MapTask):
         return batch, kept
 
     def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
-        """Takes the boxes of ``Learner.predict`` and pairs them with the true ones, picture by picture."""
+        """Takes the boxes of ``Learner.predict`` and pairs them with the true ones, image by image."""
         known = {name: value for name, value in (context or {}).items() if name == "min_score"}
         return _Matching(_boxes(target), len(target.class_names), known)
 
@@ -189,7 +189,7 @@ class Detection(DetectionReading, MapTask):
     # use
 
     def output(self, network: nn.Module, batch: Any) -> Any:
-        """Boxes of each picture; see ``_detector.shares``."""
+        """Boxes of each image; see ``_detector.shares``."""
         from selector.tasks.detection.detectors import shares
 
         return shares(cast(Any, network)(batch), (batch.shape[2], batch.shape[3]))
@@ -202,7 +202,7 @@ class Detection(DetectionReading, MapTask):
         return Traced(OnePicture(cast(Any, network)), OnePicture.names, unlike, facts)
 
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """``boxes`` (n, 4) in shares of the picture, ``scores`` (n,) and ``labels`` (n names), the most confident first; those
+        """``boxes`` (n, 4) in shares of the image, ``scores`` (n,) and ``labels`` (n names), the most confident first; those
         below the least score that validation chose are left out."""
         least = float(context.get("min_score", 0.5))
         found = []
@@ -221,7 +221,7 @@ class Detection(DetectionReading, MapTask):
     def prediction(
         self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
     ) -> FoundBoxes:
-        """Boxes in pixels of the picture."""
+        """Boxes in pixels of the image."""
         size = picture_size(item)
         (found,) = self.predictions(output, class_names, context)
         return FoundBoxes(name, values={"size": list(size), "boxes": in_pixels(found, size)}, source=item)
@@ -229,13 +229,13 @@ class Detection(DetectionReading, MapTask):
     def gathered(
         self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
     ) -> FoundInImages:
-        """Boxes of several pictures."""
+        """Boxes of several images."""
         return FoundInImages(rows, class_names)
 
     def drawn(
         self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Small copies of each picture: with its true boxes, and with those that are predicted as ``predict`` hands them
+        """Small copies of each image: with its true boxes, and with those that are predicted as ``predict`` hands them
         over, from the score on that validation chose."""
         known, names, drawn = _boxes(target), target.class_names, []
         for output, item in zip(outputs, items, strict=True):
@@ -250,7 +250,7 @@ class Detection(DetectionReading, MapTask):
         return drawn
 
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
-        """Average precision a class, boxes found, missed and false by size, and the worst, median and best pictures."""
+        """Average precision a class, boxes found, missed and false by size, and the worst, median and best images."""
         assert isinstance(stats, DetectionStats)
         return _section(stats, class_names)
 
@@ -268,7 +268,7 @@ def _some(boxes: Any, keep: Any) -> Any:
 
 
 def _boxes_each(counts: Sequence[int], limit: int) -> int:
-    """The largest number of boxes a picture, up to 20, with which all pictures have no more than ``limit`` rows."""
+    """The largest number of boxes an image, up to 20, with which all images have no more than ``limit`` rows."""
     sizes = np.asarray(counts)
     for count in range(MOST_BOXES, 1, -1):
         if 3 * np.minimum(np.maximum(sizes, 1), count).sum() <= limit:
@@ -284,7 +284,7 @@ class _Matching:
         self._found: list[dict[str, np.ndarray]] = []
 
     def update(self, outputs: Any, items: np.ndarray) -> None:
-        """``outputs``: a mapping a picture, as ``_detector.shares`` gives it."""
+        """``outputs``: a mapping an image, as ``_detector.shares`` gives it."""
         for one, item in zip(outputs, items, strict=True):
             true: Boxes = self._known[int(item)]
             height, width = true.size
@@ -297,7 +297,7 @@ class _Matching:
 
 
 def stats_of(found: Sequence[Mapping[str, np.ndarray]], summary: Mapping[str, Any] | None = None) -> DetectionStats:
-    """Statistics of pictures, each as ``match`` gave it."""
+    """Statistics of images, each as ``match`` gave it."""
     names = ("score", "category", "matched", "ignored", "box")
     arrays = {name: np.concatenate([one[name] for one in found]) for name in names}
     arrays["boxes"] = np.array([len(one["score"]) for one in found], np.int64)

@@ -1,4 +1,4 @@
-"""Boxes for people and programs: COCO JSON, CSV with a row a box, and boxes drawn on copies of their pictures."""
+"""Boxes for people and programs: COCO JSON, CSV with a row a box, and boxes drawn on copies of their images."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ COCO, CSV = "boxes.json", "boxes.csv"
 
 @dataclass(frozen=True)
 class FoundBoxes(Prediction):
-    """One picture: the boxes that were found in it, the surest first.
+    """One image: the boxes that were found in it, the surest first.
 
     Attributes:
-        source: the picture as it was given. ``values`` hold ``size`` (height, width) and ``boxes``: of each ``label``,
-            ``score`` and ``box`` (left, top, right, bottom in pixels of the upright picture).
+        source: the image as it was given. ``values`` hold ``size`` (height, width) and ``boxes``: of each ``label``,
+            ``score`` and ``box`` (left, top, right, bottom in pixels of the upright image).
     """
 
     source: Any = field(default=None, repr=False, compare=False)
 
     @property
     def boxes(self) -> list[dict[str, Any]]:
-        """Of each box ``label``, ``score`` and ``box``; empty for a picture that could not be read."""
+        """Of each box ``label``, ``score`` and ``box``; empty for an image that could not be read."""
         return list(self.values.get("boxes", ()))
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class FoundBoxes(Prediction):
 
 
 class FoundInImages(Predictions):
-    """Pictures in the order in which they were given."""
+    """Images in the order in which they were given."""
 
     def __init__(self, rows: Sequence[Prediction], class_names: Sequence[str]) -> None:
         super().__init__(rows, np.empty((len(rows), 0)), class_names)
@@ -54,7 +54,7 @@ class FoundInImages(Predictions):
 
     @property
     def boxes(self) -> list[list[dict[str, Any]]]:
-        """The boxes of each picture: ``label``, ``score``, ``box`` (left, top, right, bottom in pixels)."""
+        """The boxes of each image: ``label``, ``score``, ``box`` (left, top, right, bottom in pixels)."""
         return [row.boxes for row in self]
 
     def to_coco(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class FoundInImages(Predictions):
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def to_dataframe(self) -> Any:
-        """A row a box: item, label, score, left, top, right, bottom in pixels, error; one row of a picture without."""
+        """A row a box: item, label, score, left, top, right, bottom in pixels, error; one row of an image without."""
         import pandas as pd
 
         columns = ["item", "label", "score", "left", "top", "right", "bottom", "error"]
@@ -109,7 +109,7 @@ class FoundInImages(Predictions):
         """Write ``boxes.json`` (COCO) and ``boxes.csv`` into a folder.
 
         Args:
-            overlay: also write ``overlays/NAME.jpg``, a copy of each picture with its boxes.
+            overlay: also write ``overlays/NAME.jpg``, a copy of each image with its boxes.
         Raises:
             SelectorError: the folder cannot be written.
         """
@@ -149,7 +149,7 @@ def in_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> list[dict[str,
 def with_boxes(
     picture: np.ndarray, boxes: Sequence[Mapping[str, Any]], class_names: Sequence[str], small: int | None = None
 ) -> Image.Image:
-    """A copy of a picture uint8 (H, W, 3) with its boxes in the colors of their classes.
+    """A copy of an image uint8 (H, W, 3) with its boxes in the colors of their classes.
 
     Args:
         boxes: of each ``label`` and ``box``; ``score`` is written beside it where there is one.

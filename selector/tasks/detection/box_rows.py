@@ -1,4 +1,4 @@
-"""Which boxes of a picture become rows: its own, each a little off, and background; the same for every model and call."""
+"""Which boxes of an image become rows: its own, each a little off, and background; the same for every model and call."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import xxhash
 
 SHIFT, SCALE = 0.25, 0.3  # of a jittered box: of its sides, and of the logarithm of its sides
 BACKGROUND_IOU = 0.3  # with any true box, at most
-FEWEST_BACKGROUND = 2  # of a picture without boxes
+FEWEST_BACKGROUND = 2  # of an image without boxes
 _TRIES = 30
-_SMALLEST = 1e-4  # side of a box, as a share of the picture
+_SMALLEST = 1e-4  # side of a box, as a share of the image
 
 
 @dataclass(frozen=True)
 class BoxRows:
-    """Rows of one picture.
+    """Rows of one image.
 
     Attributes:
         place: float32 (R, 4), x0, y0, x1, y1 in 0..1.
@@ -32,10 +32,10 @@ class BoxRows:
 def rows_of(
     xyxy: np.ndarray, labels: np.ndarray, size: tuple[int, int], classes: int, count: int, content: str, seed: int = 0
 ) -> BoxRows:
-    """Rows of a picture: at most ``count`` of its boxes, as many jittered ones and as many of background.
+    """Rows of an image: at most ``count`` of its boxes, as many jittered ones and as many of background.
 
-    What is drawn for a box depends on the picture's content, the box and the seed alone: rows stay what they are with
-    another ``count``, other pictures or another order of boxes.
+    What is drawn for a box depends on the image's content, the box and the seed alone: rows stay what they are with
+    another ``count``, other images or another order of boxes.
 
     Args:
         xyxy, labels: its boxes (n, 4) in pixels and their classes (n,).
@@ -71,7 +71,7 @@ def rows_of(
 
 
 def jittered(box: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """A box moved by up to a quarter of its sides and scaled by up to e^0.3, cut at the edges of the picture."""
+    """A box moved by up to a quarter of its sides and scaled by up to e^0.3, cut at the edges of the image."""
     side = np.maximum(box[2:] - box[:2], _SMALLEST)
     center = (box[:2] + box[2:]) / 2 + draw.uniform(-SHIFT, SHIFT, 2) * side
     side = side * np.exp(draw.uniform(-SCALE, SCALE, 2))

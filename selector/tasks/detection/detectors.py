@@ -21,22 +21,22 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-WIDTH = 128  # channels of the pyramid: half of torchvision's, for pictures of a third of its side
+WIDTH = 128  # channels of the pyramid: half of torchvision's, for images of a third of its side
 HIDDEN = 512  # of the two layers behind RoI-Align
 FINEST = {"fasterrcnn": 4, "retinanet": 8, "fcos": 8, "ssd": 8}
 """Stride of the finest map that a head reads; the dense heads of one stage pay for every cell of it."""
 BACKGROUND_FIRST = ("fasterrcnn", "ssd")  # heads whose class 0 is background
 LEAST_SCORE = 0.01
-MOST_BOXES = 100  # a picture, as COCO's protocol counts
+MOST_BOXES = 100  # an image, as COCO's protocol counts
 _POOLED = 7
 HEAD_PARTS = ("backbone.pyramid", "rpn", "roi_heads", "head")
 
 
 class Canvas(nn.Module):
-    """In the place of torchvision's transform: pictures come resized and normalized already, and all alike."""
+    """In the place of torchvision's transform: images come resized and normalized already, and all alike."""
 
     def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, Any]:
-        """Pictures (B, C, H, W) as torchvision's detectors hand them on."""
+        """Images (B, C, H, W) as torchvision's detectors hand them on."""
         batch = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
         size = (int(batch.shape[2]), int(batch.shape[3]))
         return ImageList(batch, [size] * len(batch)), targets
@@ -82,7 +82,7 @@ class Pyramid(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Pictures -> maps of the pyramid. The encoder runs as the caller says, all behind it in single precision: RoI-Align
+    """Images -> maps of the pyramid. The encoder runs as the caller says, all behind it in single precision: RoI-Align
     and the suppression of doubles have no other on a processor."""
 
     def __init__(self, encoder: nn.Module, pyramid: nn.Module) -> None:
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
 
 
 class DetectionNetwork(nn.Module):
-    """Normalized pictures (B, 3, H, W) -> boxes of each: a list of ``boxes`` (n, 4) in pixels of the canvas, ``labels``
+    """Normalized images (B, 3, H, W) -> boxes of each: a list of ``boxes`` (n, 4) in pixels of the canvas, ``labels``
     (n,) 0..C-1 and ``scores`` (n,), the most confident first.
 
     Args:
@@ -146,7 +146,7 @@ class DetectionNetwork(nn.Module):
 
 
 class OnePicture(nn.Module):
-    """A detection network as an ONNX file holds it: one picture (1, C, H, W) -> ``boxes`` (n, 4) in shares of the canvas,
+    """A detection network as an ONNX file holds it: one image (1, C, H, W) -> ``boxes`` (n, 4) in shares of the canvas,
     ``labels`` (n,) and ``scores`` (n,), the most confident first. No conversions to Python: it is traced."""
 
     names = ("boxes", "labels", "scores")
@@ -163,7 +163,7 @@ class OnePicture(nn.Module):
         return found["boxes"] / scale, found["labels"], found["scores"]
 
 
-NEAR = 1e-3  # of the picture's sides and of a score
+NEAR = 1e-3  # of the image's sides and of a score
 _TIED = 1e-5  # scores that are no further apart may change places
 MOST_UNLIKE = 0.02  # of the boxes: of two of equal score that overlap, rounding decides which one is kept
 
@@ -272,7 +272,7 @@ class DetectionLearner(nn.Module):
         self.new: tuple[str, ...] = tuple(f"network.detector.{part}" for part in network.new)
 
     def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
-        """Mean over pictures; those without boxes teach what is background."""
+        """Mean over images; those without boxes teach what is background."""
         targets = [_target(known, batch) for known in annotations]
         losses = self.network.losses(batch, targets)
         return torch.stack([value.float() for value in losses.values()]).sum()
@@ -291,7 +291,7 @@ class DetectionLearner(nn.Module):
 
 
 def shares(found: Sequence[Mapping[str, torch.Tensor]], size: tuple[int, int]) -> list[dict[str, np.ndarray]]:
-    """Boxes of each picture as numpy, ``boxes`` float32 (n, 4) in shares of the canvas (height, width), 0..1."""
+    """Boxes of each image as numpy, ``boxes`` float32 (n, 4) in shares of the canvas (height, width), 0..1."""
     scale = np.array([size[1], size[0], size[1], size[0]], np.float32)
     return [
         {

@@ -1,7 +1,7 @@
-"""Average precision from matches a picture: COCO's protocol, in two steps.
+"""Average precision from matches an image: COCO's protocol, in two steps.
 
-``match`` pairs the predicted boxes of one picture with its true ones, once, at every IoU threshold and for every range
-of sizes. ``average_precision`` is what any set of pictures, repeats included, makes of their matches: a bootstrap
+``match`` pairs the predicted boxes of one image with its true ones, once, at every IoU threshold and for every range
+of sizes. ``average_precision`` is what any set of images, repeats included, makes of their matches: a bootstrap
 pairs nothing again. Equal to pycocotools (``tests/tasks/test_detection.py``).
 """
 
@@ -23,7 +23,7 @@ SIZES: dict[str, tuple[float, float]] = {
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, 1e10),
 }
-MOST = 100  # boxes a picture and class that count
+MOST = 100  # boxes an image and class that count
 _BITS = 1 << np.arange(len(THRESHOLDS), dtype=np.uint16)
 _OF_BOXES = ("score", "category", "matched", "ignored", "box")
 
@@ -31,7 +31,7 @@ _OF_BOXES = ("score", "category", "matched", "ignored", "box")
 def match(
     true: np.ndarray, labels: np.ndarray, boxes: np.ndarray, scores: np.ndarray, said: np.ndarray, classes: int
 ) -> dict[str, np.ndarray]:
-    """The matches of one picture.
+    """The matches of one image.
 
     Args:
         true, labels: (g, 4) left, top, right, bottom in pixels, and their classes (g,).
@@ -111,7 +111,7 @@ def average_precision(score: np.ndarray, matched: np.ndarray, ignored: np.ndarra
     """Mean precision at 101 recalls, at each threshold (10,), of the boxes of one class and one range of sizes.
 
     Args:
-        score: (n,), pictures one after the other, within each the most confident first.
+        score: (n,), images one after the other, within each the most confident first.
         matched, ignored: bits (n,).
         positives: true boxes; without any the value is NaN.
     """
@@ -133,8 +133,8 @@ def average_precision(score: np.ndarray, matched: np.ndarray, ignored: np.ndarra
 
 
 class DetectionStats(Stats):
-    """Of each picture ``boxes`` (how many predicted boxes count) and ``truth`` (C, 4), its true boxes by class and size;
-    of each predicted box, picture after picture, ``score``, ``category``, ``matched``, ``ignored`` (see ``match``) and
+    """Of each image ``boxes`` (how many predicted boxes count) and ``truth`` (C, 4), its true boxes by class and size;
+    of each predicted box, image after image, ``score``, ``category``, ``matched``, ``ignored`` (see ``match``) and
     ``box`` (4,) in pixels.
     """
 
@@ -142,19 +142,19 @@ class DetectionStats(Stats):
         return len(self.arrays["boxes"])
 
     def __getitem__(self, items: np.ndarray) -> DetectionStats:
-        """Pictures with all their boxes."""
+        """Images with all their boxes."""
         rows = spread(self.starts, np.asarray(items))
         found = {name: array[rows if name in _OF_BOXES else items] for name, array in self.arrays.items()}
         return type(self)(found, self.summary)
 
     @property
     def starts(self) -> np.ndarray:
-        """(N + 1,) where the boxes of each picture begin."""
+        """(N + 1,) where the boxes of each image begin."""
         return np.concatenate([[0], np.cumsum(self.arrays["boxes"])])
 
     @property
     def groups(self) -> np.ndarray:
-        """(n,) the picture of each predicted box."""
+        """(n,) the image of each predicted box."""
         return np.repeat(np.arange(len(self)), self.arrays["boxes"])
 
     def value(self, metric: str) -> float:
@@ -194,7 +194,7 @@ class DetectionStats(Stats):
         return float(score[order][best]), float(f1[best])
 
     def hits(self, least: float) -> Iterator[tuple[int, int, int]]:
-        """(found, missed, false) boxes of each picture at IoU 0.5, of those predicted with at least this score."""
+        """(found, missed, false) boxes of each image at IoU 0.5, of those predicted with at least this score."""
         sure = self.arrays["score"] >= least
         right = sure & ((self.arrays["matched"][:, 0] & 1) > 0)
         found = np.bincount(self.groups[right], minlength=len(self))

@@ -16,20 +16,20 @@ from selector.tasks._image_files import upright_size
 from selector.tasks._read_labels import first_of
 
 FORMATS = ("xywh", "xyxy", "cxcywh", "cxcywhn")
-"""Left, top, width, height; left, top, right, bottom; center, width, height; the same as shares of the picture."""
+"""Left, top, width, height; left, top, right, bottom; center, width, height; the same as shares of the image."""
 
 _ROUNDING = 0.01  # pixels that are not worth a word
-_SLACK = 0.01  # share of a side by which rounding may put a box beyond the picture
+_SLACK = 0.01  # share of a side by which rounding may put a box beyond the image
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of one picture.
+    """The boxes of one image.
 
     Attributes:
-        xyxy: float32 (n, 4), left, top, right, bottom in pixels of the upright picture.
+        xyxy: float32 (n, 4), left, top, right, bottom in pixels of the upright image.
         labels: int64 (n,) 0..C-1.
-        size: (height, width) of the upright picture; (0, 0) where its header cannot be read.
+        size: (height, width) of the upright image; (0, 0) where its header cannot be read.
     """
 
     xyxy: np.ndarray
@@ -53,7 +53,7 @@ class BoxAnnotations:
 
     @property
     def strata(self) -> np.ndarray:
-        """(N, C) 0/1: what a picture contains."""
+        """(N, C) 0/1: what an image contains."""
         found = np.zeros((len(self.boxes), len(self.class_names)), np.int64)
         for row, boxes in enumerate(self.boxes):
             found[row, boxes.labels] = 1
@@ -99,7 +99,7 @@ class BoxAnnotations:
 class DetectionReading:
     """``Task.accepts`` and ``Task.read`` of object detection.
 
-    The role ``boxes`` holds a mapping an item, or None for a picture without boxes: ``boxes`` (n lists of four
+    The role ``boxes`` holds a mapping an item, or None for an image without boxes: ``boxes`` (n lists of four
     numbers), ``labels`` (n names or numbers), and perhaps ``lines`` (n, where each stands, for messages) and ``crowd``
     (n, true for a region of many, which is left out). The schema may say ``box_format`` (one of ``FORMATS``),
     ``names`` (class names by number) and ``box_offset`` (subtracted from left and top: 1 where pixels count from 1).
@@ -115,7 +115,7 @@ class DetectionReading:
         """Boxes as left, top, right, bottom in pixels.
 
         Raises:
-            TargetError: a box that is not finite, has no area or leaves its picture, an unknown class; with the line.
+            TargetError: a box that is not finite, has no area or leaves its image, an unknown class; with the line.
         """
         column = table.columns[table.roles["boxes"][0]]
         kind = table.schema.get("box_format") or "xywh"
@@ -139,11 +139,11 @@ class DetectionReading:
         if crowd:
             notes.append(f"{crowd} boxes of crowds were left out")
         if clipped:
-            notes.append(f"{clipped} boxes go beyond their picture by a rounding and were cut at its edge")
+            notes.append(f"{clipped} boxes go beyond their image by a rounding and were cut at its edge")
         none = sum(not len(labels) for _, labels, _ in found)
         if none:
             notes.append(
-                f"{none} {noun_of(table.modality)}s have no box; they count as pictures in which there is nothing to find"
+                f"{none} {noun_of(table.modality)}s have no box; they count as images in which there is nothing to find"
             )
         boxes = tuple(
             Boxes(corners.astype(np.float32), np.array([lookup[v] for v in labels], np.int64), size)
@@ -216,7 +216,7 @@ def _corners(
     height, width = size
     if kind == "cxcywhn":
         if not height:
-            one.fail(index, "is given as shares of a picture that cannot be read; replace the picture or remove it.")
+            one.fail(index, "is given as shares of an image that cannot be read; replace the image or remove it.")
         a, b, c, d = a * width, b * height, c * width, d * height
     if kind.startswith("cxcywh"):
         a, b = a - c / 2, b - d / 2
@@ -235,12 +235,12 @@ def _corners(
             hint = ", or say box_format='xyxy' (--box-format) if these are corners"
         one.fail(
             index,
-            f"lies outside the picture (left, top, right, bottom: {shown}; the picture has {width} × {height} pixels, "
+            f"lies outside the image (left, top, right, bottom: {shown}; the image has {width} × {height} pixels, "
             f"width × height); correct it{hint}.",
         )
     cut = max(a, 0.0), max(b, 0.0), min(c, float(width)), min(d, float(height))
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        one.fail(index, f"has no area within the picture (left, top, right, bottom: {shown}); correct or remove it.")
+        one.fail(index, f"has no area within the image (left, top, right, bottom: {shown}); correct or remove it.")
     return cut, max(abs(new - old) for new, old in zip(cut, (a, b, c, d), strict=True)) > _ROUNDING
 
 

@@ -40,13 +40,13 @@ def points_of(mask: np.ndarray, count: int, ignore: int, content: str, seed: int
     """Pixels of a mask, int64 (<= count, 2): row and column.
 
     Classes share ``count`` evenly; what a small one leaves goes to the larger ones. Within a class the pixels
-    with the smallest keys are taken, and keys are drawn from the picture's content, not from its class: with a
-    larger count, or another set of classes on the same pictures, most points stay where they were.
+    with the smallest keys are taken, and keys are drawn from the image's content, not from its class: with a
+    larger count, or another set of classes on the same images, most points stay where they were.
 
     Args:
         mask: integers (H, W).
         ignore: value that is no class.
-        content: hash of the picture.
+        content: hash of the image.
     Cost: a random number a pixel.
     """
     keys = _keys(content, mask.shape[0], mask.shape[1], seed)
@@ -77,10 +77,10 @@ def _keys(content: str, height: int, width: int, seed: int) -> np.ndarray:
 
 
 METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
-POINTS = 100  # a picture, at most
-FEWEST_POINTS = 10  # a picture of many: fewer show small classes too rarely
-ENOUGH_ROWS = 2_000  # of all pictures; beyond it pictures tell more than further points in them
-MOST_ROWS = 20_000  # the nearest neighbors of more take longer than the forward passes of their pictures
+POINTS = 100  # an image, at most
+FEWEST_POINTS = 10  # an image of many: fewer show small classes too rarely
+ENOUGH_ROWS = 2_000  # of all images; beyond it images tell more than further points in them
+MOST_ROWS = 20_000  # the nearest neighbors of more take longer than the forward passes of their images
 MOST_LEGEND = 60
 MOST_CONFUSION = 200  # classes up to which the pixels of every pair of classes are counted
 PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)  # between classes as the points show them and as the pixels do
@@ -158,7 +158,7 @@ class Segmentation(SegmentationReading, MapTask):
     most_rows = MOST_ROWS
     free_size = True
     onnx_differs = (
-        "Its logits have the size of the picture that the network reads, so a mask of another size is interpolated twice; "
+        "Its logits have the size of the image that the network reads, so a mask of another size is interpolated twice; "
         "`predict` reads masks of any size off the decoder's own logits."
     )
     decoders = ("linear", "fcn", "deeplabv3")
@@ -171,7 +171,7 @@ class Segmentation(SegmentationReading, MapTask):
     # rows
 
     def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
-        """A ``tv_tensors.Mask`` (H, W) an item, of its picture's own size."""
+        """A ``tv_tensors.Mask`` (H, W) an item, of its image's own size."""
         import torch
         from torchvision import tv_tensors
 
@@ -180,15 +180,15 @@ class Segmentation(SegmentationReading, MapTask):
         return [tv_tensors.Mask(torch.from_numpy(m if m.dtype == np.uint8 else m.astype(np.int32))) for m in found]
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
-        """Points in the masks, as evenly by class as each allows: 100 a picture, fewer of more than 20 pictures (10 from
-        200 on) and where ``limit`` (at most 20,000 in all) asks for it; of more pictures than that those with the smallest
+        """Points in the masks, as evenly by class as each allows: 100 an image, fewer of more than 20 images (10 from
+        200 on) and where ``limit`` (at most 20,000 in all) asks for it; of more images than that those with the smallest
         hash. Pixels without a class are left out."""
-        every = max(1, len(indices), len(target.indices("train", "val")))  # the first pictures of a scan show no more
+        every = max(1, len(indices), len(target.indices("train", "val")))  # the first images of a scan show no more
         limit = min(MOST_ROWS, MOST_ROWS if limit is None else limit)
         return self._points(target, indices, max(FEWEST_POINTS, ENOUGH_ROWS // every), limit, seed)
 
     def probe_plan(self, target: Target, indices: np.ndarray) -> RowPlan:
-        """100 points a picture, 50,000 in all: a decoder that is used gains from more points than an order of models."""
+        """100 points an image, 50,000 in all: a decoder that is used gains from more points than an order of models."""
         return self._points(target, indices, POINTS, self.probe_rows or MOST_ROWS)
 
     def _points(self, target: Target, indices: np.ndarray, count: int, limit: int, seed: int = 0) -> RowPlan:
@@ -250,7 +250,7 @@ class Segmentation(SegmentationReading, MapTask):
         """``weight`` (K, D), ``bias`` (K,), ``strength`` (), ``scale`` (D,) of the columns and ``prior`` ().
 
         Points show classes evenly and pixels do not: the bias is moved towards the pixels' shares as far as the mIoU
-        of the held-out pictures, estimated from their points, wants it (``prior``: 0 not at all, 1 all the way).
+        of the held-out images, estimated from their points, wants it (``prior``: 0 not at all, 1 all the way).
         None for decoders that start from nothing.
         """
         from selector.linear import solve_head
@@ -281,7 +281,7 @@ class Segmentation(SegmentationReading, MapTask):
         }
 
     def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
-        """Takes logits (B, K, h, w) and reads each mask when its picture comes."""
+        """Takes logits (B, K, h, w) and reads each mask when its image comes."""
         return _Counting(_masks(target), len(target.class_names))
 
     def written_as(self, class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]:
@@ -317,7 +317,7 @@ class Segmentation(SegmentationReading, MapTask):
         return [_predicted(row, row.shape[1:], class_names) for row in outputs]
 
     def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
-        """(PNG of the mask, its size, shares of the classes): logits of many pictures would fill the memory."""
+        """(PNG of the mask, its size, shares of the classes): logits of many images would fill the memory."""
         size = picture_size(item)
         found = _predicted(output[0], size, class_names)
         return mask_png(found["mask"], _values(class_names, context)), size, found["shares"]
@@ -325,7 +325,7 @@ class Segmentation(SegmentationReading, MapTask):
     def prediction(
         self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
     ) -> SegmentedImage:
-        """A mask of the picture's own size, as ``condensed`` left it."""
+        """A mask of the image's own size, as ``condensed`` left it."""
         png, size, shares = output
         return SegmentedImage(name, values={"size": size, "classes": shares}, png=png, source=item)
 
@@ -338,7 +338,7 @@ class Segmentation(SegmentationReading, MapTask):
     def drawn(
         self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Small copies of each picture: as it is, under its truth, and under what was predicted."""
+        """Small copies of each image: as it is, under its truth, and under what was predicted."""
         masks, found = _masks(target), []
         for output, item in zip(outputs, items, strict=True):
             picture, mask = read_image(target.items[int(item)]), masks[int(item)]
@@ -357,13 +357,13 @@ class Segmentation(SegmentationReading, MapTask):
         return "probabilities", outputs.softmax(dim=1)
 
     def report(self, stats: Stats, class_names: Sequence[str]) -> Section:
-        """IoU a class, confusions, and the worst, the median and the best pictures."""
+        """IoU a class, confusions, and the worst, the median and the best images."""
         assert isinstance(stats, SegmentationStats)
         return _section(stats, class_names)
 
 
 def point_weights(masks: MaskAnnotations, plan: RowPlan) -> np.ndarray:
-    """How many pixels each row stands for (R,): the pixels of its class in its picture over its points there."""
+    """How many pixels each row stands for (R,): the pixels of its class in its image over its points there."""
     labels = plan.facets["class"].labels
     classes = masks.pixels.shape[1]
     pairs, inverse, counts = np.unique(plan.item * classes + labels, return_inverse=True, return_counts=True)
@@ -381,7 +381,7 @@ def estimated_iou(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray
 
 
 class _Counting:
-    """Logits -> counts, a picture at a time; see ``core.task.Evaluator``."""
+    """Logits -> counts, an image at a time; see ``core.task.Evaluator``."""
 
     def __init__(self, masks: MaskAnnotations, classes: int) -> None:
         self._masks, self._classes = masks, classes
@@ -485,12 +485,12 @@ def _masks(target: Target) -> MaskAnnotations:
     return found
 
 
-_MOST_KEPT = 20_000  # pictures
+_MOST_KEPT = 20_000  # images
 _known: OrderedDict[tuple[str, str, int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
 
 def _sampled(content: str, masks: MaskAnnotations, index: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(places (R, 2), classes (R,)) of a picture; worked out once, since every model reads the same."""
+    """(places (R, 2), classes (R,)) of an image; worked out once, since every model reads the same."""
     key = (content, masks.digest(index), count, seed)
     if key not in _known:
         mask = masks[index]

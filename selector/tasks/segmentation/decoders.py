@@ -80,7 +80,7 @@ def decoder_of(name: str, channels: Sequence[int], strides: Sequence[int], class
 
 
 class SegmentationNetwork(nn.Module):
-    """Normalized pictures (B, 3, H, W) -> logits (B, K, H, W).
+    """Normalized images (B, 3, H, W) -> logits (B, K, H, W).
 
     Args:
         encoder: what ``Encoder.map_module`` gives.
@@ -97,7 +97,7 @@ class SegmentationNetwork(nn.Module):
         return cast(torch.Tensor, self.decoder(self.encoder(batch)))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits at the size of the pictures."""
+        """Logits at the size of the images."""
         return _resized(self.coarse(batch), batch.shape[2:])
 
 
@@ -130,7 +130,7 @@ class SegmentationLearner(nn.Module):
             return total / weights[known].sum().clamp(min=1e-6)
 
     def weight(self, annotations: Sequence[Any]) -> float:
-        """Pixels with a class, by their weights; a picture of another size than its mask counts by the mask."""
+        """Pixels with a class, by their weights; an image of another size than its mask counts by the mask."""
         total = 0.0
         for mask in annotations:
             values = torch.as_tensor(np.asarray(mask)).long().flatten()
@@ -150,7 +150,7 @@ class SegmentationLearner(nn.Module):
 def class_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The class (H, W), int64, of largest logit, read bilinearly off coarse logits (K, h, w).
 
-    Some classes at a time, so that many classes on a large picture need no more memory than a few.
+    Some classes at a time, so that many classes on a large image need no more memory than a few.
     """
     classes = len(logits)
     step = max(1, min(classes, 2**26 // (size[0] * size[1])))

@@ -19,18 +19,18 @@ from selector.modalities.image import read_image, read_image_file
 from selector.tasks._image_files import upright_size
 from selector.tasks.segmentation.reading import voc_palette
 
-OPACITY = 0.55  # of a mask over its picture
+OPACITY = 0.55  # of a mask over its image
 SMALL = 240  # pixels of the long side, in a report
 OVERLAYS = "overlays"
 
 
 @dataclass(frozen=True)
 class SegmentedImage(Prediction):
-    """One picture: which class each of its pixels is.
+    """One image: which class each of its pixels is.
 
     Attributes:
-        png: the mask as an indexed PNG of the picture's own size; ``values`` of the model stand for its classes.
-        source: the picture as it was given.
+        png: the mask as an indexed PNG of the image's own size; ``values`` of the model stand for its classes.
+        source: the image as it was given.
         path: where its mask was written.
     """
 
@@ -40,7 +40,7 @@ class SegmentedImage(Prediction):
 
     @property
     def mask(self) -> np.ndarray | None:
-        """(H, W) as in the PNG; None for a picture that could not be read."""
+        """(H, W) as in the PNG; None for an image that could not be read."""
         return np.asarray(Image.open(io.BytesIO(self.png))) if self.png else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class SegmentedImage(Prediction):
 
 
 class SegmentedImages(Predictions):
-    """Pictures in the order in which they were given.
+    """Images in the order in which they were given.
 
     Attributes:
         class_names: C; ``mask_values`` (C,) what each is written as.
@@ -76,14 +76,14 @@ class SegmentedImages(Predictions):
 
     @property
     def masks(self) -> list[np.ndarray | None]:
-        """A mask (H, W) a picture, of its own size; ``mask_values`` say which value is which class."""
+        """A mask (H, W) an image, of its own size; ``mask_values`` say which value is which class."""
         return [row.mask for row in self]
 
     def write(self, folder: str | os.PathLike[str], *, overlay: bool = False) -> SegmentedImages:
         """The same, each mask written as ``folder/NAME.png``.
 
         Args:
-            overlay: also write ``folder/overlays/NAME.jpg``, the picture under its mask.
+            overlay: also write ``folder/overlays/NAME.jpg``, the image under its mask.
         Raises:
             SelectorError: the folder cannot be written.
         """
@@ -151,7 +151,7 @@ def _leading(shares: Mapping[str, float], top: int = 3) -> str:
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """A file name that no other picture has: two folders may hold the same."""
+    """A file name that no other image has: two folders may hold the same."""
     plain = "".join(c if c.isalnum() or c in "-_. " else "_" for c in name)
     found, number = plain, 2
     while found.lower() in taken:
@@ -160,11 +160,11 @@ def free_name(name: str, taken: set[str]) -> str:
     return found
 
 
-# ---------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------- images
 
 
 def picture_size(source: Any) -> tuple[int, int]:
-    """(height, width) of a picture as it was given: a path, bytes, an array or a Pillow image."""
+    """(height, width) of an image as it was given: a path, bytes, an array or a Pillow image."""
     if isinstance(source, str | os.PathLike):
         source = read_image_file(source)
     if isinstance(source, bytes | np.ndarray):
@@ -196,7 +196,7 @@ def mask_png(classes: np.ndarray, values: Sequence[int]) -> bytes:
 
 
 def overlaid(picture: np.ndarray, classes: np.ndarray, ignore: int | None = None) -> np.ndarray:
-    """A picture uint8 (H, W, 3) under its class map (H, W) in colors; pixels without a class stay as they are."""
+    """An image uint8 (H, W, 3) under its class map (H, W) in colors; pixels without a class stay as they are."""
     colors = np.array(voc_palette(), np.float32)
     shown = picture.astype(np.float32)
     mixed = (1 - OPACITY) * shown + OPACITY * colors[np.minimum(classes, 255)]

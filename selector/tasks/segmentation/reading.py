@@ -62,7 +62,7 @@ class MaskAnnotations:
 
     @property
     def strata(self) -> np.ndarray:
-        """(N, C) 0/1: which classes a picture shows."""
+        """(N, C) 0/1: which classes an image shows."""
         return (self.pixels > 0).astype(np.int64)
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class SegmentationReading:
         """Every mask is decoded once, to be checked and counted; none is kept.
 
         Raises:
-            TargetError: a mask that is missing, unreadable, of another size than its picture, in colors without a
+            TargetError: a mask that is missing, unreadable, of another size than its image, in colors without a
                 table, or with a value that is no class; with its name.
         """
         raw = table.columns[table.roles["mask"][0]]

@@ -395,7 +395,7 @@ def test_augmented_images_differ_but_keep_size_type_and_seed() -> None:
 
 
 def test_augmentation_moves_a_mask_and_boxes_with_their_picture() -> None:
-    """The bright square of the picture stays where its mask and its box say that it is."""
+    """The bright square of the image stays where its mask and its box say that it is."""
     images = torch.zeros(6, 32, 32, 3, dtype=torch.uint8)
     annotations = []
     for i in range(6):
