@@ -35,7 +35,7 @@ from benchmarks.confirm_rows import OUT, environment
 from benchmarks.rows import read_rows, write_rows
 from selector.core.contracts import Progress
 from selector.extract.inputs import ready
-from selector.tuning import TournamentResult, TuningCandidate, run_tournament
+from selector.tuning import FineTuningResult, TuningCandidate, run_fine_tuning
 
 IMAGES = 1200
 LOADS = ("quiet", "busy")
@@ -147,9 +147,9 @@ class _Features:
         return np.concatenate(parts)
 
 
-def _confirmed(field: Field, features: _Features, budget: float, folder: Path) -> tuple[TournamentResult, float]:
+def _confirmed(field: Field, features: _Features, budget: float, folder: Path) -> tuple[FineTuningResult, float]:
     features.clock.begun = time.perf_counter()
-    result = run_tournament(
+    result = run_fine_tuning(
         field.candidates,
         field.target,
         field.task,
@@ -166,7 +166,7 @@ def _confirmed(field: Field, features: _Features, budget: float, folder: Path) -
     return result, features.clock.ended - features.clock.begun
 
 
-def _test_value(result: TournamentResult) -> float:
+def _test_value(result: FineTuningResult) -> float:
     assert result.best is not None
     return next(m.test_value for m in result.measurements[result.best.name] if m.strategy == result.best.strategy)
 

@@ -287,7 +287,7 @@ class StoredRanking:
         prior: how the prior was made and what of the history entered, as plain JSON: method, weight,
             agreement on left-out targets, history (a snapshot), published; empty without a prior.
         seconds: by stage.
-        confirmation: how the tournament went, as plain JSON: metric, tuning_log (the plan and what became
+        confirmation: how the fine-tuning stage went, as plain JSON: metric, tuning_log (the plan and what became
             of it), history (every training of every round), epsilon_best, advice, p_best, settled;
             empty before a confirmation.
         path: the run's folder once it is saved.

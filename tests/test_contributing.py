@@ -16,7 +16,7 @@ import pytest
 import selector
 from selector import proxies, sources, tasks
 from selector.data import load_target
-from selector.tuning import run_tournament
+from selector.tuning import run_fine_tuning
 from selector.zoo import ModelSpec
 from tests.tuning.samples import MNIST, candidate, pixels_for, small_target
 
@@ -104,7 +104,7 @@ def test_task(install: Install, tmp_path: Path) -> None:
     target = small_target()
     features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
     features[np.arange(len(target)), target.labels] += 2
-    result = run_tournament(
+    result = run_fine_tuning(
         [candidate(MNIST)],
         target,
         task,

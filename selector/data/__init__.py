@@ -214,6 +214,6 @@ def load_origin(origin: Mapping[str, Any] | None, *, hash_mode: HashMode = "mtim
         TargetError: there is no origin (it was built in memory), or the data are gone.
     """
     if origin is None:
-        raise TargetError("the target was built from objects in memory; hand the same data over again.")
+        raise TargetError("the target was built from objects in memory; pass the same data again.")
     target = _load(origin["path"], LoadOptions.of(hash_mode=hash_mode, **origin["options"]), strict=False)
     return repeated(target, origin["steps"])

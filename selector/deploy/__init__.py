@@ -1,4 +1,4 @@
-"""The model that a run hands over: saved, loaded, used, exported."""
+"""The model of a run: saved, loaded, used, exported."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class SavedModel:
             on_invalid: an image that cannot be read becomes a row with an error, or ends the call
                 with all of them listed.
             text_column: of .csv, .tsv, .jsonl and .parquet files, the column of the texts, or the two of pairs.
-            min_score: of a model that finds boxes, the score from which on they are handed over; None for the one that
+            min_score: of a model that finds boxes, the score from which on they are returned; None for the one that
                 validation chose.
         Raises:
             ConfigError: a path that does not exist, a glob or folder without images, single texts
@@ -209,7 +209,7 @@ class SavedModel:
     def _checked(self, min_score: float) -> float:
         if "min_score" not in self.context:
             raise ConfigError(
-                f"min_score is for models that find boxes; this is one of {self.task.name}. Leave it out."
+                f"min_score is for models that find boxes; this one is for {self.task.name}. Leave it out."
             )
         if not 0 <= min_score <= 1:
             raise ConfigError(f"min_score must be a number in the range [0, 1]. Got {min_score}.")

@@ -112,7 +112,7 @@ def combined(
     Args:
         errors: half-width of the 90% interval of a pilot run's paired difference to the best one, 0 for that one, in units of
             the metric; pilots without errors count in full.
-        frozen_too: a model may also be handed over as it is, with a new head: then a pilot run counts by the mean of its
+        frozen_too: a model may also be saved as it is, with a new head: then a pilot run counts by the mean of its
             probe and its value after the steps, and ``errors`` are of that; else by the latter alone.
         scale: of the pilots' metric.
     Returns:

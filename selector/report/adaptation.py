@@ -36,7 +36,7 @@ class SectionTable:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """An item whose class the model that is handed over is least sure of."""
+    """An item whose class the model that is selected is least sure of."""
 
     name: str
     classes: str
@@ -72,7 +72,7 @@ def adaptation(ranking: StoredRanking) -> AdaptationView | None:
 
 
 def sure_of_choice(ranking: StoredRanking, measured: Measurement) -> Iterator[str]:
-    """What is known of the model that is handed over, for the first screen."""
+    """What is known of the model that is selected, for the first screen."""
     found: Mapping[str, Any] = ranking.confirmation["adaptation"]
     asked = found.get("labeled")
     chose = found.get("chosen_by") or next(iter(found["candidates"]))["validators"]

@@ -135,7 +135,7 @@ class ErrorAnalysis:
 
 
 def error_analysis(ranking: StoredRanking) -> ErrorAnalysis | None:
-    """The error analysis of the model that was handed over; None when none was kept."""
+    """The error analysis of the model that was selected; None when none was kept."""
     found = next(
         ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("error_analysis")),
         None,

@@ -29,7 +29,7 @@ from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
 
 if TYPE_CHECKING:
-    from selector.tuning import TournamentResult
+    from selector.tuning import FineTuningResult
 
 UNTRAINED = "no model was measured"
 
@@ -39,7 +39,7 @@ def confirm_leading(
 ) -> Ranking:
     """The saved ranking with pilot runs and with measurements of its leading models; ``best`` in its folder holds the best."""
     from selector.deploy import save_model
-    from selector.tuning import TuningCandidate, run_tournament
+    from selector.tuning import TuningCandidate, run_fine_tuning
 
     started = time.perf_counter()
     folder = ranking.path
@@ -66,7 +66,7 @@ def confirm_leading(
         return ranking
     by_name = {spec.name: spec for spec in chosen}
     spent = time.perf_counter() - started
-    result = run_tournament(
+    result = run_fine_tuning(
         candidates(chosen),
         target,
         task,
@@ -143,7 +143,7 @@ def _rates_before(ranking: Ranking) -> dict[str, float]:
     }
 
 
-def _still_best(ranking: Ranking, result: TournamentResult, metric: str) -> str:
+def _still_best(ranking: Ranking, result: FineTuningResult, metric: str) -> str:
     """Why the model that was saved before stays; empty where a new one is better on validation, or nothing was saved."""
     before = [
         (m.merit, model.name, m)

@@ -1,20 +1,20 @@
-"""Confirmation: a small, fair tournament that fine-tunes the leading models within a budget."""
+"""Confirmation: a small, fair comparison that fine-tunes the leading models within a budget."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["EpsilonMember", "TournamentResult", "Trained", "TuningCandidate", "run_tournament"]
+__all__ = ["EpsilonMember", "FineTuningResult", "Trained", "TuningCandidate", "run_fine_tuning"]
 
 if TYPE_CHECKING:
-    from selector.tuning.run import run_tournament as run_tournament
+    from selector.tuning.run import run_fine_tuning as run_fine_tuning
     from selector.tuning.types import EpsilonMember as EpsilonMember
-    from selector.tuning.types import TournamentResult as TournamentResult
+    from selector.tuning.types import FineTuningResult as FineTuningResult
     from selector.tuning.types import Trained as Trained
     from selector.tuning.types import TuningCandidate as TuningCandidate
 
-_PLACES = {"run_tournament": "selector.tuning.run"}
+_PLACES = {"run_fine_tuning": "selector.tuning.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -59,7 +59,7 @@ class AdaptationResult:
     Attributes:
         measurements: by model, one a strategy: ``val`` of the source's validation items, ``test`` of the target's sealed
             labels where there are some; ``extra`` holds the validators, their combination and the strategy's facts.
-        best: the model that is handed over; None when nothing could be adapted.
+        best: the model that is selected; None when nothing could be adapted.
         chosen: how it was chosen; None likewise.
         notes: what a reader should know.
         section: what the report shows, as plain JSON.

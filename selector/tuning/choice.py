@@ -1,4 +1,4 @@
-"""Which candidate is handed over where the target has no labels: ranks of validators combined, doubt told.
+"""Which candidate is selected where the target has no labels: ranks of validators combined, doubt told.
 
 No function here sees a label of the target: a candidate is a ``View``.
 """
@@ -35,7 +35,7 @@ class Chosen:
     """What was chosen and why.
 
     Attributes:
-        name: (model, strategy) that is handed over.
+        name: (model, strategy) that is selected.
         first: (model, strategy) that the combined ranks put first.
         values: (candidate, validator) -> value; higher is better.
         combined: candidate -> mean share of candidates that it is ahead of, 0..1.
@@ -112,7 +112,7 @@ def suited(strategy: str, shift: float, beyond: float = BEYOND) -> bool:
 def decided(
     known: Sequence[tuple[str, str]], table: np.ndarray, votes: Mapping[tuple[str, str], int]
 ) -> tuple[tuple[str, str], tuple[str, str]]:
-    """(handed over, first by the ranks) of values (K, V).
+    """(selected, first by the ranks) of values (K, V).
 
     Args:
         votes: of each adaptation against source-only of its model: the validators that prefer it, and one more where the

@@ -1,4 +1,4 @@
-"""The budget's clock, and what a tournament remembers from one call to the next."""
+"""The budget's clock, and what a fine-tuning stage remembers from one call to the next."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Clock:
         self._journal.write_json(self._name, {**self.state, "spent": self.spent})
 
     def finish(self) -> None:
-        """The tournament is over: the same call reads its records, another folder gets its plan."""
+        """The fine-tuning stage is over: the same call reads its records, another folder gets its plan."""
         if self._cache is not None and self.state["rounds"]:
             self._cache.put("tournament", self._settings, {**self.state, "spent": self.spent})
         self.state["finished"] = True

@@ -1,4 +1,4 @@
-"""The field of a tournament: its candidates, its configurations, and what has been found so far."""
+"""The field of a fine-tuning stage: its candidates, its configurations, and what has been found so far."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Configuration:
 
 @dataclass
 class Field:
-    """All that the parts of a tournament share.
+    """All that the parts of a fine-tuning stage share.
 
     Attributes:
         bench: trains and measures one trial at a time.
@@ -128,7 +128,7 @@ class Field:
         return steps < min(an_epoch, STEPS_AT_LEAST, self.settings["max_steps"] or STEPS_AT_LEAST)
 
     def empty_handed(self) -> bool:
-        """Whether no model could be handed over as things stand."""
+        """Whether no model could be saved as things stand."""
         frozen = any(loaded.frozen is not None and loaded.encoder.module is not None for loaded in self.loaded.values())
         return not frozen and not any(configuration.best for configuration in self.configurations)
 
@@ -195,7 +195,7 @@ class Field:
         return [self.cost(configuration) for configuration in configurations]
 
     def renew_reserve(self) -> None:
-        """Keep as much of the budget as the test metrics of the model that is handed over will take, by what passes take
+        """Keep as much of the budget as the test metrics of the model that is saved will take, by what passes take
         now."""
         passes = map(self.test_seconds, self.loaded.values())  # a configuration that is out may be the best in the end
         self.clock.reserve = RESERVE_SECONDS + max(passes, default=0.0)

@@ -53,7 +53,7 @@ class Supplies(Protocol):
         ...
 
     def inputs(self, preprocess: AnyPreprocess) -> PixelBatches:
-        """As ``pixels_for`` of ``run_tournament``."""
+        """As ``pixels_for`` of ``run_fine_tuning``."""
         ...
 
     def folder(self) -> Path:

@@ -1,7 +1,7 @@
 """What has been trained so far: one small file a trial and round, addressed by everything that decides it.
 
-A tournament that is started again asks here before it trains, so it goes on where it was stopped,
-and two tournaments that share trials share their results.
+A fine-tuning stage that is started again asks here before it trains, so it goes on where it was stopped,
+and two fine-tuning stages that share trials share their results.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from selector.core.task import Stats
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # 1 kept outputs instead of statistics; its trainings are run again
-MAX_WEIGHTS = 4 * 10**9  # bytes that the weights of finished tournaments may take
+MAX_WEIGHTS = 4 * 10**9  # bytes that the weights of finished fine-tuning stages may take
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Journal:
         self.checkpoint(key).unlink(missing_ok=True)
 
     def tidy(self, max_bytes: int = MAX_WEIGHTS) -> None:
-        """Remove the oldest weights beyond ``max_bytes``; a tournament that needs them trains again."""
+        """Remove the oldest weights beyond ``max_bytes``; a fine-tuning stage that needs them trains again."""
         prune_files(self.folder.glob("*.safetensors"), max_bytes)
 
     def _write(self, path: Path, content: bytes) -> None:

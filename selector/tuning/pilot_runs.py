@@ -102,7 +102,7 @@ def pilot_runs(
     Args:
         candidates: the models.
         target: train and val must not be empty; test is not read.
-        pixels_for: as for ``run_tournament``.
+        pixels_for: as for ``run_fine_tuning``.
         metric: that judges; None for the task's own.
         share: forward passes that a pilot run may cost, as a share of what the extraction of train and val costs at the
             model's own resolution.
@@ -110,9 +110,9 @@ def pilot_runs(
             its last step counts from ``LEAST_STEPS`` steps on, and is not run otherwise.
         seed: of the items that are drawn; they are the same for every model.
         folder: of the journal; a pilot run that stands in it is not run again.
-        features_for: as for ``run_tournament``: what a pilot run at the native resolution solves its probe on, at no cost. Workers
+        features_for: as for ``run_fine_tuning``: what a pilot run at the native resolution solves its probe on, at no cost. Workers
             have none and extract them anew, at their cost.
-        executor, supplies, given_up: as for ``run_tournament``.
+        executor, supplies, given_up: as for ``run_fine_tuning``.
     Returns:
         In the order of the candidates. A candidate that fails is a pilot run with that status.
     Raises:

@@ -20,7 +20,7 @@ FINAL_LANES = 2
 SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
 LEAST_EPOCHS = 1  # of the first round; less shows nothing of a rate
 MIN_STEPS = 10
-FEWEST_STEPS = 3  # where no other model would be handed over
+FEWEST_STEPS = 3  # where no other model would be saved
 FACTORS = (1.0, 0.72, 0.58, 0.43)  # of the native side: 224, 160, 128, 96
 GOOD_EPOCHS = 6  # of the winner: below it a smaller resolution is taken first
 FEW_EPOCHS = 3  # of the winner: below it fewer configurations are trained
@@ -200,7 +200,7 @@ def foresee(
 
 
 def least_budget(native: StrategyCost, steps_an_epoch: int, *, reduced: bool = True) -> float:
-    """Seconds for ``FEW_EPOCHS`` of one configuration at the smallest size, or its own where it is not ``reduced``: a smaller budget hands over a frozen model, or a
+    """Seconds for ``FEW_EPOCHS`` of one configuration at the smallest size, or its own where it is not ``reduced``: a smaller budget saves a frozen model, or a
     few steps.
 
     >>> round(least_budget(StrategyCost(1.0, 2.0, 1.0), 20))

@@ -128,7 +128,7 @@ def _model_early(field: Field, plan: TrainingPlan) -> TrainingPlan:
 
 
 def _shortest(field: Field) -> TrainingPlan | None:
-    """A few steps of the configuration that is left, where no other model would be handed over.
+    """A few steps of the configuration that is left, where no other model would be saved.
 
     It may exceed the budget by these steps: a budget always ends with a model.
     """
@@ -283,7 +283,7 @@ def _estimated(field: Field, start: bool, estimate: bool) -> Iterator[tuple[Conf
     """Seconds of a step, or why there are none, by what passes take where the trainings will run."""
     known = field.clock.state.get("step_seconds", {})  # by an interrupted call
     unknown = [c for c in field.configurations if c.label not in known]
-    # the last one is trained whatever the budget is, where no other model would be handed over
+    # the last one is trained whatever the budget is, where no other model would be saved
     needed = field.empty_handed() and len(field.configurations) == 1
     yield from estimate_configurations(field, unknown, start=start, estimate=estimate, needed=needed)
 

@@ -90,7 +90,7 @@ def _seconds(field: Field, configuration: Configuration, steps: int) -> float:
 def train_longer(field: Field) -> None:
     """The leader anew for as many steps as there is time for, where that is half as many again at least.
 
-    Estimates keep something back for a slower machine; what they kept goes to the model that will be handed over.
+    Estimates keep something back for a slower machine; what they kept goes to the model that will be saved.
     """
     done: list[int] = field.clock.state.setdefault("longer", [])
     wanted = int(field.clock.state.get("wanted", 0))

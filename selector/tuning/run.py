@@ -1,4 +1,4 @@
-"""The tournament, from top to bottom: load, solve the heads, plan, rounds, repeats, verdict."""
+"""The fine-tuning stage, from top to bottom: load, solve the heads, plan, rounds, repeats, verdict."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from selector.tuning.planner import plan_rounds
 from selector.tuning.repeats import name_untrained, repeat_leaders, train_longer, train_rivals
 from selector.tuning.rounds import run_rounds
 from selector.tuning.strategies._loop import PixelBatches
-from selector.tuning.types import Cache, TournamentResult, TuningCandidate
+from selector.tuning.types import Cache, FineTuningResult, TuningCandidate
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Workbench, device_of
 
 QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 
 
-def run_tournament(
+def run_fine_tuning(
     candidates: Sequence[TuningCandidate],
     target: Target,
     task: Task,
@@ -63,7 +63,7 @@ def run_tournament(
     executor: Executor | None = None,
     supplies: Supplies | None = None,
     given_up: Mapping[str, str] | None = None,
-) -> TournamentResult:
+) -> FineTuningResult:
     """Fine-tune candidates within a budget; validation images choose, test images are read at the end.
 
     Args:
@@ -85,7 +85,7 @@ def run_tournament(
         augment: light augmentation of the training images.
         batch_size: items a step, equal for all; the task's own when not given.
         repeats: further seeds for the two leading configurations, when time is left.
-        refit: solve the head of a frozen model that is handed over again on train and validation items, from cached features.
+        refit: solve the head of a frozen model that is saved again on train and validation items, from cached features.
         features_for: (candidate, positions) -> cached features (N, D) at the native resolution.
         cache: keeps plans and finished measurements for later runs.
         checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
@@ -227,7 +227,7 @@ def _check(
     batch_size: int,
 ) -> None:
     if not candidates:
-        raise ConfigError("a tournament needs at least one candidate. Got none.")
+        raise ConfigError("fine-tuning needs at least one candidate. Got none.")
     names = [c.name for c in candidates]
     if len(set(names)) < len(names):
         raise ConfigError(f"candidates must have different names. Got {', '.join(sorted(names))}.")

@@ -1,4 +1,4 @@
-"""What goes into a tournament and what comes out of it."""
+"""What goes into a fine-tuning stage and what comes out of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class TuningCandidate:
-    """One model of the tournament.
+    """One model of the fine-tuning stage.
 
     Attributes:
-        name: unique in the tournament.
+        name: unique in the fine-tuning stage.
         load: makes its encoder; a failure becomes a failed measurement.
         identity: what addresses it in records, as plain JSON; its encoder's identity is added.
         latency: seconds an image, where known; orders models that are equally good.
@@ -85,7 +85,7 @@ class EpsilonMember:
 
 
 @dataclass(frozen=True)
-class TournamentResult:
+class FineTuningResult:
     """What was measured.
 
     Attributes:
@@ -97,7 +97,7 @@ class TournamentResult:
         tuning_log: the plan and what became of it, in sentences.
         advice: which strategy to take, in a sentence a model.
         p_best: probability that ``best`` is the best of those measured, over validation images.
-        settled: whether the tournament ended because it was decided.
+        settled: whether the fine-tuning stage ended because it was decided.
         seconds: where the time went, by part, in order: they add up to all of it.
     """
 

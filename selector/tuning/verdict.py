@@ -1,4 +1,4 @@
-"""What the tournament found: the best model, its test metrics, the set that is as good."""
+"""What the fine-tuning stage found: the best model, its test metrics, the set that is as good."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from selector.tuning.journal import Record
 from selector.tuning.loaded import Loaded
 from selector.tuning.strategies._loop import predict
 from selector.tuning.trial import final_stats, has_final_stats, module_of, optimizer_of
-from selector.tuning.types import EpsilonMember, TournamentResult, Trained
+from selector.tuning.types import EpsilonMember, FineTuningResult, Trained
 
 REFITTED = (
     "the saved head was solved again on train and validation items together, at the strength that validation chose; the "
@@ -28,7 +28,7 @@ REFITTED = (
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
 
 
-def verdict(field: Field) -> TournamentResult:
+def verdict(field: Field) -> FineTuningResult:
     """Compare everything that was measured, read the test split for the finalists, build the best model."""
     entered = [configuration for configuration in field.configurations if configuration.best is not None]
     entrants: dict[str, list[Stats]] = {}
@@ -40,7 +40,7 @@ def verdict(field: Field) -> TournamentResult:
             stats_of(run) for run in [configuration.best, *configuration.repeats] if run is not None
         ]
     if not entrants:
-        return TournamentResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
+        return FineTuningResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
     incomplete = {configuration.label for configuration in entered if field.incomplete(configuration)}
     if len(incomplete) == len(entrants):  # better than no model
         incomplete = set()
@@ -66,7 +66,7 @@ def verdict(field: Field) -> TournamentResult:
     )
     field.clock.finish()
     _tidy(field, best_label)
-    return TournamentResult(
+    return FineTuningResult(
         measurements=_with_error_analysis(_measurements(field, table, tests), best_label, analysis),
         best=best,
         epsilon_best=epsilon_best,

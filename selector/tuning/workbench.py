@@ -90,7 +90,7 @@ class Workbench:
         self, loaded: Loaded, module: nn.Module, split: str, context: Mapping[str, Any] | None = None
     ) -> Stats:
         """Statistics of a learner on a split at the training resolution, in single precision whatever it was trained in:
-        that is what the saved model computes, so the reported metric is that of what ``predict`` hands over.
+        that is what the saved model computes, so the reported metric is that of what ``predict`` returns.
 
         Raises:
             NotFinite: its outputs are no numbers.

@@ -31,7 +31,7 @@ def measurement(value: float, **changes: Any) -> Measurement:
 
 
 def confirmation() -> dict[str, Any]:
-    """Two rounds in which the second model fell behind, as a tournament leaves them."""
+    """Two rounds in which the second model fell behind, as a fine-tuning stage leaves them."""
     base = {"strategy": "full", "rate": 1e-3, "seed": 0, "status": "ok", "seconds": 9.0, "notes": []}
     first, second = "timm:network_0.in1k", "timm:network_1.in1k"
     member = {"value": 0.93, "difference": 0.0, "low": 0.0, "high": 0.0, "parameters": 3_400_000, "latency": None}
@@ -185,7 +185,7 @@ PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAD
 
 
 def error_analysis(classes: list[str], name: str = "a.jpg") -> dict[str, Any]:
-    """What a tournament keeps of the model that it hands over: three classes, two mistakes, one right item."""
+    """What a fine-tuning stage keeps of the model that it hands over: three classes, two mistakes, one right item."""
     first, second, third = classes
     sample = {"index": 3, "name": name, "label": first, "predicted": second, "probability": 0.97, "thumbnail": PIXEL}
     return {

@@ -45,7 +45,7 @@ from selector.tasks.segmentation import (
 )
 from selector.tasks.segmentation.mask_predictions import mask_png
 from selector.tasks.segmentation.reading import IGNORE
-from selector.tuning import TuningCandidate, run_tournament
+from selector.tuning import TuningCandidate, run_fine_tuning
 from tests.sources.samples import load, spec
 
 task = Segmentation()
@@ -408,10 +408,10 @@ def test_pictures_are_read_whole(scenes: Target) -> None:
     assert width / height == pytest.approx(64 / 48, abs=0.15)
 
 
-def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> None:
+def test_a_stage_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> None:
     """The whole confirmation on tiny networks: frozen from the probe, full better, the best saved and read again."""
     specs = [spec("timm:test_resnet")]
-    result = run_tournament(
+    result = run_fine_tuning(
         [TuningCandidate(s.name, lambda s=s: load(s)) for s in specs],  # type: ignore[misc]
         scenes, task_of(scenes), pixels_for(scenes),
         strategies=("frozen", "full"), max_steps=6, device="cpu", checkpoint_folder=tmp_path / "journal", repeats=0,
@@ -441,7 +441,7 @@ def test_a_tournament_finds_a_network_that_draws(scenes: Target, tmp_path: Path)
 def saved(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model that draws well enough: the probe of a tiny network."""
     root = tmp_path_factory.mktemp("saved")
-    result = run_tournament(
+    result = run_fine_tuning(
         [TuningCandidate("tiny", lambda: load(spec("timm:test_resnet")))],
         scenes,
         task, pixels_for(scenes), strategies=("frozen",), device="cpu", checkpoint_folder=root / "journal",

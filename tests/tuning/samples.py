@@ -1,4 +1,4 @@
-"""A small target and small real networks for tests of the tournament and of saved models."""
+"""A small target and small real networks for tests of the fine-tuning stage and of saved models."""
 
 from __future__ import annotations
 

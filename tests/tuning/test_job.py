@@ -34,7 +34,7 @@ from selector.tuning.rounds import book
 from selector.tuning.trial import Trial, run_trial
 from selector.tuning.workbench import Workbench
 from tests.tuning.samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
-from tests.tuning.test_tournament import TASK, table, tournament
+from tests.tuning.test_run import TASK, confirmed, table
 
 SPECS = {spec.name: spec for spec in (SVHN, MNIST)}
 
@@ -132,7 +132,7 @@ def told(result: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return tournament(tmp_path_factory.mktemp("here"), **OPTIONS)
+    return confirmed(tmp_path_factory.mktemp("here"), **OPTIONS)
 
 
 @pytest.mark.parametrize("folder", ["driver", "worker"])
@@ -142,7 +142,7 @@ def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folde
     trained, original = [], trial_room._train
     monkeypatch.setattr(trial_room, "_train", lambda *args: trained.append(args[2]) or original(*args))
     there = Samples(small_target(), tmp_path / folder)
-    found = tournament(tmp_path / "driver", **OPTIONS, executor=on(inline), supplies=there)
+    found = confirmed(tmp_path / "driver", **OPTIONS, executor=on(inline), supplies=there)
     assert table(found) == table(here)
     assert told(found) == told(here)
     assert (found.best.name, found.best.strategy) == (here.best.name, here.best.strategy)
@@ -151,7 +151,7 @@ def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folde
         assert not list((tmp_path / "worker").glob("*.safetensors"))
     asked = len(inline.jobs)
     assert len(trained) == len(found.history)  # nothing again for its weights
-    again = tournament(tmp_path / "driver", **OPTIONS, executor=on(inline), supplies=there)
+    again = confirmed(tmp_path / "driver", **OPTIONS, executor=on(inline), supplies=there)
     assert table(again) == table(found)
     assert told(again) == told(found)
     assert len(inline.jobs) == asked  # the journal answers
@@ -159,7 +159,7 @@ def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folde
 
 def test_a_network_that_only_fails_there_is_a_failed_measurement(inline: Inline, tmp_path: Path) -> None:
     there = Samples(small_target(), tmp_path, lost="svhn_cnn")
-    found = tournament(tmp_path, executor=on(inline), supplies=there)
+    found = confirmed(tmp_path, executor=on(inline), supplies=there)
     lost = {m.strategy: m for m in found.measurements["svhn_cnn"]}
     assert lost["full"].status == "failed"
     assert "its weights are gone" in lost["full"].note
@@ -168,16 +168,16 @@ def test_a_network_that_only_fails_there_is_a_failed_measurement(inline: Inline,
 
 def test_networks_that_only_this_process_knows_are_trained_in_it(inline: Inline, tmp_path: Path) -> None:
     own = replace(candidate(SVHN), name="own")
-    here = tournament(tmp_path / "a", [own, candidate(MNIST)])
+    here = confirmed(tmp_path / "a", [own, candidate(MNIST)])
     there = Samples(small_target(), tmp_path / "b")
-    found = tournament(tmp_path / "b", [own, candidate(MNIST)], executor=on(inline), supplies=there)
+    found = confirmed(tmp_path / "b", [own, candidate(MNIST)], executor=on(inline), supplies=there)
     assert table(found) == table(here)
     assert {job.place.model for job in inline.asked(TrainingJob)} == {"mnist_cnn"}
 
 
 def test_jobs_under_way_share_what_is_left_of_the_budget(inline: Inline, tmp_path: Path) -> None:
     there = Samples(small_target(), tmp_path)
-    tournament(tmp_path, max_steps=4, budget_seconds=400.0, executor=on(inline), supplies=there)
+    confirmed(tmp_path, max_steps=4, budget_seconds=400.0, executor=on(inline), supplies=there)
     first = [job for job in inline.asked(TrainingJob) if len(job.rates) > 1]
     assert len(first) == 2
     assert 0 < sum(job.seconds for job in first) <= 400
@@ -209,7 +209,7 @@ def test_a_worker_that_is_killed_in_a_training_costs_its_job_another_run_and_not
     workers = Pool(2) if engine == "processes" else _ray()
     try:
         with caplog.at_level(logging.INFO, "selector.run.executor"):
-            found = tournament(tmp_path, **OPTIONS, executor=on(workers), supplies=there)
+            found = confirmed(tmp_path, **OPTIONS, executor=on(workers), supplies=there)
     finally:
         workers.close()
     assert (tmp_path / "killed").exists()

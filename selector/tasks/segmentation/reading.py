@@ -21,7 +21,7 @@ from selector.tasks._read_labels import first_of
 _AT_A_TIME = 1 << 22  # pixels
 
 IGNORE = 255
-"""What is no class in a mask that a target hands over (with more than 255 classes: 65535)."""
+"""What is no class in a mask of the target (with more than 255 classes: 65535)."""
 
 VOID = frozenset(("void", "unlabeled", "unlabelled", "ignore", "ignored", "don't care", "dontcare"))
 VOC = (
@@ -37,7 +37,7 @@ class MaskAnnotations:
     Attributes:
         class_names: C names.
         pixels: (N, C) pixels of each class in each mask.
-        ignore_index: what is no class in the masks that are handed over.
+        ignore_index: what is no class in the masks of the target.
         values: (C,) the value of each class in the files, for masks that are written in the same way; of masks in
             colors 0xRRGGBB.
         ignored_value: the value in the files that is no class, or None.

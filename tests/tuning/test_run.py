@@ -1,4 +1,4 @@
-"""The tournament on small real networks; its plan, its statistics and its journal on their own."""
+"""The fine-tuning stage on small real networks; its plan, its statistics and its journal on their own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from selector.core.task import Stats
 from selector.extract.inputs import ready
 from selector.run.executor import InProcess
 from selector.run.job import Shared
-from selector.tuning import TournamentResult, run_tournament
+from selector.tuning import FineTuningResult, run_fine_tuning
 from selector.tuning import step_costs as costs_room
 from selector.tuning import trial as trial_room
 from selector.tuning.advice import advise
@@ -63,9 +63,9 @@ TASK: Any = tasks.registry.get("classification")
 ACCURACY = TASK.metrics["accuracy"]
 
 
-def tournament(folder: Path, candidates: Any = None, target: Any = None, **options: Any) -> TournamentResult:
+def confirmed(folder: Path, candidates: Any = None, target: Any = None, **options: Any) -> FineTuningResult:
     target = target or small_target()
-    return run_tournament(
+    return run_fine_tuning(
         candidates or [candidate(SVHN), candidate(MNIST)],
         target,
         TASK,
@@ -74,7 +74,7 @@ def tournament(folder: Path, candidates: Any = None, target: Any = None, **optio
     )
 
 
-def table(result: TournamentResult) -> list[Any]:
+def table(result: FineTuningResult) -> list[Any]:
     """What must be equal between two runs: everything but times."""
     return [
         (n, m.strategy, dict(m.val), dict(m.test), m.steps, m.learning_rate)
@@ -84,14 +84,14 @@ def table(result: TournamentResult) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> TournamentResult:
-    return tournament(tmp_path_factory.mktemp("run"), max_steps=60)
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FineTuningResult:
+    return confirmed(tmp_path_factory.mktemp("run"), max_steps=60)
 
 
 # ---------------------------------------------------------------------------- the whole
 
 
-def test_measures_every_strategy_and_names_the_best(finished: TournamentResult) -> None:
+def test_measures_every_strategy_and_names_the_best(finished: FineTuningResult) -> None:
     assert {name: [m.strategy for m in ms] for name, ms in finished.measurements.items()} == {
         "svhn_cnn": ["frozen", "full"],
         "mnist_cnn": ["frozen", "full"],
@@ -108,7 +108,7 @@ def test_measures_every_strategy_and_names_the_best(finished: TournamentResult) 
     assert 0 < finished.p_best <= 1
 
 
-def test_full_measurements_say_how_they_came_about(finished: TournamentResult) -> None:
+def test_full_measurements_say_how_they_came_about(finished: FineTuningResult) -> None:
     full = finished.measurements["mnist_cnn"][1]
     assert full.resolution == (28, 28)
     assert not full.reduced
@@ -121,7 +121,7 @@ def test_full_measurements_say_how_they_came_about(finished: TournamentResult) -
     assert [n for n, _ in frozen.extra["learning_curve"]] == [16, 32, 64]
 
 
-def test_rates_are_tried_in_the_first_round_and_one_goes_on(finished: TournamentResult) -> None:
+def test_rates_are_tried_in_the_first_round_and_one_goes_on(finished: FineTuningResult) -> None:
     first = [h for h in finished.history if h["round"] == 1]
     later = [h for h in finished.history if h["round"] > 1]
     for model in ("svhn_cnn", "mnist_cnn"):
@@ -194,11 +194,11 @@ def test_the_longer_training_counts_unless_it_is_demonstrably_worse(tmp_path: Pa
 
 def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
     rivals = [candidate(MNIST), candidate(SVHN), replace(candidate(MNIST), name="twin", identity={"twin": 1})]
-    result = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
+    result = confirmed(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
     assert result.settled
     assert any("was settled after round 1" in line for line in result.tuning_log)
     assert [h["steps"] for h in result.history if h["round"] > 1] == [40]
-    again = tournament(tmp_path, rivals, max_steps=40, epsilon=1.0)
+    again = confirmed(tmp_path, rivals, max_steps=40, epsilon=1.0)
     assert table(again) == table(result)
     assert again.tuning_log == result.tuning_log
 
@@ -313,7 +313,7 @@ def test_settled_needs_a_lead_that_the_rounds_left_would_not_turn_round(
     assert [name for name, one in configurations.items() if one.alive] == (["a"] if settled else list(figures))
 
 
-def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finished: TournamentResult) -> None:
+def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finished: FineTuningResult) -> None:
     assert finished.best is not None
     members = [(m.name, m.strategy) for m in finished.epsilon_best]
     assert (finished.best.name, finished.best.strategy) in members
@@ -330,14 +330,14 @@ def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finish
 
 def test_known_latency_comes_before_parameters(tmp_path: Path) -> None:
     slow, fast = candidate(MNIST, latency=0.2), candidate(SVHN, latency=0.1)
-    result = tournament(tmp_path, [slow, fast], strategies=("frozen",), epsilon=1.0)
+    result = confirmed(tmp_path, [slow, fast], strategies=("frozen",), epsilon=1.0)
     assert [m.name for m in result.epsilon_best] == ["svhn_cnn", "mnist_cnn"]
 
 
 def test_the_same_seed_gives_the_same_table_and_another_seed_another(tmp_path: Path) -> None:
-    first, second = tournament(tmp_path / "a"), tournament(tmp_path / "b")
+    first, second = confirmed(tmp_path / "a"), confirmed(tmp_path / "b")
     assert table(first) == table(second)
-    other = tournament(tmp_path / "c", seed=1)
+    other = confirmed(tmp_path / "c", seed=1)
     assert [h["value"] for h in other.history] != [h["value"] for h in first.history]
 
 
@@ -354,7 +354,7 @@ def test_test_images_are_read_by_the_final_figures_only(tmp_path: Path, monkeypa
         return record
 
     monkeypatch.setattr("selector.tuning.job.run_trial", run)
-    result = tournament(tmp_path, target=target, pixels=pixels_for(target, read))
+    result = confirmed(tmp_path, target=target, pixels=pixels_for(target, read))
     assert len(seen) > 6
     assert not any(seen)
     assert test <= read
@@ -377,7 +377,7 @@ def test_test_features_are_asked_for_after_the_last_training_and_of_finalists(tm
         if step.stage == "train":
             events.append(("train", step.model))
 
-    result = tournament(tmp_path, target=target, features_for=features, progress=progress)
+    result = confirmed(tmp_path, target=target, features_for=features, progress=progress)
     kinds = [kind for kind, _ in events]
     assert "train" in kinds
     assert "train" not in kinds[kinds.index("test") :]
@@ -386,7 +386,7 @@ def test_test_features_are_asked_for_after_the_last_training_and_of_finalists(tm
     assert {name for kind, name in events if kind == "test"} <= finalists
 
 
-def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: TournamentResult) -> None:
+def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: FineTuningResult) -> None:
     best = finished.best
     assert best is not None
     target = small_target()
@@ -406,7 +406,7 @@ def test_the_handed_over_model_gives_the_figures_that_were_measured(finished: To
     assert figures["log_loss"] == pytest.approx(measured.test["log_loss"], abs=0.02)
 
 
-def test_the_outcome_of_the_best_model_agrees_with_its_test_figures(finished: TournamentResult) -> None:
+def test_the_outcome_of_the_best_model_agrees_with_its_test_figures(finished: FineTuningResult) -> None:
     assert finished.best is not None
     kept = {(n, m.strategy): m for n, ms in finished.measurements.items() for m in ms if "error_analysis" in m.extra}
     assert list(kept) == [(finished.best.name, finished.best.strategy)]
@@ -428,7 +428,7 @@ def test_the_outcome_of_the_best_model_agrees_with_its_test_figures(finished: To
 
 
 def test_another_metric_decides(tmp_path: Path) -> None:
-    result = tournament(tmp_path, metric="log_loss", max_steps=8)
+    result = confirmed(tmp_path, metric="log_loss", max_steps=8)
     assert result.best is not None
     figures = {
         (n, m.strategy): m.val["log_loss"] for n, ms in result.measurements.items() for m in ms if m.status == "ok"
@@ -446,34 +446,34 @@ def test_cached_features_are_used_for_the_frozen_head(tmp_path: Path) -> None:
         rows[:, :126] += np.repeat(3 * np.eye(3, dtype=np.float32)[target.labels[indices]], 42, axis=1)
         return rows
 
-    result = tournament(tmp_path, [candidate(MNIST)], target, strategies=("frozen",), features_for=features_for)
+    result = confirmed(tmp_path, [candidate(MNIST)], target, strategies=("frozen",), features_for=features_for)
     assert asked[:2] == [("mnist_cnn", 64), ("mnist_cnn", 32)]
     assert result.measurements["mnist_cnn"][0].val_value == 1.0
 
 
 def test_a_reduced_resolution_is_marked(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [candidate(VIT)], resolution=32, max_steps=4)
+    result = confirmed(tmp_path, [candidate(VIT)], resolution=32, max_steps=4)
     frozen, full = result.measurements["test_vit"]
     assert (frozen.resolution, frozen.reduced) == ((64, 64), False)
     assert (full.resolution, full.reduced) == ((32, 32), True)
 
 
 def test_a_network_of_fixed_size_keeps_it_and_the_notes_say_so(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [candidate(MNIST)], resolution=16, max_steps=4)
+    result = confirmed(tmp_path, [candidate(MNIST)], resolution=16, max_steps=4)
     assert result.measurements["mnist_cnn"][1].resolution == (28, 28)
     told = "mnist_cnn stays at 28 x 28: its architecture does not allow 16 x 16 ("
     assert any(told in note for note in result.notes)
 
 
 def test_a_larger_resolution_is_trained_at(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [candidate(VIT)], resolution=96, max_steps=4)
+    result = confirmed(tmp_path, [candidate(VIT)], resolution=96, max_steps=4)
     full = result.measurements["test_vit"][1]
     assert (full.resolution, full.reduced) == ((96, 96), False)
 
 
 def test_repeats_with_other_seeds(tmp_path: Path) -> None:
     twin = replace(candidate(MNIST), name="twin", identity={"twin": 1})  # equal models: nothing is settled
-    result = tournament(tmp_path, [candidate(MNIST), twin], repeats=2, epsilon=0.0)
+    result = confirmed(tmp_path, [candidate(MNIST), twin], repeats=2, epsilon=0.0)
     assert {h["seed"] for h in result.history} == {0, 1, 2}
     values = [m.extra["seed_values"] for ms in result.measurements.values() for m in ms if m.strategy == "full"]
     assert [len(v) for v in values] == [3, 3]
@@ -482,7 +482,7 @@ def test_repeats_with_other_seeds(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_on_a_gpu_the_model_comes_back_to_the_cpu(tmp_path: Path) -> None:
-    result = tournament(tmp_path, max_steps=60, device="cuda")
+    result = confirmed(tmp_path, max_steps=60, device="cuda")
     figures = [m for ms in result.measurements.values() for m in ms]
     assert max(m.val_value for m in figures) > 0.6
     assert result.best is not None
@@ -495,7 +495,7 @@ def test_on_a_gpu_the_model_comes_back_to_the_cpu(tmp_path: Path) -> None:
 
 def test_a_failing_candidate_is_a_failed_measurement(tmp_path: Path) -> None:
     broken = candidate(spec_of("timm:no_such_model"))
-    result = tournament(tmp_path, [broken, candidate(MNIST)], max_steps=4)
+    result = confirmed(tmp_path, [broken, candidate(MNIST)], max_steps=4)
     (failed,) = result.measurements["no_such_model"]
     assert failed.status == "failed"
     assert "no_such_model" in failed.note
@@ -523,7 +523,7 @@ def test_a_candidate_that_fails_while_training_keeps_its_frozen_figure(tmp_path:
         if module.training:
             raise Broken("the GPU fell out")
 
-    result = tournament(tmp_path, [candidate(SVHN, breaks), candidate(MNIST)], max_steps=4)
+    result = confirmed(tmp_path, [candidate(SVHN, breaks), candidate(MNIST)], max_steps=4)
     frozen, full = result.measurements["svhn_cnn"]
     assert frozen.status == "ok"
     assert full.status == "failed"
@@ -544,7 +544,7 @@ def test_a_network_that_cannot_be_trained_has_a_frozen_figure_only(tmp_path: Pat
 
     features = np.random.default_rng(0).normal(size=(128, 4)).astype(np.float32)
     target = small_target()
-    result = tournament(
+    result = confirmed(
         tmp_path,
         [candidate(spec_of("onnx:fixed.onnx"), lambda _: Fixed())],
         target,
@@ -557,7 +557,7 @@ def test_a_network_that_cannot_be_trained_has_a_frozen_figure_only(tmp_path: Pat
 
 def test_rates_that_diverge_do_not_condemn_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RATES, "sgd", (1e30, 0.01, 1e29))  # type: ignore[index]
-    result = tournament(tmp_path, [candidate(SVHN)], max_steps=8)
+    result = confirmed(tmp_path, [candidate(SVHN)], max_steps=8)
     full = result.measurements["svhn_cnn"][1]
     assert full.status == "ok"
     assert full.learning_rate == 0.01
@@ -569,7 +569,7 @@ def test_a_model_that_diverges_at_every_rate_is_marked_and_the_frozen_one_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RATES, "sgd", (1e30, 1e29, 1e28))  # type: ignore[index]
-    result = tournament(tmp_path, [candidate(SVHN)], max_steps=8)
+    result = confirmed(tmp_path, [candidate(SVHN)], max_steps=8)
     assert result.measurements["svhn_cnn"][1].status == "diverged"
     assert [h["rate"] for h in result.history] == [1e30, 1e29, 1e28, pytest.approx(1e27)]
     assert result.best is not None
@@ -580,7 +580,7 @@ def test_classes_absent_from_a_split_are_noted(tmp_path: Path) -> None:
     target = small_target()
     splits = target.splits.copy()
     splits[(target.labels == 2) & (splits == "val")] = "train"
-    result = tournament(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
+    result = confirmed(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
     assert "1 class(es) without images in val count in no metric on val: blue." in result.notes
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
@@ -589,13 +589,13 @@ def test_a_class_absent_from_training_cannot_be_learned(tmp_path: Path) -> None:
     target = small_target()
     splits = target.splits.copy()
     splits[(target.labels == 2) & (splits == "train")] = "test"
-    result = tournament(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
+    result = confirmed(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
     assert "1 class(es) without images in train cannot be learned: blue." in result.notes
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
 
 def test_two_images_a_class(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [candidate(MNIST)], small_target(train=6, val=6, test=6), max_steps=4)
+    result = confirmed(tmp_path, [candidate(MNIST)], small_target(train=6, val=6, test=6), max_steps=4)
     assert result.measurements["mnist_cnn"][1].status == "ok"
 
 
@@ -605,7 +605,7 @@ def test_extreme_imbalance(tmp_path: Path) -> None:
     labels[:400] = 0
     labels[:4] = [1, 2, 1, 2]  # two images each of two classes beside 396 of the third
     skewed = replace(target, labels=labels, fingerprint="skewed")
-    result = tournament(tmp_path, [candidate(MNIST)], skewed, max_steps=8, metric="balanced_accuracy")
+    result = confirmed(tmp_path, [candidate(MNIST)], skewed, max_steps=8, metric="balanced_accuracy")
     frozen, full = result.measurements["mnist_cnn"]
     assert (frozen.status, full.status) == ("ok", "ok")
     assert full.val["balanced_accuracy"] >= 1 / 3
@@ -616,7 +616,7 @@ def test_extreme_imbalance(tmp_path: Path) -> None:
 def test_without_a_test_split_the_notes_say_so(tmp_path: Path) -> None:
     target = small_target()
     splits = np.where(target.splits == "test", "val", target.splits)
-    result = tournament(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
+    result = confirmed(tmp_path, [candidate(MNIST)], replace(target, splits=splits), max_steps=4)
     assert any("there is no test split" in note for note in result.notes)
     assert result.best is not None
     outcome = next(
@@ -629,7 +629,7 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
     target = small_target(train=1000, val=1000, test=1000)
     labels = np.arange(len(target)) % 1000
     many = replace(target, labels=labels, class_names=tuple(f"c{i}" for i in range(1000)), fingerprint="many")
-    result = tournament(tmp_path, [candidate(MNIST)], many, max_steps=4)
+    result = confirmed(tmp_path, [candidate(MNIST)], many, max_steps=4)
     frozen, full = result.measurements["mnist_cnn"]
     assert (frozen.status, full.status) == ("ok", "ok")
     assert full.trained_parameters > 100_000 + 1000 * 129
@@ -656,19 +656,19 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
 )
 def test_wrong_settings_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        tournament(tmp_path, **options)
+        confirmed(tmp_path, **options)
 
 
 def test_wrong_candidates_and_targets_are_named(tmp_path: Path) -> None:
     target = small_target()
     with pytest.raises(ConfigError, match=r"at least one candidate\. Got none"):
-        run_tournament([], target, TASK, pixels_for(target), checkpoint_folder=tmp_path)
+        run_fine_tuning([], target, TASK, pixels_for(target), checkpoint_folder=tmp_path)
     with pytest.raises(ConfigError, match=r"must have different names\. Got mnist_cnn, mnist_cnn"):
-        tournament(tmp_path, [candidate(MNIST), candidate(MNIST)])
+        confirmed(tmp_path, [candidate(MNIST), candidate(MNIST)])
     with pytest.raises(TargetError, match="'squares' has no images in val"):
-        tournament(tmp_path, target=replace(target, splits=np.full(len(target), "train")))
+        confirmed(tmp_path, target=replace(target, splits=np.full(len(target), "train")))
     with pytest.raises(TargetError, match="are all of one class"):
-        tournament(tmp_path, target=replace(target, labels=np.zeros(len(target), dtype=int)))
+        confirmed(tmp_path, target=replace(target, labels=np.zeros(len(target), dtype=int)))
 
 
 # ---------------------------------------------------------------------------- budget
@@ -695,11 +695,11 @@ class Machine:
         return Timed()
 
 
-def budgeted(folder: Path, budget: float, **machine: Any) -> tuple[TournamentResult, Machine]:
+def budgeted(folder: Path, budget: float, **machine: Any) -> tuple[FineTuningResult, Machine]:
     target = small_target()
     fake = Machine(target, **machine)
     widths = {spec.name: load(spec).num_features for spec in (SVHN, MNIST)}
-    result = tournament(
+    result = confirmed(
         folder,
         target=target,
         pixels=fake.pixels,
@@ -714,14 +714,14 @@ def budgeted(folder: Path, budget: float, **machine: Any) -> tuple[TournamentRes
 
 def test_a_second_call_does_not_train_again_for_a_test_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the weights of the best model are kept: of another finalist whose test metric was not read there are none."""
-    first = tournament(tmp_path)
+    first = confirmed(tmp_path)
     journal = Journal(tmp_path, TASK.stats_type)
     for path in tmp_path.glob("*.npz"):
         record = journal.read(path.stem)
         if record is not None and set(record.facts) == {"status"}:  # of the test split, as where the budget ended first
             path.unlink()
     monkeypatch.setattr(trial_room, "train", lambda *_, **__: pytest.fail("trained again"))
-    again = tournament(tmp_path)
+    again = confirmed(tmp_path)
     assert (again.best.name, again.best.strategy) == (first.best.name, first.best.strategy)
     assert any("weights were not kept" in note for note in again.notes)
 
@@ -869,7 +869,7 @@ def test_without_time_for_a_step_the_frozen_encoder_is_handed_over(tmp_path: Pat
     features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
     features[np.arange(len(target)), target.labels] += 3
     told: list[str] = []
-    result = tournament(
+    result = confirmed(
         tmp_path, [candidate(MNIST)], target, max_steps=None, budget_seconds=0.0, features_for=lambda _, i: features[i],
         progress=lambda step: told.append(step.note),
     )  # fmt: skip
@@ -887,7 +887,7 @@ def test_a_budget_ends_with_a_model_without_a_solved_head(
     monkeypatch.setattr(type(TASK), "probe_rows", 0)
     target = small_target()
     machine = Machine(target)
-    result = tournament(
+    result = confirmed(
         tmp_path, target=target, pixels=machine.pixels, max_steps=None, budget_seconds=budget, now=machine.clock,
         strategies=("full", "partial"),
     )  # fmt: skip
@@ -965,8 +965,8 @@ class Killed(KeyboardInterrupt):
     """Stands for a kill: nothing may catch it. (What a network raises else is that network's failure, whatever its class.)"""
 
 
-def test_a_killed_tournament_goes_on_and_gives_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tournament(tmp_path / "whole")
+def test_a_killed_stage_goes_on_and_gives_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = confirmed(tmp_path / "whole")
     trained: list[str] = []
     original = trial_room._train
 
@@ -982,7 +982,7 @@ def test_a_killed_tournament_goes_on_and_gives_the_same_table(tmp_path: Path, mo
                 raise Killed
 
         try:
-            resumed = tournament(tmp_path / "parts", progress=progress)
+            resumed = confirmed(tmp_path / "parts", progress=progress)
         except Killed:
             continue
     assert table(resumed) == table(whole)
@@ -994,14 +994,14 @@ def test_a_killed_tournament_goes_on_and_gives_the_same_table(tmp_path: Path, mo
 
 
 def test_a_second_run_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = tournament(tmp_path)
+    first = confirmed(tmp_path)
 
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(trial_room, "_train", never)
     monkeypatch.setattr(costs_room, "_forward_seconds", never)
-    second = tournament(tmp_path)
+    second = confirmed(tmp_path)
     assert second.measurements == first.measurements
     assert second.best is not None
 
@@ -1062,10 +1062,10 @@ def test_the_plan_of_a_budget_survives_a_kill_and_another_load(tmp_path: Path, m
             raise Killed
 
     with pytest.raises(Killed):
-        tournament(tmp_path, max_steps=None, budget_seconds=300.0, progress=progress)
+        confirmed(tmp_path, max_steps=None, budget_seconds=300.0, progress=progress)
     (state,) = [json.loads(path.read_text()) for path in tmp_path.glob("tournament-*.json")]
     monkeypatch.setattr(costs_room, "_forward_seconds", lambda *_: 0.1)  # as slow as a machine may become
-    resumed = tournament(tmp_path, max_steps=None, budget_seconds=300.0)
+    resumed = confirmed(tmp_path, max_steps=None, budget_seconds=300.0)
     planned = [line for line in resumed.tuning_log if line.startswith("Planned: ")]
     assert planned == state["tuning_log"]
     first = {h["steps"] for h in resumed.history if h["round"] == 1}
@@ -1102,7 +1102,7 @@ def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pyte
     assert repeated.stats.summary == record.stats.summary
 
 
-def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
+def test_a_full_disk_ends_the_stage_and_keeps_what_was_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from selector.tuning import weights
@@ -1115,17 +1115,17 @@ def test_a_full_disk_ends_the_tournament_and_keeps_what_was_finished(
         with pytest.raises(
             StoreError, match=r"weights cannot be written to .*No space left.*finished trainings are kept"
         ):
-            tournament(tmp_path)
+            confirmed(tmp_path)
     assert not list(tmp_path.glob(".*partial"))
-    assert tournament(tmp_path).best is not None
+    assert confirmed(tmp_path).best is not None
 
 
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from tests.tuning.test_tournament import MNIST, candidate, small_target, tournament
+from tests.tuning.test_run import MNIST, candidate, confirmed, small_target
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow beyond: as a full disk
-tournament(Path(sys.argv[1]), [candidate(MNIST)])
+confirmed(Path(sys.argv[1]), [candidate(MNIST)])
 """
 
 
@@ -1140,25 +1140,25 @@ def test_a_disk_that_takes_no_more_is_named_and_leaves_nothing_half(tmp_path: Pa
     assert last.endswith("free some space and run the same command again: finished trainings are kept.")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name or path.suffix == ".safetensors"]
     assert list(tmp_path.glob("*.npz"))  # the linear-probe initialization is kept
-    assert tournament(tmp_path, [candidate(MNIST)]).best is not None
+    assert confirmed(tmp_path, [candidate(MNIST)]).best is not None
 
 
 def test_a_truncated_checkpoint_starts_that_training_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_loop, "CHECKPOINT_SECONDS", 0.0)
-    whole = tournament(tmp_path / "whole", [candidate(MNIST)])
+    whole = confirmed(tmp_path / "whole", [candidate(MNIST)])
 
     def progress(step: Any) -> None:
         if step.stage == "train" and step.done == step.total == 2:  # the first round's checkpoint is written by now
             raise Killed
 
     with pytest.raises(Killed):
-        tournament(tmp_path / "parts", [candidate(MNIST)], progress=progress)
+        confirmed(tmp_path / "parts", [candidate(MNIST)], progress=progress)
     (checkpoint,) = (tmp_path / "parts").glob("*.checkpoint.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
     with caplog.at_level(logging.WARNING):
-        resumed = tournament(tmp_path / "parts", [candidate(MNIST)])
+        resumed = confirmed(tmp_path / "parts", [candidate(MNIST)])
     assert "checkpoint" in caplog.text
     assert "is damaged" in caplog.text
     assert table(resumed) == table(whole)
@@ -1179,9 +1179,9 @@ def test_an_interrupt_while_weights_are_written_leaves_nothing_half(
     with monkeypatch.context() as patch:
         patch.setattr(weights, "save_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            tournament(tmp_path, [candidate(MNIST)])
+            confirmed(tmp_path, [candidate(MNIST)])
     assert not list(tmp_path.glob("*.safetensors*")) + list(tmp_path.glob(".*"))
-    assert tournament(tmp_path, [candidate(MNIST)]).best is not None
+    assert confirmed(tmp_path, [candidate(MNIST)]).best is not None
 
 
 def test_records_survive_a_round_trip_and_name_what_decides_them(tmp_path: Path) -> None:
@@ -1222,9 +1222,9 @@ def test_the_cache_keeps_the_plan_for_another_folder(tmp_path: Path) -> None:
             self.kept[kind + json.dumps(key, sort_keys=True)] = json.loads(json.dumps(value))
 
     cache = Dictionary()
-    first = tournament(tmp_path / "a", budget_seconds=600.0, cache=cache)
+    first = confirmed(tmp_path / "a", budget_seconds=600.0, cache=cache)
     assert len(cache.kept) == 1
-    second = tournament(tmp_path / "b", budget_seconds=600.0, cache=cache)
+    second = confirmed(tmp_path / "b", budget_seconds=600.0, cache=cache)
     assert [m.steps for ms in second.measurements.values() for m in ms] == [
         m.steps for ms in first.measurements.values() for m in ms
     ]
@@ -1373,7 +1373,7 @@ def test_the_default_budget_is_named_without_torch() -> None:
 
 def test_what_the_budget_ended_before_is_not_run_and_did_not_fail(tmp_path: Path) -> None:
     times = iter(range(0, 100_000, 50))
-    result = tournament(tmp_path, max_steps=None, budget_seconds=60.0, now=lambda: float(next(times)))
+    result = confirmed(tmp_path, max_steps=None, budget_seconds=60.0, now=lambda: float(next(times)))
     first, second = result.measurements.values()
     assert [(m.status, m.strategy) for m in first] == [("ok", "frozen")]
     assert [(m.status, m.strategy) for m in second] == [("not run", "frozen")]
@@ -1385,7 +1385,7 @@ def test_the_head_of_a_frozen_winner_is_solved_again_on_all_labels(tmp_path: Pat
     features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
     features[np.arange(len(target)), target.labels] += 1
     found = {
-        refit: tournament(
+        refit: confirmed(
             tmp_path / str(refit), [candidate(MNIST)], target, max_steps=None, budget_seconds=0.0,
             features_for=lambda _, i: features[i], refit=refit,
         )
@@ -1405,5 +1405,5 @@ def test_the_head_of_a_frozen_winner_is_solved_again_on_all_labels(tmp_path: Pat
 
 
 def test_an_earlier_rate_is_tried_first(tmp_path: Path) -> None:
-    result = tournament(tmp_path, [candidate(MNIST)], max_steps=8, rates={"mnist_cnn full": 0.01})
+    result = confirmed(tmp_path, [candidate(MNIST)], max_steps=8, rates={"mnist_cnn full": 0.01})
     assert result.history[0]["rate"] == 0.01
