@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import selector
 from selector import api
+from selector.cli import app
 from selector.cli import options as o
-from selector.cli.app import app
 from selector.config import ConfirmConfig, ScanConfig
 from selector.core.errors import OptionError
 from selector.core.options import SELECT, Option, about_field, option

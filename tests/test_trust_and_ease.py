@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.contracts import Progress
 from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.core.progress import in_notebook

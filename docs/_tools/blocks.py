@@ -116,7 +116,7 @@ def _inside(folder: Path) -> Iterator[None]:
 def _console(block: Block, most: int) -> str:
     from typer.testing import CliRunner
 
-    from selector.cli.app import app
+    from selector.cli import app
 
     lines: list[str] = []
     for command in _commands(block.body):

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import typer
 
-from selector.cli.app import app
+from selector.cli import app
 
 group: Any = typer.main.get_command(app)
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.contracts import Progress
 from selector.core.errors import ConfigError
 from selector.core.progress import ProgressView, line
@@ -83,7 +83,7 @@ def test_a_scan_that_the_store_answers_imports_nothing_that_it_does_not_need(
     scan = ["scan", photos, "--zoo", zoo, "--store", store, "--out", store.parent / "again", "--no-confirm", *FAST]
     code = (
         "import sys\n"
-        "from selector.cli.app import app\n"
+        "from selector.cli import app\n"
         f"try: app({[str(word) for word in scan]!r}, prog_name='selector')\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'timm', 'torchmetrics', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)))\n"
@@ -99,7 +99,7 @@ def test_a_scan_that_the_store_answers_imports_nothing_that_it_does_not_need(
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from selector.cli.app import app\n"
+        "from selector.cli import app\n"
         "try: app(['--help'], prog_name='selector')\n"
         "except SystemExit: pass\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"

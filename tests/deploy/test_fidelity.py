@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.data import load_origin
 from tests.support.cards import run_card
 from tests.tasks import test_detection_scans as boxes

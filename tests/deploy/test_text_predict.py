@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import selector
 from selector import sources
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.errors import BadImagesError, ConfigError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy.serializers import text as text_form

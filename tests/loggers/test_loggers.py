@@ -17,7 +17,7 @@ import selector
 from selector.core.contracts import Progress
 from selector.core.errors import ConfigError
 from selector.loggers import ExperimentLog, registry
-from selector.scan.experiment_log import Logs, open_logs
+from selector.scan.pipeline import Logs, open_logs
 from tests.report import samples
 from tests.sources.samples import spec
 
@@ -119,7 +119,7 @@ def test_weights_and_biases_offline(tmp_path: Path) -> None:
     code = f"""
 import os
 os.environ |= {{"WANDB_MODE": "offline", "WANDB_DIR": {str(tmp_path)!r}, "WANDB_SILENT": "true"}}
-from selector.scan.experiment_log import open_logs
+from selector.scan.pipeline import open_logs
 from tests.report import samples
 with open_logs("wandb:try", "photos") as logs:
     logs.finish(samples.ranking())
@@ -167,5 +167,5 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
-    code = "import sys, selector.loggers, selector.cli.app; sys.exit(any(m.split('.')[0] in ('mlflow', 'wandb', 'tensorboard', 'torch') for m in sys.modules))"
+    code = "import sys, selector.loggers, selector.cli; sys.exit(any(m.split('.')[0] in ('mlflow', 'wandb', 'tensorboard', 'torch') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0

@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.scan.adapting import PREDICTIONS
 from tests.scan.test_adapting import CLASSES, Tiny, pictures
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.errors import ConfigError
 from selector.report.compare import compare
 from selector.report.html import write_comparison

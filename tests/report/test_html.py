@@ -16,7 +16,7 @@ import pytest
 from scipy.stats import rankdata
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.errors import ConfigError
 from selector.core.stats import share_interval
 from selector.report.advice import Advice, advice, predict_command

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.errors import ConfigError
 from selector.ranking.history import History
 from selector.ranking.history import Result as Past

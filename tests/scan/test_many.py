@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.errors import OptionError, StoreError, TargetError
 from selector.report.overview import FailedTarget, Rankings, overview
 from selector.scan.many import _Member

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 import selector
 from selector import scan
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.contracts import Progress, Score
 from selector.core.errors import BadImagesError, ConfigError, OptionError, TargetError
 from selector.report.ranking import Ranking, load_ranking

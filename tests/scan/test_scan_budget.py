@@ -12,7 +12,7 @@ import selector
 from selector.core.errors import OptionError
 from selector.scan import budgeted
 from selector.scan.budgeted import BudgetedRounds
-from selector.scan.prices import prices as prices_of
+from selector.scan.extraction import prices as prices_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of

@@ -117,7 +117,7 @@ def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Rankin
 def test_the_command_line_tags(scanned: tuple[selector.Ranking, Path, Path], tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from selector.cli.app import app
+    from selector.cli import app
 
     _, run, _ = scanned
     lines = tmp_path / "more.jsonl"
@@ -342,7 +342,7 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None
 def test_the_command_line_scans_a_conll_file(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from selector.cli.app import app
+    from selector.cli import app
 
     words, tags = tagged(60)
     file = tmp_path / "train.conll"

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from selector import sources
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy import export as export_module

@@ -459,7 +459,7 @@ def test_a_scan_ends_in_a_detector_that_reads_pictures(confirmed: Any, shapes: P
 def test_boxes_are_handed_over_from_a_score_on(confirmed: Any, shapes: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from selector.cli.app import app
+    from selector.cli import app
 
     saved: Any = selector.load_model(confirmed.path)
     every = saved.predict(shapes / "00.png", min_score=0.0).boxes[0]

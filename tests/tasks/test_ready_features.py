@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from typer.testing import CliRunner
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.core.errors import OptionError, SourceError, TargetError
 from selector.deploy import export_onnx
 from selector.results import BEST

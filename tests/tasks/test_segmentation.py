@@ -20,7 +20,7 @@ from torchvision import tv_tensors
 from typer.testing import CliRunner
 
 import selector
-from selector.cli.app import app
+from selector.cli import app
 from selector.cli.guard import SOME_FAILED
 from selector.core.contracts import Preprocess, Target
 from selector.core.errors import ConfigError, SelectorError

@@ -13,8 +13,7 @@ from selector.core.contracts import LabelKind
 from selector.core.errors import TargetError
 from selector.data import load_target
 from selector.tasks import registry, task_of
-from selector.tasks._entities import Scheme
-from selector.tasks.tagging import Tagging
+from selector.tasks.tagging import Scheme, Tagging
 from selector.tuning.compare import standings
 
 SCHEMES = {

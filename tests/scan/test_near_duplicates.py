@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from selector.scan.near_duplicates import likeness_of
-from selector.scan.sequences import alike_neighbors, numbered, told
+from selector.scan.near_duplicates import alike_neighbors, likeness_of, numbered, report_frames
 
 FRAMES = 120
 
@@ -38,7 +37,7 @@ def test_frames_that_a_random_split_parted_are_found_and_told():
     assert checked <= len(held_out)
     assert len(pairs) > 0.8 * checked
     assert all(abs(p.held_out - p.other) == 1 and drawn()[p.held_out] != drawn()[p.other] for p in pairs)
-    caveat = told(pairs, checked, frames)
+    caveat = report_frames(pairs, checked, frames)
     assert caveat.code == "neighboring-frames"
     assert caveat.text.startswith(
         f"{len(pairs)} of {checked} held-out images whose neighbor by number is in another split resemble it"
@@ -63,7 +62,7 @@ def test_other_targets_are_not_told(what: str):
         names = ["".join(chr(97 + int(digit)) for digit in str(i)) + ".png" for i in range(FRAMES)]
     pairs, checked = alike_neighbors(target(names, splits), partial(likeness_of, video()))
     assert not pairs
-    assert told(pairs, checked, target(names, splits)) is None
+    assert report_frames(pairs, checked, target(names, splits)) is None
 
 
 def test_a_sequence_is_of_one_name_and_of_one_class_in_the_order_of_its_numbers():
