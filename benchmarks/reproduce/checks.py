@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.agreement import pearson
 from benchmarks.reproduce.tables import CLASSES, Scores, other_hscores
-from selector.ranking.agreement import pearson, weighted_tau
+from selector.ranking.agreement import weighted_tau
 
 LAST_DIGIT = 6e-4
 """Printed figures have three decimals."""

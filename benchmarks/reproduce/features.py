@@ -29,9 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import selector
+from benchmarks.agreement import pearson
 from benchmarks.reproduce import tables
 from selector.core.errors import SelectorError
-from selector.ranking.agreement import pearson, weighted_tau
+from selector.ranking.agreement import weighted_tau
 from selector.scan import choose_models
 from selector.zoo import ModelSpec, WeightsFile
 

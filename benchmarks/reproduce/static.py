@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.agreement import MEASURES, Interval, mean_agreement
 from benchmarks.reproduce.tables import AccuracyTable, facts
-from selector.ranking.agreement import MEASURES, Interval, mean_agreement, weighted_tau
+from selector.ranking.agreement import weighted_tau
 
 
 def fact(table: AccuracyTable, name: str) -> np.ndarray | None:

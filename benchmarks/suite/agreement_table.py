@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.agreement import Interval, mean_agreement, paired_difference
 from benchmarks.assets import assets_folder
 from benchmarks.suite import score_cells, suites, table
 from benchmarks.suite.ceiling import SeedNoise, ceiling, chance, seed_noise
 from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
 from selector.core.contracts import Score
-from selector.ranking.agreement import Interval, mean_agreement, paired_difference
 from selector.ranking.combination import combine
 from selector.ranking.prior import ModelFacts, static_prior
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.agreement import MEASURES
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, members, score_cells, suites, table
@@ -23,7 +24,6 @@ from benchmarks.suite.agreement_table import fine_tuned
 from benchmarks.suite.ceiling import DRAWS, SeedNoise, measured_twice, seed_noise
 from benchmarks.suite.members import SCOPES, Cells
 from benchmarks.suite.second_stage_table import FROZEN, columns_of, like_size, mixed
-from selector.ranking.agreement import MEASURES
 from selector.ranking.second_stage import PILOT_WEIGHT
 
 FEWEST = 4  # encoders that a scope must have

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.agreement import BATCHED, Interval
 from benchmarks.suite import table
-from selector.ranking.agreement import BATCHED, Interval
 
 Column = Mapping[str, float]
 Kept = Callable[[str, Column], Sequence[str]]

@@ -29,13 +29,14 @@ from scipy.optimize import minimize, nnls
 from scipy.stats import rankdata
 
 import selector
+from benchmarks.agreement import mean_agreement, paired_difference
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.image_suite import SUITE, foreign
 from selector.core.contracts import LabelKind
-from selector.ranking.agreement import mean_agreement, paired_difference, weighted_tau
+from selector.ranking.agreement import weighted_tau
 from selector.ranking.calibration import calibration
 from selector.ranking.combination import MEMBERS, LabelFacts
 from selector.ranking.prior import static_prior

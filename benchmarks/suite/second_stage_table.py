@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.agreement import MEASURES as ALL_MEASURES
+from benchmarks.agreement import Interval, mean_agreement
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, members, score_cells, table
@@ -31,8 +33,7 @@ from benchmarks.suite.ceiling import Kept, SeedNoise, ceiling, chance, seed_nois
 from benchmarks.suite.image_suite import SUITE
 from benchmarks.suite.members import MEASURES, SCOPES, Cells
 from benchmarks.suite.second_stage_replay import Stage, Trials, confirm, fixed, second_stage
-from selector.ranking.agreement import MEASURES as ALL_MEASURES
-from selector.ranking.agreement import Interval, mean_agreement, weighted_tau
+from selector.ranking.agreement import weighted_tau
 from selector.ranking.second_stage import MARGIN, PILOT_WEIGHT
 from selector.tuning.pilot_runs import BACKWARD, BATCH, HELD_OUT, PROBE_ITEMS, STEPS
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.agreement import MEASURES as AGREEMENT
+from benchmarks.agreement import mean_agreement
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_rows
 from benchmarks.suite import encoders, table, text_encoders
 from benchmarks.tasks import cells, scores
 from benchmarks.tasks.cells import Cell
-from selector.ranking.agreement import MEASURES as AGREEMENT
-from selector.ranking.agreement import mean_agreement
 from selector.ranking.prior import ModelFacts, static_prior
 
 AGREEMENT_CSV = cells.RESULTS / "agreement.csv"

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import agreement
+from benchmarks.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at
 from selector.core.errors import ConfigError
-from selector.ranking import agreement
-from selector.ranking.agreement import MEASURES, mean_agreement, paired_difference, regret_at, rel_at, weighted_tau
+from selector.core.stats import mean_ranks
+from selector.ranking.agreement import weighted_tau
 
 RNG = np.random.default_rng(0)
 
@@ -26,7 +28,7 @@ def test_ranks_and_correlations_are_scipys_with_ties():
     rng = np.random.default_rng(0)
     for _ in range(20):
         x, y = rng.integers(0, 6, 15) / 7, rng.standard_normal(15)
-        np.testing.assert_array_equal(agreement.mean_ranks(x), stats.rankdata(x))
+        np.testing.assert_array_equal(mean_ranks(x), stats.rankdata(x))
         assert agreement.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
         assert agreement.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
 
