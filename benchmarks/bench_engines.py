@@ -99,7 +99,7 @@ def measured(engine: str, samples: int, seed: int) -> dict[str, Any]:
 def _started(options: dict[str, Any]) -> None:
     """Open the engine, run a first job, close it."""
     from benchmarks.bench_engines import _libraries  # a worker does not know this program's own ``__main__``
-    from selector.scan.executors import open_executor
+    from selector.scan.checks import open_executor
 
     with open_executor(ScanConfig.of(**options), no_progress) as executor:
         assert next(iter(executor.map(_libraries, [0]))).failure is None
@@ -110,7 +110,7 @@ def _libraries(_: int) -> int:
     import torch
 
     import selector.extract.encode
-    import selector.scan.model_job
+    import selector.scan.scoring
 
     return len({timm, torch, selector})
 

@@ -11,7 +11,7 @@ from selector.core.contracts import no_progress
 from selector.data import load_target
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
-from selector.scan.variants import by_network
+from selector.scan.selection import by_network
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 

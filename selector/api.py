@@ -20,7 +20,7 @@ from selector.report.ranking import Ranking
 if TYPE_CHECKING:
     from selector.core.contracts import Target
     from selector.scan import Plan
-    from selector.scan.labels import Asked
+    from selector.scan.adapting import Asked
 
 __all__ = ["confirm", "label", "plan", "rank", "rank_features", "score"]
 

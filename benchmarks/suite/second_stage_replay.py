@@ -27,7 +27,7 @@ from selector.ranking.second_stage import (
     pilot_value,
 )
 from selector.results import ModelResult, PilotCell, PriorCell
-from selector.scan.summary import ordered
+from selector.scan.dataset_view import ordered
 from selector.tuning.pilot_runs import BATCH, STEPS
 
 TOP_K = 3  # models that are confirmed without trials

@@ -69,7 +69,7 @@ def check(
     o.load_plugins(plugin)
     from dataclasses import asdict
 
-    from selector.scan.check import check_zoo
+    from selector.scan.selection import check_zoo
 
     findings = check_zoo(options.pop("zoo"), **options)
     if json:

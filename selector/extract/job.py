@@ -1,6 +1,6 @@
 """The work of one network as plain values: what is wanted in, keys and measurements out.
 
-``selector.extract.run.extract`` does it, as the same function in this process, in a worker and on a cluster.
+``selector.extract.workspace.extract`` does it, as the same function in this process, in a worker and on a cluster.
 """
 
 from __future__ import annotations

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selector import data as targets
 from selector import modalities, tasks
 from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
-from selector.core.contracts import Target
+from selector.core.contracts import ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.label_kinds import noun_of
 from selector.core.options import IMAGES, ITEMS, LABELS, NETWORKS
+from selector.core.system import visible_cards
 from selector.core.task import Task
 from selector.options.data import DataOptions
 from selector.options.training import TrainingOptions
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.report.ranking import Ranking, load_ranking
 from selector.results import BEST, RUN_FILE, best_folder
+from selector.run.executor import Executor, InProcess, Routed
+from selector.run.pool import Pool
 from selector.scan.dataset_view import reads_maps
-from selector.scan.selection import choose_models
-from selector.scan.variants import expand, reading_rows_of
+from selector.scan.selection import choose_models, expand, reading_rows_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, licenses
 from selector.zoo.limits import Limits
@@ -252,3 +255,29 @@ def default_run_folder(target: Target) -> Path:
 def open_store(store: StoreLike | None) -> FeatureStore:
     """The feature store of a call."""
     return store if isinstance(store, FeatureStore) else FeatureStore(None if store is None else str(store))
+
+
+@contextmanager
+def open_executor(config: ScanConfig | ConfirmConfig, notify: ProgressCallback) -> Iterator[Executor]:
+    """The executor of a run, closed behind it: its workers end with it.
+
+    Raises:
+        OptionError: Ray is not installed.
+    """
+    executor = Routed(_main(config, notify), Pool(1, notify=notify, pinned=False))
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def _main(config: ScanConfig | ConfirmConfig, notify: ProgressCallback) -> Executor:
+    on_gpu = config.device == "auto" or config.device.startswith("cuda")
+    if config.engine == "processes":
+        cards = visible_cards() if on_gpu and ":" not in config.device else []
+        return Pool(config.workers, cards, notify)
+    if config.engine == "ray":
+        from selector.run.ray import RayCluster
+
+        return RayCluster(config.ray_address, config.workers, on_gpu)
+    return InProcess()

@@ -1,11 +1,13 @@
-"""The target as a scan uses it: loaded, cleared of known bad images, in a stratified order."""
+"""The target as a scan uses it: cleared of known bad images, in a stratified order; as runs record and reports show it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -15,7 +17,9 @@ from selector import modalities, tasks
 from selector.core.contracts import UNLABELED, Target
 from selector.core.task import Facet, RowPlan
 from selector.extract.readers import registry as readers
+from selector.results import Measurement, ModelResult
 from selector.store import FeatureStore
+from selector.tasks import task_for
 
 
 def without_known_bad(target: Target, store: FeatureStore, on_invalid: str) -> Target:
@@ -148,3 +152,74 @@ def offline_hub(offline: bool) -> Iterator[None]:
             del os.environ["HF_HUB_OFFLINE"]
         else:
             os.environ["HF_HUB_OFFLINE"] = before
+
+
+def illustrated(measurements: Sequence[Measurement], target: Target) -> tuple[Measurement, ...]:
+    """The measurements with a thumbnail for each sample of an outcome, or the text or words that it is about."""
+    return tuple(_illustrated(m, target) if "error_analysis" in m.extra else m for m in measurements)
+
+
+def _illustrated(measurement: Measurement, target: Target) -> Measurement:
+    outcome = measurement.extra["error_analysis"]
+    samples = previewed(outcome.get("samples", ()), target)
+    return replace(measurement, extra={**measurement.extra, "error_analysis": {**outcome, "samples": samples}})
+
+
+def previewed(samples: Sequence[Mapping[str, Any]], target: Target) -> list[dict[str, Any]]:
+    """Samples, which name their item by ``index``, each with its thumbnail or text; ready features have nothing to show."""
+    items = modalities.of(target)
+    if not items.has_models:
+        return [dict(sample) for sample in samples]
+
+    def shown(sample: Mapping[str, Any]) -> dict[str, Any]:
+        index, begin = sample["index"], sample.get("begin")
+        part = None if begin is None else slice(int(begin), int(begin) + len(sample["label"]))
+        return dict(items.preview(target.items, index, str(target.names[index]), part))
+
+    return [{**sample, **shown(sample)} for sample in samples]
+
+
+def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[ModelResult, ...]:
+    """Measured models by what was measured, then those with a pilot run by both, then finished ones by transferability, those
+    that a pilot run could not train behind them, then pruned, excluded, failed.
+
+    ``first`` names the model that comes first among those that measured the same: the one that was handed over.
+    """
+
+    def key(model: ModelResult) -> tuple[float, ...]:
+        measured = model.best_measurement()
+        transferability = -np.inf if model.transferability is None else model.transferability
+        group = {"failed": 4.0, "excluded": 3.0, "pruned": 2.0, "ok": 1.0 if measured is None else 0.0}[model.status]
+        # pruned models of different N are ordered by how far they came, never by score across N
+        merit = -measured.merit if measured else 0.0
+        pilot = np.inf if model.pilot is None or model.pilot.combined is None else -float(model.pilot.combined)
+        untrainable = model.pilot is not None and model.pilot.untrainable
+        rows = -model.rows if group == 2.0 else 0.0
+        return (group, merit, model.name != first, rows, untrainable, pilot, -transferability)
+
+    in_order = sorted(models, key=key)
+    return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))
+
+
+def summarize(target: Target) -> dict[str, Any]:
+    """The target as plain JSON: what the run records and the report shows."""
+    counts = {name: int(n) for name, n in zip(target.class_names, target.class_counts(), strict=False)}
+    return {
+        "name": target.name,
+        "fingerprint": target.fingerprint,
+        "identity": target.identity,
+        "modality": str(target.modality),
+        "label_kind": str(target.label_kind),
+        "items": len(target),
+        **({"words": len(target.labels)} if target.of_words else {}),
+        **modalities.of(target).facts(target.items),
+        "task": target.task,
+        "classes": len(target.class_names),
+        "class_noun": "classes" if (task := task_for(target)) is None else task.class_noun,
+        "class_names": list(target.class_names),
+        "class_counts": counts,
+        "splits": target.counts(),
+        **({UNLABELED: len(found)} if len(found := target.indices(UNLABELED)) else {}),
+        "split_origin": target.split_origin,
+        "origin": target.origin,
+    }

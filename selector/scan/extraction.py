@@ -26,8 +26,8 @@ from selector.run.pool import Pool
 from selector.run.worker import report
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
-from selector.scan.model_job import ModelJob, RoundRows, ScoreSettings, ToScore, run_model_job
-from selector.scan.variants import SameNetwork
+from selector.scan.scoring import ModelJob, RoundRows, ScoreSettings, ToScore, run_model_job
+from selector.scan.selection import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
@@ -37,6 +37,8 @@ from selector.zoo.variants import at_place, network_of, place_of
 if TYPE_CHECKING:
     from selector.core.modality import Inputs
     from selector.tuning.job import StoreSupplies
+
+log = logging.getLogger(__name__)
 
 _SPEED = 2e10  # multiply-adds a second until a network has run here
 
@@ -70,8 +72,6 @@ def _operations(spec: ModelSpec, target: Target) -> float | None:
     found = modalities.of(target).operations(spec.params, size)
     return None if found is None else math.sqrt(max(found[0], 1.0) * max(found[1], 1.0))
 
-
-log = logging.getLogger(__name__)
 
 _Lacking: TypeAlias = "tuple[SameNetwork, list[Candidate], bool]"
 """A network, those of its candidates that lack something, and whether that is only what they cost."""

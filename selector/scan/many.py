@@ -24,12 +24,12 @@ from selector.report.overview import FailedTarget, Rankings, write_overview
 from selector.report.ranking import Ranking
 from selector.run.job import Failure
 from selector.scan.candidate import Candidate
+from selector.scan.checks import open_executor
 from selector.scan.dataset_view import Rows, offline_hub
-from selector.scan.executors import open_executor
 from selector.scan.extraction import Extraction
-from selector.scan.model_job import ToScore
+from selector.scan.scoring import ToScore
+from selector.scan.selection import by_network
 from selector.scan.target_scan import TargetScan
-from selector.scan.variants import by_network
 from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
 

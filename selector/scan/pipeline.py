@@ -25,20 +25,20 @@ from selector.report.html import write_report
 from selector.report.overview import Rankings
 from selector.report.ranking import Ranking, load_ranking
 from selector.scan import dataset_view
+from selector.scan.adapting import Asked, ask, take
 from selector.scan.caveats import no_training
 from selector.scan.checks import (
     check_for_target,
     check_strategies,
     default_run_folder,
     load_target,
+    open_executor,
     open_store,
     run_folder,
 )
 from selector.scan.confirmation import leading
 from selector.scan.dataset_view import offline_hub
-from selector.scan.executors import open_executor
 from selector.scan.fine_tuning import fine_tune
-from selector.scan.labels import Asked, ask, take
 from selector.scan.many import listed, rank_many
 from selector.scan.precomputed import extraction_for
 from selector.scan.target_scan import TargetScan, isolation_of

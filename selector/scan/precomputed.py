@@ -23,10 +23,9 @@ from selector.results import Caveat, ModelResult, ScoreCell
 from selector.run.executor import Executor
 from selector.scan.checks import check_for_target, check_names, load_target, open_store, run_folder, save_run
 from selector.scan.confirmation import confirm_leading
-from selector.scan.dataset_view import Rows
+from selector.scan.dataset_view import Rows, ordered, summarize
 from selector.scan.extraction import NOT_ISOLATED, Extraction
 from selector.scan.scoring import evaluate, naming, score_of
-from selector.scan.summary import ordered, summarize
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 

@@ -21,7 +21,6 @@ from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking
 from selector.run.executor import Executor
 from selector.scan import dataset_view
-from selector.scan.budgeted import BudgetedRounds, ScanBudget
 from selector.scan.caveats import caveats
 from selector.scan.checks import (
     check_for_target,
@@ -34,15 +33,14 @@ from selector.scan.checks import (
     save_run,
     settled_top_k,
 )
+from selector.scan.dataset_view import ordered, summarize
 from selector.scan.extraction import Extraction
 from selector.scan.fine_tuning import fine_tune, not_lost
-from selector.scan.model_job import score_settings
 from selector.scan.near_duplicates import leak_caveats
 from selector.scan.past import Knowledge, open_history, predicted
 from selector.scan.precomputed import rank_rows
-from selector.scan.rounds import Rounds
-from selector.scan.scoring import Scoring, feature_set
-from selector.scan.summary import ordered, summarize
+from selector.scan.rounds import BudgetedRounds, Rounds, ScanBudget
+from selector.scan.scoring import Scoring, feature_set, score_settings
 from selector.store import Entry, RowsMissing
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from PIL import Image
 from selector import sources, tasks
 from selector.data import load_target
 from selector.deploy import load_model, save_model
-from selector.scan.adapting import LABELS, PREDICTIONS, read_labels, write_predictions
-from selector.scan.labels import _labeling, take
+from selector.scan.adapting import LABELS, PREDICTIONS, _labeling, read_labels, take, write_predictions
 from selector.scan.many import listed
 from selector.tuning import Trained
 from selector.tuning.adapt import AdaptationResult

@@ -54,7 +54,7 @@ def test_a_model_that_takes_its_process_along_costs_one_row(
     hangs = tmp_path / "hangs"
     monkeypatch.setenv("SELECTOR_TEST_HANGS", str(hangs))
     monkeypatch.setattr(  # nobody waits for two hours
-        "selector.scan.executors.Pool",
+        "selector.scan.checks.Pool",
         lambda *args, **more: Pool(*args, **more, now=lambda: time.monotonic() + 7200 * hangs.exists()),
     )
     ranking = scan(

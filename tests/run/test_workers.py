@@ -29,7 +29,7 @@ from selector.run.job import Failure, JobResult, Shared
 from selector.run.pool import Pool, _place
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
-from selector.scan.variants import SameNetwork
+from selector.scan.selection import SameNetwork
 from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec

@@ -16,8 +16,7 @@ from selector.core.contracts import Target
 from selector.core.errors import OptionError
 from selector.report.ranking import Ranking
 from selector.scan.checks import default_run_folder, run_folder
-from selector.scan.dataset_view import without_known_bad
-from selector.scan.summary import summarize
+from selector.scan.dataset_view import summarize, without_known_bad
 from selector.store import FeatureStore
 from tests.conftest import image_folder
 from tests.report.samples import ranking as any_ranking

@@ -292,7 +292,7 @@ def test_a_run_without_adaptation_has_nothing_to_label(zoo, tmp_path):  # noqa: 
 
 @pytest.mark.parametrize("name", ["=1+1", "+a", "-1", "@a", "\ta", "\ra", "a"])
 def test_cells_are_no_formulas_and_labels_are_read_back(tmp_path, name):
-    from selector.scan.labels import _answers, _inert
+    from selector.scan.adapting import _answers, _inert
 
     cell = _inert(name)
     assert cell[0] not in "=+-@\t\r"

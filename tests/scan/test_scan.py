@@ -373,7 +373,7 @@ def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
 
 WARM = multiprocessing.get_context("forkserver")  # scans in processes of their own, forked from one with these imports
 WARM.set_forkserver_preload(
-    ["tests.scan.test_scan", "tests.support.networks", "selector.data.readers", "selector.scan.pipeline", "selector.extract.run",
+    ["tests.scan.test_scan", "tests.support.networks", "selector.data.readers", "selector.scan.pipeline", "selector.extract.workspace",
      "selector.extract.encode", "selector.extract.backends.eager", "selector.sources.python", "selector.tasks.detection",
      "selector.proxies.knn", "selector.proxies.logme", "selector.features.jackknife", "selector.report.html"]
 )  # fmt: skip

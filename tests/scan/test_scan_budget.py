@@ -10,9 +10,9 @@ import pytest
 
 import selector
 from selector.core.errors import OptionError
-from selector.scan import budgeted
-from selector.scan.budgeted import BudgetedRounds
+from selector.scan import rounds
 from selector.scan.extraction import prices as prices_of
+from selector.scan.rounds import BudgetedRounds
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
@@ -48,7 +48,7 @@ def paid(ranking: selector.Ranking, rows: int) -> float:
 def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
     share: int, photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
     ranking = selector.rank(photos, **FAST, store=scanned, scan_budget=f"{share}%")
     assert paid(ranking, 51) <= share / 100 + 0.01
     assert {m.name for m in ranking} == {spec.name for spec in ZOO}
@@ -84,7 +84,7 @@ def test_a_dear_network_waits_until_the_others_are_chosen(
     photos: Path, dear: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It promises most, and the first round could pay for it alone."""
-    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
     monkeypatch.setattr(BudgetedRounds, "_promise", lambda self, network, prices: prices[network.name])
     ranking = selector.rank(photos, **FAST, store=dear, scan_budget="20%")
     assert [m.name for m in ranking if not m.rows] == [ZOO[-1].name]
@@ -94,7 +94,7 @@ def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_
     photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ended after 11% and 16 rows."""
-    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
     ranking = selector.rank(photos, **FAST, store=scanned, scan_budget="15%")
     assert 0.13 < paid(ranking, 51) <= 0.15 + 0.01
     assert {m.rows for m in ranking if m.status == "ok"} == {32}
@@ -103,7 +103,7 @@ def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_
 def test_a_budget_of_time_ends_by_the_clock(
     photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budgeted, "FIRST_ROWS", 8)
+    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
     ticks = iter(range(10**6))
     made = BudgetedRounds.__init__
 

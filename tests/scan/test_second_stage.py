@@ -21,7 +21,7 @@ from selector.ranking.second_stage import (
 from selector.report.html import write_report
 from selector.report.ranking import load_ranking
 from selector.results import ModelResult, PilotCell, PriorCell
-from selector.scan.summary import ordered
+from selector.scan.dataset_view import ordered
 
 
 def model(name: str, score: float, p_top_k: float | None, shift: float = 0.0) -> ModelResult:

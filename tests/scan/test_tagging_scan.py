@@ -192,7 +192,7 @@ def test_one_pass_for_both_poolings_of_words(zoo: list[dict[str, Any]], tmp_path
 
 
 def test_the_target_decides_what_a_row_is() -> None:
-    from selector.scan.variants import reading_rows_of
+    from selector.scan.selection import reading_rows_of
     from selector.zoo import ModelSpec
 
     entries = [{"pooling": "first", "text": {"words": True, "prefix": "q: "}}, {"pooling": "cls"}, {}]

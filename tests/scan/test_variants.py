@@ -13,7 +13,7 @@ from selector import sources
 from selector.core.errors import ConfigError
 from selector.extract.encode import extract_together, open_runner
 from selector.extract.multi_tap import Together, agree, parts
-from selector.scan.variants import expand
+from selector.scan.selection import expand
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.scan.test_scan import FAST, table

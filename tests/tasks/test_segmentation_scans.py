@@ -17,7 +17,7 @@ from PIL import Image
 
 import selector
 from selector.report.ranking import load_ranking
-from selector.scan.masked import CODE, learned_masked
+from selector.scan.caveats import CODE, learned_masked
 from selector.zoo import ModelSpec
 from tests.sources.samples import spec
 from tests.tasks.test_segmentation import scene
