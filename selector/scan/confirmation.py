@@ -39,7 +39,7 @@ from selector.zoo import ModelSpec
 from selector.zoo.variants import network_of
 
 if TYPE_CHECKING:
-    from selector.tuning import TournamentResult, TuningCandidate
+    from selector.tuning import FineTuningResult, TuningCandidate
 
 UNTRAINED = "no model was measured"
 
