@@ -135,7 +135,7 @@ def label(
         ranking: a confirmed ranking with a source domain, or its folder.
         count: how many items to ask for.
         answers: the table of an earlier call with its column ``label`` filled in: what it says is kept, decides which
-            model is handed over, and the next items are asked for.
+            model is returned, and the next items are asked for.
         trust_zoo: as for ``confirm``.
         target: the data (``load_target(..., source_domain=...)``), when the ranking was made from objects in memory.
         progress: as for ``rank``.

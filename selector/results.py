@@ -149,7 +149,7 @@ class Measurement:
             than an epoch, so that its values have no share in any choice; ``note`` says why, or what was cut to fit the
             budget.
         extra: further facts as plain JSON, among them: the paired difference to the
-            best, values by seed, memory, and for the model that was handed over its error analysis
+            best, values by seed, memory, and for the saved model its error analysis
             (``error_analysis``; its parts are those of ``core.task.Section``).
         sign: 1 where more of the deciding metric is better, -1 where less is; None in runs that were written
             before metrics were declared.

@@ -44,7 +44,7 @@ PREDICTIONS, LABELS = "target_predictions.npz", "labels.json"
 def adapt_leading(
     ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
 ) -> Ranking:
-    """The saved ranking with its first ``top_k`` models adapted by every strategy; ``best`` holds the one handed over."""
+    """The saved ranking with its first ``top_k`` models adapted by every strategy; ``best`` holds the saved one."""
     from selector.deploy import save_model
     from selector.tuning import TuningCandidate
     from selector.tuning.adapt import run_adaptation
@@ -89,6 +89,7 @@ def adapt_leading(
         confirmation=plain(
             {
                 "metric": task.default_metric,
+                "seconds": dict(result.seconds),
                 "adaptation": {
                     **result.section,
                     "uncertain": previewed(result.section.get("uncertain", ()), target),
@@ -138,7 +139,7 @@ def read_labels(folder: Path) -> dict[str, int]:
     try:
         return {str(key): int(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); remove it and hand the answers over again.") from None
+        raise ConfigError(f"{path} cannot be read ({error}); remove it and give the answers again.") from None
 
 
 def write_predictions(path: Path, result: AdaptationResult, hashes: Sequence[str]) -> None:

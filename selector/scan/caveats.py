@@ -208,7 +208,7 @@ def _classes(count: int) -> str:
 
 
 def majority(name: str, measured: Measurement, target: Target) -> Caveat | None:
-    """The model that is handed over is not shown to be better than always answering train's most frequent class.
+    """The saved model is not shown to be better than always answering train's most frequent class.
 
     By a one-sided binomial test of its right answers, on test where that was read, else on val.
     """

@@ -1,4 +1,4 @@
-"""Networks that were handed over as torch modules of this process: ``selector.Model(module)``; see ``selector.zoo.own``.
+"""Networks that were given as torch modules of this process: ``selector.Model(module)``; see ``selector.zoo.own``.
 
 Features are timm's ``forward_head(forward_features(x), pre_logits=True)`` where the module has that
 interface, else the input of its last linear layer when that layer makes its output, else its output.
@@ -42,7 +42,7 @@ class MemorySource:
         }
 
     def load(self, spec: ModelSpec) -> Encoder:
-        """See ``contracts.Source``; the module that was handed over stays as it is."""
+        """See ``contracts.Source``; the module that was given stays as it is."""
         from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
 
         network = MemoryNetwork(spec.model_id, spec.kwargs)
@@ -53,7 +53,7 @@ class MemorySource:
         return make_encoder(spec, network, module, preprocess, self.identify(spec), default, source_head)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
-        """See ``contracts.Source``; where the module was handed over, in this process too."""
+        """See ``contracts.Source``; where the module was given, in this process too."""
         from selector.sources._encoder import build_headed
 
         return build_headed(MemoryNetwork(recipe["model"], recipe["kwargs"]), recipe)
@@ -61,7 +61,7 @@ class MemorySource:
 
 @dataclass(frozen=True)
 class MemoryNetwork(WithLastLinear):
-    """A copy of the module that was handed over."""
+    """A copy of the module that was given."""
 
     source: ClassVar[str] = "memory"
 

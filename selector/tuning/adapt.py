@@ -7,6 +7,7 @@ candidate's final metric is worked out afterwards.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,7 @@ class AdaptationResult:
         section: what the report shows, as plain JSON.
         probabilities: (K, M, C) float32 of the target's items, by ``keys``.
         merits: (K,) likewise, what the validators combined say of each, before any label.
+        seconds: by part; together the time that the adaptation took.
     """
 
     measurements: Mapping[str, tuple[Measurement, ...]]
@@ -75,6 +77,7 @@ class AdaptationResult:
     keys: tuple[Key, ...] = ()
     probabilities: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.float32))
     merits: np.ndarray = field(default_factory=lambda: np.empty(0))
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_adaptation(
@@ -90,6 +93,7 @@ def run_adaptation(
     labels: Mapping[str, int] | None = None,
     seed: int = 0,
     progress: ProgressCallback = no_progress,
+    now: Callable[[], float] = time.perf_counter,
 ) -> AdaptationResult:
     """Adapt every model by every strategy, choose one without a label of the target, measure where there are labels.
 
@@ -99,22 +103,29 @@ def run_adaptation(
         features_for: (model, positions) -> features (n, D).
         names: of the strategies; source-only is always among them.
         bench: what trains networks, for strategies that do; heads on frozen features need none.
-        budget_seconds, max_steps: of the trainings; the time that is left is shared out evenly.
+        budget_seconds: kept by the trainings, heads on frozen features included; what is left is shared out evenly.
+        max_steps: of a training at most.
         labels: class numbers by content that a person gave for the choice; the figures leave these items out.
         seed: of whatever is drawn.
+        now: the clock of the budget; that of ``bench`` where there is one.
     Returns:
         The result; a model that fails is a failed measurement.
     Cost: a head a model and strategy, and the validators: seconds each.
     """
     task.check(target)
+    now = now if bench is None else bench.now
+    times = [now()]
+    ends = math.inf if budget_seconds is None else times[0] + budget_seconds
     on_record: OnRecord = bench.working_on if bench is not None else lambda *_: contextlib.nullcontext()
     sealed = task.hidden(target)
     items = target.indices(UNLABELED)
     given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
     with sealed.choosing() as choice:
         pool = _heads(candidates, target, task, features_for, names, seed, progress, on_record)
+        times.append(now())
         if bench is not None:
-            _train_networks(pool, candidates, names, task, bench, budget_seconds, max_steps, seed)
+            _train_networks(pool, candidates, names, task, bench, ends, max_steps, seed)
+        times.append(now())
         if not pool.made:
             return AdaptationResult({c.name: _failed(c, pool, task) for c in candidates}, None, None, (), {})
         chosen = choose({key: adapted.view for key, adapted in pool.made.items()}, pool.shifts)
@@ -136,7 +147,20 @@ def run_adaptation(
         measurements, best, chosen, (*trouble, *_cut(pool.made), *chosen.notes),
         {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labeled}, tuple(pool.made),
         np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32), merits,
+        _where_time_went([*times, now()], {} if bench is None else bench.seconds),
     )  # fmt: skip
+
+
+def _where_time_went(times: Sequence[float], trainings: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by part, from the times at which parts began and the last one ended, and what trainings spent."""
+    heads, networks, end = (after - before for before, after in itertools.pairwise(times))
+    between = max(0.0, networks - sum(trainings.values()))  # loading, solving, outputs of what was trained
+    return {
+        "features and adapted heads": heads,
+        **trainings,
+        "between trainings": between,
+        "choice and final metrics": end,
+    }
 
 
 # ---------------------------------------------------------------------------- before the decision
@@ -188,7 +212,7 @@ def _train_networks(
     names: Sequence[str],
     task: Adaptation,
     bench: Workbench,
-    budget_seconds: float | None,
+    ends: float,
     max_steps: int | None,
     seed: int,
 ) -> None:
@@ -200,7 +224,6 @@ def _train_networks(
     from selector.tuning.adapted_networks import started, steps_of
 
     loaded: dict[str, Loaded] = {}
-    ends = math.inf if budget_seconds is None else bench.now() + budget_seconds
 
     def work(job: tuple[int, tuple[TuningCandidate, str]]) -> None:
         done, (candidate, name) = job

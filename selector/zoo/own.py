@@ -23,7 +23,7 @@ _LIVE: dict[str, Any] = {}
 
 
 def live(token: str, name: str) -> Any:
-    """The module that was handed over under a token.
+    """The module that was given under a token.
 
     Raises:
         ZooError: not in this process.

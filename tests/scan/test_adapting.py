@@ -1,5 +1,6 @@
 """A scan of a target without labels from beginning to end: order, adaptation, choice, model, and sealed labels."""
 
+import itertools
 import json
 from dataclasses import replace
 from functools import wraps
@@ -16,6 +17,7 @@ from selector.core.errors import ConfigError
 from selector.core.held_out_labels import Decision, LabelsSealed
 from selector.data import load_target
 from selector.report.html import write_report
+from selector.scan import adapting
 from selector.scan.adapting import PREDICTIONS
 
 CLASSES = ("across", "down", "plain")
@@ -78,6 +80,7 @@ def without_figures(ranking):
             score.pop("seconds", None)
     for key in ("seconds", "settings", "versions", "path", "warnings", "created"):
         found.pop(key, None)
+    found["confirmation"].pop("seconds")
     return found
 
 
@@ -198,7 +201,7 @@ def test_ready_features_are_compared_without_a_network():
     assert ranking.best.transferability is not None
 
 
-def test_networks_are_trained_for_the_target_and_one_is_handed_over(zoo, tmp_path):
+def test_networks_are_trained_for_the_target(zoo, tmp_path):
     images, labels = pictures(45, 7, low=60, high=255)
     options = {"strategies": "deep-coral,dann,cdan,mcc", "max_steps": 3, "top_k": 1}
     ranking = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), **options)
@@ -210,8 +213,24 @@ def test_networks_are_trained_for_the_target_and_one_is_handed_over(zoo, tmp_pat
     assert 0 <= found["dann"].test["accuracy"] <= 1
     again = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), **options, overwrite=True)
     same = {m.strategy: m for m in again.best.measurements}
+    parts = ranking.confirmation["seconds"]  # every second is accounted for
+    assert parts["optimizer steps"] > 0
+    assert 0.5 * ranking.seconds["confirm"] < sum(parts.values()) <= ranking.seconds["confirm"]
+    assert "of it optimizer steps" in write_report(ranking).read_text()
     assert same["mcc"].val == found["mcc"].val  # from the journal
     assert same["mcc"].seconds < found["mcc"].seconds
+
+
+def test_heads_count_against_the_budget_of_adaptation(zoo, tmp_path, monkeypatch):
+    images, labels = pictures(45, 7, low=60, high=255)
+    clock = itertools.count(step=40.0)  # every look at it is 40 s later than the one before
+    original = adapting._bench
+    monkeypatch.setattr(adapting, "_bench", lambda *args: replace(original(*args), now=lambda: float(next(clock))))
+    ranking = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), strategies="mcc", budget=30, max_steps=3, top_k=1)
+    found = {m.strategy: m for m in ranking.best.measurements}
+    assert found["source-only"].status == "ok"
+    assert found["mcc"].status == "failed"
+    assert "budget" in found["mcc"].note
 
 
 class Placed(nn.Module):

@@ -456,7 +456,7 @@ def test_a_scan_ends_in_a_detector_that_reads_pictures(confirmed: Any, shapes: P
         assert drawn.size == (128, 96)
 
 
-def test_boxes_are_handed_over_from_a_score_on(confirmed: Any, shapes: Path, tmp_path: Path) -> None:
+def test_boxes_are_returned_from_a_score_on(confirmed: Any, shapes: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from selector.cli import app

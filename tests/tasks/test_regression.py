@@ -158,7 +158,7 @@ def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_pat
 
 @pytest.mark.parametrize("strategy", ["partial", "lora"])
 @pytest.mark.parametrize("kind", ["regression", "multilabel"])
-def test_other_strategies_train_and_are_handed_over(tmp_path: Path, strategy: str, kind: str) -> None:
+def test_other_strategies_train_and_are_saved(tmp_path: Path, strategy: str, kind: str) -> None:
     if strategy == "lora":
         pytest.importorskip("peft")
     rng = np.random.default_rng(0)

@@ -301,7 +301,7 @@ def made(seen, **sharpness):
     return out
 
 
-def test_an_adapted_model_that_is_not_expected_to_win_is_not_handed_over(seen):
+def test_an_adapted_model_that_is_not_expected_to_win_is_not_selected(seen):
     far, shares = {"m": 40.0}, {"m": 1.0}
     # equal predictions: no validator prefers coral, and that the domains differ is one vote of three
     found = choose(made(seen, source_only=1.0, coral=1.0), far, names=["im", "bnm"])
